@@ -1,0 +1,84 @@
+# Everything a developer does here. Needs Python 3.11 or newer (with venv) and make; the rest comes from the lock.
+
+PYTHON ?= python3
+ARGS   ?=
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test cover lint format types bench wheel wheel-check check lock clean
+
+BIN   := .venv/bin
+READY := .venv/.ready
+
+define CHECK_PYTHON
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+    echo "ionos-poller needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1)." >&2; \
+    echo "Name another one: make PYTHON=/path/to/python3.12 $(or $(MAKECMDGOALS),setup)" >&2; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+    echo "'$(PYTHON)' cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY) ## .venv with the locked development environment
+
+# Made anew whenever the lock changed, so that it holds what the lock says and nothing else.
+.venv/.locked: requirements-dev.lock
+	$(CHECK_PYTHON)
+	@echo "Making .venv from requirements-dev.lock ..."
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(READY): .venv/.locked pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## the whole thing on this machine, no account needed
+	@$(BIN)/ionos-poller demo
+
+run: $(READY) ## the daemon from this checkout: make run ARGS="--config my.toml"
+	@$(BIN)/ionos-poller $(ARGS) run
+
+test: $(READY) ## all tests, with the coverage floor
+	$(BIN)/python -m pytest --cov
+
+cover: $(READY) ## the same, with a report to browse in htmlcov/
+	$(BIN)/python -m pytest --cov --cov-report=html
+
+lint: $(READY) ## style and security rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## mend what can be mended without thinking
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(READY) ## ratios against a bare loop
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+wheel: $(READY) ## dist/: the sdist, and the wheel built from it
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+wheel-check: wheel ## install that wheel in a fresh venv and use it
+	$(BIN)/twine check dist/*
+	$(BIN)/python -m tests.wheel_check dist
+
+check: lint types test wheel-check ## what CI runs
+
+# uv lives outside .venv: a lock that does not install must not keep itself from being mended.
+lock: ## newest versions our bounds allow, for Python 3.11 and up, with hashes
+	$(CHECK_PYTHON)
+	@$(PYTHON) -m venv --clear build/lock
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
+	build/lock/bin/uv pip compile pyproject.toml --group dev --output-file requirements-dev.lock --quiet --upgrade \
+	    --universal --python-version 3.11 --generate-hashes --no-config --custom-compile-command "make lock"
+
+clean: ## all that make made; state/ stays
+	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,6 @@
+"""ionos-poller: collects the IONOS Cloud Activity Log, every entry once, and delivers it.
+
+Owns the version, and nothing else: `pyproject.toml` reads it from here, `--version` and the metrics show it.
+"""
+
+__version__ = "0.1.0"

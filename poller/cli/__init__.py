@@ -1,0 +1,105 @@
+"""The command line: composes everything, prints, and maps errors to exit codes. The only room that does any of these.
+
+Commands live in modules of their own, imported when they are called, so that `fetch` starts as fast as a bare script.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from poller import __version__
+from poller.cli.messages import tell
+from poller.cli.options import global_options
+from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError
+
+# Command to the module in this package that defines it, and its line in `--help`.
+_COMMANDS = {
+    "fetch": "One poll: new events as JSON lines on stdout.",
+    "demo": "The whole thing on this machine, no account needed.",
+    "simulate": "Only the simulator, for trying configs.",
+    "config": "Example, effective configuration, JSON Schema.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command's module only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"poller.cli.{cmd_name.replace('-', '_')}")
+        command = module.command
+        assert isinstance(command, click.Command)  # noqa: S101  # a module of this package without one is a bug
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(
+    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="ionos-poller", message="%(prog)s %(version)s")
+@global_options
+def cli() -> None:
+    """Collect the IONOS Cloud Activity Log, every entry once, and deliver it.
+
+    \b
+    Examples:
+      ionos-poller demo                       see it work, no account needed
+      IONOS_API_TOKEN=... ionos-poller fetch  the entries since the last fetch
+      ionos-poller --config my.toml check     is everything set up right?
+
+    Exit codes: 0 all good; 1 something failed and will be retried, nothing is lost; 2 usage or configuration;
+    3 authentication refused; 4 state unusable or held by another process; 130 interrupted.
+    """
+
+
+def main(prog_name: str = "ionos-poller") -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    code = run(sys.argv[1:], prog_name)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    # Not sys.exit: a thread may wait for an answer of the API for half a minute more, and nothing depends on it.
+    os._exit(code)
+
+
+def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
+    """Run a command and return its exit code, whatever happens. All errors are told on stderr, in a line each."""
+    try:
+        result = cli.main(arguments, prog_name=prog_name, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        with suppress(OSError):
+            error.show()
+        return EXIT_CONFIG
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except ConfigError as error:
+        for problem in error.problems:
+            tell(str(problem))
+        return error.exit_code
+    except PollerError as error:
+        if error.exit_code != EXIT_INTERRUPTED:
+            tell(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        return EXIT_INCOMPLETE
+
+
+__all__ = ["cli", "main", "run"]

@@ -1,0 +1,67 @@
+"""Puts the parts together: API clients from the configuration, sinks, the collector."""
+
+from __future__ import annotations
+
+import base64
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from poller.api import ActivityLog
+from poller.config import Account, Config
+from poller.errors import StoppedError
+from poller.transport import RateLimit, Transport
+
+
+def activity_logs(
+    config: Config,
+    stop: threading.Event,
+    observe: Callable[[str, float], None] = lambda code, seconds: None,
+) -> dict[str, ActivityLog]:
+    """A client per account, all under one rate limit.  Raises: ConfigError when one has no credentials."""
+    rate_limit = RateLimit(config.api.requests_per_second)
+    clients = {}
+    for account in config.accounts:
+        authorization(account)  # tell at once what is missing
+        url = account.url or config.api.url
+        ca_file = str(config.api.ca_file) if config.api.ca_file else config.ca_bundle
+        transport = Transport(
+            timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
+            proxies=config.proxies_for(url),
+            ca_file=ca_file,
+            pool_size=config.api.concurrency * 2,
+        )
+        clients[account.name] = ActivityLog(
+            url,
+            lambda account=account: authorization(account),  # type: ignore[misc]
+            transport,
+            rate_limit=rate_limit,
+            stop=stop,
+            max_retries=config.api.max_retries,
+            max_page_bytes=config.api.max_page_bytes,
+            observe=observe,
+        )
+    return clients
+
+
+def authorization(account: Account) -> str:
+    """The value of the `Authorization` header, read anew from its source.  Raises: ConfigError."""
+    credentials = account.credentials()
+    if credentials.token is not None:
+        return f"Bearer {credentials.token.reveal()}"
+    password = credentials.password.reveal() if credentials.password else ""
+    pair = f"{credentials.username}:{password}".encode()
+    return f"Basic {base64.b64encode(pair).decode()}"
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """Have SIGTERM and SIGINT set `stop` and end what the main thread does with a StoppedError."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not stop.is_set():
+            stop.set()
+            raise StoppedError(f"stopped by {signal.Signals(number).name}")
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)

@@ -1,0 +1,142 @@
+"""`demo`: the whole thing on this machine, against the simulator. The same collector, state and sink as `run` uses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import click
+
+from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.config import Config, load
+from poller.errors import EXIT_INCOMPLETE, EXIT_OK
+from poller.pipeline.collect import Collector
+from poller.pipeline.deliver import Deliverer
+from poller.pipeline.fetch import Fetched, Wakeup, fetch
+from poller.simulator import Simulator, SimulatorSettings
+from poller.sinks import build_sink
+from poller.store import State
+
+_EVENTS = 1500
+_LATE_SECONDS = 1.0
+_FAILURES = ("path=entries:500:x1:after=1", "path=entries:truncate:x1:after=3", "sink=logging:503:x1:after=1")
+
+
+class _Setting(NamedTuple):
+    simulator: Simulator
+    config: Config
+    state: State
+    stop: threading.Event
+
+
+@click.command("demo", cls=GlobalOptionsCommand)
+@click.pass_obj
+def command(settings: Settings) -> int:
+    """See it work in a few seconds: no account, nothing is installed, nothing stays.
+
+    Starts a simulated Activity Log API and an HTTP sink on loopback, collects through failing requests and a late
+    entry, delivers, and shows the books.
+
+    \b
+    Example:
+      ionos-poller demo
+    """
+    settings.setup_logging(default_level="error")
+    simulated = SimulatorSettings(events=_EVENTS, span_seconds=7200, faults=_FAILURES, keep_lines=True)
+    with Simulator(simulated) as simulator, TemporaryDirectory(prefix="ionos-poller-demo-") as directory:
+        config = load(_write_config(Path(directory), simulator), {"IONOS_API_TOKEN": simulator.token})
+        state = State.open(config.state_dir, "demo")
+        try:
+            return _show(_Setting(simulator, config, state, threading.Event()))
+        finally:
+            state.close()
+
+
+def _write_config(directory: Path, simulator: Simulator) -> Path:
+    path = directory / "demo.toml"
+    path.write_text(
+        f"""
+        state_dir = "{directory}/state"
+        [api]
+        url = "{simulator.url}"
+        [[sinks]]
+        name = "logging"
+        type = "logging-service"
+        url = "{simulator.url}/sink/logging"
+        tag = "activityLog"
+        api_key = "{simulator.settings.api_key}"
+        """
+    )
+    path.chmod(0o600)
+    return path
+
+
+def _show(setting: _Setting) -> int:
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    console = Console(highlight=False, soft_wrap=True)
+    simulator = setting.simulator
+
+    def step(text: str) -> None:
+        console.print(f"[bold green]>[/] {text}")
+
+    step(f"A simulated Activity Log API and an HTTP sink listen on {simulator.url}")
+    started = time.monotonic()
+    first = _poll(setting, since=int(time.time()) - 3 * 3600)
+    failed = sum(
+        count
+        for kind in simulator.traffic.counts.values()
+        for status, count in kind.items()
+        if status != "200"
+    )
+    step(f"Contracts found: [bold]{', '.join(poll.contract for poll in first.polls)}[/]")
+    step(
+        f"Collected and delivered [bold]{first.delivered:,}[/] entries in {time.monotonic() - started:.1f} s, "
+        f"although {failed} requests failed on the way: they were tried again"
+    )
+    simulator.add_entries(simulator.contracts[0], count=1, visible_in_seconds=_LATE_SECONDS)
+    none_yet = _poll(setting)
+    step(
+        f"An entry happens that the API shows only {_LATE_SECONDS:.0f} s later. Poll: {none_yet.delivered} new"
+    )
+    time.sleep(_LATE_SECONDS + 0.2)
+    late = _poll(setting)
+    step(
+        f"Poll again, some minutes overlapping with the last: {late.delivered} new, found late, none repeated"
+    )
+    books = simulator.books("logging")
+    step("What the sink got, one JSON line per entry, as the API gave it:")
+    for line in simulator.intakes["logging"].lines[-3:]:
+        text = line.decode()
+        text = text if len(text) <= 300 else text[:297] + "..."
+        console.print(
+            Syntax(text, "json", background_color="default", word_wrap=True) if console.is_terminal else text
+        )
+    console.print()
+    colour = "green" if not (books.lost or books.repeated or books.invented) else "red"
+    console.print(
+        f"[bold]The books[/]   expected {books.expected:,}   received {books.received:,}   "
+        f"[bold {colour}]lost {books.lost}   repeated {books.repeated}[/]"
+    )
+    console.print("\nWith your account:  [bold]IONOS_API_TOKEN=... ionos-poller fetch --since 1h[/]")
+    return EXIT_OK if colour == "green" else EXIT_INCOMPLETE
+
+
+def _poll(setting: _Setting, since: int | None = None) -> Fetched:
+    from poller.cli.compose import activity_logs
+
+    wakeup = Wakeup()
+    collector = Collector(
+        setting.state,
+        activity_logs(setting.config, setting.stop),
+        setting.config,
+        stop=setting.stop,
+        on_commit=wakeup.set,
+    )
+    sink = build_sink(setting.config.sinks[0], setting.config, setting.stop)
+    deliverer = Deliverer(setting.state.outbox, sink)
+    return fetch(collector, deliverer, concurrency=4, since=since, only=(), wakeup=wakeup)

@@ -1,0 +1,163 @@
+"""`fetch`: one poll, new events as JSON lines on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.messages import tell
+from poller.cli.options import TIME, GlobalOptionsCommand, Settings
+from poller.errors import EXIT_AUTH, EXIT_INCOMPLETE, EXIT_OK, AuthError, ConfigError, Problem
+from poller.events import OutboxEvent
+from poller.mapping import truncated, with_time
+from poller.pipeline.collect import Collector
+from poller.pipeline.deliver import Deliverer
+from poller.pipeline.fetch import Fetched, Wakeup, fetch
+from poller.sinks.stdout import StdoutSink
+from poller.store import State
+
+log = logging.getLogger("poller.fetch")
+
+Renderer = Callable[[OutboxEvent], bytes]
+_TOLD_FAILURES = 5
+
+
+@click.command("fetch", cls=GlobalOptionsCommand)
+@click.option(
+    "--since", type=TIME, metavar="T", help="Read again from T; what was already printed is not repeated."
+)
+@click.option("--contract", "contracts", multiple=True, metavar="N", help="Only this contract (repeatable).")
+@click.option("--time-key", metavar="NAME", help="Add a top-level copy of the event's time under this name.")
+@click.option(
+    "--max-line-bytes", type=click.IntRange(min=512), metavar="N", help="Shorten longer lines, with a marker."
+)
+@click.option(
+    "--wait/--no-wait", default=False, help="Wait for another run that holds the state. Default: exit 4."
+)
+@click.option(
+    "--adopt-state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help='Begin where the tutorial\'s script stopped: {"last_run": "<iso>"}. Heeded once.',
+)
+@click.pass_obj
+def command(
+    settings: Settings,
+    since: int | None,
+    contracts: tuple[str, ...],
+    time_key: str | None,
+    max_line_bytes: int | None,
+    wait: bool,
+    adopt_state: Path | None,
+) -> int:
+    """One poll: new events as JSON lines on stdout, oldest first per contract.
+
+    T is RFC 3339, YYYY-MM-DD (UTC midnight), or an age such as 90m, 36h, 7d.
+
+    \b
+    Examples:
+      ionos-poller fetch
+      ionos-poller fetch --since 7d --contract 31960001 > week.ndjson
+      ionos-poller fetch --time-key time --max-line-bytes 2000000   (for Fluent Bit)
+    """
+    config = settings.load()
+    stop = threading.Event()
+    stop_on_signals(stop)
+    if since is not None and since > time.time():
+        raise ConfigError(
+            [Problem("--since", "lies in the future", "give a time in the past, or an age such as 36h")]
+        )
+    accounts = activity_logs(config, stop)
+    state = State.open(config.state_dir, "fetch", wait=wait, stop=stop, is_fresh_start=since is not None)
+    try:
+        if adopt_state is not None and since is None:
+            since = _adopted(adopt_state, state)
+        wakeup = Wakeup()
+        collector = Collector(state, accounts, config, stop=stop, on_commit=wakeup.set)
+        sink = StdoutSink(sys.stdout.buffer, render=_renderer(time_key, max_line_bytes))
+        deliverer = Deliverer(state.outbox, sink)
+        fetched = fetch(
+            collector,
+            deliverer,
+            concurrency=config.api.concurrency,
+            since=since,
+            only=contracts,
+            wakeup=wakeup,
+        )
+        state.contracts.prune(
+            config.poll.ledger_retention_seconds, config.poll.overlap_seconds, int(time.time())
+        )
+        return _conclude(fetched)
+    finally:
+        stop.set()
+        state.close()
+
+
+def _adopted(path: Path, state: State) -> int | None:
+    """The `last_run` of the tutorial's state file, unless this state has begun already."""
+    if state.contracts.all():
+        log.info("state.already_adopted", extra={"file": str(path)})
+        return None
+    try:
+        text = str(json.loads(path.read_bytes())["last_run"])
+        at = datetime.fromisoformat(text)
+        log.info("state.adopted", extra={"file": str(path), "last_run": text})
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+    except OSError as error:
+        raise ConfigError([Problem("--adopt-state", f"{path} cannot be read: {error.strerror}")]) from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        hint = 'it should read {"last_run": "2026-05-01T07:42:20+00:00"}'
+        raise ConfigError(
+            [Problem("--adopt-state", f"{path} is not a state of the tutorial's script", hint)]
+        ) from error
+
+
+def _renderer(time_key: str | None, max_line_bytes: int | None) -> Renderer | None:
+    """How an event becomes a line; None: as it is."""
+    if time_key is None and max_line_bytes is None:
+        return None
+
+    def render(event: OutboxEvent) -> bytes:
+        line = event.line if time_key is None else with_time(event.line, time_key, event.time_us)
+        return line if max_line_bytes is None else truncated(line, max_line_bytes - 1)
+
+    return render
+
+
+def _conclude(fetched: Fetched) -> int:
+    """Log the sum of it, say what failed in a line each, and choose the exit code."""
+    failures = [*fetched.failures, *(poll.failure for poll in fetched.polls if poll.failure)]
+    log.info(
+        "fetch.finished",
+        extra={
+            "contracts": len(fetched.polls),
+            "failed": len(failures),
+            "fetched": sum(poll.fetched for poll in fetched.polls),
+            "new": sum(poll.new for poll in fetched.polls),
+            "filtered": sum(poll.filtered for poll in fetched.polls),
+            "late": sum(poll.late for poll in fetched.polls),
+            "incomplete": sum(len(poll.incomplete) for poll in fetched.polls),
+            "delivered": fetched.delivered,
+        },
+    )
+    for failure in failures[:_TOLD_FAILURES]:
+        tell(str(failure))
+    if len(failures) > _TOLD_FAILURES:
+        tell(f"... and {len(failures) - _TOLD_FAILURES} more contracts failed; the log names each")
+    if not failures:
+        return EXIT_OK
+    is_all_refused = not any(poll.failure is None for poll in fetched.polls)
+    return (
+        EXIT_AUTH
+        if is_all_refused and any(isinstance(error, AuthError) for error in failures)
+        else EXIT_INCOMPLETE
+    )

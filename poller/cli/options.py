@@ -1,0 +1,131 @@
+"""Options that every command takes, before or after its name, and the parameter types commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from poller.config import Config, find_config, load, parse_duration, parse_time
+from poller.errors import ConfigError, Problem
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Settings:
+    """The global options as given, and the configuration made of them when a command asks for it."""
+
+    def __init__(self) -> None:
+        self.config: str | None = None
+        self.state_dir: Path | None = None
+        self.log_level: str | None = None
+        self.log_format: str | None = None
+
+    def setup_logging(self, default_level: str = "info") -> None:
+        """Logging to stderr as asked: text on a terminal and JSON elsewhere, if nothing was."""
+        from poller.telemetry import setup_logging
+
+        log_format = self.log_format or ("text" if sys.stderr.isatty() else "json")
+        setup_logging(self.log_level or default_level, "json" if log_format == "json" else "text", sys.stderr)
+
+    def load(self, *, check_files: bool = True) -> Config:
+        """The configuration, with logging set up as asked.  Raises: ConfigError."""
+        environ = environment()
+        self.setup_logging()
+        path = find_config(self.config, environ)
+        return load(path, environ, state_dir=self.state_dir, check_files=check_files)
+
+
+def environment() -> Mapping[str, str]:
+    """The process environment, for `poller.config`, which interprets it."""
+    return os.environ
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    settings = ctx.ensure_object(Settings)
+    if value is not None:
+        setattr(settings, str(param.name), value)
+
+
+_OPTIONS = (
+    click.Option(
+        ["--config"],
+        metavar="FILE",
+        help="Configuration (TOML). Default: $IONOS_POLLER_CONFIG, ./ionos-poller.toml, /etc/ionos-poller/config.toml.",
+    ),
+    click.Option(
+        ["--state-dir"],
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Where the state is kept. Default: $STATE_DIRECTORY, else ./state.",
+    ),
+    click.Option(
+        ["--log-level"],
+        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+        help="What is logged on stderr. Default: info.",
+    ),
+    click.Option(
+        ["--log-format"],
+        type=click.Choice(["json", "text"]),
+        help="Default: text on a terminal, else JSON.",
+    ),
+)
+for _option in _OPTIONS:
+    _option.expose_value = False
+    _option.callback = _keep
+
+
+def global_options(function: Function) -> Function:
+    """Decorator: the global options, for a group."""
+    function.__click_params__ = [*_OPTIONS, *getattr(function, "__click_params__", [])]  # type: ignore[attr-defined]
+    return function
+
+
+class GlobalOptionsCommand(click.Command):
+    """A command that takes the global options too, behind its name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_OPTIONS)
+
+
+class TimeType(click.ParamType):
+    """T: RFC 3339, `YYYY-MM-DD` (UTC midnight), or an age such as `90m`, `36h`, `7d`. Gives unix seconds, rounded down."""
+
+    name = "T"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return int(parse_time(value, datetime.now(UTC)).timestamp())
+        except (ValueError, OverflowError) as error:
+            name = param.opts[0] if param else "time"
+            raise ConfigError(
+                [Problem(name, str(error), "write 2026-05-01T07:42:20Z, 2026-05-01, or an age such as 36h")]
+            ) from None
+
+
+TIME = TimeType()
+
+
+class DurationType(click.ParamType):
+    """A duration such as `10s`, `5m`, `1h30m`, `7d`. Gives seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = DurationType()

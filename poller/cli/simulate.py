@@ -1,0 +1,88 @@
+"""`simulate`: only the simulator, for trying configurations."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import click
+
+from poller.cli.compose import stop_on_signals
+from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
+from poller.errors import EXIT_OK, ConfigError, Problem, StoppedError
+from poller.simulator import Simulator, SimulatorSettings, serve
+
+
+@click.command("simulate", cls=GlobalOptionsCommand)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one."
+)
+@click.option(
+    "--contracts", type=click.IntRange(0, 100_000), default=2, show_default=True, help="How many contracts."
+)
+@click.option(
+    "--events", type=click.IntRange(0), default=1000, show_default=True, help="Entries of each contract."
+)
+@click.option(
+    "--span", type=DURATION, default="1h", show_default=True, help="Over which they are spread, up to now."
+)
+@click.option(
+    "--rate", type=float, default=0.0, show_default=True, help="New entries a second of each contract."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same entries.")
+@click.option(
+    "--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see below."
+)
+@click.pass_obj
+def command(
+    settings: Settings,
+    port: int,
+    contracts: int,
+    events: int,
+    span: float,
+    rate: float,
+    seed: int,
+    faults: tuple[str, ...],
+) -> int:
+    """Serve the Activity Log API and a few intakes on loopback, until interrupted.
+
+    \b
+    A fault reads [SELECTOR:]KIND[:OPTION]..., for example
+      500:10%                      every tenth API request answers 500
+      429:10%:retry-after=2        with a Retry-After header
+      contract=31960002:500        every page of one contract
+      late:5%:3s                   5% of the entries show up 3 s late
+      mixed:10%                    every kind of failure, evenly
+      sink=logging:lost-ack:30%    an intake stores, then drops the connection
+
+    \b
+    Examples:
+      ionos-poller simulate --contracts 2 --events 12000 --span 2h
+      IONOS_API_URL=http://127.0.0.1:8080 IONOS_API_TOKEN=demo-token ionos-poller fetch --since 3h
+    """
+
+    def announce(simulator: Simulator) -> None:
+        click.echo(
+            f"{simulator.url}  token: {simulator.token}  contracts: {', '.join(map(str, simulator.contracts[:5]))}"
+        )
+        sys.stdout.flush()
+
+    stop_on_signals(threading.Event())
+    wanted = SimulatorSettings(
+        contracts=contracts,
+        events=events,
+        span_seconds=span,
+        live_per_second=rate,
+        seed=seed,
+        port=port,
+        faults=faults,
+    )
+    try:
+        serve(wanted, announce)
+    except StoppedError:
+        pass
+    except OSError as error:
+        raise ConfigError(
+            [Problem("--port", f"{port}: {error.strerror}", "choose another --port, or 0 for any")]
+        ) from error
+    return EXIT_OK

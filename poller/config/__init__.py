@@ -1,0 +1,53 @@
+"""The configuration: a room with one door.
+
+`find_config` and `load` make a frozen `Config`; nothing else reads the environment or the configuration file.
+`poller.config.describe` documents it, and is imported only where that is asked for.
+"""
+
+from poller.config.load import find_config, load
+from poller.config.model import Account, Api, Config, Filter, Http, Outbox, Poll, Redact, Rule
+from poller.config.secrets import MASK, Credentials, Secret, SecretSource
+from poller.config.sinks import (
+    AnySink,
+    FileSink,
+    FirehoseSink,
+    HttpSink,
+    LoggingServiceSink,
+    LokiSink,
+    MoesifSink,
+    Sink,
+    StdoutSink,
+)
+from poller.config.values import format_duration, format_size, parse_duration, parse_size, parse_time
+
+__all__ = [
+    "MASK",
+    "Account",
+    "AnySink",
+    "Api",
+    "Config",
+    "Credentials",
+    "FileSink",
+    "Filter",
+    "FirehoseSink",
+    "Http",
+    "HttpSink",
+    "LoggingServiceSink",
+    "LokiSink",
+    "MoesifSink",
+    "Outbox",
+    "Poll",
+    "Redact",
+    "Rule",
+    "Secret",
+    "SecretSource",
+    "Sink",
+    "StdoutSink",
+    "find_config",
+    "format_duration",
+    "format_size",
+    "load",
+    "parse_duration",
+    "parse_size",
+    "parse_time",
+]

@@ -1,0 +1,172 @@
+"""What one value may look like: pure functions from text to the value, or a `BadValueError`.
+
+Nothing here echoes a value that might be a secret in the wrong place: URLs, header values and labels are not
+repeated.
+"""
+
+from __future__ import annotations
+
+import re
+
+from poller.config.values import show
+
+_NAME = r"[A-Za-z0-9_.-]{1,100}"
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_LABEL_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_FIELD_PATH = r"[^\s.\[\]]+(\[\])?(\.[^\s.\[\]]+(\[\])?)*"
+_PLACEHOLDER = r"\{[^{}]*\}|[{}]"
+_FRAMING_HEADERS = {"content-length", "content-encoding", "transfer-encoding"}
+_SENSITIVE_HEADER = r"authorization|cookie|key|token|secret|password"
+
+
+class BadValueError(ValueError):
+    """A value that cannot be used. `message` completes "<key>: ..."; `hint` is the remedy."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def check_text(text: str) -> str:
+    """Printable text on one line, not empty."""
+    if not text.strip():
+        raise BadValueError("must not be empty")
+    if not text.isprintable():
+        raise BadValueError("holds a control character")
+    return text
+
+
+def is_name(text: str) -> bool:
+    """Whether it is safe as a file name, a metric label and a path segment."""
+    return re.fullmatch(_NAME, text) is not None and text not in (".", "..")
+
+
+def check_name(text: str) -> str:
+    """A name of an account or a sink."""
+    if not is_name(text):
+        raise BadValueError(
+            f"{show(text)} is not a name", "use letters, digits, `_`, `.` and `-`, at most 100"
+        )
+    return text
+
+
+def check_url(text: str) -> str:
+    """An absolute http or https URL without credentials, query or fragment; its last slash is taken off."""
+    from urllib.parse import urlsplit
+
+    if not text.isprintable() or " " in text or "\\" in text:
+        raise BadValueError("holds a space, a backslash or a control character")
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise BadValueError("is not a URL", "such as https://host:port/path") from None
+    if parts.scheme not in ("http", "https"):
+        raise BadValueError("must begin with https:// or http://")
+    if "@" in parts.netloc:
+        raise BadValueError(
+            "must not hold credentials", "give them by their own keys, from a file or the environment"
+        )
+    if not host or port == 0:
+        raise BadValueError(
+            "names no host" if not host else "names no usable port", "such as https://host:port/path"
+        )
+    if "?" in text or "#" in text:
+        raise BadValueError("must not have a query or a fragment", "the program appends its own path")
+    return text.rstrip("/")
+
+
+def check_listen(text: str) -> str:
+    """`host:port`, `[v6]:port`, or empty for none."""
+    host, _, port = text.rpartition(":")
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) <= 65_535
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_host = re.fullmatch(r"[A-Za-z0-9.-]+" if bare == host else r"[0-9A-Fa-f:.]+", bare) is not None
+    if text and not (is_port and is_host):
+        raise BadValueError(
+            f"{show(text)} is not an address and port", 'such as "127.0.0.1:9464"; "" turns it off'
+        )
+    return text
+
+
+def check_template(text: str) -> str:
+    """The path of an output file, with `{date}` as its only placeholder and no way up."""
+    check_text(text)
+    for placeholder in re.findall(_PLACEHOLDER, text):
+        if placeholder != "{date}":
+            raise BadValueError(f"has the unknown placeholder {show(placeholder)}", "there is only {date}")
+    if ".." in text.split("/"):
+        raise BadValueError("must not contain `..`")
+    if text.endswith("/"):
+        raise BadValueError("names a directory", "such as /var/log/ionos-activity/{date}.ndjson")
+    return text
+
+
+def check_field_path(value: object) -> str:
+    """The path of a field of the entry: names joined by dots, `[]` behind a list."""
+    text = value if isinstance(value, str) else ""
+    if not text.isprintable() or not re.fullmatch(_FIELD_PATH, text):
+        raise BadValueError(
+            f"{show(value)} is not a path of a field", "such as principal.sourceIP or event.resources[].id"
+        )
+    return text
+
+
+def check_glob(text: str) -> str:
+    """A pattern of `*`, `?` and `[abc]`."""
+    check_text(text)
+    position = 0
+    while (start := text.find("[", position)) >= 0:
+        # A `]` right behind the opening, or behind its `!`, stands for itself.
+        first = start + (2 if text[start + 1 : start + 2] == "!" else 1)
+        end = text.find("]", first + 1)
+        if end < 0:
+            raise BadValueError(
+                f"{show(text)} has a `[` without its `]`", "patterns know *, ? and [abc]; `[[]` is a `[`"
+            )
+        position = end + 1
+    return text
+
+
+def check_contract(value: object) -> str:
+    """A contract number, given as a number or as text."""
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"[0-9]{1,20}", text):
+        raise BadValueError(f"{show(value)} is not a contract number", "such as 31960001")
+    return text
+
+
+def check_header(name: str, value: object) -> str:
+    """The value of one further request header."""
+    if not re.fullmatch(_HEADER_NAME, name):
+        raise BadValueError(f"{show(name)} is not the name of a header")
+    if name.lower() in _FRAMING_HEADERS:
+        raise BadValueError(f"{name} is set by the program")
+    if not isinstance(value, str):
+        raise BadValueError(f"the value of {name} must be text")
+    if not value.isascii() or not value.isprintable() or value != value.strip():
+        raise BadValueError(
+            f"the value of {name} holds a control character, one beyond ASCII, or a space at its end"
+        )
+    return value
+
+
+def is_secret_header(name: str) -> bool:
+    """Whether the value of this header is likely to be a secret."""
+    return re.search(_SENSITIVE_HEADER, name, re.IGNORECASE) is not None
+
+
+def check_label(name: str, value: object) -> str:
+    """The value of one Loki label."""
+    if not re.fullmatch(_LABEL_NAME, name) or name.startswith("__"):
+        raise BadValueError(
+            f"{show(name)} is not the name of a label", "letters, digits and `_`, not beginning with a digit"
+        )
+    if name == "contract":
+        raise BadValueError("`contract` is added by the program")
+    if not isinstance(value, str) or not value:
+        raise BadValueError(f"the value of {name} must be text, not empty")
+    if not value.isprintable():
+        raise BadValueError(f"the value of {name} holds a control character")
+    return value

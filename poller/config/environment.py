@@ -1,0 +1,92 @@
+"""What the environment says, read from a mapping: configuration keys, proxies, CA bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+PREFIX = "IONOS_POLLER_"
+# Not configuration keys: options of the command line, and the state directory, which load.py ranks itself.
+_RESERVED = {"CONFIG", "STATE_DIR", "LOG_LEVEL", "LOG_FORMAT"}
+# Kubernetes sets these in every pod beside a service that is called ionos-poller.
+_KUBERNETES = r"SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?"
+
+
+class EnvText(str):
+    """Text of an environment variable, where a number, a flag or a list may be meant."""
+
+    __slots__ = ()
+
+
+def config_variables(environ: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """(variable, key parts) of each `IONOS_POLLER_A__B`; empty variables count as unset."""
+    found = []
+    for variable, value in environ.items():
+        rest = variable.removeprefix(PREFIX)
+        if rest == variable or not value or rest in _RESERVED or re.fullmatch(_KUBERNETES, rest):
+            continue
+        found.append((variable, rest.lower().split("__")))
+    return sorted(found, key=lambda pair: [(part.zfill(6) if part.isdigit() else part) for part in pair[1]])
+
+
+class NetworkEnvironment:
+    """Proxies and CA bundle, by the variables that `requests` and curl know. Its repr shows no value."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle")
+        # The lower-case spelling wins, as it does in curl and requests.
+        pairs = ((name, environ.get(name) or environ.get(name.upper(), "")) for name in names)
+        self._environ = {name: value.strip() for name, value in pairs if value.strip()}
+
+    @property
+    def ca_bundle(self) -> str | None:
+        """A file or directory of CA certificates."""
+        return self._environ.get("requests_ca_bundle") or self._environ.get("curl_ca_bundle")
+
+    def proxies_for(self, url: str) -> dict[str, str]:
+        """`{scheme: proxy URL}` for `requests`, empty where no proxy is set or NO_PROXY names the host."""
+        scheme = url.partition(":")[0].lower()
+        proxy = self._environ.get(f"{scheme}_proxy") or self._environ.get("all_proxy")
+        if not proxy:
+            return {}
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(url)
+        no_proxy = self._environ.get("no_proxy", "")
+        if _is_excepted(parts.hostname or "", parts.port, no_proxy):
+            return {}
+        return {scheme: proxy if "://" in proxy else f"http://{proxy}"}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NetworkEnvironment) and self._environ == other._environ
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._environ.items()))
+
+    def __repr__(self) -> str:
+        return f"<NetworkEnvironment {' '.join(self._environ)}>"
+
+
+def _is_excepted(host: str, port: int | None, no_proxy: str) -> bool:
+    """Whether NO_PROXY (`*`, hosts, domains, `host:port`, addresses, networks) covers the host."""
+    host = host.lower()
+    for item in no_proxy.replace(" ", ",").lower().split(","):
+        entry = item.lstrip(".")
+        if not entry:
+            continue
+        if entry == "*" or entry in (host, f"{host}:{port}") or host.endswith(f".{entry}"):
+            return True
+        if "/" in entry and _is_in_network(host, entry):
+            return True
+    return False
+
+
+def _is_in_network(host: str, network: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False

@@ -1,0 +1,208 @@
+"""Finds and reads the configuration, and raises all its problems at once.
+
+Command line > environment > file > default. The only reader of the environment and of the file. A missing
+token is no problem here: commands that need none must work without, and `Account.credentials()` says what to
+set.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from poller.config.checks import BadValueError
+from poller.config.convert import Converter, find_credential
+from poller.config.environment import EnvText, NetworkEnvironment, config_variables
+from poller.config.model import Account, Api, Config
+from poller.config.rules import check_config
+from poller.config.scalars import decode_json
+from poller.config.secrets import SecretSource
+from poller.errors import ConfigError, Problem
+
+SYSTEM_CONFIG = Path("/etc/ionos-poller/config.toml")
+
+
+def find_config(path_option: Path | str | None, environ: Mapping[str, str]) -> Path | None:
+    """The file to load: the option, else $IONOS_POLLER_CONFIG, ./ionos-poller.toml, the system's; else None.
+
+    A file that was named is returned even if it does not exist: `load` says so.
+    """
+    if named := path_option or environ.get("IONOS_POLLER_CONFIG"):
+        return Path(named)
+    candidates = (Path("ionos-poller.toml"), SYSTEM_CONFIG)
+    # Not Path.is_file: that raises where a directory above is closed to us.
+    return next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113
+
+
+def load(
+    path: Path | None, environ: Mapping[str, str], *, state_dir: Path | None = None, check_files: bool = True
+) -> Config:
+    """The configuration of this file (None: of the environment alone).
+
+    `check_files=False` is for commands that use no secret: key and certificate files are then not looked at.
+    Raises: ConfigError with all problems.
+    """
+    problems: list[Problem] = []
+    tree, is_private = _read_file(path, problems) if path is not None else ({}, True)
+    origins = _apply_environment(tree, environ, problems)
+    if state_dir is not None:
+        tree.pop("state_dir", None)
+    converter = Converter(
+        environ, origins, base=path.parent if path else Path(), is_private=is_private, check_files=check_files
+    )
+    config = _convert(converter, tree)
+    problems += converter.problems
+    network = NetworkEnvironment(environ)
+    if check_files and network.ca_bundle and not os.access(network.ca_bundle, os.R_OK):
+        problems.append(
+            Problem("REQUESTS_CA_BUNDLE", f"unreadable file {network.ca_bundle}", "correct or unset it")
+        )
+    if config is None or problems:
+        raise ConfigError(problems)
+    if state_dir is None and "state_dir" not in tree:
+        # Under systemd it may hold several, separated by colons.
+        state_dir = Path(environ.get("STATE_DIRECTORY", "").partition(":")[0] or "state")
+    return msgspec.structs.replace(
+        config,
+        state_dir=state_dir or config.state_dir,
+        accounts=_resolve_accounts(config, environ),
+        api=msgspec.structs.replace(config.api, token=None, username=None, password=None),
+        source=path,
+        network=network,
+    )
+
+
+def _convert(converter: Converter, tree: dict[str, Any]) -> Config | None:
+    """The configuration as written, or None where the tables themselves have problems."""
+    plain = {key: value for key, value in tree.items() if key not in ("accounts", "sinks")}
+    config = converter.table(Config, plain, "") or Config()
+    accounts = converter.tables(Account, tree.get("accounts", []), "accounts")
+    config = msgspec.structs.replace(
+        config, accounts=accounts, sinks=converter.sinks(tree.get("sinks", []), "sinks")
+    )
+    for path, message, hint in check_config(config):
+        converter.add(path, message, hint)
+    return None if converter.problems else config
+
+
+def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], bool]:
+    """The file's tables, and whether none but its owner can read it."""
+    import tomllib
+
+    try:
+        with path.open("rb") as file:
+            is_private = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077 == 0
+            content = file.read()
+    except OSError as error:
+        hint = "does it exist, and may this user read it? See `ionos-poller config example`"
+        problems.append(Problem(str(path), f"cannot be read: {error.strerror}", hint))
+        return {}, False
+    try:
+        return tomllib.loads(content.decode("utf-8-sig")), is_private
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problems.append(Problem(str(path), f"is not UTF-8 (line {line})", "save it as UTF-8"))
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, or thousands of brackets, fail without a position.
+        message = (
+            str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long or too deep"
+        )
+        problems.append(Problem(str(path), f"is not valid TOML: {message}"))
+    return {}, is_private
+
+
+def _apply_environment(
+    tree: dict[str, Any], environ: Mapping[str, str], problems: list[Problem]
+) -> dict[str, str]:
+    """Put the variables' values into the tree. Returns the path of each and the variable that set it."""
+    origins: dict[str, str] = {}
+    variables = config_variables(environ)
+    # These two come first, so that a key's own variable wins over them.
+    variables[:0] = [
+        (name, parts)
+        for name, parts in (("IONOS_API_URL", ["api", "url"]), ("IONOS_POLLER_STATE_DIR", ["state_dir"]))
+        if environ.get(name)
+    ]
+    for variable, parts in variables:
+        try:
+            origins[_place(tree, parts, EnvText(environ[variable]))] = variable
+        except BadValueError as error:
+            problems.append(Problem(variable, error.message, error.hint))
+    return origins
+
+
+def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
+    """Set one value deep in the tree; lists are counted from 0. Returns its path."""
+    node: Any = tree
+    path = ""
+    for depth, part in enumerate(parts):
+        is_last = depth == len(parts) - 1
+        if isinstance(node, list):
+            if not part.isascii() or not part.isdigit() or len(part) > 4 or int(part) > len(node):
+                raise BadValueError(
+                    "does not name an element of a list", "count from 0, or give the whole list as JSON"
+                )
+            key: Any = int(part)
+            if key == len(node):
+                node.append({})
+            path = f"{path}[{key}]"
+        elif isinstance(node, dict):
+            key = part
+            path = f"{path}.{part}" if path else part
+            if key not in node:
+                node[key] = [] if not path.count(".") and part in ("sinks", "accounts") else {}
+        else:
+            raise BadValueError(
+                "goes deeper than the configuration does", "`__` stands between table and key"
+            )
+        if is_last:
+            node[key] = value
+        else:
+            node[key] = decode_json(node[key])
+            node = node[key]
+    return path
+
+
+def _resolve_accounts(config: Config, environ: Mapping[str, str]) -> tuple[Account, ...]:
+    """At least one account, each with its URL and, where there is any, the source of its secret."""
+    accounts = config.accounts or (Account(name="default"),)
+    if len(accounts) == 1:
+        accounts = (_with_fallback(accounts[0], config.api, environ),)
+    return tuple(msgspec.structs.replace(account, url=account.url or config.api.url) for account in accounts)
+
+
+def _with_fallback(account: Account, api: Api, environ: Mapping[str, str]) -> Account:
+    """The only account, with what `[api]`, IONOS_* variables or systemd's credentials add."""
+    if account.token is not None:
+        return account
+    if not account.username:
+        account = msgspec.structs.replace(
+            account, token=api.token, username=api.username, password=account.password or api.password
+        )
+    if account.token is None and not account.username:
+        token = _from_variable("IONOS_API_TOKEN", environ) or _from_variable("IONOS_TOKEN", environ)
+        username = environ.get("IONOS_USERNAME")
+        if token is None and not username:
+            token = _from_credential("token", environ)
+        account = msgspec.structs.replace(account, token=token, username=None if token else username)
+    if account.username and account.password is None:
+        password = _from_variable("IONOS_PASSWORD", environ) or _from_credential("password", environ)
+        account = msgspec.structs.replace(account, password=password)
+    return account
+
+
+def _from_variable(name: str, environ: Mapping[str, str]) -> SecretSource | None:
+    is_text = name == "IONOS_PASSWORD"
+    return (
+        SecretSource("env", name, path=name, is_text=is_text, environ=environ) if environ.get(name) else None
+    )
+
+
+def _from_credential(name: str, environ: Mapping[str, str]) -> SecretSource | None:
+    found = find_credential(environ, (name,))
+    return SecretSource("credential", found, path=name, is_text=name == "password") if found else None

@@ -1,0 +1,83 @@
+"""What must hold between the fields of a table, and between tables. Pure; each rule is a line of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from poller.config.model import Account, Api, Config, Poll, Redact, Rule
+from poller.config.sinks import FileSink, HttpSink, LokiSink, Sink
+from poller.errors import Problem
+
+
+def check_table(table: msgspec.Struct) -> Iterator[Problem]:
+    """The problems within one table; their paths are keys of that table."""
+    match table:
+        case Api():
+            yield from _check_login(table)
+            if table.page_size > table.result_window:
+                yield Problem(
+                    "page_size", "is larger than result_window", "no page can reach beyond that window"
+                )
+        case Account():
+            yield from _check_login(table)
+        case Poll():
+            yield from _check_poll(table)
+        case Redact():
+            if table.hash and table.hash_key is None:
+                yield Problem(
+                    "hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key"
+                )
+        case Rule():
+            if all(getattr(table, key) is None for key in table.__struct_fields__):
+                yield Problem("", "matches every entry", "name at least one of its keys, such as type")
+        case Sink():
+            yield from _check_sink(table)
+
+
+def _check_login(table: Api | Account) -> Iterator[Problem]:
+    if table.token is not None and (table.username or table.password is not None):
+        yield Problem("token", "is given besides a user name and password", "keep one of the two")
+    if table.password is not None and not table.username:
+        yield Problem("password", "has no username beside it")
+
+
+def _check_poll(poll: Poll) -> Iterator[Problem]:
+    for key, span in (("overlap", poll.overlap_seconds), ("audit_span", poll.audit_span_seconds)):
+        if poll.ledger_retention_seconds < span:
+            yield Problem(
+                "ledger_retention", f"is shorter than {key}", "entries read again would count as new"
+            )
+
+
+def _check_sink(sink: Sink) -> Iterator[Problem]:
+    if sink.retry_initial_seconds > sink.retry_max_seconds:
+        yield Problem("retry_initial", "is longer than retry_max")
+    if isinstance(sink, HttpSink) and sink.key_file is not None and sink.cert_file is None:
+        yield Problem("key_file", "has no cert_file beside it")
+    if isinstance(sink, LokiSink):
+        if sink.bearer_token is not None and (sink.username or sink.password is not None):
+            yield Problem("bearer_token", "is given besides a user name and password", "keep one of the two")
+        if bool(sink.username) != (sink.password is not None):
+            yield Problem("username", "and password go together", "give both, or neither")
+
+
+def check_config(config: Config) -> Iterator[Problem]:
+    """The problems between tables."""
+    yield from _check_unique("accounts", [account.name for account in config.accounts], "name")
+    yield from _check_unique("sinks", [sink.name for sink in config.sinks], "name")
+    files = [sink.path if isinstance(sink, FileSink) else "" for sink in config.sinks]
+    yield from _check_unique("sinks", files, "path")
+    api = config.api
+    if len(config.accounts) > 1 and (api.token or api.username or api.password):
+        yield Problem(
+            "api", "holds credentials, but there are several accounts", "move them to the account they are of"
+        )
+
+
+def _check_unique(path: str, values: list[str], key: str) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, value in enumerate(values):
+        if value and first.setdefault(value, index) != index:
+            yield Problem(f"{path}[{index}].{key}", f"is the same as that of {path}[{first[value]}]")

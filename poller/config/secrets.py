@@ -1,0 +1,161 @@
+"""Secrets: a type that cannot be printed by accident, and where one comes from.
+
+A secret's value is only ever in the hands of code that builds a header or a digest: `secret.reveal()`. A
+source is read anew for each use, so a key replaced on disk takes effect without a restart. No message names
+a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, NoReturn
+
+from poller.errors import ConfigError, Problem
+
+MASK = "********"
+_MAX_SECRET_BYTES = 64 * 1024
+
+Origin = Literal["file", "env", "credential", "inline", "missing"]
+
+
+class Secret:
+    """A value that shows as `********` however it is printed, and refuses to be pickled or serialised."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value itself, for the one place that sends it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return MASK
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a secret is not serialised")
+
+
+class SecretSource:
+    """Where a secret comes from: `origin` and `place` (a file, a variable's name) are safe to print.
+
+    `path` is its key in the configuration, for messages. `is_text` tells a password or key, which may hold
+    spaces, from a token, which becomes a header as it is.
+    """
+
+    __slots__ = ("_environ", "_inline", "hint", "is_text", "origin", "path", "place")
+
+    def __init__(
+        self,
+        origin: Origin,
+        place: str,
+        *,
+        path: str,
+        is_text: bool = False,
+        environ: Mapping[str, str] | None = None,
+        inline: Secret | None = None,
+        hint: str = "",
+    ) -> None:
+        self.origin = origin
+        self.place = place
+        self.path = path
+        self.is_text = is_text
+        self.hint = hint
+        self._environ = environ or {}
+        self._inline = inline
+
+    def read(self) -> Secret:
+        """The secret as it is now; files are read again each time.
+
+        Raises: ConfigError when it is missing, unreadable, empty, or holds what no header may hold.
+        """
+        if self.origin in ("file", "credential"):
+            value = self._read_file()
+        elif self.origin == "env":
+            value = self._environ.get(self.place, "")
+            if not value:
+                raise self._error(f"the environment variable {self.place} is not set", f"set {self.place}")
+        elif self._inline is not None:
+            value = self._inline.reveal()
+        else:
+            raise self._error("missing", self.hint)
+        if not value.strip():
+            raise self._error(f"{self} is empty")
+        if not value.isprintable():
+            raise self._error(f"{self} holds a control character", "it must be one line of text")
+        if not self.is_text and (" " in value or not value.isascii()):
+            raise self._error(
+                f"{self} holds a space or a character beyond ASCII", "give the bare token or key"
+            )
+        return Secret(value)
+
+    def _read_file(self) -> str:
+        try:
+            with Path(self.place).open("rb") as file:
+                content = file.read(_MAX_SECRET_BYTES + 1)
+        except OSError as error:
+            raise self._error(
+                f"unreadable key file {self.place}: {error.strerror}",
+                "does it exist, and may this user read it?",
+            ) from error
+        if len(content) > _MAX_SECRET_BYTES:
+            raise self._error(f"key file {self.place} is larger than 64 KiB", "is it the right file?")
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            # `from None`: the cause would carry the bytes of the secret.
+            raise self._error(f"key file {self.place} is not UTF-8 text") from None
+        return text.removesuffix("\n").removesuffix("\r")
+
+    def _error(self, message: str, hint: str = "") -> ConfigError:
+        return ConfigError([Problem(self.path, message, hint)])
+
+    def __str__(self) -> str:
+        match self.origin:
+            case "file":
+                return f"key file {self.place}"
+            case "credential":
+                return f"systemd credential {self.place}"
+            case "env":
+                return f"environment variable {self.place}"
+            case "inline":
+                return "value in the configuration"
+            case _:
+                return "missing"
+
+    def __repr__(self) -> str:
+        return f"<SecretSource {self.path}: {self}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SecretSource):
+            return NotImplemented
+        mine, theirs = (self.origin, self.place, self.is_text), (other.origin, other.place, other.is_text)
+        return mine == theirs and self._inline == other._inline
+
+    def __hash__(self) -> int:
+        return hash((self.origin, self.place))
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("the source of a secret is not serialised")
+
+
+class Credentials(NamedTuple):
+    """What proves who we are: a bearer `token`, or `username` and `password`. `origin` is safe to print."""
+
+    origin: str
+    token: Secret | None = None
+    username: str = ""
+    password: Secret | None = None

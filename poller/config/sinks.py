@@ -1,0 +1,220 @@
+"""The tables of the sinks: one frozen struct per `type`, with every key, its default and its bounds."""
+
+# Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from poller.config.kinds import describe
+from poller.config.secrets import SecretSource
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def toml_key(name: str) -> str:
+    """The TOML key of a field: its name without the unit, which TOML values carry themselves."""
+    return name.removesuffix("_seconds")
+
+
+Oversize = Literal["truncate", "dead-letter"]
+Compression = Literal["gzip", "none"]
+Format = Literal["raw", "moesif-action"]
+
+Name = Annotated[
+    str,
+    describe(
+        "name", "Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`."
+    ),
+]
+BatchEvents = Annotated[int, describe("number", "At most so many events in one batch.", ge=1, le=100_000)]
+BatchBytes = Annotated[
+    int, describe("size", "At most so many bytes in one batch, before compression.", ge=KIB)
+]
+BatchAge = Annotated[
+    float,
+    describe(
+        "duration", "A batch that is not full is sent when its oldest event waited this long.", ge=0, le=3600
+    ),
+]
+RetryInitial = Annotated[
+    float,
+    describe("duration", "The wait after a first failed attempt; doubles, with jitter.", ge=0.01, le=3600),
+]
+RetryMax = Annotated[
+    float,
+    describe("duration", "The longest wait between two attempts. Retrying never ends.", ge=0.01, le=86_400),
+]
+MaxEventBytes = Annotated[
+    int, describe("size", "An event larger than this is handled as `oversize` says.", ge=KIB)
+]
+OversizeChoice = Annotated[
+    Oversize,
+    describe(
+        "choice",
+        "What becomes of an event over `max_event_bytes`: kept as dead letter, or cut with a marker.",
+    ),
+]
+CompressionChoice = Annotated[Compression, describe("choice", "Compression of what is sent or written.")]
+FormatChoice = Annotated[Format, describe("choice", "The entry as the API gave it, or a Moesif action.")]
+Url = Annotated[
+    str, describe("url", "Base URL of the receiver, http or https, without credentials or query.")
+]
+ConnectTimeout = Annotated[float, describe("duration", "Time to connect, TLS included.", ge=0.01, le=600)]
+ReadTimeout = Annotated[float, describe("duration", "Time to wait for an answer.", ge=0.01, le=3600)]
+RequestsPerSecond = Annotated[
+    float, describe("number", "At most so many requests a second.", ge=0.01, le=10_000)
+]
+Headers = Annotated[
+    dict[str, str],
+    describe("headers", "Further request headers. Values are masked wherever the configuration is shown."),
+]
+CaFile = Annotated[
+    Path | None, describe("file", "CA certificates (PEM) to trust instead of the system's for this server.")
+]
+CertFile = Annotated[Path | None, describe("file", "Client certificate (PEM) for mutual TLS.")]
+KeyFile = Annotated[
+    Path | None, describe("file", "Private key (PEM) of `cert_file`, where it is not in that file.")
+]
+
+
+class Sink(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", rename=toml_key
+):
+    """What every sink takes."""
+
+    name: Name
+    batch_events: BatchEvents = 1000
+    batch_bytes: BatchBytes = MIB
+    batch_age_seconds: BatchAge = 1.0
+    retry_initial_seconds: RetryInitial = 1.0
+    retry_max_seconds: RetryMax = 60.0
+    max_event_bytes: MaxEventBytes = MIB
+    oversize: OversizeChoice = "dead-letter"
+
+    @property
+    def type(self) -> str:
+        """The `type` of its table."""
+        return str(self.__struct_config__.tag)
+
+
+class HttpSink(Sink, frozen=True, kw_only=True):
+    """What every sink over HTTP takes."""
+
+    url: Url
+    compression: CompressionChoice = "gzip"
+    connect_timeout_seconds: ConnectTimeout = 5.0
+    read_timeout_seconds: ReadTimeout = 30.0
+    requests_per_second: RequestsPerSecond = 10.0
+    headers: Headers = {}
+    ca_file: CaFile = None
+    cert_file: CertFile = None
+    key_file: KeyFile = None
+
+
+class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-service"):
+    """IONOS Logging Service, or any HTTP source that wants an `APIKEY` header: POST {url}/{tag}."""
+
+    tag: Annotated[str, describe("tag", "Tag of the pipeline's log source; becomes the path of the URL.")]
+    api_key: Annotated[
+        SecretSource, describe("secret", "Key of the pipeline, sent as `APIKEY` header.", aliases=("key",))
+    ]
+    max_event_bytes: MaxEventBytes = 256 * KIB
+    requests_per_second: RequestsPerSecond = 40.0
+
+
+class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
+    """Grafana Loki: its JSON push API, the event's own time, labels kept few."""
+
+    labels: Annotated[
+        dict[str, str],
+        describe("labels", "Labels of the stream. `contract` is added; all else stays in the line."),
+    ] = msgspec.field(default_factory=lambda: {"tag_name": "activityLog"})
+    tenant_id: Annotated[str | None, describe("text", "Tenant, sent as `X-Scope-OrgID`.", is_header=True)] = (
+        None
+    )
+    username: Annotated[
+        str | None, describe("text", "User name for Basic authentication.", is_user=True, is_alternative=True)
+    ] = None
+    password: Annotated[
+        SecretSource | None,
+        describe("secret", "Password for Basic authentication.", is_text=True, is_alternative=True),
+    ] = None
+    bearer_token: Annotated[
+        SecretSource | None, describe("secret", "Bearer token, instead of a user name.", is_alternative=True)
+    ] = None
+    max_event_bytes: MaxEventBytes = 256 * KIB
+
+
+class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
+    """Moesif Actions API."""
+
+    url: Url = "https://api.moesif.net"
+    application_id: Annotated[
+        SecretSource,
+        describe("secret", "Collector application id, sent as `X-Moesif-Application-Id`.", aliases=("key",)),
+    ]
+    compression: CompressionChoice = "none"
+    batch_bytes: Annotated[
+        int,
+        describe("size", "At most so many bytes in one batch; Moesif takes 15 MB.", ge=KIB, le=12_000_000),
+    ] = 12_000_000
+    max_event_bytes: Annotated[
+        int,
+        describe("size", "An action larger than this is handled as `oversize` says.", ge=KIB, le=1_000_000),
+    ] = 1_000_000
+
+
+class FirehoseSink(Sink, frozen=True, kw_only=True, tag="firehose"):
+    """AWS Data Firehose. Credentials come from AWS's own chain: environment, profile, role."""
+
+    stream: Annotated[str, describe("name", "Name of the delivery stream.")]
+    region: Annotated[str | None, describe("text", "AWS region; unset: from AWS's own configuration.")] = None
+    format: FormatChoice = "raw"
+    endpoint_url: Annotated[str | None, describe("url", "Another endpoint than AWS's own.")] = None
+    batch_events: Annotated[
+        int, describe("number", "At most so many records a call; Firehose takes 500.", ge=1, le=500)
+    ] = 500
+    batch_bytes: Annotated[
+        int, describe("size", "At most so many bytes a call; Firehose takes 4 MiB.", ge=KIB, le=4 * MIB)
+    ] = 4 * MIB
+    max_event_bytes: Annotated[
+        int,
+        describe("size", "A record larger than this is handled as `oversize` says.", ge=KIB, le=1000 * KIB),
+    ] = 1000 * KIB
+    connect_timeout_seconds: ConnectTimeout = 5.0
+    read_timeout_seconds: ReadTimeout = 30.0
+    requests_per_second: RequestsPerSecond = 10.0
+    ca_file: CaFile = None
+
+
+class FileSink(Sink, frozen=True, kw_only=True, tag="file"):
+    """Files of JSON lines, one a day, synced to disk with every batch."""
+
+    path: Annotated[
+        str,
+        describe(
+            "template", "The file; `{date}` is the event's UTC day. Relative to the configuration file."
+        ),
+    ]
+    compression: CompressionChoice = "none"
+    format: FormatChoice = "raw"
+
+
+class StdoutSink(Sink, frozen=True, kw_only=True, tag="stdout"):
+    """JSON lines on standard output, for another process to read."""
+
+    format: FormatChoice = "raw"
+
+
+AnySink = LoggingServiceSink | LokiSink | MoesifSink | FirehoseSink | FileSink | StdoutSink
+
+SINK_TYPES: dict[str, type[AnySink]] = {
+    "logging-service": LoggingServiceSink,
+    "loki": LokiSink,
+    "moesif": MoesifSink,
+    "firehose": FirehoseSink,
+    "file": FileSink,
+    "stdout": StdoutSink,
+}

@@ -1,0 +1,131 @@
+"""Decisions about sending and retrying, as pure functions of values.
+
+`outcome` types name how a send ended; `decide` says what follows from one. Holds no socket, no clock and no random source: each is
+handed in. The promise behind it: nothing leaves the outbox but by being accepted or as a dead letter with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+
+class Accepted(NamedTuple):
+    """Every event of the batch was taken, except those in `refused`: index in the batch to the reason.
+
+    `retry` lists the indexes of events that were neither taken nor refused for good and must be sent again.
+    """
+
+    refused: Mapping[int, str] = {}
+    retry: tuple[int, ...] = ()
+    status: int | None = None
+
+
+class RetryAfter(NamedTuple):
+    """Not now: rate limit, overload, no connection. `seconds` is the other side's wish, if it had one."""
+
+    reason: str
+    seconds: float | None = None
+
+
+class TooLarge(NamedTuple):
+    """The request is larger than the other side takes."""
+
+    reason: str
+    status: int | None = None
+
+
+class Refused(NamedTuple):
+    """The request will never be taken as it is: some event in it is to blame."""
+
+    reason: str
+    status: int | None = None
+
+
+class CredentialsRefused(NamedTuple):
+    """Key, token or subscription was refused: a person is needed, the data waits."""
+
+    reason: str
+    status: int | None = None
+
+
+Outcome = Accepted | RetryAfter | TooLarge | Refused | CredentialsRefused
+
+
+class RetryPolicy(NamedTuple):
+    """Exponential backoff with full jitter: the n-th wait is uniform in `[0, min(max, initial * 2**(n-1))]` seconds."""
+
+    initial_seconds: float = 0.5
+    max_seconds: float = 60.0
+
+    def wait_seconds(
+        self, attempt: int, random: Callable[[], float], retry_after_seconds: float | None = None
+    ) -> float:
+        """How long to wait after the `attempt`-th failure (from 1). `random` gives uniform values in [0, 1).
+
+        The other side's `Retry-After` is a floor: never sooner, and jittered a little later so that not all come at once.
+        """
+        ceiling = min(self.max_seconds, self.initial_seconds * 2.0 ** min(attempt - 1, 32))
+        jitter = random() * ceiling
+        if retry_after_seconds is None:
+            return jitter
+        return retry_after_seconds + min(jitter, 0.1 * retry_after_seconds)
+
+
+PARKED_RETRY_SECONDS = 60.0
+# A wish beyond this is a mistake of the other side's: `Retry-After: 1e9` must not silence a sink for thirty years.
+MAX_RETRY_AFTER_SECONDS = 3600.0
+
+
+class Settle(NamedTuple):
+    """Done with the whole batch: the events in `dead` become dead letters, `retry` are sent again first, the rest is delivered."""
+
+    dead: Mapping[int, str]
+    retry: tuple[int, ...] = ()
+    status: int | None = None
+
+
+class Wait(NamedTuple):
+    """Keep everything and send the same again in `seconds`."""
+
+    seconds: float
+    reason: str
+
+
+class Park(NamedTuple):
+    """Keep everything, call a person, and try again in `seconds` with the key read anew."""
+
+    seconds: float
+    reason: str
+
+
+class Halve(NamedTuple):
+    """Send each half on its own: one of them is smaller, or free of the culprit."""
+
+
+class Shrink(NamedTuple):
+    """A single event is too large for the other side: handle it as `oversize` says."""
+
+    reason: str
+    status: int | None = None
+
+
+Decision = Settle | Wait | Park | Halve | Shrink
+
+
+def decide(
+    outcome: Outcome, count: int, attempt: int, policy: RetryPolicy, random: Callable[[], float]
+) -> Decision:
+    """What follows from the outcome of sending `count` events for the `attempt`-th time (from 1)."""
+    match outcome:
+        case Accepted(refused, retry, status):
+            return Settle(refused, retry, status)
+        case RetryAfter(reason, seconds):
+            wish = None if seconds is None else min(seconds, MAX_RETRY_AFTER_SECONDS)
+            return Wait(policy.wait_seconds(attempt, random, wish), reason)
+        case CredentialsRefused(reason):
+            return Park(PARKED_RETRY_SECONDS, reason)
+        case TooLarge(reason, status):
+            return Halve() if count > 1 else Shrink(reason, status)
+        case Refused(reason, status):
+            return Halve() if count > 1 else Settle({0: reason}, (), status)

@@ -1,0 +1,113 @@
+"""The errors of ionos-poller, grouped by the reaction they demand, and the exit codes they map to.
+
+Every error a user may see is a `PollerError`. Foreign exceptions are translated at the edge that met them, with the
+cause kept, so nothing above an edge ever catches `requests`, `sqlite3` or `OSError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+EXIT_OK = 0
+EXIT_INCOMPLETE = 1
+EXIT_CONFIG = 2
+EXIT_AUTH = 3
+EXIT_STATE = 4
+EXIT_INTERRUPTED = 130
+
+
+class PollerError(Exception):
+    """Base of all our errors: what went wrong in one line, where, and what to do about it.
+
+    `contract` and `sink` name what it concerns, where it concerns one; `hint` is the remedy, a short sentence.
+    """
+
+    exit_code = EXIT_INCOMPLETE
+
+    def __init__(self, message: str, *, hint: str = "", contract: str = "", sink: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.contract = contract
+        self.sink = sink
+
+    def __str__(self) -> str:
+        where = f"contract {self.contract}: " if self.contract else f"sink {self.sink}: " if self.sink else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{where}{self.message}{hint}"
+
+
+class Problem(NamedTuple):
+    """One thing wrong with the configuration: where (`path`, such as `sinks[0].url`), what, and what to do."""
+
+    path: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}{f' ({self.hint})' if self.hint else ''}"
+
+
+class ConfigError(PollerError):
+    """The configuration or the command line cannot be used. Carries all problems at once."""
+
+    exit_code = EXIT_CONFIG
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class TransientError(PollerError):
+    """It may work later: nothing is lost by waiting. `retry_after_seconds` is the other side's wish, if it had one."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        status: int | None = None,
+        hint: str = "",
+        contract: str = "",
+        sink: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint, contract=contract, sink=sink)
+        self.retry_after_seconds = retry_after_seconds
+        self.status = status
+
+
+class AuthError(PollerError):
+    """Credentials were refused or lack a privilege: park and call a person."""
+
+    exit_code = EXIT_AUTH
+
+
+class RejectedError(PollerError):
+    """The other side refuses this very request (not us, not now): split it, then set the culprit apart."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, hint: str = "", contract: str = "", sink: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, contract=contract, sink=sink)
+        self.status = status
+
+
+class StateError(PollerError):
+    """The state cannot be used, or another process holds it: stop before anything is lost."""
+
+    exit_code = EXIT_STATE
+
+
+class StateFullError(StateError):
+    """The disk is full. The state is as it was before; it may work again when space is freed."""
+
+
+class OutputError(PollerError):
+    """What we write to (stdout, a file) is gone or full: stop, and leave what was not written in the outbox."""
+
+
+class StoppedError(PollerError):
+    """We were asked to stop while waiting. Nothing went wrong."""
+
+    exit_code = EXIT_INTERRUPTED

@@ -1,0 +1,310 @@
+"""What the API's answers become: pages of events, each with its identity, its time and its line.
+
+Owns three decisions and nothing else: what makes two entries the same one (`_identity`), what time an entry has, and how
+its line is written. An entry's line is the API's own bytes with the white space between tokens taken out: key order,
+`1.10`, integers beyond 64 bits and escapes stay as they came. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+IDENTITY_BYTES = 16
+
+
+class BadAnswerError(Exception):
+    """The API's answer is not what FACTS.md describes; the text says how. The API client makes it one of our errors."""
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One entry of the audit trail, with what we know about it.
+
+    `identity` is the same for every read of the same entry and differs for different ones, within a contract.
+    `has_id` tells whether it rests on an id of the API's; otherwise it is a hash of the content, and `ordinal` counts
+    the equal entries before this one. `time_us` is in microseconds since 1970, the entry's own if `is_timed`.
+    `line` is compact JSON in UTF-8, without a newline.
+    """
+
+    time_us: int
+    identity: bytes
+    line: bytes
+    has_id: bool = True
+    is_timed: bool = True
+    ordinal: int = 0
+
+    def twin(self, ordinal: int) -> Event:
+        """The same content once more: the `ordinal`-th entry equal to this one, an entry of its own."""
+        identity = _digest(b"twin%d:" % ordinal + self.identity)
+        return msgspec.structs.replace(self, identity=identity, ordinal=ordinal)
+
+    def at(self, time_us: int) -> Event:
+        """This event, without a time of its own, given the time at which the API showed it."""
+        return msgspec.structs.replace(self, time_us=time_us)
+
+
+class OutboxEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event on its way to a sink. `collected_at` is in unix seconds; `line` has no newline."""
+
+    contract: str
+    time_us: int
+    collected_at: int
+    identity: bytes
+    ordinal: int
+    line: bytes
+
+
+class Page(msgspec.Struct, frozen=True, gc=False):
+    """One answer to one query: the events in the API's order, and the API's own count of the whole window.
+
+    `total` is None where the API did not say; `is_capped` means that it said "at least". `weight_bytes` is the size of
+    the lines. `is_mended` means that bytes which are not UTF-8 were replaced.
+    """
+
+    events: tuple[Event, ...]
+    total: int | None
+    is_capped: bool
+    weight_bytes: int
+    is_mended: bool
+
+
+class _Total(msgspec.Struct):
+    value: int
+    relation: str = "eq"
+
+
+class _Hit(msgspec.Struct):
+    source: msgspec.Raw = msgspec.field(name="_source")
+    id: Any = msgspec.field(name="_id", default=None)
+
+
+class _Hits(msgspec.Struct):
+    hits: list[_Hit]
+    total: int | _Total | None = None
+
+
+class _Answer(msgspec.Struct):
+    hits: _Hits
+
+
+class _Meta(msgspec.Struct):
+    time: datetime | None = None
+
+
+class _Head(msgspec.Struct):
+    """The part of an entry that identity and time are made of, where it has the usual types."""
+
+    uuid: str | None = msgspec.field(name="@uuid", default=None)
+    meta: _Meta | None = None
+
+
+class _HitHead(msgspec.Struct):
+    source: _Head = msgspec.field(name="_source")
+
+
+class _HitsHeads(msgspec.Struct):
+    hits: list[_HitHead]
+
+
+class _AnswerHeads(msgspec.Struct):
+    hits: _HitsHeads
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_answer_heads = msgspec.json.Decoder(_AnswerHeads).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def parse_page(body: bytes) -> Page:
+    """Read one answer of `GET /contracts/{number}`.
+
+    Accepts `{"hits": {"total", "hits": [{"_source"}]}}`, `{"items": [...]}` and a bare list, whose elements may be hits or
+    entries.  Raises: BadAnswerError when it is anything else.  Source: FACTS.md, IONOS Activity Log API.
+    """
+    try:
+        body.decode()
+        is_mended = False
+    except UnicodeDecodeError:
+        body = body.decode("utf-8", "replace").encode()
+        is_mended = True
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    try:
+        try:
+            return _parse(msgspec.json.format(body, indent=-1), is_mended, None)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            shield = _Shield(body)
+            if not shield.is_needed:
+                raise
+            return _parse(msgspec.json.format(shield.shielded, indent=-1), is_mended, shield)
+    except msgspec.DecodeError as error:
+        raise BadAnswerError(f"not the JSON that was expected: {error}") from error
+    except RecursionError as error:
+        raise BadAnswerError("JSON nested too deeply to read") from error
+
+
+def _parse(compact: bytes, is_mended: bool, shield: _Shield | None) -> Page:
+    hits, total = _hits_and_total(compact)
+    is_capped = False
+    if isinstance(total, _Total):
+        is_capped = total.relation != "eq"
+        total = total.value
+    if total is not None and total < 0:
+        raise BadAnswerError(f"a negative total: {total}")
+    lines = [bytes(hit.source) for hit in hits]
+    heads = _heads(compact, lines)
+    if shield is not None:
+        lines = [shield.restore(line) for line in lines]
+    events = tuple(_event(head, line, hit.id) for head, line, hit in zip(heads, lines, hits, strict=True))
+    return Page(events, total, is_capped, sum(map(len, lines)), is_mended)
+
+
+def _hits_and_total(compact: bytes) -> tuple[list[_Hit], int | _Total | None]:
+    if compact.startswith(b"["):
+        return _tolerant_hits(_decode_raws(compact)), None
+    try:
+        hits = _decode_answer(compact).hits
+    except msgspec.ValidationError:
+        items = _decode_object(compact).get("items")
+        if items is None:
+            raise
+        return _tolerant_hits(_decode_raws(items)), None
+    return hits.hits, hits.total
+
+
+def _tolerant_hits(raws: Iterable[msgspec.Raw]) -> list[_Hit]:
+    """Elements of a bare list or of `items`: hits, or the entries themselves."""
+    hits = []
+    for raw in raws:
+        fields = _decode_object(raw)
+        if "_source" in fields:
+            hits.append(msgspec.json.decode(raw, type=_Hit))
+        else:
+            hits.append(_Hit(raw))
+    return hits
+
+
+def _heads(compact: bytes, lines: Sequence[bytes]) -> list[_Head]:
+    """Identity and time fields of every entry: in one go where all have the usual types, else one by one."""
+    try:
+        return [hit.source for hit in _decode_answer_heads(compact).hits.hits]
+    except msgspec.ValidationError:
+        return [_head(line) for line in lines]
+
+
+def _head(line: bytes) -> _Head:
+    try:
+        return _decode_head(line)
+    except msgspec.ValidationError:
+        fields = _decode_object(line)
+    uuid = _decode_or_none(fields.get("@uuid"))
+    meta = _decode_or_none(fields.get("meta"))
+    time = meta.get("time") if isinstance(meta, dict) else None
+    return _Head(str(uuid) if _is_scalar(uuid) else None, _Meta(_parse_time(time)))
+
+
+def _decode_or_none(raw: msgspec.Raw | None) -> Any:
+    try:
+        return None if raw is None else msgspec.json.decode(raw)
+    except msgspec.DecodeError:  # a number out of range, say: then it is no id and no time
+        return None
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def _parse_time(value: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _event(head: _Head, line: bytes, hit_id: Any) -> Event:
+    identity, has_id = _identity(head.uuid, hit_id, line)
+    time = head.meta.time if head.meta is not None else None
+    if time is None:
+        return Event(0, identity, line, has_id, is_timed=False)
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    try:
+        return Event(round(time.timestamp() * 1_000_000), identity, line, has_id)
+    except OverflowError:  # the year 1 east of Greenwich
+        return Event(0, identity, line, has_id, is_timed=False)
+
+
+def _identity(uuid: str | None, hit_id: Any, line: bytes) -> tuple[bytes, bool]:
+    """What makes an entry this entry: `@uuid`, else the hit's `_id`, else its content. And whether it is an id."""
+    if uuid:
+        return _digest(b"uuid:" + uuid.encode("utf-8", "surrogatepass")), True
+    if _is_scalar(hit_id) and hit_id != "":
+        return _digest(b"id:" + str(hit_id).encode("utf-8", "surrogatepass")), True
+    return _digest(b"content:" + _canonical(line)), False
+
+
+def _canonical(line: bytes) -> bytes:
+    """The content with its keys sorted, so that a store that reorders keys does not make a second entry of one."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(line), order="sorted")
+    except (msgspec.DecodeError, RecursionError):
+        return line
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=IDENTITY_BYTES).digest()
+
+
+class _Shield:
+    """Carries lone surrogate escapes (`\\ud800`), which are JSON but no Unicode, through a decoder that refuses them.
+
+    Each is replaced by a mark that occurs nowhere in the body, and put back, byte for byte, in the lines.
+    """
+
+    _escape = re.compile(
+        rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+        re.DOTALL,
+    )
+
+    def __init__(self, body: bytes) -> None:
+        self._mark = b"lone-surrogate-"
+        while self._mark in body:
+            self._mark += b"-"
+        self.shielded = self._escape.sub(
+            lambda match: b"<" + self._mark + match[1] + b">" if match[1] else match[0], body
+        )
+        self.is_needed = self._mark in self.shielded
+        self._marked = re.compile(b"<" + re.escape(self._mark) + rb"([0-9a-fA-F]{4})>")
+
+    def restore(self, line: bytes) -> bytes:
+        return self._marked.sub(rb"\\u\1", line)
+
+
+def parse_contracts(body: bytes) -> list[str]:
+    """Read the answer of `GET /contracts`: contract numbers as text, in the API's order, each once.
+
+    Raises: BadAnswerError when it is not a list (or `{"items": [...]}`) of objects with an `id`.
+    """
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswerError(f"not the JSON that was expected: {error}") from error
+    items = answer.get("items") if isinstance(answer, dict) else answer
+    if not isinstance(items, list):
+        raise BadAnswerError("neither a list of contracts nor an object with `items`")
+    numbers = []
+    for item in items:
+        number = str(item.get("id", "")) if isinstance(item, dict) else ""
+        if not number.isascii() or not number.isdigit():
+            raise BadAnswerError("a contract without a numeric id")
+        numbers.append(number)
+    return list(dict.fromkeys(numbers))

@@ -1,0 +1,341 @@
+"""Collecting: read the windows of a contract that are due, in order, and commit each with the progress it means."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import NamedTuple
+
+from poller.api import ActivityLog
+from poller.config import Config
+from poller.errors import AuthError, ConfigError, PollerError, StoppedError, TransientError
+from poller.events import Event
+from poller.reading import Limits, Reading, Split, WindowReader
+from poller.store import State
+from poller.store.contracts import Commit, Contract
+from poller.windows import Window, next_window, tile
+
+log = logging.getLogger(__name__)
+
+# `Date` has whole seconds, and the answer takes a while to come: less than this is no skew.
+_TOLERATED_SKEW_SECONDS = 2.0
+WARN_SKEW_SECONDS = 30.0
+_MICROSECONDS = 1_000_000
+
+
+class Poll(NamedTuple):
+    """How the poll of one contract ended: counts of entries, the failure if there was one, and what could not be read.
+
+    `new` are those that went to the outbox; `incomplete` are single seconds that hold more than the API serves.
+    """
+
+    contract: str
+    fetched: int = 0
+    new: int = 0
+    filtered: int = 0
+    late: int = 0
+    repaired: int = 0
+    failure: PollerError | None = None
+    incomplete: tuple[Window, ...] = ()
+
+
+class _Lane(NamedTuple):
+    """A row of windows to be read in order: those up to now, or those of a span that is read once more."""
+
+    windows: list[Window]
+    of_range: int | None
+    is_repair: bool
+
+
+class Collector:
+    """Collects contracts of one or more accounts into the state. Safe to use from several threads, a contract from one."""
+
+    def __init__(
+        self,
+        state: State,
+        accounts: Mapping[str, ActivityLog],
+        config: Config,
+        *,
+        stop: threading.Event,
+        prepare: Callable[[str, Sequence[Event]], Sequence[Event]] = lambda contract, events: events,
+        on_commit: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`prepare` filters and rewrites the new events of a contract; `on_commit` is called when some were stored."""
+        self._state = state
+        self._accounts = accounts
+        self._config = config
+        self._stop = stop
+        self._prepare = prepare
+        self._on_commit = on_commit
+        self._clock = clock
+        concurrency = config.api.concurrency
+        self._limits = Limits(
+            config.api.page_size,
+            config.api.result_window,
+            max(1024 * 1024, config.api.window_bytes // concurrency),
+        )
+        # A slot is the right to hold one window in memory: so many at once, whichever contracts they are of.
+        self._slots = threading.Semaphore(concurrency)
+        self._readers = ThreadPoolExecutor(concurrency, thread_name_prefix="read")
+
+    def discover(
+        self, *, since: int | None = None, only: Iterable[str] = ()
+    ) -> tuple[list[str], list[PollerError]]:
+        """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
+
+        `since` also has known ones read once more from there. Returns the contracts, sorted, and what failed account by account.
+        """
+        settings = self._config.poll
+        wanted = set(only) or set(settings.contracts)
+        found: dict[str, str] = {}
+        failures: list[PollerError] = []
+        for name, api in self._accounts.items():
+            try:
+                visible = api.contracts()
+            except (TransientError, AuthError, ConfigError, PollerError) as error:
+                if isinstance(error, StoppedError):
+                    raise
+                failures.append(error)
+                log.error("discovery.failed", extra={"account": name, "why": str(error)})
+                # What was known before is still worth a try: only the list failed.
+                visible = [row.contract for row in self._state.contracts.all() if row.account == name]
+            for contract in visible:
+                found.setdefault(contract, name)
+        chosen = {
+            contract: name
+            for contract, name in found.items()
+            if (not wanted or contract in wanted) and contract not in settings.exclude_contracts
+        }
+        for contract in sorted(wanted - set(found)):
+            failures.append(
+                PollerError(
+                    "this account does not see the contract",
+                    contract=contract,
+                    hint="check the number, and which contracts the token may see with `ionos-poller check`",
+                )
+            )
+        known = {row.contract: row for row in self._state.contracts.all()}
+        for name in self._accounts:
+            mine = [contract for contract, account in chosen.items() if account == name]
+            start = int(
+                self._trusted_now(self._accounts[name], self._clock()) - settings.initial_lookback_seconds
+            )
+            self._state.contracts.enrol(mine, name, since if since is not None else start)
+        if since is not None:
+            self._widen([known[contract] for contract in chosen if contract in known], since)
+        return sorted(chosen), failures
+
+    def _widen(self, contracts: Iterable[Contract], since: int) -> None:
+        """Have what lies between `since` and the ordinary next window read once more."""
+        for row in contracts:
+            end = max(row.origin, row.watermark - self._config.poll.overlap_seconds)
+            if since < end:
+                self._state.contracts.add_range(row.contract, Window(since, end), "since")
+
+    def collect(self, contract: str) -> Poll:
+        """Read and commit everything of a contract up to now. Never raises for what concerns this contract alone.
+
+        Raises: StateError, StoppedError.
+        """
+        row = self._state.contracts.get(contract)
+        if row is None:
+            raise ValueError(f"contract {contract} was not discovered")
+        api = self._accounts[row.account]
+        now = self._clock()
+        poll = Poll(contract)
+        for lane in self._lanes(row, api, now):
+            if poll.failure is not None and lane.of_range is not None:
+                continue  # the API had its chance with an older span; only the present is tried as well
+            poll = self._collect_lane(row, api, lane, now, poll)
+        failure = poll.failure or (_too_dense(contract, poll.incomplete[0]) if poll.incomplete else None)
+        self._state.contracts.record_poll(contract, int(now), str(failure) if failure else "")
+        return poll._replace(failure=failure)
+
+    def _lanes(self, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:
+        for span in self._state.contracts.ranges(row.contract):
+            yield _Lane(list(tile(span.window)), span.id, span.purpose == "repair")
+        # Read as far as either clock says, so that nothing comes later than it must; the watermark believes the earlier.
+        reach = now + max(0.0, -_skew(api))
+        window = next_window(row.watermark, row.origin, int(reach), self._config.poll.overlap_seconds)
+        if window is not None:
+            yield _Lane(list(tile(window)), None, is_repair=False)
+
+    def _collect_lane(self, row: Contract, api: ActivityLog, lane: _Lane, now: float, poll: Poll) -> Poll:
+        is_held = False  # the watermark stays behind a second that could not be read whole
+        reader = WindowReader(api, row.contract, self._limits)
+        try:
+            with closing(self._read_ahead(reader, lane.windows)) as readings:
+                for window, reading in readings:
+                    if not reading.is_complete:
+                        is_held = True
+                        poll = poll._replace(incomplete=(*poll.incomplete, window))
+                        log.error(
+                            "window.incomplete",
+                            extra={
+                                "contract": row.contract,
+                                "window": str(window),
+                                "fetched": reading.fetched,
+                            },
+                        )
+                    poll = self._commit(row, api, lane, window, reading, now, poll, is_held=is_held)
+        except (StoppedError, GeneratorExit):
+            raise
+        except PollerError as error:
+            if error.exit_code == 4:  # the state, not the contract
+                raise
+            error.contract = error.contract or row.contract
+            log.log(
+                logging.ERROR if isinstance(error, AuthError) else logging.WARNING,
+                "contract.failed",
+                extra={
+                    "contract": row.contract,
+                    "account": row.account,
+                    "why": error.message,
+                    "hint": error.hint,
+                },
+            )
+            return poll._replace(failure=poll.failure or error)
+        return poll
+
+    def _commit(
+        self,
+        row: Contract,
+        api: ActivityLog,
+        lane: _Lane,
+        window: Window,
+        reading: Reading,
+        now: float,
+        poll: Poll,
+        *,
+        is_held: bool,
+    ) -> Poll:
+        contracts = self._state.contracts
+        unseen = contracts.unseen(row.contract, reading.events)
+        kept = self._prepare(row.contract, unseen) if unseen else unseen
+        late = 0
+        if lane.of_range is None and row.watermark > row.origin:
+            late = sum(event.is_timed and event.time_us < row.watermark * _MICROSECONDS for event in unseen)
+        repaired = len(unseen) if lane.is_repair else 0
+        trusted = int(self._trusted_now(api, now))
+        contracts.commit_window(
+            Commit(
+                row.contract,
+                window,
+                reading.fetched,
+                unseen,
+                kept,
+                int(now),
+                advance_to=None if is_held or lane.of_range is not None else min(window.end, trusted),
+                of_range=None if is_held else lane.of_range,
+                late=late,
+                repaired=repaired,
+            )
+        )
+        log.log(
+            logging.INFO if unseen else logging.DEBUG,
+            "window.collected",
+            extra={
+                "contract": row.contract,
+                "window": str(window),
+                "fetched": reading.fetched,
+                "new": len(kept),
+                "filtered": len(unseen) - len(kept),
+                "late": late,
+            },
+        )
+        if kept:
+            self._on_commit()
+        return poll._replace(
+            fetched=poll.fetched + reading.fetched,
+            new=poll.new + len(kept),
+            filtered=poll.filtered + len(unseen) - len(kept),
+            late=poll.late + late,
+            repaired=poll.repaired + repaired,
+        )
+
+    def _read_ahead(
+        self, reader: WindowReader, windows: Iterable[Window]
+    ) -> Iterator[tuple[Window, Reading]]:
+        """Read windows in order, the later ones ahead of time while there are slots; split ones are replaced by their parts."""
+        queue = deque(_Ahead(window) for window in windows)
+        try:
+            while queue:
+                self._wait_for_room()
+                head = queue[0]
+                if not head.has_slot:
+                    self._slots.acquire()
+                    head.has_slot = True
+                for item in list(queue)[1:]:
+                    if not item.has_slot:
+                        if not self._slots.acquire(blocking=False):
+                            break
+                        item.has_slot = True
+                        item.future = self._readers.submit(reader.read, item.window)
+                # The head is read by this thread, unless it was begun ahead of time.
+                result = head.future.result() if head.future else reader.read(head.window)
+                if isinstance(result, Split):
+                    queue.popleft()
+                    queue.extendleft(_Ahead(window) for window in reversed(result.windows))
+                    queue[0].has_slot = True  # handed on
+                    continue
+                yield head.window, result
+                queue.popleft()
+                self._slots.release()
+        finally:
+            for item in queue:
+                if item.has_slot:
+                    if item.future is not None:
+                        item.future.cancel()
+                    self._slots.release()
+
+    def _wait_for_room(self) -> None:
+        """Wait while the outbox is full: the API keeps what is not collected yet."""
+        is_told = False
+        while self._state.outbox.size().bytes >= self._config.outbox.max_bytes:
+            if not is_told:
+                log.warning("outbox.full", extra={"max_bytes": self._config.outbox.max_bytes})
+                is_told = True
+            if self._stop.wait(0.2):
+                raise StoppedError("asked to stop")
+        if is_told:
+            log.warning("outbox.has_room")
+        if self._stop.is_set():
+            raise StoppedError("asked to stop")
+
+    def _trusted_now(self, api: ActivityLog, now: float) -> float:
+        """The earlier of our clock and the API's: up to there, neither doubts that the time has passed."""
+        return now - max(0.0, _skew(api))
+
+    def close(self) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+
+class _Ahead:
+    """A window in the queue of `_read_ahead`, perhaps being read."""
+
+    __slots__ = ("future", "has_slot", "window")
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.has_slot = False
+        self.future: Future[Reading | Split] | None = None
+
+
+def _skew(api: ActivityLog) -> float:
+    """Our clock minus the API's in seconds, 0 where that is within what `Date` can tell."""
+    skew = api.clock_skew_seconds
+    return skew if abs(skew) > _TOLERATED_SKEW_SECONDS else 0.0
+
+
+def _too_dense(contract: str, window: Window) -> PollerError:
+    return PollerError(
+        f"{window} holds more entries than the API serves; what it serves was collected, the watermark stays before it",
+        contract=contract,
+        hint="raise api.result_window if the API allows more, or ask IONOS for the entries of that second",
+    )

@@ -1,0 +1,29 @@
+"""The Activity Log API and a set of intakes on loopback, with faults on request: what `simulate` and
+`demo` run, and tests run against.
+
+    with Simulator(SimulatorSettings(contracts=2, events=12_000, span_seconds=7200)) as simulator:
+        ...  # point IONOS_API_URL to simulator.url, and a sink to simulator.url + "/sink/logging"
+        assert simulator.books("logging").lost == 0
+
+Must not: import anything of the product but its errors; else it could share the product's mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poller.simulator.faults import parse_faults
+from poller.simulator.settings import SimulatorSettings
+from poller.simulator.world import Simulator
+
+__all__ = ["Simulator", "SimulatorSettings", "parse_faults", "serve"]
+
+
+def serve(settings: SimulatorSettings, announce: Callable[[Simulator], None]) -> None:
+    """Run a simulator until interrupted; `announce` is called once it listens.
+
+    Raises: ConfigError for a bad fault spec; OSError when the port is taken; KeyboardInterrupt on Ctrl-C.
+    """
+    with Simulator(settings) as simulator:
+        announce(simulator)
+        simulator.wait()

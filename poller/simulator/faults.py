@@ -1,0 +1,246 @@
+"""What the simulator does wrong on request: the grammar of `--fault`, and the dice.
+
+A fault reads `[SELECTOR:]KIND[:OPTION]...`, for example
+
+    500:10%                      every tenth API request answers 500
+    429:10%:retry-after=2        with a Retry-After header (seconds, or `date+2` for an HTTP date in 2 s)
+    contract=31960002:500        every page of one contract
+    path=contracts:503:x2        the next two listings of contracts (`after=N` lets N pass before)
+    sink=logging:lost-ack:30%    an intake stores, then drops the connection (`sink=*`: every intake)
+
+SELECTOR  `contract=NUMBER`, `path=entries|contracts|root`, `sink=logging|loki|moesif|http|*`; without one,
+          the whole API.
+OPTION    `N%` how often (default always), a duration (`50ms`, `3s`, `1m`), `xN` at most N times, `after=N`,
+          `retry-after=N|date+N`, `within=DURATION` (late).
+KIND, of the API and the intakes
+  400..599      that status with an error body (an intake stores nothing)
+  hang          no answer for the duration (30s), then the connection is dropped
+  reset         the connection is reset without an answer
+  latency       the answer is held back for the duration (100ms)
+  mixed         one of the failures below, evenly; a duration (2s) applies to hang and drip
+                API: 500, 503, 429, hang, reset, truncate, cut, html, missing-hits, wrong-types, drip,
+                capped-total
+                intakes: 500, 503, 429, hang, reset, lost-ack
+KIND, of the API only
+  truncate      half of the JSON, as if it were whole
+  cut           the connection closes in mid-body
+  html          200 with a page of HTML
+  missing-hits  200 with JSON that has no hits
+  wrong-types   200 with `hits` of the wrong type
+  drip          the answer in 20 pieces over the duration (5s)
+  capped-total  `total` is never above 10,000
+  late          this share of the entries younger than `within` (5m), and of those added later, is not shown
+                before the duration (3s) is over, counted from when the fault was set or the entry added
+KIND, of the intakes only
+  lost-ack      stores, then drops the connection
+  partial       stores the first half, then answers 500
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from poller.errors import ConfigError, Problem
+
+API_FAILURES = (
+    "500",
+    "503",
+    "429",
+    "hang",
+    "reset",
+    "truncate",
+    "cut",
+    "html",
+    "missing-hits",
+    "wrong-types",
+    "drip",
+)
+SINK_FAILURES = ("500", "503", "429", "hang", "reset", "lost-ack")
+SINK_NAMES = ("logging", "loki", "moesif", "http")
+PATHS = ("root", "contracts", "entries")
+
+_BOTH = {"hang": 30.0, "reset": 0.0, "latency": 0.1, "mixed": 2.0}  # kind -> default duration in seconds
+_API_ONLY = {
+    "truncate": 0.0,
+    "cut": 0.0,
+    "html": 0.0,
+    "missing-hits": 0.0,
+    "wrong-types": 0.0,
+    "drip": 5.0,
+    "capped-total": 0.0,
+    "late": 3.0,
+}
+_SINK_ONLY = {"lost-ack": 0.0, "partial": 0.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_STATUS = re.compile(r"[45]\d\d")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_OPTIONS = "N% (0 to 100), a duration such as 50ms or 3s, xN, after=N, retry-after=N|date+N, within=DURATION"
+
+
+@dataclass
+class Fault:
+    """One parsed spec. `contract`, `path` and `sink` empty mean any; `sink` empty means the API."""
+
+    kind: str
+    share: float = 1.0
+    seconds: float = 0.0
+    contract: str = ""
+    path: str = ""
+    sink: str = ""
+    skip: int = 0
+    remaining: int = -1  # -1: without end
+    retry_after: str = ""
+    within_seconds: float = 300.0
+
+    def concerns(self, path: str, contract: str, sink: str) -> bool:
+        """Whether this fault may hit a request to this path and contract of the API, or to this sink."""
+        if bool(sink) != bool(self.sink) or (sink and self.sink not in ("*", sink)):
+            return False
+        return self.path in ("", path) and self.contract in ("", contract)
+
+
+class Draw(NamedTuple):
+    """What befalls one request."""
+
+    failure: Fault | None = None
+    latency_seconds: float = 0.0
+    is_total_capped: bool = False
+
+
+def _duration_seconds(text: str) -> float | None:
+    match = _DURATION.fullmatch(text)
+    return float(match[1]) * _UNITS[match[2]] if match else None
+
+
+def _set_option(fault: Fault, option: str) -> bool:
+    """Whether `option` was understood."""
+    name, _, value = option.partition("=")
+    seconds = _duration_seconds(option)
+    if seconds is not None:
+        fault.seconds = seconds
+    elif re.fullmatch(r"\d+(\.\d+)?%", option) and float(option[:-1]) <= 100:
+        fault.share = float(option[:-1]) / 100
+    elif re.fullmatch(r"x\d+", option):
+        fault.remaining = int(option[1:])
+    elif name == "after" and value.isdigit():
+        fault.skip = int(value)
+    elif name == "retry-after" and re.fullmatch(r"(date\+)?\d+", value):
+        fault.retry_after = value
+    elif name == "within" and _duration_seconds(value) is not None:
+        fault.within_seconds = _duration_seconds(value) or 0.0
+    else:
+        return False
+    return True
+
+
+def parse_fault(spec: str) -> Fault:
+    """The fault a spec describes.
+
+    Raises: ConfigError saying what is allowed, when the spec is not of the grammar above.
+    """
+    parts = [part.strip() for part in spec.split(":")]
+    fault = Fault(kind="")
+
+    def refuse(message: str, allowed: str) -> ConfigError:
+        return ConfigError([Problem(f"fault {spec!r}", message, f"allowed: {allowed}")])
+
+    while parts and re.match(r"(contract|path|sink)=", parts[0]):
+        name, _, value = parts.pop(0).partition("=")
+        allowed = {"contract": (), "path": PATHS, "sink": (*SINK_NAMES, "*")}[name]
+        if (allowed and value not in allowed) or (name == "contract" and not value.isdigit()):
+            raise refuse(f"{name}={value} names nothing", ", ".join(allowed) or "a contract number")
+        setattr(fault, name, value)
+    if fault.sink and (fault.contract or fault.path):
+        raise refuse("a sink has neither contract nor path", "one of sink=, or contract= and path=")
+    kinds = {**_BOTH, **(_SINK_ONLY if fault.sink else _API_ONLY)}
+    kind = parts.pop(0) if parts else ""
+    if kind not in kinds and not _STATUS.fullmatch(kind):
+        raise refuse(f"unknown kind {kind!r}", f"a status 400..599, {', '.join(sorted(kinds))}")
+    fault.kind = kind
+    fault.seconds = kinds.get(kind, 0.0)
+    for option in parts:
+        if not _set_option(fault, option):
+            raise refuse(f"unknown option {option!r}", _OPTIONS)
+    return fault
+
+
+def parse_faults(specs: Iterable[str]) -> list[Fault]:
+    """All faults of `specs`.
+
+    Raises: ConfigError with the problems of all bad specs at once.
+    """
+    faults: list[Fault] = []
+    problems: list[Problem] = []
+    for spec in specs:
+        try:
+            faults.append(parse_fault(spec))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return faults
+
+
+class FaultPlan:
+    """The faults in force and the dice, which fall the same way for the same seed and order of requests.
+
+    At most one failure hits a request: the first spec whose dice say so. Latency adds up.
+    """
+
+    def __init__(self, specs: Iterable[str] = (), seed: int = 1) -> None:
+        self.specs = tuple(specs)
+        self._faults = parse_faults(self.specs)
+        self.late = [fault for fault in self._faults if fault.kind == "late"]
+        self._rng = random.Random(seed)
+        self._lock = threading.Lock()
+
+    def draw(self, *, path: str = "", contract: str = "", sink: str = "") -> Draw:
+        """What befalls a request to `path` (and `contract`) of the API, or to `sink`."""
+        if not self._faults:
+            return Draw()
+        failure: Fault | None = None
+        latency_seconds, is_total_capped = 0.0, False
+        with self._lock:
+            for fault in self._faults:
+                if fault.kind == "late" or not fault.concerns(path, contract, sink):
+                    continue
+                is_failure = fault.kind not in ("latency", "capped-total")
+                if (is_failure and failure) or not self._hits(fault):
+                    continue
+                kind = self._resolve(fault)
+                if kind == "latency":
+                    latency_seconds += fault.seconds
+                elif kind == "capped-total":
+                    is_total_capped = True
+                else:
+                    failure = replace(fault, kind=kind)
+        return Draw(failure, latency_seconds, is_total_capped)
+
+    def _hits(self, fault: Fault) -> bool:
+        if fault.skip:
+            fault.skip -= 1
+            return False
+        if not fault.remaining or self._rng.random() >= fault.share:
+            return False
+        fault.remaining -= fault.remaining > 0
+        return True
+
+    def _resolve(self, fault: Fault) -> str:
+        if fault.kind != "mixed":
+            return fault.kind
+        return self._rng.choice(SINK_FAILURES if fault.sink else (*API_FAILURES, "capped-total"))
+
+    def late_seconds(self, contract: str, age_seconds: float = 0.0) -> float:
+        """How much later than it should an entry of this contract is shown; rolls the dice."""
+        delay = 0.0
+        with self._lock:
+            for fault in self.late:
+                is_young = age_seconds <= fault.within_seconds
+                if is_young and fault.contract in ("", contract) and self._rng.random() < fault.share:
+                    delay = max(delay, fault.seconds)
+        return delay

@@ -1,0 +1,260 @@
+"""Stand-ins for where events go, each of which records exactly what it accepted.
+
+An intake first judges a request, then stores what the verdict grants, so that a fault can come between the
+two. It keeps one count per 16-byte digest of a line, not the lines (unless told to), so that a million
+events fit.
+Words: accepted = acknowledged events; stored = what a user would find; repeats = found more than once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from poller.simulator.answers import Answer, Request, inflated, json_answer
+from poller.simulator.settings import SimulatorSettings
+
+MOESIF_MAX_AGE = timedelta(days=30)
+
+
+def digest_of(line: bytes) -> bytes:
+    """The 16 bytes a line is known by."""
+    return hashlib.blake2b(line, digest_size=16).digest()
+
+
+class Item(NamedTuple):
+    """One event to store. `key`: its identity, where that is not its text. `stream`, `at_ns`: Loki's."""
+
+    line: bytes
+    key: bytes = b""
+    stream: str = ""
+    at_ns: int = 0
+
+
+class Verdict(NamedTuple):
+    """What an intake makes of a request: the answer, what it stores, how many events it refused."""
+
+    answer: Answer
+    items: list[Item]
+    refused: int = 0
+
+
+def _refusal(status: int, message: str, refused: int = 0) -> Verdict:
+    return Verdict(json_answer(status, {"message": message}), [], refused)
+
+
+class Intake:
+    """What all intakes share: the record. Calls are made under the simulator's lock of this intake."""
+
+    name = ""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.stored = 0
+        self.refused = 0
+        self.counts: dict[bytes, int] = {}  # digest of the key or line -> times stored
+        self.kept: list[Item] = []  # in the order stored, if lines are kept
+
+    def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
+        """What the real one would do with this request, now."""
+        raise NotImplementedError
+
+    def store(self, items: list[Item], *, keep_lines: bool) -> None:
+        """Take in what a verdict granted."""
+        for item in items:
+            self.accepted += 1
+            digest = digest_of(item.key or item.line)
+            if self._collapses(item, digest):
+                continue
+            self.counts[digest] = self.counts.get(digest, 0) + 1
+            self.stored += 1
+            if keep_lines:
+                self.kept.append(item)
+
+    def _collapses(self, item: Item, digest: bytes) -> bool:  # noqa: ARG002 - for those that override it
+        """Whether this event vanishes into an equal one stored before; asked once for each, in order."""
+        return False
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The stored events in order, if lines are kept."""
+        return [item.line for item in self.kept]
+
+    @property
+    def distinct(self) -> int:
+        return len(self.counts)
+
+    @property
+    def repeats(self) -> int:
+        """Events a user finds more than once, each beyond the first."""
+        return self.stored - len(self.counts)
+
+    def state(self) -> dict[str, Any]:
+        """The figures of `GET /_simulator/state`."""
+        return {
+            "accepted": self.accepted,
+            "stored": self.stored,
+            "distinct": self.distinct,
+            "repeats": self.repeats,
+            "collapsed": self.accepted - self.stored,
+            "refused": self.refused,
+        }
+
+
+def _json_lines(body: bytes) -> list[bytes]:
+    """The elements of a JSON array, or one JSON object, as written. Raises: msgspec.DecodeError."""
+    if body.lstrip()[:1] == b"[":
+        return [bytes(raw) for raw in msgspec.json.decode(body, type=list[msgspec.Raw])]
+    msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return [body.strip()]
+
+
+def _poisoned(lines: list[bytes], settings: SimulatorSettings) -> Verdict | None:
+    poison = settings.poison.encode()
+    if not poison:
+        return None
+    culprit = next((place for place, line in enumerate(lines) if poison in line), None)
+    if culprit is None:
+        return None
+    stored = lines[:culprit] if settings.poison_stores_before else []
+    items = [Item(line) for line in stored]
+    return Verdict(json_answer(400, {"message": "Bad Request"}), items, len(lines) - len(items))
+
+
+class LoggingIntake(Intake):
+    """The Logging Service: `POST /{tag}` with an APIKEY. Source: FACTS.md, "IONOS Logging Service"."""
+
+    name = "logging"
+
+    def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
+        if request.headers.get("apikey") != settings.api_key:
+            return _refusal(401, "Unauthorized")
+        body = inflated(request)
+        if body is None:
+            return _refusal(400, "invalid gzip")
+        if settings.max_body_bytes and len(body) > settings.max_body_bytes:
+            return _refusal(413, "Request Entity Too Large")
+        try:
+            lines = _json_lines(body)
+        except msgspec.DecodeError:
+            return _refusal(400, "invalid JSON")
+        return _poisoned(lines, settings) or Verdict(
+            Answer(201, content_type="text/plain"), [Item(x) for x in lines]
+        )
+
+
+class HttpIntake(Intake):
+    """Any HTTP source: takes NDJSON, a JSON array or a JSON object, and asks for no credentials."""
+
+    name = "http"
+
+    def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
+        body = inflated(request)
+        if body is None:
+            return _refusal(400, "invalid gzip")
+        if settings.max_body_bytes and len(body) > settings.max_body_bytes:
+            return _refusal(413, "Request Entity Too Large")
+        try:
+            lines = _json_lines(body)
+        except msgspec.DecodeError:
+            lines = [line for line in body.splitlines() if line.strip()]
+            try:
+                for line in lines:
+                    msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+            except msgspec.DecodeError:
+                return _refusal(400, "neither JSON nor NDJSON")
+        return _poisoned(lines, settings) or Verdict(Answer(200, b"{}"), [Item(line) for line in lines])
+
+
+class _ActionRequest(msgspec.Struct):
+    time: datetime
+    uri: str
+    ip_address: str = ""
+
+
+class _Action(msgspec.Struct):
+    action_name: str
+    request: _ActionRequest
+    transaction_id: str = ""
+    user_id: str = ""
+    company_id: str = ""
+    metadata: dict[str, msgspec.Raw] = {}
+
+
+class MoesifIntake(Intake):
+    """Moesif's Actions API, which collapses a repeated `transaction_id`. Source: FACTS.md, its section."""
+
+    name = "moesif"
+
+    def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
+        wanted = settings.application_id
+        if wanted not in (
+            request.headers.get("x-moesif-application-id"),
+            request.headers.get("authorization"),
+        ):
+            return _refusal(401, "Unauthorized Access")
+        body = inflated(request)
+        if body is None:
+            return _refusal(400, "invalid gzip")
+        if len(body) > settings.moesif_max_body_bytes:
+            return _refusal(413, "request entity too large")
+        is_batch = request.path.rstrip("/").endswith("/batch")
+        try:
+            if is_batch != (body.lstrip()[:1] == b"["):
+                return _refusal(400, "an array goes to /batch, one action to /actions")
+            items = [self._item(line, settings) for line in _json_lines(body)]
+        except msgspec.DecodeError as error:
+            return _refusal(400, f"invalid action: {error}")
+        if None in items:
+            return _refusal(413, "an action exceeds the size limit", len(items))
+        return Verdict(json_answer(201, {}), [item for item in items if item])
+
+    def _item(self, line: bytes, settings: SimulatorSettings) -> Item | None:
+        """The action to store, None if it is too large. Raises: msgspec.DecodeError."""
+        if len(line) > settings.moesif_max_action_bytes:
+            return None
+        action = msgspec.json.decode(line, type=_Action)
+        uri, at = urlsplit(action.request.uri), action.request.time
+        if not (action.action_name and uri.scheme and uri.netloc):
+            raise msgspec.ValidationError("action_name and an absolute request.uri are required")
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        if at < datetime.fromtimestamp(time.time(), UTC) - MOESIF_MAX_AGE:
+            raise msgspec.ValidationError("request.time is older than 30 days")
+        if len(action.transaction_id) not in (0, 36):
+            raise msgspec.ValidationError("transaction_id must be a UUID of 36 characters")
+        return Item(line, key=action.transaction_id.encode())
+
+    def _collapses(self, item: Item, digest: bytes) -> bool:
+        return bool(item.key) and digest in self.counts
+
+
+class Books(NamedTuple):
+    """What the logs hold against what an intake has: every entry should be there, once."""
+
+    expected: int
+    received: int
+    lost: int
+    repeated: int
+    invented: int
+
+
+def balance(expected: Iterator[bytes], intake: Intake) -> Books:
+    """The books of an intake of plain lines; an entry the logs hold twice may be there twice."""
+    wanted: dict[bytes, int] = {}
+    for line in expected:
+        digest = digest_of(line)
+        wanted[digest] = wanted.get(digest, 0) + 1
+    had = intake.counts
+    return Books(
+        expected=sum(wanted.values()),
+        received=intake.stored,
+        lost=sum(max(0, count - had.get(digest, 0)) for digest, count in wanted.items()),
+        repeated=sum(max(0, count - wanted[digest]) for digest, count in had.items() if digest in wanted),
+        invented=sum(count for digest, count in had.items() if digest not in wanted),
+    )

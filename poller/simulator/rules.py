@@ -1,0 +1,141 @@
+"""The rules of the Activity Log API: from a request to the answer of the real one. No sockets, no faults.
+
+Source: FACTS.md, "IONOS Activity Log API (v1, read-only)".
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from poller.simulator.answers import Answer, Request, api_error, json_answer
+from poller.simulator.log import ContractLog, Page
+from poller.simulator.settings import SimulatorSettings
+
+BASE_PATH = "/activitylog/v1"
+TOTAL_CAP = 10_000
+_DEFAULT_LIMIT = 20
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?", re.ASCII)
+_FOREVER_MS = 1 << 53
+
+
+def path_kind(path: str) -> tuple[str, str]:
+    """The part of the API: `root`, `contracts`, `entries` or `unknown`; and the contract the path names."""
+    parts = [part for part in path.removeprefix(BASE_PATH).split("/") if part]
+    if not parts:
+        return "root", ""
+    if parts[0] != "contracts" or len(parts) > 2:
+        return "unknown", ""
+    return ("entries", parts[1]) if len(parts) == 2 else ("contracts", "")
+
+
+def _is_authorised(header: str, settings: SimulatorSettings) -> bool:
+    basic = base64.b64encode(f"{settings.username}:{settings.password}".encode()).decode()
+    accepted = (f"Bearer {settings.token}", f"Basic {basic}")
+    return any(hmac.compare_digest(header.encode(), one.encode()) for one in accepted)
+
+
+def _parse_date_ms(text: str) -> int | None:
+    if not _DATE.fullmatch(text):
+        return None
+    try:
+        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1000
+    except ValueError:
+        return None
+
+
+class _BadQueryError(Exception):
+    """The query breaks a rule of the API; args: status, error code, message."""
+
+
+def _number(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name, "")
+    if name not in query:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise _BadQueryError(400, "VALIDATION", f"[{name}] must be a number of 0 or more")
+    return int(text)
+
+
+def _date(query: Mapping[str, str], name: str, default_ms: int) -> int:
+    if name not in query:
+        return default_ms
+    time_ms = _parse_date_ms(query[name])
+    if time_ms is None:
+        raise _BadQueryError(400, "VALIDATION", f"[{name}] must be yyyy-MM-dd or yyyy-MM-dd'T'HH:mm:ss'Z'")
+    return time_ms
+
+
+def _find(log: ContractLog, query: Mapping[str, str], settings: SimulatorSettings) -> Page:
+    start_ms, end_ms = _date(query, "dateStart", 0), _date(query, "dateEnd", _FOREVER_MS)
+    offset = _number(query, "offset", 0)
+    limit = min(_number(query, "limit", _DEFAULT_LIMIT), settings.max_limit)
+    if settings.max_range_days and end_ms - start_ms > settings.max_range_days * 86_400_000:
+        raise _BadQueryError(400, "VALIDATION", f"the range must not exceed {settings.max_range_days} days")
+    if offset + limit > settings.result_window:
+        raise _BadQueryError(
+            settings.result_window_status,
+            "RESULT_WINDOW",
+            "Result window is too large, from + size must be less than or equal to: "
+            f"[{settings.result_window}] but was [{offset + limit}]",
+        )
+    return log.page(start_ms, end_ms, offset, limit, oldest_first=settings.oldest_first)
+
+
+def _render(log: ContractLog, page: Page, total: int, settings: SimulatorSettings) -> bytes:
+    if settings.shape != "hits":
+        items = b"[%s]" % b",".join(log.bodies(page))
+        return items if settings.shape == "list" else b'{"items":%s}' % items
+    if settings.ids == "hit":
+        hits = [b'{"_id":"%s","_source":%s}' % hit for hit in log.hits(page)]
+        return b'{"hits":{"total":%d,"hits":[%s]}}' % (total, b",".join(hits))
+    if not page.refs:
+        return b'{"hits":{"total":%d,"hits":[]}}' % total
+    return log.joined(page, b'{"hits":{"total":%d,"hits":[{"_source":' % total, b'},{"_source":', b"}]}}")
+
+
+def answer_api(
+    request: Request,
+    logs: Mapping[int, ContractLog],
+    settings: SimulatorSettings,
+    *,
+    base_url: str,
+    is_total_capped: bool = False,
+) -> Answer:
+    """What the API answers to a GET below its base path."""
+    kind, contract = path_kind(request.path)
+    if request.method != "GET":
+        return api_error(405, "METHOD_NOT_ALLOWED", f"{request.method} is not supported")
+    if kind == "root":
+        return json_answer(200, {"name": "CLOUD API", "version": "1.0"})
+    if not _is_authorised(request.headers.get("authorization", ""), settings):
+        return api_error(401, "UNAUTHORIZED", "The provided credentials are invalid or expired")
+    if kind == "unknown":
+        return api_error(404, "NOT_FOUND", f"{request.path} does not exist")
+    if kind == "contracts":
+        items = [
+            {"id": number, "type": "contracts", "href": f"{base_url}{BASE_PATH}/contracts/{number}"}
+            for number in logs
+        ]
+        return json_answer(200, {"items": items} if settings.shape == "items" else items)
+    if not (contract.isascii() and contract.isdigit() and int(contract) in logs):
+        return api_error(404, "NOT_FOUND", f"contract {contract} does not exist")
+    if int(contract) in settings.forbidden:
+        return api_error(
+            403, "FORBIDDEN", "The user lacks the privilege ACCESS_ACTIVITY_LOG for this contract"
+        )
+    if settings.raw_body:
+        return Answer(200, settings.raw_body.encode())
+    log = logs[int(contract)]
+    try:
+        page = _find(log, request.query, settings)
+    except _BadQueryError as error:
+        return api_error(*error.args)
+    caps = [cap for cap in (settings.total_cap, TOTAL_CAP if is_total_capped else 0) if cap]
+    body = _render(log, page, min([page.total, *caps]), settings)
+    return Answer(200, msgspec.json.format(body, indent=2) if settings.indented else body)

@@ -1,0 +1,79 @@
+"""What can be set about a simulator: at the start, and most of it while it runs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from poller.errors import ConfigError, Problem
+
+MIB = 1 << 20
+FIRST_CONTRACT = 31960001
+
+
+class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One simulator. The first group is fixed at the start; the rest can be changed while it runs."""
+
+    contracts: int | tuple[int, ...] = 2  # how many, or which
+    events: int = 1000  # entries per contract
+    span_seconds: float = 3600  # over which they are spread
+    end: datetime | None = None  # where the span ends; default: now, floored to the second
+    seed: int = 1
+    port: int = 0  # 0: any free one
+    faults: tuple[str, ...] = ()  # grammar: poller.simulator.faults
+    ids: Literal["uuid", "hit", "none"] = "uuid"  # where an entry's id is: `@uuid`, the hit's `_id`, nowhere
+    entry_bytes: int = 0  # pad every generated entry to this many bytes
+    live_per_second: float = 0  # new entries per contract while it runs
+
+    # The API
+    token: str = "demo-token"  # noqa: S105 - the made-up API's, for everyone to see
+    username: str = "demo"
+    password: str = "demo"  # noqa: S105 - likewise
+    forbidden: tuple[int, ...] = ()  # contracts that answer 403
+    max_limit: int = 1000  # more is cut to this, without a word
+    result_window: int = 10_000  # offset + limit beyond it is refused ...
+    result_window_status: int = 400  # ... with this
+    total_cap: int = 0  # `total` never above it; 0: exact
+    max_range_days: int = 0  # a longer range is refused with 400; 0: any
+    oldest_first: bool = False
+    shape: Literal["hits", "items", "list"] = "hits"  # of the answers, contracts and entries
+    indented: bool = False  # whitespace in the answers
+    raw_body: str = ""  # answer every page with exactly this
+    latency_seconds: float = 0
+    date_skew_seconds: float = 0  # how far the API's clock (`Date`, new entries) is ahead of ours
+
+    # The intakes
+    keep_lines: bool = False  # keep what was accepted, not only its digests
+    api_key: str = "demo-key"  # Logging Service
+    poison: str = ""  # logging, http: a request that contains it is refused with 400, naming nothing ...
+    poison_stores_before: bool = False  # ... but what came before the culprit is stored
+    max_body_bytes: int = 0  # logging, http: a larger body, inflated, is refused with 413; 0: any
+    loki_tenant: str = ""  # required X-Scope-OrgID
+    loki_authorization: str = ""  # required Authorization, the whole header
+    loki_max_body_bytes: int = 6 * MIB  # a larger body is refused with 429
+    application_id: str = "demo-app"  # Moesif
+    moesif_max_body_bytes: int = 15 * MIB
+    moesif_max_action_bytes: int = MIB
+
+
+_FIXED = frozenset(SimulatorSettings.__struct_fields__[: SimulatorSettings.__struct_fields__.index("token")])
+
+
+def change(settings: SimulatorSettings, changes: dict[str, Any]) -> SimulatorSettings:
+    """`settings` with `changes`.
+
+    Raises: ConfigError for a key that is unknown or fixed at the start, and for a value of the wrong type.
+    """
+    problems = [
+        Problem(f"settings.{key}", "unknown, or fixed at the start")
+        for key in changes
+        if key in _FIXED or key not in SimulatorSettings.__struct_fields__
+    ]
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(settings), **changes}, SimulatorSettings)
+    except msgspec.ValidationError as error:
+        raise ConfigError([Problem("settings", str(error))]) from error

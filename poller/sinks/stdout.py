@@ -1,0 +1,50 @@
+"""Standard output: one line per event, as `fetch` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+from poller.delivery import Accepted, Outcome
+from poller.errors import OutputError
+from poller.events import OutboxEvent
+
+
+class StdoutSink:
+    """Writes lines to a stream and counts them done when the stream was flushed."""
+
+    type = "stdout"
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        name: str = "stdout",
+        batch_events: int = 1000,
+        batch_bytes: int = 1024 * 1024,
+        render: Callable[[OutboxEvent], bytes] | None = None,
+    ) -> None:
+        self.name = name
+        self.batch_events = batch_events
+        self.batch_bytes = batch_bytes
+        self._stream = stream
+        self._render = render
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        """Write and flush.  Raises: OutputError when nobody reads any more, or the disk behind it is full."""
+        render = self._render
+        lines = [render(event) for event in events] if render else [event.line for event in events]
+        lines.append(b"")
+        try:
+            self._stream.write(b"\n".join(lines))
+            self._stream.flush()
+        except BrokenPipeError as error:
+            raise OutputError(
+                "the reader of our output has gone away", hint="what it did not take comes with the next run"
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"output cannot be written: {error.strerror}",
+                hint="what was not written comes with the next run",
+            ) from error
+        return Accepted()

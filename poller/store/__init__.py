@@ -1,0 +1,59 @@
+"""The state: one SQLite file per use, and every transaction on it.
+
+Invariants:
+1. New entries and the watermark that covers them are committed in one transaction (`Contracts.commit_window`).
+2. The watermark never passes the window's end, and never goes backwards.
+3. An event leaves the outbox only when every sink is done with it: accepted, or in the transaction that writes its dead
+   letter (`Outbox.settle`).
+4. Counters are kept in the transaction that moves what they count, so the books balance at every commit.
+5. A file that is not ours, is damaged or is newer than this program is never written to (`database`).
+
+`synchronous=NORMAL` with a write-ahead log: a power cut may undo the last commits, but whole ones; what they held is in the
+API still, so it is read and sent again. Nothing is acknowledged to anybody before its commit.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from poller.store.contracts import Contracts
+from poller.store.database import Database, Lock, make_directory
+from poller.store.outbox import Outbox
+
+
+class State:
+    """The open state of one use, held by this process until `close`."""
+
+    def __init__(self, lock: Lock, database: Database) -> None:
+        self._lock = lock
+        self._database = database
+        self.contracts = Contracts(database)
+        self.outbox = Outbox(database)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        use: str,
+        *,
+        wait: bool = False,
+        stop: threading.Event | None = None,
+        is_fresh_start: bool = False,
+    ) -> State:
+        """Open or create `<directory>/<use>.db`, for this process alone.
+
+        `wait` waits for another process to let go of it, until `stop`. `is_fresh_start` allows a new file in place of
+        one that was set aside.  Raises: StateError, StoppedError.
+        """
+        make_directory(directory)
+        lock = Lock(directory / f"{use}.lock", wait=wait, stop=stop or threading.Event())
+        try:
+            return cls(lock, Database(directory / f"{use}.db", is_fresh_start=is_fresh_start))
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        self._database.close()
+        self._lock.release()

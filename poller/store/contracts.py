@@ -1,0 +1,179 @@
+"""The collecting half of the state: contracts, their watermarks and books, and the spans still to be read.
+
+The heart is `commit_window`: what a window brought, and that it was read, become true together or not at all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from poller.events import Event
+from poller.store import ledger, outbox
+from poller.store.database import Database
+from poller.windows import Window
+
+
+class Contract(NamedTuple):
+    """What the state knows of a contract. Times in unix seconds; `failure` is empty when the last poll succeeded."""
+
+    contract: str
+    account: str
+    origin: int
+    watermark: int
+    fetched: int
+    new: int
+    seen: int
+    filtered: int
+    late: int
+    repaired: int
+    succeeded_at: int | None
+    failed_at: int | None
+    failure: str
+
+
+class Range(NamedTuple):
+    """A span to be read besides what the watermark asks for; `start` moves on as windows of it are committed."""
+
+    id: int
+    contract: str
+    window: Window
+    purpose: str
+
+
+class Commit(NamedTuple):
+    """What one window means to the state.
+
+    `unseen` are its events that the ledger did not know, `kept` those of them that go to the outbox, perhaps rewritten,
+    `fetched` how many entries the API sent for it. `advance_to` moves the watermark (None: it stays), `of_range` is
+    the span that the window is the next piece of (None: it belongs to the watermark).
+    """
+
+    contract: str
+    window: Window
+    fetched: int
+    unseen: Sequence[Event]
+    kept: Sequence[Event]
+    now: int
+    advance_to: int | None = None
+    of_range: int | None = None
+    late: int = 0
+    repaired: int = 0
+
+
+class Contracts:
+    """The tables `contracts`, `ranges` and `ledger`. Every method is one transaction or one read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> list[Contract]:
+        with self._database.reading() as connection:
+            return read_contracts(connection)
+
+    def get(self, contract: str) -> Contract | None:
+        with self._database.reading() as connection:
+            row = connection.execute(f"{_SELECT} WHERE contract = ?", (contract,)).fetchone()
+        return Contract(*row) if row else None
+
+    def enrol(self, contracts: Iterable[str], account: str, start: int) -> None:
+        """Begin with contracts that are new, from `start` (unix seconds); known ones stay as they are.
+
+        Commits: the start, so that a contract whose first poll fails is later read from there.
+        """
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO contracts (contract, account, origin, watermark) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (contract) DO UPDATE SET account = excluded.account WHERE account <> excluded.account",
+                [(contract, account, start, start) for contract in contracts],
+            )
+
+    def add_range(self, contract: str, window: Window, purpose: str) -> None:
+        """Have a span read once more. Commits: the wish, so that it outlives a crash; one that is there already is not doubled."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO ranges (contract, start, end, purpose) SELECT ?, ?, ?, ? WHERE NOT EXISTS"
+                " (SELECT 1 FROM ranges WHERE contract = ?1 AND start <= ?2 AND end >= ?3)",
+                (contract, window.start, window.end, purpose),
+            )
+            connection.execute(
+                "UPDATE contracts SET origin = min(origin, ?) WHERE contract = ?", (window.start, contract)
+            )
+
+    def ranges(self, contract: str) -> list[Range]:
+        """The spans still to be read, oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT id, contract, start, end, purpose FROM ranges WHERE contract = ? ORDER BY start, id",
+                (contract,),
+            ).fetchall()
+        return [
+            Range(id_, contract, Window(start, end), purpose) for id_, contract, start, end, purpose in rows
+        ]
+
+    def unseen(self, contract: str, events: Sequence[Event]) -> list[Event]:
+        """Those of the events, each given once, that have not been collected before, in the same order."""
+        with self._database.reading() as connection:
+            return ledger.unseen(connection, contract, events)
+
+    def commit_window(self, commit: Commit) -> None:
+        """Commits: the new events to ledger and outbox, the books, and the progress, all in one transaction."""
+        segments = outbox.encode(commit.kept)  # before the transaction: it is the work of it
+        with self._database.transaction() as connection:
+            ledger.add(connection, commit.contract, commit.unseen, commit.now)
+            outbox.put(connection, commit.contract, segments, commit.now)
+            new = len(commit.kept)
+            connection.execute(
+                "UPDATE contracts SET watermark = max(watermark, ?), fetched = fetched + ?, new = new + ?, seen = seen + ?,"
+                " filtered = filtered + ?, late = late + ?, repaired = repaired + ? WHERE contract = ?",
+                (
+                    min(commit.advance_to, commit.window.end) if commit.advance_to is not None else 0,
+                    commit.fetched,
+                    new,
+                    commit.fetched - len(commit.unseen),
+                    len(commit.unseen) - new,
+                    commit.late,
+                    commit.repaired,
+                    commit.contract,
+                ),
+            )
+            if commit.of_range is not None:
+                connection.execute(
+                    "UPDATE ranges SET start = ? WHERE id = ?", (commit.window.end, commit.of_range)
+                )
+                connection.execute("DELETE FROM ranges WHERE id = ? AND start >= end", (commit.of_range,))
+
+    def record_poll(self, contract: str, now: int, failure: str) -> None:
+        """Commits: how the poll of a contract ended; `failure` is empty when it succeeded."""
+        column = "failed_at" if failure else "succeeded_at"
+        with self._database.transaction() as connection:
+            connection.execute(
+                f"UPDATE contracts SET {column} = ?, failure = ? WHERE contract = ?",  # noqa: S608  # one of two constants
+                (now, failure, contract),
+            )
+
+    def counts(self, contract: str, start: int, end: int) -> dict[int, int]:
+        """Entries collected by hour of `[start, end)`: the hour's start to the count, empty hours left out."""
+        with self._database.reading() as connection:
+            return ledger.counts(connection, contract, start, end)
+
+    def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
+        """Forget identities older than the retention, but never those that a pending read may meet again."""
+        with self._database.reading() as connection:
+            query = "SELECT DISTINCT contract FROM ledger WHERE updated_at < ?"
+            outdated = [contract for (contract,) in connection.execute(query, (now - retention_seconds,))]
+        for name in outdated:
+            contract = self.get(name)
+            watermark = contract.watermark if contract else now
+            pending = [span.window.start for span in self.ranges(name)]
+            before = min(now - retention_seconds, watermark - overlap_seconds, *pending)
+            with self._database.transaction() as connection:
+                ledger.prune(connection, name, before)
+
+
+_SELECT = "SELECT " + ", ".join(Contract._fields) + " FROM contracts"
+
+
+def read_contracts(connection: sqlite3.Connection) -> list[Contract]:
+    return [Contract(*row) for row in connection.execute(f"{_SELECT} ORDER BY contract")]

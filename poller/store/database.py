@@ -1,0 +1,300 @@
+"""The SQLite file itself: its lock, its schema, its transactions, and what to do when it cannot be used.
+
+The only module that opens a connection. A file that is not ours, is damaged or is newer than this program is never written
+to: the first two are set aside under another name, and nothing starts anew in their place until a person says from when.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from poller.errors import StateError, StateFullError, StoppedError
+
+APPLICATION_ID = 0x494F4E50  # "IONP"
+_QUICK_CHECK_BYTES = 64 * 1024 * 1024
+_LOCK_POLL_SECONDS = 0.1
+
+# One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
+MIGRATIONS = (
+    """
+    CREATE TABLE contracts (
+        contract TEXT PRIMARY KEY, account TEXT NOT NULL,
+        origin INTEGER NOT NULL,     -- the earliest second ever asked for
+        watermark INTEGER NOT NULL,  -- complete up to this second
+        fetched INTEGER NOT NULL DEFAULT 0, new INTEGER NOT NULL DEFAULT 0, seen INTEGER NOT NULL DEFAULT 0,
+        filtered INTEGER NOT NULL DEFAULT 0, late INTEGER NOT NULL DEFAULT 0, repaired INTEGER NOT NULL DEFAULT 0,
+        succeeded_at INTEGER, failed_at INTEGER, failure TEXT NOT NULL DEFAULT ''
+    ) WITHOUT ROWID;
+    CREATE TABLE ranges (
+        id INTEGER PRIMARY KEY, contract TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
+        purpose TEXT NOT NULL
+    );
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY, contract TEXT NOT NULL, hour INTEGER NOT NULL, is_timed INTEGER NOT NULL,
+        first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, updated_at INTEGER NOT NULL, identities BLOB NOT NULL
+    );
+    CREATE INDEX ledger_hours ON ledger (contract, hour);
+    CREATE INDEX ledger_age ON ledger (updated_at);
+    CREATE INDEX ledger_untimed ON ledger (contract) WHERE is_timed = 0;
+    CREATE TABLE segments (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, contract TEXT NOT NULL,
+        sink TEXT,                   -- only for this sink; NULL: for all
+        collected_at INTEGER NOT NULL, events INTEGER NOT NULL, bytes INTEGER NOT NULL, first_us INTEGER NOT NULL,
+        checksum INTEGER NOT NULL, directory BLOB NOT NULL, lines BLOB NOT NULL
+    );
+    CREATE INDEX segments_sink ON segments (sink) WHERE sink IS NOT NULL;
+    CREATE TABLE outbox_size (events INTEGER NOT NULL, bytes INTEGER NOT NULL);
+    INSERT INTO outbox_size VALUES (0, 0);
+    CREATE TABLE sinks (
+        name TEXT PRIMARY KEY, type TEXT NOT NULL,
+        segment INTEGER NOT NULL,    -- the last segment it is done with
+        position INTEGER NOT NULL,   -- and how many events of the next one
+        assigned INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0, retry_at REAL, parked_at REAL, failure TEXT NOT NULL DEFAULT '',
+        succeeded_at REAL
+    ) WITHOUT ROWID;
+    CREATE TABLE dead_letters (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL, contract TEXT NOT NULL, time_us INTEGER NOT NULL,
+        collected_at INTEGER NOT NULL, identity BLOB NOT NULL, ordinal INTEGER NOT NULL, line BLOB NOT NULL,
+        status INTEGER, reason TEXT NOT NULL, died_at REAL NOT NULL
+    );
+    CREATE INDEX dead_letters_sink ON dead_letters (sink);
+    """,
+)
+SCHEMA_VERSION = len(MIGRATIONS)
+
+
+class Lock:
+    """The right to write one state, held by one process at a time; the kernel lets go of it when the process ends."""
+
+    def __init__(self, path: Path, *, wait: bool, stop: threading.Event) -> None:
+        with _translated_os(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                if not wait:
+                    os.close(self._fd)
+                    raise StateError(
+                        f"{path}: another process holds this state (process {holder})",
+                        hint="wait for it, use --wait, or stop it",
+                    ) from None
+                if stop.wait(_LOCK_POLL_SECONDS):
+                    os.close(self._fd)
+                    raise StoppedError("asked to stop") from None
+        with suppress(
+            OSError
+        ):  # the number only helps whoever is kept waiting: a full disk must not stop us here
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+class Database:
+    """One open state file. Safe to use from several threads: one at a time is let in."""
+
+    def __init__(self, path: Path, *, is_fresh_start: bool = False) -> None:
+        """Open or create `path`. The caller holds its `Lock`.
+
+        Raises: StateError when it cannot be used. When it was set aside before, it is created anew only if
+        `is_fresh_start` says that a person has decided from when to read.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        self._is_damaged = False
+        if not path.exists():
+            _create(path, is_fresh_start=is_fresh_start)
+        try:
+            self._connection = _connect(path)
+            self._check()
+            self._migrate()
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _check(self) -> None:
+        query = self._connection.execute
+        if self.path.stat().st_size == 0:
+            query("PRAGMA auto_vacuum = INCREMENTAL")
+            query(f"PRAGMA application_id = {APPLICATION_ID}")
+        elif query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise self._set_aside("is not a state of ionos-poller")
+        version = query("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StateError(
+                f"{self.path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
+                hint="upgrade ionos-poller, or use another --state-dir",
+            )
+        query("PRAGMA journal_mode = WAL")
+        query("PRAGMA synchronous = NORMAL")
+        query("PRAGMA journal_size_limit = 16777216")
+        query("PRAGMA secure_delete = FAST")
+        if (
+            self.path.stat().st_size <= _QUICK_CHECK_BYTES
+            and query("PRAGMA quick_check(1)").fetchone()[0] != "ok"
+        ):
+            raise self._set_aside("is damaged")
+
+    def _migrate(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        for number in range(version, SCHEMA_VERSION):
+            self._connection.executescript(
+                f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
+            )
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed when the block ends, rolled back when it raises.
+
+        Raises: StateFullError when the disk is full, StateError for all else that SQLite has to say.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise self._translate(error) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Queries that belong together, without a write transaction.  Raises: StateError."""
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise self._translate(error) from error
+
+    def close(self) -> None:
+        with self._lock, suppress(sqlite3.Error):
+            self._connection.close()
+        if self._is_damaged:
+            _move_aside(self.path)
+
+    def _translate(self, error: sqlite3.Error) -> StateError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_disk_full(self.path)):
+            return StateFullError(
+                f"{self.path}: no space left on the disk",
+                hint="free some; what was not stored yet is still in the API and will be read again",
+            )
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if hasattr(self, "_connection") and self._connection.total_changes:
+                self._is_damaged = True  # in use: set aside when it is closed
+                return StateError(
+                    f"{self.path}: the state is damaged ({error})", hint="start again to be told the way out"
+                )
+            return self._set_aside("is damaged or not an SQLite file")
+        hints = {
+            sqlite3.SQLITE_READONLY: "is the file system read-only, or the file another user's?",
+            sqlite3.SQLITE_CANTOPEN: "can this user write to the directory?",
+            sqlite3.SQLITE_BUSY: "another program has the file open for writing",
+            sqlite3.SQLITE_IOERR: "the disk reports errors",
+        }
+        return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, ""))
+
+    def _set_aside(self, why: str) -> StateError:
+        with suppress(sqlite3.Error, AttributeError):
+            self._connection.close()
+        aside = _move_aside(self.path)
+        return StateError(f"{self.path} {why}; set aside as {aside.name}", hint=_way_out(aside))
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that only looks, beside a running writer.  Raises: StateError when there is nothing to look at."""
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.Error as error:
+        raise StateError(
+            f"{path}: cannot be read: {error}", hint="is it damaged, or another user's?"
+        ) from error
+    if version != SCHEMA_VERSION:
+        connection.close()
+        raise StateError(
+            f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it"
+        )
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        path, timeout=10.0, isolation_level=None, check_same_thread=False, cached_statements=64
+    )
+
+
+def _create(path: Path, *, is_fresh_start: bool) -> None:
+    aside = sorted(path.parent.glob(f"{path.name}.unusable-*"))
+    if aside and not is_fresh_start:
+        raise StateError(f"{path} was set aside as {aside[-1].name}", hint=_way_out(aside[-1]))
+    with _translated_os(path):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _way_out(aside: Path) -> str:
+    """What a person can do: nothing is lost, as the API still holds it, but only they know from when to read."""
+    written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(aside.stat().st_mtime))
+    return (
+        f"last written {written}; run once with --since T, T at or before the last good run, to read again from there "
+        f"(some entries may repeat), or delete {aside} to begin anew"
+    )
+
+
+def _move_aside(path: Path) -> Path:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = path.with_name(f"{path.name}.unusable-{stamp}")
+    for number in range(1, 1000):
+        if not aside.exists():
+            break
+        aside = path.with_name(f"{path.name}.unusable-{stamp}-{number}")
+    with _translated_os(path):
+        path.rename(aside)
+    # The side files go along, under names that SQLite will find them by.
+    for suffix in ("-wal", "-shm"):
+        with suppress(OSError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def make_directory(directory: Path) -> None:
+    """Create the state directory, for its owner only.  Raises: StateError."""
+    with _translated_os(directory):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+@contextmanager
+def _translated_os(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            raise StateFullError(
+                f"{path}: no space left on the disk", hint="free some and start again"
+            ) from error
+        raise StateError(
+            f"{path}: cannot be written: {error.strerror}",
+            hint="choose another --state-dir, or give this user the right to write there",
+        ) from error
+
+
+def _is_disk_full(path: Path) -> bool:
+    with suppress(OSError):
+        stats = os.statvfs(path.parent)
+        return stats.f_bavail * stats.f_frsize < 1024 * 1024
+    return False

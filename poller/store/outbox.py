@@ -1,0 +1,221 @@
+"""The delivering half of the state: the outbox, each sink's place in it, and dead letters.
+
+Every sink reads the same segments at its own pace: its place is the last segment it is done with and how many events of the
+next one. A segment is deleted when the last sink is done with it. `settle` is the only way a sink moves on.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from poller.errors import StateError
+from poller.events import Event, OutboxEvent
+from poller.store import segments
+from poller.store.database import Database
+from poller.store.segments import Segment
+
+
+class Batch(NamedTuple):
+    """Events to send next, in order, and whether more wait behind them."""
+
+    events: list[OutboxEvent]
+    has_more: bool
+
+
+class Sink(NamedTuple):
+    """What the state knows of a sink. `retry_at`, `parked_at`, `succeeded_at` in unix seconds."""
+
+    name: str
+    type: str
+    segment: int
+    position: int
+    assigned: int
+    delivered: int
+    dead: int
+    attempts: int
+    retry_at: float | None
+    parked_at: float | None
+    failure: str
+    succeeded_at: float | None
+
+
+class DeadLetter(NamedTuple):
+    """An event that a sink refused for good, and why: the server's words, without secrets."""
+
+    event: OutboxEvent
+    status: int | None
+    reason: str
+
+
+class Size(NamedTuple):
+    """What lies in the outbox."""
+
+    events: int
+    bytes: int
+
+
+class Outbox:
+    """The tables `segments`, `sinks` and `dead_letters`. Every method is one transaction or one read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, name: str, type_: str) -> Sink:
+        """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO sinks (name, type, segment, position)"
+                " VALUES (?, ?, (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'segments'), 0)"
+                " ON CONFLICT (name) DO UPDATE SET type = excluded.type",
+                (name, type_),
+            )
+            return read_sinks(connection, name)[0]
+
+    def postpone(
+        self, sink: str, attempts: int, retry_at: float, failure: str, *, parked_at: float | None
+    ) -> None:
+        """Commits: that nothing went, why, and when to try again, so that a restart loses no backoff."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE sinks SET attempts = ?, retry_at = ?, failure = ?, parked_at = ? WHERE name = ?",
+                (attempts, retry_at, failure, parked_at, sink),
+            )
+
+    def sinks(self) -> list[Sink]:
+        with self._database.reading() as connection:
+            return read_sinks(connection)
+
+    def size(self) -> Size:
+        with self._database.reading() as connection:
+            return Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
+
+    def batch(self, sink: str, max_events: int, max_bytes: int) -> Batch | None:
+        """What the sink has to send next: at most so many events and bytes, but always at least one; None when nothing waits.
+
+        Raises: StateError when a segment is not what was written.
+        """
+        events: list[OutboxEvent] = []
+        size = 0
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT segment, position FROM sinks WHERE name = ?", (sink,)).fetchone()
+            if row is None:
+                return None
+            done, skip = row
+            rows = connection.execute(
+                "SELECT id, contract, collected_at, checksum, directory, lines FROM segments"
+                " WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",
+                (done, sink),
+            )
+            for id_, contract, collected_at, checksum, directory, lines in rows:
+                if segments.checksum(directory, lines) != checksum:
+                    raise StateError(
+                        f"{self._database.path}: segment {id_} of the outbox is damaged",
+                        hint="stop, set the file aside, and read again with --since T from before it was collected",
+                    )
+                for event in segments.decode(contract, collected_at, directory, lines)[skip:]:
+                    size += len(event.line) + 1
+                    if events and (len(events) == max_events or size > max_bytes):
+                        return Batch(events, has_more=True)
+                    events.append(event)
+                skip = 0
+        return Batch(events, has_more=False) if events else None
+
+    def settle(self, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float) -> None:
+        """Move a sink past the next `count` events: those in `dead` were refused for good, all others accepted.
+
+        Commits: the place, the books, the dead letters, and the deletion of segments that all sinks are done with.
+        """
+        delivered = count - len(dead)
+        with self._database.transaction() as connection:
+            segment, position = _advance(connection, sink, count)
+            connection.execute(
+                "UPDATE sinks SET segment = ?, position = ?, delivered = delivered + ?, dead = dead + ?,"
+                " attempts = 0, retry_at = NULL, parked_at = NULL, failure = '',"
+                " succeeded_at = CASE WHEN ? > 0 THEN ? ELSE succeeded_at END WHERE name = ?",
+                (segment, position, delivered, len(dead), delivered, now, sink),
+            )
+            connection.executemany(
+                "INSERT INTO dead_letters (sink, contract, time_us, collected_at, identity, ordinal, line, status, reason,"
+                " died_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        sink,
+                        letter.event.contract,
+                        letter.event.time_us,
+                        letter.event.collected_at,
+                        letter.event.identity,
+                        letter.event.ordinal,
+                        letter.event.line,
+                        letter.status,
+                        letter.reason,
+                        now,
+                    )
+                    for letter in dead
+                ],
+            )
+            _delete_done(connection, sink, segment)
+
+
+def encode(events: Sequence[Event]) -> list[Segment]:
+    """Events, oldest first, as segments ready to be put."""
+    return [segments.encode(part) for part in segments.cut(events)]
+
+
+def put(connection: sqlite3.Connection, contract: str, encoded: Sequence[Segment], now: int) -> None:
+    """Add segments of a contract for all sinks, inside the caller's transaction."""
+    if not encoded:
+        return
+    connection.executemany(
+        "INSERT INTO segments (contract, collected_at, events, bytes, first_us, checksum, directory, lines)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(contract, now, *segment) for segment in encoded],
+    )
+    events = sum(segment.events for segment in encoded)
+    _resize(connection, events, sum(segment.bytes for segment in encoded))
+    connection.execute("UPDATE sinks SET assigned = assigned + ?", (events,))
+
+
+def _resize(connection: sqlite3.Connection, events: int, size_bytes: int) -> None:
+    connection.execute("UPDATE outbox_size SET events = events + ?, bytes = bytes + ?", (events, size_bytes))
+
+
+def _advance(connection: sqlite3.Connection, sink: str, count: int) -> tuple[int, int]:
+    """The place of a sink `count` events further on: the last segment it is done with, and its position in the next."""
+    done, position = connection.execute(
+        "SELECT segment, position FROM sinks WHERE name = ?", (sink,)
+    ).fetchone()
+    position += count
+    rows = connection.execute(
+        "SELECT id, events FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",
+        (done, sink),
+    )
+    for id_, events in rows:
+        if position < events:
+            return done, position
+        done, position = id_, position - events
+        if position == 0:
+            break
+    return done, position
+
+
+def _delete_done(connection: sqlite3.Connection, sink: str, segment: int) -> None:
+    """Delete what all sinks are done with, and what was meant for this sink alone."""
+    gone = connection.execute(
+        "DELETE FROM segments WHERE id <= (SELECT min(segment) FROM sinks) AND sink IS NULL RETURNING events, bytes"
+    ).fetchall()
+    gone += connection.execute(
+        "DELETE FROM segments WHERE sink = ? AND id <= ? RETURNING events, bytes", (sink, segment)
+    ).fetchall()
+    if gone:
+        _resize(connection, -sum(events for events, _ in gone), -sum(size for _, size in gone))
+
+
+_SELECT_SINKS = "SELECT " + ", ".join(Sink._fields) + " FROM sinks"
+
+
+def read_sinks(connection: sqlite3.Connection, name: str | None = None) -> list[Sink]:
+    if name is None:
+        return [Sink(*row) for row in connection.execute(f"{_SELECT_SINKS} ORDER BY name")]
+    return [Sink(*row) for row in connection.execute(f"{_SELECT_SINKS} WHERE name = ?", (name,))]

@@ -1,0 +1,164 @@
+"""Logging: one line per event on stderr, as text for people or as JSON for machines.
+
+A message is a constant such as `window.collected`; all that varies is a field, given as `extra={...}`.
+Whatever a field holds, its line stays one line: control characters are escaped, secrets are masked. Other
+libraries are heard from WARNING on only, without the queries of their URLs. Logging never fails the program,
+nor prints a traceback: an exception becomes the field `error`, and at DEBUG also `traceback`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+from poller.config.secrets import MASK, Secret
+
+LogFormat = Literal["text", "json"]
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+# They log addresses, bodies or credentials below WARNING, whatever level is asked of us.
+_TAMED = ("urllib3", "requests", "apscheduler", "botocore", "boto3", "s3transfer")
+_NO_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_MAX_DEPTH = 6
+
+
+def setup_logging(level: str, format: LogFormat | None = None, stream: TextIO | None = None) -> None:  # noqa: A002 - reads best at the call
+    """Send the log of this process to `stream` (stderr). No format: text on a terminal, else JSON.
+
+    Raises: ValueError for a level that is not in LEVELS.
+    """
+    if level.lower() not in LEVELS:
+        raise ValueError(f"{level!r} is not a log level: {', '.join(LEVELS)}")
+    # stderr may be closed, or was never there (a service manager, a GUI).
+    target = stream or sys.stderr
+    handler: logging.Handler = _LineHandler(target) if target is not None else logging.NullHandler()
+    if format is None:
+        format = "text" if target is not None and target.isatty() else "json"  # noqa: A001 - the same
+    handler.setFormatter(_json_formatter() if format == "json" else _TextFormatter())
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if getattr(old, "is_pollers", False)]:
+        root.removeHandler(old)
+    handler.is_pollers = True  # type: ignore[attr-defined]
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("poller").setLevel(LEVELS[level.lower()])
+    for name in _TAMED:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False
+
+
+class _LineHandler(logging.StreamHandler[TextIO]):
+    """Writes to a stream that may go away."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's signature
+        """Go on without the log when nobody reads it: what the program does matters more."""
+        if isinstance(sys.exception(), BrokenPipeError):
+            # The line stays in the stream's buffer; at exit it would fail again and change the exit code.
+            try:
+                devnull = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(devnull, self.stream.fileno())
+                os.close(devnull)
+            except (OSError, ValueError):
+                return
+
+
+class _TextFormatter(logging.Formatter):
+    """`2026-05-01T07:42:20.530Z INFO window.collected contract=31960001 new=12`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = _event(record)
+        head = f"{event.pop('time')} {event.pop('level')} {_printable(str(event.pop('message')))}"
+        return " ".join([head, *(f"{_printable(key)}={_text(value)}" for key, value in event.items())])
+
+
+def _json_formatter() -> logging.Formatter:
+    # Text mode, and with it every interactive use, does without this import.
+    from pythonjsonlogger.json import JsonFormatter
+
+    class EventFormatter(JsonFormatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return self.jsonify_log_record(_event(record))
+
+    # ASCII only: JSON's escapes then cover every control character there is, and lone surrogates.
+    return EventFormatter(json_ensure_ascii=True)
+
+
+def _event(record: logging.LogRecord) -> dict[str, object]:
+    """The line as data, in the order in which it is shown; values are plain."""
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    event: dict[str, object] = {
+        "time": time.replace("+00:00", "Z"),
+        "level": record.levelname,
+        "message": _message(record),
+    }
+    for name, value in vars(record).items():
+        if name not in _NO_FIELDS and name not in event:
+            event[name] = _plain(value)
+    if record.exc_info and record.exc_info[1] is not None:
+        error = record.exc_info[1]
+        event.setdefault("error", _without_queries(f"{type(error).__name__}: {error}"))
+        if logging.getLogger("poller").isEnabledFor(logging.DEBUG):
+            trace = logging.Formatter().formatException(record.exc_info)
+            event.setdefault("traceback", _without_queries(trace))
+    return event
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        # Arguments that do not fit the message: say what there is.
+        message = str(record.msg)
+    return message if record.name.partition(".")[0] == "poller" else _without_queries(message)
+
+
+def _without_queries(text: str) -> str:
+    return re.sub(r"\?[^\s'\")>]+", "?...", text)
+
+
+def _plain(value: object, depth: int = 0) -> object:
+    """The value as JSON knows it, with secrets masked at any depth."""
+    if isinstance(value, Secret):
+        return MASK
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if depth < _MAX_DEPTH:
+        if isinstance(value, Mapping):
+            return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [_plain(item, depth + 1) for item in value]
+    return str(value)
+
+
+def _text(value: object) -> str:
+    """One value of a text line: bare where that is clear, else quoted as JSON does."""
+    if isinstance(value, str):
+        if value and value.isprintable() and not re.search(r"[\s\"'=\\]", value):
+            return value
+        return _printable(json.dumps(value, ensure_ascii=False))
+    return _printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def _printable(text: str) -> str:
+    """The text with every character that could move a terminal's cursor, or end the line, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )

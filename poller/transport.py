@@ -1,0 +1,221 @@
+"""HTTP for everybody: one place that talks through `requests` and translates what goes wrong.
+
+Owns the session (connection reuse), the time-outs, TLS and proxy, the cap on an answer's size, and the translation of
+foreign exceptions into ours. Follows no redirect: a token must never reach another host. Reads no environment: proxies
+and certificates are handed in. Knows no rule about what a status means.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from poller import __version__
+from poller.errors import PollerError, StoppedError, TransientError
+
+_CHUNK_BYTES = 256 * 1024
+# A whole answer may take this many read time-outs, so that one byte a second does not hold a worker for ever.
+_DRIP_FACTOR = 4
+
+
+class BodyTooLargeError(PollerError):
+    """The answer is larger than the caller can hold. Ask for less."""
+
+
+class Response(NamedTuple):
+    """A whole answer. Header names are case-insensitive; `body` is inflated."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport:
+    """Requests to one host. Safe to use from several threads at once, `pool_size` of them without waiting.
+
+    `timeout_seconds` is (connect, read).
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_seconds: tuple[float, float] = (5.0, 30.0),
+        proxies: Mapping[str, str] | None = None,
+        ca_file: str | None = None,
+        client_cert: tuple[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        pool_size: int = 1,
+    ) -> None:
+        session = requests.Session()
+        session.trust_env = (
+            False  # no .netrc in place of our token, and no look-up of the environment per request
+        )
+        session.proxies = dict(proxies or {})
+        session.verify = ca_file or True
+        session.cert = client_cert
+        session.headers.clear()
+        session.headers.update(
+            {
+                "User-Agent": f"ionos-poller/{__version__}",
+                "Accept-Encoding": "gzip",
+                "Connection": "keep-alive",
+            }
+        )
+        session.headers.update(headers or {})
+        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        self._session = session
+        self._timeout_seconds = timeout_seconds
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str | int] | None = None,
+        body: bytes | None = None,
+        max_bytes: int = 1024 * 1024,
+    ) -> Response:
+        """Send one request and read the whole answer, whatever its status.
+
+        Raises: BodyTooLargeError beyond `max_bytes`; TransientError for everything that kept an answer from coming
+        (its `status` is None), with a hint where a person can do something.
+        """
+        deadline = time.monotonic() + self._timeout_seconds[1] * _DRIP_FACTOR
+        try:
+            with self._session.request(
+                method,
+                url,
+                headers=headers,
+                params=params,
+                data=body,
+                timeout=self._timeout_seconds,
+                allow_redirects=False,
+                stream=True,
+            ) as answer:
+                return Response(answer.status_code, answer.headers, _read(answer, max_bytes, deadline))
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise _translate(error) from error
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _read(answer: requests.Response, max_bytes: int, deadline: float) -> bytes:
+    chunks = []
+    size = 0
+    while chunk := answer.raw.read(_CHUNK_BYTES, decode_content=True):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > max_bytes:
+            raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
+        if time.monotonic() > deadline:
+            raise TransientError(
+                "the answer came too slowly", hint="raise read_timeout if the network is that slow"
+            )
+    return b"".join(chunks)
+
+
+def _translate(error: Exception) -> TransientError:
+    """Our error for a foreign one. The text names the kind, never the URL: a query may hold what should not be logged."""
+    root = _root_cause(error)
+    reason = type(root).__name__
+    match error:
+        case requests.exceptions.ProxyError():
+            return TransientError(
+                f"the proxy did not let the request through: {reason}", hint="check HTTPS_PROXY"
+            )
+        case requests.exceptions.SSLError():
+            return TransientError(
+                f"TLS failed: {getattr(root, 'verify_message', '') or reason}",
+                hint="is the certificate signed by an unknown CA? name its file in ca_file",
+            )
+        case requests.exceptions.ConnectTimeout():
+            return TransientError(
+                "no connection within connect_timeout", hint="check the address and the firewall"
+            )
+        case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
+            return TransientError("no answer within read_timeout")
+        case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
+            return TransientError(f"the request could not be made: {reason}", hint="check the url")
+        case requests.exceptions.ConnectionError() if "NameResolution" in repr(error):
+            return TransientError("the host name is not known", hint="check the url and the DNS")
+        case requests.exceptions.ConnectionError() if isinstance(root, ConnectionRefusedError):
+            return TransientError(
+                "connection refused", hint="is the address right, and something listening there?"
+            )
+        case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
+            return TransientError("the answer's compression is broken")
+        case _:
+            return TransientError(f"the connection broke: {reason}")
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The innermost exception: what the operating system or OpenSSL said."""
+    for _ in range(10):
+        inner = (
+            error.__cause__
+            or error.__context__
+            or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+            or getattr(error, "reason", None)
+        )
+        if not isinstance(inner, BaseException) or inner is error:
+            break
+        error = inner
+    return error
+
+
+def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
+    """`Retry-After` as seconds from `now`, given as seconds or as a date; None where it is missing or makes no sense."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit() and len(text) < 12:
+        return float(text)
+    at = parse_http_date(text)
+    return max(0.0, (at - now).total_seconds()) if at else None
+
+
+def parse_http_date(text: str) -> datetime | None:
+    """An HTTP date as aware UTC; None where it is missing or makes no sense."""
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+class RateLimit:
+    """At most `per_second` requests in any second, shared by all threads. 0 means no limit.
+
+    A sliding second rather than a steady pace: a short poll need not wait at all.
+    """
+
+    def __init__(self, per_second: float) -> None:
+        # Below one a second the span grows instead: 0.5 is one request in any two seconds.
+        self._count = max(1, int(per_second))
+        self._span_seconds = self._count / per_second if per_second > 0 else 0.0
+        self._sent_at: deque[float] = deque(maxlen=self._count)
+        self._lock = threading.Lock()
+
+    def wait(self, stop: threading.Event) -> None:
+        """Wait for a turn.  Raises: StoppedError when `stop` is set while waiting."""
+        if not self._span_seconds:
+            return
+        with self._lock:
+            now = time.monotonic()
+            turn = now
+            if len(self._sent_at) == self._count:
+                turn = max(now, self._sent_at[0] + self._span_seconds)
+            self._sent_at.append(turn)  # turns are handed out in order, so waiting happens outside the lock
+        if turn > now and stop.wait(turn - now):
+            raise StoppedError("asked to stop")

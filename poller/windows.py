@@ -1,0 +1,66 @@
+"""Windows of time: which to read next, and how to cut one that the API cannot serve whole.
+
+Pure: whole unix seconds in, windows out. Invariant: whatever a function here cuts a window into tiles it, in order,
+without gap or overlap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+# The vendor's own client asks for 90 days at most; a month leaves room.  Source: FACTS.md, IONOS Activity Log API.
+MAX_SPAN_SECONDS = 30 * 86_400
+
+
+class Window(NamedTuple):
+    """A half-open span of time `[start, end)` in whole unix seconds."""
+
+    start: int
+    end: int
+
+    @property
+    def seconds(self) -> int:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{format_time(self.start)}/{format_time(self.end)}"
+
+
+def format_time(at_seconds: int) -> str:
+    """Unix seconds as the API wants them: `2026-05-01T07:42:20Z`."""
+    return datetime.fromtimestamp(at_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def next_window(watermark: int, origin: int, now: int, overlap: int) -> Window | None:
+    """What to read to come from `watermark` to `now`: from `overlap` seconds before, but never before `origin`.
+
+    None when there is nothing to read: no whole second has passed.
+    """
+    start = max(origin, watermark - overlap)
+    return Window(start, now) if now > start else None
+
+
+def tile(window: Window, span: int = MAX_SPAN_SECONDS) -> Iterator[Window]:
+    """The window in pieces of at most `span` seconds, oldest first."""
+    for start in range(window.start, window.end, span):
+        yield Window(start, min(start + span, window.end))
+
+
+def split(window: Window, parts: int) -> list[Window]:
+    """The window in `parts` pieces of as equal length as whole seconds allow, at least one second each.
+
+    Raises: ValueError for a window of one second, which cannot be split.
+    """
+    if window.seconds < 2:
+        raise ValueError(f"cannot split {window}: it is one second long")
+    parts = max(2, min(parts, window.seconds))
+    edges = [window.start + window.seconds * i // parts for i in range(parts + 1)]
+    return [Window(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+
+
+def parts_for(count: int, capacity: int) -> int:
+    """Into how many pieces to split a window of `count` when a piece should hold `capacity`, with room for unevenness."""
+    return max(2, math.ceil(count * 1.25 / max(1, capacity)))

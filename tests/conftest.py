@@ -1,0 +1,54 @@
+"""What holds for every test: no setting leaks in, nothing started stays behind, an empty run is a failure."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from tests.support import is_foreign_setting, start_command
+
+# Hypothesis knows `ci`: the same examples in every run. Here no deadline: a busy machine is not a bug.
+settings.register_profile("local", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def clean_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the developer's token, proxy and config out of the environment of in-process tests."""
+    for name in list(os.environ):
+        if is_foreign_setting(name):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`support.start_command`, with everything it started killed and reaped when the test is over."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_and_remember(*args: str, **options: Any) -> subprocess.Popen[str]:
+        process = start_command(*args, **options)
+        processes.append(process)
+        return process
+
+    yield start_and_remember
+    for process in processes:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run in which every test was skipped has shown nothing: let it fail like one without tests."""
+    if exitstatus != pytest.ExitCode.OK or session.config.option.collectonly:
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not reporter.stats.get("passed"):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

@@ -1,0 +1,115 @@
+"""Helpers for tests that run the real command as a process, and that wait without guessing how long.
+
+The command is `python -m poller` from this checkout, in an environment without settings from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, TypeVar
+
+TOP = Path(__file__).resolve().parent.parent
+COMMAND = (sys.executable, "-m", "poller")
+
+Answer = TypeVar("Answer")
+Stream = int | IO[str] | IO[bytes] | None
+
+FOREIGN_PREFIXES = ("IONOS_", "AWS_", "PYTHON", "COVERAGE_")
+FOREIGN_NAMES = {
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "NETRC"),
+    *(
+        "STATE_DIRECTORY",
+        "CREDENTIALS_DIRECTORY",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "INVOCATION_ID",
+    ),
+    *("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "LINES"),
+}
+
+
+def is_foreign_setting(name: str) -> bool:
+    """Whether this variable would change what the program does, so that no test may inherit it."""
+    return name.upper() in FOREIGN_NAMES or name.startswith(FOREIGN_PREFIXES)
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours without what would change the program's behaviour; warnings are errors; then `extra`."""
+    kept = {name: value for name, value in os.environ.items() if not is_foreign_setting(name)}
+    return kept | {"PYTHONPATH": str(TOP), "PYTHONWARNINGS": "error"} | dict(extra or {})
+
+
+def run_command(
+    *args: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 30,
+    stdin: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Run `ionos-poller ARGS` to its end, in `cwd`, where it looks for `./state` and `./ionos-poller.toml`.
+
+    `env` comes on top of a clean environment. stdout and stderr are captured as UTF-8. Raises
+    subprocess.TimeoutExpired, with the process killed, when `timeout` seconds have passed.
+    """
+    return subprocess.run(
+        [*COMMAND, *args],
+        cwd=cwd,
+        env=clean_environment(env),
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )
+
+
+def start_command(
+    *args: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    stdout: Stream = subprocess.PIPE,
+    stderr: Stream = subprocess.PIPE,
+) -> subprocess.Popen[str]:
+    """Start `ionos-poller ARGS` and return at once; the `start` fixture does this and cleans up after.
+
+    Give a file as `stderr` (or `stdout`) for a process that says much: nobody empties the pipe while a
+    test waits.
+    """
+    return subprocess.Popen(
+        [*COMMAND, *args],
+        cwd=cwd,
+        env=clean_environment(env),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        encoding="utf-8",
+    )
+
+
+def wait_until(predicate: Callable[[], Answer], timeout: float = 10, *, what: str = "") -> Answer:
+    """Ask until the answer is true, and return it; AssertionError naming `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = predicate()
+        if answer:
+            return answer
+        if time.monotonic() >= deadline:
+            raise AssertionError(
+                f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}"
+            )
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """Return a TCP port nobody listens on now, for an address that must refuse or be known beforehand."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
