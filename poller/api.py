@@ -8,6 +8,8 @@ Source: FACTS.md, IONOS Activity Log API.
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import random
 import threading
@@ -29,7 +31,7 @@ T = TypeVar("T")
 _BASE_PATH = "/activitylog/v1"
 # Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
 _MAX_WAIT_SECONDS = 30.0
-_TOKEN_HINT = (
+_CREDENTIALS_HINT = (
     "set IONOS_API_TOKEN or api.token_file to a valid token of this account; `ionos-poller check` says more"
 )
 _PRIVILEGE_HINT = "the user needs the privilege ACCESS_ACTIVITY_LOG: grant it in the DCD under User Manager"
@@ -70,9 +72,7 @@ class ActivityLog:
 
     def contracts(self) -> list[str]:
         """The contract numbers that the account may see.  Raises: as `page`."""
-        return self._get(
-            "/contracts", {}, "", self.max_page_bytes, lambda response: parse_contracts(response.body)
-        )
+        return self._get("/contracts", {}, "", self.max_page_bytes, lambda response: parse_contracts(response.body))
 
     def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
         """One page of a window, in the API's order.
@@ -80,7 +80,7 @@ class ActivityLog:
         Raises: BodyTooLargeError when it is too heavy (ask for a smaller `limit`), RejectedError when the API refuses this
         very query, AuthError, TransientError after the last retry, StoppedError.
         """
-        params = {
+        params: dict[str, str | int] = {
             "dateStart": format_time(window.start),
             "dateEnd": format_time(window.end),
             "offset": offset,
@@ -174,17 +174,25 @@ class ActivityLog:
             self.clock_skew_seconds = (datetime.now(UTC) - at).total_seconds()
 
 
+def token_expiry(token: str) -> float | None:
+    """The `exp` of a JWT in unix seconds, read but not verified; None where it is no JWT or has none."""
+    try:
+        payload = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return float(claims["exp"])
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
 def _failure(response: Response, contract: str) -> PollerError | None:
     """What a status other than 200 means to us; None for 200."""
     status = response.status
     if status == 200:
         return None
     if status == 401:
-        return AuthError("the API refused the credentials (401)", hint=_TOKEN_HINT, contract=contract)
+        return AuthError("the API refused the credentials (401)", hint=_CREDENTIALS_HINT, contract=contract)
     if status == 403:
-        return AuthError(
-            "the API denied access to the activity log (403)", hint=_PRIVILEGE_HINT, contract=contract
-        )
+        return AuthError("the API denied access to the activity log (403)", hint=_PRIVILEGE_HINT, contract=contract)
     if status in (429, 408) or status >= 500:
         return TransientError(
             f"the API answered {status}",
@@ -200,6 +208,4 @@ def _failure(response: Response, contract: str) -> PollerError | None:
             contract=contract,
         )
     hint = "check api.url, and that the contract exists" if status == 404 else ""
-    return RejectedError(
-        f"the API refused the request ({status})", status=status, hint=hint, contract=contract
-    )
+    return RejectedError(f"the API refused the request ({status})", status=status, hint=hint, contract=contract)

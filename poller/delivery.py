@@ -113,9 +113,7 @@ class Shrink(NamedTuple):
 Decision = Settle | Wait | Park | Halve | Shrink
 
 
-def decide(
-    outcome: Outcome, count: int, attempt: int, policy: RetryPolicy, random: Callable[[], float]
-) -> Decision:
+def decide(outcome: Outcome, count: int, attempt: int, policy: RetryPolicy, random: Callable[[], float]) -> Decision:
     """What follows from the outcome of sending `count` events for the `attempt`-th time (from 1)."""
     match outcome:
         case Accepted(refused, retry, status):

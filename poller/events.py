@@ -59,6 +59,10 @@ class OutboxEvent(msgspec.Struct, frozen=True, gc=False):
     ordinal: int
     line: bytes
 
+    def with_line(self, line: bytes) -> OutboxEvent:
+        """The same event with another line."""
+        return msgspec.structs.replace(self, line=line)
+
 
 class Page(msgspec.Struct, frozen=True, gc=False):
     """One answer to one query: the events in the API's order, and the API's own count of the whole window.

@@ -31,6 +31,9 @@ def with_time(line: bytes, key: str, time_us: int) -> bytes:
     return b"{" + field + (b"}" if line == b"{}" else b"," + line[1:])
 
 
+SHORTEST_BYTES = 512
+"""Below this, `truncated` has nothing left to cut."""
+
 _LONGEST_TEXTS = (4096, 1024, 256, 64, 16)
 
 
@@ -55,9 +58,7 @@ def truncated(line: bytes, max_bytes: int) -> bytes:
         "meta": {"time": meta.get("time")} if isinstance(meta, dict) else None,
         "event": {"type": event.get("type")} if isinstance(event, dict) else None,
     }
-    return _dump(
-        {**marker, **_shortened({key: value for key, value in core.items() if value is not None}, 64)}
-    )
+    return _dump({**marker, **_shortened({key: value for key, value in core.items() if value is not None}, 64)})
 
 
 def _shortened(value: Any, longest: int) -> Any:

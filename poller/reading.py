@@ -82,7 +82,7 @@ class WindowReader:
         """
         shown: dict[bytes, Event] = {}
         before: Counter[bytes] | None = None
-        for _ in range(_MAX_SWEEPS):
+        for number in range(1, _MAX_SWEEPS + 1):
             sweep = self._sweep(window)
             if isinstance(sweep, Split):
                 return sweep
@@ -94,12 +94,12 @@ class WindowReader:
             shown.update((event.identity, event) for event in sweep.events)
             if _accounts_for(shown, sweep.last_total):
                 return _reading(window, list(shown.values()), is_complete=True)
-        if _accounts_for(shown, sweep.first_total):
-            # It keeps growing faster than we page. All that was there when the last sweep began has been seen; what came
-            # since is what the overlap is for.
-            return _reading(window, list(shown.values()), is_complete=True)
+            if number == _MAX_SWEEPS and _accounts_for(shown, sweep.first_total):
+                # It keeps growing faster than we page. All that was there when this sweep began has been seen; what came
+                # since is what the overlap is for.
+                return _reading(window, list(shown.values()), is_complete=True)
         raise TransientError(
-            f"the window {window} did not hold still: {len(shown)} entries seen, the API counts {sweep.last_total}",
+            f"the window {window} did not hold still: {len(shown)} entries seen in {_MAX_SWEEPS} sweeps",
             contract=self._contract,
             hint="it is read again at the next poll",
         )
@@ -178,7 +178,9 @@ class WindowReader:
             return 1
         by_count = parts_for(first.total, self._limits.result_window) if self._is_capped(first) else 1
         weight_bytes = first.total * first.weight_bytes // len(first.events)
-        by_weight = parts_for(weight_bytes, self._limits.window_bytes) if weight_bytes > self._limits.window_bytes else 1
+        by_weight = (
+            parts_for(weight_bytes, self._limits.window_bytes) if weight_bytes > self._limits.window_bytes else 1
+        )
         return max(by_count, by_weight)
 
 

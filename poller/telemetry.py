@@ -59,7 +59,7 @@ def setup_logging(level: str, format: LogFormat | None = None, stream: TextIO | 
 class _LineHandler(logging.StreamHandler[TextIO]):
     """Writes to a stream that may go away."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's signature
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's signature
         """Go on without the log when nobody reads it: what the program does matters more."""
         if isinstance(sys.exception(), BrokenPipeError):
             # The line stays in the stream's buffer; at exit it would fail again and change the exit code.
@@ -159,6 +159,5 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
     )

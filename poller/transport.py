@@ -56,9 +56,7 @@ class Transport:
         pool_size: int = 1,
     ) -> None:
         session = requests.Session()
-        session.trust_env = (
-            False  # no .netrc in place of our token, and no look-up of the environment per request
-        )
+        session.trust_env = False  # no .netrc in place of our token, and no look-up of the environment per request
         session.proxies = dict(proxies or {})
         session.verify = ca_file or True
         session.cert = client_cert
@@ -121,9 +119,7 @@ def _read(answer: requests.Response, max_bytes: int, deadline: float) -> bytes:
         if size > max_bytes:
             raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
         if time.monotonic() > deadline:
-            raise TransientError(
-                "the answer came too slowly", hint="raise read_timeout if the network is that slow"
-            )
+            raise TransientError("the answer came too slowly", hint="raise read_timeout if the network is that slow")
     return b"".join(chunks)
 
 
@@ -133,18 +129,14 @@ def _translate(error: Exception) -> TransientError:
     reason = type(root).__name__
     match error:
         case requests.exceptions.ProxyError():
-            return TransientError(
-                f"the proxy did not let the request through: {reason}", hint="check HTTPS_PROXY"
-            )
+            return TransientError(f"the proxy did not let the request through: {reason}", hint="check HTTPS_PROXY")
         case requests.exceptions.SSLError():
             return TransientError(
                 f"TLS failed: {getattr(root, 'verify_message', '') or reason}",
                 hint="is the certificate signed by an unknown CA? name its file in ca_file",
             )
         case requests.exceptions.ConnectTimeout():
-            return TransientError(
-                "no connection within connect_timeout", hint="check the address and the firewall"
-            )
+            return TransientError("no connection within connect_timeout", hint="check the address and the firewall")
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
             return TransientError("no answer within read_timeout")
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
@@ -152,9 +144,7 @@ def _translate(error: Exception) -> TransientError:
         case requests.exceptions.ConnectionError() if "NameResolution" in repr(error):
             return TransientError("the host name is not known", hint="check the url and the DNS")
         case requests.exceptions.ConnectionError() if isinstance(root, ConnectionRefusedError):
-            return TransientError(
-                "connection refused", hint="is the address right, and something listening there?"
-            )
+            return TransientError("connection refused", hint="is the address right, and something listening there?")
         case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
             return TransientError("the answer's compression is broken")
         case _:

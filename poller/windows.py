@@ -6,6 +6,7 @@ without gap or overlap.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -58,7 +59,7 @@ def split(window: Window, parts: int) -> list[Window]:
         raise ValueError(f"cannot split {window}: it is one second long")
     parts = max(2, min(parts, window.seconds))
     edges = [window.start + window.seconds * i // parts for i in range(parts + 1)]
-    return [Window(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    return [Window(start, end) for start, end in itertools.pairwise(edges)]
 
 
 def parts_for(count: int, capacity: int) -> int:

@@ -20,6 +20,7 @@ from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, Config
 
 # Command to the module in this package that defines it, and its line in `--help`.
 _COMMANDS = {
+    "run": "The daemon: polls on a schedule, delivers to every sink.",
     "fetch": "One poll: new events as JSON lines on stdout.",
     "demo": "The whole thing on this machine, no account needed.",
     "simulate": "Only the simulator, for trying configs.",
@@ -46,9 +47,7 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(
-    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ionos-poller", message="%(prog)s %(version)s")
 @global_options
 def cli() -> None:

@@ -6,11 +6,12 @@ import base64
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
-from poller.api import ActivityLog
+from poller.api import ActivityLog, token_expiry
 from poller.config import Account, Config
-from poller.errors import StoppedError
+from poller.errors import ConfigError, StoppedError
 from poller.transport import RateLimit, Transport
 
 
@@ -65,3 +66,15 @@ def stop_on_signals(stop: threading.Event) -> None:
 
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
+
+
+def token_expiries(config: Config) -> dict[str, float]:
+    """When each account's token expires, in unix seconds; accounts whose token does not say are left out."""
+    expiries = {}
+    for account in config.accounts:
+        with suppress(ConfigError):  # a missing token is told where it is used
+            token = account.credentials().token
+            expires_at = token_expiry(token.reveal()) if token is not None else None
+            if expires_at is not None:
+                expiries[account.name] = expires_at
+    return expiries

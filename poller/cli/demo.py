@@ -88,10 +88,7 @@ def _show(setting: _Setting) -> int:
     started = time.monotonic()
     first = _poll(setting, since=int(time.time()) - 3 * 3600)
     failed = sum(
-        count
-        for kind in simulator.traffic.counts.values()
-        for status, count in kind.items()
-        if status != "200"
+        count for kind in simulator.traffic.counts.values() for status, count in kind.items() if status != "200"
     )
     step(f"Contracts found: [bold]{', '.join(poll.contract for poll in first.polls)}[/]")
     step(
@@ -100,22 +97,16 @@ def _show(setting: _Setting) -> int:
     )
     simulator.add_entries(simulator.contracts[0], count=1, visible_in_seconds=_LATE_SECONDS)
     none_yet = _poll(setting)
-    step(
-        f"An entry happens that the API shows only {_LATE_SECONDS:.0f} s later. Poll: {none_yet.delivered} new"
-    )
+    step(f"An entry happens that the API shows only {_LATE_SECONDS:.0f} s later. Poll: {none_yet.delivered} new")
     time.sleep(_LATE_SECONDS + 0.2)
     late = _poll(setting)
-    step(
-        f"Poll again, some minutes overlapping with the last: {late.delivered} new, found late, none repeated"
-    )
+    step(f"Poll again, some minutes overlapping with the last: {late.delivered} new, found late, none repeated")
     books = simulator.books("logging")
     step("What the sink got, one JSON line per entry, as the API gave it:")
     for line in simulator.intakes["logging"].lines[-3:]:
         text = line.decode()
         text = text if len(text) <= 300 else text[:297] + "..."
-        console.print(
-            Syntax(text, "json", background_color="default", word_wrap=True) if console.is_terminal else text
-        )
+        console.print(Syntax(text, "json", background_color="default", word_wrap=True) if console.is_terminal else text)
     console.print()
     colour = "green" if not (books.lost or books.repeated or books.invented) else "red"
     console.print(

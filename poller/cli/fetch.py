@@ -32,17 +32,13 @@ _TOLD_FAILURES = 5
 
 
 @click.command("fetch", cls=GlobalOptionsCommand)
-@click.option(
-    "--since", type=TIME, metavar="T", help="Read again from T; what was already printed is not repeated."
-)
+@click.option("--since", type=TIME, metavar="T", help="Read again from T; what was already printed is not repeated.")
 @click.option("--contract", "contracts", multiple=True, metavar="N", help="Only this contract (repeatable).")
 @click.option("--time-key", metavar="NAME", help="Add a top-level copy of the event's time under this name.")
 @click.option(
     "--max-line-bytes", type=click.IntRange(min=512), metavar="N", help="Shorten longer lines, with a marker."
 )
-@click.option(
-    "--wait/--no-wait", default=False, help="Wait for another run that holds the state. Default: exit 4."
-)
+@click.option("--wait/--no-wait", default=False, help="Wait for another run that holds the state. Default: exit 4.")
 @click.option(
     "--adopt-state",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -73,9 +69,7 @@ def command(
     stop = threading.Event()
     stop_on_signals(stop)
     if since is not None and since > time.time():
-        raise ConfigError(
-            [Problem("--since", "lies in the future", "give a time in the past, or an age such as 36h")]
-        )
+        raise ConfigError([Problem("--since", "lies in the future", "give a time in the past, or an age such as 36h")])
     accounts = activity_logs(config, stop)
     state = State.open(config.state_dir, "fetch", wait=wait, stop=stop, is_fresh_start=since is not None)
     try:
@@ -93,9 +87,7 @@ def command(
             only=contracts,
             wakeup=wakeup,
         )
-        state.contracts.prune(
-            config.poll.ledger_retention_seconds, config.poll.overlap_seconds, int(time.time())
-        )
+        state.prune(config.poll.ledger_retention_seconds, config.poll.overlap_seconds, int(time.time()))
         return _conclude(fetched)
     finally:
         stop.set()
@@ -156,8 +148,4 @@ def _conclude(fetched: Fetched) -> int:
     if not failures:
         return EXIT_OK
     is_all_refused = not any(poll.failure is None for poll in fetched.polls)
-    return (
-        EXIT_AUTH
-        if is_all_refused and any(isinstance(error, AuthError) for error in failures)
-        else EXIT_INCOMPLETE
-    )
+    return EXIT_AUTH if is_all_refused and any(isinstance(error, AuthError) for error in failures) else EXIT_INCOMPLETE

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from poller.config import Config, find_config, load, parse_duration, parse_time
+from poller.config import Config, find_config, load, parse_duration, parse_time, process_environment
 from poller.errors import ConfigError, Problem
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,15 +34,10 @@ class Settings:
 
     def load(self, *, check_files: bool = True) -> Config:
         """The configuration, with logging set up as asked.  Raises: ConfigError."""
-        environ = environment()
+        environ = process_environment()
         self.setup_logging()
         path = find_config(self.config, environ)
         return load(path, environ, state_dir=self.state_dir, check_files=check_files)
-
-
-def environment() -> Mapping[str, str]:
-    """The process environment, for `poller.config`, which interprets it."""
-    return os.environ
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -94,7 +88,7 @@ class GlobalOptionsCommand(click.Command):
         self.params.extend(_OPTIONS)
 
 
-class TimeType(click.ParamType):
+class TimeType(click.ParamType[int]):
     """T: RFC 3339, `YYYY-MM-DD` (UTC midnight), or an age such as `90m`, `36h`, `7d`. Gives unix seconds, rounded down."""
 
     name = "T"
@@ -114,7 +108,7 @@ class TimeType(click.ParamType):
 TIME = TimeType()
 
 
-class DurationType(click.ParamType):
+class DurationType(click.ParamType[float]):
     """A duration such as `10s`, `5m`, `1h30m`, `7d`. Gives seconds."""
 
     name = "DURATION"

@@ -14,25 +14,13 @@ from poller.simulator import Simulator, SimulatorSettings, serve
 
 
 @click.command("simulate", cls=GlobalOptionsCommand)
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one."
-)
-@click.option(
-    "--contracts", type=click.IntRange(0, 100_000), default=2, show_default=True, help="How many contracts."
-)
-@click.option(
-    "--events", type=click.IntRange(0), default=1000, show_default=True, help="Entries of each contract."
-)
-@click.option(
-    "--span", type=DURATION, default="1h", show_default=True, help="Over which they are spread, up to now."
-)
-@click.option(
-    "--rate", type=float, default=0.0, show_default=True, help="New entries a second of each contract."
-)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
+@click.option("--contracts", type=click.IntRange(0, 100_000), default=2, show_default=True, help="How many contracts.")
+@click.option("--events", type=click.IntRange(0), default=1000, show_default=True, help="Entries of each contract.")
+@click.option("--span", type=DURATION, default="1h", show_default=True, help="Over which they are spread, up to now.")
+@click.option("--rate", type=float, default=0.0, show_default=True, help="New entries a second of each contract.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same entries.")
-@click.option(
-    "--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see below."
-)
+@click.option("--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see below.")
 @click.pass_obj
 def command(
     settings: Settings,

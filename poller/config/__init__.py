@@ -4,6 +4,7 @@
 `poller.config.describe` documents it, and is imported only where that is asked for.
 """
 
+from poller.config.environment import process_environment
 from poller.config.load import find_config, load
 from poller.config.model import Account, Api, Config, Filter, Http, Outbox, Poll, Redact, Rule
 from poller.config.secrets import MASK, Credentials, Secret, SecretSource
@@ -50,4 +51,5 @@ __all__ = [
     "parse_duration",
     "parse_size",
     "parse_time",
+    "process_environment",
 ]

@@ -45,9 +45,7 @@ def is_name(text: str) -> bool:
 def check_name(text: str) -> str:
     """A name of an account or a sink."""
     if not is_name(text):
-        raise BadValueError(
-            f"{show(text)} is not a name", "use letters, digits, `_`, `.` and `-`, at most 100"
-        )
+        raise BadValueError(f"{show(text)} is not a name", "use letters, digits, `_`, `.` and `-`, at most 100")
     return text
 
 
@@ -65,13 +63,9 @@ def check_url(text: str) -> str:
     if parts.scheme not in ("http", "https"):
         raise BadValueError("must begin with https:// or http://")
     if "@" in parts.netloc:
-        raise BadValueError(
-            "must not hold credentials", "give them by their own keys, from a file or the environment"
-        )
+        raise BadValueError("must not hold credentials", "give them by their own keys, from a file or the environment")
     if not host or port == 0:
-        raise BadValueError(
-            "names no host" if not host else "names no usable port", "such as https://host:port/path"
-        )
+        raise BadValueError("names no host" if not host else "names no usable port", "such as https://host:port/path")
     if "?" in text or "#" in text:
         raise BadValueError("must not have a query or a fragment", "the program appends its own path")
     return text.rstrip("/")
@@ -84,9 +78,7 @@ def check_listen(text: str) -> str:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     is_host = re.fullmatch(r"[A-Za-z0-9.-]+" if bare == host else r"[0-9A-Fa-f:.]+", bare) is not None
     if text and not (is_port and is_host):
-        raise BadValueError(
-            f"{show(text)} is not an address and port", 'such as "127.0.0.1:9464"; "" turns it off'
-        )
+        raise BadValueError(f"{show(text)} is not an address and port", 'such as "127.0.0.1:9464"; "" turns it off')
     return text
 
 
@@ -146,9 +138,7 @@ def check_header(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise BadValueError(f"the value of {name} must be text")
     if not value.isascii() or not value.isprintable() or value != value.strip():
-        raise BadValueError(
-            f"the value of {name} holds a control character, one beyond ASCII, or a space at its end"
-        )
+        raise BadValueError(f"the value of {name} holds a control character, one beyond ASCII, or a space at its end")
     return value
 
 

@@ -67,14 +67,15 @@ class Converter:
         return ""
 
     def add(self, path: str, message: str, hint: str = "") -> None:
-        """Note a problem."""
-        self.problems.append(Problem(self.variable(path) or path, message, hint))
+        """Note a problem, at the variable where there is one."""
+        # A variable that goes deeper than the key, as POLL__INTERVAL__X does, is what is wrong with the key.
+        is_key = path == "state_dir" or ("." in path and "[" not in path)
+        below = [name for place, name in self._origins.items() if is_key and place.startswith(f"{path}.")]
+        self.problems.append(Problem(self.variable(path) or (below or [path])[0], message, hint))
 
     # Tables
 
-    def table(
-        self, kind: type[T], raw: object, path: str, *, credential: str = "", skip: str = ""
-    ) -> T | None:
+    def table(self, kind: type[T], raw: object, path: str, *, credential: str = "", skip: str = "") -> T | None:
         """The table, or None when something in it is wrong.
 
         `credential` begins the names of its files in $CREDENTIALS_DIRECTORY; `skip` is a known key.
@@ -98,9 +99,7 @@ class Converter:
 
     def tables(self, kind: type[T], raw: object, path: str) -> tuple[T, ...]:
         """A list of tables; those with problems are left out. A `name` leads to a table's credentials."""
-        made = [
-            self.table(kind, item, where, credential=_name_of(item)) for where, item in self._items(raw, path)
-        ]
+        made = [self.table(kind, item, where, credential=_name_of(item)) for where, item in self._items(raw, path)]
         return tuple(table for table in made if table is not None)
 
     def sinks(self, raw: object, path: str) -> tuple[AnySink, ...]:
@@ -149,9 +148,7 @@ class Converter:
         """The value of any field but a secret, or None with a problem noted."""
         match field.kind:
             case "table":
-                return self.table(
-                    field.extra["table"], raw, path, credential=field.extra.get("credential", "")
-                )
+                return self.table(field.extra["table"], raw, path, credential=field.extra.get("credential", ""))
             case "tables":
                 return self.tables(field.extra["table"], raw, path)
             case "contracts" | "field_paths":
@@ -207,9 +204,7 @@ class Converter:
             "chmod 600 the file, or keep the secret in its own",
         )
 
-    def _secret(
-        self, field: Field, raw: Mapping[str, object], path: str, credential: str
-    ) -> SecretSource | None:
+    def _secret(self, field: Field, raw: Mapping[str, object], path: str, credential: str) -> SecretSource | None:
         """Where the secret comes from; None where it need not be given, or with a problem noted."""
         given = [key for key in field.keys if key in raw]
         if len(given) > 1:
@@ -251,10 +246,7 @@ class Converter:
         return None
 
     def _found_secret(self, field: Field, path: str, credential: str) -> SecretSource | None:
-        names = [
-            f"{credential}.{ending}"
-            for ending in (field.key.replace("_", "-"), *field.extra.get("aliases", ()))
-        ]
+        names = [f"{credential}.{ending}" for ending in (field.key.replace("_", "-"), *field.extra.get("aliases", ()))]
         is_text = bool(field.extra.get("is_text"))
         if credential and (found := find_credential(self._environ, names)):
             return SecretSource("credential", found, path=_join(path, field.key), is_text=is_text)

@@ -136,11 +136,7 @@ def _example_sink(type_name: str, sink: type[Sink]) -> Iterator[str]:
     own = _own_fields(sink, base)
     if base is HttpSink:
         own = [field for field in fields_of(sink) if field.key == "url" and field not in own] + own
-    shared = (
-        [field for field in fields_of(sink) if field not in own]
-        if type_name == next(iter(SINK_TYPES))
-        else []
-    )
+    shared = [field for field in fields_of(sink) if field not in own] if type_name == next(iter(SINK_TYPES)) else []
     chosen = [field for field in [*own, *shared] if field.key != "name"]
     yield from _example_fields(chosen, _EXAMPLE_URLS.get(type_name, ""))
 
@@ -175,9 +171,7 @@ def _prose(text: str) -> list[str]:
 def _rows(fields: list[Field] | tuple[Field, ...]) -> Iterator[Row]:
     for field in fields:
         has_default = not field.is_required and field.default is not None
-        default = (
-            _literal(_toml_value(field, field.default)) if has_default and field.kind != "secret" else ""
-        )
+        default = _literal(_toml_value(field, field.default)) if has_default and field.kind != "secret" else ""
         if field.kind == "secret":
             also = f" Or `{field.key}_env`, or `{field.key}` in a file that is not readable by others."
             yield Row(f"{field.key}_file", "file", "", field.description + also)
@@ -295,9 +289,7 @@ def _doc(table: type[msgspec.Struct]) -> str:
 
 def _plain_fields(table: type[msgspec.Struct]) -> list[Field]:
     """The fields that are keys of the table itself."""
-    return [
-        f for f in fields_of(table) if f.kind not in ("table", "tables") and not f.extra.get("is_internal")
-    ]
+    return [f for f in fields_of(table) if f.kind not in ("table", "tables") and not f.extra.get("is_internal")]
 
 
 def _own_fields(table: type[msgspec.Struct], base: type[msgspec.Struct]) -> list[Field]:
@@ -316,9 +308,7 @@ def _tree(table: msgspec.Struct) -> dict[str, Any]:
         if isinstance(value, SecretSource):
             tree.update(_secret(field, value))
         else:
-            tree[field.key] = (
-                dict.fromkeys(value, MASK) if field.kind == "headers" else _toml_value(field, value)
-            )
+            tree[field.key] = dict.fromkeys(value, MASK) if field.kind == "headers" else _toml_value(field, value)
         if field.key == "name" and isinstance(table, Sink):
             tree["type"] = table.type
     return tree
@@ -366,9 +356,7 @@ def _bare(key: str) -> str:
 
 
 def _toml_lines(tree: Mapping[str, Any]) -> Iterator[str]:
-    tables = {
-        key: value for key, value in tree.items() if isinstance(value, dict) or key in ("accounts", "sinks")
-    }
+    tables = {key: value for key, value in tree.items() if isinstance(value, dict) or key in ("accounts", "sinks")}
     for key, value in tree.items():
         if key not in tables:
             yield f"{key} = {_literal(value)}"

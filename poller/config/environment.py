@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
@@ -10,6 +11,11 @@ PREFIX = "IONOS_POLLER_"
 _RESERVED = {"CONFIG", "STATE_DIR", "LOG_LEVEL", "LOG_FORMAT"}
 # Kubernetes sets these in every pod beside a service that is called ionos-poller.
 _KUBERNETES = r"SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?"
+
+
+def process_environment() -> Mapping[str, str]:
+    """The environment of this process, for `find_config` and `load`."""
+    return os.environ
 
 
 class EnvText(str):

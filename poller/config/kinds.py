@@ -44,11 +44,6 @@ class Field(NamedTuple):
         return (self.key, f"{self.key}_file", f"{self.key}_env") if self.kind == "secret" else (self.key,)
 
     @property
-    def is_optional(self) -> bool:
-        """Whether it can be unset."""
-        return type(None) in get_args(self.type)
-
-    @property
     def choices(self) -> tuple[str, ...]:
         """The values of a choice."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()

@@ -59,9 +59,7 @@ def load(
     problems += converter.problems
     network = NetworkEnvironment(environ)
     if check_files and network.ca_bundle and not os.access(network.ca_bundle, os.R_OK):
-        problems.append(
-            Problem("REQUESTS_CA_BUNDLE", f"unreadable file {network.ca_bundle}", "correct or unset it")
-        )
+        problems.append(Problem("REQUESTS_CA_BUNDLE", f"unreadable file {network.ca_bundle}", "correct or unset it"))
     if config is None or problems:
         raise ConfigError(problems)
     if state_dir is None and "state_dir" not in tree:
@@ -82,9 +80,7 @@ def _convert(converter: Converter, tree: dict[str, Any]) -> Config | None:
     plain = {key: value for key, value in tree.items() if key not in ("accounts", "sinks")}
     config = converter.table(Config, plain, "") or Config()
     accounts = converter.tables(Account, tree.get("accounts", []), "accounts")
-    config = msgspec.structs.replace(
-        config, accounts=accounts, sinks=converter.sinks(tree.get("sinks", []), "sinks")
-    )
+    config = msgspec.structs.replace(config, accounts=accounts, sinks=converter.sinks(tree.get("sinks", []), "sinks"))
     for path, message, hint in check_config(config):
         converter.add(path, message, hint)
     return None if converter.problems else config
@@ -109,16 +105,12 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
         problems.append(Problem(str(path), f"is not UTF-8 (line {line})", "save it as UTF-8"))
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or thousands of brackets, fail without a position.
-        message = (
-            str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long or too deep"
-        )
+        message = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long or too deep"
         problems.append(Problem(str(path), f"is not valid TOML: {message}"))
     return {}, is_private
 
 
-def _apply_environment(
-    tree: dict[str, Any], environ: Mapping[str, str], problems: list[Problem]
-) -> dict[str, str]:
+def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
     """Put the variables' values into the tree. Returns the path of each and the variable that set it."""
     origins: dict[str, str] = {}
     variables = config_variables(environ)
@@ -157,9 +149,7 @@ def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
             if key not in node:
                 node[key] = [] if not path.count(".") and part in ("sinks", "accounts") else {}
         else:
-            raise BadValueError(
-                "goes deeper than the configuration does", "`__` stands between table and key"
-            )
+            raise BadValueError("goes deeper than the configuration does", "`__` stands between table and key")
         if is_last:
             node[key] = value
         else:
@@ -198,9 +188,7 @@ def _with_fallback(account: Account, api: Api, environ: Mapping[str, str]) -> Ac
 
 def _from_variable(name: str, environ: Mapping[str, str]) -> SecretSource | None:
     is_text = name == "IONOS_PASSWORD"
-    return (
-        SecretSource("env", name, path=name, is_text=is_text, environ=environ) if environ.get(name) else None
-    )
+    return SecretSource("env", name, path=name, is_text=is_text, environ=environ) if environ.get(name) else None
 
 
 def _from_credential(name: str, environ: Mapping[str, str]) -> SecretSource | None:

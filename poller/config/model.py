@@ -39,9 +39,7 @@ Token = Annotated[
 ]
 Username = Annotated[
     str | None,
-    describe(
-        "text", "User name, instead of a token; works only without 2FA.", is_user=True, is_alternative=True
-    ),
+    describe("text", "User name, instead of a token; works only without 2FA.", is_user=True, is_alternative=True),
 ]
 Password = Annotated[
     SecretSource | None, describe("secret", "Password of `username`.", is_text=True, is_alternative=True)
@@ -109,9 +107,7 @@ class Poll(Table, frozen=True, kw_only=True):
         tuple[str, ...],
         describe("contracts", "Contract numbers to collect; empty: all that the token may see."),
     ] = ()
-    exclude_contracts: Annotated[
-        tuple[str, ...], describe("contracts", "Contract numbers to leave out.")
-    ] = ()
+    exclude_contracts: Annotated[tuple[str, ...], describe("contracts", "Contract numbers to leave out.")] = ()
     discovery_interval_seconds: Annotated[
         int, describe("duration", "Time between two looks for new contracts.", ge=1, le=30 * 86_400)
     ] = 3600
@@ -151,9 +147,7 @@ class Account(Table, frozen=True, kw_only=True):
         if self.username and self.password is not None:
             return Credentials(str(self.password), username=self.username, password=self.password.read())
         if self.username:
-            raise ConfigError(
-                [Problem("IONOS_PASSWORD", f"no password for {self.username}", "set IONOS_PASSWORD")]
-            )
+            raise ConfigError([Problem("IONOS_PASSWORD", f"no password for {self.username}", "set IONOS_PASSWORD")])
         if self.name == "default":
             raise ConfigError([Problem("token", "no IONOS API token", WHAT_TO_SET)])
         hint = f"give the account a token_file, or a systemd credential {self.name}.token"
@@ -193,9 +187,7 @@ class Redact(Table, frozen=True, kw_only=True):
     """What is removed from entries before they touch the disk. Paths read `event.resources[].id`."""
 
     drop: Annotated[tuple[str, ...], describe("field_paths", "Fields to remove.")] = ()
-    mask: Annotated[
-        tuple[str, ...], describe("field_paths", "Fields whose value is replaced by a mask.")
-    ] = ()
+    mask: Annotated[tuple[str, ...], describe("field_paths", "Fields whose value is replaced by a mask.")] = ()
     hash: Annotated[
         tuple[str, ...],
         describe("field_paths", "Fields replaced by a keyed hash, the same for the same value."),
@@ -211,18 +203,14 @@ class Outbox(Table, frozen=True, kw_only=True):
 
     max_bytes: Annotated[
         int,
-        describe(
-            "size", "When so much waits, collecting pauses; nothing is dropped.", ge=64 * KIB, le=1 << 50
-        ),
+        describe("size", "When so much waits, collecting pauses; nothing is dropped.", ge=64 * KIB, le=1 << 50),
     ] = 1 << 30
 
 
 class Http(Table, frozen=True, kw_only=True):
     """The daemon's own endpoint: /metrics, /healthz, /readyz."""
 
-    listen: Annotated[str, describe("listen", "Address and port to listen on; empty: none.")] = (
-        "127.0.0.1:9464"
-    )
+    listen: Annotated[str, describe("listen", "Address and port to listen on; empty: none.")] = "127.0.0.1:9464"
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -245,12 +233,10 @@ class Config(Table, frozen=True, kw_only=True):
     ] = Path("state")
     api: Annotated[Api, describe("table", "The API.", table=Api)] = Api()
     poll: Annotated[Poll, describe("table", "Polling.", table=Poll)] = Poll()
-    accounts: Annotated[
-        tuple[Account, ...], describe("tables", "Only for several IONOS accounts.", table=Account)
-    ] = ()
+    accounts: Annotated[tuple[Account, ...], describe("tables", "Only for several IONOS accounts.", table=Account)] = ()
     sinks: Annotated[tuple[AnySink, ...], describe("tables", "Where events go; each on its own.")] = ()
     filter: Annotated[Filter, describe("table", "Filter.", table=Filter)] = Filter()
-    redact: Annotated[Redact, describe("table", "Redaction.", table=Redact)] = Redact()
+    redact: Annotated[Redact, describe("table", "Redaction.", table=Redact, credential="redact")] = Redact()
     outbox: Annotated[Outbox, describe("table", "Outbox.", table=Outbox)] = Outbox()
     http: Annotated[Http, describe("table", "Endpoint.", table=Http)] = Http()
     source: Annotated[Path | None, describe("file", "The file it was read from.", is_internal=True)] = None

@@ -17,18 +17,14 @@ def check_table(table: msgspec.Struct) -> Iterator[Problem]:
         case Api():
             yield from _check_login(table)
             if table.page_size > table.result_window:
-                yield Problem(
-                    "page_size", "is larger than result_window", "no page can reach beyond that window"
-                )
+                yield Problem("page_size", "is larger than result_window", "no page can reach beyond that window")
         case Account():
             yield from _check_login(table)
         case Poll():
             yield from _check_poll(table)
         case Redact():
             if table.hash and table.hash_key is None:
-                yield Problem(
-                    "hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key"
-                )
+                yield Problem("hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key")
         case Rule():
             if all(getattr(table, key) is None for key in table.__struct_fields__):
                 yield Problem("", "matches every entry", "name at least one of its keys, such as type")
@@ -46,9 +42,7 @@ def _check_login(table: Api | Account) -> Iterator[Problem]:
 def _check_poll(poll: Poll) -> Iterator[Problem]:
     for key, span in (("overlap", poll.overlap_seconds), ("audit_span", poll.audit_span_seconds)):
         if poll.ledger_retention_seconds < span:
-            yield Problem(
-                "ledger_retention", f"is shorter than {key}", "entries read again would count as new"
-            )
+            yield Problem("ledger_retention", f"is shorter than {key}", "entries read again would count as new")
 
 
 def _check_sink(sink: Sink) -> Iterator[Problem]:

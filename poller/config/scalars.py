@@ -51,9 +51,7 @@ def read_scalar(field: Field, raw: object) -> Any:
 
 def _duration(field: Field, raw: object) -> float:
     if not isinstance(raw, str):
-        raise BadValueError(
-            f"{show(raw)} is not a duration", 'quote it with its unit, such as "60s" or "1h30m"'
-        )
+        raise BadValueError(f"{show(raw)} is not a duration", 'quote it with its unit, such as "60s" or "1h30m"')
     seconds = _in_bounds(field, parse_duration(raw), format_duration)
     if field.type is int and not seconds.is_integer():
         raise BadValueError(f"{show(raw)} is not in whole seconds")

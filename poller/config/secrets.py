@@ -97,9 +97,7 @@ class SecretSource:
         if not value.isprintable():
             raise self._error(f"{self} holds a control character", "it must be one line of text")
         if not self.is_text and (" " in value or not value.isascii()):
-            raise self._error(
-                f"{self} holds a space or a character beyond ASCII", "give the bare token or key"
-            )
+            raise self._error(f"{self} holds a space or a character beyond ASCII", "give the bare token or key")
         return Secret(value)
 
     def _read_file(self) -> str:

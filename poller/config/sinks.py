@@ -24,19 +24,13 @@ Format = Literal["raw", "moesif-action"]
 
 Name = Annotated[
     str,
-    describe(
-        "name", "Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`."
-    ),
+    describe("name", "Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`."),
 ]
 BatchEvents = Annotated[int, describe("number", "At most so many events in one batch.", ge=1, le=100_000)]
-BatchBytes = Annotated[
-    int, describe("size", "At most so many bytes in one batch, before compression.", ge=KIB)
-]
+BatchBytes = Annotated[int, describe("size", "At most so many bytes in one batch, before compression.", ge=KIB)]
 BatchAge = Annotated[
     float,
-    describe(
-        "duration", "A batch that is not full is sent when its oldest event waited this long.", ge=0, le=3600
-    ),
+    describe("duration", "A batch that is not full is sent when its oldest event waited this long.", ge=0, le=3600),
 ]
 RetryInitial = Annotated[
     float,
@@ -46,9 +40,7 @@ RetryMax = Annotated[
     float,
     describe("duration", "The longest wait between two attempts. Retrying never ends.", ge=0.01, le=86_400),
 ]
-MaxEventBytes = Annotated[
-    int, describe("size", "An event larger than this is handled as `oversize` says.", ge=KIB)
-]
+MaxEventBytes = Annotated[int, describe("size", "An event larger than this is handled as `oversize` says.", ge=KIB)]
 OversizeChoice = Annotated[
     Oversize,
     describe(
@@ -58,14 +50,10 @@ OversizeChoice = Annotated[
 ]
 CompressionChoice = Annotated[Compression, describe("choice", "Compression of what is sent or written.")]
 FormatChoice = Annotated[Format, describe("choice", "The entry as the API gave it, or a Moesif action.")]
-Url = Annotated[
-    str, describe("url", "Base URL of the receiver, http or https, without credentials or query.")
-]
+Url = Annotated[str, describe("url", "Base URL of the receiver, http or https, without credentials or query.")]
 ConnectTimeout = Annotated[float, describe("duration", "Time to connect, TLS included.", ge=0.01, le=600)]
 ReadTimeout = Annotated[float, describe("duration", "Time to wait for an answer.", ge=0.01, le=3600)]
-RequestsPerSecond = Annotated[
-    float, describe("number", "At most so many requests a second.", ge=0.01, le=10_000)
-]
+RequestsPerSecond = Annotated[float, describe("number", "At most so many requests a second.", ge=0.01, le=10_000)]
 Headers = Annotated[
     dict[str, str],
     describe("headers", "Further request headers. Values are masked wherever the configuration is shown."),
@@ -74,14 +62,10 @@ CaFile = Annotated[
     Path | None, describe("file", "CA certificates (PEM) to trust instead of the system's for this server.")
 ]
 CertFile = Annotated[Path | None, describe("file", "Client certificate (PEM) for mutual TLS.")]
-KeyFile = Annotated[
-    Path | None, describe("file", "Private key (PEM) of `cert_file`, where it is not in that file.")
-]
+KeyFile = Annotated[Path | None, describe("file", "Private key (PEM) of `cert_file`, where it is not in that file.")]
 
 
-class Sink(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", rename=toml_key
-):
+class Sink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", rename=toml_key):
     """What every sink takes."""
 
     name: Name
@@ -131,9 +115,7 @@ class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
         dict[str, str],
         describe("labels", "Labels of the stream. `contract` is added; all else stays in the line."),
     ] = msgspec.field(default_factory=lambda: {"tag_name": "activityLog"})
-    tenant_id: Annotated[str | None, describe("text", "Tenant, sent as `X-Scope-OrgID`.", is_header=True)] = (
-        None
-    )
+    tenant_id: Annotated[str | None, describe("text", "Tenant, sent as `X-Scope-OrgID`.", is_header=True)] = None
     username: Annotated[
         str | None, describe("text", "User name for Basic authentication.", is_user=True, is_alternative=True)
     ] = None
@@ -194,9 +176,7 @@ class FileSink(Sink, frozen=True, kw_only=True, tag="file"):
 
     path: Annotated[
         str,
-        describe(
-            "template", "The file; `{date}` is the event's UTC day. Relative to the configuration file."
-        ),
+        describe("template", "The file; `{date}` is the event's UTC day. Relative to the configuration file."),
     ]
     compression: CompressionChoice = "none"
     format: FormatChoice = "raw"

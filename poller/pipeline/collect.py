@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple
@@ -84,9 +84,7 @@ class Collector:
         self._slots = threading.Semaphore(concurrency)
         self._readers = ThreadPoolExecutor(concurrency, thread_name_prefix="read")
 
-    def discover(
-        self, *, since: int | None = None, only: Iterable[str] = ()
-    ) -> tuple[list[str], list[PollerError]]:
+    def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
         """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
 
         `since` also has known ones read once more from there. Returns the contracts, sorted, and what failed account by account.
@@ -112,20 +110,11 @@ class Collector:
             for contract, name in found.items()
             if (not wanted or contract in wanted) and contract not in settings.exclude_contracts
         }
-        for contract in sorted(wanted - set(found)):
-            failures.append(
-                PollerError(
-                    "this account does not see the contract",
-                    contract=contract,
-                    hint="check the number, and which contracts the token may see with `ionos-poller check`",
-                )
-            )
+        failures += [_unknown(contract) for contract in sorted(wanted - set(found))]
         known = {row.contract: row for row in self._state.contracts.all()}
         for name in self._accounts:
             mine = [contract for contract, account in chosen.items() if account == name]
-            start = int(
-                self._trusted_now(self._accounts[name], self._clock()) - settings.initial_lookback_seconds
-            )
+            start = int(self._trusted_now(self._accounts[name], self._clock()) - settings.initial_lookback_seconds)
             self._state.contracts.enrol(mine, name, since if since is not None else start)
         if since is not None:
             self._widen([known[contract] for contract in chosen if contract in known], since)
@@ -261,7 +250,7 @@ class Collector:
 
     def _read_ahead(
         self, reader: WindowReader, windows: Iterable[Window]
-    ) -> Iterator[tuple[Window, Reading]]:
+    ) -> Generator[tuple[Window, Reading], None, None]:
         """Read windows in order, the later ones ahead of time while there are slots; split ones are replaced by their parts."""
         queue = deque(_Ahead(window) for window in windows)
         try:
@@ -331,6 +320,11 @@ def _skew(api: ActivityLog) -> float:
     """Our clock minus the API's in seconds, 0 where that is within what `Date` can tell."""
     skew = api.clock_skew_seconds
     return skew if abs(skew) > _TOLERATED_SKEW_SECONDS else 0.0
+
+
+def _unknown(contract: str) -> PollerError:
+    hint = "check the number, and which contracts the token may see with `ionos-poller check`"
+    return PollerError("no account sees this contract", contract=contract, hint=hint)
 
 
 def _too_dense(contract: str, window: Window) -> PollerError:

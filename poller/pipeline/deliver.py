@@ -6,15 +6,40 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from poller.delivery import Decision, Halve, Park, RetryPolicy, Settle, Shrink, Wait, decide
+from poller.delivery import (
+    MAX_RETRY_AFTER_SECONDS,
+    Accepted,
+    CredentialsRefused,
+    Decision,
+    Halve,
+    Outcome,
+    Park,
+    Refused,
+    RetryAfter,
+    RetryPolicy,
+    Settle,
+    Shrink,
+    TooLarge,
+    Wait,
+    decide,
+)
+from poller.events import OutboxEvent
+from poller.mapping import SHORTEST_BYTES, truncated
 from poller.sinks import Sink
 from poller.store.outbox import DeadLetter, Outbox
-from poller.events import OutboxEvent
 
 log = logging.getLogger(__name__)
+
+_FAILURE_KINDS: dict[type[Outcome], str] = {
+    Accepted: "partly_accepted",
+    RetryAfter: "unavailable",
+    TooLarge: "too_large",
+    Refused: "refused",
+    CredentialsRefused: "credentials_refused",
+}
 
 
 class Progress(NamedTuple):
@@ -25,11 +50,26 @@ class Progress(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """Events that go out together: `events` of them still to be sent, out of `count`, the others already `dead` or delivered."""
+    """A run of the outbox in order, not settled yet: what is `dead` or `delivered` of it, by index; the rest is to be sent."""
 
     events: Sequence[OutboxEvent]
-    count: int
-    dead: tuple[DeadLetter, ...] = ()
+    dead: Mapping[int, DeadLetter]
+    delivered: frozenset[int] = frozenset()
+
+    def open(self) -> list[int]:
+        """The indexes of the events that are still to be sent."""
+        return [index for index in range(len(self.events)) if index not in self.dead and index not in self.delivered]
+
+    def halves(self) -> tuple[_Piece, _Piece]:
+        """Two runs, with as many events to be sent in the first as in the second, or one less."""
+        still = self.open()
+        cut = still[len(still) // 2]
+        return self._part(0, cut), self._part(cut, len(self.events))
+
+    def _part(self, start: int, end: int) -> _Piece:
+        dead = {index - start: letter for index, letter in self.dead.items() if start <= index < end}
+        delivered = frozenset(index - start for index in self.delivered if start <= index < end)
+        return _Piece(self.events[start:end], dead, delivered)
 
 
 class Deliverer:
@@ -43,18 +83,18 @@ class Deliverer:
         outbox: Outbox,
         sink: Sink,
         *,
-        retry: RetryPolicy = RetryPolicy(),
         clock: Callable[[], float] = time.time,
-        on_settled: Callable[[int, int], None] = lambda delivered, dead: None,
-        on_failed: Callable[[str], None] = lambda reason: None,
+        on_failed: Callable[[str], None] = lambda kind: None,
     ) -> None:
+        """`on_failed` is told the kind of every send that was not accepted whole, a word."""
         self._outbox = outbox
         self._sink = sink
-        self._retry = retry
+        self._retry = RetryPolicy(sink.retry_initial_seconds, sink.retry_max_seconds)
         self._clock = clock
-        self._on_settled = on_settled
         self._on_failed = on_failed
         self._pieces: deque[_Piece] = deque()
+        # What is printed for a person or a pipe is no news; what crosses a network is.
+        self._sent_level = logging.DEBUG if sink.type == "stdout" else logging.INFO
         row = outbox.register(sink.name, sink.type)
         self._attempts = row.attempts
         self._not_before = row.retry_at or 0.0
@@ -62,106 +102,117 @@ class Deliverer:
 
     def step(self) -> Progress:
         """Send one batch, or one piece of it.  Raises: StateError; OutputError where the sink is our own output."""
-        now = self._clock()
-        # A clock set back must not make a wait of seconds one of hours.
-        if 0 < self._not_before - now <= self._retry.max_seconds + 3600:
-            return Progress(0, self._not_before - now)
+        wait = self._not_before - self._clock()
+        # A clock that was set back must not make a wait of seconds one of hours.
+        if 0 < wait <= self._retry.max_seconds + 1.1 * MAX_RETRY_AFTER_SECONDS:
+            return Progress(0, wait)
         if not self._pieces:
             batch = self._outbox.batch(self._sink.name, self._sink.batch_events, self._sink.batch_bytes)
             if batch is None:
                 return Progress(0, None)
-            self._pieces.append(_Piece(batch.events, len(batch.events)))
+            # Neither full nor old enough: more may come to go with it.
+            age = self._clock() - batch.events[0].collected_at
+            if (
+                not batch.has_more
+                and len(batch.events) < self._sink.batch_events
+                and 0 <= age < self._sink.batch_age_seconds
+            ):
+                return Progress(0, self._sink.batch_age_seconds - age)
+            self._pieces.append(self._fitting(batch.events))
         piece = self._pieces[0]
+        still = piece.open()
+        if not still:
+            return self._settle(piece, 0.0)
         started = time.monotonic()
-        outcome = self._sink.send(piece.events)
-        decision = decide(outcome, len(piece.events), self._attempts + 1, self._retry, random.random)
-        return self._carry_out(decision, piece, time.monotonic() - started)
+        outcome = self._sink.send(piece.events if len(still) == len(piece.events) else [piece.events[i] for i in still])
+        decision = decide(outcome, len(still), self._attempts + 1, self._retry, random.random)
+        if not isinstance(decision, Settle) or decision.retry:
+            self._on_failed(_FAILURE_KINDS[type(outcome)])
+        return self._carry_out(decision, piece, still, time.monotonic() - started)
 
-    def _carry_out(self, decision: Decision, piece: _Piece, seconds: float) -> Progress:
+    def _fitting(self, events: Sequence[OutboxEvent]) -> _Piece:
+        """The events with those that are larger than the sink takes shortened or dead, as `oversize` says."""
+        limit = self._sink.max_event_bytes
+        if all(len(event.line) <= limit for event in events):
+            return _Piece(events, {})
+        fitting = list(events)
+        dead = {}
+        for index, event in enumerate(events):
+            if len(event.line) > limit:
+                if self._sink.oversize == "truncate":
+                    fitting[index] = event.with_line(truncated(event.line, limit))
+                else:
+                    dead[index] = DeadLetter(event, None, f"larger than max_event_bytes: {len(event.line)} > {limit}")
+        return _Piece(fitting, dead)
+
+    def _carry_out(self, decision: Decision, piece: _Piece, still: Sequence[int], seconds: float) -> Progress:
         match decision:
             case Settle(dead, retry, status):
-                return self._settle(piece, dead, retry, status, seconds)
-            case Halve():
-                self._pieces.popleft()
-                middle = len(piece.events) // 2
-                # What was already settled in memory goes with the second half: it is committed after the first.
-                done = piece.count - len(piece.events)
-                self._pieces.appendleft(
-                    _Piece(piece.events[middle:], len(piece.events) - middle + done, piece.dead)
+                letters = {
+                    still[index]: DeadLetter(piece.events[still[index]], status, reason)
+                    for index, reason in dead.items()
+                }
+                again = {still[index] for index in retry}
+                delivered = piece.delivered.union(
+                    index for index in still if index not in letters and index not in again
                 )
-                self._pieces.appendleft(_Piece(piece.events[:middle], middle))
-                log.debug("batch.halved", extra={"sink": self._sink.name, "events": len(piece.events)})
+                piece = _Piece(piece.events, {**piece.dead, **letters}, delivered)
+                self._pieces[0] = piece
+                return Progress(0, 0.0) if again else self._settle(piece, seconds)
+            case Halve():
+                log.debug("batch.halved", extra={"sink": self._sink.name, "events": len(still)})
+                first, second = piece.halves()
+                self._pieces.popleft()
+                self._pieces.extendleft((second, first))
                 return Progress(0, 0.0)
             case Shrink(reason, status):
-                return self._shrink(piece, reason, status, seconds)
+                self._pieces[0] = self._shrunk(piece, still[0], reason, status)
+                return Progress(0, 0.0)
             case Wait(wait, reason):
                 self._postpone(wait, reason, parked_at=None)
-                log.warning(
-                    "batch.retry_scheduled",
-                    extra={
-                        "sink": self._sink.name,
-                        "events": len(piece.events),
-                        "attempt": self._attempts,
-                        "wait_seconds": round(wait, 3),
-                        "why": reason,
-                    },
-                )
+                extra = {"events": len(still), "attempt": self._attempts, "wait_seconds": round(wait, 3), "why": reason}
+                log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra})
                 return Progress(0, wait)
             case Park(wait, reason):
                 self._postpone(wait, reason, parked_at=self._parked_at or self._clock())
-                log.error(
-                    "sink.parked",
-                    extra={
-                        "sink": self._sink.name,
-                        "why": reason,
-                        "hint": "nothing is lost: replace the key, it is read again every minute",
-                    },
-                )
+                hint = "nothing is lost: replace the key, it is read again every minute"
+                log.error("sink.parked", extra={"sink": self._sink.name, "why": reason, "hint": hint})
                 return Progress(0, wait)
 
-    def _settle(
-        self, piece: _Piece, dead: dict[int, str], retry: Sequence[int], status: int | None, seconds: float
-    ) -> Progress:
-        letters = (
-            *piece.dead,
-            *(DeadLetter(piece.events[index], status, reason) for index, reason in dead.items()),
-        )
+    def _shrunk(self, piece: _Piece, index: int, reason: str, status: int | None) -> _Piece:
+        """The piece with one event, which alone is too large for the other side, half as long or dead."""
+        event = piece.events[index]
+        shorter = max(SHORTEST_BYTES, len(event.line) // 2)
+        if self._sink.oversize == "dead-letter" or shorter >= len(event.line):
+            return piece._replace(dead={**piece.dead, index: DeadLetter(event, status, reason)})
+        events = list(piece.events)
+        events[index] = event.with_line(truncated(event.line, shorter))
+        return piece._replace(events=events)
+
+    def _settle(self, piece: _Piece, seconds: float) -> Progress:
+        count = len(piece.events)
+        letters = [piece.dead[index] for index in sorted(piece.dead)]
+        self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock())
         self._pieces.popleft()
-        if retry:
-            rest = _Piece([piece.events[index] for index in retry], piece.count, letters)
-            self._pieces.appendleft(rest)
-            return Progress(0, 0.0)
-        self._outbox.settle(self._sink.name, piece.count, dead=letters, now=self._clock())
         self._attempts, self._not_before, self._parked_at = 0, 0.0, None
-        delivered = piece.count - len(letters)
-        self._on_settled(delivered, len(letters))
-        log.info(
+        log.log(
+            self._sent_level,
             "batch.sent",
             extra={
                 "sink": self._sink.name,
-                "events": delivered,
+                "events": count - len(letters),
                 "dead": len(letters),
                 "seconds": round(seconds, 3),
             },
         )
-        for letter in letters[:1]:
-            log.error(
-                "event.dead_lettered",
-                extra={
-                    "sink": self._sink.name,
-                    "events": len(letters),
-                    "why": letter.reason,
-                    "hint": "`ionos-poller dead-letters list` shows them",
-                },
-            )
-        return Progress(piece.count, 0.0)
-
-    def _shrink(self, piece: _Piece, reason: str, status: int | None, seconds: float) -> Progress:
-        return self._settle(piece, {0: reason}, (), status, seconds)
+        if letters:
+            hint = "`ionos-poller dead-letters list` shows them, `dead-letters replay` sends them again"
+            extra = {"sink": self._sink.name, "events": len(letters), "why": letters[0].reason, "hint": hint}
+            log.error("event.dead_lettered", extra=extra)
+        return Progress(count, 0.0)
 
     def _postpone(self, wait: float, reason: str, *, parked_at: float | None) -> None:
         self._attempts += 1
         self._not_before = self._clock() + wait
         self._parked_at = parked_at
         self._outbox.postpone(self._sink.name, self._attempts, self._not_before, reason, parked_at=parked_at)
-        self._on_failed(reason)

@@ -54,9 +54,7 @@ def _contract(simulator: Simulator, request: Request) -> int:
 def _intake_name(simulator: Simulator, request: Request) -> str:
     name = request.query.get("intake", "")
     if name not in simulator.intakes:
-        raise ConfigError(
-            [Problem("intake", f"{name!r} is unknown", f"one of {', '.join(simulator.intakes)}")]
-        )
+        raise ConfigError([Problem("intake", f"{name!r} is unknown", f"one of {', '.join(simulator.intakes)}")])
     return name
 
 

@@ -77,7 +77,7 @@ class Intake:
             if keep_lines:
                 self.kept.append(item)
 
-    def _collapses(self, item: Item, digest: bytes) -> bool:  # noqa: ARG002 - for those that override it
+    def _collapses(self, item: Item, digest: bytes) -> bool:
         """Whether this event vanishes into an equal one stored before; asked once for each, in order."""
         return False
 
@@ -144,9 +144,7 @@ class LoggingIntake(Intake):
             lines = _json_lines(body)
         except msgspec.DecodeError:
             return _refusal(400, "invalid JSON")
-        return _poisoned(lines, settings) or Verdict(
-            Answer(201, content_type="text/plain"), [Item(x) for x in lines]
-        )
+        return _poisoned(lines, settings) or Verdict(Answer(201, content_type="text/plain"), [Item(x) for x in lines])
 
 
 class HttpIntake(Intake):

@@ -84,9 +84,7 @@ class ContractLog:
             del self._times[cut:], self._refs[cut:]
             self._admit(entries, visible_at)
 
-    def page(
-        self, start_ms: int, end_ms: int, offset: int, limit: int, *, oldest_first: bool = False
-    ) -> Page:
+    def page(self, start_ms: int, end_ms: int, offset: int, limit: int, *, oldest_first: bool = False) -> Page:
         """Entries shown now with start_ms <= time < end_ms: how many, and those at `offset` up to `limit`."""
         with self._lock:
             self._reveal()

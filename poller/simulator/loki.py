@@ -62,10 +62,7 @@ class LokiIntake(Intake):
         self._more_places: dict[bytes, set[int]] = {}  # the others, for the few lines that have several
 
     def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
-        if (
-            settings.loki_authorization
-            and request.headers.get("authorization") != settings.loki_authorization
-        ):
+        if settings.loki_authorization and request.headers.get("authorization") != settings.loki_authorization:
             return _refusal(401, "no credentials, or wrong ones")
         if settings.loki_tenant and request.headers.get("x-scope-orgid") != settings.loki_tenant:
             return _refusal(401, "no org id")

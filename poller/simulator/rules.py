@@ -119,16 +119,13 @@ def answer_api(
         return api_error(404, "NOT_FOUND", f"{request.path} does not exist")
     if kind == "contracts":
         items = [
-            {"id": number, "type": "contracts", "href": f"{base_url}{BASE_PATH}/contracts/{number}"}
-            for number in logs
+            {"id": number, "type": "contracts", "href": f"{base_url}{BASE_PATH}/contracts/{number}"} for number in logs
         ]
         return json_answer(200, {"items": items} if settings.shape == "items" else items)
     if not (contract.isascii() and contract.isdigit() and int(contract) in logs):
         return api_error(404, "NOT_FOUND", f"contract {contract} does not exist")
     if int(contract) in settings.forbidden:
-        return api_error(
-            403, "FORBIDDEN", "The user lacks the privilege ACCESS_ACTIVITY_LOG for this contract"
-        )
+        return api_error(403, "FORBIDDEN", "The user lacks the privilege ACCESS_ACTIVITY_LOG for this contract")
     if settings.raw_body:
         return Answer(200, settings.raw_body.encode())
     log = logs[int(contract)]

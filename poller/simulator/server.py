@@ -34,9 +34,7 @@ _SINK_ROUTES: dict[str, Callable[[list[str]], bool]] = {
     "http": lambda _: True,
 }
 _INSTEAD = {
-    "html": Answer(
-        200, b"<!DOCTYPE html><html><body><h1>Back soon</h1></body></html>", "text/html; charset=utf-8"
-    ),
+    "html": Answer(200, b"<!DOCTYPE html><html><body><h1>Back soon</h1></body></html>", "text/html; charset=utf-8"),
     "missing-hits": Answer(200, b'{"status":"ok"}'),
     "wrong-types": Answer(200, b'{"hits":{"total":"many","hits":{"_source":[]}}}'),
 }
@@ -147,11 +145,7 @@ class _Connection(BaseHTTPRequestHandler):
             simulator.receive(name, request, share=1.0 if fault.kind == "lost-ack" else 0.5)
         if fault.kind == "lost-ack":
             raise _DroppedError
-        self._send(
-            api_error(500, "PARTIAL", "Internal Server Error")
-            if fault.kind == "partial"
-            else self._fail(fault)
-        )
+        self._send(api_error(500, "PARTIAL", "Internal Server Error") if fault.kind == "partial" else self._fail(fault))
 
     def _fail(self, fault: Fault) -> Answer:
         """The answer of a fault known to both sides. Raises: _DroppedError where it is none."""
@@ -241,9 +235,7 @@ class SimulatorServer(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self._open: set[socket.socket] = set()
         self._to_reset: set[socket.socket] = set()
-        self._thread = threading.Thread(
-            target=self.serve_forever, args=(0.05,), name="simulator", daemon=True
-        )
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), name="simulator", daemon=True)
 
     def server_bind(self) -> None:
         """As the base class, without its look-up of the host's name, which may take seconds."""

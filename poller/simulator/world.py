@@ -73,9 +73,7 @@ class Simulator:
         self.settings: SimulatorSettings = settings
         self._plan = FaultPlan(settings.faults, settings.seed)
         self.traffic = Traffic()
-        self.sink_traffic = {
-            kind.name: Traffic() for kind in (LoggingIntake, LokiIntake, MoesifIntake, HttpIntake)
-        }
+        self.sink_traffic = {kind.name: Traffic() for kind in (LoggingIntake, LokiIntake, MoesifIntake, HttpIntake)}
         self.loki = LokiIntake()
         self.intakes: dict[str, Intake] = {
             intake.name: intake for intake in (LoggingIntake(), self.loki, MoesifIntake(), HttpIntake())
@@ -93,9 +91,7 @@ class Simulator:
 
     def _make_log(self, contract: int) -> ContractLog:
         settings = self.settings
-        maker = EntryMaker(
-            settings.seed, contract, with_uuid=settings.ids == "uuid", pad_to_bytes=settings.entry_bytes
-        )
+        maker = EntryMaker(settings.seed, contract, with_uuid=settings.ids == "uuid", pad_to_bytes=settings.entry_bytes)
         return ContractLog(maker, live_per_second=settings.live_per_second)
 
     def _fill(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
+from poller.config.sinks import Oversize
 from poller.delivery import Accepted, Outcome
 from poller.errors import OutputError
 from poller.events import OutboxEvent
@@ -14,6 +16,10 @@ class StdoutSink:
     """Writes lines to a stream and counts them done when the stream was flushed."""
 
     type = "stdout"
+    batch_age_seconds = 0.0
+    max_event_bytes = sys.maxsize
+    oversize: Oversize = "dead-letter"
+    retry_initial_seconds = retry_max_seconds = 1.0
 
     def __init__(
         self,
@@ -47,4 +53,8 @@ class StdoutSink:
                 f"output cannot be written: {error.strerror}",
                 hint="what was not written comes with the next run",
             ) from error
+        return Accepted()
+
+    def probe(self) -> Outcome:
+        """Nothing to try: what stdout is only shows when it is written to."""
         return Accepted()

@@ -17,19 +17,23 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from poller.errors import StateError
 from poller.store.contracts import Contracts
 from poller.store.database import Database, Lock, make_directory
+from poller.store.dead_letters import DeadLetters
 from poller.store.outbox import Outbox
+from poller.store.overview import Overview, overview
 
 
 class State:
     """The open state of one use, held by this process until `close`."""
 
-    def __init__(self, lock: Lock, database: Database) -> None:
+    def __init__(self, lock: Lock | None, database: Database) -> None:
         self._lock = lock
         self._database = database
         self.contracts = Contracts(database)
         self.outbox = Outbox(database)
+        self.dead_letters = DeadLetters(database)
 
     @classmethod
     def open(
@@ -54,6 +58,27 @@ class State:
             lock.release()
             raise
 
+    def overview(self) -> Overview:
+        """Everything at one moment, for status, metrics and the books.  Raises: StateError."""
+        return overview(self._database)
+
+    def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
+        """Forget old identities, and give space that is free back to the disk."""
+        self.contracts.prune(retention_seconds, overlap_seconds, now)
+        self._database.vacuum()
+
+    @classmethod
+    def open_beside(cls, directory: Path, use: str) -> State:
+        """Open the state of a use that may be running, for one short transaction of a person's: replay, purge, forget.
+
+        Raises: StateError when there is none.
+        """
+        path = directory / f"{use}.db"
+        if not path.exists():
+            raise StateError(f"{path} does not exist", hint=f"`{use}` has not run with this --state-dir yet")
+        return cls(None, Database(path))
+
     def close(self) -> None:
         self._database.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()

@@ -108,9 +108,7 @@ class Contracts:
                 "SELECT id, contract, start, end, purpose FROM ranges WHERE contract = ? ORDER BY start, id",
                 (contract,),
             ).fetchall()
-        return [
-            Range(id_, contract, Window(start, end), purpose) for id_, contract, start, end, purpose in rows
-        ]
+        return [Range(id_, contract, Window(start, end), purpose) for id_, contract, start, end, purpose in rows]
 
     def unseen(self, contract: str, events: Sequence[Event]) -> list[Event]:
         """Those of the events, each given once, that have not been collected before, in the same order."""
@@ -139,9 +137,7 @@ class Contracts:
                 ),
             )
             if commit.of_range is not None:
-                connection.execute(
-                    "UPDATE ranges SET start = ? WHERE id = ?", (commit.window.end, commit.of_range)
-                )
+                connection.execute("UPDATE ranges SET start = ? WHERE id = ?", (commit.window.end, commit.of_range))
                 connection.execute("DELETE FROM ranges WHERE id = ? AND start >= end", (commit.of_range,))
 
     def record_poll(self, contract: str, now: int, failure: str) -> None:
@@ -149,7 +145,7 @@ class Contracts:
         column = "failed_at" if failure else "succeeded_at"
         with self._database.transaction() as connection:
             connection.execute(
-                f"UPDATE contracts SET {column} = ?, failure = ? WHERE contract = ?",  # noqa: S608  # one of two constants
+                f"UPDATE contracts SET {column} = ?, failure = ? WHERE contract = ?",  # one of two constants
                 (now, failure, contract),
             )
 

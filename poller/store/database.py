@@ -92,9 +92,7 @@ class Lock:
                 if stop.wait(_LOCK_POLL_SECONDS):
                     os.close(self._fd)
                     raise StoppedError("asked to stop") from None
-        with suppress(
-            OSError
-        ):  # the number only helps whoever is kept waiting: a full disk must not stop us here
+        with suppress(OSError):  # the number only helps whoever is kept waiting: a full disk must not stop us here
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
@@ -140,10 +138,7 @@ class Database:
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
         query("PRAGMA secure_delete = FAST")
-        if (
-            self.path.stat().st_size <= _QUICK_CHECK_BYTES
-            and query("PRAGMA quick_check(1)").fetchone()[0] != "ok"
-        ):
+        if self.path.stat().st_size <= _QUICK_CHECK_BYTES and query("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise self._set_aside("is damaged")
 
     def _migrate(self) -> None:
@@ -180,6 +175,11 @@ class Database:
                 yield self._connection
             except sqlite3.Error as error:
                 raise self._translate(error) from error
+
+    def vacuum(self) -> None:
+        """Give free pages back to the file system.  Raises: StateError."""
+        with self.reading() as connection:
+            connection.execute("PRAGMA incremental_vacuum").fetchall()
 
     def close(self) -> None:
         with self._lock, suppress(sqlite3.Error):
@@ -222,21 +222,15 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.Error as error:
-        raise StateError(
-            f"{path}: cannot be read: {error}", hint="is it damaged, or another user's?"
-        ) from error
+        raise StateError(f"{path}: cannot be read: {error}", hint="is it damaged, or another user's?") from error
     if version != SCHEMA_VERSION:
         connection.close()
-        raise StateError(
-            f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it"
-        )
+        raise StateError(f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it")
     return connection
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(
-        path, timeout=10.0, isolation_level=None, check_same_thread=False, cached_statements=64
-    )
+    return sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False, cached_statements=64)
 
 
 def _create(path: Path, *, is_fresh_start: bool) -> None:
@@ -284,9 +278,7 @@ def _translated_os(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == 28:  # ENOSPC
-            raise StateFullError(
-                f"{path}: no space left on the disk", hint="free some and start again"
-            ) from error
+            raise StateFullError(f"{path}: no space left on the disk", hint="free some and start again") from error
         raise StateError(
             f"{path}: cannot be written: {error.strerror}",
             hint="choose another --state-dir, or give this user the right to write there",

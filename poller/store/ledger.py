@@ -34,9 +34,7 @@ def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event
             )
             known.update(_identities(rows))
     if not all(event.is_timed for event in events):
-        rows = connection.execute(
-            "SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0", (contract,)
-        )
+        rows = connection.execute("SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0", (contract,))
         known.update(_identities(rows))
     return [event for event in events if event.identity not in known]
 
@@ -71,7 +69,7 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
 def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) -> dict[int, int]:
     """How many entries were collected in each hour of `[start, end)`, unix seconds of whole hours; empty hours are left out."""
     rows = connection.execute(
-        f"SELECT hour, sum(length(identities)) / {IDENTITY_BYTES} FROM ledger"  # noqa: S608  # a constant of ours
+        f"SELECT hour, sum(length(identities)) / {IDENTITY_BYTES} FROM ledger"  # a constant of ours
         " WHERE contract = ? AND hour >= ? AND hour < ? GROUP BY hour",
         (contract, start // HOUR_SECONDS, end // HOUR_SECONDS),
     )

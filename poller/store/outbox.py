@@ -73,15 +73,24 @@ class Outbox:
             )
             return read_sinks(connection, name)[0]
 
-    def postpone(
-        self, sink: str, attempts: int, retry_at: float, failure: str, *, parked_at: float | None
-    ) -> None:
+    def postpone(self, sink: str, attempts: int, retry_at: float, failure: str, *, parked_at: float | None) -> None:
         """Commits: that nothing went, why, and when to try again, so that a restart loses no backoff."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE sinks SET attempts = ?, retry_at = ?, failure = ?, parked_at = ? WHERE name = ?",
                 (attempts, retry_at, failure, parked_at, sink),
             )
+
+    def forget(self, sink: str) -> bool:
+        """Let go of a sink: what waited for it alone is deleted. Commits: that. Returns whether it was known.
+
+        Its dead letters stay.
+        """
+        with self._database.transaction() as connection:
+            was_known = connection.execute("DELETE FROM sinks WHERE name = ?", (sink,)).rowcount == 1
+            last = connection.execute("SELECT max(id) FROM segments").fetchone()[0]
+            _delete_done(connection, sink, last or 0)
+        return was_known
 
     def sinks(self) -> list[Sink]:
         with self._database.reading() as connection:
@@ -163,18 +172,33 @@ def encode(events: Sequence[Event]) -> list[Segment]:
     return [segments.encode(part) for part in segments.cut(events)]
 
 
-def put(connection: sqlite3.Connection, contract: str, encoded: Sequence[Segment], now: int) -> None:
-    """Add segments of a contract for all sinks, inside the caller's transaction."""
+def put(
+    connection: sqlite3.Connection, contract: str, encoded: Sequence[Segment], now: int, *, only_for: str | None = None
+) -> None:
+    """Add segments of a contract, for all sinks or for one alone, inside the caller's transaction.
+
+    Those for one alone are not assigned to it anew: they were before.
+    """
     if not encoded:
         return
     connection.executemany(
-        "INSERT INTO segments (contract, collected_at, events, bytes, first_us, checksum, directory, lines)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(contract, now, *segment) for segment in encoded],
+        "INSERT INTO segments (contract, sink, collected_at, events, bytes, first_us, checksum, directory, lines)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [(contract, only_for, now, *segment) for segment in encoded],
     )
-    events = sum(segment.events for segment in encoded)
-    _resize(connection, events, sum(segment.bytes for segment in encoded))
-    connection.execute("UPDATE sinks SET assigned = assigned + ?", (events,))
+    events = sum(segment.event_count for segment in encoded)
+    _resize(connection, events, sum(segment.size_bytes for segment in encoded))
+    if only_for is None:
+        connection.execute("UPDATE sinks SET assigned = assigned + ?", (events,))
+
+
+def waiting(connection: sqlite3.Connection, sink: Sink) -> tuple[int, int | None]:
+    """Events that wait for a sink, counted one segment after the other, and when the first was collected (unix seconds)."""
+    events, first = connection.execute(
+        "SELECT coalesce(sum(events), 0), min(collected_at) FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?)",
+        (sink.segment, sink.name),
+    ).fetchone()
+    return max(0, events - sink.position), first
 
 
 def _resize(connection: sqlite3.Connection, events: int, size_bytes: int) -> None:
@@ -183,9 +207,7 @@ def _resize(connection: sqlite3.Connection, events: int, size_bytes: int) -> Non
 
 def _advance(connection: sqlite3.Connection, sink: str, count: int) -> tuple[int, int]:
     """The place of a sink `count` events further on: the last segment it is done with, and its position in the next."""
-    done, position = connection.execute(
-        "SELECT segment, position FROM sinks WHERE name = ?", (sink,)
-    ).fetchone()
+    done, position = connection.execute("SELECT segment, position FROM sinks WHERE name = ?", (sink,)).fetchone()
     position += count
     rows = connection.execute(
         "SELECT id, events FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",

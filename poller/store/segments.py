@@ -23,8 +23,8 @@ _MAX_ORDINAL = 0xFFFF
 class Segment(NamedTuple):
     """The parts of a segment that are stored, and what is asked of it without opening it."""
 
-    events: int
-    bytes: int
+    event_count: int
+    size_bytes: int
     first_us: int
     checksum: int
     directory: bytes
@@ -49,10 +49,7 @@ def encode(events: Sequence[Event]) -> Segment:
     """Put events, oldest first, into a segment."""
     pack = _RECORD.pack
     directory = b"".join(
-        [
-            pack(event.time_us, len(event.line), min(event.ordinal, _MAX_ORDINAL), event.identity)
-            for event in events
-        ]
+        [pack(event.time_us, len(event.line), min(event.ordinal, _MAX_ORDINAL), event.identity) for event in events]
     )
     lines = b"\n".join([event.line for event in events]) + b"\n"
     return Segment(len(events), len(lines), events[0].time_us, checksum(directory, lines), directory, lines)
@@ -67,8 +64,6 @@ def decode(contract: str, collected_at: int, directory: bytes, lines: bytes) -> 
     events = []
     start = 0
     for time_us, length, ordinal, identity in _RECORD.iter_unpack(directory):
-        events.append(
-            OutboxEvent(contract, time_us, collected_at, identity, ordinal, lines[start : start + length])
-        )
+        events.append(OutboxEvent(contract, time_us, collected_at, identity, ordinal, lines[start : start + length]))
         start += length + 1
     return events

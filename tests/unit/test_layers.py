@@ -19,6 +19,7 @@ ROOMS = {
     "core": {"errors", "events", "windows", "delivery", "mapping"},
     "config": {"config"},
     "telemetry": {"telemetry"},
+    "reporting": {"health", "metrics", "notify"},
     "transport": {"transport"},
     "api": {"api"},
     "store": {"store"},
@@ -41,23 +42,24 @@ MAY_IMPORT = {
     "api": BASE | {"telemetry", "transport"},
     "store": BASE | {"telemetry"},
     "sinks": BASE | {"telemetry", "transport"},
+    "reporting": EDGES,  # what the daemon says of itself: the books, read from the state
     "reading": EDGES,
     "pipeline": EDGES | {"reading"},
-    "daemon": EDGES | {"reading", "pipeline"},
+    "daemon": EDGES | {"reading", "pipeline", "reporting"},
     "simulator": {
         "core"
     },  # a stand-in for the other side shares none of our edges, or it would share their mistakes
-    "cli": EDGES | {"reading", "pipeline", "daemon", "simulator"},
+    "cli": EDGES | {"reading", "pipeline", "daemon", "reporting", "simulator"},
 }
 
 # Library -> the rooms that may import it.
-NETWORK = {"transport", "api", "sinks", "telemetry", "simulator"}
+NETWORK = {"transport", "api", "sinks", "telemetry", "reporting", "simulator"}
 LIBRARIES = {
     "sqlite3": {"store"},
     "apscheduler": {"daemon"},
     "click": {"cli"},
     "rich": {"cli"},
-    "prometheus_client": {"telemetry"},
+    "prometheus_client": {"reporting"},
     "boto3": {"sinks"},
     "botocore": {"sinks"},
     "ionoscloud_logging": NETWORK,

@@ -1,0 +1,56 @@
+"""`run`: the daemon."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import click
+
+from poller.cli.compose import activity_logs, token_expiries
+from poller.cli.options import TIME, GlobalOptionsCommand, Settings
+from poller.config import Config, process_environment
+from poller.daemon import Daemon, Parts
+from poller.errors import ConfigError, Problem
+from poller.notify import Notifier
+from poller.sinks import build_sink
+from poller.store import State
+
+
+@click.command("run", cls=GlobalOptionsCommand)
+@click.option("--since", type=TIME, metavar="T", help="Read again from T; what was already collected is not repeated.")
+@click.pass_obj
+def command(settings: Settings, since: int | None) -> int:
+    """The daemon: polls every contract on a schedule and delivers to every sink, until SIGTERM.
+
+    SIGHUP reloads the configuration and the secrets; a bad one is reported and the old one stays in force.
+
+    \b
+    Examples:
+      ionos-poller --config /etc/ionos-poller/config.toml run
+      curl -s localhost:9464/readyz      is it well, and if not, why?
+    """
+    config = _load(settings)
+    state = State.open(config.state_dir, "run", is_fresh_start=since is not None)
+
+    def build(stop: threading.Event, observe: Callable[[str, float], None]) -> Parts:
+        current = _load(settings)
+        return Parts(
+            current,
+            activity_logs(current, stop, observe),
+            [build_sink(sink, current, stop) for sink in current.sinks],
+            lambda: token_expiries(current),
+        )
+
+    try:
+        return Daemon(state, build, Notifier(process_environment().get("NOTIFY_SOCKET")), since=since).run()
+    finally:
+        state.close()
+
+
+def _load(settings: Settings) -> Config:
+    config = settings.load()
+    if not config.sinks:
+        hint = "add one, such as the [[sinks]] of `ionos-poller config example`; `fetch` needs none"
+        raise ConfigError([Problem("sinks", "nowhere to deliver to", hint)])
+    return config

@@ -1,0 +1,427 @@
+"""`run`: polls every contract on a schedule and delivers to every sink until told to stop.
+
+Owns threads, signals, the schedule and what systemd is told; decides nothing about entries. Each sink has a thread of its own,
+so that its pace and failures touch no other. Each contract is polled by one thread at a time. On SIGTERM collecting stops,
+the batch in flight is finished, and the process ends within `_DRAIN_SECONDS`; on SIGHUP a new configuration takes the place
+of the old one if it is good.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+from typing import NamedTuple
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from poller.api import ActivityLog
+from poller.config import Config
+from poller.errors import EXIT_OK, PollerError, StateError, StateFullError, StoppedError
+from poller.health import Endpoint, Health
+from poller.metrics import Metrics
+from poller.notify import Notifier
+from poller.pipeline.collect import Collector, Poll
+from poller.pipeline.deliver import Deliverer
+from poller.sinks import Sink
+from poller.store import State
+
+log = logging.getLogger(__name__)
+
+_DRAIN_SECONDS = 8.0
+_HEARTBEAT_SECONDS = 5.0
+_PRUNE_SECONDS = 3600.0
+_STALE_INTERVALS = 3
+_TOKEN_WARNING_SECONDS = 14 * 86_400
+# Three heartbeats missed mean that the scheduler no longer ticks.
+_DEAD_AFTER_SECONDS = 3 * _HEARTBEAT_SECONDS + 5
+
+
+class Parts(NamedTuple):
+    """What one configuration makes: built anew for each reload."""
+
+    config: Config
+    accounts: Mapping[str, ActivityLog]
+    sinks: Sequence[Sink]
+    token_expiries: Callable[[], Mapping[str, float]]
+
+
+class Daemon:
+    """One running daemon. `build` makes the parts of the configuration as it is now, and raises ConfigError when it is bad."""
+
+    def __init__(
+        self,
+        state: State,
+        build: Callable[[threading.Event, Callable[[str, float], None]], Parts],
+        notifier: Notifier,
+        *,
+        since: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`since`: have all contracts read once more from there (unix seconds)."""
+        self._state = state
+        self._build = build
+        self._since = since
+        self._notifier = notifier
+        self._clock = clock
+        self.metrics = Metrics(state.overview, clock)
+        self._wake = threading.Event()
+        self._is_stopping = False
+        self._is_reloading = False
+        self._fatal: PollerError | None = None
+        self._ticked_at = time.monotonic()
+        self._work: _Work | None = None
+        self._endpoint: Endpoint | None = None
+
+    def run(self) -> int:
+        """Work until SIGTERM or SIGINT. Returns 0.  Raises: ConfigError at the start; StateError when the state fails."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
+        self._start(self._build_parts())
+        self._notifier.tell(READY="1", STATUS="collecting")
+        log.info("daemon.started", extra={"sinks": [sink.name for sink in self._parts.sinks]})
+        try:
+            while not self._is_stopping and self._fatal is None:
+                self._wake.wait()
+                self._wake.clear()
+                if self._is_reloading:
+                    self._is_reloading = False
+                    self._reload()
+        finally:
+            self._notifier.tell(STOPPING="1", STATUS="finishing what is in flight")
+            self._stop_work()
+            if self._endpoint is not None:
+                self._endpoint.close()
+        if self._fatal is not None:
+            raise self._fatal
+        log.info("daemon.stopped")
+        return EXIT_OK
+
+    @property
+    def _parts(self) -> Parts:
+        assert self._work is not None  # noqa: S101  # set before anything that asks for it runs
+        return self._work.parts
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._is_stopping = True
+        self._wake.set()
+
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:
+        self._is_reloading = True
+        self._wake.set()
+
+    def _build_parts(self) -> tuple[Parts, threading.Event]:
+        stop = threading.Event()
+        return self._build(stop, self.metrics.observe_request), stop
+
+    def _start(self, built: tuple[Parts, threading.Event]) -> None:
+        parts, stop = built
+        before = self._work.parts.config.http.listen if self._work else None
+        if self._endpoint is None or before != parts.config.http.listen:
+            if self._endpoint is not None:
+                self._endpoint.close()
+                self._endpoint = None
+            if address := parts.config.http.address:
+                self._endpoint = Endpoint(address, metrics=self.metrics.render, alive=self.alive, ready=self.ready)
+        since, self._since = self._since, None
+        self._work = _Work(self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock, since)
+        self._work.start()
+
+    def _stop_work(self) -> None:
+        if self._work is not None:
+            self._work.stop()
+
+    def _reload(self) -> None:
+        self._notifier.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+        try:
+            built = self._build_parts()
+        except PollerError as error:
+            log.error("config.reload_failed", extra={"why": str(error), "hint": "the old configuration stays in force"})
+        else:
+            self._stop_work()
+            try:
+                self._start(built)
+                log.info("config.reloaded")
+            except PollerError as error:
+                log.error("config.reload_failed", extra={"why": str(error)})
+                self._fail(error)
+        self._notifier.tell(READY="1")
+
+    def _fail(self, error: PollerError) -> None:
+        """End the daemon: what is wrong concerns everything."""
+        self._fatal = self._fatal or error
+        self._wake.set()
+
+    def _tick(self) -> None:
+        self._ticked_at = time.monotonic()
+        health = self.ready()
+        self._notifier.tell(WATCHDOG="1", STATUS=("ready" if health.is_well else "; ".join(health.reasons))[:500])
+
+    def alive(self) -> Health:
+        """Whether the scheduler ticks."""
+        silent = time.monotonic() - self._ticked_at
+        if silent > _DEAD_AFTER_SECONDS:
+            return Health(False, (f"the scheduler has not ticked for {silent:.0f} s",))
+        return Health(True)
+
+    def ready(self) -> Health:
+        """Whether every contract was polled lately and every sink takes what we send."""
+        work = self._work
+        if work is None:
+            return Health(False, ("starting",))
+        reasons = work.troubles()
+        return Health(not reasons, tuple(reasons))
+
+
+class _Work:
+    """The schedule and the threads of one configuration, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        state: State,
+        parts: Parts,
+        stop: threading.Event,
+        metrics: Metrics,
+        tick: Callable[[], None],
+        fail: Callable[[PollerError], None],
+        clock: Callable[[], float],
+        since: int | None,
+    ) -> None:
+        self.parts = parts
+        self._since = since
+        self._state = state
+        self._stop = stop
+        self._metrics = metrics
+        self._tick = tick
+        self._fail = fail
+        self._clock = clock
+        self._committed = {sink.name: threading.Event() for sink in parts.sinks}
+        self._deliverers = {sink.name: self._deliverer(sink) for sink in parts.sinks}
+        self._threads = [
+            threading.Thread(target=self._deliver, args=(sink,), name=f"sink-{sink.name}", daemon=True)
+            for sink in parts.sinks
+        ]
+        self._collector = Collector(
+            state, parts.accounts, parts.config, stop=stop, on_commit=self._wake_sinks, clock=clock
+        )
+        self._busy: set[str] = set()
+        self._busy_lock = threading.Lock()
+        self._contracts: set[str] = set()
+        self._discovery_failure = "no contracts discovered yet"
+        self._token_expiries: Mapping[str, float] = {}
+        self._scheduler = BackgroundScheduler(
+            executors={
+                # Polls may wait for a full outbox; the heartbeat must not wait with them.
+                "default": ThreadPoolExecutor(parts.config.api.concurrency),
+                "housekeeping": ThreadPoolExecutor(4),
+            },
+            # A late run is run all the same, once, and never beside itself: a poll takes all there is up to its start.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            timezone=UTC,
+        )
+
+    def start(self) -> None:
+        """Start delivering at once, then discover, then poll."""
+        settings = self.parts.config.poll
+        self._warn_of_unknown_sinks()
+        for thread in self._threads:
+            thread.start()
+        now = datetime.now(UTC)
+        every = self._add_housekeeping
+        every(self._tick, _HEARTBEAT_SECONDS, "heartbeat", now)
+        every(self._discover, settings.discovery_interval_seconds, "discovery", now)
+        every(self._prune, _PRUNE_SECONDS, "prune", now + timedelta(seconds=_PRUNE_SECONDS))
+        every(self._check_tokens, _PRUNE_SECONDS, "tokens", now)
+        self._scheduler.start()
+
+    def _add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first: datetime) -> None:
+        self._scheduler.add_job(
+            self._guarded(job),
+            IntervalTrigger(seconds=max(1, int(seconds)), timezone=UTC),
+            id=name,
+            executor="housekeeping",
+            next_run_time=first,
+        )
+
+    def stop(self) -> None:
+        """Stop collecting, finish the batches in flight, within `_DRAIN_SECONDS`."""
+        self._stop.set()
+        self._scheduler.shutdown(wait=False)
+        self._collector.close()
+        self._wake_sinks()
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        while self._busy and time.monotonic() < deadline:
+            time.sleep(0.02)
+        unfinished = [thread.name for thread in self._threads if thread.is_alive()]
+        if unfinished:
+            log.warning("drain.timed_out", extra={"unfinished": unfinished, "seconds": _DRAIN_SECONDS})
+
+    def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
+        """The job with its errors told. A full disk may pass; another trouble of the state ends the daemon."""
+
+        def run() -> None:
+            try:
+                job()
+            except StoppedError:
+                pass
+            except StateFullError as error:
+                log.error("state.full", extra={"why": error.message, "hint": error.hint})
+            except StateError as error:
+                if not self._stop.is_set():
+                    self._fail(error)
+            except PollerError as error:
+                log.error("job.failed", extra={"why": str(error)})
+
+        return run
+
+    def _discover(self) -> None:
+        contracts, failures = self._collector.discover(since=self._since)
+        self._since = None
+        self._discovery_failure = "; ".join(str(error) for error in failures)
+        for contract in sorted(self._contracts - set(contracts)):
+            self._scheduler.remove_job(f"poll-{contract}")
+            log.warning("contract.gone", extra={"contract": contract})
+        interval = self.parts.config.poll.interval_seconds
+        now = datetime.now(UTC)
+        for contract in sorted(set(contracts) - self._contracts):
+            log.info("contract.discovered", extra={"contract": contract})
+            poll = self._guarded(lambda contract=contract: self._poll(contract))  # type: ignore[misc]
+            self._scheduler.add_job(poll, id=f"first-{contract}")
+            # Spread over the interval, so that a thousand contracts are not polled in the same second.
+            self._scheduler.add_job(
+                poll,
+                IntervalTrigger(seconds=interval, timezone=UTC),
+                id=f"poll-{contract}",
+                next_run_time=now + timedelta(seconds=interval * random.uniform(0.1, 1.0)),  # no secret
+            )
+        self._contracts = set(contracts)
+        if failures and not self._stop.is_set():
+            # The next regular look is an hour away; a failed one is repeated with the polls.
+            again = now + timedelta(seconds=interval)
+            with suppress(LookupError):
+                self._scheduler.modify_job("discovery", next_run_time=again)
+
+    def _poll(self, contract: str) -> None:
+        with self._busy_lock:
+            if contract in self._busy:
+                return
+            self._busy.add(contract)
+        try:
+            self._after_poll(self._collector.collect(contract))
+        finally:
+            with self._busy_lock:
+                self._busy.discard(contract)
+
+    def _after_poll(self, poll: Poll) -> None:
+        for name, api in self.parts.accounts.items():
+            self._metrics.clock_skew.labels(name).set(api.clock_skew_seconds)
+        log.debug(
+            "contract.polled", extra={"contract": poll.contract, "new": poll.new, "failed": poll.failure is not None}
+        )
+
+    def _deliverer(self, sink: Sink) -> Deliverer:
+        failed = self._metrics.batches_failed
+        return Deliverer(
+            self._state.outbox,
+            sink,
+            clock=self._clock,
+            on_failed=lambda kind: failed.labels(sink.name, kind).inc(),
+        )
+
+    def _deliver(self, sink: Sink) -> None:
+        """The loop of one sink's thread."""
+        deliverer = self._deliverers[sink.name]
+        committed = self._committed[sink.name]
+        while not self._stop.is_set():
+            try:
+                wait = deliverer.step().wait_seconds
+            except StoppedError:
+                return
+            except StateFullError as error:
+                log.error("state.full", extra={"sink": sink.name, "why": error.message, "hint": error.hint})
+                wait = 10.0
+            except PollerError as error:
+                if not self._stop.is_set():
+                    self._fail(error)
+                return
+            if wait is None:
+                # Letters replayed by another process are found within seconds, too.
+                committed.wait(_HEARTBEAT_SECONDS)
+                committed.clear()
+            elif wait:
+                self._stop.wait(wait)
+
+    def _wake_sinks(self) -> None:
+        for event in self._committed.values():
+            event.set()
+
+    def _prune(self) -> None:
+        settings = self.parts.config.poll
+        self._state.prune(settings.ledger_retention_seconds, settings.overlap_seconds, int(self._clock()))
+
+    def _check_tokens(self) -> None:
+        self._token_expiries = self.parts.token_expiries()
+        now = self._clock()
+        for account, expires_at in self._token_expiries.items():
+            self._metrics.token_expires_at.labels(account).set(expires_at)
+            if expires_at - now < _TOKEN_WARNING_SECONDS:
+                log.warning(
+                    "token.expires_soon" if expires_at > now else "token.expired",
+                    extra={
+                        "account": account,
+                        "expires_at": datetime.fromtimestamp(expires_at, UTC),
+                        "hint": "make a new token and replace the token file; no restart is needed",
+                    },
+                )
+
+    def _warn_of_unknown_sinks(self) -> None:
+        configured = {sink.name for sink in self.parts.sinks}
+        for sink in self._state.outbox.sinks():
+            if sink.name not in configured:
+                log.warning(
+                    "sink.unknown",
+                    extra={
+                        "sink": sink.name,
+                        "hint": f"it left the config and holds the outbox: `ionos-poller sinks forget {sink.name}`",
+                    },
+                )
+
+    def troubles(self) -> list[str]:
+        """What keeps us from being ready, in a sentence each."""
+        now = self._clock()
+        limit = self.parts.config.poll.interval_seconds * _STALE_INTERVALS
+        state = self._state.overview()
+        reasons = [self._discovery_failure] if self._discovery_failure else []
+        for account, expires_at in self._token_expiries.items():
+            if expires_at <= now:
+                reasons.append(f"account {account}: the API token expired {_ago(now - expires_at)} ago")
+        for row in state.contracts:
+            if row.contract in self._contracts and now - (row.succeeded_at or 0) > limit:
+                last = f"{_ago(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
+                reasons.append(
+                    f"contract {row.contract}: last successful poll {last}"
+                    + (f": {row.failure}" if row.failure else "")
+                )
+        reasons += [
+            f"sink {row.sink.name} is parked: {row.sink.failure}"
+            for row in state.sinks
+            if row.sink.parked_at is not None
+        ]
+        if state.outbox.bytes >= self.parts.config.outbox.max_bytes:
+            reasons.append("the outbox is full: collecting is paused until a sink takes more")
+        return reasons
+
+
+def _ago(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))

@@ -1,0 +1,166 @@
+"""The Prometheus metrics of INTERFACE.md. Most are the books, read from the state at the moment of the scrape.
+
+That way they survive restarts, cannot drift from what `status` says, and cost nothing between scrapes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from poller import __version__
+from poller.store.overview import Overview
+
+_PREFIX = "ionos_poller_"
+
+
+class Metrics:
+    """The registry of one process. `read` gives the state; it is called once a scrape."""
+
+    def __init__(self, read: Callable[[], Overview], clock: Callable[[], float] = time.time) -> None:
+        self.registry = CollectorRegistry()
+        self.batches_failed = Counter(
+            f"{_PREFIX}batches_failed",
+            "Sends that failed and are tried again.",
+            ["sink", "reason"],
+            registry=self.registry,
+        )
+        self.api_requests = Counter(
+            f"{_PREFIX}api_requests", "Requests to the Activity Log API.", ["code"], registry=self.registry
+        )
+        self.api_request_seconds = Histogram(
+            f"{_PREFIX}api_request_seconds", "How long the Activity Log API took to answer.", registry=self.registry
+        )
+        self.token_expires_at = Gauge(
+            f"{_PREFIX}token_expires_at_seconds", "When the API token expires.", ["account"], registry=self.registry
+        )
+        self.clock_skew = Gauge(
+            f"{_PREFIX}clock_skew_seconds", "Our clock minus the API's.", ["account"], registry=self.registry
+        )
+        self.audit_missing = Gauge(
+            f"{_PREFIX}audit_missing_events",
+            "Entries the last audit found missing and not yet repaired.",
+            ["contract"],
+            registry=self.registry,
+        )
+        build = Gauge(f"{_PREFIX}build_info", "The version that runs.", ["version"], registry=self.registry)
+        build.labels(__version__).set(1)
+        self.registry.register(_StateCollector(read, clock))
+
+    def observe_request(self, code: str, seconds: float) -> None:
+        """One request to the API: its status, or `error` when no answer came."""
+        self.api_requests.labels(code).inc()
+        self.api_request_seconds.observe(seconds)
+
+    def render(self) -> bytes:
+        """What `/metrics` answers.  Raises: StateError."""
+        return generate_latest(self.registry)
+
+
+class _StateCollector(Collector):
+    def __init__(self, read: Callable[[], Overview], clock: Callable[[], float]) -> None:
+        self._read = read
+        self._clock = clock
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: so that registering does not read the state."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        state = self._read()
+        now = self._clock()
+        by_contract = {row.contract: row for row in state.contracts}
+        yield _counter(
+            "events_collected",
+            "New entries stored for delivery.",
+            ["account", "contract"],
+            {(row.account, row.contract): row.new for row in state.contracts},
+        )
+        yield _counter(
+            "events_duplicate",
+            "Entries seen again in an overlap and dropped on purpose.",
+            ["contract"],
+            {(name,): row.seen for name, row in by_contract.items()},
+        )
+        yield _counter(
+            "events_late",
+            "New entries older than the watermark.",
+            ["contract"],
+            {(name,): row.late for name, row in by_contract.items()},
+        )
+        yield _counter(
+            "events_repaired",
+            "Entries an audit found missing, collected since.",
+            ["contract"],
+            {(name,): row.repaired for name, row in by_contract.items()},
+        )
+        yield _counter(
+            "events_filtered",
+            "Entries left out by the configured filter.",
+            ["reason"],
+            {("filter",): sum(row.filtered for row in state.contracts)},
+        )
+        yield _gauge(
+            "collect_lag_seconds",
+            "Age of the watermark: up to then the contract is complete.",
+            ["account", "contract"],
+            {(row.account, row.contract): max(0.0, now - row.watermark) for row in state.contracts},
+        )
+        yield _gauge(
+            "last_poll_success_at_seconds",
+            "When the last poll of the contract succeeded.",
+            ["contract"],
+            {(name,): row.succeeded_at for name, row in by_contract.items() if row.succeeded_at is not None},
+        )
+        yield _counter(
+            "events_delivered",
+            "Events the sink accepted.",
+            ["sink"],
+            {(row.sink.name,): row.sink.delivered for row in state.sinks},
+        )
+        yield _gauge(
+            "dead_letters",
+            "Events the sink refused for good, kept with the reason.",
+            ["sink"],
+            {(row.sink.name,): row.dead_letters for row in state.sinks},
+        )
+        yield _gauge(
+            "outbox_events",
+            "Events waiting for the sink.",
+            ["sink"],
+            {(row.sink.name,): row.waiting for row in state.sinks},
+        )
+        yield _gauge("outbox_bytes", "Bytes waiting in the outbox.", [], {(): state.outbox.bytes})
+        yield _gauge(
+            "deliver_lag_seconds",
+            "How long the oldest undelivered event has been waiting.",
+            ["sink"],
+            {
+                (row.sink.name,): max(0.0, now - row.waiting_since) if row.waiting_since is not None else 0.0
+                for row in state.sinks
+            },
+        )
+        yield _gauge(
+            "sink_parked",
+            "1 while the sink refuses our credentials and waits for a person.",
+            ["sink"],
+            {(row.sink.name,): int(row.sink.parked_at is not None) for row in state.sinks},
+        )
+
+
+def _counter(name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+    family = CounterMetricFamily(_PREFIX + name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _gauge(name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+    family = GaugeMetricFamily(_PREFIX + name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family

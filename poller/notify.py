@@ -1,0 +1,25 @@
+"""Telling systemd how we are: READY, STATUS, WATCHDOG, over the socket it gave us. Without one, does nothing.
+
+Source: sd_notify(3).
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+
+
+class Notifier:
+    """`address` is $NOTIFY_SOCKET, or None outside of systemd."""
+
+    def __init__(self, address: str | None) -> None:
+        self._address = f"\0{address[1:]}" if address and address.startswith("@") else address
+
+    def tell(self, **values: str) -> None:
+        """Send variables, such as `READY="1"`. Never fails: being heard is not what we are here for."""
+        if not self._address:
+            return
+        message = "\n".join(f"{name}={value}" for name, value in values.items())
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.connect(self._address)
+            channel.sendall(message.encode())

@@ -1,0 +1,42 @@
+"""IONOS Logging Service, or any HTTP source that takes a JSON array and wants an `APIKEY` header.
+
+Source: FACTS.md, "IONOS Logging Service". It stamps the time of arrival and has no key to tell a repeat by.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from poller.config import Config
+from poller.config import LoggingServiceSink as Settings
+from poller.delivery import Outcome
+from poller.events import OutboxEvent
+from poller.sinks import Configured
+from poller.sinks.http import Endpoint, Login
+
+SUCCESSES = (200, 201, 202, 204)
+
+
+class LoggingServiceSink(Configured):
+    """POST {url}/{tag}, the lines as they are as the elements of one array."""
+
+    def __init__(self, settings: Settings, config: Config, stop: threading.Event) -> None:
+        super().__init__(settings)
+        self._endpoint = Endpoint(
+            settings,
+            config,
+            stop,
+            path="/" + quote(settings.tag),
+            successes=SUCCESSES,
+            place="url and tag",
+            login=Login("APIKEY", settings.api_key),
+        )
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        return self._endpoint.post(b"[" + b",".join([event.line for event in events]) + b"]")
+
+    def probe(self) -> Outcome:
+        """Post an empty array. Refused means reachable and let in, but without a liking for empty arrays."""
+        return self._endpoint.post(b"[]")

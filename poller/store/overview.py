@@ -1,0 +1,90 @@
+"""What the state says of itself at one moment: what `status`, `/metrics` and the books are made of. Reads only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from poller.store import dead_letters, outbox
+from poller.store.contracts import Contract, read_contracts
+from poller.store.database import Database, open_read_only
+from poller.store.outbox import Sink, Size
+
+
+class SinkOverview(NamedTuple):
+    """A sink, what waits for it (counted, not derived from its books), since when, and its dead letters at hand."""
+
+    sink: Sink
+    waiting: int
+    waiting_since: int | None
+    dead_letters: int
+
+    @property
+    def is_balanced(self) -> bool:
+        """What was assigned to it is delivered, dead or waiting: nothing else can have become of it."""
+        return self.sink.assigned == self.sink.delivered + self.sink.dead + self.waiting
+
+
+class Overview(NamedTuple):
+    """The whole state, read in one transaction."""
+
+    contracts: list[Contract]
+    sinks: list[SinkOverview]
+    outbox: Size
+    pending_ranges: int
+
+    def imbalances(self) -> list[str]:
+        """What does not add up, in a line each; empty when the books balance."""
+        lines = [
+            f"contract {row.contract}: fetched {row.fetched}, but new {row.new} + seen before {row.seen}"
+            f" + filtered {row.filtered} = {row.new + row.seen + row.filtered}"
+            for row in self.contracts
+            if row.fetched != row.new + row.seen + row.filtered
+        ]
+        lines += [
+            f"sink {row.sink.name}: assigned {row.sink.assigned}, but delivered {row.sink.delivered} + dead {row.sink.dead}"
+            f" + waiting {row.waiting} = {row.sink.delivered + row.sink.dead + row.waiting}"
+            for row in self.sinks
+            if not row.is_balanced
+        ]
+        return lines
+
+
+def overview(database: Database) -> Overview:
+    """The state of a database that this process has open.  Raises: StateError."""
+    with database.reading() as connection:
+        return _read(connection)
+
+
+def overview_of(path: Path) -> Overview:
+    """The state in a file, whether or not another process is writing to it.  Raises: StateError."""
+    connection = open_read_only(path)
+    try:
+        return _read(connection)
+    finally:
+        connection.close()
+
+
+def _read(connection: sqlite3.Connection) -> Overview:
+    with _snapshot(connection):
+        letters = dead_letters.counts(connection)
+        sinks = [
+            SinkOverview(sink, *outbox.waiting(connection, sink), letters.get(sink.name, 0))
+            for sink in outbox.read_sinks(connection)
+        ]
+        size = Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
+        ranges = connection.execute("SELECT count(*) FROM ranges").fetchone()[0]
+        return Overview(read_contracts(connection), sinks, size, ranges)
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Queries that see one and the same moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")

@@ -1,0 +1,135 @@
+"""Reading a window while entries become visible in it: repeats are told apart, and nothing that was there is skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from poller.errors import TransientError
+from poller.events import Event, Page
+from poller.reading import Limits, Reading, WindowReader
+from poller.windows import Window
+
+WINDOW = Window(0, 100)
+
+
+class Entry(NamedTuple):
+    """An entry that the API shows from its `visible_from`-th request on. Equal `content` without an id: equal entries."""
+
+    second: int
+    content: int
+    visible_from: int
+    has_id: bool
+
+
+class GrowingLog:
+    """Shows more with every request; the order by time is kept, with equal times in a fixed order."""
+
+    def __init__(self, entries: Sequence[Entry], *, is_newest_first: bool, says_total: bool) -> None:
+        self._entries = sorted(enumerate(entries), key=lambda item: item[1].second, reverse=is_newest_first)
+        self._says_total = says_total
+        self.requests = 0
+
+    def visible(self) -> list[Event]:
+        return [
+            Event(
+                entry.second * 1_000_000,
+                b"id-%d" % number if entry.has_id else b"content-%d-%d" % (entry.second, entry.content),
+                b"{}",
+                entry.has_id,
+            )
+            for number, entry in self._entries
+            if entry.visible_from <= self.requests
+        ]
+
+    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        found = self.visible()
+        self.requests += 1
+        events = tuple(found[offset : offset + limit])
+        return Page(events, len(found) if self._says_total else None, False, 2 * len(events), False)
+
+
+def entries(
+    *, visible_from: st.SearchStrategy[int], has_id: st.SearchStrategy[bool]
+) -> st.SearchStrategy[list[Entry]]:
+    return st.lists(st.builds(Entry, st.integers(0, 9), st.integers(0, 1), visible_from, has_id), max_size=14)
+
+
+def by_identity(log: GrowingLog) -> Counter[bytes]:
+    return Counter(event.identity for event in log.visible())
+
+
+def read(log: GrowingLog, page_size: int) -> Reading:
+    reading = WindowReader(log, "1", Limits(page_size, 1000, 10**9)).read(WINDOW)
+    assert isinstance(reading, Reading)
+    return reading
+
+
+def without_twins(events: Sequence[Event], log: GrowingLog) -> Counter[bytes]:
+    """How often each content was read: twins count as what they are twins of."""
+    originals = {
+        twin.identity: seen.identity
+        for seen in log.visible()
+        for twin in (seen, *(seen.twin(ordinal) for ordinal in range(1, 15)))
+    }
+    return Counter(originals[event.identity] for event in events)
+
+
+@given(
+    held=entries(visible_from=st.just(0), has_id=st.booleans()),
+    page_size=st.integers(1, 5),
+    is_newest_first=st.booleans(),
+    says_total=st.booleans(),
+)
+def test_a_window_that_holds_still_is_read_as_it_is_equal_entries_included(
+    held: list[Entry], page_size: int, is_newest_first: bool, says_total: bool
+) -> None:
+    log = GrowingLog(held, is_newest_first=is_newest_first, says_total=says_total)
+    reading = read(log, page_size)
+    assert reading.is_complete
+    assert without_twins(reading.events, log) == by_identity(log)
+    assert len({event.identity for event in reading.events}) == len(held)
+    assert [event.time_us for event in reading.events] == sorted(entry.second * 1_000_000 for entry in held)
+    assert reading.fetched >= len(held)
+
+
+@given(
+    held=entries(visible_from=st.just(0) | st.integers(0, 12), has_id=st.booleans()),
+    page_size=st.integers(1, 5),
+    is_newest_first=st.booleans(),
+    says_total=st.booleans(),
+)
+def test_nothing_visible_at_the_start_is_skipped_and_nothing_comes_twice_while_the_window_grows(
+    held: list[Entry], page_size: int, is_newest_first: bool, says_total: bool
+) -> None:
+    log = GrowingLog(held, is_newest_first=is_newest_first, says_total=says_total)
+    at_start = by_identity(log)
+    try:
+        reading = read(log, page_size)
+    except TransientError:
+        # It moved under every sweep: nothing is claimed, and the next poll reads it again.
+        event("did not hold still")
+        assert max(entry.visible_from for entry in held) > 0
+        return
+    seen = without_twins(reading.events, log)
+    assert len({event.identity for event in reading.events}) == len(reading.events)
+    assert at_start <= seen
+    assert seen <= by_identity(log)
+    assert reading.is_complete
+    assert reading.fetched >= len(reading.events)
+
+
+@given(
+    held=entries(visible_from=st.just(0) | st.integers(0, 12), has_id=st.just(True)),
+    page_size=st.integers(1, 5),
+    is_newest_first=st.booleans(),
+)
+def test_a_growing_window_of_entries_with_ids_is_always_read_in_the_end(
+    held: list[Entry], page_size: int, is_newest_first: bool
+) -> None:
+    reading = read(GrowingLog(held, is_newest_first=is_newest_first, says_total=True), page_size)
+    assert reading.is_complete

@@ -1,0 +1,175 @@
+"""Problems: every kind of mistake in the file is named, with its path and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from poller.config import load
+from poller.errors import ConfigError
+
+LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://loki:3100"\n'
+LOGGING = (
+    '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
+)
+FILE = '[[sinks]]\nname = "a"\ntype = "file"\n'
+
+# Text of the file, path of the problem, part of its message or hint.
+PROBLEMS = [
+    ("unknown key", '[poll]\nintervall = "60s"', "poll.intervall", "did you mean interval?"),
+    ("unknown table", "[pol]\n", "pol", "did you mean poll?"),
+    ("unknown key of a sink", LOKI + "lables = {}", "sinks[0].lables", "did you mean labels?"),
+    ("internal field", 'network = "x"', "network", "unknown key"),
+    ("quoted key", '"a.b\\u001b" = 1', "'a.b\\x1b'", "unknown key"),
+    ("wrong type, text", '[api]\npage_size = "many"', "api.page_size", "not a whole number"),
+    ("wrong type, flag", "[api]\npage_size = true", "api.page_size", "not a whole number"),
+    ("wrong type, fraction", "[api]\npage_size = 1.5", "api.page_size", "not a whole number"),
+    ("wrong type, not finite", "[api]\nrequests_per_second = nan", "api.requests_per_second", "not a number"),
+    (
+        "wrong type, huge", f"[api]\nrequests_per_second = 1{'0' * 400}",
+        "api.requests_per_second",
+        "too large",
+    ),
+    ("wrong type, table", "poll = 1", "poll", "must be a table, not a number"),
+    ("wrong type, list", '[poll]\ncontracts = "1"', "poll.contracts", "must be a list, not text"),
+    ("wrong type, date", "[api]\nurl = 2026-05-01", "api.url", "must be text, not a date"),
+    ("wrong type, sink", "sinks = [1]", "sinks[0]", "must be a table"),
+    ("wrong type, sinks", "sinks = {}", "sinks", "must be a list"),
+    ("labels as text", LOKI + 'labels = "a"', "sinks[0].labels", "must be a table"),
+    ("empty text", LOKI + 'tenant_id = ""', "sinks[0].tenant_id", "must not be empty"),
+    ("contract as flag", "[poll]\ncontracts = [true]", "poll.contracts[0]", "not a contract number"),
+    ("negative", "[api]\nmax_retries = -1", "api.max_retries", "at least 0"),
+    ("negative duration", '[poll]\noverlap = "-5m"', "poll.overlap", "is not a duration"),
+    ("duration without unit", '[poll]\ninterval = "60"', "poll.interval", "is not a duration"),
+    ("duration as number", "[poll]\ninterval = 60", "poll.interval", "quote it with its unit"),
+    ("duration too small", '[poll]\ninterval = "0s"', "poll.interval", "at least 1s"),
+    ("duration too large", '[poll]\ninterval = "2d"', "poll.interval", "at most 1d"),
+    ("part of a second", '[poll]\ninterval = "1500ms"', "poll.interval", "whole seconds"),
+    ("size", '[outbox]\nmax_bytes = "1 Gig"', "outbox.max_bytes", "is not a size"),
+    ("size of the wrong type", "[outbox]\nmax_bytes = 1.5", "outbox.max_bytes", "is not a size"),
+    ("size, negative", "[outbox]\nmax_bytes = -1", "outbox.max_bytes", "is not a size"),
+    ("url, scheme", '[api]\nurl = "ftp://x"', "api.url", "https://"),
+    ("url, no scheme", '[api]\nurl = "api.ionos.com"', "api.url", "https://"),
+    ("url, no host", '[api]\nurl = "https:///x"', "api.url", "no host"),
+    ("url, port", '[api]\nurl = "https://x:99999"', "api.url", "is not a URL"),
+    ("url, port 0", '[api]\nurl = "https://x:0"', "api.url", "port"),
+    ("url, credentials", '[api]\nurl = "https://u:canary@x"', "api.url", "must not hold credentials"),
+    ("url, control character", '[api]\nurl = "https://x/\\r\\nA: b"', "api.url", "control character"),
+    ("url, query", '[api]\nurl = "https://x/?a=b"', "api.url", "query"),
+    ("url, brackets", '[api]\nurl = "https://[x"', "api.url", "is not a URL"),
+    ("listen", '[http]\nlisten = "9464"', "http.listen", "address and port"),
+    ("listen, port", '[http]\nlisten = "127.0.0.1:99999"', "http.listen", "address and port"),
+    ("contract", '[poll]\ncontracts = [1, "x"]', "poll.contracts[1]", "not a contract number"),
+    (
+        "page beyond the window",
+        "[api]\npage_size = 1000\nresult_window = 500",
+        "api.page_size",
+        "result_window",
+    ),
+    ("ledger too short", '[poll]\nledger_retention = "1h"', "poll.ledger_retention", "audit_span"),
+    ("both ways for a secret", '[api]\ntoken = "a"\ntoken_file = "b"', "api.token", "more than once"),
+    ("token and user", '[api]\ntoken = "a"\nusername = "b"', "api.token", "keep one"),
+    ("password alone", '[api]\npassword = "a"', "api.password", "no username"),
+    ("colon in a user name", '[api]\nusername = "a:b"', "api.username", "colon"),
+    ("empty file name", '[api]\ntoken_file = ""', "api.token_file", "not empty"),
+    ("secret of the wrong type", "[api]\ntoken = 1", "api.token", "must be text"),
+    ("secret as file name", '[api]\ntoken_file = "eyJcanary"', "api.token_file", "not the name of a file"),
+    (
+        "secret as variable",
+        '[api]\ntoken_env = "eyJcanary"',
+        "api.token_env",
+        "not the name of an environment",
+    ),
+    ("missing variable", '[api]\ntoken_env = "NO_SUCH"', "api.token_env", "NO_SUCH is not set"),
+    ("key file", '[api]\ntoken_file = "nowhere/token"', "api.token_file", "unreadable key file"),
+    ("certificate file", '[api]\nca_file = "nowhere.pem"', "api.ca_file", "unreadable file"),
+    ("path with a control character", 'state_dir = "a\\u0000b"', "state_dir", "control character"),
+    ("account without a name", '[[accounts]]\ntoken = "a"', "accounts[0].name", "missing"),
+    (
+        "account twice",
+        '[[accounts]]\nname = "a"\n[[accounts]]\nname = "a"',
+        "accounts[1].name",
+        "accounts[0]",
+    ),
+    (
+        "credentials of whom",
+        '[api]\ntoken = "t"\n[[accounts]]\nname = "a"\n[[accounts]]\nname = "b"',
+        "api",
+        "several",
+    ),
+    ("sink without a type", '[[sinks]]\nname = "a"', "sinks[0].type", "missing"),
+    ("sink of an unknown type", '[[sinks]]\ntype = "lokki"', "sinks[0].type", "did you mean loki?"),
+    ("sink without a url", '[[sinks]]\nname = "a"\ntype = "loki"', "sinks[0].url", "missing"),
+    ("sink name", LOKI.replace('"a"', '"../a"'), "sinks[0].name", "is not a name"),
+    ("sink name, only dots", LOKI.replace('"a"', '".."'), "sinks[0].name", "is not a name"),
+    ("sink name twice", LOKI + LOKI, "sinks[1].name", "same as that of sinks[0]"),
+    (
+        "sink path twice",
+        FILE + 'path = "x"\n' + FILE.replace('"a"', '"b"') + 'path = "x"',
+        "sinks[1].path",
+        "sinks[0]",
+    ),
+    ("tag", LOGGING.replace('"t"', '"a/b"'), "sinks[0].tag", "letters, digits"),
+    ("key missing", LOGGING.replace("api_key_env", "#"), "sinks[0].api_key", "systemd credential a.key"),
+    ("label name", LOKI + 'labels = { "a-b" = "x" }', "sinks[0].labels", "name of a label"),
+    ("label, reserved", LOKI + 'labels = { contract = "x" }', "sinks[0].labels", "added by the program"),
+    ("label, reserved by Loki", LOKI + 'labels = { __a = "x" }', "sinks[0].labels", "name of a label"),
+    ("label, control character", LOKI + 'labels = { a = "x\\n" }', "sinks[0].labels", "control character"),
+    ("label, type", LOKI + "labels = { a = 1 }", "sinks[0].labels", "must be text"),
+    ("header name", LOKI + 'headers = { "a b" = "x" }', "sinks[0].headers", "name of a header"),
+    ("header value", LOKI + 'headers = { a = "x\\r\\nb: c" }', "sinks[0].headers", "control character"),
+    ("header type", LOKI + "headers = { a = 1 }", "sinks[0].headers", "must be text"),
+    (
+        "header, framing", LOKI + 'headers = { Content-Length = "1" }',
+        "sinks[0].headers",
+        "set by the program",
+    ),
+    ("tenant", LOKI + 'tenant_id = "a b"', "sinks[0].tenant_id", "space"),
+    ("loki, half a login", LOKI + 'username = "a"', "sinks[0].username", "go together"),
+    (
+        "loki, two logins", LOKI + 'username = "a"\npassword = "b"\nbearer_token = "c"',
+        "sinks[0].bearer_token",
+        "one",
+    ),
+    ("choice", LOKI + 'compression = "gzp"', "sinks[0].compression", "did you mean gzip?"),
+    ("choice of the wrong type", LOKI + "compression = []", "sinks[0].compression", "is not one of"),
+    ("retries", LOKI + 'retry_initial = "5m"', "sinks[0].retry_initial", "longer than retry_max"),
+    ("private key alone", LOKI + 'key_file = "ionos-poller.toml"', "sinks[0].key_file", "no cert_file"),
+    (
+        "beyond the vendor's limit",
+        '[[sinks]]\nname = "m"\ntype = "moesif"\nbatch_bytes = "13MB"',
+        "sinks[0].batch_bytes",
+        "12MB",
+    ),
+    ("file placeholder", FILE + 'path = "/x/{day}"', "sinks[0].path", "unknown placeholder"),
+    ("file placeholder, open", FILE + 'path = "/x/{date"', "sinks[0].path", "unknown placeholder"),
+    ("file going up", FILE + 'path = "/x/../y"', "sinks[0].path", "`..`"),
+    ("file, a directory", FILE + 'path = "/x/"', "sinks[0].path", "directory"),
+    ("file, missing", FILE, "sinks[0].path", "missing"),
+    ("rule without a key", "[filter]\nexclude = [{}]", "filter.exclude[0]", "matches every entry"),
+    ("rule, unknown key", '[filter]\nexclude = [{ user = "x" }]', "filter.exclude[0].user", "username"),
+    ("rule, glob", '[filter]\ninclude = [{ type = "a[b" }]', "filter.include[0].type", "without its `]`"),
+    ("rule, type", "[filter]\ninclude = [{ type = true }]", "filter.include[0].type", "must be text"),
+    ("field path", '[redact]\nmask = ["a..b"]', "redact.mask[0]", "not a path"),
+    ("field path, type", "[redact]\nmask = [1]", "redact.mask[0]", "not a path"),
+    ("hash without a key", '[redact]\nhash = ["a"]', "redact.hash", "hash_key_file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "part"), [row[1:] for row in PROBLEMS], ids=[row[0] for row in PROBLEMS]
+)
+def test_a_problem_is_named_with_its_path(tmp_path: Path, text: str, path: str, part: str) -> None:
+    file = tmp_path / "ionos-poller.toml"
+    file.write_text(text)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {"KEY": "k"})
+    found = caught.value.problems
+    assert any(problem.path == path and part in f"{problem.message} {problem.hint}" for problem in found), (
+        found
+    )
+    assert len({problem.path for problem in found}) == (2 if "13MB" in text else 1), found
+    assert "canary" not in str(found)
+    assert all(str(problem).isprintable() for problem in found)

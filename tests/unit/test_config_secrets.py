@@ -1,0 +1,264 @@
+"""Secrets: never shown, where they come from, and who an account logs in as."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from poller.config import Config, LoggingServiceSink, LokiSink, Secret, SecretSource, load
+from poller.config.describe import effective
+from poller.errors import ConfigError
+
+CANARY = "canary-7f3a"
+SINK = '[[sinks]]\nname = "logs"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\n'
+
+
+def write(tmp_path: Path, text: str, mode: int = 0o600) -> Path:
+    path = tmp_path / "ionos-poller.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def reveal(config: Config) -> str:
+    """What the first account logs in with: the token, or user:password."""
+    found = config.accounts[0].credentials()
+    if found.token:
+        return found.token.reveal()
+    assert found.password
+    return f"{found.username}:{found.password.reveal()}"
+
+
+def test_a_secret_shows_in_no_form() -> None:
+    secret = Secret(CANARY)
+    for text in (
+        repr(secret),
+        str(secret),
+        f"{secret}",
+        f"{secret:>40}",
+        f"{[secret]}",
+    ):
+        assert CANARY not in text
+    assert secret.reveal() == CANARY
+    assert (secret == Secret(CANARY), secret == CANARY, len({secret, Secret(CANARY)})) == (True, False, 1)
+
+
+@pytest.mark.parametrize(
+    "save", [pickle.dumps, copy.deepcopy, json.dumps, msgspec.json.encode, msgspec.msgpack.encode]
+)
+@pytest.mark.parametrize(
+    "what", [Secret(CANARY), SecretSource("inline", "", path="x", inline=Secret(CANARY))]
+)
+def test_a_secret_is_not_serialised(save: Any, what: object) -> None:
+    with pytest.raises(TypeError) as caught:
+        save(what)
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [(b"abc", "abc"), (b"abc\n", "abc"), (b"abc\r\n", "abc")],
+)
+def test_one_newline_at_the_end_of_a_key_file_is_not_part_of_the_key(
+    tmp_path: Path, content: bytes, value: str
+) -> None:
+    (tmp_path / "key").write_bytes(content)
+    assert SecretSource("file", str(tmp_path / "key"), path="x").read().reveal() == value
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "is empty"),
+        (b"\n", "is empty"),
+        (b" \t\n", "is empty"),
+        (b"canary\n\n", "control character"),
+        (b"canary\r\nX-Evil: 1", "control character"),
+        (b"canary\0", "control character"),
+        (b"canary\x7f", "control character"),
+        ("canary\u2028".encode(), "control character"),
+        (b"canary canary", "holds a space"),
+        (b"canary ", "holds a space"),
+        ("canary\u00e4".encode(), "beyond ASCII"),
+        (b"canary\xff", "not UTF-8"),
+        (b"canary" * 20_000, "larger than 64 KiB"),
+    ],
+)
+def test_what_cannot_be_a_token_is_refused_without_being_shown(
+    tmp_path: Path, content: bytes, part: str
+) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=part) as caught:
+        SecretSource("file", str(file), path="api.token_file").read()
+    (problem,) = caught.value.problems
+    assert problem.path == "api.token_file"
+    assert str(file) in problem.message
+    assert "canary" not in f"{caught.value}{caught.value.__cause__!r}"
+
+
+def test_a_password_may_hold_spaces_and_any_letter() -> None:
+    source = SecretSource("env", "P", path="x", is_text=True, environ={"P": "pass wörd"})
+    assert source.read().reveal() == "pass wörd"
+
+
+def test_a_key_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("old\n")
+    (sink,) = load(write(tmp_path, SINK + 'api_key_file = "key"'), {}).sinks
+    assert isinstance(sink, LoggingServiceSink)
+    assert sink.api_key.read().reveal() == "old"
+    (tmp_path / "key").write_text("new\n")
+    assert sink.api_key.read().reveal() == "new"
+    (tmp_path / "key").unlink()
+    with pytest.raises(ConfigError, match="unreadable key file"):
+        sink.api_key.read()
+
+
+def test_a_missing_key_file_is_no_problem_to_commands_that_need_no_secret(tmp_path: Path) -> None:
+    path = write(tmp_path, SINK + '[api]\nca_file = "no.pem"\ntoken_file = "no"\n')
+    config = load(path, {}, check_files=False)
+    (sink,) = config.sinks
+    assert isinstance(sink, LoggingServiceSink)
+    with pytest.raises(
+        ConfigError, match=r"missing .give api_key_file or api_key_env, or a systemd credential logs.key"
+    ):
+        sink.api_key.read()
+    with pytest.raises(ConfigError, match="unreadable key file"):
+        config.accounts[0].credentials()
+
+
+def test_a_secret_in_the_file_wants_a_private_file(tmp_path: Path) -> None:
+    text = f'[api]\ntoken = "{CANARY}"\n'
+    assert reveal(load(write(tmp_path, text, 0o600), {})) == CANARY
+    for mode in (0o640, 0o604, 0o610, 0o644):
+        with pytest.raises(ConfigError, match="others can read") as caught:
+            load(write(tmp_path, text, mode), {})
+        assert caught.value.problems[0].path == "api.token"
+        assert CANARY not in str(caught.value)
+
+
+def test_a_header_that_carries_a_secret_wants_a_private_file(tmp_path: Path) -> None:
+    text = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://x"\n'
+    text += f'headers = {{ Authorization = "{CANARY}" }}\n'
+    assert CANARY not in effective(load(write(tmp_path, text, 0o600), {}))
+    with pytest.raises(ConfigError, match="others can read") as caught:
+        load(write(tmp_path, text, 0o644), {})
+    assert CANARY not in str(caught.value)
+    load(write(tmp_path, text.replace("Authorization", "X-Environment"), 0o644), {})
+
+
+def test_systemd_credentials_are_found_by_name(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    for name in ("token", "logs.key", "m.application-id", "l.bearer-token", "redact.hash-key"):
+        (credentials / name).write_text(f"value of {name}".replace(" ", "-") + "\n")
+    text = (
+        SINK
+        + '[[sinks]]\nname = "m"\ntype = "moesif"\n[[sinks]]\nname = "l"\ntype = "loki"\nurl = "http://x"\n'
+    )
+    config = load(
+        write(tmp_path, text + '[redact]\nhash = ["a"]\n', 0o644), {"CREDENTIALS_DIRECTORY": str(credentials)}
+    )
+    assert reveal(config) == "value-of-token"
+    logs, moesif, loki = config.sinks
+    assert logs.api_key.read().reveal() == "value-of-logs.key"  # type: ignore[union-attr]
+    assert moesif.application_id.read().reveal() == "value-of-m.application-id"  # type: ignore[union-attr]
+    assert isinstance(loki, LokiSink)
+    assert loki.bearer_token
+    assert loki.bearer_token.read().reveal() == "value-of-l.bearer-token"
+    assert config.redact.hash_key
+    assert config.redact.hash_key.read().reveal() == "value-of-redact.hash-key"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "expected"),
+    [
+        ("", {"IONOS_API_TOKEN": "1", "IONOS_TOKEN": "2", "IONOS_USERNAME": "u", "IONOS_PASSWORD": "p"}, "1"),
+        ("", {"IONOS_TOKEN": "2", "IONOS_USERNAME": "u", "IONOS_PASSWORD": "p"}, "2"),
+        ("", {"IONOS_API_TOKEN": "", "IONOS_TOKEN": "2"}, "2"),
+        ("", {"IONOS_USERNAME": "u", "IONOS_PASSWORD": "p"}, "u:p"),
+        ('[api]\ntoken_env = "MINE"', {"MINE": "m", "IONOS_API_TOKEN": "1"}, "m"),
+        ('[api]\ntoken = "inline"', {"IONOS_API_TOKEN": "1"}, "inline"),
+        ('[api]\nusername = "v"', {"IONOS_API_TOKEN": "1", "IONOS_PASSWORD": "p"}, "v:p"),
+        ('[api]\nusername = "v"\npassword = "w"', {"IONOS_PASSWORD": "p"}, "v:w"),
+        ('[api]\ntoken = "t"', {"IONOS_POLLER_API__TOKEN_ENV": "MINE", "MINE": "m"}, None),
+        ('[[accounts]]\nname = "a"\ntoken = "own"', {"IONOS_API_TOKEN": "1"}, "own"),
+        ('[[accounts]]\nname = "a"', {"IONOS_API_TOKEN": "1"}, "1"),
+        ('[api]\ntoken = "t"\n[[accounts]]\nname = "a"', {"IONOS_API_TOKEN": "1"}, "t"),
+    ],
+)
+def test_the_most_explicit_credentials_win(
+    tmp_path: Path, text: str, environ: dict[str, str], expected: str | None
+) -> None:
+    path = write(tmp_path, text)
+    if expected is None:
+        with pytest.raises(ConfigError, match="given more than once"):
+            load(path, environ)
+    else:
+        assert reveal(load(path, environ)) == expected
+
+
+def test_bare_variables_win_over_systemds_files_and_a_file_serves_basic_login_too(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("file")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "IONOS_TOKEN": "variable"}
+    assert reveal(load(None, environ)) == "variable"
+    (tmp_path / "password").write_text("secret words")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "IONOS_USERNAME": "u"}
+    assert reveal(load(None, environ)) == "u:secret words"
+
+
+def test_several_accounts_each_have_their_own(tmp_path: Path) -> None:
+    (tmp_path / "b.token").write_text("of-b")
+    text = '[api]\nurl = "https://all"\n[[accounts]]\nname = "a"\ntoken = "of-a"\n[[accounts]]\nname = "b"\n'
+    text += 'url = "https://b"\n[[accounts]]\nname = "c"\n'
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "IONOS_API_TOKEN": "of-nobody"}
+    a, b, c = load(write(tmp_path, text), environ).accounts
+    assert (a.url, b.url) == ("https://all", "https://b")
+    assert [account.credentials().token for account in (a, b)] == [Secret("of-a"), Secret("of-b")]
+    with pytest.raises(ConfigError, match=r"no IONOS API token .*c\.token"):
+        c.credentials()
+
+
+@pytest.mark.parametrize(
+    ("environ", "hint"),
+    [({}, "set IONOS_API_TOKEN"), ({"IONOS_USERNAME": "u"}, "set IONOS_PASSWORD")],
+)
+def test_a_missing_token_is_told_when_it_is_needed(environ: dict[str, str], hint: str) -> None:
+    config = load(None, environ)
+    with pytest.raises(ConfigError, match=hint):
+        config.accounts[0].credentials()
+
+
+def test_a_loaded_config_shows_no_secret(tmp_path: Path) -> None:
+    environ = {
+        "IONOS_API_TOKEN": CANARY,
+        "HTTPS_PROXY": f"http://u:{CANARY}@proxy:1",
+        "IONOS_POLLER_SINKS": json.dumps(
+            [
+                {
+                    "name": "l",
+                    "type": "loki",
+                    "url": "http://x",
+                    "bearer_token": CANARY,
+                    "headers": {"X-Key": CANARY},
+                }
+            ]
+        ),
+    }
+    config = load(None, environ)
+    assert config.accounts[0].credentials().token == Secret(CANARY)
+    for text in (
+        repr(config.accounts),
+        repr(config.network),
+        effective(config),
+        effective(config, as_json=True),
+    ):
+        assert CANARY not in text
+    assert "********" in effective(config)
+    assert 'token_env = "IONOS_API_TOKEN"' in effective(config)

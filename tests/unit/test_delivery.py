@@ -1,0 +1,96 @@
+"""What follows from how a send ended, and how long to wait: as tables and as bounds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poller.delivery import (
+    MAX_RETRY_AFTER_SECONDS,
+    PARKED_RETRY_SECONDS,
+    Accepted,
+    CredentialsRefused,
+    Decision,
+    Halve,
+    Outcome,
+    Park,
+    Refused,
+    RetryAfter,
+    RetryPolicy,
+    Settle,
+    Shrink,
+    TooLarge,
+    Wait,
+    decide,
+)
+
+POLICY = RetryPolicy(initial_seconds=1.0, max_seconds=8.0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "count", "attempt", "expected"),
+    [
+        (Accepted(), 10, 1, Settle({})),
+        (Accepted(), 1, 9, Settle({})),
+        (Accepted({3: "too old"}, (), 400), 10, 1, Settle({3: "too old"}, (), 400)),
+        (Accepted({0: "bad"}, (1, 2)), 3, 1, Settle({0: "bad"}, (1, 2))),
+        (Refused("bad field", 400), 10, 1, Halve()),
+        (Refused("bad field", 400), 2, 1, Halve()),
+        (Refused("bad field", 400), 1, 1, Settle({0: "bad field"}, (), 400)),
+        (TooLarge("413", 413), 10, 1, Halve()),
+        (TooLarge("413", 413), 1, 1, Shrink("413", 413)),
+        (CredentialsRefused("401", 401), 10, 1, Park(PARKED_RETRY_SECONDS, "401")),
+        (CredentialsRefused("401", 401), 1, 99, Park(PARKED_RETRY_SECONDS, "401")),
+        (RetryAfter("no connection"), 10, 1, Wait(0.5, "no connection")),
+        (RetryAfter("no connection"), 10, 3, Wait(2.0, "no connection")),
+        (RetryAfter("no connection"), 10, 99, Wait(4.0, "no connection")),
+        (RetryAfter("429", 20.0), 10, 1, Wait(20.5, "429")),
+        (RetryAfter("429", 1e9), 10, 1, Wait(MAX_RETRY_AFTER_SECONDS + 0.5, "429")),
+    ],
+)
+def test_what_follows_from_an_outcome(outcome: Outcome, count: int, attempt: int, expected: Decision) -> None:
+    assert decide(outcome, count, attempt, POLICY, lambda: 0.5) == expected
+
+
+@pytest.mark.parametrize(
+    "outcome", [Refused("bad"), TooLarge("large"), CredentialsRefused("no"), RetryAfter("later")]
+)
+@pytest.mark.parametrize("count", [1, 2, 1000])
+def test_nothing_is_settled_that_was_not_accepted_unless_it_is_a_single_refused_event(
+    outcome: Outcome, count: int
+) -> None:
+    decision = decide(outcome, count, 1, POLICY, lambda: 0.5)
+    if isinstance(decision, Settle):
+        assert count == 1
+        assert decision.dead == {0: "bad"}
+
+
+POLICIES = st.builds(RetryPolicy, st.floats(0.001, 100), st.floats(0.001, 1000))
+RANDOM = st.floats(0, 1, exclude_max=True)
+
+
+@given(policy=POLICIES, attempt=st.integers(1, 10**9), random=RANDOM)
+def test_a_wait_lies_between_nothing_and_the_doubled_ceiling(
+    policy: RetryPolicy, attempt: int, random: float
+) -> None:
+    wait = policy.wait_seconds(attempt, lambda: random)
+    assert 0 <= wait <= policy.max_seconds
+    assert wait <= policy.initial_seconds * 2.0 ** min(attempt - 1, 60)
+
+
+@given(policy=POLICIES, attempt=st.integers(1, 100), random=RANDOM, wish=st.floats(0, 1e10))
+def test_a_wish_is_a_floor_and_is_missed_by_no_more_than_a_tenth_or_the_backoff(
+    policy: RetryPolicy, attempt: int, random: float, wish: float
+) -> None:
+    wait = policy.wait_seconds(attempt, lambda: random, wish)
+    assert wish <= wait <= max(wish * 1.1, policy.max_seconds) * (1 + 1e-9)
+    assert math.isfinite(wait)
+
+
+@given(attempt=st.integers(1, 100), random=st.floats(0.01, 1, exclude_max=True))
+def test_a_wish_for_no_wait_at_all_does_not_switch_the_backoff_off(attempt: int, random: float) -> None:
+    # `Retry-After: 0`, or a date that has passed by our clock, with every answer: that would be a busy loop.
+    assert POLICY.wait_seconds(attempt, lambda: random, 0.0) == POLICY.wait_seconds(attempt, lambda: random)

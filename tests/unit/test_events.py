@@ -1,0 +1,414 @@
+"""What the API's answers become: shapes, totals, identities, times, and lines that are faithful to the byte."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from poller.events import IDENTITY_BYTES, BadAnswerError, Event, Page, parse_contracts, parse_page
+from poller.mapping import format_time_us
+
+
+def hits(*entries: str, total: str | None = None) -> bytes:
+    """An answer in the API's own shape. An entry that starts with `{"_` is taken for a whole hit."""
+    elements = [entry if entry.startswith('{"_') else f'{{"_source":{entry}}}' for entry in entries]
+    count = f'"total":{total},' if total is not None else ""
+    return f'{{"hits":{{{count}"hits":[{",".join(elements)}]}}}}'.encode()
+
+
+def only(body: bytes) -> Event:
+    (event,) = parse_page(body).events
+    return event
+
+
+def microseconds(*parts: int) -> int:
+    return round(datetime(*parts, tzinfo=UTC).timestamp() * 1_000_000)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"hits":{"total":2,"hits":[{"_source":{"@uuid":"a"}},{"_source":{"@uuid":"b"}}]}}',
+        b'{"took":5,"hits":{"max_score":null,"hits":[{"_index":"x","_source":{"@uuid":"a"}},{"_source":{"@uuid":"b"}}]}}',
+        b'{"items":[{"@uuid":"a"},{"@uuid":"b"}]}',
+        b'{"items":[{"_source":{"@uuid":"a"}},{"@uuid":"b"}]}',
+        b'[{"@uuid":"a"},{"@uuid":"b"}]',
+        b'[{"_source":{"@uuid":"a"}},{"_id":"1","_source":{"@uuid":"b"}}]',
+        b'\xef\xbb\xbf \n[{"@uuid":"a"},\t{"@uuid":"b"}]\r\n',
+    ],
+)
+def test_every_tolerated_shape_holds_the_same_entries_in_the_same_order(body: bytes) -> None:
+    page = parse_page(body)
+    assert [event.line for event in page.events] == [b'{"@uuid":"a"}', b'{"@uuid":"b"}']
+    assert [event.identity for event in page.events] == [
+        event.identity for event in parse_page(b'[{"@uuid":"a"},{"@uuid":"b"}]').events
+    ]
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"hits":{"total":0,"hits":[]}}', b'{"hits":{"hits":[]}}', b'{"items":[]}', b"[]"]
+)
+def test_an_empty_page_is_a_page(body: bytes) -> None:
+    assert parse_page(body).events == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"null",
+        b"true",
+        b"7",
+        b'"text"',
+        b"{}",
+        b'{"hits":[]}',
+        b'{"hits":{}}',
+        b'{"hits":{"hits":null}}',
+        b'{"hits":{"hits":{}}}',
+        b'{"hits":{"hits":[{}]}}',
+        b'{"hits":{"hits":[null]}}',
+        b'{"hits":{"hits":[{"_source":null}]}}',
+        b'{"hits":{"hits":[{"_source":"text"}]}}',
+        b'{"hits":{"hits":[{"_source":[]}]}}',
+        b'{"items":null}',
+        b'{"items":{}}',
+        b'{"items":[1]}',
+        b"[[]]",
+        b"[null]",
+        b"<!DOCTYPE html><html><body>Bad gateway</body></html>",
+        b'{"hits":{"total":1,"hits":[{"_source":{"@uuid":"a"}}]}',
+        b'{"hits":{"total":1,"hits":[{"_source":{"@uuid":"a',
+        b'{"hits":{"hits":[]}} trailing',
+        b'{"hits":{"hits":[{"_source":{"x":01}}]}}',
+        b'{"hits":{"hits":[{"_source":{"x":NaN}}]}}',
+        b'{"hits":{"hits":[{"_source":{"x":"a\x01b"}}]}}',
+        b'{"httpStatus":401,"messages":[{"errorCode":"315","message":"no"}]}',
+        b"[" * 100_000,
+        b'{"hits":{"hits":[{"_source":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}]}}",
+        b"\x1f\x8b\x08\x00\x00",
+        b'{"hits":{"hits":[{"_source":{}}],"total":"7"},"items":[]}',
+    ],
+    ids=lambda body: body[:40].decode("ascii", "replace"),
+)
+def test_anything_else_is_a_bad_answer_and_nothing_worse(body: bytes) -> None:
+    if body.endswith(b'"items":[]}'):
+        assert parse_page(body).events == ()  # `items` is the shape that fits
+    else:
+        with pytest.raises(BadAnswerError):
+            parse_page(body)
+
+
+def test_identity_and_line_are_of_the_same_entry_where_an_answer_has_two_shapes_at_once() -> None:
+    event = only(b'{"hits":{"total":"1","hits":[{"_source":{"@uuid":"a"}}]},"items":[{"@uuid":"b"}]}')
+    assert event == only(b'[{"@uuid":"b"}]')
+
+
+def test_an_answer_cut_at_any_byte_is_a_bad_answer() -> None:
+    body = hits('{"@uuid":"a\\u00e4","meta":{"time":"2026-05-01T07:42:20.530Z"},"n":[1.10,true]}', total="1")
+    for length in range(len(body)):
+        with pytest.raises(BadAnswerError):
+            parse_page(body[:length])
+
+
+@pytest.mark.parametrize("depth", [10, 100, 400])
+def test_entries_nested_deeper_than_anybody_nests_are_kept(depth: int) -> None:
+    entry = '{"a":' + "[" * depth + "]" * depth + "}"
+    assert only(hits(entry)).line == entry.encode()
+
+
+# Totals
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        (None, (None, False)),
+        ("null", (None, False)),
+        ("0", (0, False)),
+        ("12000", (12000, False)),
+        ('{"value":12000}', (12000, False)),
+        ('{"value":12000,"relation":"eq"}', (12000, False)),
+        ('{"value":10000,"relation":"gte"}', (10000, True)),
+    ],
+)
+def test_a_total_is_a_number_or_an_object_that_may_say_at_least(
+    total: str | None, expected: tuple[int | None, bool]
+) -> None:
+    page = parse_page(hits(total=total))
+    assert (page.total, page.is_capped) == expected
+
+
+@pytest.mark.parametrize(
+    "total",
+    [
+        "-1",
+        '{"value":-1,"relation":"gte"}',
+        "true",
+        "false",
+        '"7"',
+        "7.5",
+        "[]",
+        "{}",
+        '{"value":"7"}',
+        '{"value":true}',
+        "9" * 5000,
+    ],
+    ids=lambda total: total[:20],
+)
+def test_a_total_that_is_no_count_is_a_bad_answer(total: str) -> None:
+    with pytest.raises(BadAnswerError):
+        parse_page(hits(total=total))
+
+
+def test_a_page_weighs_what_its_lines_weigh() -> None:
+    page = parse_page(hits('{"@uuid":"a"}', '{ "@uuid" : "b" }'))
+    assert page.weight_bytes == 2 * len('{"@uuid":"a"}')
+
+
+# Identity
+
+
+def test_the_same_entry_has_the_same_identity_in_every_read_whatever_else_is_on_the_page() -> None:
+    entry = '{"@uuid":"a","meta":{"time":"2026-05-01T07:42:20.530Z"}}'
+    pages = [
+        hits(entry),
+        hits('{"_id":"elastic","_source":' + entry + "}"),
+        hits(entry, '{"@uuid":7,"meta":"text"}'),
+        hits(entry, '{"lone":"\\ud800"}'),
+        hits(entry.replace(",", " , \n")),
+        b'{"items":[' + entry.encode() + b"]}",
+    ]
+    assert {(event.identity, event.time_us) for event in (parse_page(body).events[0] for body in pages)} == {
+        (only(hits(entry)).identity, microseconds(2026, 5, 1, 7, 42, 20, 530_000))
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "has_id"),
+    [
+        ('{"@uuid":"a","n":1}', '{"n":2,"@uuid":"a"}', True),
+        ('{"@uuid":7}', '{"@uuid":"7"}', True),
+        ('{"_id":"a","_source":{"n":1}}', '{"_id":"a","_source":{"n":2}}', True),
+        ('{"_id":7,"_source":{}}', '{"_id":"7","_source":{}}', True),
+        ('{"_id":"x","_source":{"@uuid":"a"}}', '{"_id":"y","_source":{"@uuid":"a"}}', True),
+        ('{"_id":"a","_source":{"@uuid":""}}', '{"_id":"a","_source":{"@uuid":null}}', True),
+        ('{"_id":"a","_source":{"@uuid":{"x":1}}}', '{"_id":"a","_source":{"@uuid":[1]}}', True),
+        ('{"_id":"a","_source":{"@uuid":true}}', '{"_id":"a","_source":{}}', True),
+        ('{"a":1,"b":{"c":2,"d":3}}', '{"b":{"d":3,"c":2},"a":1}', False),
+        ('{"a":"\\u00e4"}', '{"a":"ä"}', False),
+        ('{"_id":"","_source":{"a":1}}', '{"_id":null,"_source":{"a":1}}', False),
+        ('{"_id":{"x":1},"_source":{"a":1}}', '{"a":1}', False),
+    ],
+)
+def test_these_two_are_one_entry(first: str, second: str, has_id: bool) -> None:
+    one, other = parse_page(hits(first, second)).events
+    assert (one.identity, one.has_id) == (other.identity, has_id)
+    assert other.has_id == has_id
+    assert len(one.identity) == IDENTITY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('{"@uuid":"a","n":1}', '{"@uuid":"b","n":1}'),
+        ('{"@uuid":"a"}', '{"_id":"a","_source":{}}'),
+        ('{"_id":"a","_source":{"n":1}}', '{"_id":"b","_source":{"n":1}}'),
+        ('{"@uuid":"a"}', '{"@uuid":"A"}'),
+        ('{"@uuid":123456789012345678901234}', '{"@uuid":123456789012345678901235}'),
+        ('{"@uuid":"a\\ud800"}', '{"@uuid":"a\\ud801"}'),
+        ('{"a":1}', '{"a":2}'),
+        ('{"a":[1,2]}', '{"a":[2,1]}'),
+        ('{"a":1}', '{"a":"1"}'),
+        ('{"a":1}', '{"a":true}'),
+        ('{"a":123456789012345678901234}', '{"a":123456789012345678901235}'),
+        ('{"a":"\\ud800"}', '{"a":"\\ud801"}'),
+        ("{}", '{"a":null}'),
+    ],
+)
+def test_these_two_are_two_entries(first: str, second: str) -> None:
+    one, other = parse_page(hits(first, second)).events
+    assert one.identity != other.identity
+
+
+def test_an_id_that_is_a_number_of_any_length_breaks_nothing() -> None:
+    digits = "9" * 5000
+    assert only(f'[{{"@uuid":{digits}}}]'.encode()).line == f'{{"@uuid":{digits}}}'.encode()
+
+
+def test_twins_are_entries_of_their_own_and_each_ordinal_is_always_the_same_one() -> None:
+    event = only(hits('{"a":1}'))
+    twins = [event.twin(ordinal) for ordinal in range(1, 20)]
+    assert len({event.identity, *(twin.identity for twin in twins)}) == 20
+    assert [twin.ordinal for twin in twins] == list(range(1, 20))
+    assert twins[4] == event.twin(5)
+    assert {twin.line for twin in twins} == {event.line}
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ('"2026-05-01T07:42:20.530Z"', microseconds(2026, 5, 1, 7, 42, 20, 530_000)),
+        ('"2026-05-01T07:42:20Z"', microseconds(2026, 5, 1, 7, 42, 20)),
+        ('"2026-05-01T07:42:20.530123Z"', microseconds(2026, 5, 1, 7, 42, 20, 530_123)),
+        ('"2026-05-01T07:42:20.530123456Z"', microseconds(2026, 5, 1, 7, 42, 20, 530_123)),
+        ('"2026-05-01T09:42:20.530+02:00"', microseconds(2026, 5, 1, 7, 42, 20, 530_000)),
+        ('"2026-05-01T09:42:20.530+0200"', microseconds(2026, 5, 1, 7, 42, 20, 530_000)),
+        ('"2026-05-01T07:42:20.530"', microseconds(2026, 5, 1, 7, 42, 20, 530_000)),
+        ('"2026-05-01 07:42:20"', microseconds(2026, 5, 1, 7, 42, 20)),
+        ('"2026-05-01"', microseconds(2026, 5, 1)),
+        ('"1969-12-31T23:59:59.5Z"', -500_000),
+    ],
+)
+@pytest.mark.parametrize("uuid", ['"a"', "7"], ids=["usual types", "types that wobble"])
+def test_a_time_is_read_in_every_iso_form_and_without_an_offset_is_utc(
+    time: str, expected: int, uuid: str
+) -> None:
+    event = only(hits(f'{{"@uuid":{uuid},"meta":{{"time":{time},"auditVersion":1e400}}}}'))
+    assert (event.time_us, event.is_timed) == (expected, True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "",
+        '"meta":null',
+        '"meta":"2026-05-01T07:42:20Z"',
+        '"meta":[]',
+        '"meta":{}',
+        '"meta":{"time":null}',
+        '"meta":{"time":""}',
+        '"meta":{"time":"yesterday"}',
+        '"meta":{"time":"2026-13-01T00:00:00Z"}',
+        '"meta":{"time":"2026-05-01T07:42:60Z"}',
+        '"meta":{"time":1777621340530}',
+        '"meta":{"time":true}',
+        '"meta":{"time":["2026-05-01T07:42:20Z"]}',
+        '"meta":{"time":"\\ud800"}',
+        '"time":"2026-05-01T07:42:20Z"',
+    ],
+)
+def test_an_entry_without_a_usable_time_is_kept_and_says_so(fields: str) -> None:
+    event = only(hits(f"{{{fields}}}"))
+    assert (event.time_us, event.is_timed, event.line) == (0, False, f"{{{fields}}}".encode())
+    assert event.at(5).time_us == 5
+    assert event.at(5).identity == event.identity
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_no_time_is_taken_that_cannot_be_written_as_utc(time: str) -> None:
+    event = only(hits(f'{{"meta":{{"time":"{time}"}}}}'))
+    assert not event.is_timed
+    assert format_time_us(event.time_us)
+
+
+# Lines
+
+FAITHFUL = [
+    '{"n":1.10}',
+    '{"n":1.0e+2,"m":-0,"o":-0.0,"p":1E400}',
+    '{"n":123456789012345678901234567890,"m":-98765432109876543210}',
+    '{"n":' + "9" * 5000 + "}",
+    '{"s":"\\u00e4\\/\\b\\f\\n\\r\\t\\"\\\\"}',
+    '{"s":"ä € 😀 \u2028 \x7f"}',
+    '{"s":"\\ud83d\\ude00"}',
+    '{"s":"\\ud800"}',
+    '{"s":"\\udc00\\ud800 \\\\ud800 \\\\\\ud800"}',
+    '{"\\uD800":{"@uuid":"\\udfff"}}',
+    '{"s":"<lone-surrogate-d800> \\ud800"}',
+    '{"s":"\\u0000"}',
+    '{"a":1,"a":2,"@uuid":"x","@uuid":"y"}',
+    '{"z":1,"a":{"y":[],"b":{}},"":null}',
+    '{"s":"two  spaces, a : colon, { } [ ] and a \\t tab"}',
+]
+
+
+@pytest.mark.parametrize("entry", FAITHFUL, ids=lambda entry: entry[:30])
+@pytest.mark.parametrize("shape", ['{{"hits":{{"hits":[{{"_source":{}}}]}}}}', '{{"items":[{}]}}', "[{}]"])
+def test_a_line_is_the_entry_as_the_api_gave_it(entry: str, shape: str) -> None:
+    assert only(shape.format(entry).encode()).line == entry.encode()
+
+
+@pytest.mark.parametrize("entry", FAITHFUL, ids=lambda entry: entry[:30])
+def test_one_strange_entry_changes_nothing_about_its_neighbours(entry: str) -> None:
+    plain = '{"@uuid":"b","meta":{"time":"2026-05-01T07:42:20.530Z"},"n":1.10}'
+    before, strange, after = parse_page(hits(plain, entry, plain)).events
+    assert before == after == only(hits(plain))
+    assert strange == only(hits(entry))
+
+
+def test_white_space_between_tokens_goes_and_inside_strings_stays() -> None:
+    entry = '{\r\n\t"a b" : [ 1.10 ,\n {"c" : " d  e\\n" } ] , "f" : null }'
+    assert only(hits(entry)).line == b'{"a b":[1.10,{"c":" d  e\\n"}],"f":null}'
+
+
+def test_no_line_holds_a_newline_however_the_answer_is_laid_out() -> None:
+    document = {
+        "hits": {"total": 1, "hits": [{"_source": {"@uuid": "a", "x": ["line\nbreak", {"y": "\r"}]}}]}
+    }
+    for indent in (None, 0, 2, "\t"):
+        event = only(json.dumps(document, indent=indent).encode())
+        assert event == only(json.dumps(document).encode())
+        assert b"\n" not in event.line
+
+
+def test_bytes_that_are_not_utf8_are_replaced_and_the_page_says_so() -> None:
+    page: Page = parse_page(b'{"hits":{"hits":[{"_source":{"@uuid":"a","s":"\xff\xe4"}}]}}')
+    assert page.is_mended
+    assert page.events[0].line == '{"@uuid":"a","s":"\ufffd\ufffd"}'.encode()
+    assert not parse_page(hits('{"s":"ä"}')).is_mended
+
+
+# Contracts
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"[]", []),
+        (b'{"items":[]}', []),
+        (b'[{"id":12345678,"type":"contracts","href":"..."}]', ["12345678"]),
+        (b'{"items":[{"id":"2"},{"id":1},{"id":2}]}', ["2", "1"]),
+        (b'\xef\xbb\xbf[{"id":1}]', ["1"]),
+    ],
+)
+def test_contracts_are_numbers_as_text_each_once_in_order(body: bytes, expected: list[str]) -> None:
+    assert parse_contracts(body) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"7",
+        b"{}",
+        b'{"items":null}',
+        b'{"items":{}}',
+        b"[1]",
+        b"[{}]",
+        b'[{"id":null}]',
+        b'[{"id":true}]',
+        b'[{"id":""}]',
+        b'[{"id":"../1"}]',
+        b'[{"id":-1}]',
+        b'[{"id":1.5}]',
+        '[{"id":"²"}]'.encode(),
+        b'[{"id":1}',
+        b'[{"id":"\xff"}]',
+        b"[" * 100_000,
+    ],
+    ids=lambda body: body[:20].decode("ascii", "replace"),
+)
+def test_anything_but_numeric_contracts_is_a_bad_answer(body: bytes) -> None:
+    with pytest.raises(BadAnswerError):
+        parse_contracts(body)

@@ -1,0 +1,392 @@
+"""Reading one window: pages that shift, totals that disagree, answers that are too heavy, as scripts of an API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pytest
+
+from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError
+from poller.events import Event, Page
+from poller.reading import Limits, Reading, Split, WindowReader
+from poller.transport import BodyTooLargeError
+from poller.windows import Window
+
+WINDOW = Window(1000, 1010)
+SECOND = Window(1000, 1001)
+LIMITS = Limits(page_size=3, result_window=1000, window_bytes=10**9)
+
+
+class Query(NamedTuple):
+    """What was asked for, and how many requests had been made before."""
+
+    window: Window
+    offset: int
+    limit: int
+    number: int
+
+
+class Script:
+    """An API whose every answer is a function of the query; keeps the queries."""
+
+    def __init__(self, answer: Callable[[Query], Page]) -> None:
+        self._answer = answer
+        self.queries: list[Query] = []
+
+    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        query = Query(window, offset, limit, len(self.queries))
+        self.queries.append(query)
+        return self._answer(query)
+
+
+def entry(name: str, *, second: int = 1000, has_id: bool = True, weight: int = 2, is_timed: bool = True) -> Event:
+    time_us = second * 1_000_000 if is_timed else 0
+    return Event(time_us, name.encode(), b"x" * weight, has_id, is_timed)
+
+
+def named(names: str, *, has_id: bool = True) -> list[Event]:
+    """`"abc"`: three entries, a second apart, the first the newest."""
+    return [entry(name, second=1009 - ord(name) % 10, has_id=has_id) for name in names]
+
+
+def page(events: Sequence[Event], total: int | None, *, is_capped: bool = False) -> Page:
+    return Page(tuple(events), total, is_capped, sum(len(event.line) for event in events), False)
+
+
+def served(events: Sequence[Event], query: Query, total: int | None = None) -> Page:
+    return page(events[query.offset : query.offset + query.limit], len(events) if total is None else total)
+
+
+def read(script: Script, window: Window = WINDOW, limits: Limits = LIMITS) -> Reading:
+    result = WindowReader(script, "1", limits).read(window)
+    assert isinstance(result, Reading)
+    return result
+
+
+def identities(reading: Reading) -> str:
+    return "".join(sorted(event.identity.decode() for event in reading.events))
+
+
+def test_a_quiet_window_takes_one_request_a_page_and_no_more() -> None:
+    script = Script(lambda query: served(named("abcdefg"), query))
+    reading = read(script)
+    assert [(query.offset, query.limit) for query in script.queries] == [(0, 3), (3, 3), (6, 3)]
+    assert identities(reading) == "abcdefg"
+    assert [event.time_us for event in reading.events] == sorted(event.time_us for event in reading.events)
+    assert (reading.fetched, reading.is_complete) == (7, True)
+
+
+def test_an_empty_window_takes_one_request() -> None:
+    script = Script(lambda query: page((), 0))
+    assert read(script) == Reading([], 0, is_complete=True)
+    assert len(script.queries) == 1
+
+
+def test_an_api_that_caps_the_limit_is_read_to_the_end_by_what_comes() -> None:
+    script = Script(lambda query: served(named("abcdefg"), query._replace(limit=2)))
+    assert identities(read(script)) == "abcdefg"
+    assert [query.offset for query in script.queries] == [0, 2, 4, 6]
+
+
+def test_an_api_that_gives_more_than_asked_for_is_read_to_the_end_as_well() -> None:
+    script = Script(lambda query: served(named("abcdefg"), query._replace(limit=5)))
+    assert identities(read(script)) == "abcdefg"
+
+
+def test_without_a_total_pages_are_read_until_one_is_empty() -> None:
+    events = named("abcdef")
+    script = Script(lambda query: page(events[query.offset : query.offset + query.limit], None))
+    assert identities(read(script)) == "abcdef"
+    assert [query.offset for query in script.queries] == [0, 3, 6]
+
+
+# Pages that shift under us
+
+NEWEST_FIRST = [
+    # visible at the first, second, ... request; the last repeats
+    pytest.param(["abcdef", "Nabcdef"], "Nabcdef", id="one entry more after the first page"),
+    pytest.param(["abcdef", "NMLKabcdef"], "KLMNabcdef", id="more than a page more"),
+    pytest.param(["abcdef", "abcdNef"], "Nabcdef", id="late, in what is still to come"),
+    pytest.param(["abcdef", "aNbcdef"], "Nabcdef", id="late, in what has come"),
+    pytest.param(["abc", "abcN"], "abc", id="after a window of one page was read"),
+    pytest.param(["abcdef", "abcdefN", "abcdefNM"], "MNabcdef", id="growing at its end: oldest first"),
+    pytest.param(["abcdef", "Nabcdef", "MNabcdef", "LMNabcdef", "KLMNabcdef"], "KLMNabcdef", id="at every page"),
+]
+
+
+@pytest.mark.parametrize("has_id", [True, False], ids=["with ids", "without ids"])
+@pytest.mark.parametrize(("shown", "expected"), NEWEST_FIRST)
+def test_a_page_that_shifts_may_repeat_but_neither_skips_nor_doubles(
+    shown: list[str], expected: str, has_id: bool
+) -> None:
+    script = Script(lambda query: served(named(shown[min(query.number, len(shown) - 1)], has_id=has_id), query))
+    reading = read(script)
+    assert identities(reading) == "".join(sorted(expected))
+    assert reading.is_complete
+    assert reading.fetched >= len(reading.events)
+
+
+def test_two_truly_equal_entries_stay_two_whether_or_not_a_page_lies_between_them() -> None:
+    for names in ("aabcd", "abbcd", "abccd", "aaaaa"):
+        reading = read(Script(lambda query, names=names: served(named(names, has_id=False), query)))
+        assert len(reading.events) == 5
+        assert len({event.identity for event in reading.events}) == 5
+        assert sorted(event.ordinal for event in reading.events)[-1] == max(map(names.count, names)) - 1
+
+
+def test_equal_entries_have_the_same_identities_in_every_read() -> None:
+    orders = ("aabcd", "dcbaa", "abcda")
+    found = [
+        {
+            event.identity
+            for event in read(Script(lambda query, names=names: served(named(names, has_id=False), query))).events
+        }
+        for names in orders
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_an_entry_with_an_id_that_comes_twice_on_one_page_is_one() -> None:
+    reading = read(Script(lambda query: served(named("aab"), query)))
+    assert identities(reading) == "ab"
+    assert (reading.fetched, reading.is_complete) == (3, True)
+
+
+def test_a_window_that_never_holds_still_is_not_claimed_to_be_complete() -> None:
+    def growing(query: Query) -> Page:
+        names = [entry(f"{number:04d}", has_id=False) for number in range(query.number * 2 + 8)]
+        return served(names[::-1], query)
+
+    with pytest.raises(TransientError, match="did not hold still"):
+        read(Script(growing))
+
+
+def test_pages_that_repeat_what_came_in_place_of_what_did_not_are_not_believed() -> None:
+    # Equal times in an order of each replica's own, every other request answered by the other one: `c` comes twice, `d`
+    # never, in every sweep alike, and the count is right.
+    replicas = (named("abcdef"), named("abdcef"))
+    script = Script(lambda query: served(replicas[query.number % 2], query))
+    try:
+        result = WindowReader(script, "1", LIMITS).read(WINDOW)
+    except TransientError:
+        return  # loud, and read again
+    assert isinstance(result, Split) or identities(result) == "abcdef"
+
+
+def test_an_api_that_ignores_the_offset_is_not_believed() -> None:
+    script = Script(lambda query: page(named("abc"), 6))
+    try:
+        result = WindowReader(script, "1", LIMITS).read(WINDOW)
+    except TransientError:
+        return
+    assert isinstance(result, Split) or not result.is_complete
+
+
+# Totals that disagree with what comes
+
+
+def test_a_page_that_is_empty_before_the_total_is_reached_ends_nothing() -> None:
+    events = named("abcdef")
+    script = Script(
+        lambda query: page((), 6) if query.number == 1 else page(events[query.offset : query.offset + query.limit], 6)
+    )
+    assert identities(read(script)) == "abcdef"
+
+
+@pytest.mark.parametrize("held", ["", "a", "abc", "abcd"])
+def test_a_total_that_is_never_reached_fails_the_window(held: str) -> None:
+    script = Script(lambda query: page(named(held)[query.offset : query.offset + query.limit], 6))
+    with pytest.raises(TransientError, match="the API counts 6"):
+        read(script)
+    assert len(script.queries) < 30
+
+
+def test_a_total_that_is_too_small_on_one_page_is_corrected_by_the_next_read() -> None:
+    script = Script(lambda query: served(named("abcdef"), query, 2 if query.number == 0 else 6))
+    assert identities(read(script)) == "abcdef"
+
+
+def test_a_total_below_what_has_come_is_not_the_end() -> None:
+    script = Script(lambda query: served(named("abcdef"), query, 2))
+    assert identities(read(script)) == "abcdef"
+
+
+@pytest.mark.parametrize("has_relation", [True, False])
+def test_a_capped_total_is_read_past_where_the_api_serves_more(has_relation: bool) -> None:
+    # Elasticsearch stops counting at 10,000, with or without saying so, also where `result_window` was raised beyond.
+    events = [entry(f"{number:05d}") for number in range(12_000)]
+    script = Script(
+        lambda query: page(events[query.offset : query.offset + query.limit], 10_000, is_capped=has_relation)
+    )
+    reading = read(script, SECOND, Limits(page_size=1000, result_window=20_000, window_bytes=10**9))
+    assert len(reading.events) == 12_000
+    assert reading.is_complete
+
+
+# Windows that are too large
+
+
+@pytest.mark.parametrize(
+    ("total", "is_capped", "parts"),
+    [
+        (999, False, None),
+        (1000, False, 2),
+        (1000, True, 2),
+        (500, True, 2),
+        (4000, False, 5),
+        (10**9, False, 10),
+        (999, True, 2),
+    ],
+)
+def test_a_window_beyond_what_an_offset_reaches_is_split_by_its_first_page(
+    total: int, is_capped: bool, parts: int | None
+) -> None:
+    script = Script(lambda query: page(named("abc"), total if query.offset == 0 else 3, is_capped=is_capped))
+    result = WindowReader(script, "1", LIMITS).read(WINDOW)
+    if parts is None:
+        assert not isinstance(result, Split)
+    else:
+        assert isinstance(result, Split)
+        assert len(result.windows) == parts
+        assert len(script.queries) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "offset", "is_split"),
+    [
+        (RejectedError("no", status=400), 0, True),
+        (RejectedError("no", status=413), 0, True),
+        (RejectedError("no", status=422), 3, True),
+        (RejectedError("no", status=404), 0, False),
+        (RejectedError("no", status=302), 0, False),
+        (TransientError("no", status=500), 3, True),
+        (TransientError("no", status=500), 0, False),
+        (TransientError("no", status=503), 3, False),
+        (TransientError("no"), 3, False),
+        (AuthError("no"), 3, False),
+        (StoppedError("asked to stop"), 3, False),
+    ],
+    ids=str,
+)
+def test_only_a_refusal_that_may_be_about_size_splits(error: PollerError, offset: int, is_split: bool) -> None:
+    def answer(query: Query) -> Page:
+        if query.offset == offset:
+            raise error
+        return served(named("abcdef"), query)
+
+    reader = WindowReader(Script(answer), "1", LIMITS)
+    if is_split:
+        assert isinstance(reader.read(WINDOW), Split)
+    else:
+        with pytest.raises(type(error)) as raised:
+            reader.read(WINDOW)
+        assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [RejectedError("no", status=400), TransientError("no", status=500)], ids=["400", "500"]
+)
+def test_of_a_second_that_is_too_dense_all_that_is_served_comes_and_it_is_called_incomplete(error: PollerError) -> None:
+    def answer(query: Query) -> Page:
+        if query.offset + query.limit > 6:
+            raise error
+        return served(named("abcdefgh"), query)
+
+    reading = read(Script(answer), SECOND)
+    assert identities(reading) == "abcdef"
+    assert not reading.is_complete
+
+
+def test_of_a_second_beyond_the_result_window_as_much_comes_as_fits() -> None:
+    script = Script(lambda query: served(named("abcdefgh"), query))
+    reading = read(script, SECOND, Limits(3, 7, 10**9))
+    assert identities(reading) == "abcdefg"
+    assert not reading.is_complete
+    assert max(query.offset + query.limit for query in script.queries) == 7
+
+
+def test_a_second_that_is_refused_whole_fails_with_the_refusal() -> None:
+    def refuse(query: Query) -> Page:
+        raise RejectedError("no", status=400)
+
+    with pytest.raises(RejectedError):
+        WindowReader(Script(refuse), "1", LIMITS).read(SECOND)
+
+
+# Weight
+
+
+def test_pages_shrink_until_an_answer_fits_and_grow_again_slowly() -> None:
+    def answer(query: Query) -> Page:
+        if query.limit > 10:
+            raise BodyTooLargeError("the answer is larger than 10 bytes")
+        return served([entry(f"{number:03d}") for number in range(200)], query)
+
+    script = Script(answer)
+    reading = read(script, limits=Limits(1000, 10_000, 10**9))
+    assert len(reading.events) == 200
+    assert [query.limit for query in script.queries[:4]] == [1000, 125, 15, 1]
+
+
+def test_a_reader_remembers_the_page_size_from_window_to_window() -> None:
+    def answer(query: Query) -> Page:
+        if query.limit > 300:
+            raise BodyTooLargeError("the answer is larger than 10 bytes")
+        return served(named("abc"), query)
+
+    script = Script(answer)
+    reader = WindowReader(script, "1", Limits(1000, 10_000, 10**9))
+    reader.read(WINDOW)
+    reader.read(WINDOW)
+    assert [query.limit for query in script.queries] == [1000, 125, 250]
+
+
+def test_a_single_entry_that_is_too_large_fails_with_what_to_do() -> None:
+    def refuse(query: Query) -> Page:
+        raise BodyTooLargeError("the answer is larger than 10 bytes")
+
+    with pytest.raises(TransientError, match="too large to read") as raised:
+        WindowReader(Script(refuse), "1", LIMITS).read(WINDOW)
+    assert raised.value.hint
+
+
+def test_a_window_that_would_weigh_too_much_is_split_by_weight() -> None:
+    script = Script(lambda query: page([entry(name, weight=100) for name in "abc"], 100))
+    result = WindowReader(script, "1", Limits(3, 1000, 2000)).read(WINDOW)
+    assert isinstance(result, Split)
+    assert len(result.windows) == 5  # 100 entries of 100 bytes, 2000 bytes each
+
+
+def test_heavy_entries_are_asked_for_a_few_at_a_time() -> None:
+    events = [entry(name, weight=100) for name in "abcdefghi"]
+    script = Script(lambda query: served(events, query))
+    assert len(read(script, SECOND, Limits(3, 1000, 250)).events) == 9
+    assert [query.limit for query in script.queries] == [3, 2, 2, 2]
+
+
+@pytest.mark.parametrize("says_total", [True, False])
+def test_a_window_that_turns_out_heavy_only_later_is_split_all_the_same(says_total: bool) -> None:
+    # The first page is light, or there is no total to reckon with: what has come is what counts.
+    events = [entry(f"{number:03d}", weight=2 if number < 3 and says_total else 1000) for number in range(300)]
+    held = []
+
+    def answer(query: Query) -> Page:
+        found = events[query.offset : query.offset + query.limit]
+        held.append(sum(len(event.line) for event in events[: query.offset]))
+        return page(found, len(events) if says_total else None)
+
+    result = WindowReader(Script(answer), "1", Limits(3, 1000, 20_000)).read(WINDOW)
+    assert isinstance(result, Split)
+    assert max(held) <= 2 * 20_000
+
+
+# Entries without a time
+
+
+def test_an_entry_without_a_time_gets_the_last_second_of_its_window() -> None:
+    reading = read(Script(lambda query: page([entry("a", is_timed=False), entry("b", second=1003)], 2)))
+    assert [(event.identity, event.time_us, event.is_timed) for event in reading.events] == [
+        (b"b", 1003 * 1_000_000, True),
+        (b"a", 1009 * 1_000_000, False),
+    ]

@@ -1,0 +1,398 @@
+"""What the sinks decide without a network: what an answer means, what is said of it, and what Loki is sent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import responses
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poller.config import (
+    Config,
+    FileSink,
+    FirehoseSink,
+    LoggingServiceSink,
+    LokiSink,
+    MoesifSink,
+    Secret,
+    SecretSource,
+    StdoutSink,
+)
+from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, TooLarge
+from poller.errors import ConfigError, StoppedError
+from poller.events import OutboxEvent
+from poller.sinks import build_sink, logging_service, loki
+from poller.sinks.http import outcome_of, words_of
+from poller.transport import Response
+from tests.support import TOP, clean_environment
+
+NOON = int(datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp())
+KEY = "canary-key-1234567890"
+URL = "https://intake.example"
+
+
+def event(age_seconds=0.0, *, contract="31960001", ordinal=0, line=b'{"a":"\\u00e9\\"\xc3\xa9"}', collected_at=NOON):
+    """One that happened so long before it was collected."""
+    time_us = round((collected_at - age_seconds) * 1_000_000)
+    return OutboxEvent(contract, time_us, collected_at, b"i" * 16, ordinal, line)
+
+
+def secret(value=KEY):
+    return SecretSource("inline", "", path="test", inline=Secret(value))
+
+
+def logging_sink(stop=None, **settings):
+    settings = {"name": "logging", "url": URL, "tag": "activityLog", "api_key": secret(), **settings}
+    return build_sink(LoggingServiceSink(**settings), Config(), stop or threading.Event())
+
+
+def loki_sink(clock=lambda: NOON, **settings):
+    settings = LokiSink(**{"name": "loki", "url": URL, **settings})
+    return loki.LokiSink(settings, Config(), threading.Event(), clock=clock)
+
+
+# What an answer means
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((status, Accepted) for status in logging_service.SUCCESSES),
+        *((status, CredentialsRefused) for status in (401, 402, 403)),
+        (413, TooLarge),
+        *((status, Refused) for status in (400, 422)),
+        *((status, RetryAfter) for status in (408, 429, 500, 502, 503, 504, 507, 599)),
+        *((status, RetryAfter) for status in (203, 206, 260, 299, 301, 302, 304, 307, 308)),
+        *((status, RetryAfter) for status in (404, 405, 406, 407, 409, 410, 411, 415, 418, 451)),
+    ],
+)
+def test_every_status_has_its_outcome(status, kind):
+    assert type(outcome_of(status, logging_service.SUCCESSES, "", place="url")) is kind
+
+
+@pytest.mark.parametrize("status", range(100, 600))
+def test_no_status_beyond_the_list_counts_as_delivered_or_costs_an_event(status):
+    outcome = outcome_of(status, loki.SUCCESSES, "", place="url")
+    assert isinstance(outcome, Accepted) == (status in (200, 204))
+    assert isinstance(outcome, Refused) == (status in (400, 422))
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (404, "check url and tag"),
+        (405, "check url and tag"),
+        (302, "redirects are not followed"),
+        (407, "HTTPS_PROXY"),
+        (260, "not an answer that means success"),
+    ],
+)
+def test_held_data_come_with_a_remedy(status, remedy):
+    outcome = outcome_of(status, (200,), "words", place="url and tag")
+    assert remedy in outcome.reason
+    assert outcome.reason.startswith(f"HTTP {status}: words")
+
+
+def test_a_wish_to_wait_is_passed_on():
+    assert outcome_of(429, (200,), "", place="url", wait_seconds=7.0).seconds == 7.0
+    assert outcome_of(503, (200,), "", place="url", wait_seconds=7.0).seconds == 7.0
+
+
+# What is said of it
+
+
+def words(body, *, secrets=(), sent=b"", content_type="text/plain"):
+    return words_of(Response(400, {"Content-Type": content_type}, body), secrets, sent)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", ""),
+        (b" Bad\r\n\t Request \x1b[31m\x00", "Bad Request [31m"),
+        ("caf\u00e9 \u202e\u2028x".encode(), "caf\u00e9 x"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"x" * 1000, "x" * 200),
+    ],
+)
+def test_a_servers_words_are_one_short_printable_line(body, expected):
+    assert words(body) == expected
+
+
+def test_of_a_page_of_html_only_the_text_is_shown():
+    page = b"<html><head><title>413</title></head>\n<body><h1>Too Large</h1></body></html>"
+    assert words(page, content_type="text/html; charset=utf-8") == "413 Too Large"
+
+
+def test_a_secret_is_masked_wherever_it_is_echoed_even_where_the_words_are_cut():
+    assert words(f"bad key {KEY}!".encode(), secrets=[KEY]) == "bad key ********!"
+    assert KEY[:6] not in words(b"x" * 190 + KEY.encode(), secrets=[KEY])
+    assert words(rb"bad pass a\"b\\c", secrets=['a"b\\c']) == "bad pass ********"
+
+
+def test_our_own_body_is_not_repeated():
+    line = b'{"meta":{"requestId":"0123456789abcdef"},"principal":{"username":"jane.doe@example.com","ip":"192.0.2.1"}}'
+    for echo in (line, json.dumps(line.decode()).encode(), json.dumps(json.dumps(line.decode())).encode()):
+        said = words(b"cannot parse: " + echo, sent=b"[" + line + b"]")
+        assert "jane" not in said
+        assert said.endswith("...")
+    assert words(b"cannot parse the element at position 17 of this body", sent=line).endswith("this body")
+
+
+def test_hostile_words_cost_no_time():
+    assert words(b"<" * 1_000_000, content_type="text/html") == "<" * 200
+
+
+# What is sent
+
+
+@responses.activate
+def test_the_logging_service_gets_the_lines_as_they_are():
+    responses.post(f"{URL}/activityLog", status=201)
+    lines = [b'{"n":1.10,"big":123456789012345678901234567890}', b'{"s":"\xc3\xa9\\ud800"}']
+    sink = logging_sink(compression="none", headers={"X-Team": "audit", "apikey": "other"})
+    assert sink.send([event(line=line) for line in lines]) == Accepted(status=201)
+    request = responses.calls[0].request
+    assert request.body == b"[" + b",".join(lines) + b"]"
+    assert request.headers["APIKEY"] == KEY
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["X-Team"] == "audit"
+    assert "Content-Encoding" not in request.headers
+
+
+@responses.activate
+def test_equal_batches_are_equal_bytes_on_the_wire():
+    responses.post(f"{URL}/activityLog", status=201)
+    sink = logging_sink()
+    for _ in range(2):
+        sink.send([event()] * 100)
+    first, second = (call.request for call in responses.calls)
+    assert first.body == second.body
+    assert first.headers["Content-Encoding"] == "gzip"
+    assert len(first.body) < 200
+
+
+@responses.activate
+def test_a_tag_cannot_leave_its_path():
+    responses.post(f"{URL}/a%3Fb%23c%20d", status=201)
+    assert logging_sink(tag="a?b#c d").send([event()]) == Accepted(status=201)
+
+
+@responses.activate
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 429])
+def test_no_outcome_holds_a_secret_or_an_event(status):
+    canary = b'{"principal":{"identity":{"username":"canary-person@example.com","contractNumber":"31960001"}}}'
+
+    def echo(request):
+        return status, {}, f"{request.headers} {canary.decode()} {request.headers['X-Extra']}"
+
+    responses.add_callback(responses.POST, f"{URL}/activityLog", echo)
+    outcome = logging_sink(headers={"X-Extra": "canary-header"}).send([event(line=canary)])
+    assert "canary" not in repr(outcome)
+    assert "HTTP" in outcome.reason
+
+
+def test_the_reason_of_a_missing_key_names_its_file_and_sends_nothing(tmp_path):
+    source = SecretSource("file", str(tmp_path / "gone.key"), path="sinks[0].api_key_file")
+    outcome = logging_sink(api_key=source).send([event()])
+    assert isinstance(outcome, CredentialsRefused)
+    assert "gone.key" in outcome.reason
+
+
+@responses.activate
+def test_being_stopped_while_waiting_for_a_turn_is_no_outcome():
+    responses.post(f"{URL}/activityLog", status=201)
+    stop = threading.Event()
+    sink = logging_sink(stop, requests_per_second=0.01)
+    sink.send([event()])
+    stop.set()
+    with pytest.raises(StoppedError):
+        sink.send([event()])
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("settings", "header", "value"),
+    [
+        ({"bearer_token": secret("tok")}, "Authorization", "Bearer tok"),
+        ({"username": "jane", "password": secret("p w")}, "Authorization", "Basic amFuZTpwIHc="),
+        ({"tenant_id": "team-a"}, "X-Scope-OrgID", "team-a"),
+        ({"headers": {"Authorization": "Custom x"}}, "Authorization", "Custom x"),
+        ({}, "Authorization", None),
+    ],
+)
+def test_loki_is_told_who_we_are(settings, header, value):
+    responses.post(f"{URL}/loki/api/v1/push", status=204)
+    assert loki_sink(**settings).send([event()]) == Accepted(status=204)
+    assert responses.calls[0].request.headers.get(header) == value
+
+
+# What Loki gets
+
+
+def push(events, labels=None):
+    body = json.loads(loki.encode_push(events, labels or {"tag_name": "activityLog"}))
+    assert set(body) == {"streams"}
+    return {
+        tuple(sorted(stream["stream"].items())): [tuple(value) for value in stream["values"]]
+        for stream in body["streams"]
+    }
+
+
+def test_a_push_has_a_stream_for_each_contract_oldest_first_and_the_line_as_it_is():
+    events = [event(1), event(2), event(3, contract="2"), event(0)]
+    assert push(events) == {
+        (("contract", "31960001"), ("tag_name", "activityLog")): [
+            (f"{NOON - age}000000000", events[0].line.decode()) for age in (2, 1, 0)
+        ],
+        (("contract", "2"), ("tag_name", "activityLog")): [(f"{NOON - 3}000000000", events[0].line.decode())],
+    }
+
+
+def test_equal_entries_are_a_nanosecond_apart_and_keep_their_time_when_sent_again():
+    twins = [event(1, ordinal=ordinal) for ordinal in range(3)]
+    (values,) = push(twins).values()
+    assert [int(ns) % 1000 for ns, _ in values] == [0, 1, 2]
+    for twin, value in zip(twins, values, strict=True):
+        assert push([twin]) == {(("contract", "31960001"), ("tag_name", "activityLog")): [value]}
+    assert loki.time_ns(event(1, ordinal=60_000)) == loki.time_ns(event(1)) + 999
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "hour"),
+    [
+        (-60, ""),
+        (0, ""),
+        (1800, ""),
+        (1800.000001, "2026-05-01T11"),
+        (3600, "2026-05-01T11"),
+        (3600.000001, "2026-05-01T10"),
+        (40 * 3600, "2026-04-29T20"),
+    ],
+)
+def test_an_event_collected_late_goes_to_the_stream_of_its_hour(age_seconds, hour):
+    assert loki.late_hour(event(age_seconds)) == hour
+    (labels,) = push([event(age_seconds)])
+    assert dict(labels).get("late", "") == hour
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10_000), st.one_of(st.integers(0, 3600), st.integers(0, 90_000))),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_no_stream_gets_an_entry_an_hour_behind_its_newest(pairs):
+    newest = {}
+    at = NOON
+    for pause_seconds, age_seconds in pairs:  # collected in this order, by whatever pauses between
+        at += pause_seconds
+        for labels, ((ns, _),) in push([event(age_seconds, collected_at=at)]).items():
+            assert int(ns) > newest.get(labels, 0) - 3600 * 10**9
+            newest[labels] = max(newest.get(labels, 0), int(ns))
+
+
+@given(st.lists(st.tuples(st.integers(0, 90_000), st.integers(0, 3)), max_size=30), st.data())
+def test_what_is_sent_of_an_event_does_not_depend_on_its_batch(pairs, data):
+    events = [event(age, ordinal=ordinal) for age, ordinal in pairs]
+    cut = data.draw(st.integers(0, len(events)))
+
+    def entries(*batches):
+        return sorted((labels, value) for batch in batches for labels, found in push(batch).items() for value in found)
+
+    assert entries(events) == entries(events[:cut], events[cut:])
+
+
+@responses.activate
+def test_what_loki_would_call_too_old_costs_no_request():
+    week = 7 * 86_400
+    outcome = loki_sink().send([event(week + age) for age in range(5)])
+    assert sorted(outcome.refused) == [0, 1, 2, 3, 4]
+    assert outcome.refused[0] == "older than the 7 days that Loki takes: 2026-04-24T12:00:00.000Z"
+    assert outcome.status is None
+    assert len(responses.calls) == 0
+
+
+@responses.activate
+def test_the_others_are_sent_beside_those_too_old():
+    answer = responses.post(f"{URL}/loki/api/v1/push", status=204)
+    batch = [event(8 * 86_400), event(1), event(loki.MAX_AGE_SECONDS + 1), event(2)]
+    outcome = loki_sink(compression="none").send(batch)
+    assert sorted(outcome.refused) == [0, 2]
+    (stream,) = json.loads(answer.calls[0].request.body)["streams"]
+    assert len(stream["values"]) == 2
+    responses.replace(responses.POST, f"{URL}/loki/api/v1/push", status=500)
+    assert isinstance(loki_sink().send(batch), RetryAfter)
+
+
+@responses.activate
+def test_a_push_beyond_a_megabyte_is_halved_before_it_is_sent_but_one_event_is_loki_s_to_judge():
+    large = event(line=b'{"a":"' + b'\\"' * 250_000 + b'"}')
+    sink = loki_sink(batch_bytes=4 << 20)
+    assert sink.batch_bytes < loki.MAX_BODY_BYTES
+    assert isinstance(sink.send([large, large]), TooLarge)
+    responses.post(f"{URL}/loki/api/v1/push", status=204)
+    assert sink.send([large]) == Accepted(status=204)
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (204, b"", Accepted),
+        (422, b"error at least one valid stream is required for ingestion", Accepted),
+        (400, b"at least one valid stream is required", Accepted),
+        (400, b"couldn't parse push request", Refused),
+        (401, b"no org id", CredentialsRefused),
+        (404, b"", RetryAfter),
+        (500, b"", RetryAfter),
+    ],
+)
+def test_a_probe_of_loki_knows_a_yes_from_a_no(status, body, kind):
+    responses.post(f"{URL}/loki/api/v1/push", status=status, body=body)
+    assert type(loki_sink().probe()) is kind
+
+
+# Building
+
+
+def test_a_sink_takes_over_its_table():
+    settings = {"batch_events": 7, "batch_bytes": 4096, "max_event_bytes": 2048, "oversize": "truncate"}
+    for sink, type_ in ((logging_sink(**settings), "logging-service"), (loki_sink(**settings), "loki")):
+        assert {key: getattr(sink, key) for key in settings} == settings
+        assert sink.type == type_
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (MoesifSink(name="m", application_id=secret()), "sinks.m.type"),
+        (FirehoseSink(name="f", stream="s"), "sinks.f.type"),
+        (FileSink(name="a", path="/tmp/a", format="moesif-action"), "sinks.a.format"),
+        (StdoutSink(name="o", format="moesif-action"), "sinks.o.format"),
+    ],
+)
+def test_what_this_version_cannot_do_is_said(settings, named):
+    with pytest.raises(ConfigError) as caught:
+        build_sink(settings, Config(), threading.Event())
+    assert caught.value.problems[0].path == named
+
+
+def test_a_file_sink_brings_no_http_library(tmp_path: Path):
+    program = (
+        "import sys, threading\n"
+        "from poller.config import Config, FileSink\n"
+        "from poller.sinks import build_sink\n"
+        f"build_sink(FileSink(name='a', path={str(tmp_path / 'a')!r}), Config(), threading.Event())\n"
+        "sys.exit('requests' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=TOP, env=clean_environment(), check=False)
+    assert done.returncode == 0

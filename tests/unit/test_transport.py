@@ -1,0 +1,472 @@
+"""HTTP: foreign exceptions translated, answers capped in size and time, tokens kept at home, rates kept."""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
+from requests.adapters import BaseAdapter
+
+from poller.errors import StoppedError, TransientError
+from poller.transport import (
+    BodyTooLargeError,
+    RateLimit,
+    Transport,
+    parse_http_date,
+    retry_after_seconds,
+)
+from tests.support import free_port
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Server(ThreadingHTTPServer):
+    """Loopback HTTP that answers as `answer` says, and keeps what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.answer: Answer = ok
+        self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.released = threading.Event()  # set when the test is over: a slow answer ends then
+
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                server.seen.append((self.command, self.path, headers, body))
+                try:
+                    server.answer(self)
+                except ConnectionError:  # the client has seen enough
+                    self.close_connection = True
+
+            do_GET = do_POST = do_CONNECT = handle_any  # noqa: N815  # the names are the library's
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name is the library's
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+def ok(handler: BaseHTTPRequestHandler) -> None:
+    reply(handler, b"{}")
+
+
+def reply(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(body)))
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    transport = Transport(timeout_seconds=(1.0, 5.0))
+    yield transport
+    transport.close()
+
+
+# Answers
+
+
+def test_an_answer_comes_whole_whatever_its_status(server: Server, transport: Transport) -> None:
+    for status in (200, 201, 204, 301, 400, 401, 404, 429, 500, 503):
+        body = b"" if status == 204 else b"body of %d" % status
+        server.answer = lambda handler, body=body, status=status: reply(handler, body, status, X_Name="value")
+        response = transport.request("GET", server.url)
+        assert (response.status, response.body, response.headers["x-NAME"]) == (status, body, "value")
+
+
+def test_a_request_carries_what_was_asked_for_and_connections_are_used_again(
+    server: Server, transport: Transport
+) -> None:
+    ports = []
+    server.answer = lambda handler: (ports.append(handler.client_address[1]), ok(handler))[-1]
+    for _ in range(3):
+        transport.request("POST", f"{server.url}/a", headers={"X-A": "1"}, params={"q": "x y"}, body=b"body")
+    method, path, headers, body = server.seen[-1]
+    assert (method, path, headers["x-a"], body) == ("POST", "/a?q=x+y", "1", b"body")
+    assert headers["user-agent"].startswith("ionos-poller/")
+    assert len(set(ports)) == 1
+
+
+def test_a_compressed_answer_is_inflated(server: Server, transport: Transport) -> None:
+    server.answer = lambda handler: reply(handler, gzip.compress(b"[1,2]"), Content_Encoding="gzip")
+    assert transport.request("GET", server.url).body == b"[1,2]"
+    assert server.seen[0][2]["accept-encoding"] == "gzip"
+
+
+def test_a_chunked_answer_is_put_together(server: Server, transport: Transport) -> None:
+    def chunked(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for part in (b"[1,", b"2,", b"3]" + b" " * 300_000):
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+        handler.wfile.write(b"0\r\n\r\n")
+
+    server.answer = chunked
+    assert transport.request("GET", server.url).body == b"[1,2,3]" + b" " * 300_000
+
+
+def test_an_answer_may_be_as_large_as_allowed_and_not_a_byte_larger(server: Server, transport: Transport) -> None:
+    server.answer = lambda handler: reply(handler, b"x" * 600_000)
+    assert len(transport.request("GET", server.url, max_bytes=600_000).body) == 600_000
+    with pytest.raises(BodyTooLargeError):
+        transport.request("GET", server.url, max_bytes=599_999)
+
+
+def test_a_bomb_is_given_up_before_it_goes_off(server: Server, transport: Transport) -> None:
+    bomb = gzip.compress(bytes(64 * 1024 * 1024), 1)
+    server.answer = lambda handler: reply(handler, bomb, Content_Encoding="gzip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyTooLargeError):
+            transport.request("GET", server.url, max_bytes=1024 * 1024)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_answer_in_drips_does_not_hold_a_worker_for_ever(server: Server) -> None:
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        for _ in range(60):
+            handler.wfile.write(b"x")
+            if server.released.wait(0.05):
+                break
+        handler.close_connection = True
+
+    server.answer = drip
+    transport = Transport(timeout_seconds=(1.0, 0.2))
+    started = time.monotonic()
+    with pytest.raises(TransientError, match="too slowly"):
+        transport.request("GET", server.url)
+    assert time.monotonic() - started < 2.0
+    transport.close()
+
+
+def test_an_answer_that_never_begins_is_given_up(server: Server) -> None:
+    server.answer = lambda handler: server.released.wait(5) and None
+    transport = Transport(timeout_seconds=(1.0, 0.1))
+    with pytest.raises(TransientError, match="no answer within read_timeout"):
+        transport.request("GET", server.url)
+    transport.close()
+
+
+# Where requests go
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed_so_no_token_travels(server: Server, transport: Transport, status: int) -> None:
+    server.answer = lambda handler: reply(handler, b"", status, Location=f"{server.url}/elsewhere")
+    response = transport.request("GET", f"{server.url}/here", headers={"Authorization": "Bearer canary"})
+    assert response.status == status
+    assert [path for _, path, _, _ in server.seen] == ["/here"]
+
+
+def test_neither_netrc_nor_proxies_of_the_environment_have_a_say(
+    server: Server, transport: Transport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login thief password thief\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent")
+    transport.request("GET", server.url, headers={"Authorization": "Bearer token"})
+    transport.request("GET", server.url)
+    assert [headers.get("authorization") for _, _, headers, _ in server.seen] == ["Bearer token", None]
+
+
+def test_a_proxy_that_is_handed_in_is_asked(server: Server) -> None:
+    transport = Transport(timeout_seconds=(1.0, 1.0), proxies={"http": server.url})
+    transport.request("GET", "http://api.example/path")
+    assert server.seen[0][1] == "http://api.example/path"
+    transport.close()
+
+
+def test_a_proxy_that_refuses_is_named_as_the_culprit(server: Server) -> None:
+    server.answer = lambda handler: reply(handler, b"", 407)
+    transport = Transport(timeout_seconds=(1.0, 1.0), proxies={"https": server.url})
+    with pytest.raises(TransientError, match="proxy"):
+        transport.request("GET", "https://api.example/path")
+    transport.close()
+
+
+# Foreign exceptions
+
+
+class Failing(BaseAdapter):
+    """Raises while a request is sent, or while its answer is read."""
+
+    def __init__(self, error: Exception, *, while_reading: bool) -> None:
+        super().__init__()
+        self.error = error
+        self.while_reading = while_reading
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        if not self.while_reading:
+            raise self.error
+        response = requests.Response()
+        response.status_code = 200
+        response.raw = self
+        return response
+
+    def read(self, *args: Any, **kwargs: Any) -> bytes:
+        raise self.error
+
+    read1 = stream = read
+
+    def close(self) -> None:
+        pass
+
+    release_conn = close
+
+
+def exceptions_of(*modules: ModuleType) -> list[type[Exception]]:
+    """Every exception class that the modules name, warnings left out."""
+    classes = {
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Exception) and not issubclass(value, Warning)
+    }
+    return sorted(classes, key=lambda value: (value.__module__, value.__name__))
+
+
+def instance(kind: type[Exception]) -> Exception:
+    """One of them, with as many arguments as it insists on."""
+    for count in range(6):
+        try:
+            return kind(*("canary",) * count)
+        except (TypeError, AttributeError):
+            continue
+    raise AssertionError(f"cannot make a {kind.__name__}")
+
+
+FOREIGN = exceptions_of(requests.exceptions, urllib3.exceptions)
+
+
+def test_the_enumeration_finds_the_exceptions() -> None:
+    assert len(FOREIGN) > 40
+    assert {requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError, TimeoutError} - {*FOREIGN} <= {
+        TimeoutError
+    }
+
+
+@pytest.mark.parametrize("while_reading", [False, True], ids=["sending", "reading"])
+@pytest.mark.parametrize(
+    "kind", [*FOREIGN, OSError, ConnectionResetError, TimeoutError, UnicodeEncodeError], ids=lambda kind: kind.__name__
+)
+def test_every_foreign_exception_becomes_one_of_ours(kind: type[Exception], while_reading: bool) -> None:
+    error = UnicodeEncodeError("latin-1", "canary", 0, 1, "no") if kind is UnicodeEncodeError else instance(kind)
+    transport = Transport()
+    transport._session.mount("http://", Failing(error, while_reading=while_reading))
+    with pytest.raises(TransientError) as raised:
+        transport.request("GET", "http://host/path?query=canary", headers={"Authorization": "Bearer canary"})
+    assert raised.value.__cause__ is error
+    assert "canary" not in str(raised.value)
+    assert raised.value.status is None
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("http://127.0.0.1:{port}/", "connection refused"),
+        ("http://name.invalid/", "the host name is not known"),
+        ("http://", "could not be made"),
+        ("no-scheme", "could not be made"),
+        ("ftp://host/", "could not be made"),
+        ("http://a..b/", "could not be made"),
+        ("http://host:port/", "could not be made"),
+    ],
+)
+def test_what_keeps_a_connection_from_coming_about_is_said_with_a_hint(
+    transport: Transport, url: str, text: str
+) -> None:
+    with pytest.raises(TransientError, match=text) as raised:
+        transport.request("GET", url.format(port=free_port()))
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize(
+    "reply_bytes",
+    [
+        b"",
+        b"HTTP/1.1",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
+    ],
+    ids=lambda value: value[:60].decode(),
+)
+def test_an_answer_that_breaks_off_or_is_no_http_is_transient(
+    server: Server, transport: Transport, reply_bytes: bytes
+) -> None:
+    def broken(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(reply_bytes)
+        handler.close_connection = True
+
+    server.answer = broken
+    with pytest.raises(TransientError):
+        transport.request("GET", server.url)
+
+
+# Retry-After
+
+NOW = datetime(2026, 5, 1, 7, 42, 20, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 120 ", 120.0),
+        ("1000000000", 1e9),
+        ("Fri, 01 May 2026 07:43:20 GMT", 60.0),
+        ("Fri, 01 May 2026 07:43:20 -0000", 60.0),
+        ("Fri, 01 May 2026 09:43:20 +0200", 60.0),
+        ("Friday, 01-May-26 07:43:20 GMT", 60.0),
+        ("Fri, 01 May 2026 07:41:20 GMT", 0.0),
+        ("1e9", None),
+        ("-5", None),
+        ("1.5", None),
+        ("²", None),
+        ("soon", None),
+        ("", None),
+        ("9" * 400, None),
+        ("Fri, 99 May 2026 07:43:20 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -1400", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_or_nothing(value: str, expected: float | None) -> None:
+    assert retry_after_seconds({"Retry-After": value}, NOW) == expected
+
+
+def test_without_retry_after_there_is_no_wish() -> None:
+    assert retry_after_seconds({}, NOW) is None
+
+
+@given(st.text() | st.text(alphabet="0123456789 ,:-+GMTFriMay.e²", max_size=40))
+def test_no_text_breaks_the_reading_of_a_wish_or_a_date(text: str) -> None:
+    seconds = retry_after_seconds({"Retry-After": text}, NOW)
+    assert seconds is None or seconds >= 0
+    at = parse_http_date(text)
+    assert at is None or at.utcoffset() == timedelta(0)
+
+
+# The rate limit
+
+
+class Clock(threading.Event):
+    """A stop that is never set, whose waits pass at once and are added to the time by the monotonic clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.turns.append(time.monotonic() + (timeout or 0.0))
+        return False
+
+
+@pytest.mark.parametrize("per_second", [0.5, 1, 1.9, 2.5, 10, 99.9])
+def test_in_no_second_are_there_more_requests_than_allowed(per_second: float) -> None:
+    limit = RateLimit(per_second)
+    clock = Clock()
+    for _ in range(60):
+        before = len(clock.turns)
+        limit.wait(clock)
+        if len(clock.turns) == before:  # a turn at once
+            clock.turns.append(time.monotonic())
+    turns = sorted(clock.turns)
+    span = max(1.0, 1 / per_second)
+    tolerance = 0.01  # the turns are read off a clock a little later than they were given
+    for start in turns:
+        inside = [turn for turn in turns if start <= turn < start + span - tolerance]
+        assert len(inside) <= max(1, per_second)
+
+
+def test_a_few_requests_need_not_wait_at_all() -> None:
+    clock = Clock()
+    limit = RateLimit(10)
+    for _ in range(10):
+        limit.wait(clock)
+    assert clock.turns == []
+    limit.wait(clock)
+    assert len(clock.turns) == 1
+
+
+def test_no_limit_never_waits() -> None:
+    clock = Clock()
+    limit = RateLimit(0)
+    for _ in range(1000):
+        limit.wait(clock)
+    assert clock.turns == []
+
+
+def test_the_limit_is_one_for_all_threads() -> None:
+    limit = RateLimit(5)
+    clock = Clock()
+    threads = [threading.Thread(target=lambda: [limit.wait(clock) for _ in range(10)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(clock.turns) == 35
+    assert max(clock.turns) - min(clock.turns) > 5.9
+
+
+def test_waiting_for_a_turn_ends_when_asked_to_stop() -> None:
+    limit = RateLimit(0.01)
+    stop = threading.Event()
+    limit.wait(stop)
+    stop.set()
+    with pytest.raises(StoppedError):
+        limit.wait(stop)

@@ -1,0 +1,80 @@
+"""Windows: the next one, tiles, splits, and how a time is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from poller.windows import MAX_SPAN_SECONDS, Window, format_time, next_window, parts_for, split, tile
+
+
+@pytest.mark.parametrize(
+    ("watermark", "origin", "now", "overlap", "expected"),
+    [
+        (1000, 1000, 1060, 600, Window(1000, 1060)),  # the first poll: nothing before the origin
+        (2000, 1000, 2060, 600, Window(1400, 2060)),
+        (1300, 1000, 1360, 600, Window(1000, 1360)),
+        (2000, 1000, 2000, 600, Window(1400, 2000)),  # no second has passed: the overlap is read all the same
+        (2000, 1000, 2000, 0, None),
+        (1000, 1000, 1000, 600, None),
+        (2000, 1000, 1500, 600, Window(1400, 1500)),  # the clock was set back
+        (2000, 1000, 1400, 600, None),
+        (2000, 1000, 100, 600, None),
+    ],
+)
+def test_the_next_window_reaches_from_the_overlap_to_now(
+    watermark: int, origin: int, now: int, overlap: int, expected: Window | None
+) -> None:
+    assert next_window(watermark, origin, now, overlap) == expected
+
+
+@pytest.mark.parametrize(
+    ("window", "span", "expected"),
+    [
+        (Window(0, 10), 10, [Window(0, 10)]),
+        (Window(0, 10), 4, [Window(0, 4), Window(4, 8), Window(8, 10)]),
+        (Window(5, 6), 4, [Window(5, 6)]),
+        (Window(5, 5), 4, []),
+    ],
+)
+def test_tiles_are_in_order_and_the_last_may_be_shorter(
+    window: Window, span: int, expected: list[Window]
+) -> None:
+    assert list(tile(window, span)) == expected
+
+
+def test_no_tile_is_longer_than_the_api_allows() -> None:
+    assert MAX_SPAN_SECONDS <= 90 * 86_400
+    assert max(piece.seconds for piece in tile(Window(0, 400 * 86_400))) == MAX_SPAN_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("window", "parts", "expected"),
+    [
+        (Window(0, 2), 2, [Window(0, 1), Window(1, 2)]),
+        (Window(0, 2), 99, [Window(0, 1), Window(1, 2)]),
+        (Window(0, 10), 0, [Window(0, 5), Window(5, 10)]),
+        (Window(10, 20), 3, [Window(10, 13), Window(13, 16), Window(16, 20)]),
+    ],
+)
+def test_a_split_has_as_many_parts_as_asked_for_and_as_seconds_allow(
+    window: Window, parts: int, expected: list[Window]
+) -> None:
+    assert split(window, parts) == expected
+
+
+def test_a_second_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="one second"):
+        split(Window(7, 8), 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "capacity", "expected"),
+    [(0, 100, 2), (100, 100, 2), (240, 100, 3), (12_000, 10_000, 2), (1_000_000, 10_000, 125), (5, 0, 7)],
+)
+def test_enough_parts_that_each_fits_with_room(count: int, capacity: int, expected: int) -> None:
+    assert parts_for(count, capacity) == expected
+
+
+def test_a_window_is_written_as_the_api_wants_its_ends() -> None:
+    assert format_time(1_777_621_340) == "2026-05-01T07:42:20Z"
+    assert str(Window(1_777_621_340, 1_777_621_400)) == "2026-05-01T07:42:20Z/2026-05-01T07:43:20Z"
