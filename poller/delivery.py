@@ -1,7 +1,7 @@
 """Decisions about sending and retrying, as pure functions of values.
 
-`outcome` types name how a send ended; `decide` says what follows from one. Holds no socket, no clock and no random source: each is
-handed in. The promise behind it: nothing leaves the outbox but by being accepted or as a dead letter with its reason.
+The outcomes name how a send ended; `decide` says what follows from one. Holds no socket, no clock and no random source:
+each is handed in. The promise behind it: nothing leaves the outbox but by being accepted or as a dead letter with its reason.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ MAX_RETRY_AFTER_SECONDS = 3600.0
 
 
 class Settle(NamedTuple):
-    """Done with the whole batch: the events in `dead` become dead letters, `retry` are sent again first, the rest is delivered."""
+    """Done with the batch: the events in `dead` become dead letters, `retry` are sent again first, the rest is delivered."""
 
     dead: Mapping[int, str]
     retry: tuple[int, ...] = ()

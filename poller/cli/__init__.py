@@ -22,6 +22,9 @@ from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, Config
 _COMMANDS = {
     "run": "The daemon: polls on a schedule, delivers to every sink.",
     "fetch": "One poll: new events as JSON lines on stdout.",
+    "status": "Per contract watermark and lag, per sink backlog; the books.",
+    "dead-letters": "Events a sink refused for good: list, show, replay, purge.",
+    "sinks": "Sinks known to the state: list, forget.",
     "demo": "The whole thing on this machine, no account needed.",
     "simulate": "Only the simulator, for trying configs.",
     "config": "Example, effective configuration, JSON Schema.",

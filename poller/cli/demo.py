@@ -106,7 +106,8 @@ def _show(setting: _Setting) -> int:
     for line in simulator.intakes["logging"].lines[-3:]:
         text = line.decode()
         text = text if len(text) <= 300 else text[:297] + "..."
-        console.print(Syntax(text, "json", background_color="default", word_wrap=True) if console.is_terminal else text)
+        shown = Syntax(text, "json", background_color="default", word_wrap=True) if console.is_terminal else text
+        console.print(shown, markup=False)
     console.print()
     colour = "green" if not (books.lost or books.repeated or books.invented) else "red"
     console.print(

@@ -123,3 +123,11 @@ class DurationType(click.ParamType[float]):
 
 
 DURATION = DurationType()
+
+USE = click.option(
+    "--use",
+    type=click.Choice(["run", "fetch"]),
+    default="run",
+    show_default=True,
+    help="Whose state: the daemon's, or that of `fetch`.",
+)

@@ -90,7 +90,7 @@ class Contracts:
             )
 
     def add_range(self, contract: str, window: Window, purpose: str) -> None:
-        """Have a span read once more. Commits: the wish, so that it outlives a crash; one that is there already is not doubled."""
+        """Have a span read once more. Commits: the wish, so that it outlives a crash; it is not doubled."""
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO ranges (contract, start, end, purpose) SELECT ?, ?, ?, ? WHERE NOT EXISTS"

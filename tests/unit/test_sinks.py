@@ -44,8 +44,8 @@ def event(age_seconds=0.0, *, contract="31960001", ordinal=0, line=b'{"a":"\\u00
     return OutboxEvent(contract, time_us, collected_at, b"i" * 16, ordinal, line)
 
 
-def secret(value=KEY):
-    return SecretSource("inline", "", path="test", inline=Secret(value))
+def secret(value=KEY, *, is_text=False):
+    return SecretSource("inline", "", path="test", is_text=is_text, inline=Secret(value))
 
 
 def logging_sink(stop=None, **settings):
@@ -77,11 +77,10 @@ def test_every_status_has_its_outcome(status, kind):
     assert type(outcome_of(status, logging_service.SUCCESSES, "", place="url")) is kind
 
 
-@pytest.mark.parametrize("status", range(100, 600))
-def test_no_status_beyond_the_list_counts_as_delivered_or_costs_an_event(status):
-    outcome = outcome_of(status, loki.SUCCESSES, "", place="url")
-    assert isinstance(outcome, Accepted) == (status in (200, 204))
-    assert isinstance(outcome, Refused) == (status in (400, 422))
+def test_no_status_beyond_the_list_counts_as_delivered_or_costs_an_event():
+    outcomes = {status: outcome_of(status, loki.SUCCESSES, "", place="url") for status in range(100, 1000)}
+    assert {status for status, found in outcomes.items() if isinstance(found, Accepted)} == {200, 204}
+    assert {status for status, found in outcomes.items() if isinstance(found, Refused)} == {400, 422}
 
 
 @pytest.mark.parametrize(
@@ -222,7 +221,7 @@ def test_being_stopped_while_waiting_for_a_turn_is_no_outcome():
     ("settings", "header", "value"),
     [
         ({"bearer_token": secret("tok")}, "Authorization", "Bearer tok"),
-        ({"username": "jane", "password": secret("p w")}, "Authorization", "Basic amFuZTpwIHc="),
+        ({"username": "jane", "password": secret("p w", is_text=True)}, "Authorization", "Basic amFuZTpwIHc="),
         ({"tenant_id": "team-a"}, "X-Scope-OrgID", "team-a"),
         ({"headers": {"Authorization": "Custom x"}}, "Authorization", "Custom x"),
         ({}, "Authorization", None),

@@ -1,0 +1,156 @@
+"""`dead-letters`: events that a sink refused for good. Works while `run` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import msgspec
+
+from poller.cli.options import USE, GlobalOptionsCommand, Settings
+from poller.errors import EXIT_OK, ConfigError, Problem
+from poller.mapping import format_time_us
+from poller.store import State
+from poller.store.dead_letters import StoredLetter
+
+
+@click.group("dead-letters")
+def command() -> None:
+    """Events that a sink refused for good: list, show, replay, purge.
+
+    \b
+    Examples:
+      ionos-poller dead-letters list
+      ionos-poller dead-letters show 17
+      ionos-poller dead-letters replay --sink loki
+    """
+
+
+def _which(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments that choose letters: numbers, a sink, the use."""
+    function = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")(function)
+    return click.option("--sink", metavar="NAME", help="Only those of this sink.")(USE(function))
+
+
+@command.command("list", cls=GlobalOptionsCommand)
+@click.option("--sink", metavar="NAME", help="Only those of this sink.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, all of them, with the entry.")
+@USE
+@click.pass_obj
+def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: str) -> int:
+    """List dead letters, oldest first: number, sink, contract, time of the entry, reason.
+
+    \b
+    Example:
+      ionos-poller dead-letters list --sink loki
+    """
+    with _open(settings, use) as state:
+        letters = state.dead_letters.find(sink, limit=-1 if as_json else limit + 1)
+    if as_json:
+        for letter in letters:
+            click.echo(msgspec.json.encode(_as_data(letter)))
+        return EXIT_OK
+    for letter in letters[:limit]:
+        status = f" ({letter.status})" if letter.status else ""
+        click.echo(
+            f"{letter.id:>6}  {letter.sink}  {letter.contract}  {format_time_us(letter.time_us)}  {letter.reason}{status}"
+        )
+    if not letters:
+        click.echo("no dead letters")
+    elif len(letters) > limit:
+        click.echo("... and more: --limit, or --json for all")
+    return EXIT_OK
+
+
+@command.command("show", cls=GlobalOptionsCommand)
+@click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
+@USE
+@click.pass_obj
+def show(settings: Settings, ids: tuple[int, ...], use: str) -> int:
+    """Show dead letters whole, with their entry, as JSON.
+
+    \b
+    Example:
+      ionos-poller dead-letters show 17
+    """
+    with _open(settings, use) as state:
+        letters = _chosen(state, None, ids)
+    for letter in letters:
+        click.echo(msgspec.json.format(msgspec.json.encode(_as_data(letter)), indent=2))
+    return EXIT_OK
+
+
+@command.command("replay", cls=GlobalOptionsCommand)
+@_which
+@click.pass_obj
+def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str) -> int:
+    """Put dead letters back into the outbox, for the sink that refused them. All, or those named.
+
+    \b
+    Examples:
+      ionos-poller dead-letters replay
+      ionos-poller dead-letters replay 17 18
+    """
+    with _open(settings, use) as state:
+        letters = _chosen(state, sink, ids)
+        count = state.dead_letters.replay(letters)
+    click.echo(f"{count} of {len(letters)} put back; `run` sends them within seconds")
+    return EXIT_OK
+
+
+@command.command("purge", cls=GlobalOptionsCommand)
+@_which
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def purge(settings: Settings, ids: tuple[int, ...], sink: str | None, yes: bool, use: str) -> int:
+    """Delete dead letters for good. All, or those named. Asks first.
+
+    \b
+    Example:
+      ionos-poller dead-letters purge --sink loki --yes
+    """
+    with _open(settings, use) as state:
+        letters = _chosen(state, sink, ids)
+        if letters and not yes:
+            click.confirm(f"Delete {len(letters)} dead letters for good?", abort=True, err=True)
+        count = state.dead_letters.purge(letters)
+    click.echo(f"{count} deleted")
+    return EXIT_OK
+
+
+class _open:  # noqa: N801  # reads as the verb it is
+    """The state of a use for one short transaction."""
+
+    def __init__(self, settings: Settings, use: str) -> None:
+        self._state = State.open_beside(settings.load(check_files=False).state_dir, use)
+
+    def __enter__(self) -> State:
+        return self._state
+
+    def __exit__(self, *exc: object) -> None:
+        self._state.close()
+
+
+def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[StoredLetter]:
+    letters = state.dead_letters.find(sink, ids)
+    missing = set(ids) - {letter.id for letter in letters}
+    if missing:
+        numbers = ", ".join(map(str, sorted(missing)))
+        raise ConfigError([Problem("ID", f"no dead letter {numbers}", "`ionos-poller dead-letters list` shows them")])
+    return letters
+
+
+def _as_data(letter: StoredLetter) -> dict[str, object]:
+    return {
+        "id": letter.id,
+        "sink": letter.sink,
+        "contract": letter.contract,
+        "time": format_time_us(letter.time_us),
+        "status": letter.status,
+        "reason": letter.reason,
+        "died_at": datetime.fromtimestamp(letter.died_at, UTC),
+        "entry": msgspec.Raw(letter.line),
+    }

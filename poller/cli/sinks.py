@@ -1,0 +1,68 @@
+"""`sinks`: those the state knows, and letting go of one that left the configuration."""
+
+from __future__ import annotations
+
+import click
+
+from poller.cli.options import USE, GlobalOptionsCommand, Settings
+from poller.errors import EXIT_OK, ConfigError, Problem
+from poller.store import State
+from poller.store.overview import overview_of
+
+
+@click.group("sinks")
+def command() -> None:
+    """Sinks known to the state: list, forget.
+
+    \b
+    Examples:
+      ionos-poller sinks list
+      ionos-poller sinks forget old-loki
+    """
+
+
+@command.command("list", cls=GlobalOptionsCommand)
+@USE
+@click.pass_obj
+def list_(settings: Settings, use: str) -> int:
+    """List the sinks the state knows: what waits for each, and whether it is still configured.
+
+    \b
+    Example:
+      ionos-poller sinks list
+    """
+    config = settings.load(check_files=False)
+    configured = {sink.name for sink in config.sinks}
+    for row in overview_of(config.state_dir / f"{use}.db").sinks:
+        note = "" if row.sink.name in configured or use != "run" else "  left the config: `sinks forget` lets go of it"
+        click.echo(
+            f"{row.sink.name}  {row.sink.type}  delivered {row.sink.delivered}  waiting {row.waiting}"
+            f"  dead letters {row.dead_letters}{note}"
+        )
+    return EXIT_OK
+
+
+@command.command("forget", cls=GlobalOptionsCommand)
+@click.argument("name")
+@USE
+@click.pass_obj
+def forget(settings: Settings, name: str, use: str) -> int:
+    """Let go of a sink that left the configuration: what waited for it alone is deleted.
+
+    \b
+    Example:
+      ionos-poller sinks forget old-loki
+    """
+    config = settings.load(check_files=False)
+    if name in {sink.name for sink in config.sinks}:
+        hint = "remove it from the config first, and reload `run` with SIGHUP"
+        raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
+    state = State.open_beside(config.state_dir, use)
+    try:
+        if not state.outbox.forget(name):
+            known = ", ".join(sink.name for sink in state.outbox.sinks()) or "none"
+            raise ConfigError([Problem("NAME", f"the state knows no sink {name}", f"it knows: {known}")])
+    finally:
+        state.close()
+    click.echo(f"{name} forgotten")
+    return EXIT_OK

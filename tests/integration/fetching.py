@@ -1,0 +1,147 @@
+"""What the tests of `fetch` share: the real command as a process, a simulator as the API, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from poller.simulator import Simulator
+from tests.support import COMMAND, clean_environment
+
+BATCH_EVENTS = 1000
+FIRST, SECOND = 31960001, 31960002
+
+
+class Run(NamedTuple):
+    """A finished command. `lines` are complete lines of stdout; `rest` is what came behind the last newline."""
+
+    code: int
+    lines: list[bytes]
+    rest: bytes
+    stderr: str
+
+    @property
+    def told(self) -> list[str]:
+        """What a person is told: the lines of stderr that are no log."""
+        return [line for line in self.stderr.splitlines() if not line.startswith("{")]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+
+
+class Bench:
+    """A directory with the state of `fetch`, and the simulator it is pointed to."""
+
+    def __init__(self, directory: Path, simulator: Simulator) -> None:
+        self.directory = directory
+        self.simulator = simulator
+        self.state_dir = directory / "state"
+        self.database = self.state_dir / "fetch.db"
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        return clean_environment(
+            {
+                "IONOS_API_URL": self.simulator.url,
+                "IONOS_API_TOKEN": self.simulator.token,
+                "IONOS_POLLER_API__REQUESTS_PER_SECOND": "1000",
+                **(extra or {}),
+            }
+        )
+
+    def run(self, *args: str, env: Mapping[str, str] | None = None, **options: Any) -> Run:
+        """Run any command to its end; whatever happens, there must be no trace of Python in what it says."""
+        done = subprocess.run(
+            [*COMMAND, *args],
+            cwd=self.directory,
+            env=self.environment(env),
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+        )
+        return finished(done.returncode, done.stdout or b"", done.stderr or b"")
+
+    def fetch(self, *args: str, **options: Any) -> Run:
+        return self.run("fetch", *args, **options)
+
+    def start(self, *args: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a command; the caller ends it (`finish`)."""
+        return subprocess.Popen(
+            [*COMMAND, *args],
+            cwd=self.directory,
+            env=self.environment(env),
+            stdin=subprocess.DEVNULL,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+        )
+
+    def oracle(self, *contracts: int) -> list[bytes]:
+        """Every entry of these contracts (default: all) as it should be printed."""
+        return [
+            line for number in contracts or self.simulator.contracts for line in self.simulator.oracle(number)
+        ]
+
+    def requests(self, kind: str = "entries") -> int:
+        """How many requests of a kind the API has answered, or failed to, so far."""
+        return sum(self.simulator.traffic.counts.get(kind, {}).values())
+
+
+def finish(process: subprocess.Popen[bytes], timeout: float = 30) -> Run:
+    """Wait for a started command, and give what came of it."""
+    stdout, stderr = process.communicate(timeout=timeout)
+    return finished(process.returncode, stdout or b"", stderr or b"")
+
+
+def finished(code: int, stdout: bytes, stderr: bytes) -> Run:
+    *lines, rest = stdout.split(b"\n")
+    run = Run(code, lines, rest, stderr.decode())
+    assert "Traceback" not in run.stderr, run.stderr
+    assert 'File "' not in run.stderr, run.stderr
+    return run
+
+
+def failed(run: Run, code: int, *words: str) -> str:
+    """That a run ended with this code and told a person one line with these words, and a hint; the line."""
+    assert run.code == code, (run.code, run.stderr)
+    assert len(run.told) == 1, run.stderr
+    line = run.told[0]
+    assert line.startswith("ionos-poller: "), line
+    for word in words:
+        assert word in line, (word, line)
+    assert line.endswith(")"), f"no hint: {line}"
+    assert len(line) < 600, line
+    return line
+
+
+def same(lines: Iterable[bytes], oracle: Iterable[bytes]) -> None:
+    """That the lines are the oracle's, each as often as there; a short message instead of megabytes where not."""
+    got, expected = Counter(lines), Counter(oracle)
+    lost, invented = expected - got, got - expected
+    assert not lost and not invented, (
+        f"lost {lost.total()} of {expected.total()}, repeated or invented {invented.total()}; "
+        f"for example {[*lost][:1]} {[*invented][:1]}"
+    )
+
+
+def times_by_contract(lines: Iterable[bytes]) -> dict[str, list[str]]:
+    times: dict[str, list[str]] = {}
+    for line in lines:
+        entry = json.loads(line)
+        times.setdefault(str(entry["principal"]["identity"]["contractNumber"]), []).append(entry["meta"]["time"])
+    return times
+
+
+def is_oldest_first(lines: Iterable[bytes]) -> bool:
+    """Per contract; entries of the same time may stand either way."""
+    return all(times == sorted(times) for times in times_by_contract(lines).values())
+
+
+def in_background(work: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
