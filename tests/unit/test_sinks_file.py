@@ -123,6 +123,14 @@ def test_a_long_tail_and_zeros_left_by_a_power_cut_are_cut_off(tmp_path, compres
     assert numbers(path) == [3]
 
 
+def test_a_member_damaged_by_a_power_cut_is_cut_off(tmp_path):
+    path = tmp_path / "a.ndjson.gz"
+    member = one_batch(os.urandom(150_000).hex(), compression=GZIP)
+    path.write_bytes(one_batch(1, compression=GZIP) + member[:20_000] + b"\xff" * 50_000 + member[70_000:])
+    sink(path, GZIP).send(events(3))
+    assert numbers(path) == [1, 3]
+
+
 @both
 def test_a_whole_file_is_added_to_however_long_its_last_batch(tmp_path, compression):
     path = tmp_path / "a.ndjson"

@@ -264,24 +264,27 @@ class Failing(BaseAdapter):
 
 
 def exceptions_of(*modules: ModuleType) -> list[type[Exception]]:
-    """Every exception class that the modules name, warnings left out."""
+    """Every exception class that the libraries define in these modules, warnings left out."""
     classes = {
         value
         for module in modules
         for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Exception) and not issubclass(value, Warning)
+        if inspect.isclass(value)
+        and issubclass(value, Exception)
+        and not issubclass(value, Warning)
+        and value.__module__.split(".")[0] in ("requests", "urllib3")
     }
     return sorted(classes, key=lambda value: (value.__module__, value.__name__))
 
 
 def instance(kind: type[Exception]) -> Exception:
-    """One of them, with as many arguments as it insists on."""
+    """One of them, with as many arguments as it insists on; bare where it insists on more than texts."""
     for count in range(6):
         try:
             return kind(*("canary",) * count)
         except (TypeError, AttributeError):
             continue
-    raise AssertionError(f"cannot make a {kind.__name__}")
+    return kind.__new__(kind, "canary")
 
 
 FOREIGN = exceptions_of(requests.exceptions, urllib3.exceptions)
@@ -289,9 +292,7 @@ FOREIGN = exceptions_of(requests.exceptions, urllib3.exceptions)
 
 def test_the_enumeration_finds_the_exceptions() -> None:
     assert len(FOREIGN) > 40
-    assert {requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError, TimeoutError} - {*FOREIGN} <= {
-        TimeoutError
-    }
+    assert {requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError} <= {*FOREIGN}
 
 
 @pytest.mark.parametrize("while_reading", [False, True], ids=["sending", "reading"])
