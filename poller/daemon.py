@@ -29,7 +29,7 @@ from poller.errors import EXIT_OK, PollerError, StateError, StateFullError, Stop
 from poller.health import Endpoint, Health
 from poller.metrics import Metrics
 from poller.notify import Notifier
-from poller.pipeline.collect import Collector, Poll
+from poller.pipeline.collect import Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.sinks import Sink
 from poller.store import State
@@ -211,7 +211,7 @@ class _Work:
             for sink in parts.sinks
         ]
         self._collector = Collector(
-            state, parts.accounts, parts.config, stop=stop, on_commit=self._wake_sinks, clock=clock
+            state, parts.accounts, parts.config, stop=stop, on_window=self._after_window, clock=clock
         )
         self._busy: set[str] = set()
         self._busy_lock = threading.Lock()
@@ -361,6 +361,10 @@ class _Work:
                 committed.clear()
             elif wait:
                 self._stop.wait(wait)
+
+    def _after_window(self, done: Done) -> None:
+        if done.kept:
+            self._wake_sinks()
 
     def _wake_sinks(self) -> None:
         for event in self._committed.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -96,7 +97,7 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str)
     """
     with _open(settings, use) as state:
         letters = _chosen(state, sink, ids)
-        count = state.dead_letters.replay(letters)
+        count = state.dead_letters.replay(letters, int(time.time()))
     click.echo(f"{count} of {len(letters)} put back; `run` sends them within seconds")
     return EXIT_OK
 

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import click
 
+from poller.cli.compose import activity_logs
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.config import Config, load
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK
 from poller.pipeline.collect import Collector
 from poller.pipeline.deliver import Deliverer
-from poller.pipeline.fetch import Fetched, Wakeup, fetch
+from poller.pipeline.transfer import Transfer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks import build_sink
 from poller.store import State
@@ -29,7 +30,11 @@ class _Setting(NamedTuple):
     simulator: Simulator
     config: Config
     state: State
-    stop: threading.Event
+
+
+class _Polled(NamedTuple):
+    contracts: list[str]
+    delivered: int
 
 
 @click.command("demo", cls=GlobalOptionsCommand)
@@ -50,7 +55,7 @@ def command(settings: Settings) -> int:
         config = load(_write_config(Path(directory), simulator), {"IONOS_API_TOKEN": simulator.token})
         state = State.open(config.state_dir, "demo")
         try:
-            return _show(_Setting(simulator, config, state, threading.Event()))
+            return _show(_Setting(simulator, config, state))
         finally:
             state.close()
 
@@ -90,7 +95,7 @@ def _show(setting: _Setting) -> int:
     failed = sum(
         count for kind in simulator.traffic.counts.values() for status, count in kind.items() if status != "200"
     )
-    step(f"Contracts found: [bold]{', '.join(poll.contract for poll in first.polls)}[/]")
+    step(f"Contracts found: [bold]{', '.join(first.contracts)}[/]")
     step(
         f"Collected and delivered [bold]{first.delivered:,}[/] entries in {time.monotonic() - started:.1f} s, "
         f"although {failed} requests failed on the way: they were tried again"
@@ -118,17 +123,13 @@ def _show(setting: _Setting) -> int:
     return EXIT_OK if colour == "green" else EXIT_INCOMPLETE
 
 
-def _poll(setting: _Setting, since: int | None = None) -> Fetched:
-    from poller.cli.compose import activity_logs
-
-    wakeup = Wakeup()
-    collector = Collector(
-        setting.state,
-        activity_logs(setting.config, setting.stop),
-        setting.config,
-        stop=setting.stop,
-        on_commit=wakeup.set,
-    )
-    sink = build_sink(setting.config.sinks[0], setting.config, setting.stop)
-    deliverer = Deliverer(setting.state.outbox, sink)
-    return fetch(collector, deliverer, concurrency=4, since=since, only=(), wakeup=wakeup)
+def _poll(setting: _Setting, since: int | None = None) -> _Polled:
+    """One poll as `fetch` does it, but into the sink of the configuration."""
+    stop = threading.Event()
+    config = setting.config
+    sink = build_sink(config.sinks[0], config, stop)
+    transfer = Transfer([Deliverer(setting.state.outbox, sink)], stop)
+    accounts = activity_logs(config, stop)
+    collector = Collector(setting.state, accounts, config, stop=stop, on_window=transfer.after_window)
+    polls = transfer.run(collector, lambda: collector.discover(since=since)[0], config.api.concurrency)
+    return _Polled([poll.contract for poll in polls], transfer.delivered)

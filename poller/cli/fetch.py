@@ -7,28 +7,27 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from poller.cli.compose import activity_logs, stop_on_signals
-from poller.cli.messages import tell
+from poller.cli.messages import exit_code
 from poller.cli.options import TIME, GlobalOptionsCommand, Settings
-from poller.errors import EXIT_AUTH, EXIT_INCOMPLETE, EXIT_OK, AuthError, ConfigError, Problem
+from poller.errors import ConfigError, PollerError, Problem
 from poller.events import OutboxEvent
 from poller.mapping import truncated, with_time
-from poller.pipeline.collect import Collector
+from poller.pipeline.collect import Collector, Poll
 from poller.pipeline.deliver import Deliverer
-from poller.pipeline.fetch import Fetched, Wakeup, fetch
+from poller.pipeline.transfer import Transfer
 from poller.sinks.stdout import StdoutSink
 from poller.store import State
 
 log = logging.getLogger("poller.fetch")
 
 Renderer = Callable[[OutboxEvent], bytes]
-_TOLD_FAILURES = 5
 
 
 @click.command("fetch", cls=GlobalOptionsCommand)
@@ -75,20 +74,19 @@ def command(
     try:
         if adopt_state is not None and since is None:
             since = _adopted(adopt_state, state)
-        wakeup = Wakeup()
-        collector = Collector(state, accounts, config, stop=stop, on_commit=wakeup.set)
         sink = StdoutSink(sys.stdout.buffer, render=_renderer(time_key, max_line_bytes))
-        deliverer = Deliverer(state.outbox, sink)
-        fetched = fetch(
-            collector,
-            deliverer,
-            concurrency=config.api.concurrency,
-            since=since,
-            only=contracts,
-            wakeup=wakeup,
-        )
+        transfer = Transfer([Deliverer(state.outbox, sink)], stop)
+        collector = Collector(state, accounts, config, stop=stop, on_window=transfer.after_window)
+        failures: list[PollerError] = []
+
+        def discover() -> list[str]:
+            found, failed = collector.discover(since=since, only=contracts)
+            failures.extend(failed)
+            return found
+
+        polls = transfer.run(collector, discover, config.api.concurrency)
         state.prune(config.poll.ledger_retention_seconds, config.poll.overlap_seconds, int(time.time()))
-        return _conclude(fetched)
+        return _conclude(polls, failures, transfer.delivered)
     finally:
         stop.set()
         state.close()
@@ -125,27 +123,20 @@ def _renderer(time_key: str | None, max_line_bytes: int | None) -> Renderer | No
     return render
 
 
-def _conclude(fetched: Fetched) -> int:
+def _conclude(polls: Sequence[Poll], failures: Sequence[PollerError], delivered: int) -> int:
     """Log the sum of it, say what failed in a line each, and choose the exit code."""
-    failures = [*fetched.failures, *(poll.failure for poll in fetched.polls if poll.failure)]
+    failures = [*failures, *(poll.failure for poll in polls if poll.failure)]
     log.info(
         "fetch.finished",
         extra={
-            "contracts": len(fetched.polls),
+            "contracts": len(polls),
             "failed": len(failures),
-            "fetched": sum(poll.fetched for poll in fetched.polls),
-            "new": sum(poll.new for poll in fetched.polls),
-            "filtered": sum(poll.filtered for poll in fetched.polls),
-            "late": sum(poll.late for poll in fetched.polls),
-            "incomplete": sum(len(poll.incomplete) for poll in fetched.polls),
-            "delivered": fetched.delivered,
+            "fetched": sum(poll.fetched for poll in polls),
+            "new": sum(poll.new for poll in polls),
+            "filtered": sum(poll.filtered for poll in polls),
+            "late": sum(poll.late for poll in polls),
+            "incomplete": sum(len(poll.incomplete) for poll in polls),
+            "delivered": delivered,
         },
     )
-    for failure in failures[:_TOLD_FAILURES]:
-        tell(str(failure))
-    if len(failures) > _TOLD_FAILURES:
-        tell(f"... and {len(failures) - _TOLD_FAILURES} more contracts failed; the log names each")
-    if not failures:
-        return EXIT_OK
-    is_all_refused = not any(poll.failure is None for poll in fetched.polls)
-    return EXIT_AUTH if is_all_refused and any(isinstance(error, AuthError) for error in failures) else EXIT_INCOMPLETE
+    return exit_code(polls, failures)

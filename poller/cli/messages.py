@@ -1,10 +1,19 @@
-"""What a person is told on stderr, in one line."""
+"""What a person is told on stderr, in one line each, and the exit code that goes with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
+
+from poller.errors import EXIT_AUTH, EXIT_INCOMPLETE, EXIT_OK, AuthError, PollerError
+
+if TYPE_CHECKING:
+    from poller.pipeline.collect import Poll
+
+_TOLD_FAILURES = 5
 
 
 def tell(message: str) -> None:
@@ -12,3 +21,15 @@ def tell(message: str) -> None:
     line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
     with suppress(OSError):
         click.echo(f"{click.style('ionos-poller:', fg='red', bold=True)} {line}", err=True)
+
+
+def exit_code(polls: Sequence[Poll], failures: Sequence[PollerError]) -> int:
+    """Say what failed, in a line each, and choose the exit code: 3 only where the credentials kept everything from working."""
+    for failure in failures[:_TOLD_FAILURES]:
+        tell(str(failure))
+    if len(failures) > _TOLD_FAILURES:
+        tell(f"... and {len(failures) - _TOLD_FAILURES} more failed; the log names each")
+    if not failures:
+        return EXIT_OK
+    has_worked = any(poll.failure is None for poll in polls)
+    return EXIT_AUTH if not has_worked and any(isinstance(error, AuthError) for error in failures) else EXIT_INCOMPLETE

@@ -16,8 +16,6 @@ def check_table(table: msgspec.Struct) -> Iterator[Problem]:
     match table:
         case Api():
             yield from _check_login(table)
-            if table.page_size > table.result_window:
-                yield Problem("page_size", "is larger than result_window", "no page can reach beyond that window")
         case Account():
             yield from _check_login(table)
         case Poll():

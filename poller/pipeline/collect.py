@@ -44,6 +44,15 @@ class Poll(NamedTuple):
     incomplete: tuple[Window, ...] = ()
 
 
+class Done(NamedTuple):
+    """A window that was committed: what the API sent for it, and what of it went to the outbox."""
+
+    contract: str
+    window: Window
+    fetched: int
+    kept: int
+
+
 class _Lane(NamedTuple):
     """A row of windows to be read in order: those up to now, or those of a span that is read once more."""
 
@@ -63,16 +72,23 @@ class Collector:
         *,
         stop: threading.Event,
         prepare: Callable[[str, Sequence[Event]], Sequence[Event]] = lambda contract, events: events,
-        on_commit: Callable[[], None] = lambda: None,
+        not_elsewhere: Callable[[str, Sequence[Event]], Sequence[Event]] = lambda contract, events: events,
+        on_window: Callable[[Done], None] = lambda done: None,
+        until: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`prepare` filters and rewrites the new events of a contract; `on_commit` is called when some were stored."""
+        """`prepare` filters and rewrites the new events of a contract, those that `not_elsewhere` leaves of the unseen ones.
+
+        `on_window` is told of each window that was committed. `until` (unix seconds) ends the reading there instead of now.
+        """
         self._state = state
         self._accounts = accounts
         self._config = config
         self._stop = stop
         self._prepare = prepare
-        self._on_commit = on_commit
+        self._not_elsewhere = not_elsewhere
+        self._on_window = on_window
+        self._until = until
         self._clock = clock
         concurrency = config.api.concurrency
         self._limits = Limits(
@@ -110,7 +126,8 @@ class Collector:
             for contract, name in found.items()
             if (not wanted or contract in wanted) and contract not in settings.exclude_contracts
         }
-        failures += [_unknown(contract) for contract in sorted(wanted - set(found))]
+        if not failures:  # else it may be among those we could not ask for
+            failures += [_unknown(contract) for contract in sorted(wanted - set(found))]
         known = {row.contract: row for row in self._state.contracts.all()}
         for name in self._accounts:
             mine = [contract for contract, account in chosen.items() if account == name]
@@ -150,7 +167,7 @@ class Collector:
         for span in self._state.contracts.ranges(row.contract):
             yield _Lane(list(tile(span.window)), span.id, span.purpose == "repair")
         # Read as far as either clock says, so that nothing comes later than it must; the watermark believes the earlier.
-        reach = now + max(0.0, -_skew(api))
+        reach = now + max(0.0, -_skew(api)) if self._until is None else self._until
         window = next_window(row.watermark, row.origin, int(reach), self._config.poll.overlap_seconds)
         if window is not None:
             yield _Lane(list(tile(window)), None, is_repair=False)
@@ -206,7 +223,8 @@ class Collector:
     ) -> Poll:
         contracts = self._state.contracts
         unseen = contracts.unseen(row.contract, reading.events)
-        kept = self._prepare(row.contract, unseen) if unseen else unseen
+        fresh = self._not_elsewhere(row.contract, unseen) if unseen else unseen
+        kept = self._prepare(row.contract, fresh) if fresh else fresh
         late = 0
         if lane.of_range is None and row.watermark > row.origin:
             late = sum(event.is_timed and event.time_us < row.watermark * _MICROSECONDS for event in unseen)
@@ -218,6 +236,7 @@ class Collector:
                 window,
                 reading.fetched,
                 unseen,
+                len(fresh),
                 kept,
                 int(now),
                 advance_to=None if is_held or lane.of_range is not None else min(window.end, trusted),
@@ -234,16 +253,15 @@ class Collector:
                 "window": str(window),
                 "fetched": reading.fetched,
                 "new": len(kept),
-                "filtered": len(unseen) - len(kept),
+                "filtered": len(fresh) - len(kept),
                 "late": late,
             },
         )
-        if kept:
-            self._on_commit()
+        self._on_window(Done(row.contract, window, reading.fetched, len(kept)))
         return poll._replace(
             fetched=poll.fetched + reading.fetched,
             new=poll.new + len(kept),
-            filtered=poll.filtered + len(unseen) - len(kept),
+            filtered=poll.filtered + len(fresh) - len(kept),
             late=poll.late + late,
             repaired=poll.repaired + repaired,
         )

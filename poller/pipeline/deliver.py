@@ -99,6 +99,7 @@ class Deliverer:
         self._attempts = row.attempts
         self._not_before = row.retry_at or 0.0
         self._parked_at = row.parked_at
+        sink.resume(row.mark)
 
     def step(self) -> Progress:
         """Send one batch, or one piece of it.  Raises: StateError; OutputError where the sink is our own output."""
@@ -192,7 +193,7 @@ class Deliverer:
     def _settle(self, piece: _Piece, seconds: float) -> Progress:
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
-        self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock())
+        self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock(), mark=self._sink.mark)
         self._pieces.popleft()
         self._attempts, self._not_before, self._parked_at = 0, 0.0, None
         log.log(

@@ -34,6 +34,15 @@ class Sink(Protocol):
     batch_age_seconds: float
     retry_initial_seconds: float
     retry_max_seconds: float
+    mark: int | None
+    """How many bytes of its own output it has written; None for a sink that has none to count."""
+
+    def resume(self, mark: int | None) -> None:
+        """Go on behind what is settled: `mark` as of the last settled batch, None before the first.
+
+        Raises: ConfigError when its output is no longer what was written.
+        """
+        ...
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Send a batch, in order. Never raises for what the other side does.
@@ -60,6 +69,10 @@ class Configured:
         self.batch_age_seconds = settings.batch_age_seconds
         self.retry_initial_seconds = settings.retry_initial_seconds
         self.retry_max_seconds = settings.retry_max_seconds
+        self.mark: int | None = None
+
+    def resume(self, mark: int | None) -> None:
+        """Nothing to do: what was sent is with the other side."""
 
 
 def build_sink(settings: AnySink, config: Config, stop: threading.Event) -> Sink:

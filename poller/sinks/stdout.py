@@ -20,6 +20,7 @@ class StdoutSink:
     max_event_bytes = sys.maxsize
     oversize: Oversize = "dead-letter"
     retry_initial_seconds = retry_max_seconds = 1.0
+    mark: int | None = None
 
     def __init__(
         self,
@@ -35,6 +36,9 @@ class StdoutSink:
         self.batch_bytes = batch_bytes
         self._stream = stream
         self._render = render
+
+    def resume(self, mark: int | None) -> None:
+        """Nothing to do: what was written was read."""
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Write and flush.  Raises: OutputError when nobody reads any more, or the disk behind it is full."""

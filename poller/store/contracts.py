@@ -45,15 +45,16 @@ class Range(NamedTuple):
 class Commit(NamedTuple):
     """What one window means to the state.
 
-    `unseen` are its events that the ledger did not know, `kept` those of them that go to the outbox, perhaps rewritten,
-    `fetched` how many entries the API sent for it. `advance_to` moves the watermark (None: it stays), `of_range` is
-    the span that the window is the next piece of (None: it belongs to the watermark).
+    `fetched` is how many entries the API sent for it, `unseen` its events that the ledger did not know, `new_count` how many of
+    them nobody else has delivered either, `kept` those of them that go to the outbox, perhaps rewritten. `advance_to` moves
+    the watermark (None: it stays), `of_range` is the span that the window is the next piece of (None: of none).
     """
 
     contract: str
     window: Window
     fetched: int
     unseen: Sequence[Event]
+    new_count: int
     kept: Sequence[Event]
     now: int
     advance_to: int | None = None
@@ -129,8 +130,8 @@ class Contracts:
                     min(commit.advance_to, commit.window.end) if commit.advance_to is not None else 0,
                     commit.fetched,
                     new,
-                    commit.fetched - len(commit.unseen),
-                    len(commit.unseen) - new,
+                    commit.fetched - commit.new_count,
+                    commit.new_count - new,
                     commit.late,
                     commit.repaired,
                     commit.contract,
@@ -149,15 +150,15 @@ class Contracts:
                 (now, failure, contract),
             )
 
-    def counts(self, contract: str, start: int, end: int) -> dict[int, int]:
-        """Entries collected by hour of `[start, end)`: the hour's start to the count, empty hours left out."""
+    def counts(self, contract: str, start: int, end: int) -> dict[int, ledger.Count]:
+        """Entries collected by hour, of the hours that begin in `[start, end)`: the hour's start to the count."""
         with self._database.reading() as connection:
             return ledger.counts(connection, contract, start, end)
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
         """Forget identities older than the retention, but never those that a pending read may meet again."""
         with self._database.reading() as connection:
-            query = "SELECT DISTINCT contract FROM ledger WHERE updated_at < ?"
+            query = "SELECT DISTINCT contract FROM ledger WHERE forgotten = 0 AND updated_at < ?"
             outdated = [contract for (contract,) in connection.execute(query, (now - retention_seconds,))]
         for name in outdated:
             contract = self.get(name)

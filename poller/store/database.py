@@ -38,10 +38,11 @@ MIGRATIONS = (
     );
     CREATE TABLE ledger (
         id INTEGER PRIMARY KEY, contract TEXT NOT NULL, hour INTEGER NOT NULL, is_timed INTEGER NOT NULL,
-        first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, updated_at INTEGER NOT NULL, identities BLOB NOT NULL
+        first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, updated_at INTEGER NOT NULL, identities BLOB NOT NULL,
+        forgotten INTEGER NOT NULL DEFAULT 0  -- how many identities were in it before they were pruned
     );
     CREATE INDEX ledger_hours ON ledger (contract, hour);
-    CREATE INDEX ledger_age ON ledger (updated_at);
+    CREATE INDEX ledger_age ON ledger (updated_at) WHERE forgotten = 0;
     CREATE INDEX ledger_untimed ON ledger (contract) WHERE is_timed = 0;
     CREATE TABLE segments (
         id INTEGER PRIMARY KEY AUTOINCREMENT, contract TEXT NOT NULL,
@@ -58,8 +59,11 @@ MIGRATIONS = (
         position INTEGER NOT NULL,   -- and how many events of the next one
         assigned INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0, retry_at REAL, parked_at REAL, failure TEXT NOT NULL DEFAULT '',
-        succeeded_at REAL
+        succeeded_at REAL,
+        mark INTEGER,                -- bytes of its own output that belong to what is delivered
+        ledger_id INTEGER NOT NULL   -- rows of the ledger up to here were collected before it was known
     ) WITHOUT ROWID;
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE dead_letters (
         id INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL, contract TEXT NOT NULL, time_us INTEGER NOT NULL,
         collected_at INTEGER NOT NULL, identity BLOB NOT NULL, ordinal INTEGER NOT NULL, line BLOB NOT NULL,

@@ -39,8 +39,10 @@ class DeadLetters:
         with self._database.reading() as connection:
             return find(connection, sink, ids, limit)
 
-    def replay(self, letters: Iterable[StoredLetter]) -> int:
-        """Put letters back into the outbox, each for the sink that refused it.
+    def replay(self, letters: Iterable[StoredLetter], now: int) -> int:
+        """Put letters back into the outbox, each for the sink that refused it, as if collected `now` (unix seconds).
+
+        They come after newer ones, and a sink that minds (Loki) tells that from when they were collected.
 
         Commits: the events as segments of their sink alone, the books, and the end of the letters. Returns how many.
         """
@@ -49,14 +51,14 @@ class DeadLetters:
             known = {sink.name for sink in outbox.read_sinks(connection)}
             chosen = sorted(
                 (letter for letter in letters if letter.sink in known),
-                key=lambda letter: (letter.sink, letter.contract, letter.collected_at, letter.time_us, letter.id),
+                key=lambda letter: (letter.sink, letter.contract, letter.time_us, letter.id),
             )
-            for (sink, contract, collected_at), group in groupby(chosen, lambda letter: letter[1:3] + letter[4:5]):
+            for (sink, contract), group in groupby(chosen, lambda letter: (letter.sink, letter.contract)):
                 members = [letter for letter in group if _delete(connection, letter.id)]
                 events = [
                     Event(letter.time_us, letter.identity, letter.line, ordinal=letter.ordinal) for letter in members
                 ]
-                outbox.put(connection, contract, outbox.encode(events), collected_at, only_for=sink)
+                outbox.put(connection, contract, outbox.encode(events), now, only_for=sink)
                 connection.execute("UPDATE sinks SET dead = dead - ? WHERE name = ?", (len(members), sink))
                 replayed += len(members)
         return replayed

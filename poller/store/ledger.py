@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from poller.events import IDENTITY_BYTES, Event
 
@@ -22,31 +23,40 @@ def _bucket(event: Event) -> tuple[int, bool]:
     return event.time_us // _HOUR_US, event.is_timed
 
 
-def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event]) -> list[Event]:
-    """Those of the events that are not in the ledger, in the same order. Each event must be in `events` only once."""
+def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event], *, after_id: int = 0) -> list[Event]:
+    """Those of the events that are not in the ledger, in the same order. Each event must be in `events` only once.
+
+    `after_id` leaves out rows up to that one, so that only what was collected since counts as seen.
+    """
     known: set[bytes] = set()
     for (hour, is_timed), group in groupby(events, _bucket):
         if is_timed:
             times = [event.time_us for event in group]
             rows = connection.execute(
-                "SELECT identities FROM ledger WHERE contract = ? AND hour = ? AND is_timed AND last_us >= ? AND first_us <= ?",
-                (contract, hour, min(times), max(times)),
+                "SELECT identities FROM ledger"
+                " WHERE contract = ? AND hour = ? AND is_timed AND last_us >= ? AND first_us <= ? AND id > ?",
+                (contract, hour, min(times), max(times), after_id),
             )
             known.update(_identities(rows))
     if not all(event.is_timed for event in events):
-        rows = connection.execute("SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0", (contract,))
+        rows = connection.execute(
+            "SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0 AND id > ?", (contract, after_id)
+        )
         known.update(_identities(rows))
     return [event for event in events if event.identity not in known]
 
 
 def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], now: int) -> None:
     """Enter events, all of them new. `now` in unix seconds."""
+    # A row that was begun before the newest sink came is not added to: see `Sink.ledger_id`.
+    sealed = connection.execute("SELECT coalesce(max(ledger_id), 0) FROM sinks").fetchone()[0]
     for (hour, is_timed), group in groupby(events, _bucket):
         members = list(group)
         while members:
             last = connection.execute(
-                "SELECT id, length(identities) FROM ledger WHERE contract = ? AND hour = ? AND is_timed = ? ORDER BY id DESC",
-                (contract, hour, is_timed),
+                "SELECT id, length(identities) FROM ledger"
+                " WHERE contract = ? AND hour = ? AND is_timed = ? AND id > ? AND forgotten = 0 ORDER BY id DESC",
+                (contract, hour, is_timed, sealed),
             ).fetchone()
             room = _CHUNK_IDENTITIES - last[1] // IDENTITY_BYTES if last else 0
             chunk, members = members[: room or _CHUNK_IDENTITIES], members[room or _CHUNK_IDENTITIES :]
@@ -66,20 +76,31 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
                 )
 
 
-def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) -> dict[int, int]:
-    """How many entries were collected in each hour of `[start, end)`, unix seconds of whole hours; empty hours are left out."""
+class Count(NamedTuple):
+    """How many entries of an hour were collected, and of how many of them the identity is no longer known."""
+
+    collected: int
+    forgotten: int
+
+
+def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) -> dict[int, Count]:
+    """Entries collected by hour, of the hours that begin in `[start, end)` (unix seconds); empty hours are left out."""
     rows = connection.execute(
-        f"SELECT hour, sum(length(identities)) / {IDENTITY_BYTES} FROM ledger"  # a constant of ours
-        " WHERE contract = ? AND hour >= ? AND hour < ? GROUP BY hour",
-        (contract, start // HOUR_SECONDS, end // HOUR_SECONDS),
+        f"SELECT hour, sum(length(identities)) / {IDENTITY_BYTES}, sum(forgotten) FROM ledger"
+        " WHERE contract = ? AND hour >= ? AND hour * 3600 < ? GROUP BY hour",
+        (contract, start // HOUR_SECONDS, end),
     )
-    return {hour * HOUR_SECONDS: count for hour, count in rows}
+    return {hour * HOUR_SECONDS: Count(known + forgotten, forgotten) for hour, known, forgotten in rows}
 
 
 def prune(connection: sqlite3.Connection, contract: str, before: int) -> int:
-    """Forget hours that ended, and were last added to, before `before` (unix seconds). Returns how many rows went."""
+    """Forget the identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
+
+    Returns how many rows it emptied.
+    """
     return connection.execute(
-        "DELETE FROM ledger WHERE contract = ? AND hour < ? AND updated_at < ?",
+        f"UPDATE ledger SET forgotten = length(identities) / {IDENTITY_BYTES}, identities = x''"
+        " WHERE contract = ? AND hour < ? AND updated_at < ? AND forgotten = 0",
         (contract, before // HOUR_SECONDS, before),
     ).rowcount
 

@@ -25,7 +25,11 @@ class Batch(NamedTuple):
 
 
 class Sink(NamedTuple):
-    """What the state knows of a sink. `retry_at`, `parked_at`, `succeeded_at` in unix seconds."""
+    """What the state knows of a sink. `retry_at`, `parked_at`, `succeeded_at` in unix seconds.
+
+    `mark` is how many bytes of its own output are settled, where it has one. `ledger_id` tells what was collected since it is
+    known: the ledger's rows after that one.
+    """
 
     name: str
     type: str
@@ -39,6 +43,8 @@ class Sink(NamedTuple):
     parked_at: float | None
     failure: str
     succeeded_at: float | None
+    mark: int | None
+    ledger_id: int
 
 
 class DeadLetter(NamedTuple):
@@ -66,8 +72,9 @@ class Outbox:
         """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO sinks (name, type, segment, position)"
-                " VALUES (?, ?, (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'segments'), 0)"
+                "INSERT INTO sinks (name, type, segment, position, ledger_id)"
+                " VALUES (?, ?, (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'segments'), 0,"
+                " (SELECT coalesce(max(id), 0) FROM ledger))"
                 " ON CONFLICT (name) DO UPDATE SET type = excluded.type",
                 (name, type_),
             )
@@ -131,8 +138,12 @@ class Outbox:
                 skip = 0
         return Batch(events, has_more=False) if events else None
 
-    def settle(self, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float) -> None:
+    def settle(
+        self, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None
+    ) -> None:
         """Move a sink past the next `count` events: those in `dead` were refused for good, all others accepted.
+
+        `mark` is how many bytes of the sink's own output that makes, where it has one.
 
         Commits: the place, the books, the dead letters, and the deletion of segments that all sinks are done with.
         """
@@ -141,9 +152,9 @@ class Outbox:
             segment, position = _advance(connection, sink, count)
             connection.execute(
                 "UPDATE sinks SET segment = ?, position = ?, delivered = delivered + ?, dead = dead + ?,"
-                " attempts = 0, retry_at = NULL, parked_at = NULL, failure = '',"
+                " attempts = 0, retry_at = NULL, parked_at = NULL, failure = '', mark = ?,"
                 " succeeded_at = CASE WHEN ? > 0 THEN ? ELSE succeeded_at END WHERE name = ?",
-                (segment, position, delivered, len(dead), delivered, now, sink),
+                (segment, position, delivered, len(dead), mark, delivered, now, sink),
             )
             connection.executemany(
                 "INSERT INTO dead_letters (sink, contract, time_us, collected_at, identity, ordinal, line, status, reason,"

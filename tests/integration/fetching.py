@@ -91,6 +91,9 @@ class Bench:
         return sum(self.simulator.traffic.counts.get(kind, {}).values())
 
 
+Starter = Callable[..., Bench]
+
+
 def finish(process: subprocess.Popen[bytes], timeout: float = 30) -> Run:
     """Wait for a started command, and give what came of it."""
     stdout, stderr = process.communicate(timeout=timeout)

@@ -7,37 +7,15 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from poller.simulator import Simulator, SimulatorSettings
 from poller.simulator.faults import API_FAILURES
-from tests.integration.fetching import FIRST, SECOND, Bench, failed, is_oldest_first, same, times_by_contract
+from tests.integration.fetching import FIRST, SECOND, Starter, failed, is_oldest_first, same, times_by_contract
 from tests.support import COMMAND, wait_until
-
-Starter = Callable[..., Bench]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Starter]:
-    """Gives benches, each with a simulator of its own: two contracts of 300 entries in an hour unless told otherwise."""
-    started: list[Simulator] = []
-
-    def make(**settings: Any) -> Bench:
-        settings = {"contracts": 2, "events": 300, "span_seconds": 3000, **settings}
-        simulator = Simulator(SimulatorSettings(**settings)).start()
-        started.append(simulator)
-        directory = tmp_path / f"bench{len(started)}"
-        directory.mkdir()
-        return Bench(directory, simulator)
-
-    yield make
-    for simulator in started:
-        simulator.stop()
 
 
 def ago(**span: float) -> datetime:
@@ -371,7 +349,8 @@ def test_a_line_of_any_shape_can_be_shortened(bench: Starter) -> None:
     place = bench(contracts=1, events=0)
     at = f"{ago(minutes=2):%Y-%m-%dT%H:%M:%S}.123Z"
     nested = "[" * 700 + "]" * 700
-    values = (f'"n":{"7" * 6000}', f'"deep":{nested}', f'"text":"{"\\u00e9" * 3000}"')
+    escapes = "\\u00e9" * 3000
+    values = (f'"n":{"7" * 6000}', f'"deep":{nested}', f'"text":"{escapes}"')
     lines = [f'{{"@uuid":"id-{n}","meta":{{"time":"{at}"}},{text}}}' for n, text in enumerate(values)]
     place.simulator.add_entries(FIRST, [line.encode() for line in lines])
     run = place.fetch("--since", "1h", "--max-line-bytes", "1000")

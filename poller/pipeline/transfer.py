@@ -1,0 +1,124 @@
+"""Collecting and delivering side by side until all of it is done: what `fetch`, `backfill` and `demo` do once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from poller.errors import PollerError, StoppedError
+from poller.pipeline.collect import Collector, Done, Poll
+from poller.pipeline.deliver import Deliverer
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+class Transfer:
+    """One run from the API to the sinks. Leftovers of an earlier one are delivered first."""
+
+    def __init__(self, deliverers: Sequence[Deliverer], stop: threading.Event) -> None:
+        self._deliverers = deliverers
+        self._stop = stop
+        self._wakeups = [threading.Event() for _ in deliverers]
+        self._is_collected = threading.Event()
+        self._failure: PollerError | None = None
+        self._delivered = [0] * len(deliverers)
+        self._finished = threading.Semaphore(0)
+
+    @property
+    def delivered(self) -> int:
+        """Events settled so far, over all sinks."""
+        return sum(self._delivered)
+
+    def after_window(self, done: Done) -> None:
+        """To be told of every committed window (`Collector`'s `on_window`)."""
+        if done.kept:
+            self._wake()
+
+    def run(
+        self,
+        collector: Collector,
+        contracts: Callable[[], Sequence[str]],
+        concurrency: int,
+        tick: Callable[[], None] = lambda: None,
+        tick_seconds: float = 60.0,
+    ) -> list[Poll]:
+        """Collect the contracts, several at once, and return when all is delivered. A poll each, in their order.
+
+        `contracts` finds them, after delivering has begun. `tick` is called now and then while it lasts.
+        Raises: OutputError when the output is gone, StateError, StoppedError; what was not delivered stays in the outbox.
+        """
+        for index in range(len(self._deliverers)):
+            self._work(self._deliver, index)
+        pool: ThreadPoolExecutor | None = None
+        try:
+            found = contracts()
+            pool = ThreadPoolExecutor(max(1, min(concurrency, len(found))), thread_name_prefix="collect")
+            polls = [pool.submit(self._guarded, collector.collect, contract) for contract in found]
+            for poll in polls:
+                poll.add_done_callback(lambda _: self._finished.release())
+            self._await(len(polls), tick, tick_seconds)
+            self._is_collected.set()
+            self._wake()
+            self._await(len(self._deliverers), tick, tick_seconds)
+            return [poll.result() for poll in polls]
+        except StoppedError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+        finally:
+            self._stop.set()
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, target: Callable[[int], None], index: int) -> None:
+        def work() -> None:
+            with suppress(PollerError):  # `_guarded` has remembered it
+                self._guarded(target, index)
+            self._finished.release()
+
+        threading.Thread(target=work, name=f"deliver-{index}", daemon=True).start()
+
+    def _await(self, count: int, tick: Callable[[], None], tick_seconds: float) -> None:
+        """Wait for so many pieces of work to finish.  Raises: the first failure, without waiting for the others."""
+        while count:
+            if self._finished.acquire(timeout=tick_seconds):
+                count -= 1
+            else:
+                tick()
+            if self._failure is not None:
+                raise self._failure
+
+    def _guarded(self, work: Callable[[Argument], Result], argument: Argument) -> Result:
+        """Do a piece of work; should it fail, have all others stop and remember the first failure."""
+        try:
+            return work(argument)
+        except PollerError as error:
+            if self._failure is None and not (isinstance(error, StoppedError) and self._stop.is_set()):
+                self._failure = error
+            self._stop.set()
+            self._wake()
+            self._finished.release()
+            raise
+
+    def _deliver(self, index: int) -> None:
+        deliverer, wakeup = self._deliverers[index], self._wakeups[index]
+        while not self._stop.is_set():
+            # Asked before the step: what is committed in between is delivered by it, or by a later one.
+            is_collected = self._is_collected.is_set()
+            progress = deliverer.step()
+            self._delivered[index] += progress.settled
+            if progress.wait_seconds is None:
+                if is_collected:
+                    return
+                wakeup.wait()
+                wakeup.clear()
+            elif progress.wait_seconds:
+                self._stop.wait(progress.wait_seconds)
+
+    def _wake(self) -> None:
+        for wakeup in self._wakeups:
+            wakeup.set()
