@@ -25,7 +25,16 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from poller.api import ActivityLog
 from poller.config import Config
-from poller.errors import EXIT_OK, PollerError, StateError, StateFullError, StoppedError
+from poller.errors import (
+    EXIT_OK,
+    AuthError,
+    PollerError,
+    RejectedError,
+    StateError,
+    StateFullError,
+    StoppedError,
+    TransientError,
+)
 from poller.health import Endpoint, Health
 from poller.metrics import Metrics
 from poller.notify import Notifier
@@ -33,6 +42,7 @@ from poller.pipeline.collect import Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.sinks import Sink
 from poller.store import State
+from poller.windows import Window
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +232,7 @@ class _Work:
             executors={
                 # Polls may wait for a full outbox; the heartbeat must not wait with them.
                 "default": ThreadPoolExecutor(parts.config.api.concurrency),
-                "housekeeping": ThreadPoolExecutor(4),
+                "housekeeping": ThreadPoolExecutor(5),
             },
             # A late run is run all the same, once, and never beside itself: a poll takes all there is up to its start.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
@@ -241,6 +251,9 @@ class _Work:
         every(self._discover, settings.discovery_interval_seconds, "discovery", now)
         every(self._prune, _PRUNE_SECONDS, "prune", now + timedelta(seconds=_PRUNE_SECONDS))
         every(self._check_tokens, _PRUNE_SECONDS, "tokens", now)
+        if settings.audit_interval_seconds:
+            first = now + timedelta(seconds=settings.audit_interval_seconds)
+            every(self._audit, settings.audit_interval_seconds, "audit", first)
         self._scheduler.start()
 
     def _add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first: datetime) -> None:
@@ -329,6 +342,40 @@ class _Work:
         log.debug(
             "contract.polled", extra={"contract": poll.contract, "new": poll.new, "failed": poll.failure is not None}
         )
+
+    def _audit(self) -> None:
+        """Compare the last `audit_span` of every contract with the API's own counts, and collect what is missing."""
+        settings = self.parts.config.poll
+        now = int(self._clock())
+        found = 0
+        for row in self._state.contracts.all():
+            if row.contract not in self._contracts:
+                continue
+            start = max(row.origin, (now - settings.audit_span_seconds) // 3600 * 3600)
+            end = min(now, row.watermark)  # what is behind the watermark is the next poll's, not a gap
+            if start >= end:
+                continue
+            try:
+                differences = self._collector.audit(row.contract, Window(start, end))
+            except (TransientError, AuthError, RejectedError) as error:
+                log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
+                continue
+            missing = sum(difference.missing for difference in differences)
+            self._metrics.audit_missing.labels(row.contract).set(missing)
+            for difference in differences:
+                log.warning(
+                    "audit.difference_found",
+                    extra={
+                        "contract": row.contract,
+                        "hour": str(difference.window),
+                        "at_api": difference.at_api,
+                        "collected": difference.collected,
+                    },
+                )
+            if missing and self._collector.repair(differences):
+                found += missing
+                self._poll(row.contract)
+        log.info("audit.finished", extra={"contracts": len(self._contracts), "missing": found})
 
     def _deliverer(self, sink: Sink) -> Deliverer:
         failed = self._metrics.batches_failed

@@ -22,6 +22,8 @@ from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, Config
 _COMMANDS = {
     "run": "The daemon: polls on a schedule, delivers to every sink.",
     "fetch": "One poll: new events as JSON lines on stdout.",
+    "backfill": "One-off export of a past range, resumable.",
+    "audit": "What the API holds against what was collected.",
     "status": "Per contract watermark and lag, per sink backlog; the books.",
     "dead-letters": "Events a sink refused for good: list, show, replay, purge.",
     "sinks": "Sinks known to the state: list, forget.",

@@ -23,6 +23,12 @@ def tell(message: str) -> None:
         click.echo(f"{click.style('ionos-poller:', fg='red', bold=True)} {line}", err=True)
 
 
+def note(message: str) -> None:
+    """One line on stderr that is no error."""
+    with suppress(OSError):
+        click.echo(message, err=True)
+
+
 def exit_code(polls: Sequence[Poll], failures: Sequence[PollerError]) -> int:
     """Say what failed, in a line each, and choose the exit code: 3 only where the credentials kept everything from working."""
     for failure in failures[:_TOLD_FAILURES]:

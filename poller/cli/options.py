@@ -88,23 +88,39 @@ class GlobalOptionsCommand(click.Command):
         self.params.extend(_OPTIONS)
 
 
+def parse_time_option(text: str, name: str) -> int:
+    """T in unix seconds, rounded down.  Raises: ConfigError in the name of the option."""
+    try:
+        return int(parse_time(text, datetime.now(UTC)).timestamp())
+    except (ValueError, OverflowError) as error:
+        hint = "write 2026-05-01T07:42:20Z, 2026-05-01, or an age such as 36h"
+        raise ConfigError([Problem(name, str(error), hint)]) from None
+
+
 class TimeType(click.ParamType[int]):
     """T: RFC 3339, `YYYY-MM-DD` (UTC midnight), or an age such as `90m`, `36h`, `7d`. Gives unix seconds, rounded down."""
 
     name = "T"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return int(parse_time(value, datetime.now(UTC)).timestamp())
-        except (ValueError, OverflowError) as error:
-            name = param.opts[0] if param else "time"
-            raise ConfigError(
-                [Problem(name, str(error), "write 2026-05-01T07:42:20Z, 2026-05-01, or an age such as 36h")]
-            ) from None
+        return value if isinstance(value, int) else parse_time_option(value, _option_name(param))
 
 
+class TimeTextType(click.ParamType[str]):
+    """T, checked, but kept as it was typed."""
+
+    name = "T"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        parse_time_option(value, _option_name(param))
+        return str(value)
+
+
+def _option_name(param: click.Parameter | None) -> str:
+    return param.opts[0] if param else "time"
+
+
+TIME_TEXT = TimeTextType()
 TIME = TimeType()
 
 
@@ -126,8 +142,8 @@ DURATION = DurationType()
 
 USE = click.option(
     "--use",
-    type=click.Choice(["run", "fetch"]),
     default="run",
     show_default=True,
-    help="Whose state: the daemon's, or that of `fetch`.",
+    metavar="USE",
+    help="Whose state: run, fetch, or a backfill-... that `status` shows.",
 )

@@ -141,10 +141,8 @@ def _books(config: Config, state: Overview) -> str:
     total = {
         name: sum(getattr(row, name) for row in state.contracts) for name in ("fetched", "new", "seen", "filtered")
     }
-    lines = [
-        f" books: fetched {total['fetched']:,} = new {total['new']:,} + seen before {total['seen']:,}"
-        f" + filtered {total['filtered']:,}"
-    ]
+    sums = f"new {total['new']:,} + seen before {total['seen']:,} + filtered {total['filtered']:,}"
+    lines = [f" books: fetched {total['fetched']:,} = {sums}"]
     lines += [f" [red]DOES NOT BALANCE: {_escape(line)}[/]" for line in state.imbalances()]
     share = f"{format_size(state.outbox.bytes)} of {format_size(config.outbox.max_bytes)}"
     lines.append(f" outbox: {state.outbox.events:,} events, {share}")

@@ -15,6 +15,7 @@ from poller.api import ActivityLog
 from poller.config import Config
 from poller.errors import AuthError, ConfigError, PollerError, StoppedError, TransientError
 from poller.events import Event
+from poller.pipeline.audit import Auditor, Difference, closed_span
 from poller.reading import Limits, Reading, Split, WindowReader
 from poller.store import State
 from poller.store.contracts import Commit, Contract
@@ -314,6 +315,32 @@ class Collector:
             log.warning("outbox.has_room")
         if self._stop.is_set():
             raise StoppedError("asked to stop")
+
+    def audit(self, contract: str, span: Window) -> list[Difference]:
+        """The closed hours of a span in which the API and the ledger disagree, oldest first.
+
+        Raises: AuthError, TransientError, RejectedError, StateError, StoppedError.
+        """
+        row = self._state.contracts.get(contract)
+        if row is None:
+            raise _unknown(contract)
+        closed = closed_span(span, row.origin, self._clock(), self._config.poll.overlap_seconds)
+        if closed is None:
+            return []
+        counts = self._state.contracts.counts(contract, closed.start, closed.end)
+        auditor = Auditor(self._accounts[row.account], contract, self._limits.result_window)
+        return auditor.compare(closed, counts)
+
+    def repair(self, differences: Iterable[Difference]) -> int:
+        """Have the hours with missing entries read once more, at the next poll of their contract.
+
+        Returns how many entries that concerns. Hours whose identities were pruned are left alone: reading them again
+        would repeat what was delivered.
+        """
+        wanted = [difference for difference in differences if difference.missing and not difference.forgotten]
+        for difference in wanted:
+            self._state.contracts.add_range(difference.contract, difference.window, "repair")
+        return sum(difference.missing for difference in wanted)
 
     def _trusted_now(self, api: ActivityLog, now: float) -> float:
         """The earlier of our clock and the API's: up to there, neither doubts that the time has passed."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from poller.delivery import (
@@ -85,8 +87,12 @@ class Deliverer:
         *,
         clock: Callable[[], float] = time.time,
         on_failed: Callable[[str], None] = lambda kind: None,
+        is_parked_tried: bool = False,
     ) -> None:
-        """`on_failed` is told the kind of every send that was not accepted whole, a word."""
+        """`on_failed` is told the kind of every send that was not accepted whole, a word.
+
+        `is_parked_tried`: a parked sink is tried at once, since a person may just have mended its key.
+        """
         self._outbox = outbox
         self._sink = sink
         self._retry = RetryPolicy(sink.retry_initial_seconds, sink.retry_max_seconds)
@@ -97,12 +103,22 @@ class Deliverer:
         self._sent_level = logging.DEBUG if sink.type == "stdout" else logging.INFO
         row = outbox.register(sink.name, sink.type)
         self._attempts = row.attempts
-        self._not_before = row.retry_at or 0.0
+        self._not_before = 0.0 if is_parked_tried and row.parked_at is not None else row.retry_at or 0.0
         self._parked_at = row.parked_at
+        self._is_abandoned = False
+        self._lock = threading.Lock()  # between what a step writes and `abandon`
         sink.resume(row.mark)
 
+    def abandon(self) -> None:
+        """Let a send in flight end as it may, but write nothing any more: from here on the sink's place is a successor's."""
+        with self._lock:
+            self._is_abandoned = True
+
     def step(self) -> Progress:
-        """Send one batch, or one piece of it.  Raises: StateError; OutputError where the sink is our own output."""
+        """Send one batch, or one piece of it.
+
+        Raises: StateError; OutputError where the sink is our own output; StoppedError when abandoned.
+        """
         wait = self._not_before - self._clock()
         # A clock that was set back must not make a wait of seconds one of hours.
         if 0 < wait <= self._retry.max_seconds + 1.1 * MAX_RETRY_AFTER_SECONDS:
@@ -216,4 +232,13 @@ class Deliverer:
         self._attempts += 1
         self._not_before = self._clock() + wait
         self._parked_at = parked_at
-        self._outbox.postpone(self._sink.name, self._attempts, self._not_before, reason, parked_at=parked_at)
+        with self._owning():
+            self._outbox.postpone(self._sink.name, self._attempts, self._not_before, reason, parked_at=parked_at)
+
+    @contextmanager
+    def _owning(self) -> Iterator[None]:
+        """While we own the sink's place.  Raises: StoppedError when we do not any more."""
+        with self._lock:
+            if self._is_abandoned:
+                raise StoppedError("abandoned")
+            yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from poller import config as settings_of
 from poller.config import AnySink, Config
@@ -34,6 +34,8 @@ class Sink(Protocol):
     batch_age_seconds: float
     retry_initial_seconds: float
     retry_max_seconds: float
+    max_age_seconds: float | None
+    """Events older than this are refused by the other side; None where age does not matter."""
     mark: int | None
     """How many bytes of its own output it has written; None for a sink that has none to count."""
 
@@ -56,6 +58,9 @@ class Sink(Protocol):
         ...
 
 
+TooOld = Literal["dead-letter", "skip", "stamp-now"]
+
+
 class Configured:
     """What a sink takes over from its table as it is."""
 
@@ -69,15 +74,17 @@ class Configured:
         self.batch_age_seconds = settings.batch_age_seconds
         self.retry_initial_seconds = settings.retry_initial_seconds
         self.retry_max_seconds = settings.retry_max_seconds
+        self.max_age_seconds: float | None = None
         self.mark: int | None = None
 
     def resume(self, mark: int | None) -> None:
         """Nothing to do: what was sent is with the other side."""
 
 
-def build_sink(settings: AnySink, config: Config, stop: threading.Event) -> Sink:
+def build_sink(settings: AnySink, config: Config, stop: threading.Event, *, too_old: TooOld = "dead-letter") -> Sink:
     """The sink that a table describes; its module is imported only now. `stop` ends its waits.
 
+    `too_old` says what becomes of events that the other side refuses for their age.
     Raises: ConfigError for what this version cannot do.
     """
     if isinstance(settings, settings_of.FileSink | settings_of.StdoutSink) and settings.format != "raw":
@@ -90,7 +97,7 @@ def build_sink(settings: AnySink, config: Config, stop: threading.Event) -> Sink
         case settings_of.LokiSink():
             from poller.sinks.loki import LokiSink
 
-            return LokiSink(settings, config, stop)
+            return LokiSink(settings, config, stop, too_old=too_old)
         case settings_of.FileSink():
             from poller.sinks.file import FileSink
 

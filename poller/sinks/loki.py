@@ -18,7 +18,7 @@ from poller.config import LokiSink as Settings
 from poller.delivery import Accepted, Outcome, Refused, TooLarge
 from poller.events import OutboxEvent
 from poller.mapping import format_time_us
-from poller.sinks import Configured
+from poller.sinks import Configured, TooOld
 from poller.sinks.http import Endpoint, Login
 
 SUCCESSES = (204, 200)
@@ -39,10 +39,13 @@ class LokiSink(Configured):
         config: Config,
         stop: threading.Event,
         *,
+        too_old: TooOld = "dead-letter",
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(settings)
+        self._too_old = too_old
         self.batch_bytes = min(settings.batch_bytes, _MAX_BATCH_BYTES)
+        self.max_age_seconds = MAX_AGE_SECONDS
         self._labels = dict(settings.labels)
         self._clock = clock
         self._endpoint = Endpoint(
@@ -59,6 +62,8 @@ class LokiSink(Configured):
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Push what Loki can take. What it would call too old is refused here, and costs no request."""
         oldest_us = round((self._clock() - MAX_AGE_SECONDS) * 1_000_000)
+        if self._too_old == "stamp-now":
+            events = [_stamped(event) if event.time_us < oldest_us else event for event in events]
         refused = {
             index: f"older than the 7 days that Loki takes: {format_time_us(event.time_us)}"
             for index, event in enumerate(events)
@@ -81,6 +86,11 @@ class LokiSink(Configured):
         if isinstance(outcome, Refused) and (outcome.status == 422 or "stream" in outcome.reason):
             return Accepted(status=outcome.status)
         return outcome
+
+
+def _stamped(event: OutboxEvent) -> OutboxEvent:
+    """The event with the time at which it was collected, which a repeat does not change; its own stays in the line."""
+    return msgspec.structs.replace(event, time_us=event.collected_at * 1_000_000)
 
 
 def _login(settings: Settings) -> Login | None:

@@ -20,6 +20,7 @@ class StdoutSink:
     max_event_bytes = sys.maxsize
     oversize: Oversize = "dead-letter"
     retry_initial_seconds = retry_max_seconds = 1.0
+    max_age_seconds: float | None = None
     mark: int | None = None
 
     def __init__(

@@ -58,6 +58,30 @@ class State:
             lock.release()
             raise
 
+    def fact(self, name: str) -> str | None:
+        """Something remembered by name; None where it never was.  Raises: StateError."""
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def remember(self, name: str, value: str) -> None:
+        """Commits: a fact, in place of what was known by that name."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    @staticmethod
+    def exists(directory: Path, use: str) -> bool:
+        return (directory / f"{use}.db").exists()
+
+    @staticmethod
+    def discard(directory: Path, use: str) -> None:
+        """Delete the state of a use that nobody holds.  Raises: StateError when somebody does."""
+        make_directory(directory)
+        lock = Lock(directory / f"{use}.lock", wait=False, stop=threading.Event())
+        for suffix in ("", "-wal", "-shm"):
+            (directory / f"{use}.db{suffix}").unlink(missing_ok=True)
+        lock.release()
+
     def overview(self) -> Overview:
         """Everything at one moment, for status, metrics and the books.  Raises: StateError."""
         return overview(self._database)

@@ -90,6 +90,13 @@ class Contracts:
                 [(contract, account, start, start) for contract in contracts],
             )
 
+    def skip_to(self, contract: str, start: int) -> None:
+        """Begin later than was asked for. Commits: the watermark, if it is not behind that already."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE contracts SET watermark = max(watermark, ?) WHERE contract = ?", (start, contract)
+            )
+
     def add_range(self, contract: str, window: Window, purpose: str) -> None:
         """Have a span read once more. Commits: the wish, so that it outlives a crash; it is not doubled."""
         with self._database.transaction() as connection:

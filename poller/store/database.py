@@ -223,7 +223,9 @@ class Database:
 def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that only looks, beside a running writer.  Raises: StateError when there is nothing to look at."""
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
         version = connection.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.Error as error:
         raise StateError(f"{path}: cannot be read: {error}", hint="is it damaged, or another user's?") from error

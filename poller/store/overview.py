@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from poller.store import dead_letters, outbox
+from poller.events import Event
+from poller.store import dead_letters, ledger, outbox
 from poller.store.contracts import Contract, read_contracts
 from poller.store.database import Database, open_read_only
 from poller.store.outbox import Sink, Size
@@ -66,6 +68,28 @@ def overview_of(path: Path) -> Overview:
         return _read(connection)
     finally:
         connection.close()
+
+
+class OtherLedger:
+    """What another use, such as `run`, has collected and sent to some sinks. Reads its file, which may be in use."""
+
+    def __init__(self, path: Path, sinks: Sequence[str]) -> None:
+        """`sinks`: only what was collected since all of these were known to that use counts.
+
+        Raises: StateError when the file cannot be read.
+        """
+        self._connection = open_read_only(path)
+        self._lock = threading.Lock()
+        known = {sink.name: sink.ledger_id for sink in outbox.read_sinks(self._connection)}
+        self.knows_sinks = all(sink in known for sink in sinks)
+        self._after_id = max((known.get(sink, 0) for sink in sinks), default=0)
+
+    def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
+        """Those of the events that it has not collected, in the same order."""
+        if not self.knows_sinks:
+            return events
+        with self._lock:
+            return ledger.unseen(self._connection, contract, events, after_id=self._after_id)
 
 
 def _read(connection: sqlite3.Connection) -> Overview:

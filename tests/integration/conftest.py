@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from poller.simulator import Simulator, SimulatorSettings
+from tests.daemon import Daemon, MakeDaemon
 from tests.integration.fetching import Bench, Starter
 
 
@@ -28,3 +30,17 @@ def bench(tmp_path: Path) -> Iterator[Starter]:
     yield make
     for simulator in started:
         simulator.stop()
+
+
+@pytest.fixture
+def daemon_of(tmp_path: Path) -> Iterator[MakeDaemon]:
+    """Make a daemon in front of a simulator with the settings given; not started yet, killed in the end."""
+    with ExitStack() as cleanup:
+
+        def make(**settings: Any) -> Daemon:
+            simulator = cleanup.enter_context(Simulator(SimulatorSettings(**{"events": 0, **settings})))
+            daemon = Daemon(tmp_path, simulator)
+            cleanup.callback(daemon.close)
+            return daemon
+
+        yield make

@@ -61,12 +61,6 @@ PROBLEMS = [
     ("listen", '[http]\nlisten = "9464"', "http.listen", "address and port"),
     ("listen, port", '[http]\nlisten = "127.0.0.1:99999"', "http.listen", "address and port"),
     ("contract", '[poll]\ncontracts = [1, "x"]', "poll.contracts[1]", "not a contract number"),
-    (
-        "page beyond the window",
-        "[api]\npage_size = 1000\nresult_window = 500",
-        "api.page_size",
-        "result_window",
-    ),
     ("ledger too short", '[poll]\nledger_retention = "1h"', "poll.ledger_retention", "audit_span"),
     ("both ways for a secret", '[api]\ntoken = "a"\ntoken_file = "b"', "api.token", "more than once"),
     ("token and user", '[api]\ntoken = "a"\nusername = "b"', "api.token", "keep one"),

@@ -229,27 +229,22 @@ def test_a_capped_total_is_read_past_where_the_api_serves_more(has_relation: boo
 
 @pytest.mark.parametrize(
     ("total", "is_capped", "parts"),
-    [
-        (999, False, None),
-        (1000, False, 2),
-        (1000, True, 2),
-        (500, True, 2),
-        (4000, False, 5),
-        (10**9, False, 10),
-        (999, True, 2),
-    ],
+    [(1000, False, 2), (1000, True, 2), (500, True, 2), (4000, False, 5), (10**9, False, 10), (999, True, 2)],
 )
 def test_a_window_beyond_what_an_offset_reaches_is_split_by_its_first_page(
-    total: int, is_capped: bool, parts: int | None
+    total: int, is_capped: bool, parts: int
 ) -> None:
-    script = Script(lambda query: page(named("abc"), total if query.offset == 0 else 3, is_capped=is_capped))
+    script = Script(lambda query: page(named("abc"), total, is_capped=is_capped))
     result = WindowReader(script, "1", LIMITS).read(WINDOW)
-    if parts is None:
-        assert not isinstance(result, Split)
-    else:
-        assert isinstance(result, Split)
-        assert len(result.windows) == parts
-        assert len(script.queries) == 1
+    assert isinstance(result, Split)
+    assert len(result.windows) == parts
+    assert len(script.queries) == 1
+
+
+def test_a_window_that_an_offset_just_reaches_is_read_as_it_is() -> None:
+    events = [entry(f"{number:03d}") for number in range(999)]
+    reading = read(Script(lambda query: served(events, query)))
+    assert len(reading.events) == 999
 
 
 @pytest.mark.parametrize(

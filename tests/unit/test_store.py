@@ -80,6 +80,11 @@ def waiting(state: State, sink: str, max_events: int = 10**9, max_bytes: int = 1
     return [json.loads(item.line)["n"] for item in batch.events] if batch else []
 
 
+def counts(state: State, start: int, end: int) -> dict[int, int]:
+    """Entries collected by the hour, remembered or not."""
+    return {hour: count.collected for hour, count in state.contracts.counts("1", start, end).items()}
+
+
 def open_state(directory: Path, *, is_fresh_start: bool = False) -> State:
     return State.open(directory, "fetch", is_fresh_start=is_fresh_start)
 
@@ -162,16 +167,17 @@ def test_a_window_is_committed_whole_or_not_at_all(state: State, directory: Path
     commit(state, events(1))
     state.contracts.add_range("1", Window(START - 60, START), "since")
     (span,) = state.contracts.ranges("1")
+    new = [event(2, START - 60), event(3, START - 1)]
     before = (state.overview(), waiting(state, "out"), state.contracts.ranges("1"))
     state._database._connection.execute(
         f"CREATE TEMP TRIGGER fault BEFORE {action} ON {table} BEGIN SELECT RAISE(ABORT, 'fault'); END"
     )
     with pytest.raises(StateError, match="fault"):
-        commit(state, events(2, 3), window=Window(START - 60, START), of_range=span.id)
+        commit(state, new, window=Window(START - 60, START), of_range=span.id)
     assert (state.overview(), waiting(state, "out"), state.contracts.ranges("1")) == before
-    assert len(state.contracts.unseen("1", events(1, 2, 3))) == 2
+    assert state.contracts.unseen("1", [*new, event(1)]) == new
     state._database._connection.execute("DROP TRIGGER fault")
-    commit(state, events(2, 3), window=Window(START - 60, START), of_range=span.id)
+    commit(state, new, window=Window(START - 60, START), of_range=span.id)
     assert waiting(state, "out") == [1, 2, 3]
     assert state.contracts.ranges("1") == []
 
@@ -279,7 +285,7 @@ def test_no_identity_is_lost_at_the_edge_of_a_chunk(state: State, count: int, st
         commit(state, every[start : start + step], kept=[])
         assert state.contracts.unseen("1", every[: start + step]) == []
     assert state.contracts.unseen("1", [*every, event(count)]) == [event(count)]
-    assert state.contracts.counts("1", START, START + HOUR) == {START: count}
+    assert counts(state, START, START + HOUR) == {START: count}
     (chunks,) = state._database._connection.execute("SELECT max(length(identities)) FROM ledger").fetchone()
     assert chunks <= CHUNK * IDENTITY_BYTES
 
@@ -302,8 +308,8 @@ def test_an_entry_without_a_time_is_found_wherever_it_is_read_again(state: State
 
 def test_entries_are_counted_by_the_hour(state: State) -> None:
     commit(state, [event(1), event(2, START + 3599), event(3, START + HOUR), event(4, START + 3 * HOUR)])
-    assert state.contracts.counts("1", START, START + 3 * HOUR) == {START: 2, START + HOUR: 1}
-    assert state.contracts.counts("1", START + HOUR, START + 4 * HOUR) == {START + HOUR: 1, START + 3 * HOUR: 1}
+    assert counts(state, START, START + 3 * HOUR) == {START: 2, START + HOUR: 1}
+    assert counts(state, START + HOUR, START + 4 * HOUR) == {START + HOUR: 1, START + 3 * HOUR: 1}
     assert state.contracts.counts("2", START, START + HOUR) == {}
 
 
@@ -343,18 +349,30 @@ def test_nothing_is_forgotten_that_lies_behind_a_watermark_that_stands_still(sta
 def test_what_was_collected_late_is_kept_for_as_long_as_what_is_new(state: State) -> None:
     commit(state, [event(1)], window=Window(START, NOW), now=NOW)
     assert forgotten(state, HOUR, now=NOW + 60, of=[event(1)]) == []
+    commit(state, [], window=Window(NOW, NOW + 2 * HOUR))
     assert forgotten(state, HOUR, now=NOW + 2 * HOUR, of=[event(1)]) == [1]
 
 
-def test_free_space_goes_back_to_the_disk(state: State, directory: Path) -> None:
+def test_what_was_forgotten_is_counted_still_also_when_more_comes_and_goes(state: State) -> None:
+    commit(state, events(1, 2), window=Window(START, NOW), now=START)
+    state.prune(HOUR, 600, NOW)
+    commit(state, events(3), window=Window(START, NOW), now=START + 60)
+    state.prune(HOUR, 600, NOW)
+    (count,) = state.contracts.counts("1", START, START + HOUR).values()
+    assert (count.collected, count.forgotten) == (3, 3)
+    assert state.contracts.unseen("1", events(1, 2, 3)) == events(1, 2, 3)
+
+
+def test_free_space_goes_back_to_the_disk(directory: Path) -> None:
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START)
+    state.outbox.register("out", "stdout")
     big = [event(number, line=b'{"n":%d,"x":"%s"}' % (number, b"x" * 10_000)) for number in range(500)]
     commit(state, big)
     state.outbox.settle("out", 500, now=NOW)
     state.prune(HOUR, 600, NOW)
     state.close()
-    size = (directory / "fetch.db").stat().st_size
-    assert size < 500_000
-    state._lock = None  # closed already; the fixture closes once more
+    assert (directory / "fetch.db").stat().st_size < 500_000
 
 
 # The outbox
@@ -465,11 +483,13 @@ def test_a_sink_that_is_known_keeps_its_place(state: State) -> None:
     assert waiting(state, "out") == [2]
 
 
-def test_a_wait_outlives_a_restart_and_ends_with_a_success(state: State, directory: Path) -> None:
+def test_a_wait_outlives_a_restart_and_ends_with_a_success(directory: Path) -> None:
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START)
+    state.outbox.register("out", "stdout")
     commit(state, events(1))
     state.outbox.postpone("out", 3, NOW + 60.5, "no connection", parked_at=NOW)
-    state._database.close()
-    state._lock.release() if state._lock else None
+    state.close()
     again = open_state(directory)
     sink = again.outbox.register("out", "stdout")
     assert (sink.attempts, sink.retry_at, sink.failure, sink.parked_at) == (3, NOW + 60.5, "no connection", NOW)
@@ -478,7 +498,6 @@ def test_a_wait_outlives_a_restart_and_ends_with_a_success(state: State, directo
     assert (sink.attempts, sink.retry_at, sink.failure, sink.parked_at) == (0, None, "", None)
     assert sink.succeeded_at == NOW + 61
     again.close()
-    state._lock = None  # closed already; the fixture closes once more
 
 
 def test_a_dead_letter_is_written_with_the_move_past_it(state: State) -> None:
@@ -527,7 +546,7 @@ def test_a_replayed_letter_waits_for_its_own_sink_alone(state: State) -> None:
     state.outbox.settle("out", 2, dead=letters, now=NOW)
     state.outbox.settle("other", 2, now=NOW)
     assert state.outbox.size() == (0, 0)
-    assert state.dead_letters.replay(state.dead_letters.find()) == 2
+    assert state.dead_letters.replay(state.dead_letters.find(), NOW) == 2
     assert state.dead_letters.find() == []
     assert (waiting(state, "out"), waiting(state, "other")) == ([1, 2], [])
     assert state.overview().imbalances() == []
@@ -872,7 +891,9 @@ def test_whatever_bits_are_flipped_nothing_but_our_errors_comes_of_it(closed: Pa
     assert refused
 
 
-def test_a_file_that_is_damaged_while_it_is_used_is_set_aside_at_the_end(state: State, directory: Path) -> None:
+def test_a_file_that_is_damaged_while_it_is_used_is_set_aside_at_the_end(directory: Path) -> None:
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START)
     commit(state, [event(number, START + number * HOUR) for number in range(300)])
     path = directory / "fetch.db"
     state._database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -884,7 +905,6 @@ def test_a_file_that_is_damaged_while_it_is_used_is_set_aside_at_the_end(state: 
             state.contracts.unseen("1", events(1))
             state.overview()
     state.close()
-    state._lock = None  # closed already; the fixture closes once more
     with pytest.raises(StateError, match="unusable"):
         open_state(directory)
 

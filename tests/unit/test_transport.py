@@ -65,6 +65,9 @@ class Server(ThreadingHTTPServer):
 
         super().__init__(("127.0.0.1", 0), Handler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has seen enough is no news."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"

@@ -1,0 +1,154 @@
+"""`audit`: what the API says it holds against what was collected."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.messages import note, tell
+from poller.cli.options import TIME, GlobalOptionsCommand, Settings
+from poller.config import Config
+from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StateError
+from poller.pipeline.audit import Difference
+from poller.pipeline.collect import Collector
+from poller.store import State
+from poller.windows import Window, format_time
+
+
+@click.command("audit", cls=GlobalOptionsCommand)
+@click.option("--from", "start", type=TIME, required=True, metavar="T", help="The range's start.")
+@click.option("--to", "end", type=TIME, required=True, metavar="T", help="The range's end, not included.")
+@click.option("--contract", "contracts", multiple=True, metavar="N", help="Only this contract (repeatable).")
+@click.option("--use", type=click.Choice(["run", "fetch"]), help="Whose state. Default: run, if there is one.")
+@click.option("--repair", is_flag=True, help="Collect what is missing, so that it is delivered once.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.pass_obj
+def command(
+    settings: Settings,
+    start: int,
+    end: int,
+    contracts: tuple[str, ...],
+    use: str | None,
+    repair: bool,
+    as_json: bool,
+) -> int:
+    """Compare what the API says it holds with what was collected, per contract and closed hour.
+
+    Exit code 0 when all is equal, 1 when something differs. What `--repair` collects waits for the next `run` or `fetch`
+    to be delivered; while `run` runs, it collects it itself at its next poll.
+
+    \b
+    Examples:
+      ionos-poller audit --from 7d --to 1h
+      ionos-poller audit --from 2026-01-01 --to 2026-02-01 --repair
+    """
+    if start >= end:
+        raise ConfigError([Problem("--from", "is not before --to", "ranges are [from, to)")])
+    if start >= time.time():
+        raise ConfigError([Problem("--from", "lies in the future", "nothing has happened there yet")])
+    config = settings.load()
+    stop = threading.Event()
+    stop_on_signals(stop)
+    use = use or ("run" if State.exists(config.state_dir, "run") else "fetch")
+    state = State.open_beside(config.state_dir, use)
+    try:
+        return _Audit(config, state, stop, use, as_json=as_json).run(Window(start, end), contracts, repair=repair)
+    finally:
+        stop.set()
+        state.close()
+
+
+class _Audit:
+    def __init__(self, config: Config, state: State, stop: threading.Event, use: str, *, as_json: bool) -> None:
+        self._config = config
+        self._state = state
+        self._stop = stop
+        self._use = use
+        self._as_json = as_json
+        self._accounts = activity_logs(config, stop)
+        self._collector = Collector(state, self._accounts, config, stop=stop)
+
+    def run(self, span: Window, only: Sequence[str], *, repair: bool) -> int:
+        contracts = self._contracts(only)
+        differences, failures = self._compare(contracts, span)
+        self._show(contracts, span, differences)
+        if repair and differences:
+            failures += self._repair(differences)
+            differences, failed = self._compare(contracts, span)
+            failures += failed
+            missing = sum(difference.missing for difference in differences)
+            note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
+        for failure in failures:
+            tell(str(failure))
+        imbalances = self._state.overview().imbalances()
+        for line in imbalances:
+            tell(f"the books do not balance: {line}")
+        return EXIT_INCOMPLETE if differences or failures or imbalances else EXIT_OK
+
+    def _contracts(self, only: Sequence[str]) -> list[str]:
+        known = [row.contract for row in self._state.contracts.all()]
+        if unknown := sorted(set(only) - set(known)):
+            hint = f"`{self._use}` has collected: {', '.join(known) or 'none'}"
+            raise ConfigError([Problem("--contract", f"{', '.join(unknown)} was never collected", hint)])
+        return [contract for contract in known if not only or contract in only]
+
+    def _compare(self, contracts: Sequence[str], span: Window) -> tuple[list[Difference], list[PollerError]]:
+        differences: list[Difference] = []
+        failures: list[PollerError] = []
+        for contract in contracts:
+            try:
+                differences += self._collector.audit(contract, span)
+            except StateError:
+                raise
+            except PollerError as error:
+                error.contract = error.contract or contract
+                failures.append(error)
+        return differences, failures
+
+    def _show(self, contracts: Sequence[str], span: Window, differences: Sequence[Difference]) -> None:
+        if self._as_json:
+            rows = [
+                {
+                    "contract": difference.contract,
+                    "from": format_time(difference.window.start),
+                    "to": format_time(difference.window.end),
+                    "at_api": difference.at_api,
+                    "collected": difference.collected,
+                    "missing": difference.missing,
+                }
+                for difference in differences
+            ]
+            click.echo(msgspec.json.encode({"use": self._use, "equal": not rows, "differences": rows}))
+            return
+        if not differences:
+            click.echo(f"equal: {len(contracts)} contracts, {span}, every closed hour as the API counts it")
+            return
+        click.echo(f"{'contract':<12} {'hour':<41} {'at the API':>10} {'collected':>10} {'missing':>8}")
+        for row in differences:
+            click.echo(f"{row.contract:<12} {row.window!s:<41} {row.at_api:>10} {row.collected:>10} {row.missing:>8}")
+
+    def _repair(self, differences: Sequence[Difference]) -> list[PollerError]:
+        """Have the missing hours read: by a running `run`, or else here and now."""
+        forgotten = sum(difference.missing for difference in differences if difference.forgotten)
+        if forgotten:
+            note(f"{forgotten} missing entries lie in hours older than poll.ledger_retention: `backfill` exports those")
+        if not self._collector.repair(differences):
+            return []
+        try:
+            held = State.open(self._config.state_dir, self._use)
+        except StateError:
+            note("the running daemon collects them at its next poll")
+            return []
+        try:
+            collector = Collector(held, self._accounts, self._config, stop=self._stop)
+            polls = [collector.collect(contract) for contract in sorted({row.contract for row in differences})]
+        finally:
+            held.close()
+        repaired = sum(poll.repaired for poll in polls)
+        note(f"{repaired} entries collected; the next `{self._use}` delivers them")
+        return [poll.failure for poll in polls if poll.failure]

@@ -1,0 +1,306 @@
+"""`backfill`: one-off export of a past range, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import msgspec
+
+from poller.api import ActivityLog
+from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.messages import exit_code, note, tell
+from poller.cli.options import TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
+from poller.cli.progress import progress_for
+from poller.config import Config
+from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem
+from poller.events import Event
+from poller.pipeline.audit import Auditor
+from poller.pipeline.collect import Collector, Done
+from poller.pipeline.deliver import Deliverer
+from poller.pipeline.transfer import Transfer
+from poller.sinks import Sink, TooOld, build_sink
+from poller.sinks.output import OutputFile
+from poller.sinks.stdout import StdoutSink
+from poller.store import State
+from poller.store.overview import OtherLedger, Overview
+from poller.windows import Window, format_time, tile
+
+log = logging.getLogger("poller.backfill")
+
+# What is too old in an hour would be refused while the backfill runs.
+_AGE_MARGIN_SECONDS = 3600
+
+
+class _Order(NamedTuple):
+    """What was asked for, as it was typed: the same order again goes on with the same state."""
+
+    start: str
+    end: str
+    contracts: tuple[str, ...]
+    output: str
+    sinks: tuple[str, ...]
+
+    @property
+    def use(self) -> str:
+        digest = hashlib.blake2b(repr(tuple(self)).encode(), digest_size=6).hexdigest()
+        return f"backfill-{digest}"
+
+
+@click.command("backfill", cls=GlobalOptionsCommand)
+@click.option("--from", "start", type=TIME_TEXT, required=True, metavar="T", help="The range's start.")
+@click.option("--to", "end", type=TIME_TEXT, required=True, metavar="T", help="The range's end, not included.")
+@click.option("--contract", "contracts", multiple=True, metavar="N", help="Only this contract (repeatable).")
+@click.option("--output", metavar="FILE", help="Write JSON lines to FILE (.gz: compressed), or - for stdout.")
+@click.option("--sink", "sinks", multiple=True, metavar="NAME", help="Send to this sink of the config (repeatable).")
+@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Windows fetched at once.")
+@click.option("--restart", is_flag=True, help="Begin anew instead of going on.")
+@click.option("--again", is_flag=True, help="Send to the sinks also what `run` has sent them already.")
+@click.option(
+    "--too-old",
+    type=click.Choice(["dead-letter", "skip", "stamp-now"]),
+    default="dead-letter",
+    show_default=True,
+    help="What becomes of entries older than a sink takes.",
+)
+@click.pass_obj
+def command(
+    settings: Settings,
+    start: str,
+    end: str,
+    contracts: tuple[str, ...],
+    output: str | None,
+    sinks: tuple[str, ...],
+    jobs: int,
+    restart: bool,
+    again: bool,
+    too_old: TooOld,
+) -> int:
+    """Export a past range once: to a file, to stdout, or to sinks of the configuration.
+
+    The same command again goes on where an interrupted one stopped. Oldest first per contract; runs beside `run`.
+    T is RFC 3339, YYYY-MM-DD (UTC midnight), or an age such as 90m, 36h, 7d.
+
+    \b
+    Examples:
+      ionos-poller backfill --from 2026-01-01 --to 2026-02-01 --output january.ndjson.gz
+      ionos-poller backfill --from 7d --to 1h --sink loki --jobs 8
+    """
+    if bool(output) == bool(sinks):
+        raise ConfigError([Problem("--output", "give either --output or --sink", "such as --output export.ndjson.gz")])
+    config = settings.load()
+    _check_sinks(config, sinks)
+    order = _Order(start, end, tuple(sorted(contracts)), _absolute(output), tuple(sorted(sinks)))
+    window = _window(start, end)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    accounts = activity_logs(config, stop)
+    if restart:
+        State.discard(config.state_dir, order.use)
+        if order.output not in ("", "-"):
+            for path in (Path(order.output), Path(f"{order.output}.part")):
+                path.unlink(missing_ok=True)
+    state = State.open(config.state_dir, order.use)
+    try:
+        return _Backfill(config, order, state, accounts, stop, jobs=jobs, again=again, too_old=too_old).run(window)
+    finally:
+        stop.set()
+        state.close()
+
+
+class _Backfill:
+    """One run of one order."""
+
+    def __init__(
+        self,
+        config: Config,
+        order: _Order,
+        state: State,
+        accounts: Mapping[str, ActivityLog],
+        stop: threading.Event,
+        *,
+        jobs: int,
+        again: bool,
+        too_old: TooOld,
+    ) -> None:
+        api = msgspec.structs.replace(config.api, concurrency=jobs)
+        poll = msgspec.structs.replace(config.poll, overlap_seconds=0)
+        self._config = msgspec.structs.replace(config, api=api, poll=poll)
+        self._order = order
+        self._state = state
+        self._accounts = accounts
+        self._stop = stop
+        self._jobs = jobs
+        self._again = again
+        self._too_old = too_old
+
+    def run(self, asked: Window) -> int:
+        """Export what is left of the range. Returns the exit code."""
+        if self._state.fact("finished"):
+            note(f"this backfill is complete already; --restart begins anew (state: {self._order.use}.db)")
+            return self._close_books(self._state.overview())
+        window = self._remembered(asked)
+        sinks = self._sinks()
+        found, failures = self._discover(window)
+        if not found and failures:
+            return exit_code([], failures)
+        window = self._warn_of_old(sinks, found, window)
+        transfer = Transfer([Deliverer(self._state.outbox, sink) for sink in sinks], self._stop)
+        with progress_for(found, window, self._state.overview) as progress:
+
+            def after_window(done: Done) -> None:
+                transfer.after_window(done)
+                progress.after_window(done)
+
+            collector = Collector(
+                self._state,
+                self._accounts,
+                self._config,
+                stop=self._stop,
+                not_elsewhere=self._not_elsewhere(),
+                on_window=after_window,
+                until=window.end,
+            )
+            polls = transfer.run(
+                collector, lambda: found, self._jobs, lambda: progress.show(transfer.delivered), progress.tick_seconds
+            )
+            progress.show(transfer.delivered)
+        code = exit_code(polls, [*failures, *(poll.failure for poll in polls if poll.failure)])
+        if code == EXIT_OK:
+            for sink in sinks:
+                if isinstance(sink, OutputFile):
+                    sink.finish()
+            self._state.remember("finished", format_time(int(time.time())))
+        else:
+            note("not complete: run the same command again to go on where it stopped")
+        return max(code, self._close_books(self._state.overview()))
+
+    def _remembered(self, asked: Window) -> Window:
+        """The range of the first run: an age means the same time in every run of the order."""
+        known = self._state.fact("range")
+        if known:
+            start, end = known.split("/")
+            return Window(int(start), int(end))
+        self._state.remember("range", f"{asked.start}/{asked.end}")
+        return asked
+
+    def _sinks(self) -> list[Sink]:
+        if self._order.output == "-":
+            return [StdoutSink(sys.stdout.buffer)]
+        if self._order.output:
+            return [OutputFile(Path(self._order.output))]
+        chosen = [settings for settings in self._config.sinks if settings.name in self._order.sinks]
+        return [build_sink(settings, self._config, self._stop, too_old=self._too_old) for settings in chosen]
+
+    def _discover(self, window: Window) -> tuple[list[str], list[PollerError]]:
+        collector = Collector(self._state, self._accounts, self._config, stop=self._stop)
+        found, failures = collector.discover(since=window.start, only=self._order.contracts)
+        collector.close()
+        unknown = set(self._order.contracts) - set(found)
+        if unknown and all(error.contract for error in failures):  # every account could be asked
+            hint = "check the number, and which contracts the token may see with `ionos-poller check`"
+            raise ConfigError([Problem("--contract", f"no account sees {', '.join(sorted(unknown))}", hint)])
+        return found, failures
+
+    def _warn_of_old(self, sinks: Sequence[Sink], contracts: Sequence[str], window: Window) -> Window:
+        """Say before the start how much lies beyond what the sinks take. Returns the range to read."""
+        if any(sink.type == "logging-service" for sink in sinks):
+            note("the Logging Service stamps entries with the time of arrival; their own time stays in the line")
+        ages = {sink.name: sink.max_age_seconds for sink in sinks if sink.max_age_seconds is not None}
+        if not ages:
+            return window
+        limit = int(time.time() - min(ages.values()))
+        if self._too_old == "skip":
+            limit += _AGE_MARGIN_SECONDS
+        old = Window(window.start, min(limit, window.end))
+        if old.seconds <= 0:
+            return window
+        count = sum(self._count(contract, old) for contract in contracts)
+        days = -(-old.seconds // 86_400)
+        what = {
+            "dead-letter": "they become dead letters",
+            "skip": "they are skipped",
+            "stamp-now": "they are stamped now",
+        }
+        note(
+            f"{count} entries of {days} days ({old}) are older than {' and '.join(ages)} will take: {what[self._too_old]}"
+            " (--too-old says what becomes of them)"
+        )
+        if self._too_old != "skip":
+            return window
+        self._state.remember("skipped", str(count))
+        for contract in contracts:
+            self._state.contracts.skip_to(contract, old.end)
+        return Window(min(old.end, window.end), window.end)
+
+    def _count(self, contract: str, window: Window) -> int:
+        row = self._state.contracts.get(contract)
+        if row is None:
+            return 0
+        auditor = Auditor(self._accounts[row.account], contract, self._config.api.result_window)
+        return sum(auditor.count(part) for part in tile(window))
+
+    def _not_elsewhere(self) -> Callable[[str, Sequence[Event]], Sequence[Event]]:
+        """Leaves out what `run` has sent to these sinks already, unless it is to be sent again."""
+        path = self._config.state_dir / "run.db"
+        if self._again or not self._order.sinks or not path.exists():
+            return lambda contract, events: events
+        return OtherLedger(path, self._order.sinks).unseen
+
+    def _close_books(self, state: Overview) -> int:
+        """Show what became of everything. Returns 1 if it does not add up."""
+        total = {
+            name: sum(getattr(row, name) for row in state.contracts) for name in ("fetched", "new", "seen", "filtered")
+        }
+        note(
+            f"books: fetched {total['fetched']:,} = new {total['new']:,} + seen before {total['seen']:,}"
+            f" + filtered {total['filtered']:,}"
+        )
+        for row in state.sinks:
+            sink = row.sink
+            note(
+                f"books: {sink.name}: new {sink.assigned:,} = delivered {sink.delivered:,} + dead {sink.dead:,}"
+                f" + waiting {row.waiting:,}"
+            )
+            if row.dead_letters:
+                note(f"`ionos-poller dead-letters list --use {self._order.use}` shows the dead letters of {sink.name}")
+        if skipped := self._state.fact("skipped"):
+            note(f"books: skipped as too old: {int(skipped):,}, by the API's count")
+        for line in state.imbalances():
+            tell(f"the books do not balance: {line}")
+        return EXIT_INCOMPLETE if state.imbalances() else EXIT_OK
+
+
+def _window(start: str, end: str) -> Window:
+    now = int(time.time())
+    window = Window(parse_time_option(start, "--from"), parse_time_option(end, "--to"))
+    if window.start >= window.end:
+        raise ConfigError([Problem("--from", f"{start} is not before --to {end}", "ranges are [from, to)")])
+    if window.start >= now:
+        raise ConfigError([Problem("--from", f"{start} lies in the future", "nothing has happened there yet")])
+    if window.end > now:
+        note(f"--to lies in the future; exporting up to now ({format_time(now)})")
+        return Window(window.start, now)
+    return window
+
+
+def _check_sinks(config: Config, names: Sequence[str]) -> None:
+    known = {sink.name for sink in config.sinks}
+    problems = [
+        Problem("--sink", f"{name} is not in the config", f"it has: {', '.join(sorted(known)) or 'none'}")
+        for name in names
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _absolute(output: str | None) -> str:
+    return output if output == "-" else str(Path(output).absolute()) if output else ""

@@ -1,0 +1,110 @@
+"""The output file of a backfill: every event in it exactly once, whatever interrupts it.
+
+Lines go to `FILE.part`, synced to disk with every batch; how many bytes of it are settled is kept in the state (`mark`), and
+whatever lies behind that is cut off before going on. The file gets its name when it is complete, so FILE never holds half
+a line. With a name ending in `.gz`, each batch is a gzip member of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from poller.config.sinks import Oversize
+from poller.delivery import Accepted, Outcome
+from poller.errors import ConfigError, OutputError, Problem
+from poller.events import OutboxEvent
+
+_GZIP_LEVEL = 6
+_GZIP_FORMAT = 31  # zlib's word for a gzip member
+
+
+class OutputFile:
+    """Writes to `path`, by way of a partial file beside it."""
+
+    type = "output"
+    name = "output"
+    batch_events = 5000
+    batch_bytes = 4 * 1024 * 1024
+    batch_age_seconds = 0.0
+    max_event_bytes = sys.maxsize
+    max_age_seconds: float | None = None
+    oversize: Oversize = "dead-letter"
+    retry_initial_seconds = retry_max_seconds = 1.0
+
+    def __init__(self, path: Path, render: Callable[[OutboxEvent], bytes] | None = None) -> None:
+        self.mark: int | None = 0
+        self._path = path
+        self._partial = path.with_name(f"{path.name}.part")
+        self._is_gzip = path.suffix == ".gz"
+        self._render = render
+        self._file = -1
+
+    def resume(self, mark: int | None) -> None:
+        """Open the partial file and cut off what is not settled.
+
+        Raises: ConfigError when it is gone, shorter than what was settled, or cannot be written.
+        """
+        self.mark = mark or 0
+        if mark and not self._partial.exists() and self._path.exists() and self._path.stat().st_size == mark:
+            return  # complete: only that it was said was interrupted
+        try:
+            if mark is None and self._path.exists():
+                raise ConfigError(
+                    [Problem("--output", f"{self._path} exists already", "name another file, or move it away")]
+                )
+            flags = os.O_WRONLY | os.O_CLOEXEC | (0 if mark else os.O_CREAT)
+            self._file = os.open(self._partial, flags, 0o600)
+            if os.fstat(self._file).st_size < self.mark:
+                raise ConfigError(
+                    [Problem("--output", f"{self._partial} is shorter than what was written", _BEGIN_ANEW)]
+                )
+            os.ftruncate(self._file, self.mark)
+            os.lseek(self._file, self.mark, os.SEEK_SET)
+        except OSError as error:
+            hint = _BEGIN_ANEW if mark else "can this user write there?"
+            raise ConfigError([Problem("--output", f"{self._partial}: {error.strerror}", hint)]) from error
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        """Append a batch, durably or not at all.  Raises: OutputError."""
+        render = self._render
+        data = b"\n".join([*(render(event) if render else event.line for event in events), b""])
+        if self._is_gzip:
+            data = zlib.compress(data, _GZIP_LEVEL, _GZIP_FORMAT)
+        start = self.mark or 0
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._file, view) :]
+            os.fsync(self._file)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, start)
+                os.lseek(self._file, start, os.SEEK_SET)
+            raise OutputError(
+                f"{self._partial}: {error.strerror}",
+                hint="nothing is lost: give it room and run the same command again",
+            ) from error
+        self.mark = start + len(data)
+        return Accepted()
+
+    def probe(self) -> Outcome:
+        """Nothing to try beyond `resume`."""
+        return Accepted()
+
+    def finish(self) -> None:
+        """Give the complete file its name.  Raises: OutputError."""
+        try:
+            if self._file >= 0:
+                self._partial.rename(self._path)
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: {error.strerror}", hint=f"the complete export is in {self._partial}"
+            ) from error
+
+
+_BEGIN_ANEW = "--restart begins anew"

@@ -1,0 +1,286 @@
+"""What the tests of `run` share: the daemon as a process of its own, a simulator as all it talks to, and what came of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from poller.simulator import Simulator
+from tests.support import COMMAND, clean_environment, free_port, wait_until
+
+LOGGING, LOKI = "logging", "loki"
+FIRST, SECOND = 31960001, 31960002
+CONTRACTS = (FIRST, SECOND)
+STOPS_WITHIN_SECONDS = 10.0
+
+# Patience and pace of a test: everything that is not the subject of one happens at once.
+QUICK = {
+    "retry_initial": '"50ms"',
+    "retry_max": '"200ms"',
+    "read_timeout": '"500ms"',
+    "batch_age": '"100ms"',
+    "requests_per_second": "1000",
+}
+
+MakeDaemon = Callable[..., "Daemon"]
+Samples = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+class Daemon:
+    """`run` in a directory with its config, key files and state, in front of a simulator.
+
+    `sinks`: name to the keys of its table beyond the usual; values are TOML as it is written.
+    """
+
+    def __init__(self, directory: Path, simulator: Simulator) -> None:
+        self.directory = directory
+        self.simulator = simulator
+        self.state_dir = directory / "state"
+        self.config_file = directory / "ionos-poller.toml"
+        self.key_file = directory / "logging.key"
+        self.token_file = directory / "token"
+        self.stderr_file = directory / "stderr"
+        self.key_file.write_text(simulator.settings.api_key)
+        self.token_file.write_text(simulator.token)
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.configure()
+
+    def configure(
+        self,
+        *,
+        sinks: Mapping[str, Mapping[str, str]] | None = None,
+        each: Mapping[str, str] | None = None,
+        api: Mapping[str, str] | None = None,
+        poll: Mapping[str, str] | None = None,
+        outbox: Mapping[str, str] | None = None,
+        port: int | None = None,
+    ) -> None:
+        """Write the config. `each` is for every sink; `sinks` defaults to one of each kind."""
+        port = self.port if port is None else port
+        tables = [
+            f'state_dir = "{self.state_dir}"\n',
+            _table(
+                "[api]",
+                {
+                    "url": f'"{self.simulator.url}"',
+                    "token_file": f'"{self.token_file}"',
+                    "requests_per_second": "1000",
+                    **(api or {}),
+                },
+            ),
+            _table("[poll]", {"interval": '"1s"', "initial_lookback": '"2h"', **(poll or {})}),
+            _table("[http]", {"listen": f'"127.0.0.1:{port}"'}),
+            _table("[outbox]", outbox or {}),
+        ]
+        for name, keys in (sinks if sinks is not None else {LOGGING: {}, LOKI: {}}).items():
+            tables.append(_table("[[sinks]]", {**self._sink(name), **QUICK, **(each or {}), **keys}))
+        self.config_file.write_text("\n".join(tables))
+
+    def _sink(self, name: str) -> dict[str, str]:
+        """Its kind is the first word of its name: `loki-2` is another Loki."""
+        kind = name.partition("-")[0]
+        usual = {"name": f'"{name}"', "url": f'"{self.simulator.url}/sink/{kind}"'}
+        if kind == LOKI:
+            return {"type": '"loki"', **usual}
+        return {"type": '"logging-service"', "tag": '"activityLog"', "api_key_file": f'"{self.key_file}"', **usual}
+
+    # The process
+
+    def start(self, *args: str, is_awaited: bool = True) -> Daemon:
+        """Start it, and wait until it answers (which is not the same as being ready)."""
+        with self.stderr_file.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [*COMMAND, "run", *args],
+                cwd=self.directory,
+                env=clean_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+            )
+        if is_awaited:
+            wait_until(self.is_up, 15, what="the daemon answers")
+        return self
+
+    def is_up(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.stderr
+        try:
+            return self.get("/healthz")[0] == 200
+        except OSError:
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def reload(self) -> None:
+        """SIGHUP, and wait until the outcome is logged."""
+        before = len(self.logged("config.reloaded")) + len(self.logged("config.reload_failed"))
+        self.signal(signal.SIGHUP)
+        wait_until(
+            lambda: len(self.logged("config.reloaded")) + len(self.logged("config.reload_failed")) > before,
+            STOPS_WITHIN_SECONDS + 5,
+            what="the reload is over",
+        )
+
+    def stop(self) -> float:
+        """SIGTERM; how many seconds it took to end, which it must do well."""
+        assert self.process is not None
+        started = time.monotonic()
+        self.signal(signal.SIGTERM)
+        code = self.process.wait(STOPS_WITHIN_SECONDS + 5)
+        seconds = time.monotonic() - started
+        assert code == 0, self.stderr[-2000:]
+        assert seconds < STOPS_WITHIN_SECONDS
+        return seconds
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def command(self, *args: str, code: int = 0) -> str:
+        """Another command on the same config, to its end; its stdout, or where it fails, its stderr."""
+        done = subprocess.run(
+            [*COMMAND, *args],
+            cwd=self.directory,
+            env=clean_environment(),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=30,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
+        return done.stderr if code else done.stdout
+
+    # What it says
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_file.read_text() if self.stderr_file.exists() else ""
+
+    def log(self) -> Iterator[dict[str, Any]]:
+        for line in self.stderr.splitlines():
+            if line.startswith("{") and line.endswith("}"):
+                yield json.loads(line)
+
+    def logged(self, message: str, **fields: Any) -> list[dict[str, Any]]:
+        """The lines of the log with this message and these fields."""
+        return [
+            line
+            for line in self.log()
+            if line["message"] == message and all(line.get(name) == value for name, value in fields.items())
+        ]
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def troubles(self) -> list[str]:
+        """What `/readyz` says is wrong; its status must agree."""
+        status, body = self.get("/readyz")
+        answer = json.loads(body)
+        assert (status, answer["status"]) == ((503, "failing") if answer["reasons"] else (200, "ok"))
+        return list(answer["reasons"])
+
+    def trouble(self, *words: str) -> str:
+        """The reason in `/readyz` that has these words, or nothing."""
+        return next((reason for reason in self.troubles() if all(word in reason for word in words)), "")
+
+    def metrics(self) -> Samples:
+        return {
+            (sample.name.removeprefix("ionos_poller_"), tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.get("/metrics")[1])
+            for sample in family.samples
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.metrics()[name, tuple(sorted(labels.items()))]
+
+    def state(self) -> dict[str, Any]:
+        """What `status --json` says of this use."""
+        return dict(json.loads(self.command("status", "--json"))["uses"]["run"])
+
+    def sink(self, name: str) -> dict[str, Any]:
+        return next(sink for sink in self.state()["sinks"] if sink["name"] == name)
+
+    # What came of it
+
+    def lost(self, *intakes: str) -> int:
+        return sum(self.simulator.books(name).lost for name in intakes or (LOGGING, LOKI))
+
+    def await_delivery(self, *intakes: str, timeout: float = 30) -> float:
+        """Wait until every entry of the simulator is at the intakes; how long that took."""
+        started = time.monotonic()
+        wanted = sum(log.counts()[0] for log in self.simulator.logs.values())
+        names = intakes or (LOGGING, LOKI)
+
+        def is_delivered() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.stderr[-2000:]
+            # Counting is cheap, comparing is not.
+            return all(self.simulator.intakes[name].distinct >= wanted for name in names)
+
+        try:
+            wait_until(is_delivered, timeout, what=f"all {wanted} entries are delivered")
+        except AssertionError:
+            raise AssertionError([self.simulator.books(name) for name in names], self.stderr[-2000:]) from None
+        for name in names:
+            books = self.simulator.books(name)
+            assert (books.lost, books.invented) == (0, 0), (name, books)
+        return time.monotonic() - started
+
+    def assert_once(self, *intakes: str) -> None:
+        """Every entry of the simulator is at the intakes, once."""
+        for name in intakes or (LOGGING, LOKI):
+            books = self.simulator.books(name)
+            assert (books.lost, books.repeated, books.invented) == (0, 0, 0), (name, books)
+
+    def assert_clean(self) -> None:
+        """No trace of Python in what it said, and the books balance."""
+        assert "Traceback" not in self.stderr, self.stderr
+        assert 'File "' not in self.stderr, self.stderr
+        # What another library reports as an error is one that we did not foresee.
+        assert not [line for line in self.log() if "raised an exception" in line["message"]], self.stderr
+        assert self.state()["balanced"], self.state()["imbalances"]
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+    # What it takes
+
+    def memory_bytes(self, field: str = "VmRSS") -> int:
+        assert self.process is not None
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError(field)
+
+    def cpu_seconds(self) -> float:
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def disk_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.state_dir.iterdir())
+
+
+def _table(head: str, keys: Mapping[str, str]) -> str:
+    return "\n".join([head, *(f"{name} = {value}" for name, value in keys.items()), ""])

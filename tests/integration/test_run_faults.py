@@ -1,0 +1,354 @@
+"""`run` while the other side fails: nothing is lost, and what repeats is at most the batch in flight."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from poller.config import Config, LoggingServiceSink, SecretSource
+from poller.delivery import Accepted, Outcome
+from poller.errors import StoppedError
+from poller.events import Event, OutboxEvent
+from poller.pipeline.deliver import Deliverer
+from poller.simulator import Simulator, SimulatorSettings
+from poller.sinks import Sink, build_sink
+from poller.store import State, outbox
+from tests.daemon import CONTRACTS, FIRST, LOGGING, LOKI, STOPS_WITHIN_SECONDS, MakeDaemon
+from tests.support import wait_until
+
+BATCH_EVENTS = 100
+
+
+@pytest.mark.parametrize("fault", ["500", "429", "hang:2s", "reset", "lost-ack"])
+def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgement_repeats(
+    daemon_of: MakeDaemon, fault: str
+) -> None:
+    daemon = daemon_of(contracts=2, events=1500, faults=(f"sink=*:{fault}:30%",))
+    daemon.configure(each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"200ms"'})
+    daemon.start()
+    daemon.await_delivery()
+    wait_until(lambda: daemon.metric("outbox_events", sink=LOGGING) == 0)
+    wait_until(lambda: daemon.metric("outbox_events", sink=LOKI) == 0)
+    failures = daemon.simulator.sink_traffic[LOGGING].counts[LOGGING][fault.partition(":")[0]]
+    assert failures > 3
+    assert daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable") == failures
+    daemon.stop()
+    repeated = daemon.simulator.books(LOGGING).repeated
+    if fault == "lost-ack":
+        # Whole batches, one for each acknowledgement that was lost.
+        assert 0 < repeated <= failures * BATCH_EVENTS
+        assert daemon.simulator.loki.accepted > daemon.simulator.loki.stored
+    else:
+        assert repeated == 0
+    daemon.assert_once(LOKI)
+    daemon.assert_clean()
+
+
+def test_all_failures_of_sinks_and_api_at_once_lose_nothing(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=1500, live_per_second=5, faults=("mixed:500ms:10%", "sink=*:mixed:500ms:30%"))
+    daemon.configure(each={"batch_events": str(BATCH_EVENTS)}, api={"page_size": "500", "read_timeout": '"400ms"'})
+    daemon.start()
+    time.sleep(4)
+    daemon.simulator.set_faults([])
+    wait_until(lambda: daemon.lost() == 0, 20, what="nothing is missing")
+    lost_acks = daemon.simulator.sink_traffic[LOGGING].counts[LOGGING].get("lost-ack", 0)
+    daemon.stop()
+    books = daemon.simulator.books(LOGGING)
+    assert books.invented == 0
+    assert books.repeated <= lost_acks * BATCH_EVENTS
+    assert daemon.simulator.books(LOKI).repeated == 0
+    daemon.assert_clean()
+
+
+# A key that is refused
+
+
+def test_a_refused_key_parks_one_sink_and_a_reload_with_the_new_key_sends_all_that_waited(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=2500)
+    daemon.key_file.write_text("an-old-key")
+    daemon.start()
+    # The other sink is never paused.
+    daemon.await_delivery(LOKI)
+    reason = wait_until(lambda: daemon.trouble("sink logging", "parked", "401"), what="/readyz says so")
+    assert "an-old-key" not in reason
+    daemon.simulator.add_entries(FIRST, count=50)
+    assert daemon.await_delivery(LOKI, timeout=5) < 5
+    assert daemon.metric("outbox_events", sink=LOGGING) == 5050
+    assert daemon.metric("sink_parked", sink=LOGGING) == 1
+    assert daemon.metric("sink_parked", sink=LOKI) == 0
+    assert daemon.metric("batches_failed_total", sink=LOGGING, reason="credentials_refused") >= 1
+    parked = daemon.sink(LOGGING)
+    assert parked["parked_at"]
+    assert parked["delivered"] == 0
+    assert daemon.logged("sink.parked", sink=LOGGING)[0]["level"] == "ERROR"
+    requests = sum(daemon.simulator.sink_traffic[LOGGING].counts[LOGGING].values())
+    assert requests <= 2, "a refused key is not hammered"
+
+    daemon.key_file.write_text(daemon.simulator.settings.api_key)
+    daemon.reload()
+    daemon.await_delivery(timeout=10)
+    wait_until(lambda: not daemon.troubles(), what="ready again")
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+    assert "an-old-key" not in daemon.stderr
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State.open(tmp_path / "state", "run")
+
+
+def fill(state: State, count: int, now: float) -> list[bytes]:
+    """Put events into the outbox, as one commit of one contract."""
+    time_us = int(now) * 1_000_000
+    lines = [b'{"n":%d}' % number for number in range(count)]
+    events = [Event(time_us + i, i.to_bytes(16, "big"), line) for i, line in enumerate(lines)]
+    with state.outbox._database.transaction() as connection:
+        outbox.put(connection, str(FIRST), outbox.encode(events), int(now))
+    return lines
+
+
+def test_a_parked_sink_is_tried_every_minute_with_the_key_as_it_is_then(tmp_path: Path, state: State) -> None:
+    now = time.time()
+    key_file = tmp_path / "key"
+    key_file.write_text("old")
+    with Simulator(SimulatorSettings(events=0, keep_lines=True)) as simulator:
+        table = LoggingServiceSink(
+            name=LOGGING,
+            url=f"{simulator.url}/sink/logging",
+            tag="t",
+            api_key=SecretSource("file", str(key_file), path="test"),
+            batch_age_seconds=0,
+        )
+        sink = build_sink(table, Config(), threading.Event())
+        deliverer = Deliverer(state.outbox, sink, clock=lambda: now)
+        lines = fill(state, 2500, now)
+        for _ in range(3):
+            assert deliverer.step().wait_seconds == 60
+            now += 59
+            assert deliverer.step().wait_seconds == pytest.approx(1)
+            now += 1
+        assert simulator.sink_traffic[LOGGING].counts == {LOGGING: {"401": 3}}
+        key_file.write_text(simulator.settings.api_key)
+        settled = [deliverer.step().settled for _ in range(4)]
+        assert settled == [1000, 1000, 500, 0]
+        assert simulator.intakes[LOGGING].lines == lines
+    state.close()
+
+
+# What a sink will never take
+
+
+def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the_sink_is_mended(
+    daemon_of: MakeDaemon,
+) -> None:
+    daemon = daemon_of(contracts=1, events=999, poison="poisonous")
+    daemon.simulator.add_entries(FIRST, [{"meta": {"time": _now()}, "event": {"message": "poisonous"}}])
+    daemon.configure(sinks={LOGGING: {}})
+    time.sleep(1)  # an entry of this second is not asked for yet, and one batch is to have them all
+    daemon.start()
+    wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 1, 20, what="it is set apart")
+    wait_until(lambda: daemon.metric("events_delivered_total", sink=LOGGING) == 999)
+    books = daemon.simulator.books(LOGGING)
+    assert (books.received, books.lost, books.repeated) == (999, 1, 0)
+    (told,) = daemon.logged("event.dead_lettered")
+    assert "HTTP 400: " in told["why"]
+    assert "Bad Request" in told["why"]
+    (letter,) = [json.loads(line) for line in daemon.command("dead-letters", "list", "--json").splitlines()]
+    assert (letter["sink"], letter["contract"], letter["status"]) == (LOGGING, str(FIRST), 400)
+    assert letter["entry"]["event"] == {"message": "poisonous"}
+    assert "Bad Request" in letter["reason"]
+    assert daemon.logged("batch.sent")
+    # Replayed before the sink is mended, it comes back as a dead letter.
+    daemon.command("dead-letters", "replay")
+    wait_until(lambda: len(daemon.logged("event.dead_lettered")) == 2, 15, what="refused once more")
+
+    daemon.simulator.change_settings(poison="")
+    assert "1 of 1 put back" in daemon.command("dead-letters", "replay", "--sink", LOGGING)
+    daemon.await_delivery(LOGGING, timeout=15)
+    wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 0)
+    assert "no dead letters" in daemon.command("dead-letters", "list")
+    daemon.stop()
+    daemon.assert_once(LOGGING)
+    daemon.assert_clean()
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+
+
+# A sink that is down for long
+
+
+def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in_the_end(daemon_of: MakeDaemon) -> None:
+    max_bytes, window_bytes = 2 << 20, 1 << 20
+    daemon = daemon_of(contracts=2, events=20_000, faults=("sink=logging:503",))
+    daemon.configure(outbox={"max_bytes": f'"{max_bytes}"'}, api={"window_bytes": f'"{2 * window_bytes}"', "concurrency": "2"})
+    daemon.start()
+    wait_until(lambda: daemon.trouble("outbox is full"), 20, what="/readyz says so")
+    time.sleep(2)
+    held = daemon.metric("outbox_bytes")
+    collected = [daemon.metric("events_collected_total", account="default", contract=str(n)) for n in CONTRACTS]
+    assert max_bytes <= held < max_bytes + 2 * 2 * window_bytes
+    memory, disk = daemon.memory_bytes("VmHWM"), daemon.disk_bytes()
+    assert memory < 100 << 20
+    # Write-ahead log included.
+    assert disk < 4 * held + (20 << 20)
+    assert daemon.logged("outbox.full")
+    assert len(daemon.logged("outbox.full")) < 10, "said once a pause, not in a loop"
+    time.sleep(2)
+    assert daemon.metric("outbox_bytes") == held
+    assert sum(collected) < 40_000
+    assert daemon.get("/healthz")[0] == 200
+    daemon.simulator.set_faults([])
+    daemon.await_delivery(timeout=40)
+    wait_until(lambda: not daemon.troubles(), what="ready again")
+    assert daemon.logged("outbox.has_room")
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_a_full_outbox_does_not_hold_up_the_end(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=6, events=3000, faults=("sink=*:503",))
+    daemon.configure(outbox={"max_bytes": '"1MiB"'}, api={"window_bytes": '"2MiB"', "concurrency": "2"})
+    daemon.start()
+    wait_until(lambda: daemon.trouble("outbox is full"), 20, what="/readyz says so")
+    assert daemon.stop() < 3
+    daemon.simulator.set_faults([])
+    daemon.start()
+    daemon.await_delivery()
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+# Stopping
+
+
+def test_sigterm_during_a_batch_finishes_it_and_repeats_nothing(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=2500, faults=("sink=*:latency:1500ms",))
+    daemon.configure(each={"read_timeout": '"30s"', "batch_events": "1000"})
+    daemon.start()
+    for name in (LOGGING, LOKI):
+        wait_until(lambda name=name: daemon.simulator.sink_traffic[name].max_per_second, 10, what="a batch in flight")
+    time.sleep(0.2)
+    seconds = daemon.stop()
+    assert 0.5 < seconds < 4
+    # What was in flight is delivered and known to be.
+    for name in (LOGGING, LOKI):
+        stored = daemon.simulator.intakes[name].stored
+        assert stored > 0
+        assert daemon.sink(name)["delivered"] == stored
+    daemon.simulator.set_faults([])
+    daemon.start()
+    daemon.await_delivery()
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_sigterm_while_sink_and_api_hang_ends_within_ten_seconds(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=500, faults=("sink=logging:hang:60s", "path=entries:hang:60s:after=1"))
+    daemon.configure(each={"read_timeout": '"30s"'})
+    daemon.start()
+    wait_until(lambda: daemon.simulator.sink_traffic[LOGGING].max_per_second, 10, what="a batch in flight")
+    assert daemon.stop() < STOPS_WITHIN_SECONDS
+    assert daemon.logged("drain.timed_out")
+    daemon.simulator.set_faults([])
+    daemon.start()
+    daemon.await_delivery()
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.1, 0.25, 0.5, 0.9])
+def test_sigterm_in_the_midst_of_a_backlog_leaves_no_trace(daemon_of: MakeDaemon, delay_seconds: float) -> None:
+    daemon = daemon_of(contracts=8, events=2000, latency_seconds=0.05)
+    daemon.configure(api={"page_size": "100", "window_bytes": '"1MiB"', "result_window": "500"}, sinks={LOGGING: {}})
+    daemon.start()
+    time.sleep(delay_seconds)
+    assert daemon.stop() < 5
+    daemon.assert_clean()
+
+
+class SlowSink:
+    """Takes what it is sent when it is let."""
+
+    name, type = "slow", "test"
+    batch_events, batch_bytes, max_event_bytes = 10, 1 << 20, 1 << 20
+    oversize = "dead-letter"
+    batch_age_seconds = retry_initial_seconds = retry_max_seconds = 0.0
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.begun, self.release = threading.Event(), threading.Event()
+
+    def send(self, events: list[OutboxEvent]) -> Outcome:
+        self.sent += [event.line for event in events]
+        self.begun.set()
+        assert self.release.wait(10)
+        return Accepted()
+
+    def probe(self) -> Outcome:
+        return Accepted()
+
+
+def test_a_batch_of_before_a_reload_that_ends_after_it_moves_nothing_on(state: State) -> None:
+    """Else the successor, which sent the same batch, and it would both settle: one of them for events never sent."""
+    slow, fresh = SlowSink(), SlowSink()
+    fresh.release.set()
+    before = Deliverer(state.outbox, _as_sink(slow))
+    lines = fill(state, 30, time.time())
+    stopped: list[StoppedError] = []
+
+    def step() -> None:
+        try:
+            before.step()
+        except StoppedError as error:
+            stopped.append(error)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    assert slow.begun.wait(5)
+    before.abandon()
+    after = Deliverer(state.outbox, _as_sink(fresh))
+    assert after.step().settled == 10
+    slow.release.set()
+    thread.join(5)
+    assert stopped
+    while after.step().settled:
+        pass
+    assert fresh.sent == lines
+    assert not state.overview().imbalances()
+    state.close()
+
+
+def _as_sink(sink: SlowSink) -> Sink:
+    return sink  # type: ignore[return-value]
+
+
+def test_backoff_is_not_lost_by_a_restart(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=100, faults=("sink=logging:503:retry-after=600",))
+    daemon.configure(sinks={LOGGING: {}})
+    daemon.start()
+    wait_until(lambda: daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable") == 1)
+    before = daemon.sink(LOGGING)
+    daemon.kill()
+    daemon.simulator.set_faults([])
+    daemon.start()
+    time.sleep(2)
+    after = daemon.sink(LOGGING)
+    assert (after["retry_at"], after["attempts"], after["delivered"]) == (before["retry_at"], 1, 0)
+    assert daemon.simulator.intakes[LOGGING].stored == 0
+    daemon.signal(signal.SIGTERM)
+    assert daemon.process is not None
+    assert daemon.process.wait(5) == 0, "a long wait is no reason to stop late"
+    daemon.assert_clean()
