@@ -66,7 +66,7 @@ wheel: $(READY) ## dist/: the sdist, and the wheel built from it
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 wheel-check: wheel ## install that wheel in a fresh venv and use it
-	$(BIN)/twine check dist/*
+	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m tests.wheel_check dist
 
 check: lint types test wheel-check ## what CI runs

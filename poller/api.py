@@ -140,7 +140,7 @@ class ActivityLog:
                 raise StoppedError("asked to stop")
 
     def _attempt(self, path: str, params: dict[str, str | int], contract: str, max_bytes: int) -> Response:
-        self._rate_limit.wait(self._stop)
+        turn = self._rate_limit.wait(self._stop)
         headers = {"Authorization": self._current_authorization(), "Accept": "application/json"}
         if contract:
             headers["X-Contract-Number"] = contract
@@ -152,6 +152,7 @@ class ActivityLog:
             )
             code = str(response.status)
         finally:
+            turn.answered()
             self._observe(code, time.monotonic() - started)
         self._compare_clocks(response)
         failure = _failure(response, contract)
@@ -171,7 +172,7 @@ class ActivityLog:
     def _compare_clocks(self, response: Response) -> None:
         at = parse_http_date(response.headers.get("Date", ""))
         if at is not None:
-            self.clock_skew_seconds = (datetime.now(UTC) - at).total_seconds()
+            self.clock_skew_seconds = time.time() - at.timestamp()
 
 
 def token_expiry(token: str) -> float | None:

@@ -9,6 +9,7 @@ of the old one if it is good.
 from __future__ import annotations
 
 import logging
+import queue
 import random
 import signal
 import threading
@@ -38,7 +39,7 @@ from poller.errors import (
 from poller.health import Endpoint, Health
 from poller.metrics import Metrics
 from poller.notify import Notifier
-from poller.pipeline.collect import Collector, Done, Poll
+from poller.pipeline.collect import WARN_SKEW_SECONDS, Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.sinks import Sink
 from poller.store import State
@@ -49,8 +50,11 @@ log = logging.getLogger(__name__)
 _DRAIN_SECONDS = 8.0
 _HEARTBEAT_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
+_CRASHED_SECONDS = 60.0
 _STALE_INTERVALS = 3
+_TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
 _TOKEN_WARNING_SECONDS = 14 * 86_400
+_TOKEN_WARNING_EVERY_SECONDS = 6 * 3600.0
 # Three heartbeats missed mean that the scheduler no longer ticks.
 _DEAD_AFTER_SECONDS = 3 * _HEARTBEAT_SECONDS + 5
 
@@ -83,7 +87,8 @@ class Daemon:
         self._notifier = notifier
         self._clock = clock
         self.metrics = Metrics(state.overview, clock)
-        self._wake = threading.Event()
+        # Not an Event: a signal may come while the main thread is inside of one, which would then wait for itself.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_stopping = False
         self._is_reloading = False
         self._fatal: PollerError | None = None
@@ -96,13 +101,14 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
-        self._start(self._build_parts())
+        parts, stop = self._build_parts()
+        self._endpoint = self._listen(parts)
+        self._start(parts, stop)
         self._notifier.tell(READY="1", STATUS="collecting")
         log.info("daemon.started", extra={"sinks": [sink.name for sink in self._parts.sinks]})
         try:
             while not self._is_stopping and self._fatal is None:
-                self._wake.wait()
-                self._wake.clear()
+                self._wake.get()
                 if self._is_reloading:
                     self._is_reloading = False
                     self._reload()
@@ -123,27 +129,29 @@ class Daemon:
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self._is_stopping = True
-        self._wake.set()
+        self._wake.put(None)
 
     def _on_reload(self, number: int, frame: FrameType | None) -> None:
         self._is_reloading = True
-        self._wake.set()
+        self._wake.put(None)
 
     def _build_parts(self) -> tuple[Parts, threading.Event]:
         stop = threading.Event()
         return self._build(stop, self.metrics.observe_request), stop
 
-    def _start(self, built: tuple[Parts, threading.Event]) -> None:
-        parts, stop = built
-        before = self._work.parts.config.http.listen if self._work else None
-        if self._endpoint is None or before != parts.config.http.listen:
-            if self._endpoint is not None:
-                self._endpoint.close()
-                self._endpoint = None
-            if address := parts.config.http.address:
-                self._endpoint = Endpoint(address, metrics=self.metrics.render, alive=self.alive, ready=self.ready)
+    def _listen(self, parts: Parts) -> Endpoint | None:
+        """The endpoint that is configured.  Raises: ConfigError when its address is taken."""
+        address = parts.config.http.address
+        if address is None:
+            return None
+        return Endpoint(address, metrics=self.metrics.render, alive=self.alive, ready=self.ready)
+
+    def _start(self, parts: Parts, stop: threading.Event) -> None:
         since, self._since = self._since, None
-        self._work = _Work(self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock, since)
+        is_reload = self._work is not None
+        self._work = _Work(
+            self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock, since, is_reload=is_reload
+        )
         self._work.start()
 
     def _stop_work(self) -> None:
@@ -153,13 +161,18 @@ class Daemon:
     def _reload(self) -> None:
         self._notifier.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
-            built = self._build_parts()
+            parts, stop = self._build_parts()
+            is_moving = parts.config.http.listen != self._parts.config.http.listen
+            endpoint = self._listen(parts) if is_moving else self._endpoint
         except PollerError as error:
             log.error("config.reload_failed", extra={"why": str(error), "hint": "the old configuration stays in force"})
         else:
             self._stop_work()
+            if is_moving and self._endpoint is not None:
+                self._endpoint.close()
+            self._endpoint = endpoint
             try:
-                self._start(built)
+                self._start(parts, stop)
                 log.info("config.reloaded")
             except PollerError as error:
                 log.error("config.reload_failed", extra={"why": str(error)})
@@ -169,7 +182,7 @@ class Daemon:
     def _fail(self, error: PollerError) -> None:
         """End the daemon: what is wrong concerns everything."""
         self._fatal = self._fatal or error
-        self._wake.set()
+        self._wake.put(None)
 
     def _tick(self) -> None:
         self._ticked_at = time.monotonic()
@@ -205,8 +218,11 @@ class _Work:
         fail: Callable[[PollerError], None],
         clock: Callable[[], float],
         since: int | None,
+        *,
+        is_reload: bool,
     ) -> None:
         self.parts = parts
+        self._is_reload = is_reload
         self._since = since
         self._state = state
         self._stop = stop
@@ -228,6 +244,8 @@ class _Work:
         self._contracts: set[str] = set()
         self._discovery_failure = "no contracts discovered yet"
         self._token_expiries: Mapping[str, float] = {}
+        self._token_warned_at = 0.0
+        self._skewed: set[str] = set()
         self._scheduler = BackgroundScheduler(
             executors={
                 # Polls may wait for a full outbox; the heartbeat must not wait with them.
@@ -250,7 +268,7 @@ class _Work:
         every(self._tick, _HEARTBEAT_SECONDS, "heartbeat", now)
         every(self._discover, settings.discovery_interval_seconds, "discovery", now)
         every(self._prune, _PRUNE_SECONDS, "prune", now + timedelta(seconds=_PRUNE_SECONDS))
-        every(self._check_tokens, _PRUNE_SECONDS, "tokens", now)
+        every(self._check_tokens, _TOKEN_SECONDS, "tokens", now)
         if settings.audit_interval_seconds:
             first = now + timedelta(seconds=settings.audit_interval_seconds)
             every(self._audit, settings.audit_interval_seconds, "audit", first)
@@ -276,6 +294,8 @@ class _Work:
             thread.join(max(0.0, deadline - time.monotonic()))
         while self._busy and time.monotonic() < deadline:
             time.sleep(0.02)
+        for deliverer in self._deliverers.values():
+            deliverer.abandon()
         unfinished = [thread.name for thread in self._threads if thread.is_alive()]
         if unfinished:
             log.warning("drain.timed_out", extra={"unfinished": unfinished, "seconds": _DRAIN_SECONDS})
@@ -299,7 +319,11 @@ class _Work:
         return run
 
     def _discover(self) -> None:
-        contracts, failures = self._collector.discover(since=self._since)
+        try:
+            contracts, failures = self._collector.discover(since=self._since)
+        except StateFullError:
+            self._discover_soon()
+            raise
         self._since = None
         self._discovery_failure = "; ".join(str(error) for error in failures)
         for contract in sorted(self._contracts - set(contracts)):
@@ -319,11 +343,14 @@ class _Work:
                 next_run_time=now + timedelta(seconds=interval * random.uniform(0.1, 1.0)),  # no secret
             )
         self._contracts = set(contracts)
-        if failures and not self._stop.is_set():
-            # The next regular look is an hour away; a failed one is repeated with the polls.
-            again = now + timedelta(seconds=interval)
-            with suppress(LookupError):
-                self._scheduler.modify_job("discovery", next_run_time=again)
+        if failures:
+            self._discover_soon()
+
+    def _discover_soon(self) -> None:
+        """The next regular look is an hour away; a failed one is repeated with the polls."""
+        again = datetime.now(UTC) + timedelta(seconds=self.parts.config.poll.interval_seconds)
+        with suppress(LookupError):  # stopping
+            self._scheduler.modify_job("discovery", next_run_time=again)
 
     def _poll(self, contract: str) -> None:
         with self._busy_lock:
@@ -337,11 +364,24 @@ class _Work:
                 self._busy.discard(contract)
 
     def _after_poll(self, poll: Poll) -> None:
-        for name, api in self.parts.accounts.items():
-            self._metrics.clock_skew.labels(name).set(api.clock_skew_seconds)
+        self._check_clocks()
         log.debug(
             "contract.polled", extra={"contract": poll.contract, "new": poll.new, "failed": poll.failure is not None}
         )
+
+    def _check_clocks(self) -> None:
+        """Tell when our clock and an account's API part ways, and when they agree again."""
+        for name, api in self.parts.accounts.items():
+            skew = api.clock_skew_seconds
+            self._metrics.clock_skew.labels(name).set(skew)
+            extra = {"account": name, "seconds_ahead": round(skew, 1)}
+            if abs(skew) > WARN_SKEW_SECONDS and name not in self._skewed:
+                self._skewed.add(name)
+                hint = "set this machine's clock (NTP); no entry is lost meanwhile"
+                log.warning("clock.skewed", extra={**extra, "hint": hint})
+            elif abs(skew) <= WARN_SKEW_SECONDS and name in self._skewed:
+                self._skewed.discard(name)
+                log.info("clock.agreed", extra=extra)
 
     def _audit(self) -> None:
         """Compare the last `audit_span` of every contract with the API's own counts, and collect what is missing."""
@@ -384,6 +424,7 @@ class _Work:
             sink,
             clock=self._clock,
             on_failed=lambda kind: failed.labels(sink.name, kind).inc(),
+            is_parked_tried=self._is_reload,
         )
 
     def _deliver(self, sink: Sink) -> None:
@@ -402,6 +443,9 @@ class _Work:
                 if not self._stop.is_set():
                     self._fail(error)
                 return
+            except Exception:  # noqa: BLE001 - a mistake of ours in one sink: the others go on, and nothing of it is lost
+                log.error("sink.crashed", extra={"sink": sink.name}, exc_info=True)
+                wait = _CRASHED_SECONDS
             if wait is None:
                 # Letters replayed by another process are found within seconds, too.
                 committed.wait(_HEARTBEAT_SECONDS)
@@ -422,11 +466,14 @@ class _Work:
         self._state.prune(settings.ledger_retention_seconds, settings.overlap_seconds, int(self._clock()))
 
     def _check_tokens(self) -> None:
-        self._token_expiries = self.parts.token_expiries()
+        before, self._token_expiries = self._token_expiries, self.parts.token_expiries()
         now = self._clock()
+        is_due = self._token_expiries != before or now - self._token_warned_at >= _TOKEN_WARNING_EVERY_SECONDS
+        if is_due:
+            self._token_warned_at = now
         for account, expires_at in self._token_expiries.items():
             self._metrics.token_expires_at.labels(account).set(expires_at)
-            if expires_at - now < _TOKEN_WARNING_SECONDS:
+            if is_due and expires_at - now < _TOKEN_WARNING_SECONDS:
                 log.warning(
                     "token.expires_soon" if expires_at > now else "token.expired",
                     extra={

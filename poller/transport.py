@@ -10,7 +10,6 @@ from __future__ import annotations
 import email.utils
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -187,25 +186,49 @@ def parse_http_date(text: str) -> datetime | None:
 class RateLimit:
     """At most `per_second` requests in any second, shared by all threads. 0 means no limit.
 
-    A sliding second rather than a steady pace: a short poll need not wait at all.
+    A sliding second rather than a steady pace: a short poll need not wait at all. It is a second of the other side's, which
+    gets some requests later after they were sent than others.
     """
 
     def __init__(self, per_second: float) -> None:
         # Below one a second the span grows instead: 0.5 is one request in any two seconds.
         self._count = max(1, int(per_second))
         self._span_seconds = self._count / per_second if per_second > 0 else 0.0
-        self._sent_at: deque[float] = deque(maxlen=self._count)
+        self._turns: list[Turn] = []
         self._lock = threading.Lock()
 
-    def wait(self, stop: threading.Event) -> None:
-        """Wait for a turn.  Raises: StoppedError when `stop` is set while waiting."""
+    def wait(self, stop: threading.Event) -> Turn:
+        """Wait for a turn; the caller says when it was `answered`.  Raises: StoppedError when `stop` is set while waiting."""
         if not self._span_seconds:
-            return
+            return Turn(0.0)
         with self._lock:
-            now = time.monotonic()
-            turn = now
-            if len(self._sent_at) == self._count:
-                turn = max(now, self._sent_at[0] + self._span_seconds)
-            self._sent_at.append(turn)  # turns are handed out in order, so waiting happens outside the lock
-        if turn > now and stop.wait(turn - now):
-            raise StoppedError("asked to stop")
+            turn = Turn(time.monotonic())
+            earliest = None
+            if len(self._turns) == self._count:
+                earliest = min(self._turns, key=lambda past: past.at)
+                self._turns.remove(earliest)
+                turn.at = max(turn.at, earliest.at + self._span_seconds)
+            self._turns.append(turn)  # turns are handed out in order, so waiting happens outside the lock
+        due = 0.0
+        while due < turn.at:
+            due = turn.at
+            wait = due - time.monotonic()
+            if wait > 0 and stop.wait(wait):
+                raise StoppedError("asked to stop")
+            # The one a span before us may have been answered, that is arrived, later than it was sent.
+            if earliest is not None:
+                turn.at = max(turn.at, earliest.at + self._span_seconds)
+        return turn
+
+
+class Turn:
+    """The right to send one request. `at` is when the other side may have got it, at the latest."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    def answered(self) -> None:
+        """The request has arrived by now: only from here on does its span run out for sure."""
+        self.at = time.monotonic()

@@ -211,7 +211,8 @@ class Daemon:
         }
 
     def metric(self, name: str, **labels: str) -> float:
-        return self.metrics()[name, tuple(sorted(labels.items()))]
+        """Its value, 0 where there is none yet."""
+        return self.metrics().get((name, tuple(sorted(labels.items()))), 0.0)
 
     def state(self) -> dict[str, Any]:
         """What `status --json` says of this use."""

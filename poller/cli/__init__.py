@@ -9,6 +9,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -71,9 +72,12 @@ def cli() -> None:
 
 def main(prog_name: str = "ionos-poller") -> NoReturn:
     """Run the command line and end the process with its exit code."""
+    if getattr(sys, "stderr", None) is None:  # closed before we began: nobody is told, but the work can be done
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # until the end
     code = run(sys.argv[1:], prog_name)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
+    # Interrupted while the reader of a pipe held us up, flushing would wait for it again.
+    for stream in (sys.stdout, sys.stderr) if code != EXIT_INTERRUPTED else ():
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it any more, or it was closed from the start
             stream.flush()
     # Not sys.exit: a thread may wait for an answer of the API for half a minute more, and nothing depends on it.
     os._exit(code)

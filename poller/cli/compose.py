@@ -14,6 +14,8 @@ from poller.config import Account, Config
 from poller.errors import ConfigError, StoppedError
 from poller.transport import RateLimit, Transport
 
+_M_MMAP_THRESHOLD = -3  # malloc.h
+
 
 def activity_logs(
     config: Config,
@@ -21,6 +23,7 @@ def activity_logs(
     observe: Callable[[str, float], None] = lambda code, seconds: None,
 ) -> dict[str, ActivityLog]:
     """A client per account, all under one rate limit.  Raises: ConfigError when one has no credentials."""
+    _return_memory_promptly()
     rate_limit = RateLimit(config.api.requests_per_second)
     clients = {}
     for account in config.accounts:
@@ -44,6 +47,18 @@ def activity_logs(
             observe=observe,
         )
     return clients
+
+
+def _return_memory_promptly() -> None:
+    """Have glibc take blocks of 1 MiB and more from the kernel, and give them back once they are free.
+
+    By itself it raises that limit to the largest block it ever freed; pages and windows of megabytes then come from the
+    arenas of threads and leave them in pieces. Measured with entries of 100 KB: 400 MB resident instead of 70.
+    """
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # another libc: it has its own ways
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
 
 
 def authorization(account: Account) -> str:

@@ -16,7 +16,7 @@ import click
 from poller.cli.compose import activity_logs, stop_on_signals
 from poller.cli.messages import exit_code
 from poller.cli.options import TIME, GlobalOptionsCommand, Settings
-from poller.errors import ConfigError, PollerError, Problem
+from poller.errors import ConfigError, OutputError, PollerError, Problem
 from poller.events import OutboxEvent
 from poller.mapping import truncated, with_time
 from poller.pipeline.collect import Collector, Poll
@@ -69,12 +69,15 @@ def command(
     stop_on_signals(stop)
     if since is not None and since > time.time():
         raise ConfigError([Problem("--since", "lies in the future", "give a time in the past, or an age such as 36h")])
+    output = getattr(sys.stdout, "buffer", None)
+    if output is None:
+        raise OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")
     accounts = activity_logs(config, stop)
     state = State.open(config.state_dir, "fetch", wait=wait, stop=stop, is_fresh_start=since is not None)
     try:
         if adopt_state is not None and since is None:
             since = _adopted(adopt_state, state)
-        sink = StdoutSink(sys.stdout.buffer, render=_renderer(time_key, max_line_bytes))
+        sink = StdoutSink(output, render=_renderer(time_key, max_line_bytes))
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
         collector = Collector(state, accounts, config, stop=stop, on_window=transfer.after_window)
         failures: list[PollerError] = []
@@ -100,15 +103,19 @@ def _adopted(path: Path, state: State) -> int | None:
     try:
         text = str(json.loads(path.read_bytes())["last_run"])
         at = datetime.fromisoformat(text)
-        log.info("state.adopted", extra={"file": str(path), "last_run": text})
-        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+        since = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+        if not 0 <= since <= time.time():
+            raise ValueError("last_run lies in the future, or before 1970")
     except OSError as error:
-        raise ConfigError([Problem("--adopt-state", f"{path} cannot be read: {error.strerror}")]) from error
+        hint = "does it exist, and may this user read it?"
+        raise ConfigError([Problem("--adopt-state", f"{path} cannot be read: {error.strerror}", hint)]) from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         hint = 'it should read {"last_run": "2026-05-01T07:42:20+00:00"}'
         raise ConfigError(
             [Problem("--adopt-state", f"{path} is not a state of the tutorial's script", hint)]
         ) from error
+    log.info("state.adopted", extra={"file": str(path), "last_run": text})
+    return since
 
 
 def _renderer(time_key: str | None, max_line_bytes: int | None) -> Renderer | None:
@@ -118,7 +125,12 @@ def _renderer(time_key: str | None, max_line_bytes: int | None) -> Renderer | No
 
     def render(event: OutboxEvent) -> bytes:
         line = event.line if time_key is None else with_time(event.line, time_key, event.time_us)
-        return line if max_line_bytes is None else truncated(line, max_line_bytes - 1)
+        if max_line_bytes is None or len(line) < max_line_bytes:
+            return line
+        # The time is added to what is left, so that it is never what is cut.
+        added = 0 if time_key is None else len(with_time(b"{}", time_key, event.time_us)) - 1
+        line = truncated(event.line, max_line_bytes - 1 - added)
+        return line if time_key is None else with_time(line, time_key, event.time_us)
 
     return render
 

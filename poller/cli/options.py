@@ -54,7 +54,7 @@ _OPTIONS = (
     ),
     click.Option(
         ["--state-dir"],
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path),
         metavar="DIR",
         help="Where the state is kept. Default: $STATE_DIRECTORY, else ./state.",
     ),
@@ -91,7 +91,10 @@ class GlobalOptionsCommand(click.Command):
 def parse_time_option(text: str, name: str) -> int:
     """T in unix seconds, rounded down.  Raises: ConfigError in the name of the option."""
     try:
-        return int(parse_time(text, datetime.now(UTC)).timestamp())
+        at = int(parse_time(text, datetime.now(UTC)).timestamp())
+        if at < 0:
+            raise ValueError(f"{text!r} lies before 1970")
+        return at
     except (ValueError, OverflowError) as error:
         hint = "write 2026-05-01T07:42:20Z, 2026-05-01, or an age such as 36h"
         raise ConfigError([Problem(name, str(error), hint)]) from None

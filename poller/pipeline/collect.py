@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple
 
@@ -116,6 +116,8 @@ class Collector:
             except (TransientError, AuthError, ConfigError, PollerError) as error:
                 if isinstance(error, StoppedError):
                     raise
+                if len(self._accounts) > 1:
+                    error.message = f"account {name}: {error.message}"
                 failures.append(error)
                 log.error("discovery.failed", extra={"account": name, "why": str(error)})
                 # What was known before is still worth a try: only the list failed.
@@ -222,6 +224,9 @@ class Collector:
         *,
         is_held: bool,
     ) -> Poll:
+        if self._stop.is_set():
+            # After a reload another collector may read this contract: two would both find the same entries unseen.
+            raise StoppedError("asked to stop")
         contracts = self._state.contracts
         unseen = contracts.unseen(row.contract, reading.events)
         fresh = self._not_elsewhere(row.contract, unseen) if unseen else unseen
@@ -284,9 +289,9 @@ class Collector:
                         if not self._slots.acquire(blocking=False):
                             break
                         item.has_slot = True
-                        item.future = self._readers.submit(reader.read, item.window)
+                        item.future = self._begin(reader, item.window)
                 # The head is read by this thread, unless it was begun ahead of time.
-                result = head.future.result() if head.future else reader.read(head.window)
+                result = _result(head.future) if head.future else reader.read(head.window)
                 if isinstance(result, Split):
                     queue.popleft()
                     queue.extendleft(_Ahead(window) for window in reversed(result.windows))
@@ -301,6 +306,12 @@ class Collector:
                     if item.future is not None:
                         item.future.cancel()
                     self._slots.release()
+
+    def _begin(self, reader: WindowReader, window: Window) -> Future[Reading | Split]:
+        try:
+            return self._readers.submit(reader.read, window)
+        except RuntimeError as error:  # closed since we last looked
+            raise StoppedError("asked to stop") from error
 
     def _wait_for_room(self) -> None:
         """Wait while the outbox is full: the API keeps what is not collected yet."""
@@ -359,6 +370,13 @@ class _Ahead:
         self.window = window
         self.has_slot = False
         self.future: Future[Reading | Split] | None = None
+
+
+def _result(future: Future[Reading | Split]) -> Reading | Split:
+    try:
+        return future.result()
+    except CancelledError as error:  # closed before it began
+        raise StoppedError("asked to stop") from error
 
 
 def _skew(api: ActivityLog) -> float:

@@ -28,6 +28,7 @@ from poller.delivery import (
     Wait,
     decide,
 )
+from poller.errors import StoppedError
 from poller.events import OutboxEvent
 from poller.mapping import SHORTEST_BYTES, truncated
 from poller.sinks import Sink
@@ -209,7 +210,8 @@ class Deliverer:
     def _settle(self, piece: _Piece, seconds: float) -> Progress:
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
-        self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock(), mark=self._sink.mark)
+        with self._owning():
+            self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock(), mark=self._sink.mark)
         self._pieces.popleft()
         self._attempts, self._not_before, self._parked_at = 0, 0.0, None
         log.log(

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from poller.errors import StateError, StateFullError, StoppedError
@@ -20,6 +20,7 @@ from poller.errors import StateError, StateFullError, StoppedError
 APPLICATION_ID = 0x494F4E50  # "IONP"
 _QUICK_CHECK_BYTES = 64 * 1024 * 1024
 _LOCK_POLL_SECONDS = 0.1
+_SIDE_FILES = ("-wal", "-shm", "-journal")
 
 # One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
 MIGRATIONS = (
@@ -96,6 +97,11 @@ class Lock:
                 if stop.wait(_LOCK_POLL_SECONDS):
                     os.close(self._fd)
                     raise StoppedError("asked to stop") from None
+            except OSError as error:
+                os.close(self._fd)
+                raise StateError(
+                    f"{path}: cannot be locked: {error.strerror}", hint="choose a --state-dir on a local file system"
+                ) from error
         with suppress(OSError):  # the number only helps whoever is kept waiting: a full disk must not stop us here
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
@@ -116,21 +122,18 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._is_damaged = False
-        if not path.exists():
-            _create(path, is_fresh_start=is_fresh_start)
         try:
+            if not path.exists():
+                _create(path, is_fresh_start=is_fresh_start)
             self._connection = _connect(path)
             self._check()
-            self._migrate()
+            _migrate(self._connection)
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
     def _check(self) -> None:
         query = self._connection.execute
-        if self.path.stat().st_size == 0:
-            query("PRAGMA auto_vacuum = INCREMENTAL")
-            query(f"PRAGMA application_id = {APPLICATION_ID}")
-        elif query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise self._set_aside("is not a state of ionos-poller")
         version = query("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
@@ -144,13 +147,6 @@ class Database:
         query("PRAGMA secure_delete = FAST")
         if self.path.stat().st_size <= _QUICK_CHECK_BYTES and query("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise self._set_aside("is damaged")
-
-    def _migrate(self) -> None:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        for number in range(version, SCHEMA_VERSION):
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
-            )
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -209,7 +205,7 @@ class Database:
             sqlite3.SQLITE_READONLY: "is the file system read-only, or the file another user's?",
             sqlite3.SQLITE_CANTOPEN: "can this user write to the directory?",
             sqlite3.SQLITE_BUSY: "another program has the file open for writing",
-            sqlite3.SQLITE_IOERR: "the disk reports errors",
+            sqlite3.SQLITE_IOERR: "does the disk report errors, or is a quota used up?",
         }
         return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, ""))
 
@@ -240,11 +236,30 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _create(path: Path, *, is_fresh_start: bool) -> None:
-    aside = sorted(path.parent.glob(f"{path.name}.unusable-*"))
+    aside = sorted(
+        found for found in path.parent.glob(f"{path.name}.unusable-*") if not found.name.endswith(_SIDE_FILES)
+    )
     if aside and not is_fresh_start:
         raise StateError(f"{path} was set aside as {aside[-1].name}", hint=_way_out(aside[-1]))
+    # Made under another name, and given its own when it is whole: one that is empty or half made is a damaged one.
+    new = path.with_name(f"{path.name}.new")
     with _translated_os(path):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        # What a deleted state left beside it would be taken for this one's.
+        for stale in (new, *(file.with_name(file.name + suffix) for file in (new, path) for suffix in _SIDE_FILES)):
+            stale.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with closing(_connect(new)) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        _migrate(connection)
+    with _translated_os(path):
+        new.rename(path)
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    for number in range(version, SCHEMA_VERSION):
+        connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
 
 
 def _way_out(aside: Path) -> str:
@@ -266,7 +281,7 @@ def _move_aside(path: Path) -> Path:
     with _translated_os(path):
         path.rename(aside)
     # The side files go along, under names that SQLite will find them by.
-    for suffix in ("-wal", "-shm"):
+    for suffix in _SIDE_FILES:
         with suppress(OSError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return aside

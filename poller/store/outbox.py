@@ -146,9 +146,12 @@ class Outbox:
         `mark` is how many bytes of the sink's own output that makes, where it has one.
 
         Commits: the place, the books, the dead letters, and the deletion of segments that all sinks are done with.
+        Nothing for a sink that was forgotten while its batch was on the way.
         """
         delivered = count - len(dead)
         with self._database.transaction() as connection:
+            if not read_sinks(connection, sink):
+                return
             segment, position = _advance(connection, sink, count)
             connection.execute(
                 "UPDATE sinks SET segment = ?, position = ?, delivered = delivered + ?, dead = dead + ?,"

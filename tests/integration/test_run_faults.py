@@ -50,12 +50,14 @@ def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgeme
 
 
 def test_all_failures_of_sinks_and_api_at_once_lose_nothing(daemon_of: MakeDaemon) -> None:
-    daemon = daemon_of(contracts=2, events=1500, live_per_second=5, faults=("mixed:500ms:10%", "sink=*:mixed:500ms:30%"))
+    daemon = daemon_of(contracts=2, events=1500, faults=("mixed:500ms:10%", "sink=*:mixed:500ms:30%"))
     daemon.configure(each={"batch_events": str(BATCH_EVENTS)}, api={"page_size": "500", "read_timeout": '"400ms"'})
     daemon.start()
-    time.sleep(4)
-    daemon.simulator.set_faults([])
-    wait_until(lambda: daemon.lost() == 0, 20, what="nothing is missing")
+    for _ in range(8):
+        time.sleep(0.4)
+        for contract in CONTRACTS:
+            daemon.simulator.add_entries(contract, count=20)
+    daemon.await_delivery()
     lost_acks = daemon.simulator.sink_traffic[LOGGING].counts[LOGGING].get("lost-ack", 0)
     daemon.stop()
     books = daemon.simulator.books(LOGGING)
@@ -164,10 +166,6 @@ def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the
     assert (letter["sink"], letter["contract"], letter["status"]) == (LOGGING, str(FIRST), 400)
     assert letter["entry"]["event"] == {"message": "poisonous"}
     assert "Bad Request" in letter["reason"]
-    assert daemon.logged("batch.sent")
-    # Replayed before the sink is mended, it comes back as a dead letter.
-    daemon.command("dead-letters", "replay")
-    wait_until(lambda: len(daemon.logged("event.dead_lettered")) == 2, 15, what="refused once more")
 
     daemon.simulator.change_settings(poison="")
     assert "1 of 1 put back" in daemon.command("dead-letters", "replay", "--sink", LOGGING)
@@ -188,11 +186,11 @@ def _now() -> str:
 
 def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in_the_end(daemon_of: MakeDaemon) -> None:
     max_bytes, window_bytes = 2 << 20, 1 << 20
-    daemon = daemon_of(contracts=2, events=20_000, faults=("sink=logging:503",))
+    daemon = daemon_of(contracts=2, events=10_000, faults=("sink=logging:503",))
     daemon.configure(outbox={"max_bytes": f'"{max_bytes}"'}, api={"window_bytes": f'"{2 * window_bytes}"', "concurrency": "2"})
     daemon.start()
     wait_until(lambda: daemon.trouble("outbox is full"), 20, what="/readyz says so")
-    time.sleep(2)
+    time.sleep(1)
     held = daemon.metric("outbox_bytes")
     collected = [daemon.metric("events_collected_total", account="default", contract=str(n)) for n in CONTRACTS]
     assert max_bytes <= held < max_bytes + 2 * 2 * window_bytes
@@ -204,7 +202,7 @@ def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in
     assert len(daemon.logged("outbox.full")) < 10, "said once a pause, not in a loop"
     time.sleep(2)
     assert daemon.metric("outbox_bytes") == held
-    assert sum(collected) < 40_000
+    assert sum(collected) < 20_000
     assert daemon.get("/healthz")[0] == 200
     daemon.simulator.set_faults([])
     daemon.await_delivery(timeout=40)
@@ -269,7 +267,7 @@ def test_sigterm_while_sink_and_api_hang_ends_within_ten_seconds(daemon_of: Make
     daemon.assert_clean()
 
 
-@pytest.mark.parametrize("delay_seconds", [0.0, 0.1, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.1, 0.25, 0.6])
 def test_sigterm_in_the_midst_of_a_backlog_leaves_no_trace(daemon_of: MakeDaemon, delay_seconds: float) -> None:
     daemon = daemon_of(contracts=8, events=2000, latency_seconds=0.05)
     daemon.configure(api={"page_size": "100", "window_bytes": '"1MiB"', "result_window": "500"}, sinks={LOGGING: {}})
@@ -286,6 +284,7 @@ class SlowSink:
     batch_events, batch_bytes, max_event_bytes = 10, 1 << 20, 1 << 20
     oversize = "dead-letter"
     batch_age_seconds = retry_initial_seconds = retry_max_seconds = 0.0
+    mark = max_age_seconds = None
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -296,6 +295,9 @@ class SlowSink:
         self.begun.set()
         assert self.release.wait(10)
         return Accepted()
+
+    def resume(self, mark: int | None) -> None:
+        pass
 
     def probe(self) -> Outcome:
         return Accepted()
