@@ -48,6 +48,7 @@ from poller.windows import Window
 log = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 8.0
+_WAKE_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 5.0
 _PRUNE_SECONDS = 3600.0
 _CRASHED_SECONDS = 60.0
@@ -108,7 +109,9 @@ class Daemon:
         log.info("daemon.started", extra={"sinks": [sink.name for sink in self._parts.sinks]})
         try:
             while not self._is_stopping and self._fatal is None:
-                self._wake.get()
+                # A signal that comes in the moment before we begin to wait does not end the wait: hence the time-out.
+                with suppress(queue.Empty):
+                    self._wake.get(timeout=_WAKE_SECONDS)
                 if self._is_reloading:
                     self._is_reloading = False
                     self._reload()
@@ -443,8 +446,8 @@ class _Work:
                 if not self._stop.is_set():
                     self._fail(error)
                 return
-            except Exception:  # noqa: BLE001 - a mistake of ours in one sink: the others go on, and nothing of it is lost
-                log.error("sink.crashed", extra={"sink": sink.name}, exc_info=True)
+            except Exception:  # a mistake of ours in one sink: the others go on, and nothing of it is lost
+                log.exception("sink.crashed", extra={"sink": sink.name})
                 wait = _CRASHED_SECONDS
             if wait is None:
                 # Letters replayed by another process are found within seconds, too.

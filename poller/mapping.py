@@ -6,6 +6,7 @@ Nothing here is done unless it was asked for: by default a line leaves as the AP
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +36,8 @@ SHORTEST_BYTES = 512
 """Below this, `truncated` has nothing left to cut."""
 
 _LONGEST_TEXTS = (4096, 1024, 256, 64, 16)
+_CORE_CHARS = 64  # no text is made shorter: a UUID, a time, a type stay whole
+_CORE_BYTES = 110  # of one of them as JSON, where every character may take twelve
 
 
 def truncated(line: bytes, max_bytes: int) -> bytes:
@@ -45,24 +48,34 @@ def truncated(line: bytes, max_bytes: int) -> bytes:
     """
     if len(line) <= max_bytes:
         return line
-    entry = json.loads(line)
     marker = {"_truncated": {"original_bytes": len(line)}}
-    for longest in _LONGEST_TEXTS:
-        shorter = _dump({**marker, **_shortened(entry, longest)})
-        if len(shorter) <= max_bytes:
-            return shorter
-    event = entry.get("event")
-    meta = entry.get("meta")
-    core = {
-        "@uuid": entry.get("@uuid"),
-        "meta": {"time": meta.get("time")} if isinstance(meta, dict) else None,
-        "event": {"type": event.get("type")} if isinstance(event, dict) else None,
-    }
-    return _dump({**marker, **_shortened({key: value for key, value in core.items() if value is not None}, 64)})
+    with suppress(ValueError, RecursionError):  # numbers of thousands of digits, brackets hundreds deep
+        entry = json.loads(line)
+        for longest in _LONGEST_TEXTS:
+            shorter = _dump({**marker, **_shortened(entry, longest)})
+            if len(shorter) <= max_bytes:
+                return shorter
+    return _dump({**marker, **_core(line)})
+
+
+def _core(line: bytes) -> dict[str, Any]:
+    """What identifies the entry, as far as it is short text."""
+    core: dict[str, Any] = {}
+    with suppress(msgspec.DecodeError):
+        fields = _decode_keys(line)
+        for outer, inner in (("@uuid", ""), ("meta", "time"), ("event", "type")):
+            with suppress(msgspec.DecodeError, KeyError):
+                text = msgspec.json.decode(_decode_keys(fields[outer])[inner] if inner else fields[outer], type=str)
+                short = _shortened(text, _CORE_CHARS)
+                while len(_dump(short)) > _CORE_BYTES:
+                    short = short[: len(short) // 2]
+                core[outer] = {inner: short} if inner else short
+    return core
 
 
 def _shortened(value: Any, longest: int) -> Any:
     if isinstance(value, str):
+        longest = max(longest, _CORE_CHARS)
         return value if len(value) <= longest else value[:longest] + "..."
     if isinstance(value, list):
         return [_shortened(item, longest) for item in value[:longest]]

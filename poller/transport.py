@@ -193,7 +193,7 @@ class RateLimit:
     def __init__(self, per_second: float) -> None:
         # Below one a second the span grows instead: 0.5 is one request in any two seconds.
         self._count = max(1, int(per_second))
-        self._span_seconds = self._count / per_second if per_second > 0 else 0.0
+        self._span_seconds = max(1.0, 1 / per_second) if per_second > 0 else 0.0
         self._turns: list[Turn] = []
         self._lock = threading.Lock()
 
@@ -231,4 +231,4 @@ class Turn:
 
     def answered(self) -> None:
         """The request has arrived by now: only from here on does its span run out for sure."""
-        self.at = time.monotonic()
+        self.at = max(self.at, time.monotonic())

@@ -21,6 +21,8 @@ from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, Config
 
 # Command to the module in this package that defines it, and its line in `--help`.
 _COMMANDS = {
+    "setup": "Create or reuse a Logging Service pipeline; store its key; write a configuration.",
+    "check": "Is everything set up right? What to do where it is not.",
     "run": "The daemon: polls on a schedule, delivers to every sink.",
     "fetch": "One poll: new events as JSON lines on stdout.",
     "backfill": "One-off export of a past range, resumable.",

@@ -18,9 +18,9 @@ from pathlib import Path
 from poller.errors import StateError, StateFullError, StoppedError
 
 APPLICATION_ID = 0x494F4E50  # "IONP"
-_QUICK_CHECK_BYTES = 64 * 1024 * 1024
+QUICK_CHECK_BYTES = 64 * 1024 * 1024
 _LOCK_POLL_SECONDS = 0.1
-_SIDE_FILES = ("-wal", "-shm", "-journal")
+SIDE_FILES = ("-wal", "-shm", "-journal")
 
 # One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
 MIGRATIONS = (
@@ -137,6 +137,7 @@ class Database:
             raise self._set_aside("is not a state of ionos-poller")
         version = query("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
+            self._connection.close()
             raise StateError(
                 f"{self.path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
                 hint="upgrade ionos-poller, or use another --state-dir",
@@ -145,7 +146,7 @@ class Database:
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
         query("PRAGMA secure_delete = FAST")
-        if self.path.stat().st_size <= _QUICK_CHECK_BYTES and query("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        if self.path.stat().st_size <= QUICK_CHECK_BYTES and query("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise self._set_aside("is damaged")
 
     @contextmanager
@@ -213,7 +214,7 @@ class Database:
         with suppress(sqlite3.Error, AttributeError):
             self._connection.close()
         aside = _move_aside(self.path)
-        return StateError(f"{self.path} {why}; set aside as {aside.name}", hint=_way_out(aside))
+        return StateError(f"{self.path} {why}; set aside as {aside.name}", hint=way_out(aside))
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
@@ -237,15 +238,15 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _create(path: Path, *, is_fresh_start: bool) -> None:
     aside = sorted(
-        found for found in path.parent.glob(f"{path.name}.unusable-*") if not found.name.endswith(_SIDE_FILES)
+        found for found in path.parent.glob(f"{path.name}.unusable-*") if not found.name.endswith(SIDE_FILES)
     )
     if aside and not is_fresh_start:
-        raise StateError(f"{path} was set aside as {aside[-1].name}", hint=_way_out(aside[-1]))
+        raise StateError(f"{path} was set aside as {aside[-1].name}", hint=way_out(aside[-1]))
     # Made under another name, and given its own when it is whole: one that is empty or half made is a damaged one.
     new = path.with_name(f"{path.name}.new")
     with _translated_os(path):
         # What a deleted state left beside it would be taken for this one's.
-        for stale in (new, *(file.with_name(file.name + suffix) for file in (new, path) for suffix in _SIDE_FILES)):
+        for stale in (new, *(file.with_name(file.name + suffix) for file in (new, path) for suffix in SIDE_FILES)):
             stale.unlink(missing_ok=True)
         os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     with closing(_connect(new)) as connection:
@@ -262,7 +263,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
 
 
-def _way_out(aside: Path) -> str:
+def way_out(aside: Path) -> str:
     """What a person can do: nothing is lost, as the API still holds it, but only they know from when to read."""
     written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(aside.stat().st_mtime))
     return (
@@ -281,7 +282,7 @@ def _move_aside(path: Path) -> Path:
     with _translated_os(path):
         path.rename(aside)
     # The side files go along, under names that SQLite will find them by.
-    for suffix in _SIDE_FILES:
+    for suffix in SIDE_FILES:
         with suppress(OSError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return aside

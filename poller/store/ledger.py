@@ -8,7 +8,7 @@ looked up among all those without one, since nothing says where they would be. W
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from poller.events import IDENTITY_BYTES, Event
 
 HOUR_SECONDS = 3600
 _HOUR_US = HOUR_SECONDS * 1_000_000
+_DAY_US = 24 * _HOUR_US
 _CHUNK_IDENTITIES = 4096
 
 
@@ -29,15 +30,13 @@ def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event
     `after_id` leaves out rows up to that one, so that only what was collected since counts as seen.
     """
     known: set[bytes] = set()
-    for (hour, is_timed), group in groupby(events, _bucket):
-        if is_timed:
-            times = [event.time_us for event in group]
-            rows = connection.execute(
-                "SELECT identities FROM ledger"
-                " WHERE contract = ? AND hour = ? AND is_timed AND last_us >= ? AND first_us <= ? AND id > ?",
-                (contract, hour, min(times), max(times), after_id),
-            )
-            known.update(_identities(rows))
+    for first, last in _spans(sorted(event.time_us for event in events if event.is_timed)):
+        rows = connection.execute(
+            "SELECT identities FROM ledger"
+            " WHERE contract = ? AND hour BETWEEN ? AND ? AND is_timed AND last_us >= ? AND first_us <= ? AND id > ?",
+            (contract, first // _HOUR_US, last // _HOUR_US, first, last, after_id),
+        )
+        known.update(_identities(rows))
     if not all(event.is_timed for event in events):
         rows = connection.execute(
             "SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0 AND id > ?", (contract, after_id)
@@ -46,34 +45,72 @@ def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event
     return [event for event in events if event.identity not in known]
 
 
+def _spans(times_us: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Sorted times in as few spans as cover them without a gap of more than a day.
+
+    A query for each hour would be hundreds for a quiet month; one for all would read years where one entry's time is off.
+    """
+    if not times_us:
+        return
+    first = last = times_us[0]
+    for time_us in times_us:
+        if time_us - last > _DAY_US:
+            yield first, last
+            first = time_us
+        last = time_us
+    yield first, last
+
+
 def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], now: int) -> None:
     """Enter events, all of them new. `now` in unix seconds."""
+    if not events:
+        return
     # A row that was begun before the newest sink came is not added to: see `Sink.ledger_id`.
     sealed = connection.execute("SELECT coalesce(max(ledger_id), 0) FROM sinks").fetchone()[0]
-    for (hour, is_timed), group in groupby(events, _bucket):
+    hours = [event.time_us // _HOUR_US for event in events]
+    # The newest row of each hour: with max(), SQLite takes the other columns from the row that has it.
+    begun = {
+        (hour, is_timed == 1): (id_, length // IDENTITY_BYTES)
+        for hour, is_timed, id_, length in connection.execute(
+            "SELECT hour, is_timed, max(id), length(identities) FROM ledger"
+            " WHERE contract = ? AND hour BETWEEN ? AND ? AND id > ? AND forgotten = 0 GROUP BY hour, is_timed",
+            (contract, min(hours), max(hours), sealed),
+        )
+    }
+    for bucket, group in groupby(sorted(events, key=_bucket), _bucket):
         members = list(group)
-        while members:
-            last = connection.execute(
-                "SELECT id, length(identities) FROM ledger"
-                " WHERE contract = ? AND hour = ? AND is_timed = ? AND id > ? AND forgotten = 0 ORDER BY id DESC",
-                (contract, hour, is_timed, sealed),
-            ).fetchone()
-            room = _CHUNK_IDENTITIES - last[1] // IDENTITY_BYTES if last else 0
-            chunk, members = members[: room or _CHUNK_IDENTITIES], members[room or _CHUNK_IDENTITIES :]
-            times = [event.time_us for event in chunk]
-            identities = b"".join([event.identity for event in chunk])
-            if room > 0:
-                connection.execute(
-                    "UPDATE ledger SET identities = CAST(identities || ? AS BLOB), first_us = min(first_us, ?),"
-                    " last_us = max(last_us, ?), updated_at = ? WHERE id = ?",
-                    (identities, min(times), max(times), now, last[0]),
-                )
-            else:
-                connection.execute(
-                    "INSERT INTO ledger (contract, hour, is_timed, first_us, last_us, updated_at, identities)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (contract, hour, is_timed, min(times), max(times), now, identities),
-                )
+        id_, count = begun.get(bucket, (0, _CHUNK_IDENTITIES))
+        room = max(0, _CHUNK_IDENTITIES - count)
+        if room:
+            _extend(connection, id_, members[:room], now)
+        for start in range(room, len(members), _CHUNK_IDENTITIES):
+            _begin(connection, contract, bucket, members[start : start + _CHUNK_IDENTITIES], now)
+
+
+def _extend(connection: sqlite3.Connection, id_: int, chunk: Sequence[Event], now: int) -> None:
+    first, last, identities = _packed(chunk)
+    connection.execute(
+        "UPDATE ledger SET identities = CAST(identities || ? AS BLOB), first_us = min(first_us, ?),"
+        " last_us = max(last_us, ?), updated_at = ? WHERE id = ?",
+        (identities, first, last, now, id_),
+    )
+
+
+def _begin(
+    connection: sqlite3.Connection, contract: str, bucket: tuple[int, bool], chunk: Sequence[Event], now: int
+) -> None:
+    first, last, identities = _packed(chunk)
+    connection.execute(
+        "INSERT INTO ledger (contract, hour, is_timed, first_us, last_us, updated_at, identities)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (contract, *bucket, first, last, now, identities),
+    )
+
+
+def _packed(chunk: Sequence[Event]) -> tuple[int, int, bytes]:
+    """The earliest and the latest time in a chunk, and its identities."""
+    times = [event.time_us for event in chunk]
+    return min(times), max(times), b"".join([event.identity for event in chunk])
 
 
 class Count(NamedTuple):

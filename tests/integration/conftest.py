@@ -17,19 +17,18 @@ from tests.integration.fetching import Bench, Starter
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Starter]:
     """Gives benches, each with a simulator of its own: two contracts of 300 entries in 50 minutes unless told otherwise."""
-    started: list[Simulator] = []
+    made: list[Bench] = []
 
     def make(**settings: Any) -> Bench:
         settings = {"contracts": 2, "events": 300, "span_seconds": 3000, **settings}
-        simulator = Simulator(SimulatorSettings(**settings)).start()
-        started.append(simulator)
-        directory = tmp_path / f"bench{len(started)}"
+        directory = tmp_path / f"bench{len(made) + 1}"
         directory.mkdir()
-        return Bench(directory, simulator)
+        made.append(Bench(directory, Simulator(SimulatorSettings(**settings)).start()))
+        return made[-1]
 
     yield make
-    for simulator in started:
-        simulator.stop()
+    for place in made:
+        place.close()
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ class Bench:
         self.simulator = simulator
         self.state_dir = directory / "state"
         self.database = self.state_dir / "fetch.db"
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         return clean_environment(
@@ -71,20 +72,30 @@ class Bench:
         return self.run("fetch", *args, **options)
 
     def start(self, *args: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a command; the caller ends it (`finish`)."""
-        return subprocess.Popen(
+        """Start a command; `finish` waits for its end, `close` makes sure of it."""
+        process = subprocess.Popen(
             [*COMMAND, *args],
             cwd=self.directory,
             env=self.environment(env),
             stdin=subprocess.DEVNULL,
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill and reap what was started and still runs, and stop the simulator."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+        self.simulator.stop()
 
     def oracle(self, *contracts: int) -> list[bytes]:
         """Every entry of these contracts (default: all) as it should be printed."""
-        return [
-            line for number in contracts or self.simulator.contracts for line in self.simulator.oracle(number)
-        ]
+        return [line for number in contracts or self.simulator.contracts for line in self.simulator.oracle(number)]
 
     def requests(self, kind: str = "entries") -> int:
         """How many requests of a kind the API has answered, or failed to, so far."""
@@ -125,10 +136,11 @@ def same(lines: Iterable[bytes], oracle: Iterable[bytes]) -> None:
     """That the lines are the oracle's, each as often as there; a short message instead of megabytes where not."""
     got, expected = Counter(lines), Counter(oracle)
     lost, invented = expected - got, got - expected
-    assert not lost and not invented, (
-        f"lost {lost.total()} of {expected.total()}, repeated or invented {invented.total()}; "
-        f"for example {[*lost][:1]} {[*invented][:1]}"
-    )
+    if lost or invented:
+        raise AssertionError(
+            f"lost {lost.total()} of {expected.total()}, repeated or invented {invented.total()}; "
+            f"for example {[*lost][:1]} {[*invented][:1]}"
+        )
 
 
 def times_by_contract(lines: Iterable[bytes]) -> dict[str, list[str]]:

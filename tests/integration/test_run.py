@@ -33,7 +33,7 @@ def test_a_new_entry_arrives_within_an_interval_and_two_seconds(daemon_of: MakeD
     daemon.start()
     wait_until(lambda: not daemon.troubles(), what="ready")
     # At the worst of moments: the fraction of the second in which a poll of a contract begins is chance.
-    for number in range(4):
+    for number in range(3):
         for contract in CONTRACTS:
             daemon.simulator.add_entries(contract, count=3)
         seconds = daemon.await_delivery(timeout=INTERVAL_SECONDS + 2)
@@ -62,7 +62,7 @@ def test_an_entry_that_becomes_visible_late_arrives_once(daemon_of: MakeDaemon) 
 
 def test_a_restart_goes_on_where_it_was(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=2, events=500)
-    for _ in range(3):
+    for _ in range(2):
         daemon.start()
         daemon.await_delivery()
         daemon.stop()

@@ -28,14 +28,14 @@ BATCH_EVENTS = 100
 def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgement_repeats(
     daemon_of: MakeDaemon, fault: str
 ) -> None:
-    daemon = daemon_of(contracts=2, events=1500, faults=(f"sink=*:{fault}:30%",))
+    daemon = daemon_of(contracts=2, events=1000, faults=(f"sink=*:{fault}:30%",))
     daemon.configure(each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"200ms"'})
     daemon.start()
     daemon.await_delivery()
     wait_until(lambda: daemon.metric("outbox_events", sink=LOGGING) == 0)
     wait_until(lambda: daemon.metric("outbox_events", sink=LOKI) == 0)
     failures = daemon.simulator.sink_traffic[LOGGING].counts[LOGGING][fault.partition(":")[0]]
-    assert failures > 3
+    assert failures > 2
     assert daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable") == failures
     daemon.stop()
     repeated = daemon.simulator.books(LOGGING).repeated
@@ -53,8 +53,8 @@ def test_all_failures_of_sinks_and_api_at_once_lose_nothing(daemon_of: MakeDaemo
     daemon = daemon_of(contracts=2, events=1500, faults=("mixed:500ms:10%", "sink=*:mixed:500ms:30%"))
     daemon.configure(each={"batch_events": str(BATCH_EVENTS)}, api={"page_size": "500", "read_timeout": '"400ms"'})
     daemon.start()
-    for _ in range(8):
-        time.sleep(0.4)
+    for _ in range(6):
+        time.sleep(0.3)
         for contract in CONTRACTS:
             daemon.simulator.add_entries(contract, count=20)
     daemon.await_delivery()
@@ -70,7 +70,9 @@ def test_all_failures_of_sinks_and_api_at_once_lose_nothing(daemon_of: MakeDaemo
 # A key that is refused
 
 
-def test_a_refused_key_parks_one_sink_and_a_reload_with_the_new_key_sends_all_that_waited(daemon_of: MakeDaemon) -> None:
+def test_a_refused_key_parks_one_sink_and_a_reload_with_the_new_key_sends_all_that_waited(
+    daemon_of: MakeDaemon,
+) -> None:
     daemon = daemon_of(contracts=2, events=2500)
     daemon.key_file.write_text("an-old-key")
     daemon.start()
@@ -187,7 +189,9 @@ def _now() -> str:
 def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in_the_end(daemon_of: MakeDaemon) -> None:
     max_bytes, window_bytes = 2 << 20, 1 << 20
     daemon = daemon_of(contracts=2, events=10_000, faults=("sink=logging:503",))
-    daemon.configure(outbox={"max_bytes": f'"{max_bytes}"'}, api={"window_bytes": f'"{2 * window_bytes}"', "concurrency": "2"})
+    daemon.configure(
+        outbox={"max_bytes": f'"{max_bytes}"'}, api={"window_bytes": f'"{2 * window_bytes}"', "concurrency": "2"}
+    )
     daemon.start()
     wait_until(lambda: daemon.trouble("outbox is full"), 20, what="/readyz says so")
     time.sleep(1)
@@ -200,7 +204,7 @@ def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in
     assert disk < 4 * held + (20 << 20)
     assert daemon.logged("outbox.full")
     assert len(daemon.logged("outbox.full")) < 10, "said once a pause, not in a loop"
-    time.sleep(2)
+    time.sleep(1)
     assert daemon.metric("outbox_bytes") == held
     assert sum(collected) < 20_000
     assert daemon.get("/healthz")[0] == 200
@@ -214,7 +218,7 @@ def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in
 
 
 def test_a_full_outbox_does_not_hold_up_the_end(daemon_of: MakeDaemon) -> None:
-    daemon = daemon_of(contracts=6, events=3000, faults=("sink=*:503",))
+    daemon = daemon_of(contracts=6, events=1000, faults=("sink=*:503",))
     daemon.configure(outbox={"max_bytes": '"1MiB"'}, api={"window_bytes": '"2MiB"', "concurrency": "2"})
     daemon.start()
     wait_until(lambda: daemon.trouble("outbox is full"), 20, what="/readyz says so")
@@ -267,7 +271,7 @@ def test_sigterm_while_sink_and_api_hang_ends_within_ten_seconds(daemon_of: Make
     daemon.assert_clean()
 
 
-@pytest.mark.parametrize("delay_seconds", [0.0, 0.1, 0.25, 0.6])
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.1, 0.4])
 def test_sigterm_in_the_midst_of_a_backlog_leaves_no_trace(daemon_of: MakeDaemon, delay_seconds: float) -> None:
     daemon = daemon_of(contracts=8, events=2000, latency_seconds=0.05)
     daemon.configure(api={"page_size": "100", "window_bytes": '"1MiB"', "result_window": "500"}, sinks={LOGGING: {}})
@@ -346,7 +350,7 @@ def test_backoff_is_not_lost_by_a_restart(daemon_of: MakeDaemon) -> None:
     daemon.kill()
     daemon.simulator.set_faults([])
     daemon.start()
-    time.sleep(2)
+    time.sleep(1.2)
     after = daemon.sink(LOGGING)
     assert (after["retry_at"], after["attempts"], after["delivered"]) == (before["retry_at"], 1, 0)
     assert daemon.simulator.intakes[LOGGING].stored == 0

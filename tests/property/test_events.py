@@ -24,9 +24,10 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
+# `_source` at the top of an entry would make it a hit in the tolerant shapes: no entry of the API's has it.
 ENTRIES = st.dictionaries(
     st.text() | st.sampled_from(["@uuid", "meta", "event", "_id", "time"]), VALUES, max_size=6
-)
+).filter(lambda entry: "_source" not in entry)
 STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
@@ -46,7 +47,6 @@ def source(entry: Any, ensure_ascii: bool, indent: int | None) -> bytes:
 def test_any_entry_comes_out_with_the_same_values_and_byte_compact(
     entries: list[dict[str, Any]], ensure_ascii: bool, indent: int | None, shape: int
 ) -> None:
-    # `_source` at the top of an entry makes it a hit in the tolerant shapes: no entry of the API's has it.
     answer: Any = (
         {"hits": {"total": len(entries), "hits": [{"_source": entry} for entry in entries]}},
         {"items": entries},

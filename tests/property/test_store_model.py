@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ SINKS = ("a", "b", "c")
 # So small that a handful of events crosses the borders of chunks, segments and batches.
 CHUNK_IDENTITIES = 3
 SEGMENT_EVENTS = 3
+# Hundreds of states are opened: what they hold is of interest, not how fast the disk is.
+MEMORY = "/dev/shm"
 
 
 class Item(NamedTuple):
@@ -56,14 +59,14 @@ class SinkModel:
         self.assigned = self.delivered = self.dead = 0
 
 
-def an_event(number: int, hour: int, *, is_timed: bool) -> Event:
-    """The same number is the same entry, at the same time, in every read."""
+def an_event(number: int, hour: int) -> Event:
+    """The same number is the same entry in every read: at the same time, or always without one."""
     second = START + hour * HOUR + number
-    return Event(second * 1_000_000, b"%016d" % (number + 1000 * hour), b'{"n":%d}' % number, is_timed=is_timed)
+    return Event(second * 1_000_000, b"%016d" % (number + 1000 * hour), b'{"n":%d}' % number, is_timed=number != 3)
 
 
 EVENTS = st.lists(
-    st.builds(an_event, st.integers(0, 6), st.integers(-2, 3), is_timed=st.sampled_from([True, True, True, False])),
+    st.builds(an_event, st.integers(0, 6), st.integers(-2, 3)),
     max_size=8,
     unique_by=lambda event: event.identity,
 ).map(lambda events: sorted(events, key=lambda event: (event.time_us, event.identity)))
@@ -86,7 +89,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.parts = small_parts()
         self.parts.__enter__()
-        self.top = Path(tempfile.mkdtemp(prefix="store-model-"))
+        self.top = Path(tempfile.mkdtemp(prefix="store-model-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
         self.directory = self.top / "0"
         self.state = State.open(self.directory, "run")
         self.now = START
@@ -354,5 +357,5 @@ class StoreMachine(RuleBasedStateMachine):
         assert size == held
 
 
-StoreMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 test_any_legal_actions_leave_the_state_as_the_model_says = StoreMachine.TestCase

@@ -25,6 +25,8 @@ ROOMS = {
     "store": {"store"},
     "sinks": {"sinks"},
     "reading": {"reading"},
+    "pipelines": {"pipelines"},
+    "checks": {"checks"},
     "pipeline": {"pipeline"},
     "daemon": {"daemon"},
     "simulator": {"simulator"},
@@ -44,12 +46,14 @@ MAY_IMPORT = {
     "sinks": BASE | {"telemetry", "transport"},
     "reporting": EDGES,  # what the daemon says of itself: the books, read from the state
     "reading": EDGES,
+    "pipelines": BASE | {"telemetry", "transport"},  # the Logging Service's management API, for `setup`
+    "checks": EDGES,  # the preflight tries every edge and knows no use case
     "pipeline": EDGES | {"reading"},
     "daemon": EDGES | {"reading", "pipeline", "reporting"},
     "simulator": {
         "core"
     },  # a stand-in for the other side shares none of our edges, or it would share their mistakes
-    "cli": EDGES | {"reading", "pipeline", "daemon", "reporting", "simulator"},
+    "cli": EDGES | {"reading", "pipeline", "daemon", "reporting", "simulator", "checks", "pipelines"},
 }
 
 # Library -> the rooms that may import it.
@@ -62,11 +66,12 @@ LIBRARIES = {
     "prometheus_client": {"reporting"},
     "boto3": {"sinks"},
     "botocore": {"sinks"},
-    "ionoscloud_logging": NETWORK,
+    "ionoscloud_logging": {"pipelines"},
     "requests": NETWORK,
-    "urllib3": NETWORK,
+    "urllib3": NETWORK | {"pipelines"},  # whose exceptions the vendor's SDK lets through
     "http": NETWORK,
-    "socket": NETWORK | {"daemon"},  # the daemon tells systemd how it is, over a Unix socket
+    # The daemon tells systemd how it is, over a Unix socket; `check` tries whether a port is free.
+    "socket": NETWORK | {"daemon", "checks"},
     "socketserver": NETWORK,
     "urllib.request": NETWORK | {"config"},  # whose proxy rules config reads; it opens nothing
 }

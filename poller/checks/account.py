@@ -1,0 +1,155 @@
+"""Checks of an IONOS account: is the API there, does it take the token and until when, do the clocks agree, what may be read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+
+from poller.api import ActivityLog, token_expiry
+from poller.checks import Finding, fail, from_error, ok, warn
+from poller.config import Account, Credentials, Poll
+from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, ConfigError, PollerError
+from poller.windows import Window
+
+WARN_SKEW_SECONDS = 30
+FAIL_SKEW_SECONDS = 3600
+WARN_EXPIRY_DAYS = 14
+_MAX_ASKED = 25
+_DAY_SECONDS = 86_400
+
+
+class AccountCheck:
+    """The checks of one account. `contracts` is what it may see, once `run` has been through; None if it was refused."""
+
+    def __init__(self, account: Account, client: ActivityLog, poll: Poll, *, is_only: bool) -> None:
+        self.contracts: list[str] | None = None
+        self._account = account
+        self._client = client
+        self._poll = poll
+        self._suffix = "" if is_only else f" {account.name}"
+
+    def run(self) -> Iterator[Finding]:
+        """Ask the API, which must not be offline."""
+        name = f"api{self._suffix}"
+        started = time.monotonic()
+        failure: AuthError | None = None
+        try:
+            self.contracts = self._client.contracts()
+        except AuthError as error:
+            failure = error
+        except ConfigError as error:
+            yield from from_error(name, error)
+            return
+        except PollerError as error:
+            hint = error.hint or "check api.url; if it is right, the API has trouble, and is asked again at each poll"
+            yield fail(name, f"{self._account.url}: {error.message}", hint)
+            yield from self._unasked_token()
+            return
+        milliseconds = round((time.monotonic() - started) * 1000)
+        yield ok(name, f"{self._account.url} answers within {milliseconds} ms")
+        yield check_clock(self._client.clock_skew_seconds, f"clock{self._suffix}")
+        yield check_token(self._account.credentials(), time.time(), f"token{self._suffix}", refusal=failure)
+        if self.contracts is not None:
+            yield from self._check_contracts(self.contracts)
+
+    def _unasked_token(self) -> Iterator[Finding]:
+        """What the token says of itself, where the API cannot be asked."""
+        finding = check_token(self._account.credentials(), time.time(), f"token{self._suffix}", is_asked=False)
+        if finding.level != "ok":
+            yield finding
+
+    def _check_contracts(self, numbers: Sequence[str]) -> Iterator[Finding]:
+        wanted = [
+            number
+            for number in numbers
+            if number not in self._poll.exclude_contracts
+            and (not self._poll.contracts or number in self._poll.contracts)
+        ]
+        if not numbers:
+            hint = "is it the token of a user of this contract? The DCD shows users and groups in the User Manager"
+            yield fail(f"contracts{self._suffix}", "the token sees no contract", hint)
+        for number in islice(wanted, _MAX_ASKED):
+            yield check_contract(self._client, number, time.time())
+        if len(wanted) > _MAX_ASKED:
+            yield ok(f"contracts{self._suffix}", f"and {len(wanted) - _MAX_ASKED:,} more, which were not asked for")
+
+
+def check_local_token(account: Account, name: str, now: float) -> Finding:
+    """Is there a token, and what does it say of itself? Asks nobody."""
+    try:
+        return check_token(account.credentials(), now, name, is_asked=False)
+    except ConfigError as error:
+        return from_error(name, error)[0]
+
+
+def check_token(
+    credentials: Credentials, now: float, name: str, *, refusal: AuthError | None = None, is_asked: bool = True
+) -> Finding:
+    """What the API made of the token, and how long it is valid. `now` in unix seconds."""
+    expires_at = token_expiry(credentials.token.reveal()) if credentials.token is not None else None
+    what = "token" if credentials.token is not None else "user name and password"
+    renew = f"make a new one in the DCD (Token Manager) and put it where it comes from: {credentials.origin}"
+    days = None if expires_at is None else (expires_at - now) / _DAY_SECONDS
+    if refusal is not None and "403" in refusal.message:
+        return fail(name, refusal.message, refusal.hint, EXIT_AUTH)
+    if days is not None and days <= 0 and (refusal is not None or not is_asked):
+        return fail(name, f"the token expired {_date(expires_at)}", renew, EXIT_AUTH)
+    if refusal is not None:
+        hint = renew if credentials.token is not None else "are they right? They do not work with 2FA: use a token"
+        return fail(name, f"the API refused the {what} (401)", hint, EXIT_AUTH)
+    if days is not None and days <= 0:
+        return warn(name, f"accepted, though it expired {_date(expires_at)}", "is the clock of this machine right?")
+    state = "accepted" if is_asked else f"{what} found, not tried"
+    if days is None:
+        return ok(name, f"{state}; it does not say when it expires" if credentials.token is not None else state)
+    if days < WARN_EXPIRY_DAYS:
+        return warn(name, f"{state}, but it expires {_date(expires_at)}, in {days:.0f} days", renew)
+    return ok(name, f"{state}, expires {_date(expires_at)}, in {days:.0f} days")
+
+
+def _date(at: float | None) -> str:
+    try:
+        return f"on {datetime.fromtimestamp(at or 0, UTC):%Y-%m-%d at %H:%M UTC}"
+    except (OverflowError, ValueError, OSError):  # `exp` may be any number
+        return "at a time beyond the calendar"
+
+
+def check_clock(skew_seconds: float, name: str = "clock") -> Finding:
+    """Our clock minus the API's."""
+    skew = abs(skew_seconds)
+    if skew <= WARN_SKEW_SECONDS:
+        return ok(name, "agrees with the API's")
+    direction = "ahead of" if skew_seconds > 0 else "behind"
+    message = f"this machine's clock is {_span(skew)} {direction} the API's"
+    hint = "turn on time synchronisation: `timedatectl set-ntp true`"
+    return fail(name, message, hint) if skew >= FAIL_SKEW_SECONDS else warn(name, message, hint)
+
+
+def _span(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
+
+
+def check_contract(client: ActivityLog, number: str, now: float) -> Finding:
+    """May its log be read, and how many entries are of today (UTC, by the API's clock)?"""
+    name = f"contract {number}"
+    end = int(now - client.clock_skew_seconds) + 1
+    today = Window(end - 1 - (end - 1) % _DAY_SECONDS, end)
+    try:
+        page = client.page(number, today, 0, 1)
+    except PollerError as error:
+        return fail(name, error.message, error.hint or "it is asked again at each poll", error.exit_code)
+    if page.total is None:
+        return ok(name, f"{'has' if page.events else 'has no'} entries today")
+    more = " or more" if page.is_capped else ""
+    return ok(name, f"{page.total:,}{more} entries today (UTC)")
+
+
+def check_wanted_contracts(wanted: Sequence[str], seen: Sequence[str]) -> Iterator[Finding]:
+    """Those of `poll.contracts` that no account's token may see."""
+    for number in wanted:
+        if number not in seen:
+            hint = "correct poll.contracts, or use a token of a user of that contract"
+            yield fail(f"contract {number}", "is in poll.contracts, but no token sees it", hint, EXIT_CONFIG)

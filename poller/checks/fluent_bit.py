@@ -1,0 +1,231 @@
+"""Checks of a Fluent Bit configuration around `ionos-poller fetch`: what would make it lose entries, or not start.
+
+Source: FACTS.md, "Fluent Bit" and "IONOS Logging Service".
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from poller.checks import Finding, fail, from_error, ok, warn
+from poller.checks.fluent_bit_file import Section, read_sections, size_bytes
+from poller.config import Config, LoggingServiceSink
+from poller.errors import EXIT_CONFIG, ConfigError
+
+NAME = "fluent-bit"
+MIN_BUFFER_BYTES = 1_000_000
+_DEFAULT_BUFFER = "4096"
+_START_SECONDS = 10.0
+_FOREVER = ("no_limits", "false", "off")
+
+
+def check_fluent_bit(path: Path, config: Config | None) -> list[Finding]:
+    """All that is wrong with the file. `config` is ours, whose sink says which tag the pipeline knows, where there is one."""
+    try:
+        sections = read_sections(path)
+    except ConfigError as error:
+        return from_error(NAME, error)
+    inputs = [section for section in sections if section.kind == "input"]
+    commands = [section for section in inputs if _is("exec", section)]
+    ours = [section for section in commands if _words_of_fetch(section) is not None]
+    pushed = [section for section in inputs if _is("http", section)]
+    if not ours and (commands or not pushed):
+        return [_no_fetch(commands)]
+    findings = [finding for section in ours for finding in _check_exec(section, sections)]
+    for section in (*ours, *pushed):
+        findings += _check_storage(section, sections)
+        findings += _check_outputs(section, sections, config, path)
+    return findings or [ok(NAME, f"{path}: nothing in it loses entries that we know of")]
+
+
+def _is(plugin: str, section: Section) -> bool:
+    return section.get("name").lower() == plugin
+
+
+def _bad(section: Section, message: str, hint: str) -> Finding:
+    return fail(NAME, f"{section.title}: {message}", hint, EXIT_CONFIG)
+
+
+def _no_fetch(commands: Sequence[Section]) -> Finding:
+    hint = "set Command to `ionos-poller fetch --time-key time`, as in fluent-bit/ of this project"
+    if commands:
+        return _bad(commands[0], f"Command does not run `ionos-poller fetch`: {commands[0].get('command')[:80]}", hint)
+    return fail(NAME, "there is no exec input that runs `ionos-poller fetch`, and no http input", hint, EXIT_CONFIG)
+
+
+# The input
+
+
+def _words_of_fetch(section: Section) -> list[str] | None:
+    """The words of the command from our program on; None where it is another."""
+    try:
+        words = shlex.split(section.get("command"))
+    except ValueError:
+        return None
+    for at, word in enumerate(words):
+        is_module = word == "poller" and words[at - 1 : at] == ["-m"]
+        if (Path(word).name == "ionos-poller" or is_module) and "fetch" in words[at:]:
+            return words[at - 2 if is_module else at :]
+    return None
+
+
+def _option(words: Sequence[str], name: str) -> str:
+    """The value of an option, empty where it is not given."""
+    for at, word in enumerate(words):
+        if word == name:
+            return words[at + 1] if at + 1 < len(words) else ""
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return ""
+
+
+def _check_exec(section: Section, sections: Sequence[Section]) -> Iterator[Finding]:
+    words = _words_of_fetch(section) or []
+    yield from _check_program(section, words)
+    yield from _check_buffer(section, words)
+    yield from _check_parser(section, sections, _option(words, "--time-key"))
+    if not section.is_on("threaded"):
+        yield warn(NAME, f"{section.title}: all of Fluent Bit stands still while the command runs", "set Threaded on")
+    if re.search(r"IONOS_(API_TOKEN|TOKEN|PASSWORD)=(?!\$)", section.get("command")):
+        hint = "move it into an environment file or api.token_file: a command line can be seen by every user"
+        yield _bad(section, "Command holds a secret", hint)
+
+
+def _check_program(section: Section, words: Sequence[str]) -> Iterator[Finding]:
+    """Is it there, and does it start? It is not asked to fetch: what it printed here would be missing there."""
+    program = shutil.which(words[0])
+    if program is None:
+        hint = "give its full path, which `command -v ionos-poller` shows"
+        yield _bad(section, f"Command: there is no program {words[0]}", hint)
+        return
+    arguments = [program, *words[1 : 3 if words[1:2] == ["-m"] else 1], "--version"]
+    try:
+        # The command that Fluent Bit is to run, named by whoever runs this.
+        code = subprocess.run(arguments, capture_output=True, timeout=_START_SECONDS, check=False).returncode  # noqa: S603
+        ending = "" if code == 0 else f"ends with {code}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        ending = f"does not run: {type(error).__name__}"
+    if ending:
+        yield _bad(section, f"Command: {program} --version {ending}", "run it by hand to see why")
+
+
+def _check_buffer(section: Section, words: Sequence[str]) -> Iterator[Finding]:
+    text = section.get("buf_size", _DEFAULT_BUFFER)
+    size = size_bytes(text)
+    longest = _option(words, "--max-line-bytes")
+    wanted = int(longest) + 1 if longest.isdigit() else MIN_BUFFER_BYTES
+    if size is None:
+        yield _bad(section, f"Buf_Size {text} is not a size", "set Buf_Size 2M")
+    elif 0 <= size < wanted:
+        given = f"Buf_Size {text}" if "buf_size" in section.keys else "Buf_Size is 4096 by default, which"
+        hint = "set Buf_Size 2M" if not longest else f"set Buf_Size above --max-line-bytes, {longest}"
+        yield _bad(section, f"{given} loses every longer entry", hint)
+
+
+def _check_parser(section: Section, sections: Sequence[Section], time_key: str) -> Iterator[Finding]:
+    name = section.get("parser")
+    if not name:
+        hint = "set Parser to one with Format json, as in fluent-bit/ of this project"
+        yield warn(
+            NAME, f"{section.title}: without a Parser each entry is one text, with the time of its arrival", hint
+        )
+        return
+    parser = next((found for found in sections if found.kind == "parser" and found.get("name") == name), None)
+    if parser is None:
+        hint = "name the file that defines it in Parsers_File of [SERVICE]"
+        yield _bad(section, f"there is no parser {name}", hint)
+        return
+    if parser.get("format").lower() != "json":
+        yield _bad(parser, "Format is not json", "set Format json: fetch prints JSON lines")
+    wanted = parser.get("time_key")
+    if wanted and wanted != time_key:
+        hint = f"add --time-key {wanted} to Command: Time_Key looks at the top level only"
+        yield warn(NAME, f"{parser.title}: Time_Key {wanted} finds nothing in an entry", hint)
+
+
+# What lies between
+
+
+def _check_storage(section: Section, sections: Sequence[Section]) -> Iterator[Finding]:
+    service = next((found for found in sections if found.kind == "service"), None)
+    if section.get("storage.type").lower() != "filesystem":
+        hint = "set storage.type filesystem there, and storage.path in [SERVICE]"
+        yield warn(NAME, f"{section.title}: what waits is kept in memory, and lost at a restart", hint)
+    elif service is None or not service.get("storage.path"):
+        yield _bad(
+            section, "storage.type filesystem needs storage.path in [SERVICE]", "set storage.path to a directory"
+        )
+
+
+# The output
+
+
+def _check_outputs(
+    section: Section, sections: Sequence[Section], config: Config | None, path: Path
+) -> Iterator[Finding]:
+    tag = section.get("tag") or section.get("alias") or f"{section.get('name')}.0"
+    outputs = [found for found in sections if found.kind == "output" and _matches(found, tag)]
+    if not outputs:
+        yield _bad(section, f"no [OUTPUT] has a Match for the tag {tag}", f"set Match {tag} in the output")
+    for output in outputs:
+        yield from _check_retries(output)
+        if _is("http", output):
+            yield from _check_http(output, config, path)
+
+
+def _matches(output: Section, tag: str) -> bool:
+    if pattern := output.get("match_regex"):
+        return re.search(pattern, tag) is not None
+    return fnmatchcase(tag, output.get("match"))
+
+
+def _check_retries(output: Section) -> Iterator[Finding]:
+    limit = output.get("retry_limit", "1")
+    if limit.lower() not in _FOREVER:
+        yield _bad(output, f"gives up after {limit} retries, and drops what it held", "set Retry_Limit no_limits")
+
+
+def _check_http(output: Section, config: Config | None, path: Path) -> Iterator[Finding]:
+    if output.get("format").lower() not in ("json", "json_lines", "json_stream"):
+        yield _bad(output, "sends msgpack, which nobody takes there", "set Format json")
+    if "moesif" in output.get("host"):
+        return
+    yield from _check_key(output, path)
+    yield from _check_uri(output, config)
+    if output.get("port") == "443" and not output.is_on("tls"):
+        yield _bad(output, "speaks plain HTTP to port 443", "set tls on")
+
+
+def _check_key(output: Section, path: Path) -> Iterator[Finding]:
+    headers = [value.split(None, 1) for value in output.keys.get("header", [])]
+    key = next(
+        (words[1] if len(words) > 1 else "" for words in headers if words and words[0].upper() == "APIKEY"), None
+    )
+    if not key:
+        hint = "add `header APIKEY ${LOGGING_API_KEY}`, with the pipeline's key in the environment"
+        yield _bad(output, "sends no APIKEY header", hint)
+    elif not key.startswith("${") and path.stat().st_mode & 0o044:
+        hint = "write ${LOGGING_API_KEY} and put the key into the environment, or chmod 600 the file"
+        yield warn(NAME, f"{output.title}: the key stands in a file that others can read", hint)
+
+
+def _check_uri(output: Section, config: Config | None) -> Iterator[Finding]:
+    """The path is the tag of a log source; which one, our own sink knows, where it sends to the same pipeline."""
+    uri, host = output.get("uri", "/"), output.get("host")
+    tags = {
+        sink.tag
+        for sink in (config.sinks if config is not None else ())
+        if isinstance(sink, LoggingServiceSink) and host in sink.url
+    }
+    if tags and uri.strip("/") not in tags:
+        yield _bad(output, f"URI {uri} is not the tag of the pipeline", f"set URI /{min(tags)}")
+    elif re.fullmatch(r"/[A-Za-z0-9]{3,20}", uri) is None:
+        yield _bad(
+            output, f"URI {uri} is no tag", "set URI to / and the tag of the pipeline's log source: /activityLog"
+        )

@@ -1,0 +1,94 @@
+"""Checks of the sinks: each does what comes closest to sending an event."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from urllib.parse import urlsplit
+
+from poller.checks import Finding, fail, from_error, ok, warn
+from poller.config import AnySink, Config, FirehoseSink, HttpSink, LoggingServiceSink
+from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused
+from poller.errors import EXIT_AUTH, EXIT_CONFIG, ConfigError
+from poller.sinks import build_sink
+
+# Type -> what it imports, and the extra that brings it.
+EXTRAS = {"firehose": ("boto3", "firehose")}
+# Source: the vendor's SDK ionoscloud-logging 2.0.0, PipelineNoAddrLogsInner.
+PIPELINE_TAG = r"[A-Za-z0-9]{3,20}"
+
+_LOGIN_HINTS = {
+    "logging-service": "is api_key the key of this pipeline? It is shown once: `ionos-poller setup --rotate-key` makes a new one",
+    "loki": "check username and password, or bearer_token, and tenant_id",
+    "moesif": "is application_id the Collector Application Id of your Moesif app?",
+    "firehose": "check AWS's credentials (environment, profile or role) and firehose:PutRecordBatch",
+}
+
+
+def check_sink(settings: AnySink, config: Config, stop: threading.Event) -> Iterator[Finding]:
+    """Build the sink and let it probe. What is not HTTP or AWS touches no network."""
+    name = f"sink {settings.name}"
+    missing = check_extra(settings.type)
+    if missing is not None:
+        yield missing._replace(name=name)
+        return
+    if isinstance(settings, LoggingServiceSink):
+        yield from check_tag(settings, name)
+    try:
+        outcome = build_sink(settings, config, stop).probe()
+    except ConfigError as error:
+        yield from from_error(name, error)
+    else:
+        yield judge(settings, outcome, name)
+
+
+def is_local(settings: AnySink) -> bool:
+    """Whether its probe stays on this machine."""
+    return not isinstance(settings, HttpSink | FirehoseSink)
+
+
+def check_extra(type_name: str) -> Finding | None:
+    """Is the library installed that a type of sink needs? None where it is, or where it needs none."""
+    module, extra = EXTRAS.get(type_name, ("", ""))
+    try:
+        if module:
+            import_module(module)
+    except ImportError:
+        hint = f"pip install 'ionos-poller[{extra}]'"
+        return fail("extras", f"type {type_name} needs {module}, which is not installed", hint, EXIT_CONFIG)
+    return None
+
+
+def check_tag(settings: LoggingServiceSink, name: str) -> Iterator[Finding]:
+    """Could a pipeline of IONOS have a log source of this tag?"""
+    host = urlsplit(settings.url).hostname or ""
+    if host.endswith(".ionos.com") and not re.fullmatch(PIPELINE_TAG, settings.tag):
+        hint = "give the tag of the pipeline's log source, such as activityLog"
+        yield warn(name, f"no pipeline has the tag {settings.tag!r}: they are 3 to 20 letters and digits", hint)
+
+
+def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
+    """What a probe's outcome means to a person."""
+    match outcome:
+        case Accepted(status=status):
+            return ok(name, f"{settings.type} takes events{f' (HTTP {status})' if status else ''}")
+        case Refused() if isinstance(settings, LoggingServiceSink):
+            hint = "it was reached and let us in, which may be all: watch the first batch with `ionos-poller status`"
+            return warn(name, f"refuses the empty array it was tried with: {outcome.reason}", hint)
+        case CredentialsRefused():
+            reason, hint = _split(outcome.reason)
+            return fail(name, reason, hint or _LOGIN_HINTS.get(settings.type, "check its credentials"), EXIT_AUTH)
+        case _:
+            reason, hint = _split(outcome.reason)
+            place = "url" if isinstance(settings, HttpSink) else "path"
+            return fail(
+                name, reason, hint or f"check {place} and what is there; what is collected waits until it works"
+            )
+
+
+def _split(reason: str) -> tuple[str, str]:
+    """A reason, and the remedy in parentheses at its end."""
+    found = re.fullmatch(r"(.+?) \(([^()]*(?:\([^()]*\)[^()]*)*)\)", reason)
+    return (found[1], found[2]) if found else (reason, "")

@@ -1,0 +1,89 @@
+"""Checks of the state directory: may we write there, is there room, is what lies there sound, and who holds it?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from poller.checks import Finding, fail, from_error, ok, warn
+from poller.config import format_size
+from poller.errors import EXIT_STATE, StateError
+from poller.store.database import SCHEMA_VERSION
+from poller.store.inspection import holder_of, schema_of, set_aside_in
+
+MIB = 1 << 20
+WARN_FREE_BYTES = 200 * MIB
+FAIL_FREE_BYTES = 16 * MIB
+
+
+def check_state(directory: Path, max_bytes: int) -> Iterator[Finding]:
+    """Everything about the state. `max_bytes` is the outbox's limit."""
+    writable = check_directory(directory)
+    yield writable
+    if writable.level == "ok":
+        yield check_space(shutil.disk_usage(_existing(directory)).free, max_bytes, directory)
+    yield from check_files(directory)
+
+
+def check_directory(directory: Path) -> Finding:
+    """May this user write there? Where it is missing: may it be made?"""
+    existing = _existing(directory)
+    try:
+        with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
+            file.write(b"\n")
+    except OSError as error:
+        hint = "choose another --state-dir, or give this user the right to write there"
+        return fail("state", f"{existing}: cannot be written: {error.strerror}", hint, EXIT_STATE)
+    will_be = "" if existing == directory else ", will be made"
+    return ok("state", f"{directory}: writable{will_be}")
+
+
+def _existing(directory: Path) -> Path:
+    """The directory, or the nearest above it that exists."""
+    directory = directory.absolute()
+    while not os.path.lexists(directory) and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
+def check_space(free_bytes: int, max_bytes: int, directory: Path) -> Finding:
+    """Is there room for what may have to wait?"""
+    free = f"{directory}: {_rounded(free_bytes)} free"
+    if free_bytes < FAIL_FREE_BYTES:
+        return fail("disk", f"{free}: nearly full", "free some space, or choose another --state-dir", EXIT_STATE)
+    if free_bytes < max_bytes:
+        hint = (
+            "lower outbox.max_bytes, or free some space; when the disk is full, collecting pauses and nothing is lost"
+        )
+        return warn("disk", f"{free}, less than outbox.max_bytes, {format_size(max_bytes)}", hint)
+    if free_bytes < WARN_FREE_BYTES:
+        return warn("disk", f"{free}: not much", "free some space, or choose another --state-dir")
+    return ok("disk", free)
+
+
+def _rounded(size_bytes: int) -> str:
+    """A size for people, to three digits or so."""
+    for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes / 1024:.0f} KiB"
+
+
+def check_files(directory: Path) -> Iterator[Finding]:
+    """Each use's file: ours, sound, of a schema we know; and who holds it."""
+    for path in sorted(directory.glob("*.db")):
+        name = f"state {path.stem}"
+        try:
+            version = schema_of(path)
+        except StateError as error:
+            yield from from_error(name, error)
+            continue
+        schema = f"schema {version}" if version == SCHEMA_VERSION else f"schema {version}, upgraded at the next start"
+        pid = holder_of(path.with_suffix(".lock"))
+        held = f"; in use by process {pid}" if pid else "; not in use"
+        yield ok(name, f"{path.name}: sound, {schema}{held}")
+    for aside in set_aside_in(directory):
+        yield from from_error(f"state {aside.message.partition('.db')[0]}", aside)

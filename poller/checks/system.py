@@ -1,0 +1,190 @@
+"""Checks of what surrounds the program: the port of its endpoint, systemd's unit and its credentials."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import socket
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from poller.checks import Finding, fail, ok, warn
+from poller.config import Config, SecretSource
+from poller.errors import EXIT_CONFIG, PollerError
+from poller.transport import Transport
+
+UNIT = "ionos-poller.service"
+# Source: systemd.unit(5), "System Unit Search Path", highest precedence first.
+UNIT_DIRECTORIES = tuple(
+    Path(directory)
+    for directory in (
+        "/etc/systemd/system",
+        "/run/systemd/system",
+        "/usr/local/lib/systemd/system",
+        "/usr/lib/systemd/system",
+        "/lib/systemd/system",
+    )
+)
+_DEFAULT_CONFIG = "/etc/ionos-poller/config.toml"
+
+
+def check_listen(address: tuple[str, int] | None, daemon_pid: int | None) -> Finding:
+    """Is the port of `http.listen` free, or held by our own daemon? `daemon_pid` is the process that holds `run`'s state."""
+    name = "http.listen"
+    if address is None:
+        return ok(name, "turned off")
+    host, port = address
+    where = f"{host}:{port}"
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            listener.bind((host, port))
+            listener.listen(1)  # another may have bound it the same way
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and daemon_pid is not None and _is_ours(host, port):
+            return ok(name, f"{where}: in use by the daemon, process {daemon_pid}")
+        what = "taken by another program" if error.errno == errno.EADDRINUSE else error.strerror
+        return fail(name, f"{where}: {what}", 'choose another http.listen, or "" for none', EXIT_CONFIG)
+    return ok(name, f"{where}: free")
+
+
+def _is_ours(host: str, port: int) -> bool:
+    """Whether what listens there answers as the daemon does."""
+    bare = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - to where it can be asked
+    transport = Transport(timeout_seconds=(1.0, 2.0))
+    try:
+        url = f"http://[{bare}]:{port}" if ":" in bare else f"http://{bare}:{port}"
+        return "reasons" in msgspec.json.decode(transport.request("GET", f"{url}/healthz").body, type=dict[str, object])
+    except (PollerError, msgspec.DecodeError):
+        return False
+    finally:
+        transport.close()
+
+
+def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Finding]:
+    """What systemd left in $CREDENTIALS_DIRECTORY: can it be read, and is each of it used?"""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return
+    try:
+        names = sorted(os.listdir(directory))  # noqa: PTH208 - names only
+    except OSError as error:
+        hint = "has the unit LoadCredential=, and is this the unit's user?"
+        yield fail("credentials", f"{directory}: {error.strerror}", hint, EXIT_CONFIG)
+        return
+    used = {Path(source.place).name for source in secret_sources(config) if source.origin == "credential"}
+    for name in names:
+        # A unit may set an empty one in place of a file that need not be there.
+        if name not in used and not _is_blank(Path(directory) / name):
+            hint = "name it token, or after its sink, such as logging.key; or is it given otherwise, too?"
+            yield warn("credentials", f"nothing uses the credential {name}", hint)
+    if used:
+        yield ok("credentials", f"from systemd: {', '.join(sorted(used))}")
+
+
+def _is_blank(path: Path) -> bool:
+    try:
+        return not path.read_bytes().strip()
+    except OSError:
+        return False
+
+
+def secret_sources(config: Config) -> Iterator[SecretSource]:
+    """Where each secret of the configuration comes from."""
+    for table in (*config.accounts, *config.sinks, config.redact):
+        for name in table.__struct_fields__:
+            value = getattr(table, name)
+            if isinstance(value, SecretSource):
+                yield value
+
+
+def check_unit(directories: Sequence[Path] = UNIT_DIRECTORIES) -> Iterator[Finding]:
+    """The installed unit, if there is one: are its program, its configuration and its credentials there for its user?"""
+    path = next((found for directory in directories if (found := directory / UNIT).is_file()), None)
+    if path is None:
+        return
+    keys = _unit_keys(path, directories)
+    problems = [*_check_program(keys), *_check_loaded(keys), *_check_config_mode(keys)]
+    yield from problems
+    if not problems:
+        yield ok("systemd", f"{path}: its program, configuration and credentials are there")
+
+
+def _unit_keys(path: Path, directories: Sequence[Path]) -> dict[str, list[str]]:
+    """The settings of the unit and its drop-ins; an empty value takes back those before it, as systemd has it."""
+    drop_ins = sorted(
+        {
+            found.name: found
+            for directory in reversed(directories)
+            for found in (directory / f"{UNIT}.d").glob("*.conf")
+        }.items()
+    )
+    keys: dict[str, list[str]] = {}
+    for file in (path, *(found for _, found in drop_ins)):
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # a person may see that it is there, and no more
+            continue
+        for line in text.replace("\\\n", " ").splitlines():
+            key, is_setting, value = line.strip().partition("=")
+            if not is_setting or key.startswith(("#", ";")):
+                continue
+            if value.strip():
+                keys.setdefault(key.strip(), []).append(value.strip())
+            else:
+                keys.pop(key.strip(), None)
+    return keys
+
+
+def _check_program(keys: Mapping[str, list[str]]) -> Iterator[Finding]:
+    for command in keys.get("ExecStart", []):
+        program = command.lstrip("@-:+!").split()[0]
+        if program.startswith("/") and not os.access(program, os.X_OK):
+            hint = "set ExecStart= in a drop-in (`systemctl edit ionos-poller`) to where ionos-poller is installed"
+            yield fail("systemd", f"the unit's program {program} is missing", hint, EXIT_CONFIG)
+
+
+def _check_loaded(keys: Mapping[str, list[str]]) -> Iterator[Finding]:
+    replaced = {value.partition(":")[0] for value in keys.get("SetCredential", [])}
+    for value in keys.get("LoadCredential", []):
+        name, _, source = value.partition(":")
+        if not source.startswith("/"):
+            continue
+        mode = _mode(source)
+        if mode == 0 and name not in replaced:
+            hint = "put the secret there (mode 0600), or take the line out of the unit with a drop-in"
+            yield fail(
+                "systemd", f"LoadCredential={name}: {source} is missing, so the unit does not start", hint, EXIT_CONFIG
+            )
+        elif mode and stat.S_ISREG(mode) and mode & 0o077:
+            yield warn("systemd", f"others can read {source}", f"chmod 600 {source}: systemd reads it as root")
+
+
+def _check_config_mode(keys: Mapping[str, list[str]]) -> Iterator[Finding]:
+    """A unit of another user than root needs a configuration that this user can read."""
+    is_dynamic = keys.get("DynamicUser", ["no"])[-1].lower() in ("yes", "true", "on", "1")
+    is_root = not is_dynamic and keys.get("User", ["root"])[-1] in ("root", "0")
+    for command in keys.get("ExecStart", []):
+        words = shlex.split(command)
+        named = [after for word, after in pairwise(words) if word == "--config"]
+        config = named[0] if named else _DEFAULT_CONFIG
+        mode = _mode(config)
+        if mode and not is_root and not mode & 0o004:
+            hint = f"chmod 644 {config}, with every secret in a file of its own, handed over by LoadCredential="
+            yield warn("systemd", f"the unit's user cannot read {config}", hint)
+
+
+def _mode(path: str) -> int | None:
+    """The mode of a file, 0 where there is none, None where we may not know."""
+    try:
+        return Path(path).stat().st_mode
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None

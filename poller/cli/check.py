@@ -1,0 +1,182 @@
+"""`check`: the preflight, one line for each thing it tried."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+import msgspec
+
+from poller.checks import Finding, exit_code_of, fail, from_error, ok
+from poller.checks.account import AccountCheck, check_local_token, check_wanted_contracts
+from poller.checks.fluent_bit import check_fluent_bit
+from poller.checks.sinks import check_sink, is_local
+from poller.checks.state import check_state
+from poller.checks.system import check_credentials, check_listen, check_unit
+from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.config import AnySink, Config, process_environment
+from poller.errors import EXIT_CONFIG, ConfigError
+from poller.store.inspection import holder_of
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_NAME_WIDTH = 18
+_SINKS_AT_ONCE = 8
+
+
+@click.command("check", cls=GlobalOptionsCommand)
+@click.option("--offline", is_flag=True, help="Only what can be told without the network.")
+@click.option("--no-send", is_flag=True, help="Leave the sinks alone.")
+@click.option(
+    "--fluent-bit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also look at this Fluent Bit configuration (classic or YAML).",
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.pass_obj
+def command(settings: Settings, offline: bool, no_send: bool, fluent_bit: Path | None, as_json: bool) -> int:
+    """Is everything set up right? Tries it, says so in a line each, and what to do where it is not.
+
+    Looks at the configuration, the token (accepted? until when?), the API, the contracts, the state directory, every sink
+    (by a request that comes close to sending), the port, and systemd's unit. Writes nothing, and may run beside the daemon.
+
+    Exit code 0: all ok, perhaps with warnings. Else that of the gravest failure: 2 configuration, 3 authentication,
+    4 state, 1 any other.
+
+    \b
+    Examples:
+      ionos-poller check
+      ionos-poller check --offline --json
+      ionos-poller check --fluent-bit /etc/fluent-bit/fluent-bit.conf
+    """
+    stop = threading.Event()
+    stop_on_signals(stop)
+    findings = run_checks(settings, stop, is_offline=offline, is_sending=not no_send, fluent_bit=fluent_bit)
+    try:
+        return show_as_json(findings) if as_json else show(findings)
+    finally:
+        stop.set()
+
+
+def show(findings: Iterable[Finding]) -> int:
+    """A line each, as it comes, and the sum of it.  Returns: the exit code."""
+    told = []
+    for finding in findings:
+        told.append(finding)
+        level = click.style(f"{finding.level:<4}", fg=_COLOURS[finding.level], bold=finding.level != "ok")
+        hint = f" ({finding.hint})" if finding.hint else ""
+        click.echo(f"{level}  {finding.name:<{_NAME_WIDTH}}  {_printable(finding.message + hint)}")
+    counts = {level: sum(finding.level == level for finding in told) for level in _COLOURS}
+    click.echo(f"{counts['ok']} ok, {counts['warn']} warn, {counts['fail']} fail")
+    return exit_code_of(told)
+
+
+def show_as_json(findings: Iterable[Finding]) -> int:
+    """One object, when all is known.  Returns: the exit code, which is in it, too."""
+    told = list(findings)
+    code = exit_code_of(told)
+    levels = {finding.level for finding in told}
+    worst = next((level for level in ("fail", "warn") if level in levels), "ok")
+    rows = [{name: getattr(finding, name) for name in ("level", "name", "message", "hint")} for finding in told]
+    click.echo(msgspec.json.encode({"level": worst, "exit_code": code, "findings": rows}))
+    return code
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def run_checks(
+    settings: Settings,
+    stop: threading.Event,
+    *,
+    is_offline: bool = False,
+    is_sending: bool = True,
+    fluent_bit: Path | None = None,
+) -> Iterator[Finding]:
+    """Every finding as soon as it is known. What is wrong with one thing keeps none of the others from being tried."""
+    problems: set[str] = set()
+    config = None
+    for part in _load(settings):
+        if isinstance(part, Config):
+            config = part
+        else:
+            problems.add(f"{part.message} ({part.hint})" if part.hint else part.message)
+            yield part
+    if config is not None:
+        if not problems:
+            yield _describe(config)
+        for finding in _check_config(config, stop, is_offline=is_offline, is_sending=is_sending):
+            # What the configuration's own check has said of a key file is not said again by whoever needs it.
+            if not any(problem.startswith(finding.message) for problem in problems):
+                yield finding
+    if fluent_bit is not None:
+        yield from check_fluent_bit(fluent_bit, config)
+
+
+def _load(settings: Settings) -> Iterator[Finding | Config]:
+    """The problems, and the configuration, where there is enough of it to go on with."""
+    try:
+        yield settings.load()
+    except ConfigError as error:
+        yield from from_error("config", error)
+        try:
+            yield settings.load(check_files=False)
+        except ConfigError:
+            yield fail("config", "the rest was not checked", "correct the configuration first", EXIT_CONFIG)
+
+
+def _describe(config: Config) -> Finding:
+    where = str(config.source) if config.source else "from the environment alone"
+    count = len(config.sinks)
+    sinks = f"{count} sink{'s'[: count != 1]}" if count else "no sinks: `fetch` needs none, `run` does"
+    return ok("config", f"{where}: {sinks}")
+
+
+def _check_config(config: Config, stop: threading.Event, *, is_offline: bool, is_sending: bool) -> Iterator[Finding]:
+    if is_offline:
+        for account in config.accounts:
+            suffix = "" if len(config.accounts) == 1 else f" {account.name}"
+            yield check_local_token(account, f"token{suffix}", time.time())
+    else:
+        yield from _check_accounts(config, stop)
+    yield from check_state(config.state_dir, config.outbox.max_bytes)
+    if is_sending:
+        yield from _check_sinks([sink for sink in config.sinks if not is_offline or is_local(sink)], config, stop)
+    if config.sinks:  # only `run` listens, and it needs one
+        yield check_listen(config.http.address, holder_of(config.state_dir / "run.lock"))
+    yield from check_credentials(process_environment(), config)
+    yield from check_unit()
+
+
+def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
+    seen: list[str] = []
+    is_complete = True
+    is_only = len(config.accounts) == 1
+    # Asked once: whoever waits for the answer wants to know that it did not come.
+    asked = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, max_retries=0))
+    for account in config.accounts:
+        try:
+            client = activity_logs(msgspec.structs.replace(asked, accounts=(account,)), stop)[account.name]
+        except ConfigError as error:
+            yield from from_error("token" if is_only else f"token {account.name}", error)
+            is_complete = False
+            continue
+        check = AccountCheck(account, client, config.poll, is_only=is_only)
+        yield from check.run()
+        seen += check.contracts or []
+        is_complete = is_complete and check.contracts is not None
+    if is_complete:
+        yield from check_wanted_contracts(config.poll.contracts, seen)
+
+
+def _check_sinks(sinks: list[AnySink], config: Config, stop: threading.Event) -> Iterator[Finding]:
+    """All at once: one that does not answer holds up none of the others. In the order of the configuration."""
+    with ThreadPoolExecutor(max_workers=_SINKS_AT_ONCE) as pool:
+        for findings in pool.map(lambda sink: list(check_sink(sink, config, stop)), sinks):
+            yield from findings

@@ -1,0 +1,88 @@
+"""Looking at a state from outside, for `check`: is it sound, and who holds it? Writes nothing, sets nothing aside."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from poller.errors import StateError
+from poller.store.database import APPLICATION_ID, QUICK_CHECK_BYTES, SCHEMA_VERSION, SIDE_FILES, way_out
+
+_DAMAGED_HINT = (
+    "the next start sets it aside and says so; then run once with --since T, T at or before the last good run:"
+    " the API still holds the data"
+)
+
+
+def schema_of(path: Path) -> int:
+    """The schema of a state file that is ours and sound.
+
+    Raises: StateError when it is not, cannot be read, or is of a newer program.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
+            query = connection.execute
+            if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StateError(f"{path} is not a state of ionos-poller", hint=_DAMAGED_HINT)
+            version = int(query("PRAGMA user_version").fetchone()[0])
+            if path.stat().st_size <= QUICK_CHECK_BYTES and query("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise StateError(f"{path} is damaged", hint=_DAMAGED_HINT)
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise StateError(f"{path} is damaged or not an SQLite file", hint=_DAMAGED_HINT) from error
+        raise StateError(f"{path}: cannot be read: {error}", hint="is it another user's?") from error
+    except OSError as error:
+        raise StateError(f"{path}: cannot be read: {error.strerror}", hint="is it another user's?") from error
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"{path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
+            hint="upgrade ionos-poller, or use another --state-dir",
+        )
+    return version
+
+
+def set_aside_in(directory: Path) -> list[StateError]:
+    """The uses whose state was set aside, and not begun anew since: none of them starts before a person decides."""
+    found: dict[str, Path] = {}
+    for aside in sorted(directory.glob("*.db.unusable-*")):
+        use = aside.name.partition(".db.")[0]
+        if not aside.name.endswith(SIDE_FILES) and not (directory / f"{use}.db").exists():
+            found[use] = aside
+    return [StateError(f"{use}.db was set aside as {aside.name}", hint=way_out(aside)) for use, aside in found.items()]
+
+
+def holder_of(path: Path) -> int | None:
+    """The process that holds this lock file, or None.
+
+    Tries the lock only where the process named in it is alive: one that is just starting must not find it taken by us.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    pid = 0
+    try:
+        pid = int(os.pread(descriptor, 20, 0) or b"0")
+        if pid <= 0 or not _is_alive(pid):
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return pid
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,117 @@
+"""The command line itself: help, version, global options, what is unknown, and the commands that need no account."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from poller import __version__
+from poller.cli import _COMMANDS
+from tests.integration.fetching import Starter, finish, same
+from tests.support import run_command
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    done = run_command("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ionos-poller {__version__}\n", "")
+
+
+def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("ionos-poller")
+    done = subprocess.run([script, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, f"ionos-poller {__version__}\n")
+
+
+@pytest.mark.parametrize("command", ["", *_COMMANDS])
+def test_every_command_explains_itself_with_an_example(tmp_path: Path, command: str) -> None:
+    done = run_command(*[part for part in (command, "--help") if part], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    if "Commands:" in done.stdout and command:
+        subcommands = re.findall(r"^  ([a-z-]+)  ", done.stdout.split("Commands:")[1], re.MULTILINE)
+        assert subcommands
+        for name in subcommands:
+            inner = run_command(command, name, "--help", cwd=tmp_path)
+            assert inner.returncode == 0, inner.stderr
+            assert re.search(r"Examples?:\n +(\S+=\S+ )*ionos-poller ", inner.stdout), f"{command} {name}: no example"
+    else:
+        assert re.search(r"Examples?:\n +(\S+=\S+ )*ionos-poller ", done.stdout), f"{command}: no example"
+    if not command:
+        for name, summary in _COMMANDS.items():
+            assert re.search(rf"^  {name} +{re.escape(summary[:30])}", done.stdout, re.MULTILINE)
+    assert not list(tmp_path.iterdir()), "asking for help leaves nothing behind"
+
+
+def test_what_is_unknown_is_a_usage_error(tmp_path: Path) -> None:
+    for args in (("nope",), ("--nope",), ("fetch", "--nope"), ("fetch", "surplus"), ("fetch", "--max-line-bytes", "5")):
+        done = run_command(*args, cwd=tmp_path)
+        assert done.returncode == 2, args
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        assert "Error: " in done.stderr
+        assert "--help" in done.stderr
+
+
+def test_global_options_stand_before_or_behind_the_command(bench: Starter) -> None:
+    place = bench(events=3)
+    (place.directory / "my.toml").write_text("[poll]\ncontracts = [31960001]\n")
+    options = ("--config", "my.toml", "--state-dir", "here", "--log-level", "debug", "--log-format", "text")
+    for number, args in enumerate(((*options, "fetch", "--since", "1h"), ("fetch", "--since", "1h", *options))):
+        run = place.run(*args)
+        assert run.code == 0
+        assert len(run.lines) == (3 if number == 0 else 0), "both use the same configuration and state"
+        assert (place.directory / "here" / "fetch.db").exists()
+        assert " DEBUG " in run.stderr
+        assert "fetch.finished contracts=1" in run.stderr
+    quiet = place.run("--log-level", "debug", "fetch", "--log-level", "error", "--state-dir", "there")
+    assert quiet.stderr == "", "the nearer one counts"
+    assert place.run("--log-format", "json", "fetch").log[-1]["message"] == "fetch.finished"
+
+
+def test_demo_shows_books_that_balance_in_less_than_twenty_seconds(tmp_path: Path) -> None:
+    done = run_command("demo", cwd=tmp_path, timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "lost 0   repeated 0" in done.stdout
+    assert "received" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_simulate_serves_what_fetch_reads_until_it_is_stopped(bench: Starter) -> None:
+    place = bench(events=0)
+    process = place.start("simulate", "--port", "0", "--events", "50", "--span", "30m", "--fault", "500:10%")
+    assert process.stdout is not None
+    greeting = process.stdout.readline().decode()
+    url, token = re.match(r"(http://\S+)  token: (\S+)", greeting).groups()
+    lines = place.fetch("--since", "1h", env={"IONOS_API_URL": url, "IONOS_API_TOKEN": token}).lines
+    assert len(lines) == len(set(lines)) == 100
+    again = place.start("simulate", "--port", url.rpartition(":")[2])
+    assert finish(again).code == 2, "the port is taken"
+    process.send_signal(signal.SIGTERM)
+    assert finish(process).code == 0
+    bad = place.run("simulate", "--port", "0", "--fault", "nonsense")
+    assert bad.code == 2
+    assert "nonsense" in bad.stderr
+
+
+def test_ctrl_c_stops_the_simulator_quietly(bench: Starter) -> None:
+    place = bench(events=0)
+    process = place.start("simulate", "--port", "0")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    run = finish(process)
+    assert (run.code, run.stderr) == (0, "")
+
+
+def test_the_environment_alone_is_enough_and_stdout_carries_data_only(bench: Starter) -> None:
+    place = bench()
+    run = place.run("fetch", "--since", "1h", "--log-level", "debug")
+    same(run.lines, place.oracle())
+    assert run.rest == b""
+    assert len(run.log) > 3

@@ -1,0 +1,57 @@
+"""`run` killed over and over at random moments, while sinks and API fail besides: nothing lost, nothing invented."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+
+from tests.daemon import CONTRACTS, LOGGING, LOKI, MakeDaemon
+from tests.support import wait_until
+
+# All of issue 3's hundred: IONOS_POLLER_TEST_KILLS=100. Read at import: the environment is cleaned before each test.
+KILLS = int(os.environ.get("IONOS_POLLER_TEST_KILLS", "20"))
+BATCH_EVENTS = 100
+
+
+def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_batch_each(daemon_of: MakeDaemon) -> None:
+    rng = random.Random(20261121)
+    daemon = daemon_of(contracts=2, events=1500, faults=("mixed:300ms:10%", "sink=*:mixed:300ms:20%", "late:5%:2s"))
+    # Small windows and batches, so that there is always something on the way.
+    daemon.configure(
+        each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"250ms"'},
+        api={"page_size": "100", "result_window": "1000", "read_timeout": '"250ms"'},
+    )
+    killed_at_work = 0
+    for _ in range(KILLS):
+        before = daemon.simulator.intakes[LOGGING].accepted
+        daemon.start(is_awaited=False)
+        for contract in CONTRACTS:
+            daemon.simulator.add_entries(contract, count=rng.randrange(100, 400), span_seconds=0)
+        # Half of the lives from the start of the process on, half from the first delivery on.
+        if rng.random() < 0.5:
+            wait_until(lambda before=before: daemon.simulator.intakes[LOGGING].accepted > before, 15, what="work")
+            time.sleep(rng.uniform(0, 0.3))
+        else:
+            time.sleep(rng.uniform(0.1, 1.0))
+        daemon.kill()
+        killed_at_work += daemon.simulator.intakes[LOGGING].accepted > before
+    assert killed_at_work > KILLS / 4
+    daemon.start()
+    daemon.await_delivery(timeout=60)
+    wait_until(lambda: all(daemon.metric("outbox_events", sink=name) == 0 for name in (LOGGING, LOKI)))
+    daemon.stop()
+    books = daemon.simulator.books(LOGGING)
+    lost_acks = daemon.simulator.sink_traffic[LOGGING].counts[LOGGING].get("lost-ack", 0)
+    print(f"{KILLS} kills, {killed_at_work} of them at work, {lost_acks} acknowledgements lost: {books}")
+    assert (books.lost, books.invented) == (0, 0)
+    assert books.repeated <= (KILLS + lost_acks) * BATCH_EVENTS
+    daemon.assert_once(LOKI)
+    daemon.assert_clean()
+    state = daemon.state()
+    assert state["outbox"] == {"events": 0, "bytes": 0}
+    assert sum(row["new"] for row in state["contracts"]) == books.expected
+    with sqlite3.connect(daemon.state_dir / "run.db") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()

@@ -1,0 +1,355 @@
+"""`run` as an operator meets it: reloads, a second instance, health and metrics, tokens, clocks, a full disk."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from poller import __version__
+from tests.daemon import CONTRACTS, FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
+from tests.support import wait_until
+
+DAY_SECONDS = 86_400
+# Longer than a poll interval, with IONOS_POLLER_TEST_REST_SECONDS=70. Read at import: tests have a clean environment.
+REST_SECONDS = float(os.environ.get("IONOS_POLLER_TEST_REST_SECONDS", "10"))
+
+# Names and labels of INTERFACE.md, as a scrape shows them.
+METRICS = {
+    "events_collected_total": {"account", "contract"},
+    "events_filtered_total": {"reason"},
+    "events_duplicate_total": {"contract"},
+    "events_late_total": {"contract"},
+    "events_repaired_total": {"contract"},
+    "events_delivered_total": {"sink"},
+    "batches_failed_total": {"sink", "reason"},
+    "dead_letters": {"sink"},
+    "outbox_events": {"sink"},
+    "outbox_bytes": set(),
+    "collect_lag_seconds": {"account", "contract"},
+    "deliver_lag_seconds": {"sink"},
+    "api_requests_total": {"code"},
+    "api_request_seconds_bucket": {"le"},
+    "api_request_seconds_count": set(),
+    "token_expires_at_seconds": {"account"},
+    "last_poll_success_at_seconds": {"contract"},
+    "build_info": {"version"},
+}
+
+
+def jwt(expires_at: float) -> str:
+    parts = ({"alg": "RS256"}, {"exp": int(expires_at), "iss": "ionoscloud"}, {"signature": "none"})
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+
+
+def add(daemon: Daemon, count: int = 5) -> None:
+    for contract in daemon.simulator.contracts:
+        daemon.simulator.add_entries(contract, count=count)
+
+
+def await_ready(daemon: Daemon) -> None:
+    wait_until(lambda: not daemon.troubles(), what="ready")
+
+
+# Telling how it is
+
+
+def test_every_metric_is_there_with_its_labels_and_agrees_with_what_happened(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=500, token=jwt(time.time() + 90 * DAY_SECONDS), faults=("sink=*:503:x1",))
+    daemon.start()
+    daemon.await_delivery()
+    wait_until(lambda: daemon.metric("outbox_events", sink=LOKI) + daemon.metric("outbox_events", sink=LOGGING) == 0)
+    # Once a poll has read the overlap again.
+    wait_until(lambda: daemon.metric("events_duplicate_total", contract=str(FIRST)) > 0)
+    samples = daemon.metrics()
+    found: dict[str, set[str]] = {}
+    for name, labels in samples:
+        found.setdefault(name, set()).update(label for label, _ in labels)
+    for name, labels in METRICS.items():
+        assert found.get(name) == labels, name
+    # Has values only after an audit, the first of which comes after an hour.
+    assert "# TYPE ionos_poller_audit_missing_events gauge" in daemon.get("/metrics")[1]
+    assert daemon.metric("build_info", version=__version__) == 1
+    for contract in map(str, CONTRACTS):
+        assert daemon.metric("events_collected_total", account="default", contract=contract) == 500
+        assert 0 <= daemon.metric("collect_lag_seconds", account="default", contract=contract) < 5
+        assert time.time() - daemon.metric("last_poll_success_at_seconds", contract=contract) < 5
+    for sink in (LOGGING, LOKI):
+        assert daemon.metric("events_delivered_total", sink=sink) == 1000
+        assert daemon.metric("batches_failed_total", sink=sink, reason="unavailable") >= 0
+    assert daemon.metric("outbox_bytes") == 0
+    assert daemon.metric("api_requests_total", code="200") == daemon.metric("api_request_seconds_count")
+    assert daemon.get("/metrics")[1].endswith("\n")
+    assert daemon.get("/nothing")[0] == 404
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_readyz_and_status_tell_of_a_contract_that_fails_and_healthz_does_not(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=10, forbidden=(SECOND,))
+    daemon.start()
+    reason = wait_until(lambda: daemon.trouble(f"contract {SECOND}", "403"), what="/readyz says so")
+    assert "ACCESS_ACTIVITY_LOG" in reason
+    assert daemon.get("/healthz")[0] == 200
+    assert not daemon.trouble(str(FIRST)) or daemon.trouble(str(FIRST), "never")
+    rows = {row["contract"]: row for row in daemon.state()["contracts"]}
+    assert "403" in rows[str(SECOND)]["failure"]
+    assert str(SECOND) in daemon.command("status")
+    daemon.simulator.change_settings(forbidden=())
+    daemon.await_delivery()
+    await_ready(daemon)
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+# Credentials of the API
+
+
+def test_an_expired_token_is_told_and_its_successor_is_used_without_a_restart(daemon_of: MakeDaemon) -> None:
+    expired, fresh = jwt(time.time() - 60), jwt(time.time() + 5 * DAY_SECONDS)
+    daemon = daemon_of(contracts=2, events=50, token=fresh)
+    daemon.token_file.write_text(expired)
+    daemon.start()
+    wait_until(lambda: daemon.trouble("account default", "token expired"), what="/readyz says so")
+    wait_until(lambda: daemon.trouble("401"), what="so does the discovery")
+    assert daemon.logged("token.expired")
+    assert daemon.metric("token_expires_at_seconds", account="default") == pytest.approx(time.time() - 60, abs=30)
+    daemon.token_file.write_text(fresh)
+    daemon.await_delivery(timeout=10)
+    # The reason itself goes when the file is looked at again, which is every minute; a reload does it at once.
+    daemon.reload()
+    await_ready(daemon)
+    (soon,) = daemon.logged("token.expires_soon")
+    assert soon["level"] == "WARNING"
+    assert soon["account"] == "default"
+    assert daemon.metric("token_expires_at_seconds", account="default") == pytest.approx(
+        time.time() + 5 * DAY_SECONDS, abs=30
+    )
+    assert expired not in daemon.stderr
+    assert fresh not in daemon.stderr
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+# Clocks
+
+
+@pytest.mark.parametrize("skew_seconds", [120, -120])
+def test_with_clocks_apart_a_warning_is_given_and_nothing_is_lost_or_held_back(
+    daemon_of: MakeDaemon, skew_seconds: int
+) -> None:
+    daemon = daemon_of(contracts=2, date_skew_seconds=skew_seconds)
+    daemon.configure(poll={"interval": '"1s"'})
+    daemon.start()
+    await_ready(daemon)
+    for _ in range(2):
+        add(daemon)
+        # An interval, the second that is not over yet, and one more for the whole seconds of `Date`.
+        daemon.await_delivery(timeout=3.5)
+        time.sleep(0.37)
+    (warning,) = daemon.logged("clock.skewed")
+    assert warning["level"] == "WARNING"
+    assert warning["seconds_ahead"] == pytest.approx(-skew_seconds, abs=3)
+    assert daemon.metric("clock_skew_seconds", account="default") == pytest.approx(-skew_seconds, abs=3)
+    # Put right while it runs, and wrong the other way round.
+    daemon.simulator.change_settings(date_skew_seconds=0)
+    add(daemon)
+    daemon.await_delivery(timeout=5)
+    wait_until(lambda: daemon.logged("clock.agreed"), what="the end of the skew is told")
+    daemon.simulator.change_settings(date_skew_seconds=-skew_seconds)
+    add(daemon)
+    daemon.await_delivery(timeout=5)
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+# Starting and reloading
+
+
+def test_a_second_instance_on_the_same_state_ends_with_4_and_disturbs_nothing(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=50)
+    daemon.start()
+    assert daemon.process is not None
+    told = daemon.command("run", code=4)
+    assert f"process {daemon.process.pid}" in told
+    daemon.await_delivery()
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_a_port_that_is_taken_ends_the_start_with_2_and_a_reload_not_at_all(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=50)
+    taken = int(daemon.simulator.url.rpartition(":")[2])
+    daemon.configure(port=taken)
+    told = daemon.command("run", code=2)
+    assert "http.listen" in told
+    assert str(taken) in told
+    daemon.configure()
+    daemon.start()
+    daemon.configure(port=taken)
+    daemon.reload()
+    (failed,) = daemon.logged("config.reload_failed")
+    assert "http.listen" in failed["why"]
+    add(daemon)
+    daemon.await_delivery()
+    assert daemon.get("/healthz")[0] == 200
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_a_bad_config_leaves_the_old_one_in_force_and_a_good_one_replaces_it(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=50)
+    daemon.start()
+    good = daemon.config_file.read_text()
+    for bad in ("[poll\n", good.replace('"1s"', '"1 parsec"'), "", good.replace("[poll]", "[pole]")):
+        daemon.config_file.write_text(bad)
+        daemon.reload()
+    assert len(daemon.logged("config.reload_failed")) == 4
+    assert not daemon.logged("config.reloaded")
+    assert daemon.logged("config.reload_failed")[1]["why"].count("poll.interval") == 1
+    add(daemon)
+    daemon.await_delivery()
+    daemon.configure(sinks={LOKI: {}, LOGGING: {}}, poll={"interval": '"2s"'})
+    for _ in range(3):
+        daemon.reload()
+    assert len(daemon.logged("config.reloaded")) == 3
+    add(daemon)
+    daemon.await_delivery()
+    await_ready(daemon)
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_a_sink_that_left_the_config_holds_the_outbox_until_it_is_forgotten(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=200, faults=("sink=loki:503",))
+    daemon.start()
+    daemon.await_delivery(LOGGING)
+    daemon.configure(sinks={LOGGING: {}})
+    daemon.reload()
+    assert daemon.logged("sink.unknown", sink=LOKI)
+    assert "left the config" in daemon.command("sinks", "list")
+    assert daemon.metric("outbox_events", sink=LOKI) == 200
+    wait_until(lambda: daemon.metric("outbox_events", sink=LOGGING) == 0)
+    assert daemon.metric("outbox_bytes") > 0
+    assert "configured sink" in daemon.command("sinks", "forget", LOGGING, code=2)
+    daemon.command("sinks", "forget", LOKI)
+    assert daemon.metric("outbox_bytes") == 0
+    add(daemon)
+    daemon.await_delivery(LOGGING)
+    daemon.stop()
+    daemon.assert_once(LOGGING)
+    daemon.assert_clean()
+    assert daemon.simulator.intakes[LOKI].stored == 0
+    assert "loki" not in daemon.command("sinks", "list")
+
+
+def test_a_sink_forgotten_while_its_batch_is_on_the_way_does_no_harm(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=200, faults=("sink=loki:latency:2s",))
+    daemon.configure(each={"read_timeout": '"10s"'})
+    daemon.start()
+    wait_until(lambda: daemon.simulator.sink_traffic[LOKI].max_per_second, what="a batch on the way")
+    # Gone from the file, but the daemon was not told yet.
+    daemon.configure(sinks={LOGGING: {}})
+    daemon.command("sinks", "forget", LOKI)
+    wait_until(lambda: daemon.simulator.intakes[LOKI].stored, what="the batch arrives")
+    add(daemon)
+    daemon.await_delivery(LOGGING)
+    daemon.reload()
+    add(daemon)
+    daemon.await_delivery(LOGGING)
+    daemon.stop()
+    daemon.assert_once(LOGGING)
+    daemon.assert_clean()
+    assert not daemon.logged("sink.crashed")
+
+
+def test_a_sink_that_is_added_gets_what_is_collected_from_then_on(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=200)
+    daemon.configure(sinks={LOGGING: {}})
+    daemon.start()
+    daemon.await_delivery(LOGGING)
+    daemon.configure()
+    daemon.reload()
+    add(daemon, 7)
+    daemon.await_delivery(LOGGING)
+    wait_until(lambda: daemon.simulator.intakes[LOKI].stored == 7)
+    daemon.stop()
+    assert daemon.simulator.books(LOKI).invented == 0
+    assert daemon.sink(LOKI)["assigned"] == 7
+    daemon.assert_once(LOGGING)
+    daemon.assert_clean()
+
+
+# The disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """Mounts 3 MiB at a path."""
+    mounted: list[Path] = []
+
+    def mount(path: Path) -> None:
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)]
+        if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("only root can mount a disk of 3 MiB")
+        mounted.append(path)
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_full_disk_pauses_and_collecting_goes_on_when_there_is_room(
+    daemon_of: MakeDaemon, small_disk: Callable[[Path], None]
+) -> None:
+    daemon = daemon_of(contracts=2, events=4000, faults=("sink=logging:503",))
+    small_disk(daemon.state_dir)
+    daemon.configure(api={"window_bytes": '"1MiB"', "result_window": "500", "page_size": "500"})
+    daemon.start()
+    wait_until(lambda: daemon.logged("state.full"), 20, what="the disk is full")
+    assert daemon.logged("state.full")[0]["level"] == "ERROR"
+    wait_until(lambda: daemon.trouble("last successful poll"), 20, what="/readyz says so")
+    assert daemon.get("/healthz")[0] == 200
+    subprocess.run(["mount", "-o", "remount,size=64m", str(daemon.state_dir)], check=True)
+    daemon.simulator.set_faults([])
+    daemon.await_delivery(timeout=30)
+    await_ready(daemon)
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+# At rest
+
+
+def test_at_rest_it_takes_little_memory_and_next_to_no_processor(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=10, events=100)
+    daemon.configure(poll={"interval": '"60s"'})
+    daemon.start()
+    daemon.await_delivery()
+    time.sleep(1)
+    before, started = daemon.cpu_seconds(), time.monotonic()
+    time.sleep(REST_SECONDS)
+    share = (daemon.cpu_seconds() - before) / (time.monotonic() - started)
+    memory = daemon.memory_bytes()
+    print(f"{datetime.now(UTC):%H:%M} at rest: {memory / 1e6:.1f} MB, {share:.2%} of a core")
+    assert memory < 70_000_000
+    assert share < 0.02  # a hundredth on a machine of its own; a busy one counts its own interrupts
+    daemon.stop()
+    daemon.assert_clean()
