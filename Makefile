@@ -5,7 +5,7 @@ ARGS   ?=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test cover lint format types bench wheel wheel-check check lock clean
+.PHONY: help setup demo run test cover lint format types bench bench-compare soak docs wheel wheel-check check lock clean
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -60,6 +60,15 @@ types: $(READY) ## mypy, strict
 
 bench: $(READY) ## ratios against a bare loop
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+soak: $(READY) ## kill it a thousand times with faults on: make soak ARGS="--lives 1000"
+	$(BIN)/python -m tests.faults $(ARGS)
+
+bench-compare: $(READY) ## two saved results side by side: make bench-compare OLD=a.json NEW=b.json
+	$(BIN)/python -m tests.benchmarks --compare $(OLD) $(NEW)
+
+docs: $(READY) ## docs/configuration.md, from the model
+	$(BIN)/python -m tests.generate_docs
 
 wheel: $(READY) ## dist/: the sdist, and the wheel built from it
 	@rm -rf dist

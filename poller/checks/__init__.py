@@ -45,7 +45,12 @@ def fail(name: str, message: str, hint: str, exit_code: int = EXIT_INCOMPLETE) -
 def from_error(name: str, error: PollerError) -> list[Finding]:
     """An error of ours as findings; one each for the problems of a configuration."""
     if isinstance(error, ConfigError):
-        return [fail(name, f"{found.path}: {found.message}", found.hint, EXIT_CONFIG) for found in error.problems]
+        return [
+            fail(
+                name, found.message if found.path == name else f"{found.path}: {found.message}", found.hint, EXIT_CONFIG
+            )
+            for found in error.problems
+        ]
     return [fail(name, error.message, error.hint, error.exit_code)]
 
 

@@ -21,6 +21,7 @@ FAIL_FREE_BYTES = 16 * MIB
 
 def check_state(directory: Path, max_bytes: int) -> Iterator[Finding]:
     """Everything about the state. `max_bytes` is the outbox's limit."""
+    directory = directory.absolute()
     writable = check_directory(directory)
     yield writable
     if writable.level == "ok":
@@ -43,7 +44,6 @@ def check_directory(directory: Path) -> Finding:
 
 def _existing(directory: Path) -> Path:
     """The directory, or the nearest above it that exists."""
-    directory = directory.absolute()
     while not os.path.lexists(directory) and directory != directory.parent:
         directory = directory.parent
     return directory

@@ -135,6 +135,8 @@ class LoggingIntake(Intake):
     def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
         if request.headers.get("apikey") != settings.api_key:
             return _refusal(401, "Unauthorized")
+        if settings.logging_tag and not request.path.endswith(f"/{settings.logging_tag}"):
+            return _refusal(404, "Not Found")
         body = inflated(request)
         if body is None:
             return _refusal(400, "invalid gzip")

@@ -21,12 +21,14 @@ from poller.simulator.answers import Answer, Request, api_error, json_answer
 from poller.simulator.control import PREFIX as CONTROL_PATH
 from poller.simulator.control import answer_control
 from poller.simulator.faults import Fault
+from poller.simulator.pipelines import PREFIX as PIPELINES_PREFIX
 from poller.simulator.rules import BASE_PATH, answer_api, path_kind
 
 if TYPE_CHECKING:
     from poller.simulator.world import Simulator
 
 _SINK_PATH = "/sink/"
+_PIPELINES_PATH = f"{PIPELINES_PREFIX}/"
 _SINK_ROUTES: dict[str, Callable[[list[str]], bool]] = {
     "logging": lambda rest: len(rest) == 1,  # the tag
     "loki": lambda rest: rest == ["loki", "api", "v1", "push"],
@@ -65,6 +67,8 @@ class _Connection(BaseHTTPRequestHandler):
                 self._serve_api(simulator, request)
             elif parts.path.startswith(_SINK_PATH):
                 self._serve_sink(simulator, request)
+            elif parts.path.startswith(_PIPELINES_PATH):
+                self._send(simulator.pipelines.answer(request, simulator.settings, simulator.url))
             elif parts.path.startswith(CONTROL_PATH):
                 self._send(answer_control(simulator, request))
             else:
@@ -72,7 +76,7 @@ class _Connection(BaseHTTPRequestHandler):
         except _DroppedError:
             self.close_connection = True
 
-    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the names http.server looks for
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names http.server looks for
 
     def _read_body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding", "").lower() != "chunked":

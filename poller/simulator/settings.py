@@ -47,6 +47,8 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     # The intakes
     keep_lines: bool = False  # keep what was accepted, not only its digests
     api_key: str = "demo-key"  # Logging Service
+    logging_tag: str = ""  # the only tag its pipeline has: another is 404; empty: any
+    pipeline_ready_seconds: float = 0.5  # how long a new pipeline is being provisioned
     poison: str = ""  # logging, http: a request that contains it is refused with 400, naming nothing ...
     poison_stores_before: bool = False  # ... but what came before the culprit is stored
     max_body_bytes: int = 0  # logging, http: a larger body, inflated, is refused with 413; 0: any

@@ -23,6 +23,7 @@ from poller.simulator.faults import FaultPlan
 from poller.simulator.intakes import Books, HttpIntake, Intake, LoggingIntake, MoesifIntake, Verdict, balance
 from poller.simulator.log import ContractLog
 from poller.simulator.loki import LokiIntake
+from poller.simulator.pipelines import PipelineService
 from poller.simulator.server import SimulatorServer
 from poller.simulator.settings import FIRST_CONTRACT, SimulatorSettings, change
 
@@ -78,6 +79,7 @@ class Simulator:
         self.intakes: dict[str, Intake] = {
             intake.name: intake for intake in (LoggingIntake(), self.loki, MoesifIntake(), HttpIntake())
         }
+        self.pipelines = PipelineService(self.now, lambda key: self.change_settings(api_key=key))
         self._intake_locks = {name: threading.Lock() for name in self.intakes}
         numbers = settings.contracts
         if isinstance(numbers, int):

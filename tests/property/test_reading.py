@@ -53,9 +53,7 @@ class GrowingLog:
         return Page(events, len(found) if self._says_total else None, False, 2 * len(events), False)
 
 
-def entries(
-    *, visible_from: st.SearchStrategy[int], has_id: st.SearchStrategy[bool]
-) -> st.SearchStrategy[list[Entry]]:
+def entries(*, visible_from: st.SearchStrategy[int], has_id: st.SearchStrategy[bool]) -> st.SearchStrategy[list[Entry]]:
     return st.lists(st.builds(Entry, st.integers(0, 9), st.integers(0, 1), visible_from, has_id), max_size=14)
 
 

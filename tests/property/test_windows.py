@@ -33,9 +33,7 @@ def test_tiles_tile(start: int, seconds: int, span: int) -> None:
     assert max(piece.seconds for piece in pieces) <= span
 
 
-@given(
-    start=SECONDS, seconds=st.integers(2, 10**9), count=st.integers(0, 10**5), capacity=st.integers(0, 10**5)
-)
+@given(start=SECONDS, seconds=st.integers(2, 10**9), count=st.integers(0, 10**5), capacity=st.integers(0, 10**5))
 def test_splits_tile_into_nearly_equal_parts(start: int, seconds: int, count: int, capacity: int) -> None:
     window = Window(start, start + seconds)
     pieces = split(window, min(1000, parts_for(count, capacity)))
@@ -207,9 +205,7 @@ def test_an_api_that_serves_less_than_configured_loses_nothing_unsaid(
     readings = read_all(log, window, Limits(min(page_size, serves), serves + more, 10**9))
     for piece, reading in readings:
         if reading.is_complete:
-            assert reading.events == sorted(
-                log.within(piece), key=lambda entry: (entry.time_us, entry.identity)
-            )
+            assert reading.events == sorted(log.within(piece), key=lambda entry: (entry.time_us, entry.identity))
         else:
             assert piece.seconds == 1
             assert len(log.within(piece)) > serves - min(page_size, serves)

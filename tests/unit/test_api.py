@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,7 +32,7 @@ class Reply(NamedTuple):
 
     status: int = 200
     body: bytes = PAGE
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
     is_cut: bool = False
 
 
@@ -56,7 +57,7 @@ class Server(ThreadingHTTPServer):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:  # noqa: N802  # the name is the library's
+            def do_GET(self) -> None:
                 url = urlsplit(self.path)
                 query = {key: value for key, (value,) in parse_qs(url.query).items()}
                 headers = {name.lower(): value for name, value in self.headers.items()}

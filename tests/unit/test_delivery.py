@@ -55,9 +55,7 @@ def test_what_follows_from_an_outcome(outcome: Outcome, count: int, attempt: int
     assert decide(outcome, count, attempt, POLICY, lambda: 0.5) == expected
 
 
-@pytest.mark.parametrize(
-    "outcome", [Refused("bad"), TooLarge("large"), CredentialsRefused("no"), RetryAfter("later")]
-)
+@pytest.mark.parametrize("outcome", [Refused("bad"), TooLarge("large"), CredentialsRefused("no"), RetryAfter("later")])
 @pytest.mark.parametrize("count", [1, 2, 1000])
 def test_nothing_is_settled_that_was_not_accepted_unless_it_is_a_single_refused_event(
     outcome: Outcome, count: int
@@ -73,9 +71,7 @@ RANDOM = st.floats(0, 1, exclude_max=True)
 
 
 @given(policy=POLICIES, attempt=st.integers(1, 10**9), random=RANDOM)
-def test_a_wait_lies_between_nothing_and_the_doubled_ceiling(
-    policy: RetryPolicy, attempt: int, random: float
-) -> None:
+def test_a_wait_lies_between_nothing_and_the_doubled_ceiling(policy: RetryPolicy, attempt: int, random: float) -> None:
     wait = policy.wait_seconds(attempt, lambda: random)
     assert 0 <= wait <= policy.max_seconds
     assert wait <= policy.initial_seconds * 2.0 ** min(attempt - 1, 60)

@@ -50,9 +50,7 @@ def test_every_tolerated_shape_holds_the_same_entries_in_the_same_order(body: by
     ]
 
 
-@pytest.mark.parametrize(
-    "body", [b'{"hits":{"total":0,"hits":[]}}', b'{"hits":{"hits":[]}}', b'{"items":[]}', b"[]"]
-)
+@pytest.mark.parametrize("body", [b'{"hits":{"total":0,"hits":[]}}', b'{"hits":{"hits":[]}}', b'{"items":[]}', b"[]"])
 def test_an_empty_page_is_a_page(body: bytes) -> None:
     assert parse_page(body).events == ()
 
@@ -269,11 +267,16 @@ def test_twins_are_entries_of_their_own_and_each_ordinal_is_always_the_same_one(
     ],
 )
 @pytest.mark.parametrize("uuid", ['"a"', "7"], ids=["usual types", "types that wobble"])
-def test_a_time_is_read_in_every_iso_form_and_without_an_offset_is_utc(
-    time: str, expected: int, uuid: str
-) -> None:
-    event = only(hits(f'{{"@uuid":{uuid},"meta":{{"time":{time},"auditVersion":1e400}}}}'))
+def test_a_time_is_read_in_every_iso_form_and_without_an_offset_is_utc(time: str, expected: int, uuid: str) -> None:
+    event = only(hits(f'{{"@uuid":{uuid},"meta":{{"time":{time},"auditVersion":"5"}}}}'))
     assert (event.time_us, event.is_timed) == (expected, True)
+
+
+@pytest.mark.parametrize("uuid", ['"a"', "7"], ids=["usual types", "types that wobble"])
+@pytest.mark.parametrize("other", ["1e400", "9" * 5000, '"\\ud800"', "[[]]"], ids=lambda other: other[:9])
+def test_nothing_strange_beside_a_time_keeps_it_from_being_read(uuid: str, other: str) -> None:
+    event = only(hits(f'{{"@uuid":{uuid},"meta":{{"time":"2026-05-01T07:42:20Z","auditVersion":{other}}}}}'))
+    assert (event.time_us, event.is_timed) == (microseconds(2026, 5, 1, 7, 42, 20), True)
 
 
 @pytest.mark.parametrize(
@@ -351,9 +354,7 @@ def test_white_space_between_tokens_goes_and_inside_strings_stays() -> None:
 
 
 def test_no_line_holds_a_newline_however_the_answer_is_laid_out() -> None:
-    document = {
-        "hits": {"total": 1, "hits": [{"_source": {"@uuid": "a", "x": ["line\nbreak", {"y": "\r"}]}}]}
-    }
+    document = {"hits": {"total": 1, "hits": [{"_source": {"@uuid": "a", "x": ["line\nbreak", {"y": "\r"}]}}]}}
     for indent in (None, 0, 2, "\t"):
         event = only(json.dumps(document, indent=indent).encode())
         assert event == only(json.dumps(document).encode())

@@ -25,6 +25,7 @@ ROOMS = {
     "store": {"store"},
     "sinks": {"sinks"},
     "reading": {"reading"},
+    "files": {"files"},
     "pipelines": {"pipelines"},
     "checks": {"checks"},
     "pipeline": {"pipeline"},
@@ -46,6 +47,7 @@ MAY_IMPORT = {
     "sinks": BASE | {"telemetry", "transport"},
     "reporting": EDGES,  # what the daemon says of itself: the books, read from the state
     "reading": EDGES,
+    "files": {"core"},
     "pipelines": BASE | {"telemetry", "transport"},  # the Logging Service's management API, for `setup`
     "checks": EDGES,  # the preflight tries every edge and knows no use case
     "pipeline": EDGES | {"reading"},
@@ -53,7 +55,7 @@ MAY_IMPORT = {
     "simulator": {
         "core"
     },  # a stand-in for the other side shares none of our edges, or it would share their mistakes
-    "cli": EDGES | {"reading", "pipeline", "daemon", "reporting", "simulator", "checks", "pipelines"},
+    "cli": EDGES | {"reading", "pipeline", "daemon", "reporting", "simulator", "checks", "pipelines", "files"},
 }
 
 # Library -> the rooms that may import it.

@@ -36,9 +36,7 @@ def test_the_next_window_reaches_from_the_overlap_to_now(
         (Window(5, 5), 4, []),
     ],
 )
-def test_tiles_are_in_order_and_the_last_may_be_shorter(
-    window: Window, span: int, expected: list[Window]
-) -> None:
+def test_tiles_are_in_order_and_the_last_may_be_shorter(window: Window, span: int, expected: list[Window]) -> None:
     assert list(tile(window, span)) == expected
 
 

@@ -1,0 +1,416 @@
+"""The files in fluent-bit/: what they say of each other, that their commands work, and, where Fluent Bit is, that all of it does.
+
+Without a `fluent-bit` (on the path, or where its packages put it) the last part is skipped: then the keys are held
+against tables written from its manual, but no Fluent Bit has read them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from poller.config import LoggingServiceSink
+from poller.config.load import load
+from poller.simulator import Simulator, SimulatorSettings
+from tests.integration.fetching import Bench, Starter
+from tests.support import TOP, clean_environment, free_port, wait_until
+
+FILES = TOP / "fluent-bit"
+NAMES = ("logging-service", "moesif", "push")
+LONGEST_LINE_BYTES = 1_000_000  # of what fetch prints for Moesif
+MINIMAL_BUFFER_BYTES = 2_000_000
+
+# Source: docs.fluentbit.io, manual, pages of the service, the exec and http inputs, the http output, and the parsers.
+_INPUT = {"name", "tag", "storage.type", "threaded"}
+_SERVICE = "flush log_level parsers_file grace scheduler.cap storage.path storage.sync storage.checksum"
+KEYS = {
+    "service": {*_SERVICE.split(), "storage.backlog.mem_limit"},
+    "parser": {"name", "format", "time_key", "time_format", "time_keep"},
+    "input exec": {*_INPUT, "command", "parser", "interval_sec", "interval_nsec", "buf_size", "oneshot"},
+    "input http": {*_INPUT, "listen", "port", "tag_key", "buffer_max_size", "buffer_chunk_size"},
+    "output http": {
+        *("name", "match", "host", "port", "uri", "header", "format", "json_date_key", "compress"),
+        *("tls", "tls.verify", "retry_limit"),
+    },
+}
+
+
+class Pipeline(NamedTuple):
+    """A configuration, whichever syntax it was written in: keys in lower case, values as text."""
+
+    service: dict[str, str]
+    parsers: list[dict[str, str]]
+    inputs: list[dict[str, str]]
+    outputs: list[dict[str, str]]
+
+
+def classic_sections(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """The sections of a classic file, in order: `[NAME]`, then indented `Key  Value`; a key once in each."""
+    sections: list[tuple[str, dict[str, str]]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if header := re.fullmatch(r"\[([A-Z]+)]", line):
+            sections.append((header[1].lower(), {}))
+            continue
+        entry = re.fullmatch(r" {4}(\S+) +(\S.*)", line)
+        assert entry, f"{path.name}:{number}: neither section nor key: {line!r}"
+        assert entry[1].lower() not in sections[-1][1], f"{path.name}:{number}: twice: {entry[1]}"
+        sections[-1][1][entry[1].lower()] = entry[2]
+    return sections
+
+
+def read_classic(path: Path) -> Pipeline:
+    sections = classic_sections(path)
+    of_kind: Callable[[str], list[dict[str, str]]] = lambda kind: [keys for name, keys in sections if name == kind]
+    assert {name for name, _ in sections} <= {"service", "input", "output"}
+    (service,) = of_kind("service")
+    parsers: list[dict[str, str]] = []
+    if "parsers_file" in service:
+        found = classic_sections(path.parent / service.pop("parsers_file"))
+        assert {name for name, _ in found} == {"parser"}
+        parsers = [keys for _, keys in found]
+    return Pipeline(service, parsers, of_kind("input"), of_kind("output"))
+
+
+def read_yaml(path: Path) -> Pipeline:
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(document) <= {"service", "parsers", "pipeline"}
+    assert set(document["pipeline"]) == {"inputs", "outputs"}
+    return Pipeline(
+        _texts(document["service"]),
+        [_texts(keys) for keys in document.get("parsers", [])],
+        [_texts(keys) for keys in document["pipeline"]["inputs"]],
+        [_texts(keys) for keys in document["pipeline"]["outputs"]],
+    )
+
+
+def _texts(keys: dict[str, Any]) -> dict[str, str]:
+    """YAML's own types as classic files spell them: `on` is true there."""
+    return {key: ("on" if value else "off") if isinstance(value, bool) else str(value) for key, value in keys.items()}
+
+
+def _alike(pipeline: Pipeline) -> Pipeline:
+    """Without what two spellings of one value differ in, and without parsers that it does not use."""
+    used = {keys.get("parser") for keys in pipeline.inputs}
+    words = {"true": "on", "false": "off"}
+
+    def plain(keys: dict[str, str]) -> dict[str, str]:
+        return {key: words.get(value.lower(), value.lower()) for key, value in keys.items()}
+
+    return Pipeline(
+        plain(pipeline.service),
+        [plain(keys) for keys in pipeline.parsers if keys["name"] in used],
+        [plain(keys) for keys in pipeline.inputs],
+        [plain(keys) for keys in pipeline.outputs],
+    )
+
+
+def _bytes(size: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([KMG]?)", size).groups()  # type: ignore[union-attr]
+    return int(number) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[unit]
+
+
+PIPELINES = {f"{name}.conf": read_classic(FILES / f"{name}.conf") for name in NAMES} | {
+    f"{name}.yaml": read_yaml(FILES / f"{name}.yaml") for name in NAMES
+}
+EACH = pytest.mark.parametrize("file", PIPELINES)
+
+
+# What the files say
+
+
+def test_every_file_is_known_here_and_in_the_readme() -> None:
+    names = {path.name for path in FILES.iterdir()}
+    assert names == {*PIPELINES, "parsers.conf", "push.toml", "README.md"}
+    readme = (FILES / "README.md").read_text(encoding="utf-8")
+    assert [name for name in names - {"README.md"} if name not in readme] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_two_syntaxes_say_the_same(name: str) -> None:
+    assert _alike(PIPELINES[f"{name}.yaml"]) == _alike(PIPELINES[f"{name}.conf"])
+
+
+@EACH
+def test_every_key_is_one_that_fluent_bit_knows(file: str) -> None:
+    pipeline = PIPELINES[file]
+    sections = [("service", pipeline.service), *(("parser", keys) for keys in pipeline.parsers)]
+    sections += [(f"input {keys['name']}", keys) for keys in pipeline.inputs]
+    sections += [(f"output {keys['name']}", keys) for keys in pipeline.outputs]
+    assert [(kind, key) for kind, keys in sections for key in keys if key not in KEYS[kind]] == []
+
+
+@EACH
+def test_what_is_named_is_there_and_what_comes_in_goes_out(file: str) -> None:
+    pipeline = PIPELINES[file]
+    (source,), (target,) = pipeline.inputs, pipeline.outputs
+    if source["name"] == "exec":
+        assert source["parser"] in {keys["name"] for keys in pipeline.parsers}
+        assert target["match"] == source["tag"]
+    else:
+        assert "tag" not in source  # it is the path of the request
+    if target["uri"] != "/v1/actions/batch":
+        assert target["uri"] == f"/{target['match']}" == "/activityLog"
+    told = (FILES / file).read_text(encoding="utf-8")
+    variables = set(re.findall(r"\$\{(\w+)}", told))
+    comments = " ".join(line for line in told.splitlines() if line.startswith("#"))
+    assert variables
+    assert [name for name in variables if name not in comments] == []
+
+
+@EACH
+def test_nothing_is_dropped_that_a_setting_can_keep(file: str) -> None:
+    """The traps of FACTS.md, "Fluent Bit", and what their remedies need in turn."""
+    pipeline = PIPELINES[file]
+    (source,), (target,) = pipeline.inputs, pipeline.outputs
+    assert pipeline.service["storage.path"]
+    assert source["storage.type"] == "filesystem"
+    assert "mem_buf_limit" not in source
+    assert target["retry_limit"] == "no_limits"
+    assert target["format"] == "json"
+    assert target["json_date_key"].lower() in ("false", "off")
+    assert (target["tls"].lower(), target["tls.verify"].lower()) == ("on", "on")
+    assert "storage.total_limit_size" not in target  # it drops the oldest
+    if source["name"] == "exec":
+        assert source["threaded"].lower() == "on"
+        assert _bytes(source["buf_size"]) >= MINIMAL_BUFFER_BYTES
+
+
+def test_each_goes_where_its_receiver_listens() -> None:
+    for file, pipeline in PIPELINES.items():
+        (target,) = pipeline.outputs
+        header, _, secret = target["header"].partition(" ")
+        if file.startswith("moesif"):
+            assert (target["host"], header) == ("api.moesif.net", "X-Moesif-Application-Id")
+        else:
+            assert (target["host"], header) == ("${IONOS_LOGGING_HOST}", "APIKEY")
+        assert re.fullmatch(r"\$\{\w+}", secret), "a secret comes from the environment"
+
+
+def test_the_config_of_run_pushes_where_fluent_bit_listens(tmp_path: Path) -> None:
+    shutil.copy(FILES / "push.toml", tmp_path)
+    config = load(tmp_path / "push.toml", {"FLUENT_BIT_KEY": "any"}, check_files=False)
+    (sink,) = config.sinks
+    (source,), (target,) = PIPELINES["push.conf"].inputs, PIPELINES["push.conf"].outputs
+    assert isinstance(sink, LoggingServiceSink)
+    assert sink.url == f"http://{source['listen']}:{source['port']}"
+    assert sink.tag == target["match"]
+    assert 2 * sink.batch_bytes <= _bytes(source["buffer_max_size"])
+
+
+# Their commands
+
+
+@pytest.mark.parametrize("name", ["logging-service", "moesif"])
+def test_the_command_prints_lines_that_the_parser_takes(name: str, bench: Starter, tmp_path: Path) -> None:
+    pipeline = PIPELINES[f"{name}.conf"]
+    (source,) = pipeline.inputs
+    parser = next(keys for keys in pipeline.parsers if keys["name"] == source["parser"])
+    place = bench(events=50, entry_bytes=6000)
+    place.simulator.add_entries(place.simulator.contracts[0], [{"event": {"message": "x" * 3_000_000}}])
+    lines = _first_lines(place, source["command"], tmp_path)
+    assert len(lines) == 2 * 50 + 1
+    assert max(len(line) for line in lines) + 1 < min(
+        _bytes(source["buf_size"]), 256 * 1024 if name != "moesif" else 10**6
+    )
+    assert parser["format"] == "json"
+    for line in lines:
+        record = json.loads(line)
+        if "time_key" in parser:
+            # strptime's %f is Fluent Bit's %L.
+            datetime.strptime(record[parser["time_key"]], parser["time_format"].replace("%L", "%f"))  # noqa: DTZ007
+        else:
+            assert record["action_name"]
+
+
+def _first_lines(place: Bench, command: str, directory: Path) -> list[bytes]:
+    """What the first run of a Command prints, with its state elsewhere."""
+    program, *args = shlex.split(command.replace("/var/lib/ionos-poller", str(directory / "state")))
+    assert program == "ionos-poller"
+    run = place.run(*args, env={"IONOS_POLLER_POLL__INITIAL_LOOKBACK": "2h"})
+    assert (run.code, run.told) == (0, []), run.stderr
+    return run.lines
+
+
+# The real one
+
+
+def _fluent_bit() -> tuple[str, tuple[int, ...]] | None:
+    """Where it is, and its version."""
+    program = shutil.which("fluent-bit") or shutil.which("fluent-bit", path="/opt/fluent-bit/bin")
+    if program is None:
+        return None
+    said = subprocess.run([program, "--version"], capture_output=True, encoding="utf-8", check=True).stdout
+    return program, tuple(int(number) for number in re.findall(r"\d+", said)[:3])
+
+
+FLUENT_BIT = _fluent_bit()
+REAL = pytest.mark.skipif(
+    FLUENT_BIT is None, reason="no fluent-bit on this machine: no Fluent Bit has read the files in fluent-bit/"
+)
+
+
+class Rehearsal:
+    """A configuration of fluent-bit/ with the outside world replaced by a simulator, and each wait by a second."""
+
+    def __init__(self, directory: Path, simulator: Simulator, file: str) -> None:
+        assert FLUENT_BIT is not None
+        self.directory = directory
+        self.simulator = simulator
+        self.program, self.version = FLUENT_BIT
+        self.input_port = free_port()
+        self.config_file = directory / file
+        self.config_file.write_text(self._rewritten((FILES / file).read_text(encoding="utf-8")), encoding="utf-8")
+        shutil.copy(FILES / "parsers.conf", directory)
+        bin_directory = directory / "bin"
+        bin_directory.mkdir()
+        command = bin_directory / "ionos-poller"
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m poller "$@"\n')
+        command.chmod(0o755)
+
+    def _rewritten(self, text: str) -> str:
+        changes = [
+            (r"/var/lib/[\w-]+/\w+", str(self.directory / "storage")),
+            (r"(\bport:? +)443\b", rf"\g<1>{self.simulator.url.rpartition(':')[2]}"),
+            (r"(\bport:? +)9880\b", rf"\g<1>{self.input_port}"),
+            (r"(\btls:? +)on\b", r"\g<1>off"),
+            (r"(\binterval_sec:? +)60\b", r"\g<1>1"),
+            (r"(\bhost:? +)api\.moesif\.net", r"\g<1>127.0.0.1"),
+            (r"(\buri:? +)/v1/", r"\g<1>/sink/moesif/v1/"),
+            (r"(\buri:? +)/activityLog", r"\g<1>/sink/logging/activityLog"),
+        ]
+        if self.version < (2,):
+            changes.append((r"\n *threaded:? +on\b", ""))
+        for pattern, replacement in changes:
+            text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
+        return text
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        environment = clean_environment(
+            {
+                "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}",
+                "IONOS_API_URL": self.simulator.url,
+                "IONOS_API_TOKEN": self.simulator.token,
+                "IONOS_POLLER_STATE_DIR": str(self.directory / "state"),
+                "IONOS_POLLER_POLL__INITIAL_LOOKBACK": "2h",
+                "IONOS_LOGGING_HOST": "127.0.0.1",
+                "IONOS_LOGGING_KEY": self.simulator.settings.api_key,
+                "MOESIF_APPLICATION_ID": self.simulator.settings.application_id,
+            }
+        )
+        with (self.directory / "fluent-bit.log").open("w") as log:
+            process = subprocess.Popen(
+                [self.program, "-c", str(self.config_file)],
+                cwd=self.directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield
+            assert process.poll() is None, self.log
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "fluent-bit.log").read_text(errors="replace")[-3000:]
+
+    def await_lines(self, intake: str, count: int) -> list[dict[str, Any]]:
+        taken = self.simulator.intakes[intake]
+        try:
+            wait_until(lambda: taken.accepted >= count, 60, what=f"{count} records at the {intake} intake")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {taken.state()}\n{self.log}") from None
+        return [json.loads(line) for line in taken.lines]
+
+
+Rehearse = Callable[..., Rehearsal]
+
+
+@pytest.fixture
+def rehearse(tmp_path: Path) -> Iterator[Rehearse]:
+    """Give rehearsals of a file: one contract with 500 entries of 6 kB, which the default of 4 KiB would lose."""
+    started: list[Simulator] = []
+
+    def make(file: str) -> Rehearsal:
+        if FLUENT_BIT and file.endswith(".yaml") and FLUENT_BIT[1] < (3, 2):
+            pytest.skip("this Fluent Bit is older than 3.2: it reads no YAML of this kind")
+        settings = SimulatorSettings(contracts=1, events=500, span_seconds=3000, entry_bytes=6000, keep_lines=True)
+        started.append(Simulator(settings).start())
+        return Rehearsal(tmp_path, started[-1], file)
+
+    yield make
+    for simulator in started:
+        simulator.stop()
+
+
+@REAL
+@pytest.mark.parametrize("file", ["logging-service.conf", "logging-service.yaml"])
+def test_500_lines_of_6_kb_go_through_exec_to_the_logging_service(file: str, rehearse: Rehearse) -> None:
+    place = rehearse(file)
+    with place.running():
+        records = place.await_lines("logging", 500)
+    entries = [json.loads(line) for number in place.simulator.contracts for line in place.simulator.oracle(number)]
+    assert sorted(record["time"] for record in records) == sorted(entry["meta"]["time"] for entry in entries)
+    for record in records:
+        del record["time"]
+    assert sorted(records, key=_identity) == sorted(entries, key=_identity)
+    assert all('"type":"' in line.decode() for line in place.simulator.intakes["logging"].lines), "compact, for LogQL"
+
+
+def _identity(entry: dict[str, Any]) -> str:
+    return str(entry["@uuid"])
+
+
+@REAL
+@pytest.mark.parametrize("file", ["moesif.conf", "moesif.yaml"])
+def test_500_actions_go_through_exec_to_moesif(file: str, rehearse: Rehearse) -> None:
+    place = rehearse(file)
+    with place.running():
+        actions = place.await_lines("moesif", 500)
+    assert len({action["transaction_id"] for action in actions}) == 500
+
+
+@REAL
+@pytest.mark.parametrize("file", ["push.conf", "push.yaml"])
+def test_run_pushes_500_entries_through_the_http_input(
+    file: str, rehearse: Rehearse, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    place = rehearse(file)
+    config = (FILES / "push.toml").read_text(encoding="utf-8").replace(":9880", f":{place.input_port}")
+    config = re.sub(r"(?m)^(state_dir|token_file) = .*\n", "", config)
+    (place.directory / "ionos-poller.toml").write_text(
+        config + '\n[poll]\ninitial_lookback = "2h"\n[http]\nlisten = ""\n'
+    )
+    environment = {
+        "IONOS_API_URL": place.simulator.url,
+        "IONOS_API_TOKEN": place.simulator.token,
+        "FLUENT_BIT_KEY": "any",
+    }
+    with place.running(), (place.directory / "run.log").open("w") as log:
+        start("run", cwd=place.directory, env=environment, stdout=log, stderr=log)
+        records = place.await_lines("logging", 500)
+    entries = [json.loads(line) for number in place.simulator.contracts for line in place.simulator.oracle(number)]
+    assert sorted(records, key=_identity) == sorted(entries, key=_identity)

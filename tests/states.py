@@ -1,0 +1,73 @@
+"""Events, windows and states for the tests of the store: the same number is the same entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from poller.events import IDENTITY_BYTES, Event
+from poller.store import State
+from poller.store.contracts import Commit
+from poller.windows import Window
+
+START = 1_777_593_600  # a whole hour
+HOUR = 3600
+NOW = START + 30 * HOUR
+FIRST_MINUTE = Window(START, START + 60)
+
+
+def event(number: int, second: int = START, *, is_timed: bool = True, line: bytes | None = None) -> Event:
+    return Event(
+        second * 1_000_000 + number % 1_000_000,
+        number.to_bytes(IDENTITY_BYTES, "big"),
+        line if line is not None else b'{"n":%d}' % number,
+        is_timed=is_timed,
+    )
+
+
+def events(*numbers: int) -> list[Event]:
+    return [event(number) for number in numbers]
+
+
+def commit(
+    state: State,
+    new: Sequence[Event],
+    *,
+    window: Window = FIRST_MINUTE,
+    contract: str = "1",
+    kept: Sequence[Event] | None = None,
+    fetched: int | None = None,
+    advance: bool = True,
+    advance_to: int | None = None,
+    of_range: int | None = None,
+    now: int = NOW,
+) -> None:
+    state.contracts.commit_window(
+        Commit(
+            contract=contract,
+            window=window,
+            fetched=len(new) if fetched is None else fetched,
+            unseen=new,
+            new_count=len(new),
+            kept=new if kept is None else kept,
+            now=now,
+            advance_to=advance_to if advance_to is not None else window.end if advance else None,
+            of_range=of_range,
+        )
+    )
+
+
+def waiting(state: State, sink: str, max_events: int = 10**9, max_bytes: int = 10**9) -> list[int]:
+    """The numbers of the events in the next batch of a sink."""
+    batch = state.outbox.batch(sink, max_events, max_bytes)
+    return [json.loads(item.line)["n"] for item in batch.events] if batch else []
+
+
+def counts(state: State, start: int, end: int) -> dict[int, int]:
+    """Entries collected by the hour, remembered or not."""
+    return {hour: count.collected for hour, count in state.contracts.counts("1", start, end).items()}
+
+
+def open_state(directory: Path, *, is_fresh_start: bool = False) -> State:
+    return State.open(directory, "fetch", is_fresh_start=is_fresh_start)

@@ -1,0 +1,79 @@
+"""At most so many requests in any second, and no wait that is not needed. Time passes without being waited for."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from poller.errors import StoppedError
+from poller.transport import RateLimit
+
+
+class Clock(threading.Event):
+    """A stop that is never set, whose waits pass at once and are added to the time by the monotonic clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.turns.append(time.monotonic() + (timeout or 0.0))
+        return False
+
+
+@pytest.mark.parametrize("per_second", [0.5, 1, 1.9, 2.5, 10, 99.9])
+def test_in_no_second_are_there_more_requests_than_allowed(per_second: float) -> None:
+    limit = RateLimit(per_second)
+    clock = Clock()
+    for _ in range(60):
+        before = len(clock.turns)
+        limit.wait(clock)
+        if len(clock.turns) == before:  # a turn at once
+            clock.turns.append(time.monotonic())
+    turns = sorted(clock.turns)
+    span = max(1.0, 1 / per_second)
+    tolerance = 0.01  # the turns are read off a clock a little later than they were given
+    for start in turns:
+        inside = [turn for turn in turns if start <= turn < start + span - tolerance]
+        assert len(inside) <= max(1, per_second)
+
+
+def test_a_few_requests_need_not_wait_at_all() -> None:
+    clock = Clock()
+    limit = RateLimit(10)
+    for _ in range(10):
+        limit.wait(clock)
+    assert clock.turns == []
+    limit.wait(clock)
+    assert len(clock.turns) == 1
+
+
+def test_no_limit_never_waits() -> None:
+    clock = Clock()
+    limit = RateLimit(0)
+    for _ in range(1000):
+        limit.wait(clock)
+    assert clock.turns == []
+
+
+def test_the_limit_is_one_for_all_threads() -> None:
+    limit = RateLimit(5)
+    clock = Clock()
+    threads = [threading.Thread(target=lambda: [limit.wait(clock) for _ in range(10)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(clock.turns) == 35
+    assert max(clock.turns) - min(clock.turns) > 5.9
+
+
+def test_waiting_for_a_turn_ends_when_asked_to_stop() -> None:
+    limit = RateLimit(0.01)
+    stop = threading.Event()
+    limit.wait(stop)
+    stop.set()
+    with pytest.raises(StoppedError):
+        limit.wait(stop)
