@@ -69,7 +69,7 @@ class Pipelines:
         except ImportError as error:
             hint = "pip install 'ionos-poller[setup]'"
             raise ConfigError([Problem("setup", "needs ionoscloud-logging, which is not installed", hint)]) from error
-        self._sdk = ionoscloud_logging
+        self._sdk: Any = ionoscloud_logging  # its types are not made to be read with `strict`
         self._timeout_seconds = timeout_seconds
         configuration = self._sdk.Configuration(host=url, ssl_ca_cert=ca_file, retries=0)
         configuration.max_retries = 1  # it would wait 100 s and send a POST again
@@ -192,6 +192,10 @@ def _unreached(error: urllib3.exceptions.HTTPError) -> TransientError:
     match root:
         case urllib3.exceptions.NameResolutionError():
             return TransientError("the Logging Service's host name is not known", hint="check --region and the DNS")
+        case urllib3.exceptions.NewConnectionError():
+            return TransientError(
+                "no connection to the Logging Service", hint="check --region or --api-url, and the firewall"
+            )
         case urllib3.exceptions.ProxyError():
             return TransientError("the proxy did not let the request through", hint="check HTTPS_PROXY")
         case urllib3.exceptions.SSLError():
@@ -199,8 +203,8 @@ def _unreached(error: urllib3.exceptions.HTTPError) -> TransientError:
         case urllib3.exceptions.TimeoutError():
             return TransientError("the Logging Service did not answer in time", hint="check the firewall, or try again")
         case _:
-            hint = "check --region or --api-url, and the firewall"
-            return TransientError(f"no connection to the Logging Service: {type(root).__name__}", hint=hint)
+            hint = "try again; what was done so far is found again"
+            return TransientError(f"the connection to the Logging Service broke: {type(root).__name__}", hint=hint)
 
 
 def _as_transient(error: PollerError) -> TransientError:

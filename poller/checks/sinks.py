@@ -71,21 +71,22 @@ def check_tag(settings: LoggingServiceSink, name: str) -> Iterator[Finding]:
 
 def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
     """What a probe's outcome means to a person."""
+    prefix = f"{settings.url}: " if isinstance(settings, HttpSink) else ""
     match outcome:
-        case Accepted(status=status):
-            return ok(name, f"{settings.type} takes events{f' (HTTP {status})' if status else ''}")
+        case Accepted():
+            return ok(name, f"{prefix}takes events")
         case Refused() if isinstance(settings, LoggingServiceSink):
             hint = "it was reached and let us in, which may be all: watch the first batch with `ionos-poller status`"
-            return warn(name, f"refuses the empty array it was tried with: {outcome.reason}", hint)
+            return warn(name, f"{prefix}refuses the empty array it was tried with: {outcome.reason}", hint)
         case CredentialsRefused():
             reason, hint = _split(outcome.reason)
-            return fail(name, reason, hint or _LOGIN_HINTS.get(settings.type, "check its credentials"), EXIT_AUTH)
+            hint = hint or _LOGIN_HINTS.get(settings.type, "check its credentials")
+            return fail(name, f"{prefix}the credentials are refused: {reason}", hint, EXIT_AUTH)
         case _:
             reason, hint = _split(outcome.reason)
             place = "url" if isinstance(settings, HttpSink) else "path"
-            return fail(
-                name, reason, hint or f"check {place} and what is there; what is collected waits until it works"
-            )
+            hint = hint or f"check {place} and what is there; what is collected waits until it works"
+            return fail(name, f"{prefix}{reason}", hint)
 
 
 def _split(reason: str) -> tuple[str, str]:

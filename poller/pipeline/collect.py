@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
@@ -276,36 +275,50 @@ class Collector:
         self, reader: WindowReader, windows: Iterable[Window]
     ) -> Generator[tuple[Window, Reading], None, None]:
         """Read windows in order, the later ones ahead of time while there are slots; split ones are replaced by their parts."""
-        queue = deque(_Ahead(window) for window in windows)
+        queue = [_Ahead(window) for window in windows]
+        has_changed = threading.Event()
         try:
             while queue:
                 self._wait_for_room()
-                head = queue[0]
-                if not head.has_slot:
-                    self._slots.acquire()
-                    head.has_slot = True
-                for item in list(queue)[1:]:
-                    if not item.has_slot:
-                        if not self._slots.acquire(blocking=False):
-                            break
-                        item.has_slot = True
+                has_changed.clear()
+                queue = [part for item in queue for part in item.parts()]
+                self._take_slots(queue)
+                for item in queue:
+                    if item.has_slot and item.future is None:
                         item.future = self._begin(reader, item.window)
-                # The head is read by this thread, unless it was begun ahead of time.
-                result = _result(head.future) if head.future else reader.read(head.window)
-                if isinstance(result, Split):
-                    queue.popleft()
-                    queue.extendleft(_Ahead(window) for window in reversed(result.windows))
-                    queue[0].has_slot = True  # handed on
-                    continue
-                yield head.window, result
-                queue.popleft()
-                self._slots.release()
+                        item.future.add_done_callback(lambda _: has_changed.set())
+                result = queue[0].result()
+                if result is None:
+                    has_changed.wait()
+                elif isinstance(result, Reading):
+                    yield queue[0].window, result
+                    queue.pop(0)
+                    self._slots.release()
         finally:
             for item in queue:
                 if item.has_slot:
                     if item.future is not None:
                         item.future.cancel()
                     self._slots.release()
+
+    def _take_slots(self, queue: Sequence[_Ahead]) -> None:
+        """Give the first window a slot, however long that takes, and those behind it the ones that nobody else holds."""
+        head = queue[0]
+        if not head.has_slot:
+            # From the last of our own, if need be: were all slots held by windows that are not next, nothing would move.
+            donor = next((item for item in reversed(queue) if item.has_slot), None)
+            if donor is None:
+                self._slots.acquire()
+            else:
+                if donor.future is not None:
+                    donor.future.cancel()
+                donor.has_slot, donor.future = False, None
+            head.has_slot = True
+        for item in queue:
+            if not item.has_slot:
+                if not self._slots.acquire(blocking=False):
+                    break
+                item.has_slot = True
 
     def _begin(self, reader: WindowReader, window: Window) -> Future[Reading | Split]:
         try:
@@ -366,17 +379,29 @@ class _Ahead:
 
     __slots__ = ("future", "has_slot", "window")
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, *, has_slot: bool = False) -> None:
         self.window = window
-        self.has_slot = False
+        self.has_slot = has_slot
         self.future: Future[Reading | Split] | None = None
 
+    def parts(self) -> list[_Ahead]:
+        """What to read in its place: itself, or the parts if it was found too large; the first of them has its slot."""
+        if self.future is None or not self.future.done() or self.future.cancelled() or self.future.exception():
+            return [self]
+        result = self.future.result()
+        if isinstance(result, Reading):
+            return [self]
+        first, *others = result.windows
+        return [_Ahead(first, has_slot=True), *(_Ahead(window) for window in others)]
 
-def _result(future: Future[Reading | Split]) -> Reading | Split:
-    try:
-        return future.result()
-    except CancelledError as error:  # closed before it began
-        raise StoppedError("asked to stop") from error
+    def result(self) -> Reading | Split | None:
+        """What came of it; None while it is being read.  Raises: what reading it raised; StoppedError when it was called off."""
+        if self.future is None or not self.future.done():
+            return None
+        try:
+            return self.future.result()
+        except CancelledError as error:  # closed before it began
+            raise StoppedError("asked to stop") from error
 
 
 def _skew(api: ActivityLog) -> float:

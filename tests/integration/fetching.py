@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,7 +156,7 @@ def is_oldest_first(lines: Iterable[bytes]) -> bool:
     return all(times == sorted(times) for times in times_by_contract(lines).values())
 
 
-def in_background(work: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
+def together(work: Callable[..., object], *cases: Iterable[Any]) -> None:
+    """`work` for each of the cases, two at a time: starting Python is most of what these tests do."""
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, *cases))

@@ -8,11 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from poller import __version__
 from poller.cli import _COMMANDS
-from tests.integration.fetching import Starter, finish, same
+from tests.integration.fetching import Starter, finish, same, together
 from tests.support import run_command
 
 
@@ -27,34 +25,36 @@ def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"ionos-poller {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["", *_COMMANDS])
-def test_every_command_explains_itself_with_an_example(tmp_path: Path, command: str) -> None:
-    done = run_command(*[part for part in (command, "--help") if part], cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    if "Commands:" in done.stdout and command:
-        subcommands = re.findall(r"^  ([a-z-]+)  ", done.stdout.split("Commands:")[1], re.MULTILINE)
-        assert subcommands
-        for name in subcommands:
-            inner = run_command(command, name, "--help", cwd=tmp_path)
-            assert inner.returncode == 0, inner.stderr
-            assert re.search(r"Examples?:\n +(\S+=\S+ )*ionos-poller ", inner.stdout), f"{command} {name}: no example"
-    else:
+def subcommands(text: str) -> list[str]:
+    """The names in the list of commands of a help page."""
+    return re.findall(r"^  ([a-z-]+)  ", text.partition("Commands:")[2], re.MULTILINE)
+
+
+def test_every_command_explains_itself_with_an_example(tmp_path: Path) -> None:
+    def explains(*command: str) -> None:
+        done = run_command(*command, "--help", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), command
         assert re.search(r"Examples?:\n +(\S+=\S+ )*ionos-poller ", done.stdout), f"{command}: no example"
-    if not command:
-        for name, summary in _COMMANDS.items():
-            assert re.search(rf"^  {name} +{re.escape(summary[:30])}", done.stdout, re.MULTILINE)
+        if command:
+            together(lambda name: explains(*command, name), subcommands(done.stdout))
+        else:
+            assert subcommands(done.stdout) == [*_COMMANDS]
+
+    explains()
+    together(explains, _COMMANDS)
     assert not list(tmp_path.iterdir()), "asking for help leaves nothing behind"
 
 
 def test_what_is_unknown_is_a_usage_error(tmp_path: Path) -> None:
-    for args in (("nope",), ("--nope",), ("fetch", "--nope"), ("fetch", "surplus"), ("fetch", "--max-line-bytes", "5")):
+    def is_refused(*args: str) -> None:
         done = run_command(*args, cwd=tmp_path)
-        assert done.returncode == 2, args
-        assert done.stdout == ""
+        assert (done.returncode, done.stdout) == (2, ""), args
         assert "Traceback" not in done.stderr
         assert "Error: " in done.stderr
         assert "--help" in done.stderr
+
+    unknown = (("nope",), ("--nope",), ("fetch", "--nope"), ("fetch", "surplus"), ("fetch", "--max-line-bytes", "5"))
+    together(lambda args: is_refused(*args), unknown)
 
 
 def test_global_options_stand_before_or_behind_the_command(bench: Starter) -> None:

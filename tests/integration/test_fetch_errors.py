@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.fetching import FIRST, SECOND, Bench, Starter, failed, same
+from tests.integration.fetching import FIRST, SECOND, Bench, Starter, failed, same, together
 from tests.support import free_port
 
 # Credentials
@@ -105,12 +106,10 @@ def test_a_dead_proxy_is_named_and_no_proxy_goes_around_it(bench: Starter) -> No
 # The command line and the configuration
 
 
-@pytest.mark.parametrize(
-    "text", ["yesterday", "2026-13-01", "2099-01-01", "", "-5m", "0001-01-01", "1969-12-31", "5000000d"]
-)
-def test_a_bad_date_is_refused_before_anything_is_done(bench: Starter, text: str) -> None:
+def test_a_bad_date_is_refused_before_anything_is_done(bench: Starter) -> None:
     place = bench()
-    failed(place.fetch("--since", text), 2, "--since", "36h")
+    dates = ["yesterday", "2026-13-01", "2099-01-01", "", "-5m", "0001-01-01", "1969-12-31", "5000000d"]
+    together(lambda text: failed(place.fetch("--since", text), 2, "--since", "36h"), dates)
     assert place.requests("contracts") == 0
 
 
@@ -163,9 +162,9 @@ def test_closed_streams_are_no_reason_to_crash(bench: Starter) -> None:
 def test_a_state_directory_that_cannot_be_is_told_with_its_path(bench: Starter) -> None:
     place = bench()
     (place.directory / "file").write_text("")
-    for path in ("file", "file/below", "/proc/nowhere"):
-        failed(place.fetch("--state-dir", path), 4, path, "--state-dir")
-        failed(place.fetch(env={"IONOS_POLLER_STATE_DIR": path}), 4, path, "--state-dir")
+    paths = ("file", "file/below", "/proc/nowhere")
+    together(lambda path: failed(place.fetch("--state-dir", path), 4, path, "--state-dir"), paths)
+    failed(place.fetch(env={"IONOS_POLLER_STATE_DIR": "file"}), 4, "file", "--state-dir")
     (place.state_dir / "fetch.db").mkdir(parents=True)
     failed(place.fetch(), 4, "fetch.db")
 
@@ -291,35 +290,38 @@ def a_text_file(path: Path) -> None:
     path.write_text("not a database\n" * 1000)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        random_bytes,
-        cut_in_half,
-        cut_to_a_few_bytes,
-        cut_to_nothing,
-        overwritten_pages,
-        someone_elses_database,
-        a_text_file,
-    ],
-)
-def test_a_state_that_cannot_be_used_is_set_aside_and_the_way_out_works(
-    bench: Starter, damage: Callable[[Path], None]
-) -> None:
+DAMAGES = [
+    random_bytes,
+    cut_in_half,
+    cut_to_a_few_bytes,
+    cut_to_nothing,
+    overwritten_pages,
+    someone_elses_database,
+    a_text_file,
+]
+
+
+def test_a_state_that_cannot_be_used_is_set_aside_and_the_way_out_works(bench: Starter) -> None:
     place = bench()
-    lines = place.fetch("--since", "1h").lines
-    same(lines, place.oracle())
-    damage(place.database)
-    content = place.database.read_bytes()
-    failed(place.fetch(), 4, "fetch.db", "set aside as fetch.db.unusable-", "--since")
-    (aside,) = place.state_dir.glob("fetch.db.unusable-*")
-    assert aside.read_bytes() == content, "set aside as it was"
-    failed(place.fetch(), 4, aside.name, "--since", "delete")
-    again = place.fetch("--since", "1h")
-    assert again.code == 0
-    same(again.lines, place.oracle())
-    assert aside.exists()
-    assert place.fetch().lines == []
+    same(place.fetch("--since", "1h").lines, place.oracle())
+
+    def damaged(damage: Callable[[Path], None]) -> None:
+        directory = place.directory / damage.__name__
+        shutil.copytree(place.state_dir, directory)
+        database = directory / "fetch.db"
+        damage(database)
+        content = database.read_bytes()
+        options = ("--state-dir", str(directory))
+        failed(place.fetch(*options), 4, "fetch.db", "set aside as fetch.db.unusable-", "--since")
+        (aside,) = directory.glob("fetch.db.unusable-*")
+        assert aside.read_bytes() == content, "set aside as it was"
+        failed(place.fetch(*options), 4, aside.name, "--since", "delete")
+        again = place.fetch("--since", "1h", *options)
+        assert again.code == 0
+        same(again.lines, place.oracle())
+        assert aside.exists()
+
+    together(damaged, DAMAGES)
 
 
 def test_a_state_written_by_a_newer_version_is_refused_and_left_alone(bench: Starter) -> None:

@@ -75,7 +75,10 @@ def classic_sections(path: Path) -> list[tuple[str, dict[str, str]]]:
 
 def read_classic(path: Path) -> Pipeline:
     sections = classic_sections(path)
-    of_kind: Callable[[str], list[dict[str, str]]] = lambda kind: [keys for name, keys in sections if name == kind]
+
+    def of_kind(kind: str) -> list[dict[str, str]]:
+        return [keys for name, keys in sections if name == kind]
+
     assert {name for name, _ in sections} <= {"service", "input", "output"}
     (service,) = of_kind("service")
     parsers: list[dict[str, str]] = []
@@ -355,8 +358,11 @@ def rehearse(tmp_path: Path) -> Iterator[Rehearse]:
     started: list[Simulator] = []
 
     def make(file: str) -> Rehearsal:
-        if FLUENT_BIT and file.endswith(".yaml") and FLUENT_BIT[1] < (3, 2):
+        version = FLUENT_BIT[1] if FLUENT_BIT else ()
+        if file.endswith(".yaml") and version < (3, 2):
             pytest.skip("this Fluent Bit is older than 3.2: it reads no YAML of this kind")
+        if file.startswith("push") and version < (2, 2):
+            pytest.skip("this Fluent Bit is older than 2.2: its http input crashes on large requests")
         settings = SimulatorSettings(contracts=1, events=500, span_seconds=3000, entry_bytes=6000, keep_lines=True)
         started.append(Simulator(settings).start())
         return Rehearsal(tmp_path, started[-1], file)

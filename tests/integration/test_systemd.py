@@ -6,7 +6,6 @@ units as they are, in front of a simulator. That needs root; without it these te
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,17 +23,24 @@ import pytest
 from poller import daemon as daemon_module
 from poller.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_STATE
 from poller.simulator import Simulator, SimulatorSettings
-from tests.support import TOP, clean_environment, free_port, wait_until
+from tests.machine import (
+    BACKFILL,
+    PROGRAM,
+    RUN,
+    STDOUT,
+    UNITS,
+    Machine,
+    NoMachineError,
+    config_of,
+    is_delivered,
+    new_cgroup,
+)
+from tests.support import free_port, wait_until
 
-UNITS = TOP / "systemd"
-RUN, BACKFILL = "ionos-poller.service", "ionos-poller-backfill@.service"
 EXAMPLE = UNITS / "ionos-poller.service.d" / "example.conf"
-PROGRAM = "/usr/local/bin/ionos-poller"
 EXPOSURE = 2.0
 CONTRACTS = (31960001, 31960002)
 EVENTS = 500
-# What units ask for that a machine without a distribution's own units has not.
-STUBS = ("sysinit", "basic", "shutdown", "network-online", "multi-user")
 
 
 def options(unit: str) -> dict[str, list[str]]:
@@ -154,6 +159,35 @@ class Ear:
         self._socket.close()
 
 
+class Service:
+    """The daemon, started as systemd would: in /, without a home, all it needs named by the environment."""
+
+    def __init__(self, directory: Path, simulator: Simulator, address: str) -> None:
+        self.state_dir, self.credentials = directory / "state", directory / "credentials"
+        self.credentials.mkdir()
+        self.give("token", simulator.token)
+        self.give("logging.key", simulator.settings.api_key)
+        config = directory / "config.toml"
+        config.write_text(config_of(simulator, free_port()))
+        self.environment = {
+            "IONOS_POLLER_CONFIG": str(config),
+            "NOTIFY_SOCKET": address,
+            "STATE_DIRECTORY": str(self.state_dir),
+            "CREDENTIALS_DIRECTORY": str(self.credentials),
+            "WATCHDOG_USEC": "60000000",
+            "HOME": "/",
+        }
+
+    def give(self, name: str, secret: str) -> None:
+        (self.credentials / name).write_text(secret)
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator(SimulatorSettings(contracts=CONTRACTS, events=EVENTS)) as simulator:
+        yield simulator
+
+
 @pytest.fixture(params=["path", "abstract"])
 def ear(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ear]:
     address = (
@@ -164,204 +198,42 @@ def ear(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ear]:
     ear.close()
 
 
-def config_of(simulator: Simulator, port: int) -> str:
-    """A config as it lies in /etc: no secret, no state directory."""
-    return f"""
-[api]
-url = "{simulator.url}"
-requests_per_second = 1000
-[poll]
-interval = "1s"
-initial_lookback = "2h"
-[http]
-listen = "127.0.0.1:{port}"
-[[sinks]]
-name = "logging"
-type = "logging-service"
-url = "{simulator.url}/sink/logging"
-tag = "activityLog"
-batch_age = "100ms"
-requests_per_second = 1000
-"""
-
-
-STDOUT = """
-[[sinks]]
-name = "journal"
-type = "stdout"
-"""
-
-
-def is_delivered(simulator: Simulator) -> bool:
-    books = simulator.books("logging")
-    return books.lost == 0 and simulator.intakes["logging"].distinct > 0
-
-
-def test_the_daemon_tells_systemd_how_it_is(
-    tmp_path: Path, ear: Ear, start: Callable[..., subprocess.Popen[str]]
+def test_the_daemon_tells_systemd_that_it_is_ready_alive_and_stopping(
+    tmp_path: Path, simulator: Simulator, ear: Ear, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    state, credentials = tmp_path / "state", tmp_path / "credentials"
-    credentials.mkdir()
-    with Simulator(SimulatorSettings(contracts=2, events=EVENTS)) as simulator:
-        (credentials / "token").write_text(simulator.token)
-        (credentials / "logging.key").write_text(simulator.settings.api_key)
-        config = tmp_path / "config.toml"
-        config.write_text(config_of(simulator, free_port()))
-        # As systemd would: in /, without a home, everything it needs named by the environment.
-        environment = {
-            "IONOS_POLLER_CONFIG": str(config),
-            "NOTIFY_SOCKET": ear.address,
-            "STATE_DIRECTORY": str(state),
-            "CREDENTIALS_DIRECTORY": str(credentials),
-            "WATCHDOG_USEC": "60000000",
-            "HOME": "/",
-        }
-        stderr = (tmp_path / "stderr").open("w")
-        process = start("run", cwd=Path("/"), env=environment, stderr=stderr)
-        stderr.close()
-        wait_until(lambda: ear.heard(READY="1"), what="READY=1")
-        wait_until(lambda: is_delivered(simulator), what="delivered")
-        assert (state / "run.db").exists()
-        wait_until(lambda: ear.heard(WATCHDOG="1", STATUS="ready"), 12, what="a heartbeat that says ready")
-        process.send_signal(signal.SIGHUP)
-        reloading = wait_until(lambda: ear.heard(RELOADING="1"), what="RELOADING=1")[0]
-        assert 0 < int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
-        wait_until(lambda: len(ear.heard(READY="1")) == 2, what="READY=1 after the reload")
-        # The key is refused: `systemctl status` says so.
-        (credentials / "logging.key").write_text("an-old-key")
-        simulator.add_entries(CONTRACTS[0], count=1)
-        wait_until(
-            lambda: ear.heard(WATCHDOG="1", STATUS="sink logging is parked"), 15, what="it says that a key is refused"
-        )
-        process.terminate()
-        assert process.wait(15) == 0
-        assert len(ear.heard(STOPPING="1")) == 1
-        assert not ear.heard(STATUS="an-old-key")
+    service = Service(tmp_path, simulator, ear.address)
+    process = start("run", cwd=Path("/"), env=service.environment, stderr=subprocess.DEVNULL)
+    wait_until(lambda: ear.heard(READY="1", STATUS="collecting"), what="READY=1")
+    wait_until(lambda: ear.heard(WATCHDOG="1"), what="WATCHDOG=1")
+    wait_until(lambda: is_delivered(simulator), what="delivered")
+    assert (service.state_dir / "run.db").exists()
+    process.terminate()
+    assert process.wait(15) == 0
+    assert len(ear.heard(STOPPING="1")) == 1
+
+
+@pytest.mark.parametrize("ear", ["path"], indirect=True)
+def test_the_daemon_tells_systemd_of_a_reload_and_of_a_key_that_is_refused(
+    tmp_path: Path, simulator: Simulator, ear: Ear, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    service = Service(tmp_path, simulator, ear.address)
+    process = start("run", cwd=Path("/"), env=service.environment, stderr=subprocess.DEVNULL)
+    wait_until(lambda: ear.heard(WATCHDOG="1", STATUS="ready"), 15, what="a heartbeat that says ready")
+    process.send_signal(signal.SIGHUP)
+    reloading = wait_until(lambda: ear.heard(RELOADING="1"), what="RELOADING=1")[0]
+    assert 0 < int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+    wait_until(lambda: len(ear.heard(READY="1")) == 2, what="READY=1 after the reload")
+    service.give("logging.key", "an-old-key")
+    simulator.add_entries(CONTRACTS[0], count=1)
+    wait_until(
+        lambda: ear.heard(WATCHDOG="1", STATUS="sink logging is parked"), 15, what="it says that a key is refused"
+    )
+    process.terminate()
+    assert process.wait(15) == 0
+    assert not ear.heard(STATUS="an-old-key")
 
 
 # The units at work
-
-
-class NoMachineError(Exception):
-    """systemd cannot be booted here, which is no fault of the units."""
-
-
-class Machine:
-    """A systemd of our own with the units, the files they ask for, and the simulator they are pointed to."""
-
-    def __init__(self, directory: Path, cgroup: Path, simulator: Simulator) -> None:
-        self.simulator = simulator
-        self.units, self.etc = directory / "units", directory / "etc"
-        self._cgroup = cgroup
-        self.units.mkdir()
-        self.etc.mkdir(mode=0o755)
-        for name in STUBS:
-            (self.units / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
-        for name in (RUN, BACKFILL):
-            shutil.copy(UNITS / name, self.units)
-            # What is said where a test can read it, and without the patience that is not its subject.
-            drop_in = self.units / f"{name}.d" / "test.conf"
-            drop_in.parent.mkdir()
-            drop_in.write_text("[Service]\nStandardError=append:/run/log\nRestartSec=200ms\n")
-        self.config = config_of(simulator, free_port())
-        self.write("config.toml", self.config, 0o644)
-        self.write("token", simulator.token)
-        self.write("logging.key", simulator.settings.api_key)
-        script = (str(TOP / "tests" / "systemd_boot.sh"), str(cgroup), str(directory))
-        self._boot = subprocess.Popen(
-            [*script, sys.base_prefix, sysconfig.get_path("purelib"), str(TOP)],
-            env=clean_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-
-    def boot(self) -> None:
-        """Wait until systemd has come up.  Raises: NoMachineError when it does not."""
-        assert self._boot.stdout is not None
-        said = []
-        for line in self._boot.stdout:
-            if line == "booting\n":
-                break
-            said.append(line.strip())
-        else:
-            raise NoMachineError(" ".join(said[-3:]))
-        try:
-            children = Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children").read_text()
-            self._inside = ("nsenter", "--target", children.split()[0], "--all")
-            self.root = Path(f"/proc/{children.split()[0]}/root")
-            wait_until(lambda: self.show("ActiveState", "basic.target") == "active", 20, what="systemd is up")
-        except (OSError, IndexError, AssertionError) as error:
-            raise NoMachineError(str(error)) from error
-
-    def close(self) -> None:
-        self._boot.kill()
-        self._boot.communicate()
-        wait_until(lambda: not self._populated(), what="the machine is gone")
-        for directory, _, _ in os.walk(self._cgroup, topdown=False):
-            Path(directory).rmdir()
-
-    def _populated(self) -> bool:
-        return "populated 1" in (self._cgroup / "cgroup.events").read_text()
-
-    def write(self, name: str, text: str, mode: int = 0o600) -> None:
-        path = self.etc / name
-        path.unlink(missing_ok=True)
-        path.touch(mode)
-        path.chmod(mode)
-        path.write_text(text)
-
-    def command(self, *args: str, code: int = 0, env: dict[str, str] | None = None) -> str:
-        """A command inside, as root, to its end; its stdout."""
-        done = subprocess.run(
-            [*self._inside, *args],
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == code, (args, done.returncode, done.stdout, done.stderr, self.log[-2000:])
-        return done.stdout
-
-    def systemctl(self, *args: str, code: int = 0) -> str:
-        return self.command("systemctl", *args, code=code)
-
-    def show(self, name: str, unit: str = RUN) -> str:
-        return self.systemctl("show", "--value", f"--property={name}", unit).strip()
-
-    @property
-    def log(self) -> str:
-        """What the services said on stderr."""
-        path = self.root / "run" / "log"
-        return path.read_text() if path.exists() else ""
-
-    @property
-    def state_dir(self) -> Path:
-        return self.root / "var" / "lib" / "private" / "ionos-poller"
-
-    def sink(self) -> dict[str, int]:
-        """What `status` says of the sink."""
-        state = json.loads(self.command(PROGRAM, "--state-dir", "/var/lib/ionos-poller", "status", "--json"))
-        return dict(state["uses"]["run"]["sinks"][0])
-
-    def await_delivery(self) -> None:
-        wait_until(lambda: is_delivered(self.simulator), 20, what="delivered")
-        wait_until(lambda: self.sink()["waiting"] == 0, what="the last batch is settled")
-        assert self.simulator.books("logging").invented == 0
-
-
-def _cgroup() -> Path:
-    """An empty group of the unified hierarchy.  Raises: NoMachineError, OSError."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, where, kind, *_ = line.split()
-        if kind == "cgroup2":
-            group = Path(where) / f"ionos-poller-test-{os.getpid()}"
-            group.mkdir()
-            return group
-    raise NoMachineError("no unified cgroup hierarchy")
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +243,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory, systemd: None) -> Iterator[
         pytest.skip(f"{why}only root can boot a systemd")
     with Simulator(SimulatorSettings(contracts=CONTRACTS, events=EVENTS)) as simulator:
         try:
-            machine = Machine(tmp_path_factory.mktemp("machine"), _cgroup(), simulator)
+            machine = Machine(tmp_path_factory.mktemp("machine"), new_cgroup(), simulator)
         except (NoMachineError, OSError) as error:
             pytest.skip(f"{why}{error}")
         try:
@@ -435,12 +307,13 @@ def test_a_reload_takes_a_good_configuration_and_keeps_the_process(machine: Mach
     machine.write("config.toml", "nonsense", 0o644)
     machine.systemctl("reload", RUN)
     wait_until(lambda: "config.reload_failed" in machine.log, what="refused")
+    machine.write("config.toml", machine.config, 0o644)  # for `status`; the daemon is not told
     machine.simulator.add_entries(CONTRACTS[0], count=1)
     machine.await_delivery()
     assert machine.show("MainPID") == before
 
 
-def test_a_key_that_only_root_can_read_is_missed_only_where_it_is_needed(machine: Machine) -> None:
+def test_a_missing_key_is_an_error_only_where_a_sink_needs_it(machine: Machine) -> None:
     (machine.etc / "logging.key").unlink()
     machine.systemctl("start", RUN, code=1)
     assert "logging.key is empty" in machine.log

@@ -1,7 +1,4 @@
-"""What may be done to an entry's line on its way out. Pure: bytes in, bytes out.
-
-Nothing here is done unless it was asked for: by default a line leaves as the API gave it.
-"""
+"""Lines that have to fit, and carry their time. Pure: bytes in, bytes out."""
 
 from __future__ import annotations
 

@@ -1,0 +1,370 @@
+"""`setup`: from a token to a working configuration for the Logging Service."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from poller.checks.sinks import PIPELINE_TAG
+from poller.cli.check import run_checks, show
+from poller.cli.compose import authorization, stop_on_signals
+from poller.cli.messages import note
+from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
+from poller.config import Config, LoggingServiceSink, SecretSource, find_config, load, process_environment
+from poller.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
+from poller.files import NewFile
+from poller.pipelines import MAX_NAME_CHARS, REGIONS, Pipeline, Pipelines, region_url
+
+_DEFAULT_FILE = Path("ionos-poller.toml")
+_SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
+_FIRST_LOOK_SECONDS = 0.2
+_LAST_LOOK_SECONDS = 5.0
+
+
+class _Wish(NamedTuple):
+    """What is asked for."""
+
+    pipeline: str
+    tag: str
+    sink: str
+    retention_days: int
+    is_key_rotated: bool
+
+
+class _Plan(NamedTuple):
+    """What is there, and what is to be done."""
+
+    config: Config
+    config_path: Path
+    found: Pipeline | None
+    sink: LoggingServiceSink | None
+    key_path: Path
+    is_key_made: bool
+    hash_key_path: Path | None
+
+    def steps(self, wish: _Wish) -> Iterator[str]:
+        """In a line each, what `_carry_out` will do; nothing where all is as it should be."""
+        if self.found is None:
+            yield f"create the pipeline {wish.pipeline} with an HTTP log source of the tag {wish.tag}"
+        elif wish.tag not in self.found.tags:
+            yield f"add an HTTP log source of the tag {wish.tag} to the pipeline {self.found.name} ({self.found.id})"
+        if self.found is not None and self.is_key_made:
+            yield f"make a new key for the pipeline {self.found.name}: whoever sends with the old one is refused from then on"
+        if self.is_key_made:
+            yield f"store its key in {self.key_path} (mode 0600)"
+        if self.sink is None:
+            verb = "add" if self.config.source else "write"
+            yield f"{verb} the sink {wish.sink} to {self.config_path}"
+        if self.hash_key_path is not None:
+            yield f"store a new key for redact.hash in {self.hash_key_path} (mode 0600)"
+
+
+@click.command("setup", cls=GlobalOptionsCommand)
+@click.option("--region", type=click.Choice(REGIONS), help="Where the pipeline is, or is to be.")
+@click.option("--pipeline", metavar="NAME", help="Its name (at most 20 characters) or id. Made, where there is none.")
+@click.option("--tag", metavar="TAG", help="Tag of its log source: 3 to 20 letters and digits. Default: activityLog.")
+@click.option(
+    "--sink", default="logging", show_default=True, metavar="NAME", help="Name of the sink in the configuration."
+)
+@click.option(
+    "--retention-days",
+    type=click.Choice(["7", "14", "30"]),
+    default="30",
+    show_default=True,
+    help="How long a log source made here keeps its entries.",
+)
+@click.option("--account", metavar="NAME", help="Whose token to use, where the configuration has several accounts.")
+@click.option("--rotate-key", is_flag=True, help="Make a new key, which ends the old one.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option("--timeout", type=DURATION, default="10m", show_default=True, help="How long to wait for a new pipeline.")
+@click.option(
+    "--api-url",
+    envvar="IONOS_LOGGING_API_URL",
+    show_envvar=True,
+    metavar="URL",
+    help="Another address of the Logging Service's API than the region's.",
+)
+@click.pass_obj
+def command(
+    settings: Settings,
+    region: str | None,
+    pipeline: str | None,
+    tag: str | None,
+    sink: str,
+    retention_days: str,
+    account: str | None,
+    rotate_key: bool,
+    dry_run: bool,
+    yes: bool,
+    timeout: float,
+    api_url: str | None,
+) -> int:
+    """Create or reuse a pipeline of the IONOS Logging Service, store its key (0600), write a configuration, then check it.
+
+    Asks on a terminal for what the options do not say. Run again, it changes nothing that is as it should be. Needs the
+    extra `setup` and the token of a user who may manage the Logging Service.
+
+    \b
+    Examples:
+      ionos-poller setup
+      ionos-poller setup --region de-txl --pipeline audit --tag activityLog --yes
+      ionos-poller setup --region de-txl --pipeline audit --dry-run
+    """
+    settings.setup_logging()
+    stop = threading.Event()
+    stop_on_signals(stop)
+    try:
+        url = api_url or region_url(region or _ask("--region", "Region", "de-txl", REGIONS))
+        wish = _Wish(
+            pipeline or _ask("--pipeline", "Name of the pipeline", "activity-log"),
+            tag or (_ask("--tag", "Tag", "activityLog") if _is_terminal() else "activityLog"),
+            sink,
+            int(retention_days),
+            rotate_key,
+        )
+        _check_wish(wish)
+        config_path = find_config(settings.config, process_environment()) or _DEFAULT_FILE
+        config = _load(config_path, settings)
+        pipelines = _connect(url, config, account)
+        plan = _plan(wish, config, config_path, pipelines.find(wish.pipeline), is_asking=_is_terminal() and not yes)
+        steps = list(plan.steps(wish))
+        for step in steps:
+            click.echo(f"{'would ' if dry_run else ''}{step}")
+        if dry_run:
+            click.echo("nothing was changed" if steps else "nothing to do")
+            return EXIT_OK
+        if steps:
+            _confirm(yes)
+        _carry_out(plan, wish, pipelines, stop, timeout)
+        note("all done; checking it:" if steps else "nothing to do; checking it:")
+        settings.config = str(config_path)
+        return show(run_checks(settings, stop))
+    finally:
+        stop.set()
+
+
+# What is wanted
+
+
+def _is_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _ask(option: str, question: str, default: str, choices: tuple[str, ...] = ()) -> str:
+    """Ask on a terminal.  Raises: ConfigError elsewhere."""
+    if not _is_terminal():
+        raise ConfigError([Problem(option, "missing", "give it: nobody is there to be asked")])
+    kind = click.Choice(choices) if choices else None
+    return str(click.prompt(question, default=default, type=kind, err=True))
+
+
+def _confirm(is_agreed: bool) -> None:
+    if is_agreed:
+        return
+    if not _is_terminal():
+        raise ConfigError([Problem("--yes", "missing", "give it to have this done, or --dry-run to only see it")])
+    click.confirm("Do this?", default=True, abort=True, err=True)
+
+
+def _check_wish(wish: _Wish) -> None:
+    """Raises: ConfigError, before anything is asked of the API."""
+    problems = []
+    is_id = re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", wish.pipeline) is not None
+    if not is_id and not (0 < len(wish.pipeline) <= MAX_NAME_CHARS and wish.pipeline.isprintable()):
+        problems.append(Problem("--pipeline", "is not a name", f"use 1 to {MAX_NAME_CHARS} characters"))
+    if not re.fullmatch(PIPELINE_TAG, wish.tag):
+        problems.append(Problem("--tag", f"{wish.tag!r} is not a tag", "use 3 to 20 letters and digits"))
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", wish.sink) or wish.sink in (".", ".."):
+        problems.append(Problem("--sink", "is not a name", "use letters, digits, `_`, `.` and `-`"))
+    if problems:
+        raise ConfigError(problems)
+
+
+# What is there
+
+
+def _load(path: Path, settings: Settings) -> Config:
+    """The configuration as it is so far: the file, if there is one yet, and the environment.  Raises: ConfigError."""
+    existing = path if path.exists() else None
+    return load(existing, process_environment(), state_dir=settings.state_dir, check_files=False)
+
+
+def _connect(url: str, config: Config, name: str | None) -> Pipelines:
+    accounts = [account for account in config.accounts if name in (None, account.name)]
+    if len(accounts) != 1:
+        names = ", ".join(account.name for account in config.accounts)
+        raise ConfigError([Problem("--account", "does not name one account", f"there is {names}")])
+    return Pipelines(
+        url.rstrip("/"),
+        authorization(accounts[0]),
+        proxies=config.proxies_for(url),
+        ca_file=str(config.api.ca_file) if config.api.ca_file else config.ca_bundle,
+        timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
+    )
+
+
+def _plan(wish: _Wish, config: Config, config_path: Path, found: Pipeline | None, *, is_asking: bool) -> _Plan:
+    """Compare what is there with what is wanted.  Raises: ConfigError where a person has to decide."""
+    sink = next((sink for sink in config.sinks if sink.name == wish.sink), None)
+    if sink is not None and (
+        not isinstance(sink, LoggingServiceSink)
+        or sink.tag != wish.tag
+        or found is None
+        or found.url not in ("", sink.url)
+    ):
+        hint = "choose another name for the new one with --sink, or change that one by hand"
+        raise ConfigError([Problem(f"sinks.{wish.sink}", f"{config_path} has this sink, for something else", hint)])
+    assert sink is None or isinstance(sink, LoggingServiceSink)  # noqa: S101 - for the type checker
+    key_path = _key_path(sink, config_path, wish)
+    is_key_made = found is None or wish.is_key_rotated
+    if found is None and key_path.exists():
+        hint = f"move it away, or name the pipeline that it is of: there is none called {wish.pipeline}"
+        raise ConfigError([Problem(str(key_path), "is the key of another pipeline", hint)])
+    if not is_key_made and not key_path.exists() and (sink is None or sink.api_key.origin in ("file", "missing")):
+        is_key_made = is_asking and click.confirm(
+            f"The pipeline {wish.pipeline} exists, but its key, which is shown once, is not in {key_path}. Make a new one?"
+            " Whoever sends with the old one is refused from then on",
+            err=True,
+        )
+        if not is_key_made:
+            hint = "put it there (mode 0600), or make a new one with --rotate-key, which ends the old one"
+            raise ConfigError([Problem(str(key_path), f"the key of the pipeline {wish.pipeline} is not there", hint)])
+    return _Plan(config, config_path, found, sink, key_path, is_key_made, _missing_hash_key(config.redact.hash_key))
+
+
+def _key_path(sink: LoggingServiceSink | None, config_path: Path, wish: _Wish) -> Path:
+    """Where the key is, or is to be.  Raises: ConfigError where it is not in a file, but a new one is wanted."""
+    if sink is None:
+        return config_path.parent / f"{wish.sink}.key"
+    if sink.api_key.origin != "file" and wish.is_key_rotated:
+        hint = "give the sink an api_key_file instead"
+        raise ConfigError([Problem("--rotate-key", f"the key is in no file, but a {sink.api_key}", hint)])
+    return Path(sink.api_key.place)
+
+
+def _missing_hash_key(source: SecretSource | None) -> Path | None:
+    path = Path(source.place) if source is not None and source.origin == "file" else None
+    return path if path is not None and not path.exists() else None
+
+
+# Doing it
+
+
+def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, stop: threading.Event, timeout_seconds: float) -> None:
+    """Do what is to be done. Whatever stops it, running it again goes on from there."""
+    found = plan.found
+    with ExitStack() as stack:
+        stack.enter_context(_without_signals())
+        # A place on the disk first: a key that is shown once must not have to look for one.
+        key_file = stack.enter_context(NewFile(plan.key_path)) if plan.is_key_made else None
+        key = None
+        if found is None:
+            found, key = pipelines.create(wish.pipeline, wish.tag, wish.retention_days)
+        elif wish.tag not in found.tags:
+            pipelines.add_tag(found.id, wish.tag, wish.retention_days)
+            found = pipelines.get(found.id)
+        if key_file is not None:
+            key = key or pipelines.new_key(found.id)
+            key_file.write(key.reveal().encode() + b"\n")
+            key_file.commit()
+            note(f"stored the key in {plan.key_path}")
+    if not found.is_ready:
+        found = _await_ready(pipelines, found, stop, timeout_seconds)
+    if plan.sink is None:
+        _write_config(plan, wish, found)
+    if plan.hash_key_path is not None:
+        with NewFile(plan.hash_key_path) as file:
+            file.write(secrets.token_hex(32).encode() + b"\n")
+            file.commit()
+        note(
+            f"stored a new key for redact.hash in {plan.hash_key_path}: keep a copy, it is what makes equal hashes equal"
+        )
+
+
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """Let no signal come between a key that is shown once and the disk; it comes when that is done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _await_ready(pipelines: Pipelines, found: Pipeline, stop: threading.Event, timeout_seconds: float) -> Pipeline:
+    """Wait until it takes events.  Raises: TransientError when that takes too long, RejectedError when it never will."""
+    deadline = time.monotonic() + timeout_seconds
+    wait = _FIRST_LOOK_SECONDS
+    failure = ""
+    with _progress(f"waiting for the pipeline {found.name}, which takes some minutes"):
+        while True:
+            if found.is_ready:
+                return found
+            if found.is_broken:
+                hint = "look at it in the DCD, or make another one with another --pipeline"
+                raise RejectedError(f"the pipeline {found.name} is {found.state.lower()}", hint=hint)
+            if time.monotonic() >= deadline:
+                what = failure or f"is still {found.state.lower()}"
+                hint = "run setup again: it goes on from here"
+                raise TransientError(f"the pipeline {found.name} is not ready: {what}", hint=hint)
+            if stop.wait(wait):
+                raise StoppedError("asked to stop")
+            wait = min(wait * 1.5, _LAST_LOOK_SECONDS)
+            try:
+                found = pipelines.get(found.id)
+            except TransientError as error:  # the pipeline is being made all the same
+                failure = error.message
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """A spinner with the time it takes on a terminal, else a line."""
+    if not sys.stderr.isatty():
+        note(text)
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
+def _write_config(plan: _Plan, wish: _Wish, found: Pipeline) -> None:
+    """Add the sink's table at the end of the file; all else in it stays as it is.  Raises: ConfigError."""
+    table = {
+        "name": wish.sink,
+        "type": "logging-service",
+        "url": found.url,
+        "tag": wish.tag,
+        "api_key_file": plan.key_path.name,
+    }
+    lines = ["[[sinks]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
+    source = plan.config.source
+    before = source.read_bytes() if source else b"# `ionos-poller config example` shows every key.\n"
+    content = before.rstrip(b"\n") + b"\n\n" + "\n".join(lines).encode()
+    with NewFile(plan.config_path) as file:
+        file.write(content)
+        try:
+            load(file.draft, process_environment(), check_files=False)
+        except ConfigError as error:
+            hint = f"add this table to it by hand: {' '.join(lines)}"
+            raise ConfigError([Problem(str(plan.config_path), "cannot be added to as it is", hint)]) from error
+        # The unit's user reads the system's configuration, and it holds no secret: those are in files of their own.
+        is_system = plan.config_path.absolute().parent == _SYSTEM_DIRECTORY
+        file.commit(source.stat().st_mode & 0o777 if source else 0o644 if is_system else 0o600)
+    note(f"wrote {plan.config_path}")

@@ -1,0 +1,9 @@
+"""What may be done to an entry on its way out. Pure: bytes in, bytes out.
+
+`filter` says which entries go on, `redact` takes out of them what must not be known, `moesif` makes actions of them, `shorten`
+makes them fit. Nothing here is done unless it was asked for: by default a line leaves as the API gave it.
+"""
+
+from poller.mapping.shorten import SHORTEST_BYTES, format_time_us, truncated, with_time
+
+__all__ = ["SHORTEST_BYTES", "format_time_us", "truncated", "with_time"]
