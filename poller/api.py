@@ -110,14 +110,15 @@ class ActivityLog:
         was_refused = False
         while True:
             attempt += 1
+            authorization = self._current_authorization()
             try:
-                return parse(self._attempt(path, params, contract, max_bytes))
+                return parse(self._attempt(path, params, contract, max_bytes, authorization))
             except BadAnswerError as error:
                 failure = TransientError(f"the API's answer cannot be used: {error}", contract=contract)
                 failure.__cause__ = error
             except AuthError:
                 # The token file may have been replaced since we read it: once more, with what it holds now.
-                if was_refused or not self._is_authorization_renewed():
+                if was_refused or not self._is_authorization_renewed(authorization):
                     raise
                 was_refused = True
                 continue
@@ -139,9 +140,11 @@ class ActivityLog:
             if self._stop.wait(wait):
                 raise StoppedError("asked to stop")
 
-    def _attempt(self, path: str, params: dict[str, str | int], contract: str, max_bytes: int) -> Response:
+    def _attempt(
+        self, path: str, params: dict[str, str | int], contract: str, max_bytes: int, authorization: str
+    ) -> Response:
         turn = self._rate_limit.wait(self._stop)
-        headers = {"Authorization": self._current_authorization(), "Accept": "application/json"}
+        headers = {"Authorization": authorization, "Accept": "application/json"}
         if contract:
             headers["X-Contract-Number"] = contract
         started = time.monotonic()
@@ -165,9 +168,11 @@ class ActivityLog:
             self._authorization_value = self._authorization()
         return self._authorization_value
 
-    def _is_authorization_renewed(self) -> bool:
-        before, self._authorization_value = self._authorization_value, self._authorization()
-        return self._authorization_value != before
+    def _is_authorization_renewed(self, refused: str) -> bool:
+        # Another thread may have read it anew since our request went out: then only compare.
+        if self._authorization_value == refused:
+            self._authorization_value = self._authorization()
+        return self._authorization_value != refused
 
     def _compare_clocks(self, response: Response) -> None:
         at = parse_http_date(response.headers.get("Date", ""))

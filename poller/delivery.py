@@ -67,7 +67,8 @@ class RetryPolicy(NamedTuple):
         """
         ceiling = min(self.max_seconds, self.initial_seconds * 2.0 ** min(attempt - 1, 32))
         jitter = random() * ceiling
-        if retry_after_seconds is None:
+        # No wait at all is no wish: `Retry-After: 0`, or a date gone by, with every answer would be a busy loop.
+        if not retry_after_seconds:
             return jitter
         return retry_after_seconds + min(jitter, 0.1 * retry_after_seconds)
 

@@ -17,6 +17,10 @@ from typing import Any
 import msgspec
 
 IDENTITY_BYTES = 16
+_FIRST_US, _LAST_US = (
+    round(time.replace(tzinfo=UTC).timestamp() * 1_000_000)
+    for time in (datetime.min, datetime.max)  # noqa: DTZ901
+)
 
 
 class BadAnswerError(Exception):
@@ -146,7 +150,7 @@ def parse_page(body: bytes) -> Page:
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            shield = _Shield(body)
+            shield = Shield(body)
             if not shield.is_needed:
                 raise
             return _parse(msgspec.json.format(shield.shielded, indent=-1), is_mended, shield)
@@ -156,8 +160,8 @@ def parse_page(body: bytes) -> Page:
         raise BadAnswerError("JSON nested too deeply to read") from error
 
 
-def _parse(compact: bytes, is_mended: bool, shield: _Shield | None) -> Page:
-    hits, total = _hits_and_total(compact)
+def _parse(compact: bytes, is_mended: bool, shield: Shield | None) -> Page:
+    hits, total, is_usual = _hits_and_total(compact)
     is_capped = False
     if isinstance(total, _Total):
         is_capped = total.relation != "eq"
@@ -165,24 +169,25 @@ def _parse(compact: bytes, is_mended: bool, shield: _Shield | None) -> Page:
     if total is not None and total < 0:
         raise BadAnswerError(f"a negative total: {total}")
     lines = [bytes(hit.source) for hit in hits]
-    heads = _heads(compact, lines)
+    heads = _heads(compact, lines) if is_usual else [_head(line) for line in lines]
     if shield is not None:
         lines = [shield.restore(line) for line in lines]
     events = tuple(_event(head, line, hit.id) for head, line, hit in zip(heads, lines, hits, strict=True))
     return Page(events, total, is_capped, sum(map(len, lines)), is_mended)
 
 
-def _hits_and_total(compact: bytes) -> tuple[list[_Hit], int | _Total | None]:
+def _hits_and_total(compact: bytes) -> tuple[list[_Hit], int | _Total | None, bool]:
+    """The hits, the total, and whether the answer has the API's usual shape."""
     if compact.startswith(b"["):
-        return _tolerant_hits(_decode_raws(compact)), None
+        return _tolerant_hits(_decode_raws(compact)), None, False
     try:
         hits = _decode_answer(compact).hits
     except msgspec.ValidationError:
         items = _decode_object(compact).get("items")
         if items is None:
             raise
-        return _tolerant_hits(_decode_raws(items)), None
-    return hits.hits, hits.total
+        return _tolerant_hits(_decode_raws(items)), None, False
+    return hits.hits, hits.total, True
 
 
 def _tolerant_hits(raws: Iterable[msgspec.Raw]) -> list[_Hit]:
@@ -211,8 +216,10 @@ def _head(line: bytes) -> _Head:
     except msgspec.ValidationError:
         fields = _decode_object(line)
     uuid = _decode_or_none(fields.get("@uuid"))
-    meta = _decode_or_none(fields.get("meta"))
-    time = meta.get("time") if isinstance(meta, dict) else None
+    try:
+        time = _decode_or_none(_decode_object(fields.get("meta", b"{}")).get("time"))
+    except msgspec.ValidationError:  # no object
+        time = None
     return _Head(str(uuid) if _is_scalar(uuid) else None, _Meta(_parse_time(time)))
 
 
@@ -241,10 +248,10 @@ def _event(head: _Head, line: bytes, hit_id: Any) -> Event:
         return Event(0, identity, line, has_id, is_timed=False)
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    try:
-        return Event(round(time.timestamp() * 1_000_000), identity, line, has_id)
-    except OverflowError:  # the year 1 east of Greenwich
+    time_us = round(time.timestamp() * 1_000_000)
+    if not _FIRST_US <= time_us <= _LAST_US:  # the year 1 east of Greenwich: no UTC can be written for it
         return Event(0, identity, line, has_id, is_timed=False)
+    return Event(time_us, identity, line, has_id)
 
 
 def _identity(uuid: str | None, hit_id: Any, line: bytes) -> tuple[bytes, bool]:
@@ -268,7 +275,7 @@ def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=IDENTITY_BYTES).digest()
 
 
-class _Shield:
+class Shield:
     """Carries lone surrogate escapes (`\\ud800`), which are JSON but no Unicode, through a decoder that refuses them.
 
     Each is replaced by a mark that occurs nowhere in the body, and put back, byte for byte, in the lines.

@@ -19,8 +19,12 @@ from poller.transport import BodyTooLargeError
 from poller.windows import Window, parts_for, split
 
 _MAX_SWEEPS = 5
+_LONG_SECONDS = 20 * 86_400  # not what is left of a month that was split
+_LOOK_ENTRIES = 20
 _TOO_LARGE_STATUSES = (400, 413, 422)
 _MICROSECONDS = 1_000_000
+# Where Elasticsearch stops counting unless told otherwise, with or without saying so.
+_USUAL_CAP = 10_000
 
 
 class Limits(NamedTuple):
@@ -87,9 +91,15 @@ class WindowReader:
             if isinstance(sweep, Split):
                 return sweep
             now = Counter(event.identity for event in sweep.events)
-            is_still = now == before and len(sweep.events) >= (sweep.last_total or 0)
-            if sweep.is_cut or sweep.is_proven or is_still or self._is_one_page(sweep):
+            if sweep.is_cut or sweep.is_proven or self._is_one_page(sweep):
                 return _reading(window, sweep.events, is_complete=not sweep.is_cut)
+            if now == before and len(sweep.events) >= (sweep.last_total or 0):
+                # It holds still. But where an entry with an id comes twice each time, an order that differs from page to
+                # page may hide another one behind it: only a single page tells.
+                is_doubtful = _has_repeats(sweep.events)
+                if is_doubtful and window.seconds > 1:
+                    return Split(split(window, 2))
+                return _reading(window, sweep.events, is_complete=not is_doubtful)
             before = now
             shown.update((event.identity, event) for event in sweep.events)
             if _accounts_for(shown, sweep.last_total):
@@ -106,7 +116,7 @@ class WindowReader:
 
     def _is_one_page(self, sweep: _Sweep) -> bool:
         """One answer is one moment: equal entries in it are entries of their own, whatever their count."""
-        return sweep.page_count == 1 and sweep.last_total == len(sweep.events)
+        return sweep.page_count == 1 and sweep.last_total in (None, len(sweep.events))
 
     def _sweep(self, window: Window) -> _Sweep | Split:
         """Read every page once.  Returns a Split as soon as it shows that the window is too large."""
@@ -114,7 +124,7 @@ class WindowReader:
         is_splittable = window.seconds > 1
         events: list[Event] = []
         first_total: int | None = None
-        page_count = 0
+        page_count = weight_bytes = 0
         while True:
             offset = len(events)
             room = limits.result_window - offset
@@ -125,7 +135,9 @@ class WindowReader:
                     else _Sweep(events, first_total, None, page_count, is_cut=True)
                 )
             try:
-                page = self._page(window, offset, min(self._page_size, room))
+                # Of a long window mostly the count is wanted: it is split, and what came with the count is read again.
+                is_first_look = offset == 0 and window.seconds > _LONG_SECONDS
+                page = self._page(window, offset, min(self._page_size, room, _LOOK_ENTRIES if is_first_look else room))
             except (RejectedError, TransientError) as error:
                 if not _is_refused_for_size(error, offset):
                     raise
@@ -136,13 +148,15 @@ class WindowReader:
                 return _Sweep(events, first_total, None, page_count, is_cut=True)
             if offset == 0:
                 first_total = page.total
-                parts = self._parts_needed(page)
-                if parts > 1 and is_splittable:
-                    return Split(split(window, parts))
+            weight_bytes += page.weight_bytes
+            parts = self._parts_needed(page, offset, weight_bytes)
+            if parts > 1 and is_splittable:
+                return Split(split(window, parts))
             events.extend(page.events)
-            page_count += 1
+            page_count += bool(page.events)
             total = page.total
-            if not page.events or (total is not None and len(events) >= total and not self._is_capped(page)):
+            # A total that is less than what has come is wrong: then only an empty page is the end.
+            if not page.events or (len(events) == total and not self._is_capped(page)):
                 return _Sweep(events, first_total, total, page_count, is_cut=False)
 
     def _page(self, window: Window, offset: int, limit: int) -> Page:
@@ -170,10 +184,17 @@ class WindowReader:
             self._page_size = min(self._limits.page_size, fitting, max(self._page_size, limit) * 2)
 
     def _is_capped(self, page: Page) -> bool:
-        return page.is_capped or (page.total is not None and page.total >= self._limits.result_window)
+        total = page.total
+        return page.is_capped or (total is not None and (total >= self._limits.result_window or total == _USUAL_CAP))
 
-    def _parts_needed(self, first: Page) -> int:
-        """Into how many parts to split a window whose first page this is; 1 when it fits as it is."""
+    def _parts_needed(self, page: Page, offset: int, weight_bytes: int) -> int:
+        """Into how many parts to split a window of which this page and so many bytes came; 1 when it fits as far as we know."""
+        if weight_bytes > self._limits.window_bytes:  # later pages may be heavier than the first, or there is no total
+            return max(2, self._parts_expected(page)) if offset == 0 else 2
+        return self._parts_expected(page) if offset == 0 else 1
+
+    def _parts_expected(self, first: Page) -> int:
+        """Into how many parts to split a window by what its first page says of it."""
         if first.total is None or not first.events:
             return 1
         by_count = parts_for(first.total, self._limits.result_window) if self._is_capped(first) else 1
@@ -187,6 +208,12 @@ class WindowReader:
 def _accounts_for(shown: Mapping[bytes, Event], total: int | None) -> bool:
     """Whether as many different entries were seen as the API counts. Entries are never taken back, so then it is all."""
     return total is not None and len(shown) >= total and all(event.has_id for event in shown.values())
+
+
+def _has_repeats(events: Sequence[Event]) -> bool:
+    """Whether an entry with an id came more than once."""
+    named = [event.identity for event in events if event.has_id]
+    return len(set(named)) < len(named)
 
 
 def _is_refused_for_size(error: RejectedError | TransientError, offset: int) -> bool:

@@ -112,7 +112,8 @@ class Transport:
 def _read(answer: requests.Response, max_bytes: int, deadline: float) -> bytes:
     chunks = []
     size = 0
-    while chunk := answer.raw.read(_CHUNK_BYTES, decode_content=True):
+    # read1 gives what has come; read would wait for a whole chunk, and never ask about the deadline.
+    while chunk := answer.raw.read1(_CHUNK_BYTES, decode_content=True):
         chunks.append(chunk)
         size += len(chunk)
         if size > max_bytes:

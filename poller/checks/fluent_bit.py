@@ -124,7 +124,7 @@ def _check_buffer(section: Section, words: Sequence[str]) -> Iterator[Finding]:
         yield _bad(section, f"Buf_Size {text} is not a size", "set Buf_Size 2M")
     elif 0 <= size < wanted:
         given = f"Buf_Size {text}" if "buf_size" in section.keys else "Buf_Size is 4096 by default, which"
-        hint = "set Buf_Size 2M" if not longest else f"set Buf_Size above --max-line-bytes, {longest}"
+        hint = "set Buf_Size 2M" if wanted < 2 * MIN_BUFFER_BYTES else f"set Buf_Size above --max-line-bytes, {longest}"
         yield _bad(section, f"{given} loses every longer entry", hint)
 
 
@@ -169,8 +169,10 @@ def _check_storage(section: Section, sections: Sequence[Section]) -> Iterator[Fi
 def _check_outputs(
     section: Section, sections: Sequence[Section], config: Config | None, path: Path
 ) -> Iterator[Finding]:
+    # Without a Tag of its own, the http input takes the path it is sent to for one: any output may be meant.
+    is_open = _is("http", section) and not section.get("tag")
     tag = section.get("tag") or section.get("alias") or f"{section.get('name')}.0"
-    outputs = [found for found in sections if found.kind == "output" and _matches(found, tag)]
+    outputs = [found for found in sections if found.kind == "output" and (is_open or _matches(found, tag))]
     if not outputs:
         yield _bad(section, f"no [OUTPUT] has a Match for the tag {tag}", f"set Match {tag} in the output")
     for output in outputs:

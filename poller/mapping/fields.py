@@ -7,14 +7,14 @@ the usual shape is decoded in one go, any other is looked at field by field, and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
 Value = str | list[str] | None
-"""A text, the texts of a list, or None where there is neither. Numbers are given as text, too."""
+"""A text, or None where there is none; for a path with a list, its texts. Numbers are given as text, too."""
 
 
 class Step(NamedTuple):
@@ -24,61 +24,123 @@ class Step(NamedTuple):
     is_list: bool
 
 
-def parse_path(path: str) -> tuple[Step, ...]:
+Path = tuple[Step, ...]
+
+
+def parse_path(text: str) -> Path:
     """The steps of a path."""
-    return tuple(Step(part.removesuffix("[]"), part.endswith("[]")) for part in path.split("."))
+    return tuple(Step(part.removesuffix("[]"), part.endswith("[]")) for part in text.split("."))
 
 
 class Fields:
     """Reads the fields at `paths`. Safe to use from several threads."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Iterable[str]) -> None:
         self._paths = [parse_path(path) for path in paths]
-        self._is_list = [any(step.is_list for step in path) for path in self._paths]
-        self._decode: Callable[[bytes], Any] | None = None
-        try:
-            tree = _tree(self._paths)
-        except ValueError:  # one path ends where another goes on: no shape that we can decode at once
-            return
-        shape, names = _shape(tree)
-        self._decode = msgspec.json.Decoder(shape).decode
-        # Up to the first list; from there on by `_under`.
-        heads = [_head(path) for path in self._paths]
-        self._get = attrgetter(*[".".join(_attributes(names, head)) for head in heads]) if heads else None
-        self._rests = [path[len(head) :] for path, head in zip(self._paths, heads, strict=True)]
-        self._names = names
+        self._getters = [getter_of(path) for path in self._paths]
+        shape = shape_of(self._paths)
+        self._decode = msgspec.json.Decoder(shape).decode if shape is not None else None
 
     def read(self, line: bytes) -> Sequence[Value]:
         """What stands at each path, in their order."""
-        if self._decode is None or self._get is None:
+        if self._decode is None:
             return self._look(line)
         try:
-            found = self._get(self._decode(line))
+            entry = self._decode(line)
         except (msgspec.DecodeError, RecursionError):
             return self._look(line)
-        if len(self._paths) == 1:
-            found = (found,)
-        return [
-            value if type(value) is str or value is None else self._text(index, value)
-            for index, value in enumerate(found)
-        ]
-
-    def _text(self, index: int, value: Any) -> Value:
-        if not self._is_list[index]:
-            return _scalar(value)
-        path = self._paths[index]
-        names = _below(self._names, path[: len(path) - len(self._rests[index])])
-        return [text for text in map(_scalar, _under(value, self._rests[index], names)) if text is not None]
+        values = [get(entry) for get in self._getters]
+        return [value if type(value) is str or value is None else _texts(value) for value in values]
 
     def _look(self, line: bytes) -> Sequence[Value]:
         """The same, for an entry of any shape."""
+        entry = None
         try:
             # Numbers as they are written: they may have more digits than Python converts.
             entry = json.loads(line, parse_int=str, parse_float=str)
         except (ValueError, RecursionError):
-            return [[] if is_list else None for is_list in self._is_list]
+            pass
         values: list[Value] = []
-        for path, is_list in zip(self._paths, self._is_list, strict=True):
-            texts = [text for text in map(_scalar, _walk(entry, path)) if text is not None]
-            values.append(texts if is_list else texts[0] if texts else None)
+        for path in self._paths:
+            found = list(_walk(entry, path))
+            values.append(_texts(found) if any(step.is_list for step in path) else _texts(next(iter(found), None)))
         return values
+
+
+def _texts(value: Any) -> Value:
+    if isinstance(value, list):
+        return [text for text in map(_text, value) if text is not None]
+    return _text(value)
+
+
+def _text(value: Any) -> str | None:
+    match value:
+        case str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return str(value)
+        case _:
+            return None
+
+
+def _walk(value: Any, path: Path) -> Iterator[Any]:
+    if not path:
+        yield value
+        return
+    step, *rest = path
+    inner = value.get(step.name) if isinstance(value, dict) else None
+    # One where a list is expected counts as a list of one.
+    for item in inner if step.is_list and isinstance(inner, list) else [inner]:
+        yield from _walk(item, tuple(rest))
+
+
+# The usual shape: structs with the wanted fields alone, made for the paths
+
+
+def _attribute(step: Step) -> str:
+    """A name that Python takes for any key: `@uuid` is none."""
+    return f"f{step.name.encode('utf-8', 'surrogatepass').hex()}"
+
+
+def getter_of(path: Path) -> Callable[[Any], Any]:
+    """What takes the value of a path out of its shape; the values, where there is a list on it."""
+    if not any(step.is_list for step in path):
+        return attrgetter(".".join(map(_attribute, path)))
+    attributes = [(_attribute(step), step.is_list) for step in path]
+
+    def get(entry: Any) -> list[Any]:
+        values = [entry]
+        for attribute, is_list in attributes:
+            values = [getattr(value, attribute) for value in values]
+            if is_list:
+                values = [item for items in values for item in items]
+        return values
+
+    return get
+
+
+def shape_of(paths: Sequence[Path], leaf: Any = Any, default: Any = None) -> type[msgspec.Struct] | None:
+    """A struct that holds what the paths name, each a `leaf`, or `default` where it is missing.
+
+    None where there is no such struct: one path ends in the midst of another, or they differ in a list.
+    """
+    by_name: dict[str, list[Path]] = {}
+    for path in paths:
+        by_name.setdefault(path[0].name, []).append(path)
+    fields: list[tuple[str, Any, Any]] = []
+    for name, members in by_name.items():
+        step = members[0][0]
+        rests = [path[1:] for path in members]
+        if any(path[0] != step for path in members) or (not all(rests) and any(rests)):
+            return None
+        inner = shape_of(rests, leaf, default) if any(rests) else leaf
+        if inner is None:
+            return None
+        if step.is_list:
+            field = msgspec.field(name=name, default_factory=list)
+        else:
+            field = msgspec.field(name=name, default=inner() if any(rests) else default)
+        fields.append((_attribute(step), list[inner] if step.is_list else inner, field))  # type: ignore[valid-type]
+    return msgspec.defstruct("Shape", fields, frozen=True, gc=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,8 @@ _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def format_time_us(time_us: int) -> str:
     """Microseconds since 1970 as RFC 3339 in UTC with milliseconds: `2026-05-01T07:42:20.530Z`."""
-    at = datetime.fromtimestamp(time_us // 1_000_000, UTC)
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{time_us // 1000 % 1000:03d}Z"
+    at = datetime.fromtimestamp(time_us // 1_000_000, UTC).replace(tzinfo=None)
+    return f"{at.isoformat()}.{time_us // 1000 % 1000:03d}Z"  # strftime writes the year 1 without its zeros
 
 
 def with_time(line: bytes, key: str, time_us: int) -> bytes:
@@ -24,7 +25,9 @@ def with_time(line: bytes, key: str, time_us: int) -> bytes:
         if key in _decode_keys(line):
             return line
     except msgspec.DecodeError:  # a lone surrogate somewhere: it is JSON all the same
-        pass
+        with suppress(ValueError, RecursionError):
+            if key in json.loads(line):
+                return line
     field = json.dumps(key).encode() + b':"' + format_time_us(time_us).encode() + b'"'
     return b"{" + field + (b"}" if line == b"{}" else b"," + line[1:])
 

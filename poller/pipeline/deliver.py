@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import threading
 import time
 from collections import deque
@@ -151,7 +152,7 @@ class Deliverer:
     def _fitting(self, events: Sequence[OutboxEvent]) -> _Piece:
         """The events with those that are larger than the sink takes shortened or dead, as `oversize` says."""
         limit = self._sink.max_event_bytes
-        if all(len(event.line) <= limit for event in events):
+        if limit == sys.maxsize or all(len(event.line) <= limit for event in events):
             return _Piece(events, {})
         fitting = list(events)
         dead = {}
@@ -171,9 +172,7 @@ class Deliverer:
                     for index, reason in dead.items()
                 }
                 again = {still[index] for index in retry}
-                delivered = piece.delivered.union(
-                    index for index in still if index not in letters and index not in again
-                )
+                delivered = piece.delivered.union(still).difference(letters, again)
                 piece = _Piece(piece.events, {**piece.dead, **letters}, delivered)
                 self._pieces[0] = piece
                 return Progress(0, 0.0) if again else self._settle(piece, seconds)

@@ -100,7 +100,7 @@ class State:
         path = directory / f"{use}.db"
         if not path.exists():
             raise StateError(f"{path} does not exist", hint=f"`{use}` has not run with this --state-dir yet")
-        return cls(None, Database(path))
+        return cls(None, Database(path, is_owner=False))
 
     def close(self) -> None:
         self._database.close()

@@ -165,7 +165,7 @@ class Contracts:
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
         """Forget identities older than the retention, but never those that a pending read may meet again."""
         with self._database.reading() as connection:
-            query = "SELECT DISTINCT contract FROM ledger WHERE forgotten = 0 AND updated_at < ?"
+            query = "SELECT DISTINCT contract FROM ledger WHERE length(identities) > 0 AND updated_at < ?"
             outdated = [contract for (contract,) in connection.execute(query, (now - retention_seconds,))]
         for name in outdated:
             contract = self.get(name)

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from poller.errors import StateError, StateFullError, StoppedError
@@ -20,6 +20,8 @@ from poller.errors import StateError, StateFullError, StoppedError
 APPLICATION_ID = 0x494F4E50  # "IONP"
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 _LOCK_POLL_SECONDS = 0.1
+# A damaged file can also give SQLite names and messages that are no UTF-8.
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 # One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
@@ -113,8 +115,8 @@ class Lock:
 class Database:
     """One open state file. Safe to use from several threads: one at a time is let in."""
 
-    def __init__(self, path: Path, *, is_fresh_start: bool = False) -> None:
-        """Open or create `path`. The caller holds its `Lock`.
+    def __init__(self, path: Path, *, is_fresh_start: bool = False, is_owner: bool = True) -> None:
+        """Open or create `path`. The caller holds its `Lock`, or else is no owner: then it is neither set aside nor migrated.
 
         Raises: StateError when it cannot be used. When it was set aside before, it is created anew only if
         `is_fresh_start` says that a person has decided from when to read.
@@ -122,14 +124,20 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._is_damaged = False
+        self._is_owner = is_owner
         try:
             if not path.exists():
                 _create(path, is_fresh_start=is_fresh_start)
             self._connection = _connect(path)
             self._check()
             _migrate(self._connection)
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
+        except SQLITE_ERRORS as error:
+            failure = self._translate(error)
+            self._disconnect()
+            raise failure from error
+        except StateError:
+            self._disconnect()
+            raise
 
     def _check(self) -> None:
         query = self._connection.execute
@@ -137,10 +145,13 @@ class Database:
             raise self._set_aside("is not a state of ionos-poller")
         version = query("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            self._connection.close()
             raise StateError(
                 f"{self.path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
                 hint="upgrade ionos-poller, or use another --state-dir",
+            )
+        if version < SCHEMA_VERSION and not self._is_owner:
+            raise StateError(
+                f"{self.path}: has schema {version}, not {SCHEMA_VERSION}", hint="start `run` to upgrade it"
             )
         query("PRAGMA journal_mode = WAL")
         query("PRAGMA synchronous = NORMAL")
@@ -165,7 +176,7 @@ class Database:
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
                     raise
-            except sqlite3.Error as error:
+            except SQLITE_ERRORS as error:
                 raise self._translate(error) from error
 
     @contextmanager
@@ -174,22 +185,28 @@ class Database:
         with self._lock:
             try:
                 yield self._connection
-            except sqlite3.Error as error:
+            except SQLITE_ERRORS as error:
                 raise self._translate(error) from error
 
     def vacuum(self) -> None:
         """Give free pages back to the file system.  Raises: StateError."""
         with self.reading() as connection:
-            connection.execute("PRAGMA incremental_vacuum").fetchall()
+            # Not `execute`: it takes one step, which is one page.
+            connection.executescript("PRAGMA incremental_vacuum")
 
     def close(self) -> None:
-        with self._lock, suppress(sqlite3.Error):
-            self._connection.close()
-        if self._is_damaged:
+        with self._lock:
+            self._disconnect()
+        if self._is_damaged and self._is_owner:
             _move_aside(self.path)
 
-    def _translate(self, error: sqlite3.Error) -> StateError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    def _disconnect(self) -> None:
+        with suppress(sqlite3.Error, AttributeError):  # AttributeError: it was never opened
+            self._connection.close()
+
+    def _translate(self, error: Exception) -> StateError:
+        is_garbled = isinstance(error, UnicodeDecodeError)
+        code = sqlite3.SQLITE_CORRUPT if is_garbled else getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_disk_full(self.path)):
             return StateFullError(
                 f"{self.path}: no space left on the disk",
@@ -211,24 +228,36 @@ class Database:
         return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, ""))
 
     def _set_aside(self, why: str) -> StateError:
-        with suppress(sqlite3.Error, AttributeError):
-            self._connection.close()
+        self._disconnect()
+        if not self._is_owner:
+            return StateError(f"{self.path} {why}", hint="the next start of what uses it sets it aside")
         aside = _move_aside(self.path)
         return StateError(f"{self.path} {why}; set aside as {aside.name}", hint=way_out(aside))
 
 
+@contextmanager
+def translated_reading(path: Path) -> Iterator[None]:
+    """What SQLite says of a file that is only looked at becomes a StateError."""
+    try:
+        yield
+    except SQLITE_ERRORS as error:
+        raise StateError(f"{path}: cannot be read: {error}", hint="is it damaged, or another user's?") from error
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that only looks, beside a running writer.  Raises: StateError when there is nothing to look at."""
-    try:
+    with translated_reading(path):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
         )
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.Error as error:
-        raise StateError(f"{path}: cannot be read: {error}", hint="is it damaged, or another user's?") from error
-    if version != SCHEMA_VERSION:
-        connection.close()
-        raise StateError(f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it")
+        with ExitStack() as on_failure:
+            on_failure.callback(connection.close)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != SCHEMA_VERSION:
+                raise StateError(
+                    f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it"
+                )
+            on_failure.pop_all()
     return connection
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 from poller.events import IDENTITY_BYTES, Event
@@ -18,10 +17,6 @@ HOUR_SECONDS = 3600
 _HOUR_US = HOUR_SECONDS * 1_000_000
 _DAY_US = 24 * _HOUR_US
 _CHUNK_IDENTITIES = 4096
-
-
-def _bucket(event: Event) -> tuple[int, bool]:
-    return event.time_us // _HOUR_US, event.is_timed
 
 
 def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event], *, after_id: int = 0) -> list[Event]:
@@ -77,8 +72,10 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
             (contract, min(hours), max(hours), sealed),
         )
     }
-    for bucket, group in groupby(sorted(events, key=_bucket), _bucket):
-        members = list(group)
+    groups: dict[tuple[int, bool], list[Event]] = {}
+    for hour, event in zip(hours, events, strict=True):
+        groups.setdefault((hour, event.is_timed), []).append(event)
+    for bucket, members in groups.items():
         id_, count = begun.get(bucket, (0, _CHUNK_IDENTITIES))
         room = max(0, _CHUNK_IDENTITIES - count)
         if room:
@@ -136,8 +133,8 @@ def prune(connection: sqlite3.Connection, contract: str, before: int) -> int:
     Returns how many rows it emptied.
     """
     return connection.execute(
-        f"UPDATE ledger SET forgotten = length(identities) / {IDENTITY_BYTES}, identities = x''"
-        " WHERE contract = ? AND hour < ? AND updated_at < ? AND forgotten = 0",
+        f"UPDATE ledger SET forgotten = forgotten + length(identities) / {IDENTITY_BYTES}, identities = x''"
+        " WHERE contract = ? AND hour < ? AND updated_at < ? AND length(identities) > 0",
         (contract, before // HOUR_SECONDS, before),
     ).rowcount
 

@@ -78,6 +78,7 @@ class Outbox:
                 " ON CONFLICT (name) DO UPDATE SET type = excluded.type",
                 (name, type_),
             )
+            _delete_done(connection, name, 0)  # what was collected while there was no sink waits for nobody
             return read_sinks(connection, name)[0]
 
     def postpone(self, sink: str, attempts: int, retry_at: float, failure: str, *, parked_at: float | None) -> None:
@@ -120,17 +121,23 @@ class Outbox:
                 return None
             done, skip = row
             rows = connection.execute(
-                "SELECT id, contract, collected_at, checksum, directory, lines FROM segments"
+                "SELECT id, contract, collected_at, bytes, checksum, directory, lines FROM segments"
                 " WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",
                 (done, sink),
             )
-            for id_, contract, collected_at, checksum, directory, lines in rows:
+            for id_, contract, collected_at, segment_bytes, checksum, directory, lines in rows:
                 if segments.checksum(directory, lines) != checksum:
                     raise StateError(
                         f"{self._database.path}: segment {id_} of the outbox is damaged",
                         hint="stop, set the file aside, and read again with --since T from before it was collected",
                     )
-                for event in segments.decode(contract, collected_at, directory, lines)[skip:]:
+                waiting_events = segments.decode(contract, collected_at, directory, lines)[skip:]
+                if len(events) + len(waiting_events) <= max_events and size + segment_bytes <= max_bytes:
+                    events += waiting_events
+                    size += segment_bytes if not skip else sum(len(event.line) + 1 for event in waiting_events)
+                    skip = 0
+                    continue
+                for event in waiting_events:
                     size += len(event.line) + 1
                     if events and (len(events) == max_events or size > max_bytes):
                         return Batch(events, has_more=True)
@@ -221,7 +228,10 @@ def _resize(connection: sqlite3.Connection, events: int, size_bytes: int) -> Non
 
 def _advance(connection: sqlite3.Connection, sink: str, count: int) -> tuple[int, int]:
     """The place of a sink `count` events further on: the last segment it is done with, and its position in the next."""
-    done, position = connection.execute("SELECT segment, position FROM sinks WHERE name = ?", (sink,)).fetchone()
+    row = connection.execute("SELECT segment, position FROM sinks WHERE name = ?", (sink,)).fetchone()
+    if row is None:
+        raise StateError(f"the state does not know the sink {sink} any more", hint="was it forgotten? start again")
+    done, position = row
     position += count
     rows = connection.execute(
         "SELECT id, events FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",
@@ -239,7 +249,9 @@ def _advance(connection: sqlite3.Connection, sink: str, count: int) -> tuple[int
 def _delete_done(connection: sqlite3.Connection, sink: str, segment: int) -> None:
     """Delete what all sinks are done with, and what was meant for this sink alone."""
     gone = connection.execute(
-        "DELETE FROM segments WHERE id <= (SELECT min(segment) FROM sinks) AND sink IS NULL RETURNING events, bytes"
+        "DELETE FROM segments WHERE id <= coalesce((SELECT min(segment) FROM sinks), ?) AND sink IS NULL"
+        " RETURNING events, bytes",
+        (segment,),  # no sink is left: nobody waits for anything
     ).fetchall()
     gone += connection.execute(
         "DELETE FROM segments WHERE sink = ? AND id <= ? RETURNING events, bytes", (sink, segment)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from poller.events import Event
 from poller.store import dead_letters, ledger, outbox
 from poller.store.contracts import Contract, read_contracts
-from poller.store.database import Database, open_read_only
+from poller.store.database import Database, open_read_only, translated_reading
 from poller.store.outbox import Sink, Size
 
 
@@ -63,11 +63,8 @@ def overview(database: Database) -> Overview:
 
 def overview_of(path: Path) -> Overview:
     """The state in a file, whether or not another process is writing to it.  Raises: StateError."""
-    connection = open_read_only(path)
-    try:
+    with translated_reading(path), closing(open_read_only(path)) as connection:
         return _read(connection)
-    finally:
-        connection.close()
 
 
 class OtherLedger:
@@ -78,9 +75,11 @@ class OtherLedger:
 
         Raises: StateError when the file cannot be read.
         """
+        self._path = path
         self._connection = open_read_only(path)
         self._lock = threading.Lock()
-        known = {sink.name: sink.ledger_id for sink in outbox.read_sinks(self._connection)}
+        with translated_reading(path):
+            known = {sink.name: sink.ledger_id for sink in outbox.read_sinks(self._connection)}
         self.knows_sinks = all(sink in known for sink in sinks)
         self._after_id = max((known.get(sink, 0) for sink in sinks), default=0)
 
@@ -88,7 +87,7 @@ class OtherLedger:
         """Those of the events that it has not collected, in the same order."""
         if not self.knows_sinks:
             return events
-        with self._lock:
+        with self._lock, translated_reading(self._path):
             return ledger.unseen(self._connection, contract, events, after_id=self._after_id)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from tests.daemon import CONTRACTS, FIRST, LOGGING, LOKI, SECOND, MakeDaemon
 from tests.support import wait_until
 
-INTERVAL_SECONDS = 2
+INTERVAL_SECONDS = 1
 
 
 def test_everything_arrives_at_both_sinks_and_nothing_twice(daemon_of: MakeDaemon) -> None:
@@ -67,13 +67,10 @@ def test_an_entry_that_becomes_visible_late_arrives_once(daemon_of: MakeDaemon) 
 def test_a_restart_goes_on_where_it_was(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=2, events=500)
     for _ in range(2):
+        for contract in CONTRACTS:
+            daemon.simulator.add_entries(contract, count=50)
         daemon.start()
         daemon.await_delivery()
         daemon.stop()
-        for contract in CONTRACTS:
-            daemon.simulator.add_entries(contract, count=50)
-    daemon.start()
-    daemon.await_delivery()
-    daemon.stop()
     daemon.assert_once()
     daemon.assert_clean()

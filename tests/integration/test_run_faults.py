@@ -188,7 +188,7 @@ def _now() -> str:
 
 def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in_the_end(daemon_of: MakeDaemon) -> None:
     max_bytes, window_bytes = 2 << 20, 1 << 20
-    daemon = daemon_of(contracts=2, events=10_000, faults=("sink=logging:503",))
+    daemon = daemon_of(contracts=2, events=7_000, faults=("sink=logging:503",))
     daemon.configure(
         outbox={"max_bytes": f'"{max_bytes}"'}, api={"window_bytes": f'"{2 * window_bytes}"', "concurrency": "2"}
     )
@@ -206,7 +206,7 @@ def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in
     assert len(daemon.logged("outbox.full")) < 10, "said once a pause, not in a loop"
     time.sleep(1)
     assert daemon.metric("outbox_bytes") == held
-    assert sum(collected) < 20_000
+    assert sum(collected) < 14_000
     assert daemon.get("/healthz")[0] == 200
     daemon.simulator.set_faults([])
     daemon.await_delivery(timeout=40)
@@ -271,7 +271,7 @@ def test_sigterm_while_sink_and_api_hang_ends_within_ten_seconds(daemon_of: Make
     daemon.assert_clean()
 
 
-@pytest.mark.parametrize("delay_seconds", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.3])
 def test_sigterm_in_the_midst_of_a_backlog_leaves_no_trace(daemon_of: MakeDaemon, delay_seconds: float) -> None:
     daemon = daemon_of(contracts=8, events=2000, latency_seconds=0.05)
     daemon.configure(api={"page_size": "100", "window_bytes": '"1MiB"', "result_window": "500"}, sinks={LOGGING: {}})

@@ -20,7 +20,7 @@ from tests.support import wait_until
 
 DAY_SECONDS = 86_400
 # Longer than a poll interval, with IONOS_POLLER_TEST_REST_SECONDS=70. Read at import: tests have a clean environment.
-REST_SECONDS = float(os.environ.get("IONOS_POLLER_TEST_REST_SECONDS", "8"))
+REST_SECONDS = float(os.environ.get("IONOS_POLLER_TEST_REST_SECONDS", "6"))
 
 # Names and labels of INTERFACE.md, as a scrape shows them.
 METRICS = {

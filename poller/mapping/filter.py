@@ -1,0 +1,81 @@
+"""Which entries go on: rules of glob patterns, as `[filter]` has them. Pure.
+
+All patterns of a rule must match, case matters, and a field that is missing never matches. An entry that an exclude rule
+matches is out; where there are include rules, so is one that matches none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import translate
+
+from poller.mapping.fields import Fields, Value
+
+# Source: FACTS.md, "IONOS Activity Log API": where an entry has what a rule asks for. The contract is not read from it.
+_PATHS = {
+    "type": "event.type",
+    "service": "principal.sourceService",
+    "username": "principal.identity.username",
+    "action": "event.param.action",
+    "resource_type": "event.resources[].type",
+    "source_ip": "principal.sourceIP",
+    "status": "event.status",
+}
+_PERSONAL = {"username", "source_ip"}
+
+_Condition = tuple[int, Callable[[str], object]]
+
+
+class Filter:
+    """The compiled rules; each maps keys such as `type` to a pattern. Safe to use from several threads."""
+
+    def __init__(self, exclude: Sequence[Mapping[str, str]], include: Sequence[Mapping[str, str]]) -> None:
+        keys = list(dict.fromkeys(key for rule in (*exclude, *include) for key in rule if key != "contract"))
+        self._fields = Fields([_PATHS[key] for key in keys])
+        slots = {"contract": 0, **{key: number for number, key in enumerate(keys, 1)}}
+        self._exclude = [
+            (f"exclude[{number}] {_shown(rule)}", _conditions(rule, slots)) for number, rule in enumerate(exclude)
+        ]
+        self._include = [_conditions(rule, slots) for rule in include]
+
+    @property
+    def reasons(self) -> list[str]:
+        """All that `reason` may answer, in the order of the rules."""
+        return [*(reason for reason, _ in self._exclude), *(["include"] if self._include else [])]
+
+    def reason(self, contract: str, line: bytes) -> str | None:
+        """Why the entry is left out: the first exclude rule that matches, or `include`; None if it goes on."""
+        values = [contract, *self._fields.read(line)]
+        for reason, conditions in self._exclude:
+            if _matches(conditions, values):
+                return reason
+        if self._include and not any(_matches(conditions, values) for conditions in self._include):
+            return "include"
+        return None
+
+
+def _shown(rule: Mapping[str, str]) -> str:
+    """The rule as text. It becomes a label of a metric, so whom it names is nobody's business."""
+    return " ".join(f"{key}={'***' if key in _PERSONAL else pattern}" for key, pattern in rule.items())
+
+
+def _conditions(rule: Mapping[str, str], slots: Mapping[str, int]) -> list[_Condition]:
+    return [(slots[key], _matcher(pattern)) for key, pattern in rule.items()]
+
+
+def _matcher(pattern: str) -> Callable[[str], object]:
+    if any(char in "*?[" for char in pattern):
+        return re.compile(translate(pattern)).match
+    return pattern.__eq__
+
+
+def _matches(conditions: Sequence[_Condition], values: Sequence[Value]) -> bool:
+    for slot, is_match in conditions:
+        value = values[slot]
+        if type(value) is str:
+            if not is_match(value):
+                return False
+        elif not value or not any(map(is_match, value)):
+            return False
+    return True
