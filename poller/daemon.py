@@ -482,7 +482,7 @@ class _Work:
                     extra={
                         "account": account,
                         "expires_at": datetime.fromtimestamp(expires_at, UTC),
-                        "hint": "make a new token and replace the token file; no restart is needed",
+                        "hint": "make a new token and replace its file, which is read again; a LoadCredential= of systemd needs a restart",
                     },
                 )
 

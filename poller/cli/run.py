@@ -11,7 +11,7 @@ from poller.cli.compose import activity_logs, token_expiries
 from poller.cli.options import TIME, GlobalOptionsCommand, Settings
 from poller.config import Config, process_environment
 from poller.daemon import Daemon, Parts
-from poller.errors import ConfigError, Problem
+from poller.errors import ConfigError, Problem, StateFullError, TransientError
 from poller.notify import Notifier
 from poller.sinks import build_sink
 from poller.store import State
@@ -31,7 +31,11 @@ def command(settings: Settings, since: int | None) -> int:
       curl -s localhost:9464/readyz      is it well, and if not, why?
     """
     config = _load(settings)
-    state = State.open(config.state_dir, "run", is_fresh_start=since is not None)
+    try:
+        state = State.open(config.state_dir, "run", is_fresh_start=since is not None)
+    except StateFullError as error:
+        # There may be room in a while: unlike other troubles of the state, worth a restart by the service manager.
+        raise TransientError(error.message, hint=error.hint) from error
 
     def build(stop: threading.Event, observe: Callable[[str, float], None]) -> Parts:
         current = _load(settings)

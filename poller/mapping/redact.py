@@ -79,7 +79,7 @@ class Redactor:
         It is where the name of the field, as it is usually written, is in the entry once, and there with this value. That is how
         entries are, and it costs half of taking objects apart and putting them together again.
         """
-        if self._decode is None or (b"\\" in line and _ESCAPED_ASCII.search(line)):
+        if self._decode is None or (b"\\u00" in line and _ESCAPED_ASCII.search(line)):
             return None
         try:
             entry = self._decode(line)
@@ -87,14 +87,11 @@ class Redactor:
             return None
         for token, get, change in self._plain:
             value = bytes(get(entry))
-            if line.count(token) != (1 if value else 0):
+            head, found, tail = line.partition(token)
+            if bool(found) != bool(value) or token in tail or not tail.startswith(value):
                 return None
-            if value:
-                start = line.find(token + value)
-                if start < 0:
-                    return None
-                start += len(token)
-                line = line[:start] + (change(value) or b"") + line[start + len(value) :]
+            if found:
+                line = b"".join((head, token, change(value) or b"", tail[len(value) :]))
         return line
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 

@@ -192,7 +192,7 @@ class Deliverer:
                 return Progress(0, wait)
             case Park(wait, reason):
                 self._postpone(wait, reason, parked_at=self._parked_at or self._clock())
-                hint = "nothing is lost: replace the key, it is read again every minute"
+                hint = "nothing is lost: replace the key file, which is read again every minute; a LoadCredential= of systemd needs a restart"
                 log.error("sink.parked", extra={"sink": self._sink.name, "why": reason, "hint": hint})
                 return Progress(0, wait)
 

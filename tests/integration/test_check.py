@@ -1,0 +1,412 @@
+"""`check`: the mistakes people make, each planted on its own, and what they are told; then all is well, and for machines."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from poller.store import State
+from tests.daemon import MakeDaemon
+from tests.integration.fetching import Bench, Run, Starter, finish
+from tests.support import COMMAND, TOP, free_port, wait_until
+
+Environment = dict[str, str]
+
+LOGGING = """
+[[sinks]]
+name = "logging"
+type = "logging-service"
+url = "{url}/sink/logging"
+tag = "activityLog"
+api_key_file = "logging.key"
+"""
+FLUENT_BIT = ("check", "--fluent-bit", "fluent-bit.conf")
+
+
+def configure(place: Bench, text: str = "", sinks: str = LOGGING) -> Path:
+    """A configuration in which nothing is wrong but what is in `text`."""
+    path = place.directory / "ionos-poller.toml"
+    head = "" if "[http]" in text else '[http]\nlisten = ""\n'
+    path.write_text(head + text + sinks.format(url=place.simulator.url))
+    (place.directory / "logging.key").write_text(place.simulator.settings.api_key)
+    return path
+
+
+def jwt(expires_in: timedelta) -> str:
+    payload = json.dumps({"exp": time.time() + expires_in.total_seconds()}).encode()
+    return f"eyJh.{base64.urlsafe_b64encode(payload).decode().rstrip('=')}.sig"
+
+
+def patched(place: Bench, module: str, code: str) -> Environment:
+    """A module that Python finds before all others."""
+    directory = place.directory / "patched"
+    directory.mkdir()
+    (directory / f"{module}.py").write_text(code)
+    return {"PYTHONPATH": f"{directory}{os.pathsep}{TOP}"}
+
+
+# The mistakes. Each plants one and may give an environment for the command.
+
+
+def missing_token(place: Bench) -> Environment:
+    return {"IONOS_API_TOKEN": ""}
+
+
+def expired_token(place: Bench) -> Environment:
+    return {"IONOS_API_TOKEN": jwt(-timedelta(days=3))}
+
+
+def token_that_expires_soon(place: Bench) -> Environment:
+    token = jwt(timedelta(days=5, hours=1))
+    place.simulator.change_settings(token=token)
+    return {"IONOS_API_TOKEN": token}
+
+
+def no_privilege(place: Bench) -> None:
+    place.simulator.change_settings(forbidden=place.simulator.contracts)
+
+
+def wrong_url(place: Bench) -> Environment:
+    return {"IONOS_API_URL": f"{place.simulator.url}/nowhere"}
+
+
+def unknown_host(place: Bench) -> Environment:
+    return {"IONOS_API_URL": "http://nowhere.invalid"}
+
+
+def proxy_that_is_down(place: Bench) -> Environment:
+    return {"HTTP_PROXY": f"http://127.0.0.1:{free_port()}", "NO_PROXY": "", "IONOS_API_URL": "http://api.example"}
+
+
+def wrong_api_key(place: Bench) -> None:
+    place.simulator.change_settings(api_key="another")
+
+
+def wrong_tag(place: Bench) -> None:
+    place.simulator.change_settings(logging_tag="anotherTag")
+
+
+def fluent_bit(place: Bench) -> str:
+    (place.directory / "parsers.conf").write_text((TOP / "fluent-bit" / "parsers.conf").read_text())
+    program = place.directory / "ionos-poller"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    text = (TOP / "fluent-bit" / "logging-service.conf").read_text()
+    return text.replace("Command           ionos-poller", f"Command           {program}")
+
+
+def buffer_of_4k(place: Bench) -> None:
+    text = fluent_bit(place).replace("Buf_Size          2M", "Buf_Size          4k")
+    (place.directory / "fluent-bit.conf").write_text(text)
+
+
+def unwritable_state(place: Bench) -> None:
+    place.state_dir.write_text("a file, where a directory should be")
+
+
+def corrupt_state(place: Bench) -> None:
+    State.open(place.state_dir, "fetch").close()
+    place.database.write_bytes(b"nonsense " * 1000)
+
+
+def clock_two_hours_off(place: Bench) -> None:
+    place.simulator.change_settings(date_skew_seconds=-7200)
+
+
+def disk_nearly_full(place: Bench) -> Environment:
+    code = "import shutil\nshutil.disk_usage = lambda path: shutil._ntuple_diskusage(2**40, 2**40 - 2**23, 2**23)\n"
+    return patched(place, "sitecustomize", code)
+
+
+def outbox_larger_than_the_disk(place: Bench) -> None:
+    configure(place, '[outbox]\nmax_bytes = "1048576GiB"\n')
+
+
+def port_taken(place: Bench) -> None:
+    configure(place, f'[http]\nlisten = "{place.simulator.url.removeprefix("http://")}"\n')
+
+
+def unknown_key(place: Bench) -> None:
+    configure(place, '[poll]\nintervall = "60s"\n')
+
+
+def bad_duration(place: Bench) -> None:
+    configure(place, '[poll]\ninterval = "1 minute"\n')
+
+
+def sink_down(place: Bench) -> None:
+    configure(place, sinks=LOGGING.replace("{url}", f"http://127.0.0.1:{free_port()}"))
+
+
+def bad_glob(place: Bench) -> None:
+    configure(place, '[filter]\nexclude = [{ type = "Request[" }]\n')
+
+
+def missing_extra(place: Bench) -> Environment:
+    configure(place, sinks='[[sinks]]\nname = "aws"\ntype = "firehose"\nstream = "activity"\n')
+    return patched(place, "boto3", "raise ImportError('no boto3 here')\n")
+
+
+def unreadable_key_file(place: Bench) -> None:
+    (place.directory / "logging.key").unlink()
+    (place.directory / "logging.key").mkdir()  # nobody can read that, root neither
+
+
+class Told(NamedTuple):
+    """What a mistake is told with: the exit code, the name of its line, words of the cause and of the remedy."""
+
+    code: int
+    name: str
+    cause: str
+    remedy: str
+    command: tuple[str, ...] = ("check",)
+
+
+MISTAKES: dict[Callable[[Bench], Environment | None], Told] = {
+    missing_token: Told(2, "token", "no IONOS API token", "set IONOS_API_TOKEN"),
+    expired_token: Told(3, "token", "the token expired on", "make a new one in the DCD"),
+    token_that_expires_soon: Told(0, "token", "expires on", "make a new one in the DCD"),
+    no_privilege: Told(3, "contract 31960001", "denied access", "ACCESS_ACTIVITY_LOG"),
+    wrong_url: Told(1, "api", "/nowhere: the API refused the request (404)", "check api.url"),
+    unknown_host: Told(1, "api", "the host name is not known", "check the url and the DNS"),
+    proxy_that_is_down: Told(1, "api", "the proxy did not let the request through", "check HTTPS_PROXY"),
+    wrong_api_key: Told(3, "sink logging", "the credentials are refused: HTTP 401", "--rotate-key"),
+    wrong_tag: Told(1, "sink logging", "nothing takes events there", "check url and tag"),
+    buffer_of_4k: Told(2, "fluent-bit", "Buf_Size 4k loses every longer entry", "set Buf_Size 2M", FLUENT_BIT),
+    unwritable_state: Told(4, "state", "cannot be written: Not a directory", "another --state-dir"),
+    corrupt_state: Told(4, "state fetch", "is damaged", "--since T"),
+    clock_two_hours_off: Told(1, "clock", "2.0 h ahead of the API's", "timedatectl"),
+    disk_nearly_full: Told(4, "disk", "8.0 MiB free: nearly full", "free some space"),
+    outbox_larger_than_the_disk: Told(0, "disk", "less than outbox.max_bytes", "lower outbox.max_bytes"),
+    port_taken: Told(2, "http.listen", "taken by another program", "choose another http.listen"),
+    unknown_key: Told(2, "config", "poll.intervall: unknown key", "interval"),
+    bad_duration: Told(2, "config", "poll.interval: '1 minute' is not a duration", "10s, 5m, 1h30m"),
+    sink_down: Told(1, "sink logging", "connection refused", "something listening there"),
+    bad_glob: Told(2, "config", "has a `[` without its `]`", "patterns know"),
+    missing_extra: Told(2, "sink aws", "needs boto3, which is not installed", "pip install 'ionos-poller[firehose]'"),
+    unreadable_key_file: Told(2, "config", "unreadable key file", "may this user read it?"),
+}
+
+
+def troubles(run: Run) -> list[str]:
+    return [line.decode() for line in run.lines if line.startswith((b"fail", b"warn"))]
+
+
+@pytest.mark.parametrize(("plant", "told"), MISTAKES.items(), ids=[mistake.__name__ for mistake in MISTAKES])
+def test_a_mistake_is_told_with_its_cause_and_remedy_in_one_line(
+    bench: Starter, plant: Callable[[Bench], Environment | None], told: Told
+) -> None:
+    place = bench(contracts=1, events=5)
+    configure(place)
+    run = place.run(*told.command, env=plant(place))
+    lines = [line for line in troubles(run) if line[6:].startswith(told.name)]
+    assert lines, (run.lines, run.stderr)
+    assert told.cause in lines[0], lines
+    assert told.remedy in lines[0], lines
+    assert len(troubles(run)) <= 2, "nothing else is blamed, but that the rest could not be checked"
+    assert run.code == told.code
+    assert run.told == []
+
+
+@contextmanager
+def https(directory: Path) -> Iterator[str]:
+    """A server whose certificate nobody has signed; its address."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = directory / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(201)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that does not trust us goes away."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    with ExitStack() as stack:
+        server = stack.enter_context(Server(("127.0.0.1", 0), Handler))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        stack.callback(server.shutdown)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"https://localhost:{server.server_address[1]}"
+
+
+def test_a_certificate_of_an_unknown_ca_is_told_until_its_file_is_named(bench: Starter) -> None:
+    place = bench(contracts=1, events=5)
+    with https(place.directory) as url:
+        configure(place, sinks=LOGGING.replace("{url}", url))
+        run = place.run("check")
+        assert run.code == 1
+        (line,) = troubles(run)
+        assert "TLS failed: self-signed certificate" in line
+        assert "name its file in ca_file" in line
+        api = place.run("check", "--no-send", env={"IONOS_API_URL": url})
+        assert "TLS failed" in troubles(api)[0]
+        configure(place, sinks=LOGGING.replace("{url}", url) + 'ca_file = "server.pem"\n')
+        assert place.run("check").code == 0
+
+
+def test_a_second_instance_is_told_who_holds_the_state_and_check_runs_beside_it(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=5)
+    daemon.start()
+    assert daemon.process is not None
+    told = daemon.command("run", code=4)
+    assert f"another process holds this state (process {daemon.process.pid})" in told
+    assert "or stop it" in told
+    lines = daemon.command("check").splitlines()
+    assert all(line.startswith("ok") for line in lines[:-1]), lines
+    assert any("run.db" in line and f"in use by process {daemon.process.pid}" in line for line in lines)
+    assert any("http.listen" in line and "in use by the daemon" in line for line in lines)
+    daemon.stop()
+
+
+def test_all_problems_of_a_configuration_are_told_at_once_and_the_rest_is_tried_where_it_can_be(bench: Starter) -> None:
+    place = bench(contracts=1, events=5)
+    configure(place, '[poll]\nintervall = "1s"\noverlap = "much"\n[outbox]\nmax_bytes = "1 apple"\n')
+    run = place.run("check")
+    assert [words in "\n".join(troubles(run)) for words in ("intervall", "poll.overlap", "outbox.max_bytes")] == [
+        True
+    ] * 3
+    assert "the rest was not checked" in troubles(run)[-1]
+    # A key file that is missing keeps nobody from trying the others.
+    configure(place, sinks=LOGGING + LOGGING.replace('"logging"', '"two"').replace("logging.key", "none.key"))
+    run = place.run("check")
+    assert (run.code, len(troubles(run))) == (2, 1)
+    assert any(line.startswith(b"ok    sink logging") for line in run.lines)
+
+
+def test_when_all_is_well_it_says_how_well(bench: Starter) -> None:
+    place = bench(events=30, span_seconds=60)
+    configure(place)
+    before = sorted(place.directory.rglob("*"))
+    run = place.run("check")
+    text = b"\n".join(run.lines).decode()
+    assert run.code == 0
+    assert run.stderr == ""
+    assert troubles(run) == []
+    for words in ("1 sink", "answers within", "agrees with", "accepted", "contract 31960002", "writable", "free"):
+        assert words in text
+    assert text.endswith("0 warn, 0 fail")
+    assert "\x1b" not in text, "colours are for terminals"
+    assert sorted(place.directory.rglob("*")) == before, "it leaves nothing behind"
+    assert place.simulator.intakes["logging"].accepted == 0
+
+
+def test_machines_get_one_object(bench: Starter) -> None:
+    place = bench(contracts=1, events=5)
+    configure(place)
+    place.simulator.change_settings(api_key="another")
+    run = place.run("check", "--json")
+    answer = json.loads(run.lines[0])
+    assert (len(run.lines), run.code, answer["exit_code"], answer["level"]) == (1, 3, 3, "fail")
+    (failure,) = [finding for finding in answer["findings"] if finding["level"] == "fail"]
+    assert failure["name"] == "sink logging"
+    assert failure["hint"]
+
+
+def test_offline_and_no_send_leave_others_alone(bench: Starter) -> None:
+    place = bench(contracts=1, events=5)
+    configure(place, sinks=LOGGING + '[[sinks]]\nname = "archive"\ntype = "file"\npath = "a/{{date}}"\n')
+    run = place.run("check", "--offline")
+    assert run.code == 0
+    assert any(b"sink archive" in line for line in run.lines)
+    assert not any(b"sink logging" in line for line in run.lines)
+    assert place.simulator.traffic.counts == {}
+    assert place.run("check", "--no-send").code == 0
+    assert place.simulator.sink_traffic["logging"].counts == {}
+
+
+def test_several_accounts_are_checked_each_by_name(bench: Starter) -> None:
+    place = bench(contracts=1, events=5)
+    (place.directory / "a.token").write_text(place.simulator.token)
+    (place.directory / "b.token").write_text("wrong")
+    accounts = "".join(f'[[accounts]]\nname = "{name}"\ntoken_file = "{name}.token"\n' for name in "ab")
+    configure(place, '[poll]\ncontracts = [31960001]\n[http]\nlisten = ""\n' + accounts)
+    run = place.run("check")
+    (line,) = troubles(run)
+    assert run.code == 3
+    assert line.startswith("fail  token b ")
+    assert "b.token" in line
+    (place.directory / "b.token").write_text(place.simulator.token)
+    configure(place, '[poll]\ncontracts = [31960001, 4711]\n[http]\nlisten = ""\n' + accounts)
+    run = place.run("check")
+    assert run.code == 2
+    assert "no token sees it" in troubles(run)[0]
+
+
+def test_a_contract_list_is_long_for_a_reseller(bench: Starter) -> None:
+    place = bench(contracts=40, events=1)
+    configure(place)
+    run = place.run("check")
+    assert run.code == 0
+    assert any(b"and 15 more" in line for line in run.lines)
+
+
+def test_it_can_be_stopped(bench: Starter) -> None:
+    import signal
+
+    place = bench(contracts=1, events=1)
+    configure(place)
+    place.simulator.set_faults(["hang:60s"])
+    process = place.start("check")
+    wait_until(lambda: place.requests("contracts") or place.simulator.traffic.max_per_second, what="it asks")
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, 10).code == 130
+
+
+def test_a_terminal_gets_colours(bench: Starter) -> None:
+    import pty
+    import subprocess
+
+    place = bench(contracts=1, events=1)
+    configure(place)
+    master, slave = pty.openpty()
+    env = place.environment({"TERM": "xterm"})
+    done = subprocess.run(
+        [*COMMAND, "check", "--offline"], cwd=place.directory, env=env, stdout=slave, timeout=30, check=False
+    )
+    os.close(slave)
+    text = os.read(master, 65536).decode()
+    os.close(master)
+    assert done.returncode == 0
+    assert "\x1b[32m" in text
