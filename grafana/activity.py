@@ -73,11 +73,16 @@ def dashboard() -> Dashboard:
         .with_variable(_label("tag", "tag_name", "Tag", all_value=".+"))
         .with_variable(_label("contract", "contract", "Contract", all_value=".*"))
         .with_variable(
-            TextBoxVariable("user").label("User (part of it)").current(VariableOption(text="", value="")).default_value("")
+            TextBoxVariable("user")
+            .label("User (part of it)")
+            .current(VariableOption(text="", value=""))
+            .default_value("")
         )
     )
-    return _what_went_wrong(_who_did_what(_overview(built))).with_row(Row("Entries")).with_panel(
-        lines("Latest entries", entries("type"))
+    return (
+        _what_went_wrong(_who_did_what(_overview(built)))
+        .with_row(Row("Entries"))
+        .with_panel(lines("Latest entries", entries("type")))
     )
 
 
@@ -99,19 +104,33 @@ def _label(name: str, label: str, title: str, *, all_value: str) -> QueryVariabl
 
 def _overview(built: Dashboard) -> Dashboard:
     whole = "$__range"
-    users = f"count({count(entries('user', where='user!=""'), 'user', whole)})"
+    known = entries("user", where='user!=""')
+    users = f"count({count(known, 'user', whole)})"
     deletions = entries("method", "type", where='method="DELETE" | type="RequestAccepted"')
     return (
         built.with_panel(number("loki", "Entries", Query(count(entries(), span=whole)), width=6))
         .with_panel(number("loki", "Users", Query(users), width=6))
         .with_panel(number("loki", "Deletions accepted", Query(count(deletions, span=whole)), warning=1, width=6))
         .with_panel(
-            number("loki", "Errors", Query(count(entries("type", where=IS_ERROR, text=ERROR_TEXT), span=whole)), critical=1, width=6)
+            number(
+                "loki",
+                "Errors",
+                Query(count(entries("type", where=IS_ERROR, text=ERROR_TEXT), span=whole)),
+                critical=1,
+                width=6,
+            )
         )
         .with_panel(curves("loki", "By type", Query(count(entries("type"), "type"), "{{type}}"), is_stacked=True))
-        .with_panel(curves("loki", "By service", Query(count(entries("service"), "service"), "{{service}}"), is_stacked=True))
         .with_panel(
-            curves("loki", "By contract", Query(count(entries(), "contract_number"), "{{contract_number}}"), is_stacked=True)
+            curves("loki", "By service", Query(count(entries("service"), "service"), "{{service}}"), is_stacked=True)
+        )
+        .with_panel(
+            curves(
+                "loki",
+                "By contract",
+                Query(count(entries(), "contract_number"), "{{contract_number}}"),
+                is_stacked=True,
+            )
         )
     )
 
@@ -139,9 +158,14 @@ def _who_did_what(built: Dashboard) -> Dashboard:
     return (
         built.with_row(Row("Who did what"))
         .with_panel(ranking("Top users", Query(f"topk(10, {count(acted, 'user', '$__range')})", "{{user}}")))
-        .with_panel(ranking("Top resources", Query(f"topk(10, {count(changed, 'resource', '$__range')})", "{{resource}}")))
         .with_panel(
-            ranking("Top methods", Query(f"topk(10, {count(called, 'method, service', '$__range')})", "{{method}} {{service}}"))
+            ranking("Top resources", Query(f"topk(10, {count(changed, 'resource', '$__range')})", "{{resource}}"))
+        )
+        .with_panel(
+            ranking(
+                "Top methods",
+                Query(f"topk(10, {count(called, 'method, service', '$__range')})", "{{method}} {{service}}"),
+            )
         )
         .with_panel(
             rows(
@@ -156,7 +180,7 @@ def _who_did_what(built: Dashboard) -> Dashboard:
 
 def _what_went_wrong(built: Dashboard) -> Dashboard:
     failed = entries("type", where=IS_ERROR, text=ERROR_TEXT)
-    told = entries("type", "error", where=f"{IS_ERROR} | error!=\"\"", text=ERROR_TEXT)
+    told = entries("type", "error", where=f'{IS_ERROR} | error!=""', text=ERROR_TEXT)
     shown = entries(
         *("at", "user", "type", "method", "uri", "error_code", "error", "resource"), where=IS_ERROR, text=ERROR_TEXT
     )
@@ -173,8 +197,16 @@ def _what_went_wrong(built: Dashboard) -> Dashboard:
     return (
         built.with_row(Row("What went wrong"))
         .with_panel(
-            curves("loki", "Errors", Query(count(failed, "type, contract_number"), "{{type}} {{contract_number}}"), is_stacked=True, width=12)
+            curves(
+                "loki",
+                "Errors",
+                Query(count(failed, "type, contract_number"), "{{type}} {{contract_number}}"),
+                is_stacked=True,
+                width=12,
+            )
         )
-        .with_panel(ranking("Top messages", Query(f"topk(10, {count(told, 'error', '$__range')})", "{{error}}"), width=12))
+        .with_panel(
+            ranking("Top messages", Query(f"topk(10, {count(told, 'error', '$__range')})", "{{error}}"), width=12)
+        )
         .with_panel(rows("Errors with their messages", shown, columns, description="The latest 200."))
     )

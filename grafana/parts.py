@@ -169,7 +169,9 @@ def ranking(title: str, query: Query, *, width: int = 8) -> bargauge.Panel:
         .orientation(common.VizOrientation.HORIZONTAL)
         .display_mode(common.BarGaugeDisplayMode.BASIC)
         .reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
-        .with_transformation(DataTransformerConfig(id_val="sortBy", options={"sort": [{"field": "Value #A", "desc": True}]}))
+        .with_transformation(
+            DataTransformerConfig(id_val="sortBy", options={"sort": [{"field": "Value #A", "desc": True}]})
+        )
         .height(HEIGHT)
         .span(width)
     )
@@ -178,7 +180,20 @@ def ranking(title: str, query: Query, *, width: int = 8) -> bargauge.Panel:
 def rows(title: str, expr: str, columns: dict[str, str], *, description: str = "", height: int = 10) -> table.Panel:
     """A row for each entry. `columns`: name of an extracted label -> heading, in order; newest first."""
     order = {name: place for place, name in enumerate(columns)}
-    hidden = ("Line", "Time", "body", "id", "labels", "labelTypes", "timestamp", "tsNs", "tag_name", "contract", "late", "service_name")
+    hidden = (
+        "Line",
+        "Time",
+        "body",
+        "id",
+        "labels",
+        "labelTypes",
+        "timestamp",
+        "tsNs",
+        "tag_name",
+        "contract",
+        "late",
+        "service_name",
+    )
     return (
         table.Panel()
         .title(title)
@@ -186,13 +201,15 @@ def rows(title: str, expr: str, columns: dict[str, str], *, description: str = "
         .datasource(source("loki"))
         .with_target(loki.Dataquery().expr(expr).query_type("range").max_lines(200).ref_id("A"))
         .with_transformation(
-            DataTransformerConfig(id_val="extractFields", options={"source": "labels", "format": "json", "replace": False})
+            DataTransformerConfig(
+                id_val="extractFields", options={"source": "labels", "format": "json", "replace": False}
+            )
         )
         .with_transformation(
             DataTransformerConfig(
                 id_val="organize",
                 options={
-                    "excludeByName": dict.fromkeys((*hidden, "contract_number", "type_number"), True),
+                    "excludeByName": dict.fromkeys((*hidden, "contract_number"), True),
                     "indexByName": order,
                     "renameByName": columns,
                 },
@@ -223,4 +240,7 @@ def lines(title: str, expr: str) -> logs.Panel:
 
 def as_json(dashboard: Dashboard) -> str:
     """The text of the file that Grafana imports; the same for the same source."""
-    return json.dumps(dashboard.build(), cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    built = dashboard.build()
+    for number_of, panel in enumerate(built.panels or [], start=1):
+        panel.id_val = number_of
+    return json.dumps(built, cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

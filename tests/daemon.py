@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from poller.simulator import Simulator
+from poller.store.overview import overview_of
 from tests.support import COMMAND, clean_environment, free_port, wait_until
 
 LOGGING, LOKI = "logging", "loki"
@@ -259,7 +260,7 @@ class Daemon:
         assert 'File "' not in self.stderr, self.stderr
         # What another library reports as an error is one that we did not foresee.
         assert not [line for line in self.log() if "raised an exception" in line["message"]], self.stderr
-        assert self.state()["balanced"], self.state()["imbalances"]
+        assert not overview_of(self.state_dir / "run.db").imbalances()
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -78,6 +78,9 @@ def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
         case Refused() if isinstance(settings, LoggingServiceSink):
             hint = "it was reached and let us in, which may be all: watch the first batch with `ionos-poller status`"
             return warn(name, f"{prefix}refuses the empty array it was tried with: {outcome.reason}", hint)
+        case CredentialsRefused(status=None) if isinstance(settings, HttpSink):  # not sent: there is nothing to send
+            reason, hint = _split(outcome.reason)
+            return fail(name, reason, hint or "correct where it comes from", EXIT_CONFIG)
         case CredentialsRefused():
             reason, hint = _split(outcome.reason)
             hint = hint or _LOGIN_HINTS.get(settings.type, "check its credentials")

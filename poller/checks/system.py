@@ -15,8 +15,8 @@ import msgspec
 
 from poller.checks import Finding, fail, ok, warn
 from poller.config import Config, SecretSource
-from poller.errors import EXIT_CONFIG, PollerError
-from poller.transport import Transport
+from poller.errors import EXIT_CONFIG, TransientError
+from poller.transport import BodyTooLargeError, Transport
 
 UNIT = "ionos-poller.service"
 # Source: systemd.unit(5), "System Unit Search Path", highest precedence first.
@@ -61,7 +61,7 @@ def _is_ours(host: str, port: int) -> bool:
     try:
         url = f"http://[{bare}]:{port}" if ":" in bare else f"http://{bare}:{port}"
         return "reasons" in msgspec.json.decode(transport.request("GET", f"{url}/healthz").body, type=dict[str, object])
-    except (PollerError, msgspec.DecodeError):
+    except (TransientError, BodyTooLargeError, msgspec.DecodeError):
         return False
     finally:
         transport.close()

@@ -20,7 +20,7 @@ from poller.cli.messages import exit_code, note, tell
 from poller.cli.options import TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem
+from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.events import Event
 from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, Done
@@ -35,6 +35,8 @@ from poller.windows import Window, format_time, tile
 
 log = logging.getLogger("poller.backfill")
 
+_GO_ON = "not complete: run the same command again to go on where it stopped"
+
 # What is too old in an hour would be refused while the backfill runs.
 _AGE_MARGIN_SECONDS = 3600
 
@@ -47,6 +49,7 @@ class _Order(NamedTuple):
     contracts: tuple[str, ...]
     output: str
     sinks: tuple[str, ...]
+    is_again: bool
 
     @property
     def use(self) -> str:
@@ -97,19 +100,19 @@ def command(
         raise ConfigError([Problem("--output", "give either --output or --sink", "such as --output export.ndjson.gz")])
     config = settings.load()
     _check_sinks(config, sinks)
-    order = _Order(start, end, tuple(sorted(contracts)), _absolute(output), tuple(sorted(sinks)))
+    order = _Order(start, end, tuple(sorted(set(contracts))), _absolute(output), tuple(sorted(set(sinks))), again)
     window = _window(start, end)
     stop = threading.Event()
     stop_on_signals(stop)
     accounts = activity_logs(config, stop)
     if restart:
-        State.discard(config.state_dir, order.use)
-        if order.output not in ("", "-"):
-            for path in (Path(order.output), Path(f"{order.output}.part")):
-                path.unlink(missing_ok=True)
+        _discard(config, order)
     state = State.open(config.state_dir, order.use)
     try:
-        return _Backfill(config, order, state, accounts, stop, jobs=jobs, again=again, too_old=too_old).run(window)
+        return _Backfill(config, order, state, accounts, stop, jobs=jobs, too_old=too_old).run(window)
+    except StoppedError:
+        note(_GO_ON)
+        raise
     finally:
         stop.set()
         state.close()
@@ -127,7 +130,6 @@ class _Backfill:
         stop: threading.Event,
         *,
         jobs: int,
-        again: bool,
         too_old: TooOld,
     ) -> None:
         api = msgspec.structs.replace(config.api, concurrency=jobs)
@@ -138,21 +140,22 @@ class _Backfill:
         self._accounts = accounts
         self._stop = stop
         self._jobs = jobs
-        self._again = again
         self._too_old = too_old
 
     def run(self, asked: Window) -> int:
         """Export what is left of the range. Returns the exit code."""
-        if self._state.fact("finished"):
-            note(f"this backfill is complete already; --restart begins anew (state: {self._order.use}.db)")
-            return self._close_books(self._state.overview())
         window = self._remembered(asked)
+        before = self._state.overview()
+        # Dead letters that were replayed since wait to be sent, however complete it was.
+        if self._state.fact("finished") and not any(row.waiting for row in before.sinks):
+            note(f"this backfill of {window} is complete already; --restart begins anew (state: {self._order.use}.db)")
+            return self._close_books(before)
         sinks = self._sinks()
         found, failures = self._discover(window)
         if not found and failures:
             return exit_code([], failures)
         window = self._warn_of_old(sinks, found, window)
-        transfer = Transfer([Deliverer(self._state.outbox, sink) for sink in sinks], self._stop)
+        transfer = Transfer([Deliverer(self._state.outbox, sink, is_parked_tried=True) for sink in sinks], self._stop)
         with progress_for(found, window, self._state.overview) as progress:
 
             def after_window(done: Done) -> None:
@@ -179,7 +182,7 @@ class _Backfill:
                     sink.finish()
             self._state.remember("finished", format_time(int(time.time())))
         else:
-            note("not complete: run the same command again to go on where it stopped")
+            note(_GO_ON)
         return max(code, self._close_books(self._state.overview()))
 
     def _remembered(self, asked: Window) -> Window:
@@ -188,6 +191,10 @@ class _Backfill:
         if known:
             start, end = known.split("/")
             return Window(int(start), int(end))
+        now = int(time.time())
+        if asked.end > now:
+            note(f"--to lies in the future; exporting up to now ({format_time(now)})")
+            asked = Window(asked.start, now)
         self._state.remember("range", f"{asked.start}/{asked.end}")
         return asked
 
@@ -201,7 +208,7 @@ class _Backfill:
 
     def _discover(self, window: Window) -> tuple[list[str], list[PollerError]]:
         collector = Collector(self._state, self._accounts, self._config, stop=self._stop)
-        found, failures = collector.discover(since=window.start, only=self._order.contracts)
+        found, failures = collector.discover(since=window.start, only=self._order.contracts, is_widening=False)
         collector.close()
         unknown = set(self._order.contracts) - set(found)
         if unknown and all(error.contract for error in failures):  # every account could be asked
@@ -214,15 +221,27 @@ class _Backfill:
         if any(sink.type == "logging-service" for sink in sinks):
             note("the Logging Service stamps entries with the time of arrival; their own time stays in the line")
         ages = {sink.name: sink.max_age_seconds for sink in sinks if sink.max_age_seconds is not None}
-        if not ages:
-            return window
-        limit = int(time.time() - min(ages.values()))
-        if self._too_old == "skip":
-            limit += _AGE_MARGIN_SECONDS
-        old = Window(window.start, min(limit, window.end))
-        if old.seconds <= 0:
-            return window
-        count = sum(self._count(contract, old) for contract in contracts)
+        now = time.time()
+        if ages and self._too_old == "skip":
+            if len(ages) < len(sinks) or len(set(ages.values())) > 1:
+                hint = "skipping would keep them from sinks that take them: make a backfill of its own for each sink"
+                raise ConfigError([Problem("--too-old skip", "these sinks do not take entries equally old", hint)])
+            limit = min(int(now - min(ages.values())) + _AGE_MARGIN_SECONDS, window.end)
+            counts = {contract: self._count(contract, limit) for contract in contracts}
+            self._tell_of_old(" and ".join(ages), sum(counts.values()), Window(window.start, limit))
+            for contract, count in counts.items():
+                self._state.contracts.skip_to(contract, limit, count)
+            return Window(max(window.start, limit), window.end)
+        for name, age in ages.items():
+            limit = min(int(now - age), window.end)
+            self._tell_of_old(
+                name, sum(self._count(contract, limit) for contract in contracts), Window(window.start, limit)
+            )
+        return window
+
+    def _tell_of_old(self, sinks: str, count: int, old: Window) -> None:
+        if not count:
+            return
         days = -(-old.seconds // 86_400)
         what = {
             "dead-letter": "they become dead letters",
@@ -230,27 +249,22 @@ class _Backfill:
             "stamp-now": "they are stamped now",
         }
         note(
-            f"{count} entries of {days} days ({old}) are older than {' and '.join(ages)} will take: {what[self._too_old]}"
+            f"{count:,} entries of {days} days ({old}) are older than {sinks} will take: {what[self._too_old]}"
             " (--too-old says what becomes of them)"
         )
-        if self._too_old != "skip":
-            return window
-        self._state.remember("skipped", str(count))
-        for contract in contracts:
-            self._state.contracts.skip_to(contract, old.end)
-        return Window(min(old.end, window.end), window.end)
 
-    def _count(self, contract: str, window: Window) -> int:
+    def _count(self, contract: str, end: int) -> int:
+        """How many entries the API holds from where we are up to `end`."""
         row = self._state.contracts.get(contract)
-        if row is None:
+        if row is None or row.watermark >= end:
             return 0
         auditor = Auditor(self._accounts[row.account], contract, self._config.api.result_window)
-        return sum(auditor.count(part) for part in tile(window))
+        return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
 
     def _not_elsewhere(self) -> Callable[[str, Sequence[Event]], Sequence[Event]]:
         """Leaves out what `run` has sent to these sinks already, unless it is to be sent again."""
         path = self._config.state_dir / "run.db"
-        if self._again or not self._order.sinks or not path.exists():
+        if self._order.is_again or not self._order.sinks or not path.exists():
             return lambda contract, events: events
         return OtherLedger(path, self._order.sinks).unseen
 
@@ -278,6 +292,21 @@ class _Backfill:
         return EXIT_INCOMPLETE if state.imbalances() else EXIT_OK
 
 
+def _discard(config: Config, order: _Order) -> None:
+    """Forget what was exported, and delete it where it is in a file: the file that we wrote, and no other of that name."""
+    if not State.exists(config.state_dir, order.use):
+        return
+    state = State.open(config.state_dir, order.use)
+    try:
+        mark = next((sink.mark for sink in state.outbox.sinks()), None)
+        is_finished = state.fact("finished") is not None
+    finally:
+        state.close()
+    State.discard(config.state_dir, order.use)
+    if order.output not in ("", "-"):
+        OutputFile(Path(order.output)).discard(mark, is_finished=is_finished)
+
+
 def _window(start: str, end: str) -> Window:
     now = int(time.time())
     window = Window(parse_time_option(start, "--from"), parse_time_option(end, "--to"))
@@ -285,9 +314,6 @@ def _window(start: str, end: str) -> Window:
         raise ConfigError([Problem("--from", f"{start} is not before --to {end}", "ranges are [from, to)")])
     if window.start >= now:
         raise ConfigError([Problem("--from", f"{start} lies in the future", "nothing has happened there yet")])
-    if window.end > now:
-        note(f"--to lies in the future; exporting up to now ({format_time(now)})")
-        return Window(window.start, now)
     return window
 
 

@@ -177,6 +177,9 @@ def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
 
 def _check_sinks(sinks: list[AnySink], config: Config, stop: threading.Event) -> Iterator[Finding]:
     """All at once: one that does not answer holds up none of the others. In the order of the configuration."""
-    with ThreadPoolExecutor(max_workers=_SINKS_AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(max_workers=_SINKS_AT_ONCE)
+    try:
         for findings in pool.map(lambda sink: list(check_sink(sink, config, stop)), sinks):
             yield from findings
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # asked to stop, nobody waits for an answer

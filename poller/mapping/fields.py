@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -37,8 +38,8 @@ class Fields:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = [parse_path(path) for path in paths]
-        self._getters = [getter_of(path) for path in self._paths]
-        shape = shape_of(self._paths)
+        self._get = _getter(self._paths)
+        shape = _shape(self._paths)
         self._decode = msgspec.json.Decoder(shape).decode if shape is not None else None
 
     def read(self, line: bytes) -> Sequence[Value]:
@@ -49,8 +50,11 @@ class Fields:
             entry = self._decode(line)
         except (msgspec.DecodeError, RecursionError):
             return self._look(line)
-        values = [get(entry) for get in self._getters]
-        return [value if type(value) is str or value is None else _texts(value) for value in values]
+        values = self._get(entry)
+        for value in values:
+            if type(value) is not str and value is not None:
+                return [_texts(value) for value in values]
+        return values
 
     def _look(self, line: bytes) -> Sequence[Value]:
         """The same, for an entry of any shape."""
@@ -104,28 +108,26 @@ def _attribute(step: Step) -> str:
     return f"f{step.name.encode('utf-8', 'surrogatepass').hex()}"
 
 
-def getter_of(path: Path) -> Callable[[Any], Any]:
-    """What takes the value of a path out of its shape; the values, where there is a list on it."""
-    if not any(step.is_list for step in path):
-        return attrgetter(".".join(map(_attribute, path)))
-    attributes = [(_attribute(step), step.is_list) for step in path]
-
-    def get(entry: Any) -> list[Any]:
-        values = [entry]
-        for attribute, is_list in attributes:
-            values = [getattr(value, attribute) for value in values]
-            if is_list:
-                values = [item for items in values for item in items]
-        return values
-
-    return get
+def _getter(paths: Sequence[Path]) -> Callable[[Any], Sequence[Any]]:
+    """What takes the values of the paths out of their shape; for a path with a list, a list of them."""
+    if len(paths) > 1 and not any(step.is_list for path in paths for step in path):
+        return attrgetter(*(".".join(map(_attribute, path)) for path in paths))  # several times as fast
+    steps = [[(_attribute(step), step.is_list) for step in path] for path in paths]
+    return lambda entry: [_take(entry, path) for path in steps]
 
 
-def shape_of(paths: Sequence[Path], leaf: Any = Any, default: Any = None) -> type[msgspec.Struct] | None:
-    """A struct that holds what the paths name, each a `leaf`, or `default` where it is missing.
+def _take(entry: Any, path: Sequence[tuple[str, bool]]) -> Any:
+    for number, (attribute, is_list) in enumerate(path, 1):
+        entry = getattr(entry, attribute)
+        if is_list:
+            rest = path[number:]
+            found = [_take(item, rest) for item in entry]
+            return list(chain.from_iterable(found)) if any(deeper for _, deeper in rest) else found
+    return entry
 
-    None where there is no such struct: one path ends in the midst of another, or they differ in a list.
-    """
+
+def _shape(paths: Sequence[Path]) -> type[msgspec.Struct] | None:
+    """A struct that holds what the paths name; None where one ends in the midst of another, or they differ in a list."""
     by_name: dict[str, list[Path]] = {}
     for path in paths:
         by_name.setdefault(path[0].name, []).append(path)
@@ -135,12 +137,12 @@ def shape_of(paths: Sequence[Path], leaf: Any = Any, default: Any = None) -> typ
         rests = [path[1:] for path in members]
         if any(path[0] != step for path in members) or (not all(rests) and any(rests)):
             return None
-        inner = shape_of(rests, leaf, default) if any(rests) else leaf
+        inner = _shape(rests) if any(rests) else Any
         if inner is None:
             return None
         if step.is_list:
             field = msgspec.field(name=name, default_factory=list)
         else:
-            field = msgspec.field(name=name, default=inner() if any(rests) else default)
+            field = msgspec.field(name=name, default=None if inner is Any else inner())
         fields.append((_attribute(step), list[inner] if step.is_list else inner, field))  # type: ignore[valid-type]
     return msgspec.defstruct("Shape", fields, frozen=True, gc=False)

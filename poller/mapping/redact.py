@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from poller.events import Shield
-from poller.mapping.fields import Path, getter_of, parse_path, shape_of
+from poller.mapping.fields import Path, parse_path
 
 MASKED = b'"***"'
 HASH_PREFIX = "hmac:"
@@ -32,10 +32,6 @@ _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.Encoder().encode
-
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_@-]+")
-# How a plain name might be written otherwise.
-_ESCAPED_ASCII = re.compile(rb"\\u00[0-7]")
 
 
 class Redactor:
@@ -56,47 +52,18 @@ class Redactor:
             *((parse_path(path), _mask) for path in mask),
             *((parse_path(path), _drop) for path in drop),
         ]
-        self._all = _tree(changes)
-        plain = [(path, change) for path, change in changes if _is_plain(path) and change is not _drop]
-        shape = shape_of([path for path, _ in plain], msgspec.Raw, msgspec.Raw())
-        if shape is None or len({path for path, _ in changes}) < len(changes):
-            plain, shape = [], None
-        self._decode = msgspec.json.Decoder(shape).decode if shape is not None and plain else None
-        self._plain = [(f'"{path[-1].name}":'.encode(), getter_of(path), change) for path, change in plain]
-        others = [item for item in changes if item not in plain]
-        self._others = _tree(others) if others else None
-
+        self._root = _tree(changes)
     def __call__(self, line: bytes) -> bytes:
         """The line of an entry without what is to be taken out."""
-        redacted = self._replace_plain(line)
-        if redacted is None:
-            return _rewritten(self._all, line)
-        return redacted if self._others is None else _rewritten(self._others, redacted)
-
-    def _replace_plain(self, line: bytes) -> bytes | None:
-        """The line with the plain paths done, by cutting it where their values stand; None where that is not safe.
-
-        It is where the name of the field, as it is usually written, is in the entry once, and there with this value. That is how
-        entries are, and it costs half of taking objects apart and putting them together again.
-        """
-        if self._decode is None or (b"\\u00" in line and _ESCAPED_ASCII.search(line)):
-            return None
         try:
-            entry = self._decode(line)
+            try:
+                return _rewrite(self._root, line) or b"{}"
+            except msgspec.DecodeError:  # a lone surrogate somewhere: it is JSON all the same
+                shield = Shield(line)
+                return shield.restore(_rewrite(self._root, shield.shielded) or b"{}")
         except (msgspec.DecodeError, RecursionError):
-            return None
-        for token, get, change in self._plain:
-            value = bytes(get(entry))
-            head, found, tail = line.partition(token)
-            if bool(found) != bool(value) or token in tail or not tail.startswith(value):
-                return None
-            if found:
-                line = b"".join((head, token, change(value) or b"", tail[len(value) :]))
-        return line
-
-
-def _is_plain(path: Path) -> bool:
-    return all(not step.is_list and _PLAIN_NAME.fullmatch(step.name) for step in path)
+            # Better nothing than what nobody was to see.
+            return _encode({"_unreadable": {"original_bytes": len(line)}})
 
 
 # The changes
@@ -151,18 +118,6 @@ def _tree(changes: Iterable[tuple[Path, Change]]) -> _Node:
         else:
             node.whole = change
     return root
-
-
-def _rewritten(root: _Node, line: bytes) -> bytes:
-    try:
-        try:
-            return _rewrite(root, line) or b"{}"
-        except msgspec.DecodeError:  # a lone surrogate somewhere: it is JSON all the same
-            shield = Shield(line)
-            return shield.restore(_rewrite(root, shield.shielded) or b"{}")
-    except (msgspec.DecodeError, RecursionError):
-        # Better nothing than what nobody was to see.
-        return _encode({"_unreadable": {"original_bytes": len(line)}})
 
 
 def _rewrite(node: _Node, value: bytes) -> bytes | None:

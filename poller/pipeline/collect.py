@@ -100,10 +100,13 @@ class Collector:
         self._slots = threading.Semaphore(concurrency)
         self._readers = ThreadPoolExecutor(concurrency, thread_name_prefix="read")
 
-    def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
+    def discover(
+        self, *, since: int | None = None, only: Iterable[str] = (), is_widening: bool = True
+    ) -> tuple[list[str], list[PollerError]]:
         """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
 
-        `since` also has known ones read once more from there. Returns the contracts, sorted, and what failed account by account.
+        `since` also has known ones read once more from there, unless `is_widening` is off: then they go on where they are.
+        Returns the contracts, sorted, and what failed account by account.
         """
         settings = self._config.poll
         wanted = set(only) or set(settings.contracts)
@@ -135,7 +138,7 @@ class Collector:
             mine = [contract for contract, account in chosen.items() if account == name]
             start = int(self._trusted_now(self._accounts[name], self._clock()) - settings.initial_lookback_seconds)
             self._state.contracts.enrol(mine, name, since if since is not None else start)
-        if since is not None:
+        if since is not None and is_widening:
             self._widen([known[contract] for contract in chosen if contract in known], since)
         return sorted(chosen), failures
 

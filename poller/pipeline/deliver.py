@@ -100,6 +100,8 @@ class Deliverer:
         self._retry = RetryPolicy(sink.retry_initial_seconds, sink.retry_max_seconds)
         self._clock = clock
         self._on_failed = on_failed
+        self.refusal = ""
+        """Why the sink is parked; empty while it is not, or was not tried yet."""
         self._pieces: deque[_Piece] = deque()
         # What is printed for a person or a pipe is no news; what crosses a network is.
         self._sent_level = logging.DEBUG if sink.type == "stdout" else logging.INFO
@@ -110,6 +112,10 @@ class Deliverer:
         self._is_abandoned = False
         self._lock = threading.Lock()  # between what a step writes and `abandon`
         sink.resume(row.mark)
+
+    @property
+    def sink_name(self) -> str:
+        return self._sink.name
 
     def abandon(self) -> None:
         """Let a send in flight end as it may, but write nothing any more: from here on the sink's place is a successor's."""
@@ -191,6 +197,7 @@ class Deliverer:
                 log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra})
                 return Progress(0, wait)
             case Park(wait, reason):
+                self.refusal = reason
                 self._postpone(wait, reason, parked_at=self._parked_at or self._clock())
                 hint = "nothing is lost: replace the key file, which is read again every minute; a LoadCredential= of systemd needs a restart"
                 log.error("sink.parked", extra={"sink": self._sink.name, "why": reason, "hint": hint})
@@ -212,7 +219,7 @@ class Deliverer:
         with self._owning():
             self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock(), mark=self._sink.mark)
         self._pieces.popleft()
-        self._attempts, self._not_before, self._parked_at = 0, 0.0, None
+        self._attempts, self._not_before, self._parked_at, self.refusal = 0, 0.0, None, ""
         log.log(
             self._sent_level,
             "batch.sent",

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from poller.errors import PollerError, StoppedError
+from poller.errors import AuthError, PollerError, StoppedError
 from poller.pipeline.collect import Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
 
@@ -49,7 +49,8 @@ class Transfer:
         """Collect the contracts, several at once, and return when all is delivered. A poll each, in their order.
 
         `contracts` finds them, after delivering has begun. `tick` is called now and then while it lasts.
-        Raises: OutputError when the output is gone, StateError, StoppedError; what was not delivered stays in the outbox.
+        Raises: OutputError when the output is gone, AuthError when a sink refuses our credentials, StateError, StoppedError;
+        what was not delivered stays in the outbox.
         """
         for index in range(len(self._deliverers)):
             self._work(self._deliver, index)
@@ -111,6 +112,9 @@ class Transfer:
             is_collected = self._is_collected.is_set()
             progress = deliverer.step()
             self._delivered[index] += progress.settled
+            if deliverer.refusal:
+                hint = "nothing is lost: replace the key and run the same command again"
+                raise AuthError(deliverer.refusal, sink=deliverer.sink_name, hint=hint)
             if progress.wait_seconds is None:
                 if is_collected:
                     return

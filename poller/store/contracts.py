@@ -90,12 +90,19 @@ class Contracts:
                 [(contract, account, start, start) for contract in contracts],
             )
 
-    def skip_to(self, contract: str, start: int) -> None:
-        """Begin later than was asked for. Commits: the watermark, if it is not behind that already."""
+    def skip_to(self, contract: str, start: int, count: int) -> None:
+        """Leave out what lies between the watermark and `start`: so many entries.
+
+        Commits: the watermark, if it is not behind that already, and with it the fact `skipped`, the sum of all such counts.
+        """
         with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE contracts SET watermark = max(watermark, ?) WHERE contract = ?", (start, contract)
-            )
+            query = "UPDATE contracts SET watermark = ? WHERE contract = ? AND watermark < ?"
+            if connection.execute(query, (start, contract, start)).rowcount:
+                connection.execute(
+                    "INSERT INTO facts VALUES ('skipped', ?) ON CONFLICT (name)"
+                    " DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value",
+                    (str(count),),
+                )
 
     def add_range(self, contract: str, window: Window, purpose: str) -> None:
         """Have a span read once more. Commits: the wish, so that it outlives a crash; it is not doubled."""

@@ -392,6 +392,12 @@ def test_it_can_be_stopped(bench: Starter) -> None:
     wait_until(lambda: place.requests("contracts") or place.simulator.traffic.max_per_second, what="it asks")
     process.send_signal(signal.SIGTERM)
     assert finish(process, 10).code == 130
+    # A sink that hangs is asked from another thread.
+    place.simulator.set_faults(["sink=logging:hang:60s"])
+    process = place.start("check")
+    wait_until(lambda: place.simulator.sink_traffic["logging"].max_per_second, what="it asks the sink")
+    process.send_signal(signal.SIGINT)
+    assert finish(process, 10).code == 130
 
 
 def test_a_terminal_gets_colours(bench: Starter) -> None:

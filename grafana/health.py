@@ -1,0 +1,218 @@
+"""The dashboard of the poller itself: is everything collected, is everything delivered, what needs a person. From Prometheus."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard, QueryVariable, Row
+from grafana_foundation_sdk.models.dashboard import VariableOption, VariableRefresh, VariableSort
+
+from grafana.parts import Query, board, curves, number, source
+
+ALL = 'instance=~"$instance"'
+BY_CONTRACT = 'instance=~"$instance", contract=~"$contract"'
+BY_SINK = 'instance=~"$instance", sink=~"$sink"'
+DAY = 86_400
+
+
+def metric(name: str, labels: str = ALL) -> str:
+    return f"ionos_poller_{name}{{{labels}}}"
+
+
+def rate(name: str, labels: str, by: str) -> str:
+    return f"sum by ({by}) (rate({metric(name, labels)}[$__rate_interval]))"
+
+
+def dashboard() -> Dashboard:
+    built = (
+        board(
+            "ionos-poller",
+            "ionos-poller",
+            "Is everything collected and delivered? Generated: see grafana/ in the source of ionos-poller.",
+            "prometheus",
+        )
+        .with_variable(_choice("instance", "Instance", "ionos_poller_build_info"))
+        .with_variable(_choice("contract", "Contract", "ionos_poller_collect_lag_seconds"))
+        .with_variable(_choice("sink", "Sink", "ionos_poller_outbox_events"))
+    )
+    return _details(_delivering(_collecting(_overview(built))))
+
+
+def _choice(label: str, title: str, of_metric: str) -> QueryVariable:
+    return (
+        QueryVariable(label)
+        .label(title)
+        .datasource(source("prometheus"))
+        .query({"query": f"label_values({of_metric}, {label})", "refId": f"{label}Values"})
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .current(VariableOption(selected=True, text=["All"], value=["$__all"]))
+    )
+
+
+def _overview(built: Dashboard) -> Dashboard:
+    oldest_poll = f"time() - min({metric('last_poll_success_at_seconds', BY_CONTRACT)})"
+    token_left = f"min({metric('token_expires_at_seconds')}) - time()"
+    return (
+        built.with_panel(
+            number(
+                "prometheus",
+                "Oldest successful poll",
+                Query(oldest_poll),
+                unit="s",
+                warning=180,
+                critical=600,
+                description="How long ago the contract that waits longest was last polled with success.",
+            )
+        )
+        .with_panel(
+            number(
+                "prometheus",
+                "Longest wait for a sink",
+                Query(f"max({metric('deliver_lag_seconds', BY_SINK)})"),
+                unit="s",
+                warning=120,
+                critical=900,
+                description="How long the oldest undelivered event has been waiting.",
+            )
+        )
+        .with_panel(
+            number(
+                "prometheus", "Dead letters", Query(f"sum({metric('dead_letters', BY_SINK)})"), warning=1, critical=100
+            )
+        )
+        .with_panel(
+            number(
+                "prometheus",
+                "Parked sinks",
+                Query(f"sum({metric('sink_parked', BY_SINK)})"),
+                critical=1,
+                description="Sinks that refuse our credentials. Their events wait for a person.",
+            )
+        )
+        .with_panel(
+            number(
+                "prometheus",
+                "Missing, says the audit",
+                Query(f"sum({metric('audit_missing_events', BY_CONTRACT)})"),
+                critical=1,
+                description="Entries that the last self-audit found missing and that are not repaired yet.",
+            )
+        )
+        .with_panel(
+            number("prometheus", "Token expires in", Query(token_left), unit="s", warning=14 * DAY, critical=3 * DAY)
+        )
+    )
+
+
+def _collecting(built: Dashboard) -> Dashboard:
+    return (
+        built.with_row(Row("Collecting"))
+        .with_panel(
+            curves(
+                "prometheus",
+                "New entries",
+                Query(rate("events_collected_total", BY_CONTRACT, "account, contract"), "{{account}} {{contract}}"),
+                unit="cps",
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
+                "Age of the watermark",
+                Query(metric("collect_lag_seconds", BY_CONTRACT), "{{account}} {{contract}}"),
+                unit="s",
+                description="Up to the watermark a contract is complete, but for what the API shows late.",
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
+                "Seen again, late, repaired, filtered",
+                Query(rate("events_duplicate_total", BY_CONTRACT, "instance"), "seen again in the overlap"),
+                Query(rate("events_late_total", BY_CONTRACT, "instance"), "shown late by the API"),
+                Query(rate("events_repaired_total", BY_CONTRACT, "instance"), "repaired by an audit"),
+                Query(rate("events_filtered_total", ALL, "reason"), "filtered: {{reason}}"),
+                unit="cps",
+            )
+        )
+    )
+
+
+def _delivering(built: Dashboard) -> Dashboard:
+    return (
+        built.with_row(Row("Delivering"))
+        .with_panel(
+            curves(
+                "prometheus",
+                "Delivered",
+                Query(rate("events_delivered_total", BY_SINK, "sink"), "{{sink}}"),
+                unit="cps",
+            )
+        )
+        .with_panel(curves("prometheus", "Waiting events", Query(metric("outbox_events", BY_SINK), "{{sink}}")))
+        .with_panel(
+            curves(
+                "prometheus",
+                "Outbox",
+                Query(metric("outbox_bytes"), "{{instance}}"),
+                unit="bytes",
+                description="At outbox.max_bytes collecting pauses; nothing is dropped.",
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
+                "Age of the oldest waiting event",
+                Query(metric("deliver_lag_seconds", BY_SINK), "{{sink}}"),
+                unit="s",
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
+                "Failed sends",
+                Query(rate("batches_failed_total", BY_SINK, "sink, reason"), "{{sink}}: {{reason}}"),
+                unit="cps",
+                description="Batches that were not taken and are tried again.",
+            )
+        )
+        .with_panel(curves("prometheus", "Dead letters", Query(metric("dead_letters", BY_SINK), "{{sink}}")))
+    )
+
+
+def _details(built: Dashboard) -> Dashboard:
+    buckets = rate("api_request_seconds_bucket", ALL, "le")
+    return (
+        built.with_row(Row("The Activity Log API, and ourselves"))
+        .with_panel(
+            curves(
+                "prometheus",
+                "Requests by status",
+                Query(rate("api_requests_total", ALL, "code"), "{{code}}"),
+                unit="reqps",
+                is_stacked=True,
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
+                "How long it takes to answer",
+                Query(f"histogram_quantile(0.5, {buckets})", "half of the requests"),
+                Query(f"histogram_quantile(0.95, {buckets})", "95 %"),
+                unit="s",
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
+                "Our clock minus the API's",
+                Query(f"abs({metric('clock_skew_seconds')})", "{{account}}"),
+                unit="s",
+            )
+        )
+        .with_panel(
+            number("prometheus", "Version", Query(metric("build_info"), "{{version}}"), width=8).text_mode("name")  # type: ignore[arg-type]
+        )
+    )
