@@ -5,7 +5,7 @@ ARGS   ?=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test cover lint format types bench bench-compare soak docs wheel wheel-check check lock clean
+.PHONY: help setup demo run test cover lint format types bench bench-compare soak docs grafana wheel wheel-check check lock clean
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -69,6 +69,9 @@ bench-compare: $(READY) ## two saved results side by side: make bench-compare OL
 
 docs: $(READY) ## docs/configuration.md, from the model
 	$(BIN)/python -m tests.generate_docs
+
+grafana: $(READY) ## grafana/: dashboards and alert rules, from their source beside them
+	$(BIN)/python -m grafana
 
 wheel: $(READY) ## dist/: the sdist, and the wheel built from it
 	@rm -rf dist

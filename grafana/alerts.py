@@ -64,7 +64,7 @@ ALERTS = (
         "5m",
         "critical",
         "Nobody answers as ionos-poller",
-        "See `systemctl status ionos-poller`, and whether Prometheus may scrape http.listen. The API keeps the entries meanwhile.",
+        "See `systemctl status ionos-poller`, and whether Prometheus reaches http.listen. Meanwhile the API keeps the entries.",
     ),
     Alert(
         "PollStale",
@@ -130,7 +130,7 @@ ALERTS = (
         "5m",
         "critical",
         "The audit misses entries of contract {{ $labels.contract }}",
-        "`ionos-poller audit --from 24h --to 0s --repair` collects them.",
+        "`ionos-poller audit --from 24h --to 1m --repair` collects them.",
     ),
     Alert(
         "AuditRepairs",
@@ -249,4 +249,4 @@ def _with_doubled_dollars(value: Any) -> Any:
 
 
 def _as_yaml(document: dict[str, Any]) -> str:
-    return HEAD + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=140)
+    return HEAD + str(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=140))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, QueryVariable, Row
+from grafana_foundation_sdk.models.common import BigValueTextMode
 from grafana_foundation_sdk.models.dashboard import VariableOption, VariableRefresh, VariableSort
 
 from grafana.parts import Query, board, curves, number, source
@@ -213,6 +214,8 @@ def _details(built: Dashboard) -> Dashboard:
             )
         )
         .with_panel(
-            number("prometheus", "Version", Query(metric("build_info"), "{{version}}"), width=8).text_mode("name")  # type: ignore[arg-type]
+            number("prometheus", "Version", Query(metric("build_info"), "{{version}}"), width=8).text_mode(
+                BigValueTextMode.NAME
+            )
         )
     )

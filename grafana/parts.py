@@ -15,7 +15,9 @@ from grafana_foundation_sdk.builders.common import (
     VizTooltipOptions,
 )
 from grafana_foundation_sdk.builders.dashboard import Dashboard, DatasourceVariable, ThresholdsConfig
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
@@ -62,8 +64,8 @@ def board(uid: str, title: str, description: str, kind: Kind) -> Dashboard:
     )
 
 
-def targets(kind: Kind, queries: tuple[Query, ...]) -> list[loki.Dataquery | prometheus.Dataquery]:
-    built: list[loki.Dataquery | prometheus.Dataquery] = []
+def targets(kind: Kind, queries: tuple[Query, ...]) -> list[Builder[Dataquery]]:
+    built: list[Builder[Dataquery]] = []
     for ref_id, query in zip("ABCDEFGH", queries, strict=False):
         if kind == "loki":
             one = loki.Dataquery().expr(query.expr).query_type("instant" if query.is_instant else "range")
@@ -75,7 +77,7 @@ def targets(kind: Kind, queries: tuple[Query, ...]) -> list[loki.Dataquery | pro
 
 
 def steps(warning: float | None, critical: float | None) -> ThresholdsConfig:
-    """Green, from `warning` on orange, from `critical` on red. Where warning is the larger, it is the small values that are bad."""
+    """Green, from `warning` on orange, from `critical` on red; where `warning` is the larger, small values are the bad ones."""
     if warning is not None and critical is not None and warning > critical:
         colours = [("red", None), ("orange", critical), ("green", warning)]
     else:

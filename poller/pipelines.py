@@ -196,6 +196,9 @@ def _unreached(error: urllib3.exceptions.HTTPError) -> TransientError:
             return TransientError(
                 "no connection to the Logging Service", hint="check --region or --api-url, and the firewall"
             )
+        case urllib3.exceptions.ResponseError():
+            hint = "check --region or --api-url"
+            return TransientError("the Logging Service answered with a redirect, which is not followed", hint=hint)
         case urllib3.exceptions.ProxyError():
             return TransientError("the proxy did not let the request through", hint="check HTTPS_PROXY")
         case urllib3.exceptions.SSLError():

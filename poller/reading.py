@@ -24,7 +24,7 @@ _LOOK_ENTRIES = 20
 _TOO_LARGE_STATUSES = (400, 413, 422)
 _MICROSECONDS = 1_000_000
 # Where Elasticsearch stops counting unless told otherwise, with or without saying so.
-_USUAL_CAP = 10_000
+USUAL_CAP = 10_000
 
 
 class Limits(NamedTuple):
@@ -185,7 +185,7 @@ class WindowReader:
 
     def _is_capped(self, page: Page) -> bool:
         total = page.total
-        return page.is_capped or (total is not None and (total >= self._limits.result_window or total == _USUAL_CAP))
+        return page.is_capped or (total is not None and (total >= self._limits.result_window or total == USUAL_CAP))
 
     def _parts_needed(self, page: Page, offset: int, weight_bytes: int) -> int:
         """Into how many parts to split a window of which this page and so many bytes came; 1 when it fits as far as we know."""

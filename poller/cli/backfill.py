@@ -52,9 +52,12 @@ class _Order(NamedTuple):
     is_again: bool
 
     @property
+    def digest(self) -> str:
+        return hashlib.blake2b(repr(tuple(self)).encode(), digest_size=6).hexdigest()
+
+    @property
     def use(self) -> str:
-        digest = hashlib.blake2b(repr(tuple(self)).encode(), digest_size=6).hexdigest()
-        return f"backfill-{digest}"
+        return f"backfill-{self.digest}"
 
 
 @click.command("backfill", cls=GlobalOptionsCommand)
@@ -202,7 +205,7 @@ class _Backfill:
         if self._order.output == "-":
             return [StdoutSink(sys.stdout.buffer)]
         if self._order.output:
-            return [OutputFile(Path(self._order.output))]
+            return [OutputFile(Path(self._order.output), self._order.digest)]
         chosen = [settings for settings in self._config.sinks if settings.name in self._order.sinks]
         return [build_sink(settings, self._config, self._stop, too_old=self._too_old) for settings in chosen]
 
@@ -304,7 +307,7 @@ def _discard(config: Config, order: _Order) -> None:
         state.close()
     State.discard(config.state_dir, order.use)
     if order.output not in ("", "-"):
-        OutputFile(Path(order.output)).discard(mark, is_finished=is_finished)
+        OutputFile(Path(order.output), order.digest).discard(mark, is_finished=is_finished)
 
 
 def _window(start: str, end: str) -> Window:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from poller.pipeline.collect import Done
 from poller.store.overview import Overview
@@ -83,19 +83,32 @@ class BarProgress(LogProgress):
             console=Console(stderr=True),
             auto_refresh=False,
         )
+        self._handlers: list[tuple[logging.StreamHandler[TextIO], int]] = []
         self._tasks = {
             contract: self._bars.add_task(contract, total=1.0, entries=0, windows=0, rate=0) for contract in contracts
         }
 
     def __enter__(self) -> Self:
+        before = sys.stderr
         self._bars.start()
+        # The log goes above the bars instead of through them, without its lines on what the bars show.
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is before:
+                self._handlers.append((handler, handler.level))
+                handler.setStream(sys.stderr)
+                if not logging.getLogger().isEnabledFor(logging.DEBUG):
+                    handler.setLevel(logging.WARNING)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the bars as they are, and the terminal as it was."""
+        """Leave the bars as they are, and the terminal and the log as they were."""
         self._bars.stop()
+        for handler, level in self._handlers:
+            handler.setStream(sys.stderr)
+            handler.setLevel(level)
+        self._handlers.clear()
 
     def show(self, delivered: int) -> None:
         """Move the bars."""

@@ -227,7 +227,7 @@ def _plan(wish: _Wish, config: Config, config_path: Path, found: Pipeline | None
         hint = "choose another name for the new one with --sink, or change that one by hand"
         raise ConfigError([Problem(f"sinks.{wish.sink}", f"{config_path} has this sink, for something else", hint)])
     assert sink is None or isinstance(sink, LoggingServiceSink)  # noqa: S101 - for the type checker
-    key_path = _key_path(sink, config_path, wish)
+    key_path = _key_path(sink or _sibling(config, found), config_path, wish)
     is_key_made = found is None or wish.is_key_rotated
     if found is None and key_path.exists():
         hint = f"move it away, or name the pipeline that it is of: there is none called {wish.pipeline}"
@@ -244,14 +244,21 @@ def _plan(wish: _Wish, config: Config, config_path: Path, found: Pipeline | None
     return _Plan(config, config_path, found, sink, key_path, is_key_made, _missing_hash_key(config.redact.hash_key))
 
 
+def _sibling(config: Config, found: Pipeline | None) -> LoggingServiceSink | None:
+    """Another sink to the same pipeline, which has one key for all."""
+    sinks = (sink for sink in config.sinks if isinstance(sink, LoggingServiceSink))
+    return next((sink for sink in sinks if found is not None and sink.url == found.url), None)
+
+
 def _key_path(sink: LoggingServiceSink | None, config_path: Path, wish: _Wish) -> Path:
     """Where the key is, or is to be.  Raises: ConfigError where it is not in a file, but a new one is wanted."""
-    if sink is None:
-        return config_path.parent / f"{wish.sink}.key"
-    if sink.api_key.origin != "file" and wish.is_key_rotated:
+    if sink is not None and sink.api_key.origin == "file":
+        return Path(sink.api_key.place)
+    if sink is not None and sink.api_key.origin != "missing" and wish.is_key_rotated:
         hint = "give the sink an api_key_file instead"
         raise ConfigError([Problem("--rotate-key", f"the key is in no file, but a {sink.api_key}", hint)])
-    return Path(sink.api_key.place)
+    # Also where systemd's LoadCredential= takes it from, if this is the system's configuration.
+    return config_path.parent / f"{wish.sink}.key"
 
 
 def _missing_hash_key(source: SecretSource | None) -> Path | None:
@@ -346,12 +353,13 @@ def _progress(text: str) -> Iterator[None]:
 
 def _write_config(plan: _Plan, wish: _Wish, found: Pipeline) -> None:
     """Add the sink's table at the end of the file; all else in it stays as it is.  Raises: ConfigError."""
+    is_elsewhere = plan.key_path.parent != plan.config_path.parent
     table = {
         "name": wish.sink,
         "type": "logging-service",
         "url": found.url,
         "tag": wish.tag,
-        "api_key_file": plan.key_path.name,
+        "api_key_file": str(plan.key_path.absolute() if is_elsewhere else plan.key_path.name),
     }
     lines = ["[[sinks]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
     source = plan.config.source

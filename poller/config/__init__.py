@@ -6,9 +6,10 @@
 
 from poller.config.environment import process_environment
 from poller.config.load import find_config, load
-from poller.config.model import Account, Api, Config, Filter, Http, Outbox, Poll, Redact, Rule
+from poller.config.model import Account, Api, Config, Filter, Http, Outbox, Poll, Rule
 from poller.config.secrets import MASK, Credentials, Secret, SecretSource
 from poller.config.sinks import (
+    ActionSink,
     AnySink,
     FileSink,
     FirehoseSink,
@@ -16,6 +17,7 @@ from poller.config.sinks import (
     LoggingServiceSink,
     LokiSink,
     MoesifSink,
+    Redact,
     Sink,
     StdoutSink,
 )
@@ -24,6 +26,7 @@ from poller.config.values import format_duration, format_size, parse_duration, p
 __all__ = [
     "MASK",
     "Account",
+    "ActionSink",
     "AnySink",
     "Api",
     "Config",

@@ -15,6 +15,7 @@ _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _LABEL_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _FIELD_PATH = r"[^\s.\[\]]+(\[\])?(\.[^\s.\[\]]+(\[\])?)*"
 _PLACEHOLDER = r"\{[^{}]*\}|[{}]"
+_MAPPING_HINT = 'such as "event.type" or "{event.type} {event.param.action}"'
 _FRAMING_HEADERS = {"content-length", "content-encoding", "transfer-encoding"}
 _SENSITIVE_HEADER = r"authorization|cookie|key|token|secret|password"
 
@@ -102,6 +103,18 @@ def check_field_path(value: object) -> str:
         raise BadValueError(
             f"{show(value)} is not a path of a field", "such as principal.sourceIP or event.resources[].id"
         )
+    return text
+
+
+def check_mapping(text: str) -> str:
+    """The path of a field, or text with such paths in braces."""
+    if "{" not in text and "}" not in text:
+        return check_field_path(text)
+    paths = re.findall(r"\{([^{}]*)\}", text)
+    if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", text)):
+        raise BadValueError(f"{show(text)} has a brace without its other half", _MAPPING_HINT)
+    for path in paths:
+        check_field_path(path)
     return text
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from poller.config.kinds import Field, fields_of
-from poller.config.model import Account, Api, Config, Filter, Http, Outbox, Poll, Redact
+from poller.config.model import Account, Api, Config, Filter, Http, Outbox, Poll
 from poller.config.secrets import MASK, SecretSource
-from poller.config.sinks import SINK_TYPES, HttpSink, Sink
+from poller.config.sinks import SINK_TYPES, HttpSink, Redact, Sink
 from poller.config.values import format_duration, format_size
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
@@ -44,6 +44,7 @@ _EXAMPLES: dict[str, object] = {
     "include": [{"service": "DCD"}, {"resource_type": "server*"}],
     "drop": ["event.param.uri"],
     "mask": ["principal.sourceIP"],
+    "redact": {"mask": ["principal.identity.username"]},
     "hash": ["principal.identity.username"],
     "headers": {"X-Environment": "production"},
 }
@@ -276,6 +277,8 @@ def _shape(field: Field) -> dict[str, Any]:
             return {"type": "array", "items": {"type": "string"}}
         case "headers" | "labels":
             return {"type": "object", "additionalProperties": {"type": "string"}}
+        case "table":
+            return _table_schema(field.extra["table"])
         case "tables":
             return {"type": "array", "items": _table_schema(field.extra["table"])}
         case _:

@@ -15,7 +15,7 @@ import msgspec
 from poller.config.environment import NetworkEnvironment
 from poller.config.kinds import describe
 from poller.config.secrets import Credentials, SecretSource
-from poller.config.sinks import KIB, MIB, AnySink, CaFile, ConnectTimeout, ReadTimeout, toml_key
+from poller.config.sinks import KIB, MIB, AnySink, CaFile, ConnectTimeout, ReadTimeout, Redact, toml_key
 from poller.errors import ConfigError, Problem
 
 API_URL = "https://api.ionos.com"
@@ -181,21 +181,6 @@ class Filter(Table, frozen=True, kw_only=True):
         tuple[Rule, ...],
         describe("tables", "If not empty, only entries that match one of these pass.", table=Rule),
     ] = ()
-
-
-class Redact(Table, frozen=True, kw_only=True):
-    """What is removed from entries before they touch the disk. Paths read `event.resources[].id`."""
-
-    drop: Annotated[tuple[str, ...], describe("field_paths", "Fields to remove.")] = ()
-    mask: Annotated[tuple[str, ...], describe("field_paths", "Fields whose value is replaced by a mask.")] = ()
-    hash: Annotated[
-        tuple[str, ...],
-        describe("field_paths", "Fields replaced by a keyed hash, the same for the same value."),
-    ] = ()
-    hash_key: Annotated[
-        SecretSource | None,
-        describe("secret", "Key of the hashes; needed where `hash` is used.", is_text=True),
-    ] = None
 
 
 class Outbox(Table, frozen=True, kw_only=True):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from poller.config.model import Account, Api, Config, Poll, Redact, Rule
-from poller.config.sinks import FileSink, HttpSink, LokiSink, Sink
+from poller.config.model import Account, Api, Config, Poll, Rule
+from poller.config.sinks import FileSink, HttpSink, LokiSink, Redact, Sink
 from poller.errors import Problem
 
 
@@ -21,8 +21,7 @@ def check_table(table: msgspec.Struct) -> Iterator[Problem]:
         case Poll():
             yield from _check_poll(table)
         case Redact():
-            if table.hash and table.hash_key is None:
-                yield Problem("hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key")
+            yield from _check_redact(table)
         case Rule():
             if all(getattr(table, key) is None for key in table.__struct_fields__):
                 yield Problem("", "matches every entry", "name at least one of its keys, such as type")
@@ -43,6 +42,15 @@ def _check_poll(poll: Poll) -> Iterator[Problem]:
             yield Problem("ledger_retention", f"is shorter than {key}", "entries read again would count as new")
 
 
+def _check_redact(redact: Redact) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for key in ("drop", "mask", "hash"):
+        for index, path in enumerate(getattr(redact, key)):
+            if path in first:
+                yield Problem(f"{key}[{index}]", f"is also in {first[path]}", "keep one of the two")
+            first[path] = key
+
+
 def _check_sink(sink: Sink) -> Iterator[Problem]:
     if sink.retry_initial_seconds > sink.retry_max_seconds:
         yield Problem("retry_initial", "is longer than retry_max")
@@ -61,6 +69,10 @@ def check_config(config: Config) -> Iterator[Problem]:
     yield from _check_unique("sinks", [sink.name for sink in config.sinks], "name")
     files = [sink.path if isinstance(sink, FileSink) else "" for sink in config.sinks]
     yield from _check_unique("sinks", files, "path")
+    redacts = [("redact", config.redact), *((f"sinks[{at}].redact", sink.redact) for at, sink in enumerate(config.sinks))]
+    for path, redact in redacts:
+        if redact and redact.hash and redact.hash_key is None and config.redact.hash_key is None:
+            yield Problem(f"{path}.hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key")
     api = config.api
     if len(config.accounts) > 1 and (api.token or api.username or api.password):
         yield Problem(

@@ -76,6 +76,8 @@ def _text(field: Field, raw: object) -> str:
         is_whole = isinstance(raw, int) and not isinstance(raw, bool)
         return checks.check_glob(str(raw) if is_whole else expect_text(raw))
     text = checks.check_text(expect_text(raw))
+    if field.extra.get("is_mapping"):
+        return checks.check_mapping(text)
     if field.extra.get("is_header") and (" " in text or not text.isascii()):
         raise BadValueError("holds a space or a character beyond ASCII")
     if field.extra.get("is_user") and ":" in text:

@@ -50,6 +50,17 @@ OversizeChoice = Annotated[
 ]
 CompressionChoice = Annotated[Compression, describe("choice", "Compression of what is sent or written.")]
 FormatChoice = Annotated[Format, describe("choice", "The entry as the API gave it, or a Moesif action.")]
+ActionName = Annotated[
+    str,
+    describe(
+        "text", "`action_name` of an action: a path such as `event.type`, or a template of paths in braces.", is_mapping=True
+    ),
+]
+CompanyId = Annotated[
+    str, describe("text", "`company_id` of an action, likewise; `contract` is the contract number.", is_mapping=True)
+]
+UserId = Annotated[str, describe("text", "`user_id` of an action, likewise.", is_mapping=True)]
+UriBase = Annotated[str, describe("url", "What goes before `event.param.uri` in the `uri` of an action.")]
 Url = Annotated[str, describe("url", "Base URL of the receiver, http or https, without credentials or query.")]
 ConnectTimeout = Annotated[float, describe("duration", "Time to connect, TLS included.", ge=0.01, le=600)]
 ReadTimeout = Annotated[float, describe("duration", "Time to wait for an answer.", ge=0.01, le=3600)]
@@ -65,6 +76,32 @@ CertFile = Annotated[Path | None, describe("file", "Client certificate (PEM) for
 KeyFile = Annotated[Path | None, describe("file", "Private key (PEM) of `cert_file`, where it is not in that file.")]
 
 
+class Redact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=toml_key):
+    """What is removed from entries before they touch the disk. Paths read `event.resources[].id`."""
+
+    drop: Annotated[tuple[str, ...], describe("field_paths", "Fields to remove.")] = ()
+    mask: Annotated[tuple[str, ...], describe("field_paths", "Fields whose value is replaced by a mask.")] = ()
+    hash: Annotated[
+        tuple[str, ...],
+        describe("field_paths", "Fields replaced by a keyed hash, the same for the same value."),
+    ] = ()
+    hash_key: Annotated[
+        SecretSource | None,
+        describe("secret", "Key of the hashes; needed where `hash` is used.", is_text=True),
+    ] = None
+
+
+RedactTable = Annotated[
+    Redact | None,
+    describe(
+        "table",
+        "What is removed from entries for this sink alone, besides what `[redact]` removes for all. Without a `hash_key`"
+        " of its own it uses that of `[redact]`.",
+        table=Redact,
+    ),
+]
+
+
 class Sink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", rename=toml_key):
     """What every sink takes."""
 
@@ -76,6 +113,7 @@ class Sink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     retry_max_seconds: RetryMax = 60.0
     max_event_bytes: MaxEventBytes = MIB
     oversize: OversizeChoice = "dead-letter"
+    redact: RedactTable = None
 
     @property
     def type(self) -> str:
@@ -90,6 +128,10 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     compression: CompressionChoice = "gzip"
     connect_timeout_seconds: ConnectTimeout = 5.0
     read_timeout_seconds: ReadTimeout = 30.0
+    keepalive_seconds: Annotated[
+        float,
+        describe("duration", "A connection that was idle for longer is not used again; `0s`: a new one each time.", ge=0, le=3600),
+    ] = 60.0
     requests_per_second: RequestsPerSecond = 10.0
     headers: Headers = {}
     ca_file: CaFile = None
@@ -137,6 +179,10 @@ class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
         SecretSource,
         describe("secret", "Collector application id, sent as `X-Moesif-Application-Id`.", aliases=("key",)),
     ]
+    action_name: ActionName = "event.type"
+    company_id: CompanyId = "contract"
+    user_id: UserId = "principal.identity.username"
+    uri_base: UriBase = "https://api.ionos.com"
     compression: CompressionChoice = "none"
     batch_bytes: Annotated[
         int,
@@ -154,6 +200,10 @@ class FirehoseSink(Sink, frozen=True, kw_only=True, tag="firehose"):
     stream: Annotated[str, describe("name", "Name of the delivery stream.")]
     region: Annotated[str | None, describe("text", "AWS region; unset: from AWS's own configuration.")] = None
     format: FormatChoice = "raw"
+    action_name: ActionName = "event.type"
+    company_id: CompanyId = "contract"
+    user_id: UserId = "principal.identity.username"
+    uri_base: UriBase = "https://api.ionos.com"
     endpoint_url: Annotated[str | None, describe("url", "Another endpoint than AWS's own.")] = None
     batch_events: Annotated[
         int, describe("number", "At most so many records a call; Firehose takes 500.", ge=1, le=500)
@@ -180,13 +230,24 @@ class FileSink(Sink, frozen=True, kw_only=True, tag="file"):
     ]
     compression: CompressionChoice = "none"
     format: FormatChoice = "raw"
+    action_name: ActionName = "event.type"
+    company_id: CompanyId = "contract"
+    user_id: UserId = "principal.identity.username"
+    uri_base: UriBase = "https://api.ionos.com"
 
 
 class StdoutSink(Sink, frozen=True, kw_only=True, tag="stdout"):
     """JSON lines on standard output, for another process to read."""
 
     format: FormatChoice = "raw"
+    action_name: ActionName = "event.type"
+    company_id: CompanyId = "contract"
+    user_id: UserId = "principal.identity.username"
+    uri_base: UriBase = "https://api.ionos.com"
 
+
+ActionSink = MoesifSink | FirehoseSink | FileSink | StdoutSink
+"""Those that can send Moesif actions."""
 
 AnySink = LoggingServiceSink | LokiSink | MoesifSink | FirehoseSink | FileSink | StdoutSink
 

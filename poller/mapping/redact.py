@@ -53,6 +53,7 @@ class Redactor:
             *((parse_path(path), _drop) for path in drop),
         ]
         self._root = _tree(changes)
+
     def __call__(self, line: bytes) -> bytes:
         """The line of an entry without what is to be taken out."""
         try:
@@ -81,7 +82,7 @@ def _hash(key: bytes, value: bytes) -> bytes:
     """The keyed hash of a text, or of what else is written there; equal texts have equal hashes, however they are escaped."""
     if value == _NULL or _HASHED.fullmatch(value):
         return value
-    text = _decode_text(value).encode("utf-8", "surrogatepass") if value.startswith(b'"') else value
+    text = _decode_text(value).encode() if value.startswith(b'"') else value
     digest = hmac.digest(key, text, "sha256").hex()[:_HASH_CHARS]
     return f'"{HASH_PREFIX}{digest}"'.encode()
 

@@ -1,7 +1,8 @@
 """Auditing: the API's own totals against the ledger's counts, and having what is missing read once more.
 
 Cheap where all is well: one small request for a whole span. Where it is not, halves are asked for down to single hours, and
-the second half of a known total is not asked for, so a span never costs more than one request for each of its hours.
+the second half of a known total is not asked for, so a span costs at most one request for each of its hours. Where totals are
+capped, one more for the answer that showed it; and more where the API holds far more than was collected.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from poller.errors import TransientError
-from poller.reading import Source
+from poller.reading import USUAL_CAP, Source
 from poller.store.ledger import HOUR_SECONDS, Count
 from poller.windows import Window, split
 
 log = logging.getLogger(__name__)
+
+_ROUND = 1000  # what a person would set a limit to is a multiple of this
 
 
 class Difference(NamedTuple):
@@ -55,6 +58,7 @@ class Auditor:
         self._source = source
         self._contract = contract
         self._result_window = result_window
+        self._is_capping = False  # whether an answer has shown that the API does not count to the end
 
     def compare(self, span: Window, counts: Mapping[int, Count]) -> list[Difference]:
         """The hours of the span that differ, oldest first. `counts` is the ledger's, by the start of the hour.
@@ -66,25 +70,35 @@ class Auditor:
     def count(self, window: Window) -> int:
         """How many entries the API holds in a window, however many; bisected where it does not count so far."""
         total = self._total(window)
-        if total is not None:
+        if total is not None and not self._is_doubtful(total):
             return total
         if window.seconds == 1:
-            return self._result_window  # at least: more than the API can tell
+            return total or self._result_window  # at least: more than the API can tell
         return sum(self.count(half) for half in split(window, 2))
 
     def _compare(self, window: Window, counts: Mapping[int, Count], total: int | None) -> list[Difference]:
         collected, forgotten = _collected(window, counts)
         if total == collected:
             return []
+        if total is not None and self._is_doubtful(total):
+            total = None
         halves = _halves(window)
         if halves is None:
             at_api = total if total is not None else self.count(window)
             return [] if at_api == collected else [Difference(self._contract, window, at_api, collected, forgotten)]
         first, second = halves
-        first_total = self._total(first)
-        is_known = total is not None and first_total is not None
-        second_total = max(0, (total or 0) - (first_total or 0)) if is_known else self._total(second)
+        first_total = self._total_if_told(first, counts)
+        if total is not None and first_total is not None:
+            second_total: int | None = max(0, total - first_total)
+        else:
+            second_total = self._total_if_told(second, counts)
         return self._compare(first, counts, first_total) + self._compare(second, counts, second_total)
+
+    def _total_if_told(self, window: Window, counts: Mapping[int, Count]) -> int | None:
+        """The API's total; not asked for where it would be capped, going by what was collected."""
+        if self._is_capping and _halves(window) and _collected(window, counts)[0] >= self._result_window:
+            return None
+        return self._total(window)
 
     def _total(self, window: Window) -> int | None:
         """The API's total, or None where it only says that there are at least so many."""
@@ -95,7 +109,14 @@ class Auditor:
                 contract=self._contract,
                 hint="read the range again instead: fetch --since repeats nothing",
             )
-        return None if page.is_capped or page.total >= self._result_window else page.total
+        if page.is_capped or page.total in (self._result_window, USUAL_CAP):
+            self._is_capping = True
+            return None
+        return page.total
+
+    def _is_doubtful(self, total: int) -> bool:
+        """Whether a total may be where the API was told to end counting. That it is what we have is believed, but no more."""
+        return total > self._result_window and total % _ROUND == 0
 
 
 def _halves(window: Window) -> tuple[Window, Window] | None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from poller import config as settings_of
-from poller.config import AnySink, Config
+from poller.config import ActionSink, AnySink, Config, MoesifSink, Redact, SecretSource
 from poller.config.sinks import Oversize
 from poller.delivery import Outcome
-from poller.errors import ConfigError, Problem
 from poller.events import OutboxEvent
+
+if TYPE_CHECKING:
+    from poller.mapping.moesif import ActionMaker
 
 
 class Sink(Protocol):
@@ -38,6 +40,9 @@ class Sink(Protocol):
     """Events older than this are refused by the other side; None where age does not matter."""
     mark: int | None
     """How many bytes of its own output it has written; None for a sink that has none to count."""
+
+    redact: Callable[[bytes], bytes] | None
+    """What is to be done to a line before it is sent to this sink, or kept as its dead letter; None: nothing."""
 
     def resume(self, mark: int | None) -> None:
         """Go on behind what is settled: `mark` as of the last settled batch, None before the first.
@@ -76,6 +81,7 @@ class Configured:
         self.retry_max_seconds = settings.retry_max_seconds
         self.max_age_seconds: float | None = None
         self.mark: int | None = None
+        self.redact: Callable[[bytes], bytes] | None = None
 
     def resume(self, mark: int | None) -> None:
         """Nothing to do: what was sent is with the other side."""
@@ -85,10 +91,14 @@ def build_sink(settings: AnySink, config: Config, stop: threading.Event, *, too_
     """The sink that a table describes; its module is imported only now. `stop` ends its waits.
 
     `too_old` says what becomes of events that the other side refuses for their age.
-    Raises: ConfigError for what this version cannot do.
+    Raises: ConfigError for a library that is not installed, and for a key that cannot be read.
     """
-    if isinstance(settings, settings_of.FileSink | settings_of.StdoutSink) and settings.format != "raw":
-        raise _unknown(settings, "format", settings.format)
+    sink = _build(settings, config, stop, too_old)
+    sink.redact = build_redact(settings.redact, config.redact.hash_key)
+    return sink
+
+
+def _build(settings: AnySink, config: Config, stop: threading.Event, too_old: TooOld) -> Sink:
     match settings:
         case settings_of.LoggingServiceSink():
             from poller.sinks.logging_service import LoggingServiceSink
@@ -98,6 +108,14 @@ def build_sink(settings: AnySink, config: Config, stop: threading.Event, *, too_
             from poller.sinks.loki import LokiSink
 
             return LokiSink(settings, config, stop, too_old=too_old)
+        case settings_of.MoesifSink():
+            from poller.sinks.moesif import MoesifSink
+
+            return MoesifSink(settings, config, stop, too_old=too_old)
+        case settings_of.FirehoseSink():
+            from poller.sinks.firehose import FirehoseSink
+
+            return FirehoseSink(settings, config, stop)
         case settings_of.FileSink():
             from poller.sinks.file import FileSink
 
@@ -110,10 +128,38 @@ def build_sink(settings: AnySink, config: Config, stop: threading.Event, *, too_
                 name=settings.name,
                 batch_events=settings.batch_events,
                 batch_bytes=settings.batch_bytes,
+                render=build_render(settings),
             )
-        case _:
-            raise _unknown(settings, "type", settings.type)
 
 
-def _unknown(settings: AnySink, key: str, value: str) -> ConfigError:
-    return ConfigError([Problem(f"sinks.{settings.name}.{key}", f"this version does not know {value}")])
+def build_redact(redact: Redact | None, shared_key: SecretSource | None) -> Callable[[bytes], bytes] | None:
+    """What takes out of a line what the table says; None where it says nothing. `shared_key` is that of `[redact]`.
+
+    Raises: ConfigError when the key cannot be read.
+    """
+    if redact is None or not (redact.drop or redact.mask or redact.hash):
+        return None
+    from poller.mapping.redact import Redactor
+
+    source = redact.hash_key or shared_key
+    key = source.read().reveal().encode() if redact.hash and source is not None else b""
+    return Redactor(drop=redact.drop, mask=redact.mask, hashed=redact.hash, key=key)
+
+
+def build_render(settings: ActionSink) -> Callable[[OutboxEvent], bytes] | None:
+    """How an event becomes a line for this sink; None: as it is."""
+    return None if not isinstance(settings, MoesifSink) and settings.format == "raw" else build_actions(settings).make
+
+
+def build_actions(settings: ActionSink | None) -> ActionMaker:
+    """What makes Moesif actions as the table says, or as usual without one."""
+    from poller.mapping.moesif import ActionMaker
+
+    if settings is None:
+        return ActionMaker()
+    return ActionMaker(
+        action_name=settings.action_name,
+        company_id=settings.company_id,
+        user_id=settings.user_id,
+        uri_base=settings.uri_base,
+    )

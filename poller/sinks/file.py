@@ -23,7 +23,7 @@ from poller.config import FileSink as Settings
 from poller.delivery import Accepted, Outcome, RetryAfter
 from poller.events import OutboxEvent
 from poller.mapping import format_time_us
-from poller.sinks import Configured
+from poller.sinks import Configured, build_render
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class FileSink(Configured):
         super().__init__(settings)
         self._template = settings.path
         self._is_gzip = settings.compression == "gzip"
+        self._render = build_render(settings) or _as_it_is
         # Path -> (device, inode, size) as we left it: if it still is, its end is whole.
         self._left: dict[Path, tuple[int, int, int]] = {}
 
@@ -55,7 +56,7 @@ class FileSink(Configured):
         for day, indexes in days.items():
             path = self._path(day * _DAY_US)
             try:
-                self._append(path, [events[index].line for index in indexes])
+                self._append(path, [self._render(events[index]) for index in indexes])
             except OSError as error:
                 if not written:
                     return RetryAfter(f"{path}: {error.strerror}")
@@ -125,6 +126,10 @@ class FileSink(Configured):
             what = "gzip" if self._is_gzip else "lines of JSON"
             raise OSError(errno.EINVAL, f"holds something else than {what}: move it away or change path")
         return found.st_size
+
+
+def _as_it_is(event: OutboxEvent) -> bytes:
+    return event.line
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import base64
 import json
 import re
 import threading
+import time
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -115,6 +116,8 @@ class Endpoint:
         self._login = login
         self._is_gzip = settings.compression == "gzip"
         self._rate_limit = RateLimit(settings.requests_per_second)
+        self._keepalive_seconds = settings.keepalive_seconds
+        self._used_at = time.monotonic()
         # Whoever puts a key into `headers` must not find it in a log: their values are masked like secrets.
         self._masked = [value for value in settings.headers.values() if len(value) >= _MIN_MASKED_CHARS]
         cert_file, key_file = settings.cert_file, settings.key_file or settings.cert_file
@@ -127,9 +130,15 @@ class Endpoint:
             pool_size=1,
         )
 
-    def post(self, body: bytes) -> Outcome:
-        """Send a JSON body, with the secret as it is now.  Raises: StoppedError while waiting for a turn."""
+    def post(self, body: bytes, below: str = "") -> Outcome:
+        """Send a JSON body, with the secret as it is now; `below` goes behind the path.
+
+        Raises: StoppedError while waiting for a turn.
+        """
         self._rate_limit.wait(self._stop)
+        if time.monotonic() - self._used_at >= self._keepalive_seconds:
+            # Something in between may have forgotten the connection, and would let us wait for an answer in vain.
+            self._transport.close()
         headers = {"Content-Type": "application/json"}
         try:
             secrets = self._log_in(headers)
@@ -140,7 +149,7 @@ class Endpoint:
             headers["Content-Encoding"] = "gzip"
             sent = zlib.compress(body, _GZIP_LEVEL, _GZIP_FORMAT)
         try:
-            answer = self._transport.request("POST", self._url, headers=headers, body=sent)
+            answer = self._transport.request("POST", self._url + below, headers=headers, body=sent)
         except TransientError as error:
             return RetryAfter(str(error), error.retry_after_seconds)
         except BodyTooLargeError as error:

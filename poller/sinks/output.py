@@ -1,12 +1,14 @@
 """The output file of a backfill: every event in it exactly once, whatever interrupts it.
 
-Lines go to `FILE.part`, synced to disk with every batch; how many bytes of it are settled is kept in the state (`mark`), and
-whatever lies behind that is cut off before going on. The file gets its name when it is complete, so FILE never holds half
-a line. With a name ending in `.gz`, each batch is a gzip member of its own.
+Lines go to `FILE.<order>.part`, synced to disk with every batch; how many bytes of it are settled is kept in the state
+(`mark`), and whatever lies behind that is cut off before going on. The file gets its name when it is complete, so FILE never
+holds half a line, and one that was there before is never touched. With a name ending in `.gz`, each batch is a gzip member of
+its own.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import zlib
@@ -34,12 +36,14 @@ class OutputFile:
     max_event_bytes = sys.maxsize
     max_age_seconds: float | None = None
     oversize: Oversize = "dead-letter"
+    redact: Callable[[bytes], bytes] | None = None
     retry_initial_seconds = retry_max_seconds = 1.0
 
-    def __init__(self, path: Path, render: Callable[[OutboxEvent], bytes] | None = None) -> None:
+    def __init__(self, path: Path, order: str = "", render: Callable[[OutboxEvent], bytes] | None = None) -> None:
+        """`order` tells the partial file from that of another backfill to the same `path`."""
         self.mark: int | None = 0
         self._path = path
-        self._partial = path.with_name(f"{path.name}.part")
+        self._partial = path.with_name(".".join(filter(None, (path.name, order, "part"))))
         self._is_gzip = path.suffix == ".gz"
         self._render = render
         self._file = -1
@@ -99,12 +103,31 @@ class OutputFile:
     def finish(self) -> None:
         """Give the complete file its name.  Raises: OutputError."""
         try:
-            if self._file >= 0:
-                self._partial.rename(self._path)
+            if self._file < 0:
+                return
+            if self._is_gzip and not self.mark:  # nothing at all is no gzip file
+                os.write(self._file, zlib.compress(b"", _GZIP_LEVEL, _GZIP_FORMAT))
+            if self._path.exists():
+                raise FileExistsError(errno.EEXIST, "exists already")
+            self._partial.rename(self._path)
         except OSError as error:
             raise OutputError(
                 f"{self._path}: {error.strerror}", hint=f"the complete export is in {self._partial}"
             ) from error
 
+    def discard(self, mark: int | None, *, is_finished: bool) -> None:
+        """Delete what was written of an export of which `mark` bytes are settled; never a file that is not it.
 
+        Raises: ConfigError.
+        """
+        try:
+            self._partial.unlink(missing_ok=True)
+            is_ours = (bool(mark) or is_finished) and self._path.is_file() and not self._path.is_symlink()
+            if is_ours and self._path.stat().st_size in ({mark} if mark else _EMPTY_SIZES):
+                self._path.unlink()
+        except OSError as error:
+            raise ConfigError([Problem("--output", f"{self._path}: {error.strerror}", "delete it by hand")]) from error
+
+
+_EMPTY_SIZES = {0, len(zlib.compress(b"", _GZIP_LEVEL, _GZIP_FORMAT))}
 _BEGIN_ANEW = "--restart begins anew"

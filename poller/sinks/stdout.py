@@ -22,6 +22,7 @@ class StdoutSink:
     retry_initial_seconds = retry_max_seconds = 1.0
     max_age_seconds: float | None = None
     mark: int | None = None
+    redact: Callable[[bytes], bytes] | None = None
 
     def __init__(
         self,

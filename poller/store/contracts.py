@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from poller.events import Event
 from poller.store import ledger, outbox
-from poller.store.database import Database
+from poller.store.database import SEALED_CONTRACT, DamagedRowError, Database
 from poller.windows import Window
 
 
@@ -75,8 +75,8 @@ class Contracts:
 
     def get(self, contract: str) -> Contract | None:
         with self._database.reading() as connection:
-            row = connection.execute(f"{_SELECT} WHERE contract = ?", (contract,)).fetchone()
-        return Contract(*row) if row else None
+            rows = connection.execute(f"{_SELECT} WHERE contract = ?", (contract,)).fetchall()
+            return _checked(rows[0]) if rows else None
 
     def enrol(self, contracts: Iterable[str], account: str, start: int) -> None:
         """Begin with contracts that are new, from `start` (unix seconds); known ones stay as they are.
@@ -183,8 +183,16 @@ class Contracts:
                 ledger.prune(connection, name, before)
 
 
-_SELECT = "SELECT " + ", ".join(Contract._fields) + " FROM contracts"
+_SELECT = f"SELECT {', '.join(Contract._fields)}, seal = crc32({SEALED_CONTRACT}) FROM contracts"
+
+
+def _checked(row: tuple[Any, ...]) -> Contract:
+    """The row, if it is what was written.  Raises: DamagedRowError."""
+    *values, is_whole = row
+    if not is_whole:
+        raise DamagedRowError("a contract's row fails its checksum")
+    return Contract(*values)
 
 
 def read_contracts(connection: sqlite3.Connection) -> list[Contract]:
-    return [Contract(*row) for row in connection.execute(f"{_SELECT} ORDER BY contract")]
+    return [_checked(row) for row in connection.execute(f"{_SELECT} ORDER BY contract")]

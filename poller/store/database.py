@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -24,16 +25,21 @@ _LOCK_POLL_SECONDS = 0.1
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
+# What a flipped bit in a row must not change unnoticed: SQLite itself looks at a page's structure, not at its content.
+SEALED_CONTRACT = "contract || ' ' || account || ' ' || origin || ' ' || watermark"
+SEALED_SINK = "name || ' ' || segment || ' ' || position || ' ' || ledger_id || ' ' || coalesce(mark, '')"
+
 # One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
 MIGRATIONS = (
-    """
+    f"""
     CREATE TABLE contracts (
         contract TEXT PRIMARY KEY, account TEXT NOT NULL,
         origin INTEGER NOT NULL,     -- the earliest second ever asked for
         watermark INTEGER NOT NULL,  -- complete up to this second
         fetched INTEGER NOT NULL DEFAULT 0, new INTEGER NOT NULL DEFAULT 0, seen INTEGER NOT NULL DEFAULT 0,
         filtered INTEGER NOT NULL DEFAULT 0, late INTEGER NOT NULL DEFAULT 0, repaired INTEGER NOT NULL DEFAULT 0,
-        succeeded_at INTEGER, failed_at INTEGER, failure TEXT NOT NULL DEFAULT ''
+        succeeded_at INTEGER, failed_at INTEGER, failure TEXT NOT NULL DEFAULT '',
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_CONTRACT})) STORED
     ) WITHOUT ROWID;
     CREATE TABLE ranges (
         id INTEGER PRIMARY KEY, contract TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
@@ -64,7 +70,8 @@ MIGRATIONS = (
         attempts INTEGER NOT NULL DEFAULT 0, retry_at REAL, parked_at REAL, failure TEXT NOT NULL DEFAULT '',
         succeeded_at REAL,
         mark INTEGER,                -- bytes of its own output that belong to what is delivered
-        ledger_id INTEGER NOT NULL   -- rows of the ledger up to here were collected before it was known
+        ledger_id INTEGER NOT NULL,  -- rows of the ledger up to here were collected before it was known
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_SINK})) STORED
     ) WITHOUT ROWID;
     CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE dead_letters (
@@ -110,6 +117,12 @@ class Lock:
 
     def release(self) -> None:
         os.close(self._fd)
+
+
+class DamagedRowError(sqlite3.DatabaseError):
+    """A row is not what was written, though SQLite finds nothing wrong with the file."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 class Database:
@@ -247,9 +260,9 @@ def translated_reading(path: Path) -> Iterator[None]:
 def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that only looks, beside a running writer.  Raises: StateError when there is nothing to look at."""
     with translated_reading(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-        )
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+        _with_functions(connection)
         with ExitStack() as on_failure:
             on_failure.callback(connection.close)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -262,7 +275,19 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False, cached_statements=64)
+    return _with_functions(
+        sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False, cached_statements=64)
+    )
+
+
+def _with_functions(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """The connection with what the schema computes seals with."""
+    connection.create_function("crc32", 1, _crc32, deterministic=True)
+    return connection
+
+
+def _crc32(text: object) -> int:
+    return zlib.crc32(str(text).encode("utf-8", "surrogatepass"))
 
 
 def _create(path: Path, *, is_fresh_start: bool) -> None:

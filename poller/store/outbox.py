@@ -13,7 +13,7 @@ from typing import NamedTuple
 from poller.errors import StateError
 from poller.events import Event, OutboxEvent
 from poller.store import segments
-from poller.store.database import Database
+from poller.store.database import SEALED_SINK, DamagedRowError, Database
 from poller.store.segments import Segment
 
 
@@ -116,21 +116,18 @@ class Outbox:
         events: list[OutboxEvent] = []
         size = 0
         with self._database.reading() as connection:
-            row = connection.execute("SELECT segment, position FROM sinks WHERE name = ?", (sink,)).fetchone()
-            if row is None:
+            known = read_sinks(connection, sink)
+            if not known:
                 return None
-            done, skip = row
+            done, skip = known[0].segment, known[0].position
             rows = connection.execute(
                 "SELECT id, contract, collected_at, bytes, checksum, directory, lines FROM segments"
                 " WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",
                 (done, sink),
             )
             for id_, contract, collected_at, segment_bytes, checksum, directory, lines in rows:
-                if segments.checksum(directory, lines) != checksum:
-                    raise StateError(
-                        f"{self._database.path}: segment {id_} of the outbox is damaged",
-                        hint="stop, set the file aside, and read again with --since T from before it was collected",
-                    )
+                if segments.checksum(contract, collected_at, directory, lines) != checksum:
+                    raise DamagedRowError(f"segment {id_} of the outbox fails its checksum")
                 waiting_events = segments.decode(contract, collected_at, directory, lines)[skip:]
                 if len(events) + len(waiting_events) <= max_events and size + segment_bytes <= max_bytes:
                     events += waiting_events
@@ -203,9 +200,12 @@ def put(
     if not encoded:
         return
     connection.executemany(
-        "INSERT INTO segments (contract, sink, collected_at, events, bytes, first_us, checksum, directory, lines)"
+        "INSERT INTO segments (contract, sink, collected_at, events, bytes, first_us, directory, lines, checksum)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [(contract, only_for, now, *segment) for segment in encoded],
+        [
+            (contract, only_for, now, *segment, segments.checksum(contract, now, segment.directory, segment.lines))
+            for segment in encoded
+        ],
     )
     events = sum(segment.event_count for segment in encoded)
     _resize(connection, events, sum(segment.size_bytes for segment in encoded))
@@ -228,10 +228,10 @@ def _resize(connection: sqlite3.Connection, events: int, size_bytes: int) -> Non
 
 def _advance(connection: sqlite3.Connection, sink: str, count: int) -> tuple[int, int]:
     """The place of a sink `count` events further on: the last segment it is done with, and its position in the next."""
-    row = connection.execute("SELECT segment, position FROM sinks WHERE name = ?", (sink,)).fetchone()
-    if row is None:
+    known = read_sinks(connection, sink)
+    if not known:
         raise StateError(f"the state does not know the sink {sink} any more", hint="was it forgotten? start again")
-    done, position = row
+    done, position = known[0].segment, known[0].position
     position += count
     rows = connection.execute(
         "SELECT id, events FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",
@@ -260,10 +260,13 @@ def _delete_done(connection: sqlite3.Connection, sink: str, segment: int) -> Non
         _resize(connection, -sum(events for events, _ in gone), -sum(size for _, size in gone))
 
 
-_SELECT_SINKS = "SELECT " + ", ".join(Sink._fields) + " FROM sinks"
+_SELECT_SINKS = f"SELECT {', '.join(Sink._fields)}, seal = crc32({SEALED_SINK}) FROM sinks"
 
 
 def read_sinks(connection: sqlite3.Connection, name: str | None = None) -> list[Sink]:
-    if name is None:
-        return [Sink(*row) for row in connection.execute(f"{_SELECT_SINKS} ORDER BY name")]
-    return [Sink(*row) for row in connection.execute(f"{_SELECT_SINKS} WHERE name = ?", (name,))]
+    """The sinks, or the one of that name.  Raises: DamagedRowError when a row is not what was written."""
+    query = f"{_SELECT_SINKS} WHERE :name IS NULL OR name = :name ORDER BY name"
+    rows = connection.execute(query, {"name": name}).fetchall()
+    if not all(is_whole for *_, is_whole in rows):
+        raise DamagedRowError("a sink's row fails its checksum")
+    return [Sink(*values) for *values, _ in rows]

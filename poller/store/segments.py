@@ -26,7 +26,6 @@ class Segment(NamedTuple):
     event_count: int
     size_bytes: int
     first_us: int
-    checksum: int
     directory: bytes
     lines: bytes
 
@@ -52,11 +51,12 @@ def encode(events: Sequence[Event]) -> Segment:
         [pack(event.time_us, len(event.line), min(event.ordinal, _MAX_ORDINAL), event.identity) for event in events]
     )
     lines = b"\n".join([event.line for event in events]) + b"\n"
-    return Segment(len(events), len(lines), events[0].time_us, checksum(directory, lines), directory, lines)
+    return Segment(len(events), len(lines), events[0].time_us, directory, lines)
 
 
-def checksum(directory: bytes, lines: bytes) -> int:
-    return zlib.crc32(lines, zlib.crc32(directory))
+def checksum(contract: str, collected_at: int, directory: bytes, lines: bytes) -> int:
+    """Of all that is read back from a segment."""
+    return zlib.crc32(lines, zlib.crc32(directory, zlib.crc32(f"{contract} {collected_at}".encode())))
 
 
 def decode(contract: str, collected_at: int, directory: bytes, lines: bytes) -> list[OutboxEvent]:

@@ -220,6 +220,12 @@ def test_a_mistake_is_told_with_its_cause_and_remedy_in_one_line(
     assert run.told == []
 
 
+def test_the_page_on_troubleshooting_knows_every_mistake() -> None:
+    page = (TOP / "docs" / "troubleshooting.md").read_text()
+    for mistake, told in MISTAKES.items():
+        assert told.remedy in page, mistake.__name__
+
+
 @contextmanager
 def https(directory: Path) -> Iterator[str]:
     """A server whose certificate nobody has signed; its address."""

@@ -141,11 +141,15 @@ def test_a_pipeline_whose_key_is_not_here_is_not_given_another_unasked(place: Pl
 
 def test_a_pipeline_that_is_there_gets_the_log_source_it_lacks(place: Place) -> None:
     place.setup("--yes")
-    run = place.setup("--yes", "--tag", "another", "--sink", "another", "--rotate-key")
+    run = place.setup("--yes", "--tag", "another", "--sink", "another")
     assert run.code == 0, run.stderr
+    assert len(place.simulator.pipelines.keys) == 1, "a pipeline has one key for all that send to it"
     ((properties, _),) = place.simulator.pipelines.pipelines.values()
     assert [source.tag for source in properties.logs] == ["activityLog", "another"]
-    assert [sink["name"] for sink in place.sinks()] == ["logging", "another"]
+    assert [(sink["name"], sink["api_key_file"]) for sink in place.sinks()] == [
+        ("logging", "logging.key"),
+        ("another", "logging.key"),
+    ]
 
 
 def test_it_can_be_named_by_its_id(place: Place) -> None:

@@ -473,3 +473,34 @@ def test_a_full_disk_is_called_so_and_leaves_the_state_as_it_was(directory: Path
     )
     assert done.returncode == 0, done.stderr
     assert assert_intact(done.stdout)["kinds"] == [StateFullError.__name__] * 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE contracts SET watermark = watermark + 1048576",
+        "UPDATE contracts SET origin = origin + 1048576",
+        "UPDATE sinks SET position = position + 1",
+        "UPDATE segments SET contract = '31960009'",
+        "UPDATE segments SET collected_at = collected_at + 4096",
+    ],
+)
+def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory: Path, change: str) -> None:
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START)
+    state.outbox.register("out", "stdout")
+    commit(state, [event(1)])
+    state.close()
+    # Whoever writes past the program cannot know the seal; this one writes a wrong one, as a flipped bit does.
+    with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as raw:
+        raw.create_function("crc32", 1, lambda text: 4711, deterministic=True)
+        raw.execute(change)
+
+    damaged = open_state(directory)
+    with pytest.raises(StateError, match="damaged"):
+        for read in (damaged.contracts.all, lambda: damaged.outbox.batch("out", 10, 1000)):
+            read()
+    damaged.close()
+
+    with pytest.raises(StateError, match="set aside"):
+        open_state(directory)

