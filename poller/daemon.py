@@ -36,10 +36,11 @@ from poller.errors import (
     StoppedError,
     TransientError,
 )
+from poller.events import Event
 from poller.health import Endpoint, Health
 from poller.metrics import Metrics
 from poller.notify import Notifier
-from poller.pipeline.collect import WARN_SKEW_SECONDS, Collector, Done, Poll
+from poller.pipeline.collect import WARN_SKEW_SECONDS, Collector, Done, Poll, Prepared
 from poller.pipeline.deliver import Deliverer
 from poller.sinks import Sink
 from poller.store import State
@@ -67,6 +68,7 @@ class Parts(NamedTuple):
     accounts: Mapping[str, ActivityLog]
     sinks: Sequence[Sink]
     token_expiries: Callable[[], Mapping[str, float]]
+    prepare: Callable[[str, Sequence[Event]], Prepared]
 
 
 class Daemon:

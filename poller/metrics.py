@@ -102,7 +102,7 @@ class _StateCollector(Collector):
             "events_filtered",
             "Entries left out by the configured filter.",
             ["reason"],
-            {("filter",): sum(row.filtered for row in state.contracts)},
+            {(reason,): count for reason, count in (state.filtered or {"none": 0}).items()},
         )
         yield _gauge(
             "collect_lag_seconds",

@@ -54,6 +54,7 @@ def commit(
             now=now,
             advance_to=advance_to if advance_to is not None else window.end if advance else None,
             of_range=of_range,
+            filtered={} if kept is None else {"test": len(new) - len(kept)},
         )
     )
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import base64
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from poller.api import ActivityLog, token_expiry
 from poller.config import Account, Config
 from poller.errors import ConfigError, StoppedError
+from poller.events import Event
+from poller.pipeline.collect import Prepared
+from poller.sinks import build_redact
 from poller.transport import RateLimit, Transport
+
+if TYPE_CHECKING:
+    from poller.mapping.filter import Filter
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
@@ -47,6 +56,41 @@ def activity_logs(
             observe=observe,
         )
     return clients
+
+
+def entry_filter(config: Config) -> Filter | None:
+    """What says which entries go on; None where all do."""
+    if not (config.filter.exclude or config.filter.include):
+        return None
+    from poller.mapping.filter import Filter
+
+    exclude, include = (
+        [{key: pattern for key, pattern in msgspec.structs.asdict(rule).items() if pattern is not None} for rule in rules]
+        for rules in (config.filter.exclude, config.filter.include)
+    )
+    return Filter(exclude, include)
+
+
+def preparation(config: Config) -> Callable[[str, Sequence[Event]], Prepared]:
+    """What is done to new events before anything of them is stored: `[filter]`, then `[redact]`. For a `Collector`.
+
+    Raises: ConfigError when the key of the hashes cannot be read.
+    """
+    rules, redact = entry_filter(config), build_redact(config.redact, None)
+
+    def prepare(contract: str, events: Sequence[Event]) -> Prepared:
+        # A rule that removes nothing shows as 0.
+        filtered = dict.fromkeys(rules.reasons if rules else (), 0)
+        kept = []
+        for event in events:
+            reason = rules.reason(contract, event.line) if rules else None
+            if reason is not None:
+                filtered[reason] += 1
+            else:
+                kept.append(event if redact is None else msgspec.structs.replace(event, line=redact(event.line)))
+        return Prepared(kept, filtered)
+
+    return prepare if rules or redact else lambda contract, events: Prepared(events)
 
 
 def _return_memory_promptly() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from poller.cli.compose import activity_logs, token_expiries
+from poller.cli.compose import activity_logs, preparation, token_expiries
 from poller.cli.options import TIME, GlobalOptionsCommand, Settings
 from poller.config import Config, process_environment
 from poller.daemon import Daemon, Parts
@@ -44,6 +44,7 @@ def command(settings: Settings, since: int | None) -> int:
             activity_logs(current, stop, observe),
             [build_sink(sink, current, stop) for sink in current.sinks],
             lambda: token_expiries(current),
+            preparation(current),
         )
 
     try:

@@ -28,6 +28,13 @@ WARN_SKEW_SECONDS = 30.0
 _MICROSECONDS = 1_000_000
 
 
+class Prepared(NamedTuple):
+    """The events to keep, perhaps rewritten, and how many of the others were left out for which reason."""
+
+    kept: Sequence[Event]
+    filtered: Mapping[str, int] = {}
+
+
 class Poll(NamedTuple):
     """How the poll of one contract ended: counts of entries, the failure if there was one, and what could not be read.
 
@@ -71,7 +78,7 @@ class Collector:
         config: Config,
         *,
         stop: threading.Event,
-        prepare: Callable[[str, Sequence[Event]], Sequence[Event]] = lambda contract, events: events,
+        prepare: Callable[[str, Sequence[Event]], Prepared] = lambda contract, events: Prepared(events),
         not_elsewhere: Callable[[str, Sequence[Event]], Sequence[Event]] = lambda contract, events: events,
         on_window: Callable[[Done], None] = lambda done: None,
         until: int | None = None,
@@ -232,7 +239,7 @@ class Collector:
         contracts = self._state.contracts
         unseen = contracts.unseen(row.contract, reading.events)
         fresh = self._not_elsewhere(row.contract, unseen) if unseen else unseen
-        kept = self._prepare(row.contract, fresh) if fresh else fresh
+        kept, filtered = self._prepare(row.contract, fresh) if fresh else Prepared(fresh)
         late = 0
         if lane.of_range is None and row.watermark > row.origin:
             late = sum(event.is_timed and event.time_us < row.watermark * _MICROSECONDS for event in unseen)
@@ -251,6 +258,7 @@ class Collector:
                 of_range=None if is_held else lane.of_range,
                 late=late,
                 repaired=repaired,
+                filtered=filtered,
             )
         )
         log.log(

@@ -143,7 +143,7 @@ class Deliverer:
                 and 0 <= age < self._sink.batch_age_seconds
             ):
                 return Progress(0, self._sink.batch_age_seconds - age)
-            self._pieces.append(self._fitting(batch.events))
+            self._pieces.append(self._fitting(self._redacted(batch.events)))
         piece = self._pieces[0]
         still = piece.open()
         if not still:
@@ -154,6 +154,11 @@ class Deliverer:
         if not isinstance(decision, Settle) or decision.retry:
             self._on_failed(_FAILURE_KINDS[type(outcome)])
         return self._carry_out(decision, piece, still, time.monotonic() - started)
+
+    def _redacted(self, events: Sequence[OutboxEvent]) -> Sequence[OutboxEvent]:
+        """The events as this sink may see them; as such they become dead letters, too."""
+        redact = self._sink.redact
+        return events if redact is None else [event.with_line(redact(event.line)) for event in events]
 
     def _fitting(self, events: Sequence[OutboxEvent]) -> _Piece:
         """The events with those that are larger than the sink takes shortened or dead, as `oversize` says."""

@@ -154,6 +154,7 @@ class Endpoint:
             return RetryAfter(str(error), error.retry_after_seconds)
         except BodyTooLargeError as error:
             return RetryAfter(f"{error} (check {self._place})")
+        self._used_at = time.monotonic()
         if answer.status in self._successes:
             return Accepted(status=answer.status)
         return outcome_of(

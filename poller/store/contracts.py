@@ -6,7 +6,7 @@ The heart is `commit_window`: what a window brought, and that it was read, becom
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from poller.events import Event
@@ -46,8 +46,9 @@ class Commit(NamedTuple):
     """What one window means to the state.
 
     `fetched` is how many entries the API sent for it, `unseen` its events that the ledger did not know, `new_count` how many of
-    them nobody else has delivered either, `kept` those of them that go to the outbox, perhaps rewritten. `advance_to` moves
-    the watermark (None: it stays), `of_range` is the span that the window is the next piece of (None: of none).
+    them nobody else has delivered either, `kept` those of them that go to the outbox, perhaps rewritten, `filtered` how many of
+    the others were left out for which reason. `advance_to` moves the watermark (None: it stays), `of_range` is the span that
+    the window is the next piece of (None: of none).
     """
 
     contract: str
@@ -61,6 +62,7 @@ class Commit(NamedTuple):
     of_range: int | None = None
     late: int = 0
     repaired: int = 0
+    filtered: Mapping[str, int] = {}
 
 
 class Contracts:
@@ -151,6 +153,11 @@ class Contracts:
                     commit.contract,
                 ),
             )
+            connection.executemany(
+                "INSERT INTO filtered (reason, count) VALUES (?, ?)"
+                " ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count",
+                list(commit.filtered.items()),
+            )
             if commit.of_range is not None:
                 connection.execute("UPDATE ranges SET start = ? WHERE id = ?", (commit.window.end, commit.of_range))
                 connection.execute("DELETE FROM ranges WHERE id = ? AND start >= end", (commit.of_range,))
@@ -192,6 +199,11 @@ def _checked(row: tuple[Any, ...]) -> Contract:
     if not is_whole:
         raise DamagedRowError("a contract's row fails its checksum")
     return Contract(*values)
+
+
+def read_filtered(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many events were left out for which reason, ever."""
+    return dict(connection.execute("SELECT reason, count FROM filtered ORDER BY reason").fetchall())
 
 
 def read_contracts(connection: sqlite3.Connection) -> list[Contract]:

@@ -45,6 +45,7 @@ MIGRATIONS = (
         id INTEGER PRIMARY KEY, contract TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
         purpose TEXT NOT NULL
     );
+    CREATE TABLE filtered (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE ledger (
         id INTEGER PRIMARY KEY, contract TEXT NOT NULL, hour INTEGER NOT NULL, is_timed INTEGER NOT NULL,
         first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, updated_at INTEGER NOT NULL, identities BLOB NOT NULL,

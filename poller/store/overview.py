@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from poller.events import Event
 from poller.store import dead_letters, ledger, outbox
-from poller.store.contracts import Contract, read_contracts
+from poller.store.contracts import Contract, read_contracts, read_filtered
 from poller.store.database import Database, open_read_only, translated_reading
 from poller.store.outbox import Sink, Size
 
@@ -37,6 +37,7 @@ class Overview(NamedTuple):
     sinks: list[SinkOverview]
     outbox: Size
     pending_ranges: int
+    filtered: dict[str, int]
 
     def imbalances(self) -> list[str]:
         """What does not add up, in a line each; empty when the books balance."""
@@ -52,6 +53,9 @@ class Overview(NamedTuple):
             for row in self.sinks
             if not row.is_balanced
         ]
+        by_contract, by_reason = sum(row.filtered for row in self.contracts), sum(self.filtered.values())
+        if by_contract != by_reason:
+            lines.append(f"filtered: {by_contract} by contract, but {by_reason} by reason")
         return lines
 
 
@@ -100,7 +104,7 @@ def _read(connection: sqlite3.Connection) -> Overview:
         ]
         size = Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
         ranges = connection.execute("SELECT count(*) FROM ranges").fetchone()[0]
-        return Overview(read_contracts(connection), sinks, size, ranges)
+        return Overview(read_contracts(connection), sinks, size, ranges, read_filtered(connection))
 
 
 @contextmanager

@@ -273,7 +273,7 @@ def https(directory: Path) -> Iterator[str]:
         server = stack.enter_context(Server(("127.0.0.1", 0), Handler))
         server.socket = context.wrap_socket(server.socket, server_side=True)
         stack.callback(server.shutdown)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"https://localhost:{server.server_address[1]}"
 
 

@@ -15,16 +15,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import yaml
 
 from poller.config import LoggingServiceSink
 from poller.config.load import load
 from poller.simulator import Simulator, SimulatorSettings
+from tests.fluent_bit import alike, read_classic, read_yaml, size_bytes
 from tests.integration.fetching import Bench, Starter
 from tests.support import TOP, clean_environment, free_port, wait_until
 
@@ -48,85 +48,6 @@ KEYS = {
 }
 
 
-class Pipeline(NamedTuple):
-    """A configuration, whichever syntax it was written in: keys in lower case, values as text."""
-
-    service: dict[str, str]
-    parsers: list[dict[str, str]]
-    inputs: list[dict[str, str]]
-    outputs: list[dict[str, str]]
-
-
-def classic_sections(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """The sections of a classic file, in order: `[NAME]`, then indented `Key  Value`; a key once in each."""
-    sections: list[tuple[str, dict[str, str]]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if header := re.fullmatch(r"\[([A-Z]+)]", line):
-            sections.append((header[1].lower(), {}))
-            continue
-        entry = re.fullmatch(r" {4}(\S+) +(\S.*)", line)
-        assert entry, f"{path.name}:{number}: neither section nor key: {line!r}"
-        assert entry[1].lower() not in sections[-1][1], f"{path.name}:{number}: twice: {entry[1]}"
-        sections[-1][1][entry[1].lower()] = entry[2]
-    return sections
-
-
-def read_classic(path: Path) -> Pipeline:
-    sections = classic_sections(path)
-
-    def of_kind(kind: str) -> list[dict[str, str]]:
-        return [keys for name, keys in sections if name == kind]
-
-    assert {name for name, _ in sections} <= {"service", "input", "output"}
-    (service,) = of_kind("service")
-    parsers: list[dict[str, str]] = []
-    if "parsers_file" in service:
-        found = classic_sections(path.parent / service.pop("parsers_file"))
-        assert {name for name, _ in found} == {"parser"}
-        parsers = [keys for _, keys in found]
-    return Pipeline(service, parsers, of_kind("input"), of_kind("output"))
-
-
-def read_yaml(path: Path) -> Pipeline:
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert set(document) <= {"service", "parsers", "pipeline"}
-    assert set(document["pipeline"]) == {"inputs", "outputs"}
-    return Pipeline(
-        _texts(document["service"]),
-        [_texts(keys) for keys in document.get("parsers", [])],
-        [_texts(keys) for keys in document["pipeline"]["inputs"]],
-        [_texts(keys) for keys in document["pipeline"]["outputs"]],
-    )
-
-
-def _texts(keys: dict[str, Any]) -> dict[str, str]:
-    """YAML's own types as classic files spell them: `on` is true there."""
-    return {key: ("on" if value else "off") if isinstance(value, bool) else str(value) for key, value in keys.items()}
-
-
-def _alike(pipeline: Pipeline) -> Pipeline:
-    """Without what two spellings of one value differ in, and without parsers that it does not use."""
-    used = {keys.get("parser") for keys in pipeline.inputs}
-    words = {"true": "on", "false": "off"}
-
-    def plain(keys: dict[str, str]) -> dict[str, str]:
-        return {key: words.get(value.lower(), value.lower()) for key, value in keys.items()}
-
-    return Pipeline(
-        plain(pipeline.service),
-        [plain(keys) for keys in pipeline.parsers if keys["name"] in used],
-        [plain(keys) for keys in pipeline.inputs],
-        [plain(keys) for keys in pipeline.outputs],
-    )
-
-
-def _bytes(size: str) -> int:
-    number, unit = re.fullmatch(r"(\d+)([KMG]?)", size).groups()  # type: ignore[union-attr]
-    return int(number) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[unit]
-
-
 PIPELINES = {f"{name}.conf": read_classic(FILES / f"{name}.conf") for name in NAMES} | {
     f"{name}.yaml": read_yaml(FILES / f"{name}.yaml") for name in NAMES
 }
@@ -145,7 +66,7 @@ def test_every_file_is_known_here_and_in_the_readme() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_two_syntaxes_say_the_same(name: str) -> None:
-    assert _alike(PIPELINES[f"{name}.yaml"]) == _alike(PIPELINES[f"{name}.conf"])
+    assert alike(PIPELINES[f"{name}.yaml"]) == alike(PIPELINES[f"{name}.conf"])
 
 
 @EACH
@@ -190,7 +111,7 @@ def test_nothing_is_dropped_that_a_setting_can_keep(file: str) -> None:
     assert "storage.total_limit_size" not in target  # it drops the oldest
     if source["name"] == "exec":
         assert source["threaded"].lower() == "on"
-        assert _bytes(source["buf_size"]) >= MINIMAL_BUFFER_BYTES
+        assert size_bytes(source["buf_size"]) >= MINIMAL_BUFFER_BYTES
 
 
 def test_each_goes_where_its_receiver_listens() -> None:
@@ -212,7 +133,7 @@ def test_the_config_of_run_pushes_where_fluent_bit_listens(tmp_path: Path) -> No
     assert isinstance(sink, LoggingServiceSink)
     assert sink.url == f"http://{source['listen']}:{source['port']}"
     assert sink.tag == target["match"]
-    assert 2 * sink.batch_bytes <= _bytes(source["buffer_max_size"])
+    assert 2 * sink.batch_bytes <= size_bytes(source["buffer_max_size"])
 
 
 # Their commands
@@ -224,11 +145,12 @@ def test_the_command_prints_lines_that_the_parser_takes(name: str, bench: Starte
     (source,) = pipeline.inputs
     parser = next(keys for keys in pipeline.parsers if keys["name"] == source["parser"])
     place = bench(events=50, entry_bytes=6000)
-    place.simulator.add_entries(place.simulator.contracts[0], [{"event": {"message": "x" * 3_000_000}}])
+    ago = datetime.now(UTC) - timedelta(minutes=5)
+    place.simulator.add_entries(place.simulator.contracts[0], [{"event": {"message": "x" * 3_000_000}}], at=ago)
     lines = _first_lines(place, source["command"], tmp_path)
     assert len(lines) == 2 * 50 + 1
     assert max(len(line) for line in lines) + 1 < min(
-        _bytes(source["buf_size"]), 256 * 1024 if name != "moesif" else 10**6
+        size_bytes(source["buf_size"]), 256 * 1024 if name != "moesif" else 10**6
     )
     assert parser["format"] == "json"
     for line in lines:

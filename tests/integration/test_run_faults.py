@@ -199,6 +199,7 @@ def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in
     collected = [daemon.metric("events_collected_total", account="default", contract=str(n)) for n in CONTRACTS]
     assert max_bytes <= held < max_bytes + 2 * 2 * window_bytes
     memory, disk = daemon.memory_bytes("VmHWM"), daemon.disk_bytes()
+    print(f"outbox full at {max_bytes} bytes: holds {held:.0f}, disk {disk}, memory at most {memory}")
     assert memory < 100 << 20
     # Write-ahead log included.
     assert disk < 4 * held + (20 << 20)
@@ -235,14 +236,15 @@ def test_a_full_outbox_does_not_hold_up_the_end(daemon_of: MakeDaemon) -> None:
 
 
 def test_sigterm_during_a_batch_finishes_it_and_repeats_nothing(daemon_of: MakeDaemon) -> None:
-    daemon = daemon_of(contracts=2, events=2500, faults=("sink=*:latency:1500ms",))
+    daemon = daemon_of(contracts=2, events=2500, faults=("sink=*:latency:1s",))
     daemon.configure(each={"read_timeout": '"30s"', "batch_events": "1000"})
     daemon.start()
     for name in (LOGGING, LOKI):
         wait_until(lambda name=name: daemon.simulator.sink_traffic[name].max_per_second, 10, what="a batch in flight")
     time.sleep(0.2)
     seconds = daemon.stop()
-    assert 0.5 < seconds < 4
+    print(f"ended {seconds:.2f} s after SIGTERM, with batches of 1 s on the way")
+    assert 0.3 < seconds < 4
     # What was in flight is delivered and known to be.
     for name in (LOGGING, LOKI):
         stored = daemon.simulator.intakes[name].stored
@@ -261,7 +263,9 @@ def test_sigterm_while_sink_and_api_hang_ends_within_ten_seconds(daemon_of: Make
     daemon.configure(each={"read_timeout": '"30s"'})
     daemon.start()
     wait_until(lambda: daemon.simulator.sink_traffic[LOGGING].max_per_second, 10, what="a batch in flight")
-    assert daemon.stop() < STOPS_WITHIN_SECONDS
+    seconds = daemon.stop()
+    print(f"ended {seconds:.2f} s after SIGTERM, with all that it waits for hanging")
+    assert seconds < STOPS_WITHIN_SECONDS
     assert daemon.logged("drain.timed_out")
     daemon.simulator.set_faults([])
     daemon.start()

@@ -11,7 +11,7 @@ from tests.daemon import CONTRACTS, LOGGING, LOKI, MakeDaemon
 from tests.support import wait_until
 
 # All of issue 3's hundred: IONOS_POLLER_TEST_KILLS=100. Read at import: the environment is cleaned before each test.
-KILLS = int(os.environ.get("IONOS_POLLER_TEST_KILLS", "15"))
+KILLS = int(os.environ.get("IONOS_POLLER_TEST_KILLS", "12"))
 BATCH_EVENTS = 100
 
 

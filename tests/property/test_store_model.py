@@ -182,6 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
                 now=self.now,
                 advance_to=advance_to,
                 of_range=of_range,
+                filtered={"some": min(1, len(unseen) - len(kept)), "others": max(0, len(unseen) - len(kept) - 1)},
             )
         )
         for event in unseen:

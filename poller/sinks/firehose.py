@@ -1,0 +1,192 @@
+"""AWS Data Firehose: PutRecordBatch, a line to a record.
+
+Firehose joins records without a delimiter, so each ends with a newline. It takes a call in part, and has no key to tell a repeat
+by: only what it did not take is sent again. AWS's library finds the credentials, signs, and is kept from retrying: that is ours
+to decide. It is imported here alone, and only by who has such a sink.
+Source: FACTS.md, "AWS Data Firehose"; the API reference of PutRecordBatch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from poller.config import Config
+from poller.config import FirehoseSink as Settings
+from poller.config.sinks import KIB, MIB
+from poller.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
+from poller.errors import ConfigError, Problem
+from poller.events import OutboxEvent
+from poller.sinks import Configured, build_render
+from poller.sinks.http import words_of
+from poller.transport import RateLimit, Response
+
+MAX_RECORDS = 500
+MAX_CALL_BYTES = 4 * MIB
+MAX_RECORD_BYTES = 1000 * KIB
+_NEWLINE = b"\n"
+
+_CREDENTIAL_CODES = {
+    *("AccessDenied", "AccessDeniedException", "AuthFailure", "ExpiredToken", "ExpiredTokenException"),
+    *("IncompleteSignature", "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidClientTokenId"),
+    *("InvalidSignature", "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken"),
+    *("MissingAuthenticationTokenException", "NotAuthorized", "OptInRequired", "UnrecognizedClientException"),
+}
+_REMEDIES = {
+    "ResourceNotFoundException": "is there a stream of this name in this region? check stream and region",
+    "InvalidArgumentException": "does the stream take direct PUT? check its source",
+    "InvalidKMSResourceException": "the stream's key cannot be used: check its state and policy in KMS",
+}
+# Of what botocore raises without asking AWS: what a person has to mend.
+_CREDENTIAL_ERRORS = (
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"),
+    *("NoAuthTokenError", "RefreshWithMFAUnsupportedError", "ConfigNotFound", "ProfileNotFound", "ConfigParseError"),
+    *("SSOError", "SSOTokenLoadError", "UnauthorizedSSOTokenError", "PendingAuthorizationExpiredError", "LoginError"),
+    *("MetadataRetrievalError", "InfiniteLoopConfigError", "InvalidConfigError", "UnauthorizedError"),
+)
+_CONNECTION_REASONS = (
+    ("ProxyConnectionError", "the proxy did not let the request through (check HTTPS_PROXY)"),
+    ("SSLError", "TLS failed (is the certificate signed by an unknown CA? name its file in ca_file)"),
+    ("ConnectTimeoutError", "no connection within connect_timeout (check the region and the firewall)"),
+    ("ReadTimeoutError", "no answer within read_timeout"),
+    ("EndpointConnectionError", "no connection (check region, endpoint_url and the DNS)"),
+    ("NoRegionError", "no region (give region, or set it in AWS's own configuration)"),
+    ("ParamValidationError", "AWS's library does not take the request (check stream)"),
+)
+
+
+class FirehoseSink(Configured):
+    """PutRecordBatch to one stream. For one thread."""
+
+    def __init__(self, settings: Settings, config: Config, stop: threading.Event) -> None:
+        """Raises: ConfigError when boto3 is not installed."""
+        try:
+            import boto3  # noqa: F401 - only whether it is there
+        except ImportError as error:
+            hint = "pip install 'ionos-poller[firehose]'"
+            raise ConfigError([Problem(f"sinks.{settings.name}.type", "firehose needs boto3", hint)]) from error
+        super().__init__(settings)
+        # Each record's newline counts.
+        self.batch_bytes = min(settings.batch_bytes, MAX_CALL_BYTES - MAX_RECORDS)
+        self.max_event_bytes = min(settings.max_event_bytes, MAX_RECORD_BYTES - len(_NEWLINE))
+        self._settings = settings
+        self._config = config
+        self._stop = stop
+        self._render = build_render(settings)
+        self._rate_limit = RateLimit(settings.requests_per_second)
+        self._client: Any = None
+        self._secrets: list[str] = []
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        render = self._render
+        records = [(render(event) if render else event.line) + _NEWLINE for event in events]
+        largest, size = max(map(len, records)), sum(map(len, records))
+        if largest > self.max_event_bytes + len(_NEWLINE):
+            return TooLarge(f"larger than max_event_bytes: a record of {largest} bytes")
+        if size > MAX_CALL_BYTES or len(records) > MAX_RECORDS:
+            return TooLarge(f"a call of {size} bytes in {len(records)} records")
+        answer = self._call("put_record_batch", Records=[{"Data": record} for record in records])
+        return answer if not isinstance(answer, dict) else outcome_of_answer(answer, len(records))
+
+    def probe(self) -> Outcome:
+        """Ask what the stream is: there is no call that takes no record."""
+        answer = self._call("describe_delivery_stream")
+        if isinstance(answer, CredentialsRefused) and "AccessDenied" in answer.reason:
+            reason = f"{answer.reason} (sending needs firehose:PutRecordBatch alone, this check DescribeDeliveryStream, too)"
+            return answer._replace(reason=reason)
+        if not isinstance(answer, dict):
+            return answer
+        status = answer.get("DeliveryStreamDescription", {}).get("DeliveryStreamStatus")
+        return Accepted() if status == "ACTIVE" else RetryAfter(f"the stream is {status}, not ACTIVE")
+
+    def _call(self, operation: str, **arguments: Any) -> dict[str, Any] | Outcome:
+        """The answer of a call, or what its failure means.  Raises: StoppedError while waiting for a turn."""
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        self._rate_limit.wait(self._stop)
+        outcome: Outcome
+        try:
+            if self._client is None:
+                self._connect()
+            answer: dict[str, Any] = getattr(self._client, operation)(
+                DeliveryStreamName=self._settings.stream, **arguments
+            )
+        except ClientError as error:
+            outcome = outcome_of_error(error.response, self._secrets)
+        except BotoCoreError as error:
+            outcome = outcome_of_failure(error)
+        except (ResponseParserError, OSError, ValueError) as error:  # no answer of AWS's; no address
+            outcome = RetryAfter(f"the call failed: {type(error).__name__} (check region and endpoint_url)")
+        else:
+            return answer
+        if isinstance(outcome, CredentialsRefused):
+            self._client = None  # the next call looks for credentials anew
+        return outcome
+
+    def _connect(self) -> None:
+        import boto3
+        from botocore.config import Config as ClientConfig
+
+        settings = self._settings
+        # A session of its own: the default one would remember credentials for as long as the process lives.
+        session = boto3.session.Session(region_name=settings.region)
+        endpoint = settings.endpoint_url or f"https://firehose.{session.region_name}.amazonaws.com"
+        self._client = session.client(
+            "firehose",
+            endpoint_url=settings.endpoint_url,
+            verify=str(settings.ca_file) if settings.ca_file else self._config.ca_bundle,
+            config=ClientConfig(
+                connect_timeout=settings.connect_timeout_seconds,
+                read_timeout=settings.read_timeout_seconds,
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                max_pool_connections=1,
+                proxies=self._config.proxies_for(endpoint),
+            ),
+        )
+        found = session.get_credentials()
+        if found is not None:
+            keys = found.get_frozen_credentials()
+            self._secrets = [secret for secret in (keys.secret_key, keys.token, keys.access_key) if secret]
+
+
+def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
+    """What a 200 means for each of `count` records: taken, or to be sent again."""
+    results = answer.get("RequestResponses")
+    if not isinstance(results, list) or len(results) != count:
+        return RetryAfter("the answer is none of Firehose's (check endpoint_url)")
+    failed = {index: result["ErrorCode"] for index, result in enumerate(results) if result.get("ErrorCode")}
+    if not failed:
+        return Accepted(status=200)
+    if len(failed) == count:
+        # Nothing was taken: to send all of it again at once would be the wrong answer to a throttled stream.
+        return RetryAfter(f"no record was taken: {', '.join(sorted(set(failed.values())))}")
+    return Accepted(retry=tuple(failed))
+
+
+def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -> Outcome:
+    """What an error of AWS's means. It concerns the whole call, never one record: to Firehose they are only bytes."""
+    error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
+    code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0)) or None
+    words = words_of(Response(status or 0, {}, str(error.get("Message", "")).encode()), secrets, b"")
+    reason = f"{code}: {words}" if words else code
+    if code in _CREDENTIAL_CODES or status in (401, 403):
+        return CredentialsRefused(reason, status)
+    if status == 413 or code == "RequestEntityTooLargeException":
+        return TooLarge(reason, status)
+    if remedy := _REMEDIES.get(code):
+        reason = f"{reason} ({remedy})"
+    return RetryAfter(reason)
+
+
+def outcome_of_failure(error: Exception) -> Outcome:
+    """What it means that a call did not reach AWS, or was not even made. The text names the kind, never an address."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    name = type(error).__name__
+    if not kinds.isdisjoint(_CREDENTIAL_ERRORS):
+        return CredentialsRefused(f"no usable AWS credentials: {name} (environment, profile or role: see AWS's own settings)")
+    for kind, reason in _CONNECTION_REASONS:
+        if kind in kinds:
+            return RetryAfter(reason)
+    return RetryAfter(f"the call failed: {name}")

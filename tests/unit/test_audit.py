@@ -1,0 +1,226 @@
+"""The auditor against a table of hours: what it finds, and how few requests that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poller.errors import TransientError
+from poller.events import Page
+from poller.pipeline.audit import Auditor, Difference, closed_span
+from poller.store.ledger import HOUR_SECONDS, Count
+from poller.windows import Window
+
+CONTRACT = "31960001"
+START = 1_780_000_000 // HOUR_SECONDS * HOUR_SECONDS
+RESULT_WINDOW = 10_000
+
+
+class Totals:
+    """An API that answers nothing but totals. `hours` by number from START; their entries spread evenly, or all at one second."""
+
+    def __init__(
+        self,
+        hours: Mapping[int, int],
+        *,
+        cap: int = 0,
+        says_capped: bool = False,
+        has_totals: bool = True,
+        is_burst: bool = False,
+    ) -> None:
+        self.seconds = sorted(
+            START + hour * HOUR_SECONDS + (0 if is_burst else i * HOUR_SECONDS // count)
+            for hour, count in hours.items()
+            for i in range(count)
+        )
+        self.cap = cap
+        self.says_capped = says_capped
+        self.has_totals = has_totals
+        self.requests = 0
+
+    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        assert (contract, offset, limit) == (CONTRACT, 0, 1), "a small request"
+        assert window.seconds > 0
+        self.requests += 1
+        total = sum(window.start <= second < window.end for second in self.seconds)
+        is_over = bool(self.cap) and total > self.cap
+        shown = min(total, self.cap) if self.cap else total
+        return Page((), shown if self.has_totals else None, is_over and self.says_capped, 0, False)
+
+
+def span(hours: int) -> Window:
+    return Window(START, START + hours * HOUR_SECONDS)
+
+
+def counts(hours: Mapping[int, int]) -> dict[int, Count]:
+    return {START + hour * HOUR_SECONDS: Count(count, 0) for hour, count in hours.items() if count}
+
+
+def compare(
+    totals: Totals, window: Window, ours: Mapping[int, int], result_window: int = RESULT_WINDOW
+) -> dict[int, int]:
+    """The hours that differ, by number, and how many entries are missing in them."""
+    found = Auditor(totals, CONTRACT, result_window).compare(window, counts(ours))
+    assert found == sorted(found, key=lambda difference: difference.window)
+    return {(difference.window.start - START) // HOUR_SECONDS: difference.missing for difference in found}
+
+
+def test_a_span_that_is_equal_costs_one_request() -> None:
+    hours = {hour: 7 + hour % 5 for hour in range(720)}
+    totals = Totals(hours)
+    assert compare(totals, span(720), hours) == {}
+    assert totals.requests == 1
+
+
+def test_an_empty_span_costs_one_request() -> None:
+    totals = Totals({})
+    assert compare(totals, span(24), {}) == {}
+    assert totals.requests == 1
+
+
+def test_one_missing_entry_in_a_month_is_found_in_a_dozen_requests() -> None:
+    hours = dict.fromkeys(range(720), 10)
+    totals = Totals(hours)
+    assert compare(totals, span(720), hours | {100: 9}) == {100: 1}
+    assert totals.requests <= 12
+
+
+def test_where_every_hour_differs_each_costs_one_request() -> None:
+    totals = Totals(dict.fromkeys(range(48), 10))
+    assert compare(totals, span(48), dict.fromkeys(range(48), 8)) == dict.fromkeys(range(48), 2)
+    assert totals.requests == 48
+
+
+@given(hours=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+def test_each_hour_that_differs_is_found_and_no_span_costs_more_than_a_request_an_hour(
+    hours: list[tuple[int, int]],
+) -> None:
+    theirs = {hour: pair[0] for hour, pair in enumerate(hours)}
+    ours = {hour: pair[1] for hour, pair in enumerate(hours)}
+    totals = Totals(theirs)
+    # Opposite differences may hide each other: nobody else would look into a span whose sums agree.
+    is_one_sided = all(ours[hour] <= theirs[hour] for hour in theirs)
+    found = compare(totals, span(len(hours)), ours)
+    expected = {hour: max(0, theirs[hour] - ours[hour]) for hour in theirs if theirs[hour] != ours[hour]}
+    assert found.items() <= expected.items()
+    if is_one_sided:
+        assert found == expected
+    assert totals.requests <= len(hours)
+
+
+@given(
+    hours=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), min_size=1, max_size=40),
+    says_capped=st.booleans(),
+)
+def test_capped_totals_hide_nothing_and_cost_a_request_an_hour_and_one(
+    hours: list[tuple[int, int]], says_capped: bool
+) -> None:
+    theirs = {hour: count for hour, (count, _) in enumerate(hours)}
+    ours = {hour: max(0, count - missing) for hour, (count, missing) in enumerate(hours)}
+    window = 25
+    totals = Totals(theirs, cap=window, says_capped=says_capped)
+    found = compare(totals, span(len(hours)), ours, window)
+    assert found == {hour: theirs[hour] - ours[hour] for hour in theirs if theirs[hour] != ours[hour]}
+    # Each answer of a span that we hold little of, and the API much, is one more.
+    surprises = sum(theirs.values()) // window - sum(ours.values()) // window
+    assert totals.requests <= len(hours) + 1 + 2 * max(0, surprises)
+
+
+def test_a_busy_day_that_is_equal_costs_few_requests_where_totals_are_capped() -> None:
+    hours = dict.fromkeys(range(24), 1000)
+    totals = Totals(hours, cap=10_000)
+    assert compare(totals, span(24), hours) == {}
+    assert totals.requests == 5, "the day, whose total is capped, and its quarters"
+
+
+def test_totals_beyond_what_can_be_paged_are_taken_at_their_word_where_they_are_exact() -> None:
+    hours = dict.fromkeys(range(24), 1001)
+    totals = Totals(hours)
+    assert compare(totals, span(24), hours) == {}
+    assert totals.requests == 1
+
+
+@pytest.mark.parametrize("cap", [10_000, 12_000, 50_000])
+def test_a_cap_elsewhere_than_expected_invents_no_difference(cap: int) -> None:
+    hours = dict.fromkeys(range(24), 3001)
+    totals = Totals(hours, cap=cap)
+    assert compare(totals, span(24), hours) == {}
+    assert compare(totals, span(24), hours | {3: 3000}) == {3: 1}
+
+
+def test_an_hour_that_holds_more_than_the_api_counts_is_bisected() -> None:
+    totals = Totals({1: 30_000}, cap=10_000)
+    assert compare(totals, span(3), {1: 29_998}) == {1: 2}
+    assert compare(totals, span(3), {1: 30_000}) == {}
+
+
+def test_a_second_that_holds_more_than_the_api_counts_is_told_as_at_least_that() -> None:
+    totals = Totals({0: 12_345}, cap=10_000, is_burst=True)
+    assert compare(totals, span(1), {0: 9_000}) == {0: 1_000}
+
+
+def test_more_collected_than_the_api_shows_differs_but_misses_nothing() -> None:
+    found = Auditor(Totals({0: 3}), CONTRACT, RESULT_WINDOW).compare(span(2), counts({0: 3, 1: 2}))
+    assert found == [Difference(CONTRACT, Window(START + 3600, START + 7200), 0, 2, 0)]
+    assert found[0].missing == 0
+
+
+def test_what_was_pruned_counts_as_collected_and_is_named() -> None:
+    ledger = {START: Count(5, 5), START + HOUR_SECONDS: Count(5, 0)}
+    assert Auditor(Totals({0: 5, 1: 5}), CONTRACT, RESULT_WINDOW).compare(span(2), ledger) == []
+    found = Auditor(Totals({0: 6, 1: 5}), CONTRACT, RESULT_WINDOW).compare(span(2), ledger)
+    assert [(difference.missing, difference.forgotten) for difference in found] == [(1, 5)]
+
+
+def test_an_api_without_totals_cannot_be_audited_and_says_so() -> None:
+    with pytest.raises(TransientError, match="gives no totals"):
+        compare(Totals({0: 1}, has_totals=False), span(1), {})
+
+
+def test_a_span_that_begins_within_an_hour_is_compared_from_there() -> None:
+    totals = Totals({0: 60, 1: 10})
+    window = Window(START + 1800, START + 2 * HOUR_SECONDS)
+    # The ledger has nothing from before collecting began, so its hour counts as far as it goes.
+    assert compare(totals, window, {0: 30, 1: 10}) == {}
+    assert compare(totals, window, {0: 29, 1: 10}) == {0: 1}
+
+
+@pytest.mark.parametrize("cap", [0, 100])
+@pytest.mark.parametrize("window", [span(5), Window(START + 7, START + 2 * HOUR_SECONDS + 1), Window(START, START + 1)])
+def test_entries_are_counted_however_many_the_api_counts_at_once(cap: int, window: Window) -> None:
+    totals = Totals({0: 1000, 2: 777, 4: 1}, cap=cap)
+    expected = sum(window.start <= second < window.end for second in totals.seconds)
+    assert Auditor(totals, CONTRACT, 100).count(window) == expected
+
+
+H = HOUR_SECONDS
+NOON = START
+
+
+@pytest.mark.parametrize(
+    ("asked", "origin", "now", "overlap", "expected"),
+    [
+        (Window(NOON, NOON + 3 * H), 0, NOON + 9 * H, 600, Window(NOON, NOON + 3 * H)),
+        # The hour that began before the span is looked at whole, the one in which it ends is not.
+        (Window(NOON + 60, NOON + 3 * H - 1), 0, NOON + 9 * H, 600, Window(NOON, NOON + 2 * H)),
+        # An hour is closed when ordinary lateness is over, too.
+        (Window(NOON, NOON + 3 * H), 0, NOON + 3 * H + 599, 600, Window(NOON, NOON + 2 * H)),
+        (Window(NOON, NOON + 3 * H), 0, NOON + 3 * H + 600, 600, Window(NOON, NOON + 3 * H)),
+        # The hour in which collecting began counts from then.
+        (Window(NOON, NOON + 3 * H), NOON + 60, NOON + 9 * H, 600, Window(NOON + 60, NOON + 3 * H)),
+        (Window(NOON + 120, NOON + 3 * H), NOON + 60, NOON + 9 * H, 600, Window(NOON + 60, NOON + 3 * H)),
+        # Hours before that were never asked for: they are shown as what they are, missing.
+        (Window(NOON, NOON + 3 * H), NOON + H + 60, NOON + 9 * H, 600, Window(NOON, NOON + 3 * H)),
+        # Nothing is closed.
+        (Window(NOON, NOON + H - 1), 0, NOON + 9 * H, 600, None),
+        (Window(NOON, NOON + H), 0, NOON + H, 600, None),
+        (Window(NOON + 5 * H, NOON + 6 * H), 0, NOON + H, 0, None),
+    ],
+)
+def test_only_whole_hours_that_are_over_are_compared(
+    asked: Window, origin: int, now: int, overlap: int, expected: Window | None
+) -> None:
+    assert closed_span(asked, origin, now, overlap) == expected
