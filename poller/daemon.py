@@ -242,7 +242,13 @@ class _Work:
             for sink in parts.sinks
         ]
         self._collector = Collector(
-            state, parts.accounts, parts.config, stop=stop, on_window=self._after_window, clock=clock
+            state,
+            parts.accounts,
+            parts.config,
+            stop=stop,
+            prepare=parts.prepare,
+            on_window=self._after_window,
+            clock=clock,
         )
         self._busy: set[str] = set()
         self._busy_lock = threading.Lock()

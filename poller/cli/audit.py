@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 import msgspec
 
-from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.compose import activity_logs, preparation, stop_on_signals
 from poller.cli.messages import note, tell
 from poller.cli.options import TIME, GlobalOptionsCommand, Settings
 from poller.config import Config
@@ -145,7 +145,8 @@ class _Audit:
             note("the running daemon collects them at its next poll")
             return []
         try:
-            collector = Collector(held, self._accounts, self._config, stop=self._stop)
+            prepare = preparation(self._config)
+            collector = Collector(held, self._accounts, self._config, stop=self._stop, prepare=prepare)
             polls = [collector.collect(contract) for contract in sorted({row.contract for row in differences})]
         finally:
             held.close()

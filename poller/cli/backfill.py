@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from poller.api import ActivityLog
-from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.compose import activity_logs, preparation, stop_on_signals
 from poller.cli.messages import exit_code, note, tell
 from poller.cli.options import TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
@@ -170,6 +170,7 @@ class _Backfill:
                 self._accounts,
                 self._config,
                 stop=self._stop,
+                prepare=preparation(self._config),
                 not_elsewhere=self._not_elsewhere(),
                 on_window=after_window,
                 until=window.end,

@@ -65,7 +65,10 @@ def entry_filter(config: Config) -> Filter | None:
     from poller.mapping.filter import Filter
 
     exclude, include = (
-        [{key: pattern for key, pattern in msgspec.structs.asdict(rule).items() if pattern is not None} for rule in rules]
+        [
+            {key: pattern for key, pattern in msgspec.structs.asdict(rule).items() if pattern is not None}
+            for rule in rules
+        ]
         for rules in (config.filter.exclude, config.filter.include)
     )
     return Filter(exclude, include)

@@ -10,29 +10,46 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.compose import activity_logs, preparation, stop_on_signals
 from poller.cli.messages import exit_code
 from poller.cli.options import TIME, GlobalOptionsCommand, Settings
+from poller.config import ActionSink, Config, MoesifSink
 from poller.errors import ConfigError, OutputError, PollerError, Problem
 from poller.events import OutboxEvent
 from poller.mapping import truncated, with_time
 from poller.pipeline.collect import Collector, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
+from poller.sinks import build_actions
 from poller.sinks.stdout import StdoutSink
 from poller.store import State
+from poller.windows import Window
+
+if TYPE_CHECKING:
+    from poller.mapping.moesif import ActionMaker
 
 log = logging.getLogger("poller.fetch")
 
 Renderer = Callable[[OutboxEvent], bytes]
 
+_SAMPLE_SECONDS = 3600
+
 
 @click.command("fetch", cls=GlobalOptionsCommand)
 @click.option("--since", type=TIME, metavar="T", help="Read again from T; what was already printed is not repeated.")
 @click.option("--contract", "contracts", multiple=True, metavar="N", help="Only this contract (repeatable).")
+@click.option(
+    "--format",
+    "line_format",
+    type=click.Choice(["raw", "moesif-action"]),
+    default="raw",
+    show_default=True,
+    help="The entry as the API gave it, or a Moesif action.",
+)
 @click.option("--time-key", metavar="NAME", help="Add a top-level copy of the event's time under this name.")
 @click.option(
     "--max-line-bytes", type=click.IntRange(min=512), metavar="N", help="Shorten longer lines, with a marker."
@@ -44,15 +61,22 @@ Renderer = Callable[[OutboxEvent], bytes]
     metavar="FILE",
     help='Begin where the tutorial\'s script stopped: {"last_run": "<iso>"}. Heeded once.',
 )
+@click.option(
+    "--explain-filter",
+    is_flag=True,
+    help="Print no entries, but what [filter] does to those of the last hour (or since T). Changes nothing.",
+)
 @click.pass_obj
 def command(
     settings: Settings,
     since: int | None,
     contracts: tuple[str, ...],
+    line_format: str,
     time_key: str | None,
     max_line_bytes: int | None,
     wait: bool,
     adopt_state: Path | None,
+    explain_filter: bool,
 ) -> int:
     """One poll: new events as JSON lines on stdout, oldest first per contract.
 
@@ -63,6 +87,7 @@ def command(
       ionos-poller fetch
       ionos-poller fetch --since 7d --contract 31960001 > week.ndjson
       ionos-poller fetch --time-key time --max-line-bytes 2000000   (for Fluent Bit)
+      ionos-poller fetch --explain-filter --since 24h
     """
     config = settings.load()
     stop = threading.Event()
@@ -73,13 +98,21 @@ def command(
     if output is None:
         raise OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")
     accounts = activity_logs(config, stop)
+    if explain_filter:
+        from poller.cli.explain import explain
+
+        return explain(
+            config, accounts, Window(since or int(time.time()) - _SAMPLE_SECONDS, int(time.time())), contracts
+        )
+    prepare = preparation(config)
     state = State.open(config.state_dir, "fetch", wait=wait, stop=stop, is_fresh_start=since is not None)
     try:
         if adopt_state is not None and since is None:
             since = _adopted(adopt_state, state)
-        sink = StdoutSink(output, render=_renderer(time_key, max_line_bytes))
+        actions = build_actions(_action_table(config)) if line_format == "moesif-action" else None
+        sink = StdoutSink(output, render=_renderer(actions, time_key, max_line_bytes))
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
-        collector = Collector(state, accounts, config, stop=stop, on_window=transfer.after_window)
+        collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)
         failures: list[PollerError] = []
 
         def discover() -> list[str]:
@@ -118,21 +151,35 @@ def _adopted(path: Path, state: State) -> int | None:
     return since
 
 
-def _renderer(time_key: str | None, max_line_bytes: int | None) -> Renderer | None:
+def _action_table(config: Config) -> ActionSink | None:
+    """The first sink of the configuration that makes Moesif actions: as it does, so do we."""
+    candidates = (sink for sink in config.sinks if isinstance(sink, ActionSink))
+    return next((sink for sink in candidates if isinstance(sink, MoesifSink) or sink.format == "moesif-action"), None)
+
+
+def _renderer(actions: ActionMaker | None, time_key: str | None, max_line_bytes: int | None) -> Renderer | None:
     """How an event becomes a line; None: as it is."""
-    if time_key is None and max_line_bytes is None:
+    if actions is None and time_key is None and max_line_bytes is None:
         return None
+    shape = actions.make if actions else _entry
 
     def render(event: OutboxEvent) -> bytes:
-        line = event.line if time_key is None else with_time(event.line, time_key, event.time_us)
+        line = _timed(shape(event), time_key, event)
         if max_line_bytes is None or len(line) < max_line_bytes:
             return line
         # The time is added to what is left, so that it is never what is cut.
-        added = 0 if time_key is None else len(with_time(b"{}", time_key, event.time_us)) - 1
-        line = truncated(event.line, max_line_bytes - 1 - added)
-        return line if time_key is None else with_time(line, time_key, event.time_us)
+        added = 0 if time_key is None else len(_timed(b"{}", time_key, event)) - 1
+        return _timed(shape(event, max_bytes=max_line_bytes - 1 - added), time_key, event)
 
     return render
+
+
+def _entry(event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
+    return event.line if max_bytes is None else truncated(event.line, max_bytes)
+
+
+def _timed(line: bytes, time_key: str | None, event: OutboxEvent) -> bytes:
+    return line if time_key is None else with_time(line, time_key, event.time_us)
 
 
 def _conclude(polls: Sequence[Poll], failures: Sequence[PollerError], delivered: int) -> int:

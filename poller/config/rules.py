@@ -69,7 +69,10 @@ def check_config(config: Config) -> Iterator[Problem]:
     yield from _check_unique("sinks", [sink.name for sink in config.sinks], "name")
     files = [sink.path if isinstance(sink, FileSink) else "" for sink in config.sinks]
     yield from _check_unique("sinks", files, "path")
-    redacts = [("redact", config.redact), *((f"sinks[{at}].redact", sink.redact) for at, sink in enumerate(config.sinks))]
+    redacts = [
+        ("redact", config.redact),
+        *((f"sinks[{at}].redact", sink.redact) for at, sink in enumerate(config.sinks)),
+    ]
     for path, redact in redacts:
         if redact and redact.hash and redact.hash_key is None and config.redact.hash_key is None:
             yield Problem(f"{path}.hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key")

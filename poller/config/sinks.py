@@ -53,7 +53,9 @@ FormatChoice = Annotated[Format, describe("choice", "The entry as the API gave i
 ActionName = Annotated[
     str,
     describe(
-        "text", "`action_name` of an action: a path such as `event.type`, or a template of paths in braces.", is_mapping=True
+        "text",
+        "`action_name` of an action: a path such as `event.type`, or a template of paths in braces.",
+        is_mapping=True,
     ),
 ]
 CompanyId = Annotated[
@@ -130,7 +132,12 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     read_timeout_seconds: ReadTimeout = 30.0
     keepalive_seconds: Annotated[
         float,
-        describe("duration", "A connection that was idle for longer is not used again; `0s`: a new one each time.", ge=0, le=3600),
+        describe(
+            "duration",
+            "A connection that was idle for longer is not used again; `0s`: a new one each time.",
+            ge=0,
+            le=3600,
+        ),
     ] = 60.0
     requests_per_second: RequestsPerSecond = 10.0
     headers: Headers = {}

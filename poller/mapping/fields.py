@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -59,11 +60,9 @@ class Fields:
     def _look(self, line: bytes) -> Sequence[Value]:
         """The same, for an entry of any shape."""
         entry = None
-        try:
+        with suppress(ValueError, RecursionError):
             # Numbers as they are written: they may have more digits than Python converts.
             entry = json.loads(line, parse_int=str, parse_float=str)
-        except (ValueError, RecursionError):
-            pass
         values: list[Value] = []
         for path in self._paths:
             found = list(_walk(entry, path))
@@ -140,6 +139,7 @@ def _shape(paths: Sequence[Path]) -> type[msgspec.Struct] | None:
         inner = _shape(rests) if any(rests) else Any
         if inner is None:
             return None
+        field: Any
         if step.is_list:
             field = msgspec.field(name=name, default_factory=list)
         else:

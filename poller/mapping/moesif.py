@@ -1,7 +1,7 @@
 """An entry as a Moesif action. Pure.
 
-Every action is valid, whatever the entry lacks: it has a name, a time, an address and an absolute URI. Its `transaction_id` depends
-on the entry alone, so that sending it twice stores it once. The entry itself goes along untouched, as `metadata`.
+Every action is valid, whatever the entry lacks: it has a name, a time, an address and an absolute URI. Its `transaction_id`
+depends on the entry alone, so that sending it twice stores it once. The entry itself goes along untouched, as `metadata`.
 Source: FACTS.md, "Moesif Actions API".
 """
 
@@ -11,7 +11,6 @@ import ipaddress
 import json
 import re
 import uuid
-from collections.abc import Sequence
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -19,7 +18,7 @@ import msgspec
 
 from poller.events import OutboxEvent
 from poller.mapping.fields import Fields, Value
-from poller.mapping.shorten import SHORTEST_BYTES, format_time_us, truncated
+from poller.mapping.shorten import format_time_us, truncated
 
 NO_NAME = "unknown"
 NO_ADDRESS = "0.0.0.0"  # noqa: S104 - without one Moesif would take the caller's for the user's
@@ -76,7 +75,7 @@ class ActionMaker:
         around = len(head) + len(b',"metadata":')
         line = event.line
         if max_bytes is not None and around + len(line) > max_bytes:
-            line = truncated(line, max(SHORTEST_BYTES, max_bytes - around))
+            line = truncated(line, max_bytes - around)
         return b'%s,"metadata":%s}' % (head[:-1], line)
 
 

@@ -100,12 +100,13 @@ class _Node:
 
     def strictest(self) -> Change:
         """The harshest of all that is done here and below: for a value that is not of the shape the paths expect."""
-        found = list(self._changes())
+        found = list(self.changes())
         return next((change for change in (_drop, _mask) if change in found), found[0])
 
-    def _changes(self) -> Iterator[Change]:
+    def changes(self) -> Iterator[Change]:
+        """All that is done here and below."""
         yield from (change for change in (self.whole, self.items) if change is not None)
-        yield from chain.from_iterable(node._changes() for node in self.inner.values())
+        yield from chain.from_iterable(node.changes() for node in self.inner.values())
 
 
 def _tree(changes: Iterable[tuple[Path, Change]]) -> _Node:

@@ -93,7 +93,9 @@ class FirehoseSink(Configured):
         """Ask what the stream is: there is no call that takes no record."""
         answer = self._call("describe_delivery_stream")
         if isinstance(answer, CredentialsRefused) and "AccessDenied" in answer.reason:
-            reason = f"{answer.reason} (sending needs firehose:PutRecordBatch alone, this check DescribeDeliveryStream, too)"
+            reason = (
+                f"{answer.reason} (sending needs firehose:PutRecordBatch alone, this check DescribeDeliveryStream, too)"
+            )
             return answer._replace(reason=reason)
         if not isinstance(answer, dict):
             return answer
@@ -185,7 +187,9 @@ def outcome_of_failure(error: Exception) -> Outcome:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     name = type(error).__name__
     if not kinds.isdisjoint(_CREDENTIAL_ERRORS):
-        return CredentialsRefused(f"no usable AWS credentials: {name} (environment, profile or role: see AWS's own settings)")
+        return CredentialsRefused(
+            f"no usable AWS credentials: {name} (environment, profile or role: see AWS's own settings)"
+        )
     for kind, reason in _CONNECTION_REASONS:
         if kind in kinds:
             return RetryAfter(reason)

@@ -78,7 +78,11 @@ class MoesifSink(Configured):
         if len(actions) == 1:
             return self._endpoint.post(actions[0])
         body = b"[" + b",".join(actions) + b"]"
-        return TooLarge(f"a batch of {len(body)} bytes") if len(body) > MAX_BODY_BYTES else self._endpoint.post(body, "/batch")
+        return (
+            TooLarge(f"a batch of {len(body)} bytes")
+            if len(body) > MAX_BODY_BYTES
+            else self._endpoint.post(body, "/batch")
+        )
 
     def probe(self) -> Outcome:
         """Post an empty array. Refused means reachable and let in, but without a liking for empty arrays."""

@@ -14,7 +14,7 @@ import msgspec
 
 from poller.simulator import Simulator
 from poller.simulator.intakes import digest_of
-from tests.integration.fetching import Bench, Run, failed, finish
+from tests.integration.fetching import Bench, Run, failed
 from tests.support import wait_until
 
 LOGGING, LOKI = "logging", "loki"
@@ -157,27 +157,3 @@ def peak_bytes(process: subprocess.Popen[bytes]) -> int:
 
     wait_until(is_over, 300, what="it ends")
     return peak
-
-
-__all__ = [
-    "AT_ONCE",
-    "DAY_SECONDS",
-    "HOUR_SECONDS",
-    "LOGGING",
-    "LOKI",
-    "SMALL_WINDOWS",
-    "ago",
-    "assert_complete",
-    "assert_exported",
-    "backfill",
-    "balanced",
-    "books",
-    "configure",
-    "everything",
-    "finish",
-    "hour_of",
-    "peak_bytes",
-    "read_lines",
-    "refused",
-    "text",
-]
