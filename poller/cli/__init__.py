@@ -5,8 +5,10 @@ Commands live in modules of their own, imported when they are called, so that `f
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -76,6 +78,7 @@ def main(prog_name: str = "ionos-poller") -> NoReturn:
     """Run the command line and end the process with its exit code."""
     if getattr(sys, "stderr", None) is None:  # closed before we began: nobody is told, but the work can be done
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # until the end
+    threading.excepthook = _tell_of_crash
     code = run(sys.argv[1:], prog_name)
     # Interrupted while the reader of a pipe held us up, flushing would wait for it again.
     for stream in (sys.stdout, sys.stderr) if code != EXIT_INTERRUPTED else ():
@@ -92,14 +95,12 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         with suppress(OSError):
             error.show()
         return EXIT_CONFIG
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except ConfigError as error:
         for problem in error.problems:
             tell(str(problem))
@@ -110,6 +111,22 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
         return error.exit_code
     except BrokenPipeError:
         return EXIT_INCOMPLETE
+    except Exception as error:  # noqa: BLE001  # a mistake of ours: what was committed stands, and no traceback helps a user
+        _tell_of_mistake(error)
+        return EXIT_INCOMPLETE
+
+
+def _tell_of_crash(crash: threading.ExceptHookArgs) -> None:
+    if crash.exc_value is not None:
+        _tell_of_mistake(crash.exc_value)
+
+
+def _tell_of_mistake(error: BaseException) -> None:
+    """One line for a user, the trace for whoever asked for it."""
+    logging.getLogger("poller").debug("program.failed", exc_info=error)
+    tell(
+        f"internal error: {type(error).__name__}: {error} (nothing is lost; --log-level debug shows where, please report it)"
+    )
 
 
 __all__ = ["cli", "main", "run"]

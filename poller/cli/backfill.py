@@ -246,7 +246,7 @@ class _Backfill:
     def _tell_of_old(self, sinks: str, count: int, old: Window) -> None:
         if not count:
             return
-        days = -(-old.seconds // 86_400)
+        days = max(1, round(old.seconds / 86_400))
         what = {
             "dead-letter": "they become dead letters",
             "skip": "they are skipped",

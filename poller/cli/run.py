@@ -10,9 +10,10 @@ import click
 from poller.cli.compose import activity_logs, preparation, token_expiries
 from poller.cli.options import TIME, GlobalOptionsCommand, Settings
 from poller.config import Config, process_environment
-from poller.daemon import Daemon, Parts
+from poller.daemon import Daemon
 from poller.errors import ConfigError, Problem, StateFullError, TransientError
 from poller.notify import Notifier
+from poller.schedule import Parts
 from poller.sinks import build_sink
 from poller.store import State
 

@@ -143,6 +143,7 @@ def _books(config: Config, state: Overview) -> str:
     }
     sums = f"new {total['new']:,} + seen before {total['seen']:,} + filtered {total['filtered']:,}"
     lines = [f" books: fetched {total['fetched']:,} = {sums}"]
+    lines += [f"   filtered {count:,} by {_escape(reason)}" for reason, count in state.filtered.items()]
     lines += [f" [red]DOES NOT BALANCE: {_escape(line)}[/]" for line in state.imbalances()]
     share = f"{format_size(state.outbox.bytes)} of {format_size(config.outbox.max_bytes)}"
     lines.append(f" outbox: {state.outbox.events:,} events, {share}")
@@ -173,6 +174,7 @@ def _as_data(state: Overview) -> dict[str, object]:
             }
             for row in state.sinks
         ],
+        "filtered": state.filtered,
         "outbox": state.outbox._asdict(),
         "balanced": not state.imbalances(),
         "imbalances": state.imbalances(),

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from poller.delivery import (
-    MAX_RETRY_AFTER_SECONDS,
     Accepted,
     CredentialsRefused,
     Decision,
@@ -108,6 +107,7 @@ class Deliverer:
         row = outbox.register(sink.name, sink.type)
         self._attempts = row.attempts
         self._not_before = 0.0 if is_parked_tried and row.parked_at is not None else row.retry_at or 0.0
+        self._postponed_at = row.postponed_at or 0.0
         self._parked_at = row.parked_at
         self._is_abandoned = False
         self._lock = threading.Lock()  # between what a step writes and `abandon`
@@ -127,10 +127,10 @@ class Deliverer:
 
         Raises: StateError; OutputError where the sink is our own output; StoppedError when abandoned.
         """
-        wait = self._not_before - self._clock()
-        # A clock that was set back must not make a wait of seconds one of hours.
-        if 0 < wait <= self._retry.max_seconds + 1.1 * MAX_RETRY_AFTER_SECONDS:
-            return Progress(0, wait)
+        now = self._clock()
+        # Before the postponement was even made: the clock was set back, and must not make a wait of seconds one of hours.
+        if self._postponed_at <= now < self._not_before:
+            return Progress(0, self._not_before - now)
         if not self._pieces:
             batch = self._outbox.batch(self._sink.name, self._sink.batch_events, self._sink.batch_bytes)
             if batch is None:
@@ -204,7 +204,7 @@ class Deliverer:
             case Park(wait, reason):
                 self.refusal = reason
                 self._postpone(wait, reason, parked_at=self._parked_at or self._clock())
-                hint = "nothing is lost: replace the key file, which is read again every minute; a LoadCredential= of systemd needs a restart"
+                hint = "nothing is lost: replace the key file, it is read again; only LoadCredential= needs a restart"
                 log.error("sink.parked", extra={"sink": self._sink.name, "why": reason, "hint": hint})
                 return Progress(0, wait)
 
@@ -243,10 +243,18 @@ class Deliverer:
 
     def _postpone(self, wait: float, reason: str, *, parked_at: float | None) -> None:
         self._attempts += 1
-        self._not_before = self._clock() + wait
+        self._postponed_at = self._clock()
+        self._not_before = self._postponed_at + wait
         self._parked_at = parked_at
         with self._owning():
-            self._outbox.postpone(self._sink.name, self._attempts, self._not_before, reason, parked_at=parked_at)
+            self._outbox.postpone(
+                self._sink.name,
+                self._attempts,
+                self._postponed_at,
+                self._not_before,
+                reason,
+                parked_at=parked_at,
+            )
 
     @contextmanager
     def _owning(self) -> Iterator[None]:

@@ -21,6 +21,9 @@ from poller.errors import StateError, StateFullError, StoppedError
 APPLICATION_ID = 0x494F4E50  # "IONP"
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 _LOCK_POLL_SECONDS = 0.1
+_PAGE_BYTES = 4096
+# Less than that will be used again soon: moving pages costs more than it gives.
+_VACUUM_BYTES = 32 * 1024 * 1024
 # A damaged file can also give SQLite names and messages that are no UTF-8.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -68,7 +71,8 @@ MIGRATIONS = (
         segment INTEGER NOT NULL,    -- the last segment it is done with
         position INTEGER NOT NULL,   -- and how many events of the next one
         assigned INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0, retry_at REAL, parked_at REAL, failure TEXT NOT NULL DEFAULT '',
+        attempts INTEGER NOT NULL DEFAULT 0, retry_at REAL, postponed_at REAL, parked_at REAL,
+        failure TEXT NOT NULL DEFAULT '',
         succeeded_at REAL,
         mark INTEGER,                -- bytes of its own output that belong to what is delivered
         ledger_id INTEGER NOT NULL,  -- rows of the ledger up to here were collected before it was known
@@ -203,8 +207,10 @@ class Database:
                 raise self._translate(error) from error
 
     def vacuum(self) -> None:
-        """Give free pages back to the file system.  Raises: StateError."""
+        """Give free pages back to the file system, once they are worth it.  Raises: StateError."""
         with self.reading() as connection:
+            if connection.execute("PRAGMA freelist_count").fetchone()[0] * _PAGE_BYTES < _VACUUM_BYTES:
+                return
             # Not `execute`: it takes one step, which is one page.
             connection.executescript("PRAGMA incremental_vacuum")
 

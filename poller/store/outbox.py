@@ -40,6 +40,7 @@ class Sink(NamedTuple):
     dead: int
     attempts: int
     retry_at: float | None
+    postponed_at: float | None
     parked_at: float | None
     failure: str
     succeeded_at: float | None
@@ -81,12 +82,14 @@ class Outbox:
             _delete_done(connection, name, 0)  # what was collected while there was no sink waits for nobody
             return read_sinks(connection, name)[0]
 
-    def postpone(self, sink: str, attempts: int, retry_at: float, failure: str, *, parked_at: float | None) -> None:
+    def postpone(
+        self, sink: str, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None
+    ) -> None:
         """Commits: that nothing went, why, and when to try again, so that a restart loses no backoff."""
         with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE sinks SET attempts = ?, retry_at = ?, failure = ?, parked_at = ? WHERE name = ?",
-                (attempts, retry_at, failure, parked_at, sink),
+                "UPDATE sinks SET attempts = ?, postponed_at = ?, retry_at = ?, failure = ?, parked_at = ? WHERE name = ?",
+                (attempts, now, retry_at, failure, parked_at, sink),
             )
 
     def forget(self, sink: str) -> bool:
@@ -159,7 +162,7 @@ class Outbox:
             segment, position = _advance(connection, sink, count)
             connection.execute(
                 "UPDATE sinks SET segment = ?, position = ?, delivered = delivered + ?, dead = dead + ?,"
-                " attempts = 0, retry_at = NULL, parked_at = NULL, failure = '', mark = ?,"
+                " attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '', mark = ?,"
                 " succeeded_at = CASE WHEN ? > 0 THEN ? ELSE succeeded_at END WHERE name = ?",
                 (segment, position, delivered, len(dead), mark, delivered, now, sink),
             )

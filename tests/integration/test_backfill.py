@@ -82,7 +82,7 @@ def test_a_range_beyond_the_limits_of_the_api_is_cut_to_fit(bench: Starter, limi
 def test_more_jobs_wait_for_the_api_together(bench: Starter) -> None:
     """What `--jobs` is for, in small: at 100 ms a request, eight at once take less than half the time of one."""
     place = bench(events=0, latency_seconds=0.1)
-    fill_year(place, 2000, burst=300)
+    fill_year(place, 1000, burst=100)
     seconds = {}
     for jobs in ("1", "8"):
         started = datetime.now(UTC)
@@ -322,7 +322,7 @@ def test_replayed_dead_letters_are_sent_by_the_same_command(bench: Starter) -> N
     place = old_and_young(bench)
     backfill(place, *ORDER)
     use = next(place.state_dir.glob("backfill-*.db")).stem
-    assert place.run("dead-letters", "replay", "--use", use, "--all").code == 0
+    assert place.run("dead-letters", "replay", "--use", use).code == 0
     run = backfill(place, *ORDER, "--too-old", "stamp-now")
     assert loki(place)[:2] == (2 * (OLD + YOUNG), 0)
     assert books(run) == balanced(2 * (OLD + YOUNG), LOKI)
@@ -339,7 +339,7 @@ def test_skipped_entries_are_counted_and_not_read(bench: Starter) -> None:
 
 def test_skipping_goes_on_after_an_interruption_and_counts_once(bench: Starter) -> None:
     place = old_and_young(bench)
-    place.simulator.set_faults([f"contract={SECOND}:500:after=3"])
+    place.simulator.set_faults([f"contract={SECOND}:500:after=1"])
     backfill(place, *ORDER, "--too-old", "skip", code=1, env=AT_ONCE)
     place.simulator.set_faults([])
     run = backfill(place, *ORDER, "--too-old", "skip")

@@ -292,7 +292,7 @@ class SlowSink:
     batch_events, batch_bytes, max_event_bytes = 10, 1 << 20, 1 << 20
     oversize = "dead-letter"
     batch_age_seconds = retry_initial_seconds = retry_max_seconds = 0.0
-    mark = max_age_seconds = None
+    mark = max_age_seconds = redact = None
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []

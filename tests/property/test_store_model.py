@@ -253,7 +253,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(sink=st.sampled_from(SINKS), attempts=st.integers(1, 9))
     def postpone(self, sink: str, attempts: int) -> None:
-        self.state.outbox.postpone(sink, attempts, self.now + 60.0, "no connection", parked_at=None)
+        self.state.outbox.postpone(sink, attempts, self.now, self.now + 60.0, "no connection", parked_at=None)
 
     @precondition(lambda self: self.letters)
     @rule(sink=st.sampled_from(SINKS))

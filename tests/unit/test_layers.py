@@ -29,7 +29,7 @@ ROOMS = {
     "pipelines": {"pipelines"},
     "checks": {"checks"},
     "pipeline": {"pipeline"},
-    "daemon": {"daemon"},
+    "daemon": {"daemon", "schedule"},
     "simulator": {"simulator"},
     "cli": {"cli", "__main__"},
 }

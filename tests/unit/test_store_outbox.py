@@ -144,7 +144,7 @@ def test_a_wait_outlives_a_restart_and_ends_with_a_success(directory: Path) -> N
     state.contracts.enrol(["1"], "default", START)
     state.outbox.register("out", "stdout")
     commit(state, events(1))
-    state.outbox.postpone("out", 3, NOW + 60.5, "no connection", parked_at=NOW)
+    state.outbox.postpone("out", 3, NOW, NOW + 60.5, "no connection", parked_at=NOW)
     state.close()
     again = open_state(directory)
     sink = again.outbox.register("out", "stdout")

@@ -1,0 +1,395 @@
+"""The schedule of the daemon and the threads that deliver, for one configuration: made anew for each reload.
+
+Each contract is polled by one thread at a time; each sink has a thread of its own, so that its pace and failures touch no other.
+Decides nothing about entries. Errors of one contract are its own; a trouble of the state ends the daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from poller.api import ActivityLog
+from poller.config import Config
+from poller.errors import (
+    AuthError,
+    PollerError,
+    RejectedError,
+    StateError,
+    StateFullError,
+    StoppedError,
+    TransientError,
+)
+from poller.events import Event
+from poller.metrics import Metrics
+from poller.pipeline.collect import WARN_SKEW_SECONDS, Collector, Done, Poll, Prepared
+from poller.pipeline.deliver import Deliverer
+from poller.sinks import Sink
+from poller.store import State
+from poller.windows import Window
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5.0
+_DRAIN_SECONDS = 8.0
+_PRUNE_SECONDS = 3600.0
+_CRASHED_SECONDS = 60.0
+_STALE_INTERVALS = 3
+_TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
+_TOKEN_WARNING_SECONDS = 14 * 86_400
+_TOKEN_WARNING_EVERY_SECONDS = 6 * 3600.0
+
+
+class Parts(NamedTuple):
+    """What one configuration makes: built anew for each reload."""
+
+    config: Config
+    accounts: Mapping[str, ActivityLog]
+    sinks: Sequence[Sink]
+    token_expiries: Callable[[], Mapping[str, float]]
+    prepare: Callable[[str, Sequence[Event]], Prepared]
+
+
+class _Spread(BaseTrigger):  # type: ignore[misc]  # ships no types
+    """At once, then every so many seconds, from a moment of the interval that is another for each contract.
+
+    So a thousand contracts are polled at the start, and not all in the same second ever after.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._first_share = random.uniform(0.1, 1.0)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        if previous_fire_time is None:
+            return now
+        share, self._first_share = self._first_share, 1.0
+        return previous_fire_time + timedelta(seconds=self._seconds * share)
+
+
+class Schedule:
+    """The schedule and the threads of one configuration, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        state: State,
+        parts: Parts,
+        stop: threading.Event,
+        metrics: Metrics,
+        tick: Callable[[], None],
+        fail: Callable[[PollerError], None],
+        clock: Callable[[], float],
+        since: int | None,
+        *,
+        is_reload: bool,
+    ) -> None:
+        self.parts = parts
+        self._is_reload = is_reload
+        self._since = since
+        self._state = state
+        self._stop = stop
+        self._metrics = metrics
+        self._tick = tick
+        self._fail = fail
+        self._clock = clock
+        self._committed = {sink.name: threading.Event() for sink in parts.sinks}
+        self._deliverers = {sink.name: self._deliverer(sink) for sink in parts.sinks}
+        self._threads = [
+            threading.Thread(target=self._deliver, args=(sink,), name=f"sink-{sink.name}", daemon=True)
+            for sink in parts.sinks
+        ]
+        self._collector = Collector(
+            state,
+            parts.accounts,
+            parts.config,
+            stop=stop,
+            prepare=parts.prepare,
+            on_window=self._after_window,
+            clock=clock,
+        )
+        self._busy: set[str] = set()
+        self._busy_lock = threading.Lock()
+        self._contracts: set[str] = set()
+        self._discovery_failure = "no contracts discovered yet"
+        self._token_expiries: Mapping[str, float] = {}
+        self._token_warned_at = 0.0
+        self._skewed: set[str] = set()
+        self._scheduler = BackgroundScheduler(
+            executors={
+                # Polls may wait for a full outbox; the heartbeat must not wait with them.
+                "default": ThreadPoolExecutor(parts.config.api.concurrency),
+                "housekeeping": ThreadPoolExecutor(5),
+            },
+            # A late run is run all the same, once, and never beside itself: a poll takes all there is up to its start.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            timezone=UTC,
+        )
+
+    def start(self) -> None:
+        """Start delivering at once, then discover, then poll."""
+        settings = self.parts.config.poll
+        self._warn_of_unknown_sinks()
+        for thread in self._threads:
+            thread.start()
+        now = datetime.now(UTC)
+        every = self._add_housekeeping
+        every(self._tick, HEARTBEAT_SECONDS, "heartbeat", now)
+        every(self._discover, settings.discovery_interval_seconds, "discovery", now)
+        every(self._prune, _PRUNE_SECONDS, "prune", now + timedelta(seconds=_PRUNE_SECONDS))
+        every(self._check_tokens, _TOKEN_SECONDS, "tokens", now)
+        if settings.audit_interval_seconds:
+            first = now + timedelta(seconds=settings.audit_interval_seconds)
+            every(self._audit, settings.audit_interval_seconds, "audit", first)
+        self._scheduler.start()
+
+    def _add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first: datetime) -> None:
+        self._scheduler.add_job(
+            self._guarded(job),
+            IntervalTrigger(seconds=max(1, int(seconds)), timezone=UTC),
+            id=name,
+            executor="housekeeping",
+            next_run_time=first,
+        )
+
+    def stop(self) -> None:
+        """Stop collecting, finish the batches in flight, within `_DRAIN_SECONDS`."""
+        self._stop.set()
+        self._scheduler.shutdown(wait=False)
+        self._collector.close()
+        self._wake_sinks()
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        while self._busy and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for deliverer in self._deliverers.values():
+            deliverer.abandon()
+        unfinished = [thread.name for thread in self._threads if thread.is_alive()]
+        if unfinished:
+            log.warning("drain.timed_out", extra={"unfinished": unfinished, "seconds": _DRAIN_SECONDS})
+
+    def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
+        """The job with its errors told. A full disk may pass; another trouble of the state ends the daemon."""
+
+        def run() -> None:
+            try:
+                job()
+            except StoppedError:
+                pass
+            except StateFullError as error:
+                log.error("state.full", extra={"why": error.message, "hint": error.hint})
+            except StateError as error:
+                if not self._stop.is_set():
+                    self._fail(error)
+            except PollerError as error:
+                log.error("job.failed", extra={"why": str(error)})
+
+        return run
+
+    def _discover(self) -> None:
+        try:
+            contracts, failures = self._collector.discover(since=self._since)
+        except StateFullError:
+            self._discover_soon()
+            raise
+        self._since = None
+        self._discovery_failure = "; ".join(str(error) for error in failures)
+        for contract in sorted(self._contracts - set(contracts)):
+            self._scheduler.remove_job(f"poll-{contract}")
+            log.warning("contract.gone", extra={"contract": contract})
+        for contract in sorted(set(contracts) - self._contracts):
+            log.info("contract.discovered", extra={"contract": contract})
+            poll = self._guarded(lambda contract=contract: self._poll(contract))  # type: ignore[misc]
+            self._scheduler.add_job(poll, _Spread(self.parts.config.poll.interval_seconds), id=f"poll-{contract}")
+        self._contracts = set(contracts)
+        if failures:
+            self._discover_soon()
+
+    def _discover_soon(self) -> None:
+        """The next regular look is an hour away; a failed one is repeated with the polls."""
+        again = datetime.now(UTC) + timedelta(seconds=self.parts.config.poll.interval_seconds)
+        with suppress(LookupError):  # stopping
+            self._scheduler.modify_job("discovery", next_run_time=again)
+
+    def _poll(self, contract: str) -> None:
+        with self._busy_lock:
+            if contract in self._busy:
+                return
+            self._busy.add(contract)
+        try:
+            self._after_poll(self._collector.collect(contract))
+        finally:
+            with self._busy_lock:
+                self._busy.discard(contract)
+
+    def _after_poll(self, poll: Poll) -> None:
+        self._check_clocks()
+        log.debug(
+            "contract.polled", extra={"contract": poll.contract, "new": poll.new, "failed": poll.failure is not None}
+        )
+
+    def _check_clocks(self) -> None:
+        """Tell when our clock and an account's API part ways, and when they agree again."""
+        for name, api in self.parts.accounts.items():
+            skew = api.clock_skew_seconds
+            self._metrics.clock_skew.labels(name).set(skew)
+            extra = {"account": name, "seconds_ahead": round(skew, 1)}
+            if abs(skew) > WARN_SKEW_SECONDS and name not in self._skewed:
+                self._skewed.add(name)
+                hint = "set this machine's clock (NTP); no entry is lost meanwhile"
+                log.warning("clock.skewed", extra={**extra, "hint": hint})
+            elif abs(skew) <= WARN_SKEW_SECONDS and name in self._skewed:
+                self._skewed.discard(name)
+                log.info("clock.agreed", extra=extra)
+
+    def _audit(self) -> None:
+        """Compare the last `audit_span` of every contract with the API's own counts, and collect what is missing."""
+        settings = self.parts.config.poll
+        now = int(self._clock())
+        found = 0
+        for row in self._state.contracts.all():
+            if row.contract not in self._contracts:
+                continue
+            start = max(row.origin, (now - settings.audit_span_seconds) // 3600 * 3600)
+            end = min(now, row.watermark)  # what is behind the watermark is the next poll's, not a gap
+            if start >= end:
+                continue
+            try:
+                differences = self._collector.audit(row.contract, Window(start, end))
+            except (TransientError, AuthError, RejectedError) as error:
+                log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
+                continue
+            missing = sum(difference.missing for difference in differences)
+            self._metrics.audit_missing.labels(row.contract).set(missing)
+            for difference in differences:
+                log.warning(
+                    "audit.difference_found",
+                    extra={
+                        "contract": row.contract,
+                        "hour": str(difference.window),
+                        "at_api": difference.at_api,
+                        "collected": difference.collected,
+                    },
+                )
+            if missing and self._collector.repair(differences):
+                found += missing
+                self._poll(row.contract)
+        log.info("audit.finished", extra={"contracts": len(self._contracts), "missing": found})
+
+    def _deliverer(self, sink: Sink) -> Deliverer:
+        failed = self._metrics.batches_failed
+        return Deliverer(
+            self._state.outbox,
+            sink,
+            clock=self._clock,
+            on_failed=lambda kind: failed.labels(sink.name, kind).inc(),
+            is_parked_tried=self._is_reload,
+        )
+
+    def _deliver(self, sink: Sink) -> None:
+        """The loop of one sink's thread."""
+        deliverer = self._deliverers[sink.name]
+        committed = self._committed[sink.name]
+        while not self._stop.is_set():
+            try:
+                wait = deliverer.step().wait_seconds
+            except StoppedError:
+                return
+            except StateFullError as error:
+                log.error("state.full", extra={"sink": sink.name, "why": error.message, "hint": error.hint})
+                wait = 10.0
+            except PollerError as error:
+                if not self._stop.is_set():
+                    self._fail(error)
+                return
+            except Exception:  # a mistake of ours in one sink: the others go on, and nothing of it is lost
+                log.exception("sink.crashed", extra={"sink": sink.name})
+                wait = _CRASHED_SECONDS
+            if wait is None:
+                # Letters replayed by another process are found within seconds, too.
+                committed.wait(HEARTBEAT_SECONDS)
+                committed.clear()
+            elif wait:
+                self._stop.wait(wait)
+
+    def _after_window(self, done: Done) -> None:
+        if done.kept:
+            self._wake_sinks()
+
+    def _wake_sinks(self) -> None:
+        for event in self._committed.values():
+            event.set()
+
+    def _prune(self) -> None:
+        settings = self.parts.config.poll
+        self._state.prune(settings.ledger_retention_seconds, settings.overlap_seconds, int(self._clock()))
+
+    def _check_tokens(self) -> None:
+        before, self._token_expiries = self._token_expiries, self.parts.token_expiries()
+        now = self._clock()
+        is_due = self._token_expiries != before or now - self._token_warned_at >= _TOKEN_WARNING_EVERY_SECONDS
+        if is_due:
+            self._token_warned_at = now
+        for account, expires_at in self._token_expiries.items():
+            self._metrics.token_expires_at.labels(account).set(expires_at)
+            if is_due and expires_at - now < _TOKEN_WARNING_SECONDS:
+                log.warning(
+                    "token.expires_soon" if expires_at > now else "token.expired",
+                    extra={
+                        "account": account,
+                        "expires_at": datetime.fromtimestamp(expires_at, UTC),
+                        "hint": "make a new token and replace its file; only a LoadCredential= of systemd needs a restart",
+                    },
+                )
+
+    def _warn_of_unknown_sinks(self) -> None:
+        configured = {sink.name for sink in self.parts.sinks}
+        for sink in self._state.outbox.sinks():
+            if sink.name not in configured:
+                log.warning(
+                    "sink.unknown",
+                    extra={
+                        "sink": sink.name,
+                        "hint": f"it left the config and holds the outbox: `ionos-poller sinks forget {sink.name}`",
+                    },
+                )
+
+    def troubles(self) -> list[str]:
+        """What keeps us from being ready, in a sentence each."""
+        now = self._clock()
+        limit = self.parts.config.poll.interval_seconds * _STALE_INTERVALS
+        state = self._state.overview()
+        reasons = [self._discovery_failure] if self._discovery_failure else []
+        for account, expires_at in self._token_expiries.items():
+            if expires_at <= now:
+                reasons.append(f"account {account}: the API token expired {_ago(now - expires_at)} ago")
+        for row in state.contracts:
+            if row.contract in self._contracts and now - (row.succeeded_at or 0) > limit:
+                last = f"{_ago(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
+                reasons.append(
+                    f"contract {row.contract}: last successful poll {last}"
+                    + (f": {row.failure}" if row.failure else "")
+                )
+        reasons += [
+            f"sink {row.sink.name} is parked: {row.sink.failure}"
+            for row in state.sinks
+            if row.sink.parked_at is not None
+        ]
+        if state.outbox.bytes >= self.parts.config.outbox.max_bytes:
+            reasons.append("the outbox is full: collecting is paused until a sink takes more")
+        return reasons
+
+
+def _ago(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))
