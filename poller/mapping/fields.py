@@ -54,7 +54,7 @@ class Fields:
         values = self._get(entry)
         for value in values:
             if type(value) is not str and value is not None:
-                return [_texts(value) for value in values]
+                return [_texts(path, value) for path, value in zip(self._paths, values, strict=True)]
         return values
 
     def _look(self, line: bytes) -> Sequence[Value]:
@@ -66,12 +66,16 @@ class Fields:
         values: list[Value] = []
         for path in self._paths:
             found = list(_walk(entry, path))
-            values.append(_texts(found) if any(step.is_list for step in path) else _texts(next(iter(found), None)))
+            values.append(_texts(path, found if _has_list(path) else found[0]))
         return values
 
 
-def _texts(value: Any) -> Value:
-    if isinstance(value, list):
+def _has_list(path: Path) -> bool:
+    return any(step.is_list for step in path)
+
+
+def _texts(path: Path, value: Any) -> Value:
+    if _has_list(path):
         return [text for text in map(_text, value) if text is not None]
     return _text(value)
 
@@ -109,7 +113,7 @@ def _attribute(step: Step) -> str:
 
 def _getter(paths: Sequence[Path]) -> Callable[[Any], Sequence[Any]]:
     """What takes the values of the paths out of their shape; for a path with a list, a list of them."""
-    if len(paths) > 1 and not any(step.is_list for path in paths for step in path):
+    if len(paths) > 1 and not any(map(_has_list, paths)):
         return attrgetter(*(".".join(map(_attribute, path)) for path in paths))  # several times as fast
     steps = [[(_attribute(step), step.is_list) for step in path] for path in paths]
     return lambda entry: [_take(entry, path) for path in steps]

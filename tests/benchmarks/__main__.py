@@ -38,7 +38,9 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the entries")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--save", type=Path, help="where to keep the results")
@@ -62,9 +64,7 @@ def main() -> None:
     print(f"\nsaved as {path}")
 
 
-HEADING = (
-    "| what | ratio | goal | ours s | bare s | peak MB | CPU us/entry | |\n| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |"
-)
+HEADING = "| what | ratio | goal | ours s | bare s | peak MB | CPU us/entry | |\n| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |"
 
 
 def line(row: Row) -> str:
@@ -77,7 +77,9 @@ def line(row: Row) -> str:
 
 
 def revision() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=TOP, check=False)
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=TOP, check=False
+    )
     return done.stdout.strip() or "unknown"
 
 
@@ -109,8 +111,7 @@ def collect(room: Path, scale: int) -> Iterator[Row]:
 
 def memory(room: Path, scale: int) -> Iterator[Row]:
     """Peak memory by the number of entries."""
-    for events in (50_000, 200_000, 1_000_000):
-        events //= scale
+    for events in (50_000 // scale, 200_000 // scale, 1_000_000 // scale):
         with simulator(contracts=1, events=events, span="12h") as url:
             mine = run(ours("fetch", "--since", "13h"), env=environment(url, room / f"memory-{events}"), cwd=TOP)
         assert mine.lines == events
@@ -133,28 +134,21 @@ def nothing_new(room: Path, scale: int) -> Iterator[Row]:
 def end_to_end(room: Path, scale: int) -> Iterator[Row]:
     """Collect, commit durably, deliver over HTTP, against a loop that keeps no state; then with latency and many contracts."""
     for latency, contracts, events, goal in (
-        (0, 1, 200_000, ">= 0.8"),
-        (50, 8, 10_000, ""),
-        (150, 8, 10_000, ">= 5"),
+        (0, 1, 200_000 // scale, ">= 0.8"),
+        (50, 8, 10_000 // scale, ""),
+        (150, 8, 10_000 // scale, ">= 5"),
     ):
-        events //= scale
         with simulator(contracts=contracts, events=events, span="3h", latency_ms=latency) as url:
             sink_url = f"{url}/sink/logging/activityLog"
-            theirs = run(
-                bare("end-to-end", url, "10800", str(events), sink_url), env=environment(url, room), cwd=TOP
-            )
+            theirs = run(bare("end-to-end", url, "10800", str(events), sink_url), env=environment(url, room), cwd=TOP)
             before = state_of(url)["intakes"]["logging"]["accepted"]
             config = sink_config(room, url)
             jobs = "16" if latency else "4"
             command = ours("--config", str(config), "backfill", "--from", "4h", "--to", "0s", "--sink", "logging")
-            mine = run(
-                [*command, "--jobs", jobs], env=environment(url, room / f"end-{latency}-{contracts}"), cwd=TOP
-            )
+            mine = run([*command, "--jobs", jobs], env=environment(url, room / f"end-{latency}-{contracts}"), cwd=TOP)
             accepted = state_of(url)["intakes"]["logging"]["accepted"] - before
         assert accepted == contracts * events == before, (accepted, before)
-        yield measured(
-            f"end to end, {contracts} x {events:,}, {latency} ms", goal, mine, theirs, contracts * events
-        )
+        yield measured(f"end to end, {contracts} x {events:,}, {latency} ms", goal, mine, theirs, contracts * events)
 
 
 def many_contracts(room: Path, scale: int) -> Iterator[Row]:

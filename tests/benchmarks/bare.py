@@ -4,9 +4,9 @@
     python -m tests.benchmarks.bare deliver FILE SINK_URL
     python -m tests.benchmarks.bare idle URL SPAN_SECONDS
 
-`collect` asks for pages, parses, prints. `end-to-end` gzips and posts them instead. `tutorial` is a stand-in of the vendor's tutorial
-script: one contract after the other, all in memory, a sleep between requests. `deliver` reads lines and posts them. `idle` makes
-the calls of a poll that finds nothing.
+`collect` asks for pages, parses, prints. `end-to-end` gzips and posts them instead. `tutorial` is a stand-in of the vendor's
+tutorial script: one contract after the other, all in memory, a sleep between requests. `deliver` reads lines and posts them.
+`idle` makes the calls of a poll that finds nothing.
 """
 
 from __future__ import annotations

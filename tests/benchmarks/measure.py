@@ -72,7 +72,9 @@ def simulator(*, contracts: int, events: int, span: str, latency_ms: int = 0) ->
     arguments += ["--contracts", str(contracts), "--events", str(events), "--span", span]
     if latency_ms:
         arguments += ["--fault", f"latency:{latency_ms}ms"]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=clean_environment({"PYTHONPATH": str(TOP)}))
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, text=True, env=clean_environment({"PYTHONPATH": str(TOP)})
+    )
     try:
         assert process.stdout is not None
         match = re.search(r"http://\S+", process.stdout.readline())

@@ -11,7 +11,7 @@ import pytest
 
 from poller.errors import StateError
 from poller.events import IDENTITY_BYTES, Event
-from poller.store import State
+from poller.store import State, database
 from poller.store.ledger import _CHUNK_IDENTITIES as CHUNK
 from poller.windows import Window
 from tests.states import HOUR, NOW, START, commit, counts, event, events, open_state, waiting
@@ -291,7 +291,8 @@ def test_what_was_forgotten_is_counted_still_also_when_more_comes_and_goes(state
     assert state.contracts.unseen("1", events(1, 2, 3)) == events(1, 2, 3)
 
 
-def test_free_space_goes_back_to_the_disk(directory: Path) -> None:
+def test_free_space_goes_back_to_the_disk(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_VACUUM_BYTES", 1024 * 1024)
     state = open_state(directory)
     state.contracts.enrol(["1"], "default", START)
     state.outbox.register("out", "stdout")

@@ -498,9 +498,13 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory:
 
     damaged = open_state(directory)
     with pytest.raises(StateError, match="damaged"):
-        for read in (damaged.contracts.all, lambda: damaged.outbox.batch("out", 10, 1000)):
-            read()
+        read_all(damaged)
     damaged.close()
 
     with pytest.raises(StateError, match="set aside"):
         open_state(directory)
+
+
+def read_all(state: State) -> None:
+    state.contracts.all()
+    state.outbox.batch("out", 10, 1000)

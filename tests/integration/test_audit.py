@@ -1,0 +1,248 @@
+"""`audit`, and the audit that `run` does by itself: a gap is found, told by contract and hour, filled, and delivered once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
+from tests.integration.exporting import DAY_SECONDS, HOUR_SECONDS, ago, hour_of, refused
+from tests.integration.fetching import Bench, Run, Starter, same
+from tests.support import wait_until
+
+DAYS = 3
+HOURS = DAYS * 24
+SPAN = ("--from", "3d", "--to", "0m")
+# Everything of the last three days is collected by the first poll; the audit that `run` does is the subject of its own tests.
+LOOKBACK = {"initial_lookback": '"3d"', "audit_interval": '"0s"'}
+
+
+def in_that_hour(at: datetime) -> datetime:
+    """A time in the middle of the hour, so that a few more entries lie in it as well."""
+    return at.replace(minute=30, second=0, microsecond=0)
+
+
+LATE = 26 * HOUR_SECONDS  # outside of every overlap
+
+
+def add_late(place: Bench | Daemon) -> tuple[str, str]:
+    """Entries become visible a day after they happened: one in one contract, three in the other. Their hours."""
+    first, second = in_that_hour(ago(LATE)), in_that_hour(ago(LATE + 5 * HOUR_SECONDS))
+    place.simulator.add_entries(FIRST, count=1, at=first)
+    place.simulator.add_entries(SECOND, count=3, at=second, span_seconds=60)
+    return hour_of(first), hour_of(second)
+
+
+def audit(place: Bench, *args: str, code: int) -> Run:
+    run = place.run("audit", *args)
+    assert run.code == code, (run.code, run.lines, run.stderr[-2000:])
+    return run
+
+
+def rows(table: str) -> list[list[str]]:
+    """The table of `audit` without its heading."""
+    heading, *lines = table.splitlines()
+    assert heading.split() == ["contract", "hour", "at", "the", "API", "collected", "missing"]
+    return [line.split() for line in lines]
+
+
+def assert_told(table: str, hours: tuple[str, str]) -> None:
+    """That the table has the entries of `add_late`, and nothing else."""
+    found = rows(table)
+    assert [(row[0], row[1], row[4]) for row in found] == [(str(FIRST), hours[0], "1"), (str(SECOND), hours[1], "3")]
+    assert all(int(row[2]) == int(row[3]) + int(row[4]) for row in found)
+
+
+# The use `fetch`
+
+
+@pytest.fixture
+def fetched(bench: Starter) -> Bench:
+    """A place where `fetch` has collected the last three days of two contracts."""
+    place = bench(events=600, span_seconds=DAYS * DAY_SECONDS)
+    run = place.fetch("--since", "3d")
+    assert run.code == 0, run.stderr
+    same(run.lines, place.oracle())
+    return place
+
+
+def cost(place: Bench, contract: int | None = None) -> int:
+    return place.requests()
+
+
+def test_an_audit_of_what_is_equal_costs_one_request_a_contract(fetched: Bench) -> None:
+    before = fetched.requests()
+    run = audit(fetched, *SPAN, code=0)
+    assert run.lines[0].startswith(b"equal: 2 contracts, ")
+    assert fetched.requests() - before == 2
+    assert fetched.requests("contracts") == 1, "those of `fetch`: audit asks for what was collected"
+
+
+def test_late_entries_are_told_by_contract_and_hour_and_repaired_by_fetch_once(fetched: Bench) -> None:
+    before = fetched.oracle()
+    hours = add_late(fetched)
+    requests = fetched.requests()
+    run = audit(fetched, *SPAN, code=1)
+    assert_told(b"\n".join(run.lines).decode(), hours)
+    assert fetched.requests() - requests <= 2 * 9, "one hour of 72 is found by halves"
+    data = json.loads(audit(fetched, *SPAN, "--json", code=1).lines[0])
+    assert (data["use"], data["equal"]) == ("fetch", False)
+    found = data["differences"]
+    assert [(row["contract"], f"{row['from']}/{row['to']}", row["missing"]) for row in found] == [
+        (str(FIRST), hours[0], 1),
+        (str(SECOND), hours[1], 3),
+    ]
+    assert all(row["at_api"] == row["collected"] + row["missing"] for row in found)
+
+    run = audit(fetched, *SPAN, "--repair", code=0)
+    assert "4 entries collected; the next `fetch` delivers them" in run.told
+    assert "after repair: nothing is missing" in run.told
+    run = fetched.fetch()
+    assert run.code == 0, run.stderr
+    same([*before, *run.lines], fetched.oracle())
+    assert fetched.fetch().lines == []
+    assert audit(fetched, *SPAN, "--json", code=0).lines == [b'{"use":"fetch","equal":true,"differences":[]}']
+
+
+def test_where_every_hour_differs_an_audit_costs_at_most_one_request_an_hour(fetched: Bench) -> None:
+    start = in_that_hour(ago(HOURS * HOUR_SECONDS))
+    for hour in range(HOURS):
+        fetched.simulator.add_entries(FIRST, count=1, at=start + timedelta(hours=hour))
+    requests = fetched.requests()
+    found = rows(b"\n".join(audit(fetched, *SPAN, "--contract", str(FIRST), code=1).lines).decode())
+    assert len(found) >= HOURS - 3
+    assert fetched.requests() - requests <= HOURS
+    assert {row[0] for row in found} == {str(FIRST)}
+
+
+def test_totals_that_are_capped_are_bisected(bench: Starter) -> None:
+    place = bench(events=3000, contracts=1, span_seconds=DAY_SECONDS, total_cap=400, result_window=400)
+    env = {"IONOS_POLLER_API__RESULT_WINDOW": "400"}
+    assert len(place.fetch("--since", "2d", env=env).lines) == 3000
+    before = place.requests()
+    assert place.run("audit", "--from", "2d", "--to", "0m", env=env).code == 0
+    assert place.requests() - before <= 24
+    place.simulator.add_entries(FIRST, count=500, at=in_that_hour(ago(5 * HOUR_SECONDS)), span_seconds=600)
+    run = place.run("audit", "--from", "2d", "--to", "0m", "--repair", env=env)
+    assert run.code == 0, run.stderr
+    assert [row[4] for row in rows(b"\n".join(run.lines).decode())] == ["500"]
+    assert len(place.fetch(env=env).lines) == 500
+
+
+def test_entries_that_the_api_does_not_show_any_more_differ_but_nothing_is_repaired(fetched: Bench) -> None:
+    log = fetched.simulator.logs[FIRST]
+    del log._times[100], log._refs[100]
+    run = audit(fetched, *SPAN, "--repair", code=1)
+    ((contract, _, at_api, collected, missing),) = rows(b"\n".join(run.lines).decode())
+    assert (contract, int(collected) - int(at_api), missing) == (str(FIRST), 1, "0")
+    assert fetched.fetch().lines == []
+
+
+def test_what_is_older_than_the_ledger_remembers_is_told_and_not_repaired_twice(fetched: Bench) -> None:
+    """Their numbers are kept, so they are compared; read again they would be delivered again."""
+    with sqlite3.connect(fetched.database) as connection:
+        connection.execute("UPDATE ledger SET forgotten = length(identities) / 16, identities = x''")
+    connection.close()
+    assert audit(fetched, *SPAN, code=0).lines[0].startswith(b"equal")
+    hours = add_late(fetched)
+    run = audit(fetched, *SPAN, "--repair", code=1)
+    assert_told(b"\n".join(run.lines).decode(), hours)
+    assert "4 missing entries lie in hours older than poll.ledger_retention: `backfill` exports those" in run.told
+    assert "after repair: 4 missing" in run.told
+    # The pruned overlap of the newest minutes is none of this.
+    with sqlite3.connect(fetched.database) as connection:
+        assert connection.execute("SELECT count(*) FROM ranges").fetchone() == (0,)
+    connection.close()
+
+
+def test_an_hour_that_is_not_closed_is_not_compared(fetched: Bench) -> None:
+    fetched.simulator.add_entries(FIRST, count=1, at=ago(1))
+    assert audit(fetched, "--from", "30m", "--to", "0m", code=0).lines[0].startswith(b"equal")
+    assert audit(fetched, *SPAN, code=0).lines[0].startswith(b"equal")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("--from", "1h", "--to", "2h"), 2, ["--from", "is not before --to"]),
+        (("--from", "2126-01-01", "--to", "2126-01-02"), 2, ["--from", "lies in the future"]),
+        ((*SPAN, "--contract", "99"), 2, ["--contract", "99 was never collected", f"{FIRST}, {SECOND}"]),
+        ((*SPAN, "--use", "run"), 4, ["run.db does not exist", "`run` has not run"]),
+    ],
+)
+def test_an_audit_that_cannot_be_done_is_one_clear_line(
+    fetched: Bench, args: tuple[str, ...], code: int, words: list[str]
+) -> None:
+    refused(fetched, "audit", *args, code=code, words=words)
+
+
+def test_an_api_that_fails_is_told_and_is_no_difference(fetched: Bench) -> None:
+    fetched.simulator.set_faults([f"contract={SECOND}:500"])
+    run = fetched.run("audit", *SPAN, env={"IONOS_POLLER_API__MAX_RETRIES": "0"})
+    assert run.code == 1
+    assert [line for line in run.told if str(SECOND) in line and "500" in line]
+    fetched.simulator.set_faults([])
+    refused(fetched, "audit", *SPAN, "--contract", str(FIRST), code=1, words=["401"], env={"IONOS_API_TOKEN": "bad"})
+
+
+# The use `run`
+
+
+def collected(daemon_of: MakeDaemon, **poll: str) -> Daemon:
+    daemon = daemon_of(contracts=2, events=600, span_seconds=DAYS * DAY_SECONDS)
+    daemon.configure(poll={**LOOKBACK, **poll})
+    daemon.start()
+    daemon.await_delivery()
+    return daemon
+
+
+def test_the_audit_of_run_repairs_a_gap_by_itself_and_delivers_it_once(daemon_of: MakeDaemon) -> None:
+    daemon = collected(daemon_of, audit_interval='"1s"', audit_span='"2d"')
+    wait_until(lambda: daemon.logged("audit.finished"), 15, what="an audit")
+    assert not daemon.logged("audit.difference_found")
+    hours = add_late(daemon)
+    daemon.await_delivery(timeout=20)
+    told = {line["hour"]: line for line in daemon.logged("audit.difference_found")}
+    assert {hour: told[hour]["contract"] for hour in told} == {hours[0]: str(FIRST), hours[1]: str(SECOND)}
+    assert [told[hour]["at_api"] - told[hour]["collected"] for hour in hours] == [1, 3]
+    wait_until(lambda: daemon.metric("audit_missing_events", contract=str(SECOND)) == 0, 15, what="an audit finds none")
+    assert daemon.metric("events_repaired_total", contract=str(FIRST)) == 1
+    assert daemon.metric("events_repaired_total", contract=str(SECOND)) == 3
+    audits = len(daemon.logged("audit.finished"))
+    wait_until(lambda: len(daemon.logged("audit.finished")) >= audits + 2, 15, what="more audits")
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_repair_while_run_runs_is_done_by_run_at_its_next_poll(daemon_of: MakeDaemon) -> None:
+    daemon = collected(daemon_of)
+    assert daemon.command("audit", *SPAN).startswith("equal: 2 contracts")
+    assert_told(_differing(daemon, add_late(daemon)), _hours(daemon))
+    told = daemon.command("audit", *SPAN, "--repair", code=1)
+    assert "the running daemon collects them at its next poll" in told
+    daemon.await_delivery(timeout=20)
+    wait_until(lambda: daemon.metric("events_repaired_total", contract=str(SECOND)) == 3, what="the books are up to date")
+    assert daemon.command("audit", *SPAN).startswith("equal: 2 contracts")
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_repair_while_run_does_not_run_is_delivered_once_by_the_next_run(daemon_of: MakeDaemon) -> None:
+    daemon = collected(daemon_of)
+    daemon.stop()
+    hours = add_late(daemon)
+    assert_told(daemon.command("audit", *SPAN, "--repair"), hours)
+    assert daemon.lost() == 2 * 4, "collected, and not delivered yet"
+    assert daemon.command("audit", *SPAN, "--use", "run").startswith("equal")
+    daemon.start()
+    daemon.await_delivery()
+    daemon.stop()
+    daemon.assert_once(LOGGING, LOKI)
+    daemon.assert_clean()
