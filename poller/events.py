@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
@@ -66,6 +66,46 @@ class OutboxEvent(msgspec.Struct, frozen=True, gc=False):
     def with_line(self, line: bytes) -> OutboxEvent:
         """The same event with another line."""
         return msgspec.structs.replace(self, line=line)
+
+
+class StoredEvents(Sequence[OutboxEvent]):
+    """Events of which the lines lie ready, one behind the other; each is made an object only when somebody asks for one.
+
+    Most sinks want the lines alone, and are spared the rest.
+    """
+
+    def __init__(
+        self, count: int, lines: bytes, open_: Callable[[], list[OutboxEvent]], longest_bytes: Callable[[], int]
+    ) -> None:
+        """`lines`: newline-terminated; `open_` makes the objects, `count` of them; `longest_bytes`: of a line, without it."""
+        self._count = count
+        self._open = open_
+        self.longest_bytes = longest_bytes
+        self._events: list[OutboxEvent] | None = None
+        self.lines = lines
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> OutboxEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[OutboxEvent]: ...
+    def __getitem__(self, index: int | slice) -> OutboxEvent | list[OutboxEvent]:
+        return self._opened()[index]
+
+    def __iter__(self) -> Iterator[OutboxEvent]:
+        return iter(self._opened())
+
+    def _opened(self) -> list[OutboxEvent]:
+        if self._events is None:
+            self._events = self._open()
+        return self._events
+
+
+def ndjson(events: Sequence[OutboxEvent]) -> bytes:
+    """The events' lines, each with its newline."""
+    return events.lines if isinstance(events, StoredEvents) else b"\n".join([*(event.line for event in events), b""])
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):

@@ -18,7 +18,7 @@ from poller.simulator import Simulator
 from poller.store.overview import overview_of
 from tests.support import COMMAND, clean_environment, free_port, wait_until
 
-LOGGING, LOKI = "logging", "loki"
+LOGGING, LOKI, MOESIF = "logging", "loki", "moesif"
 FIRST, SECOND = 31960001, 31960002
 CONTRACTS = (FIRST, SECOND)
 STOPS_WITHIN_SECONDS = 10.0
@@ -52,6 +52,8 @@ class Daemon:
         self.stderr_file = directory / "stderr"
         self.key_file.write_text(simulator.settings.api_key)
         self.token_file.write_text(simulator.token)
+        self.application_id_file = directory / "moesif.id"
+        self.application_id_file.write_text(simulator.settings.application_id)
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.configure()
@@ -65,8 +67,9 @@ class Daemon:
         poll: Mapping[str, str] | None = None,
         outbox: Mapping[str, str] | None = None,
         port: int | None = None,
+        more: str = "",
     ) -> None:
-        """Write the config. `each` is for every sink; `sinks` defaults to one of each kind."""
+        """Write the config. `each` is for every sink; `sinks` defaults to one for logging and one Loki; `more` is TOML."""
         port = self.port if port is None else port
         tables = [
             f'state_dir = "{self.state_dir}"\n',
@@ -82,6 +85,7 @@ class Daemon:
             _table("[poll]", {"interval": '"1s"', "initial_lookback": '"2h"', **(poll or {})}),
             _table("[http]", {"listen": f'"127.0.0.1:{port}"'}),
             _table("[outbox]", outbox or {}),
+            more,
         ]
         for name, keys in (sinks if sinks is not None else {LOGGING: {}, LOKI: {}}).items():
             tables.append(_table("[[sinks]]", {**self._sink(name), **QUICK, **(each or {}), **keys}))
@@ -93,6 +97,8 @@ class Daemon:
         usual = {"name": f'"{name}"', "url": f'"{self.simulator.url}/sink/{kind}"'}
         if kind == LOKI:
             return {"type": '"loki"', **usual}
+        if kind == MOESIF:
+            return {"type": '"moesif"', "application_id_file": f'"{self.application_id_file}"', **usual}
         return {"type": '"logging-service"', "tag": '"activityLog"', "api_key_file": f'"{self.key_file}"', **usual}
 
     # The process

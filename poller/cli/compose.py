@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from poller.mapping.filter import Filter
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
+_M_TRIM_THRESHOLD = -1
 
 
 def activity_logs(
@@ -105,7 +106,9 @@ def _return_memory_promptly() -> None:
     import ctypes
 
     with suppress(OSError, AttributeError):  # another libc: it has its own ways
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
+        libc.mallopt(_M_TRIM_THRESHOLD, 8 * 1024 * 1024)
 
 
 def authorization(account: Account) -> str:

@@ -45,9 +45,9 @@ def _check_poll(poll: Poll) -> Iterator[Problem]:
 def _check_redact(redact: Redact) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for key in ("drop", "mask", "hash"):
-        for index, path in enumerate(getattr(redact, key)):
+        for path in getattr(redact, key):
             if path in first:
-                yield Problem(f"{key}[{index}]", f"is also in {first[path]}", "keep one of the two")
+                yield Problem(key, f"{path} is also in {first[path]}", "keep one of the two")
             first[path] = key
 
 

@@ -313,23 +313,34 @@ class Collector:
                     self._slots.release()
 
     def _take_slots(self, queue: Sequence[_Ahead]) -> None:
-        """Give the first window a slot, however long that takes, and those behind it the ones that nobody else holds."""
-        head = queue[0]
-        if not head.has_slot:
-            # From the last of our own, if need be: were all slots held by windows that are not next, nothing would move.
-            donor = next((item for item in reversed(queue) if item.has_slot), None)
-            if donor is None:
-                self._slots.acquire()
-            else:
-                if donor.future is not None:
-                    donor.future.cancel()
-                donor.has_slot, donor.future = False, None
-            head.has_slot = True
+        """Give the first window a slot, however long that takes, and those behind it, in order, the ones nobody else holds."""
+        spare = 0
         for item in queue:
-            if not item.has_slot:
-                if not self._slots.acquire(blocking=False):
-                    break
-                item.has_slot = True
+            if item.has_slot and item.future is None:  # a part of one that was split: it may not be its turn yet
+                item.has_slot = False
+                spare += 1
+        for item in queue:
+            if item.has_slot:
+                continue
+            if spare:
+                spare -= 1
+            elif item is queue[0]:
+                self._take_first_slot(queue)
+            elif not self._slots.acquire(blocking=False):
+                break
+            item.has_slot = True
+
+    def _take_first_slot(self, queue: Sequence[_Ahead]) -> None:
+        """From the last of our own, if need be: were all slots held by windows that are not next, nothing would move."""
+        if self._slots.acquire(blocking=False):
+            return
+        donor = next((item for item in reversed(queue) if item.has_slot), None)
+        if donor is None:
+            self._slots.acquire()
+            return
+        if donor.future is not None:
+            donor.future.cancel()
+        donor.has_slot, donor.future = False, None
 
     def _begin(self, reader: WindowReader, window: Window) -> Future[Reading | Split]:
         try:

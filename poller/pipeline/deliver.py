@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import sys
 import threading
 import time
 from collections import deque
@@ -29,7 +28,7 @@ from poller.delivery import (
     decide,
 )
 from poller.errors import StoppedError
-from poller.events import OutboxEvent
+from poller.events import OutboxEvent, StoredEvents
 from poller.mapping import SHORTEST_BYTES, truncated
 from poller.sinks import Sink
 from poller.store.outbox import DeadLetter, Outbox
@@ -59,8 +58,10 @@ class _Piece(NamedTuple):
     dead: Mapping[int, DeadLetter]
     delivered: frozenset[int] = frozenset()
 
-    def open(self) -> list[int]:
+    def open(self) -> Sequence[int]:
         """The indexes of the events that are still to be sent."""
+        if not self.dead and not self.delivered:
+            return range(len(self.events))
         return [index for index in range(len(self.events)) if index not in self.dead and index not in self.delivered]
 
     def halves(self) -> tuple[_Piece, _Piece]:
@@ -73,6 +74,11 @@ class _Piece(NamedTuple):
         dead = {index - start: letter for index, letter in self.dead.items() if start <= index < end}
         delivered = frozenset(index - start for index in self.delivered if start <= index < end)
         return _Piece(self.events[start:end], dead, delivered)
+
+
+def _is_shorter(events: Sequence[OutboxEvent], limit: int) -> bool:
+    """Whether no line is longer than `limit`, as far as that shows without looking at each."""
+    return isinstance(events, StoredEvents) and events.longest_bytes() <= limit
 
 
 class Deliverer:
@@ -136,13 +142,10 @@ class Deliverer:
             if batch is None:
                 return Progress(0, None)
             # Neither full nor old enough: more may come to go with it.
-            age = self._clock() - batch.events[0].collected_at
-            if (
-                not batch.has_more
-                and len(batch.events) < self._sink.batch_events
-                and 0 <= age < self._sink.batch_age_seconds
-            ):
-                return Progress(0, self._sink.batch_age_seconds - age)
+            if not batch.has_more and len(batch.events) < self._sink.batch_events and self._sink.batch_age_seconds:
+                age = self._clock() - batch.events[0].collected_at
+                if 0 <= age < self._sink.batch_age_seconds:
+                    return Progress(0, self._sink.batch_age_seconds - age)
             self._pieces.append(self._fitting(self._redacted(batch.events)))
         piece = self._pieces[0]
         still = piece.open()
@@ -163,7 +166,7 @@ class Deliverer:
     def _fitting(self, events: Sequence[OutboxEvent]) -> _Piece:
         """The events with those that are larger than the sink takes shortened or dead, as `oversize` says."""
         limit = self._sink.max_event_bytes
-        if limit == sys.maxsize or all(len(event.line) <= limit for event in events):
+        if _is_shorter(events, limit) or all(len(event.line) <= limit for event in events):
             return _Piece(events, {})
         fitting = list(events)
         dead = {}

@@ -41,9 +41,22 @@ _REMEDIES = {
 # Of what botocore raises without asking AWS: what a person has to mend.
 _CREDENTIAL_ERRORS = (
     *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"),
-    *("NoAuthTokenError", "RefreshWithMFAUnsupportedError", "ConfigNotFound", "ProfileNotFound", "ConfigParseError"),
+    *(
+        "NoAuthTokenError",
+        "UnknownTokenProviderError",
+        "RefreshWithMFAUnsupportedError",
+        "ConfigNotFound",
+        "ProfileNotFound",
+        "ConfigParseError",
+    ),
     *("SSOError", "SSOTokenLoadError", "UnauthorizedSSOTokenError", "PendingAuthorizationExpiredError", "LoginError"),
-    *("MetadataRetrievalError", "InfiniteLoopConfigError", "InvalidConfigError", "UnauthorizedError"),
+    *(
+        "MetadataRetrievalError",
+        "InfiniteLoopConfigError",
+        "InvalidConfigError",
+        "UnauthorizedError",
+        "UnknownCredentialError",
+    ),
 )
 _CONNECTION_REASONS = (
     ("ProxyConnectionError", "the proxy did not let the request through (check HTTPS_PROXY)"),
@@ -105,7 +118,6 @@ class FirehoseSink(Configured):
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any] | Outcome:
         """The answer of a call, or what its failure means.  Raises: StoppedError while waiting for a turn."""
         from botocore.exceptions import BotoCoreError, ClientError
-        from botocore.parsers import ResponseParserError
 
         self._rate_limit.wait(self._stop)
         outcome: Outcome
@@ -119,7 +131,7 @@ class FirehoseSink(Configured):
             outcome = outcome_of_error(error.response, self._secrets)
         except BotoCoreError as error:
             outcome = outcome_of_failure(error)
-        except (ResponseParserError, OSError, ValueError) as error:  # no answer of AWS's; no address
+        except Exception as error:  # noqa: BLE001 - botocore trips over an answer that is not AWS's in many ways
             outcome = RetryAfter(f"the call failed: {type(error).__name__} (check region and endpoint_url)")
         else:
             return answer
@@ -170,9 +182,9 @@ def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
 def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -> Outcome:
     """What an error of AWS's means. It concerns the whole call, never one record: to Firehose they are only bytes."""
     error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
-    code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0)) or None
+    code, status = str(error.get("Code") or ""), int(meta.get("HTTPStatusCode", 0)) or None
     words = words_of(Response(status or 0, {}, str(error.get("Message", "")).encode()), secrets, b"")
-    reason = f"{code}: {words}" if words else code
+    reason = ": ".join(filter(None, (code, words))) or f"HTTP {status}"
     if code in _CREDENTIAL_CODES or status in (401, 403):
         return CredentialsRefused(reason, status)
     if status == 413 or code == "RequestEntityTooLargeException":

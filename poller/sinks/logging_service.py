@@ -12,7 +12,7 @@ from urllib.parse import quote
 from poller.config import Config
 from poller.config import LoggingServiceSink as Settings
 from poller.delivery import Outcome
-from poller.events import OutboxEvent
+from poller.events import OutboxEvent, ndjson
 from poller.sinks import Configured
 from poller.sinks.http import Endpoint, Login
 
@@ -35,7 +35,8 @@ class LoggingServiceSink(Configured):
         )
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        return self._endpoint.post(b"[" + b",".join([event.line for event in events]) + b"]")
+        # No line holds a newline, so those between the lines are all there are.
+        return self._endpoint.post(b"[" + ndjson(events)[:-1].replace(b"\n", b",") + b"]")
 
     def probe(self) -> Outcome:
         """Post an empty array. Refused means reachable and let in, but without a liking for empty arrays."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from poller.config.sinks import Oversize
 from poller.delivery import Accepted, Outcome
 from poller.errors import ConfigError, OutputError, Problem
-from poller.events import OutboxEvent
+from poller.events import OutboxEvent, ndjson
 
 _GZIP_LEVEL = 6
 _GZIP_FORMAT = 31  # zlib's word for a gzip member
@@ -76,7 +76,7 @@ class OutputFile:
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Append a batch, durably or not at all.  Raises: OutputError."""
         render = self._render
-        data = b"\n".join([*(render(event) if render else event.line for event in events), b""])
+        data = b"\n".join([*(render(event) for event in events), b""]) if render else ndjson(events)
         if self._is_gzip:
             data = zlib.compress(data, _GZIP_LEVEL, _GZIP_FORMAT)
         start = self.mark or 0

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from poller.config.sinks import Oversize
 from poller.delivery import Accepted, Outcome
 from poller.errors import OutputError
-from poller.events import OutboxEvent
+from poller.events import OutboxEvent, ndjson
 
 
 class StdoutSink:
@@ -45,10 +45,9 @@ class StdoutSink:
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Write and flush.  Raises: OutputError when nobody reads any more, or the disk behind it is full."""
         render = self._render
-        lines = [render(event) for event in events] if render else [event.line for event in events]
-        lines.append(b"")
+        data = b"\n".join([*(render(event) for event in events), b""]) if render else ndjson(events)
         try:
-            self._stream.write(b"\n".join(lines))
+            self._stream.write(data)
             self._stream.flush()
         except BrokenPipeError as error:
             raise OutputError(

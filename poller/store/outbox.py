@@ -14,13 +14,13 @@ from poller.errors import StateError
 from poller.events import Event, OutboxEvent
 from poller.store import segments
 from poller.store.database import SEALED_SINK, DamagedRowError, Database
-from poller.store.segments import Segment
+from poller.store.segments import Segment, Stored
 
 
 class Batch(NamedTuple):
     """Events to send next, in order, and whether more wait behind them."""
 
-    events: list[OutboxEvent]
+    events: Sequence[OutboxEvent]
     has_more: bool
 
 
@@ -116,34 +116,33 @@ class Outbox:
 
         Raises: StateError when a segment is not what was written.
         """
-        events: list[OutboxEvent] = []
-        size = 0
+        parts: list[Stored] = []
         with self._database.reading() as connection:
             known = read_sinks(connection, sink)
             if not known:
                 return None
             done, skip = known[0].segment, known[0].position
             rows = connection.execute(
-                "SELECT id, contract, collected_at, bytes, checksum, directory, lines FROM segments"
+                "SELECT id, contract, collected_at, checksum, directory, lines FROM segments"
                 " WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",
                 (done, sink),
             )
-            for id_, contract, collected_at, segment_bytes, checksum, directory, lines in rows:
+            for id_, contract, collected_at, checksum, directory, lines in rows:
                 if segments.checksum(contract, collected_at, directory, lines) != checksum:
                     raise DamagedRowError(f"segment {id_} of the outbox fails its checksum")
-                waiting_events = segments.decode(contract, collected_at, directory, lines)[skip:]
-                if len(events) + len(waiting_events) <= max_events and size + segment_bytes <= max_bytes:
-                    events += waiting_events
-                    size += segment_bytes if not skip else sum(len(event.line) + 1 for event in waiting_events)
+                part = Stored(contract, collected_at, directory, lines)
+                if skip:
+                    part = part.slice(skip, part.event_count)
                     skip = 0
-                    continue
-                for event in waiting_events:
-                    size += len(event.line) + 1
-                    if events and (len(events) == max_events or size > max_bytes):
-                        return Batch(events, has_more=True)
-                    events.append(event)
-                skip = 0
-        return Batch(events, has_more=False) if events else None
+                if part.event_count > max_events or part.size_bytes > max_bytes:
+                    fitting = part.fitting(max_events, max_bytes, at_least=0 if parts else 1)
+                    if fitting < part.event_count:
+                        parts += [part.slice(0, fitting)] if fitting else []
+                        return Batch(segments.stored_events(parts), has_more=True)
+                max_events -= part.event_count
+                max_bytes -= part.size_bytes
+                parts.append(part)
+        return Batch(segments.stored_events(parts), has_more=False) if parts else None
 
     def settle(
         self, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None

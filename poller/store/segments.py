@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from poller.events import IDENTITY_BYTES, Event, OutboxEvent
+from poller.events import IDENTITY_BYTES, Event, OutboxEvent, StoredEvents
 
 MAX_EVENTS = 1000
 MAX_BYTES = 1024 * 1024
@@ -59,8 +59,59 @@ def checksum(contract: str, collected_at: int, directory: bytes, lines: bytes) -
     return zlib.crc32(lines, zlib.crc32(directory, zlib.crc32(f"{contract} {collected_at}".encode())))
 
 
-def decode(contract: str, collected_at: int, directory: bytes, lines: bytes) -> list[OutboxEvent]:
-    """The events of a segment whose checksum was found right."""
+class Stored(NamedTuple):
+    """A segment as it was read back, its checksum found right."""
+
+    contract: str
+    collected_at: int
+    directory: bytes
+    lines: bytes
+
+    @property
+    def event_count(self) -> int:
+        return len(self.directory) // _RECORD.size
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.lines)
+
+    def lengths(self) -> list[int]:
+        """The bytes of each line, with its newline."""
+        return [record[1] + 1 for record in _RECORD.iter_unpack(self.directory)]
+
+    def slice(self, start: int, end: int) -> Stored:
+        """The events from `start` to `end`, not included."""
+        lengths = self.lengths()
+        begin = sum(lengths[:start])
+        lines = self.lines[begin : begin + sum(lengths[start:end])]
+        return self._replace(directory=self.directory[start * _RECORD.size : end * _RECORD.size], lines=lines)
+
+    def fitting(self, max_events: int, max_bytes: int, *, at_least: int) -> int:
+        """How many of its first events fit."""
+        fitting = 0
+        for length in self.lengths()[:max_events]:
+            max_bytes -= length
+            if max_bytes < 0:
+                break
+            fitting += 1
+        return max(fitting, at_least)
+
+
+def stored_events(parts: Sequence[Stored]) -> StoredEvents:
+    """The events of segments, one segment behind the other."""
+    lines = parts[0].lines if len(parts) == 1 else b"".join([part.lines for part in parts])
+    count = sum(part.event_count for part in parts)
+    return StoredEvents(
+        count,
+        lines,
+        lambda: [event for part in parts for event in decode(part)],
+        lambda: max(max(part.lengths()) for part in parts),
+    )
+
+
+def decode(stored: Stored) -> list[OutboxEvent]:
+    """The events of a segment."""
+    contract, collected_at, directory, lines = stored
     events = []
     start = 0
     for time_us, length, ordinal, identity in _RECORD.iter_unpack(directory):

@@ -80,9 +80,7 @@ def test_the_schema_knows_every_key_and_no_other(path: Path) -> None:
             assert value in shape["enum"], where
 
     check(tomllib.loads(uncommented()), found, "")
-    sinks = {
-        one["properties"]["type"]["const"]: one for one in found["properties"]["sinks"]["items"]["oneOf"]
-    }
+    sinks = {one["properties"]["type"]["const"]: one for one in found["properties"]["sinks"]["items"]["oneOf"]}
     for name, table in SINK_TYPES.items():
         keys = {key for field in fields_of(table) for key in field.keys}
         assert set(sinks[name]["properties"]) == keys | {"type"}

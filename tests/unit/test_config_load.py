@@ -25,9 +25,7 @@ from poller.config import (
 from poller.errors import ConfigError, Problem
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://loki:3100"\n'
-LOGGING = (
-    '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
-)
+LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
 FILE = '[[sinks]]\nname = "a"\ntype = "file"\n'
 
 
@@ -253,13 +251,9 @@ def test_keys_of_a_sink_in_the_file_are_set_by_their_index(write: Any) -> None:
         ("IONOS_API_URL", "x", "IONOS_API_URL", "must begin with"),
     ],
 )
-def test_a_problem_in_the_environment_names_the_variable(
-    variable: str, value: str, path: str, part: str
-) -> None:
+def test_a_problem_in_the_environment_names_the_variable(variable: str, value: str, path: str, part: str) -> None:
     found = problems_of(None, {variable: value})
-    assert any(problem.path == path and part in f"{problem.message} {problem.hint}" for problem in found), (
-        found
-    )
+    assert any(problem.path == path and part in f"{problem.message} {problem.hint}" for problem in found), found
 
 
 def test_a_variable_is_not_blamed_for_the_file(write: Any) -> None:
@@ -292,9 +286,7 @@ def test_the_state_directory_is_the_most_explicit_one(write: Any) -> None:
     assert load(path, everything, state_dir=Path("/option")).state_dir == Path("/option")
 
 
-def test_relative_paths_start_at_the_file_and_those_of_the_environment_here(
-    write: Any, tmp_path: Path
-) -> None:
+def test_relative_paths_start_at_the_file_and_those_of_the_environment_here(write: Any, tmp_path: Path) -> None:
     path = write(FILE + 'path = "out"\n')
     assert load(path, {}).sinks[0].path == str(tmp_path / "out")  # type: ignore[union-attr]
     (sink,) = load(path, {"IONOS_POLLER_SINKS__0__PATH": "out"}).sinks
@@ -304,13 +296,9 @@ def test_relative_paths_start_at_the_file_and_those_of_the_environment_here(
     assert load(path, {"HOME": "/home/me"}).state_dir == Path("/home/me/state")
 
 
-def test_the_file_is_found_in_the_order_of_the_manual(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_found_in_the_order_of_the_manual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        importlib.import_module("poller.config.load"), "SYSTEM_CONFIG", tmp_path / "system.toml"
-    )
+    monkeypatch.setattr(importlib.import_module("poller.config.load"), "SYSTEM_CONFIG", tmp_path / "system.toml")
     assert find_config(None, {}) is None
     (tmp_path / "system.toml").touch()
     assert find_config(None, {}) == tmp_path / "system.toml"
@@ -338,9 +326,7 @@ def test_loading_imports_nothing_that_is_not_needed() -> None:
         "print([m for m in ('difflib', 'tomllib', 'requests', 'logging') if m in sys.modules])"
     )
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
     assert done.stdout.strip() == "[]"
 
 

@@ -39,9 +39,7 @@ PROXY = {"HTTPS_PROXY": "http://proxy:3128"}
         (PROXY | {"NO_PROXY": "10.0.0.0/8"}, "https://a", {"https": "http://proxy:3128"}),
     ],
 )
-def test_the_proxy_is_that_of_the_environment(
-    environ: dict[str, str], url: str, proxies: dict[str, str]
-) -> None:
+def test_the_proxy_is_that_of_the_environment(environ: dict[str, str], url: str, proxies: dict[str, str]) -> None:
     assert load(None, environ).proxies_for(url) == proxies
 
 

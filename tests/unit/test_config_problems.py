@@ -10,9 +10,7 @@ from poller.config import load
 from poller.errors import ConfigError
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://loki:3100"\n'
-LOGGING = (
-    '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
-)
+LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
 FILE = '[[sinks]]\nname = "a"\ntype = "file"\n'
 
 # Text of the file, path of the problem, part of its message or hint.
@@ -151,9 +149,7 @@ PROBLEMS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "path", "part"), [row[1:] for row in PROBLEMS], ids=[row[0] for row in PROBLEMS]
-)
+@pytest.mark.parametrize(("text", "path", "part"), [row[1:] for row in PROBLEMS], ids=[row[0] for row in PROBLEMS])
 def test_a_problem_is_named_with_its_path(tmp_path: Path, text: str, path: str, part: str) -> None:
     file = tmp_path / "ionos-poller.toml"
     file.write_text(text)
@@ -161,9 +157,7 @@ def test_a_problem_is_named_with_its_path(tmp_path: Path, text: str, path: str, 
     with pytest.raises(ConfigError) as caught:
         load(file, {"KEY": "k"})
     found = caught.value.problems
-    assert any(problem.path == path and part in f"{problem.message} {problem.hint}" for problem in found), (
-        found
-    )
+    assert any(problem.path == path and part in f"{problem.message} {problem.hint}" for problem in found), found
     assert len({problem.path for problem in found}) == (2 if "13MB" in text else 1), found
     assert "canary" not in str(found)
     assert all(str(problem).isprintable() for problem in found)

@@ -49,12 +49,8 @@ def test_a_secret_shows_in_no_form() -> None:
     assert (secret == Secret(CANARY), secret == CANARY, len({secret, Secret(CANARY)})) == (True, False, 1)
 
 
-@pytest.mark.parametrize(
-    "save", [pickle.dumps, copy.deepcopy, json.dumps, msgspec.json.encode, msgspec.msgpack.encode]
-)
-@pytest.mark.parametrize(
-    "what", [Secret(CANARY), SecretSource("inline", "", path="x", inline=Secret(CANARY))]
-)
+@pytest.mark.parametrize("save", [pickle.dumps, copy.deepcopy, json.dumps, msgspec.json.encode, msgspec.msgpack.encode])
+@pytest.mark.parametrize("what", [Secret(CANARY), SecretSource("inline", "", path="x", inline=Secret(CANARY))])
 def test_a_secret_is_not_serialised(save: Any, what: object) -> None:
     with pytest.raises(TypeError) as caught:
         save(what)
@@ -90,9 +86,7 @@ def test_one_newline_at_the_end_of_a_key_file_is_not_part_of_the_key(
         (b"canary" * 20_000, "larger than 64 KiB"),
     ],
 )
-def test_what_cannot_be_a_token_is_refused_without_being_shown(
-    tmp_path: Path, content: bytes, part: str
-) -> None:
+def test_what_cannot_be_a_token_is_refused_without_being_shown(tmp_path: Path, content: bytes, part: str) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=part) as caught:
@@ -158,10 +152,7 @@ def test_systemd_credentials_are_found_by_name(tmp_path: Path) -> None:
     credentials.mkdir()
     for name in ("token", "logs.key", "m.application-id", "l.bearer-token", "redact.hash-key"):
         (credentials / name).write_text(f"value of {name}".replace(" ", "-") + "\n")
-    text = (
-        SINK
-        + '[[sinks]]\nname = "m"\ntype = "moesif"\n[[sinks]]\nname = "l"\ntype = "loki"\nurl = "http://x"\n'
-    )
+    text = SINK + '[[sinks]]\nname = "m"\ntype = "moesif"\n[[sinks]]\nname = "l"\ntype = "loki"\nurl = "http://x"\n'
     config = load(
         write(tmp_path, text + '[redact]\nhash = ["a"]\n', 0o644), {"CREDENTIALS_DIRECTORY": str(credentials)}
     )

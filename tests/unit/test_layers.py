@@ -52,9 +52,7 @@ MAY_IMPORT = {
     "checks": EDGES,  # the preflight tries every edge and knows no use case
     "pipeline": EDGES | {"reading"},
     "daemon": EDGES | {"reading", "pipeline", "reporting"},
-    "simulator": {
-        "core"
-    },  # a stand-in for the other side shares none of our edges, or it would share their mistakes
+    "simulator": {"core"},  # a stand-in for the other side shares none of our edges, or it would share their mistakes
     "cli": EDGES | {"reading", "pipeline", "daemon", "reporting", "simulator", "checks", "pipelines", "files"},
 }
 
@@ -115,9 +113,7 @@ def breaches(source: str, module: str, *, is_package: bool = False) -> list[str]
     if module == PACKAGE:
         names = imports(tree, module, is_package=True)
         return [
-            f"{module} holds the version and imports nothing, but has {name}"
-            for name in names
-            if name != "__future__"
+            f"{module} holds the version and imports nothing, but has {name}" for name in names if name != "__future__"
         ]
     room = room_of(module)
     if room is None:

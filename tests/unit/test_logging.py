@@ -138,9 +138,7 @@ def test_other_libraries_are_heard_from_warning_on_without_queries() -> None:
         logging.getLogger(name).debug("GET /x?offset=0")
         logging.getLogger(name).info("GET /x?offset=0")
     assert stream.getvalue() == ""
-    logging.getLogger("urllib3.connectionpool").warning(
-        "Retrying after %r: %s", OSError("x"), "/x?dateStart=2026"
-    )
+    logging.getLogger("urllib3.connectionpool").warning("Retrying after %r: %s", OSError("x"), "/x?dateStart=2026")
     assert stream.getvalue().endswith("WARNING Retrying after OSError('x'): /x?...\n")
 
 

@@ -64,7 +64,9 @@ def test_a_list_is_gone_into_with_or_without_brackets():
     assert Redactor(mask=["a[]"])(b'{"a":{"b":1}}') == b'{"a":"***"}'
 
 
-@pytest.mark.parametrize("value", [b'"anna"', b"1234567", b"true", b"1e400", b'["anna"]', b'[["anna"],{"username":"anna"}]'])
+@pytest.mark.parametrize(
+    "value", [b'"anna"', b"1234567", b"true", b"1e400", b'["anna"]', b'[["anna"],{"username":"anna"}]']
+)
 def test_it_fails_closed_where_the_shape_is_another(value):
     line = b'{"principal":{"identity":%s,"n":1.10}}' % value
     for change in ("mask", "hashed", "drop"):

@@ -20,8 +20,7 @@ from poller.simulator.log import ContractLog
 
 NOON_MS = 1_780_000_000_000
 DOCUMENTATION = [
-    ipaddress.ip_network(text)
-    for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
+    ipaddress.ip_network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
 ]
 
 
@@ -42,9 +41,7 @@ def test_entries_are_compact_json_of_realistic_size_with_ids_of_their_own():
     parsed = [json.loads(line) for line in lines]
     ids = {entry["@uuid"] for entry in parsed}
     assert len(ids) == 5000
-    assert all(
-        re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-9[0-9a-f]{3}-[0-9a-f]{12}", one) for one in ids
-    )
+    assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-9[0-9a-f]{3}-[0-9a-f]{12}", one) for one in ids)
     assert 600 < sum(map(len, lines)) / len(lines) < 900
     assert all(b'": ' not in line and b"\n" not in line for line in lines)
 

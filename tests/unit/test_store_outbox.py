@@ -12,7 +12,7 @@ from poller.errors import StateError
 from poller.events import Event, OutboxEvent
 from poller.store import State
 from poller.store.outbox import DeadLetter
-from poller.store.segments import MAX_BYTES, MAX_EVENTS, cut, decode, encode
+from poller.store.segments import MAX_BYTES, MAX_EVENTS, Stored, cut, decode, encode
 from tests.states import NOW, START, commit, event, events, open_state, waiting
 
 
@@ -259,7 +259,7 @@ def test_a_segment_gives_back_what_was_put_in() -> None:
         Event(0, b"a" * 16, b"x" * 2_000_000, ordinal=10**6),
     ]
     segment = encode(items)
-    found = decode("1", 7, segment.directory, segment.lines)
+    found = decode(Stored("1", 7, segment.directory, segment.lines))
     assert [(item.time_us, item.identity, item.line) for item in found] == [
         (item.time_us, item.identity, item.line) for item in items
     ]

@@ -1,0 +1,440 @@
+"""AWS Data Firehose: against moto's server as a process of its own, and a stand-in that takes calls in part."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.exceptions
+import pytest
+
+from poller.config import Config, FirehoseSink
+from poller.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
+from poller.errors import ConfigError, StoppedError
+from poller.events import OutboxEvent
+from poller.sinks import Sink, build_sink
+from poller.sinks.firehose import outcome_of_answer, outcome_of_error, outcome_of_failure
+from tests.integration.fetching import Bench, Starter, same
+from tests.support import clean_environment, free_port, wait_until
+
+STREAM, BUCKET, REGION = "activity", "activity-bucket", "eu-central-1"
+MIB = 1 << 20
+SECRET, TOKEN = "canary-secret-access-key", "canary-session-token"
+AWS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/nowhere",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+}
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in AWS.items():
+        monkeypatch.setenv(name, value)
+
+
+# Against moto
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the bucket and the stream that writes to it; its URL."""
+    output = tmp_path_factory.mktemp("moto") / "output"
+    port = free_port()
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            env=clean_environment() | {"PYTHONWARNINGS": "ignore"},
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        wait_until(lambda: b"Running on" in output.read_bytes(), 30, what="moto answers")
+        url = f"http://127.0.0.1:{port}"
+        location = {"LocationConstraint": REGION}
+        client("s3", url).create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
+        client("firehose", url).create_delivery_stream(
+            DeliveryStreamName=STREAM,
+            ExtendedS3DestinationConfiguration={
+                "RoleARN": "arn:aws:iam::123456789012:role/activity",
+                "BucketARN": f"arn:aws:s3:::{BUCKET}",
+            },
+        )
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def client(service: str, url: str) -> Any:
+    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    return boto3.session.Session(region_name=REGION, **keys).client(service, endpoint_url=url)
+
+
+def objects(url: str) -> list[bytes]:
+    """What the stream has written, in order."""
+    s3 = client("s3", url)
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    found = [item for page in pages for item in page.get("Contents", [])]
+    found.sort(key=lambda item: item["LastModified"])
+    return [s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read() for item in found]
+
+
+def configure(place: Bench, url: str, **keys: str) -> None:
+    keys = {"requests_per_second": "1000", "retry_initial": '"10ms"', "retry_max": '"50ms"', **keys}
+    table = "\n".join(f"{key} = {value}" for key, value in keys.items())
+    (place.directory / "ionos-poller.toml").write_text(
+        f'[[sinks]]\nname = "aws"\ntype = "firehose"\nstream = "{STREAM}"\nregion = "{REGION}"\n'
+        f'endpoint_url = "{url}"\n{table}\n'
+    )
+
+
+def backfill(place: Bench) -> str:
+    done = place.run("backfill", "--from", "2h", "--to", "0s", "--sink", "aws", env=AWS)
+    assert done.code == 0, done.stderr
+    assert "DOES NOT BALANCE" not in done.stderr
+    for secret in (SECRET, TOKEN):
+        assert secret not in done.stderr
+    return done.stderr
+
+
+def test_3000_entries_reach_motos_firehose_once_each_ending_with_a_newline(bench: Starter, moto: str) -> None:
+    place = bench(contracts=2, events=1500)
+    configure(place, moto)
+    backfill(place)
+    written = objects(moto)
+    assert all(content.endswith(b"\n") for content in written)
+    assert max(content.count(b"\n") for content in written) <= 500
+    same(b"".join(written).splitlines(), place.oracle())
+
+
+def test_the_probe_tells_what_the_stream_is(moto: str, aws: None) -> None:
+    assert make(moto).probe() == Accepted()
+    outcome = make(moto, stream="nowhere").probe()
+    assert isinstance(outcome, RetryAfter)
+    assert "check stream and region" in outcome.reason
+    outcome = make(moto, stream="nowhere").send([event_of()])
+    assert isinstance(outcome, RetryAfter), "a wrong name must not cost an entry"
+    assert "ResourceNotFoundException" in outcome.reason
+
+
+# A stand-in that fails in all the ways there are
+
+
+class Firehose(ThreadingHTTPServer):
+    """PutRecordBatch with a mind of its own. `judge` says of each record whether it is taken (an empty text) or its error code."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.accepted: list[bytes] = []
+        self.calls: list[list[bytes]] = []
+        self.judge: Callable[[bytes], str] = lambda record: ""
+        self.answer: tuple[int, bytes] | None = None
+        self.headers: list[dict[str, str]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Firehose
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server = self.server
+        server.headers.append(dict(self.headers))
+        status, answer = server.answer or (200, b"")
+        if server.answer is None:
+            asked = json.loads(body)
+            assert self.headers["X-Amz-Target"] == "Firehose_20150804.PutRecordBatch"
+            assert asked["DeliveryStreamName"] == STREAM
+            records = [base64.b64decode(record["Data"]) for record in asked["Records"]]
+            server.calls.append(records)
+            codes = [server.judge(record) for record in records]
+            server.accepted += [record for record, code in zip(records, codes, strict=True) if not code]
+            results = [
+                {"ErrorCode": code, "ErrorMessage": "Slow down."} if code else {"RecordId": "1"} for code in codes
+            ]
+            answer = json.dumps({"FailedPutCount": sum(map(bool, codes)), "RequestResponses": results}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+@pytest.fixture
+def firehose() -> Iterator[Firehose]:
+    server = Firehose()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def make(url: str, stop: threading.Event | None = None, **settings: Any) -> Sink:
+    table = FirehoseSink(**{"name": "aws", "stream": STREAM, "region": REGION, "endpoint_url": url, **settings})
+    return build_sink(table, Config(), stop or threading.Event())
+
+
+def event_of(number: int = 0, size: int = 0) -> OutboxEvent:
+    line = b'{"n":%d,"x":""}' % number
+    line = line[:-2] + b"x" * max(0, size - len(line)) + line[-2:]
+    return OutboxEvent("1", time.time_ns() // 1000, int(time.time()), number.to_bytes(16), 0, line)
+
+
+def within_limits(calls: list[list[bytes]]) -> bool:
+    return all(
+        len(call) <= 500 and sum(map(len, call)) <= 4 * MIB and max(map(len, call)) <= 1000 * 1024 for call in calls
+    )
+
+
+def test_with_a_fifth_of_the_records_failing_each_arrives_once_and_none_is_resent_that_was_taken(
+    bench: Starter, firehose: Firehose
+) -> None:
+    dice = random.Random(7)
+    codes = ("ServiceUnavailableException", "InternalFailure", "ThrottlingException")
+    firehose.judge = lambda record: dice.choice(codes) if dice.random() < 0.2 else ""
+    place = bench(contracts=2, events=1500)
+    configure(place, firehose.url, batch_events="500")
+    backfill(place)
+    assert all(record.endswith(b"}\n") for record in firehose.accepted)
+    same([record[:-1] for record in firehose.accepted], place.oracle())
+    sent = Counter(record for call in firehose.calls for record in call)
+    assert sent.total() > 3500, "the fifth was sent again"
+    assert within_limits(firehose.calls)
+    # In order: a batch is done before the next begins, and what is sent again of it keeps its order.
+    first_sent = [json.loads(record) for record in dict.fromkeys(record for call in firehose.calls for record in call)]
+    for contract in place.simulator.contracts:
+        entries = [e for e in first_sent if str(e["principal"]["identity"]["contractNumber"]) == str(contract)]
+        times = [entry["meta"]["time"] for entry in entries]
+        assert times == sorted(times)
+
+
+def test_actions_go_to_firehose_for_moesif_behind_it(bench: Starter, firehose: Firehose) -> None:
+    place = bench(contracts=1, events=50)
+    configure(place, firehose.url, format='"moesif-action"', action_name='"event.param.action"')
+    backfill(place)
+    actions = [json.loads(record) for record in firehose.accepted]
+    assert len(actions) == 50
+    assert {action["action_name"] for action in actions} <= {"GET", "POST", "PUT", "PATCH", "DELETE"}
+
+
+def test_no_call_and_no_record_is_above_the_limits(firehose: Firehose, aws: None) -> None:
+    sink = make(firehose.url)
+    assert (sink.batch_bytes, sink.max_event_bytes) == (4 * MIB - 500, 1000 * 1024 - 1)
+    assert sink.send([event_of(size=1000 * 1024 - 1)]) == Accepted(status=200)
+    assert isinstance(sink.send([event_of(size=1000 * 1024)]), TooLarge)
+    full = [event_of(n, 8387) for n in range(500)]
+    assert sum(len(event.line) for event in full) <= sink.batch_bytes
+    assert sink.send(full) == Accepted(status=200)
+    assert isinstance(sink.send([event_of(n, 8389) for n in range(500)]), TooLarge)
+    assert isinstance(sink.send([event_of(n) for n in range(501)]), TooLarge)
+    assert within_limits(firehose.calls)
+    assert len(firehose.calls) == 2
+    # An action is longer than its entry.
+    assert isinstance(make(firehose.url, format="moesif-action").send([event_of(size=1000 * 1024 - 50)]), TooLarge)
+
+
+def test_a_throttled_stream_is_not_asked_again_at_once(firehose: Firehose, aws: None) -> None:
+    firehose.judge = lambda record: "ThrottlingException"
+    outcome = make(firehose.url).send([event_of(n) for n in range(3)])
+    assert isinstance(outcome, RetryAfter)
+    assert "ThrottlingException" in outcome.reason
+    assert len(firehose.calls) == 1, "AWS's library does not retry behind our back"
+
+
+def test_one_record_that_was_not_taken_is_sent_again_alone(firehose: Firehose, aws: None) -> None:
+    firehose.judge = lambda record: "InternalFailure" if b'"n":1,' in record else ""
+    assert make(firehose.url).send([event_of(n) for n in range(3)]) == Accepted(retry=(1,))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "words"),
+    [
+        ("ServiceUnavailableException", 503, RetryAfter, ""),
+        ("ThrottlingException", 400, RetryAfter, ""),
+        ("LimitExceededException", 400, RetryAfter, ""),
+        ("InternalFailure", 500, RetryAfter, ""),
+        ("ResourceNotFoundException", 400, RetryAfter, "check stream and region"),
+        ("InvalidArgumentException", 400, RetryAfter, "direct PUT"),
+        ("InvalidKMSResourceException", 400, RetryAfter, "KMS"),
+        ("SomethingNew", 400, RetryAfter, ""),
+        ("AccessDeniedException", 400, CredentialsRefused, ""),
+        ("UnrecognizedClientException", 400, CredentialsRefused, ""),
+        ("ExpiredTokenException", 400, CredentialsRefused, ""),
+        ("InvalidSignatureException", 400, CredentialsRefused, ""),
+        ("SomethingNew", 403, CredentialsRefused, ""),
+        ("RequestEntityTooLargeException", 413, TooLarge, ""),
+    ],
+)
+def test_each_error_has_its_outcome_and_none_costs_an_entry(
+    firehose: Firehose,
+    aws: None,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    status: int,
+    kind: type[Outcome],
+    words: str,
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    message = f"The Canonical String should have been x-amz-security-token:{TOKEN} with {SECRET}\n"
+    firehose.answer = (status, json.dumps({"__type": code, "message": message}).encode())
+    outcome = make(firehose.url).send([event_of()])
+    assert type(outcome) is kind
+    assert code in outcome.reason
+    assert words in outcome.reason
+    assert TOKEN not in outcome.reason
+    assert SECRET not in outcome.reason
+    assert outcome.reason.isprintable()
+    assert len(firehose.headers) == 1
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 502])
+def test_an_answer_that_is_none_of_firehoses_takes_nothing(firehose: Firehose, aws: None, status: int) -> None:
+    sink = make(firehose.url)
+    for body in (b"", b"{}", b"<html>", b'{"RequestResponses":[]}', b'{"RequestResponses":7}', b"[1]", b"null"):
+        firehose.answer = (status, body)
+        assert isinstance(sink.send([event_of()]), RetryAfter), body
+        assert isinstance(sink.probe(), RetryAfter), body
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("refused", "no connection"),
+        ("https://127.0.0.1:1", "no connection"),
+        ("http://no-such-host.invalid", "no connection"),
+        ("hang", "read_timeout"),
+    ],
+)
+def test_a_firehose_out_of_reach_is_tried_again(aws: None, url: str, words: str) -> None:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        if url == "hang":
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        elif url == "refused":
+            url = f"http://127.0.0.1:{free_port()}"
+        outcome = make(url, read_timeout_seconds=0.3, connect_timeout_seconds=2.0).send([event_of()])
+    assert isinstance(outcome, RetryAfter)
+    assert words in outcome.reason
+
+
+def test_credentials_that_were_replaced_are_found_without_a_restart(
+    firehose: Firehose, aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    path = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    sink = make(firehose.url)
+    outcome = sink.send([event_of()])
+    assert isinstance(outcome, CredentialsRefused)
+    assert "no usable AWS credentials" in outcome.reason
+    path.write_text("[default]\naws_access_key_id = OLDKEY\naws_secret_access_key = old\n")
+    firehose.answer = (400, json.dumps({"__type": "ExpiredTokenException", "message": "expired"}).encode())
+    assert isinstance(sink.send([event_of()]), CredentialsRefused)
+    path.write_text("[default]\naws_access_key_id = NEWKEY\naws_secret_access_key = new\n")
+    firehose.answer = None
+    assert sink.send([event_of()]) == Accepted(status=200)
+    assert [re.search(r"Credential=(\w+)/", headers["Authorization"])[1] for headers in firehose.headers] == [
+        "OLDKEY",
+        "NEWKEY",
+    ]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_DEFAULT_REGION"])
+def test_aws_settings_that_lead_nowhere_are_told(
+    firehose: Firehose, aws: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if name == "AWS_PROFILE":
+        monkeypatch.setenv(name, "nobody")
+        outcome = make(firehose.url).send([event_of()])
+        assert isinstance(outcome, CredentialsRefused)
+        assert "ProfileNotFound" in outcome.reason
+    else:
+        outcome = make(firehose.url, region=None).send([event_of()])
+        assert isinstance(outcome, RetryAfter)
+        assert "give region" in outcome.reason
+
+
+def test_stop_ends_the_wait_for_a_turn(firehose: Firehose, aws: None) -> None:
+    stop = threading.Event()
+    sink = make(firehose.url, stop, requests_per_second=0.01)
+    assert sink.send([event_of()]) == Accepted(status=200)
+    stop.set()
+    with pytest.raises(StoppedError):
+        sink.send([event_of()])
+
+
+def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(ConfigError) as caught:
+        make("http://127.0.0.1:1")
+    (problem,) = caught.value.problems
+    assert problem.path == "sinks.aws.type"
+    assert "pip install 'ionos-poller[firehose]'" in problem.hint
+
+
+def test_nobody_else_pays_for_boto3() -> None:
+    program = (
+        "import sys, poller.cli.fetch, poller.cli.run; sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == 0
+
+
+# All that botocore can raise
+
+
+def every(kind: type[Exception]) -> list[type[Exception]]:
+    found = vars(botocore.exceptions).values()
+    return [one for one in found if isinstance(one, type) and issubclass(one, kind) and one is not kind]
+
+
+@pytest.mark.parametrize("kind", every(botocore.exceptions.BotoCoreError), ids=lambda kind: kind.__name__)
+def test_every_exception_of_botocore_has_an_outcome_that_keeps_the_data(kind: type[Exception]) -> None:
+    outcome = outcome_of_failure(kind.__new__(kind))
+    assert isinstance(outcome, RetryAfter | CredentialsRefused)
+    if re.search(r"Credential|Token|SSO|Login|Profile", kind.__name__):
+        assert isinstance(outcome, CredentialsRefused), "a person is needed"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [{}, {"Error": {}}, {"Error": {"Code": None}}, {"ResponseMetadata": {}}, {"Error": {"Message": "x" * 9000}}],
+)
+def test_an_error_without_its_parts_has_an_outcome(response: dict[str, Any]) -> None:
+    outcome = outcome_of_error(response)
+    assert isinstance(outcome, RetryAfter)
+    assert outcome.reason
+    assert len(outcome.reason) < 300
+
+
+def test_results_that_do_not_match_the_records_are_no_results() -> None:
+    assert isinstance(outcome_of_answer({"RequestResponses": [{"RecordId": "1"}]}, 2), RetryAfter)
+    assert outcome_of_answer({"RequestResponses": [{"RecordId": "1"}]}, 1) == Accepted(status=200)
