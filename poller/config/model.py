@@ -84,7 +84,7 @@ class Api(Table, frozen=True, kw_only=True):
     ] = 8 * MIB
     window_bytes: Annotated[
         int, describe("size", "Memory spent on windows in flight, over all contracts.", ge=MIB, le=1 << 34)
-    ] = 12 * MIB
+    ] = 8 * MIB
 
 
 class Poll(Table, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """`make soak`: the fault harness for as long as you like, with a report.
 
-    python -m tests.faults [--lives N] [--seconds S] [--seed N] [--report FILE]
+python -m tests.faults [--lives N] [--seconds S] [--seed N] [--report FILE]
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def main() -> int:
             break
         lives = min(50, arguments.lives - sum(sum(report.lives.values()) for report in reports))
         with tempfile.TemporaryDirectory() as place:
-            reports += run_plans(Path(place), lives, arguments.seed + len(reports), tell=lambda text: print(text, flush=True))
+            reports += run_plans(
+                Path(place), lives, arguments.seed + len(reports), tell=lambda text: print(text, flush=True)
+            )
     summary = summarise(reports, time.monotonic() - started)
     print(summary)
     if arguments.report:

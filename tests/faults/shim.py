@@ -12,6 +12,7 @@ FAULT_PLANT=NAME                      a mistake put in on purpose, which the har
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import sys
@@ -68,7 +69,8 @@ def plant_watermark_first() -> None:
 
     def commit_window(self: Contracts, commit: Commit) -> None:
         real(self, commit._replace(fetched=0, unseen=[], new_count=0, kept=[], late=0, repaired=0))
-        time.sleep(0.02)  # the window in which a kill does harm
+        if commit.kept and random.random() < 0.3:
+            die()  # the moment in which a kill does harm
         real(self, commit)
 
     Contracts.commit_window = commit_window  # type: ignore[method-assign]
