@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from poller.errors import AuthError, PollerError, StoppedError
+from poller.errors import AuthError, StoppedError
 from poller.pipeline.collect import Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
 
@@ -24,7 +24,7 @@ class Transfer:
         self._stop = stop
         self._wakeups = [threading.Event() for _ in deliverers]
         self._is_collected = threading.Event()
-        self._failure: PollerError | None = None
+        self._failure: Exception | None = None
         self._delivered = [0] * len(deliverers)
         self._finished = threading.Semaphore(0)
 
@@ -77,7 +77,7 @@ class Transfer:
 
     def _work(self, target: Callable[[int], None], index: int) -> None:
         def work() -> None:
-            with suppress(PollerError):  # `_guarded` has remembered it
+            with suppress(Exception):  # `_guarded` has remembered it
                 self._guarded(target, index)
             self._finished.release()
 
@@ -97,7 +97,7 @@ class Transfer:
         """Do a piece of work; should it fail, have all others stop and remember the first failure."""
         try:
             return work(argument)
-        except PollerError as error:
+        except Exception as error:  # whatever it is: all others would wait for this piece of work for ever
             if self._failure is None and not (isinstance(error, StoppedError) and self._stop.is_set()):
                 self._failure = error
             self._stop.set()

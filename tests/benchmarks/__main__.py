@@ -64,7 +64,10 @@ def main() -> None:
     print(f"\nsaved as {path}")
 
 
-HEADING = "| what | ratio | goal | ours s | bare s | peak MB | CPU us/entry | |\n| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |"
+HEADING = (
+    "| what | ratio | goal | ours s | bare s | peak MB | CPU us/entry | |\n"
+    "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |"
+)
 
 
 def line(row: Row) -> str:

@@ -1,0 +1,56 @@
+"""A transfer ends when one of its parts fails, whatever the failure is."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from poller.errors import StateError, StoppedError
+from poller.pipeline.collect import Poll
+from poller.pipeline.deliver import Progress
+from poller.pipeline.transfer import Transfer
+
+
+class Deliverer:
+    """Has nothing to deliver, or fails at it."""
+
+    refusal, sink_name = "", "out"
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def step(self) -> Progress:
+        if self._error is not None:
+            raise self._error
+        return Progress(0, None)
+
+
+class Collector:
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def collect(self, contract: str) -> Poll:
+        if self._error is not None:
+            raise self._error
+        return Poll(contract)
+
+
+@pytest.mark.parametrize("error", [StateError("full"), AttributeError("a mistake of ours")], ids=type)
+@pytest.mark.parametrize("part", ["deliverer", "collector"])
+def test_it_does_not_wait_for_a_part_that_failed(part: str, error: Exception) -> None:
+    parts: list[Any] = [Deliverer(error if part == "deliverer" else None), Deliverer()]
+    collector: Any = Collector(error if part == "collector" else None)
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            Transfer(parts, threading.Event()).run(collector, lambda: ["1", "2"], 2)
+        except (StateError, AttributeError, StoppedError) as caught:
+            raised.append(caught)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert raised == [error]
