@@ -102,9 +102,7 @@ def wait_until(predicate: Callable[[], Answer], timeout: float = 10, *, what: st
         if answer:
             return answer
         if time.monotonic() >= deadline:
-            raise AssertionError(
-                f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}"
-            )
+            raise AssertionError(f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}")
         time.sleep(0.02)
 
 

@@ -38,9 +38,7 @@ def install(wheel: Path, room: Path) -> Path:
     """Return the installed command."""
     constraints = room / "constraints.txt"
     lock = (TOP / "requirements-dev.lock").read_text(encoding="utf-8")
-    constraints.write_text(
-        "\n".join(re.findall(r"^[a-z0-9].*?==.*?(?= \\$)", lock, re.MULTILINE)), encoding="utf-8"
-    )
+    constraints.write_text("\n".join(re.findall(r"^[a-z0-9].*?==.*?(?= \\$)", lock, re.MULTILINE)), encoding="utf-8")
     venv.create(room / "venv", with_pip=True)
     bin_directory = room / "venv" / "bin"
     pip = [str(bin_directory / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -67,9 +65,7 @@ def run(command: Path, *args: str, cwd: Path, **extra: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        sys.exit(
-            f"wheel-check: ionos-poller {' '.join(args)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-        )
+        sys.exit(f"wheel-check: ionos-poller {' '.join(args)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -96,9 +92,7 @@ def fetch_from_simulator(command: Path, room: Path) -> None:
     for line in lines:
         json.loads(line)
     if len(set(lines)) != CONTRACT_COUNT * EVENT_COUNT or len(lines) != len(set(lines)) or again:
-        sys.exit(
-            f"wheel-check: fetch printed {len(lines)} lines, {len(set(lines))} distinct, then {again[:200]!r}"
-        )
+        sys.exit(f"wheel-check: fetch printed {len(lines)} lines, {len(set(lines))} distinct, then {again[:200]!r}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -22,7 +22,9 @@ MASKED = b'"***"'
 HASH_PREFIX = "hmac:"
 _HASH_CHARS = 32  # 128 bits: no two users of one installation will ever share it
 _HASHED = re.compile(rf'"{HASH_PREFIX}[0-9a-f]{{{_HASH_CHARS}}}"'.encode())
-_REMEMBERED_HASHES = 4096  # few users cause most entries, and a hash costs more than all the rest
+# Few users, on few machines, cause most entries: what becomes of a `principal` is worked out once for many of them.
+_REMEMBERED = 4096
+_REMEMBERED_BYTES = 512
 _NULL = b"null"
 
 Change = Callable[[bytes], bytes | None]
@@ -45,14 +47,15 @@ class Redactor:
         hashed: Iterable[str] = (),
         key: bytes = b"",
     ) -> None:
-        hash_ = lru_cache(_REMEMBERED_HASHES)(lambda raw: _hash(key, raw))
         # The harsher comes later: it is what counts where two meet.
         changes: list[tuple[Path, Change]] = [
-            *((parse_path(path), hash_) for path in hashed),
+            *((parse_path(path), partial(_hash, key)) for path in hashed),
             *((parse_path(path), _mask) for path in mask),
             *((parse_path(path), _drop) for path in drop),
         ]
         self._root = _tree(changes)
+        for node in self._root.inner.values():
+            node.remembered = lru_cache(_REMEMBERED)(partial(_rewrite, node))
 
     def __call__(self, line: bytes) -> bytes:
         """The line of an entry without what is to be taken out."""
@@ -91,12 +94,16 @@ def _hash(key: bytes, value: bytes) -> bytes:
 
 
 class _Node:
-    """What is done to the value at one place: to it as `whole`, to its `items` if it is a list, or to what is in it."""
+    """What is done to the value at one place: to it as `whole`, to its `items` if it is a list, or to what is in it.
+
+    `remembered` does the same as `_rewrite`, once for equal values.
+    """
 
     def __init__(self) -> None:
         self.inner: dict[str, _Node] = {}
         self.whole: Change | None = None
         self.items: Change | None = None
+        self.remembered: Change | None = None
 
     def strictest(self) -> Change:
         """The harshest of all that is done here and below: for a value that is not of the shape the paths expect."""
@@ -143,7 +150,9 @@ def _rewrite_object(node: _Node, value: bytes) -> bytes:
     fields: dict[str, Any] = _decode_object(value)
     for name, inner in node.inner.items():
         if name in fields:
-            changed = _rewrite(inner, bytes(fields[name]))
+            old = bytes(fields[name])
+            remembered = inner.remembered if len(old) <= _REMEMBERED_BYTES else None
+            changed = remembered(old) if remembered else _rewrite(inner, old)
             if changed is None:
                 del fields[name]
             else:

@@ -260,7 +260,8 @@ def test_a_redaction_of_one_sink_concerns_it_and_its_dead_letters_alone(daemon_o
     daemon = daemon_of(contracts=1, keep_lines=True, poison="poisonous")
     daemon.simulator.add_entries(FIRST, canary_entries(9))
     (daemon.directory / "sink.key").write_text("a-key-of-one-sink-alone\n")
-    table = f'{{ hash = ["principal.identity.username"], drop = ["principal.sourceIP"], hash_key_file = "{daemon.directory}/sink.key" }}'
+    paths = 'hash = ["principal.identity.username"], drop = ["principal.sourceIP"]'
+    table = f'{{ {paths}, hash_key_file = "{daemon.directory}/sink.key" }}'
     daemon.configure(sinks={LOGGING: {"redact": table}, LOKI: {}})
     daemon.start()
     wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 3, 20)

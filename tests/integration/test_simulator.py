@@ -43,9 +43,7 @@ class Client:
         return self.session.post(self.simulator.url + path, timeout=5, **options)
 
     def control(self, path, value=None):
-        answer = (
-            self.get(f"/_simulator/{path}") if value is None else self.post(f"/_simulator/{path}", json=value)
-        )
+        answer = self.get(f"/_simulator/{path}") if value is None else self.post(f"/_simulator/{path}", json=value)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -96,9 +94,7 @@ def test_the_oracle_over_http_is_what_was_served(simulate):
 
 def test_the_range_is_half_open_and_dates_come_in_two_forms(simulate):
     client = simulate(events=0)
-    client.simulator.add_entries(
-        FIRST, [{"meta": {"time": f"2026-05-01T0{hour}:00:00.000Z"}} for hour in range(4)]
-    )
+    client.simulator.add_entries(FIRST, [{"meta": {"time": f"2026-05-01T0{hour}:00:00.000Z"}} for hour in range(4)])
     hits = client.hits(dateStart="2026-05-01T01:00:00Z", dateEnd="2026-05-01T03:00:00Z")
     assert [hit["_source"]["meta"]["time"][11:13] for hit in hits["hits"]] == ["02", "01"]
     assert client.hits(dateStart="2026-05-01", dateEnd="2026-05-02")["total"] == 4
@@ -142,9 +138,7 @@ def test_credentials_are_required(simulate):
     client = simulate(forbidden=(SECOND,))
     assert client.entries(SECOND).status_code == 403
     assert client.entries(99).status_code == 404
-    assert (
-        client.get("/activitylog/v1/contracts", headers={"Authorization": "Bearer wrong"}).status_code == 401
-    )
+    assert client.get("/activitylog/v1/contracts", headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert client.get("/activitylog/v1/contracts", headers={"Authorization": ""}).json()["httpStatus"] == 401
     del client.session.headers["Authorization"]
     assert client.get("/activitylog/v1/contracts", auth=("demo", "demo")).status_code == 200
@@ -190,9 +184,7 @@ def test_given_entries_are_served_digit_for_digit(simulate):
     client = simulate(events=0)
     numbers = b'"a":1.10,"b":123456789012345678901234567890'
     body = b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},%s,"c":"\\u00fc\xc3\xbc"}' % numbers
-    answer = client.post(
-        "/_simulator/entries", data=b'{"contract":%d,"entries":[%s,%s]}' % (FIRST, body, body)
-    )
+    answer = client.post("/_simulator/entries", data=b'{"contract":%d,"entries":[%s,%s]}' % (FIRST, body, body))
     assert answer.json() == {"added": 2}
     assert client.entries().content.count(body) == 2
     assert list(client.simulator.oracle(FIRST)) == [body, body]
@@ -432,9 +424,7 @@ def push(client, *streams, **headers):
         for labels, some in streams
     ]
     body = gzip.compress(json.dumps({"streams": values}).encode())
-    return client.post(
-        "/sink/loki/loki/api/v1/push", data=body, headers={"Content-Encoding": "gzip", **headers}
-    )
+    return client.post("/sink/loki/loki/api/v1/push", data=body, headers={"Content-Encoding": "gzip", **headers})
 
 
 def ago(**span):
