@@ -137,7 +137,7 @@ def test_the_probe_tells_what_the_stream_is(moto: str, aws: None) -> None:
 
 
 class Firehose(ThreadingHTTPServer):
-    """PutRecordBatch with a mind of its own. `judge` gives each record's error code; an empty text takes it."""
+    """PutRecordBatch with a mind of its own. `judge` gives the error code of a record, or an empty text where it is taken."""
 
     daemon_threads = True
 
