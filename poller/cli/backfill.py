@@ -37,6 +37,10 @@ log = logging.getLogger("poller.backfill")
 
 _GO_ON = "not complete: run the same command again to go on where it stopped"
 
+# Larger windows take fewer requests; this much is well within what a backfill may take.
+_JOB_BYTES = 3 * 1024 * 1024
+_ALL_JOBS_BYTES = 24 * 1024 * 1024
+
 # What is too old in an hour would be refused while the backfill runs.
 _AGE_MARGIN_SECONDS = 3600
 
@@ -135,7 +139,8 @@ class _Backfill:
         jobs: int,
         too_old: TooOld,
     ) -> None:
-        api = msgspec.structs.replace(config.api, concurrency=jobs)
+        window_bytes = max(config.api.window_bytes, min(jobs * _JOB_BYTES, _ALL_JOBS_BYTES))
+        api = msgspec.structs.replace(config.api, concurrency=jobs, window_bytes=window_bytes)
         poll = msgspec.structs.replace(config.poll, overlap_seconds=0)
         self._config = msgspec.structs.replace(config, api=api, poll=poll)
         self._order = order

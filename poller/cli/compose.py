@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _M_TRIM_THRESHOLD = -1
+_M_ARENA_MAX = -8
 
 
 def activity_logs(
@@ -103,6 +104,9 @@ def _return_memory_promptly() -> None:
     By itself it raises the first limit to the largest block it ever freed; pages and windows of megabytes then come from the
     arenas of threads and leave them in pieces. Measured with entries of 100 KB: 400 MB resident instead of 70. Fixing the one
     fixes the other at 128 KiB, though, and then every page of memory is asked for again and again.
+
+    And have all threads share one arena: with the interpreter's lock they do not get in each other's way, while each arena keeps
+    what its thread once needed. Measured with a backfill of `--jobs 8`: 99 MB resident instead of 60 with one, and no faster.
     """
     import ctypes
 
@@ -110,6 +114,7 @@ def _return_memory_promptly() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
         libc.mallopt(_M_TRIM_THRESHOLD, 4 * 1024 * 1024)
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def authorization(account: Account) -> str:

@@ -98,13 +98,15 @@ class Collector:
         self._until = until
         self._clock = clock
         concurrency = config.api.concurrency
+        # More than are read at once: some are read already, and wait for their turn to be committed.
+        slots = concurrency + concurrency // 2
         self._limits = Limits(
             config.api.page_size,
             config.api.result_window,
-            max(1024 * 1024, config.api.window_bytes // concurrency),
+            max(1024 * 1024, config.api.window_bytes // slots),
         )
         # A slot is the right to hold one window in memory: so many at once, whichever contracts they are of.
-        self._slots = threading.Semaphore(concurrency)
+        self._slots = threading.Semaphore(slots)
         self._readers = ThreadPoolExecutor(concurrency, thread_name_prefix="read")
 
     def discover(

@@ -235,9 +235,8 @@ class Database:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             if hasattr(self, "_connection") and self._connection.total_changes:
                 self._is_damaged = True  # in use: set aside when it is closed
-                return StateError(
-                    f"{self.path}: the state is damaged ({error})", hint="start again to be told the way out"
-                )
+                hint = "it is set aside now; run once with --since T, T at or before the last good run, to read again from there"
+                return StateError(f"{self.path}: the state is damaged ({error})", hint=hint)
             return self._set_aside("is damaged or not an SQLite file")
         hints = {
             sqlite3.SQLITE_READONLY: "is the file system read-only, or the file another user's?",
