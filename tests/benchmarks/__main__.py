@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,6 +135,24 @@ def nothing_new(room: Path, scale: int) -> Iterator[Row]:
     yield Row("fetch, nothing new", seconds[1] / seconds[0], ">= 0.67", *seconds, mine[0].peak_mb, None, note)
 
 
+def deliver(room: Path, scale: int) -> Iterator[Row]:
+    """From a filled outbox to one HTTP sink, against a loop that reads lines, gzips and posts."""
+    events = 100_000 // scale
+    with simulator(contracts=1, events=events, span="3h") as url:
+        env = environment(url, room / "deliver")
+        lines = room / "deliver.ndjson"
+        run(ours("backfill", "--from", "4h", "--to", "0s", "--output", str(lines)), env=env, cwd=TOP)
+        theirs = run(bare("deliver", str(lines), f"{url}/sink/logging/activityLog"), env=env, cwd=TOP)
+        command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(sink_config(room, url))]
+        done = subprocess.run(
+            [*command, str(room / "deliver-state")], env=env, cwd=TOP, capture_output=True, text=True, check=True
+        )
+        accepted = state_of(url)["intakes"]["logging"]["accepted"]
+    assert accepted == 2 * events, accepted
+    seconds = float(done.stdout)
+    yield Row(f"deliver {events:,}", theirs.seconds / seconds, ">= 0.7", seconds, theirs.seconds, 0, None)
+
+
 def end_to_end(room: Path, scale: int) -> Iterator[Row]:
     """Collect, commit durably, deliver over HTTP, against a loop that keeps no state; then with latency and many contracts."""
     for latency, contracts, events, goal in (
@@ -189,6 +208,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "collect": collect,
     "memory": memory,
     "nothing-new": nothing_new,
+    "deliver": deliver,
     "end-to-end": end_to_end,
     "many-contracts": many_contracts,
     "tutorial": tutorial,
