@@ -113,6 +113,25 @@ def collect(room: Path, scale: int) -> Iterator[Row]:
     yield measured(f"collect {events:,}", ">= 0.7", mine, theirs, events)
 
 
+def filter_redact(room: Path, scale: int) -> Iterator[Row]:
+    """Collecting with filters and redaction, against collecting without."""
+    events = 100_000 // scale
+    config = room / "redact.toml"
+    key = room / "hash.key"
+    key.write_text("a-key-for-this-benchmark-alone\n")
+    config.write_text(
+        '[filter]\nexclude = [{ type = "NoSuchType" }, { action = "NOSUCH" }]\n'
+        '[redact]\nmask = ["principal.sourceIP"]\nhash = ["principal.identity.username"]\n'
+        f'hash_key_file = "{key}"\n'
+    )
+    with simulator(contracts=1, events=events, span="3h") as url:
+        plain = run(ours("fetch", "--since", "4h"), env=environment(url, room / "plain"), cwd=TOP)
+        command = ours("--config", str(config), "fetch", "--since", "4h")
+        mine = run(command, env=environment(url, room / "redacted"), cwd=TOP)
+    assert mine.lines == plain.lines == events
+    yield measured(f"filter and redact {events:,}, against neither", ">= 0.75", mine, plain, events)
+
+
 def memory(room: Path, scale: int) -> Iterator[Row]:
     """Peak memory by the number of entries."""
     for events in (50_000 // scale, 200_000 // scale, 1_000_000 // scale):
@@ -206,6 +225,7 @@ def sink_config(room: Path, url: str) -> Path:
 
 BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "collect": collect,
+    "filter-redact": filter_redact,
     "memory": memory,
     "nothing-new": nothing_new,
     "deliver": deliver,
