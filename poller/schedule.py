@@ -42,7 +42,7 @@ from poller.windows import Window
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
-_DRAIN_SECONDS = 8.0
+DRAIN_SECONDS = 8.0
 _PRUNE_SECONDS = 3600.0
 _CRASHED_SECONDS = 60.0
 _STALE_INTERVALS = 3
@@ -163,12 +163,12 @@ class Schedule:
         )
 
     def stop(self) -> None:
-        """Stop collecting, finish the batches in flight, within `_DRAIN_SECONDS`."""
+        """Stop collecting, finish the batches in flight, within `DRAIN_SECONDS`."""
         self._stop.set()
         self._scheduler.shutdown(wait=False)
         self._collector.close()
         self._wake_sinks()
-        deadline = time.monotonic() + _DRAIN_SECONDS
+        deadline = time.monotonic() + DRAIN_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         while self._busy and time.monotonic() < deadline:
@@ -177,7 +177,7 @@ class Schedule:
             deliverer.abandon()
         unfinished = [thread.name for thread in self._threads if thread.is_alive()]
         if unfinished:
-            log.warning("drain.timed_out", extra={"unfinished": unfinished, "seconds": _DRAIN_SECONDS})
+            log.warning("drain.timed_out", extra={"unfinished": unfinished, "seconds": DRAIN_SECONDS})
 
     def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
         """The job with its errors told. A full disk may pass; another trouble of the state ends the daemon."""

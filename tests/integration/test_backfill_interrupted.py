@@ -104,10 +104,11 @@ def expire(place: Bench) -> None:
     place.simulator.change_settings(token="another")
 
 
-@pytest.mark.parametrize(("trouble", "code"), [(refuse, 1), (hang_up, 1), (expire, 3)])
+@pytest.mark.parametrize(("trouble", "codes"), [(refuse, {1}), (hang_up, {1}), (expire, {1, 3})])
 def test_with_the_api_down_in_the_middle_it_ends_and_later_goes_on_where_it_was(
-    bench: Starter, trouble: Callable[[Bench], None], code: int
+    bench: Starter, trouble: Callable[[Bench], None], codes: set[int]
 ) -> None:
+    # An expired token is 3 where it kept every contract from being finished, and 1 where one was finished before.
     # One complete export shows how many requests it takes.
     whole = bench(events=3000)
     backfill(whole, *RANGE, "--output", "x", env=SMALL_WINDOWS)
@@ -118,7 +119,7 @@ def test_with_the_api_down_in_the_middle_it_ends_and_later_goes_on_where_it_was(
     wait_until(lambda: place.requests() >= whole.requests() * 2 // 3, 30, what="most of it is read")
     trouble(place)
     run = finish(process)
-    assert run.code == code, run.stderr[-2000:]
+    assert run.code in codes, run.stderr[-2000:]
     assert "not complete: run the same command again to go on where it stopped" in run.told
     assert not (place.directory / "x").exists()
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from poller import daemon as daemon_module
+from poller import schedule
 from poller.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_STATE
 from poller.simulator import Simulator, SimulatorSettings
 from tests.machine import (
@@ -132,8 +132,8 @@ def test_what_no_restart_mends_is_not_restarted() -> None:
 
 def test_systemd_waits_longer_than_the_daemon_takes() -> None:
     run = options(RUN)
-    assert float(run["TimeoutStopSec"][0]) > daemon_module._DRAIN_SECONDS + 5
-    assert float(run["WatchdogSec"][0]) > 5 * daemon_module._HEARTBEAT_SECONDS
+    assert float(run["TimeoutStopSec"][0]) > schedule.DRAIN_SECONDS + 5
+    assert float(run["WatchdogSec"][0]) > 5 * schedule.HEARTBEAT_SECONDS
 
 
 # What the daemon tells systemd
