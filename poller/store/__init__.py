@@ -54,7 +54,7 @@ class State:
         lock = Lock(directory / f"{use}.lock", wait=wait, stop=stop or threading.Event())
         try:
             return cls(lock, Database(directory / f"{use}.db", is_fresh_start=is_fresh_start))
-        except BaseException:
+        except BaseException:  # an interrupt, too, must not keep the lock
             lock.release()
             raise
 

@@ -190,7 +190,7 @@ class Database:
                 try:
                     yield self._connection
                     self._connection.execute("COMMIT")
-                except BaseException:
+                except BaseException:  # an interrupt, too, must leave no transaction open
                     if self._connection.in_transaction:
                         self._connection.execute("ROLLBACK")
                     raise
