@@ -89,7 +89,7 @@ lock: ## newest versions our bounds allow, for Python 3.11 and up, with hashes
 	@$(PYTHON) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 	build/lock/bin/uv pip compile pyproject.toml --group dev --output-file requirements-dev.lock --quiet --upgrade \
-	    --universal --python-version 3.11 --generate-hashes --no-config --custom-compile-command "make lock"
+	    --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-config --custom-compile-command "make lock"
 
 clean: ## all that make made; state/ stays
 	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
