@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from poller import __version__
-from poller.cli.messages import tell
+from poller.cli.messages import tell, wants_color
 from poller.cli.options import global_options
 from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError
 
@@ -57,7 +57,10 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": wants_color()}
+
+
+@click.group(cls=_LazyGroup, context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="ionos-poller", message="%(prog)s %(version)s")
 @global_options
 def cli() -> None:

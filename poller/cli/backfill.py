@@ -100,7 +100,7 @@ def command(
 
     \b
     Examples:
-      ionos-poller backfill --from 2026-01-01 --to 2026-02-01 --output january.ndjson.gz
+      ionos-poller backfill --from 2026-01-01 --to 2026-02-01 --output jan.ndjson
       ionos-poller backfill --from 7d --to 1h --sink loki --jobs 8
     """
     if bool(output) == bool(sinks):

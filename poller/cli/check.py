@@ -18,6 +18,7 @@ from poller.checks.sinks import check_sink, is_local
 from poller.checks.state import check_state
 from poller.checks.system import check_credentials, check_listen, check_unit
 from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.messages import printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.config import AnySink, Config, process_environment
 from poller.errors import EXIT_CONFIG, ConfigError
@@ -70,7 +71,7 @@ def show(findings: Iterable[Finding]) -> int:
         told.append(finding)
         level = click.style(f"{finding.level:<4}", fg=_COLOURS[finding.level], bold=finding.level != "ok")
         hint = f" ({finding.hint})" if finding.hint else ""
-        click.echo(f"{level}  {finding.name:<{_NAME_WIDTH}}  {_printable(finding.message + hint)}")
+        click.echo(f"{level}  {finding.name:<{_NAME_WIDTH}}  {printable(finding.message + hint)}")
     counts = {level: sum(finding.level == level for finding in told) for level in _COLOURS}
     click.echo(f"{counts['ok']} ok, {counts['warn']} warn, {counts['fail']} fail")
     return exit_code_of(told)
@@ -85,10 +86,6 @@ def show_as_json(findings: Iterable[Finding]) -> int:
     rows = [{name: getattr(finding, name) for name in ("level", "name", "message", "hint")} for finding in told]
     click.echo(msgspec.json.encode({"level": worst, "exit_code": code, "findings": rows}))
     return code
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def run_checks(

@@ -35,7 +35,7 @@ def _which(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--sink", metavar="NAME", help="Only those of this sink.")(USE(function))
 
 
-@command.command("list", cls=GlobalOptionsCommand)
+@command.command("list", cls=GlobalOptionsCommand, short_help="Number, sink, contract, time and reason.")
 @click.option("--sink", metavar="NAME", help="Only those of this sink.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, all of them, with the entry.")
@@ -66,7 +66,7 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
     return EXIT_OK
 
 
-@command.command("show", cls=GlobalOptionsCommand)
+@command.command("show", cls=GlobalOptionsCommand, short_help="One whole, with its entry, as JSON.")
 @click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
 @USE
 @click.pass_obj
@@ -84,7 +84,7 @@ def show(settings: Settings, ids: tuple[int, ...], use: str) -> int:
     return EXIT_OK
 
 
-@command.command("replay", cls=GlobalOptionsCommand)
+@command.command("replay", cls=GlobalOptionsCommand, short_help="Send them again to the sink that refused them.")
 @_which
 @click.pass_obj
 def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str) -> int:
@@ -102,7 +102,7 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str)
     return EXIT_OK
 
 
-@command.command("purge", cls=GlobalOptionsCommand)
+@command.command("purge", cls=GlobalOptionsCommand, short_help="Delete them for good.")
 @_which
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj

@@ -86,7 +86,7 @@ def command(
     Examples:
       ionos-poller fetch
       ionos-poller fetch --since 7d --contract 31960001 > week.ndjson
-      ionos-poller fetch --time-key time --max-line-bytes 2000000   (for Fluent Bit)
+      ionos-poller fetch --time-key time --max-line-bytes 250000  (Fluent Bit)
       ionos-poller fetch --explain-filter --since 24h
     """
     config = settings.load()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from poller.config import process_environment
 from poller.errors import EXIT_AUTH, EXIT_INCOMPLETE, EXIT_OK, AuthError, PollerError
 
 if TYPE_CHECKING:
@@ -16,11 +17,21 @@ if TYPE_CHECKING:
 _TOLD_FAILURES = 5
 
 
+def printable(text: str) -> str:
+    """One line that does nothing to a terminal: what a server answered may be in it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def wants_color() -> bool | None:
+    """As click has it: False where NO_COLOR says so, None where it depends on whether a terminal looks."""
+    return False if process_environment().get("NO_COLOR") else None
+
+
 def tell(message: str) -> None:
     """One line on stderr, in the program's name."""
-    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
+    name = click.style("ionos-poller:", fg="red", bold=True)
     with suppress(OSError):
-        click.echo(f"{click.style('ionos-poller:', fg='red', bold=True)} {line}", err=True)
+        click.echo(f"{name} {printable(message)}", err=True, color=wants_color())
 
 
 def note(message: str) -> None:

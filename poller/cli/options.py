@@ -75,8 +75,8 @@ for _option in _OPTIONS:
 
 
 def global_options(function: Function) -> Function:
-    """Decorator: the global options, for a group."""
-    function.__click_params__ = [*_OPTIONS, *getattr(function, "__click_params__", [])]  # type: ignore[attr-defined]
+    """Decorator: the global options, for a group. click keeps what decorators add from the last to the first."""
+    function.__click_params__ = [*reversed(_OPTIONS), *getattr(function, "__click_params__", [])]  # type: ignore[attr-defined]
     return function
 
 

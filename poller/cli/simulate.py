@@ -20,7 +20,7 @@ from poller.simulator import Simulator, SimulatorSettings, serve
 @click.option("--span", type=DURATION, default="1h", show_default=True, help="Over which they are spread, up to now.")
 @click.option("--rate", type=float, default=0.0, show_default=True, help="New entries a second of each contract.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same entries.")
-@click.option("--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see below.")
+@click.option("--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see above.")
 @click.pass_obj
 def command(
     settings: Settings,
@@ -46,7 +46,7 @@ def command(
     \b
     Examples:
       ionos-poller simulate --contracts 2 --events 12000 --span 2h
-      IONOS_API_URL=http://127.0.0.1:8080 IONOS_API_TOKEN=demo-token ionos-poller fetch --since 3h
+      ionos-poller simulate --port 0 --rate 2 --fault 429:10% --fault late:5%:3s
     """
 
     def announce(simulator: Simulator) -> None:

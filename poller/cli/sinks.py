@@ -21,7 +21,7 @@ def command() -> None:
     """
 
 
-@command.command("list", cls=GlobalOptionsCommand)
+@command.command("list", cls=GlobalOptionsCommand, short_help="What was delivered to each, and what waits.")
 @USE
 @click.pass_obj
 def list_(settings: Settings, use: str) -> int:
@@ -42,7 +42,7 @@ def list_(settings: Settings, use: str) -> int:
     return EXIT_OK
 
 
-@command.command("forget", cls=GlobalOptionsCommand)
+@command.command("forget", cls=GlobalOptionsCommand, short_help="Let go of a sink that left the config.")
 @click.argument("name")
 @USE
 @click.pass_obj

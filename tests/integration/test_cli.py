@@ -35,6 +35,8 @@ def test_every_command_explains_itself_with_an_example(tmp_path: Path) -> None:
         done = run_command(*command, "--help", cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, ""), command
         assert re.search(r"Examples?:\n +(\S+=\S+ )*ionos-poller ", done.stdout), f"{command}: no example"
+        assert max(map(len, done.stdout.splitlines())) <= 80, f"{command}: wider than a terminal"
+        assert "...\n" not in done.stdout.partition("Commands:")[2], f"{command}: a line that is cut short"
         if command:
             together(lambda name: explains(*command, name), subcommands(done.stdout))
         else:

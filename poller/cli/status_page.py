@@ -1,0 +1,160 @@
+"""How `status` looks: a table of contracts and one of sinks for each use, what is wrong in a line each, the books."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from poller.cli.messages import printable
+from poller.config import Config
+from poller.store.contracts import Contract
+from poller.store.overview import Overview, SinkOverview
+from poller.windows import format_time
+
+if TYPE_CHECKING:
+    from poller.cli.status import Use
+
+_WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
+_CONTRACTS_AT_A_GLANCE = 20
+_STALE_INTERVALS = 3  # as in /readyz
+
+
+def console() -> Console:
+    """stdout, as wide as the terminal that it is."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
+
+
+def page(config: Config, uses: Sequence[Use], *, is_whole: bool) -> RenderableType:
+    """All of it; unless `is_whole`, of many contracts only as many as fit, those that are not well first."""
+    return Group(*(part for use in uses for part in _use(config, use, is_whole=is_whole)))
+
+
+def _use(config: Config, use: Use, *, is_whole: bool) -> Iterator[RenderableType]:
+    now = time.time()
+    running = f"at work, process {use.process}" if use.process else "not running"
+    yield Text.assemble((use.name, "bold"), "   ", (running, "green" if use.process else ""), f"   {use.path}")
+    yield Text()
+    yield from _contracts(config, use.state, now, is_whole=is_whole)
+    if use.state.sinks:
+        yield Text()
+        yield _table("sink", "type", "delivered>", "waiting>", "dead letters>", "state", rows=_sinks(config, use))
+    troubles = list(_troubles(config, use, now))
+    if troubles:
+        yield Text()
+        yield from troubles
+    yield Text()
+    yield from _books(config, use.state)
+    yield Text()
+
+
+def _contracts(config: Config, state: Overview, now: float, *, is_whole: bool) -> Iterator[RenderableType]:
+    rows = state.contracts
+    if not is_whole and len(rows) > _CONTRACTS_AT_A_GLANCE:
+        is_unwell = [bool(row.failure) or _is_stale(config, row, now) for row in rows]
+        rows = [row for _, row in sorted(zip(is_unwell, rows, strict=True), key=lambda pair: not pair[0])]
+        rows = rows[:_CONTRACTS_AT_A_GLANCE]
+    headings = ("contract", "account", "complete up to", "lag>", "entries>", "late>", "last poll")
+    yield _table(*headings, rows=(_contract(config, row, now) for row in rows))
+    if len(rows) < len(state.contracts):
+        yield Text(f" ... and {len(state.contracts) - len(rows):,} more, none worse than these: --all", style="dim")
+
+
+def _contract(config: Config, row: Contract, now: float) -> list[Text]:
+    ago = f"{_span(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
+    last = Text("failed", "red") if row.failure else Text(ago, "yellow" if _is_stale(config, row, now) else "green")
+    words = (row.contract, row.account, format_time(row.watermark), _span(now - row.watermark))
+    return [*map(Text, words), Text(f"{row.new:,}"), Text(f"{row.late:,}"), last]
+
+
+def _is_stale(config: Config, row: Contract, now: float) -> bool:
+    return now - (row.succeeded_at or 0) > _STALE_INTERVALS * config.poll.interval_seconds
+
+
+def _sinks(config: Config, use: Use) -> Iterator[list[Text]]:
+    for row in use.state.sinks:
+        dead = Text(f"{row.dead_letters:,}", "red" if row.dead_letters else "")
+        name, type_ = Text(row.sink.name), Text(row.sink.type)
+        yield [name, type_, Text(f"{row.sink.delivered:,}"), Text(f"{row.waiting:,}"), dead, _state(config, row, use)]
+
+
+def _state(config: Config, row: SinkOverview, use: Use) -> Text:
+    if _has_left(config, row, use):
+        return Text("left", "yellow")
+    if row.sink.parked_at is not None:
+        return Text("parked", "red")
+    return Text("retrying", "yellow") if row.sink.retry_at is not None else Text("ok", "green")
+
+
+def _has_left(config: Config, row: SinkOverview, use: Use) -> bool:
+    return use.name == "run" and row.sink.name not in {sink.name for sink in config.sinks}
+
+
+def _troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
+    """What the tables have one word for, whole."""
+    for contract in use.state.contracts:
+        if contract.failure:
+            yield _line("red", f"contract {contract.contract}: {contract.failure}")
+    for row in use.state.sinks:
+        sink = row.sink
+        if _has_left(config, row, use):
+            way_out = f"`ionos-poller sinks forget {sink.name}`"
+            yield _line("yellow", f"sink {sink.name} left the config and holds the outbox until {way_out}")
+        elif sink.parked_at is not None:
+            yield _line("red", f"sink {sink.name}, parked for {_span(now - sink.parked_at)}: {sink.failure}")
+        elif sink.retry_at is not None:
+            again = f"again in {_span(sink.retry_at - now)}" if use.process else "again when it runs"
+            yield _line("yellow", f"sink {sink.name}, attempt {sink.attempts}, {again}: {sink.failure}")
+
+
+def _books(config: Config, state: Overview) -> Iterator[Text]:
+    total = {
+        name: sum(getattr(row, name) for row in state.contracts) for name in ("fetched", "new", "seen", "filtered")
+    }
+    sums = f"new {total['new']:,} + seen before {total['seen']:,} + filtered {total['filtered']:,}"
+    yield _line("", f"books: fetched {total['fetched']:,} = {sums}")
+    for reason, count in state.filtered.items():
+        yield _line("", f"  filtered {count:,} by {reason}")
+    for line in state.imbalances():
+        yield _line("red", f"DOES NOT BALANCE: {line}")
+    share = f"{_size(state.outbox.bytes)} of {_size(config.outbox.max_bytes)}"
+    yield _line("", f"outbox: {state.outbox.events:,} events, {share}")
+
+
+def _line(style: str, text: str) -> Text:
+    return Text(f" {printable(text)}", style, overflow="fold")
+
+
+def _table(*headings: str, rows: Iterator[list[Text]]) -> Table:
+    """`>` behind a heading: a column of numbers."""
+    table = Table(box=None, header_style="dim")
+    for heading in headings:
+        table.add_column(heading.rstrip(">"), justify="right" if heading.endswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _span(seconds: float) -> str:
+    """A duration as one says it, in its largest one or two units."""
+    left = max(0, int(seconds))
+    if left < 60:
+        return f"{left} s"
+    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if left >= size:
+            rest = left % size // smaller_size
+            return f"{left // size} {unit} {rest} {smaller}" if rest else f"{left // size} {unit}"
+    return f"{left // 60} min"
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:,.1f} GiB".replace(".0 ", " ")

@@ -1,0 +1,130 @@
+"""`status` as a person sees it on a terminal, and as a pipe and a machine get it; while `run` runs and while it does not."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+
+import pytest
+
+from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
+from tests.integration.fetching import Bench, Starter, finish
+from tests.support import COMMAND, clean_environment, wait_until
+from tests.terminal import COLOUR, COLUMNS, Terminal, on_terminal
+
+NOBODY_LISTENS = '"http://127.0.0.1:9"'
+AT_A_GLANCE = 20
+
+
+@pytest.fixture
+def troubled(daemon_of: MakeDaemon) -> Daemon:
+    """A daemon that delivers to Loki; a sink that refuses its key, one that is down, and a contract that is refused."""
+    daemon = daemon_of(events=100, forbidden=(SECOND,))
+    sinks: Mapping[str, Mapping[str, str]] = {
+        LOKI: {},
+        LOGGING: {"api_key_file": f'"{daemon.token_file}"'},
+        "loki-down": {"url": NOBODY_LISTENS},
+    }
+    daemon.configure(sinks=sinks)
+    daemon.start()
+    wait_until(lambda: daemon.simulator.intakes[LOKI].distinct == 100, 20, what="Loki has all of the first contract")
+    wait_until(lambda: daemon.sink(LOGGING)["parked_at"], what="a sink is parked")
+    wait_until(lambda: daemon.sink("loki-down")["retry_at"], what="a sink is down")
+    wait_until(lambda: daemon.trouble(str(SECOND)), what="a contract fails")
+    return daemon
+
+
+def status(daemon: Daemon, *args: str, **env: str) -> Terminal:
+    return on_terminal([*COMMAND, "status", *args], daemon.directory, clean_environment(env))
+
+
+def row_of(text: str, name: object) -> list[str]:
+    """The cells of the table's row that begins with this."""
+    return next(line.split() for line in text.splitlines() if line.startswith(f" {name} "))
+
+
+def test_a_terminal_of_80_columns_shows_at_a_glance_what_is_well_and_what_is_not(troubled: Daemon) -> None:
+    assert troubled.process is not None
+    terminal = status(troubled)
+    assert terminal.process.returncode == 0
+    assert not [line for line in terminal.shown.splitlines() if len(line) > COLUMNS]
+    assert f"run   at work, process {troubled.process.pid}" in terminal.shown
+    assert row_of(terminal.shown, FIRST)[-1] == "ago"
+    assert row_of(terminal.shown, SECOND)[-1] == "failed"
+    assert row_of(terminal.shown, LOKI) == [LOKI, "loki", "100", "0", "0", "ok"]
+    assert row_of(terminal.shown, LOGGING) == [LOGGING, "logging-service", "0", "100", "0", "parked"]
+    assert row_of(terminal.shown, "loki-down") == ["loki-down", "loki", "0", "100", "0", "retrying"]
+    for trouble in (f"contract {SECOND}: ", f"sink {LOGGING}, parked for ", "sink loki-down, attempt "):
+        assert f"\n {trouble}" in terminal.shown
+    assert "books: fetched " in terminal.shown
+    assert COLOUR.search(terminal.raw)
+
+
+def test_no_color_means_no_colour(troubled: Daemon) -> None:
+    plain = status(troubled, NO_COLOR="1")
+    assert not COLOUR.search(plain.raw)
+    assert "parked" in plain.shown
+    for args in (["check", "--offline"], ["fetch", "--contract", "1", "--state-dir", "/dev/null/nothing"]):
+        for env, is_coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+            shown = on_terminal([*COMMAND, *args], troubled.directory, clean_environment(env))
+            assert bool(COLOUR.search(shown.raw)) == is_coloured, (args, env, shown.raw)
+
+
+def test_a_pipe_gets_whole_lines_without_escapes(troubled: Daemon) -> None:
+    text = troubled.command("status")
+    assert "\x1b" not in text
+    assert re.search(r"^ sink loki-down, .*connection refused.*\?\)$", text, re.MULTILINE), "in one line, to its end"
+
+
+def test_whether_run_runs_is_told(troubled: Daemon) -> None:
+    assert troubled.process is not None
+    assert troubled.state()["process"] == troubled.process.pid
+    troubled.stop()
+    assert troubled.state()["process"] is None
+    text = troubled.command("status")
+    assert "run   not running" in text
+    assert "again when it runs" in text
+
+
+def test_watch_shows_it_again_in_place_until_interrupted(troubled: Daemon) -> None:
+    terminal = Terminal([*COMMAND, "status", "--watch"], troubled.directory, clean_environment())
+    wait_until(lambda: terminal.raw.count("books: fetched") >= 2, what="it is shown twice")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.wait() == 0
+    assert "\x1b[?1049h" in terminal.raw, "a screen of its own"
+    assert terminal.raw.rstrip().endswith(("\x1b[?1049l", "\x1b[?25h")), "and the terminal as it was"
+
+
+def test_watch_into_a_pipe_goes_on_until_nobody_reads(bench: Starter) -> None:
+    place = bench(events=1)
+    assert place.fetch("--since", "1h").code == 0
+    for args, beginning in ((), b"fetch   not running"), (("--json",), b'{"uses":{"fetch":'):
+        process = place.start("status", "--watch", *args)
+        assert process.stdout is not None
+        count = 0
+        while count < 2:
+            line = process.stdout.readline()
+            assert line, "it ended by itself"
+            count += line.startswith(beginning)
+        process.stdout.close()
+        process.stdout = None
+        assert finish(process).code == 1
+
+
+def test_of_many_contracts_a_terminal_shows_those_that_are_not_well_first(bench: Starter) -> None:
+    place = bench(contracts=AT_A_GLANCE + 5, events=1, forbidden=(FIRST + AT_A_GLANCE + 1,))
+    assert place.fetch("--since", "1h").code == 1
+    shown = contracts_shown(place)
+    assert len(shown) == AT_A_GLANCE
+    assert shown[0] == FIRST + AT_A_GLANCE + 1
+    everyone = sorted(place.simulator.contracts)
+    assert contracts_shown(place, "--all") == everyone
+    piped = b"\n".join(place.run("status").lines).decode()
+    assert re.findall(r"^ (\d+) ", piped, re.MULTILINE) == [str(number) for number in everyone]
+
+
+def contracts_shown(place: Bench, *args: str) -> list[int]:
+    terminal = on_terminal([*COMMAND, "status", *args], place.directory, place.environment())
+    assert ("... and 5 more" in terminal.shown) == (not args)
+    return [int(number) for number in re.findall(r"^ (\d+) ", terminal.shown, re.MULTILINE)]

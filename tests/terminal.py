@@ -1,0 +1,69 @@
+"""A command on a terminal: what it shows there, which differs from what it writes into a pipe."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+COLUMNS, ROWS = 80, 50
+_ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>])")
+COLOUR = re.compile(r"\x1b\[[0-9;]*(3[1-7]|9[0-7])m")
+
+
+class Terminal:
+    """A command whose stdout and stderr are a terminal of 80 columns. `shown` grows while it runs."""
+
+    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        self.process = subprocess.Popen(
+            command, cwd=cwd, env={**env, "TERM": "xterm"}, stdin=slave, stdout=slave, stderr=slave
+        )
+        os.close(slave)
+        self._said = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                piece = os.read(self._master, 65536)
+            except OSError:  # the other end is closed
+                return
+            if not piece:
+                return
+            self._said += piece
+
+    @property
+    def raw(self) -> str:
+        return self._said.decode(errors="replace")
+
+    @property
+    def shown(self) -> str:
+        """Without what moves the cursor and sets colours."""
+        return _ESCAPE.sub("", self.raw).replace("\r", "")
+
+    def wait(self, timeout: float = 30) -> int:
+        """Its exit code, once all that it said has been read."""
+        try:
+            return self.process.wait(timeout)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._reader.join(timeout)
+            os.close(self._master)
+
+
+def on_terminal(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Terminal:
+    """Run it to its end."""
+    terminal = Terminal(command, cwd, env)
+    terminal.wait()
+    return terminal
