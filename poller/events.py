@@ -122,45 +122,45 @@ class Page(msgspec.Struct, frozen=True, gc=False):
     is_mended: bool
 
 
-class _Total(msgspec.Struct):
+class _Total(msgspec.Struct, gc=False):
     value: int
     relation: str = "eq"
 
 
-class _Hit(msgspec.Struct):
+class _Hit(msgspec.Struct, gc=False):
     source: msgspec.Raw = msgspec.field(name="_source")
     id: Any = msgspec.field(name="_id", default=None)
 
 
-class _Hits(msgspec.Struct):
+class _Hits(msgspec.Struct, gc=False):
     hits: list[_Hit]
     total: int | _Total | None = None
 
 
-class _Answer(msgspec.Struct):
+class _Answer(msgspec.Struct, gc=False):
     hits: _Hits
 
 
-class _Meta(msgspec.Struct):
+class _Meta(msgspec.Struct, gc=False):
     time: datetime | None = None
 
 
-class _Head(msgspec.Struct):
+class _Head(msgspec.Struct, gc=False):
     """The part of an entry that identity and time are made of, where it has the usual types."""
 
     uuid: str | None = msgspec.field(name="@uuid", default=None)
     meta: _Meta | None = None
 
 
-class _HitHead(msgspec.Struct):
+class _HitHead(msgspec.Struct, gc=False):
     source: _Head = msgspec.field(name="_source")
 
 
-class _HitsHeads(msgspec.Struct):
+class _HitsHeads(msgspec.Struct, gc=False):
     hits: list[_HitHead]
 
 
-class _AnswerHeads(msgspec.Struct):
+class _AnswerHeads(msgspec.Struct, gc=False):
     hits: _HitsHeads
 
 

@@ -12,18 +12,19 @@ import json
 import re
 import threading
 import time
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
+
+from isal import isal_zlib
 
 from poller.config import MASK, Config, HttpSink, SecretSource
 from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.errors import ConfigError, TransientError
 from poller.transport import BodyTooLargeError, RateLimit, Response, Transport, retry_after_seconds
 
-# Measured on entries: level 6 takes twice the time for 13 % fewer bytes, level 1 saves 8 % for 9 % more.
-_GZIP_LEVEL = 3
+# Measured on entries: as small as zlib's level 3 in a fifth of its time; level 3 takes twice that for 1 % fewer bytes.
+_GZIP_LEVEL = 2
 _GZIP_FORMAT = 31  # zlib's word for a gzip member; its header has no time, so equal batches are equal bytes
 _MAX_WORDS = 200
 _ECHO_CHARS = 32
@@ -147,7 +148,7 @@ class Endpoint:
         sent = body
         if self._is_gzip:
             headers["Content-Encoding"] = "gzip"
-            sent = zlib.compress(body, _GZIP_LEVEL, _GZIP_FORMAT)
+            sent = isal_zlib.compress(body, _GZIP_LEVEL, _GZIP_FORMAT)
         try:
             answer = self._transport.request("POST", self._url + below, headers=headers, body=sent)
         except TransientError as error:
