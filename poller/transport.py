@@ -1,8 +1,8 @@
 """HTTP for everybody: one place that talks through `requests` and translates what goes wrong.
 
-Owns the session (connection reuse), the time-outs, TLS and proxy, the cap on an answer's size, and the translation of
-foreign exceptions into ours. Follows no redirect: a token must never reach another host. Reads no environment: proxies
-and certificates are handed in. Knows no rule about what a status means.
+Owns the time-outs, TLS and proxy, the cap on an answer's size, and the translation of foreign exceptions into ours. Follows no
+redirect: a token must never reach another host. Reads no environment: proxies and certificates are handed in. Knows no rule
+about what a status means. What lies under a request is in `connections`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import NamedTuple
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from poller import __version__
+from poller.connections import Session, TooSlowError
 from poller.errors import PollerError, StoppedError, TransientError
 
 _CHUNK_BYTES = 256 * 1024
-# A whole answer may take this many read time-outs, so that one byte a second does not hold a worker for ever.
-_DRIP_FACTOR = 4
 
 
 class BodyTooLargeError(PollerError):
@@ -54,12 +52,10 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         pool_size: int = 1,
     ) -> None:
-        session = requests.Session()
-        session.trust_env = False  # no .netrc in place of our token, and no look-up of the environment per request
+        session = Session(pool_size)
         session.proxies = dict(proxies or {})
         session.verify = ca_file or True
         session.cert = client_cert
-        session.headers.clear()
         session.headers.update(
             {
                 "User-Agent": f"ionos-poller/{__version__}",
@@ -68,9 +64,6 @@ class Transport:
             }
         )
         session.headers.update(headers or {})
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
-        session.mount("http://", adapter)
-        session.mount("https://", adapter)
         self._session = session
         self._timeout_seconds = timeout_seconds
 
@@ -89,7 +82,6 @@ class Transport:
         Raises: BodyTooLargeError beyond `max_bytes`; TransientError for everything that kept an answer from coming
         (its `status` is None), with a hint where a person can do something.
         """
-        deadline = time.monotonic() + self._timeout_seconds[1] * _DRIP_FACTOR
         try:
             with self._session.request(
                 method,
@@ -101,7 +93,7 @@ class Transport:
                 allow_redirects=False,
                 stream=True,
             ) as answer:
-                return Response(answer.status_code, answer.headers, _read(answer, max_bytes, deadline))
+                return Response(answer.status_code, answer.headers, _read(answer, max_bytes))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise _translate(error) from error
 
@@ -109,17 +101,15 @@ class Transport:
         self._session.close()
 
 
-def _read(answer: requests.Response, max_bytes: int, deadline: float) -> bytes:
+def _read(answer: requests.Response, max_bytes: int) -> bytes:
     chunks = []
     size = 0
-    # read1 gives what has come; read would wait for a whole chunk, and never ask about the deadline.
+    # read1 gives what has come; read would wait for a whole chunk.
     while chunk := answer.raw.read1(_CHUNK_BYTES, decode_content=True):
         chunks.append(chunk)
         size += len(chunk)
         if size > max_bytes:
             raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
-        if time.monotonic() > deadline:
-            raise TransientError("the answer came too slowly", hint="raise read_timeout if the network is that slow")
     return b"".join(chunks)
 
 
@@ -138,9 +128,12 @@ def _translate(error: Exception) -> TransientError:
         case requests.exceptions.ConnectTimeout():
             return TransientError("no connection within connect_timeout", hint="check the address and the firewall")
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
-            return TransientError("no answer within read_timeout")
+            what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
+            return TransientError(what, hint="raise read_timeout if the network is that slow")
+        case requests.exceptions.InvalidHeader() if isinstance(root, urllib3.exceptions.InvalidHeader):
+            return TransientError("the headers of the answer contradict each other")
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
-            return TransientError(f"the request could not be made: {reason}", hint="check the url")
+            return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
         case requests.exceptions.ConnectionError() if "NameResolution" in repr(error):
             return TransientError("the host name is not known", hint="check the url and the DNS")
         case requests.exceptions.ConnectionError() if isinstance(root, ConnectionRefusedError):

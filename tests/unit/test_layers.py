@@ -20,7 +20,7 @@ ROOMS = {
     "config": {"config"},
     "telemetry": {"telemetry"},
     "reporting": {"health", "metrics", "notify"},
-    "transport": {"transport"},
+    "transport": {"transport", "connections"},
     "api": {"api"},
     "store": {"store"},
     "sinks": {"sinks"},

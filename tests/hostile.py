@@ -1,0 +1,119 @@
+"""A server on loopback that answers any bytes at all, at any pace, and says what it was asked.
+
+For what no HTTP library would send: answers that lie about their length, that never end, or that are no HTTP. Each request's
+answer is up to a function; a fresh connection for each request, unless the server is told to keep them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Self
+
+
+class Asked(NamedTuple):
+    """A request as it came. Header names are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Answer = bytes | Iterable[bytes]
+"""What is sent back: whole, or piece by piece."""
+
+
+class RawServer:
+    """Answers on loopback, from the moment it is made until `close`, each request in a thread of its own."""
+
+    def __init__(
+        self, answer: Callable[[Asked], Answer], *, is_kept: bool = False, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`is_kept`: a connection takes further requests. With `tls` it speaks HTTPS."""
+        self.answer = answer
+        self.asked: list[Asked] = []
+        self.connection_count = 0
+        self.released = threading.Event()
+        """Set when the test is over: an answer that waits for it ends then."""
+        server = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            timeout = 60  # nothing that a test forgets stays for ever
+
+            def handle(self) -> None:
+                server.connection_count += 1
+                with contextlib.suppress(OSError, ValueError):
+                    if tls is not None:
+                        self._speak_tls(tls)
+                    while (asked := _read_request(self.rfile)) is not None:
+                        server.asked.append(asked)
+                        answer = server.answer(asked)
+                        for piece in [answer] if isinstance(answer, bytes) else answer:
+                            self.wfile.write(piece)
+                        if not is_kept:
+                            break
+
+            def _speak_tls(self, context: ssl.SSLContext) -> None:
+                self.connection = context.wrap_socket(self.connection, server_side=True)
+                self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", buffering=0)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def shutdown_request(self, request: Any) -> None:
+                # What the client still sends must not turn what was sent to it into a reset.
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_WR)
+                self.close_request(request)
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _read_request(stream: Any) -> Asked | None:
+    head = stream.readline()
+    if not head:
+        return None
+    method, path, _ = head.decode("latin-1").split(" ", 2)
+    headers = {}
+    while (line := stream.readline().decode("latin-1").strip()) != "":
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    return Asked(method, path, headers, stream.read(int(headers.get("content-length", 0))))
+
+
+def http(body: bytes = b"", *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """An ordinary answer; `length` is what it says of its body, where that is a lie."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+def headed(body: bytes = b"", *headers: str, status: str = "200 OK") -> bytes:
+    """An answer with these headers alone."""
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode("latin-1") + body
+
+
+def page_of(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """A page of the Activity Log with these entries."""
+    hits = [{"_source": entry} for entry in entries]
+    return json.dumps({"hits": {"total": len(hits), "hits": hits}}).encode()
