@@ -14,6 +14,7 @@ WORKDIR /src
 ARG EXTRAS=firehose,setup
 COPY requirements-dev.lock pyproject.toml README.md LICENSE ./
 COPY poller ./poller
+COPY man ./man
 # The versions of the lock, without its hashes: pip takes none for a package of ours that it builds itself.
 RUN sed -n '/^[a-z0-9].*==/s/ \\$//p' requirements-dev.lock > constraints.txt \
     && python -m venv /opt/ionos-poller \

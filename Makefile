@@ -67,7 +67,7 @@ soak: $(READY) ## kill it a thousand times with faults on: make soak ARGS="--liv
 bench-compare: $(READY) ## two saved results side by side: make bench-compare OLD=a.json NEW=b.json
 	$(BIN)/python -m tests.benchmarks --compare $(OLD) $(NEW)
 
-docs: $(READY) ## docs/configuration.md, from the model
+docs: $(READY) ## docs/configuration.md and man/, from the model and the commands
 	$(BIN)/python -m tests.generate_docs
 
 grafana: $(READY) ## grafana/: dashboards and alert rules, from their source beside them

@@ -1,12 +1,15 @@
-"""Writes docs/configuration.md from the model: `python -m tests.generate_docs`. A test holds that it is up to date."""
+"""Writes docs/configuration.md from the model, and the manual page from the commands: `python -m tests.generate_docs`.
+
+A test holds that both are up to date.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from poller.config import describe
+from tests import man_page
 from tests.support import TOP
 
+MAN_PAGE = TOP / "man" / "ionos-poller.1"
 PATH = TOP / "docs" / "configuration.md"
 
 _HEAD = """# Configuration
@@ -37,8 +40,10 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
-def main(path: Path = PATH) -> None:
-    path.write_text(render())
+def main() -> None:
+    PATH.write_text(render())
+    MAN_PAGE.parent.mkdir(exist_ok=True)
+    MAN_PAGE.write_text(man_page.render())
 
 
 if __name__ == "__main__":

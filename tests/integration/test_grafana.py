@@ -7,7 +7,6 @@ no Loki run here: how a panel looks, and what Loki answers, is not checked.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -24,6 +23,7 @@ from grafana.alerts import ALERTS
 from poller.metrics import Metrics
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store import State
+from tests.debian import program
 from tests.support import TOP
 
 HERE = TOP / "grafana"
@@ -275,19 +275,7 @@ def test_a_planted_mistake_in_logql_is_found(grammar: Path) -> None:
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
-    """Its path; installed where we may."""
-    if shutil.which("promtool") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "prometheus"]):
-            subprocess.run(
-                ["apt-get", *command], env=environment, capture_output=True, check=False, timeout=INSTALL_SECONDS
-            )
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip(
-            "NOT CHECKED: whether the PromQL parses and the alerts fire; there is no promtool (Debian: prometheus)"
-        )
-    return found
+    return program("promtool", "prometheus", "whether the PromQL parses and the alerts fire")
 
 
 def run_promtool(promtool: str, *args: str, cwd: Path) -> None:

@@ -1,0 +1,25 @@
+"""Programs that a test needs and the project does not: from the path, else from Debian where this may install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+_INSTALL_SECONDS = 300
+
+
+def program(name: str, package: str, unchecked: str) -> str:
+    """The program's path. Where it cannot be had, the test is skipped, saying what it leaves `unchecked`."""
+    if shutil.which(name) is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", package]):
+            subprocess.run(
+                ["apt-get", *command], env=environment, capture_output=True, check=False, timeout=_INSTALL_SECONDS
+            )
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"NOT CHECKED: {unchecked}; there is no {name} (Debian: {package})")
+    return found
