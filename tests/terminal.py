@@ -42,6 +42,9 @@ class Terminal:
                 return
             self._said += piece
 
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
     @property
     def raw(self) -> str:
         return self._said.decode(errors="replace")

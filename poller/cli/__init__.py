@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -20,6 +20,9 @@ from poller import __version__
 from poller.cli.messages import tell, wants_color
 from poller.cli.options import global_options
 from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Command to the module in this package that defines it, and its line in `--help`.
 _COMMANDS = {
@@ -35,6 +38,7 @@ _COMMANDS = {
     "demo": "The whole thing on this machine, no account needed.",
     "simulate": "Only the simulator, for trying configs.",
     "config": "Example, effective configuration, JSON Schema.",
+    "completion": "The script for TAB in bash, zsh or fish.",
 }
 
 
@@ -51,6 +55,13 @@ class _LazyGroup(click.Group):
         command = module.command
         assert isinstance(command, click.Command)  # noqa: S101  # a module of this package without one is a bug
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click does it, without importing every command for its line."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=line) for name, line in _COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

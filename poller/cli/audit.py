@@ -11,7 +11,7 @@ import msgspec
 
 from poller.cli.compose import activity_logs, preparation, stop_on_signals
 from poller.cli.messages import note, tell
-from poller.cli.options import TIME, GlobalOptionsCommand, Settings
+from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StateError
 from poller.pipeline.audit import Difference
@@ -23,7 +23,7 @@ from poller.windows import Window, format_time
 @click.command("audit", cls=GlobalOptionsCommand)
 @click.option("--from", "start", type=TIME, required=True, metavar="T", help="The range's start.")
 @click.option("--to", "end", type=TIME, required=True, metavar="T", help="The range's end, not included.")
-@click.option("--contract", "contracts", multiple=True, metavar="N", help="Only this contract (repeatable).")
+@CONTRACTS
 @click.option("--use", type=click.Choice(["run", "fetch"]), help="Whose state. Default: run, if there is one.")
 @click.option("--repair", is_flag=True, help="Collect what is missing, so that it is delivered once.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")

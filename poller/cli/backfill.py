@@ -15,9 +15,10 @@ import click
 import msgspec
 
 from poller.api import ActivityLog
+from poller.cli import suggestions
 from poller.cli.compose import activity_logs, preparation, stop_on_signals
 from poller.cli.messages import exit_code, note, tell
-from poller.cli.options import TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
+from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
@@ -67,9 +68,21 @@ class _Order(NamedTuple):
 @click.command("backfill", cls=GlobalOptionsCommand)
 @click.option("--from", "start", type=TIME_TEXT, required=True, metavar="T", help="The range's start.")
 @click.option("--to", "end", type=TIME_TEXT, required=True, metavar="T", help="The range's end, not included.")
-@click.option("--contract", "contracts", multiple=True, metavar="N", help="Only this contract (repeatable).")
-@click.option("--output", metavar="FILE", help="Write JSON lines to FILE (.gz: compressed), or - for stdout.")
-@click.option("--sink", "sinks", multiple=True, metavar="NAME", help="Send to this sink of the config (repeatable).")
+@CONTRACTS
+@click.option(
+    "--output",
+    type=click.Path(readable=False),
+    metavar="FILE",
+    help="Write JSON lines to FILE (.gz: compressed), or - for stdout.",
+)
+@click.option(
+    "--sink",
+    "sinks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=suggestions.configured_sinks,
+    help="Send to this sink of the config (repeatable).",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Windows fetched at once.")
 @click.option("--restart", is_flag=True, help="Begin anew instead of going on.")
 @click.option("--again", is_flag=True, help="Send to the sinks also what `run` has sent them already.")

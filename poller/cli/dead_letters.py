@@ -10,11 +10,14 @@ from typing import Any
 import click
 import msgspec
 
+from poller.cli import suggestions
 from poller.cli.options import USE, GlobalOptionsCommand, Settings
 from poller.errors import EXIT_OK, ConfigError, Problem
 from poller.mapping import format_time_us
 from poller.store import State
 from poller.store.dead_letters import StoredLetter
+
+_SINK = click.option("--sink", metavar="NAME", shell_complete=suggestions.known_sinks, help="Only those of this sink.")
 
 
 @click.group("dead-letters")
@@ -32,11 +35,11 @@ def command() -> None:
 def _which(function: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments that choose letters: numbers, a sink, the use."""
     function = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")(function)
-    return click.option("--sink", metavar="NAME", help="Only those of this sink.")(USE(function))
+    return _SINK(USE(function))
 
 
 @command.command("list", cls=GlobalOptionsCommand, short_help="Number, sink, contract, time and reason.")
-@click.option("--sink", metavar="NAME", help="Only those of this sink.")
+@_SINK
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, all of them, with the entry.")
 @USE

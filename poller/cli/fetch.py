@@ -16,7 +16,7 @@ import click
 
 from poller.cli.compose import activity_logs, preparation, stop_on_signals
 from poller.cli.messages import exit_code
-from poller.cli.options import TIME, GlobalOptionsCommand, Settings
+from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings
 from poller.config import ActionSink, Config, MoesifSink
 from poller.errors import ConfigError, OutputError, PollerError, Problem
 from poller.events import OutboxEvent
@@ -41,7 +41,7 @@ _SAMPLE_SECONDS = 3600
 
 @click.command("fetch", cls=GlobalOptionsCommand)
 @click.option("--since", type=TIME, metavar="T", help="Read again from T; what was already printed is not repeated.")
-@click.option("--contract", "contracts", multiple=True, metavar="N", help="Only this contract (repeatable).")
+@CONTRACTS
 @click.option(
     "--format",
     "line_format",

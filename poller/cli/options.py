@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from poller.cli import suggestions
 from poller.config import Config, find_config, load, parse_duration, parse_time, process_environment
 from poller.errors import ConfigError, Problem
 
@@ -49,6 +50,7 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 _OPTIONS = (
     click.Option(
         ["--config"],
+        type=click.Path(readable=False),  # so that a shell offers files; it is judged where it is read
         metavar="FILE",
         help="Configuration (TOML). Default: $IONOS_POLLER_CONFIG, ./ionos-poller.toml, /etc/ionos-poller/config.toml.",
     ),
@@ -143,10 +145,20 @@ class DurationType(click.ParamType[float]):
 
 DURATION = DurationType()
 
+CONTRACTS = click.option(
+    "--contract",
+    "contracts",
+    multiple=True,
+    metavar="N",
+    shell_complete=suggestions.contracts,
+    help="Only this contract (repeatable).",
+)
+
 USE = click.option(
     "--use",
     default="run",
     show_default=True,
     metavar="USE",
+    shell_complete=suggestions.uses,
     help="Whose state: run, fetch, or a backfill-... that `status` shows.",
 )

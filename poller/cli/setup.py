@@ -17,6 +17,7 @@ from typing import NamedTuple
 import click
 
 from poller.checks.sinks import PIPELINE_TAG
+from poller.cli import suggestions
 from poller.cli.check import run_checks, show
 from poller.cli.compose import authorization, stop_on_signals
 from poller.cli.messages import note
@@ -84,7 +85,12 @@ class _Plan(NamedTuple):
     show_default=True,
     help="How long a log source made here keeps its entries.",
 )
-@click.option("--account", metavar="NAME", help="Whose token to use, where the configuration has several accounts.")
+@click.option(
+    "--account",
+    metavar="NAME",
+    shell_complete=suggestions.accounts,
+    help="Whose token to use, where the configuration has several accounts.",
+)
 @click.option("--rotate-key", is_flag=True, help="Make a new key, which ends the old one.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--yes", is_flag=True, help="Do it without asking.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from poller.cli import suggestions
 from poller.cli.options import USE, GlobalOptionsCommand, Settings
 from poller.errors import EXIT_OK, ConfigError, Problem
 from poller.store import State
@@ -43,7 +44,7 @@ def list_(settings: Settings, use: str) -> int:
 
 
 @command.command("forget", cls=GlobalOptionsCommand, short_help="Let go of a sink that left the config.")
-@click.argument("name")
+@click.argument("name", shell_complete=suggestions.sinks_gone)
 @USE
 @click.pass_obj
 def forget(settings: Settings, name: str, use: str) -> int:

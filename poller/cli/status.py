@@ -78,7 +78,9 @@ def _watch_in_place(config: Config, *, is_whole: bool) -> NoReturn:
 
     from poller.cli.status_page import console, page
 
-    with Live(page(config, _read(config), is_whole=is_whole), console=console(), screen=True, auto_refresh=False) as live:
+    with Live(
+        page(config, _read(config), is_whole=is_whole), console=console(), screen=True, auto_refresh=False
+    ) as live:
         while True:
             time.sleep(_WATCH_SECONDS)
             live.update(page(config, _read(config), is_whole=is_whole), refresh=True)

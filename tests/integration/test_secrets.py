@@ -34,6 +34,7 @@ RUNS: dict[str, list[tuple[str, ...]]] = {
     "demo": [()],
     "simulate": [("--port", "0")],
     "config": [("example",), ("show",), ("schema",)],
+    "completion": [("bash",)],
 }
 
 

@@ -1,0 +1,54 @@
+"""What a shell is offered at TAB beyond the program's own words: the sinks, contracts and states that are there.
+
+Read from the configuration and the state alone, so that it is there at once; where these are wrong, nothing is offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+
+from poller.config import Config, find_config, load, process_environment
+from poller.errors import PollerError
+
+Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def _from_config(values: Callable[[Config], Iterable[str]]) -> Suggest:
+    def suggest(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        given = ctx.obj  # the global options, as far as they are typed
+        environ = process_environment()
+        try:
+            path = find_config(getattr(given, "config", None), environ)
+            config = load(path, environ, state_dir=getattr(given, "state_dir", None), check_files=False)
+            return sorted(value for value in set(values(config)) if value.startswith(incomplete))
+        except PollerError:
+            return []
+
+    return suggest
+
+
+def _collected(config: Config) -> Iterable[str]:
+    from poller.store.overview import overview_of
+
+    return (row.contract for path in _states(config) for row in overview_of(path).contracts)
+
+
+def _known_sinks(config: Config) -> Iterable[str]:
+    from poller.store.overview import overview_of
+
+    return (row.sink.name for path in _states(config) for row in overview_of(path).sinks)
+
+
+def _states(config: Config) -> Iterable[Path]:
+    return Path(config.state_dir).glob("*.db")
+
+
+configured_sinks = _from_config(lambda config: (sink.name for sink in config.sinks))
+known_sinks = _from_config(_known_sinks)
+sinks_gone = _from_config(lambda config: set(_known_sinks(config)) - {sink.name for sink in config.sinks})
+contracts = _from_config(_collected)
+uses = _from_config(lambda config: (path.stem for path in _states(config)))
+accounts = _from_config(lambda config: (account.name for account in config.accounts))
