@@ -295,12 +295,16 @@ def _event(head: _Head, line: bytes, hit_id: Any) -> Event:
 
 
 def _identity(uuid: str | None, hit_id: Any, line: bytes) -> tuple[bytes, bool]:
-    """What makes an entry this entry: `@uuid`, else the hit's `_id`, else its content. And whether it is an id."""
+    """What makes an entry this entry: `@uuid`, else its content with the hit's `_id`. And whether there is an id in it.
+
+    An `_id` alone is believed no more than that: if a store numbered the hits of each answer, all of those would be one entry.
+    """
     if uuid:
         return _digest(b"uuid:" + uuid.encode("utf-8", "surrogatepass")), True
+    content = _canonical(line)
     if _is_scalar(hit_id) and hit_id != "":
-        return _digest(b"id:" + str(hit_id).encode("utf-8", "surrogatepass")), True
-    return _digest(b"content:" + _canonical(line)), False
+        return _digest(b"id:%d:" % len(content) + content + str(hit_id).encode("utf-8", "surrogatepass")), True
+    return _digest(b"content:" + content), False
 
 
 def _canonical(line: bytes) -> bytes:
