@@ -35,6 +35,7 @@ from poller.events import Event
 from poller.metrics import Metrics
 from poller.pipeline.collect import WARN_SKEW_SECONDS, Collector, Done, Poll, Prepared
 from poller.pipeline.deliver import Deliverer
+from poller.readiness import troubles
 from poller.sinks import Sink
 from poller.store import State
 from poller.windows import Window
@@ -45,7 +46,6 @@ HEARTBEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
 _PRUNE_SECONDS = 3600.0
 _CRASHED_SECONDS = 60.0
-_STALE_INTERVALS = 3
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
 _TOKEN_WARNING_SECONDS = 14 * 86_400
 _TOKEN_WARNING_EVERY_SECONDS = 6 * 3600.0
@@ -121,7 +121,7 @@ class Schedule:
         self._busy: set[str] = set()
         self._busy_lock = threading.Lock()
         self._contracts: set[str] = set()
-        self._discovery_failure = "no contracts discovered yet"
+        self._discovery_failures: list[PollerError] | None = None
         self._token_expiries: Mapping[str, float] = {}
         self._token_warned_at = 0.0
         self._skewed: set[str] = set()
@@ -204,7 +204,6 @@ class Schedule:
             self._discover_soon()
             raise
         self._since = None
-        self._discovery_failure = "; ".join(str(error) for error in failures)
         for contract in sorted(self._contracts - set(contracts)):
             self._scheduler.remove_job(f"poll-{contract}")
             log.warning("contract.gone", extra={"contract": contract})
@@ -213,6 +212,7 @@ class Schedule:
             poll = self._guarded(lambda contract=contract: self._poll(contract))  # type: ignore[misc]
             self._scheduler.add_job(poll, _Spread(self.parts.config.poll.interval_seconds), id=f"poll-{contract}")
         self._contracts = set(contracts)
+        self._discovery_failures = failures
         if failures:
             self._discover_soon()
 
@@ -367,29 +367,11 @@ class Schedule:
 
     def troubles(self) -> list[str]:
         """What keeps us from being ready, in a sentence each."""
-        now = self._clock()
-        limit = self.parts.config.poll.interval_seconds * _STALE_INTERVALS
-        state = self._state.overview()
-        reasons = [self._discovery_failure] if self._discovery_failure else []
-        for account, expires_at in self._token_expiries.items():
-            if expires_at <= now:
-                reasons.append(f"account {account}: the API token expired {_ago(now - expires_at)} ago")
-        for row in state.contracts:
-            if row.contract in self._contracts and now - (row.succeeded_at or 0) > limit:
-                last = f"{_ago(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
-                reasons.append(
-                    f"contract {row.contract}: last successful poll {last}"
-                    + (f": {row.failure}" if row.failure else "")
-                )
-        reasons += [
-            f"sink {row.sink.name} is parked: {row.sink.failure}"
-            for row in state.sinks
-            if row.sink.parked_at is not None
-        ]
-        if state.outbox.bytes >= self.parts.config.outbox.max_bytes:
-            reasons.append("the outbox is full: collecting is paused until a sink takes more")
-        return reasons
-
-
-def _ago(seconds: float) -> str:
-    return str(timedelta(seconds=int(seconds)))
+        return troubles(
+            self._state.overview(),
+            self.parts.config,
+            self._clock(),
+            contracts=self._contracts,
+            discovery_failures=self._discovery_failures,
+            token_expiries=self._token_expiries,
+        )

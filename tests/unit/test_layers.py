@@ -19,7 +19,7 @@ ROOMS = {
     "core": {"errors", "events", "windows", "delivery", "mapping"},
     "config": {"config"},
     "telemetry": {"telemetry"},
-    "reporting": {"health", "metrics", "notify"},
+    "reporting": {"health", "metrics", "notify", "readiness"},
     "transport": {"transport", "connections"},
     "api": {"api"},
     "store": {"store"},

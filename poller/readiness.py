@@ -1,0 +1,73 @@
+"""What keeps the daemon from being ready: a rule over the books and the clock. Reads nothing, remembers nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
+
+from poller.config import Config
+from poller.errors import PollerError
+from poller.store.overview import Overview
+
+_STALE_INTERVALS = 3
+
+
+def troubles(
+    state: Overview,
+    config: Config,
+    now: float,
+    *,
+    contracts: Collection[str],
+    discovery_failures: Sequence[PollerError] | None,
+    token_expiries: Mapping[str, float],
+) -> list[str]:
+    """A sentence for each; none while the last poll of every contract succeeded lately and no sink is parked.
+
+    `contracts` are those that are polled; `discovery_failures` what the last look for them could not tell, None before the
+    first. What is likely to have led to a trouble is named too, but is none by itself: a token may be good for longer than it
+    says, and a list of contracts that cannot be had now changes nothing for those that are known.
+    """
+    reasons = [
+        *_unknown_contracts(state, config, contracts, discovery_failures),
+        *_stale_polls(state, config, contracts, now),
+        *(
+            f"sink {row.sink.name} is parked: {row.sink.failure}"
+            for row in state.sinks
+            if row.sink.parked_at is not None
+        ),
+    ]
+    if state.outbox.bytes >= config.outbox.max_bytes:
+        reasons.append("the outbox is full: collecting is paused until a sink takes more")
+    expired = [
+        f"account {account}: the API token expired {_ago(now - expires_at)} ago"
+        for account, expires_at in token_expiries.items()
+        if expires_at <= now
+    ]
+    return expired + reasons if reasons else []
+
+
+def _unknown_contracts(
+    state: Overview, config: Config, contracts: Collection[str], failures: Sequence[PollerError] | None
+) -> Iterator[str]:
+    """Contracts that are to be polled and are not, because nobody told us of them."""
+    if failures is None:
+        yield "no contracts discovered yet"
+        return
+    known = {row.account for row in state.contracts if row.contract in contracts}
+    is_every_account_known = all(account.name in known for account in config.accounts)
+    for failure in failures:
+        if failure.contract or not is_every_account_known:
+            yield str(failure)
+
+
+def _stale_polls(state: Overview, config: Config, contracts: Collection[str], now: float) -> Iterator[str]:
+    limit_seconds = config.poll.interval_seconds * _STALE_INTERVALS
+    for row in state.contracts:
+        if row.contract in contracts and now - (row.succeeded_at or 0) > limit_seconds:
+            last = f"{_ago(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
+            failure = f": {row.failure}" if row.failure else ""
+            yield f"contract {row.contract}: last successful poll {last}{failure}"
+
+
+def _ago(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))

@@ -1,0 +1,100 @@
+"""When the daemon is ready, and what it says when it is not: INTERFACE.md's sentence on /readyz, case by case."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from poller.config import Account, Config, Poll
+from poller.errors import AuthError, PollerError
+from poller.readiness import troubles
+from poller.store.contracts import Contract
+from poller.store.outbox import Sink, Size
+from poller.store.overview import Overview, SinkOverview
+
+NOW = 1_777_593_600
+CONFIG = Config(poll=Poll(interval_seconds=60), accounts=(Account(name="default"),))
+REFUSED = AuthError("the API refused the credentials (401)")
+UNKNOWN = PollerError("no account sees this contract", contract="9")
+
+
+def contract(name: str = "1", *, ago: int | None = 10, failure: str = "", account: str = "default") -> Contract:
+    succeeded_at = None if ago is None else NOW - ago
+    return Contract(name, account, 0, NOW, 0, 0, 0, 0, 0, 0, succeeded_at, None, failure)
+
+
+def sink(*, parked_at: float | None = None) -> SinkOverview:
+    return SinkOverview(
+        Sink("loki", "loki", 0, 0, 0, 0, 0, 0, None, None, parked_at, "HTTP 401", None, None, 0), 0, None, 0
+    )
+
+
+def told(
+    *contracts: Contract,
+    sinks: tuple[SinkOverview, ...] = (),
+    outbox_bytes: int = 0,
+    config: Config = CONFIG,
+    polled: set[str] | None = None,
+    failures: list[PollerError] | None = None,
+    is_discovered: bool = True,
+    expires_at: float = NOW + 9,
+) -> list[str]:
+    return troubles(
+        Overview(list(contracts), list(sinks), Size(0, outbox_bytes), 0, {}),
+        config,
+        NOW,
+        contracts={row.contract for row in contracts} if polled is None else polled,
+        discovery_failures=(failures or []) if is_discovered else None,
+        token_expiries={"default": expires_at},
+    )
+
+
+@pytest.mark.parametrize("ago", [0, 180])
+def test_it_is_ready_while_every_last_poll_succeeded_within_three_intervals(ago: int) -> None:
+    assert told(contract("1", ago=ago), contract("2"), sinks=(sink(),)) == []
+
+
+def test_a_failure_that_is_younger_than_three_intervals_is_no_trouble_yet() -> None:
+    assert told(contract(failure="HTTP 500")) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (contract(ago=181), "contract 1: last successful poll 0:03:01 ago"),
+        (contract(ago=181, failure="HTTP 500"), "contract 1: last successful poll 0:03:01 ago: HTTP 500"),
+        (contract(ago=None, failure="403"), "contract 1: last successful poll never: 403"),
+    ],
+)
+def test_a_contract_whose_last_success_is_older_is_named_with_its_failure(row: Contract, words: str) -> None:
+    assert told(row, contract("2")) == [words]
+
+
+def test_a_contract_that_is_polled_no_more_is_no_trouble() -> None:
+    assert told(contract("1", ago=9999), contract("2"), polled={"2"}) == []
+
+
+def test_a_parked_sink_a_full_outbox_and_a_start_without_contracts_are_told() -> None:
+    assert told(contract(), sinks=(sink(parked_at=NOW),)) == ["sink loki is parked: HTTP 401"]
+    assert "outbox is full" in told(contract(), outbox_bytes=1 << 30)[0]
+    assert told(is_discovered=False) == ["no contracts discovered yet"]
+
+
+def test_a_failed_look_for_contracts_matters_until_those_of_every_account_are_known() -> None:
+    assert told(failures=[REFUSED]) == [str(REFUSED)]
+    assert told(contract(), failures=[REFUSED]) == []
+    two = msgspec.structs.replace(CONFIG, accounts=(Account(name="default"), Account(name="other")))
+    assert told(contract(), failures=[REFUSED], config=two) == [str(REFUSED)]
+    assert told(contract(), contract("2", account="other"), failures=[REFUSED], config=two) == []
+
+
+def test_a_contract_that_is_asked_for_and_that_nobody_sees_is_a_trouble() -> None:
+    assert told(contract(), failures=[UNKNOWN]) == [str(UNKNOWN)]
+
+
+def test_an_expired_token_is_named_where_it_explains_something_and_is_no_trouble_while_it_works() -> None:
+    assert told(contract(), expires_at=NOW - 60) == []
+    assert told(contract(ago=181), expires_at=NOW - 60) == [
+        "account default: the API token expired 0:01:00 ago",
+        "contract 1: last successful poll 0:03:01 ago",
+    ]
