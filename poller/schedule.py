@@ -33,12 +33,12 @@ from poller.errors import (
 )
 from poller.events import Event
 from poller.metrics import Metrics
+from poller.pipeline.audit import self_audit_span
 from poller.pipeline.collect import WARN_SKEW_SECONDS, Collector, Done, Poll, Prepared
 from poller.pipeline.deliver import Deliverer
 from poller.readiness import troubles
 from poller.sinks import Sink
 from poller.store import State
-from poller.windows import Window
 
 log = logging.getLogger(__name__)
 
@@ -261,12 +261,13 @@ class Schedule:
         for row in self._state.contracts.all():
             if row.contract not in self._contracts:
                 continue
-            start = max(row.origin, (now - settings.audit_span_seconds) // 3600 * 3600)
-            end = min(now, row.watermark)  # what is behind the watermark is the next poll's, not a gap
-            if start >= end:
+            span = self_audit_span(
+                row.origin, row.watermark, now, settings.audit_span_seconds, settings.audit_interval_seconds
+            )
+            if span is None:
                 continue
             try:
-                differences = self._collector.audit(row.contract, Window(start, end))
+                differences = self._collector.audit(row.contract, span)
             except (TransientError, AuthError, RejectedError) as error:
                 log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
                 continue

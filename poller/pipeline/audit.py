@@ -51,6 +51,17 @@ def closed_span(span: Window, origin: int, now: float, overlap_seconds: int) -> 
     return Window(start, end) if end > start else None
 
 
+def self_audit_span(origin: int, watermark: int, now: int, span_seconds: int, interval_seconds: int) -> Window | None:
+    """What a regular audit looks at, from a whole hour on; None where there is nothing yet.
+
+    It reaches back one interval beyond the span: an entry that became visible a whole span late, just after the audit before,
+    still lies in this one. What is beyond the watermark is the next poll's, and no gap.
+    """
+    start = max(origin, (now - span_seconds - interval_seconds) // HOUR_SECONDS * HOUR_SECONDS)
+    end = min(now, watermark)
+    return Window(start, end) if start < end else None
+
+
 class Auditor:
     """Compares one contract. `source` is asked for totals only: pages of one entry."""
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from poller.errors import TransientError
 from poller.events import Page
-from poller.pipeline.audit import Auditor, Difference, closed_span
+from poller.pipeline.audit import Auditor, Difference, closed_span, self_audit_span
 from poller.store.ledger import HOUR_SECONDS, Count
 from poller.windows import Window
 
@@ -224,3 +224,35 @@ def test_only_whole_hours_that_are_over_are_compared(
     asked: Window, origin: int, now: int, overlap: int, expected: Window | None
 ) -> None:
     assert closed_span(asked, origin, now, overlap) == expected
+
+
+# What a regular audit looks at
+
+
+@given(
+    happened_at=st.integers(START, START + 3 * HOUR_SECONDS),
+    delay_seconds=st.just(24 * HOUR_SECONDS) | st.integers(0, 24 * HOUR_SECONDS),
+    first_audit_at=st.integers(START - HOUR_SECONDS, START),
+    interval_seconds=st.integers(1, 5 * HOUR_SECONDS),
+    overlap_seconds=st.integers(0, 2 * HOUR_SECONDS),
+)
+def test_an_entry_that_is_at_most_a_span_late_is_in_an_audit_after_it_became_visible(
+    happened_at: int, delay_seconds: int, first_audit_at: int, interval_seconds: int, overlap_seconds: int
+) -> None:
+    span_seconds = 24 * HOUR_SECONDS
+    visible_at = happened_at + delay_seconds
+    closed_at = (happened_at // HOUR_SECONDS + 1) * HOUR_SECONDS + overlap_seconds
+    waited = max(visible_at, closed_at) - first_audit_at
+    audited_at = first_audit_at + -(-waited // interval_seconds) * interval_seconds
+    window = self_audit_span(START - HOUR_SECONDS, audited_at, audited_at, span_seconds, interval_seconds)
+    assert window is not None
+    closed = closed_span(window, START - HOUR_SECONDS, audited_at, overlap_seconds)
+    assert closed is not None
+    assert closed.start <= happened_at < closed.end
+
+
+def test_a_regular_audit_stays_between_where_collecting_began_and_the_watermark() -> None:
+    now = START + 100 * HOUR_SECONDS
+    assert self_audit_span(START, now, now, HOUR_SECONDS, HOUR_SECONDS) == Window(now - 2 * HOUR_SECONDS, now)
+    assert self_audit_span(now - 60, now - 1, now, HOUR_SECONDS, HOUR_SECONDS) == Window(now - 60, now - 1)
+    assert self_audit_span(START, now - 50 * HOUR_SECONDS, now, HOUR_SECONDS, HOUR_SECONDS) is None
