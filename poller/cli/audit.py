@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 import msgspec
 
 from poller.cli.compose import activity_logs, preparation, stop_on_signals
-from poller.cli.messages import note, tell
+from poller.cli.messages import exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StateError
+from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StoppedError
 from poller.pipeline.audit import Difference
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.windows import Window, format_time
+
+# How long a repair that the daemon does is waited for: its next poll begins within an interval, and takes this long.
+_DAEMON_SECONDS = 60.0
+_LONGEST_WAIT_SECONDS = 600.0
+_LOOK_AGAIN_SECONDS = 0.5
 
 
 @click.command("audit", cls=GlobalOptionsCommand)
@@ -39,8 +44,8 @@ def command(
 ) -> int:
     """Compare what the API says it holds with what was collected, per contract and closed hour.
 
-    Exit code 0 when all is equal, 1 when something differs. What `--repair` collects waits for the next `run` or `fetch`
-    to be delivered; while `run` runs, it collects it itself at its next poll.
+    Exit code 0 when all is equal, or repaired; 1 when something differs. What `--repair` collects waits for the next `run`
+    or `fetch` to be delivered; while `run` runs, it collects it itself at its next poll, which is waited for.
 
     \b
     Examples:
@@ -76,25 +81,30 @@ class _Audit:
     def run(self, span: Window, only: Sequence[str], *, repair: bool) -> int:
         contracts = self._contracts(only)
         differences, failures = self._compare(contracts, span)
-        self._show(contracts, span, differences)
+        compared = len(contracts) - len(failures)
+        self._show(compared, span, differences, is_complete=not failures)
         if repair and differences:
             failures += self._repair(differences)
             differences, failed = self._compare(contracts, span)
             failures += failed
             missing = sum(difference.missing for difference in differences)
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
-        for failure in failures:
-            tell(str(failure))
+        code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
         for line in imbalances:
             tell(f"the books do not balance: {line}")
-        return EXIT_INCOMPLETE if differences or failures or imbalances else EXIT_OK
+        return EXIT_INCOMPLETE if differences or imbalances or (failures and compared) else code
 
     def _contracts(self, only: Sequence[str]) -> list[str]:
         known = [row.contract for row in self._state.contracts.all()]
         if unknown := sorted(set(only) - set(known)):
             hint = f"`{self._use}` has collected: {', '.join(known) or 'none'}"
             raise ConfigError([Problem("--contract", f"{', '.join(unknown)} was never collected", hint)])
+        if not known:
+            hint = "is the token accepted? `ionos-poller check` says what it sees"
+            raise StateError(
+                f"`{self._use}` has not collected any contract yet: there is nothing to compare", hint=hint
+            )
         return [contract for contract in known if not only or contract in only]
 
     def _compare(self, contracts: Sequence[str], span: Window) -> tuple[list[Difference], list[PollerError]]:
@@ -110,7 +120,8 @@ class _Audit:
                 failures.append(error)
         return differences, failures
 
-    def _show(self, contracts: Sequence[str], span: Window, differences: Sequence[Difference]) -> None:
+    def _show(self, count: int, span: Window, differences: Sequence[Difference], *, is_complete: bool) -> None:
+        """`count` contracts were compared, which `is_complete` says is all of them."""
         if self._as_json:
             rows = [
                 {
@@ -123,10 +134,11 @@ class _Audit:
                 }
                 for difference in differences
             ]
-            click.echo(msgspec.json.encode({"use": self._use, "equal": not rows, "differences": rows}))
+            click.echo(msgspec.json.encode({"use": self._use, "equal": is_complete and not rows, "differences": rows}))
             return
         if not differences:
-            click.echo(f"equal: {len(contracts)} contracts, {span}, every closed hour as the API counts it")
+            if count:
+                click.echo(f"equal: {count} contracts, {span}, every closed hour as the API counts it")
             return
         click.echo(f"{'contract':<12} {'hour':<41} {'at the API':>10} {'collected':>10} {'missing':>8}")
         for row in differences:
@@ -139,10 +151,8 @@ class _Audit:
             note(f"{forgotten} missing entries lie in hours older than poll.ledger_retention: `backfill` exports those")
         if not self._collector.repair(differences):
             return []
-        try:
-            held = State.open(self._config.state_dir, self._use)
-        except StateError:
-            note("the running daemon collects them at its next poll")
+        held = self._hold_or_leave_to_daemon({difference.contract for difference in differences})
+        if held is None:
             return []
         try:
             prepare = preparation(self._config)
@@ -153,3 +163,24 @@ class _Audit:
         repaired = sum(poll.repaired for poll in polls)
         note(f"{repaired} entries collected; the next `{self._use}` delivers them")
         return [poll.failure for poll in polls if poll.failure]
+
+    def _hold_or_leave_to_daemon(self, contracts: Collection[str]) -> State | None:
+        """The state for ourselves; None where another process holds it: it has repaired then, or takes its time."""
+        deadline = time.monotonic() + min(self._config.poll.interval_seconds + _DAEMON_SECONDS, _LONGEST_WAIT_SECONDS)
+        is_told = False
+        while True:
+            try:
+                return State.open(self._config.state_dir, self._use)
+            except StateError:
+                if not is_told:
+                    note(
+                        "the running daemon collects them at its next poll; waiting for it (Ctrl-C: it does so anyway)"
+                    )
+                    is_told = True
+            if not any(span.purpose == "repair" for name in contracts for span in self._state.contracts.ranges(name)):
+                return None
+            if time.monotonic() >= deadline:
+                note("it has not done so yet; this audit says later whether it has")
+                return None
+            if self._stop.wait(_LOOK_AGAIN_SECONDS):
+                raise StoppedError("asked to stop")

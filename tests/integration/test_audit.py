@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 from datetime import datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
 from tests.integration.exporting import DAY_SECONDS, HOUR_SECONDS, ago, hour_of, refused
 from tests.integration.fetching import Bench, Run, Starter, same
-from tests.support import wait_until
+from tests.support import COMMAND, clean_environment, wait_until
 
 DAYS = 3
 HOURS = 4 * 24
@@ -180,8 +181,17 @@ def test_an_api_that_fails_is_told_and_is_no_difference(fetched: Bench) -> None:
     run = fetched.run("audit", *SPAN, env={"IONOS_POLLER_API__MAX_RETRIES": "0"})
     assert run.code == 1
     assert [line for line in run.told if str(SECOND) in line and "500" in line]
+    assert run.lines[0].startswith(b"equal: 1 contracts"), "the other one"
     fetched.simulator.set_faults([])
-    refused(fetched, "audit", *SPAN, "--contract", str(FIRST), code=1, words=["401"], env={"IONOS_API_TOKEN": "bad"})
+    bad = {"IONOS_API_TOKEN": "bad"}
+    refused(fetched, "audit", *SPAN, "--contract", str(FIRST), code=3, words=["401"], env=bad)
+    assert json.loads(fetched.run("audit", *SPAN, "--json", env=bad).lines[0])["equal"] is False
+
+
+def test_a_state_without_any_contract_is_not_called_equal(bench: Starter) -> None:
+    place = bench(events=5)
+    place.fetch(env={"IONOS_API_TOKEN": "bad"})
+    refused(place, "audit", *SPAN, code=4, words=["has not collected any contract yet"])
 
 
 # The use `run`
@@ -219,8 +229,21 @@ def test_repair_while_run_runs_is_done_by_run_at_its_next_poll(daemon_of: MakeDa
     assert daemon.command("audit", *SPAN).startswith("equal: 2 contracts")
     add_late(daemon)
     daemon.command("audit", *SPAN, code=1)
-    told = daemon.command("audit", *SPAN, "--repair", code=1)
+    repair = daemon.directory / "repair"
+    with repair.open("w") as said:
+        code = subprocess.run(
+            [*COMMAND, "audit", *SPAN, "--repair"],
+            cwd=daemon.directory,
+            env=clean_environment(),
+            stdout=said,
+            stderr=said,
+            timeout=30,
+            check=False,
+        ).returncode
+    told = repair.read_text()
+    assert code == 0, told
     assert "the running daemon collects them at its next poll" in told
+    assert "after repair: nothing is missing" in told
     daemon.await_delivery(timeout=20)
     wait_until(
         lambda: daemon.metric("events_repaired_total", contract=str(SECOND)) == 3, what="the books are up to date"
