@@ -203,6 +203,7 @@ class _Backfill:
                 if isinstance(sink, OutputFile):
                     sink.finish()
             self._state.remember("finished", format_time(int(time.time())))
+            self._state.shrink()
         else:
             note(_GO_ON)
         return max(code, self._close_books(self._state.overview()))

@@ -91,6 +91,10 @@ class State:
         self.contracts.prune(retention_seconds, overlap_seconds, now)
         self._database.vacuum()
 
+    def shrink(self) -> None:
+        """Give all space that is free back to the disk: this use has done its work.  Raises: StateError."""
+        self._database.vacuum(is_last=True)
+
     @classmethod
     def open_beside(cls, directory: Path, use: str) -> State:
         """Open the state of a use that may be running, for one short transaction of a person's: replay, purge, forget.

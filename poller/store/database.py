@@ -206,10 +206,11 @@ class Database:
             except SQLITE_ERRORS as error:
                 raise self._translate(error) from error
 
-    def vacuum(self) -> None:
-        """Give free pages back to the file system, once they are worth it.  Raises: StateError."""
+    def vacuum(self, *, is_last: bool = False) -> None:
+        """Give free pages back to the file system, once they are worth it or nothing comes any more.  Raises: StateError."""
         with self.reading() as connection:
-            if connection.execute("PRAGMA freelist_count").fetchone()[0] * _PAGE_BYTES < _VACUUM_BYTES:
+            free_bytes = connection.execute("PRAGMA freelist_count").fetchone()[0] * _PAGE_BYTES
+            if free_bytes < _VACUUM_BYTES and not is_last:
                 return
             # Not `execute`: it takes one step, which is one page.
             connection.executescript("PRAGMA incremental_vacuum")

@@ -68,7 +68,7 @@ def test_a_year_of_uneven_entries_is_exported_whole_and_in_order_in_little_memor
     assert books(run) == balanced(300_000, "output")
     assert peak < MEMORY_BYTES, f"{peak / 1024 / 1024:.0f} MiB"
     # What is left behind is what a repeat is known by, and no entry.
-    assert sum(path.stat().st_size for path in year.state_dir.iterdir()) < 20_000_000
+    assert sum(path.stat().st_size for path in year.state_dir.iterdir()) < 8_000_000
 
 
 @pytest.mark.parametrize("limits", [{"max_range_days": 90}, {"total_cap": 400, "result_window": 400}])
