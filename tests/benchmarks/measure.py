@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,14 +18,18 @@ from typing import Any, NamedTuple
 
 from tests.support import TOP, clean_environment
 
+_SETTLING_SECONDS = 20.0
+
 
 class Cost(NamedTuple):
-    """What one run cost. `lines` is what it printed."""
+    """What one run cost. `written_bytes` is what it had the kernel write to disk; `lines` is how many it printed."""
 
     seconds: float
     cpu_seconds: float
     peak_mb: float
-    lines: int
+    written_bytes: int
+    lines: int = 0
+    last_line: str = ""
 
 
 def run(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> Cost:
@@ -39,8 +44,49 @@ def run(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> Cost:
             errors.seek(0)
             raise RuntimeError(f"{' '.join(arguments)}: {process.returncode}: {errors.read()[-2000:].decode()}")
         output.seek(0)
-        lines = sum(chunk.count(b"\n") for chunk in iter(lambda: output.read(1 << 20), b""))
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, lines)
+        lines, last = 0, b""
+        for lines, last in enumerate(output, 1):  # noqa: B007  # the last of them
+            pass
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    written_bytes = usage.ru_oublock * 512
+    return Cost(seconds, cpu_seconds, usage.ru_maxrss / 1024, written_bytes, lines, last[:100].decode().strip())
+
+
+def sync_count(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> int | None:
+    """How often a program waits for the disk (fsync, fdatasync) in a run of its own; None where there is no strace."""
+    strace = shutil.which("strace")
+    if strace is None:
+        return None
+    with tempfile.NamedTemporaryFile("r") as trace:
+        traced = [strace, "-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", "signal=none", "-o", trace.name]
+        subprocess.run([*traced, *arguments], env=env, cwd=cwd, check=True, capture_output=True)
+        return sum(re.search(r"\bf(data)?sync\(", line) is not None for line in trace)
+
+
+def cost_of_idling(arguments: Sequence[str], seconds: float, *, env: dict[str, str], cwd: Path) -> Cost:
+    """What so many seconds of a program cost that goes on until it is told to stop, its start left out."""
+    process = subprocess.Popen(arguments, env=env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(_SETTLING_SECONDS)  # what it does at its start is measured elsewhere
+        before, started = _so_far(process.pid), time.monotonic()
+        time.sleep(seconds)
+        after, elapsed = _so_far(process.pid), time.monotonic() - started
+    finally:
+        process.terminate()
+        process.wait()
+    return Cost(elapsed, after[0] - before[0], after[2], after[1] - before[1])
+
+
+def _so_far(pid: int) -> tuple[float, int, float]:
+    """CPU seconds, bytes written and peak MB of a process up to now.  Source: proc(5)."""
+    place = Path(f"/proc/{pid}")
+    fields = (place / "stat").read_text().rpartition(")")[2].split()
+    cpu_seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    written = re.search(r"^write_bytes: (\d+)", (place / "io").read_text(), re.MULTILINE)
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", (place / "status").read_text(), re.MULTILINE)
+    assert written is not None
+    assert peak is not None
+    return cpu_seconds, int(written[1]), int(peak[1]) / 1024
 
 
 def bare(*arguments: str) -> list[str]:

@@ -1,0 +1,254 @@
+"""What is measured: each function runs ours and what it is measured against, checks that both did the work, and gives rows."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.benchmarks.measure import (
+    Cost,
+    bare,
+    cost_of_idling,
+    environment,
+    ours,
+    run,
+    simulator,
+    state_of,
+    sync_count,
+)
+from tests.support import TOP
+
+_REPEATS = 3  # of what has a goal and is short: the median says more than one run
+
+
+class Row(NamedTuple):
+    """One line of the table. `ratio` is how fast we are against what we are measured against; 1 is as fast."""
+
+    name: str
+    ratio: float | None = None
+    goal: str = ""
+    ours_seconds: float | None = None
+    theirs_seconds: float | None = None
+    peak_mb: float | None = None
+    cpu_us_per_entry: float | None = None
+    written_kb_per_1000: float | None = None
+    syncs_per_1000: float | None = None
+    note: str = ""
+
+
+def _row(name: str, goal: str, mine: Cost, theirs: Cost | None, entries: int, note: str = "") -> Row:
+    return Row(
+        name,
+        theirs.seconds / mine.seconds if theirs else None,
+        goal,
+        mine.seconds,
+        theirs.seconds if theirs else None,
+        mine.peak_mb,
+        mine.cpu_seconds / entries * 1e6 if entries else None,
+        mine.written_bytes / entries * 1000 / 1024 if entries else None,
+        note=note,
+    )
+
+
+def _middle(pairs: Sequence[tuple[Cost, Cost]]) -> tuple[Cost, Cost]:
+    """The pair with the median ratio."""
+    return sorted(pairs, key=lambda pair: pair[1].seconds / pair[0].seconds)[len(pairs) // 2]
+
+
+def collect(room: Path, scale: int) -> Iterator[Row]:
+    """From the simulator into the state and out to stdout, against a loop that only asks, parses and prints."""
+    for contracts, events, latency, goal in (
+        (1, 200_000 // scale, 0, ">= 0.7"),
+        (10, 20_000 // scale, 0, ""),
+        (10, 5_000 // scale, 50, ""),
+        (10, 5_000 // scale, 150, ""),
+    ):
+        total = contracts * events
+        pairs = []
+        with simulator(contracts=contracts, events=events, span="3h", latency_ms=latency) as url:
+            for number in range(_REPEATS if goal else 1):
+                theirs = run(bare("collect", url, "10800", str(events)), env=environment(url, room), cwd=TOP)
+                env = environment(url, room / f"collect-{contracts}-{latency}-{number}", **_CONCURRENT)
+                mine = run(ours("fetch", "--since", "4h"), env=env, cwd=TOP)
+                assert mine.lines == theirs.lines == total, (mine.lines, theirs.lines)
+                pairs.append((mine, theirs))
+        yield _row(f"collect {contracts} x {events:,}, {latency} ms", goal, *_middle(pairs), total)
+
+
+def filter_redact(room: Path, scale: int) -> Iterator[Row]:
+    """Collecting with filters and redaction, against collecting without."""
+    events = 100_000 // scale
+    config = room / "redact.toml"
+    key = room / "hash.key"
+    key.write_text("a-key-for-this-benchmark-alone\n")
+    config.write_text(
+        '[filter]\nexclude = [{ type = "NoSuchType" }, { action = "NOSUCH" }]\n'
+        '[redact]\nmask = ["principal.sourceIP"]\nhash = ["principal.identity.username"]\n'
+        f'hash_key_file = "{key}"\n'
+    )
+    with simulator(contracts=1, events=events, span="3h") as url:
+        plain = run(ours("fetch", "--since", "4h"), env=environment(url, room / "plain"), cwd=TOP)
+        command = ours("--config", str(config), "fetch", "--since", "4h")
+        mine = run(command, env=environment(url, room / "redacted"), cwd=TOP)
+    assert mine.lines == plain.lines == events
+    yield _row(f"filter and redact {events:,}, against neither", ">= 0.75", mine, plain, events)
+
+
+def nothing_new(room: Path, scale: int) -> Iterator[Row]:
+    """A `fetch` with nothing new, mostly its start-up, against a bare script that imports requests and makes the same calls."""
+    with simulator(contracts=2, events=1000, span="1h") as url:
+        env = environment(url, room / "idle")
+        run(ours("fetch", "--since", "2h"), env=env, cwd=TOP)
+        runs = 15
+        mine = [run(ours("fetch"), env=env, cwd=TOP) for _ in range(runs)]
+        theirs = [run(bare("idle", url, "600"), env=env, cwd=TOP) for _ in range(runs)]
+    seconds = [statistics.median(cost.seconds for cost in costs) for costs in (mine, theirs)]
+    note = f"{seconds[0] / seconds[1]:.2f} times a bare script"
+    yield Row("fetch, nothing new", seconds[1] / seconds[0], ">= 0.67", *seconds, mine[0].peak_mb, note=note)
+
+
+def deliver(room: Path, scale: int) -> Iterator[Row]:
+    """From a filled outbox to one HTTP sink, against a loop that reads lines, gzips and posts."""
+    events = 100_000 // scale
+    with simulator(contracts=1, events=events, span="3h") as url:
+        env = environment(url, room / "deliver")
+        lines = room / "deliver.ndjson"
+        run(ours("backfill", "--from", "4h", "--to", "0s", "--output", str(lines)), env=env, cwd=TOP)
+        theirs = run(bare("deliver", str(lines), f"{url}/sink/logging/activityLog"), env=env, cwd=TOP)
+        command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(sink_config(room, url))]
+        mine = run([*command, str(room / "deliver-state")], env=env, cwd=TOP)
+        accepted = state_of(url)["intakes"]["logging"]["accepted"]
+    assert accepted == 2 * events, accepted
+    seconds = float(mine.last_line)  # of delivering alone, without the start and the filling
+    yield Row(f"deliver {events:,}", theirs.seconds / seconds, ">= 0.7", seconds, theirs.seconds, mine.peak_mb)
+
+
+def end_to_end(room: Path, scale: int) -> Iterator[Row]:
+    """Collect, commit durably, deliver over HTTP, against a loop that keeps no state; with latency and many contracts."""
+    for contracts, events, latency, goal in (
+        (1, 200_000 // scale, 0, ">= 0.8"),
+        (10, 20_000 // scale, 0, ""),
+        (1000, 100 // scale, 0, ""),
+        (8, 10_000 // scale, 50, ""),
+        (8, 10_000 // scale, 150, ">= 5"),
+    ):
+        total = contracts * events
+        pairs = []
+        with simulator(contracts=contracts, events=events, span="3h", latency_ms=latency) as url:
+            sink_url = f"{url}/sink/logging/activityLog"
+            for number in range(_REPEATS if goal else 1):
+                before = state_of(url)["intakes"]["logging"]["accepted"]
+                env = environment(url, room / f"end-{contracts}-{latency}-{number}")
+                theirs = run(bare("end-to-end", url, "10800", str(events), sink_url), env=env, cwd=TOP)
+                mine = run(_export(room, url, jobs=16 if latency else 4), env=env, cwd=TOP)
+                accepted = state_of(url)["intakes"]["logging"]["accepted"] - before
+                assert accepted == 2 * total, (accepted, total)
+                pairs.append((mine, theirs))
+        yield _row(f"end to end {contracts:,} x {events:,}, {latency} ms", goal, *_middle(pairs), total)
+
+
+def growth(room: Path, scale: int) -> Iterator[Row]:
+    """End to end, one contract, by the number of entries: memory stays, time grows in a straight line."""
+    points = []
+    for events in (50_000 // scale, 200_000 // scale, 500_000 // scale, 1_000_000 // scale, 2_000_000 // scale):
+        with simulator(contracts=1, events=events, span="12h") as url:
+            mine = run(_export(room, url, jobs=4), env=environment(url, room / f"growth-{events}"), cwd=TOP)
+            assert state_of(url)["intakes"]["logging"]["accepted"] == events
+        points.append((events, mine.seconds))
+        yield _row(f"end to end {events:,}: memory", "< 90 MB", mine, None, events)
+    yield Row("time by entries", note=_line_through(points, "an entry"))
+
+
+def syncs(room: Path, scale: int) -> Iterator[Row]:
+    """Waits for the disk: how often a 1,000 entries are synced, end to end."""
+    events = 50_000 // scale
+    with simulator(contracts=1, events=events, span="3h") as url:
+        count = sync_count(_export(room, url, jobs=4), env=environment(url, room / "syncs"), cwd=TOP)
+    if count is None:
+        yield Row("syncs", note="not measured: there is no strace here")
+    else:
+        yield Row(f"syncs, end to end {events:,}", syncs_per_1000=count / events * 1000)
+
+
+def many_contracts(room: Path, scale: int) -> Iterator[Row]:
+    """Up to a thousand contracts with little activity, polled once: time grows in a straight line."""
+    points = []
+    for contracts in (100 // scale, 300 // scale, 1000 // scale):
+        with simulator(contracts=contracts, events=10, span="1h", latency_ms=50) as url:
+            env = environment(url, room / f"many-{contracts}", **_CONCURRENT)
+            first = run(ours("fetch", "--since", "2h"), env=env, cwd=TOP)
+            second = run(ours("fetch"), env=env, cwd=TOP)
+        assert first.lines == contracts * 10
+        points.append((contracts, second.seconds))
+        yield _row(f"{contracts:,} contracts, nothing new, 50 ms", "< 10 s", second, None, 0)
+    yield _row(f"{contracts:,} contracts, first poll, 50 ms", "", first, None, 0)
+    yield Row("time by contracts", note=_line_through(points, "a contract"))
+
+
+def idle(room: Path, scale: int) -> Iterator[Row]:
+    """A minute of `run` in which nothing happens, as configured by default."""
+    seconds = 60 // scale
+    for contracts in (10, 1000 // scale):
+        with simulator(contracts=contracts, events=10, span="1h") as url:
+            env = environment(url, room / f"idle-{contracts}", IONOS_POLLER_HTTP__LISTEN="")
+            command = ours("--config", str(sink_config(room, url)), "run")
+            mine = cost_of_idling(command, seconds, env=env, cwd=TOP)
+        note = f"{mine.cpu_seconds / mine.seconds:.2%} of a core, {mine.written_bytes / 1024:,.0f} KB written"
+        name = f"idle, {contracts:,} contracts, {seconds} s"
+        yield Row(name, ours_seconds=mine.seconds, peak_mb=mine.peak_mb, note=note)
+
+
+def tutorial(room: Path, scale: int) -> Iterator[Row]:
+    """A stand-in of the tutorial's script: sequential, in memory, with a sleep."""
+    for latency in (0, 50):
+        events = 20_000 // scale
+        with simulator(contracts=2, events=events, span="3h", latency_ms=latency) as url:
+            theirs = run(bare("tutorial", url, "10800", str(events)), env=environment(url, room), cwd=TOP)
+            mine = run(ours("fetch", "--since", "4h"), env=environment(url, room / f"tutorial-{latency}"), cwd=TOP)
+        assert mine.lines == theirs.lines == 2 * events
+        yield _row(f"collect 2 x {events:,}, {latency} ms, against the tutorial's way", "", mine, theirs, 2 * events)
+
+
+def sink_config(room: Path, url: str) -> Path:
+    """A configuration with the simulator's stand-in of the Logging Service as the only sink."""
+    path = room / "sink.toml"
+    path.write_text(
+        f'[[sinks]]\nname = "logging"\ntype = "logging-service"\nurl = "{url}/sink/logging"\ntag = "activityLog"\n'
+        'api_key = "demo-key"\nrequests_per_second = 10000\n'
+    )
+    path.chmod(0o600)
+    return path
+
+
+def _export(room: Path, url: str, *, jobs: int) -> list[str]:
+    """End to end once: everything that the simulator holds, to its Logging Service."""
+    config = str(sink_config(room, url))
+    what = ("--from", "13h", "--to", "0s", "--sink", "logging", "--jobs", str(jobs))
+    return ours("--config", config, "backfill", *what)
+
+
+def _line_through(points: Sequence[tuple[int, float]], of_what: str) -> str:
+    """How well a straight line tells the seconds: its slope, where it begins, and the share that it explains."""
+    counts, seconds = [count for count, _ in points], [value for _, value in points]
+    slope, start = statistics.linear_regression(counts, seconds)
+    explained = statistics.correlation(counts, seconds) ** 2
+    return f"{start:.2f} s + {slope * 1e6:,.1f} us {of_what}; R^2 = {explained:.4f}"
+
+
+_CONCURRENT = {"IONOS_POLLER_API__CONCURRENCY": "16"}
+
+BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
+    "collect": collect,
+    "filter-redact": filter_redact,
+    "deliver": deliver,
+    "end-to-end": end_to_end,
+    "growth": growth,
+    "syncs": syncs,
+    "many-contracts": many_contracts,
+    "idle": idle,
+    "nothing-new": nothing_new,
+    "tutorial": tutorial,
+}
