@@ -11,6 +11,8 @@ import msgspec
 
 from poller.errors import ConfigError, PollerError, Problem
 
+_DIRECTORY = b"/metrics /healthz /readyz\n"
+
 
 class Health(NamedTuple):
     """Whether all is well, and in a sentence each, why not."""
@@ -38,17 +40,18 @@ class Endpoint:
 
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
+                health = {"/healthz": alive, "/readyz": ready}.get(path)
                 try:
                     if path == "/metrics":
                         self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics())
-                    elif path == "/healthz":
-                        self._answer_health(alive())
-                    elif path == "/readyz":
-                        self._answer_health(ready())
+                    elif health is not None:
+                        self._answer_health(health())
                     else:
-                        self._answer(404, "text/plain; charset=utf-8", b"/metrics /healthz /readyz\n")
+                        self._answer(200 if path == "/" else 404, "text/plain; charset=utf-8", _DIRECTORY)
                 except PollerError as error:
                     self._answer_health(Health(False, (str(error),)))
+
+            do_HEAD = do_GET  # noqa: N815  # as the base class names it; the body is left out below
 
             def _answer_health(self, health: Health) -> None:
                 body = {"status": "ok" if health.is_well else "failing", "reasons": health.reasons}
@@ -59,7 +62,8 @@ class Endpoint:
                 self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
                 """Keep scrapes out of the log."""

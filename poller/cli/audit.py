@@ -11,7 +11,7 @@ import msgspec
 
 from poller.cli.compose import activity_logs, preparation, stop_on_signals
 from poller.cli.messages import exit_code, note, tell
-from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings
+from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings, use_of
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StoppedError
 from poller.pipeline.audit import Difference
@@ -59,7 +59,7 @@ def command(
     config = settings.load()
     stop = threading.Event()
     stop_on_signals(stop)
-    use = use or ("run" if State.exists(config.state_dir, "run") else "fetch")
+    use = use_of(use, config.state_dir)
     state = State.open_beside(config.state_dir, use)
     try:
         return _Audit(config, state, stop, use, as_json=as_json).run(Window(start, end), contracts, repair=repair)

@@ -6,12 +6,12 @@ import json
 
 import click
 
-from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, Settings
 from poller.config import describe
 from poller.errors import EXIT_OK
 
 
-@click.group("config")
+@click.group("config", cls=GlobalOptionsGroup)
 def command() -> None:
     """Example, effective configuration, JSON Schema.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import click
 import msgspec
 
 from poller.cli import suggestions
-from poller.cli.options import USE, GlobalOptionsCommand, Settings
+from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.errors import EXIT_OK, ConfigError, Problem
 from poller.mapping import format_time_us
 from poller.store import State
@@ -20,7 +21,7 @@ from poller.store.dead_letters import StoredLetter
 _SINK = click.option("--sink", metavar="NAME", shell_complete=suggestions.known_sinks, help="Only those of this sink.")
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", cls=GlobalOptionsGroup)
 def command() -> None:
     """Events that a sink refused for good: list, show, replay, purge.
 
@@ -44,7 +45,7 @@ def _which(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, all of them, with the entry.")
 @USE
 @click.pass_obj
-def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: str) -> int:
+def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: str | None) -> int:
     """List dead letters, oldest first: number, sink, contract, time of the entry, reason.
 
     \b
@@ -58,7 +59,7 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
             click.echo(msgspec.json.encode(_as_data(letter)))
         return EXIT_OK
     for letter in letters[:limit]:
-        status = f" ({letter.status})" if letter.status else ""
+        status = f" ({letter.status})" if letter.status and str(letter.status) not in letter.reason else ""
         click.echo(
             f"{letter.id:>6}  {letter.sink}  {letter.contract}  {format_time_us(letter.time_us)}  {letter.reason}{status}"
         )
@@ -73,7 +74,7 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
 @click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
 @USE
 @click.pass_obj
-def show(settings: Settings, ids: tuple[int, ...], use: str) -> int:
+def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
     """Show dead letters whole, with their entry, as JSON.
 
     \b
@@ -90,7 +91,7 @@ def show(settings: Settings, ids: tuple[int, ...], use: str) -> int:
 @command.command("replay", cls=GlobalOptionsCommand, short_help="Send them again to the sink that refused them.")
 @_which
 @click.pass_obj
-def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str) -> int:
+def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str | None) -> int:
     """Put dead letters back into the outbox, for the sink that refused them. All, or those named.
 
     \b
@@ -109,7 +110,7 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str)
 @_which
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def purge(settings: Settings, ids: tuple[int, ...], sink: str | None, yes: bool, use: str) -> int:
+def purge(settings: Settings, ids: tuple[int, ...], sink: str | None, yes: bool, use: str | None) -> int:
     """Delete dead letters for good. All, or those named. Asks first.
 
     \b
@@ -119,17 +120,28 @@ def purge(settings: Settings, ids: tuple[int, ...], sink: str | None, yes: bool,
     with _open(settings, use) as state:
         letters = _chosen(state, sink, ids)
         if letters and not yes:
-            click.confirm(f"Delete {len(letters)} dead letters for good?", abort=True, err=True)
+            _confirm(f"Delete {len(letters)} dead letters for good?")
         count = state.dead_letters.purge(letters)
     click.echo(f"{count} deleted")
     return EXIT_OK
 
 
+def _confirm(question: str) -> None:
+    """Go on if the answer is yes.  Raises: click.Abort if not, ConfigError where nobody answers."""
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise
+        raise ConfigError([Problem("--yes", "missing", "give it: nobody is there to be asked")]) from None
+
+
 class _open:  # noqa: N801  # reads as the verb it is
     """The state of a use for one short transaction."""
 
-    def __init__(self, settings: Settings, use: str) -> None:
-        self._state = State.open_beside(settings.load(check_files=False).state_dir, use)
+    def __init__(self, settings: Settings, use: str | None) -> None:
+        state_dir = settings.load(check_files=False).state_dir
+        self._state = State.open_beside(state_dir, use_of(use, state_dir))
 
     def __enter__(self) -> State:
         return self._state

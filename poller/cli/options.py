@@ -90,6 +90,10 @@ class GlobalOptionsCommand(click.Command):
         self.params.extend(_OPTIONS)
 
 
+class GlobalOptionsGroup(GlobalOptionsCommand, click.Group):
+    """A group that takes them, too: between its name and its command's."""
+
+
 def parse_time_option(text: str, name: str) -> int:
     """T in unix seconds, rounded down.  Raises: ConfigError in the name of the option."""
     try:
@@ -156,9 +160,15 @@ CONTRACTS = click.option(
 
 USE = click.option(
     "--use",
-    default="run",
-    show_default=True,
     metavar="USE",
     shell_complete=suggestions.uses,
-    help="Whose state: run, fetch, or a backfill-... that `status` shows.",
+    help="Whose state: run, fetch, or a backfill-... that `status` shows. Default: run, if there is one, else fetch.",
 )
+
+
+def use_of(given: str | None, state_dir: Path) -> str:
+    """The use whose state a person means who does not name one."""
+    from poller.store import State
+
+    is_fetch = not State.exists(state_dir, "run") and State.exists(state_dir, "fetch")
+    return given or ("fetch" if is_fetch else "run")

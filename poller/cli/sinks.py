@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from poller.cli import suggestions
-from poller.cli.options import USE, GlobalOptionsCommand, Settings
+from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.errors import EXIT_OK, ConfigError, Problem
 from poller.store import State
 from poller.store.overview import overview_of
 
 
-@click.group("sinks")
+@click.group("sinks", cls=GlobalOptionsGroup)
 def command() -> None:
     """Sinks known to the state: list, forget.
 
@@ -25,7 +25,7 @@ def command() -> None:
 @command.command("list", cls=GlobalOptionsCommand, short_help="What was delivered to each, and what waits.")
 @USE
 @click.pass_obj
-def list_(settings: Settings, use: str) -> int:
+def list_(settings: Settings, use: str | None) -> int:
     """List the sinks the state knows: what waits for each, and whether it is still configured.
 
     \b
@@ -34,7 +34,8 @@ def list_(settings: Settings, use: str) -> int:
     """
     config = settings.load(check_files=False)
     configured = {sink.name for sink in config.sinks}
-    for row in overview_of(config.state_dir / f"{use}.db").sinks:
+    use = use_of(use, config.state_dir)
+    for row in overview_of(State.path(config.state_dir, use)).sinks:
         note = "" if row.sink.name in configured or use != "run" else "  left the config: `sinks forget` lets go of it"
         click.echo(
             f"{row.sink.name}  {row.sink.type}  delivered {row.sink.delivered}  waiting {row.waiting}"
@@ -47,7 +48,7 @@ def list_(settings: Settings, use: str) -> int:
 @click.argument("name", shell_complete=suggestions.sinks_gone)
 @USE
 @click.pass_obj
-def forget(settings: Settings, name: str, use: str) -> int:
+def forget(settings: Settings, name: str, use: str | None) -> int:
     """Let go of a sink that left the configuration: what waited for it alone is deleted.
 
     \b
@@ -58,7 +59,7 @@ def forget(settings: Settings, name: str, use: str) -> int:
     if name in {sink.name for sink in config.sinks}:
         hint = "remove it from the config first, and reload `run` with SIGHUP"
         raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
-    state = State.open_beside(config.state_dir, use)
+    state = State.open_beside(config.state_dir, use_of(use, config.state_dir))
     try:
         if not state.outbox.forget(name):
             known = ", ".join(sink.name for sink in state.outbox.sinks()) or "none"

@@ -73,6 +73,14 @@ class State:
     def exists(directory: Path, use: str) -> bool:
         return (directory / f"{use}.db").exists()
 
+    @classmethod
+    def path(cls, directory: Path, use: str) -> Path:
+        """The file of a use.  Raises: StateError when there is none."""
+        if not cls.exists(directory, use):
+            hint = f"`{use}` has not run with this --state-dir yet"
+            raise StateError(f"{directory / f'{use}.db'} does not exist", hint=hint)
+        return directory / f"{use}.db"
+
     @staticmethod
     def discard(directory: Path, use: str) -> None:
         """Delete the state of a use that nobody holds.  Raises: StateError when somebody does."""
@@ -101,10 +109,7 @@ class State:
 
         Raises: StateError when there is none.
         """
-        path = directory / f"{use}.db"
-        if not path.exists():
-            raise StateError(f"{path} does not exist", hint=f"`{use}` has not run with this --state-dir yet")
-        return cls(None, Database(path, is_owner=False))
+        return cls(None, Database(cls.path(directory, use), is_owner=False))
 
     def close(self) -> None:
         self._database.close()

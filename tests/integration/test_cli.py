@@ -10,7 +10,7 @@ from pathlib import Path
 
 from poller import __version__
 from poller.cli import _COMMANDS
-from tests.integration.fetching import Starter, finish, same, together
+from tests.integration.fetching import Starter, failed, finish, same, together
 from tests.support import run_command
 
 
@@ -70,9 +70,22 @@ def test_global_options_stand_before_or_behind_the_command(bench: Starter) -> No
         assert (place.directory / "here" / "fetch.db").exists()
         assert " DEBUG " in run.stderr
         assert "fetch.finished contracts=1" in run.stderr
+    sinks = place.run("sinks", "--state-dir", "here", "list")
+    assert (sinks.code, sinks.told, len(sinks.lines)) == (0, [], 1), "between the words of a command, too"
     quiet = place.run("--log-level", "debug", "fetch", "--log-level", "error", "--state-dir", "there")
     assert quiet.stderr == "", "the nearer one counts"
     assert place.run("--log-format", "json", "fetch").log[-1]["message"] == "fetch.finished"
+
+
+def test_a_state_of_fetch_alone_is_the_one_that_is_meant(bench: Starter) -> None:
+    place = bench(events=3)
+    for command in (("sinks", "list"), ("dead-letters", "list"), ("audit", "--from", "1h", "--to", "0m")):
+        failed(place.run(*command), 4, "run.db does not exist", "`run` has not run")
+    place.fetch("--since", "1h")
+    (line,) = place.run("sinks", "list").lines
+    assert line.startswith(b"stdout  stdout  delivered 6")
+    assert place.run("dead-letters", "list").lines == [b"no dead letters"]
+    assert place.run("audit", "--from", "1h", "--to", "0m").code == 0
 
 
 def test_demo_shows_books_that_balance_in_less_than_twenty_seconds(tmp_path: Path) -> None:
