@@ -133,6 +133,7 @@ def _confirm(question: str) -> None:
     except click.Abort:
         if sys.stdin is not None and sys.stdin.isatty():
             raise
+        click.echo(err=True)  # the question's line ends here
         raise ConfigError([Problem("--yes", "missing", "give it: nobody is there to be asked")]) from None
 
 
