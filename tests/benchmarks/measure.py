@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 
 from tests.support import TOP, clean_environment
 
-_SETTLING_SECONDS = 20.0
-
 
 class Cost(NamedTuple):
     """What one run cost. `written_bytes` is what it had the kernel write to disk; `lines` is how many it printed."""
@@ -63,11 +61,13 @@ def sync_count(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> i
         return sum(re.search(r"\bf(data)?sync\(", line) is not None for line in trace)
 
 
-def cost_of_idling(arguments: Sequence[str], seconds: float, *, env: dict[str, str], cwd: Path) -> Cost:
-    """What so many seconds of a program cost that goes on until it is told to stop, its start left out."""
+def cost_of_idling(
+    arguments: Sequence[str], seconds: float, *, env: dict[str, str], cwd: Path, settling_seconds: float = 20.0
+) -> Cost:
+    """What so many seconds of a program cost that goes on until it is told to stop, without those in which it settles."""
     process = subprocess.Popen(arguments, env=env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        time.sleep(_SETTLING_SECONDS)  # what it does at its start is measured elsewhere
+        time.sleep(settling_seconds)  # what it does at its start is measured elsewhere
         before, started = _so_far(process.pid), time.monotonic()
         time.sleep(seconds)
         after, elapsed = _so_far(process.pid), time.monotonic() - started
