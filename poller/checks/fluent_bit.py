@@ -22,6 +22,8 @@ NAME = "fluent-bit"
 MIN_BUFFER_BYTES = 1_000_000
 _DEFAULT_BUFFER = "4096"
 _START_SECONDS = 10.0
+_MAX_SAID_CHARS = 200
+_CONFIG_OPTIONS = ("--config", "--state-dir")
 _FOREVER = ("no_limits", "false", "off")
 
 
@@ -98,21 +100,28 @@ def _check_exec(section: Section, sections: Sequence[Section]) -> Iterator[Findi
 
 
 def _check_program(section: Section, words: Sequence[str]) -> Iterator[Finding]:
-    """Is it there, and does it start? It is not asked to fetch: what it printed here would be missing there."""
+    """Is it there, and does it start with the configuration it is given? It is not asked to fetch: what it printed here
+    would be missing there.
+    """
     program = shutil.which(words[0])
     if program is None:
         hint = "give its full path, which `command -v ionos-poller` shows"
         yield _bad(section, f"Command: there is no program {words[0]}", hint)
         return
-    arguments = [program, *words[1 : 3 if words[1:2] == ["-m"] else 1], "--version"]
+    module = words[1:3] if words[1:2] == ["-m"] else []
+    options = [part for name in _CONFIG_OPTIONS if (value := _option(words, name)) for part in (name, value)]
+    arguments = [*module, *options, "config", "show"]
     try:
         # The command that Fluent Bit is to run, named by whoever runs this.
-        code = subprocess.run(arguments, capture_output=True, timeout=_START_SECONDS, check=False).returncode  # noqa: S603
-        ending = "" if code == 0 else f"ends with {code}"
+        done = subprocess.run(  # noqa: S603
+            [program, *arguments], capture_output=True, timeout=_START_SECONDS, check=False
+        )
+        said = done.stderr.decode(errors="replace").strip().partition("\n")[0][:_MAX_SAID_CHARS]
+        ending = "" if done.returncode == 0 else f"ends with {done.returncode}: {said}"
     except (OSError, subprocess.TimeoutExpired) as error:
         ending = f"does not run: {type(error).__name__}"
     if ending:
-        yield _bad(section, f"Command: {program} --version {ending}", "run it by hand to see why")
+        yield _bad(section, f"Command: {shlex.join([program, *arguments])} {ending}", "run it by hand to see why")
 
 
 def _check_buffer(section: Section, words: Sequence[str]) -> Iterator[Finding]:

@@ -305,6 +305,8 @@ MISTAKES = [
     ("--time-key time", "", "warn", ("Time_Key time finds nothing", "--time-key time")),
     ("ionos-poller fetch", "python3 script.py", "fail", ("does not run `ionos-poller fetch`",)),
     ("ionos-poller fetch", "/nowhere/ionos-poller fetch", "fail", ("no program /nowhere/ionos-poller", "full path")),
+    ("ionos-poller fetch", "ionos-poller --config none fetch", "fail", ("ends with 2: none cannot be read", "by hand")),
+    ("ionos-poller fetch", "ionos-poller fetch --config=none", "fail", ("ends with 2: none cannot be read", "by hand")),
     ("ionos-poller fetch", "IONOS_API_TOKEN=abc ionos-poller fetch", "fail", ("holds a secret", "token_file")),
     ("Retry_Limit       no_limits", "", "fail", ("gives up after 1 retries", "no_limits")),
     ("Header            APIKEY ${IONOS_LOGGING_KEY}", "", "fail", ("no APIKEY header", "header APIKEY")),
@@ -321,10 +323,11 @@ MISTAKES = [
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An `ionos-poller` on the path, as where it is installed."""
+    """An `ionos-poller` on the path, as where it is installed; it knows no configuration called `none`."""
     directory = tmp_path / "bin"
     directory.mkdir()
-    (directory / "ionos-poller").write_text("#!/bin/sh\nexit 0\n")
+    script = '#!/bin/sh\n[ "$*" != "--config none config show" ] || { echo none cannot be read >&2; exit 2; }\n'
+    (directory / "ionos-poller").write_text(script)
     (directory / "ionos-poller").chmod(0o755)
     monkeypatch.setenv("PATH", str(directory))
 
