@@ -35,6 +35,14 @@ def command(
     """Serve the Activity Log API and a few intakes on loopback, until interrupted.
 
     \b
+    Besides the API, below the address that it prints:
+      /sink/logging    a Logging Service pipeline; its key is demo-key
+      /sink/loki       a Loki
+      /sink/moesif     Moesif; its application id is demo-app
+      /sink/http       takes whatever comes
+      /pipelines       the Logging Service's own API, for `setup --api-url`
+
+    \b
     A fault reads [SELECTOR:]KIND[:OPTION]..., for example
       500:10%                      every tenth API request answers 500
       429:10%:retry-after=2        with a Retry-After header

@@ -1,4 +1,4 @@
-"""A stand-in of the Logging Service's management API, below `/logging`: pipelines, and their keys, shown once.
+"""A stand-in of the Logging Service's management API, where a region's host has it: pipelines, and their keys, shown once.
 
 The logging intake then takes the newest key that was shown, and no other.
 Source: FACTS.md, "IONOS Logging Service"; the vendor's SDK ionoscloud-logging 2.0.0.
@@ -17,7 +17,7 @@ import msgspec
 from poller.simulator.answers import Answer, Request, api_error, json_answer
 from poller.simulator.settings import SimulatorSettings
 
-PREFIX = "/logging"
+PREFIX = "/pipelines"
 _MAX_NAME_CHARS = 20
 _TAG_CHARS = range(3, 21)
 
@@ -51,7 +51,7 @@ class PipelineService:
 
     def answer(self, request: Request, settings: SimulatorSettings, base_url: str) -> Answer:
         """What the API answers."""
-        path = request.path.removeprefix(PREFIX).strip("/")
+        path = request.path.strip("/")
         if request.headers.get("authorization") != f"Bearer {settings.token}":
             return api_error(401, "paas-auth-1", "Unauthorized, wrong or no api key provided to process this request")
         with self._lock:
@@ -106,7 +106,7 @@ class PipelineService:
         return {
             "id": found,
             "type": "pipeline",
-            "href": f"{base_url}{PREFIX}/pipelines/{found}",
+            "href": f"{base_url}{PREFIX}/{found}",
             "metadata": {"state": "AVAILABLE" if is_ready else "PROVISIONING"},
             "properties": shown,
         }

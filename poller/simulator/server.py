@@ -21,14 +21,13 @@ from poller.simulator.answers import Answer, Request, api_error, json_answer
 from poller.simulator.control import PREFIX as CONTROL_PATH
 from poller.simulator.control import answer_control
 from poller.simulator.faults import Fault
-from poller.simulator.pipelines import PREFIX as PIPELINES_PREFIX
+from poller.simulator.pipelines import PREFIX as PIPELINES_PATH
 from poller.simulator.rules import BASE_PATH, answer_api, path_kind
 
 if TYPE_CHECKING:
     from poller.simulator.world import Simulator
 
 _SINK_PATH = "/sink/"
-_PIPELINES_PATH = f"{PIPELINES_PREFIX}/"
 _SINK_ROUTES: dict[str, Callable[[list[str]], bool]] = {
     "logging": lambda rest: len(rest) == 1,  # the tag
     "loki": lambda rest: rest == ["loki", "api", "v1", "push"],
@@ -67,7 +66,7 @@ class _Connection(BaseHTTPRequestHandler):
                 self._serve_api(simulator, request)
             elif parts.path.startswith(_SINK_PATH):
                 self._serve_sink(simulator, request)
-            elif parts.path.startswith(_PIPELINES_PATH):
+            elif parts.path.startswith(PIPELINES_PATH):
                 self._send(simulator.pipelines.answer(request, simulator.settings, simulator.url))
             elif parts.path.startswith(CONTROL_PATH):
                 self._send(answer_control(simulator, request))

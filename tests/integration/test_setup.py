@@ -30,7 +30,7 @@ class Place(Bench):
         self.said = ""
 
     def setup(self, *args: str, env: dict[str, str] | None = None) -> Run:
-        run = self.run(*ARGUMENTS, *args, env={"IONOS_LOGGING_API_URL": f"{self.simulator.url}/logging", **(env or {})})
+        run = self.run(*ARGUMENTS, *args, env={"IONOS_LOGGING_API_URL": self.simulator.url, **(env or {})})
         self.said += run.stderr + b"\n".join(run.lines).decode() + run.rest.decode()
         return run
 
@@ -210,7 +210,7 @@ def test_the_key_of_hashes_is_made_once(place: Place) -> None:
 
 def test_interrupted_while_it_waits_it_goes_on_the_next_time(place: Place) -> None:
     place.simulator.change_settings(pipeline_ready_seconds=3600)
-    env = {"IONOS_LOGGING_API_URL": f"{place.simulator.url}/logging"}
+    env = {"IONOS_LOGGING_API_URL": place.simulator.url}
     process = place.start(*ARGUMENTS, "--yes", env=env)
     wait_until(lambda: len(place.asked("GET")) > 2, what="it waits")
     process.send_signal(signal.SIGTERM)
@@ -245,7 +245,7 @@ def test_without_the_extra_it_says_how_to_get_it(place: Place) -> None:
 
 
 def test_on_a_terminal_it_asks(place: Place) -> None:
-    env = place.environment({"IONOS_LOGGING_API_URL": f"{place.simulator.url}/logging", "TERM": "dumb"})
+    env = place.environment({"IONOS_LOGGING_API_URL": place.simulator.url, "TERM": "dumb"})
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, "setup"], cwd=place.directory, env=env, stdin=slave, stdout=slave, stderr=slave, close_fds=True

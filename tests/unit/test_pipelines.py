@@ -29,7 +29,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 def test_a_pipeline_from_its_making_to_its_next_key(simulator: Simulator) -> None:
-    pipelines = client(f"{simulator.url}/logging")
+    pipelines = client(simulator.url)
     assert pipelines.find("audit") is None
     made, key = pipelines.create("audit", "activityLog", 30)
     assert key is not None
@@ -45,7 +45,7 @@ def test_a_pipeline_from_its_making_to_its_next_key(simulator: Simulator) -> Non
 
 
 def test_one_is_found_among_many_and_two_of_a_name_are_told(simulator: Simulator) -> None:
-    pipelines = client(f"{simulator.url}/logging")
+    pipelines = client(simulator.url)
     for number in range(205):
         pipelines.create(f"pipeline-{number}", "activityLog", 30)
     found = pipelines.find("pipeline-204")
