@@ -90,6 +90,9 @@ MIGRATIONS = (
 SCHEMA_VERSION = len(MIGRATIONS)
 
 
+_OR_WAIT = "; `fetch --wait` waits for its turn"
+
+
 class Lock:
     """The right to write one state, held by one process at a time; the kernel lets go of it when the process ends."""
 
@@ -106,7 +109,7 @@ class Lock:
                     os.close(self._fd)
                     raise StateError(
                         f"{path}: another process holds this state (process {holder})",
-                        hint="wait for it, use --wait, or stop it",
+                        hint=f"stop one of the two, or give it another --state-dir{_OR_WAIT if path.stem == 'fetch' else ''}",
                     ) from None
                 if stop.wait(_LOCK_POLL_SECONDS):
                     os.close(self._fd)

@@ -7,11 +7,14 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from poller.simulator import Simulator
 from tests.support import COMMAND, clean_environment
+
+Given = TypeVar("Given")
 
 BATCH_EVENTS = 1000
 FIRST, SECOND = 31960001, 31960002
@@ -44,6 +47,7 @@ class Bench:
         self.state_dir = directory / "state"
         self.database = self.state_dir / "fetch.db"
         self._started: list[subprocess.Popen[bytes]] = []
+        self._until_closed = ExitStack()
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         return clean_environment(
@@ -83,8 +87,13 @@ class Bench:
         self._started.append(process)
         return process
 
+    def until_closed(self, context: AbstractContextManager[Given]) -> Given:
+        """Enter a context that is left when the bench closes."""
+        return self._until_closed.enter_context(context)
+
     def close(self) -> None:
         """Kill and reap what was started and still runs, and stop the simulator."""
+        self._until_closed.close()
         for process in self._started:
             process.kill()
             process.wait()
