@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 
 import click
 
 from poller.cli.compose import stop_on_signals
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.errors import EXIT_OK, ConfigError, Problem, StoppedError
+from poller.files import NewFile
 from poller.simulator import Simulator, SimulatorSettings, serve
+
+_CONFIG = """\
+# The simulator of `ionos-poller simulate` as the API, and where its entries go: to its Logging Service, and into a file.
+[api]
+url = "{url}"
+token = "{token}"
+
+[poll]
+interval = "5s"
+initial_lookback = "2h"
+
+[[sinks]]
+name = "logging"
+type = "logging-service"
+url = "{url}/sink/logging"
+tag = "activityLog"
+api_key = "{api_key}"
+
+[[sinks]]
+name = "archive"
+type = "file"
+path = "activity-{{date}}.ndjson"
+"""
 
 
 @click.command("simulate", cls=GlobalOptionsCommand)
@@ -21,6 +46,12 @@ from poller.simulator import Simulator, SimulatorSettings, serve
 @click.option("--rate", type=float, default=0.0, show_default=True, help="New entries a second of each contract.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same entries.")
 @click.option("--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see above.")
+@click.option(
+    "--write-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write a configuration for it, ready to `run`, unless FILE is there.",
+)
 @click.pass_obj
 def command(
     settings: Settings,
@@ -31,6 +62,7 @@ def command(
     rate: float,
     seed: int,
     faults: tuple[str, ...],
+    write_config: Path | None,
 ) -> int:
     """Serve the Activity Log API and a few intakes on loopback, until interrupted.
 
@@ -55,9 +87,14 @@ def command(
     Examples:
       ionos-poller simulate --contracts 2 --events 12000 --span 2h
       ionos-poller simulate --port 0 --rate 2 --fault 429:10% --fault late:5%:3s
+      ionos-poller simulate --rate 1 --write-config ionos-poller.toml
     """
+    if write_config is not None and write_config.exists():
+        raise ConfigError([Problem("--write-config", f"{write_config} is there already", "name another file")])
 
     def announce(simulator: Simulator) -> None:
+        if write_config is not None:
+            _write(write_config, simulator)
         click.echo(
             f"{simulator.url}  token: {simulator.token}  contracts: {', '.join(map(str, simulator.contracts[:5]))}"
         )
@@ -82,3 +119,11 @@ def command(
             [Problem("--port", f"{port}: {error.strerror}", "choose another --port, or 0 for any")]
         ) from error
     return EXIT_OK
+
+
+def _write(path: Path, simulator: Simulator) -> None:
+    """Readable by its owner alone, as a configuration with secrets in it has to be."""
+    values = {"url": simulator.url, "token": simulator.token, "api_key": simulator.settings.api_key}
+    with NewFile(path) as file:
+        file.write(_CONFIG.format(**values).encode())
+        file.commit()

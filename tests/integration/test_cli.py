@@ -114,6 +114,22 @@ def test_simulate_serves_what_fetch_reads_until_it_is_stopped(bench: Starter) ->
     assert "nonsense" in bad.stderr
 
 
+def test_simulate_writes_a_configuration_that_is_ready_to_run_and_overwrites_none(bench: Starter) -> None:
+    place = bench(events=0)
+    config = place.directory / "ionos-poller.toml"
+    process = place.start("simulate", "--port", "0", "--write-config", config.name)
+    assert process.stdout is not None
+    url = process.stdout.readline().decode().split()[0]
+    assert url in config.read_text()
+    assert config.stat().st_mode & 0o777 == 0o600
+    checked = place.run("check", env={"IONOS_API_URL": "", "IONOS_API_TOKEN": ""})
+    assert (checked.code, checked.lines[-1].split()[-2:]) == (0, [b"0", b"fail"])
+    before = config.read_bytes()
+    refused = place.run("simulate", "--port", "0", "--write-config", config.name)
+    failed(refused, 2, "--write-config", "is there already")
+    assert config.read_bytes() == before
+
+
 def test_ctrl_c_stops_the_simulator_quietly(bench: Starter) -> None:
     place = bench(events=0)
     process = place.start("simulate", "--port", "0")
