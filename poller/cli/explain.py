@@ -84,7 +84,7 @@ def _show(shares: Mapping[str, Share], title: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rule", overflow="fold")
     for heading in ("entries", "%", "bytes", "%"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -99,7 +99,9 @@ def _show(shares: Mapping[str, Share], title: str) -> None:
         table.add_row(escape(reason), *cells, style="bold" if reason == STAYS else "")
     table.add_row("all", f"{entries:,}", "", f"{size:,}", "", style="dim")
     # A pipe has no width: whoever reads it can wrap lines.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console.print(title, style="dim")
+    console.print(table)
 
 
 def _percent(part: int, whole: int) -> str:
