@@ -10,10 +10,9 @@ import pytest
 
 from poller.cli import cli
 from tests import man_page
+from tests.documents import PAGES, name_of
 from tests.generate_docs import MAN_PAGE, PATH, render
 from tests.support import TOP
-
-PAGES = sorted([TOP / "README.md", *(TOP / "docs").glob("*.md")])
 
 
 def test_the_configuration_reference_is_up_to_date() -> None:
@@ -47,15 +46,36 @@ def test_the_program_reads_every_variable_that_the_manual_page_names() -> None:
         assert name in source or name.lower() in source, name  # proxies are read in small letters, too
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors(page: Path) -> set[str]:
+    """Where a link may lead to in a page, as GitHub makes it of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)", page.read_text()):
+        leads_to = page.parent / target if target else page
+        assert leads_to.exists(), target
+        assert not anchor or anchor in anchors(leads_to), (target, anchor)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_is_found_from_the_first() -> None:
+    readme = (TOP / "README.md").read_text()
+    assert [name_of(page) for page in PAGES[1:] if f"]({name_of(page)})" not in readme] == []
+
+
+def test_the_page_on_sinks_has_every_type() -> None:
+    page = (TOP / "docs" / "sinks.md").read_text()
+    types = re.findall(r'^## \[\[sinks\]\] of type "(.*)"$', PATH.read_text(), re.MULTILINE)
+    assert len(types) == 6
+    for name in types:
+        assert f'\ntype = "{name}"\n' in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_and_option_a_page_names_exists(page: Path) -> None:
-    for words in re.findall(r"ionos-poller ((?:[a-z][a-z-]*|--[a-z-]+)(?: [^`\n#|>]*)?)", page.read_text()):
+    for words in re.findall(r"(?<![\w/-])ionos-poller ((?:[a-z][a-z-]*|--[a-z-]+)(?: [^`\n#|>]*)?)", page.read_text()):
         first, *rest = words.split()
         if first not in cli.list_commands(click.Context(cli)):
             assert first.startswith("--") or first in {"fetch;", "and"}, (page.name, words)
