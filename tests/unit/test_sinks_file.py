@@ -229,6 +229,7 @@ def test_days_that_were_written_are_not_written_again(tmp_path):
 
 FULL = """
 import resource, sys, threading
+sys.dont_write_bytecode = True  # a module cut off at the limit would be in everybody's way
 from poller.config import Config, FileSink
 from poller.events import OutboxEvent
 from poller.sinks import build_sink
