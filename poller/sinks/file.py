@@ -73,10 +73,13 @@ class FileSink(Configured):
         try:
             with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
                 file.write(b"\n")
+        except OSError as error:
+            return RetryAfter(f"{directory}: {error.strerror}")
+        try:
             with contextlib.suppress(FileNotFoundError), _opened(path, os.O_RDWR) as descriptor:
                 self._check_kind(descriptor)
         except OSError as error:
-            return RetryAfter(f"{error.filename or directory}: {error.strerror}")
+            return RetryAfter(f"{path}: {error.strerror}")
         return Accepted()
 
     def _path(self, time_us: int) -> Path:
