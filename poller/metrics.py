@@ -43,7 +43,7 @@ class Metrics:
         )
         self.audit_missing = Gauge(
             f"{_PREFIX}audit_missing_events",
-            "Entries the last audit found missing and not yet repaired.",
+            "Entries the last audit found missing. They are collected at once; the next audit tells whether that worked.",
             ["contract"],
             registry=self.registry,
         )
