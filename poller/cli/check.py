@@ -34,7 +34,7 @@ _SINKS_AT_ONCE = 8
 @click.option("--no-send", is_flag=True, help="Leave the sinks alone.")
 @click.option(
     "--fluent-bit",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help="Also look at this Fluent Bit configuration (classic or YAML).",
 )

@@ -57,7 +57,7 @@ _SAMPLE_SECONDS = 3600
 @click.option("--wait/--no-wait", default=False, help="Wait for another run that holds the state. Default: exit 4.")
 @click.option(
     "--adopt-state",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
     help='Begin where the tutorial\'s script stopped: {"last_run": "<iso>"}. Heeded once.',
 )

@@ -56,7 +56,9 @@ _OPTIONS = (
     ),
     click.Option(
         ["--state-dir"],
-        type=click.Path(path_type=Path),
+        type=click.Path(
+            path_type=Path, readable=False
+        ),  # judged where it is opened: that it cannot be is trouble of the state
         metavar="DIR",
         help="Where the state is kept. Default: $STATE_DIRECTORY, else ./state.",
     ),

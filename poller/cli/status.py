@@ -14,6 +14,7 @@ import msgspec
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
+from poller.store import State
 from poller.store.inspection import holder_of
 from poller.store.overview import Overview, overview_of
 from poller.windows import format_time
@@ -87,8 +88,8 @@ def _watch_in_place(config: Config, *, is_whole: bool) -> NoReturn:
 
 
 def _read(config: Config) -> list[Use]:
-    """The states in the state directory.  Raises: ConfigError when there is none yet."""
-    paths = sorted(Path(config.state_dir).glob("*.db"))
+    """The states in the state directory.  Raises: ConfigError when there is none yet, StateError."""
+    paths = State.files(config.state_dir)
     if not paths:
         hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
         raise ConfigError([Problem("state_dir", f"no state in {config.state_dir}", hint)])

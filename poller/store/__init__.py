@@ -70,8 +70,20 @@ class State:
             connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     @staticmethod
-    def exists(directory: Path, use: str) -> bool:
-        return (directory / f"{use}.db").exists()
+    def files(directory: Path) -> list[Path]:
+        """The file of every use, by name; none where the directory is missing.  Raises: StateError."""
+        try:
+            return sorted(path for path in directory.iterdir() if path.suffix == ".db")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            hint = "is it another user's? Or name another --state-dir"
+            raise StateError(f"{directory}: cannot be read: {error.strerror}", hint=hint) from error
+
+    @classmethod
+    def exists(cls, directory: Path, use: str) -> bool:
+        """Whether a use has a file.  Raises: StateError when that cannot be told."""
+        return any(path.stem == use for path in cls.files(directory))
 
     @classmethod
     def path(cls, directory: Path, use: str) -> Path:

@@ -88,6 +88,22 @@ def test_a_state_of_fetch_alone_is_the_one_that_is_meant(bench: Starter) -> None
     assert place.run("audit", "--from", "1h", "--to", "0m").code == 0
 
 
+def test_a_state_directory_that_cannot_be_read_is_trouble_of_the_state(bench: Starter) -> None:
+    place = bench(events=3)
+    (place.directory / "file").write_text("no directory")
+    period = ("--from", "1h", "--to", "0m")
+    for command in (
+        ("fetch",),
+        ("status",),
+        ("sinks", "list"),
+        ("sinks", "forget", "loki"),
+        ("dead-letters", "list"),
+        ("audit", *period),
+        ("backfill", *period, "--output", "-"),
+    ):
+        failed(place.run(*command, "--state-dir", "file"), 4, "file: cannot be ", "--state-dir")
+
+
 def test_demo_shows_books_that_balance_in_less_than_twenty_seconds(tmp_path: Path) -> None:
     done = run_command("demo", cwd=tmp_path, timeout=20)
     assert done.returncode == 0, done.stderr
