@@ -15,8 +15,9 @@ ARG EXTRAS=firehose,setup
 COPY requirements-dev.lock pyproject.toml README.md LICENSE ./
 COPY poller ./poller
 COPY man ./man
-# The versions of the lock, without its hashes: pip takes none for a package of ours that it builds itself.
-RUN sed -n '/^[a-z0-9].*==/s/ \\$//p' requirements-dev.lock > constraints.txt \
+# The versions of the lock, without its hashes, as pip takes none for a package that it builds itself, and without extras,
+# as no constraint names any.
+RUN sed -n '/^[a-z0-9].*==/{s/ \\$//;s/\[[a-z,-]*\]//;p}' requirements-dev.lock > constraints.txt \
     && python -m venv /opt/ionos-poller \
     && /opt/ionos-poller/bin/pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]"
 
