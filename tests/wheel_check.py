@@ -1,32 +1,43 @@
 """Install the built wheel in a fresh venv and use it as a user would: `python -m tests.wheel_check dist`.
 
-Proves what no test in the checkout can: that the wheel holds every module and names every dependency. These
-come in the versions of the lock, so that it fails for our reasons only.
+Proves what no test in the checkout can: that the wheel holds every module and names every dependency, and that the
+README's quick starts, typed as they stand there, lead from nothing to entries at a sink. Dependencies come in the versions
+of the lock, so that it fails for our reasons only.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 import venv
+import zipfile
 from pathlib import Path
 
+from poller import __version__
+from poller.simulator import Simulator, SimulatorSettings
+from tests.documents import PAGES, blocks, commands
+from tests.reader import Reader, path_of
 from tests.support import TOP, clean_environment
 
 CONTRACT_COUNT = 2
 EVENT_COUNT = 300
 TOKEN = "demo-token"
 DEADLINE_SECONDS = 120
+QUICK_START_COMMANDS = 4
+QUICK_START_SECONDS = 120
 
 
 def main(dist: Path) -> None:
     (wheel,) = dist.resolve().glob("*.whl")
     with tempfile.TemporaryDirectory() as name:
-        room = Path(name)
-        command = install(wheel, room)
+        for number, block in enumerate(quick_starts()):
+            room = Path(name) / str(number)
+            command = follow(block, wheel, room)
         print(f"wheel-check: {run(command, '--version', cwd=room).strip()}", flush=True)
         run(command, "demo", cwd=room)
         print("wheel-check: demo ran", flush=True)
@@ -34,17 +45,68 @@ def main(dist: Path) -> None:
         print("wheel-check: fetch printed every entry of the simulator once", flush=True)
 
 
-def install(wheel: Path, room: Path) -> Path:
-    """Return the installed command."""
-    constraints = room / "constraints.txt"
-    lock = (TOP / "requirements-dev.lock").read_text(encoding="utf-8")
-    constraints.write_text("\n".join(re.findall(r"^[a-z0-9].*?==.*?(?= \\$)", lock, re.MULTILINE)), encoding="utf-8")
+def quick_starts() -> list[list[str]]:
+    """The README's ways from nothing to entries at a sink, each as the commands to be typed."""
+    found = [[shown.command for shown in commands(block)] for block in blocks(PAGES[0]) if block.language == "console"]
+    starts = [typed for typed in found if typed[0].startswith("pip install")]
+    if len(starts) != 2 or any(len(typed) > QUICK_START_COMMANDS for typed in starts):
+        sys.exit(f"wheel-check: not two quick starts of at most {QUICK_START_COMMANDS} commands: {starts}")
+    return starts
+
+
+def follow(typed: list[str], wheel: Path, room: Path) -> Path:
+    """Type a quick start of the README into a shell of a fresh virtual environment.  Returns: the command it installed."""
     venv.create(room / "venv", with_pip=True)
     bin_directory = room / "venv" / "bin"
-    pip = [str(bin_directory / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--constraint", str(constraints), str(wheel)], check=True)
-    subprocess.run([*pip, "check"], check=True)
+    with Simulator(SimulatorSettings(events=EVENT_COUNT, live_per_second=2)) as simulator:
+        variables = {
+            "PATH": path_of(bin_directory, Path("/usr/bin"), Path("/bin")),
+            "PIP_CONSTRAINT": str(constraints(room)),
+            "PIP_FIND_LINKS": f"{wheel.parent} {os.environ.get('PIP_FIND_LINKS', '')}",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "IONOS_API_URL": simulator.url,
+            "IONOS_LOGGING_API_URL": simulator.url,
+        }
+        if any("simulate" in command for command in typed):
+            variables = {name: value for name, value in variables.items() if not name.startswith("IONOS_")}
+        kept = {name: value for name, value in environment(**variables).items() if name != "PYTHONWARNINGS"}
+        reader = Reader(room, kept, lambda command: command.replace("=...", f"={simulator.token}"))
+        started = time.monotonic()
+        try:
+            for command in typed:
+                reader.type(command)
+            seconds = time.monotonic() - started
+            sinks = json.loads("".join(reader.type("ionos-poller status --json")))["uses"]["run"]["sinks"]
+            reader.stop_all()
+        finally:
+            reader.close()
+    delivered = {sink["name"]: sink["delivered"] for sink in sinks}
+    if not all(delivered.values()) or seconds > QUICK_START_SECONDS:
+        sys.exit(f"wheel-check: {typed}: {delivered} delivered after {seconds:.0f} s")
+    print(f"wheel-check: README, {len(typed)} commands: entries at {[*delivered]} after {seconds:.1f} s", flush=True)
+    subprocess.run([bin_directory / "python", "-m", "pip", "--quiet", "check"], check=True)
+    is_ours(wheel, room / "venv")
+    if not (room / "venv" / "share" / "man" / "man1" / "ionos-poller.1").exists():
+        sys.exit("wheel-check: the wheel installs no manual page")
     return bin_directory / "ionos-poller"
+
+
+def is_ours(wheel: Path, installed: Path) -> None:
+    """That pip took the wheel that was built, and none of the same name from elsewhere."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        (found,) = installed.glob(f"lib/python*/site-packages/{name}")
+        if found.read_bytes() != archive.read(name):
+            sys.exit("wheel-check: pip installed another ionos-poller")
+
+
+def constraints(room: Path) -> Path:
+    """What makes pip take our version, and of everything else that of the lock."""
+    path = room / "constraints.txt"
+    lock = (TOP / "requirements-dev.lock").read_text(encoding="utf-8")
+    pins = re.findall(r"^([a-z0-9-]+)(?:\[.*?\])?(==.*?) \\$", lock, re.MULTILINE)  # a constraint names no extras
+    path.write_text("\n".join([f"ionos-poller=={__version__}", *map("".join, pins)]) + "\n", encoding="utf-8")
+    return path
 
 
 def environment(**extra: str) -> dict[str, str]:

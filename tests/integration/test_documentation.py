@@ -63,7 +63,7 @@ class Place:
                 "ROOT": str(self.root),
                 "IONOS_API_URL": simulator.url,
                 "IONOS_API_TOKEN": simulator.token,
-                "IONOS_LOGGING_API_URL": f"{simulator.url}/logging",
+                "IONOS_LOGGING_API_URL": simulator.url,
             }
         )
         self.reader = Reader(directory, environment, self.filled_in)
