@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from poller.cli import suggestions
 from poller.config import Config, find_config, load, parse_duration, parse_time, process_environment
@@ -42,9 +43,10 @@ class Settings:
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    settings = ctx.ensure_object(Settings)
-    if value is not None:
-        setattr(settings, str(param.name), value)
+    settings, name = ctx.ensure_object(Settings), str(param.name)
+    is_weaker = ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT and getattr(settings, name) is not None
+    if value is not None and not is_weaker:
+        setattr(settings, name, value)
 
 
 _OPTIONS = (
@@ -60,17 +62,19 @@ _OPTIONS = (
             path_type=Path, readable=False
         ),  # judged where it is opened: that it cannot be is trouble of the state
         metavar="DIR",
-        help="Where the state is kept. Default: $STATE_DIRECTORY, else ./state.",
+        help="Where the state is kept. Default: $IONOS_POLLER_STATE_DIR, state_dir of the configuration, $STATE_DIRECTORY, ./state.",
     ),
     click.Option(
         ["--log-level"],
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-        help="What is logged on stderr. Default: info.",
+        envvar="IONOS_POLLER_LOG_LEVEL",
+        help="What is logged on stderr. Default: $IONOS_POLLER_LOG_LEVEL, else info.",
     ),
     click.Option(
         ["--log-format"],
         type=click.Choice(["json", "text"]),
-        help="Default: text on a terminal, else JSON.",
+        envvar="IONOS_POLLER_LOG_FORMAT",
+        help="Default: $IONOS_POLLER_LOG_FORMAT, else text on a terminal and JSON elsewhere.",
     ),
 )
 for _option in _OPTIONS:

@@ -75,6 +75,11 @@ def test_global_options_stand_before_or_behind_the_command(bench: Starter) -> No
     quiet = place.run("--log-level", "debug", "fetch", "--log-level", "error", "--state-dir", "there")
     assert quiet.stderr == "", "the nearer one counts"
     assert place.run("--log-format", "json", "fetch").log[-1]["message"] == "fetch.finished"
+    environment = {"IONOS_POLLER_LOG_LEVEL": "debug", "IONOS_POLLER_LOG_FORMAT": "text"}
+    assert " DEBUG " in place.fetch(env=environment).stderr
+    for args in (("--log-level", "error", "fetch"), ("fetch", "--log-level", "error")):
+        assert place.run(*args, env=environment).stderr == "", "an option is stronger than the environment"
+    assert place.fetch(env={"IONOS_POLLER_LOG_LEVEL": "much"}).code == 2
 
 
 def test_a_state_of_fetch_alone_is_the_one_that_is_meant(bench: Starter) -> None:
