@@ -58,11 +58,9 @@ _OPTIONS = (
     ),
     click.Option(
         ["--state-dir"],
-        type=click.Path(
-            path_type=Path, readable=False
-        ),  # judged where it is opened: that it cannot be is trouble of the state
+        type=click.Path(path_type=Path, readable=False),  # that it cannot be read is trouble of the state
         metavar="DIR",
-        help="Where the state is kept. Default: $IONOS_POLLER_STATE_DIR, state_dir of the configuration, $STATE_DIRECTORY, ./state.",
+        help="Where the state is kept. Default: $IONOS_POLLER_STATE_DIR, else state_dir of FILE, $STATE_DIRECTORY, ./state.",
     ),
     click.Option(
         ["--log-level"],
