@@ -5,7 +5,7 @@ ARGS   ?=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test cover lint format types bench bench-compare soak docs grafana wheel wheel-check check lock clean
+.PHONY: help setup demo run test cover vulnerabilities lint format types bench bench-compare soak docs grafana wheel wheel-check check lock clean
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -19,7 +19,7 @@ define CHECK_PYTHON
 endef
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## .venv with the locked development environment
 
@@ -46,6 +46,9 @@ test: $(READY) ## all tests, with the coverage floor
 
 cover: $(READY) ## the same, with a report to browse in htmlcov/
 	$(BIN)/python -m pytest --cov --cov-report=html
+
+vulnerabilities: $(READY) ## known ones in what the lock names; says so where it cannot ask
+	$(BIN)/python -m tests.vulnerabilities requirements-dev.lock
 
 lint: $(READY) ## style and security rules
 	$(BIN)/ruff check .
@@ -81,7 +84,7 @@ wheel-check: wheel ## install that wheel in a fresh venv and use it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m tests.wheel_check dist
 
-check: lint types test wheel-check ## what CI runs
+check: lint types vulnerabilities test wheel-check ## what CI runs
 
 # uv lives outside .venv: a lock that does not install must not keep itself from being mended.
 lock: ## newest versions our bounds allow, for Python 3.11 and up, with hashes
