@@ -83,6 +83,8 @@ class _Audit:
         differences, failures = self._compare(contracts, span)
         compared = len(contracts) - len(failures)
         self._show(compared, span, differences, is_complete=not failures)
+        if missing := sum(difference.missing for difference in differences if not repair and not self._as_json):
+            note(f"{missing:,} entries are missing; the same with --repair collects them")
         if repair and differences:
             failures += self._repair(differences)
             differences, failed = self._compare(contracts, span)
@@ -140,9 +142,9 @@ class _Audit:
             if count:
                 click.echo(f"equal: {count} contracts, {span}, every closed hour as the API counts it")
             return
-        click.echo(f"{'contract':<12} {'hour':<41} {'at the API':>10} {'collected':>10} {'missing':>8}")
+        click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
         for row in differences:
-            click.echo(f"{row.contract:<12} {row.window!s:<41} {row.at_api:>10} {row.collected:>10} {row.missing:>8}")
+            click.echo(f"{row.contract:<10} {row.window!s:<41} {row.at_api:>7} {row.collected:>9} {row.missing:>7}")
 
     def _repair(self, differences: Sequence[Difference]) -> list[PollerError]:
         """Have the missing hours read: by a running `run`, or else here and now."""

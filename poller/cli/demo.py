@@ -112,7 +112,7 @@ def _show(setting: _Setting) -> int:
         text = line.decode()
         text = text if len(text) <= 300 else text[:297] + "..."
         shown = Syntax(text, "json", background_color="default", word_wrap=True) if console.is_terminal else text
-        console.print(shown, markup=False)
+        console.print(shown, markup=False, soft_wrap=False)
     console.print()
     colour = "green" if not (books.lost or books.repeated or books.invented) else "red"
     console.print(
