@@ -65,6 +65,13 @@ def test_every_page_is_found_from_the_first() -> None:
     assert [name_of(page) for page in PAGES[1:] if f"]({name_of(page)})" not in readme] == []
 
 
+def test_the_page_on_architecture_has_every_room() -> None:
+    page = (TOP / "docs" / "architecture.md").read_text()
+    for path in (TOP / "poller").iterdir():
+        name = f"{path.name}/" if (path / "__init__.py").exists() else path.stem
+        assert f"`{name}`" in page or name.startswith("__"), name
+
+
 def test_the_page_on_sinks_has_every_type() -> None:
     page = (TOP / "docs" / "sinks.md").read_text()
     types = re.findall(r'^## \[\[sinks\]\] of type "(.*)"$', PATH.read_text(), re.MULTILINE)
