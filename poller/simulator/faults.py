@@ -41,6 +41,7 @@ from __future__ import annotations
 import random
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -189,11 +190,15 @@ def parse_faults(specs: Iterable[str]) -> list[Fault]:
 class FaultPlan:
     """The faults in force and the dice, which fall the same way for the same seed and order of requests.
 
-    At most one failure hits a request: the first spec whose dice say so. Latency adds up.
+    At most one failure hits a request: the first spec whose dice say so. Latency adds up. `struck` counts what befell whom:
+    ("api" or the sink, kind); a plan that takes another's place may go on with its counts.
     """
 
-    def __init__(self, specs: Iterable[str] = (), seed: int = 1) -> None:
+    def __init__(
+        self, specs: Iterable[str] = (), seed: int = 1, struck: Counter[tuple[str, str]] | None = None
+    ) -> None:
         self.specs = tuple(specs)
+        self.struck = Counter() if struck is None else struck
         self._faults = parse_faults(self.specs)
         self.late = [fault for fault in self._faults if fault.kind == "late"]
         self._rng = random.Random(seed)
@@ -213,6 +218,7 @@ class FaultPlan:
                 if (is_failure and failure) or not self._hits(fault):
                     continue
                 kind = self._resolve(fault)
+                self.struck[sink or "api", kind] += 1
                 if kind == "latency":
                     latency_seconds += fault.seconds
                 elif kind == "capped-total":
@@ -242,5 +248,6 @@ class FaultPlan:
             for fault in self.late:
                 is_young = age_seconds <= fault.within_seconds
                 if is_young and fault.contract in ("", contract) and self._rng.random() < fault.share:
+                    self.struck["api", fault.kind] += 1
                     delay = max(delay, fault.seconds)
         return delay

@@ -168,7 +168,7 @@ class Simulator:
 
     def set_faults(self, specs: Sequence[str]) -> None:
         """Replace all faults. Raises: ConfigError for a bad spec; then the old ones stay."""
-        self._plan = FaultPlan(specs, self.settings.seed)
+        self._plan = FaultPlan(specs, self.settings.seed, self._plan.struck)
         if self._plan.late:
             within_seconds = max(fault.within_seconds for fault in self._plan.late)
             for number, log in self.logs.items():
