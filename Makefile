@@ -64,7 +64,7 @@ types: $(READY) ## mypy, strict
 bench: $(READY) ## ratios against a bare loop
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-soak: $(READY) ## kill it a thousand times with faults on: make soak ARGS="--lives 1000"
+soak: $(READY) ## the fault harness for hours, with a report: make soak ARGS="--kills 1000"
 	$(BIN)/python -m tests.faults $(ARGS)
 
 bench-compare: $(READY) ## two saved results side by side: make bench-compare OLD=a.json NEW=b.json

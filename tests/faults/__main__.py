@@ -1,54 +1,76 @@
 """`make soak`: the fault harness for as long as you like, with a report.
 
-python -m tests.faults [--lives N] [--seconds S] [--seed N] [--report FILE]
+    make soak ARGS="--kills 1000"            until the program was killed so often; its report goes to build/faults.md and .json
+    make soak ARGS="--seed 7 --lives 25"     the plan of that seed once more, and no other
+    make soak ARGS="--seconds 28800"         for a night
+
+Ends with 1 when anything was found; the directories of plans that found something are kept, and named.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from tests.daemon import LOGGING, LOKI
-from tests.faults.harness import Report, run_plans
+from tests.faults.plan import LIVES_A_PLAN, Plan, draw
+from tests.faults.report import as_markdown, save
+from tests.faults.runs import JOBS, carry_out_all
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--lives", type=int, default=1000, help="how many times the daemon is to die")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this long")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="where the plans begin")
-    parser.add_argument("--report", type=Path, help="append what was found to this file")
-    arguments = parser.parse_args()
+    arguments = _arguments()
+    print(f"seed {arguments.seed}, {arguments.jobs} plans at a time", flush=True)
     started = time.monotonic()
-    reports: list[Report] = []
-    while sum(sum(report.lives.values()) for report in reports) < arguments.lives:
-        if time.monotonic() - started > arguments.seconds:
-            break
-        lives = min(50, arguments.lives - sum(sum(report.lives.values()) for report in reports))
-        with tempfile.TemporaryDirectory() as place:
-            reports += run_plans(
-                Path(place), lives, arguments.seed + len(reports), tell=lambda text: print(text, flush=True)
-            )
-    summary = summarise(reports, time.monotonic() - started)
-    print(summary)
-    if arguments.report:
-        arguments.report.write_text("\n".join([*map(str, reports), summary, ""]))
-    return 1 if any(report.violations for report in reports) else 0
-
-
-def summarise(reports: list[Report], seconds: float) -> str:
-    lives = sum(sum(report.lives.values()) for report in reports)
-    kills = sum(report.lives["kill"] + report.lives["commit"] for report in reports)
-    repeats = {name: sum(report.repeats[name] for report in reports) for name in (LOGGING, LOKI)}
-    found = sum(len(report.violations) for report in reports)
-    entries = sum(report.entries for report in reports)
-    return (
-        f"{lives} lives, {kills} of them killed, {entries} entries to two sinks, in {seconds / 60:.0f} min: "
-        f"{found} violations; repeats: {repeats}; seeds {reports[0].seed}"
-        f" to {reports[-1].seed}"
+    place = Path(tempfile.mkdtemp(prefix="faults-"))
+    accounts = carry_out_all(
+        _plans(arguments.seed, arguments.lives),
+        place,
+        jobs=arguments.jobs,
+        tell=lambda text: print(text, flush=True),
+        is_enough=lambda done: (
+            sum(account.kills for account in done) >= arguments.kills or time.monotonic() - started >= arguments.seconds
+        ),
     )
+    seconds = time.monotonic() - started
+    save(accounts, seconds, arguments.report)
+    print(as_markdown(accounts, seconds), end="")
+    if any(account.violations for account in accounts):
+        print(f"what was found lies in {place}")
+        return 1
+    shutil.rmtree(place)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first plan; the next has the next")
+    parser.add_argument("--kills", type=int, help="stop after so many `kill -9` (default: 1000, without another end)")
+    parser.add_argument("--lives", type=int, help="stop after so many lives, in plans of 25")
+    parser.add_argument("--seconds", type=float, help="stop after so long")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="so many plans at a time")
+    parser.add_argument("--report", type=Path, default=Path("build/faults"), help="where to, without the suffix")
+    arguments = parser.parse_args()
+    if arguments.kills is None:
+        has_another_end = arguments.lives is not None or arguments.seconds is not None
+        arguments.kills = float("inf") if has_another_end else 1000
+    if arguments.seconds is None:
+        arguments.seconds = float("inf")
+    return arguments
+
+
+def _plans(seed: int, lives: int | None) -> Iterable[Plan]:
+    """Whole plans, one seed after the other; with `lives`, as many as make that number, the last perhaps shorter."""
+    if lives is None:
+        return map(draw, itertools.count(seed))
+    starts = range(0, lives, LIVES_A_PLAN)
+    return [draw(seed + number, min(LIVES_A_PLAN, lives - start)) for number, start in enumerate(starts)]
 
 
 if __name__ == "__main__":

@@ -1,109 +1,128 @@
-"""The real command with things going wrong inside it: `python -m tests.faults.shim run ...`. Not part of the product.
+"""The real command with things going wrong inside its process: `python -m tests.faults.shim run ...`. Not part of the product.
 
-FAULT_KILL_AT_COMMIT=N:before|after   kill -9 at the N-th commit of the state, just before or just after it
-FAULT_CLOCK_SECONDS=S                 this process's clock is off by S
-FAULT_FILE_BYTES=N                    no file may grow beyond N bytes: a full disk
-FAULT_PLANT=NAME                      a mistake put in on purpose, which the harness must find:
-    watermark-first    the watermark is committed before the entries that it covers
-    settle-first       a batch counts as delivered before it is sent
-    forget-ledger      nothing is remembered as seen
+FAULT_KILL_AT_COMMIT=N:before|after   kill -9 at the N-th commit of any SQLite file, just before or just after it
+FAULT_KILL_AT_WRITE=N                 kill -9 in the midst of the N-th write of an output, half of it done
+FAULT_CLOCK=S=OFF,S=OFF               from S seconds after the start on, this process's clock is off by OFF seconds
+FAULT_FILE_BYTES=N                    no file may grow beyond N bytes: a quota
+FAULT_PLANT=NAME                      a mistake put in on purpose, which the harness must find: see `plants`
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import os
-import random
 import resource
 import signal
+import sqlite3
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
+
+_OUTPUT_BYTES = 500  # a smaller write is none of entries
 
 
 def main() -> None:
-    if seconds := float(os.environ.get("FAULT_CLOCK_SECONDS", "0")):
-        real = time.time
-        time.time = lambda: real() + seconds  # before the program binds it
+    if steps := os.environ.get("FAULT_CLOCK"):
+        shift_clock([tuple(map(float, step.split("="))) for step in steps.split(",")])
     if limit := int(os.environ.get("FAULT_FILE_BYTES", "0")):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     if at := os.environ.get("FAULT_KILL_AT_COMMIT"):
         number, _, moment = at.partition(":")
-        kill_at_commit(int(number), moment)
+        kill_at_commit(int(number), is_before=moment == "before")
+    if number := os.environ.get("FAULT_KILL_AT_WRITE", ""):
+        kill_at_write(int(number))
     if plant := os.environ.get("FAULT_PLANT"):
+        from tests.faults.plants import PLANTS
+
         PLANTS[plant]()
     from poller.cli import main as run
 
+    sys.argv[0] = "ionos-poller"
     run("ionos-poller")
 
 
-def kill_at_commit(number: int, moment: str) -> None:
-    from poller.store.database import Database
+def die() -> NoReturn:
+    """As the kernel ends a process: nothing is flushed, closed or told."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still alive")
 
-    real = Database.transaction
+
+def kill_at_commit(number: int, *, is_before: bool) -> None:
+    """Count commits as SQLite gets them, whoever asks for one."""
     count = 0
 
-    @contextmanager
-    def transaction(self: Database) -> Iterator[Any]:
-        nonlocal count
-        with real(self) as connection:
-            yield connection
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            return self._counted(sql, partial(super().execute, sql, *args))
+
+        def executescript(self, script: str) -> sqlite3.Cursor:
+            body, commit, rest = script.rpartition("COMMIT")
+            if not commit:
+                return super().executescript(script)
+            super().executescript(body)
+            self.execute(commit)
+            return super().executescript(rest.removeprefix(";"))
+
+        def commit(self) -> None:
+            self._counted("COMMIT", super().commit)
+
+        def _counted(self, sql: str, work: Any) -> Any:
+            nonlocal count
+            if sql.strip().rstrip(";").upper() not in ("COMMIT", "END"):
+                return work()
             count += 1
-            if count == number and moment == "before":
+            if count == number and is_before:
                 die()
-        if count == number and moment == "after":
-            die()
+            result = work()
+            if count == number:
+                die()
+            return result
 
-    Database.transaction = transaction  # type: ignore[method-assign]
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    sqlite3.connect = partial(sqlite3.connect, factory=Connection)
 
 
-def plant_watermark_first() -> None:
-    from poller.store.contracts import Commit, Contracts
+def kill_at_write(number: int) -> None:
+    """Count the writes of whole batches to files and pipes; SQLite's own do not come this way."""
+    real = os.write
+    count = 0
 
-    real = Contracts.commit_window
+    def write(descriptor: int, data: Any) -> int:
+        nonlocal count
+        if len(data) >= _OUTPUT_BYTES:
+            count += 1
+            if count == number:
+                real(descriptor, bytes(data[: len(data) // 2]))
+                die()
+        return real(descriptor, data)
 
-    def commit_window(self: Contracts, commit: Commit) -> None:
-        real(self, commit._replace(fetched=0, unseen=[], new_count=0, kept=[], late=0, repaired=0))
-        if commit.kept and random.random() < 0.3:
-            die()  # the moment in which a kill does harm
-        real(self, commit)
-
-    Contracts.commit_window = commit_window  # type: ignore[method-assign]
-
-
-def plant_settle_first() -> None:
-    from poller.pipeline.deliver import Deliverer
-
-    real = Deliverer.step
-
-    def step(self: Deliverer) -> Any:
-        batch = self._outbox.batch(self._sink.name, self._sink.batch_events, self._sink.batch_bytes)
-        if batch is None or self._pieces:
-            return real(self)
-        self._outbox.settle(self._sink.name, len(batch.events), now=time.time())
-        self._sink.send(batch.events)
-        return type(real(self))(len(batch.events), 0.0)
-
-    Deliverer.step = step  # type: ignore[method-assign]
+    os.write = write
 
 
-def plant_forget_ledger() -> None:
-    from poller.store import ledger
+def shift_clock(steps: list[Any]) -> None:
+    """Every clock of the wall that Python has, before the program binds one. The one that only counts on stays right."""
+    began, real_time, real_ns, real_datetime = time.monotonic(), time.time, time.time_ns, dt.datetime
 
-    ledger.add = lambda *args, **kwargs: None
+    def offset() -> float:
+        elapsed = time.monotonic() - began
+        return next((seconds for at, seconds in reversed(steps) if elapsed >= at), 0.0)
 
+    class Likeness(type):
+        def __instancecheck__(cls, value: object) -> bool:
+            return isinstance(value, real_datetime)
 
-PLANTS = {
-    "watermark-first": plant_watermark_first,
-    "settle-first": plant_settle_first,
-    "forget-ledger": plant_forget_ledger,
-}
+    class Shifted(real_datetime, metaclass=Likeness):
+        def __new__(cls, *args: Any, **options: Any) -> Any:
+            return real_datetime(*args, **options)
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return real_datetime.fromtimestamp(time.time(), tz)
+
+    time.time = lambda: real_time() + offset()
+    time.time_ns = lambda: real_ns() + int(offset() * 1_000_000_000)
+    dt.datetime = Shifted
+
 
 if __name__ == "__main__":
-    sys.argv[0] = "ionos-poller"
     main()

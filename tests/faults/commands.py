@@ -1,0 +1,176 @@
+"""The same for the commands that end by themselves: `fetch` and `backfill`, killed and started again until all is there.
+
+`fetch` gives its lines to a file for each life, of which only whole lines count. `backfill` writes one export after the other:
+one that was killed is gone on with, and when one is complete the next begins.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from poller.simulator import Simulator, SimulatorSettings
+from poller.store.overview import overview_of
+from tests.daemon import CONTRACTS
+from tests.faults import victim
+from tests.faults.oracle import Books, compare, lines_of, wanted
+from tests.faults.plan import Life, Plan
+from tests.faults.report import Account
+from tests.faults.victim import Death, fixed_port
+
+RECOVERY_SECONDS = 10.0
+FETCH_BATCH_EVENTS = 1000
+_SPAN_SECONDS = 3000.0
+_AT_ONCE = Life("kill", after_seconds=60.0, is_from_work=False)
+
+
+class CommandHarness:
+    """One plan of `fetch` or `backfill`."""
+
+    def __init__(self, directory: Path, plan: Plan, *, plant: str = "", first_entries: int = 3000) -> None:
+        self._directory = directory
+        self._first_entries = first_entries
+        self._plan = plan
+        self._plant = plant
+        self.account = Account.of(plan)
+        self._stderr = directory / "stderr"
+        self._outputs: list[Path] = []
+        self._unwell = 0  # processes that were ended from outside
+        self._watermarks: dict[tuple[Path, str], int] = {}
+
+    def run(self) -> Account:
+        """Go through the lives, let it come to its end, and compare."""
+        started = time.monotonic()
+        settings = SimulatorSettings(
+            contracts=len(CONTRACTS),
+            events=self._first_entries,
+            span_seconds=_SPAN_SECONDS,
+            seed=self._plan.seed,
+            port=fixed_port(),
+        )
+        self._directory.mkdir(exist_ok=True)
+        with Simulator(settings) as self._simulator:
+            self._token = self._simulator.token
+            self._end = datetime.now(UTC)
+            for number, life in enumerate(self._plan.lives):
+                self._simulator.set_faults(life.faults)
+                self._live(number, life)
+            self._recover()
+        self.account.seconds = time.monotonic() - started
+        return self.account
+
+    def _live(self, number: int, life: Life) -> Death:
+        if self._plan.subject == "fetch":
+            self._add_entries(life)
+        output = self._next_output()
+        seen = self._requests()
+        process = victim.start(
+            self._order(output),
+            life,
+            directory=self._directory,
+            stderr=self._stderr,
+            stdout=output if self._plan.subject == "fetch" else None,
+            environment=self._environment(),
+            plant=self._plant,
+        )
+        death = victim.end(process, life, lambda: self._requests() > seen)
+        self.account.died(death, is_at_work=death.code != 0)
+        self._unwell += death.code != 0
+        # 1: some contract failed, and will be read again; 3: the API refused the token, as it was told to.
+        if death.kind == "exit" and death.code not in (0, 1, 3):
+            self.account.violate(f"it ended by itself with {death.code}", number)
+        if death.kind == "term" and death.code not in (0, 1, 3, 130, -signal.SIGTERM):
+            self.account.violate(f"SIGTERM ended with {death.code}", number)
+        if death.kind == "deaf":
+            self.account.violate("SIGTERM was not heeded", number)
+        self._check_states(number)
+        return death
+
+    def _add_entries(self, life: Life) -> None:
+        at = datetime.now(UTC) - timedelta(seconds=5)
+        for contract, count in zip(CONTRACTS, life.entries, strict=True):
+            self._simulator.add_entries(
+                contract, count=count, at=at, span_seconds=5, visible_in_seconds=life.late_seconds
+            )
+
+    def _next_output(self) -> Path:
+        """Of `fetch` one for each life; of `backfill` the one that is not complete yet."""
+        if self._plan.subject == "fetch" or not self._outputs or self._outputs[-1].exists():
+            self._outputs.append(self._directory / f"output-{len(self._outputs)}.ndjson")
+        return self._outputs[-1]
+
+    def _order(self, output: Path) -> list[str]:
+        if self._plan.subject == "fetch":
+            return ["fetch", "--since", "2h"]
+        start, end = self._end - timedelta(hours=2), self._end
+        return ["backfill", "--from", _text(start), "--to", _text(end), "--output", output.name]
+
+    def _environment(self) -> dict[str, str]:
+        """Small windows, so that one is always on its way."""
+        return {
+            "IONOS_API_URL": self._simulator.url,
+            "IONOS_API_TOKEN": self._token,
+            "IONOS_POLLER_API__REQUESTS_PER_SECOND": "1000",
+            "IONOS_POLLER_API__PAGE_SIZE": "50",
+            "IONOS_POLLER_API__RESULT_WINDOW": "400",
+            "IONOS_POLLER_API__READ_TIMEOUT": "250ms",
+            "IONOS_POLLER_API__MAX_RETRIES": "2",
+        }
+
+    def _check_states(self, number: int | None) -> None:
+        for path in (self._directory / "state").glob("*.db"):
+            state = overview_of(path)
+            for row in state.contracts:
+                before = self._watermarks.get((path, row.contract), 0)
+                if row.watermark < before:
+                    self.account.violate(f"{path.name}: a watermark went BACK", number)
+                self._watermarks[path, row.contract] = row.watermark
+            for line in state.imbalances():
+                self.account.violate(f"{path.name}: books: {line}", number)
+
+    def _recover(self) -> None:
+        """Without faults it must come to its end, and with it everything must be there."""
+        self._simulator.set_faults([])
+        started = time.monotonic()
+        death = self._live(len(self._plan.lives), _AT_ONCE)
+        while self._plan.subject == "fetch" and not self._has_all() and time.monotonic() < started + RECOVERY_SECONDS:
+            death = self._live(len(self._plan.lives), _AT_ONCE)  # the last second is read when it is over
+        self.account.recovered(time.monotonic() - started, RECOVERY_SECONDS)
+        if death.code != 0:
+            self.account.violate(f"without faults it ended with {death.code}")
+        self._compare()
+
+    def _has_all(self) -> bool:
+        return len(set(lines_of(self._outputs)[0])) >= wanted(self._simulator)
+
+    def _compare(self) -> None:
+        self.account.entries = wanted(self._simulator)
+        if self._plan.subject == "fetch":
+            lines, _ = lines_of(path for path in self._outputs if path.exists())
+            self.account.judge("stdout", compare(self._simulator, lines), FETCH_BATCH_EVENTS * self._unwell)
+        else:
+            for path in self._outputs:
+                self.account.judge("output", self._exported(path), 0)
+        if "Traceback" in self._stderr.read_text():
+            self.account.violate("a traceback in the log")
+        for (_, kind), count in self._simulator.faults.struck.items():
+            self.account.faults.update(Counter({f"API: {kind}": count}))
+
+    def _exported(self, path: Path) -> Books:
+        with suppress(FileNotFoundError):
+            lines, torn = lines_of([path])
+            if torn:
+                self.account.violate(f"{path.name} ends in half a line")
+            return compare(self._simulator, lines)
+        return compare(self._simulator, [])
+
+    def _requests(self) -> int:
+        return sum(self._simulator.traffic.counts.get("entries", {}).values())
+
+
+def _text(at: datetime) -> str:
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

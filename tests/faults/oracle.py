@@ -1,0 +1,124 @@
+"""Both sides of the account: what the simulator ever showed, and what each sink ever took, with how often it may have it twice.
+
+The promise is docs/delivery.md's: at least once, and what may repeat is the batch in flight, once for each end of a process and
+each answer that was lost. Payloads are compared by digest of their bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from poller.simulator import Simulator
+from poller.simulator.intakes import digest_of
+from tests.daemon import LOGGING, LOKI, MOESIF
+
+FILE = "file"
+SINKS = (LOGGING, LOKI, MOESIF, FILE)
+# The sink has stored, and we may not hear of it.
+_UNHEARD = ("lost-ack", "partial", "latency")
+
+
+class _Action(msgspec.Struct):
+    transaction_id: str
+    metadata: msgspec.Raw
+
+
+class Books(NamedTuple):
+    """What a sink has of what it should have: entries, and those lost, repeated, and never shown by the API."""
+
+    expected: int
+    lost: int
+    repeated: int
+    invented: int
+
+
+class Ends(NamedTuple):
+    """What may have left a batch in doubt: processes that did not end well, times the sinks went down, damaged states."""
+
+    processes: int
+    outages: int
+    damages: int
+
+
+def wanted(simulator: Simulator) -> int:
+    """How many entries there are, shown or not shown yet."""
+    return sum(log.counts()[0] for log in simulator.logs.values())
+
+
+def shown(simulator: Simulator) -> int:
+    return sum(log.counts()[1] for log in simulator.logs.values())
+
+
+def compare(simulator: Simulator, lines: Iterable[bytes]) -> Books:
+    """Lines as they were taken against the entries as they were given."""
+    expected = Counter(digest_of(line) for number in simulator.contracts for line in simulator.oracle(number))
+    had = Counter(digest_of(line) for line in lines)
+    lost, more = expected - had, had - expected
+    invented = sum(count for digest, count in more.items() if digest not in expected)
+    return Books(expected.total(), lost.total(), more.total() - invented, invented)
+
+
+def lines_of(files: Iterable[Path]) -> tuple[list[bytes], int]:
+    """The whole lines of files, and how many files end in half of one."""
+    lines: list[bytes] = []
+    torn = 0
+    for path in files:
+        *whole, rest = path.read_bytes().split(b"\n")
+        lines += whole
+        torn += bool(rest)
+    return lines, torn
+
+
+class SinkOracle:
+    """What the sinks of `run` have: three intakes of the simulator, which must keep lines, and the files of one directory."""
+
+    def __init__(self, simulator: Simulator, archive: Path) -> None:
+        self._simulator = simulator
+        self._archive = archive
+
+    def taken(self, sink: str) -> list[bytes]:
+        """The entries a person would find at the sink, in the bytes they have there."""
+        if sink == FILE:
+            return lines_of(self._archive.glob("*.ndjson"))[0]
+        lines = list(self._simulator.intakes[sink].lines)
+        return [bytes(msgspec.json.decode(line, type=_Action).metadata) for line in lines] if sink == MOESIF else lines
+
+    def distinct(self, sink: str) -> int:
+        """How many different ones; cheap, as it is asked over and over."""
+        return len(set(self.taken(FILE))) if sink == FILE else self._simulator.intakes[sink].distinct
+
+    def has_all(self) -> bool:
+        count = wanted(self._simulator)
+        return all(self.distinct(sink) >= count for sink in SINKS)
+
+    def is_behind(self) -> bool:
+        """Whether there is work: something that the API shows has not arrived at some sink."""
+        count = shown(self._simulator)
+        return any(self.distinct(sink) < count for sink in SINKS)
+
+    def books(self, sink: str) -> Books:
+        return compare(self._simulator, self.taken(sink))
+
+    def torn_files(self) -> int:
+        return lines_of(self._archive.glob("*.ndjson"))[1]
+
+    def allowed_repeats(self, sink: str, ends: Ends, batch_events: int) -> int:
+        """How many may be there twice.
+
+        A damaged state is read again from a time that a person gives: then all that was delivered since may come once more.
+        Moesif knows an action by its id, however late it comes again. Loki knows a repeat that is exact; after a damage its
+        stream may be another one, as the entry is late then.
+        """
+        again = ends.damages * wanted(self._simulator)
+        if sink == MOESIF:
+            return 0
+        if sink == LOKI:
+            return again
+        struck = self._simulator.faults.struck
+        unheard = sum(struck[sink, kind] for kind in _UNHEARD) + ends.outages
+        return again + batch_events * (ends.processes + (0 if sink == FILE else unheard))

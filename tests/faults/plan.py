@@ -1,0 +1,153 @@
+"""What a run of the harness is going to do, drawn from a seed before anything is started. Pure.
+
+A plan is a row of lives of one command on one state. Equal seeds give equal plans; the moments in them are the machine's, so a
+seed repeats the plan, not the run to the instruction.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Literal, NamedTuple, get_args
+
+from tests.daemon import FIRST
+
+Subject = Literal["run", "damage", "fetch", "backfill"]
+End = Literal["kill", "commit", "write", "term", "heal"]
+# `blinks` and `disk-fills` come when it is at work, all others before it starts.
+Trouble = Literal["", "token", "keys", "down", "blinks", "disk-full", "disk-fills", "read-only", "file-limit"]
+
+# Of ten plans: those of the daemon, of the daemon with a damaged state, and of the two commands that end by themselves.
+SUBJECTS: tuple[Subject, ...] = ("run", "run", "run", "run", "run", "damage", "damage", "fetch", "fetch", "backfill")
+LIVES_A_PLAN = 25
+
+_API_FAULTS = (
+    "500:20%",
+    "502:20%",
+    "503:20%:retry-after=1",
+    "429:20%:retry-after=1",
+    "429:20%:retry-after=date+1",
+    "404:20%",
+    "403:30%",
+    "401:30%",
+    "400:10%",
+    "reset:20%",
+    "truncate:20%",
+    "cut:20%",
+    "html:20%",
+    "missing-hits:20%",
+    "wrong-types:20%",
+    "capped-total:30%",
+    "latency:30%:60ms",
+    "hang:10%:400ms",
+    "drip:10%:300ms",
+    "drip:5%:2s",
+    "mixed:20%:300ms",
+    "late:20%:1s",
+    "path=contracts:500:50%",
+    "path=contracts:401",
+    f"contract={FIRST}:500",
+    f"contract={FIRST}:403",
+)
+_SINK_FAULTS = (
+    "sink=*:500:30%",
+    "sink=*:503:30%:retry-after=1",
+    "sink=*:429:30%:retry-after=1",
+    "sink=*:408:30%",
+    "sink=*:404:30%",
+    "sink=*:400:20%",
+    "sink=*:413:20%",
+    "sink=*:reset:30%",
+    "sink=*:hang:20%:300ms",
+    "sink=*:latency:20%:400ms",
+    "sink=*:lost-ack:30%",
+    "sink=*:partial:30%",
+    "sink=*:mixed:30%:300ms",
+    "sink=logging:401",
+    "sink=logging:422",
+    "sink=logging:503",
+    "sink=loki:403",
+    "sink=loki:400:60%",
+    "sink=moesif:402",
+    "sink=moesif:lost-ack",
+)
+_CLOCKS = (-7200.0, -90.0, 90.0, 7200.0)
+_TROUBLES: tuple[Trouble, ...] = get_args(Trouble)[1:]
+
+
+class Damage(NamedTuple):
+    """What is done to the state between two lives: cut off, or bits flipped, at shares of the file's length."""
+
+    suffix: Literal["", "-wal"]
+    is_cut: bool
+    places: tuple[float, ...]
+
+
+class Life(NamedTuple):
+    """One process from start to end.
+
+    It ends `after_seconds`, counted from its start or (`is_from_work`) from its first request; or by itself at the commit or
+    write of number `at`, before, in the midst of, or after it; or (`heal`) by SIGTERM once it has recovered from everything.
+    """
+
+    end: End
+    after_seconds: float = 0.5
+    is_from_work: bool = True
+    at: int = 1
+    is_before: bool = True
+    faults: tuple[str, ...] = ()
+    trouble: Trouble = ""
+    entries: tuple[int, int] = (40, 40)  # new ones, by contract
+    late_seconds: float = 0.0  # not shown before
+    clock: tuple[tuple[float, float], ...] = ()  # (seconds since the start, how far the clock is off from then on)
+    damage: Damage | None = None
+
+
+class Plan(NamedTuple):
+    """Lives one after the other, on one state and one simulator."""
+
+    seed: int
+    subject: Subject
+    lives: tuple[Life, ...]
+
+
+def draw(seed: int, lives: int = LIVES_A_PLAN, subject: Subject | None = None) -> Plan:
+    """The plan of a seed: every tenth of ten seeds in a row has the same subject."""
+    dice = random.Random(seed)
+    subject = subject or SUBJECTS[seed % len(SUBJECTS)]
+    return Plan(seed, subject, tuple(_life(dice, subject) for _ in range(lives)))
+
+
+def _life(dice: random.Random, subject: Subject) -> Life:
+    is_daemon = subject in ("run", "damage")
+    faults = [_some(dice, _API_FAULTS, 0.5), _some(dice, _SINK_FAULTS, 0.5 if is_daemon else 0.0)]
+    end = dice.choices(("kill", "commit", "write", "term", "heal"), (10, 7, 1, 1, 1 if is_daemon else 0))[0]
+    return Life(
+        end,  # type: ignore[arg-type]
+        after_seconds=round(dice.uniform(0.0, 0.6), 3),
+        is_from_work=dice.random() < 0.8,
+        at=dice.randint(1, 4 if end == "write" else 40),
+        is_before=dice.random() < 0.5,
+        faults=tuple(fault for fault in faults if fault),
+        trouble=dice.choice(_TROUBLES) if is_daemon and dice.random() < 0.3 else "",
+        entries=(dice.randint(0, 120), dice.randint(0, 120)),
+        late_seconds=dice.choice((0.0, 0.0, 0.7)),
+        clock=_clock(dice) if is_daemon else (),
+        damage=_damage(dice) if subject == "damage" and dice.random() < 0.3 else None,
+    )
+
+
+def _some(dice: random.Random, faults: tuple[str, ...], share: float) -> str:
+    fault = dice.choice(faults)
+    return fault if dice.random() < share else ""
+
+
+def _clock(dice: random.Random) -> tuple[tuple[float, float], ...]:
+    """Mostly right; else wrong from the start, or from some moment on, or both, one after the other."""
+    steps = dice.choices(((), (0.0,), (0.8,), (0.0, 0.9)), (14, 2, 2, 1))[0]
+    return tuple((at, dice.choice(_CLOCKS)) for at in steps)
+
+
+def _damage(dice: random.Random) -> Damage:
+    is_cut = dice.random() < 0.4
+    places = tuple(round(dice.random(), 6) for _ in range(1 if is_cut else dice.choice((1, 8, 64))))
+    return Damage(dice.choice(("", "", "-wal")), is_cut, places)  # type: ignore[arg-type]

@@ -1,0 +1,304 @@
+"""Mistakes put into the program on purpose, each of which the harness must find. Run by the shim, in the command's process.
+
+A plant changes one line of behaviour, such as someone might write by mistake, through the names of the layer it is made in.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from poller.delivery import Accepted
+from poller.events import OutboxEvent
+
+Events = Sequence[OutboxEvent]
+Send = Callable[[Events], Any]
+
+
+def watermark_first() -> None:
+    """The watermark is committed before the entries that it covers; a kill in between does harm."""
+    from poller.store.contracts import Commit, Contracts
+
+    real = Contracts.commit_window
+
+    def commit_window(self: Contracts, commit: Commit) -> None:
+        real(self, commit._replace(fetched=0, unseen=[], new_count=0, kept=[], late=0, repaired=0, filtered={}))
+        if commit.kept:
+            _die_once()
+        real(self, commit)
+
+    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+
+
+def settle_first() -> None:
+    """A batch counts as delivered before it is sent; until it is, only this process knows of it."""
+    from poller.store.outbox import Outbox
+
+    settle = Outbox.settle
+    Outbox.settle = lambda *args, **options: None  # type: ignore[method-assign]
+
+    def around(outbox: Outbox, sink: Any, send: Send) -> Send:
+        is_settled = False
+
+        def sending(events: Events) -> Any:
+            nonlocal is_settled
+            if not is_settled:
+                settle(outbox, sink.name, len(events), now=time.time(), mark=sink.mark)
+            outcome = send(events)
+            is_settled = not isinstance(outcome, Accepted)
+            return outcome
+
+        return sending
+
+    _replace_send(around)
+
+
+def _die_once() -> None:
+    """The moment in which a kill does harm: once for each plan, whose directory we are in."""
+    from tests.faults.shim import die
+
+    mark = Path("died")
+    if not mark.exists():
+        mark.touch()
+        die()
+
+
+def ledger_late() -> None:
+    """What was collected is remembered only after it was committed; a kill in between does harm."""
+    from poller.store.contracts import Commit, Contracts
+
+    real = Contracts.commit_window
+
+    def commit_window(self: Contracts, commit: Commit) -> None:
+        real(self, commit._replace(unseen=[], advance_to=None))
+        if commit.kept:
+            _die_once()
+        real(self, commit._replace(fetched=0, new_count=0, kept=[], late=0, repaired=0, filtered={}))
+
+    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+
+
+def miscount() -> None:
+    """An entry more is counted than came."""
+    from poller.store.contracts import Commit, Contracts
+
+    real = Contracts.commit_window
+
+    def commit_window(self: Contracts, commit: Commit) -> None:
+        real(self, commit._replace(new_count=commit.new_count + 1))
+
+    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+
+
+def forget_overlap() -> None:
+    """Each poll begins where the last one ended: what appears late is never seen."""
+    from poller.pipeline import collect
+
+    real = collect.next_window
+    collect.next_window = lambda watermark, origin, now, overlap: real(watermark, origin, now, 0)
+
+
+def forget_ledger() -> None:
+    """Nothing is remembered as seen."""
+    from poller.store import ledger
+
+    ledger.add = lambda *args, **options: None
+
+
+def _as_accepted(kind: str) -> None:
+    """An outcome of that kind counts as success."""
+    from poller.pipeline import deliver
+
+    real = deliver.decide
+
+    def decide(outcome: Any, *rest: Any) -> Any:
+        return real(Accepted() if type(outcome).__name__ == kind else outcome, *rest)
+
+    deliver.decide = decide
+
+
+def drop_on_4xx() -> None:
+    """What a sink refuses is dropped, without a dead letter."""
+    _as_accepted("Refused")
+
+
+def drop_on_5xx() -> None:
+    """A batch is sent once, whatever comes of it."""
+    _as_accepted("RetryAfter")
+
+
+def drop_on_bad_key() -> None:
+    """A sink that refuses its key loses what was sent with it."""
+    _as_accepted("CredentialsRefused")
+
+
+def ignore_loki_refusals() -> None:
+    """What Loki's 400 says of single entries is not heeded: the request counts as taken."""
+    from poller.delivery import Refused
+    from poller.sinks.loki import LokiSink
+
+    real = LokiSink.send
+
+    def send(self: Any, events: Any) -> Any:
+        outcome = real(self, events)
+        return Accepted() if isinstance(outcome, Refused) else outcome
+
+    LokiSink.send = send  # type: ignore[method-assign]
+
+
+def advance_too_far() -> None:
+    """The watermark goes an hour past the window's end."""
+    from poller.store.contracts import Commit, Contracts
+    from poller.windows import Window
+
+    real = Contracts.commit_window
+
+    def commit_window(self: Contracts, commit: Commit) -> None:
+        if commit.advance_to is not None:
+            later = Window(commit.window.start, commit.window.end + 3600)
+            commit = commit._replace(window=later, advance_to=commit.advance_to + 3600)
+        real(self, commit)
+
+    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+
+
+def skip_failed_page() -> None:
+    """A page that cannot be read counts as the end of its window."""
+    from poller.api import ActivityLog
+    from poller.errors import TransientError
+    from poller.events import Page
+
+    real = ActivityLog.page
+
+    def page(self: Any, contract: str, window: Any, offset: int, limit: int) -> Any:
+        try:
+            return real(self, contract, window, offset, limit)
+        except TransientError:
+            return Page((), offset, is_capped=False, weight_bytes=0, is_mended=False)
+
+    ActivityLog.page = page  # type: ignore[method-assign]
+
+
+def stop_at_first_page() -> None:
+    """Only the first page of a window is read."""
+    from poller.api import ActivityLog
+
+    real = ActivityLog.page
+
+    def page(self: Any, contract: str, window: Any, offset: int, limit: int) -> Any:
+        found = real(self, contract, window, offset, limit)
+        return msgspec.structs.replace(found, total=min(found.total or 0, offset + len(found.events)))
+
+    ActivityLog.page = page  # type: ignore[method-assign]
+
+
+def lose_last_of_batch() -> None:
+    """The last event of a batch is not sent, and counts as delivered."""
+    _change_sends(lambda events: events[:-1] if len(events) > 1 else events)
+
+
+def repeat_first_of_batch() -> None:
+    """The first event of every batch is sent twice."""
+    _change_sends(lambda events: [events[0], *events])
+
+
+def change_a_byte() -> None:
+    """A digit of an entry is another one when it is sent."""
+    _change_sends(lambda events: [event.with_line(event.line.replace(b"4", b"5", 1)) for event in events])
+
+
+def _change_sends(change: Callable[[Events], Events]) -> None:
+    _replace_send(lambda outbox, sink, send: lambda events: send(change(events)))
+
+
+def _replace_send(around: Callable[[Any, Any, Send], Send]) -> None:
+    """Put something around `send` of every sink."""
+    from poller.pipeline.deliver import Deliverer
+
+    real = Deliverer.__init__
+
+    def init(self: Any, outbox: Any, sink: Any, **options: Any) -> None:
+        real(self, outbox, sink, **options)
+        sink.send = around(outbox, sink, sink.send)
+
+    Deliverer.__init__ = init  # type: ignore[method-assign]
+
+
+def keep_torn_lines() -> None:
+    """What a crash left behind the last whole line of a file stays there."""
+    from poller.sinks.file import FileSink
+
+    FileSink._cut_tail = lambda self, descriptor, path: self._check_kind(descriptor)  # type: ignore[method-assign]
+
+
+def settle_more_than_sent() -> None:
+    """One event more is settled than was sent."""
+    from poller.store.outbox import Outbox
+
+    real = Outbox.settle
+    Outbox.settle = lambda self, sink, count, **options: real(self, sink, count + 1, **options)  # type: ignore[method-assign]
+
+
+def never_settle() -> None:
+    """What was accepted is not noted at once: only every other time."""
+    from poller.store.outbox import Outbox
+
+    real = Outbox.settle
+
+    def settle(self: Any, sink: str, count: int, **options: Any) -> None:
+        if random.random() < 0.5:
+            real(self, sink, count, **options)
+
+    Outbox.settle = settle  # type: ignore[method-assign]
+
+
+def resend_all_after_failure() -> None:
+    """After a failed send, what was accepted before it is sent once more as well."""
+
+    def around(outbox: Any, sink: Any, send: Send) -> Send:
+        sent: list[Events] = []
+
+        def sending(events: Events) -> Any:
+            outcome = send(events)
+            if isinstance(outcome, Accepted):
+                sent.append(list(events))
+            else:
+                for batch in sent:
+                    send(batch)
+            return outcome
+
+        return sending
+
+    _replace_send(around)
+
+
+PLANTS = {
+    plant.__name__.replace("_", "-"): plant
+    for plant in (
+        watermark_first,
+        ledger_late,
+        settle_first,
+        miscount,
+        forget_overlap,
+        forget_ledger,
+        drop_on_4xx,
+        drop_on_5xx,
+        drop_on_bad_key,
+        ignore_loki_refusals,
+        advance_too_far,
+        skip_failed_page,
+        stop_at_first_page,
+        lose_last_of_batch,
+        repeat_first_of_batch,
+        change_a_byte,
+        keep_torn_lines,
+        settle_more_than_sent,
+        never_settle,
+        resend_all_after_failure,
+    )
+}

@@ -1,0 +1,88 @@
+"""Plans carried out, several at a time, each in a process and a directory of its own; and the sweep over all commits."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from tests.faults.commands import CommandHarness
+from tests.faults.harness import Harness
+from tests.faults.plan import Life, Plan, Subject
+from tests.faults.report import Account
+
+JOBS = max(1, min(4, os.cpu_count() or 1))
+_SWEPT_ENTRIES = 15  # by contract: two batches at each sink, one window for each contract
+
+
+def carry_out(plan: Plan, directory: Path, **options: Any) -> Account:
+    """One plan, with the harness of its command."""
+    harness = Harness if plan.subject in ("run", "damage") else CommandHarness
+    account = harness(directory, plan, **options).run()
+    if account.violations:
+        (directory / "account").write_text(f"{account}\n")
+    return account
+
+
+def carry_out_all(
+    plans: Iterable[Plan],
+    directory: Path,
+    *,
+    jobs: int = JOBS,
+    tell: Callable[[str], None] = lambda text: None,
+    is_enough: Callable[[list[Account]], bool] = lambda accounts: False,
+) -> list[Account]:
+    """Plans, some at a time, until there are no more or it is enough; the accounts in the order of the plans."""
+    accounts: dict[int, Account] = {}
+    waiting: dict[Future[Account], int] = {}
+    rest = enumerate(plans)
+    with pool(jobs) as workers:
+        while True:
+            if not is_enough(list(accounts.values())):
+                for number, plan in itertools.islice(rest, jobs - len(waiting)):
+                    place = directory / f"{plan.subject}-{plan.seed}"
+                    waiting[workers.submit(carry_out, plan, place)] = number
+            if not waiting:
+                return [accounts[number] for number in sorted(accounts)]
+            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                accounts[waiting.pop(done)] = done.result()
+                tell(str(done.result()))
+
+
+def pool(jobs: int) -> ProcessPoolExecutor:
+    """Processes to carry out plans in. Not forked: we have threads."""
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+
+
+def sweep(directory: Path, subject: Subject, *, is_before: bool) -> list[Account]:
+    """Kill a small task of the command at its 1st, 2nd, 3rd ... commit, each time from the beginning, until it has no more.
+
+    One account for each commit; after each it is started once more without faults.
+    """
+    return list(itertools.takewhile(lambda account: account.ends["commit"], _kills(directory, subject, is_before)))
+
+
+def _kills(directory: Path, subject: Subject, is_before: bool) -> Iterator[Account]:
+    options: dict[str, Any] = {"first_entries": _SWEPT_ENTRIES}
+    if subject == "run":
+        options["interval"] = "1m"  # else there is always one more commit: of a poll that brings nothing
+    for number in itertools.count(1):
+        life = Life("commit", at=number, is_before=is_before, entries=(0, 0))
+        yield carry_out(Plan(number, subject, (life,)), directory / f"{subject}-{is_before}-{number}", **options)
+
+
+def sweep_all(directory: Path, *, jobs: int = JOBS) -> dict[str, list[Account]]:
+    """The sweep of `run`, `fetch` and `backfill`, just before and just after each commit."""
+    tasks: list[tuple[Subject, bool]] = [
+        (subject, is_before) for subject in ("run", "fetch", "backfill") for is_before in (True, False)
+    ]
+    with pool(jobs) as workers:
+        swept = [workers.submit(sweep, directory, subject, is_before=is_before) for subject, is_before in tasks]
+        return {
+            f"{subject}, {'before' if is_before else 'after'}": future.result()
+            for (subject, is_before), future in zip(tasks, swept, strict=True)
+        }

@@ -1,0 +1,105 @@
+"""One process of the program, through the shim, started and ended as its life says."""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.faults.plan import Life
+from tests.support import clean_environment, wait_until
+
+STOPS_WITHIN_SECONDS = 12.0
+_WORK_WITHIN_SECONDS = 5.0
+_COMMIT_WITHIN_SECONDS = 3.0
+_FILE_LIMIT_BYTES = 400 * 1024
+
+
+class Death(NamedTuple):
+    """How a process ended: its code, and whether `kill -9` hit it while it lived, at a point of its own or at any moment."""
+
+    code: int
+    kind: str  # kill, commit, write, term, exit
+
+    @property
+    def is_kill(self) -> bool:
+        return self.kind in ("kill", "commit", "write")
+
+
+def fixed_port() -> int:
+    """A port for a server that goes away and comes back: below those that the kernel gives to whoever asks for any."""
+    while True:
+        port = random.randint(10_240, 32_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+def start(
+    args: Sequence[str],
+    life: Life,
+    *,
+    directory: Path,
+    stderr: Path,
+    stdout: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    plant: str = "",
+) -> subprocess.Popen[bytes]:
+    """Start the command with the faults of this life inside it. What it says is appended to `stderr`."""
+    with stderr.open("ab") as said, (stdout or stderr).open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.shim", *args],
+            cwd=directory,
+            env=clean_environment({**(environment or {}), **_faults(life), "FAULT_PLANT": plant}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=said,
+        )
+
+
+def _faults(life: Life) -> dict[str, str]:
+    faults = {}
+    if life.clock:
+        faults["FAULT_CLOCK"] = ",".join(f"{at}={seconds}" for at, seconds in life.clock)
+    if life.trouble == "file-limit":
+        faults["FAULT_FILE_BYTES"] = str(_FILE_LIMIT_BYTES)
+    if life.end == "commit":
+        faults["FAULT_KILL_AT_COMMIT"] = f"{life.at}:{'before' if life.is_before else 'after'}"
+    if life.end == "write":
+        faults["FAULT_KILL_AT_WRITE"] = str(life.at)
+    return faults
+
+
+def end(process: subprocess.Popen[bytes], life: Life, is_at_work: Callable[[], bool]) -> Death:
+    """Wait for its end, or bring it about; `is_at_work` tells whether it has asked or sent anything yet."""
+    if life.end in ("commit", "write"):
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(_COMMIT_WITHIN_SECONDS)
+            return Death(code, life.end if code == -signal.SIGKILL else "exit")
+        return _strike(process, signal.SIGKILL)  # its point never came
+    if life.is_from_work:
+        with suppress(AssertionError):
+            wait_until(lambda: is_at_work() or process.poll() is not None, _WORK_WITHIN_SECONDS)
+    with suppress(subprocess.TimeoutExpired):
+        code = process.wait(life.after_seconds)
+        return Death(code, "kill" if code == -signal.SIGKILL else "exit")  # a plant's own
+    return _strike(process, signal.SIGTERM if life.end == "term" else signal.SIGKILL)
+
+
+def _strike(process: subprocess.Popen[bytes], number: signal.Signals) -> Death:
+    """A kill counts only where it is what ended it: a process that was over by then has a code of its own."""
+    process.send_signal(number)
+    try:
+        code = process.wait(STOPS_WITHIN_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return Death(process.wait(), "deaf")
+    if number == signal.SIGKILL:
+        return Death(code, "kill" if code == -signal.SIGKILL else "exit")
+    return Death(code, "term")
