@@ -26,6 +26,7 @@ from poller.store import State
 log = logging.getLogger(__name__)
 
 _WAKE_SECONDS = 1.0
+_CLOCK_SET_SECONDS = 2.0
 # Three heartbeats missed mean that the scheduler no longer ticks.
 _DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS + 5
 
@@ -55,6 +56,7 @@ class Daemon:
         self._is_reloading = False
         self._fatal: PollerError | None = None
         self._ticked_at = time.monotonic()
+        self._clock_lead = self._clock() - time.monotonic()
         self._work: Schedule | None = None
         self._endpoint: Endpoint | None = None
 
@@ -76,6 +78,7 @@ class Daemon:
                 if self._is_reloading:
                     self._is_reloading = False
                     self._reload()
+                self._mind_clock()
         finally:
             self._notifier.tell(STOPPING="1", STATUS="finishing what is in flight")
             self._stop_work()
@@ -142,6 +145,13 @@ class Daemon:
                 log.error("config.reload_failed", extra={"why": str(error)})
                 self._fail(error)
         self._notifier.tell(READY="1")
+
+    def _mind_clock(self) -> None:
+        """Notice when the clock is set back: what is due by the clock would wait for as long as that."""
+        before, self._clock_lead = self._clock_lead, self._clock() - time.monotonic()
+        if self._work is not None and before - self._clock_lead > _CLOCK_SET_SECONDS:
+            log.warning("clock.set_back", extra={"seconds": round(before - self._clock_lead)})
+            self._work.catch_up()
 
     def _fail(self, error: PollerError) -> None:
         """End the daemon: what is wrong concerns everything."""

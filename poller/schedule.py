@@ -68,14 +68,14 @@ class _Spread(BaseTrigger):  # type: ignore[misc]  # ships no types
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+        self.interval = timedelta(seconds=seconds)
         self._first_share = random.uniform(0.1, 1.0)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         if previous_fire_time is None:
             return now
         share, self._first_share = self._first_share, 1.0
-        return previous_fire_time + timedelta(seconds=self._seconds * share)
+        return previous_fire_time + self.interval * share
 
 
 class Schedule:
@@ -178,6 +178,14 @@ class Schedule:
         unfinished = [thread.name for thread in self._threads if thread.is_alive()]
         if unfinished:
             log.warning("drain.timed_out", extra={"unfinished": unfinished, "seconds": DRAIN_SECONDS})
+
+    def catch_up(self) -> None:
+        """Run now what is due later than one interval from now: the clock was set back since it was planned."""
+        now = datetime.now(UTC)
+        for job in self._scheduler.get_jobs():
+            if job.next_run_time - now > job.trigger.interval:
+                with suppress(LookupError):  # its contract is gone
+                    self._scheduler.modify_job(job.id, next_run_time=now)
 
     def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
         """The job with its errors told. A full disk may pass; another trouble of the state ends the daemon."""
