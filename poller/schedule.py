@@ -46,6 +46,7 @@ HEARTBEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
 _PRUNE_SECONDS = 3600.0
 _CRASHED_SECONDS = 60.0
+_DISK_FULL_SECONDS = 3.0
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
 _TOKEN_WARNING_SECONDS = 14 * 86_400
 _TOKEN_WARNING_EVERY_SECONDS = 6 * 3600.0
@@ -317,7 +318,7 @@ class Schedule:
                 return
             except StateFullError as error:
                 log.error("state.full", extra={"sink": sink.name, "why": error.message, "hint": error.hint})
-                wait = 10.0
+                wait = _DISK_FULL_SECONDS
             except PollerError as error:
                 if not self._stop.is_set():
                     self._fail(error)

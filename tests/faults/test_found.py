@@ -21,3 +21,10 @@ def test_a_clock_that_is_set_while_it_runs_keeps_no_poll_from_coming(tmp_path: P
     account = after(tmp_path, Life("heal", after_seconds=1.5, clock=((1.0, seconds),)))
     assert account.violations == []
     assert account.recovery_seconds < 5
+
+
+def test_when_a_full_disk_has_room_again_it_goes_on_within_seconds(tmp_path: Path) -> None:
+    # A sink whose place could not be written waited for ten seconds, and what was collected meanwhile with it.
+    account = after(tmp_path, Life("heal", after_seconds=1.5, trouble="disk-fills", entries=(400, 400)))
+    assert account.violations == []
+    assert 0 < account.recovery_seconds < 6
