@@ -123,14 +123,15 @@ class Outbox:
                 return None
             done, skip = known[0].segment, known[0].position
             rows = connection.execute(
-                "SELECT id, contract, collected_at, checksum, directory, lines FROM segments"
+                "SELECT id, contract, collected_at, events, checksum, directory, lines FROM segments"
                 " WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id",
                 (done, sink),
             )
-            for id_, contract, collected_at, checksum, directory, lines in rows:
-                if segments.checksum(contract, collected_at, directory, lines) != checksum:
-                    raise DamagedRowError(f"segment {id_} of the outbox fails its checksum")
+            for id_, contract, collected_at, events, checksum, directory, lines in rows:
                 part = Stored(contract, collected_at, directory, lines)
+                # `events` is what a sink's place is moved on by: a wrong one would leave entries out.
+                if segments.checksum(*part) != checksum or part.event_count != events:
+                    raise DamagedRowError(f"segment {id_} of the outbox fails its checksum")
                 if skip:
                     part = part.slice(skip, part.event_count)
                     skip = 0

@@ -483,6 +483,7 @@ def test_a_full_disk_is_called_so_and_leaves_the_state_as_it_was(directory: Path
         "UPDATE sinks SET position = position + 1",
         "UPDATE segments SET contract = '31960009'",
         "UPDATE segments SET collected_at = collected_at + 4096",
+        "UPDATE segments SET events = events - 1",
     ],
 )
 def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory: Path, change: str) -> None:
