@@ -166,11 +166,19 @@ class FirehoseSink(Configured):
 
 
 def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
-    """What a 200 means for each of `count` records: taken, or to be sent again."""
+    """What a 200 means for each of `count` records: taken, which its `RecordId` says, or to be sent again."""
     results = answer.get("RequestResponses")
-    if not isinstance(results, list) or len(results) != count:
+    if (
+        not isinstance(results, list)
+        or len(results) != count
+        or not all(isinstance(result, dict) for result in results)
+    ):
         return RetryAfter("the answer is none of Firehose's (check endpoint_url)")
-    failed = {index: result["ErrorCode"] for index, result in enumerate(results) if result.get("ErrorCode")}
+    failed = {
+        index: _words(result.get("ErrorCode") or "no RecordId")
+        for index, result in enumerate(results)
+        if result.get("ErrorCode") or not result.get("RecordId")
+    }
     if not failed:
         return Accepted(status=200)
     if len(failed) == count:
@@ -182,8 +190,8 @@ def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
 def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -> Outcome:
     """What an error of AWS's means. It concerns the whole call, never one record: to Firehose they are only bytes."""
     error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
-    code, status = str(error.get("Code") or ""), int(meta.get("HTTPStatusCode", 0)) or None
-    words = words_of(Response(status or 0, {}, str(error.get("Message", "")).encode()), secrets, b"")
+    code, status = _words(error.get("Code") or "", secrets), int(meta.get("HTTPStatusCode", 0)) or None
+    words = _words(error.get("Message", ""), secrets)
     reason = ": ".join(filter(None, (code, words))) or f"HTTP {status}"
     if code in _CREDENTIAL_CODES or status in (401, 403):
         return CredentialsRefused(reason, status)
@@ -192,6 +200,11 @@ def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -
     if remedy := _REMEDIES.get(code):
         reason = f"{reason} ({remedy})"
     return RetryAfter(reason)
+
+
+def _words(text: object, secrets: Sequence[str] = ()) -> str:
+    """What AWS, or whatever answers in its place, says: one short printable line without our secrets."""
+    return words_of(Response(0, {}, str(text).encode("utf-8", "replace")), secrets, b"")
 
 
 def outcome_of_failure(error: Exception) -> Outcome:

@@ -438,3 +438,24 @@ def test_an_error_without_its_parts_has_an_outcome(response: dict[str, Any]) -> 
 def test_results_that_do_not_match_the_records_are_no_results() -> None:
     assert isinstance(outcome_of_answer({"RequestResponses": [{"RecordId": "1"}]}, 2), RetryAfter)
     assert outcome_of_answer({"RequestResponses": [{"RecordId": "1"}]}, 1) == Accepted(status=200)
+
+
+@pytest.mark.parametrize(
+    "result", [None, 5, "RecordId", [], {}, {"ErrorCode": ""}, {"RecordId": ""}, {"RecordId": None}]
+)
+def test_a_record_without_an_id_is_not_taken(result: Any) -> None:
+    taken = {"RecordId": "1"}
+    assert outcome_of_answer({"RequestResponses": [taken, result]}, 2) != Accepted(status=200)
+    assert isinstance(outcome_of_answer({"RequestResponses": [result]}, 1), RetryAfter)
+
+
+@pytest.mark.parametrize("code", [5, 1.5, True, {"a": 1}, [1], "\ud800", "\x1b[31m\n", "x" * 100_000])
+def test_an_error_code_may_be_anything_and_stays_one_short_printable_line(code: Any) -> None:
+    outcome = outcome_of_answer({"RequestResponses": [{"ErrorCode": code}, {"ErrorCode": "Slow"}]}, 2)
+    assert isinstance(outcome, RetryAfter)
+    assert outcome.reason.isprintable()
+    assert len(outcome.reason) < 300
+    outcome = outcome_of_error({"Error": {"Code": code, "Message": code}})
+    assert isinstance(outcome, RetryAfter)
+    assert outcome.reason.isprintable()
+    assert len(outcome.reason) < 500
