@@ -53,10 +53,16 @@ class State:
         make_directory(directory)
         lock = Lock(directory / f"{use}.lock", wait=wait, stop=stop or threading.Event())
         try:
-            return cls(lock, Database(directory / f"{use}.db", is_fresh_start=is_fresh_start))
+            state = cls(lock, Database(directory / f"{use}.db", is_fresh_start=is_fresh_start))
         except BaseException:  # an interrupt, too, must not keep the lock
             lock.release()
             raise
+        try:
+            state.outbox.recount()
+        except BaseException:
+            state.close()
+            raise
+        return state
 
     def fact(self, name: str) -> str | None:
         """Something remembered by name; None where it never was.  Raises: StateError."""

@@ -17,9 +17,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from poller.errors import StateError, StateFullError, StoppedError
+from poller.store.soundness import has_usual_types, is_sound
 
 APPLICATION_ID = 0x494F4E50  # "IONP"
-QUICK_CHECK_BYTES = 64 * 1024 * 1024
 _LOCK_POLL_SECONDS = 0.1
 _PAGE_BYTES = 4096
 # Less than that will be used again soon: moving pages costs more than it gives.
@@ -178,7 +178,7 @@ class Database:
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
         query("PRAGMA secure_delete = FAST")
-        if self.path.stat().st_size <= QUICK_CHECK_BYTES and query("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        if not is_sound(self._connection, self.path):
             raise self._set_aside("is damaged")
 
     @contextmanager
@@ -280,6 +280,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
                 raise StateError(
                     f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it"
                 )
+            if not has_usual_types(connection):
+                raise StateError(f"{path} is damaged", hint="the next start of what uses it sets it aside")
             on_failure.pop_all()
     return connection
 

@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from poller.errors import StateError
-from poller.store.database import APPLICATION_ID, QUICK_CHECK_BYTES, SCHEMA_VERSION, SIDE_FILES, way_out
+from poller.store.database import APPLICATION_ID, SCHEMA_VERSION, SIDE_FILES, SQLITE_ERRORS, way_out
+from poller.store.soundness import is_sound
 
 _DAMAGED_HINT = (
     "the next start sets it aside and says so; then run once with --since T, T at or before the last good run:"
@@ -28,10 +29,14 @@ def schema_of(path: Path) -> int:
             if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise StateError(f"{path} is not a state of ionos-poller", hint=_DAMAGED_HINT)
             version = int(query("PRAGMA user_version").fetchone()[0])
-            if path.stat().st_size <= QUICK_CHECK_BYTES and query("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            if not is_sound(connection, path):
                 raise StateError(f"{path} is damaged", hint=_DAMAGED_HINT)
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    except SQLITE_ERRORS as error:
+        is_garbled = isinstance(error, UnicodeDecodeError)
+        if is_garbled or getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+        ):
             raise StateError(f"{path} is damaged or not an SQLite file", hint=_DAMAGED_HINT) from error
         raise StateError(f"{path}: cannot be read: {error}", hint="is it another user's?") from error
     except OSError as error:

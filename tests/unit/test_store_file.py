@@ -20,6 +20,7 @@ import pytest
 from poller.errors import StateError, StateFullError, StoppedError
 from poller.store import State
 from poller.store.database import APPLICATION_ID, SCHEMA_VERSION
+from poller.store.inspection import schema_of
 from poller.store.overview import overview_of
 from tests.states import HOUR, START, commit, event, events, open_state
 from tests.support import TOP, clean_environment
@@ -301,8 +302,9 @@ def test_whatever_bits_are_flipped_nothing_but_our_errors_comes_of_it(closed: Pa
         directory = closed.parent.parent / str(number)
         directory.mkdir()
         (directory / closed.name).write_bytes(flipped)
-        with suppress(StateError):
-            overview_of(directory / closed.name)
+        for look in (overview_of, schema_of):
+            with suppress(StateError):
+                look(directory / closed.name)
         try:
             state = open_state(directory)
             try:

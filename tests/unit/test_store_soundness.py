@@ -1,0 +1,80 @@
+"""A state in which a value is not what it was: found when it is opened or looked at, before anything is made of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from poller.errors import StateError
+from poller.store.inspection import schema_of
+from poller.store.outbox import DeadLetter
+from poller.store.overview import overview_of
+from tests.states import FIRST_MINUTE, START, commit, events, open_state
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def columns_of(path: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as raw:
+        tables = raw.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        return [
+            (table, column)
+            for (table,) in tables.fetchall()
+            for (column,) in raw.execute("SELECT name FROM pragma_table_info(?)", (table,))
+        ]
+
+
+def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_of_it(directory: Path) -> None:
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START)
+    state.contracts.add_range("1", FIRST_MINUTE, "since")
+    state.outbox.register("out", "stdout")
+    commit(state, events(1, 2, 3), kept=events(1, 2))
+    batch = state.outbox.batch("out", 1, 1000)
+    assert batch is not None
+    letter = DeadLetter(batch.events[0], 400, "test")
+    state.outbox.settle("out", 1, dead=[letter], now=START)
+    state.remember("name", "value")
+    state.close()
+    path = directory / "fetch.db"
+    content = path.read_bytes()
+    columns = columns_of(path)
+    assert len(columns) > 60
+    for table, column in columns:
+        path.write_bytes(content)
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.create_function("crc32", 1, lambda text: 4711, deterministic=True)
+            kind = raw.execute(f"SELECT typeof({column}) FROM {table}").fetchone()[0]  # noqa: S608 - the same
+            odd = "'text'" if kind == "blob" else "x'41'"
+            with suppress(sqlite3.IntegrityError):  # a row's number, of which SQLite itself takes care
+                raw.execute(f"UPDATE {table} SET {column} = {odd}")  # noqa: S608 - names of our own schema
+            if raw.total_changes == 0:
+                continue
+        with pytest.raises(StateError, match="damaged"):
+            schema_of(path)
+        with pytest.raises(StateError, match="damaged"):
+            overview_of(path)
+        with pytest.raises(StateError, match="set aside"):
+            open_state(directory)
+        (aside,) = directory.glob("*.unusable-*")
+        aside.unlink()
+
+
+def test_a_count_of_the_outbox_gone_wrong_does_not_pause_collecting_for_ever(directory: Path) -> None:
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START)
+    state.outbox.register("out", "stdout")
+    commit(state, events(1, 2))
+    before = state.outbox.size()
+    state.close()
+    with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as raw:
+        raw.execute("UPDATE outbox_size SET bytes = bytes + (1 << 40), events = 0")
+    state = open_state(directory)
+    assert state.outbox.size() == before
+    state.close()
