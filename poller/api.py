@@ -31,6 +31,8 @@ T = TypeVar("T")
 _BASE_PATH = "/activitylog/v1"
 # Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
 _MAX_WAIT_SECONDS = 30.0
+# An API that is further ahead of us has no clock: believing it would have us read all the years until then.
+_MAX_AHEAD_SECONDS = 30 * 86_400.0
 _CREDENTIALS_HINT = (
     "set IONOS_API_TOKEN or api.token_file to a valid token of this account; `ionos-poller check` says more"
 )
@@ -177,7 +179,8 @@ class ActivityLog:
     def _compare_clocks(self, response: Response) -> None:
         at = parse_http_date(response.headers.get("Date", ""))
         if at is not None:
-            self.clock_skew_seconds = time.time() - at.timestamp()
+            # Either end of the calendar is no time for a window to begin or end at.
+            self.clock_skew_seconds = max(time.time() - max(0.0, at.timestamp()), -_MAX_AHEAD_SECONDS)
 
 
 def token_expiry(token: str) -> float | None:

@@ -359,7 +359,7 @@ def parse_contracts(body: bytes) -> list[str]:
     numbers = []
     for item in items:
         number = str(item.get("id", "")) if isinstance(item, dict) else ""
-        if not number.isascii() or not number.isdigit():
+        if not re.fullmatch(r"[0-9]{1,20}", number):
             raise BadAnswerError("a contract without a numeric id")
         numbers.append(number)
     return list(dict.fromkeys(numbers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import click
 import msgspec
 
 from poller.cli import suggestions
+from poller.cli.messages import printable
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
-from poller.errors import EXIT_OK, ConfigError, Problem
+from poller.errors import EXIT_OK, ConfigError, Problem, StateError
+from poller.events import Shield
 from poller.mapping import format_time_us
 from poller.store import State
 from poller.store.dead_letters import StoredLetter
@@ -60,9 +63,8 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
         return EXIT_OK
     for letter in letters[:limit]:
         status = f" ({letter.status})" if letter.status and str(letter.status) not in letter.reason else ""
-        click.echo(
-            f"{letter.id:>6}  {letter.sink}  {letter.contract}  {format_time_us(letter.time_us)}  {letter.reason}{status}"
-        )
+        what = f"{letter.contract}  {format_time_us(letter.time_us)}  {letter.reason}{status}"
+        click.echo(printable(f"{letter.id:>6}  {letter.sink}  {what}"))
     if not letters:
         click.echo("no dead letters")
     elif len(letters) > limit:
@@ -84,7 +86,7 @@ def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
     with _open(settings, use) as state:
         letters = _chosen(state, None, ids)
     for letter in letters:
-        click.echo(msgspec.json.format(msgspec.json.encode(_as_data(letter)), indent=2))
+        click.echo(_pretty(letter))
     return EXIT_OK
 
 
@@ -158,6 +160,20 @@ def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[Stored
         numbers = ", ".join(map(str, sorted(missing)))
         raise ConfigError([Problem("ID", f"no dead letter {numbers}", "`ionos-poller dead-letters list` shows them")])
     return letters
+
+
+def _pretty(letter: StoredLetter) -> str:
+    """The letter over several lines, with every character escaped that does something to a terminal.
+
+    Raises: StateError when its entry is no JSON any more.
+    """
+    shield = Shield(msgspec.json.encode(_as_data(letter)))
+    try:
+        text = shield.restore(msgspec.json.format(shield.shielded, indent=2)).decode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "the API still holds the entry: collect it again with `backfill`, and `dead-letters purge` this one"
+        raise StateError(f"dead letter {letter.id} is damaged", hint=hint) from error
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def _as_data(letter: StoredLetter) -> dict[str, object]:

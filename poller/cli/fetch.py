@@ -37,6 +37,7 @@ log = logging.getLogger("poller.fetch")
 Renderer = Callable[[OutboxEvent], bytes]
 
 _SAMPLE_SECONDS = 3600
+_MAX_ADOPTED_BYTES = 64 * 1024
 
 
 @click.command("fetch", cls=GlobalOptionsCommand)
@@ -134,7 +135,9 @@ def _adopted(path: Path, state: State) -> int | None:
         log.info("state.already_adopted", extra={"file": str(path)})
         return None
     try:
-        text = str(json.loads(path.read_bytes())["last_run"])
+        with path.open("rb") as file:
+            content = file.read(_MAX_ADOPTED_BYTES)  # what is cut is no JSON
+        text = str(json.loads(content)["last_run"])
         at = datetime.fromisoformat(text)
         since = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
         if not 0 <= since <= time.time():

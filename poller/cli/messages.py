@@ -37,7 +37,7 @@ def tell(message: str) -> None:
 def note(message: str) -> None:
     """One line on stderr that is no error."""
     with suppress(OSError):
-        click.echo(message, err=True)
+        click.echo(printable(message), err=True)
 
 
 def exit_code(polls: Sequence[Poll], failures: Sequence[PollerError]) -> int:

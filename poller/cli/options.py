@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -171,8 +172,10 @@ USE = click.option(
 
 
 def use_of(given: str | None, state_dir: Path) -> str:
-    """The use whose state a person means who does not name one."""
+    """The use whose state a person means, who may not have named one.  Raises: ConfigError when it is no name of one."""
     from poller.store import State
 
+    if given is not None and not re.fullmatch(r"[a-z0-9-]{1,100}", given):
+        raise ConfigError([Problem("--use", "is not the name of a use", "run, fetch, or a backfill-... of `status`")])
     is_fetch = not State.exists(state_dir, "run") and State.exists(state_dir, "fetch")
     return given or ("fetch" if is_fetch else "run")

@@ -20,7 +20,7 @@ from poller.checks.sinks import PIPELINE_TAG
 from poller.cli import suggestions
 from poller.cli.check import run_checks, show
 from poller.cli.compose import authorization, stop_on_signals
-from poller.cli.messages import note
+from poller.cli.messages import note, printable
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.config import Config, LoggingServiceSink, SecretSource, find_config, load, process_environment
 from poller.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
@@ -147,7 +147,7 @@ def command(
         plan = _plan(wish, config, config_path, pipelines.find(wish.pipeline), is_asking=_is_terminal() and not yes)
         steps = list(plan.steps(wish))
         for step in steps:
-            click.echo(f"{'would ' if dry_run else ''}{step}")
+            click.echo(printable(f"{'would ' if dry_run else ''}{step}"))
         if dry_run:
             click.echo("nothing was changed" if steps else "nothing to do")
             return EXIT_OK

@@ -109,7 +109,7 @@ class Converter:
             word = item.get("type")
             if not isinstance(word, str) or word not in SINK_TYPES:
                 message = "missing" if word is None else f"{show(word)} is not a type of sink"
-                self.add(f"{where}.type", message, suggest(str(word)[:40], SINK_TYPES))
+                self.add(f"{where}.type", message, suggest("" if word is None else show(word), SINK_TYPES))
             elif sink := self.table(SINK_TYPES[word], item, where, credential=_name_of(item), skip="type"):
                 made.append(sink)
         return tuple(made)

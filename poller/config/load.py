@@ -25,6 +25,7 @@ from poller.config.secrets import SecretSource
 from poller.errors import ConfigError, Problem
 
 SYSTEM_CONFIG = Path("/etc/ionos-poller/config.toml")
+_MAX_FILE_BYTES = 1024 * 1024
 
 
 def find_config(path_option: Path | str | None, environ: Mapping[str, str]) -> Path | None:
@@ -60,6 +61,7 @@ def load(
     network = NetworkEnvironment(environ)
     if check_files and network.ca_bundle and not os.access(network.ca_bundle, os.R_OK):
         problems.append(Problem("REQUESTS_CA_BUNDLE", f"unreadable file {network.ca_bundle}", "correct or unset it"))
+    problems += _check_username(environ)
     if config is None or problems:
         raise ConfigError(problems)
     if state_dir is None and "state_dir" not in tree:
@@ -93,11 +95,14 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
     try:
         with path.open("rb") as file:
             is_private = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077 == 0
-            content = file.read()
+            content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         hint = "does it exist, and may this user read it? See `ionos-poller config example`"
         problems.append(Problem(str(path), f"cannot be read: {error.strerror}", hint))
         return {}, False
+    if len(content) > _MAX_FILE_BYTES:
+        problems.append(Problem(str(path), "is larger than 1 MiB", "is it the right file?"))
+        return {}, is_private
     try:
         return tomllib.loads(content.decode("utf-8-sig")), is_private
     except UnicodeDecodeError as error:
@@ -106,7 +111,7 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or thousands of brackets, fail without a position.
         message = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long or too deep"
-        problems.append(Problem(str(path), f"is not valid TOML: {message}"))
+        problems.append(Problem(str(path), f"is not valid TOML: {message}", "see `ionos-poller config example`"))
     return {}, is_private
 
 
@@ -184,6 +189,13 @@ def _with_fallback(account: Account, api: Api, environ: Mapping[str, str]) -> Ac
         password = _from_variable("IONOS_PASSWORD", environ) or _from_credential("password", environ)
         account = msgspec.structs.replace(account, password=password)
     return account
+
+
+def _check_username(environ: Mapping[str, str]) -> list[Problem]:
+    username = environ.get("IONOS_USERNAME", "")
+    if username.isprintable() and ":" not in username:
+        return []
+    return [Problem("IONOS_USERNAME", "holds a colon, a control character or what is no UTF-8", "correct or unset it")]
 
 
 def _from_variable(name: str, environ: Mapping[str, str]) -> SecretSource | None:

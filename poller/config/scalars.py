@@ -67,7 +67,7 @@ def _size(field: Field, raw: object) -> float:
 def _choice(field: Field, raw: object) -> object:
     if raw not in field.choices:
         shown = f"{show(raw)} is not one of {', '.join(field.choices)}"
-        raise BadValueError(shown, suggest(str(raw)[:40], field.choices))
+        raise BadValueError(shown, suggest(show(raw), field.choices))
     return raw
 
 

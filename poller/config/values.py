@@ -27,7 +27,10 @@ def show(value: object) -> str:
     """A value for a message: quoted as in Python, control characters escaped, cut at 40 characters."""
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number this large"
-    text = repr(value[:41] if isinstance(value, str) else value)
+    try:
+        text = repr(value[:41] if isinstance(value, str) else value)
+    except RecursionError:  # a key of a thousand dots is a table a thousand deep
+        return "a value nested this deep"
     return text if len(text) <= 42 else f"{text[:40]}..."
 
 

@@ -307,6 +307,9 @@ class Collector:
         closed = closed_span(span, row.origin, self._clock(), self._config.poll.overlap_seconds)
         if closed is None:
             return []
+        if row.account not in self._accounts:
+            hint = "put it back into the configuration, or audit the other contracts by name with --contract"
+            raise PollerError(f"its account {row.account} is not configured", contract=contract, hint=hint)
         counts = self._state.contracts.counts(contract, closed.start, closed.end)
         auditor = Auditor(self._accounts[row.account], contract, self._limits.result_window)
         return auditor.compare(closed, counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -445,3 +446,20 @@ def test_a_date_that_makes_no_sense_says_nothing_about_the_clocks(server: Server
     api = client()
     page(api)
     assert api.clock_skew_seconds == 0.0
+
+
+@pytest.mark.parametrize(
+    ("date", "days"),
+    [
+        ("Fri, 31 Dec 9999 23:59:59 GMT", -30),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", -30),
+        ("Mon, 01 Jan 1601 00:00:00 GMT", time.time() / 86_400),
+    ],
+)
+def test_a_date_at_the_end_of_the_calendar_has_nobody_read_all_the_years_until_then(
+    server: Server, client: Client, date: str, days: float
+) -> None:
+    server.replies = [Reply(headers={"Date": date})]
+    api = client()
+    page(api)
+    assert api.clock_skew_seconds == pytest.approx(days * 86_400, abs=3600)

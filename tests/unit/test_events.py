@@ -404,6 +404,7 @@ def test_contracts_are_numbers_as_text_each_once_in_order(body: bytes, expected:
         b'[{"id":""}]',
         b'[{"id":"../1"}]',
         b'[{"id":-1}]',
+        b'[{"id":"%s"}]' % (b"1" * 21),
         b'[{"id":1.5}]',
         '[{"id":"²"}]'.encode(),
         b'[{"id":1}',
