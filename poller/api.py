@@ -36,6 +36,7 @@ _MAX_AHEAD_SECONDS = 30 * 86_400.0
 _CREDENTIALS_HINT = (
     "set IONOS_API_TOKEN or api.token_file to a valid token of this account; `ionos-poller check` says more"
 )
+_BAD_ANSWER_HINT = "it is asked again at the next poll; if it stays, check api.url, and what lies in between"
 _PRIVILEGE_HINT = "the user needs the privilege ACCESS_ACTIVITY_LOG: grant it in the DCD under User Manager"
 
 
@@ -116,7 +117,9 @@ class ActivityLog:
             try:
                 return parse(self._attempt(path, params, contract, max_bytes, authorization))
             except BadAnswerError as error:
-                failure = TransientError(f"the API's answer cannot be used: {error}", contract=contract)
+                failure = TransientError(
+                    f"the API's answer cannot be used: {error}", hint=_BAD_ANSWER_HINT, contract=contract
+                )
                 failure.__cause__ = error
             except AuthError:
                 # The token file may have been replaced since we read it: once more, with what it holds now.
@@ -207,6 +210,7 @@ def _failure(response: Response, contract: str) -> PollerError | None:
             f"the API answered {status}",
             status=status,
             retry_after_seconds=retry_after_seconds(response.headers, datetime.now(UTC)),
+            hint="it is asked again at the next poll",
             contract=contract,
         )
     if 300 <= status < 400:
@@ -216,5 +220,5 @@ def _failure(response: Response, contract: str) -> PollerError | None:
             hint="check api.url",
             contract=contract,
         )
-    hint = "check api.url, and that the contract exists" if status == 404 else ""
+    hint = "check api.url, and that the contract exists" if status == 404 else "check api.url, and what lies in between"
     return RejectedError(f"the API refused the request ({status})", status=status, hint=hint, contract=contract)

@@ -131,7 +131,8 @@ def _translate(error: Exception) -> TransientError:
             what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
             return TransientError(what, hint="raise read_timeout if the network is that slow")
         case requests.exceptions.InvalidHeader() if isinstance(root, urllib3.exceptions.InvalidHeader):
-            return TransientError("the headers of the answer contradict each other")
+            hint = "check the url, and what lies in between"
+            return TransientError("the headers of the answer contradict each other", hint=hint)
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
             return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
         case requests.exceptions.ConnectionError() if "NameResolution" in repr(error):
@@ -139,9 +140,10 @@ def _translate(error: Exception) -> TransientError:
         case requests.exceptions.ConnectionError() if isinstance(root, ConnectionRefusedError):
             return TransientError("connection refused", hint="is the address right, and something listening there?")
         case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
-            return TransientError("the answer's compression is broken")
+            return TransientError("the answer's compression is broken", hint="check the url, and what lies in between")
         case _:
-            return TransientError(f"the connection broke: {reason}")
+            hint = "it is tried again; if that does not help, check the url, and what lies in between"
+            return TransientError(f"the connection broke: {reason}", hint=hint)
 
 
 def _root_cause(error: BaseException) -> BaseException:
