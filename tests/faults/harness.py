@@ -312,7 +312,9 @@ class Harness:
                 if not is_reloaded and any(row.sink.parked_at for row in state.sinks) and self._is_up():
                     is_reloaded = True
                     self._daemon.signal(signal.SIGHUP)
-                if any(row.waiting for row in state.sinks):
+                if any(row.dead_letters for row in state.sinks):
+                    self._replay()
+                if any(row.waiting or row.dead_letters for row in state.sinks):
                     polls = set()
                 polls |= {(row.contract, row.succeeded_at) for row in state.contracts}
                 if all(sum(name == row.contract for name, _ in polls) > _IDLE_POLLS for row in state.contracts):
