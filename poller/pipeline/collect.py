@@ -166,11 +166,12 @@ class Collector:
             raise ValueError(f"contract {contract} was not discovered")
         api = self._accounts[row.account]
         now = self._clock()
+        trusted = self._trusted_now(api, now)
         poll = Poll(contract)
         for lane in self._lanes(row, api, now):
             if poll.failure is not None and lane.of_range is not None:
                 continue  # the API had its chance with an older span; only the present is tried as well
-            poll = self._collect_lane(row, api, lane, now, poll)
+            poll = self._collect_lane(row, api, lane, now, trusted, poll)
         failure = poll.failure or (_too_dense(contract, poll.incomplete[0]) if poll.incomplete else None)
         self._state.contracts.record_poll(contract, int(now), str(failure) if failure else "")
         return poll._replace(failure=failure)
@@ -184,7 +185,9 @@ class Collector:
         if window is not None:
             yield _Lane(list(tile(window)), None, is_repair=False)
 
-    def _collect_lane(self, row: Contract, api: ActivityLog, lane: _Lane, now: float, poll: Poll) -> Poll:
+    def _collect_lane(
+        self, row: Contract, api: ActivityLog, lane: _Lane, now: float, trusted: float, poll: Poll
+    ) -> Poll:
         is_held = False  # the watermark stays behind a second that could not be read whole
         reader = WindowReader(api, row.contract, self._limits)
         try:
@@ -201,7 +204,7 @@ class Collector:
                                 "fetched": reading.fetched,
                             },
                         )
-                    poll = self._commit(row, api, lane, window, reading, now, poll, is_held=is_held)
+                    poll = self._commit(row, api, lane, window, reading, now, trusted, poll, is_held=is_held)
         except (StoppedError, GeneratorExit):
             raise
         except PollerError as error:
@@ -229,6 +232,7 @@ class Collector:
         window: Window,
         reading: Reading,
         now: float,
+        trusted: float,
         poll: Poll,
         *,
         is_held: bool,
@@ -244,7 +248,8 @@ class Collector:
         if lane.of_range is None and row.watermark > row.origin:
             late = sum(event.is_timed and event.time_us < row.watermark * _MICROSECONDS for event in unseen)
         repaired = len(unseen) if lane.is_repair else 0
-        trusted = int(self._trusted_now(api, now))
+        # Both times with the difference of the clocks as it was told then: a clock may have been set in between.
+        trusted = min(trusted, self._trusted_now(api, self._clock()))
         contracts.commit_window(
             Commit(
                 row.contract,
@@ -254,7 +259,7 @@ class Collector:
                 len(fresh),
                 kept,
                 int(now),
-                advance_to=None if is_held or lane.of_range is not None else min(window.end, trusted),
+                advance_to=None if is_held or lane.of_range is not None else min(window.end, int(trusted)),
                 of_range=None if is_held else lane.of_range,
                 late=late,
                 repaired=repaired,

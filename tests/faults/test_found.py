@@ -28,3 +28,10 @@ def test_when_a_full_disk_has_room_again_it_goes_on_within_seconds(tmp_path: Pat
     account = after(tmp_path, Life("heal", after_seconds=1.5, trouble="disk-fills", entries=(400, 400)))
     assert account.violations == []
     assert 0 < account.recovery_seconds < 6
+
+
+def test_a_clock_that_is_set_back_while_a_window_is_read_leaves_no_watermark_in_the_future(tmp_path: Path) -> None:
+    # The time at which the poll began was corrected by how far the clocks were apart when it ended. See also
+    # tests/unit/test_clocks.py, which does not depend on when the clock is set.
+    life = Life("heal", after_seconds=1.0, clock=((0.0, 7200.0), (1.2, 90.0)), faults=("latency:100ms",))
+    assert after(tmp_path, life).violations == []
