@@ -13,13 +13,20 @@ import msgspec
 
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
+from poller.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, ConfigError, Problem, StateError
 from poller.store import State
-from poller.store.inspection import holder_of
+from poller.store.inspection import holder_of, set_aside_in
 from poller.store.overview import Overview, overview_of
 from poller.windows import format_time
 
 _WATCH_SECONDS = 2.0
+
+
+class Seen(NamedTuple):
+    """All there is in the state directory: what can be read, and what is wrong with the rest."""
+
+    uses: list[Use]
+    failures: list[StateError]
 
 
 class Use(NamedTuple):
@@ -39,7 +46,7 @@ class Use(NamedTuple):
 def command(settings: Settings, as_json: bool, watch: bool, is_whole: bool) -> int:
     """What the state says: per contract watermark and lag, per sink backlog, retry state and dead letters; the books.
 
-    Exit code 1 when the books do not balance.
+    Exit code 1 when the books do not balance, 4 when a state cannot be used.
 
     \b
     Examples:
@@ -63,14 +70,17 @@ def command(settings: Settings, as_json: bool, watch: bool, is_whole: bool) -> i
 
 def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
     """Print it.  Returns: the exit code."""
-    uses = _read(config)
+    seen = _read(config)
     if as_json:
-        click.echo(msgspec.json.encode({"uses": {use.name: _as_data(use) for use in uses}}))
+        data = {"uses": {use.name: _as_data(use) for use in seen.uses}, "failures": [*map(str, seen.failures)]}
+        click.echo(msgspec.json.encode(data))
     else:
         from poller.cli.status_page import console, page
 
-        console().print(page(config, uses, is_whole=is_whole or not sys.stdout.isatty()))
-    return EXIT_INCOMPLETE if any(use.state.imbalances() for use in uses) else EXIT_OK
+        console().print(page(config, seen, is_whole=is_whole or not sys.stdout.isatty()))
+    if seen.failures:
+        return EXIT_STATE
+    return EXIT_INCOMPLETE if any(use.state.imbalances() for use in seen.uses) else EXIT_OK
 
 
 def _watch_in_place(config: Config, *, is_whole: bool) -> NoReturn:
@@ -87,13 +97,19 @@ def _watch_in_place(config: Config, *, is_whole: bool) -> NoReturn:
             live.update(page(config, _read(config), is_whole=is_whole), refresh=True)
 
 
-def _read(config: Config) -> list[Use]:
-    """The states in the state directory.  Raises: ConfigError when there is none yet, StateError."""
-    paths = State.files(config.state_dir)
-    if not paths:
+def _read(config: Config) -> Seen:
+    """The states in the state directory.  Raises: ConfigError when there is none yet, StateError when it cannot be read."""
+    seen = Seen([], [])
+    for path in State.files(config.state_dir):
+        try:
+            seen.uses.append(Use(path.stem, path, overview_of(path), holder_of(path.with_suffix(".lock"))))
+        except StateError as error:
+            seen.failures.append(error)
+    seen.failures.extend(set_aside_in(config.state_dir))
+    if not seen.uses and not seen.failures:
         hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
         raise ConfigError([Problem("state_dir", f"no state in {config.state_dir}", hint)])
-    return [Use(path.stem, path, overview_of(path), holder_of(path.with_suffix(".lock"))) for path in paths]
+    return seen
 
 
 def _as_data(use: Use) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -17,7 +17,7 @@ from poller.store.overview import Overview, SinkOverview
 from poller.windows import format_time
 
 if TYPE_CHECKING:
-    from poller.cli.status import Use
+    from poller.cli.status import Seen, Use
 
 _WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
 _CONTRACTS_AT_A_GLANCE = 20
@@ -30,9 +30,10 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
 
 
-def page(config: Config, uses: Sequence[Use], *, is_whole: bool) -> RenderableType:
+def page(config: Config, seen: Seen, *, is_whole: bool) -> RenderableType:
     """All of it; unless `is_whole`, of many contracts only as many as fit, those that are not well first."""
-    return Group(*(part for use in uses for part in _use(config, use, is_whole=is_whole)))
+    uses = (part for use in seen.uses for part in _use(config, use, is_whole=is_whole))
+    return Group(*uses, *(Text(printable(str(failure)), "red", overflow="fold") for failure in seen.failures))
 
 
 def _use(config: Config, use: Use, *, is_whole: bool) -> Iterator[RenderableType]:

@@ -112,6 +112,19 @@ def test_watch_into_a_pipe_goes_on_until_nobody_reads(bench: Starter) -> None:
         assert finish(process).code == 1
 
 
+def test_a_state_that_cannot_be_used_is_told_and_hides_no_other(bench: Starter) -> None:
+    place = bench(events=1)
+    assert place.fetch("--since", "1h").code == 0
+    (place.state_dir / "backfill-1.db").write_bytes(b"no database")
+    (place.state_dir / "run.db.unusable-20260501T074220Z").write_bytes(b"damaged")
+    for args in ((), ("--json",)):
+        run = place.run("status", *args)
+        assert run.code == 4
+        text = b"\n".join(run.lines).decode()
+        for word in ("fetch", str(FIRST), "backfill-1.db: cannot be read", "run.db was set aside", "--since T"):
+            assert word in text, word
+
+
 def test_of_many_contracts_a_terminal_shows_those_that_are_not_well_first(bench: Starter) -> None:
     place = bench(contracts=AT_A_GLANCE + 5, events=1, forbidden=(FIRST + AT_A_GLANCE + 1,))
     assert place.fetch("--since", "1h").code == 1
