@@ -124,6 +124,7 @@ class WindowReader:
         is_splittable = window.seconds > 1
         events: list[Event] = []
         first_total: int | None = None
+        before: Page | None = None
         page_count = weight_bytes = 0
         while True:
             offset = len(events)
@@ -137,7 +138,8 @@ class WindowReader:
             try:
                 # Of a long window mostly the count is wanted: it is split, and what came with the count is read again.
                 is_first_look = offset == 0 and window.seconds > _LONG_SECONDS
-                page = self._page(window, offset, min(self._page_size, room, _LOOK_ENTRIES if is_first_look else room))
+                limit = min(self._page_size, room, _LOOK_ENTRIES if is_first_look else room)
+                page = self._page(window, offset, limit)
             except (RejectedError, TransientError) as error:
                 if not _is_refused_for_size(error, offset):
                     raise
@@ -146,6 +148,7 @@ class WindowReader:
                 if not events:
                     raise
                 return _Sweep(events, first_total, None, page_count, is_cut=True)
+            before, page = page, _empty_if_repeated(page, before, limit)
             if offset == 0:
                 first_total = page.total
             weight_bytes += page.weight_bytes
@@ -208,6 +211,18 @@ class WindowReader:
 def _accounts_for(shown: Mapping[bytes, Event], total: int | None) -> bool:
     """Whether as many different entries were seen as the API counts. Entries are never taken back, so then it is all."""
     return total is not None and len(shown) >= total and all(event.has_id for event in shown.values())
+
+
+def _empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
+    """An empty page, and with it the end, where the API heeds no offset: it gave the entries of the page before once more,
+    and another number of them than it was asked for.
+
+    As many as it was asked for may be those of the page before because everything shifted by a page.
+    """
+    if before is None or len(page.events) == limit:
+        return page
+    is_repeated = [event.identity for event in page.events] == [event.identity for event in before.events]
+    return Page((), page.total, page.is_capped, 0, page.is_mended) if is_repeated else page
 
 
 def _has_repeats(events: Sequence[Event]) -> bool:

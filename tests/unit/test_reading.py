@@ -101,6 +101,30 @@ def test_without_a_total_pages_are_read_until_one_is_empty() -> None:
     assert [query.offset for query in script.queries] == [0, 3, 6]
 
 
+@pytest.mark.parametrize("names", ["a", "ab", "abcd"])
+@pytest.mark.parametrize("has_id", [True, False], ids=["with ids", "without ids"])
+def test_an_api_that_heeds_no_offset_and_gives_no_total_is_asked_once_more_and_believed(
+    names: str, has_id: bool
+) -> None:
+    script = Script(lambda query: page(named(names, has_id=has_id), None))
+    reading = read(script)
+    assert (identities(reading), reading.is_complete) == (names, True)
+    assert len(script.queries) == 2
+
+
+def test_an_api_that_heeds_no_offset_and_counts_more_than_it_shows_is_not_believed() -> None:
+    script = Script(lambda query: page(named("ab"), 9))
+    with pytest.raises(TransientError, match="did not hold still"):
+        read(script)
+    assert len(script.queries) < 20
+
+
+def test_without_a_total_equal_entries_that_fill_a_page_are_followed_by_more() -> None:
+    events = named("aaaaaaa", has_id=False)
+    reading = read(Script(lambda query: page(events[query.offset : query.offset + query.limit], None)))
+    assert len(reading.events) == 7
+
+
 # Pages that shift under us
 
 NEWEST_FIRST = [
