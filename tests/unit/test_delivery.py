@@ -41,6 +41,7 @@ POLICY = RetryPolicy(initial_seconds=1.0, max_seconds=8.0)
         (Refused("bad field", 400), 2, 1, Halve()),
         (Refused("bad field", 400), 1, 1, Settle({0: "bad field"}, (), 400)),
         (TooLarge("413", 413), 10, 1, Halve()),
+        (TooLarge("413", 413), 2, 1, Halve()),
         (TooLarge("413", 413), 1, 1, Shrink("413", 413)),
         (CredentialsRefused("401", 401), 10, 1, Park(PARKED_RETRY_SECONDS, "401")),
         (CredentialsRefused("401", 401), 1, 99, Park(PARKED_RETRY_SECONDS, "401")),
@@ -64,6 +65,12 @@ def test_nothing_is_settled_that_was_not_accepted_unless_it_is_a_single_refused_
     if isinstance(decision, Settle):
         assert count == 1
         assert decision.dead == {0: "bad"}
+
+
+def test_the_ceiling_doubles_up_to_2_to_the_32nd_and_then_no_more() -> None:
+    patient = RetryPolicy(1.0, 1e12)
+    waits = [patient.wait_seconds(attempt, lambda: 1.0) for attempt in (1, 2, 32, 33, 34, 10**9)]
+    assert waits == [1, 2, 2**31, 2**32, 2**32, 2**32]
 
 
 POLICIES = st.builds(RetryPolicy, st.floats(0.001, 100), st.floats(0.001, 1000))

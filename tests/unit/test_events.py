@@ -236,6 +236,16 @@ def test_these_two_are_two_entries(first: str, second: str) -> None:
     assert one.identity != other.identity
 
 
+def test_an_identity_is_the_same_in_every_version() -> None:
+    # Ledgers hold them: one that changes makes every entry of the overlap a new one.
+    identified = only(b'[{"@uuid":"6a1b7c7e-0000-4000-8000-000000000000","n":1}]')
+    assert identified.identity.hex() == "c9141de7ef28583b84dd3c124eb13210"
+    assert only(b'[{"_id":"h1","_source":{"n":1.10}}]').identity.hex() == "6e682cff521d832f4ebaabcd6e186ccb"
+    bare = only(b'[{"n":1.10}]')
+    assert bare.identity.hex() == "b92f95ada6e58d182fd50dfa9960ad9d"
+    assert bare.twin(1).identity.hex() == "574ad84a01b436039917cf7e94ce1733"
+
+
 def test_an_id_that_is_a_number_of_any_length_breaks_nothing() -> None:
     digits = "9" * 5000
     assert only(f'[{{"@uuid":{digits}}}]'.encode()).line == f'{{"@uuid":{digits}}}'.encode()

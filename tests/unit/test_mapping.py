@@ -42,6 +42,14 @@ def test_a_time_key_goes_first_unless_the_entry_has_it(line: bytes, expected: by
     assert with_time(line, "time", AT_US) == expected
 
 
+@pytest.mark.parametrize(
+    "rest", [b"[" * 100_000 + b"]" * 100_000, b"9" * 5000, b"\xff"], ids=["deep", "long", "no text"]
+)
+def test_an_entry_that_python_cannot_read_gets_its_time_all_the_same(rest: bytes) -> None:
+    line = b'{"s":"\\ud800","x":' + rest + b"}"
+    assert with_time(line, "time", AT_US) == b'{"time":"2026-05-01T07:42:20.530Z",' + line[1:]
+
+
 def test_a_time_key_of_any_name_is_json() -> None:
     assert json.loads(with_time(b'{"n":1}', 'a"b\\ä', AT_US))['a"b\\ä'] == "2026-05-01T07:42:20.530Z"
 

@@ -88,6 +88,12 @@ def test_the_harsher_counts_where_paths_meet():
 def test_nothing_is_no_secret():
     line = b'{"a":null,"b":{"c":null}}'
     assert Redactor(mask=["a", "b.c.d"], hashed=["b.c"], key=KEY)(line) == line
+    assert Redactor(drop=["a.b", "b.c.d"])(line) == line
+
+
+@pytest.mark.parametrize("line", [b'"secret"', b"7", b'"\\ud800"'])
+def test_an_entry_that_is_no_object_is_dropped_whole_where_something_in_it_is(line):
+    assert Redactor(drop=["a"])(line) == b"{}"
 
 
 def test_equal_values_have_equal_hashes_however_they_are_written():

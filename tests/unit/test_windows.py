@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 
 from poller.windows import MAX_SPAN_SECONDS, Window, format_time, next_window, parts_for, split, tile
@@ -71,6 +74,19 @@ def test_a_second_cannot_be_split() -> None:
 )
 def test_enough_parts_that_each_fits_with_room(count: int, capacity: int, expected: int) -> None:
     assert parts_for(count, capacity) == expected
+
+
+@pytest.fixture
+def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_a_window_is_written_in_utc_wherever_we_are(in_tokyo: None) -> None:
+    assert format_time(1_777_621_340) == "2026-05-01T07:42:20Z"
 
 
 def test_a_window_is_written_as_the_api_wants_its_ends() -> None:
