@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
 _INSTALL_SECONDS = 300
+_LOCK = Path(tempfile.gettempdir()) / "ionos-poller-tests-apt.lock"
 
 
 def program(name: str, package: str, unchecked: str) -> str:
     """The program's path. Where it cannot be had, the test is skipped, saying what it leaves `unchecked`."""
     if shutil.which(name) is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", package]):
-            subprocess.run(
-                ["apt-get", *command], env=environment, capture_output=True, check=False, timeout=_INSTALL_SECONDS
-            )
+        with _LOCK.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side, apt-get does not
+            if shutil.which(name) is None:
+                _install(package)
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"NOT CHECKED: {unchecked}; there is no {name} (Debian: {package})")
     return found
+
+
+def _install(package: str) -> None:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", package]):
+        subprocess.run(
+            ["apt-get", *command], env=environment, capture_output=True, check=False, timeout=_INSTALL_SECONDS
+        )

@@ -23,6 +23,7 @@ import pytest
 from poller import schedule
 from poller.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_STATE
 from poller.simulator import Simulator, SimulatorSettings
+from tests.debian import program
 from tests.machine import (
     BACKFILL,
     PROGRAM,
@@ -59,13 +60,7 @@ def options(unit: str) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def systemd() -> None:
     """systemd's tools; installed where that may be done."""
-    if shutil.which("systemd-analyze") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "systemd"]
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], env=environment, capture_output=True, check=False, timeout=300)
-        subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300)
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("NOT CHECKED: the systemd units; systemd-analyze is missing (apt-get install systemd)")
+    program("systemd-analyze", "systemd", "the systemd units")
 
 
 def analyze(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
