@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from poller.api import ActivityLog
 from poller.config import Config
-from poller.errors import AuthError, ConfigError, PollerError, StoppedError, TransientError
+from poller.errors import AuthError, PollerError, StoppedError
 from poller.events import Event
 from poller.pipeline.ahead import ReadAhead
 from poller.pipeline.audit import Auditor, Difference, closed_span
@@ -120,18 +120,7 @@ class Collector:
         found: dict[str, str] = {}
         failures: list[PollerError] = []
         for name, api in self._accounts.items():
-            try:
-                visible = api.contracts()
-            except (TransientError, AuthError, ConfigError, PollerError) as error:
-                if isinstance(error, StoppedError):
-                    raise
-                if len(self._accounts) > 1:
-                    error.message = f"account {name}: {error.message}"
-                failures.append(error)
-                log.error("discovery.failed", extra={"account": name, "why": str(error)})
-                # What was known before is still worth a try: only the list failed.
-                visible = [row.contract for row in self._state.contracts.all() if row.account == name]
-            for contract in visible:
+            for contract in self._visible(name, api, failures):
                 found.setdefault(contract, name)
         chosen = {
             contract: name
@@ -148,6 +137,24 @@ class Collector:
         if since is not None and is_widening:
             self._widen([known[contract] for contract in chosen if contract in known], since)
         return sorted(chosen), failures
+
+    def _visible(self, account: str, api: ActivityLog, failures: list[PollerError]) -> list[str]:
+        """The contracts that an account sees; where it cannot be asked, which is added to `failures`, those known before."""
+        try:
+            visible = api.contracts()
+        except StoppedError:
+            raise
+        except PollerError as error:
+            if len(self._accounts) > 1:
+                error.message = f"account {account}: {error.message}"
+            failures.append(error)
+            log.error("discovery.failed", extra={"account": account, "why": str(error)})
+            # What was known before is still worth a try: only the list failed.
+            return [row.contract for row in self._state.contracts.all() if row.account == account]
+        if not visible:
+            hint = "is it the token of a user of this contract? `ionos-poller check` says more"
+            log.warning("discovery.found_none", extra={"account": account, "hint": hint})
+        return visible
 
     def _widen(self, contracts: Iterable[Contract], since: int) -> None:
         """Have what lies between `since` and the ordinary next window read once more."""

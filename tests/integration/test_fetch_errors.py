@@ -61,6 +61,12 @@ def test_a_forbidden_contract_leaves_the_others_alone(bench: Starter) -> None:
     same(place.fetch().lines, place.oracle(SECOND))
 
 
+def test_a_token_that_sees_no_contract_is_told(bench: Starter) -> None:
+    run = bench(contracts=0).fetch("--since", "1h")
+    assert (run.code, run.lines, run.told) == (0, [], [])
+    assert [line["level"] for line in run.log if line["message"] == "discovery.found_none"] == ["WARNING"]
+
+
 def test_many_failing_contracts_are_told_in_a_few_lines(bench: Starter) -> None:
     place = bench(contracts=30, events=1, faults=("path=entries:500",))
     run = place.fetch("--since", "1h", env={"IONOS_POLLER_API__MAX_RETRIES": "0"})
