@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from poller.cli import suggestions
 from poller.config import Config, find_config, load, parse_duration, parse_time, process_environment
+from poller.config.checks import BadValueError, check_contract
 from poller.errors import ConfigError, Problem
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -154,11 +155,21 @@ class DurationType(click.ParamType[float]):
 
 DURATION = DurationType()
 
+
+def _checked_contracts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises: ConfigError for what is no number: no account will ever see it."""
+    try:
+        return tuple(check_contract(value) for value in values)
+    except BadValueError as error:
+        raise ConfigError([Problem("--contract", error.message, error.hint)]) from None
+
+
 CONTRACTS = click.option(
     "--contract",
     "contracts",
     multiple=True,
     metavar="N",
+    callback=_checked_contracts,
     shell_complete=suggestions.contracts,
     help="Only this contract (repeatable).",
 )

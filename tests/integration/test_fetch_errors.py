@@ -131,6 +131,12 @@ def test_unknown_keys_are_told_all_at_once_each_with_its_path(bench: Starter) ->
     failed(place.run("--config", "missing.toml", "fetch"), 2, "missing.toml", "config example")
 
 
+def test_a_contract_that_is_no_number_is_a_mistake_of_whoever_typed_it(bench: Starter) -> None:
+    place = bench(events=1)
+    failed(place.fetch("--contract", "31960001", "--contract", "mine"), 2, "--contract", "'mine'")
+    assert place.requests("contracts") == 0
+
+
 def test_a_contract_that_does_not_exist_is_named(bench: Starter) -> None:
     place = bench()
     run = place.fetch("--since", "1h", "--contract", "5", "--contract", str(FIRST))
