@@ -187,7 +187,7 @@ def _check_outputs(
     for output in outputs:
         yield from _check_retries(output)
         if _is("http", output):
-            yield from _check_http(output, config, path)
+            yield from _check_http(output, section, config, path)
 
 
 def _matches(output: Section, tag: str) -> bool:
@@ -202,27 +202,45 @@ def _check_retries(output: Section) -> Iterator[Finding]:
         yield _bad(output, f"gives up after {limit} retries, and drops what it held", "set Retry_Limit no_limits")
 
 
-def _check_http(output: Section, config: Config | None, path: Path) -> Iterator[Finding]:
+def _check_http(output: Section, section: Section, config: Config | None, path: Path) -> Iterator[Finding]:
+    """`section` is the input whose lines it sends."""
     if output.get("format").lower() not in ("json", "json_lines", "json_stream"):
         yield _bad(output, "sends msgpack, which nobody takes there", "set Format json")
-    if "moesif" in output.get("host"):
-        return
-    yield from _check_key(output, path)
-    yield from _check_uri(output, config)
     if output.get("port") == "443" and not output.is_on("tls"):
         yield _bad(output, "speaks plain HTTP to port 443", "set tls on")
+    if "moesif" in output.get("host"):
+        yield from _check_moesif(output, _words_of_fetch(section))
+    else:
+        yield from _check_key(output, path)
+        yield from _check_uri(output, config)
+
+
+def _headers(output: Section) -> dict[str, str]:
+    """The request headers it sets, by their names in lower case."""
+    pairs = (value.partition(" ") for value in output.keys.get("header", []))
+    return {name.lower(): value.strip() for name, _, value in pairs}
+
+
+def _check_moesif(output: Section, words: Sequence[str] | None) -> Iterator[Finding]:
+    """Source: FACTS.md, "Moesif Actions API". `words` of the command, where there is one."""
+    if words is not None and _option(words, "--format") != "moesif-action":
+        hint = "add --format moesif-action to Command"
+        yield _bad(output, "Moesif takes actions, and the command prints entries", hint)
+    if not _headers(output).keys() & {"x-moesif-application-id", "authorization"}:
+        hint = "add `header X-Moesif-Application-Id ${MOESIF_APPLICATION_ID}`, with the id in the environment"
+        yield _bad(output, "sends no application id", hint)
+    uri = output.get("uri", "/")
+    if uri != "/v1/actions/batch":
+        yield _bad(output, f"URI {uri} is not where Moesif takes arrays of actions", "set URI /v1/actions/batch")
 
 
 def _check_key(output: Section, path: Path) -> Iterator[Finding]:
-    headers = [value.split(None, 1) for value in output.keys.get("header", [])]
-    key = next(
-        (words[1] if len(words) > 1 else "" for words in headers if words and words[0].upper() == "APIKEY"), None
-    )
+    key = _headers(output).get("apikey")
     if not key:
-        hint = "add `header APIKEY ${LOGGING_API_KEY}`, with the pipeline's key in the environment"
+        hint = "add `header APIKEY ${IONOS_LOGGING_KEY}`, with the pipeline's key in the environment"
         yield _bad(output, "sends no APIKEY header", hint)
     elif not key.startswith("${") and path.stat().st_mode & 0o044:
-        hint = "write ${LOGGING_API_KEY} and put the key into the environment, or chmod 600 the file"
+        hint = "write ${IONOS_LOGGING_KEY} and put the key into the environment, or chmod 600 the file"
         yield warn(NAME, f"{output.title}: the key stands in a file that others can read", hint)
 
 

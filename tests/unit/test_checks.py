@@ -287,11 +287,18 @@ def test_the_installed_unit_needs_its_program_credentials_and_configuration(tmp_
 # Fluent Bit
 
 
-GOOD = "\n".join(
-    line
-    for line in (TOP / "fluent-bit" / "logging-service.conf").read_text().splitlines()
-    if not line.strip().startswith("#")
-)
+def uncommented(name: str) -> str:
+    lines = (TOP / "fluent-bit" / name).read_text().splitlines()
+    return "\n".join(line for line in lines if not line.strip().startswith("#"))
+
+
+GOOD, GOOD_FOR_MOESIF = uncommented("logging-service.conf"), uncommented("moesif.conf")
+MOESIFS_MISTAKES = [
+    (" --format moesif-action", "", ("takes actions", "--format moesif-action")),
+    ("X-Moesif-Application-Id", "X-Moesif", ("no application id", "header X-Moesif-Application-Id")),
+    ("/v1/actions/batch", "/v1/actions", ("/v1/actions is not where", "set URI /v1/actions/batch")),
+    ("tls               On", "", ("plain HTTP", "tls on")),
+]
 MISTAKES = [
     ("Buf_Size          2M", "Buf_Size          4k", "fail", ("Buf_Size 4k loses every longer entry", "2M")),
     ("Buf_Size          2M", "", "fail", ("4096 by default", "2M")),
@@ -349,6 +356,17 @@ def test_a_mistake_in_fluent_bits_configuration_is_named(
 ) -> None:
     assert right in GOOD
     assert only(fluent_bit(tmp_path, GOOD.replace(right, wrong, 1)), *words).level == level
+
+
+@pytest.mark.parametrize(("right", "wrong", "words"), MOESIFS_MISTAKES)
+@pytest.mark.usefixtures("program")
+def test_a_mistake_on_the_way_to_moesif_is_named(
+    tmp_path: Path, right: str, wrong: str, words: tuple[str, ...]
+) -> None:
+    assert right in GOOD_FOR_MOESIF
+    assert only(fluent_bit(tmp_path, GOOD_FOR_MOESIF.replace(right, wrong, 1)), *words).level == "fail"
+    tutorials = GOOD_FOR_MOESIF.replace("X-Moesif-Application-Id", "Authorization")
+    assert only(fluent_bit(tmp_path, tutorials)).level == "ok"
 
 
 @pytest.mark.usefixtures("program")
