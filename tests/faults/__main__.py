@@ -10,6 +10,7 @@ Ends with 1 when anything was found; the directories of plans that found somethi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.faults.plan import LIVES_A_PLAN, Plan, draw
-from tests.faults.report import as_markdown, save
+from tests.faults.report import Account, as_markdown, save
 from tests.faults.runs import JOBS, carry_out_all
 
 
@@ -27,15 +28,22 @@ def main() -> int:
     print(f"seed {arguments.seed}, {arguments.jobs} plans at a time", flush=True)
     started = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="faults-"))
-    accounts = carry_out_all(
-        _plans(arguments.seed, arguments.lives),
-        place,
-        jobs=arguments.jobs,
-        tell=lambda text: print(text, flush=True),
-        is_enough=lambda done: (
-            sum(account.kills for account in done) >= arguments.kills or time.monotonic() - started >= arguments.seconds
-        ),
-    )
+    accounts: list[Account] = []
+
+    def tell(account: Account) -> None:
+        accounts.append(account)
+        print(account, flush=True)
+
+    def is_enough() -> bool:
+        kills = sum(account.kills for account in accounts)
+        return kills >= arguments.kills or time.monotonic() - started >= arguments.seconds
+
+    with contextlib.suppress(KeyboardInterrupt):  # what was found until then is worth a report, too
+        carry_out_all(
+            _plans(arguments.seed, arguments.lives), place, jobs=arguments.jobs, tell=tell, is_enough=is_enough
+        )
+    if not accounts:
+        return 1
     seconds = time.monotonic() - started
     save(accounts, seconds, arguments.report)
     print(as_markdown(accounts, seconds), end="")

@@ -120,7 +120,7 @@ def as_markdown(accounts: Sequence[Account], seconds: float) -> str:
         ("**lost**", f"**{whole.lost}**"),
         ("**invented, or other bytes**", f"**{whole.invented}**"),
         ("recoveries", f"{whole.recoveries}, the slowest {whole.recovery_seconds:.1f} s"),
-        ("other violations", str(len(whole.violations))),
+        ("violations of any kind", str(len(whole.violations))),
         ("time", f"{seconds / 60:.0f} min"),
     ]
     lines = ["| what | found |", "| --- | --- |", *(f"| {what} | {found} |" for what, found in rows), ""]

@@ -33,24 +33,36 @@ def carry_out_all(
     directory: Path,
     *,
     jobs: int = JOBS,
-    tell: Callable[[str], None] = lambda text: None,
-    is_enough: Callable[[list[Account]], bool] = lambda accounts: False,
+    tell: Callable[[Account], None] = print,
+    is_enough: Callable[[], bool] = lambda: False,
 ) -> list[Account]:
-    """Plans, some at a time, until there are no more or it is enough; the accounts in the order of the plans."""
-    accounts: dict[int, Account] = {}
-    waiting: dict[Future[Account], int] = {}
-    rest = enumerate(plans)
+    """Plans, some at a time, until there are no more or it is enough; `tell` is given each account as it comes.
+
+    Returns the accounts in the order of their seeds. A plan that could not be carried out is one of them, and says why.
+    """
+    accounts: list[Account] = []
+    waiting: dict[Future[Account], Plan] = {}
+    rest = iter(plans)
     with pool(jobs) as workers:
         while True:
-            if not is_enough(list(accounts.values())):
-                for number, plan in itertools.islice(rest, jobs - len(waiting)):
-                    place = directory / f"{plan.subject}-{plan.seed}"
-                    waiting[workers.submit(carry_out, plan, place)] = number
+            if not is_enough():
+                for plan in itertools.islice(rest, jobs - len(waiting)):
+                    waiting[workers.submit(carry_out, plan, directory / f"{plan.subject}-{plan.seed}")] = plan
             if not waiting:
-                return [accounts[number] for number in sorted(accounts)]
+                return sorted(accounts, key=lambda account: account.seed)
             for done in wait(waiting, return_when=FIRST_COMPLETED).done:
-                accounts[waiting.pop(done)] = done.result()
-                tell(str(done.result()))
+                account = _account(done, waiting.pop(done))
+                accounts.append(account)
+                tell(account)
+
+
+def _account(done: Future[Account], plan: Plan) -> Account:
+    error = done.exception()
+    if error is None:
+        return done.result()
+    account = Account.of(plan)
+    account.violate(f"the harness failed: {error!r}")
+    return account
 
 
 def pool(jobs: int) -> ProcessPoolExecutor:

@@ -27,7 +27,7 @@ def test_nothing_is_lost_invented_or_needlessly_repeated_whatever_goes_wrong(tmp
         draw(seed + number, LIVES, subject)
         for number, subject in enumerate(("run", "run", "damage", "fetch", "backfill"))
     ]
-    accounts = carry_out_all(plans, tmp_path, tell=print)
+    accounts = carry_out_all(plans, tmp_path)
     assert [account.violations for account in accounts] == [[]] * len(plans), accounts
 
 
