@@ -63,6 +63,11 @@ class RawServer:
                 self.connection = context.wrap_socket(self.connection, server_side=True)
                 self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", buffering=0)
 
+            def finish(self) -> None:
+                with contextlib.suppress(OSError):
+                    super().finish()
+                self.connection.close()
+
         class Server(socketserver.ThreadingTCPServer):
             daemon_threads = True
             request_queue_size = 128

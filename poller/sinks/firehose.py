@@ -142,15 +142,19 @@ class FirehoseSink(Configured):
     def _connect(self) -> None:
         import boto3
         from botocore.config import Config as ClientConfig
+        from botocore.session import get_session
 
         settings = self._settings
         # A session of its own: the default one would remember credentials for as long as the process lives.
-        session = boto3.session.Session(region_name=settings.region)
+        core = get_session()
+        session = boto3.session.Session(region_name=settings.region, botocore_session=core)
         endpoint = settings.endpoint_url or f"https://firehose.{session.region_name}.amazonaws.com"
+        ca_file = str(settings.ca_file) if settings.ca_file else self._config.ca_bundle
         self._client = session.client(
             "firehose",
             endpoint_url=settings.endpoint_url,
-            verify=str(settings.ca_file) if settings.ca_file else self._config.ca_bundle,
+            # Never left to the library: older ones take an empty variable for the wish not to verify.
+            verify=ca_file or core.get_config_variable("ca_bundle") or True,
             config=ClientConfig(
                 connect_timeout=settings.connect_timeout_seconds,
                 read_timeout=settings.read_timeout_seconds,
