@@ -72,12 +72,14 @@ def test_the_page_on_architecture_has_every_room() -> None:
         assert f"`{name}`" in page or name.startswith("__"), name
 
 
-def test_the_page_on_sinks_has_every_type() -> None:
+def test_the_pages_on_sinks_and_delivery_have_every_type() -> None:
     page = (TOP / "docs" / "sinks.md").read_text()
+    promises = (TOP / "docs" / "delivery.md").read_text()
     types = re.findall(r'^## \[\[sinks\]\] of type "(.*)"$', PATH.read_text(), re.MULTILINE)
     assert len(types) == 6
     for name in types:
         assert f'\ntype = "{name}"\n' in page
+        assert f"\n| `{name}`" in promises
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
