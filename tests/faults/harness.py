@@ -190,9 +190,9 @@ class Harness:
             self._disk.set_read_only(False)
         self._disk.empty()
         settings = self._simulator.settings
-        self._daemon.token_file.write_text(settings.token)
-        self._daemon.key_file.write_text(settings.api_key)
-        self._daemon.application_id_file.write_text(settings.application_id)
+        _replace(self._daemon.token_file, settings.token)
+        _replace(self._daemon.key_file, settings.api_key)
+        _replace(self._daemon.application_id_file, settings.application_id)
 
     def _heal(self, number: int, life: Life, process: subprocess.Popen[bytes]) -> Death:
         """Take all faults away while it runs: it must come right by itself, in time, and go on; then end it."""
@@ -356,3 +356,10 @@ class Harness:
 
     def _faults(self, fault: str, count: int) -> None:
         self.account.faults.update(Counter({fault: count}))
+
+
+def _replace(path: Path, content: str) -> None:
+    """Whole or not at all: a process may be starting just now."""
+    new = path.with_suffix(".new")
+    new.write_text(content)
+    new.rename(path)
