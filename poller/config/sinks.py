@@ -233,7 +233,10 @@ class FileSink(Sink, frozen=True, kw_only=True, tag="file"):
 
     path: Annotated[
         str,
-        describe("template", "The file; `{date}` is the event's UTC day. Relative to the configuration file."),
+        describe(
+            "template",
+            "The file, compressed if it ends in `.gz`; `{date}` is the event's UTC day. Relative to the configuration file.",
+        ),
     ]
     compression: CompressionChoice = "none"
     format: FormatChoice = "raw"

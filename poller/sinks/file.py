@@ -42,7 +42,7 @@ class FileSink(Configured):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._template = settings.path
-        self._is_gzip = settings.compression == "gzip"
+        self._is_gzip = settings.compression == "gzip" or settings.path.endswith(".gz")
         self._render = build_render(settings) or _as_it_is
         # Path -> (device, inode, size) as we left it: if it still is, its end is whole.
         self._left: dict[Path, tuple[int, int, int]] = {}

@@ -279,6 +279,12 @@ def test_being_interrupted_in_mid_write_leaves_no_half_line(tmp_path, compressio
     assert numbers(path) == [1, 3]
 
 
+def test_a_path_that_ends_in_gz_is_compressed_as_it_says(tmp_path):
+    path = tmp_path / "a.ndjson.gz"
+    sink(path).send(events(1, 2))
+    assert path.read_bytes() == one_batch(1, 2, compression=GZIP)
+
+
 def test_a_probe_leaves_no_trace(tmp_path):
     assert sink(tmp_path / "deep" / "er" / "{date}").probe() == Accepted()
     assert list(tmp_path.iterdir()) == []
