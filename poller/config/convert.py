@@ -242,8 +242,14 @@ class Converter:
                 f"the secret itself goes into {field.key}, or better a file",
             )
         else:
-            return SecretSource("file", str(self._path(raw, path)), path=where, is_text=is_text)
+            return self._secret_file(self._path(raw, path), where, is_text=is_text)
         return None
+
+    def _secret_file(self, file: Path, where: str, *, is_text: bool) -> SecretSource:
+        """The file, or where we may not read it, systemd's copy of it: a credential of the same name."""
+        if not os.access(file, os.R_OK) and (found := find_credential(self._environ, [file.name])):
+            return SecretSource("credential", found, path=where, is_text=is_text)
+        return SecretSource("file", str(file), path=where, is_text=is_text)
 
     def _found_secret(self, field: Field, path: str, credential: str) -> SecretSource | None:
         names = [f"{credential}.{ending}" for ending in (field.key.replace("_", "-"), *field.extra.get("aliases", ()))]

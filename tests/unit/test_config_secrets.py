@@ -167,6 +167,21 @@ def test_systemd_credentials_are_found_by_name(tmp_path: Path) -> None:
     assert config.redact.hash_key.read().reveal() == "value-of-redact.hash-key"
 
 
+def test_a_file_that_only_systemd_may_read_is_found_among_its_credentials_by_its_name(tmp_path: Path) -> None:
+    credentials, elsewhere = tmp_path / "credentials", tmp_path / "etc"
+    credentials.mkdir()
+    elsewhere.mkdir()
+    (credentials / "my.key").write_text("copy")
+    path = write(tmp_path, f'[api]\ntoken_file = "{elsewhere}/my.key"\n', 0o644)
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    assert reveal(load(path, environ)) == "copy"
+    (elsewhere / "my.key").write_text("itself")
+    assert reveal(load(path, environ)) == "itself"
+    (elsewhere / "my.key").unlink()
+    with pytest.raises(ConfigError, match=r"etc/my\.key"):
+        load(path, {})
+
+
 @pytest.mark.parametrize(
     ("text", "environ", "expected"),
     [
