@@ -155,8 +155,12 @@ def command(
             _confirm(yes)
         _carry_out(plan, wish, pipelines, stop, timeout)
         note("all done; checking it:" if steps else "nothing to do; checking it:")
+        where = f" --config {config_path}" if settings.config else ""
         settings.config = str(config_path)
-        return show(run_checks(settings, stop))
+        code = show(run_checks(settings, stop))
+        if code == EXIT_OK:
+            note(f"ready: `ionos-poller{where} run` begins to collect and deliver")
+        return code
     finally:
         stop.set()
 

@@ -65,6 +65,7 @@ def test_twice_makes_one_pipeline_one_configuration_and_shows_no_key(place: Plac
     first = place.setup("--yes")
     assert first.code == 0, first.stderr
     assert any(line.startswith(b"ok    sink logging") for line in first.lines), "it ends with check"
+    assert "ready: `ionos-poller run` begins to collect and deliver" in first.stderr
     assert mode(place.key_file) == 0o600
     (key,) = place.simulator.pipelines.keys
     assert place.key_file.read_text() == f"{key}\n"
