@@ -108,7 +108,7 @@ def _walk(value: Any, path: Path) -> Iterator[Any]:
 
 def _attribute(step: Step) -> str:
     """A name that Python takes for any key: `@uuid` is none."""
-    return f"f{step.name.encode('utf-8', 'surrogatepass').hex()}"
+    return f"f{step.name.encode().hex()}"
 
 
 def _getter(paths: Sequence[Path]) -> Callable[[Any], Sequence[Any]]:

@@ -455,6 +455,7 @@ def test_a_date_that_makes_no_sense_says_nothing_about_the_clocks(server: Server
         ("Fri, 01 Jan 2100 00:00:00 GMT", -30),
         ("Mon, 01 Jan 1601 00:00:00 GMT", time.time() / 86_400),
     ],
+    ids=["9999", "2100", "1601"],
 )
 def test_a_date_at_the_end_of_the_calendar_has_nobody_read_all_the_years_until_then(
     server: Server, client: Client, date: str, days: float

@@ -18,27 +18,33 @@ from poller.errors import (
 )
 
 
+@pytest.mark.parametrize("kind", [PollerError, TransientError, RejectedError, AuthError, StateError])
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("where", "expected"),
     [
-        (PollerError("it broke"), "it broke"),
-        (PollerError("it broke", hint="mend it"), "it broke (mend it)"),
-        (PollerError("it broke", contract="31960001"), "contract 31960001: it broke"),
-        (PollerError("it broke", sink="loki", hint="mend it"), "sink loki: it broke (mend it)"),
-        (PollerError("it broke", contract="31960001", sink="loki"), "contract 31960001: it broke"),
-        (TransientError("later", contract="31960001", hint="wait"), "contract 31960001: later (wait)"),
-        (TransientError("later", sink="loki"), "sink loki: later"),
-        (RejectedError("no", contract="31960001", hint="ask"), "contract 31960001: no (ask)"),
-        (RejectedError("no", sink="loki"), "sink loki: no"),
-        (
-            ConfigError([Problem("api.url", "is no URL", "write https://"), Problem("poll", "is missing")]),
-            "api.url: is no URL (write https://); poll: is missing",
-        ),
+        ({}, "it broke"),
+        ({"hint": "mend it"}, "it broke (mend it)"),
+        ({"contract": "31960001"}, "contract 31960001: it broke"),
+        ({"sink": "loki", "hint": "mend it"}, "sink loki: it broke (mend it)"),
+        ({"contract": "31960001", "sink": "loki"}, "contract 31960001: it broke"),
     ],
 )
-def test_it_says_where_what_and_what_to_do_in_a_line(error: PollerError, expected: str) -> None:
+def test_it_says_where_what_and_what_to_do_in_a_line(
+    kind: type[PollerError], where: dict[str, str], expected: str
+) -> None:
+    error = kind("it broke", **where)
     assert str(error) == expected
-    assert error.args == (error.message,)
+    assert (error.message, *error.args) == ("it broke", "it broke")
+    assert (error.contract, error.sink, error.hint) == tuple(
+        where.get(name, "") for name in ("contract", "sink", "hint")
+    )
+
+
+def test_all_that_is_wrong_with_a_configuration_is_said_at_once() -> None:
+    problems = [Problem("api.url", "is no URL", "write https://"), Problem("poll", "is missing")]
+    error = ConfigError(problems)
+    assert str(error) == "api.url: is no URL (write https://); poll: is missing"
+    assert error.problems == tuple(problems)
 
 
 def test_it_carries_what_a_reaction_needs() -> None:
@@ -46,24 +52,22 @@ def test_it_carries_what_a_reaction_needs() -> None:
     assert (error.retry_after_seconds, error.status) == (7.5, 429)
     assert (TransientError("later").retry_after_seconds, TransientError("later").status) == (None, None)
     assert RejectedError("no", status=413).status == 413
-    problems = [Problem("a", "is wrong"), Problem("b", "is wrong, too")]
-    assert ConfigError(problems).problems == tuple(problems)
-    assert (error.contract, error.sink, error.hint) == ("", "", "")
+    assert RejectedError("no").status is None
 
 
 @pytest.mark.parametrize(
-    ("error", "exit_code"),
+    ("kind", "exit_code"),
     [
-        (PollerError("any"), 1),
-        (TransientError("later"), 1),
-        (RejectedError("no"), 1),
-        (OutputError("gone"), 1),
-        (ConfigError([Problem("a", "is wrong")]), 2),
-        (AuthError("refused"), 3),
-        (StateError("held"), 4),
-        (StateFullError("full"), 4),
-        (StoppedError("stopped"), 130),
+        (PollerError, 1),
+        (TransientError, 1),
+        (RejectedError, 1),
+        (OutputError, 1),
+        (ConfigError, 2),
+        (AuthError, 3),
+        (StateError, 4),
+        (StateFullError, 4),
+        (StoppedError, 130),
     ],
 )
-def test_each_reaction_has_its_exit_code(error: PollerError, exit_code: int) -> None:
-    assert error.exit_code == exit_code
+def test_each_reaction_has_its_exit_code(kind: type[PollerError], exit_code: int) -> None:
+    assert kind.exit_code == exit_code

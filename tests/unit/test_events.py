@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from poller.events import IDENTITY_BYTES, BadAnswerError, Event, Page, parse_contracts, parse_page
+from poller.events import (
+    IDENTITY_BYTES,
+    BadAnswerError,
+    Event,
+    OutboxEvent,
+    Page,
+    StoredEvents,
+    ndjson,
+    parse_contracts,
+    parse_page,
+)
 from poller.mapping import format_time_us
 
 
@@ -426,3 +436,35 @@ def test_contracts_are_numbers_as_text_each_once_in_order(body: bytes, expected:
 def test_anything_but_numeric_contracts_is_a_bad_answer(body: bytes) -> None:
     with pytest.raises(BadAnswerError):
         parse_contracts(body)
+
+
+# On the way to a sink
+
+
+def outbox(*lines: bytes) -> list[OutboxEvent]:
+    return [OutboxEvent("31960001", number, 1, b"i", 0, line) for number, line in enumerate(lines)]
+
+
+def test_stored_events_are_made_once_and_only_when_somebody_asks() -> None:
+    opened = []
+
+    def open_() -> list[OutboxEvent]:
+        opened.append(1)
+        return outbox(b"{}", b"[1]")
+
+    stored = StoredEvents(2, b"{}\n[1]\n", open_, lambda: 3)
+    assert (len(stored), stored.longest_bytes(), ndjson(stored)) == (2, 3, b"{}\n[1]\n")
+    assert opened == []
+    assert list(stored) == outbox(b"{}", b"[1]")
+    assert (stored[1].line, stored[:1]) == (b"[1]", outbox(b"{}"))
+    assert opened == [1]
+
+
+def test_events_are_lines_each_with_its_newline() -> None:
+    assert ndjson(outbox(b"{}", b"[1]")) == b"{}\n[1]\n"
+    assert ndjson(outbox()) == b""
+
+
+def test_an_event_with_another_line_is_the_same_otherwise() -> None:
+    (event,) = outbox(b"{}")
+    assert event.with_line(b"[]") == outbox(b"[]")[0]

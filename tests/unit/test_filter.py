@@ -170,3 +170,35 @@ def test_a_nasty_pattern_takes_no_time():
 )
 def test_fields_are_read_by_path(paths, line, expected):
     assert list(Fields(paths).read(line)) == expected
+
+
+# Fields of entries that have another shape than most
+
+ODD = ["a", "a.b"]  # one path ends in the midst of the other: no shape holds both
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("true", "true"),
+        ("false", "false"),
+        ("1.10", "1.10"),
+        ("1e400", "1e400"),
+        ("9" * 5000, "9" * 5000),
+        ('"x"', "x"),
+        ("null", None),
+        ("{}", None),
+    ],
+    ids=lambda value: str(value)[:9],
+)
+def test_a_value_is_given_as_text_as_it_is_written(value, expected):
+    assert Fields(ODD).read(b'{"a":%s}' % value.encode()) == [expected, None]
+
+
+def test_true_and_false_are_texts_in_an_entry_of_the_usual_shape_too():
+    assert list(Fields(["a", "b"]).read(b'{"a":true,"b":false}')) == ["true", "false"]
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"{", b"[]", b'{"a":\xff}'], ids=["deep", "cut", "list", "no text"])
+def test_of_an_entry_that_cannot_be_read_nothing_is_known(line):
+    assert list(Fields(ODD).read(line)) == [None, None]

@@ -208,3 +208,28 @@ def test_whatever_the_fields_hold_the_action_is_valid(uuid, user, address, uri, 
             "event": {"param": {"uri": uri}, "type": kind},
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("base", "uri", "expected"),
+    [
+        ("https://h/X/", "/Xy", "https://h/X/Xy"),
+        ("https://h", "/caf\u00e9", "https://h/caf%C3%A9"),
+    ],
+)
+def test_of_an_address_only_slashes_are_trimmed_and_only_ascii_is_left_as_it_is(base, uri, expected):
+    assert action_of({"event": {"param": {"uri": uri}}}, uri_base=base).request.uri == expected
+
+
+def test_an_action_that_fits_to_the_byte_is_left_alone():
+    event = event_of({**ENTRY, "event": {**ENTRY["event"], "message": "m" * 2000}})
+    whole = ActionMaker().make(event)
+    assert ActionMaker().make(event, max_bytes=len(whole)) == whole
+    shortened = ActionMaker().make(event, max_bytes=len(whole) - 1)
+    assert len(shortened) < len(whole)
+    assert "_truncated" in json.loads(shortened)["metadata"]
+
+
+def test_an_action_with_a_lone_surrogate_is_as_compact_as_any():
+    line = ActionMaker().make(event_of({"@uuid": UUID, "event": {"type": "T\ud800"}}))
+    assert line == json.dumps(json.loads(line), separators=(",", ":")).encode()

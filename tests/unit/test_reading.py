@@ -11,7 +11,7 @@ from poller.errors import AuthError, PollerError, RejectedError, StoppedError, T
 from poller.events import Event, Page
 from poller.reading import Limits, Reading, Split, WindowReader
 from poller.transport import BodyTooLargeError
-from poller.windows import Window, parts_for
+from poller.windows import Window, parts_for, split
 
 WINDOW = Window(1000, 1010)
 SECOND = Window(1000, 1001)
@@ -35,6 +35,7 @@ class Script:
         self.queries: list[Query] = []
 
     def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        assert contract == "1"
         query = Query(window, offset, limit, len(self.queries))
         self.queries.append(query)
         return self._answer(query)
@@ -68,8 +69,9 @@ def identities(reading: Reading) -> str:
     return "".join(sorted(event.identity.decode() for event in reading.events))
 
 
-def test_a_quiet_window_takes_one_request_a_page_and_no_more() -> None:
-    script = Script(lambda query: served(named("abcdefg"), query))
+@pytest.mark.parametrize("has_id", [True, False], ids=["with ids", "without ids"])
+def test_a_quiet_window_takes_one_request_a_page_and_no_more(has_id: bool) -> None:
+    script = Script(lambda query: served(named("abcdefg", has_id=has_id), query))
     reading = read(script)
     assert [(query.offset, query.limit) for query in script.queries] == [(0, 3), (3, 3), (6, 3)]
     assert identities(reading) == "abcdefg"
@@ -182,8 +184,23 @@ def test_a_window_that_never_holds_still_is_not_claimed_to_be_complete() -> None
         names = [entry(f"{number:04d}", has_id=False) for number in range(query.number * 2 + 8)]
         return served(names[::-1], query)
 
-    with pytest.raises(TransientError, match="did not hold still"):
-        read(Script(growing), limits=Limits(3, 10**6, 10**9))
+    script = Script(growing)
+    with pytest.raises(TransientError, match="did not hold still") as raised:
+        read(script, limits=Limits(3, 10**6, 10**9))
+    assert str(raised.value).startswith("contract 1: the window ")
+    assert raised.value.hint == "it is read again at the next poll"
+    assert len([query for query in script.queries if query.offset == 0]) == 5
+
+
+def test_a_window_that_grows_with_every_page_is_read_up_to_where_its_last_read_began() -> None:
+    # One more entry, the newest, at each request; the newest come first.
+    names = [f"{number:03}" for number in range(100)]
+    script = Script(lambda query: served([entry(name) for name in names[7 + query.number :: -1]], query))
+    reading = read(script)
+    starts = [query.number for query in script.queries if query.offset == 0]
+    assert len(starts) == 5
+    assert identities(reading) == "".join(names[: 7 + starts[-1] + 1])
+    assert reading.is_complete
 
 
 def test_pages_that_repeat_what_came_in_place_of_what_did_not_are_not_believed() -> None:
@@ -196,6 +213,20 @@ def test_pages_that_repeat_what_came_in_place_of_what_did_not_are_not_believed()
     except TransientError:
         return  # loud, and read again
     assert isinstance(result, Split) or identities(result) == "abcdef"
+
+
+@pytest.mark.parametrize("seconds", [2, 10])
+def test_an_entry_that_comes_twice_each_time_may_hide_another_so_the_window_is_halved(seconds: int) -> None:
+    replicas = (named("abcdef"), named("abdcef"))
+    script = Script(lambda query: served(replicas[query.number % 2], query))
+    window = Window(1000, 1000 + seconds)
+    assert WindowReader(script, "1", LIMITS).read(window) == Split(split(window, 2))
+
+
+def test_of_a_second_in_which_an_entry_comes_twice_each_time_nobody_says_that_it_is_complete() -> None:
+    replicas = (named("abcdef"), named("abdcef"))
+    reading = read(Script(lambda query: served(replicas[query.number % 2], query)), SECOND)
+    assert (identities(reading), reading.is_complete) == ("abcef", False)
 
 
 def test_an_api_that_ignores_the_offset_is_not_believed() -> None:
@@ -229,6 +260,7 @@ def test_a_total_that_is_never_reached_fails_the_window(held: str) -> None:
 def test_a_total_that_is_too_small_on_one_page_is_corrected_by_the_next_read() -> None:
     script = Script(lambda query: served(named("abcdef"), query, 2 if query.number == 0 else 6))
     assert identities(read(script)) == "abcdef"
+    assert len(script.queries) == 2  # as many entries, each with an id, as it says in the end: no need to ask again
 
 
 def test_a_total_below_what_has_come_is_not_the_end() -> None:
@@ -296,7 +328,7 @@ def test_only_a_refusal_that_may_be_about_size_splits(error: PollerError, offset
 
     reader = WindowReader(Script(answer), "1", LIMITS)
     if is_split:
-        assert isinstance(reader.read(WINDOW), Split)
+        assert reader.read(WINDOW) == Split(split(WINDOW, 2))
     else:
         with pytest.raises(type(error)) as raised:
             reader.read(WINDOW)
@@ -323,6 +355,20 @@ def test_of_a_second_beyond_the_result_window_as_much_comes_as_fits() -> None:
     assert identities(reading) == "abcdefg"
     assert not reading.is_complete
     assert max(query.offset + query.limit for query in script.queries) == 7
+
+
+def test_no_more_is_asked_for_than_an_offset_reaches() -> None:
+    script = Script(lambda query: page(named("abcdefgh")[query.offset : query.offset + query.limit], None))
+    assert WindowReader(script, "1", Limits(3, 4, 10**9)).read(WINDOW) == Split(split(WINDOW, 2))
+    assert [query.limit for query in script.queries] == [3, 1]
+
+
+@pytest.mark.parametrize(("days", "limits"), [(20, [1000, 1000]), (21, [20, 1000])])
+def test_of_weeks_a_few_entries_are_asked_for_at_first_to_see_how_many_there_are(days: int, limits: list[int]) -> None:
+    events = [entry(f"{number:04}") for number in range(1010)]
+    script = Script(lambda query: served(events, query))
+    read(script, Window(0, days * 86_400), Limits(1000, 10_000, 10**9))
+    assert [query.limit for query in script.queries][:2] == limits
 
 
 def test_a_second_that_is_refused_whole_fails_with_the_refusal() -> None:
@@ -367,7 +413,8 @@ def test_a_single_entry_that_is_too_large_fails_with_what_to_do() -> None:
 
     with pytest.raises(TransientError, match="too large to read") as raised:
         WindowReader(Script(refuse), "1", LIMITS).read(WINDOW)
-    assert raised.value.hint
+    assert str(raised.value).startswith("contract 1: an entry in ")
+    assert raised.value.hint == "raise api.max_page_bytes"
 
 
 def test_a_window_that_would_weigh_too_much_is_split_by_weight() -> None:
@@ -382,6 +429,36 @@ def test_heavy_entries_are_asked_for_a_few_at_a_time() -> None:
     script = Script(lambda query: served(events, query))
     assert len(read(script, SECOND, Limits(3, 1000, 250)).events) == 9
     assert [query.limit for query in script.queries] == [3, 2, 2, 2]
+
+
+def test_an_entry_heavier_than_a_window_may_be_is_asked_for_alone() -> None:
+    events = [entry(name, weight=100) for name in "abcde"]
+    script = Script(lambda query: served(events, query))
+    assert len(read(script, SECOND, Limits(3, 1000, 50)).events) == 5
+    assert [query.limit for query in script.queries] == [3, 1, 1]
+
+
+LONG = Window(1000, 2000)
+
+
+@pytest.mark.parametrize(
+    ("weights", "total", "window_bytes", "parts"),
+    [
+        ([100, 100, 100], 3, 300, 1),  # as heavy as it may be
+        ([100, 100, 100], 3, 299, 2),
+        ([100, 100, 100], 100, 250, 50),  # too heavy at once: what is to come is reckoned with
+        ([100, 100, 100], None, 250, 2),  # nothing to reckon with
+        ([10, 10, 10, 100, 100, 100, 100], 7, 250, 2),  # later ones are heavier
+        ([10, 10, 10, 90, 90, 90], 6, 300, 1),  # together they are not
+    ],
+)
+def test_into_how_many_parts_a_window_is_split_by_weight(
+    weights: list[int], total: int | None, window_bytes: int, parts: int
+) -> None:
+    events = [entry(f"{number}", weight=weight) for number, weight in enumerate(weights)]
+    script = Script(lambda query: page(events[query.offset : query.offset + query.limit], total))
+    result = WindowReader(script, "1", Limits(3, 1000, window_bytes)).read(LONG)
+    assert (result.windows if isinstance(result, Split) else [LONG]) == (split(LONG, parts) if parts > 1 else [LONG])
 
 
 @pytest.mark.parametrize("says_total", [True, False])
