@@ -147,7 +147,8 @@ class Harness:
     def _start(self, life: Life) -> subprocess.Popen[bytes]:
         args = ["run"]
         if not self._database.exists() and any(self._database.parent.glob("run.db.unusable-*")):
-            args += ["--since", "2h"]  # as the hint says
+            # As the hint says; an age would be one of the process's clock, which may be wrong.
+            args += ["--since", (datetime.now(UTC) - timedelta(hours=3)).strftime("%Y-%m-%dT%H:%M:%SZ")]
             self._count("state set aside, and --since given")
             self._is_doubtful = False
             self._watermarks = {}
