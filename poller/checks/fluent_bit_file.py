@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from poller.errors import ConfigError, Problem
 
 _MAX_DEPTH = 8
+_MAX_BYTES = 1024 * 1024
 # Fluent Bit's units are of 1000.
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -62,12 +63,18 @@ def _read(path: Path, base: Path, depth: int, what: str = "") -> list[Section]:
     if depth > _MAX_DEPTH:
         raise ConfigError([Problem(str(path), "includes itself", "take the @INCLUDE out that leads back")])
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        text = content.decode()
     except OSError as error:
         hint = f"correct {what}, or put the file there" if what else "does it exist, and may this user read it?"
         raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}", hint)]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([Problem(str(path), "is not UTF-8", "is it the right file?")]) from error
+    except ValueError as error:
+        raise ConfigError([Problem(str(base), f"names a {what} with NUL in its name", "correct it")]) from error
+    if len(content) > _MAX_BYTES:
+        raise ConfigError([Problem(str(path), "is larger than 1 MiB", "is it the right file?")])
     if path.suffix.lower() in (".yaml", ".yml"):
         return _read_yaml(path, text, base, depth)
     return list(_read_classic(path, text, base, depth))
@@ -110,6 +117,8 @@ def _read_classic(path: Path, text: str, base: Path, depth: int) -> Iterator[Sec
 
 def _included(base: Path, pattern: str) -> list[Path]:
     """The files of an include, which may be a pattern; a plain name is given back even if it is missing."""
+    if "\0" in pattern:
+        raise ConfigError([Problem(str(base), "includes a file with NUL in its name", "correct it")])
     found = sorted(glob.glob(str(base / pattern)))  # noqa: PTH207 - the pattern may be absolute
     return [Path(name) for name in found] or ([] if "*" in pattern else [base / pattern])
 
@@ -129,6 +138,9 @@ def _read_yaml(path: Path, text: str, base: Path, depth: int) -> list[Section]:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""
         raise ConfigError([Problem(str(path), f"is not valid YAML{where}", "mind the indentation there")]) from error
+    except (ValueError, RecursionError) as error:
+        message = "holds a value that is too long, too deep, or no date"
+        raise ConfigError([Problem(str(path), message, "is it the right file?")]) from error
     if not isinstance(tree, dict):
         raise ConfigError([Problem(str(path), "is no Fluent Bit configuration", "it has `pipeline:` at its top")])
     sections = []
@@ -154,4 +166,7 @@ def _section(kind: str, item: Any) -> Section:
 
 
 def _text(value: Any) -> str:
+    """A plain value as text. Of a table or list nothing: it is none that we look at, and aliases may make it without end."""
+    if isinstance(value, dict | list):
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
