@@ -14,10 +14,11 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from poller.errors import StateError, StateFullError, StoppedError
-from poller.store.soundness import has_usual_types, is_sound
+from poller.store.soundness import Schema, has_usual_types, is_sound, read_schema
 
 APPLICATION_ID = 0x494F4E50  # "IONP"
 _LOCK_POLL_SECONDS = 0.1
@@ -26,6 +27,7 @@ _PAGE_BYTES = 4096
 _VACUUM_BYTES = 32 * 1024 * 1024
 # A damaged file can also give SQLite names and messages that are no UTF-8.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+_UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 # What a flipped bit in a row must not change unnoticed: SQLite itself looks at a page's structure, not at its content.
@@ -165,6 +167,8 @@ class Database:
         if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise self._set_aside("is not a state of ionos-poller")
         version = query("PRAGMA user_version").fetchone()[0]
+        if version < 1:  # a file gets its name only with a schema in it
+            raise self._set_aside("is damaged")
         if version > SCHEMA_VERSION:
             raise StateError(
                 f"{self.path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
@@ -178,7 +182,7 @@ class Database:
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
         query("PRAGMA secure_delete = FAST")
-        if not is_sound(self._connection, self.path):
+        if not is_sound(self._connection, self.path, schema_at(version)):
             raise self._set_aside("is damaged")
 
     @contextmanager
@@ -248,7 +252,7 @@ class Database:
             sqlite3.SQLITE_BUSY: "another program has the file open for writing",
             sqlite3.SQLITE_IOERR: "does the disk report errors, or is a quota used up?",
         }
-        return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, ""))
+        return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, _UNKNOWN_HINT))
 
     def _set_aside(self, why: str) -> StateError:
         self._disconnect()
@@ -323,9 +327,17 @@ def _create(path: Path, *, is_fresh_start: bool) -> None:
         new.rename(path)
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+@cache
+def schema_at(version: int) -> Schema:
+    """The schema as the first so many migrations make it."""
+    with closing(_with_functions(sqlite3.connect(":memory:"))) as connection:
+        _migrate(connection, version)
+        return read_schema(connection)
+
+
+def _migrate(connection: sqlite3.Connection, until: int = SCHEMA_VERSION) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    for number in range(version, SCHEMA_VERSION):
+    for number in range(version, until):
         connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
 
 

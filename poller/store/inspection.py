@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from poller.errors import StateError
-from poller.store.database import APPLICATION_ID, SCHEMA_VERSION, SIDE_FILES, SQLITE_ERRORS, way_out
+from poller.store.database import APPLICATION_ID, SCHEMA_VERSION, SIDE_FILES, SQLITE_ERRORS, schema_at, way_out
 from poller.store.soundness import is_sound
 
 _DAMAGED_HINT = (
@@ -29,7 +29,7 @@ def schema_of(path: Path) -> int:
             if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise StateError(f"{path} is not a state of ionos-poller", hint=_DAMAGED_HINT)
             version = int(query("PRAGMA user_version").fetchone()[0])
-            if not is_sound(connection, path):
+            if version <= SCHEMA_VERSION and not is_sound(connection, path, schema_at(version)):
                 raise StateError(f"{path} is damaged", hint=_DAMAGED_HINT)
     except SQLITE_ERRORS as error:
         is_garbled = isinstance(error, UnicodeDecodeError)

@@ -1,4 +1,4 @@
-"""Whether a state file is as it was written: its pages, and the types of its values, which SQLite itself takes as they come."""
+"""Whether a state file is as it was written: its tables, its pages, and the types of its values, which SQLite does not mind."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ from pathlib import Path
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
 
-def is_sound(connection: sqlite3.Connection, path: Path) -> bool:
+Schema = list[tuple[bytes, bytes]]
+"""What every table and index is called, and how it was made."""
+
+
+def read_schema(connection: sqlite3.Connection) -> Schema:
+    """As bytes: in a damaged file they may be no text.  Raises: sqlite3.Error."""
+    return connection.execute(
+        "SELECT CAST(name AS BLOB), CAST(coalesce(sql, '') AS BLOB) FROM sqlite_master ORDER BY 1"
+    ).fetchall()
+
+
+def is_sound(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
     """Whether nothing is wrong with the file, as far as can be told in a moment.  Raises: sqlite3.Error."""
+    if read_schema(connection) != schema:
+        return False
     if path.stat().st_size > QUICK_CHECK_BYTES:
         return True
     return connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok" and has_usual_types(connection)
@@ -18,7 +31,7 @@ def is_sound(connection: sqlite3.Connection, path: Path) -> bool:
 
 def has_usual_types(connection: sqlite3.Connection) -> bool:
     """Whether every value is of the type that its column declares.  Raises: sqlite3.Error."""
-    tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     for (table,) in tables.fetchall():
         columns = connection.execute(
             "SELECT name, lower(type), [notnull] OR pk FROM pragma_table_info(?)", (table,)

@@ -66,6 +66,37 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
         aside.unlink()
 
 
+@pytest.mark.parametrize("version", [0, -1])
+def test_a_file_of_ours_without_a_schema_number_is_damaged_and_not_made_anew(directory: Path, version: int) -> None:
+    open_state(directory).close()
+    with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as raw:
+        raw.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(StateError, match="damaged"):
+        schema_of(directory / "fetch.db")
+    with pytest.raises(StateError, match="set aside") as raised:
+        open_state(directory)
+    assert "--since" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"watermark INTEGER NOT NULL", b"watermark \xffNTEGER NOT NULL"),
+        (b"watermark INTEGER NOT NULL", b"waterbark INTEGER NOT NULL"),
+        (b"CREATE INDEX ledger_hours", b"CREATE INDEX ledger_yours"),
+    ],
+)
+def test_a_table_that_is_not_as_it_was_made_is_damaged(directory: Path, before: bytes, after: bytes) -> None:
+    open_state(directory).close()
+    path = directory / "fetch.db"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(before, after, 1))
+    with pytest.raises(StateError, match="damaged"):
+        schema_of(path)
+    with pytest.raises(StateError, match="set aside"):
+        open_state(directory)
+
+
 def test_a_count_of_the_outbox_gone_wrong_does_not_pause_collecting_for_ever(directory: Path) -> None:
     state = open_state(directory)
     state.contracts.enrol(["1"], "default", START)
