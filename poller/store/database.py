@@ -147,12 +147,14 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._is_damaged = False
+        self._is_checked = False
         self._is_owner = is_owner
         try:
             if not path.exists():
                 _create(path, is_fresh_start=is_fresh_start)
             self._connection = _connect(path)
             self._check()
+            self._is_checked = True
             _migrate(self._connection)
         except SQLITE_ERRORS as error:
             failure = self._translate(error)
@@ -240,7 +242,9 @@ class Database:
                 f"{self.path}: no space left on the disk",
                 hint="free some; what was not stored yet is still in the API and will be read again",
             )
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        # Before it was looked through, that our own statements fail is the file's fault, too.
+        is_unreadable = code == sqlite3.SQLITE_ERROR and not self._is_checked
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or is_unreadable:
             if hasattr(self, "_connection") and self._connection.total_changes:
                 self._is_damaged = True  # in use: set aside when it is closed
                 hint = "it is set aside now; run once with --since T, T at or before the last good run, to read again from there"

@@ -66,6 +66,15 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
         aside.unlink()
 
 
+def test_a_file_in_a_format_that_sqlite_does_not_know_is_set_aside(directory: Path) -> None:
+    open_state(directory).close()
+    path = directory / "fetch.db"
+    content = path.read_bytes()
+    path.write_bytes(content[:47] + b"\x05" + content[48:])
+    with pytest.raises(StateError, match="set aside"):
+        open_state(directory)
+
+
 @pytest.mark.parametrize("version", [0, -1])
 def test_a_file_of_ours_without_a_schema_number_is_damaged_and_not_made_anew(directory: Path, version: int) -> None:
     open_state(directory).close()
