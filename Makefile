@@ -5,7 +5,7 @@ ARGS   ?=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test cover vulnerabilities lint format types bench bench-compare soak docs grafana wheel wheel-check check lock clean
+.PHONY: help setup demo run test cover vulnerabilities lint format types bench bench-compare fuzz soak docs grafana wheel wheel-check check lock clean
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -63,6 +63,9 @@ types: $(READY) ## mypy, strict
 
 bench: $(READY) ## ratios against a bare loop
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+fuzz: $(READY) ## property tests on two hundred times as many examples: make fuzz ARGS="-k hostile"
+	$(BIN)/python -m pytest -q tests/property --hypothesis-profile=fuzz $(ARGS)
 
 soak: $(READY) ## the fault harness for hours, with a report: make soak ARGS="--kills 1000"
 	$(BIN)/python -m tests.faults $(ARGS)

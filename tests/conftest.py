@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support import is_foreign_setting, start_command
 
 # Hypothesis knows `ci`: the same examples in every run. Here no deadline: a busy machine is not a bug.
 settings.register_profile("local", deadline=None)
+# For the long run by hand, `make fuzz`: two hundred times as many, in no two runs the same.
+settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_health_check=list(HealthCheck))
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

@@ -15,6 +15,16 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
+from hypothesis import HealthCheck, settings
+
+
+def at_most(count: int) -> settings:
+    """That a property is tried on fewer examples than others, as each costs more; under `make fuzz`, in proportion."""
+    return settings(
+        max_examples=count * settings.default.max_examples // 100,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
 
 class Asked(NamedTuple):
     """A request as it came. Header names are in lower case."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, RetryPolicy, Settle, TooLarge, decide
@@ -21,9 +21,7 @@ from poller.mapping.redact import Redactor
 from poller.sinks import logging_service, loki, moesif
 from poller.sinks.http import outcome_of, words_of
 from poller.transport import BodyTooLargeError, Response, Transport
-from tests.hostile import RawServer, headed
-
-few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+from tests.hostile import RawServer, at_most, headed
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=30)
 
@@ -185,7 +183,7 @@ def transport() -> Iterator[Transport]:
     transport.close()
 
 
-@few
+@at_most(40)
 @given(answer=answers)
 def test_any_bytes_are_an_answer_or_one_of_our_errors(server: RawServer, transport: Transport, answer: bytes) -> None:
     server.answer = lambda asked: answer

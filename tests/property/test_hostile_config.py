@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.api import token_expiry
@@ -26,6 +26,7 @@ from poller.config.environment import NetworkEnvironment
 from poller.errors import ConfigError, StateError
 from poller.store import State
 from poller.store.overview import overview_of
+from tests.hostile import at_most
 from tests.states import START, commit, events, open_state
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=30)
@@ -111,7 +112,7 @@ def expect_config_or_problems(path: Path | None, environ: Mapping[str, str]) -> 
     assert all(problem.path and problem.message for problem in problems)
 
 
-@settings(max_examples=150)
+@at_most(150)
 @given(tree=trees)
 def test_a_configuration_of_any_shape_is_taken_or_refused_by_its_problems(tree: dict[str, Any]) -> None:
     text = "\n".join(f"{key} = {toml_of(value)}" for key, value in tree.items())
@@ -137,7 +138,7 @@ exclude = [{ type = "RequestStatusUpdate" }]
 """
 
 
-@settings(max_examples=150)
+@at_most(150)
 @given(
     at=st.integers(0, len(EXAMPLE)),
     cut=st.integers(0, 20),
@@ -162,7 +163,7 @@ variables = st.lists(sections | keys | st.integers(-1, 12).map(str), min_size=1,
 contents = words | values.map(json.dumps) | st.sampled_from(["[" * 2000, "1,2", "{"])
 
 
-@settings(max_examples=150)
+@at_most(150)
 @given(
     environ=st.dictionaries(
         variables
@@ -189,7 +190,7 @@ claims = values.map(lambda value: json.dumps({"exp": value})) | st.sampled_from(
 )
 
 
-@settings(max_examples=60)
+@at_most(60)
 @given(
     st.binary(max_size=40)
     | values.map(lambda value: json.dumps({"last_run": value}).encode())
@@ -216,7 +217,7 @@ def test_a_token_of_any_text_says_when_it_expires_or_does_not(token: str) -> Non
     assert finding.message
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@at_most(25)
 @given(data=st.data())
 def test_a_state_file_cut_or_overwritten_anywhere_is_used_or_set_aside(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
