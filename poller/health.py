@@ -88,6 +88,7 @@ class Endpoint:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64  # 5 are soon full of those who say nothing
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is nobody's problem."""
