@@ -97,12 +97,17 @@ def total(accounts: Iterable[Account]) -> Account:
         for mine, theirs in (
             (whole.ends, account.ends),
             (whole.faults, account.faults),
-            (whole.repeats, account.repeats),
-            (whole.allowed, account.allowed),
+            (whole.repeats, _by_subject(account, account.repeats)),
+            (whole.allowed, _by_subject(account, account.allowed)),
         ):
             mine.update(theirs)
         whole.violations += [f"seed {account.seed}: {violation}" for violation in account.violations]
     return whole
+
+
+def _by_subject(account: Account, counts: Counter[str]) -> dict[str, int]:
+    """Apart, since after a damage more may come again than else."""
+    return {f"{account.subject}: {name}": count for name, count in counts.items()}
 
 
 def as_markdown(accounts: Sequence[Account], seconds: float) -> str:
@@ -124,7 +129,7 @@ def as_markdown(accounts: Sequence[Account], seconds: float) -> str:
         ("time", f"{seconds / 60:.0f} min"),
     ]
     lines = ["| what | found |", "| --- | --- |", *(f"| {what} | {found} |" for what, found in rows), ""]
-    lines += ["| sink | repeats | the promise allows |", "| --- | ---: | ---: |"]
+    lines += ["| plans: sink | repeats | the promise allows |", "| --- | ---: | ---: |"]
     lines += [f"| {name} | {count:,} | {whole.allowed[name]:,} |" for name, count in sorted(whole.repeats.items())]
     lines += ["", "| fault | struck |", "| --- | ---: |"]
     lines += [f"| {name} | {count:,} |" for name, count in sorted(whole.faults.items())]
