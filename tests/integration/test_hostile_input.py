@@ -158,9 +158,9 @@ CASES = {
     "time of thousands of digits": Case(2, ("--since",), ("fetch", "--since", "9" * 5000 + "h")),
     "time of other bytes": Case(2, ("--since",), ("fetch", "--since", ODD)),
     "contract that ends the header": Case(
-        1, ("no account sees this contract",), ("fetch", "--contract", "1\r\nX-Evil: 1")
+        2, ("--contract", "not a contract number"), ("fetch", "--contract", "1\r\nX-Evil: 1")
     ),
-    "contract that is a path": Case(1, ("no account sees this contract",), ("fetch", "--contract", "../../x")),
+    "contract that is a path": Case(2, ("--contract", "not a contract number"), ("fetch", "--contract", "../../x")),
     "use that is a path": Case(2, ("--use", "not the name"), ("dead-letters", "list", "--use", "../../x")),
 }
 
