@@ -22,7 +22,9 @@ def read_schema(connection: sqlite3.Connection) -> Schema:
 
 def is_sound(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
     """Whether nothing is wrong with the file, as far as can be told in a moment.  Raises: sqlite3.Error."""
-    if read_schema(connection) != schema:
+    with path.open("rb") as file:
+        is_writable = file.read(20)[18] <= 2  # beyond, SQLite reads it, but would call the file system read-only
+    if not is_writable or read_schema(connection) != schema:
         return False
     if path.stat().st_size > QUICK_CHECK_BYTES:
         return True

@@ -66,11 +66,12 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
         aside.unlink()
 
 
-def test_a_file_in_a_format_that_sqlite_does_not_know_is_set_aside(directory: Path) -> None:
+@pytest.mark.parametrize(("at", "byte"), [(47, b"\x05"), (18, b"\x03")])
+def test_a_file_in_a_format_that_sqlite_does_not_know_is_set_aside(directory: Path, at: int, byte: bytes) -> None:
     open_state(directory).close()
     path = directory / "fetch.db"
     content = path.read_bytes()
-    path.write_bytes(content[:47] + b"\x05" + content[48:])
+    path.write_bytes(content[:at] + byte + content[at + 1 :])
     with pytest.raises(StateError, match="set aside"):
         open_state(directory)
 
