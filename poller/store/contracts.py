@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from poller.events import Event
 from poller.store import ledger, outbox
-from poller.store.database import SEALED_CONTRACT, DamagedRowError, Database
+from poller.store.database import SEALED_CONTRACT, SEALED_RANGE, DamagedRowError, Database
 from poller.windows import Window
 
 
@@ -122,10 +122,13 @@ class Contracts:
         """The spans still to be read, oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT id, contract, start, end, purpose FROM ranges WHERE contract = ? ORDER BY start, id",
+                f"SELECT id, start, end, purpose, seal = crc32({SEALED_RANGE}) FROM ranges"
+                " WHERE contract = ? ORDER BY start, id",
                 (contract,),
             ).fetchall()
-        return [Range(id_, contract, Window(start, end), purpose) for id_, contract, start, end, purpose in rows]
+            if not all(is_whole for *_, is_whole in rows):
+                raise DamagedRowError("a span still to be read fails its checksum")
+        return [Range(id_, contract, Window(start, end), purpose) for id_, start, end, purpose, _ in rows]
 
     def unseen(self, contract: str, events: Sequence[Event]) -> list[Event]:
         """Those of the events, each given once, that have not been collected before, in the same order."""

@@ -32,6 +32,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 # What a flipped bit in a row must not change unnoticed: SQLite itself looks at a page's structure, not at its content.
 SEALED_CONTRACT = "contract || ' ' || account || ' ' || origin || ' ' || watermark"
+SEALED_RANGE = "contract || ' ' || start || ' ' || end || ' ' || purpose"
 SEALED_SINK = "name || ' ' || segment || ' ' || position || ' ' || ledger_id || ' ' || coalesce(mark, '')"
 
 # One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
@@ -48,7 +49,8 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE TABLE ranges (
         id INTEGER PRIMARY KEY, contract TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
-        purpose TEXT NOT NULL
+        purpose TEXT NOT NULL,
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_RANGE})) STORED
     );
     CREATE TABLE filtered (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE ledger (

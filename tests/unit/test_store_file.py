@@ -22,6 +22,7 @@ from poller.store import State
 from poller.store.database import APPLICATION_ID, SCHEMA_VERSION
 from poller.store.inspection import schema_of
 from poller.store.overview import overview_of
+from poller.windows import Window
 from tests.states import HOUR, START, commit, event, events, open_state
 from tests.support import TOP, clean_environment
 
@@ -482,6 +483,7 @@ def test_a_full_disk_is_called_so_and_leaves_the_state_as_it_was(directory: Path
     [
         "UPDATE contracts SET watermark = watermark + 1048576",
         "UPDATE contracts SET origin = origin + 1048576",
+        "UPDATE ranges SET start = start - 1048576",
         "UPDATE sinks SET position = position + 1",
         "UPDATE segments SET contract = '31960009'",
         "UPDATE segments SET collected_at = collected_at + 4096",
@@ -492,6 +494,7 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory:
     state = open_state(directory)
     state.contracts.enrol(["1"], "default", START)
     state.outbox.register("out", "stdout")
+    state.contracts.add_range("1", Window(START, START + 60), "repair")
     commit(state, [event(1)])
     state.close()
     # Whoever writes past the program cannot know the seal; this one writes a wrong one, as a flipped bit does.
@@ -510,4 +513,5 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory:
 
 def read_all(state: State) -> None:
     state.contracts.all()
+    state.contracts.ranges("1")
     state.outbox.batch("out", 10, 1000)
