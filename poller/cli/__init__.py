@@ -5,6 +5,7 @@ Commands live in modules of their own, imported when they are called, so that `f
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -68,6 +69,7 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": wants_color()}
 
 
@@ -125,18 +127,21 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
         return error.exit_code
     except BrokenPipeError:
         return EXIT_INCOMPLETE
-    except Exception as error:  # noqa: BLE001  # a mistake of ours: what was committed stands, and no traceback helps a user
-        _tell_of_mistake(error)
+    except Exception as error:  # noqa: BLE001  # no room for the output, or a mistake of ours: what was committed stands, and no traceback helps a user
+        _tell_of_failure(error)
         return EXIT_INCOMPLETE
 
 
 def _tell_of_crash(crash: threading.ExceptHookArgs) -> None:
     if crash.exc_value is not None:
-        _tell_of_mistake(crash.exc_value)
+        _tell_of_failure(crash.exc_value)
 
 
-def _tell_of_mistake(error: BaseException) -> None:
-    """One line for a user, the trace for whoever asked for it."""
+def _tell_of_failure(error: BaseException) -> None:
+    """One line for a user, the trace for whoever asked for it. An output without room is no mistake of ours."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        tell("the output cannot be written: no space left on the disk (free some and run it again)")
+        return
     logging.getLogger("poller").debug("program.failed", exc_info=error)
     tell(
         f"internal error: {type(error).__name__}: {error} (nothing is lost; --log-level debug shows where, please report it)"

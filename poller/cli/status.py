@@ -13,7 +13,7 @@ import msgspec
 
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, ConfigError, Problem, StateError
+from poller.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, StateError
 from poller.store import State
 from poller.store.inspection import holder_of, set_aside_in
 from poller.store.overview import Overview, overview_of
@@ -98,7 +98,7 @@ def _watch_in_place(config: Config, *, is_whole: bool) -> NoReturn:
 
 
 def _read(config: Config) -> Seen:
-    """The states in the state directory.  Raises: ConfigError when there is none yet, StateError when it cannot be read."""
+    """The states in the state directory.  Raises: StateError when there is none yet, or it cannot be read."""
     seen = Seen([], [])
     for path in State.files(config.state_dir):
         try:
@@ -108,7 +108,7 @@ def _read(config: Config) -> Seen:
     seen.failures.extend(set_aside_in(config.state_dir))
     if not seen.uses and not seen.failures:
         hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
-        raise ConfigError([Problem("state_dir", f"no state in {config.state_dir}", hint)])
+        raise StateError(f"no state in {config.state_dir}", hint=hint)
     return seen
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from poller import __version__
 from poller.cli import _COMMANDS
 from tests.integration.fetching import Starter, failed, finish, same, together
@@ -167,3 +169,19 @@ def test_the_environment_alone_is_enough_and_stdout_carries_data_only(bench: Sta
     same(run.lines, place.oracle())
     assert run.rest == b""
     assert len(run.log) > 3
+
+
+@pytest.mark.parametrize("command", [("config", "example"), ("--help",)])
+def test_an_output_without_room_is_told_in_a_line(bench: Starter, command: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        run = bench(events=0).run(*command, stdout=full)
+    assert run.code == 1
+    assert run.told == [
+        "ionos-poller: the output cannot be written: no space left on the disk (free some and run it again)"
+    ]
+
+
+def test_without_a_state_there_is_no_status(bench: Starter) -> None:
+    run = bench(events=0).run("status")
+    assert run.code == 4
+    assert "no state in" in run.stderr
