@@ -126,5 +126,5 @@ def decide(outcome: Outcome, count: int, attempt: int, policy: RetryPolicy, rand
             return Park(PARKED_RETRY_SECONDS, reason)
         case TooLarge(reason, status):
             return Halve() if count > 1 else Shrink(reason, status)
-        case Refused(reason, status):
+        case Refused(reason, status):  # pragma: no branch - mypy proves that there is no other outcome
             return Halve() if count > 1 else Settle({0: reason}, (), status)

@@ -36,9 +36,15 @@ FOREIGN_NAMES = {
 }
 
 
+# How coverage finds the processes that a test starts.
+MEASURING = "COVERAGE_PROCESS_CONFIG"
+# For a test of what a process costs, or of one that can write no file: measuring costs something, and writes one.
+UNMEASURED = {MEASURING: ""}
+
+
 def is_foreign_setting(name: str) -> bool:
     """Whether this variable would change what the program does, so that no test may inherit it."""
-    return name.upper() in FOREIGN_NAMES or name.startswith(FOREIGN_PREFIXES)
+    return name != MEASURING and (name.upper() in FOREIGN_NAMES or name.startswith(FOREIGN_PREFIXES))
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

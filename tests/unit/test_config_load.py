@@ -23,6 +23,7 @@ from poller.config import (
     process_environment,
 )
 from poller.errors import ConfigError, Problem
+from tests.support import UNMEASURED, clean_environment
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://loki:3100"\n'
 LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
@@ -325,7 +326,7 @@ def test_loading_imports_nothing_that_is_not_needed() -> None:
         "import sys, poller.config; poller.config.load(None, {'IONOS_API_TOKEN': 'x'});"
         "print([m for m in ('difflib', 'tomllib', 'requests', 'logging') if m in sys.modules])"
     )
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environ = clean_environment(UNMEASURED)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
     assert done.stdout.strip() == "[]"
 

@@ -19,7 +19,7 @@ from poller.config import Config, FileSink
 from poller.delivery import Accepted, RetryAfter
 from poller.events import OutboxEvent
 from poller.sinks import build_sink
-from tests.support import TOP, clean_environment
+from tests.support import TOP, UNMEASURED, clean_environment
 
 MIDNIGHT = int(datetime(2026, 5, 2, tzinfo=UTC).timestamp())
 PLAIN, GZIP = "none", "gzip"
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_no_half_line_and_the_data_waits(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(path)],
         cwd=TOP,
-        env=clean_environment(),
+        env=clean_environment(UNMEASURED),
         capture_output=True,
         encoding="utf-8",
         check=False,
