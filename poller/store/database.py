@@ -329,6 +329,8 @@ def _create(path: Path, *, is_fresh_start: bool) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         _migrate(connection)
+        # Not only when it has its name: a kill in the midst of it would leave what only a writer can read.
+        connection.execute("PRAGMA journal_mode = WAL")
     with _translated_os(path):
         new.rename(path)
 

@@ -19,7 +19,7 @@ import pytest
 
 from poller.errors import StateError, StateFullError, StoppedError
 from poller.store import State
-from poller.store.database import APPLICATION_ID, SCHEMA_VERSION
+from poller.store.database import APPLICATION_ID, SCHEMA_VERSION, Database
 from poller.store.inspection import schema_of
 from poller.store.overview import overview_of
 from poller.windows import Window
@@ -515,3 +515,15 @@ def read_all(state: State) -> None:
     state.contracts.all()
     state.contracts.ranges("1")
     state.outbox.batch("out", 10, 1000)
+
+
+def test_a_new_state_that_is_killed_at_once_can_be_looked_at(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: Database) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Database, "_check", killed)
+    with pytest.raises(KeyboardInterrupt):
+        open_state(directory)
+    # Were its log of the other kind, a kill could leave what only a writer can roll back.
+    assert (directory / "fetch.db").read_bytes()[18:20] == b"\x02\x02"
+    assert overview_of(directory / "fetch.db").contracts == []
