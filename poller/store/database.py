@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from poller.errors import StateError, StateFullError, StoppedError
-from poller.store.soundness import Schema, has_usual_types, is_sound, read_schema
+from poller.store.soundness import Schema, has_known_format, has_usual_types, is_sound, read_schema
 
 APPLICATION_ID = 0x494F4E50  # "IONP"
 _LOCK_POLL_SECONDS = 0.1
@@ -154,8 +154,10 @@ class Database:
         try:
             if not path.exists():
                 _create(path, is_fresh_start=is_fresh_start)
+            with _translated_os(path):
+                is_known = has_known_format(path)
             self._connection = _connect(path)
-            self._check()
+            self._check(is_known_format=is_known)
             self._is_checked = True
             _migrate(self._connection)
         except SQLITE_ERRORS as error:
@@ -166,7 +168,7 @@ class Database:
             self._disconnect()
             raise
 
-    def _check(self) -> None:
+    def _check(self, *, is_known_format: bool) -> None:
         query = self._connection.execute
         if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise self._set_aside("is not a state of ionos-poller")
@@ -186,7 +188,7 @@ class Database:
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
         query("PRAGMA secure_delete = FAST")
-        if not is_sound(self._connection, self.path, schema_at(version)):
+        if not is_known_format or not is_sound(self._connection, self.path, schema_at(version)):
             raise self._set_aside("is damaged")
 
     @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from poller.errors import StateError
 from poller.store.database import APPLICATION_ID, SCHEMA_VERSION, SIDE_FILES, SQLITE_ERRORS, schema_at, way_out
-from poller.store.soundness import is_sound
+from poller.store.soundness import has_known_format, is_sound
 
 _DAMAGED_HINT = (
     "the next start sets it aside and says so; then run once with --since T, T at or before the last good run:"
@@ -24,12 +24,14 @@ def schema_of(path: Path) -> int:
     Raises: StateError when it is not, cannot be read, or is of a newer program.
     """
     try:
+        is_known_format = has_known_format(path)
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
             query = connection.execute
             if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise StateError(f"{path} is not a state of ionos-poller", hint=_DAMAGED_HINT)
             version = int(query("PRAGMA user_version").fetchone()[0])
-            if version <= SCHEMA_VERSION and not is_sound(connection, path, schema_at(version)):
+            is_ours = is_known_format and (version > SCHEMA_VERSION or is_sound(connection, path, schema_at(version)))
+            if not is_ours:
                 raise StateError(f"{path} is damaged", hint=_DAMAGED_HINT)
     except SQLITE_ERRORS as error:
         is_garbled = isinstance(error, UnicodeDecodeError)

@@ -518,7 +518,7 @@ def read_all(state: State) -> None:
 
 
 def test_a_new_state_that_is_killed_at_once_can_be_looked_at(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(self: Database) -> None:
+    def killed(self: Database, **_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Database, "_check", killed)
@@ -527,3 +527,21 @@ def test_a_new_state_that_is_killed_at_once_can_be_looked_at(directory: Path, mo
     # Were its log of the other kind, a kill could leave what only a writer can roll back.
     assert (directory / "fetch.db").read_bytes()[18:20] == b"\x02\x02"
     assert overview_of(directory / "fetch.db").contracts == []
+
+
+def test_what_another_process_writes_meanwhile_is_there_and_what_we_write_stays(directory: Path) -> None:
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START)
+    code = (
+        "import sys; from pathlib import Path; from poller.store import State\n"
+        "beside = State.open_beside(Path(sys.argv[1]), 'fetch'); beside.remember('theirs', 'yes'); beside.close()"
+    )
+    for _ in range(2):  # whoever closes last takes the write-ahead log away: that must not be somebody beside us
+        subprocess.run([sys.executable, "-c", code, str(directory)], cwd=TOP, env=clean_environment(), check=True)
+        assert (directory / "fetch.db-wal").exists()
+    assert state.fact("theirs") == "yes"
+    state.remember("ours", "yes")
+    state.close()
+    reopened = open_state(directory)
+    assert (reopened.fact("theirs"), reopened.fact("ours")) == ("yes", "yes")
+    reopened.close()
