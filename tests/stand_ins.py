@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.faults.__main__ import read_arguments
 from tests.support import COMMAND, TOP, wait_until
 
 ROOT = Path(os.environ.get("ROOT", "/nowhere"))
@@ -54,10 +55,12 @@ def python3(arguments: list[str]) -> int:
 
 
 def make(arguments: list[str]) -> int:
-    """The target is there; `demo` runs."""
+    """The target is there, and knows the arguments; `demo` runs."""
     match arguments:
         case [target]:
             pass
+        case ["soak" as target, given] if given.startswith("ARGS="):
+            read_arguments(shlex.split(given.removeprefix("ARGS=")))
         case _:
             return fail(f"make: not known here: {arguments}")
     plan = subprocess.run(["/usr/bin/make", "-C", TOP, "-n", target], capture_output=True, text=True, check=False)

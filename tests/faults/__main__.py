@@ -13,9 +13,10 @@ import argparse
 import contextlib
 import itertools
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.faults.plan import LIVES_A_PLAN, Plan, draw
@@ -24,7 +25,7 @@ from tests.faults.runs import JOBS, carry_out_all
 
 
 def main() -> int:
-    arguments = _arguments()
+    arguments = read_arguments(sys.argv[1:])
     print(f"seed {arguments.seed}, {arguments.jobs} plans at a time", flush=True)
     started = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -54,7 +55,7 @@ def main() -> int:
     return 0
 
 
-def _arguments() -> argparse.Namespace:
+def read_arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="stop after so long")
     parser.add_argument("--jobs", type=int, default=JOBS, help="so many plans at a time")
     parser.add_argument("--report", type=Path, default=Path("build/faults"), help="where to, without the suffix")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.kills is None:
         has_another_end = arguments.lives is not None or arguments.seconds is not None
         arguments.kills = float("inf") if has_another_end else 1000
