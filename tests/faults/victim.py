@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults.plan import Life
-from tests.support import clean_environment, wait_until
+from tests.support import UNMEASURED, clean_environment, wait_until
 
 STOPS_WITHIN_SECONDS = 12.0
 _WORK_WITHIN_SECONDS = 5.0
@@ -56,7 +56,7 @@ def start(
         return subprocess.Popen(
             [sys.executable, "-m", "tests.faults.shim", *args],
             cwd=directory,
-            env=clean_environment({**(environment or {}), **_faults(life), "FAULT_PLANT": plant}),
+            env=clean_environment({**(environment or {}), **_faults(life), "FAULT_PLANT": plant, **UNMEASURED}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=said,
