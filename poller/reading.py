@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from poller.errors import RejectedError, TransientError
 from poller.events import Event, Page
 from poller.transport import BodyTooLargeError
-from poller.windows import Window, parts_for, split
+from poller.windows import Window, parts_for, parts_of_whole_pages, split
 
 _MAX_SWEEPS = 5
 _LONG_SECONDS = 20 * 86_400  # not what is left of a month that was split
@@ -205,7 +205,8 @@ class WindowReader:
         by_weight = (
             parts_for(weight_bytes, self._limits.window_bytes) if weight_bytes > self._limits.window_bytes else 1
         )
-        return max(by_count, by_weight)
+        parts = max(by_count, by_weight)
+        return parts_of_whole_pages(first.total, parts, self._page_size) if parts > 1 else 1
 
 
 def _accounts_for(shown: Mapping[bytes, Event], total: int | None) -> bool:

@@ -65,3 +65,13 @@ def split(window: Window, parts: int) -> list[Window]:
 def parts_for(count: int, capacity: int) -> int:
     """Into how many pieces to split a window of `count` when a piece should hold `capacity`, with room for unevenness."""
     return max(2, math.ceil(count * 1.25 / max(1, capacity)))
+
+
+def parts_of_whole_pages(count: int, parts: int, page_size: int) -> int:
+    """Into how many pieces to split a window of `count`, at least `parts`, so that few of them end with an almost empty page.
+
+    That would cost a round trip like a full one. A piece is meant to fill nine tenths of its pages, as time spreads unevenly.
+    """
+    likely = page_size * 9 / 10
+    pages = max(1, int(count / parts / likely))
+    return max(parts, round(count / (pages * likely)))

@@ -446,7 +446,7 @@ LONG = Window(1000, 2000)
     [
         ([100, 100, 100], 3, 300, 1),  # as heavy as it may be
         ([100, 100, 100], 3, 299, 2),
-        ([100, 100, 100], 100, 250, 50),  # too heavy at once: what is to come is reckoned with
+        ([100, 100, 100], 100, 250, 56),  # too heavy at once: what is to come is reckoned with, two a page
         ([100, 100, 100], None, 250, 2),  # nothing to reckon with
         ([10, 10, 10, 100, 100, 100, 100], 7, 250, 2),  # later ones are heavier
         ([10, 10, 10, 90, 90, 90], 6, 300, 1),  # together they are not

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from poller.windows import MAX_SPAN_SECONDS, Window, format_time, next_window, parts_for, split, tile
+from poller.windows import (
+    MAX_SPAN_SECONDS,
+    Window,
+    format_time,
+    next_window,
+    parts_for,
+    parts_of_whole_pages,
+    split,
+    tile,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +101,23 @@ def test_a_window_is_written_in_utc_wherever_we_are(in_tokyo: None) -> None:
 def test_a_window_is_written_as_the_api_wants_its_ends() -> None:
     assert format_time(1_777_621_340) == "2026-05-01T07:42:20Z"
     assert str(Window(1_777_621_340, 1_777_621_400)) == "2026-05-01T07:42:20Z/2026-05-01T07:43:20Z"
+
+
+@pytest.mark.parametrize(
+    ("count", "parts", "page_size", "expected"),
+    [
+        (10_000, 10, 1000, 11),  # a thousand each would leave half of them a second page with a few entries
+        (10_000, 12, 1000, 12),
+        (10_000, 40, 1000, 40),  # never fewer than asked for
+        (9_000, 10, 1000, 10),  # nine tenths of a page
+        (9_500, 10, 1000, 11),
+        (140_000, 100, 1000, 156),  # 1,400 would take two pages; 900 take one
+        (180_000, 100, 1000, 100),  # two pages, filled to nine tenths
+        (190_000, 100, 1000, 106),
+        (10_000, 3, 1, 3),  # of thousands of pages one does not count
+    ],
+)
+def test_a_window_is_split_so_that_few_pages_are_almost_empty(
+    count: int, parts: int, page_size: int, expected: int
+) -> None:
+    assert parts_of_whole_pages(count, parts, page_size) == expected
