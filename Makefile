@@ -11,8 +11,9 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 CORE := poller/errors.py,poller/events.py,poller/windows.py,poller/delivery.py,poller/reading.py,poller/mapping/*
-# `make test WORKERS=2`: side by side, on a machine with processors to spare. A file stays together, as does what its tests share.
-WORKERS ?= 0
+# Tests wait more than they work, so that more of them than there are processors run side by side. A file stays together, as does
+# what its tests share. `make test WORKERS=0`: one after the other.
+WORKERS ?= 4
 SIDE_BY_SIDE := --numprocesses=$(WORKERS) --dist=loadfile
 
 define CHECK_PYTHON

@@ -1,6 +1,7 @@
 """`make bench`: one table of ratios against a bare loop, both measured in this run; absolute figures beside them.
 
     python -m tests.benchmarks [--quick] [--only NAME] [--save FILE]
+    python -m tests.benchmarks --show FILE.json
     python -m tests.benchmarks --compare OLD.json NEW.json
 
 Results are saved as JSON beside the version of the code, so that a change can be compared.
@@ -34,10 +35,14 @@ def main() -> None:
         "--only", default="", help=f"rows of the groups whose name contains this: {', '.join(BENCHMARKS)}"
     )
     parser.add_argument("--save", type=Path, help="where to keep the results")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="the table of kept results")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"))
     arguments = parser.parse_args()
     if arguments.compare:
         compare(*arguments.compare)
+        return
+    if arguments.show:
+        print("\n".join(table_of(arguments.show)))
         return
     rows = []
     print(HEADING)
@@ -51,6 +56,11 @@ def main() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
     print(f"\nsaved as {path}")
+
+
+def table_of(kept: Path) -> list[str]:
+    """The lines of the table of kept results."""
+    return [*HEADING.splitlines(), *(line(Row(**row)) for row in json.loads(kept.read_text()))]
 
 
 def line(row: Row) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from poller import __version__
 from tests.benchmarks.measure import cost_of_idling
 from tests.support import TOP, clean_environment
 
@@ -27,6 +28,11 @@ def test_a_row_is_measured_shown_and_kept(tmp_path: Path) -> None:
     heading, _, row = table.splitlines()[:3]
     assert heading.count("|") == row.count("|")
     assert f"| {first['name']} | {first['ratio']:.2f} |" in row
+
+
+def test_the_table_of_the_documentation_is_that_of_the_kept_results() -> None:
+    kept = TOP / "tests" / "benchmarks" / "results" / f"{__version__}.json"
+    assert bench("--show", str(kept)) in (TOP / "docs" / "performance.md").read_text()
 
 
 def test_two_results_are_compared_row_by_row(tmp_path: Path) -> None:
