@@ -11,8 +11,8 @@ from pathlib import Path
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import format_size
 from poller.errors import EXIT_STATE, StateError
-from poller.store.database import SCHEMA_VERSION
 from poller.store.inspection import holder_of, schema_of, set_aside_in
+from poller.store.schema import SCHEMA_VERSION
 
 MIB = 1 << 20
 WARN_FREE_BYTES = 200 * MIB

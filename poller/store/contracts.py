@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from poller.events import Event
 from poller.store import ledger, outbox
-from poller.store.database import SEALED_CONTRACT, SEALED_RANGE, DamagedRowError, Database
+from poller.store.database import DamagedRowError, Database
+from poller.store.schema import SEALED_CONTRACT, SEALED_RANGE
 from poller.windows import Window
 
 

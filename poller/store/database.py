@@ -1,6 +1,6 @@
-"""The SQLite file itself: its lock, its schema, its transactions, and what to do when it cannot be used.
+"""The SQLite file itself: its lock, its transactions, and what to do when it cannot be used.
 
-The only module that opens a connection. A file that is not ours, is damaged or is newer than this program is never written
+The only module that opens one for writing. A file that is not ours, is damaged or is newer than this program is never written
 to: the first two are set aside under another name, and nothing starts anew in their place until a person says from when.
 """
 
@@ -11,16 +11,14 @@ import os
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from poller.errors import StateError, StateFullError, StoppedError
-from poller.store.soundness import Schema, has_known_format, has_usual_types, is_sound, read_schema
+from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at, with_functions
+from poller.store.soundness import has_known_format, has_usual_types, is_sound
 
-APPLICATION_ID = 0x494F4E50  # "IONP"
 _LOCK_POLL_SECONDS = 0.1
 _PAGE_BYTES = 4096
 # Less than that will be used again soon: moving pages costs more than it gives.
@@ -29,70 +27,6 @@ _VACUUM_BYTES = 32 * 1024 * 1024
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
 SIDE_FILES = ("-wal", "-shm", "-journal")
-
-# What a flipped bit in a row must not change unnoticed: SQLite itself looks at a page's structure, not at its content.
-SEALED_CONTRACT = "contract || ' ' || account || ' ' || origin || ' ' || watermark"
-SEALED_RANGE = "contract || ' ' || start || ' ' || end || ' ' || purpose"
-SEALED_SINK = "name || ' ' || segment || ' ' || position || ' ' || ledger_id || ' ' || coalesce(mark, '')"
-
-# One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
-MIGRATIONS = (
-    f"""
-    CREATE TABLE contracts (
-        contract TEXT PRIMARY KEY, account TEXT NOT NULL,
-        origin INTEGER NOT NULL,     -- the earliest second ever asked for
-        watermark INTEGER NOT NULL,  -- complete up to this second
-        fetched INTEGER NOT NULL DEFAULT 0, new INTEGER NOT NULL DEFAULT 0, seen INTEGER NOT NULL DEFAULT 0,
-        filtered INTEGER NOT NULL DEFAULT 0, late INTEGER NOT NULL DEFAULT 0, repaired INTEGER NOT NULL DEFAULT 0,
-        succeeded_at INTEGER, failed_at INTEGER, failure TEXT NOT NULL DEFAULT '',
-        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_CONTRACT})) STORED
-    ) WITHOUT ROWID;
-    CREATE TABLE ranges (
-        id INTEGER PRIMARY KEY, contract TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
-        purpose TEXT NOT NULL,
-        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_RANGE})) STORED
-    );
-    CREATE TABLE filtered (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE ledger (
-        id INTEGER PRIMARY KEY, contract TEXT NOT NULL, hour INTEGER NOT NULL, is_timed INTEGER NOT NULL,
-        first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, updated_at INTEGER NOT NULL, identities BLOB NOT NULL,
-        forgotten INTEGER NOT NULL DEFAULT 0  -- how many identities were in it before they were pruned
-    );
-    CREATE INDEX ledger_hours ON ledger (contract, hour);
-    CREATE INDEX ledger_age ON ledger (updated_at) WHERE forgotten = 0;
-    CREATE INDEX ledger_untimed ON ledger (contract) WHERE is_timed = 0;
-    CREATE TABLE segments (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, contract TEXT NOT NULL,
-        sink TEXT,                   -- only for this sink; NULL: for all
-        collected_at INTEGER NOT NULL, events INTEGER NOT NULL, bytes INTEGER NOT NULL, first_us INTEGER NOT NULL,
-        checksum INTEGER NOT NULL, directory BLOB NOT NULL, lines BLOB NOT NULL
-    );
-    CREATE INDEX segments_sink ON segments (sink) WHERE sink IS NOT NULL;
-    CREATE TABLE outbox_size (events INTEGER NOT NULL, bytes INTEGER NOT NULL);
-    INSERT INTO outbox_size VALUES (0, 0);
-    CREATE TABLE sinks (
-        name TEXT PRIMARY KEY, type TEXT NOT NULL,
-        segment INTEGER NOT NULL,    -- the last segment it is done with
-        position INTEGER NOT NULL,   -- and how many events of the next one
-        assigned INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0, retry_at REAL, postponed_at REAL, parked_at REAL,
-        failure TEXT NOT NULL DEFAULT '',
-        succeeded_at REAL,
-        mark INTEGER,                -- bytes of its own output that belong to what is delivered
-        ledger_id INTEGER NOT NULL,  -- rows of the ledger up to here were collected before it was known
-        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_SINK})) STORED
-    ) WITHOUT ROWID;
-    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE dead_letters (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL, contract TEXT NOT NULL, time_us INTEGER NOT NULL,
-        collected_at INTEGER NOT NULL, identity BLOB NOT NULL, ordinal INTEGER NOT NULL, line BLOB NOT NULL,
-        status INTEGER, reason TEXT NOT NULL, died_at REAL NOT NULL
-    );
-    CREATE INDEX dead_letters_sink ON dead_letters (sink);
-    """,
-)
-SCHEMA_VERSION = len(MIGRATIONS)
-
 
 _OR_WAIT = "; `fetch --wait` waits for its turn"
 
@@ -159,7 +93,7 @@ class Database:
             self._connection = _connect(path)
             self._check(is_known_format=is_known)
             self._is_checked = True
-            _migrate(self._connection)
+            migrate(self._connection)
         except SQLITE_ERRORS as error:
             failure = self._translate(error)
             self._disconnect()
@@ -284,7 +218,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     with translated_reading(path):
         address = f"{path.absolute().as_uri()}?mode=ro"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
-        _with_functions(connection)
+        with_functions(connection)
         with ExitStack() as on_failure:
             on_failure.callback(connection.close)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -299,19 +233,9 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return _with_functions(
+    return with_functions(
         sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False, cached_statements=64)
     )
-
-
-def _with_functions(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """The connection with what the schema computes seals with."""
-    connection.create_function("crc32", 1, _crc32, deterministic=True)
-    return connection
-
-
-def _crc32(text: object) -> int:
-    return zlib.crc32(str(text).encode("utf-8", "surrogatepass"))
 
 
 def _create(path: Path, *, is_fresh_start: bool) -> None:
@@ -330,25 +254,11 @@ def _create(path: Path, *, is_fresh_start: bool) -> None:
     with closing(_connect(new)) as connection:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        _migrate(connection)
+        migrate(connection)
         # Not only when it has its name: a kill in the midst of it would leave what only a writer can read.
         connection.execute("PRAGMA journal_mode = WAL")
     with _translated_os(path):
         new.rename(path)
-
-
-@cache
-def schema_at(version: int) -> Schema:
-    """The schema as the first so many migrations make it."""
-    with closing(_with_functions(sqlite3.connect(":memory:"))) as connection:
-        _migrate(connection, version)
-        return read_schema(connection)
-
-
-def _migrate(connection: sqlite3.Connection, until: int = SCHEMA_VERSION) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    for number in range(version, until):
-        connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
 
 
 def way_out(aside: Path) -> str:

@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from poller.errors import StateError
-from poller.store.database import APPLICATION_ID, SCHEMA_VERSION, SIDE_FILES, SQLITE_ERRORS, schema_at, way_out
+from poller.store.database import SIDE_FILES, SQLITE_ERRORS, way_out
+from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, schema_at
 from poller.store.soundness import has_known_format, is_sound
 
 _DAMAGED_HINT = (

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from poller.errors import StateError
 from poller.events import Event, OutboxEvent
 from poller.store import segments
-from poller.store.database import SEALED_SINK, DamagedRowError, Database
+from poller.store.database import DamagedRowError, Database
+from poller.store.schema import SEALED_SINK
 from poller.store.segments import Segment, Stored
 
 

@@ -19,9 +19,10 @@ import pytest
 
 from poller.errors import StateError, StateFullError, StoppedError
 from poller.store import State
-from poller.store.database import APPLICATION_ID, SCHEMA_VERSION, Database
+from poller.store.database import Database
 from poller.store.inspection import schema_of
 from poller.store.overview import overview_of
+from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION
 from poller.windows import Window
 from tests.states import HOUR, START, commit, event, events, open_state
 from tests.support import TOP, clean_environment

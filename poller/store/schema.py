@@ -1,0 +1,100 @@
+"""What is on disk: the tables, version by version, and what they compute of their rows."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from contextlib import closing
+from functools import cache
+
+from poller.store.soundness import Schema, read_schema
+
+APPLICATION_ID = 0x494F4E50  # "IONP"
+
+# What a flipped bit in a row must not change unnoticed: SQLite itself looks at a page's structure, not at its content.
+SEALED_CONTRACT = "contract || ' ' || account || ' ' || origin || ' ' || watermark"
+SEALED_RANGE = "contract || ' ' || start || ' ' || end || ' ' || purpose"
+SEALED_SINK = "name || ' ' || segment || ' ' || position || ' ' || ledger_id || ' ' || coalesce(mark, '')"
+
+# One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
+MIGRATIONS = (
+    f"""
+    CREATE TABLE contracts (
+        contract TEXT PRIMARY KEY, account TEXT NOT NULL,
+        origin INTEGER NOT NULL,     -- the earliest second ever asked for
+        watermark INTEGER NOT NULL,  -- complete up to this second
+        fetched INTEGER NOT NULL DEFAULT 0, new INTEGER NOT NULL DEFAULT 0, seen INTEGER NOT NULL DEFAULT 0,
+        filtered INTEGER NOT NULL DEFAULT 0, late INTEGER NOT NULL DEFAULT 0, repaired INTEGER NOT NULL DEFAULT 0,
+        succeeded_at INTEGER, failed_at INTEGER, failure TEXT NOT NULL DEFAULT '',
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_CONTRACT})) STORED
+    ) WITHOUT ROWID;
+    CREATE TABLE ranges (
+        id INTEGER PRIMARY KEY, contract TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
+        purpose TEXT NOT NULL,
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_RANGE})) STORED
+    );
+    CREATE TABLE filtered (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY, contract TEXT NOT NULL, hour INTEGER NOT NULL, is_timed INTEGER NOT NULL,
+        first_us INTEGER NOT NULL, last_us INTEGER NOT NULL, updated_at INTEGER NOT NULL, identities BLOB NOT NULL,
+        forgotten INTEGER NOT NULL DEFAULT 0  -- how many identities were in it before they were pruned
+    );
+    CREATE INDEX ledger_hours ON ledger (contract, hour);
+    CREATE INDEX ledger_age ON ledger (updated_at) WHERE forgotten = 0;
+    CREATE INDEX ledger_untimed ON ledger (contract) WHERE is_timed = 0;
+    CREATE TABLE segments (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, contract TEXT NOT NULL,
+        sink TEXT,                   -- only for this sink; NULL: for all
+        collected_at INTEGER NOT NULL, events INTEGER NOT NULL, bytes INTEGER NOT NULL, first_us INTEGER NOT NULL,
+        checksum INTEGER NOT NULL, directory BLOB NOT NULL, lines BLOB NOT NULL
+    );
+    CREATE INDEX segments_sink ON segments (sink) WHERE sink IS NOT NULL;
+    CREATE TABLE outbox_size (events INTEGER NOT NULL, bytes INTEGER NOT NULL);
+    INSERT INTO outbox_size VALUES (0, 0);
+    CREATE TABLE sinks (
+        name TEXT PRIMARY KEY, type TEXT NOT NULL,
+        segment INTEGER NOT NULL,    -- the last segment it is done with
+        position INTEGER NOT NULL,   -- and how many events of the next one
+        assigned INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0, retry_at REAL, postponed_at REAL, parked_at REAL,
+        failure TEXT NOT NULL DEFAULT '',
+        succeeded_at REAL,
+        mark INTEGER,                -- bytes of its own output that belong to what is delivered
+        ledger_id INTEGER NOT NULL,  -- rows of the ledger up to here were collected before it was known
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_SINK})) STORED
+    ) WITHOUT ROWID;
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE dead_letters (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL, contract TEXT NOT NULL, time_us INTEGER NOT NULL,
+        collected_at INTEGER NOT NULL, identity BLOB NOT NULL, ordinal INTEGER NOT NULL, line BLOB NOT NULL,
+        status INTEGER, reason TEXT NOT NULL, died_at REAL NOT NULL
+    );
+    CREATE INDEX dead_letters_sink ON dead_letters (sink);
+    """,
+)
+SCHEMA_VERSION = len(MIGRATIONS)
+
+
+def with_functions(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """The connection with what the schema computes seals with."""
+    connection.create_function("crc32", 1, _crc32, deterministic=True)
+    return connection
+
+
+def _crc32(text: object) -> int:
+    return zlib.crc32(str(text).encode("utf-8", "surrogatepass"))
+
+
+@cache
+def schema_at(version: int) -> Schema:
+    """The schema as the first so many migrations make it."""
+    with closing(with_functions(sqlite3.connect(":memory:"))) as connection:
+        migrate(connection, version)
+        return read_schema(connection)
+
+
+def migrate(connection: sqlite3.Connection, until: int = SCHEMA_VERSION) -> None:
+    """Bring a file from the version it has up to `until`.  Commits: each step."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    for number in range(version, until):
+        connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
