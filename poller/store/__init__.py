@@ -59,7 +59,7 @@ class State:
             raise
         try:
             state.outbox.recount()
-        except BaseException:
+        except BaseException:  # the same, once it is open
             state.close()
             raise
         return state
