@@ -111,7 +111,7 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:  # the end of what is typed
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         with suppress(OSError):

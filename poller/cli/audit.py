@@ -9,9 +9,10 @@ from collections.abc import Collection, Sequence
 import click
 import msgspec
 
-from poller.cli.compose import activity_logs, preparation, stop_on_signals
+from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings, use_of
+from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StoppedError
 from poller.pipeline.audit import Difference
@@ -57,15 +58,18 @@ def command(
     if start >= time.time():
         raise ConfigError([Problem("--from", "lies in the future", "nothing has happened there yet")])
     config = settings.load()
-    stop = threading.Event()
-    stop_on_signals(stop)
-    use = use_of(use, config.state_dir)
-    state = State.open_beside(config.state_dir, use)
-    try:
-        return _Audit(config, state, stop, use, as_json=as_json).run(Window(start, end), contracts, repair=repair)
-    finally:
-        stop.set()
-        state.close()
+    use_name = use_of(use, config.state_dir)
+
+    def work(stop: threading.Event) -> int:
+        state = State.open_beside(config.state_dir, use_name)
+        try:
+            audit = _Audit(config, state, stop, use_name, as_json=as_json)
+            return audit.run(Window(start, end), contracts, repair=repair)
+        finally:
+            stop.set()
+            state.close()
+
+    return until_stopped(work)
 
 
 class _Audit:

@@ -16,10 +16,11 @@ import msgspec
 
 from poller.api import ActivityLog
 from poller.cli import suggestions
-from poller.cli.compose import activity_logs, preparation, stop_on_signals
+from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
+from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.events import Event
@@ -122,20 +123,23 @@ def command(
     _check_sinks(config, sinks)
     order = _Order(start, end, tuple(sorted(set(contracts))), _absolute(output), tuple(sorted(set(sinks))), again)
     window = _window(start, end)
-    stop = threading.Event()
-    stop_on_signals(stop)
-    accounts = activity_logs(config, stop)
-    if restart:
-        _discard(config, order)
-    state = State.open(config.state_dir, order.use)
+
+    def work(stop: threading.Event) -> int:
+        accounts = activity_logs(config, stop)
+        if restart:
+            _discard(config, order)
+        state = State.open(config.state_dir, order.use)
+        try:
+            return _Backfill(config, order, state, accounts, stop, jobs=jobs, too_old=too_old).run(window)
+        finally:
+            stop.set()
+            state.close()
+
     try:
-        return _Backfill(config, order, state, accounts, stop, jobs=jobs, too_old=too_old).run(window)
+        return until_stopped(work)
     except StoppedError:
         note(_GO_ON)
         raise
-    finally:
-        stop.set()
-        state.close()
 
 
 class _Backfill:

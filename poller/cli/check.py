@@ -17,9 +17,10 @@ from poller.checks.fluent_bit import check_fluent_bit
 from poller.checks.sinks import check_sink, is_local
 from poller.checks.state import check_state
 from poller.checks.system import check_credentials, check_listen, check_unit
-from poller.cli.compose import activity_logs, stop_on_signals
+from poller.cli.compose import activity_logs
 from poller.cli.messages import printable
 from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.cli.stopping import until_stopped
 from poller.config import AnySink, Config, process_environment
 from poller.errors import EXIT_CONFIG, ConfigError
 from poller.store.inspection import holder_of
@@ -55,13 +56,12 @@ def command(settings: Settings, offline: bool, no_send: bool, fluent_bit: Path |
       ionos-poller check --offline --json
       ionos-poller check --fluent-bit /etc/fluent-bit/fluent-bit.conf
     """
-    stop = threading.Event()
-    stop_on_signals(stop)
-    findings = run_checks(settings, stop, is_offline=offline, is_sending=not no_send, fluent_bit=fluent_bit)
-    try:
+
+    def work(stop: threading.Event) -> int:
+        findings = run_checks(settings, stop, is_offline=offline, is_sending=not no_send, fluent_bit=fluent_bit)
         return show_as_json(findings) if as_json else show(findings)
-    finally:
-        stop.set()
+
+    return until_stopped(work)
 
 
 def show(findings: Iterable[Finding]) -> int:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from poller.api import ActivityLog, token_expiry
 from poller.config import Account, Config
-from poller.errors import ConfigError, StoppedError
+from poller.errors import ConfigError
 from poller.events import Event
 from poller.pipeline.collect import Prepared
 from poller.sinks import build_redact
@@ -23,10 +21,6 @@ from poller.transport import RateLimit, Transport
 if TYPE_CHECKING:
     from poller.mapping.filter import Filter
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_M_TRIM_THRESHOLD = -1
-_M_ARENA_MAX = -8
-
 
 def activity_logs(
     config: Config,
@@ -34,7 +28,6 @@ def activity_logs(
     observe: Callable[[str, float], None] = lambda code, seconds: None,
 ) -> dict[str, ActivityLog]:
     """A client per account, all under one rate limit.  Raises: ConfigError when one has no credentials."""
-    _return_memory_promptly()
     rate_limit = RateLimit(config.api.requests_per_second)
     clients = {}
     for account in config.accounts:
@@ -98,25 +91,6 @@ def preparation(config: Config) -> Callable[[str, Sequence[Event]], Prepared]:
     return prepare if rules or redact else lambda contract, events: Prepared(events)
 
 
-def _return_memory_promptly() -> None:
-    """Have glibc take blocks of 1 MiB and more from the kernel, and give back what is free beyond 4 MiB.
-
-    By itself it raises the first limit to the largest block it ever freed; pages and windows of megabytes then come from the
-    arenas of threads and leave them in pieces. Measured with entries of 100 KB: 400 MB resident instead of 70. Fixing the one
-    fixes the other at 128 KiB, though, and then every page of memory is asked for again and again.
-
-    And have all threads share one arena: with the interpreter's lock they do not get in each other's way, while each arena keeps
-    what its thread once needed. Measured with a backfill of `--jobs 8`: 99 MB resident instead of 60 with one, and no faster.
-    """
-    import ctypes
-
-    with suppress(OSError, AttributeError):  # another libc: it has its own ways
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
-        libc.mallopt(_M_TRIM_THRESHOLD, 4 * 1024 * 1024)
-        libc.mallopt(_M_ARENA_MAX, 1)
-
-
 def authorization(account: Account) -> str:
     """The value of the `Authorization` header, read anew from its source.  Raises: ConfigError."""
     credentials = account.credentials()
@@ -125,18 +99,6 @@ def authorization(account: Account) -> str:
     password = credentials.password.reveal() if credentials.password else ""
     pair = f"{credentials.username}:{password}".encode()
     return f"Basic {base64.b64encode(pair).decode()}"
-
-
-def stop_on_signals(stop: threading.Event) -> None:
-    """Have SIGTERM and SIGINT set `stop` and end what the main thread does with a StoppedError."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if not stop.is_set():
-            stop.set()
-            raise StoppedError(f"stopped by {signal.Signals(number).name}")
-
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
 
 
 def token_expiries(config: Config) -> dict[str, float]:

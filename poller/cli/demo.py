@@ -12,6 +12,7 @@ import click
 
 from poller.cli.compose import activity_logs
 from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.cli.stopping import until_stopped
 from poller.config import Config, load
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK
 from poller.pipeline.collect import Collector
@@ -30,6 +31,7 @@ class _Setting(NamedTuple):
     simulator: Simulator
     config: Config
     state: State
+    stop: threading.Event
 
 
 class _Polled(NamedTuple):
@@ -50,13 +52,18 @@ def command(settings: Settings) -> int:
       ionos-poller demo
     """
     settings.setup_logging(default_level="error")
+    return until_stopped(_demonstrate)
+
+
+def _demonstrate(stop: threading.Event) -> int:
     simulated = SimulatorSettings(events=_EVENTS, span_seconds=7200, faults=_FAILURES, keep_lines=True)
     with Simulator(simulated) as simulator, TemporaryDirectory(prefix="ionos-poller-demo-") as directory:
         config = load(_write_config(Path(directory), simulator), {"IONOS_API_TOKEN": simulator.token})
         state = State.open(config.state_dir, "demo")
         try:
-            return _show(_Setting(simulator, config, state))
+            return _show(_Setting(simulator, config, state, stop))
         finally:
+            stop.set()
             state.close()
 
 
@@ -103,7 +110,7 @@ def _show(setting: _Setting) -> int:
     simulator.add_entries(simulator.contracts[0], count=1, visible_in_seconds=_LATE_SECONDS)
     none_yet = _poll(setting)
     step(f"An entry happens that the API shows only {_LATE_SECONDS:.0f} s later. Poll: {none_yet.delivered} new")
-    time.sleep(_LATE_SECONDS + 0.2)
+    setting.stop.wait(_LATE_SECONDS + 0.2)
     late = _poll(setting)
     step(f"Poll again, some minutes overlapping with the last: {late.delivered} new, found late, none repeated")
     books = simulator.books("logging")
@@ -125,8 +132,7 @@ def _show(setting: _Setting) -> int:
 
 def _poll(setting: _Setting, since: int | None = None) -> _Polled:
     """One poll as `fetch` does it, but into the sink of the configuration."""
-    stop = threading.Event()
-    config = setting.config
+    config, stop = setting.config, setting.stop
     sink = build_sink(config.sinks[0], config, stop)
     transfer = Transfer([Deliverer(setting.state.outbox, sink)], stop)
     accounts = activity_logs(config, stop)

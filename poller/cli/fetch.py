@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poller.cli.compose import activity_logs, preparation, stop_on_signals
+from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code
 from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings
+from poller.cli.stopping import until_stopped
 from poller.config import ActionSink, Config, MoesifSink
 from poller.errors import ConfigError, OutputError, PollerError, Problem
 from poller.events import OutboxEvent
@@ -91,33 +92,44 @@ def command(
       ionos-poller fetch --explain-filter --since 24h
     """
     config = settings.load()
-    stop = threading.Event()
-    stop_on_signals(stop)
     if since is not None and since > time.time():
         raise ConfigError([Problem("--since", "lies in the future", "give a time in the past, or an age such as 36h")])
     output = getattr(sys.stdout, "buffer", None)
     if output is None:
         raise OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")
-    accounts = activity_logs(config, stop)
     if explain_filter:
         from poller.cli.explain import explain
 
-        return explain(
-            config, accounts, Window(since or int(time.time()) - _SAMPLE_SECONDS, int(time.time())), contracts
-        )
+        window = Window(since or int(time.time()) - _SAMPLE_SECONDS, int(time.time()))
+        return until_stopped(lambda stop: explain(config, activity_logs(config, stop), window, contracts))
+    actions = build_actions(_action_table(config)) if line_format == "moesif-action" else None
+    sink = StdoutSink(output, render=_renderer(actions, time_key, max_line_bytes))
+    return until_stopped(lambda stop: _fetch(config, stop, sink, since, contracts, adopt_state, is_waiting=wait))
+
+
+def _fetch(
+    config: Config,
+    stop: threading.Event,
+    sink: StdoutSink,
+    since: int | None,
+    only: Sequence[str],
+    adopt_state: Path | None,
+    *,
+    is_waiting: bool,
+) -> int:
+    """Collect and print until there is nothing new.  Returns: the exit code."""
+    accounts = activity_logs(config, stop)
     prepare = preparation(config)
-    state = State.open(config.state_dir, "fetch", wait=wait, stop=stop, is_fresh_start=since is not None)
+    state = State.open(config.state_dir, "fetch", wait=is_waiting, stop=stop, is_fresh_start=since is not None)
     try:
         if adopt_state is not None and since is None:
             since = _adopted(adopt_state, state)
-        actions = build_actions(_action_table(config)) if line_format == "moesif-action" else None
-        sink = StdoutSink(output, render=_renderer(actions, time_key, max_line_bytes))
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
         collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)
         failures: list[PollerError] = []
 
         def discover() -> list[str]:
-            found, failed = collector.discover(since=since, only=contracts)
+            found, failed = collector.discover(since=since, only=only)
             failures.extend(failed)
             return found
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +20,10 @@ import click
 from poller.checks.sinks import PIPELINE_TAG
 from poller.cli import suggestions
 from poller.cli.check import run_checks, show
-from poller.cli.compose import authorization, stop_on_signals
+from poller.cli.compose import authorization
 from poller.cli.messages import note, printable
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
+from poller.cli.stopping import until_stopped
 from poller.config import Config, LoggingServiceSink, SecretSource, find_config, load, process_environment
 from poller.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
 from poller.files import NewFile
@@ -129,40 +131,36 @@ def command(
       ionos-poller setup --region de-txl --pipeline audit --dry-run
     """
     settings.setup_logging()
-    stop = threading.Event()
-    stop_on_signals(stop)
-    try:
-        url = api_url or region_url(region or _ask("--region", "Region", "de-txl", REGIONS))
-        wish = _Wish(
-            pipeline or _ask("--pipeline", "Name of the pipeline", "activity-log"),
-            tag or (_ask("--tag", "Tag", "activityLog") if _is_terminal() else "activityLog"),
-            sink,
-            int(retention_days),
-            rotate_key,
-        )
-        _check_wish(wish)
-        config_path = find_config(settings.config, process_environment()) or _DEFAULT_FILE
-        config = _load(config_path, settings)
-        pipelines = _connect(url, config, account)
-        plan = _plan(wish, config, config_path, pipelines.find(wish.pipeline), is_asking=_is_terminal() and not yes)
-        steps = list(plan.steps(wish))
-        for step in steps:
-            click.echo(printable(f"{'would ' if dry_run else ''}{step}"))
-        if dry_run:
-            click.echo("nothing was changed" if steps else "nothing to do")
-            return EXIT_OK
-        if steps:
-            _confirm(yes)
-        _carry_out(plan, wish, pipelines, stop, timeout)
-        note("all done; checking it:" if steps else "nothing to do; checking it:")
-        where = f" --config {config_path}" if settings.config else ""
-        settings.config = str(config_path)
-        code = show(run_checks(settings, stop))
-        if code == EXIT_OK:
-            note(f"ready: `ionos-poller{where} run` begins to collect and deliver")
-        return code
-    finally:
-        stop.set()
+    url = api_url or region_url(region or _ask("--region", "Region", "de-txl", REGIONS))
+    wish = _Wish(
+        pipeline or _ask("--pipeline", "Name of the pipeline", "activity-log"),
+        tag or (_ask("--tag", "Tag", "activityLog") if _is_terminal() else "activityLog"),
+        sink,
+        int(retention_days),
+        rotate_key,
+    )
+    _check_wish(wish)
+    config_path = find_config(settings.config, process_environment()) or _DEFAULT_FILE
+    config = _load(config_path, settings)
+    pipelines = _connect(url, config, account)
+    found = until_stopped(lambda _: pipelines.find(wish.pipeline))
+    plan = _plan(wish, config, config_path, found, is_asking=_is_terminal() and not yes)
+    steps = list(plan.steps(wish))
+    for step in steps:
+        click.echo(printable(f"{'would ' if dry_run else ''}{step}"))
+    if dry_run:
+        click.echo("nothing was changed" if steps else "nothing to do")
+        return EXIT_OK
+    if steps:
+        _confirm(yes)
+    _carry_out(plan, wish, pipelines, timeout)
+    note("all done; checking it:" if steps else "nothing to do; checking it:")
+    where = f" --config {config_path}" if settings.config else ""
+    settings.config = str(config_path)
+    code = until_stopped(lambda stop: show(run_checks(settings, stop)))
+    if code == EXIT_OK:
+        note(f"ready: `ionos-poller{where} run` begins to collect and deliver")
+    return code
 
 
 # What is wanted
@@ -279,7 +277,7 @@ def _missing_hash_key(source: SecretSource | None) -> Path | None:
 # Doing it
 
 
-def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, stop: threading.Event, timeout_seconds: float) -> None:
+def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, timeout_seconds: float) -> None:
     """Do what is to be done. Whatever stops it, running it again goes on from there."""
     found = plan.found
     with ExitStack() as stack:
@@ -298,7 +296,8 @@ def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, stop: threading.E
             key_file.commit()
             note(f"stored the key in {plan.key_path}")
     if not found.is_ready:
-        found = _await_ready(pipelines, found, stop, timeout_seconds)
+        with _progress(f"waiting for the pipeline {found.name}, which takes some minutes"):
+            found = until_stopped(partial(_await_ready, pipelines, found, timeout_seconds))
     if plan.sink is None:
         _write_config(plan, wish, found)
     if plan.hash_key_path is not None:
@@ -320,29 +319,28 @@ def _without_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _await_ready(pipelines: Pipelines, found: Pipeline, stop: threading.Event, timeout_seconds: float) -> Pipeline:
+def _await_ready(pipelines: Pipelines, found: Pipeline, timeout_seconds: float, stop: threading.Event) -> Pipeline:
     """Wait until it takes events.  Raises: TransientError when that takes too long, RejectedError when it never will."""
     deadline = time.monotonic() + timeout_seconds
     wait = _FIRST_LOOK_SECONDS
     failure = ""
-    with _progress(f"waiting for the pipeline {found.name}, which takes some minutes"):
-        while True:
-            if found.is_ready:
-                return found
-            if found.is_broken:
-                hint = "look at it in the DCD, or make another one with another --pipeline"
-                raise RejectedError(f"the pipeline {found.name} is {found.state.lower()}", hint=hint)
-            if time.monotonic() >= deadline:
-                what = failure or f"is still {found.state.lower()}"
-                hint = "run setup again: it goes on from here"
-                raise TransientError(f"the pipeline {found.name} is not ready: {what}", hint=hint)
-            if stop.wait(wait):
-                raise StoppedError("asked to stop")
-            wait = min(wait * 1.5, _LAST_LOOK_SECONDS)
-            try:
-                found = pipelines.get(found.id)
-            except TransientError as error:  # the pipeline is being made all the same
-                failure = error.message
+    while True:
+        if found.is_ready:
+            return found
+        if found.is_broken:
+            hint = "look at it in the DCD, or make another one with another --pipeline"
+            raise RejectedError(f"the pipeline {found.name} is {found.state.lower()}", hint=hint)
+        if time.monotonic() >= deadline:
+            what = failure or f"is still {found.state.lower()}"
+            hint = "run setup again: it goes on from here"
+            raise TransientError(f"the pipeline {found.name} is not ready: {what}", hint=hint)
+        if stop.wait(wait):
+            raise StoppedError("asked to stop")
+        wait = min(wait * 1.5, _LAST_LOOK_SECONDS)
+        try:
+            found = pipelines.get(found.id)
+        except TransientError as error:  # the pipeline is being made all the same
+            failure = error.message
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from poller.cli.compose import stop_on_signals
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
-from poller.errors import EXIT_OK, ConfigError, Problem, StoppedError
+from poller.cli.stopping import until_stopped
+from poller.errors import EXIT_OK, ConfigError, Problem
 from poller.files import NewFile
-from poller.simulator import Simulator, SimulatorSettings, serve
+from poller.simulator import Simulator, SimulatorSettings
 
 _CONFIG = """\
 # The simulator of `ionos-poller simulate` as the API, and where its entries go: to its Logging Service, and into a file.
@@ -91,16 +91,6 @@ def command(
     """
     if write_config is not None and write_config.exists():
         raise ConfigError([Problem("--write-config", f"{write_config} is there already", "name another file")])
-
-    def announce(simulator: Simulator) -> None:
-        if write_config is not None:
-            _write(write_config, simulator)
-        click.echo(
-            f"{simulator.url}  token: {simulator.token}  contracts: {', '.join(map(str, simulator.contracts[:5]))}"
-        )
-        sys.stdout.flush()
-
-    stop_on_signals(threading.Event())
     wanted = SimulatorSettings(
         contracts=contracts,
         events=events,
@@ -110,15 +100,23 @@ def command(
         port=port,
         faults=faults,
     )
+
+    def work(stop: threading.Event) -> int:
+        with Simulator(wanted) as simulator:
+            if write_config is not None:
+                _write(write_config, simulator)
+            contracts = ", ".join(map(str, simulator.contracts[:5]))
+            click.echo(f"{simulator.url}  token: {simulator.token}  contracts: {contracts}")
+            sys.stdout.flush()
+            stop.wait()
+        return EXIT_OK
+
     try:
-        serve(wanted, announce)
-    except StoppedError:
-        pass
+        return until_stopped(work)
     except OSError as error:
         raise ConfigError(
             [Problem("--port", f"{port}: {error.strerror}", "choose another --port, or 0 for any")]
         ) from error
-    return EXIT_OK
 
 
 def _write(path: Path, simulator: Simulator) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import click
 import msgspec
 
 from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, StateError
 from poller.store import State
@@ -57,15 +59,17 @@ def command(settings: Settings, as_json: bool, watch: bool, is_whole: bool) -> i
     config = settings.load(check_files=False)
     if not watch:
         return _show(config, as_json=as_json, is_whole=is_whole)
-    try:
+
+    def work(stop: threading.Event) -> int:
         if sys.stdout.isatty() and not as_json:
-            _watch_in_place(config, is_whole=is_whole)
-        while True:
+            _watch_in_place(config, stop, is_whole=is_whole)
+        while not stop.is_set():
             _show(config, as_json=as_json, is_whole=is_whole)
             sys.stdout.flush()
-            time.sleep(_WATCH_SECONDS)
-    except KeyboardInterrupt:
+            stop.wait(_WATCH_SECONDS)
         return EXIT_OK
+
+    return until_stopped(work)
 
 
 def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
@@ -83,7 +87,7 @@ def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
     return EXIT_INCOMPLETE if any(use.state.imbalances() for use in seen.uses) else EXIT_OK
 
 
-def _watch_in_place(config: Config, *, is_whole: bool) -> NoReturn:
+def _watch_in_place(config: Config, stop: threading.Event, *, is_whole: bool) -> None:
     """On a screen of its own, which leaves the terminal as it was."""
     from rich.live import Live
 
@@ -92,8 +96,7 @@ def _watch_in_place(config: Config, *, is_whole: bool) -> NoReturn:
     with Live(
         page(config, _read(config), is_whole=is_whole), console=console(), screen=True, auto_refresh=False
     ) as live:
-        while True:
-            time.sleep(_WATCH_SECONDS)
+        while not stop.wait(_WATCH_SECONDS):
             live.update(page(config, _read(config), is_whole=is_whole), refresh=True)
 
 

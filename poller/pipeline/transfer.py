@@ -20,6 +20,7 @@ class Transfer:
     """One run from the API to the sinks. Leftovers of an earlier one are delivered first."""
 
     def __init__(self, deliverers: Sequence[Deliverer], stop: threading.Event) -> None:
+        """The caller sets `stop` at the end; until then threads may be waiting for it."""
         self._deliverers = deliverers
         self._stop = stop
         self._wakeups = [threading.Event() for _ in deliverers]
@@ -52,6 +53,7 @@ class Transfer:
         Raises: OutputError when the output is gone, AuthError when a sink refuses our credentials, StateError, StoppedError;
         what was not delivered stays in the outbox.
         """
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         for index in range(len(self._deliverers)):
             self._work(self._deliver, index)
         pool: ThreadPoolExecutor | None = None
@@ -71,7 +73,6 @@ class Transfer:
                 raise self._failure from None
             raise
         finally:
-            self._stop.set()
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -83,15 +84,24 @@ class Transfer:
 
         threading.Thread(target=work, name=f"deliver-{index}", daemon=True).start()
 
+    def _watch(self) -> None:
+        """Asked to stop, nobody waits any longer."""
+        self._stop.wait()
+        self._wake()
+        self._finished.release()
+
     def _await(self, count: int, tick: Callable[[], None], tick_seconds: float) -> None:
-        """Wait for so many pieces of work to finish.  Raises: the first failure, without waiting for the others."""
+        """Wait for so many pieces of work to finish.
+
+        Raises: the first failure, or StoppedError, without waiting for the others.
+        """
         while count:
             if self._finished.acquire(timeout=tick_seconds):
                 count -= 1
             else:
                 tick()
-            if self._failure is not None:
-                raise self._failure
+            if self._stop.is_set():
+                raise self._failure or StoppedError("asked to stop")
 
     def _guarded(self, work: Callable[[Argument], Result], argument: Argument) -> Result:
         """Do a piece of work; should it fail, have all others stop and remember the first failure."""
@@ -101,8 +111,6 @@ class Transfer:
             if self._failure is None and not (isinstance(error, StoppedError) and self._stop.is_set()):
                 self._failure = error
             self._stop.set()
-            self._wake()
-            self._finished.release()
             raise
 
     def _deliver(self, index: int) -> None:

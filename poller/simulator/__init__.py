@@ -10,20 +10,8 @@ Must not: import anything of the product but its errors; else it could share the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from poller.simulator.faults import parse_faults
 from poller.simulator.settings import SimulatorSettings
 from poller.simulator.world import Simulator
 
-__all__ = ["Simulator", "SimulatorSettings", "parse_faults", "serve"]
-
-
-def serve(settings: SimulatorSettings, announce: Callable[[Simulator], None]) -> None:
-    """Run a simulator until interrupted; `announce` is called once it listens.
-
-    Raises: ConfigError for a bad fault spec; OSError when the port is taken; KeyboardInterrupt on Ctrl-C.
-    """
-    with Simulator(settings) as simulator:
-        announce(simulator)
-        simulator.wait()
+__all__ = ["Simulator", "SimulatorSettings", "parse_faults"]

@@ -89,7 +89,6 @@ class Simulator:
         self._fill()
         self._server: SimulatorServer | None = None
         self._port = settings.port
-        self._stopped = threading.Event()
 
     def _make_log(self, contract: int) -> ContractLog:
         settings = self.settings
@@ -123,7 +122,6 @@ class Simulator:
 
     def start(self) -> Self:
         """Serve, in threads of its own. Raises: OSError when the port is taken."""
-        self._stopped.clear()
         self._server = SimulatorServer(self, self._port)
         self._port = self._server.server_port
         self._server.start()
@@ -134,11 +132,6 @@ class Simulator:
         if self._server:
             self._server.stop()
             self._server = None
-        self._stopped.set()
-
-    def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Block until `stop` is called; whether it was."""
-        return self._stopped.wait(timeout_seconds)
 
     def __enter__(self) -> Self:
         return self.start()

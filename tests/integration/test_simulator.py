@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from poller.errors import ConfigError
-from poller.simulator import Simulator, SimulatorSettings, serve
+from poller.simulator import Simulator, SimulatorSettings
 from tests.support import wait_until
 
 END = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -299,18 +299,6 @@ def test_it_can_stop_and_start_again_on_the_same_port(simulate):
     client.simulator.start()
     assert client.simulator.url == url
     assert client.entries().status_code == 200
-
-
-def test_serve_announces_itself_and_runs_until_it_is_stopped():
-    heard = []
-
-    def announce(simulator):
-        answer = requests.get(f"{simulator.url}/activitylog/v1/", timeout=5)
-        heard.append(answer.status_code)
-        simulator.stop()
-
-    serve(SimulatorSettings(events=1), announce)
-    assert heard == [200]
 
 
 def test_bad_control_requests_are_refused(simulate):

@@ -1,0 +1,76 @@
+"""SIGTERM and SIGINT for commands that end by themselves: the work is asked to stop, never interrupted.
+
+An exception out of a signal handler may come between any two steps of anything: in a lock half taken, a socket not yet in the
+hands of who closes it, a destructor, which swallows it. So the work has a thread of its own, and the main thread waits for its
+end or for a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
+
+import click
+
+from poller.cli.memory import return_memory_promptly
+from poller.errors import StoppedError
+
+Result = TypeVar("Result")
+
+# How long the work may take to stop. It waits longer only for an answer of somebody else, and that is not worth waiting for.
+_GRACE_SECONDS = 1.0
+_ENDED = b"\0"
+
+
+def until_stopped(work: Callable[[threading.Event], Result]) -> Result:
+    """Do the work, and give what it gives; SIGTERM and SIGINT set the event it is called with. For the main thread only.
+
+    Raises: what the work raises; StoppedError when it was asked to stop and did not in time: then the caller ends the process,
+    for the work still stands where it stood, and is to be left with it.
+    """
+    return_memory_promptly()
+    stop = threading.Event()
+    outcome: Future[Result] = Future()
+    context = click.get_current_context(silent=True)
+    with _signals_in_a_pipe() as (reader, writer):
+
+        def do() -> None:
+            try:
+                with context.scope(cleanup=False) if context else nullcontext():  # click keeps one per thread
+                    outcome.set_result(work(stop))
+            except BaseException as error:  # noqa: BLE001  # raised where the result is asked for
+                outcome.set_exception(error)
+            stop.set()  # for threads of its own that wait for that
+            os.write(writer, _ENDED)
+
+        threading.Thread(target=do, name="work", daemon=True).start()
+        if os.read(reader, 1) != _ENDED:
+            stop.set()
+            wait([outcome], _GRACE_SECONDS)
+            if not outcome.done():
+                raise StoppedError("asked to stop")
+    return outcome.result()
+
+
+@contextmanager
+def _signals_in_a_pipe() -> Iterator[tuple[int, int]]:
+    """Have signals write their number into a pipe, and do nothing else. Gives its two ends.
+
+    Neither a flag, which would have to be looked at, nor an Event: a signal may come while the main thread is inside of one.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    others = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield reader, writer
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(others)
+        # The pipe is left open: who did not stop in time may yet write that it ended, and not into another file.

@@ -1,0 +1,94 @@
+"""SIGTERM and SIGINT, wherever they find a command: it ends at once with 130, says nothing of Python and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.fetching import Bench, Starter, finish
+from tests.support import wait_until
+
+ASKING = {
+    "fetch": ("fetch", "--since", "1h"),
+    "fetch --explain-filter": ("fetch", "--explain-filter"),
+    "backfill": ("backfill", "--from", "1h", "--to", "1m", "--output", "out.ndjson"),
+    "audit": ("audit", "--from", "1h", "--to", "1m"),
+    "check": ("check",),
+    "setup": ("setup", "--region", "de-txl", "--pipeline", "audit", "--yes"),
+}
+ANY = [
+    *ASKING.values(),
+    ("status", "--watch"),
+    ("demo",),
+    ("simulate", "--port", "0"),
+    ("sinks", "list"),
+    ("config", "show"),
+]
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The URL of a place that answers no attempt to connect: its queue of one is taken."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(2):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield "http://{}:{}".format(*listener.getsockname())
+
+
+def is_connecting(process: Any) -> bool:
+    """Whether a process is in the middle of a handshake."""
+    inodes = {link.readlink().name for link in Path(f"/proc/{process.pid}/fd").iterdir() if link.is_symlink()}
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[3] == "02" and f"socket:[{row[9]}]" in inodes for row in rows)
+
+
+def has_begun(process: Any) -> bool:
+    """Whether a process is past its first statement, or over: it has loaded a library that only we ask for."""
+    return process.poll() is not None or "msgspec" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", ASKING)
+def test_while_it_connects(bench: Starter, deaf: str, command: str, number: signal.Signals) -> None:
+    place: Bench = bench(events=20)
+    assert place.fetch("--since", "1h").code == 0
+    env = {"IONOS_API_URL": deaf, "IONOS_LOGGING_API_URL": deaf}
+    process = place.start(*ASKING[command], env=env)
+    wait_until(lambda: is_connecting(process), what="it connects")
+    process.send_signal(number)
+    run = finish(process, timeout=4)  # less than connect_timeout
+    assert run.code == 130
+    assert "internal error" not in run.stderr
+
+
+def test_at_any_moment(bench: Starter) -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    place: Bench = bench(events=500, latency_seconds=0.01)
+    assert place.fetch("--since", "1h").code == 0
+    for command in [*ANY, *ANY, *ANY]:
+        number = dice.choice((signal.SIGTERM, signal.SIGINT))
+        process = place.start(*command, env={"IONOS_LOGGING_API_URL": place.simulator.url + "/logging"})
+        wait_until(lambda: has_begun(process), what="our first statement")  # noqa: B023  # until then, Python answers
+        try:
+            process.wait(timeout=dice.uniform(0, 0.6))
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        run = finish(process, timeout=5)
+        assert run.code in (0, 130, -signal.SIGTERM) or command[0] in ("check", "setup", "audit"), (command, run)
+        assert "internal error" not in run.stderr

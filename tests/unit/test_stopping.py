@@ -1,0 +1,67 @@
+"""Work that signals ask to stop, and that is never interrupted by them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import click
+import pytest
+
+from poller.cli.stopping import until_stopped
+from poller.errors import StoppedError, TransientError
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+
+def test_it_gives_what_the_work_gives() -> None:
+    assert until_stopped(lambda stop: not stop.is_set()) is True
+
+
+def test_it_raises_what_the_work_raises() -> None:
+    def work(stop: threading.Event) -> None:
+        raise TransientError("no answer")
+
+    with pytest.raises(TransientError, match="no answer"):
+        until_stopped(work)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_signal_asks_the_work_to_stop_and_what_it_says_then_counts(number: signal.Signals) -> None:
+    def work(stop: threading.Event) -> str:
+        os.kill(os.getpid(), number)
+        assert stop.wait(10)
+        return "stopped in order"
+
+    assert until_stopped(work) == "stopped in order"
+
+
+def test_work_that_does_not_stop_is_left_where_it_stands() -> None:
+    answered = threading.Event()
+    ended = threading.Event()
+
+    def work(stop: threading.Event) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        answered.wait(30)
+        ended.set()
+
+    began = time.monotonic()
+    with pytest.raises(StoppedError):
+        until_stopped(work)
+    assert time.monotonic() - began < 10
+    answered.set()
+    assert ended.wait(10)
+
+
+def test_the_handlers_are_afterwards_as_they_were() -> None:
+    before = [signal.getsignal(number) for number in NUMBERS]
+    until_stopped(lambda stop: None)
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_the_work_prints_as_its_command_would() -> None:
+    with click.Context(click.Command("fetch"), color=True):
+        assert until_stopped(lambda stop: click.get_current_context().color) is True
