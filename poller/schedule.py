@@ -39,12 +39,15 @@ from poller.pipeline.deliver import Deliverer
 from poller.readiness import troubles
 from poller.sinks import Sink
 from poller.store import State
+from poller.store.contracts import Contract
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
 _PRUNE_SECONDS = 3600.0
+_FIRST_AUDIT_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
+_AUDIT_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
 _CRASHED_SECONDS = 60.0
 _DISK_FULL_SECONDS = 3.0
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
@@ -126,6 +129,7 @@ class Schedule:
         self._token_expiries: Mapping[str, float] = {}
         self._token_warned_at = 0.0
         self._skewed: set[str] = set()
+        self._audit_tried_at: dict[str, int] = {}
         self._scheduler = BackgroundScheduler(
             executors={
                 # Polls may wait for a full outbox; the heartbeat must not wait with them.
@@ -150,8 +154,8 @@ class Schedule:
         every(self._prune, _PRUNE_SECONDS, "prune", now + timedelta(seconds=_PRUNE_SECONDS))
         every(self._check_tokens, _TOKEN_SECONDS, "tokens", now)
         if settings.audit_interval_seconds:
-            first = now + timedelta(seconds=settings.audit_interval_seconds)
-            every(self._audit, settings.audit_interval_seconds, "audit", first)
+            seconds = min(settings.audit_interval_seconds, _AUDIT_LOOK_SECONDS)
+            every(self._audit, seconds, "audit", now + timedelta(seconds=_FIRST_AUDIT_LOOK_SECONDS))
         self._scheduler.start()
 
     def _add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first: datetime) -> None:
@@ -263,18 +267,17 @@ class Schedule:
                 log.info("clock.agreed", extra=extra)
 
     def _audit(self) -> None:
-        """Compare the last `audit_span` of every contract with the API's own counts, and collect what is missing."""
+        """Compare `audit_span` of every contract whose time has come with the API's own counts; collect what is missing."""
         settings = self.parts.config.poll
         now = int(self._clock())
-        found = 0
+        audited = found = 0
         for row in self._state.contracts.all():
-            if row.contract not in self._contracts:
+            if row.contract not in self._contracts or not self._is_audit_due(row, now):
                 continue
-            span = self_audit_span(
-                row.origin, row.watermark, now, settings.audit_span_seconds, settings.audit_interval_seconds
-            )
+            span = self_audit_span(row, now, settings.audit_span_seconds, settings.ledger_retention_seconds)
             if span is None:
                 continue
+            self._audit_tried_at[row.contract] = now
             try:
                 differences = self._collector.audit(row.contract, span)
             except (TransientError, AuthError, RejectedError) as error:
@@ -292,10 +295,19 @@ class Schedule:
                         "collected": difference.collected,
                     },
                 )
-            if missing and self._collector.repair(differences):
+            is_repaired = missing and self._collector.repair(differences)
+            self._state.contracts.record_audit(row.contract, now)
+            audited += 1
+            if is_repaired:
                 found += missing
                 self._poll(row.contract)
-        log.info("audit.finished", extra={"contracts": len(self._contracts), "missing": found})
+        if audited:
+            log.info("audit.finished", extra={"contracts": audited, "missing": found})
+
+    def _is_audit_due(self, row: Contract, now: int) -> bool:
+        """An interval after the last one, of an earlier process, too; also when the clock was set back behind it."""
+        last = max(row.audited_at, self._audit_tried_at.get(row.contract, 0))
+        return not 0 <= now - last < self.parts.config.poll.audit_interval_seconds
 
     def _deliverer(self, sink: Sink) -> Deliverer:
         failed = self._metrics.batches_failed

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from poller.errors import TransientError
 from poller.reading import USUAL_CAP, Source
+from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
 from poller.windows import Window, split
 
@@ -51,14 +52,16 @@ def closed_span(span: Window, origin: int, now: float, overlap_seconds: int) -> 
     return Window(start, end) if end > start else None
 
 
-def self_audit_span(origin: int, watermark: int, now: int, span_seconds: int, interval_seconds: int) -> Window | None:
+def self_audit_span(row: Contract, now: int, span_seconds: int, retention_seconds: int) -> Window | None:
     """What a regular audit looks at, from a whole hour on; None where there is nothing yet.
 
-    It reaches back one interval beyond the span: an entry that became visible a whole span late, just after the audit before,
-    still lies in this one. What is beyond the watermark is the next poll's, and no gap.
+    It reaches back a span from the audit before, however long ago that was: an entry that became visible a whole span late,
+    just after that audit, or while nothing ran, still lies in this one. Only what the ledger has forgotten is let be. What is
+    beyond the watermark is the next poll's, and no gap.
     """
-    start = max(origin, (now - span_seconds - interval_seconds) // HOUR_SECONDS * HOUR_SECONDS)
-    end = min(now, watermark)
+    since = max(min(now, row.audited_at) - span_seconds, now - retention_seconds)
+    start = max(row.origin, since // HOUR_SECONDS * HOUR_SECONDS)
+    end = min(now, row.watermark)
     return Window(start, end) if start < end else None
 
 

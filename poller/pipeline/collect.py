@@ -132,8 +132,9 @@ class Collector:
         known = {row.contract: row for row in self._state.contracts.all()}
         for name in self._accounts:
             mine = [contract for contract, account in chosen.items() if account == name]
-            start = int(self._trusted_now(self._accounts[name], self._clock()) - settings.initial_lookback_seconds)
-            self._state.contracts.enrol(mine, name, since if since is not None else start)
+            now = int(self._clock())
+            start = int(self._trusted_now(self._accounts[name], now) - settings.initial_lookback_seconds)
+            self._state.contracts.enrol(mine, name, since if since is not None else start, now)
         if since is not None and is_widening:
             self._widen([known[contract] for contract in chosen if contract in known], since)
         return sorted(chosen), failures

@@ -17,7 +17,10 @@ from poller.windows import Window
 
 
 class Contract(NamedTuple):
-    """What the state knows of a contract. Times in unix seconds; `failure` is empty when the last poll succeeded."""
+    """What the state knows of a contract. Times in unix seconds; `failure` is empty when the last poll succeeded.
+
+    All that was visible a span before `audited_at` has been compared with the API's counts, or collecting had not begun then.
+    """
 
     contract: str
     account: str
@@ -32,6 +35,7 @@ class Contract(NamedTuple):
     succeeded_at: int | None
     failed_at: int | None
     failure: str
+    audited_at: int
 
 
 class Range(NamedTuple):
@@ -81,16 +85,16 @@ class Contracts:
             rows = connection.execute(f"{_SELECT} WHERE contract = ?", (contract,)).fetchall()
             return _checked(rows[0]) if rows else None
 
-    def enrol(self, contracts: Iterable[str], account: str, start: int) -> None:
+    def enrol(self, contracts: Iterable[str], account: str, start: int, now: int) -> None:
         """Begin with contracts that are new, from `start` (unix seconds); known ones stay as they are.
 
         Commits: the start, so that a contract whose first poll fails is later read from there.
         """
         with self._database.transaction() as connection:
             connection.executemany(
-                "INSERT INTO contracts (contract, account, origin, watermark) VALUES (?, ?, ?, ?)"
+                "INSERT INTO contracts (contract, account, origin, watermark, audited_at) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (contract) DO UPDATE SET account = excluded.account WHERE account <> excluded.account",
-                [(contract, account, start, start) for contract in contracts],
+                [(contract, account, start, start, now) for contract in contracts],
             )
 
     def skip_to(self, contract: str, start: int, count: int) -> None:
@@ -174,6 +178,11 @@ class Contracts:
                 f"UPDATE contracts SET {column} = ?, failure = ? WHERE contract = ?",  # one of two constants
                 (now, failure, contract),
             )
+
+    def record_audit(self, contract: str, now: int) -> None:
+        """Commits: that the contract was audited, and what was missing is to be read."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE contracts SET audited_at = ? WHERE contract = ?", (now, contract))
 
     def counts(self, contract: str, start: int, end: int) -> dict[int, ledger.Count]:
         """Entries collected by hour, of the hours that begin in `[start, end)`: the hour's start to the count."""

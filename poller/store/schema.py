@@ -71,6 +71,9 @@ MIGRATIONS = (
     );
     CREATE INDEX dead_letters_sink ON dead_letters (sink);
     """,
+    """
+    ALTER TABLE contracts ADD COLUMN audited_at INTEGER NOT NULL DEFAULT 0;  -- unix seconds of the last self-audit
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 

@@ -32,7 +32,7 @@ def main(lines: Path, config_file: Path, directory: Path) -> None:
 
 
 def fill(state: State, lines: list[bytes]) -> None:
-    state.contracts.enrol(["31960001"], "default", 0)
+    state.contracts.enrol(["31960001"], "default", 0, 0)
     now = int(time.time())
     for start in range(0, len(lines), 5000):
         page = parse_page(b"[" + b",".join(lines[start : start + 5000]) + b"]")

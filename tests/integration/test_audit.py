@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
+import time
+from contextlib import closing
 from datetime import datetime, timedelta
 
 import pytest
 
+from poller.store.schema import with_functions
 from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
 from tests.integration.exporting import DAY_SECONDS, HOUR_SECONDS, ago, hour_of, refused
 from tests.integration.fetching import Bench, Run, Starter, same
@@ -222,6 +225,39 @@ def test_the_audit_of_run_repairs_a_gap_by_itself_and_delivers_it_once(daemon_of
     daemon.stop()
     daemon.assert_once()
     daemon.assert_clean()
+
+
+def test_what_became_visible_while_nothing_ran_is_found_by_the_first_audit_after_it(daemon_of: MakeDaemon) -> None:
+    daemon = collected(daemon_of)
+    daemon.stop()
+    hours = add_late(daemon)
+    with closing(sqlite3.connect(daemon.state_dir / "run.db")) as state, state:
+        at = int(ago(30 * HOUR_SECONDS).timestamp())
+        assert with_functions(state).execute("UPDATE contracts SET audited_at = ?", (at,)).rowcount == 2
+    daemon.configure(poll={**LOOKBACK, "audit_interval": '"2s"', "audit_span": '"2h"'})
+    daemon.start()
+    wait_until(lambda: daemon.metric("events_repaired_total", contract=str(SECOND)) == 3, 20, what="an audit")
+    daemon.await_delivery(timeout=20)
+    assert {line["hour"] for line in daemon.logged("audit.difference_found")} == set(hours)
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_an_audit_comes_when_it_is_due_however_often_the_daemon_is_reloaded(daemon_of: MakeDaemon) -> None:
+    daemon = collected(daemon_of, audit_interval='"4s"')
+
+    reloaded_at = time.monotonic()
+
+    def is_audited() -> bool:
+        nonlocal reloaded_at
+        if time.monotonic() - reloaded_at > 2:
+            daemon.reload()
+            reloaded_at = time.monotonic()
+        return bool(daemon.logged("audit.finished"))
+
+    wait_until(is_audited, 30, what="an audit")
+    daemon.stop()
 
 
 def test_repair_while_run_runs_is_done_by_run_at_its_next_poll(daemon_of: MakeDaemon) -> None:

@@ -143,7 +143,7 @@ def test_every_alert_is_in_grafana_and_in_one_ruler() -> None:
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Name -> labels of every metric that a real `/metrics` has, with a contract and a sink in the state."""
     state = State.open(tmp_path_factory.mktemp("state"), "run")
-    state.contracts.enrol(["31960001"], "default", 1_777_593_600)
+    state.contracts.enrol(["31960001"], "default", 1_777_593_600, 1_777_593_600)
     state.outbox.register("logging", "logging-service")
     made = Metrics(state.overview)
     made.observe_request("200", 0.1)

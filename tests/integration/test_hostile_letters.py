@@ -29,7 +29,7 @@ ODD = [
 def die(directory: Path, lines: Sequence[bytes]) -> None:
     """A state of `fetch` in which the sink `out` refused entries with these lines."""
     state = State.open(directory, "fetch")
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     commit(state, [event(number, line=line) for number, line in enumerate(lines)])
     batch = state.outbox.batch("out", 100, 10**9)

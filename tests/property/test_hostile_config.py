@@ -224,7 +224,7 @@ def test_a_state_file_cut_or_overwritten_anywhere_is_used_or_set_aside(
 ) -> None:
     directory = tmp_path_factory.mktemp("state")
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     commit(state, events(*range(20)))
     state.close()

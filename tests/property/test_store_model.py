@@ -111,7 +111,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(contract=st.sampled_from(CONTRACTS))
     def enrol(self, contract: str) -> None:
-        self.state.contracts.enrol([contract], "default", START)
+        self.state.contracts.enrol([contract], "default", START, START)
         self.contracts.setdefault(contract, ContractModel())
 
     @rule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from poller.errors import TransientError
 from poller.events import Page
 from poller.pipeline.audit import Auditor, Difference, closed_span, self_audit_span
+from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
 from poller.windows import Window
 
@@ -229,30 +231,54 @@ def test_only_whole_hours_that_are_over_are_compared(
 # What a regular audit looks at
 
 
+def contract(*, origin: int = START, watermark: int, audited_at: int) -> Contract:
+    return Contract(CONTRACT, "default", origin, watermark, 0, 0, 0, 0, 0, 0, None, None, "", audited_at)
+
+
 @given(
     happened_at=st.integers(START, START + 3 * HOUR_SECONDS),
     delay_seconds=st.just(24 * HOUR_SECONDS) | st.integers(0, 24 * HOUR_SECONDS),
-    first_audit_at=st.integers(START - HOUR_SECONDS, START),
-    interval_seconds=st.integers(1, 5 * HOUR_SECONDS),
+    pauses=st.lists(st.integers(1, 100 * HOUR_SECONDS), min_size=1, max_size=40),
     overlap_seconds=st.integers(0, 2 * HOUR_SECONDS),
+    lag_seconds=st.integers(0, 2 * HOUR_SECONDS),
 )
 def test_an_entry_that_is_at_most_a_span_late_is_in_an_audit_after_it_became_visible(
-    happened_at: int, delay_seconds: int, first_audit_at: int, interval_seconds: int, overlap_seconds: int
+    happened_at: int, delay_seconds: int, pauses: list[int], overlap_seconds: int, lag_seconds: int
 ) -> None:
-    span_seconds = 24 * HOUR_SECONDS
-    visible_at = happened_at + delay_seconds
-    closed_at = (happened_at // HOUR_SECONDS + 1) * HOUR_SECONDS + overlap_seconds
-    waited = max(visible_at, closed_at) - first_audit_at
-    audited_at = first_audit_at + -(-waited // interval_seconds) * interval_seconds
-    window = self_audit_span(START - HOUR_SECONDS, audited_at, audited_at, span_seconds, interval_seconds)
+    origin = START - HOUR_SECONDS
+    closed_at = (happened_at // HOUR_SECONDS + 1) * HOUR_SECONDS + max(overlap_seconds, lag_seconds)
+    due_at = max(happened_at + delay_seconds, closed_at)
+    audits = [audited_at for audited_at in accumulate(pauses, initial=START) if audited_at < due_at]
+    now = max(due_at, audits[-1] + pauses[-1])
+    row = contract(origin=origin, watermark=now - lag_seconds, audited_at=audits[-1])
+    window = self_audit_span(row, now, 24 * HOUR_SECONDS, 30 * 24 * HOUR_SECONDS)
     assert window is not None
-    closed = closed_span(window, START - HOUR_SECONDS, audited_at, overlap_seconds)
+    closed = closed_span(window, origin, now, overlap_seconds)
     assert closed is not None
     assert closed.start <= happened_at < closed.end
 
 
 def test_a_regular_audit_stays_between_where_collecting_began_and_the_watermark() -> None:
     now = START + 100 * HOUR_SECONDS
-    assert self_audit_span(START, now, now, HOUR_SECONDS, HOUR_SECONDS) == Window(now - 2 * HOUR_SECONDS, now)
-    assert self_audit_span(now - 60, now - 1, now, HOUR_SECONDS, HOUR_SECONDS) == Window(now - 60, now - 1)
-    assert self_audit_span(START, now - 50 * HOUR_SECONDS, now, HOUR_SECONDS, HOUR_SECONDS) is None
+
+    def looked_at(**row: int) -> Window | None:
+        return self_audit_span(contract(**row), now, HOUR_SECONDS, 50 * HOUR_SECONDS)
+
+    an_hour_ago = now - HOUR_SECONDS
+    assert looked_at(watermark=now, audited_at=an_hour_ago) == Window(now - 2 * HOUR_SECONDS, now)
+    assert looked_at(origin=now - 60, watermark=now - 1, audited_at=an_hour_ago) == Window(now - 60, now - 1)
+    assert looked_at(watermark=now - 50 * HOUR_SECONDS, audited_at=an_hour_ago) is None
+
+
+def test_an_audit_after_a_pause_reaches_back_to_the_one_before_as_far_as_the_ledger_does() -> None:
+    now = START + 100 * HOUR_SECONDS
+
+    def hours_back(audited_at: int) -> int:
+        window = self_audit_span(contract(watermark=now, audited_at=audited_at), now, HOUR_SECONDS, 50 * HOUR_SECONDS)
+        assert window is not None
+        return (now - window.start) // HOUR_SECONDS
+
+    assert hours_back(now - 30 * HOUR_SECONDS) == 31
+    assert hours_back(now - 80 * HOUR_SECONDS) == 50
+    assert hours_back(0) == 50, "never audited"
+    assert hours_back(now + HOUR_SECONDS) == 1, "the clock was set back"

@@ -20,7 +20,7 @@ UNKNOWN = PollerError("no account sees this contract", contract="9")
 
 def contract(name: str = "1", *, ago: int | None = 10, failure: str = "", account: str = "default") -> Contract:
     succeeded_at = None if ago is None else NOW - ago
-    return Contract(name, account, 0, NOW, 0, 0, 0, 0, 0, 0, succeeded_at, None, failure)
+    return Contract(name, account, 0, NOW, 0, 0, 0, 0, 0, 0, succeeded_at, None, failure, NOW)
 
 
 def sink(*, parked_at: float | None = None) -> SinkOverview:

@@ -26,7 +26,7 @@ def directory(tmp_path: Path) -> Path:
 def state(directory: Path) -> Iterator[State]:
     """An open state with contract 1 and the sink `out`."""
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     yield state
     state.close()
@@ -37,7 +37,7 @@ def state(directory: Path) -> Iterator[State]:
 
 def test_a_contract_is_enrolled_once_and_keeps_its_place(state: State) -> None:
     commit(state, events(1))
-    state.contracts.enrol(["1", "2"], "other", START - 500)
+    state.contracts.enrol(["1", "2"], "other", START - 500, START)
     one, two = state.contracts.all()
     assert (one.contract, one.account, one.origin, one.watermark, one.new) == ("1", "other", START, START + 60, 1)
     assert (two.contract, two.origin, two.watermark) == ("2", START - 500, START - 500)
@@ -77,6 +77,13 @@ def test_how_a_poll_ended_is_remembered(state: State) -> None:
     state.contracts.record_poll("1", NOW + 1, "")
     row = state.contracts.all()[0]
     assert (row.failed_at, row.succeeded_at, row.failure) == (NOW, NOW + 1, "")
+
+
+def test_when_a_contract_was_audited_is_remembered_from_its_beginning_on(state: State) -> None:
+    assert state.contracts.all()[0].audited_at == START
+    state.contracts.record_audit("1", NOW)
+    state.contracts.enrol(["1", "2"], "default", START, NOW + 9)
+    assert [row.audited_at for row in state.contracts.all()] == [NOW, NOW + 9]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,7 @@ def test_what_was_committed_is_there_after_a_crash(state: State, directory: Path
 
 
 def test_threads_take_turns(state: State) -> None:
-    state.contracts.enrol([str(number) for number in range(8)], "default", START)
+    state.contracts.enrol([str(number) for number in range(8)], "default", START, START)
 
     def work(number: int) -> None:
         for step in range(10):
@@ -194,7 +201,7 @@ def test_what_was_collected_is_seen_and_nothing_else_is(state: State) -> None:
     commit(state, events(1, 2, 3))
     assert state.contracts.unseen("1", events(3, 4, 1, 5)) == events(4, 5)
     assert state.contracts.unseen("1", []) == []
-    state.contracts.enrol(["2"], "default", START)
+    state.contracts.enrol(["2"], "default", START, START)
     assert state.contracts.unseen("2", events(1, 2, 3)) == events(1, 2, 3)
 
 
@@ -294,7 +301,7 @@ def test_what_was_forgotten_is_counted_still_also_when_more_comes_and_goes(state
 def test_free_space_goes_back_to_the_disk(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_VACUUM_BYTES", 1024 * 1024)
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     big = [event(number, line=b'{"n":%d,"x":"%s"}' % (number, b"x" * 10_000)) for number in range(500)]
     commit(state, big)

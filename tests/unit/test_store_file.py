@@ -22,7 +22,7 @@ from poller.store import State
 from poller.store.database import Database
 from poller.store.inspection import schema_of
 from poller.store.overview import overview_of
-from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION
+from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, with_functions
 from poller.windows import Window
 from tests.states import HOUR, START, commit, event, events, open_state
 from tests.support import TOP, clean_environment
@@ -37,7 +37,7 @@ def directory(tmp_path: Path) -> Path:
 def state(directory: Path) -> Iterator[State]:
     """An open state with contract 1 and the sink `out`."""
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     yield state
     state.close()
@@ -50,7 +50,7 @@ def test_the_state_is_readable_by_nobody_else(directory: Path) -> None:
     before = os.umask(0)
     try:
         state = open_state(directory)
-        state.contracts.enrol(["1"], "default", START)
+        state.contracts.enrol(["1"], "default", START, START)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     finally:
         os.umask(before)
@@ -180,7 +180,7 @@ UNUSABLE = [
 def closed(directory: Path) -> Path:
     """The path of a state with two events waiting, held by nobody."""
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     commit(state, [event(number, line=b'{"n":%d,"x":"%s"}' % (number, b"x" * 3000)) for number in (1, 2, 3, 4)])
     state.close()
@@ -255,7 +255,7 @@ def test_a_crash_before_anything_was_written_is_no_damage(directory: Path) -> No
             [sys.executable, "-c", script, str(directory), str(steps)], env=clean_environment(), cwd=TOP, check=False
         )
         state = open_state(directory)
-        state.contracts.enrol(["1"], "default", START)
+        state.contracts.enrol(["1"], "default", START, START)
         state.close()
         assert list(directory.glob("*unusable*")) == []
         shutil.rmtree(directory)
@@ -263,6 +263,22 @@ def test_a_crash_before_anything_was_written_is_no_damage(directory: Path) -> No
             break
     assert process is not None
     assert process.returncode == 0
+
+
+def test_a_state_of_the_first_schema_is_upgraded_with_all_that_is_in_it(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    with closing(with_functions(sqlite3.connect(directory / "fetch.db", isolation_level=None))) as connection:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        migrate(connection, until=1)
+        connection.execute("INSERT INTO contracts (contract, account, origin, watermark) VALUES ('1', 'default', 5, 9)")
+    with pytest.raises(StateError, match="has schema 1") as raised:
+        overview_of(directory / "fetch.db")
+    assert "upgrades it" in raised.value.hint
+    with closing(open_state(directory)) as state:
+        (row,) = state.contracts.all()
+    assert (row.contract, row.origin, row.watermark, row.audited_at) == ("1", 5, 9, 0)
+    assert list(directory.glob("*unusable*")) == []
 
 
 def test_a_newer_schema_is_refused_and_left_as_it_is(closed: Path) -> None:
@@ -325,7 +341,7 @@ def test_whatever_bits_are_flipped_nothing_but_our_errors_comes_of_it(closed: Pa
 
 def test_a_file_that_is_damaged_while_it_is_used_is_set_aside_at_the_end(directory: Path) -> None:
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     commit(state, [event(number, START + number * HOUR) for number in range(300)])
     path = directory / "fetch.db"
     state._database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -396,7 +412,7 @@ from poller.windows import Window
 
 directory, limit = Path(sys.argv[1]), int(sys.argv[2])
 state = State.open(directory, "fetch")
-state.contracts.enrol(["1"], "default", 0)
+state.contracts.enrol(["1"], "default", 0, 0)
 state.outbox.register("out", "stdout")
 
 def commit(number):
@@ -493,7 +509,7 @@ def test_a_full_disk_is_called_so_and_leaves_the_state_as_it_was(directory: Path
 )
 def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory: Path, change: str) -> None:
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     state.contracts.add_range("1", Window(START, START + 60), "repair")
     commit(state, [event(1)])
@@ -532,7 +548,7 @@ def test_a_new_state_that_is_killed_at_once_can_be_looked_at(directory: Path, mo
 
 def test_what_another_process_writes_meanwhile_is_there_and_what_we_write_stays(directory: Path) -> None:
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     code = (
         "import sys; from pathlib import Path; from poller.store import State\n"
         "beside = State.open_beside(Path(sys.argv[1]), 'fetch'); beside.remember('theirs', 'yes'); beside.close()"

@@ -25,7 +25,7 @@ def directory(tmp_path: Path) -> Path:
 def state(directory: Path) -> Iterator[State]:
     """An open state with contract 1 and the sink `out`."""
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     yield state
     state.close()
@@ -37,7 +37,7 @@ def state(directory: Path) -> Iterator[State]:
 def test_a_batch_holds_what_waits_in_order_and_says_whether_there_is_more(state: State) -> None:
     commit(state, events(1, 2))
     commit(state, events(3))
-    state.contracts.enrol(["2"], "default", START)
+    state.contracts.enrol(["2"], "default", START, START)
     commit(state, events(4), contract="2", now=NOW + 1)
     batch = state.outbox.batch("out", 4, 10**6)
     assert batch is not None
@@ -141,7 +141,7 @@ def test_a_sink_that_is_known_keeps_its_place(state: State) -> None:
 
 def test_a_wait_outlives_a_restart_and_ends_with_a_success(directory: Path) -> None:
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     commit(state, events(1))
     state.outbox.postpone("out", 3, NOW, NOW + 60.5, "no connection", parked_at=NOW)

@@ -32,7 +32,7 @@ def columns_of(path: Path) -> list[tuple[str, str]]:
 
 def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_of_it(directory: Path) -> None:
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.contracts.add_range("1", FIRST_MINUTE, "since")
     state.outbox.register("out", "stdout")
     commit(state, events(1, 2, 3), kept=events(1, 2))
@@ -109,7 +109,7 @@ def test_a_table_that_is_not_as_it_was_made_is_damaged(directory: Path, before: 
 
 def test_a_count_of_the_outbox_gone_wrong_does_not_pause_collecting_for_ever(directory: Path) -> None:
     state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START)
+    state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     commit(state, events(1, 2))
     before = state.outbox.size()
