@@ -12,7 +12,8 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from hypothesis import HealthCheck, settings
@@ -126,6 +127,18 @@ def http(body: bytes = b"", *headers: str, status: str = "200 OK", length: int |
 def headed(body: bytes = b"", *headers: str, status: str = "200 OK") -> bytes:
     """An answer with these headers alone."""
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode("latin-1") + body
+
+
+def endless(first: bytes, piece: bytes, pause_seconds: float = 0.0) -> Callable[[Asked], Iterator[bytes]]:
+    """An answer that begins like this and then never ends: the same piece, at this pace."""
+
+    def answer(asked: Asked) -> Iterator[bytes]:
+        yield first
+        while True:
+            time.sleep(pause_seconds)
+            yield piece
+
+    return answer
 
 
 def page_of(entries: Iterable[Mapping[str, Any]]) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -71,10 +74,20 @@ def show(findings: Iterable[Finding]) -> int:
         told.append(finding)
         level = click.style(f"{finding.level:<4}", fg=_COLOURS[finding.level], bold=finding.level != "ok")
         hint = f" ({finding.hint})" if finding.hint else ""
-        click.echo(f"{level}  {finding.name:<{_NAME_WIDTH}}  {printable(finding.message + hint)}")
+        click.echo(f"{level}  {finding.name:<{_NAME_WIDTH}}  {_indented(printable(finding.message + hint))}")
     counts = {level: sum(finding.level == level for finding in told) for level in _COLOURS}
     click.echo(f"{counts['ok']} ok, {counts['warn']} warn, {counts['fail']} fail")
     return exit_code_of(told)
+
+
+def _indented(text: str) -> str:
+    """Wrapped on a terminal, so that the columns before it stay free; one line elsewhere."""
+    if not sys.stdout.isatty():
+        return text
+    margin = 4 + 2 + _NAME_WIDTH + 2
+    width = max(40, shutil.get_terminal_size().columns - margin)
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * margin}".join(lines)
 
 
 def show_as_json(findings: Iterable[Finding]) -> int:

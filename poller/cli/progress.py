@@ -78,7 +78,7 @@ class BarProgress(LogProgress):
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[entries]:,} entries  {task.fields[windows]} windows  {task.fields[rate]:,}/s"),
+            TextColumn("{task.fields[entries]:,} entries  windows: {task.fields[windows]}  {task.fields[rate]:,}/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             auto_refresh=False,

@@ -486,7 +486,7 @@ def test_on_a_terminal_progress_is_a_bar_for_each_contract_and_the_log_does_not_
     screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     for contract in (FIRST, SECOND):
         last = [line for line in re.split(r"[\r\n]+", screen) if line.startswith(str(contract))][-1]
-        assert re.search(r"100% 300 entries  \d+ windows  [\d,]+/s\s+0:00:00", last), last
+        assert re.search(r"100% 300 entries  windows: \d+  [\d,]+/s\s+0:00:00", last), last
     assert "window.collected" not in screen
     assert "books: fetched 600 = new 600" in screen
     assert shown.count(b"\x1b[?25h") == shown.count(b"\x1b[?25l") == 1, "the cursor is shown again"

@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
-import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +17,12 @@ import pytest
 
 from poller.store import State
 from poller.store.inspection import holder_of
+from tests.certificates import make_certificate, serving
 from tests.daemon import MakeDaemon
+from tests.hostile import RawServer, http
 from tests.integration.fetching import Bench, Run, Starter, finish
 from tests.support import COMMAND, TOP, free_port, wait_until
+from tests.terminal import COLOUR, COLUMNS, on_terminal
 
 Environment = dict[str, str]
 
@@ -62,52 +62,9 @@ def patched(place: Bench, module: str, code: str) -> Environment:
 @contextmanager
 def https(directory: Path) -> Iterator[str]:
     """A server whose certificate nobody has signed; its address."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = directory / "server.pem"
-    pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(201)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, *_: object) -> None:
-            """A client that does not trust us goes away."""
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    with ExitStack() as stack:
-        server = stack.enter_context(Server(("127.0.0.1", 0), Handler))
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        stack.callback(server.shutdown)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"https://localhost:{server.server_address[1]}"
+    pem = make_certificate(directory).rename(directory / "server.pem")
+    with closing(RawServer(lambda asked: http(status="201 Created"), tls=serving(pem))) as server:
+        yield server.url
 
 
 # The mistakes. Each plants one and may give an environment for the command; what it starts ends with the bench.
@@ -424,18 +381,15 @@ def test_it_can_be_stopped(bench: Starter) -> None:
     assert finish(process, 10).code == 130
 
 
-def test_a_terminal_gets_colours(bench: Starter) -> None:
-    import pty
-
+def test_a_terminal_gets_colours_and_columns(bench: Starter) -> None:
     place = bench(contracts=1, events=1)
     configure(place)
-    master, slave = pty.openpty()
-    env = place.environment({"TERM": "xterm"})
-    done = subprocess.run(
-        [*COMMAND, "check", "--offline"], cwd=place.directory, env=env, stdout=slave, timeout=30, check=False
-    )
-    os.close(slave)
-    text = os.read(master, 65536).decode()
-    os.close(master)
-    assert done.returncode == 0
-    assert "\x1b[32m" in text
+    place.simulator.set_faults(["sink=logging:401"])
+    terminal = on_terminal([*COMMAND, "check"], place.directory, place.environment())
+    assert COLOUR.search(terminal.raw)
+    lines = terminal.shown.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("fail"))
+    margin = lines[first].index("http")
+    told, more, *_ = lines[first:]
+    assert max(len(told), len(more)) <= COLUMNS
+    assert len(more) - len(more.lstrip()) == margin, "the columns before the text stay free"

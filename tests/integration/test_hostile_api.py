@@ -7,12 +7,11 @@ watermark stays where it was, and once the API behaves, every entry comes.
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from poller.windows import format_time
-from tests.hostile import Answer, Asked, RawServer, headed, http, page_of
+from tests.hostile import Answer, Asked, RawServer, endless, headed, http, page_of
 from tests.integration.fetching import Run, finished
 from tests.support import COMMAND, clean_environment
 
@@ -46,16 +45,6 @@ def entries_of(contract: str, now: float) -> list[dict[str, Any]]:
     ]
 
 
-def forever(first: bytes, piece: bytes, seconds: float = 0.0) -> Callable[[Asked], Iterator[bytes]]:
-    def answer(asked: Asked) -> Iterator[bytes]:
-        yield first
-        for _ in itertools.count():
-            time.sleep(seconds)
-            yield piece
-
-    return answer
-
-
 def hits(*sources: bytes, total: bytes = b"") -> bytes:
     """A page of the API, written by hand."""
     count = total or b"%d" % len(sources)
@@ -71,17 +60,17 @@ HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
     "a bomb": http(BOMB, "Content-Encoding: gzip"),
     "a bomb in a bomb": http(gzip.compress(BOMB, 1), "Content-Encoding: gzip, gzip"),
     "a bomb behind a redirect": http(BOMB, "Content-Encoding: gzip", "Location: /", status="302 Found"),
-    "a body without end": forever(headed(b"[", "Connection: close"), b" " * 65_536),
-    "chunks without end": forever(headed(b"", "Transfer-Encoding: chunked"), b"4000\r\n" + b" " * 0x4000 + b"\r\n"),
-    "headers in drips": forever(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", PAUSE_SECONDS),
-    "a body in drips": forever(headed(b"[", "Content-Length: 9999"), b" ", PAUSE_SECONDS),
-    "interim answers without end": forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.001),
-    "trailers without end": forever(headed(b"0\r\n", "Transfer-Encoding: chunked"), b"X: y\r\n", 0.001),
+    "a body without end": endless(headed(b"[", "Connection: close"), b" " * 65_536),
+    "chunks without end": endless(headed(b"", "Transfer-Encoding: chunked"), b"4000\r\n" + b" " * 0x4000 + b"\r\n"),
+    "headers in drips": endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", PAUSE_SECONDS),
+    "a body in drips": endless(headed(b"[", "Content-Length: 9999"), b" ", PAUSE_SECONDS),
+    "interim answers without end": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.001),
+    "trailers without end": endless(headed(b"0\r\n", "Transfer-Encoding: chunked"), b"X: y\r\n", 0.001),
     "nothing at all": b"",
     "HTTP/0.9": hits(b"{}"),
     "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n" + http(hits()),
     "no protocol": b"\0\xff" * 1000,
-    "a header without end": forever(b"HTTP/1.1 200 OK\r\nX: ", b"y" * 65_536),
+    "a header without end": endless(b"HTTP/1.1 200 OK\r\nX: ", b"y" * 65_536),
     "thousands of headers": http(hits(), *["X: y"] * 5000),
     "a longer body than it says": http(hits(b'{"@uuid":"a"}') + b"...", length=10),
     "a shorter body than it says": http(hits(), length=9999),

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.daemon import Daemon, MakeDaemon
-from tests.hostile import Answer, Asked, RawServer, headed, http
+from tests.hostile import Answer, Asked, RawServer, endless, headed, http
 from tests.support import wait_until
 
 ENTRIES = 30
@@ -22,23 +20,13 @@ KEY_ECHO = b"the key demo-key was not liked\x1b[31m\r\n"
 FAILURES = 2
 
 
-def forever(first: bytes, piece: bytes, seconds: float = 0.02) -> Callable[[Asked], Iterator[bytes]]:
-    def answer(asked: Asked) -> Iterator[bytes]:
-        yield first
-        for _ in itertools.count():
-            time.sleep(seconds)
-            yield piece
-
-    return answer
-
-
 # Each is given to the first sends of its sink; none of them says that anything was taken.
 HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
     "nothing": b"",
     "no-http": b"\0\xff" * 100,
-    "drips": forever(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
-    "continue": forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "endless": forever(headed(b""), b" " * 65_536, 0.0),
+    "drips": endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.02),
+    "continue": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
+    "endless": endless(headed(b""), b" " * 65_536),
     "bomb": http(BOMB, "Content-Encoding: gzip"),
     "bomb-in-failure": http(BOMB, "Content-Encoding: gzip", status="500 Oh"),
     "broken-gzip": http(b"{}", "Content-Encoding: gzip", status="503 Oh"),
