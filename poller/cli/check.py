@@ -96,7 +96,9 @@ def show_as_json(findings: Iterable[Finding]) -> int:
     code = exit_code_of(told)
     levels = {finding.level for finding in told}
     worst = next((level for level in ("fail", "warn") if level in levels), "ok")
-    rows = [{name: getattr(finding, name) for name in ("level", "name", "message", "hint")} for finding in told]
+    rows = [
+        {name: printable(getattr(finding, name)) for name in ("level", "name", "message", "hint")} for finding in told
+    ]
     click.echo(msgspec.json.encode({"level": worst, "exit_code": code, "findings": rows}))
     return code
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import click
 import msgspec
 
+from poller.cli.messages import printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config
@@ -76,7 +77,10 @@ def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
     """Print it.  Returns: the exit code."""
     seen = _read(config)
     if as_json:
-        data = {"uses": {use.name: _as_data(use) for use in seen.uses}, "failures": [*map(str, seen.failures)]}
+        data = {
+            "uses": {use.name: _as_data(use) for use in seen.uses},
+            "failures": [printable(str(failure)) for failure in seen.failures],
+        }
         click.echo(msgspec.json.encode(data))
     else:
         from poller.cli.status_page import console, page

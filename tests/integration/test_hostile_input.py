@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -209,3 +210,22 @@ def run_odd(directory: Path, api: RawServer, *args: str, env: Mapping[str, str])
     assert "internal error" not in run.stderr
     assert "canary" not in run.stderr
     return run
+
+
+@pytest.mark.parametrize("command", [("check", "--offline", "--json"), ("status", "--json")], ids=lambda args: args[0])
+def test_what_is_for_machines_is_json_whatever_a_file_is_called(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / f"{ODD}.toml").write_text("")
+    (tmp_path / ODD).mkdir()
+    (tmp_path / ODD / "run.db").write_bytes(b"no state")
+    done = subprocess.run(
+        [*COMMAND, "--config", f"{ODD}.toml", "--state-dir", ODD, *command],
+        cwd=tmp_path,
+        env=clean_environment({"IONOS_API_TOKEN": "token"}),
+        capture_output=True,
+        timeout=SOON_SECONDS,
+        check=False,
+    )
+    run = finished(done.returncode, done.stdout, done.stderr)
+    assert run.code == 4, run
+    assert run.told == []
+    assert "\\udcff\\udcfe" in str(json.loads(run.lines[0])).replace("\\\\", "\\")
