@@ -148,20 +148,19 @@ class ActivityLog:
     def _attempt(
         self, path: str, params: dict[str, str | int], contract: str, max_bytes: int, authorization: str
     ) -> Response:
-        turn = self._rate_limit.wait(self._stop)
         headers = {"Authorization": authorization, "Accept": "application/json"}
         if contract:
             headers["X-Contract-Number"] = contract
-        started = time.monotonic()
-        code = "error"
-        try:
-            response = self._transport.request(
-                "GET", self._base + path, headers=headers, params=params, max_bytes=max_bytes
-            )
-            code = str(response.status)
-        finally:
-            turn.answered()
-            self._observe(code, time.monotonic() - started)
+        with self._rate_limit.wait(self._stop):
+            started = time.monotonic()
+            code = "error"
+            try:
+                response = self._transport.request(
+                    "GET", self._base + path, headers=headers, params=params, max_bytes=max_bytes
+                )
+                code = str(response.status)
+            finally:
+                self._observe(code, time.monotonic() - started)
         self._compare_clocks(response)
         failure = _failure(response, contract)
         if failure is not None:

@@ -99,6 +99,10 @@ class StateError(PollerError):
     exit_code = EXIT_STATE
 
 
+class StateHeldError(StateError):
+    """Another process holds the state."""
+
+
 class StateFullError(StateError):
     """The disk is full. The state is as it was before; it may work again when space is freed."""
 

@@ -254,23 +254,26 @@ class Schedule:
 
     def _check_clocks(self) -> None:
         """Tell when our clock and an account's API part ways, and when they agree again."""
-        for name, api in self.parts.accounts.items():
-            skew = api.clock_skew_seconds
-            self._metrics.clock_skew.labels(name).set(skew)
-            extra = {"account": name, "seconds_ahead": round(skew, 1)}
-            if abs(skew) > WARN_SKEW_SECONDS and name not in self._skewed:
-                self._skewed.add(name)
-                hint = "set this machine's clock (NTP); no entry is lost meanwhile"
-                log.warning("clock.skewed", extra={**extra, "hint": hint})
-            elif abs(skew) <= WARN_SKEW_SECONDS and name in self._skewed:
-                self._skewed.discard(name)
-                log.info("clock.agreed", extra=extra)
+        with self._busy_lock:  # polls end in several threads
+            for name, api in self.parts.accounts.items():
+                self._check_clock(name, api.clock_skew_seconds)
+
+    def _check_clock(self, name: str, skew: float) -> None:
+        self._metrics.clock_skew.labels(name).set(skew)
+        extra = {"account": name, "seconds_ahead": round(skew, 1)}
+        if abs(skew) > WARN_SKEW_SECONDS and name not in self._skewed:
+            self._skewed.add(name)
+            hint = "set this machine's clock (NTP); no entry is lost meanwhile"
+            log.warning("clock.skewed", extra={**extra, "hint": hint})
+        elif abs(skew) <= WARN_SKEW_SECONDS and name in self._skewed:
+            self._skewed.discard(name)
+            log.info("clock.agreed", extra=extra)
 
     def _audit(self) -> None:
-        """Compare `audit_span` of every contract whose time has come with the API's own counts; collect what is missing."""
+        """Compare every contract whose time has come with the API's own counts, and collect what is missing."""
         settings = self.parts.config.poll
         now = int(self._clock())
-        audited = found = 0
+        audited = found = repaired = 0
         for row in self._state.contracts.all():
             if row.contract not in self._contracts or not self._is_audit_due(row, now):
                 continue
@@ -295,14 +298,15 @@ class Schedule:
                         "collected": difference.collected,
                     },
                 )
-            is_repaired = missing and self._collector.repair(differences)
+            repairing = self._collector.repair(differences)
             self._state.contracts.record_audit(row.contract, now)
             audited += 1
-            if is_repaired:
-                found += missing
+            found += missing
+            repaired += repairing
+            if repairing:
                 self._poll(row.contract)
         if audited:
-            log.info("audit.finished", extra={"contracts": audited, "missing": found})
+            log.info("audit.finished", extra={"contracts": audited, "missing": found, "repairing": repaired})
 
     def _is_audit_due(self, row: Contract, now: int) -> bool:
         """An interval after the last one, of an earlier process, too; also when the clock was set back behind it."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import NamedTuple
 
 import requests
@@ -194,7 +195,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def wait(self, stop: threading.Event) -> Turn:
-        """Wait for a turn; the caller says when it was `answered`.  Raises: StoppedError when `stop` is set while waiting."""
+        """Wait for a turn, within which the request is sent.  Raises: StoppedError when `stop` is set while waiting."""
         if not self._span_seconds:
             return Turn(0.0)
         with self._lock:
@@ -218,13 +219,18 @@ class RateLimit:
 
 
 class Turn:
-    """The right to send one request. `at` is when the other side may have got it, at the latest."""
+    """The right to send one request, within a `with`. `at` is when the other side may have got it, at the latest."""
 
     __slots__ = ("at",)
 
     def __init__(self, at: float) -> None:
         self.at = at
 
-    def answered(self) -> None:
-        """The request has arrived by now: only from here on does its span run out for sure."""
+    def __enter__(self) -> None:
+        """Send it."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """It has arrived by now: only from here on does its span run out for sure."""
         self.at = max(self.at, time.monotonic())

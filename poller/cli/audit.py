@@ -14,7 +14,7 @@ from poller.cli.messages import exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StoppedError
+from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StateHeldError, StoppedError
 from poller.pipeline.audit import Difference
 from poller.pipeline.collect import Collector
 from poller.store import State
@@ -177,7 +177,7 @@ class _Audit:
         while True:
             try:
                 return State.open(self._config.state_dir, self._use)
-            except StateError:
+            except StateHeldError:
                 if not is_told:
                     note(
                         "the running daemon collects them at its next poll; waiting for it (Ctrl-C: it does so anyway)"

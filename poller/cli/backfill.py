@@ -30,7 +30,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
 from poller.sinks import Sink, TooOld, build_sink
 from poller.sinks.output import OutputFile
-from poller.sinks.stdout import StdoutSink
+from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.overview import OtherLedger, Overview
 from poller.windows import Window, format_time, tile
@@ -227,7 +227,7 @@ class _Backfill:
 
     def _sinks(self) -> list[Sink]:
         if self._order.output == "-":
-            return [StdoutSink(sys.stdout.buffer)]
+            return [StdoutSink(PRINTED, sys.stdout.buffer)]
         if self._order.output:
             return [OutputFile(Path(self._order.output), self._order.digest)]
         chosen = [settings for settings in self._config.sinks if settings.name in self._order.sinks]

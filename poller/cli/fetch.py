@@ -19,14 +19,14 @@ from poller.cli.messages import exit_code
 from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import ActionSink, Config, MoesifSink
-from poller.errors import ConfigError, OutputError, PollerError, Problem
+from poller.errors import ConfigError, OutputError, PollerError, Problem, StateHeldError
 from poller.events import OutboxEvent
 from poller.mapping import truncated, with_time
 from poller.pipeline.collect import Collector, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
 from poller.sinks import build_actions
-from poller.sinks.stdout import StdoutSink
+from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.windows import Window
 
@@ -103,7 +103,7 @@ def command(
         window = Window(since or int(time.time()) - _SAMPLE_SECONDS, int(time.time()))
         return until_stopped(lambda stop: explain(config, activity_logs(config, stop), window, contracts))
     actions = build_actions(_action_table(config)) if line_format == "moesif-action" else None
-    sink = StdoutSink(output, render=_renderer(actions, time_key, max_line_bytes))
+    sink = StdoutSink(PRINTED, output, _renderer(actions, time_key, max_line_bytes))
     return until_stopped(lambda stop: _fetch(config, stop, sink, since, contracts, adopt_state, is_waiting=wait))
 
 
@@ -120,7 +120,11 @@ def _fetch(
     """Collect and print until there is nothing new.  Returns: the exit code."""
     accounts = activity_logs(config, stop)
     prepare = preparation(config)
-    state = State.open(config.state_dir, "fetch", wait=is_waiting, stop=stop, is_fresh_start=since is not None)
+    try:
+        state = State.open(config.state_dir, "fetch", wait=is_waiting, stop=stop, is_fresh_start=since is not None)
+    except StateHeldError as error:
+        error.hint += "; --wait waits for its turn"
+        raise
     try:
         if adopt_state is not None and since is None:
             since = _adopted(adopt_state, state)

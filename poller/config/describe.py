@@ -249,7 +249,7 @@ def _field_schema(field: Field) -> Iterator[tuple[str, dict[str, Any]]]:
     if field.kind == "secret":
         yield from ((key, text) for key in field.keys)
         return
-    shape = {"description": field.description, **_shape(field)}
+    shape = {**_shape(field), "description": field.description}
     if not field.is_required and field.default is not None and field.kind != "tables":
         shape["default"] = _toml_value(field, field.default)
     yield field.key, shape

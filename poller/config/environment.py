@@ -35,13 +35,16 @@ def config_variables(environ: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     return sorted(found, key=lambda pair: [(part.zfill(6) if part.isdigit() else part) for part in pair[1]])
 
 
+_CA_BUNDLES = ("requests_ca_bundle", "curl_ca_bundle")  # the first that is set counts
+
+
 class NetworkEnvironment:
     """Proxies and CA bundle, by the variables that `requests` and curl know. Its repr shows no value."""
 
     __slots__ = ("_environ",)
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle")
+        names = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", *_CA_BUNDLES)
         # The lower-case spelling wins, as it does in curl and requests.
         pairs = ((name, environ.get(name) or environ.get(name.upper(), "")) for name in names)
         self._environ = {name: value.strip() for name, value in pairs if value.strip()}
@@ -49,7 +52,12 @@ class NetworkEnvironment:
     @property
     def ca_bundle(self) -> str | None:
         """A file or directory of CA certificates."""
-        return self._environ.get("requests_ca_bundle") or self._environ.get("curl_ca_bundle")
+        return next((self._environ[name] for name in _CA_BUNDLES if name in self._environ), None)
+
+    @property
+    def ca_bundle_variable(self) -> str:
+        """The name of the variable that says so."""
+        return next((name.upper() for name in _CA_BUNDLES if name in self._environ), "")
 
     def proxies_for(self, url: str) -> dict[str, str]:
         """`{scheme: proxy URL}` for `requests`, empty where no proxy is set or NO_PROXY names the host."""

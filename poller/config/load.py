@@ -60,7 +60,9 @@ def load(
     problems += converter.problems
     network = NetworkEnvironment(environ)
     if check_files and network.ca_bundle and not os.access(network.ca_bundle, os.R_OK):
-        problems.append(Problem("REQUESTS_CA_BUNDLE", f"unreadable file {network.ca_bundle}", "correct or unset it"))
+        problems.append(
+            Problem(network.ca_bundle_variable, f"unreadable file {network.ca_bundle}", "correct or unset it")
+        )
     problems += _check_username(environ)
     if config is None or problems:
         raise ConfigError(problems)

@@ -147,7 +147,10 @@ class Account(Table, frozen=True, kw_only=True):
         if self.username and self.password is not None:
             return Credentials(str(self.password), username=self.username, password=self.password.read())
         if self.username:
-            raise ConfigError([Problem("IONOS_PASSWORD", f"no password for {self.username}", "set IONOS_PASSWORD")])
+            only = self.name == "default"
+            place = "password" if only else f"accounts.{self.name}.password"
+            hint = "set IONOS_PASSWORD, or name a password_file" if only else "give the account a password_file"
+            raise ConfigError([Problem(place, f"no password for {self.username}", hint)])
         if self.name == "default":
             raise ConfigError([Problem("token", "no IONOS API token", WHAT_TO_SET)])
         hint = f"give the account a token_file, or a systemd credential {self.name}.token"

@@ -123,13 +123,7 @@ def _build(settings: AnySink, config: Config, stop: threading.Event, too_old: To
         case settings_of.StdoutSink():
             from poller.sinks.stdout import StdoutSink
 
-            return StdoutSink(
-                sys.stdout.buffer,
-                name=settings.name,
-                batch_events=settings.batch_events,
-                batch_bytes=settings.batch_bytes,
-                render=build_render(settings),
-            )
+            return StdoutSink(settings, sys.stdout.buffer, build_render(settings))
 
 
 def build_redact(redact: Redact | None, shared_key: SecretSource | None) -> Callable[[bytes], bytes] | None:

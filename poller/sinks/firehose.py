@@ -117,9 +117,12 @@ class FirehoseSink(Configured):
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any] | Outcome:
         """The answer of a call, or what its failure means.  Raises: StoppedError while waiting for a turn."""
+        with self._rate_limit.wait(self._stop):
+            return self._call_now(operation, arguments)
+
+    def _call_now(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any] | Outcome:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        self._rate_limit.wait(self._stop)
         outcome: Outcome
         try:
             if self._client is None:

@@ -136,7 +136,10 @@ class Endpoint:
 
         Raises: StoppedError while waiting for a turn.
         """
-        self._rate_limit.wait(self._stop)
+        with self._rate_limit.wait(self._stop):
+            return self._post(body, below)
+
+    def _post(self, body: bytes, below: str) -> Outcome:
         if time.monotonic() - self._used_at >= self._keepalive_seconds:
             # Something in between may have forgotten the connection, and would let us wait for an answer in vain.
             self._transport.close()

@@ -6,41 +6,25 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
-from poller.config.sinks import Oversize
+from poller.config.sinks import StdoutSink as Settings
 from poller.delivery import Accepted, Outcome
 from poller.errors import OutputError
 from poller.events import OutboxEvent, ndjson
+from poller.sinks import Configured
+
+# What `fetch` and `backfill` print has no sink in the configuration: every line, however long, at once.
+PRINTED = Settings(name="stdout", batch_age_seconds=0.0, max_event_bytes=sys.maxsize)
 
 
-class StdoutSink:
+class StdoutSink(Configured):
     """Writes lines to a stream and counts them done when the stream was flushed."""
 
-    type = "stdout"
-    batch_age_seconds = 0.0
-    max_event_bytes = sys.maxsize
-    oversize: Oversize = "dead-letter"
-    retry_initial_seconds = retry_max_seconds = 1.0
-    max_age_seconds: float | None = None
-    mark: int | None = None
-    redact: Callable[[bytes], bytes] | None = None
-
     def __init__(
-        self,
-        stream: BinaryIO,
-        *,
-        name: str = "stdout",
-        batch_events: int = 1000,
-        batch_bytes: int = 1024 * 1024,
-        render: Callable[[OutboxEvent], bytes] | None = None,
+        self, settings: Settings, stream: BinaryIO, render: Callable[[OutboxEvent], bytes] | None = None
     ) -> None:
-        self.name = name
-        self.batch_events = batch_events
-        self.batch_bytes = batch_bytes
+        super().__init__(settings)
         self._stream = stream
         self._render = render
-
-    def resume(self, mark: int | None) -> None:
-        """Nothing to do: what was written was read."""
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Write and flush.  Raises: OutputError when nobody reads any more, or the disk behind it is full."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from poller.errors import StateError
 from poller.store.contracts import Contracts
-from poller.store.database import Database, Lock, make_directory
+from poller.store.database import Database, Lock, delete, make_directory
 from poller.store.dead_letters import DeadLetters
 from poller.store.outbox import Outbox
 from poller.store.overview import Overview, overview
@@ -104,9 +104,10 @@ class State:
         """Delete the state of a use that nobody holds.  Raises: StateError when somebody does."""
         make_directory(directory)
         lock = Lock(directory / f"{use}.lock", wait=False, stop=threading.Event())
-        for suffix in ("", "-wal", "-shm"):
-            (directory / f"{use}.db{suffix}").unlink(missing_ok=True)
-        lock.release()
+        try:
+            delete(directory / f"{use}.db")
+        finally:
+            lock.release()
 
     def overview(self) -> Overview:
         """Everything at one moment, for status, metrics and the books.  Raises: StateError."""

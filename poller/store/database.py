@@ -6,6 +6,7 @@ to: the first two are set aside under another name, and nothing starts anew in t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
-from poller.errors import StateError, StateFullError, StoppedError
+from poller.errors import StateError, StateFullError, StateHeldError, StoppedError
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at, with_functions
 from poller.store.soundness import has_known_format, has_usual_types, is_sound
 
@@ -27,8 +28,6 @@ _VACUUM_BYTES = 32 * 1024 * 1024
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
 SIDE_FILES = ("-wal", "-shm", "-journal")
-
-_OR_WAIT = "; `fetch --wait` waits for its turn"
 
 
 class Lock:
@@ -45,9 +44,9 @@ class Lock:
                 holder = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
                 if not wait:
                     os.close(self._fd)
-                    raise StateError(
-                        f"{path}: another process holds this state (process {holder})",
-                        hint=f"stop one of the two, or give it another --state-dir{_OR_WAIT if path.stem == 'fetch' else ''}",
+                    hint = "stop one of the two, or give it another --state-dir"
+                    raise StateHeldError(
+                        f"{path}: another process holds this state (process {holder})", hint=hint
                     ) from None
                 if stop.wait(_LOCK_POLL_SECONDS):
                     os.close(self._fd)
@@ -261,6 +260,13 @@ def _create(path: Path, *, is_fresh_start: bool) -> None:
         new.rename(path)
 
 
+def delete(path: Path) -> None:
+    """Delete a state, which nobody holds.  Raises: StateError."""
+    with _translated_os(path):
+        for suffix in ("", *SIDE_FILES):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 def way_out(aside: Path) -> str:
     """What a person can do: nothing is lost, as the API still holds it, but only they know from when to read."""
     written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(aside.stat().st_mtime))
@@ -297,7 +303,7 @@ def _translated_os(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
+        if error.errno == errno.ENOSPC:
             raise StateFullError(f"{path}: no space left on the disk", hint="free some and start again") from error
         raise StateError(
             f"{path}: cannot be written: {error.strerror}",

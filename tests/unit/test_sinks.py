@@ -385,16 +385,26 @@ def test_standard_output_is_a_sink_like_any_other(capsysbinary):
     assert capsysbinary.readouterr().out == b"{}\n{}\n"
 
 
-def test_every_type_of_sink_can_be_built():
+def test_every_type_of_sink_can_be_built_and_takes_over_its_table():
+    settings = {
+        "batch_events": 7,
+        "batch_bytes": 4096,
+        "batch_age_seconds": 9.0,
+        "max_event_bytes": 2048,
+        "oversize": "truncate",
+        "retry_initial_seconds": 3.0,
+        "retry_max_seconds": 4.0,
+    }
     tables = [
-        MoesifSink(name="m", application_id=secret()),
-        FirehoseSink(name="f", stream="s"),
-        FileSink(name="a", path="/tmp/a", format="moesif-action"),
-        StdoutSink(name="o", format="moesif-action"),
+        MoesifSink(name="m", application_id=secret(), **settings),
+        FirehoseSink(name="f", stream="s", **settings),
+        FileSink(name="a", path="/tmp/a", format="moesif-action", **settings),
+        StdoutSink(name="o", format="moesif-action", **settings),
     ]
     for table in tables:
         sink = build_sink(table, Config(), threading.Event())
         assert (sink.name, sink.type, sink.redact) == (table.name, table.type, None)
+        assert {key: getattr(sink, key) for key in settings} == settings
 
 
 def test_a_file_sink_brings_no_http_library(tmp_path: Path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError, StateFullError, StoppedError
+from poller.errors import StateError, StateFullError, StateHeldError, StoppedError
 from poller.store import State
 from poller.store.database import Database
 from poller.store.inspection import schema_of
@@ -94,9 +94,9 @@ def holder(directory: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_state_is_held_by_one_process_and_the_other_is_told_by_which(
     directory: Path, holder: subprocess.Popen[str]
 ) -> None:
-    with pytest.raises(StateError, match=rf"process {holder.pid}\)") as raised:
+    with pytest.raises(StateHeldError, match=rf"process {holder.pid}\)") as raised:
         open_state(directory)
-    assert "--wait" in raised.value.hint
+    assert "--state-dir" in raised.value.hint
     State.open(directory, "run").close()  # another use is another state
 
 
