@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# From when on a person is told: of a clock that is off, and of a token that expires.
+WARN_SKEW_SECONDS = 30.0
+WARN_EXPIRY_SECONDS = 14 * 86_400
+
 _BASE_PATH = "/activitylog/v1"
 # Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
 _MAX_WAIT_SECONDS = 30.0
@@ -203,7 +207,8 @@ def _failure(response: Response, contract: str) -> PollerError | None:
     if status == 401:
         return AuthError("the API refused the credentials (401)", hint=_CREDENTIALS_HINT, contract=contract)
     if status == 403:
-        return AuthError("the API denied access to the activity log (403)", hint=_PRIVILEGE_HINT, contract=contract)
+        message = "the API denied access to the activity log (403)"
+        return AuthError(message, is_denied=True, hint=_PRIVILEGE_HINT, contract=contract)
     if status in (429, 408) or status >= 500:
         return TransientError(
             f"the API answered {status}",

@@ -70,26 +70,29 @@ class TransientError(PollerError):
         status: int | None = None,
         hint: str = "",
         contract: str = "",
-        sink: str = "",
     ) -> None:
-        super().__init__(message, hint=hint, contract=contract, sink=sink)
+        super().__init__(message, hint=hint, contract=contract)
         self.retry_after_seconds = retry_after_seconds
         self.status = status
 
 
 class AuthError(PollerError):
-    """Credentials were refused or lack a privilege: park and call a person."""
+    """Credentials were refused, or (`is_denied`) are good but lack a privilege: park and call a person."""
 
     exit_code = EXIT_AUTH
+
+    def __init__(
+        self, message: str, *, is_denied: bool = False, hint: str = "", contract: str = "", sink: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, contract=contract, sink=sink)
+        self.is_denied = is_denied
 
 
 class RejectedError(PollerError):
     """The other side refuses this very request (not us, not now): split it, then set the culprit apart."""
 
-    def __init__(
-        self, message: str, *, status: int | None = None, hint: str = "", contract: str = "", sink: str = ""
-    ) -> None:
-        super().__init__(message, hint=hint, contract=contract, sink=sink)
+    def __init__(self, message: str, *, status: int | None = None, hint: str = "", contract: str = "") -> None:
+        super().__init__(message, hint=hint, contract=contract)
         self.status = status
 
 

@@ -166,7 +166,7 @@ def _failure(status: int, body: str, reason: str) -> PollerError:
         return AuthError(f"the Logging Service refused the token ({said})", hint="`ionos-poller check` says more")
     if status == 403:
         hint = "the user needs the privilege to manage the Logging Service: grant it in the DCD under Groups"
-        return AuthError(f"the Logging Service denied access ({said})", hint=hint)
+        return AuthError(f"the Logging Service denied access ({said})", is_denied=True, hint=hint)
     if status in (408, 429) or status >= 500:
         return TransientError(f"the Logging Service answered {said}", status=status, hint="run setup again later")
     hint = "check --region or --api-url" if status == 404 else "see what it says, and choose other values"

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from poller.config import Config
 from poller.errors import PollerError
+from poller.store.contracts import Contract
 from poller.store.overview import Overview
 
 _STALE_INTERVALS = 3
@@ -61,12 +62,16 @@ def _unknown_contracts(
 
 
 def _stale_polls(state: Overview, config: Config, contracts: Collection[str], now: float) -> Iterator[str]:
-    limit_seconds = config.poll.interval_seconds * _STALE_INTERVALS
     for row in state.contracts:
-        if row.contract in contracts and now - (row.succeeded_at or 0) > limit_seconds:
+        if row.contract in contracts and is_stale(row, config, now):
             last = f"{_ago(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
             failure = f": {row.failure}" if row.failure else ""
             yield f"contract {row.contract}: last successful poll {last}{failure}"
+
+
+def is_stale(row: Contract, config: Config, now: float) -> bool:
+    """Whether the last good poll of a contract is too long ago. `now` in unix seconds."""
+    return now - (row.succeeded_at or 0) > config.poll.interval_seconds * _STALE_INTERVALS
 
 
 def _ago(seconds: float) -> str:

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from poller.errors import RejectedError, TransientError
 from poller.events import Event, Page
 from poller.transport import BodyTooLargeError
@@ -223,7 +225,7 @@ def _empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
     if before is None or len(page.events) == limit:
         return page
     is_repeated = [event.identity for event in page.events] == [event.identity for event in before.events]
-    return Page((), page.total, page.is_capped, 0, page.is_mended) if is_repeated else page
+    return msgspec.structs.replace(page, events=(), weight_bytes=0) if is_repeated else page
 
 
 def _has_repeats(events: Sequence[Event]) -> bool:

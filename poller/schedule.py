@@ -20,7 +20,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from poller.api import ActivityLog
+from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog
 from poller.config import Config
 from poller.errors import (
     AuthError,
@@ -33,13 +33,12 @@ from poller.errors import (
 )
 from poller.events import Event
 from poller.metrics import Metrics
-from poller.pipeline.audit import self_audit_span
-from poller.pipeline.collect import WARN_SKEW_SECONDS, Collector, Done, Poll, Prepared
+from poller.pipeline.audit import is_due, self_audit_span
+from poller.pipeline.collect import Collector, Done, Poll, Prepared
 from poller.pipeline.deliver import Deliverer
 from poller.readiness import troubles
 from poller.sinks import Sink
 from poller.store import State
-from poller.store.contracts import Contract
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,6 @@ _AUDIT_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
 _CRASHED_SECONDS = 60.0
 _DISK_FULL_SECONDS = 3.0
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
-_TOKEN_WARNING_SECONDS = 14 * 86_400
 _TOKEN_WARNING_EVERY_SECONDS = 6 * 3600.0
 
 
@@ -275,7 +273,8 @@ class Schedule:
         now = int(self._clock())
         audited = found = repaired = 0
         for row in self._state.contracts.all():
-            if row.contract not in self._contracts or not self._is_audit_due(row, now):
+            last = max(row.audited_at, self._audit_tried_at.get(row.contract, 0))
+            if row.contract not in self._contracts or not is_due(last, now, settings.audit_interval_seconds):
                 continue
             span = self_audit_span(row, now, settings.audit_span_seconds, settings.ledger_retention_seconds)
             if span is None:
@@ -307,11 +306,6 @@ class Schedule:
                 self._poll(row.contract)
         if audited:
             log.info("audit.finished", extra={"contracts": audited, "missing": found, "repairing": repaired})
-
-    def _is_audit_due(self, row: Contract, now: int) -> bool:
-        """An interval after the last one, of an earlier process, too; also when the clock was set back behind it."""
-        last = max(row.audited_at, self._audit_tried_at.get(row.contract, 0))
-        return not 0 <= now - last < self.parts.config.poll.audit_interval_seconds
 
     def _deliverer(self, sink: Sink) -> Deliverer:
         failed = self._metrics.batches_failed
@@ -369,7 +363,7 @@ class Schedule:
             self._token_warned_at = now
         for account, expires_at in self._token_expiries.items():
             self._metrics.token_expires_at.labels(account).set(expires_at)
-            if is_due and expires_at - now < _TOKEN_WARNING_SECONDS:
+            if is_due and expires_at - now < WARN_EXPIRY_SECONDS:
                 log.warning(
                     "token.expires_soon" if expires_at > now else "token.expired",
                     extra={

@@ -8,6 +8,7 @@ about what a status means. What lies under a request is in `connections`.
 from __future__ import annotations
 
 import email.utils
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -136,7 +137,7 @@ def _translate(error: Exception) -> TransientError:
             return TransientError("the headers of the answer contradict each other", hint=hint)
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
             return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
-        case requests.exceptions.ConnectionError() if "NameResolution" in repr(error):
+        case requests.exceptions.ConnectionError() if isinstance(root, socket.gaierror):
             return TransientError("the host name is not known", hint="check the url and the DNS")
         case requests.exceptions.ConnectionError() if isinstance(root, ConnectionRefusedError):
             return TransientError("connection refused", hint="is the address right, and something listening there?")

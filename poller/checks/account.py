@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
-from poller.api import ActivityLog, token_expiry
+from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog, token_expiry
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import Account, Credentials, Poll
 from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, ConfigError, PollerError, StoppedError
 from poller.windows import Window
 
-WARN_SKEW_SECONDS = 30
 FAIL_SKEW_SECONDS = 3600
-WARN_EXPIRY_DAYS = 14
 _MAX_ASKED = 25
 _DAY_SECONDS = 86_400
 
@@ -94,7 +92,7 @@ def check_token(
     what = "token" if credentials.token is not None else "user name and password"
     renew = f"make a new one in the DCD (Token Manager) and put it where it comes from: {credentials.origin}"
     days = None if expires_at is None else (expires_at - now) / _DAY_SECONDS
-    if refusal is not None and "403" in refusal.message:
+    if refusal is not None and refusal.is_denied:
         return fail(name, refusal.message, refusal.hint, EXIT_AUTH)
     if days is not None and days <= 0 and (refusal is not None or not is_asked):
         return fail(name, f"the token expired {_date(expires_at)}", renew, EXIT_AUTH)
@@ -106,7 +104,7 @@ def check_token(
     state = "accepted" if is_asked else f"{what} found, not tried"
     if days is None:
         return ok(name, f"{state}; it does not say when it expires" if credentials.token is not None else state)
-    if days < WARN_EXPIRY_DAYS:
+    if days * _DAY_SECONDS < WARN_EXPIRY_SECONDS:
         return warn(name, f"{state}, but it expires {_date(expires_at)}, in {days:.0f} days", renew)
     return ok(name, f"{state}, expires {_date(expires_at)}, in {days:.0f} days")
 

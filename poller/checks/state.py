@@ -85,5 +85,5 @@ def check_files(directory: Path) -> Iterator[Finding]:
         pid = holder_of(path.with_suffix(".lock"))
         held = f"; in use by process {pid}" if pid else "; not in use"
         yield ok(name, f"{path.name}: sound, {schema}{held}")
-    for aside in set_aside_in(directory):
-        yield from from_error(f"state {aside.message.partition('.db')[0]}", aside)
+    for use, aside in set_aside_in(directory).items():
+        yield from from_error(f"state {use}", aside)

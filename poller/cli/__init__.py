@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from poller import __version__
+from poller.cli.memory import return_memory_promptly
 from poller.cli.messages import tell, wants_color
 from poller.cli.options import global_options
 from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError
@@ -95,6 +96,7 @@ def main(prog_name: str = "ionos-poller") -> NoReturn:
     if getattr(sys, "stderr", None) is None:  # closed before we began: nobody is told, but the work can be done
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # until the end
     threading.excepthook = _tell_of_crash
+    return_memory_promptly()
     code = run(sys.argv[1:], prog_name)
     # Interrupted while the reader of a pipe held us up, flushing would wait for it again.
     for stream in (sys.stdout, sys.stderr) if code != EXIT_INTERRUPTED else ():

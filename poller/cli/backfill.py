@@ -290,10 +290,10 @@ class _Backfill:
 
     def _not_elsewhere(self) -> Callable[[str, Sequence[Event]], Sequence[Event]]:
         """Leaves out what `run` has sent to these sinks already, unless it is to be sent again."""
-        path = self._config.state_dir / "run.db"
-        if self._order.is_again or not self._order.sinks or not path.exists():
+        directory = self._config.state_dir
+        if self._order.is_again or not self._order.sinks or not State.exists(directory, "run"):
             return lambda contract, events: events
-        return OtherLedger(path, self._order.sinks).unseen
+        return OtherLedger(State.path(directory, "run"), self._order.sinks).unseen
 
     def _close_books(self, state: Overview) -> int:
         """Show what became of everything. Returns 1 if it does not add up."""

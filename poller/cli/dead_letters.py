@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,18 +140,12 @@ def _confirm(question: str) -> None:
         raise ConfigError([Problem("--yes", "missing", "give it: nobody is there to be asked")]) from None
 
 
-class _open:  # noqa: N801  # reads as the verb it is
+@contextmanager
+def _open(settings: Settings, use: str | None) -> Iterator[State]:
     """The state of a use for one short transaction."""
-
-    def __init__(self, settings: Settings, use: str | None) -> None:
-        state_dir = settings.load(check_files=False).state_dir
-        self._state = State.open_beside(state_dir, use_of(use, state_dir))
-
-    def __enter__(self) -> State:
-        return self._state
-
-    def __exit__(self, *exc: object) -> None:
-        self._state.close()
+    state_dir = settings.load(check_files=False).state_dir
+    with closing(State.open_beside(state_dir, use_of(use, state_dir))) as state:
+        yield state
 
 
 def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[StoredLetter]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -16,6 +15,9 @@ from poller.cli import suggestions
 from poller.config import Config, find_config, load, parse_duration, parse_time, process_environment
 from poller.config.checks import BadValueError, check_contract
 from poller.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from poller.telemetry import LogFormat
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -27,14 +29,13 @@ class Settings:
         self.config: str | None = None
         self.state_dir: Path | None = None
         self.log_level: str | None = None
-        self.log_format: str | None = None
+        self.log_format: LogFormat | None = None
 
     def setup_logging(self, default_level: str = "info") -> None:
-        """Logging to stderr as asked: text on a terminal and JSON elsewhere, if nothing was."""
+        """Logging to stderr as asked."""
         from poller.telemetry import setup_logging
 
-        log_format = self.log_format or ("text" if sys.stderr.isatty() else "json")
-        setup_logging(self.log_level or default_level, "json" if log_format == "json" else "text", sys.stderr)
+        setup_logging(self.log_level or default_level, self.log_format)
 
     def load(self, *, check_files: bool = True) -> Config:
         """The configuration, with logging set up as asked.  Raises: ConfigError."""

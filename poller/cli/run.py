@@ -8,7 +8,6 @@ from collections.abc import Callable
 import click
 
 from poller.cli.compose import activity_logs, preparation, token_expiries
-from poller.cli.memory import return_memory_promptly
 from poller.cli.options import TIME, GlobalOptionsCommand, Settings
 from poller.config import Config, process_environment
 from poller.daemon import Daemon
@@ -32,7 +31,6 @@ def command(settings: Settings, since: int | None) -> int:
       ionos-poller --config /etc/ionos-poller/config.toml run
       curl -s localhost:9464/readyz      is it well, and if not, why?
     """
-    return_memory_promptly()
     config = _load(settings)
     try:
         state = State.open(config.state_dir, "run", is_fresh_start=since is not None)

@@ -112,7 +112,7 @@ def _read(config: Config) -> Seen:
             seen.uses.append(Use(path.stem, path, overview_of(path), holder_of(path.with_suffix(".lock"))))
         except StateError as error:
             seen.failures.append(error)
-    seen.failures.extend(set_aside_in(config.state_dir))
+    seen.failures.extend(set_aside_in(config.state_dir).values())
     if not seen.uses and not seen.failures:
         hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
         raise StateError(f"no state in {config.state_dir}", hint=hint)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from poller.cli.messages import printable
 from poller.config import Config
+from poller.readiness import is_stale
 from poller.store.contracts import Contract
 from poller.store.overview import Overview, SinkOverview
 from poller.windows import format_time
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
 _CONTRACTS_AT_A_GLANCE = 20
-_STALE_INTERVALS = 3  # as in /readyz
 
 
 def console() -> Console:
@@ -57,7 +57,7 @@ def _use(config: Config, use: Use, *, is_whole: bool) -> Iterator[RenderableType
 def _contracts(config: Config, state: Overview, now: float, *, is_whole: bool) -> Iterator[RenderableType]:
     rows = state.contracts
     if not is_whole and len(rows) > _CONTRACTS_AT_A_GLANCE:
-        is_unwell = [bool(row.failure) or _is_stale(config, row, now) for row in rows]
+        is_unwell = [bool(row.failure) or is_stale(row, config, now) for row in rows]
         rows = [row for _, row in sorted(zip(is_unwell, rows, strict=True), key=lambda pair: not pair[0])]
         rows = rows[:_CONTRACTS_AT_A_GLANCE]
     headings = ("contract", "account", "complete up to", "lag>", "entries>", "late>", "last poll")
@@ -68,13 +68,9 @@ def _contracts(config: Config, state: Overview, now: float, *, is_whole: bool) -
 
 def _contract(config: Config, row: Contract, now: float) -> list[Text]:
     ago = f"{_span(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
-    last = Text("failed", "red") if row.failure else Text(ago, "yellow" if _is_stale(config, row, now) else "green")
+    last = Text("failed", "red") if row.failure else Text(ago, "yellow" if is_stale(row, config, now) else "green")
     words = (row.contract, row.account, format_time(row.watermark), _span(now - row.watermark))
     return [*map(Text, words), Text(f"{row.new:,}"), Text(f"{row.late:,}"), last]
-
-
-def _is_stale(config: Config, row: Contract, now: float) -> bool:
-    return now - (row.succeeded_at or 0) > _STALE_INTERVALS * config.poll.interval_seconds
 
 
 def _sinks(config: Config, use: Use) -> Iterator[list[Text]]:

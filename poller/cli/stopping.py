@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import click
 
-from poller.cli.memory import return_memory_promptly
 from poller.errors import StoppedError
 
 Result = TypeVar("Result")
@@ -33,7 +32,6 @@ def until_stopped(work: Callable[[threading.Event], Result]) -> Result:
     Raises: what the work raises; StoppedError when it was asked to stop and did not in time: then the caller ends the process,
     for the work still stands where it stood, and is to be left with it.
     """
-    return_memory_promptly()
     stop = threading.Event()
     outcome: Future[Result] = Future()
     context = click.get_current_context(silent=True)

@@ -52,6 +52,11 @@ def closed_span(span: Window, origin: int, now: float, overlap_seconds: int) -> 
     return Window(start, end) if end > start else None
 
 
+def is_due(last: int, now: int, interval_seconds: int) -> bool:
+    """Whether a regular audit's time has come; also when the clock was set back behind the last one."""
+    return not 0 <= now - last < interval_seconds
+
+
 def self_audit_span(row: Contract, now: int, span_seconds: int, retention_seconds: int) -> Window | None:
     """What a regular audit looks at, from a whole hour on; None where there is nothing yet.
 

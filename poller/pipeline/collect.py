@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from poller.api import ActivityLog
 from poller.config import Config
-from poller.errors import AuthError, PollerError, StoppedError
+from poller.errors import AuthError, PollerError, StateError, StoppedError
 from poller.events import Event
 from poller.pipeline.ahead import ReadAhead
 from poller.pipeline.audit import Auditor, Difference, closed_span
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 # `Date` has whole seconds, and the answer takes a while to come: less than this is no skew.
 _TOLERATED_SKEW_SECONDS = 2.0
-WARN_SKEW_SECONDS = 30.0
 _MICROSECONDS = 1_000_000
 
 
@@ -213,11 +212,9 @@ class Collector:
                             },
                         )
                     poll = self._commit(row, api, lane, window, reading, now, trusted, poll, is_held=is_held)
-        except (StoppedError, GeneratorExit):
+        except (StoppedError, StateError):  # not the contract's
             raise
         except PollerError as error:
-            if error.exit_code == 4:  # the state, not the contract
-                raise
             error.contract = error.contract or row.contract
             log.log(
                 logging.ERROR if isinstance(error, AuthError) else logging.WARNING,
@@ -316,7 +313,7 @@ class Collector:
         """
         row = self._state.contracts.get(contract)
         if row is None:
-            raise _unknown(contract)
+            raise ValueError(f"contract {contract} is not in the state")
         closed = closed_span(span, row.origin, self._clock(), self._config.poll.overlap_seconds)
         if closed is None:
             return []

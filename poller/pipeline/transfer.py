@@ -55,7 +55,7 @@ class Transfer:
         """
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         for index in range(len(self._deliverers)):
-            self._work(self._deliver, index)
+            threading.Thread(target=self._deliver, args=(index,), name=f"deliver-{index}", daemon=True).start()
         pool: ThreadPoolExecutor | None = None
         try:
             found = contracts()
@@ -75,14 +75,6 @@ class Transfer:
         finally:
             if pool is not None:
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    def _work(self, target: Callable[[int], None], index: int) -> None:
-        def work() -> None:
-            with suppress(Exception):  # `_guarded` has remembered it
-                self._guarded(target, index)
-            self._finished.release()
-
-        threading.Thread(target=work, name=f"deliver-{index}", daemon=True).start()
 
     def _watch(self) -> None:
         """Asked to stop, nobody waits any longer."""
@@ -114,6 +106,11 @@ class Transfer:
             raise
 
     def _deliver(self, index: int) -> None:
+        with suppress(Exception):  # `_guarded` has remembered it
+            self._guarded(self._deliver_all, index)
+        self._finished.release()
+
+    def _deliver_all(self, index: int) -> None:
         deliverer, wakeup = self._deliverers[index], self._wakeups[index]
         while not self._stop.is_set():
             # Asked before the step: what is committed in between is delivered by it, or by a later one.

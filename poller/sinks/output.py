@@ -39,13 +39,12 @@ class OutputFile:
     redact: Callable[[bytes], bytes] | None = None
     retry_initial_seconds = retry_max_seconds = 1.0
 
-    def __init__(self, path: Path, order: str = "", render: Callable[[OutboxEvent], bytes] | None = None) -> None:
+    def __init__(self, path: Path, order: str = "") -> None:
         """`order` tells the partial file from that of another backfill to the same `path`."""
         self.mark: int | None = 0
         self._path = path
         self._partial = path.with_name(".".join(filter(None, (path.name, order, "part"))))
         self._is_gzip = path.suffix == ".gz"
-        self._render = render
         self._file = -1
 
     def resume(self, mark: int | None) -> None:
@@ -75,8 +74,7 @@ class OutputFile:
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Append a batch, durably or not at all.  Raises: OutputError."""
-        render = self._render
-        data = b"\n".join([*(render(event) for event in events), b""]) if render else ndjson(events)
+        data = ndjson(events)
         if self._is_gzip:
             data = zlib.compress(data, _GZIP_LEVEL, _GZIP_FORMAT)
         start = self.mark or 0

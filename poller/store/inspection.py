@@ -52,14 +52,16 @@ def schema_of(path: Path) -> int:
     return version
 
 
-def set_aside_in(directory: Path) -> list[StateError]:
+def set_aside_in(directory: Path) -> dict[str, StateError]:
     """The uses whose state was set aside, and not begun anew since: none of them starts before a person decides."""
     found: dict[str, Path] = {}
     for aside in sorted(directory.glob("*.db.unusable-*")):
         use = aside.name.partition(".db.")[0]
         if not aside.name.endswith(SIDE_FILES) and not (directory / f"{use}.db").exists():
             found[use] = aside
-    return [StateError(f"{use}.db was set aside as {aside.name}", hint=way_out(aside)) for use, aside in found.items()]
+    return {
+        use: StateError(f"{use}.db was set aside as {aside.name}", hint=way_out(aside)) for use, aside in found.items()
+    }
 
 
 def holder_of(path: Path) -> int | None:

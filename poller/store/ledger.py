@@ -127,16 +127,13 @@ def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) 
     return {hour * HOUR_SECONDS: Count(known + forgotten, forgotten) for hour, known, forgotten in rows}
 
 
-def prune(connection: sqlite3.Connection, contract: str, before: int) -> int:
-    """Forget the identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
-
-    Returns how many rows it emptied.
-    """
-    return connection.execute(
+def prune(connection: sqlite3.Connection, contract: str, before: int) -> None:
+    """Forget the identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays."""
+    connection.execute(
         f"UPDATE ledger SET forgotten = forgotten + length(identities) / {IDENTITY_BYTES}, identities = x''"
         " WHERE contract = ? AND hour < ? AND updated_at < ? AND length(identities) > 0",
         (contract, before // HOUR_SECONDS, before),
-    ).rowcount
+    )
 
 
 def _identities(rows: Iterable[tuple[bytes]]) -> Iterable[bytes]:

@@ -36,7 +36,6 @@ class Overview(NamedTuple):
     contracts: list[Contract]
     sinks: list[SinkOverview]
     outbox: Size
-    pending_ranges: int
     filtered: dict[str, int]
 
     def imbalances(self) -> list[str]:
@@ -103,8 +102,7 @@ def _read(connection: sqlite3.Connection) -> Overview:
             for sink in outbox.read_sinks(connection)
         ]
         size = Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
-        ranges = connection.execute("SELECT count(*) FROM ranges").fetchone()[0]
-        return Overview(read_contracts(connection), sinks, size, ranges, read_filtered(connection))
+        return Overview(read_contracts(connection), sinks, size, read_filtered(connection))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from poller.errors import TransientError
 from poller.events import Page
-from poller.pipeline.audit import Auditor, Difference, closed_span, self_audit_span
+from poller.pipeline.audit import Auditor, Difference, closed_span, is_due, self_audit_span
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
 from poller.windows import Window
@@ -268,6 +268,11 @@ def test_a_regular_audit_stays_between_where_collecting_began_and_the_watermark(
     assert looked_at(watermark=now, audited_at=an_hour_ago) == Window(now - 2 * HOUR_SECONDS, now)
     assert looked_at(origin=now - 60, watermark=now - 1, audited_at=an_hour_ago) == Window(now - 60, now - 1)
     assert looked_at(watermark=now - 50 * HOUR_SECONDS, audited_at=an_hour_ago) is None
+
+
+@pytest.mark.parametrize(("ago", "expected"), [(0, False), (59, False), (60, True), (10**6, True), (-1, True)])
+def test_an_audit_is_due_an_interval_after_the_last_or_when_the_clock_was_set_back(ago: int, expected: bool) -> None:
+    assert is_due(START - ago, START, 60) is expected
 
 
 def test_an_audit_after_a_pause_reaches_back_to_the_one_before_as_far_as_the_ledger_does() -> None:

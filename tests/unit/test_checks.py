@@ -85,7 +85,7 @@ def token(expires_in_days: float | None) -> Credentials:
 
 
 REFUSED = AuthError("the API refused the credentials (401)")
-DENIED = AuthError("the API denied access to the activity log (403)", hint="grant ACCESS_ACTIVITY_LOG")
+DENIED = AuthError("the API denied access to the activity log (403)", is_denied=True, hint="grant ACCESS_ACTIVITY_LOG")
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,7 @@ from poller.errors import (
         ({}, "it broke"),
         ({"hint": "mend it"}, "it broke (mend it)"),
         ({"contract": "31960001"}, "contract 31960001: it broke"),
-        ({"sink": "loki", "hint": "mend it"}, "sink loki: it broke (mend it)"),
-        ({"contract": "31960001", "sink": "loki"}, "contract 31960001: it broke"),
+        ({"contract": "31960001", "hint": "mend it"}, "contract 31960001: it broke (mend it)"),
     ],
 )
 def test_it_says_where_what_and_what_to_do_in_a_line(
@@ -35,9 +34,18 @@ def test_it_says_where_what_and_what_to_do_in_a_line(
     error = kind("it broke", **where)
     assert str(error) == expected
     assert (error.message, *error.args) == ("it broke", "it broke")
-    assert (error.contract, error.sink, error.hint) == tuple(
-        where.get(name, "") for name in ("contract", "sink", "hint")
-    )
+    assert (error.contract, error.hint, error.sink) == (where.get("contract", ""), where.get("hint", ""), "")
+
+
+def test_what_concerns_a_sink_names_it() -> None:
+    error = AuthError("it broke", sink="loki", hint="mend it")
+    assert (str(error), error.sink) == ("sink loki: it broke (mend it)", "loki")
+    assert str(PollerError("it broke", contract="31960001", sink="loki")) == "contract 31960001: it broke"
+
+
+def test_a_privilege_that_lacks_is_told_from_credentials_that_are_refused() -> None:
+    assert not AuthError("refused").is_denied
+    assert AuthError("denied", is_denied=True).is_denied
 
 
 def test_all_that_is_wrong_with_a_configuration_is_said_at_once() -> None:

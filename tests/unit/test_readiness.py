@@ -40,7 +40,7 @@ def told(
     expires_at: float = NOW + 9,
 ) -> list[str]:
     return troubles(
-        Overview(list(contracts), list(sinks), Size(0, outbox_bytes), 0, {}),
+        Overview(list(contracts), list(sinks), Size(0, outbox_bytes), {}),
         config,
         NOW,
         contracts={row.contract for row in contracts} if polled is None else polled,
