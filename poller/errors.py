@@ -110,6 +110,10 @@ class StateFullError(StateError):
     """The disk is full. The state is as it was before; it may work again when space is freed."""
 
 
+class BodyTooLargeError(PollerError):
+    """The answer is larger than the caller can hold. Ask for less."""
+
+
 class OutputError(PollerError):
     """What we write to (stdout, a file) is gone or full: stop, and leave what was not written in the outbox."""
 

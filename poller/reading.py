@@ -15,9 +15,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from poller.errors import RejectedError, TransientError
+from poller.errors import BodyTooLargeError, RejectedError, TransientError
 from poller.events import Event, Page
-from poller.transport import BodyTooLargeError
 from poller.windows import Window, parts_for, parts_of_whole_pages, split
 
 _MAX_SWEEPS = 5

@@ -21,13 +21,9 @@ import urllib3
 
 from poller import __version__
 from poller.connections import Session, TooSlowError
-from poller.errors import PollerError, StoppedError, TransientError
+from poller.errors import BodyTooLargeError, StoppedError, TransientError
 
 _CHUNK_BYTES = 256 * 1024
-
-
-class BodyTooLargeError(PollerError):
-    """The answer is larger than the caller can hold. Ask for less."""
 
 
 class Response(NamedTuple):

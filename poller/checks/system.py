@@ -15,8 +15,8 @@ import msgspec
 
 from poller.checks import Finding, fail, ok, warn
 from poller.config import Config, SecretSource
-from poller.errors import EXIT_CONFIG, TransientError
-from poller.transport import BodyTooLargeError, Transport
+from poller.errors import EXIT_CONFIG, BodyTooLargeError, TransientError
+from poller.transport import Transport
 
 UNIT = "ionos-poller.service"
 # Source: systemd.unit(5), "System Unit Search Path", highest precedence first.

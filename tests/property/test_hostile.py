@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, RetryPolicy, Settle, TooLarge, decide
-from poller.errors import TransientError
+from poller.errors import BodyTooLargeError, TransientError
 from poller.events import BadAnswerError, OutboxEvent, parse_page
 from poller.mapping import truncated, with_time
 from poller.mapping.filter import Filter
@@ -20,7 +20,7 @@ from poller.mapping.moesif import ActionMaker
 from poller.mapping.redact import Redactor
 from poller.sinks import logging_service, loki, moesif
 from poller.sinks.http import outcome_of, words_of
-from poller.transport import BodyTooLargeError, Response, Transport
+from poller.transport import Response, Transport
 from tests.hostile import RawServer, at_most, headed
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=30)

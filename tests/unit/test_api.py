@@ -18,8 +18,8 @@ import pytest
 
 from poller.api import ActivityLog
 from poller.delivery import RetryPolicy
-from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError
-from poller.transport import BodyTooLargeError, RateLimit, Response, Transport
+from poller.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
+from poller.transport import RateLimit, Response, Transport
 from poller.windows import Window
 from tests.support import free_port
 

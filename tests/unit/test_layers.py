@@ -16,7 +16,7 @@ PACKAGE = "poller"
 
 # Room -> its modules below poller/; a package stands for all that is in it.
 ROOMS = {
-    "core": {"errors", "events", "windows", "delivery", "mapping"},
+    "core": {"errors", "events", "windows", "delivery", "reading", "mapping"},
     "config": {"config"},
     "telemetry": {"telemetry"},
     "reporting": {"health", "metrics", "notify", "readiness"},
@@ -24,7 +24,6 @@ ROOMS = {
     "api": {"api"},
     "store": {"store"},
     "sinks": {"sinks"},
-    "reading": {"reading"},
     "files": {"files"},
     "pipelines": {"pipelines"},
     "checks": {"checks"},
@@ -46,14 +45,13 @@ MAY_IMPORT = {
     "store": BASE | {"telemetry"},
     "sinks": BASE | {"telemetry", "transport"},
     "reporting": EDGES,  # what the daemon says of itself: the books, read from the state
-    "reading": EDGES,
     "files": {"core"},
     "pipelines": BASE | {"telemetry", "transport"},  # the Logging Service's management API, for `setup`
     "checks": EDGES,  # the preflight tries every edge and knows no use case
-    "pipeline": EDGES | {"reading"},
-    "daemon": EDGES | {"reading", "pipeline", "reporting"},
+    "pipeline": EDGES,
+    "daemon": EDGES | {"pipeline", "reporting"},
     "simulator": {"core"},  # a stand-in for the other side shares none of our edges, or it would share their mistakes
-    "cli": EDGES | {"reading", "pipeline", "daemon", "reporting", "simulator", "checks", "pipelines", "files"},
+    "cli": EDGES | {"pipeline", "daemon", "reporting", "simulator", "checks", "pipelines", "files"},
 }
 
 # Library -> the rooms that may import it.

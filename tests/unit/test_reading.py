@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError
+from poller.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
 from poller.events import Event, Page
 from poller.reading import Limits, Reading, Split, WindowReader
-from poller.transport import BodyTooLargeError
 from poller.windows import Window, parts_for, split
 
 WINDOW = Window(1000, 1010)

@@ -21,9 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
 
-from poller.errors import TransientError
+from poller.errors import BodyTooLargeError, TransientError
 from poller.transport import (
-    BodyTooLargeError,
     Transport,
     parse_http_date,
     retry_after_seconds,
