@@ -19,6 +19,7 @@ from poller.delivery import Accepted, Outcome, Refused, TooLarge
 from poller.events import OutboxEvent
 from poller.mapping import format_time_us
 from poller.sinks import Configured, TooOld
+from poller.sinks.age import AgeLimit
 from poller.sinks.http import Endpoint, Login
 
 SUCCESSES = (204, 200)
@@ -43,11 +44,10 @@ class LokiSink(Configured):
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(settings)
-        self._too_old = too_old
         self.batch_bytes = min(settings.batch_bytes, _MAX_BATCH_BYTES)
         self.max_age_seconds = MAX_AGE_SECONDS
         self._labels = dict(settings.labels)
-        self._clock = clock
+        self._age = AgeLimit(MAX_AGE_SECONDS, "the 7 days that Loki takes", too_old, clock)
         self._endpoint = Endpoint(
             settings,
             config,
@@ -60,25 +60,14 @@ class LokiSink(Configured):
         )
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Push what Loki can take. What it would call too old is refused here, and costs no request."""
-        oldest_us = round((self._clock() - MAX_AGE_SECONDS) * 1_000_000)
-        if self._too_old == "stamp-now":
-            events = [_stamped(event) if event.time_us < oldest_us else event for event in events]
-        refused = {
-            index: f"older than the 7 days that Loki takes: {format_time_us(event.time_us)}"
-            for index, event in enumerate(events)
-            if event.time_us < oldest_us
-        }
-        if refused:
-            events = [event for index, event in enumerate(events) if index not in refused]
-            if not events:
-                return Accepted(refused)
+        """Push what Loki can take."""
+        return self._age.send(events, self._push)
+
+    def _push(self, events: Sequence[OutboxEvent]) -> Outcome:
         body = encode_push(events, self._labels)
         if len(body) > MAX_BODY_BYTES and len(events) > 1:
             return TooLarge(f"a push of {len(body)} bytes")
-        outcome = self._endpoint.post(body)
-        # Without the status: it is none of the refused events'.
-        return Accepted(refused) if refused and isinstance(outcome, Accepted) else outcome
+        return self._endpoint.post(body)
 
     def probe(self) -> Outcome:
         """Push no streams. That Loki says so shows that it is there and let us in."""
@@ -86,11 +75,6 @@ class LokiSink(Configured):
         if isinstance(outcome, Refused) and (outcome.status == 422 or "stream" in outcome.reason):
             return Accepted(status=outcome.status)
         return outcome
-
-
-def _stamped(event: OutboxEvent) -> OutboxEvent:
-    """The event with the time at which it was collected, which a repeat does not change; its own stays in the line."""
-    return msgspec.structs.replace(event, time_us=event.collected_at * 1_000_000)
 
 
 def _login(settings: Settings) -> Login | None:

@@ -10,14 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from poller.config import Config
 from poller.config import MoesifSink as Settings
 from poller.delivery import Accepted, Outcome, Refused, TooLarge
 from poller.events import OutboxEvent
-from poller.mapping import format_time_us
 from poller.sinks import Configured, TooOld, build_actions
+from poller.sinks.age import AgeLimit
 from poller.sinks.http import Endpoint, Login
 
 SUCCESSES = (201, 200, 202, 204)
@@ -39,10 +37,9 @@ class MoesifSink(Configured):
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(settings)
-        self._too_old = too_old
         self.max_age_seconds = MAX_AGE_SECONDS
         self._actions = build_actions(settings)
-        self._clock = clock
+        self._age = AgeLimit(MAX_AGE_SECONDS, "the 30 days that Moesif takes", too_old, clock)
         self._endpoint = Endpoint(
             settings,
             config,
@@ -54,24 +51,11 @@ class MoesifSink(Configured):
         )
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Post what Moesif can take. What it would call too old or too large is found here, and costs no request."""
-        oldest_us = round((self._clock() - MAX_AGE_SECONDS) * 1_000_000)
-        if self._too_old == "stamp-now":
-            events = [_stamped(event) if event.time_us < oldest_us else event for event in events]
-        refused = {
-            index: f"older than the 30 days that Moesif takes: {format_time_us(event.time_us)}"
-            for index, event in enumerate(events)
-            if event.time_us < oldest_us
-        }
-        if refused:
-            events = [event for index, event in enumerate(events) if index not in refused]
-            if not events:
-                return Accepted(refused)
-        outcome = self._post([self._actions.make(event) for event in events])
-        # Without the status: it is none of the refused events'.
-        return Accepted(refused) if refused and isinstance(outcome, Accepted) else outcome
+        """Post what Moesif can take. What it would call too large is found here, and costs no request."""
+        return self._age.send(events, self._post)
 
-    def _post(self, actions: Sequence[bytes]) -> Outcome:
+    def _post(self, events: Sequence[OutboxEvent]) -> Outcome:
+        actions = [self._actions.make(event) for event in events]
         largest = max(map(len, actions))
         if largest > self.max_event_bytes:
             return TooLarge(f"larger than max_event_bytes: an action of {largest} bytes")
@@ -88,8 +72,3 @@ class MoesifSink(Configured):
         """Post an empty array. Refused means reachable and let in, but without a liking for empty arrays."""
         outcome = self._endpoint.post(b"[]", "/batch")
         return Accepted(status=outcome.status) if isinstance(outcome, Refused) else outcome
-
-
-def _stamped(event: OutboxEvent) -> OutboxEvent:
-    """The event with the time at which it was collected, which a repeat does not change; its own stays in the entry."""
-    return msgspec.structs.replace(event, time_us=event.collected_at * 1_000_000)

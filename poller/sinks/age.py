@@ -1,0 +1,44 @@
+"""What becomes of events that the other side refuses for their age."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from poller.delivery import Accepted, Outcome
+from poller.events import OutboxEvent
+from poller.mapping import format_time_us
+from poller.sinks import TooOld
+
+
+class AgeLimit:
+    """How old an event may be. Older ones are refused here, and cost no request; `what` tells a person of the limit."""
+
+    def __init__(self, seconds: float, what: str, too_old: TooOld, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._what = what
+        self._too_old = too_old
+        self._clock = clock
+
+    def send(self, events: Sequence[OutboxEvent], send: Callable[[Sequence[OutboxEvent]], Outcome]) -> Outcome:
+        """Send those that are young enough, or as `stamp-now` makes them so; what became of all of them."""
+        oldest_us = round((self._clock() - self._seconds) * 1_000_000)
+        if self._too_old == "stamp-now":
+            events = [_stamped(event) if event.time_us < oldest_us else event for event in events]
+        refused = {
+            index: f"older than {self._what}: {format_time_us(event.time_us)}"
+            for index, event in enumerate(events)
+            if event.time_us < oldest_us
+        }
+        if not refused:
+            return send(events)
+        young = [event for index, event in enumerate(events) if index not in refused]
+        outcome = send(young) if young else Accepted()
+        # Without the status: it is none of the refused events'.
+        return Accepted(refused) if isinstance(outcome, Accepted) else outcome
+
+
+def _stamped(event: OutboxEvent) -> OutboxEvent:
+    """The event with the time at which it was collected, which a repeat does not change; its own stays in the line."""
+    return msgspec.structs.replace(event, time_us=event.collected_at * 1_000_000)
