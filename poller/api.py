@@ -3,7 +3,7 @@
 Owns authentication, the shared rate limit, retries, and the translation of every status and every bad answer into one of
 our errors. Decides nothing about windows. Keeps, as a by-product of each answer, how far the API's clock is from ours.
 
-Source: FACTS.md, IONOS Activity Log API.
+Source: docs/facts.md, "IONOS Activity Log API".
 """
 
 from __future__ import annotations

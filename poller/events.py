@@ -24,7 +24,7 @@ _FIRST_US, _LAST_US = (
 
 
 class BadAnswerError(Exception):
-    """The API's answer is not what FACTS.md describes; the text says how. The API client makes it one of our errors."""
+    """The API's answer is not what docs/facts.md describes; the text says how. The API client makes it one of our errors."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -175,7 +175,7 @@ def parse_page(body: bytes) -> Page:
     """Read one answer of `GET /contracts/{number}`.
 
     Accepts `{"hits": {"total", "hits": [{"_source"}]}}`, `{"items": [...]}` and a bare list, whose elements may be hits or
-    entries.  Raises: BadAnswerError when it is anything else.  Source: FACTS.md, IONOS Activity Log API.
+    entries.  Raises: BadAnswerError when it is anything else.  Source: docs/facts.md, "IONOS Activity Log API".
     """
     try:
         body.decode()

@@ -3,7 +3,7 @@
 Translates all that the SDK raises. A key is a `Secret` from the moment it is read, and in no message. No request is repeated
 here: a second POST would make a second pipeline, or end the key that the first one made.
 
-Source: ionoscloud-logging 2.0.0, and FACTS.md, "IONOS Logging Service".
+Source: ionoscloud-logging 2.0.0, and docs/facts.md, "IONOS Logging Service".
 """
 
 from __future__ import annotations

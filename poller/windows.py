@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-# The vendor's own client asks for 90 days at most; a month leaves room.  Source: FACTS.md, IONOS Activity Log API.
+# The vendor's own client asks for 90 days at most; a month leaves room.  Source: docs/facts.md, "IONOS Activity Log API".
 MAX_SPAN_SECONDS = 30 * 86_400
 
 

@@ -1,6 +1,6 @@
 """Checks of a Fluent Bit configuration around `ionos-poller fetch`: what would make it lose entries, or not start.
 
-Source: FACTS.md, "Fluent Bit" and "IONOS Logging Service".
+Source: docs/facts.md, "Fluent Bit" and "IONOS Logging Service".
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _headers(output: Section) -> dict[str, str]:
 
 
 def _check_moesif(output: Section, words: Sequence[str] | None) -> Iterator[Finding]:
-    """Source: FACTS.md, "Moesif Actions API". `words` of the command, where there is one."""
+    """Source: docs/facts.md, "Moesif Actions API". `words` of the command, where there is one."""
     if words is not None and _option(words, "--format") != "moesif-action":
         hint = "add --format moesif-action to Command"
         yield _bad(output, "Moesif takes actions, and the command prints entries", hint)

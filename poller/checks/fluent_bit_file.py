@@ -1,6 +1,6 @@
 """Reads a Fluent Bit configuration, classic or YAML, into sections. Knows the syntax and no rule about what is good.
 
-Source: FACTS.md, "Fluent Bit", and its manual's pages on both formats.
+Source: docs/facts.md, "Fluent Bit", and its manual's pages on both formats.
 """
 
 from __future__ import annotations

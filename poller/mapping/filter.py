@@ -12,7 +12,7 @@ from fnmatch import translate
 
 from poller.mapping.fields import Fields, Value
 
-# Source: FACTS.md, "IONOS Activity Log API": where an entry has what a rule asks for. The contract is not read from it.
+# Source: docs/facts.md, "IONOS Activity Log API": where an entry has what a rule asks for. The contract is not read from it.
 _PATHS = {
     "type": "event.type",
     "service": "principal.sourceService",

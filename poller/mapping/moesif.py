@@ -2,7 +2,7 @@
 
 Every action is valid, whatever the entry lacks: it has a name, a time, an address and an absolute URI. Its `transaction_id`
 depends on the entry alone, so that sending it twice stores it once. The entry itself goes along untouched, as `metadata`.
-Source: FACTS.md, "Moesif Actions API".
+Source: docs/facts.md, "Moesif Actions API".
 """
 
 from __future__ import annotations

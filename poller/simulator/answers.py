@@ -36,7 +36,7 @@ def json_answer(status: int, value: Any) -> Answer:
 
 
 def api_error(status: int, code: str, message: str) -> Answer:
-    """An error of the Activity Log API. Source: FACTS.md, error body."""
+    """An error of the Activity Log API. Source: docs/facts.md, "IONOS Activity Log API"."""
     return json_answer(status, {"httpStatus": status, "messages": [{"errorCode": code, "message": message}]})
 
 

@@ -5,7 +5,7 @@ A pool of templates is made once per seed; an entry is one template with a uniqu
 contract filled in. Nothing is stored per entry. All names and addresses are from
 ranges reserved for documentation.
 
-Source: FACTS.md, "IONOS Activity Log API": shape of an entry, event types and their proportions.
+Source: docs/facts.md, "IONOS Activity Log API": shape of an entry, event types and their proportions.
 """
 
 from __future__ import annotations

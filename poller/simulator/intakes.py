@@ -128,7 +128,7 @@ def _poisoned(lines: list[bytes], settings: SimulatorSettings) -> Verdict | None
 
 
 class LoggingIntake(Intake):
-    """The Logging Service: `POST /{tag}` with an APIKEY. Source: FACTS.md, "IONOS Logging Service"."""
+    """The Logging Service: `POST /{tag}` with an APIKEY. Source: docs/facts.md, "IONOS Logging Service"."""
 
     name = "logging"
 
@@ -188,7 +188,7 @@ class _Action(msgspec.Struct):
 
 
 class MoesifIntake(Intake):
-    """Moesif's Actions API, which collapses a repeated `transaction_id`. Source: FACTS.md, its section."""
+    """Moesif's Actions API, which collapses a repeated `transaction_id`. Source: docs/facts.md, "Moesif Actions API"."""
 
     name = "moesif"
 

@@ -1,6 +1,6 @@
 """A stand-in for Loki's push API that enforces its limits.
 
-Source: FACTS.md, "Loki push API", tried against a real Loki 3 with default limits.
+Source: docs/facts.md, "Loki push API", tried against a real Loki 3 with default limits.
 """
 
 from __future__ import annotations

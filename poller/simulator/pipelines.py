@@ -1,7 +1,7 @@
 """A stand-in of the Logging Service's management API, where a region's host has it: pipelines, and their keys, shown once.
 
 The logging intake then takes the newest key that was shown, and no other.
-Source: FACTS.md, "IONOS Logging Service"; the vendor's SDK ionoscloud-logging 2.0.0.
+Source: docs/facts.md, "IONOS Logging Service"; the vendor's SDK ionoscloud-logging 2.0.0.
 """
 
 from __future__ import annotations

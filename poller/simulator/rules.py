@@ -1,6 +1,6 @@
 """The rules of the Activity Log API: from a request to the answer of the real one. No sockets, no faults.
 
-Source: FACTS.md, "IONOS Activity Log API (v1, read-only)".
+Source: docs/facts.md, "IONOS Activity Log API".
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Firehose joins records without a delimiter, so each ends with a newline. It takes a call in part, and has no key to tell a repeat
 by: only what it did not take is sent again. AWS's library finds the credentials, signs, and is kept from retrying: that is ours
 to decide. It is imported here alone, and only by who has such a sink.
-Source: FACTS.md, "AWS Data Firehose"; the API reference of PutRecordBatch.
+Source: docs/facts.md, "AWS Data Firehose"; the API reference of PutRecordBatch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """IONOS Logging Service, or any HTTP source that takes a JSON array and wants an `APIKEY` header.
 
-Source: FACTS.md, "IONOS Logging Service". It stamps the time of arrival and has no key to tell a repeat by.
+Source: docs/facts.md, "IONOS Logging Service". It stamps the time of arrival and has no key to tell a repeat by.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What is sent of an event (stream, time, line) depends on what is stored of it alone, so a repeat is exact and
 Loki drops it. An event collected late goes to a stream of its hour, by one more label: no stream ever gets an
-entry more than an hour behind its newest, which Loki would refuse.  Source: FACTS.md, "Loki push API".
+entry more than an hour behind its newest, which Loki would refuse.  Source: docs/facts.md, "Loki push API".
 """
 
 from __future__ import annotations

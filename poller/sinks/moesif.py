@@ -1,7 +1,7 @@
 """Moesif: its Actions API.
 
 An action's `transaction_id` depends on its entry alone, and Moesif stores each once: a repeat is harmless.
-Source: FACTS.md, "Moesif Actions API".
+Source: docs/facts.md, "Moesif Actions API".
 """
 
 from __future__ import annotations

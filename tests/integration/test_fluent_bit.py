@@ -98,7 +98,7 @@ def test_what_is_named_is_there_and_what_comes_in_goes_out(file: str) -> None:
 
 @EACH
 def test_nothing_is_dropped_that_a_setting_can_keep(file: str) -> None:
-    """The traps of FACTS.md, "Fluent Bit", and what their remedies need in turn."""
+    """The traps of docs/facts.md, "Fluent Bit", and what their remedies need in turn."""
     pipeline = PIPELINES[file]
     (source,), (target,) = pipeline.inputs, pipeline.outputs
     assert pipeline.service["storage.path"]

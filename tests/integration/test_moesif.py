@@ -33,7 +33,7 @@ ACTION_LIMIT, BATCH_LIMIT = 1_000_000, 12_000_000
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """Source: FACTS.md, "Moesif Actions API"."""
+    """Source: docs/facts.md, "Moesif Actions API"."""
 
     time: datetime
     uri: str

@@ -82,6 +82,18 @@ def test_the_pages_on_sinks_and_delivery_have_every_type() -> None:
         assert f"\n| `{name}`" in promises
 
 
+def test_every_source_that_is_cited_is_a_section_of_the_page_on_facts() -> None:
+    sections = set(re.findall(r"^## (.*)$", (TOP / "docs" / "facts.md").read_text(), re.MULTILINE))
+    citations = [
+        (path.name, re.findall(r'"([^"]+)"', names))
+        for room in ("poller", "tests")
+        for path in (TOP / room).rglob("*.py")
+        for names in re.findall(r'(?<!")docs/facts\.md, ("[^"]+"(?: and "[^"]+")*)', path.read_text())
+    ]
+    assert len(citations) > 15
+    assert [cited for cited in citations if not set(cited[1]) <= sections] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_and_option_a_page_names_exists(page: Path) -> None:
     for words in re.findall(r"(?<![\w/-])ionos-poller ((?:[a-z][a-z-]*|--[a-z-]+)(?: [^`\n#|>]*)?)", page.read_text()):

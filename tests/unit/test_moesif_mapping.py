@@ -28,7 +28,7 @@ ENTRY = {
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """Source: FACTS.md, "Moesif Actions API"."""
+    """Source: docs/facts.md, "Moesif Actions API"."""
 
     time: str
     uri: str
