@@ -1,4 +1,4 @@
-"""The Prometheus metrics of INTERFACE.md. Most are the books, read from the state at the moment of the scrape.
+"""The Prometheus metrics, as docs/metrics.md lists them. Most are the books, read from the state at the moment of the scrape.
 
 That way they survive restarts, cannot drift from what `status` says, and cost nothing between scrapes.
 """

@@ -22,7 +22,7 @@ DAY_SECONDS = 86_400
 # Longer than a poll interval, with IONOS_POLLER_TEST_REST_SECONDS=70. Read at import: tests have a clean environment.
 REST_SECONDS = float(os.environ.get("IONOS_POLLER_TEST_REST_SECONDS", "6"))
 
-# Names and labels of INTERFACE.md, as a scrape shows them.
+# Names and labels that are public (docs/metrics.md), as a scrape shows them.
 METRICS = {
     "events_collected_total": {"account", "contract"},
     "events_filtered_total": {"reason"},

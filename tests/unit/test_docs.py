@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import click
 import pytest
 
 from poller.cli import cli
+from poller.metrics import Metrics
 from tests import man_page
 from tests.documents import PAGES, name_of
 from tests.generate_docs import MAN_PAGE, PATH, render
+from tests.states import open_state
 from tests.support import TOP
 
 
@@ -92,6 +95,14 @@ def test_every_source_that_is_cited_is_a_section_of_the_page_on_facts() -> None:
     ]
     assert len(citations) > 15
     assert [cited for cited in citations if not set(cited[1]) <= sections] == []
+
+
+def test_the_page_on_metrics_has_every_metric_and_its_kind(tmp_path: Path) -> None:
+    page = (TOP / "docs" / "metrics.md").read_text()
+    listed = set(re.findall(r"^\| `(\w+?)(?:_total)?` \| (counter|gauge|histogram) ", page, re.MULTILINE))
+    with closing(open_state(tmp_path)) as state:
+        families = list(Metrics(state.overview).registry.collect())
+    assert listed == {(family.name.removeprefix("ionos_poller_"), family.type) for family in families}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -1,4 +1,4 @@
-"""When the daemon is ready, and what it says when it is not: INTERFACE.md's sentence on /readyz, case by case."""
+"""When the daemon is ready, and what it says when it is not: the sentence of docs/metrics.md on /readyz, case by case."""
 
 from __future__ import annotations
 
