@@ -1,4 +1,4 @@
-"""Puts the parts together: API clients from the configuration, sinks, the collector."""
+"""Makes of the configuration what several commands need: API clients, filter and redaction, credentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT for commands that end by themselves: the work is asked to stop, never interrupted.
+"""SIGTERM and SIGINT for commands that take time, but for `run`: the work is asked to stop, never interrupted.
 
 An exception out of a signal handler may come between any two steps of anything: in a lock half taken, a socket not yet in the
 hands of who closes it, a destructor, which swallows it. So the work has a thread of its own, and the main thread waits for its

@@ -97,7 +97,7 @@ class ReadAhead:
 
 
 class _Ahead:
-    """A window in the queue of `_read_ahead`, perhaps being read."""
+    """A window in the queue of `ReadAhead.read`, perhaps being read."""
 
     __slots__ = ("future", "has_slot", "window")
 

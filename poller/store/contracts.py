@@ -71,7 +71,10 @@ class Commit(NamedTuple):
 
 
 class Contracts:
-    """The tables `contracts`, `ranges` and `ledger`. Every method is one transaction or one read."""
+    """The tables `contracts`, `ranges`, `ledger` and `filtered`, and the fact `skipped`.
+
+    Every method is one transaction or one read, but for `prune`, which commits contract by contract.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -180,7 +183,7 @@ class Contracts:
             )
 
     def record_audit(self, contract: str, now: int) -> None:
-        """Commits: that the contract was audited, and what was missing is to be read."""
+        """Commits: that the contract was audited."""
         with self._database.transaction() as connection:
             connection.execute("UPDATE contracts SET audited_at = ? WHERE contract = ?", (now, contract))
 

@@ -1,4 +1,4 @@
-"""The delivering half of the state: the outbox, each sink's place in it, and dead letters.
+"""The delivering half of the state: the outbox and each sink's place in it. `dead_letters.py` has what becomes of dead letters.
 
 Every sink reads the same segments at its own pace: its place is the last segment it is done with and how many events of the
 next one. A segment is deleted when the last sink is done with it. `settle` is the only way a sink moves on.
@@ -65,7 +65,7 @@ class Size(NamedTuple):
 
 
 class Outbox:
-    """The tables `segments`, `sinks` and `dead_letters`. Every method is one transaction or one read."""
+    """The tables `segments`, `outbox_size` and `sinks`; adds to `dead_letters`. Every method is one transaction or one read."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
