@@ -67,7 +67,15 @@ class Api(Table, frozen=True, kw_only=True):
             le=1_000_000,
         ),
     ] = 10_000
-    concurrency: Annotated[int, describe("number", "Contracts collected at the same time.", ge=1, le=64)] = 4
+    concurrency: Annotated[
+        int,
+        describe(
+            "number",
+            "Contracts collected at the same time, and windows read at the same time over all of them.",
+            ge=1,
+            le=64,
+        ),
+    ] = 4
     requests_per_second: Annotated[
         float,
         describe("number", "At most so many requests a second, over all contracts.", ge=0.01, le=10_000),
@@ -80,7 +88,12 @@ class Api(Table, frozen=True, kw_only=True):
     ] = 4
     max_page_bytes: Annotated[
         int,
-        describe("size", "A larger answer is refused, and the page size halved.", ge=64 * KIB, le=1 << 30),
+        describe(
+            "size",
+            "A larger answer is refused, and an eighth of the entries asked for; a single entry may be 16 times as large.",
+            ge=64 * KIB,
+            le=1 << 30,
+        ),
     ] = 8 * MIB
     window_bytes: Annotated[
         int, describe("size", "Memory spent on windows in flight, over all contracts.", ge=MIB, le=1 << 34)
@@ -115,7 +128,13 @@ class Poll(Table, frozen=True, kw_only=True):
         int, describe("duration", "Time between two self-audits; `0s` turns them off.", ge=0, le=30 * 86_400)
     ] = 3600
     audit_span_seconds: Annotated[
-        int, describe("duration", "How far back a self-audit looks.", ge=1, le=YEAR_SECONDS)
+        int,
+        describe(
+            "duration",
+            "A self-audit begins so far before the previous one, however long ago that was.",
+            ge=1,
+            le=YEAR_SECONDS,
+        ),
     ] = 86_400
     ledger_retention_seconds: Annotated[
         int,
