@@ -31,7 +31,7 @@ _COMMANDS = {
     "setup": "Create or reuse a Logging Service pipeline; store its key; write a configuration.",
     "check": "Is everything set up right? What to do where it is not.",
     "run": "The daemon: polls on a schedule, delivers to every sink.",
-    "fetch": "One poll: new events as JSON lines on stdout.",
+    "fetch": "One poll: new entries as JSON lines on stdout.",
     "backfill": "One-off export of a past range, resumable.",
     "audit": "What the API holds against what was collected.",
     "status": "Per contract watermark and lag, per sink backlog; the books.",

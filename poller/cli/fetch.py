@@ -1,4 +1,4 @@
-"""`fetch`: one poll, new events as JSON lines on stdout."""
+"""`fetch`: one poll, new entries as JSON lines on stdout."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _MAX_ADOPTED_BYTES = 64 * 1024
     show_default=True,
     help="The entry as the API gave it, or a Moesif action.",
 )
-@click.option("--time-key", metavar="NAME", help="Add a top-level copy of the event's time under this name.")
+@click.option("--time-key", metavar="NAME", help="Add a top-level copy of the entry's time under this name.")
 @click.option(
     "--max-line-bytes", type=click.IntRange(min=512), metavar="N", help="Shorten longer lines, with a marker."
 )
@@ -80,7 +80,7 @@ def command(
     adopt_state: Path | None,
     explain_filter: bool,
 ) -> int:
-    """One poll: new events as JSON lines on stdout, oldest first per contract.
+    """One poll: new entries as JSON lines on stdout, oldest first per contract.
 
     T is RFC 3339, YYYY-MM-DD (UTC midnight), or an age such as 90m, 36h, 7d.
 
