@@ -111,7 +111,7 @@ def _by_subject(account: Account, counts: Counter[str]) -> dict[str, int]:
 
 
 def as_markdown(accounts: Sequence[Account], seconds: float) -> str:
-    """The tables that docs/faults.md shows."""
+    """The tables of a report, such as results/1000-kills.md."""
     whole = total(accounts)
     seeds = [account.seed for account in accounts]
     subjects = Counter(account.subject for account in accounts)
