@@ -72,3 +72,11 @@ def counts(state: State, start: int, end: int) -> dict[int, int]:
 
 def open_state(directory: Path, *, is_fresh_start: bool = False) -> State:
     return State.open(directory, "fetch", is_fresh_start=is_fresh_start)
+
+
+def with_a_sink(directory: Path) -> State:
+    """An open state with contract 1 and the sink `out`."""
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START, START)
+    state.outbox.register("out", "stdout")
+    return state

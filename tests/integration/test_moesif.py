@@ -22,6 +22,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks import Sink, build_sink, moesif
 from poller.store import State, outbox
+from tests.actions import Action
 from tests.daemon import FIRST, MOESIF, MakeDaemon
 from tests.integration.fetching import Starter
 from tests.support import wait_until
@@ -32,21 +33,8 @@ DAY = 86_400
 ACTION_LIMIT, BATCH_LIMIT = 1_000_000, 12_000_000
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """Source: docs/facts.md, "Moesif Actions API"."""
-
-    time: datetime
-    uri: str
-    ip_address: str
-
-
-class Action(msgspec.Struct, forbid_unknown_fields=True):
-    action_name: str
-    transaction_id: str
-    request: Request
-    metadata: msgspec.Raw
-    company_id: str
-    user_id: str = ""
+def time_of(action: Action) -> datetime:
+    return datetime.fromisoformat(action.request.time)
 
 
 def checked(line: bytes) -> Action:
@@ -54,9 +42,10 @@ def checked(line: bytes) -> Action:
     action = msgspec.json.decode(line, type=Action)
     assert action.action_name
     assert len(action.transaction_id) == 36
-    assert action.request.time.tzinfo is not None
+    assert time_of(action).tzinfo is not None
     assert action.request.uri.startswith(("https://", "http://"))
     assert action.request.ip_address
+    assert action.company_id
     assert len(line) <= ACTION_LIMIT
     return action
 
@@ -253,7 +242,7 @@ def test_what_is_too_old_can_be_stamped_with_the_time_it_was_collected(simulator
     old = event_of(1, age_seconds=90 * DAY)
     assert sink.send([old]) == Accepted(status=201)
     action = checked(simulator.intakes[MOESIF].lines[0])
-    assert int(action.request.time.timestamp()) == old.collected_at
+    assert int(time_of(action).timestamp()) == old.collected_at
 
 
 def delivered(sink: Sink, lines: list[bytes], directory: Path) -> dict[int, str]:

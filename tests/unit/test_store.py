@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,22 +15,6 @@ from poller.store import State, database
 from poller.store.ledger import _CHUNK_IDENTITIES as CHUNK
 from poller.windows import Window
 from tests.states import HOUR, NOW, START, commit, counts, event, events, open_state, waiting
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def state(directory: Path) -> Iterator[State]:
-    """An open state with contract 1 and the sink `out`."""
-    state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START, START)
-    state.outbox.register("out", "stdout")
-    yield state
-    state.close()
-
 
 # Contracts, watermarks and books
 

@@ -27,22 +27,6 @@ from poller.windows import Window
 from tests.states import HOUR, START, commit, event, events, open_state
 from tests.support import TOP, clean_environment
 
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def state(directory: Path) -> Iterator[State]:
-    """An open state with contract 1 and the sink `out`."""
-    state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START, START)
-    state.outbox.register("out", "stdout")
-    yield state
-    state.close()
-
-
 # The file
 
 

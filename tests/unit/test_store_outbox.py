@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,6 @@ from poller.store import State
 from poller.store.outbox import DeadLetter
 from poller.store.segments import MAX_BYTES, MAX_EVENTS, Stored, cut, decode, encode
 from tests.states import NOW, START, commit, event, events, open_state, waiting
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def state(directory: Path) -> Iterator[State]:
-    """An open state with contract 1 and the sink `out`."""
-    state = open_state(directory)
-    state.contracts.enrol(["1"], "default", START, START)
-    state.outbox.register("out", "stdout")
-    yield state
-    state.close()
-
 
 # The outbox
 

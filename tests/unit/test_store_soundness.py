@@ -15,11 +15,6 @@ from poller.store.overview import overview_of
 from tests.states import FIRST_MINUTE, START, commit, events, open_state
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
 def columns_of(path: Path) -> list[tuple[str, str]]:
     with closing(sqlite3.connect(path)) as raw:
         tables = raw.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
