@@ -6,6 +6,7 @@ The command is `python -m poller` from this checkout, in an environment without 
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -110,6 +111,20 @@ def wait_until(predicate: Callable[[], Answer], timeout: float = 10, *, what: st
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}")
         time.sleep(0.02)
+
+
+# Read at import: tests have a clean environment.
+_SEED = os.environ.get("IONOS_POLLER_TEST_SEED")
+
+
+def seed_of_chance() -> int:
+    """The seed for what a test leaves to chance: another one each time, unless $IONOS_POLLER_TEST_SEED names one.
+
+    It is printed, so that pytest shows it where the test fails.
+    """
+    seed = int(_SEED) if _SEED else random.SystemRandom().randrange(10**6)
+    print(f"IONOS_POLLER_TEST_SEED={seed}")
+    return seed
 
 
 def free_port() -> int:

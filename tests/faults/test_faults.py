@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from concurrent.futures import Future
 from pathlib import Path
 from typing import get_args
@@ -17,12 +16,13 @@ from tests.faults.plan import LIVES_A_PLAN, SUBJECTS, End, Life, Plan, Trouble, 
 from tests.faults.plants import PLANTS
 from tests.faults.report import Account, save
 from tests.faults.runs import JOBS, carry_out, carry_out_all, pool, sweep_all
+from tests.support import seed_of_chance
 
 LIVES = 10
 
 
 def test_nothing_is_lost_invented_or_needlessly_repeated_whatever_goes_wrong(tmp_path: Path) -> None:
-    seed = random.SystemRandom().randrange(10**6)
+    seed = seed_of_chance()
     plans = [
         draw(seed + number, LIVES, subject)
         for number, subject in enumerate(("run", "run", "damage", "fetch", "backfill"))

@@ -27,7 +27,7 @@ from tests.integration.fetching import (
     is_oldest_first,
     same,
 )
-from tests.support import COMMAND, wait_until
+from tests.support import COMMAND, seed_of_chance, wait_until
 
 
 def unread_bytes(pipe: Any) -> int:
@@ -152,9 +152,7 @@ def wait_for_the_last_second(place: Bench, lines: list[bytes]) -> None:
 
 
 def test_fifty_kills_lose_nothing_and_repeat_at_most_a_batch_each(bench: Starter) -> None:
-    seed = int.from_bytes(os.urandom(4), "big")
-    print(f"seed {seed}")
-    dice = random.Random(seed)
+    dice = random.Random(seed_of_chance())
     place = bench(events=9000, latency_seconds=0.02, span_seconds=3400)
     env = {"IONOS_POLLER_API__PAGE_SIZE": "200", "IONOS_POLLER_API__RESULT_WINDOW": "1000"}
     lines: list[bytes] = []
