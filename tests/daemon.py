@@ -254,6 +254,10 @@ class Daemon:
             assert (books.lost, books.invented) == (0, 0), (name, books)
         return time.monotonic() - started
 
+    def polls(self) -> int:
+        """How often entries were asked for so far: a poll of a contract at rest is one request."""
+        return sum(self.simulator.traffic.counts.get("entries", {}).values())
+
     def assert_once(self, *intakes: str) -> None:
         """Every entry of the simulator is at the intakes, once."""
         for name in intakes or (LOGGING, LOKI):
@@ -285,6 +289,12 @@ class Daemon:
         assert self.process is not None
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def wakeups(self) -> int:
+        """How often its threads have gone to sleep so far, and so been woken."""
+        assert self.process is not None
+        statuses = [(task / "status").read_text() for task in Path(f"/proc/{self.process.pid}/task").iterdir()]
+        return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in statuses)
 
     def disk_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.state_dir.iterdir())

@@ -19,15 +19,15 @@ def after(tmp_path: Path, *lives: Life) -> Account:
 def test_a_clock_that_is_set_while_it_runs_keeps_no_poll_from_coming(tmp_path: Path, seconds: float) -> None:
     # The schedule waited for the time at which the next poll was due, which was two hours away again.
     account = after(tmp_path, Life("heal", after_seconds=1.5, clock=((1.0, seconds),)))
-    assert account.violations == []
-    assert account.recovery_seconds < 5
+    assert account.violations == []  # one would be that it took more than the harness's ten seconds
+    assert account.recoveries == 2, "while it ran, and when it was started once more"
 
 
 def test_when_a_full_disk_has_room_again_it_goes_on_within_seconds(tmp_path: Path) -> None:
     # A sink whose place could not be written waited for ten seconds, and what was collected meanwhile with it.
     account = after(tmp_path, Life("heal", after_seconds=1.5, trouble="disk-fills", entries=(400, 400)))
     assert account.violations == []
-    assert 0 < account.recovery_seconds < 6
+    assert 0 < account.recovery_seconds < 9  # three, and what a busy machine adds: to be told from ten and more
 
 
 def test_a_clock_that_is_set_back_while_a_window_is_read_leaves_no_watermark_in_the_future(tmp_path: Path) -> None:

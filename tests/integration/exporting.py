@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import msgspec
 
 from poller.simulator import Simulator
 from poller.simulator.intakes import digest_of
+from poller.simulator.world import Traffic
 from tests.integration.fetching import Bench, Run, failed
 from tests.support import wait_until
 
@@ -96,6 +98,27 @@ def assert_exported(path: Path, simulator: Simulator) -> int:
     assert path.exists(), list(path.parent.iterdir())
     assert not list(path.parent.glob("*.part"))
     return assert_complete(read_lines(path), everything(simulator))
+
+
+class AtOnce(Traffic):
+    """The traffic of a simulator, and how many requests were being answered at the same time, at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._now = 0
+        self._counting = threading.Lock()
+
+    def arrive(self) -> None:
+        super().arrive()
+        with self._counting:
+            self._now += 1
+            self.most = max(self.most, self._now)
+
+    def answer(self, kind: str, outcome: str) -> None:
+        super().answer(kind, outcome)
+        with self._counting:
+            self._now -= 1
 
 
 def configure(bench: Bench, *sinks: str, **keys: str) -> None:

@@ -21,6 +21,7 @@ from tests.integration.exporting import (
     AT_ONCE,
     DAY_SECONDS,
     SMALL_WINDOWS,
+    AtOnce,
     ago,
     assert_complete,
     assert_exported,
@@ -80,16 +81,17 @@ def test_a_range_beyond_the_limits_of_the_api_is_cut_to_fit(bench: Starter, limi
 
 
 def test_more_jobs_wait_for_the_api_together(bench: Starter) -> None:
-    """What `--jobs` is for, in small: at 100 ms a request, eight at once take less than half the time of one."""
+    """What `--jobs` is for, in small: requests of 100 ms each, one after the other or up to eight at once."""
     place = bench(events=0, latency_seconds=0.1)
     fill_year(place, 1000, burst=100)
-    seconds = {}
+    most = {}
     for jobs in ("1", "8"):
-        started = datetime.now(UTC)
+        place.simulator.traffic = at_once = AtOnce()
         backfill(place, *YEAR, "--output", f"{jobs}.ndjson", "--jobs", jobs, env=SMALL_WINDOWS)
-        seconds[jobs] = (datetime.now(UTC) - started).total_seconds()
+        most[jobs] = at_once.most
         assert_exported(place.directory / f"{jobs}.ndjson", place.simulator)
-    assert seconds["8"] < seconds["1"] / 2, seconds
+    assert most["1"] == 1
+    assert 4 <= most["8"] <= 8, "on a busy machine the first may be answered before the last is asked"
 
 
 def test_a_name_that_ends_in_gz_is_compressed_and_gzip_agrees(bench: Starter) -> None:

@@ -47,7 +47,8 @@ def test_two_results_are_compared_row_by_row(tmp_path: Path) -> None:
 
 def test_what_a_program_costs_while_it_idles_leaves_out_its_start(tmp_path: Path) -> None:
     busy = "import time; sum(range(10**7)); print(flush=True); time.sleep(60)"
-    cost = cost_of_idling([sys.executable, "-c", busy], 0.5, env=clean_environment(), cwd=tmp_path, settling_seconds=3)
-    assert 0.5 <= cost.seconds < 5
+    cost = cost_of_idling([sys.executable, "-c", busy], 0.5, env=clean_environment(), cwd=tmp_path, settling_seconds=5)
+    assert cost.seconds >= 0.5
+    # It sleeps by then, however busy the machine is: its start takes a third of a second of processor.
     assert cost.cpu_seconds < 0.2
     assert cost.peak_mb > 1

@@ -31,18 +31,23 @@ def test_everything_arrives_at_both_sinks_and_nothing_twice(daemon_of: MakeDaemo
     assert daemon.state()["outbox"] == {"events": 0, "bytes": 0}
 
 
-def test_a_new_entry_arrives_within_an_interval_and_two_seconds(daemon_of: MakeDaemon) -> None:
+def test_a_new_entry_arrives_within_a_few_polls(daemon_of: MakeDaemon) -> None:
+    """Counted in polls of an interval of 1 s, as a busy machine makes those late as well."""
     daemon = daemon_of(contracts=2)
     daemon.configure(poll={"interval": f'"{INTERVAL_SECONDS}s"'}, each={"batch_age": '"1s"'})
     daemon.start()
     wait_until(lambda: not daemon.troubles(), what="ready")
     # At the worst of moments: the fraction of the second in which a poll of a contract begins is chance.
-    for number in range(2):
+    for _ in range(2):
+        before = daemon.polls()
         for contract in CONTRACTS:
             daemon.simulator.add_entries(contract, count=3)
-        seconds = daemon.await_delivery(timeout=INTERVAL_SECONDS + 2)
-        print(f"new entries arrived after {seconds:.2f} s, interval {INTERVAL_SECONDS} s")
-        assert seconds <= INTERVAL_SECONDS + 2, number
+        seconds = daemon.await_delivery()
+        polls = (daemon.polls() - before) / len(CONTRACTS)
+        print(f"new entries arrived after {seconds:.2f} s, {polls:g} polls of each contract")
+        # One that begins in the same second, which is not over; the one that brings them; one while the batch has its second
+        # of age; and one to spare, as the contracts are not polled together.
+        assert polls <= 4
         time.sleep(0.13)
     daemon.stop()
     daemon.assert_once()

@@ -223,7 +223,10 @@ def test_a_full_outbox_does_not_hold_up_the_end(daemon_of: MakeDaemon) -> None:
     daemon.configure(outbox={"max_bytes": '"1MiB"'}, api={"window_bytes": '"2MiB"', "concurrency": "2"})
     daemon.start()
     wait_until(lambda: daemon.trouble("outbox is full"), 20, what="/readyz says so")
-    assert daemon.stop() < 3
+    daemon.stop()
+    assert not daemon.logged("drain.timed_out"), (
+        "it ended by itself, and was not given up after the 8 s that it may take"
+    )
     daemon.simulator.set_faults([])
     daemon.start()
     daemon.await_delivery()
@@ -236,20 +239,20 @@ def test_a_full_outbox_does_not_hold_up_the_end(daemon_of: MakeDaemon) -> None:
 
 
 def test_sigterm_during_a_batch_finishes_it_and_repeats_nothing(daemon_of: MakeDaemon) -> None:
-    daemon = daemon_of(contracts=2, events=2500, faults=("sink=*:latency:1s",))
+    daemon = daemon_of(contracts=2, events=2500, faults=("sink=*:latency:2s",))
     daemon.configure(each={"read_timeout": '"30s"', "batch_events": "1000"})
     daemon.start()
     for name in (LOGGING, LOKI):
         wait_until(lambda name=name: daemon.simulator.sink_traffic[name].max_per_second, 10, what="a batch in flight")
-    time.sleep(0.2)
+    stored = {name: daemon.simulator.intakes[name].stored for name in (LOGGING, LOKI)}
     seconds = daemon.stop()
-    print(f"ended {seconds:.2f} s after SIGTERM, with batches of 1 s on the way")
-    assert 0.3 < seconds < 4
-    # What was in flight is delivered and known to be.
-    for name in (LOGGING, LOKI):
-        stored = daemon.simulator.intakes[name].stored
-        assert stored > 0
-        assert daemon.sink(name)["delivered"] == stored
+    print(f"ended {seconds:.2f} s after SIGTERM, with batches of 2 s on the way")
+    assert not daemon.logged("drain.timed_out")
+    # What was in flight, a batch each, is delivered and known to be.
+    for name, before in stored.items():
+        after = daemon.simulator.intakes[name].stored
+        assert 0 < after - before <= 1000
+        assert daemon.sink(name)["delivered"] == after
     daemon.simulator.set_faults([])
     daemon.start()
     daemon.await_delivery()
