@@ -118,7 +118,5 @@ class OutputError(PollerError):
     """What we write to (stdout, a file) is gone or full: stop, and leave what was not written in the outbox."""
 
 
-class StoppedError(PollerError):
-    """We were asked to stop while waiting. Nothing went wrong."""
-
-    exit_code = EXIT_INTERRUPTED
+class StoppedError(Exception):
+    """We were asked to stop while waiting. Nothing went wrong: no PollerError, so that nobody takes it for a failure."""

@@ -10,7 +10,7 @@ from itertools import islice
 from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog, token_expiry
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import Account, Credentials, Poll
-from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, ConfigError, PollerError, StoppedError
+from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, ConfigError, PollerError
 from poller.windows import Window
 
 FAIL_SKEW_SECONDS = 3600
@@ -40,8 +40,6 @@ class AccountCheck:
         except ConfigError as error:
             yield from from_error(name, error)
             return
-        except StoppedError:
-            raise
         except PollerError as error:
             hint = error.hint or "check api.url; if it is right, the API has trouble, and is asked again at each poll"
             yield fail(name, f"{self._account.url}: {error.message}", hint)
@@ -139,8 +137,6 @@ def check_contract(client: ActivityLog, number: str, now: float) -> Finding:
     today = Window(end - 1 - (end - 1) % _DAY_SECONDS, end)
     try:
         page = client.page(number, today, 0, 1)
-    except StoppedError:
-        raise
     except PollerError as error:
         return fail(name, error.message, error.hint or "it is asked again at each poll", error.exit_code)
     if page.total is None:

@@ -21,7 +21,7 @@ from poller import __version__
 from poller.cli.memory import return_memory_promptly
 from poller.cli.messages import tell, wants_color
 from poller.cli.options import global_options
-from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError
+from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError, StoppedError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -113,7 +113,7 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
-    except click.Abort:  # the end of what is typed
+    except (StoppedError, click.Abort):  # click's is the end of what is typed
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         with suppress(OSError):
@@ -124,8 +124,7 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
             tell(str(problem))
         return error.exit_code
     except PollerError as error:
-        if error.exit_code != EXIT_INTERRUPTED:
-            tell(str(error))
+        tell(str(error))
         return error.exit_code
     except BrokenPipeError:
         return EXIT_INCOMPLETE

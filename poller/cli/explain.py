@@ -11,7 +11,7 @@ from poller.api import ActivityLog
 from poller.cli.compose import entry_filter
 from poller.cli.messages import exit_code, note
 from poller.config import Config
-from poller.errors import ConfigError, PollerError, Problem, StoppedError
+from poller.errors import ConfigError, PollerError, Problem
 from poller.events import Event
 from poller.reading import Limits, Split, WindowReader
 from poller.windows import Window, tile
@@ -45,8 +45,6 @@ def explain(config: Config, accounts: Mapping[str, ActivityLog], window: Window,
                 for event in _events(config, api, contract, window):
                     reason = rules.reason(contract, event.line) if rules else None
                     shares[reason or STAYS] = shares[reason or STAYS].plus(event)
-        except StoppedError:
-            raise
         except PollerError as error:
             if len(accounts) > 1:
                 error.message = f"account {name}: {error.message}"

@@ -142,8 +142,6 @@ class Collector:
         """The contracts that an account sees; where it cannot be asked, which is added to `failures`, those known before."""
         try:
             visible = api.contracts()
-        except StoppedError:
-            raise
         except PollerError as error:
             if len(self._accounts) > 1:
                 error.message = f"account {account}: {error.message}"
@@ -212,7 +210,7 @@ class Collector:
                             },
                         )
                     poll = self._commit(row, api, lane, window, reading, now, trusted, poll, is_held=is_held)
-        except (StoppedError, StateError):  # not the contract's
+        except StateError:  # not the contract's
             raise
         except PollerError as error:
             error.contract = error.contract or row.contract

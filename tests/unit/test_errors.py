@@ -74,8 +74,11 @@ def test_it_carries_what_a_reaction_needs() -> None:
         (AuthError, 3),
         (StateError, 4),
         (StateFullError, 4),
-        (StoppedError, 130),
     ],
 )
 def test_each_reaction_has_its_exit_code(kind: type[PollerError], exit_code: int) -> None:
     assert kind.exit_code == exit_code
+
+
+def test_being_asked_to_stop_is_no_failure_that_somebody_might_report() -> None:
+    assert not issubclass(StoppedError, PollerError)
