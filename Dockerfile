@@ -29,7 +29,6 @@ RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin 
     && install -d -o poller -g poller -m 0700 /var/lib/ionos-poller
 COPY --from=build /opt/ionos-poller /opt/ionos-poller
 ENV PATH=/opt/ionos-poller/bin:$PATH \
-    PYTHONUNBUFFERED=1 \
     IONOS_POLLER_STATE_DIR=/var/lib/ionos-poller \
     IONOS_POLLER_HTTP__LISTEN=0.0.0.0:9464
 USER 10001:10001

@@ -1,15 +1,32 @@
-"""Files written whole, durably, and readable by whom they are meant for: keys and configurations that `setup` makes."""
+"""Writing whole, and files that are durable and readable by whom they are meant for: what `setup` makes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from poller.errors import ConfigError, Problem
+
+
+def write_whole(descriptor: int, data: bytes) -> None:
+    """Write on until nothing is left.  Raises: OSError.
+
+    Python's streams do not, where they are told not to buffer; and a signal, a disk that fills up or a pipe that was made not
+    to block end a write in the middle of a line.
+    """
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:  # whoever made the pipe wants nobody to wait in a write
+            room = select.poll()
+            room.register(descriptor, select.POLLOUT)
+            room.poll()
 
 
 class NewFile:
@@ -38,9 +55,7 @@ class NewFile:
     def write(self, content: bytes) -> None:
         """Write all of it, and have it on the disk.  Raises: ConfigError."""
         try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            write_whole(self._descriptor, content)
             os.fsync(self._descriptor)
         except OSError as error:
             raise _unwritable(self.path, error) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -227,7 +226,7 @@ class _Backfill:
 
     def _sinks(self) -> list[Sink]:
         if self._order.output == "-":
-            return [StdoutSink(PRINTED, sys.stdout.buffer)]
+            return [StdoutSink(PRINTED)]
         if self._order.output:
             return [OutputFile(Path(self._order.output), self._order.digest)]
         chosen = [settings for settings in self._config.sinks if settings.name in self._order.sinks]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from poller.cli.messages import exit_code
 from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import ActionSink, Config, MoesifSink
-from poller.errors import ConfigError, OutputError, PollerError, Problem, StateHeldError
+from poller.errors import ConfigError, PollerError, Problem, StateHeldError
 from poller.events import OutboxEvent
 from poller.mapping import truncated, with_time
 from poller.pipeline.collect import Collector, Poll
@@ -94,16 +93,13 @@ def command(
     config = settings.load()
     if since is not None and since > time.time():
         raise ConfigError([Problem("--since", "lies in the future", "give a time in the past, or an age such as 36h")])
-    output = getattr(sys.stdout, "buffer", None)
-    if output is None:
-        raise OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")
     if explain_filter:
         from poller.cli.explain import explain
 
         window = Window(since or int(time.time()) - _SAMPLE_SECONDS, int(time.time()))
         return until_stopped(lambda stop: explain(config, activity_logs(config, stop), window, contracts))
     actions = build_actions(_action_table(config)) if line_format == "moesif-action" else None
-    sink = StdoutSink(PRINTED, output, _renderer(actions, time_key, max_line_bytes))
+    sink = StdoutSink(PRINTED, _renderer(actions, time_key, max_line_bytes))
     return until_stopped(lambda stop: _fetch(config, stop, sink, since, contracts, adopt_state, is_waiting=wait))
 
 

@@ -5,7 +5,6 @@ A sink turns a batch into a request and the answer into an outcome; `poller.deli
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -123,7 +122,7 @@ def _build(settings: AnySink, config: Config, stop: threading.Event, too_old: To
         case settings_of.StdoutSink():
             from poller.sinks.stdout import StdoutSink
 
-            return StdoutSink(settings, sys.stdout.buffer, build_render(settings))
+            return StdoutSink(settings, build_render(settings))
 
 
 def build_redact(redact: Redact | None, shared_key: SecretSource | None) -> Callable[[bytes], bytes] | None:

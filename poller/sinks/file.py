@@ -22,6 +22,7 @@ from pathlib import Path
 from poller.config import FileSink as Settings
 from poller.delivery import Accepted, Outcome, RetryAfter
 from poller.events import OutboxEvent
+from poller.files import write_whole
 from poller.mapping import format_time_us
 from poller.sinks import Configured, build_render
 
@@ -97,7 +98,7 @@ class FileSink(Configured):
             if self._left.pop(path, None) != (found.st_dev, found.st_ino, size):
                 size = self._cut_tail(descriptor, path)
             try:
-                _write_all(descriptor, data)
+                write_whole(descriptor, data)
                 os.fsync(descriptor)
                 if size == 0:
                     _sync_directory(path.parent)
@@ -148,12 +149,6 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def _make_directory(directory: Path) -> None:

@@ -20,6 +20,7 @@ from poller.config.sinks import Oversize
 from poller.delivery import Accepted, Outcome
 from poller.errors import ConfigError, OutputError, Problem
 from poller.events import OutboxEvent, ndjson
+from poller.files import write_whole
 
 _GZIP_LEVEL = 6
 _GZIP_FORMAT = 31  # zlib's word for a gzip member
@@ -79,9 +80,7 @@ class OutputFile:
             data = zlib.compress(data, _GZIP_LEVEL, _GZIP_FORMAT)
         start = self.mark or 0
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
+            write_whole(self._file, data)
             os.fsync(self._file)
         except OSError as error:
             with suppress(OSError):

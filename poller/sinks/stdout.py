@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
 
 from poller.config.sinks import StdoutSink as Settings
 from poller.delivery import Accepted, Outcome
 from poller.errors import OutputError
 from poller.events import OutboxEvent, ndjson
+from poller.files import write_whole
 from poller.sinks import Configured
 
 # What `fetch` and `backfill` print has no sink in the configuration: every line, however long, at once.
@@ -17,22 +17,22 @@ PRINTED = Settings(name="stdout", batch_age_seconds=0.0, max_event_bytes=sys.max
 
 
 class StdoutSink(Configured):
-    """Writes lines to a stream and counts them done when the stream was flushed."""
+    """Writes lines to standard output, and counts them done when all of them are out."""
 
-    def __init__(
-        self, settings: Settings, stream: BinaryIO, render: Callable[[OutboxEvent], bytes] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, render: Callable[[OutboxEvent], bytes] | None = None) -> None:
+        """Raises: OutputError when there is no standard output."""
         super().__init__(settings)
-        self._stream = stream
+        if sys.stdout is None:
+            raise OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")
+        self._descriptor = sys.stdout.fileno()
         self._render = render
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Write and flush.  Raises: OutputError when nobody reads any more, or the disk behind it is full."""
+        """Write all of it.  Raises: OutputError when nobody reads any more, or the disk behind it is full."""
         render = self._render
         data = b"\n".join([*(render(event) for event in events), b""]) if render else ndjson(events)
         try:
-            self._stream.write(data)
-            self._stream.flush()
+            write_whole(self._descriptor, data)
         except BrokenPipeError as error:
             raise OutputError(
                 "the reader of our output has gone away", hint="what it did not take comes with the next run"

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import termios
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from tests.support import COMMAND, seed_of_chance, wait_until
 
 def unread_bytes(pipe: Any) -> int:
     """What lies in a pipe, written and not read."""
-    return int(struct.unpack("i", fcntl.ioctl(pipe.fileno(), termios.FIONREAD, b"\0" * 4))[0])
+    return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0])
 
 
 def union(lines: list[bytes], oracle: list[bytes], *, repeats: int) -> int:
@@ -78,6 +79,79 @@ def test_a_reader_that_is_gone_before_the_first_line_takes_nothing(bench: Starte
     os.close(write_end)
     failed(run, 1, "gone")
     same(place.fetch().lines, place.oracle())
+
+
+# Writes that end in the middle. Python's streams write the rest, unless they are told not to buffer.
+
+LARGEST_FILE_BYTES = 64 * 1024 * 1024
+BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+@BUFFERING
+def test_stopped_and_continued_while_nobody_reads_it_writes_on(bench: Starter, unbuffered: str) -> None:
+    place = bench(events=3000)
+    process = place.start("fetch", "--since", "1h", env={"PYTHONUNBUFFERED": unbuffered})
+    wait_until(lambda: unread_bytes(process.stdout) >= 65_536, what="the pipe is full")
+    process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: state_of(process) == "T", what="it stands still")
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: state_of(process) != "T", what="it goes on")
+    run = finish(process)
+    assert (run.code, run.rest) == (0, b"")
+    same(run.lines, place.oracle())
+
+
+def state_of(process: subprocess.Popen[bytes]) -> str:
+    """`T` where it is stopped, as ps has it."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@BUFFERING
+def test_a_pipe_that_is_not_to_block_gets_every_line_once(bench: Starter, unbuffered: str) -> None:
+    place = bench(events=3000)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = place.start("fetch", "--since", "1h", env={"PYTHONUNBUFFERED": unbuffered}, stdout=writer)
+    os.close(writer)
+    wait_until(lambda: unread_bytes(reader) >= 60_000, what="the pipe is full")
+    with os.fdopen(reader, "rb") as pipe:
+        lines = pipe.read().splitlines()
+    assert finish(process).code == 0
+    same(lines, place.oracle())
+
+
+@BUFFERING
+def test_a_disk_that_is_full_in_the_middle_of_a_line_has_it_repeated(bench: Starter, unbuffered: str) -> None:
+    place = bench(events=3000)
+    env = {"PYTHONUNBUFFERED": unbuffered}
+    cut = place.directory / "cut"
+    with cut.open("wb") as file:
+        file.seek(LARGEST_FILE_BYTES - 100_000)
+        done = subprocess.run(
+            [
+                "/bin/sh",
+                "-c",
+                f'ulimit -f {LARGEST_FILE_BYTES // 512} && exec "$@"',
+                "sh",
+                *COMMAND,
+                "fetch",
+                "--since",
+                "1h",
+            ],
+            cwd=place.directory,
+            env=place.environment(env),
+            stdout=file,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1, done.stderr
+    assert b"output cannot be written" in done.stderr
+    whole, _, half = cut.read_bytes()[-100_000:].rpartition(b"\n")
+    assert half, "the last line was cut"
+    rest = place.fetch(env=env)
+    assert rest.code == 0
+    union(whole.splitlines() + rest.lines, place.oracle(), repeats=BATCH_EVENTS)
 
 
 # Signals

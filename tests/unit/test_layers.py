@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "transport": BASE | {"telemetry"},
     "api": BASE | {"telemetry", "transport"},
     "store": BASE | {"telemetry"},
-    "sinks": BASE | {"telemetry", "transport"},
+    "sinks": BASE | {"telemetry", "transport", "files"},
     "reporting": EDGES,  # what the daemon says of itself: the books, read from the state
     "files": {"core"},
     "pipelines": BASE | {"telemetry", "transport"},  # the Logging Service's management API, for `setup`

@@ -378,11 +378,11 @@ def test_a_sink_takes_over_its_table():
         assert sink.type == type_
 
 
-def test_standard_output_is_a_sink_like_any_other(capsysbinary):
+def test_standard_output_is_a_sink_like_any_other(capfdbinary):
     sink = build_sink(StdoutSink(name="out", batch_events=7), Config(), threading.Event())
     assert (sink.name, sink.type, sink.batch_events) == ("out", "stdout", 7)
     assert (sink.probe(), sink.send([event(line=b"{}"), event(line=b"{}")])) == (Accepted(), Accepted())
-    assert capsysbinary.readouterr().out == b"{}\n{}\n"
+    assert capfdbinary.readouterr().out == b"{}\n{}\n"
 
 
 def test_every_type_of_sink_can_be_built_and_takes_over_its_table():
