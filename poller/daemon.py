@@ -40,13 +40,10 @@ class Daemon:
         build: Callable[[threading.Event, Callable[[str, float], None]], Parts],
         notifier: Notifier,
         *,
-        since: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`since`: have all contracts read once more from there (unix seconds)."""
         self._state = state
         self._build = build
-        self._since = since
         self._notifier = notifier
         self._clock = clock
         self.metrics = Metrics(state.overview, clock)
@@ -114,10 +111,9 @@ class Daemon:
         return Endpoint(address, metrics=self.metrics.render, alive=self.alive, ready=self.ready)
 
     def _start(self, parts: Parts, stop: threading.Event) -> None:
-        since, self._since = self._since, None
         is_reload = self._work is not None
         self._work = Schedule(
-            self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock, since, is_reload=is_reload
+            self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock, is_reload=is_reload
         )
         self._work.start()
 

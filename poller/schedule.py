@@ -92,13 +92,11 @@ class Schedule:
         tick: Callable[[], None],
         fail: Callable[[PollerError], None],
         clock: Callable[[], float],
-        since: int | None,
         *,
         is_reload: bool,
     ) -> None:
         self.parts = parts
         self._is_reload = is_reload
-        self._since = since
         self._state = state
         self._stop = stop
         self._metrics = metrics
@@ -210,11 +208,10 @@ class Schedule:
 
     def _discover(self) -> None:
         try:
-            contracts, failures = self._collector.discover(since=self._since)
+            contracts, failures = self._collector.discover()
         except StateFullError:
             self._discover_soon()
             raise
-        self._since = None
         for contract in sorted(self._contracts - set(contracts)):
             self._scheduler.remove_job(f"poll-{contract}")
             log.warning("contract.gone", extra={"contract": contract})

@@ -234,8 +234,12 @@ class _Backfill:
 
     def _discover(self, window: Window) -> tuple[list[str], list[PollerError]]:
         collector = Collector(self._state, self._accounts, self._config, stop=self._stop)
-        found, failures = collector.discover(since=window.start, only=self._order.contracts, is_widening=False)
+        found, failures = collector.discover(since=window.start, only=self._order.contracts)
         collector.close()
+        begun = {row.contract for row in self._state.contracts.all()}
+        for contract in sorted(begun.difference(found, self._config.poll.exclude_contracts)):
+            hint = "put it back into the configuration, or the contract into poll.exclude_contracts"
+            failures.append(PollerError("its account is not configured any more", contract=contract, hint=hint))
         unknown = set(self._order.contracts) - set(found)
         if unknown and all(error.contract for error in failures):  # every account could be asked
             hint = "check the number, and which contracts the token may see with `ionos-poller check`"

@@ -124,12 +124,14 @@ def _fetch(
     try:
         if adopt_state is not None and since is None:
             since = _adopted(adopt_state, state)
+        if since is not None:
+            state.ask_since(accounts, since)
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
         collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)
         failures: list[PollerError] = []
 
         def discover() -> list[str]:
-            found, failed = collector.discover(since=since, only=only)
+            found, failed = collector.discover(only=only)
             failures.extend(failed)
             return found
 

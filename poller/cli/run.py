@@ -49,7 +49,9 @@ def command(settings: Settings, since: int | None) -> int:
         )
 
     try:
-        return Daemon(state, build, Notifier(process_environment().get("NOTIFY_SOCKET")), since=since).run()
+        if since is not None:
+            state.ask_since([account.name for account in config.accounts], since)
+        return Daemon(state, build, Notifier(process_environment().get("NOTIFY_SOCKET"))).run()
     finally:
         state.close()
 

@@ -106,21 +106,22 @@ class Collector:
         )
         self._ahead = ReadAhead(slots, concurrency, self._wait_for_room)
 
-    def discover(
-        self, *, since: int | None = None, only: Iterable[str] = (), is_widening: bool = True
-    ) -> tuple[list[str], list[PollerError]]:
+    def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
         """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
 
-        `since` also has known ones read once more from there, unless `is_widening` is off: then they go on where they are.
-        Returns the contracts, sorted, and what failed account by account.
+        Where the state has been asked to read again (`State.ask_since`), known ones are read once more from there, too. Returns
+        the contracts, sorted, and what failed account by account.
         """
         settings = self._config.poll
         wanted = set(only) or set(settings.contracts)
         found: dict[str, str] = {}
         failures: list[PollerError] = []
-        for name, api in self._accounts.items():
-            for contract in self._visible(name, api, failures):
-                found.setdefault(contract, name)
+        answered = [name for name, api in self._accounts.items() if self._look(name, api, found, failures)]
+        known = {row.contract: row for row in self._state.contracts.all()}
+        for row in known.values():
+            # Whether or not it is listed any more: that may be the list's fault, and what ends it is a person's word.
+            if row.account in self._accounts:
+                found.setdefault(row.contract, row.account)
         chosen = {
             contract: name
             for contract, name in found.items()
@@ -128,31 +129,38 @@ class Collector:
         }
         if not failures:  # else it may be among those we could not ask for
             failures += [_unknown(contract) for contract in sorted(wanted - set(found))]
-        known = {row.contract: row for row in self._state.contracts.all()}
         for name in self._accounts:
             mine = [contract for contract, account in chosen.items() if account == name]
             now = int(self._clock())
             start = int(self._trusted_now(self._accounts[name], now) - settings.initial_lookback_seconds)
-            self._state.contracts.enrol(mine, name, since if since is not None else start, now)
-        if since is not None and is_widening:
-            self._widen([known[contract] for contract in chosen if contract in known], since)
+            asked = self._state.asked_since(name)
+            self._state.contracts.enrol(mine, name, next((at for at in (since, asked) if at is not None), start), now)
+            if asked is not None:
+                self._widen([known[contract] for contract in mine if contract in known], asked)
+                if name in answered:  # else contracts may be missing that are to begin from there
+                    self._state.forget_since(name)
         return sorted(chosen), failures
 
-    def _visible(self, account: str, api: ActivityLog, failures: list[PollerError]) -> list[str]:
-        """The contracts that an account sees; where it cannot be asked, which is added to `failures`, those known before."""
+    def _look(self, account: str, api: ActivityLog, found: dict[str, str], failures: list[PollerError]) -> bool:
+        """Add the contracts that an account sees to `found`, or why there are none to `failures`; whether it has answered."""
+        known = {row.contract for row in self._state.contracts.all() if row.account == account}
         try:
             visible = api.contracts()
+            if not visible and not known:
+                hint = "is it the token of a user of this contract? `ionos-poller check` says more"
+                raise PollerError("no contract is visible", hint=hint)
         except PollerError as error:
             if len(self._accounts) > 1:
                 error.message = f"account {account}: {error.message}"
             failures.append(error)
             log.error("discovery.failed", extra={"account": account, "why": str(error)})
-            # What was known before is still worth a try: only the list failed.
-            return [row.contract for row in self._state.contracts.all() if row.account == account]
-        if not visible:
-            hint = "is it the token of a user of this contract? `ionos-poller check` says more"
-            log.warning("discovery.found_none", extra={"account": account, "hint": hint})
-        return visible
+            return False
+        for contract in visible:
+            found.setdefault(contract, account)
+        if unlisted := sorted(known.difference(visible, self._config.poll.exclude_contracts)):
+            hint = "they are polled all the same; one that is gone for good belongs in poll.exclude_contracts"
+            log.warning("contracts.unlisted", extra={"account": account, "contracts": unlisted, "hint": hint})
+        return True
 
     def _widen(self, contracts: Iterable[Contract], since: int) -> None:
         """Have what lies between `since` and the ordinary next window read once more."""

@@ -119,7 +119,9 @@ def answer_api(
         return api_error(404, "NOT_FOUND", f"{request.path} does not exist")
     if kind == "contracts":
         items = [
-            {"id": number, "type": "contracts", "href": f"{base_url}{BASE_PATH}/contracts/{number}"} for number in logs
+            {"id": number, "type": "contracts", "href": f"{base_url}{BASE_PATH}/contracts/{number}"}
+            for number in logs
+            if number not in settings.unlisted
         ]
         return json_answer(200, {"items": items} if settings.shape == "items" else items)
     if not (contract.isascii() and contract.isdigit() and int(contract) in logs):

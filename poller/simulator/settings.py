@@ -32,6 +32,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     username: str = "demo"
     password: str = "demo"  # noqa: S105 - likewise
     forbidden: tuple[int, ...] = ()  # contracts that answer 403
+    unlisted: tuple[int, ...] = ()  # contracts that are not in the list of contracts, though they answer
     max_limit: int = 1000  # more is cut to this, without a word
     result_window: int = 10_000  # offset + limit beyond it is refused ...
     result_window_status: int = 400  # ... with this

@@ -15,6 +15,7 @@ API still, so it is read and sent again. Nothing is acknowledged to anybody befo
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from poller.errors import StateError
@@ -23,6 +24,8 @@ from poller.store.database import Database, Lock, delete, make_directory
 from poller.store.dead_letters import DeadLetters
 from poller.store.outbox import Outbox
 from poller.store.overview import Overview, overview
+
+_SINCE = "since "  # and the account's name
 
 
 class State:
@@ -74,6 +77,25 @@ class State:
         """Commits: a fact, in place of what was known by that name."""
         with self._database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def ask_since(self, accounts: Iterable[str], since: int) -> None:
+        """Commits: that the contracts of these accounts are to be read again from `since` (unix seconds).
+
+        It holds until they have been found, however often that fails.
+        """
+        with self._database.transaction() as connection:
+            rows = [(_SINCE + account, str(since)) for account in accounts]
+            connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+    def asked_since(self, account: str) -> int | None:
+        """From when the contracts of an account are to be read again; None where nobody asked, or it is done."""
+        since = self.fact(_SINCE + account)
+        return int(since) if since else None
+
+    def forget_since(self, account: str) -> None:
+        """Commits: that it is done."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM facts WHERE name = ?", (_SINCE + account,))
 
     @staticmethod
     def files(directory: Path) -> list[Path]:

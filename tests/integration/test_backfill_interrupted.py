@@ -24,7 +24,7 @@ from tests.integration.exporting import (
     configure,
     everything,
 )
-from tests.integration.fetching import FIRST, SECOND, Bench, Starter, finish, finished
+from tests.integration.fetching import FIRST, SECOND, Bench, Starter, finish, finished, same
 from tests.support import wait_until
 
 KILLS, FEWER_KILLS = 20, 8
@@ -131,6 +131,21 @@ def test_with_the_api_down_in_the_middle_it_ends_and_later_goes_on_where_it_was(
     # What was committed is not asked for again: not even to find that it is known.
     assert place.requests() - before <= whole.requests() * 2 // 3
     assert books(run) == balanced(6000, "output")
+
+
+def test_it_is_not_complete_before_every_contract_that_it_began_with_is(bench: Starter) -> None:
+    place = bench()
+    order = ("--from", "2h", "--to", "0m", "--output", "out.ndjson")
+    place.simulator.set_faults([f"contract={SECOND}:503"])
+    assert place.run("backfill", *order, env=AT_ONCE).code == 1
+    place.simulator.change_settings(unlisted=(SECOND,))
+    again = place.run("backfill", *order, env=AT_ONCE)
+    assert again.code == 1
+    assert any(str(SECOND) in line and "503" in line for line in again.told)
+    assert not (place.directory / "out.ndjson").exists()
+    place.simulator.set_faults([])
+    assert place.run("backfill", *order).code == 0
+    same((place.directory / "out.ndjson").read_bytes().splitlines(), place.oracle())
 
 
 def test_an_age_means_the_same_range_after_an_interruption(bench: Starter) -> None:

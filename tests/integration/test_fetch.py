@@ -372,6 +372,52 @@ def test_the_tutorials_state_is_adopted_once(bench: Starter, tmp_path: Path) -> 
     failed(place.fetch("--adopt-state", "missing.json", "--state-dir", "new"), 2, "--adopt-state", "missing.json")
 
 
+@pytest.mark.parametrize("trouble", ["503", "reset"])
+def test_since_holds_until_the_contracts_could_be_found(bench: Starter, trouble: str) -> None:
+    place = bench(faults=(f"path=contracts:{trouble}",))
+    failed(place.fetch("--since", "1h", env={"IONOS_POLLER_API__MAX_RETRIES": "0"}), 1)
+    place.simulator.set_faults([])
+    run = place.fetch()
+    assert run.code == 0
+    same(run.lines, place.oracle())
+    assert place.fetch().lines == []
+
+
+def test_the_tutorials_state_holds_for_an_account_that_was_down(bench: Starter, tmp_path: Path) -> None:
+    good, bad = bench(contracts=(1001,)), bench(contracts=(2001,))
+    tables = (f'[[accounts]]\nname = "{one.simulator.url[-5:]}"\nurl = "{one.simulator.url}"\n' for one in (good, bad))
+    token = f'token = "{good.simulator.token}"\n'
+    config = good.directory / "ionos-poller.toml"
+    config.write_text("".join(table + token for table in tables))
+    config.chmod(0o600)
+    old = tmp_path / "last_run.json"
+    old.write_text(json.dumps({"last_run": ago(minutes=60).isoformat()}))
+    env = {"IONOS_API_TOKEN": "", "IONOS_POLLER_API__MAX_RETRIES": "0"}
+    bad.simulator.set_faults(["503"])
+    run = good.fetch("--adopt-state", str(old), env=env)
+    assert run.code == 1
+    same(run.lines, good.oracle())
+    bad.simulator.set_faults([])
+    mended = good.fetch("--adopt-state", str(old), env=env)
+    assert mended.code == 0
+    same(mended.lines, bad.oracle())
+
+
+def test_a_contract_that_is_not_listed_any_more_is_read_until_a_person_excludes_it(bench: Starter) -> None:
+    place = bench()
+    assert place.fetch("--since", "1h").code == 0
+    place.simulator.change_settings(unlisted=(FIRST, SECOND))
+    place.simulator.add_entries(SECOND, count=3, at=ago(minutes=1))
+    run = place.fetch()
+    assert (run.code, len(run.lines)) == (0, 3)
+    (warning,) = [line for line in run.log if line["message"] == "contracts.unlisted"]
+    assert warning["contracts"] == [str(FIRST), str(SECOND)]
+    place.simulator.change_settings(forbidden=(SECOND,))
+    failed(place.fetch(), 1, str(SECOND), "403")
+    env = {"IONOS_POLLER_POLL__EXCLUDE_CONTRACTS": str(SECOND)}
+    assert place.fetch(env=env).code == 0
+
+
 # The edges
 
 

@@ -365,3 +365,22 @@ def test_backoff_is_not_lost_by_a_restart(daemon_of: MakeDaemon) -> None:
     assert daemon.process is not None
     assert daemon.process.wait(5) == 0, "a long wait is no reason to stop late"
     daemon.assert_clean()
+
+
+@pytest.mark.parametrize("is_reloaded", [False, True], ids=["restarted", "reloaded"])
+def test_since_holds_until_the_contracts_could_be_found(daemon_of: MakeDaemon, is_reloaded: bool) -> None:
+    daemon = daemon_of(contracts=2, events=300, span_seconds=10_000, faults=("path=contracts:503",))
+    daemon.configure(poll={"initial_lookback": '"1m"'}, api={"max_retries": "0"})
+    daemon.start("--since", "3h")
+    wait_until(lambda: daemon.logged("discovery.failed"), what="the contracts cannot be found")
+    if is_reloaded:
+        daemon.reload()
+    else:
+        daemon.stop()
+    daemon.simulator.set_faults([])
+    if not is_reloaded:
+        daemon.start()
+    daemon.await_delivery()
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()

@@ -18,10 +18,10 @@ BATCH_EVENTS = 100
 def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_batch_each(daemon_of: MakeDaemon) -> None:
     rng = random.Random(20261121)
     daemon = daemon_of(contracts=2, events=1500, faults=("mixed:300ms:10%", "sink=*:mixed:300ms:20%", "late:5%:2s"))
-    # Small windows and batches, so that there is always something on the way.
+    # Small windows and batches, so that there is always something on the way; some lives may end within the same second.
     daemon.configure(
         each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"250ms"'},
-        api={"page_size": "100", "result_window": "1000", "read_timeout": '"250ms"'},
+        api={"page_size": "100", "result_window": "2000", "read_timeout": '"250ms"'},
     )
     killed_at_work = 0
     for _ in range(KILLS):
