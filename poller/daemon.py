@@ -60,7 +60,8 @@ class Daemon:
     def run(self) -> int:
         """Work until SIGTERM or SIGINT. Returns 0.  Raises: ConfigError at the start; StateError when the state fails."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job is not to hear Ctrl-C
+                signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
         parts, stop = self._build_parts()
         self._endpoint = self._listen(parts)

@@ -130,7 +130,7 @@ class Schedule:
             executors={
                 # Polls may wait for a full outbox; the heartbeat must not wait with them.
                 "default": ThreadPoolExecutor(parts.config.api.concurrency),
-                "housekeeping": ThreadPoolExecutor(5),
+                "housekeeping": ThreadPoolExecutor(6),
             },
             # A late run is run all the same, once, and never beside itself: a poll takes all there is up to its start.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
@@ -146,6 +146,7 @@ class Schedule:
         now = datetime.now(UTC)
         every = self._add_housekeeping
         every(self._tick, HEARTBEAT_SECONDS, "heartbeat", now)
+        every(self._state.check_in_place, HEARTBEAT_SECONDS, "state", now)
         every(self._discover, settings.discovery_interval_seconds, "discovery", now)
         every(self._prune, _PRUNE_SECONDS, "prune", now + timedelta(seconds=_PRUNE_SECONDS))
         every(self._check_tokens, _TOKEN_SECONDS, "tokens", now)

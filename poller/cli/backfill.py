@@ -215,12 +215,18 @@ class _Backfill:
         """The range of the first run: an age means the same time in every run of the order."""
         known = self._state.fact("range")
         if known:
-            start, end = known.split("/")
-            return Window(int(start), int(end))
+            start, end = map(int, known.split("/"))
+            if self._state.fact("cut"):
+                until = format_time(end)
+                note(
+                    f"--to lay in the future when this backfill began: it ends at {until}; the rest wants --from {until}"
+                )
+            return Window(start, end)
         now = int(time.time())
         if asked.end > now:
             note(f"--to lies in the future; exporting up to now ({format_time(now)})")
             asked = Window(asked.start, now)
+            self._state.remember("cut", "yes")
         self._state.remember("range", f"{asked.start}/{asked.end}")
         return asked
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import click
 
@@ -25,9 +24,12 @@ from poller.cli.messages import note, printable
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config, LoggingServiceSink, SecretSource, find_config, load, process_environment
+from poller.connections import DRIP_FACTOR
 from poller.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
 from poller.files import NewFile
 from poller.pipelines import MAX_NAME_CHARS, REGIONS, Pipeline, Pipelines, region_url
+
+Result = TypeVar("Result")
 
 _DEFAULT_FILE = Path("ionos-poller.toml")
 _SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
@@ -143,7 +145,7 @@ def command(
     config_path = find_config(settings.config, process_environment()) or _DEFAULT_FILE
     config = _load(config_path, settings)
     pipelines = _connect(url, config, account)
-    found = until_stopped(lambda _: pipelines.find(wish.pipeline))
+    found = _in_turn(lambda _: pipelines.find(wish.pipeline))
     plan = _plan(wish, config, config_path, found, is_asking=_is_terminal() and not yes)
     steps = list(plan.steps(wish))
     for step in steps:
@@ -279,9 +281,39 @@ def _missing_hash_key(source: SecretSource | None) -> Path | None:
 
 def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, timeout_seconds: float) -> None:
     """Do what is to be done. Whatever stops it, running it again goes on from there."""
+    # A key is shown once: no signal comes between it and the disk, unless the API keeps us waiting for longer than it may.
+    grace_seconds = plan.config.api.read_timeout_seconds * DRIP_FACTOR
+    found = _in_turn(lambda _: _make(plan, wish, pipelines), grace_seconds=grace_seconds)
+    if not found.is_ready:
+        with _progress(f"waiting for the pipeline {found.name}, which takes some minutes"):
+            found = _in_turn(partial(_await_ready, pipelines, found, timeout_seconds))
+    if plan.sink is None:
+        _write_config(plan, wish, found)
+    if plan.hash_key_path is not None:
+        with NewFile(plan.hash_key_path) as file:
+            file.write(secrets.token_hex(32).encode() + b"\n")
+            file.commit()
+        note(
+            f"stored a new key for redact.hash in {plan.hash_key_path}: keep a copy, it is what makes equal hashes equal"
+        )
+
+
+def _in_turn(work: Callable[[threading.Event], Result], *, grace_seconds: float = 1.0) -> Result:
+    """Do one step of several.  Raises: StoppedError when a signal came meanwhile, though it was done."""
+
+    def do(stop: threading.Event) -> Result:
+        result = work(stop)
+        if stop.is_set():
+            raise StoppedError("asked to stop")
+        return result
+
+    return until_stopped(do, grace_seconds=grace_seconds)
+
+
+def _make(plan: _Plan, wish: _Wish, pipelines: Pipelines) -> Pipeline:
+    """The pipeline, made or found, with its key on the disk."""
     found = plan.found
     with ExitStack() as stack:
-        stack.enter_context(_without_signals())
         # A place on the disk first: a key that is shown once must not have to look for one.
         key_file = stack.enter_context(NewFile(plan.key_path)) if plan.is_key_made else None
         key = None
@@ -295,28 +327,7 @@ def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, timeout_seconds: 
             key_file.write(key.reveal().encode() + b"\n")
             key_file.commit()
             note(f"stored the key in {plan.key_path}")
-    if not found.is_ready:
-        with _progress(f"waiting for the pipeline {found.name}, which takes some minutes"):
-            found = until_stopped(partial(_await_ready, pipelines, found, timeout_seconds))
-    if plan.sink is None:
-        _write_config(plan, wish, found)
-    if plan.hash_key_path is not None:
-        with NewFile(plan.hash_key_path) as file:
-            file.write(secrets.token_hex(32).encode() + b"\n")
-            file.commit()
-        note(
-            f"stored a new key for redact.hash in {plan.hash_key_path}: keep a copy, it is what makes equal hashes equal"
-        )
-
-
-@contextmanager
-def _without_signals() -> Iterator[None]:
-    """Let no signal come between a key that is shown once and the disk; it comes when that is done."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return found
 
 
 def _await_ready(pipelines: Pipelines, found: Pipeline, timeout_seconds: float, stop: threading.Event) -> Pipeline:

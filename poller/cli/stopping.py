@@ -17,17 +17,19 @@ from typing import TypeVar
 
 import click
 
-from poller.errors import StoppedError
+from poller.errors import EXIT_INTERRUPTED, StoppedError
 
 Result = TypeVar("Result")
 
-# How long the work may take to stop. It waits longer only for an answer of somebody else, and that is not worth waiting for.
-_GRACE_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 2.0
 _ENDED = b"\0"
 
 
-def until_stopped(work: Callable[[threading.Event], Result]) -> Result:
+def until_stopped(work: Callable[[threading.Event], Result], *, grace_seconds: float = 1.0) -> Result:
     """Do the work, and give what it gives; SIGTERM and SIGINT set the event it is called with. For the main thread only.
+
+    `grace_seconds` is how long it may take to stop. By default that is enough for all but an answer of somebody else, which is
+    not worth waiting for.
 
     Raises: what the work raises; StoppedError when it was asked to stop and did not in time: then the caller ends the process,
     for the work still stands where it stood, and is to be left with it.
@@ -49,10 +51,18 @@ def until_stopped(work: Callable[[threading.Event], Result]) -> Result:
         threading.Thread(target=do, name="work", daemon=True).start()
         if os.read(reader, 1) != _ENDED:
             stop.set()
-            wait([outcome], _GRACE_SECONDS)
+            _end_in(grace_seconds + _LAST_WORDS_SECONDS)
+            wait([outcome], grace_seconds)
             if not outcome.done():
                 raise StoppedError("asked to stop")
     return outcome.result()
+
+
+def _end_in(seconds: float) -> None:
+    """End the process by then, whatever it is at: its last words may be for somebody who does not listen any more."""
+    timer = threading.Timer(seconds, os._exit, (EXIT_INTERRUPTED,))
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager
@@ -60,11 +70,13 @@ def _signals_in_a_pipe() -> Iterator[tuple[int, int]]:
     """Have signals write their number into a pipe, and do nothing else. Gives its two ends.
 
     Neither a flag, which would have to be looked at, nor an Event: a signal may come while the main thread is inside of one.
+    What our parent had us ignore (a shell's background job ignores Ctrl-C) stays ignored.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     others = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    heeded = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    handlers = {number: signal.signal(number, lambda *_: None) for number in heeded}
     try:
         yield reader, writer
     finally:

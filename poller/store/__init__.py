@@ -67,6 +67,10 @@ class State:
             raise
         return state
 
+    def check_in_place(self) -> None:
+        """Raises: StateError when its file was moved or deleted, so that a restart would not find it."""
+        self._database.check_in_place()
+
     def fact(self, name: str) -> str | None:
         """Something remembered by name; None where it never was.  Raises: StateError."""
         with self._database.reading() as connection:

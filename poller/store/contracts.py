@@ -193,7 +193,10 @@ class Contracts:
             return ledger.counts(connection, contract, start, end)
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
-        """Forget identities older than the retention, but never those that a pending read may meet again."""
+        """Forget identities older than the retention, but never those that a pending read may meet again.
+
+        Counted from the watermark where that is earlier than `now`: our clock alone may be wrong by years.
+        """
         with self._database.reading() as connection:
             query = "SELECT DISTINCT contract FROM ledger WHERE length(identities) > 0 AND updated_at < ?"
             outdated = [contract for (contract,) in connection.execute(query, (now - retention_seconds,))]
@@ -201,7 +204,7 @@ class Contracts:
             contract = self.get(name)
             watermark = contract.watermark if contract else now
             pending = [span.window.start for span in self.ranges(name)]
-            before = min(now - retention_seconds, watermark - overlap_seconds, *pending)
+            before = min(min(now, watermark) - retention_seconds, watermark - overlap_seconds, *pending)
             with self._database.transaction() as connection:
                 ledger.prune(connection, name, before)
 

@@ -93,6 +93,8 @@ class Database:
             self._check(is_known_format=is_known)
             self._is_checked = True
             migrate(self._connection)
+            with _translated_os(path):
+                self._file = _identity(path)
         except SQLITE_ERRORS as error:
             failure = self._translate(error)
             self._disconnect()
@@ -166,6 +168,18 @@ class Database:
             self._disconnect()
         if self._is_damaged and self._is_owner:
             _move_aside(self.path)
+
+    def check_in_place(self) -> None:
+        """Raises: StateError when the file we write to is not the one at its path any more: what we commit would be in vain."""
+        try:
+            if _identity(self.path) == self._file:
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:  # it cannot be told now
+            return
+        hint = "put it back, and start again; the API still holds what was read since"
+        raise StateError(f"{self.path}: was moved or deleted while it was in use", hint=hint)
 
     def _disconnect(self) -> None:
         with suppress(sqlite3.Error, AttributeError):  # AttributeError: it was never opened
@@ -309,6 +323,12 @@ def _translated_os(path: Path) -> Iterator[None]:
             f"{path}: cannot be written: {error.strerror}",
             hint="choose another --state-dir, or give this user the right to write there",
         ) from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a file from another that is given its name."""
+    stats = path.stat()
+    return stats.st_dev, stats.st_ino
 
 
 def _is_disk_full(path: Path) -> bool:

@@ -439,6 +439,9 @@ def test_an_end_in_the_future_is_told_and_means_now(bench: Starter) -> None:
     run = backfill(place, "--from", "2h", "--to", "2126-01-01", "--output", "x")
     assert run.told[0].startswith("--to lies in the future; exporting up to now (")
     assert_exported(place.directory / "x", place.simulator)
+    again = backfill(place, "--from", "2h", "--to", "2126-01-01", "--output", "x")
+    assert again.told[0].startswith("--to lay in the future when this backfill began: it ends at ")
+    assert "complete already" in again.told[1]
 
 
 def test_a_full_disk_is_one_clear_line_and_the_same_command_goes_on_where_there_is_room(bench: Starter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -384,3 +385,21 @@ def test_since_holds_until_the_contracts_could_be_found(daemon_of: MakeDaemon, i
     daemon.stop()
     daemon.assert_once()
     daemon.assert_clean()
+
+
+@pytest.mark.parametrize("deed", ["moved", "replaced", "deleted"])
+def test_a_state_that_is_taken_away_while_it_runs_ends_it(daemon_of: MakeDaemon, deed: str) -> None:
+    daemon = daemon_of(contracts=2, events=30)
+    daemon.configure()
+    daemon.start()
+    daemon.await_delivery()
+    if deed == "deleted":
+        shutil.rmtree(daemon.state_dir)
+    else:
+        daemon.state_dir.rename(daemon.directory / "elsewhere")
+        if deed == "replaced":
+            daemon.state_dir.mkdir(mode=0o700)
+            (daemon.state_dir / "run.db").write_bytes(b"another")
+    assert daemon.process.wait(timeout=15) == 4
+    assert "moved or deleted while it was in use" in daemon.stderr
+    assert "Traceback" not in daemon.stderr

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.fetching import Bench, Starter, finish
-from tests.support import seed_of_chance, wait_until
+from tests.support import COMMAND, seed_of_chance, wait_until
 
 ASKING = {
     "fetch": ("fetch", "--since", "1h"),
@@ -94,3 +95,36 @@ def test_at_any_moment(bench: Starter) -> None:
         run = finish(process, timeout=5)
         assert run.code in CODES, (command, run)
         assert "internal error" not in run.stderr
+
+
+@pytest.mark.parametrize("command", ["fetch", "backfill"])
+def test_while_nobody_reads_what_it_says(bench: Starter, deaf: str, command: str) -> None:
+    place: Bench = bench(events=20)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    process = place.start(*ASKING[command], env={"IONOS_API_URL": deaf}, stderr=writer)
+    os.close(writer)
+    wait_until(lambda: is_connecting(process), what="it connects")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 130
+    os.close(reader)
+
+
+def test_what_the_parent_had_it_ignore_is_ignored(bench: Starter, deaf: str) -> None:
+    place: Bench = bench(events=20)
+    deaf_to_ctrl_c = ["/bin/sh", "-c", 'trap "" INT && exec "$@"', "sh", *COMMAND]
+    env = place.environment({"IONOS_API_URL": deaf, "IONOS_POLLER_API__CONNECT_TIMEOUT": "60s"})
+    process = subprocess.Popen(
+        [*deaf_to_ctrl_c, *ASKING["fetch"]], cwd=place.directory, env=env, stdout=subprocess.PIPE
+    )
+    with process:
+        wait_until(lambda: is_connecting(process), what="it connects")
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 130

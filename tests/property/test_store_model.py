@@ -202,7 +202,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.state.prune(retention, overlap, self.now)
         for contract, model in self.contracts.items():
             pending = [window.start for window, _ in model.ranges]
-            before = min([self.now - retention, model.watermark - overlap, *pending]) // HOUR
+            before = min([min(self.now, model.watermark) - retention, model.watermark - overlap, *pending]) // HOUR
             # What lies before may be remembered still (a chunk is forgotten whole): the state says what is.
             remembered = self._remembered(contract)
             assert {identity for identity, hour in model.known.items() if hour >= before} <= remembered

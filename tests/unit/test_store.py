@@ -247,7 +247,7 @@ def test_identities_older_than_the_retention_are_forgotten_hour_by_hour(state: S
         commit(state, [item], window=Window(second, second + 60), now=second + 60)
     now = START + 6 * HOUR
     assert forgotten(state, 100 * HOUR, now=now, of=every) == []
-    assert forgotten(state, 3 * HOUR, now=now, of=every) == [0, 1, 2]
+    assert forgotten(state, 2 * HOUR, now=now, of=every) == [0, 1, 2]
     assert forgotten(state, 0, now=now, of=every) == [0, 1, 2, 3]  # the overlap behind the watermark stays
     assert state.overview().imbalances() == []
 
@@ -270,6 +270,12 @@ def test_what_was_collected_late_is_kept_for_as_long_as_what_is_new(state: State
     assert forgotten(state, HOUR, now=NOW + 60, of=[event(1)]) == []
     commit(state, [], window=Window(NOW, NOW + 2 * HOUR))
     assert forgotten(state, HOUR, now=NOW + 2 * HOUR, of=[event(1)]) == [1]
+
+
+def test_a_clock_that_is_ahead_forgets_nothing_early(state: State) -> None:
+    every = [event(number, START + number * HOUR) for number in range(6)]
+    commit(state, every, window=Window(START, START + 6 * HOUR), now=START)
+    assert forgotten(state, 3 * HOUR, now=START + 40 * 24 * HOUR, of=every) == [0, 1, 2]
 
 
 def test_what_was_forgotten_is_counted_still_also_when_more_comes_and_goes(state: State) -> None:
