@@ -46,6 +46,7 @@ class Daemon:
         self.directory = directory
         self.simulator = simulator
         self.state_dir = directory / "state"
+        self.told = ""  # on stderr, by the last other command
         self.config_file = directory / "ionos-poller.toml"
         self.key_file = directory / "logging.key"
         self.token_file = directory / "token"
@@ -168,6 +169,7 @@ class Daemon:
             check=False,
         )
         assert "Traceback" not in done.stderr
+        self.told = done.stderr
         assert done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
         return done.stderr if code else done.stdout
 

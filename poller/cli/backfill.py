@@ -85,7 +85,7 @@ class _Order(NamedTuple):
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Windows fetched at once.")
 @click.option("--restart", is_flag=True, help="Begin anew instead of going on.")
-@click.option("--again", is_flag=True, help="Send to the sinks also what `run` has sent them already.")
+@click.option("--again", is_flag=True, help="Send to the sinks also what `run` has collected for them already.")
 @click.option(
     "--too-old",
     type=click.Choice(["dead-letter", "skip", "stamp-now"]),
@@ -165,6 +165,7 @@ class _Backfill:
         self._stop = stop
         self._jobs = jobs
         self._too_old = too_old
+        self._left_out: list[int] = []  # from several threads
 
     def run(self, asked: Window) -> int:
         """Export what is left of the range. Returns the exit code."""
@@ -200,6 +201,10 @@ class _Backfill:
                 collector, lambda: found, self._jobs, lambda: progress.show(transfer.delivered), progress.tick_seconds
             )
             progress.show(transfer.delivered)
+        if left_out := sum(self._left_out):
+            note(
+                f"{left_out:,} entries left out: `run` has collected them for the same sinks (--again sends them, too)"
+            )
         code = exit_code(polls, [*failures, *(poll.failure for poll in polls if poll.failure)])
         if code == EXIT_OK:
             for sink in sinks:
@@ -298,11 +303,18 @@ class _Backfill:
         return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
 
     def _not_elsewhere(self) -> Callable[[str, Sequence[Event]], Sequence[Event]]:
-        """Leaves out what `run` has sent to these sinks already, unless it is to be sent again."""
+        """Leaves out what `run` has collected for these sinks already, unless it is to be sent again."""
         directory = self._config.state_dir
         if self._order.is_again or not self._order.sinks or not State.exists(directory, "run"):
             return lambda contract, events: events
-        return OtherLedger(State.path(directory, "run"), self._order.sinks).unseen
+        other = OtherLedger(State.path(directory, "run"), self._order.sinks)
+
+        def unseen(contract: str, events: Sequence[Event]) -> Sequence[Event]:
+            rest = other.unseen(contract, events)
+            self._left_out.append(len(events) - len(rest))
+            return rest
+
+        return unseen
 
     def _close_books(self, state: Overview) -> int:
         """Show what became of everything. Returns 1 if it does not add up."""

@@ -245,6 +245,7 @@ def test_what_run_has_collected_is_not_sent_again_unless_asked(daemon_of: MakeDa
     wait_until(lambda: daemon.simulator.intakes[LOGGING].distinct >= recent, what="the last hour is delivered")
     order = ("backfill", "--from", "6h", "--to", "0m", "--sink", LOGGING, "--sink", LOKI)
     daemon.command(*order)
+    assert f"{recent:,} entries left out" in daemon.told
     daemon.assert_once()
     backfills = [use for name, use in json.loads(daemon.command("status", "--json"))["uses"].items() if name != "run"]
     (rows,) = [use["contracts"] for use in backfills]
