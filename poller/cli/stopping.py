@@ -51,18 +51,21 @@ def until_stopped(work: Callable[[threading.Event], Result], *, grace_seconds: f
         threading.Thread(target=do, name="work", daemon=True).start()
         if os.read(reader, 1) != _ENDED:
             stop.set()
-            _end_in(grace_seconds + _LAST_WORDS_SECONDS)
+            end = _end_in(grace_seconds + _LAST_WORDS_SECONDS)
             wait([outcome], grace_seconds)
             if not outcome.done():
                 raise StoppedError("asked to stop")
+            if outcome.exception() is None:  # it was done just then, and there may be more to do
+                end.cancel()
     return outcome.result()
 
 
-def _end_in(seconds: float) -> None:
+def _end_in(seconds: float) -> threading.Timer:
     """End the process by then, whatever it is at: its last words may be for somebody who does not listen any more."""
     timer = threading.Timer(seconds, os._exit, (EXIT_INTERRUPTED,))
     timer.daemon = True
     timer.start()
+    return timer
 
 
 @contextmanager

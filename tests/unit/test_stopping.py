@@ -10,10 +10,21 @@ import time
 import click
 import pytest
 
+from poller.cli import stopping
 from poller.cli.stopping import until_stopped
 from poller.errors import StoppedError, TransientError
+from tests.support import wait_until
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.fixture(autouse=True)
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The codes with which this process would have been ended."""
+    codes: list[int] = []
+    monkeypatch.setattr(stopping, "_LAST_WORDS_SECONDS", 0.01)
+    monkeypatch.setattr(stopping.os, "_exit", codes.append)
+    return codes
 
 
 def test_it_gives_what_the_work_gives() -> None:
@@ -36,9 +47,14 @@ def test_a_signal_asks_the_work_to_stop_and_what_it_says_then_counts(number: sig
         return "stopped in order"
 
     assert until_stopped(work) == "stopped in order"
+    assert not [
+        thread
+        for thread in threading.enumerate()
+        if isinstance(thread, threading.Timer) and not thread.finished.is_set()
+    ]
 
 
-def test_work_that_does_not_stop_is_left_where_it_stands() -> None:
+def test_work_that_does_not_stop_is_left_where_it_stands_and_the_process_ends_soon(exits: list[int]) -> None:
     answered = threading.Event()
     ended = threading.Event()
 
@@ -51,6 +67,7 @@ def test_work_that_does_not_stop_is_left_where_it_stands() -> None:
     with pytest.raises(StoppedError):
         until_stopped(work)
     assert time.monotonic() - began < 10
+    wait_until(lambda: exits == [130], what="the process would have been ended")
     answered.set()
     assert ended.wait(10)
 
