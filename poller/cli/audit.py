@@ -15,7 +15,7 @@ from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings, 
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StateHeldError, StoppedError
-from poller.pipeline.audit import Difference
+from poller.pipeline.audit import Difference, closed_span
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.windows import Window, format_time
@@ -84,9 +84,11 @@ class _Audit:
 
     def run(self, span: Window, only: Sequence[str], *, repair: bool) -> int:
         contracts = self._contracts(only)
+        closed = closed_span(span, 0, time.time(), self._config.poll.overlap_seconds)
         differences, failures = self._compare(contracts, span)
         compared = len(contracts) - len(failures)
-        self._show(compared, span, differences, is_complete=not failures)
+        if not (repair and self._as_json):
+            self._show(compared, closed, differences, is_complete=not failures)
         if missing := sum(difference.missing for difference in differences if not repair and not self._as_json):
             note(f"{missing:,} entries are missing; the same with --repair collects them")
         if repair and differences:
@@ -95,6 +97,8 @@ class _Audit:
             failures += failed
             missing = sum(difference.missing for difference in differences)
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
+        if repair and self._as_json:
+            self._show(compared, closed, differences, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
         for line in imbalances:
@@ -126,8 +130,8 @@ class _Audit:
                 failures.append(error)
         return differences, failures
 
-    def _show(self, count: int, span: Window, differences: Sequence[Difference], *, is_complete: bool) -> None:
-        """`count` contracts were compared, which `is_complete` says is all of them."""
+    def _show(self, count: int, closed: Window | None, differences: Sequence[Difference], *, is_complete: bool) -> None:
+        """`count` contracts were compared, in the hours that are over (None: in no hour); `is_complete` says that it is all."""
         if self._as_json:
             rows = [
                 {
@@ -140,11 +144,17 @@ class _Audit:
                 }
                 for difference in differences
             ]
-            click.echo(msgspec.json.encode({"use": self._use, "equal": is_complete and not rows, "differences": rows}))
+            compared = {"from": format_time(closed.start), "to": format_time(closed.end)} if closed else None
+            answer = {"use": self._use, "equal": is_complete and not rows, "compared": compared, "differences": rows}
+            click.echo(msgspec.json.encode(answer))
             return
         if not differences:
-            if count:
-                click.echo(f"equal: {count} contracts, {span}, every closed hour as the API counts it")
+            if closed is None:
+                click.echo(
+                    "nothing was compared: no hour between --from and --to is over, and has been for poll.overlap"
+                )
+            elif count:
+                click.echo(f"equal: {count} contracts, {closed}, every hour as the API counts it")
             return
         click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
         for row in differences:

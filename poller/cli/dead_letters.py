@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from poller.cli import suggestions
-from poller.cli.messages import printable
+from poller.cli.messages import note, printable
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.errors import EXIT_OK, ConfigError, Problem, StateError
 from poller.events import Shield
@@ -57,6 +57,7 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
       ionos-poller dead-letters list --sink loki
     """
     with _open(settings, use) as state:
+        _check_sink(state, sink)
         letters = state.dead_letters.find(sink, limit=-1 if as_json else limit + 1)
     if as_json:
         for letter in letters:
@@ -67,7 +68,7 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
         what = f"{letter.contract}  {format_time_us(letter.time_us)}  {letter.reason}{status}"
         click.echo(printable(f"{letter.id:>6}  {letter.sink}  {what}"))
     if not letters:
-        click.echo("no dead letters")
+        note("no dead letters")
     elif len(letters) > limit:
         click.echo("... and more: --limit, or --json for all")
     return EXIT_OK
@@ -148,7 +149,15 @@ def _open(settings: Settings, use: str | None) -> Iterator[State]:
         yield state
 
 
+def _check_sink(state: State, sink: str | None) -> None:
+    """Raises: ConfigError for a name that the state does not know."""
+    known = [row.name for row in state.outbox.sinks()]
+    if sink is not None and sink not in known:
+        raise ConfigError([Problem("--sink", f"there is no sink {sink}", f"known are: {', '.join(known) or 'none'}")])
+
+
 def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[StoredLetter]:
+    _check_sink(state, sink)
     letters = state.dead_letters.find(sink, ids)
     missing = set(ids) - {letter.id for letter in letters}
     if missing:

@@ -85,7 +85,7 @@ class SecretSource:
         if self.origin in ("file", "credential"):
             value = self._read_file()
         elif self.origin == "env":
-            value = self._environ.get(self.place, "")
+            value = self._environ.get(self.place, "").rstrip("\r\n")  # as a file's; Kubernetes brings them along
             if not value:
                 raise self._error(f"the environment variable {self.place} is not set", f"set {self.place}")
         elif self._inline is not None:

@@ -104,7 +104,14 @@ def test_late_entries_are_told_by_contract_and_hour_and_repaired_by_fetch_once(f
     assert run.code == 0, run.stderr
     same([*before, *run.lines], fetched.oracle())
     assert fetched.fetch().lines == []
-    assert audit(fetched, *SPAN, "--json", code=0).lines == [b'{"use":"fetch","equal":true,"differences":[]}']
+    answer = json.loads(audit(fetched, *SPAN, "--json", code=0).lines[0])
+    assert (answer["use"], answer["equal"], answer["differences"]) == ("fetch", True, [])
+    assert all(time.endswith(":00:00Z") for time in answer["compared"].values()), "whole hours"
+    before = fetched.requests()
+    nothing = audit(fetched, "--from", "9m", "--to", "0m", code=0)
+    assert nothing.lines[0].startswith(b"nothing was compared: ")
+    assert json.loads(audit(fetched, "--from", "9m", "--to", "0m", "--json", code=0).lines[0])["compared"] is None
+    assert fetched.requests() == before
 
 
 def test_where_every_hour_differs_an_audit_costs_at_most_one_request_an_hour(fetched: Bench) -> None:

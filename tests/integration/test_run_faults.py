@@ -174,7 +174,9 @@ def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the
     assert "1 of 1 put back" in daemon.command("dead-letters", "replay", "--sink", LOGGING)
     daemon.await_delivery(LOGGING, timeout=15)
     wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 0)
-    assert "no dead letters" in daemon.command("dead-letters", "list")
+    assert daemon.command("dead-letters", "list") == ""
+    assert daemon.told == "no dead letters\n"
+    assert "there is no sink typo" in daemon.command("dead-letters", "list", "--sink", "typo", code=2)
     daemon.stop()
     daemon.assert_once(LOGGING)
     daemon.assert_clean()

@@ -134,7 +134,8 @@ def test_no_failure_shows_a_secret(bench: Starter) -> None:
     expect(2, IONOS_API_URL=f"https://me:{PASSWORD}@api.ionos.com", **wrong)
     expect(2, IONOS_POLLER_API__TOKEN=TOKEN, IONOS_API_TOKEN="", IONOS_POLLER_API__NOPE=PASSWORD)
     expect(2, IONOS_API_TOKEN=f"{TOKEN} {PASSWORD}")
-    expect(2, IONOS_API_TOKEN=f"{TOKEN}\n")
+    expect(2, IONOS_API_TOKEN=f"{TOKEN}\n{PASSWORD}")
+    expect(3, IONOS_API_TOKEN=f"{TOKEN}\n")  # refused by the API alone
     (place.directory / "ionos-poller.toml").write_text(f"[api]\ntoken = '{TOKEN}'\npage_sise = 1\n")
     (place.directory / "ionos-poller.toml").chmod(0o644)
     run = place.fetch("--log-level", "debug")
