@@ -135,10 +135,9 @@ class Collector:
             start = int(self._trusted_now(self._accounts[name], now) - settings.initial_lookback_seconds)
             asked = self._state.asked_since(name)
             self._state.contracts.enrol(mine, name, next((at for at in (since, asked) if at is not None), start), now)
-            if asked is not None:
+            if asked is not None and name in answered:  # else contracts may be missing that are to begin from there
                 self._widen([known[contract] for contract in mine if contract in known], asked)
-                if name in answered:  # else contracts may be missing that are to begin from there
-                    self._state.forget_since(name)
+                self._state.forget_since(name)
         return sorted(chosen), failures
 
     def _look(self, account: str, api: ActivityLog, found: dict[str, str], failures: list[PollerError]) -> bool:
