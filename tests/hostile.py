@@ -135,7 +135,7 @@ def endless(first: bytes, piece: bytes, pause_seconds: float = 0.0) -> Callable[
     def answer(asked: Asked) -> Iterator[bytes]:
         yield first
         while True:
-            time.sleep(pause_seconds)
+            time.sleep(pause_seconds)  # the drip itself: an answer that comes slowly
             yield piece
 
     return answer

@@ -70,8 +70,8 @@ def counts(state: State, start: int, end: int) -> dict[int, int]:
     return {hour: count.collected for hour, count in state.contracts.counts("1", start, end).items()}
 
 
-def open_state(directory: Path, *, is_fresh_start: bool = False) -> State:
-    return State.open(directory, "fetch", is_fresh_start=is_fresh_start)
+def open_state(directory: Path, *, since: int | None = None) -> State:
+    return State.open(directory, "fetch", since=since, accounts=["default"])
 
 
 def with_a_sink(directory: Path) -> State:

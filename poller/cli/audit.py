@@ -87,7 +87,7 @@ class _Audit:
         closed = closed_span(span, 0, time.time(), self._config.poll.overlap_seconds)
         differences, failures = self._compare(contracts, span)
         compared = len(contracts) - len(failures)
-        if not (repair and self._as_json):
+        if not self._as_json:
             self._show(compared, closed, differences, is_complete=not failures)
         if missing := sum(difference.missing for difference in differences if not repair and not self._as_json):
             note(f"{missing:,} entries are missing; the same with --repair collects them")
@@ -97,7 +97,7 @@ class _Audit:
             failures += failed
             missing = sum(difference.missing for difference in differences)
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
-        if repair and self._as_json:
+        if self._as_json:  # one answer: what is so in the end
             self._show(compared, closed, differences, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()

@@ -220,19 +220,20 @@ class _Backfill:
         """The range of the first run: an age means the same time in every run of the order."""
         known = self._state.fact("range")
         if known:
-            start, end = map(int, known.split("/"))
-            if self._state.fact("cut"):
-                until = format_time(end)
+            start, end, *cut = known.split("/")
+            if cut:
+                until = format_time(int(end))
                 note(
                     f"--to lay in the future when this backfill began: it ends at {until}; the rest wants --from {until}"
                 )
-            return Window(start, end)
+            return Window(int(start), int(end))
         now = int(time.time())
+        mark = ""
         if asked.end > now:
             note(f"--to lies in the future; exporting up to now ({format_time(now)})")
             asked = Window(asked.start, now)
-            self._state.remember("cut", "yes")
-        self._state.remember("range", f"{asked.start}/{asked.end}")
+            mark = "/cut"
+        self._state.remember("range", f"{asked.start}/{asked.end}{mark}")
         return asked
 
     def _sinks(self) -> list[Sink]:

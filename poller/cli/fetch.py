@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,15 +117,13 @@ def _fetch(
     accounts = activity_logs(config, stop)
     prepare = preparation(config)
     try:
-        state = State.open(config.state_dir, "fetch", wait=is_waiting, stop=stop, is_fresh_start=since is not None)
+        state = State.open(config.state_dir, "fetch", wait=is_waiting, stop=stop, since=since, accounts=accounts)
     except StateHeldError as error:
         error.hint += "; --wait waits for its turn"
         raise
     try:
         if adopt_state is not None and since is None:
-            since = _adopted(adopt_state, state)
-        if since is not None:
-            state.ask_since(accounts, since)
+            _adopt(adopt_state, state, accounts)
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
         collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)
         failures: list[PollerError] = []
@@ -143,11 +141,11 @@ def _fetch(
         state.close()
 
 
-def _adopted(path: Path, state: State) -> int | None:
-    """The `last_run` of the tutorial's state file, unless this state has begun already."""
+def _adopt(path: Path, state: State, accounts: Iterable[str]) -> None:
+    """Begin from the `last_run` of the tutorial's state file, unless this state has begun already."""
     if state.contracts.all():
         log.info("state.already_adopted", extra={"file": str(path)})
-        return None
+        return
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_ADOPTED_BYTES)  # what is cut is no JSON
@@ -164,8 +162,8 @@ def _adopted(path: Path, state: State) -> int | None:
         raise ConfigError(
             [Problem("--adopt-state", f"{path} is not a state of the tutorial's script", hint)]
         ) from error
+    state.ask_since(accounts, since)
     log.info("state.adopted", extra={"file": str(path), "last_run": text})
-    return since
 
 
 def _action_table(config: Config) -> ActionSink | None:

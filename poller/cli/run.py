@@ -33,7 +33,7 @@ def command(settings: Settings, since: int | None) -> int:
     """
     config = _load(settings)
     try:
-        state = State.open(config.state_dir, "run", is_fresh_start=since is not None)
+        state = State.open(config.state_dir, "run", since=since, accounts=[account.name for account in config.accounts])
     except StateFullError as error:
         # There may be room in a while: unlike other troubles of the state, worth a restart by the service manager.
         raise TransientError(error.message, hint=error.hint) from error
@@ -49,8 +49,6 @@ def command(settings: Settings, since: int | None) -> int:
         )
 
     try:
-        if since is not None:
-            state.ask_since([account.name for account in config.accounts], since)
         return Daemon(state, build, Notifier(process_environment().get("NOTIFY_SOCKET"))).run()
     finally:
         state.close()

@@ -116,8 +116,14 @@ class Collector:
         wanted = set(only) or set(settings.contracts)
         found: dict[str, str] = {}
         failures: list[PollerError] = []
-        answered = [name for name, api in self._accounts.items() if self._look(name, api, found, failures)]
         known = {row.contract: row for row in self._state.contracts.all()}
+        answered = []
+        for name in self._accounts:
+            visible = self._look(name, {row.contract for row in known.values() if row.account == name}, failures)
+            if visible is not None:
+                answered.append(name)
+                for contract in visible:
+                    found.setdefault(contract, name)
         for row in known.values():
             # Whether or not it is listed any more: that may be the list's fault, and what ends it is a person's word.
             if row.account in self._accounts:
@@ -134,17 +140,17 @@ class Collector:
             now = int(self._clock())
             start = int(self._trusted_now(self._accounts[name], now) - settings.initial_lookback_seconds)
             asked = self._state.asked_since(name)
-            self._state.contracts.enrol(mine, name, next((at for at in (since, asked) if at is not None), start), now)
+            begin = since if since is not None else asked if asked is not None else start
+            self._state.contracts.enrol(mine, name, begin, now)
             if asked is not None and name in answered:  # else contracts may be missing that are to begin from there
                 self._widen([known[contract] for contract in mine if contract in known], asked)
                 self._state.forget_since(name)
         return sorted(chosen), failures
 
-    def _look(self, account: str, api: ActivityLog, found: dict[str, str], failures: list[PollerError]) -> bool:
-        """Add the contracts that an account sees to `found`, or why there are none to `failures`; whether it has answered."""
-        known = {row.contract for row in self._state.contracts.all() if row.account == account}
+    def _look(self, account: str, known: set[str], failures: list[PollerError]) -> list[str] | None:
+        """The contracts that an account sees; None where it sees none, or does not answer, which is added to `failures`."""
         try:
-            visible = api.contracts()
+            visible = self._accounts[account].contracts()
             if not visible and not known:
                 hint = "is it the token of a user of this contract? `ionos-poller check` says more"
                 raise PollerError("no contract is visible", hint=hint)
@@ -153,13 +159,11 @@ class Collector:
                 error.message = f"account {account}: {error.message}"
             failures.append(error)
             log.error("discovery.failed", extra={"account": account, "why": str(error)})
-            return False
-        for contract in visible:
-            found.setdefault(contract, account)
+            return None
         if unlisted := sorted(known.difference(visible, self._config.poll.exclude_contracts)):
             hint = "they are polled all the same; one that is gone for good belongs in poll.exclude_contracts"
             log.warning("contracts.unlisted", extra={"account": account, "contracts": unlisted, "hint": hint})
-        return True
+        return visible
 
     def _widen(self, contracts: Iterable[Contract], since: int) -> None:
         """Have what lies between `since` and the ordinary next window read once more."""

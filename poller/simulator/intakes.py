@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ def _refusal(status: int, message: str, refused: int = 0) -> Verdict:
     return Verdict(json_answer(status, {"message": message}), [], refused)
 
 
-class Intake:
+class Intake(ABC):
     """What all intakes share: the record. Calls are made under the simulator's lock of this intake."""
 
     name = ""
@@ -61,9 +62,9 @@ class Intake:
         self.counts: dict[bytes, int] = {}  # digest of the key or line -> times stored
         self.kept: list[Item] = []  # in the order stored, if lines are kept
 
+    @abstractmethod
     def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
         """What the real one would do with this request, now."""
-        raise NotImplementedError
 
     def store(self, items: list[Item], *, keep_lines: bool) -> None:
         """Take in what a verdict granted."""

@@ -46,21 +46,26 @@ class State:
         *,
         wait: bool = False,
         stop: threading.Event | None = None,
-        is_fresh_start: bool = False,
+        since: int | None = None,
+        accounts: Iterable[str] = (),
     ) -> State:
         """Open or create `<directory>/<use>.db`, for this process alone.
 
-        `wait` waits for another process to let go of it, until `stop`. `is_fresh_start` allows a new file in place of
-        one that was set aside.  Raises: StateError, StoppedError.
+        `wait` waits for another process to let go of it, until `stop`. With `since` (unix seconds) the contracts of `accounts`
+        are to be read again from there, as with `ask_since`, and a new file may take the place of one that was set aside: a
+        person has decided from when to read.  Raises: StateError, StoppedError.
         """
+        asked = None if since is None else {_SINCE + account: str(since) for account in accounts}
         make_directory(directory)
         lock = Lock(directory / f"{use}.lock", wait=wait, stop=stop or threading.Event())
         try:
-            state = cls(lock, Database(directory / f"{use}.db", is_fresh_start=is_fresh_start))
+            state = cls(lock, Database(directory / f"{use}.db", asked=asked))
         except BaseException:  # an interrupt, too, must not keep the lock
             lock.release()
             raise
         try:
+            if since is not None:
+                state.ask_since(accounts, since)
             state.outbox.recount()
         except BaseException:  # the same, once it is open
             state.close()

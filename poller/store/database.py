@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -73,11 +73,11 @@ class DamagedRowError(sqlite3.DatabaseError):
 class Database:
     """One open state file. Safe to use from several threads: one at a time is let in."""
 
-    def __init__(self, path: Path, *, is_fresh_start: bool = False, is_owner: bool = True) -> None:
+    def __init__(self, path: Path, *, asked: Mapping[str, str] | None = None, is_owner: bool = True) -> None:
         """Open or create `path`. The caller holds its `Lock`, or else is no owner: then it is neither set aside nor migrated.
 
-        Raises: StateError when it cannot be used. When it was set aside before, it is created anew only if
-        `is_fresh_start` says that a person has decided from when to read.
+        Raises: StateError when it cannot be used. When it was set aside before, it is created anew only with `asked`: the facts
+        that say from when a person wants to read. A new file has them from its beginning, or it could begin without them.
         """
         self.path = path
         self._lock = threading.RLock()
@@ -86,7 +86,7 @@ class Database:
         self._is_owner = is_owner
         try:
             if not path.exists():
-                _create(path, is_fresh_start=is_fresh_start)
+                _create(path, asked)
             with _translated_os(path):
                 is_known = has_known_format(path)
             self._connection = _connect(path)
@@ -251,11 +251,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
 
 
-def _create(path: Path, *, is_fresh_start: bool) -> None:
+def _create(path: Path, asked: Mapping[str, str] | None) -> None:
     aside = sorted(
         found for found in path.parent.glob(f"{path.name}.unusable-*") if not found.name.endswith(SIDE_FILES)
     )
-    if aside and not is_fresh_start:
+    if aside and asked is None:
         raise StateError(f"{path} was set aside as {aside[-1].name}", hint=way_out(aside[-1]))
     # Made under another name, and given its own when it is whole: one that is empty or half made is a damaged one.
     new = path.with_name(f"{path.name}.new")
@@ -268,6 +268,7 @@ def _create(path: Path, *, is_fresh_start: bool) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(connection)
+        connection.executemany("INSERT INTO facts VALUES (?, ?)", (asked or {}).items())
         # Not only when it has its name: a kill in the midst of it would leave what only a writer can read.
         connection.execute("PRAGMA journal_mode = WAL")
     with _translated_os(path):

@@ -52,7 +52,7 @@ def collect(mode: str, url: str, span: int, events: int, sink_url: str = "") -> 
                 post(session, sink_url, msgspec.json.encode(entries))
             else:
                 kept += entries
-                time.sleep(TUTORIAL_SLEEP_SECONDS)
+                time.sleep(TUTORIAL_SLEEP_SECONDS)  # as the tutorial's script does: it is what is measured
     for entry in kept:
         print(msgspec.json.encode(entry).decode())
 

@@ -69,7 +69,7 @@ def cost_of_idling(
     try:
         time.sleep(settling_seconds)  # what it does at its start is measured elsewhere
         before, started = _so_far(process.pid), time.monotonic()
-        time.sleep(seconds)
+        time.sleep(seconds)  # what it does meanwhile, idle, is what is measured
         after, elapsed = _so_far(process.pid), time.monotonic() - started
     finally:
         process.terminate()

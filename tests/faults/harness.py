@@ -320,7 +320,7 @@ class Harness:
                 polls |= {(row.contract, row.succeeded_at) for row in state.contracts}
                 if all(sum(name == row.contract for name, _ in polls) > _IDLE_POLLS for row in state.contracts):
                     break
-            time.sleep(0.05)
+            time.sleep(0.05)  # the pace of looking, up to a deadline; nothing is assumed to be over after it
         return self._oracle.has_all()
 
     def _compare(self) -> None:

@@ -46,6 +46,7 @@ def test_two_results_are_compared_row_by_row(tmp_path: Path) -> None:
 
 
 def test_what_a_program_costs_while_it_idles_leaves_out_its_start(tmp_path: Path) -> None:
+    # Busy, then idle for longer than it is looked at: the program itself sleeps, not the test.
     busy = "import time; sum(range(10**7)); print(flush=True); time.sleep(60)"
     cost = cost_of_idling([sys.executable, "-c", busy], 0.5, env=clean_environment(), cwd=tmp_path, settling_seconds=5)
     assert cost.seconds >= 0.5

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from poller.api import token_expiry
 from poller.checks.account import check_token
-from poller.cli.fetch import _adopted
+from poller.cli.fetch import _adopt
 from poller.config import Config, Credentials, Secret, load
 from poller.config.environment import NetworkEnvironment
 from poller.errors import ConfigError, StateError
@@ -199,13 +199,14 @@ claims = values.map(lambda value: json.dumps({"exp": value})) | st.sampled_from(
     )
 )
 def test_a_state_to_adopt_is_a_time_in_the_past_or_one_problem(content: bytes) -> None:
-    state: Any = SimpleNamespace(contracts=SimpleNamespace(all=list))
+    asked: list[int] = []
+    state: Any = SimpleNamespace(contracts=SimpleNamespace(all=list), ask_since=lambda _, since: asked.append(since))
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "state.json"
         file.write_bytes(content)
         with suppress(ConfigError):
-            since = _adopted(file, state)
-            assert since is not None
+            _adopt(file, state, ["default"])
+            (since,) = asked
             assert 0 <= since <= datetime.now(UTC).timestamp()
 
 

@@ -189,7 +189,7 @@ def test_a_damaged_or_foreign_file_is_set_aside_untouched_and_nothing_starts_in_
         open_state(closed.parent)
     assert aside.name in str(again.value)
     assert "--since" in again.value.hint
-    fresh = open_state(closed.parent, is_fresh_start=True)
+    fresh = open_state(closed.parent, since=START)
     assert fresh.contracts.all() == []
     fresh.close()
     open_state(closed.parent).close()
@@ -263,6 +263,22 @@ def test_a_state_of_the_first_schema_is_upgraded_with_all_that_is_in_it(director
         (row,) = state.contracts.all()
     assert (row.contract, row.origin, row.watermark, row.audited_at) == ("1", 5, 9, 0)
     assert list(directory.glob("*unusable*")) == []
+
+
+def test_from_when_a_person_wants_to_read_is_in_a_new_file_from_its_beginning(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*args: object) -> None:
+        raise StoppedError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "ask_since", die)
+        with pytest.raises(StoppedError):
+            open_state(directory, since=START)
+    with closing(open_state(directory)) as state:
+        assert state.asked_since("default") == START
+        state.forget_since("default")
+        assert state.asked_since("default") is None
 
 
 def test_a_newer_schema_is_refused_and_left_as_it_is(closed: Path) -> None:
