@@ -62,6 +62,18 @@ def split(window: Window, parts: int) -> list[Window]:
     return [Window(start, end) for start, end in itertools.pairwise(edges)]
 
 
+def split_around(window: Window, dense: Window, parts: int) -> list[Window]:
+    """The window with `dense`, which lies in it, in `parts` pieces, and what is before and behind that in a piece each.
+
+    What would be shorter than one of the pieces is added to `dense` instead.  Raises: ValueError for a window of one second.
+    """
+    piece_seconds = dense.seconds // parts
+    start = dense.start if dense.start - window.start > piece_seconds else window.start
+    end = dense.end if window.end - dense.end > piece_seconds else window.end
+    around = [Window(*edges) for edges in ((window.start, start), (end, window.end)) if edges[0] < edges[1]]
+    return sorted([*around, *split(Window(start, end), parts)])
+
+
 def parts_for(count: int, capacity: int) -> int:
     """Into how many pieces to split a window of `count` when a piece should hold `capacity`, with room for unevenness."""
     return max(2, math.ceil(count * 1.25 / max(1, capacity)))

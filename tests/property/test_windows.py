@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from poller.errors import RejectedError, TransientError
 from poller.events import Event, Page
 from poller.reading import Limits, Reading, Split, WindowReader
-from poller.windows import MAX_SPAN_SECONDS, Window, next_window, parts_for, split, tile
+from poller.windows import MAX_SPAN_SECONDS, Window, next_window, parts_for, split, split_around, tile
 
 SECONDS = st.integers(-(10**10), 10**10)
 
@@ -31,6 +31,24 @@ def test_tiles_tile(start: int, seconds: int, span: int) -> None:
     pieces = list(tile(window, span))
     assert_tiles(window, pieces)
     assert max(piece.seconds for piece in pieces) <= span
+
+
+@given(
+    start=SECONDS,
+    seconds=st.integers(2, 10**6),
+    before=st.integers(0, 10**6),
+    behind=st.integers(0, 10**6),
+    parts=st.integers(2, 200),
+)
+def test_a_split_around_a_part_tiles_and_cuts_that_part_most(
+    start: int, seconds: int, before: int, behind: int, parts: int
+) -> None:
+    dense = Window(start + before, start + before + seconds)
+    window = Window(start, dense.end + behind)
+    pieces = split_around(window, dense, parts)
+    assert_tiles(window, pieces)
+    assert all(0 < piece.seconds < window.seconds for piece in pieces)
+    assert max(2, min(parts, seconds)) <= len(pieces) <= parts + 2
 
 
 @given(start=SECONDS, seconds=st.integers(2, 10**9), count=st.integers(0, 10**5), capacity=st.integers(0, 10**5))

@@ -296,6 +296,34 @@ def test_a_window_beyond_what_an_offset_reaches_is_split_by_its_first_page(
     assert len(script.queries) == 1
 
 
+@pytest.mark.parametrize(
+    ("seconds", "pieces"),
+    [
+        # A quarter of all, newest first, in 399 seconds: four times that is cut, and what is before it is not.
+        (range(9998, 9598, -2), [Window(0, 8403), *split(Window(8403, 10000), 2)]),
+        (range(9598, 9198, -2), [Window(0, 8003), *split(Window(8003, 10000), 2)]),  # what is behind it is short
+        (range(4998, 4598, -2), [Window(0, 3403), *split(Window(3403, 4999), 2), Window(4999, 10000)]),
+        (range(2000, 2400, 2), [Window(0, 2000), *split(Window(2000, 3596), 2), Window(3596, 10000)]),  # oldest first
+        (range(0, 400, 2), [*split(Window(0, 1596), 2), Window(1596, 10000)]),
+        (range(9000, 9200), [Window(0, 8750), *split(Window(8750, 10000), 2)]),  # denser: an eighth at least
+        ([0] * 200, [*split(Window(0, 1250), 2), Window(1250, 10000)]),
+        ([9999] * 200, [Window(0, 8750), *split(Window(8750, 10000), 2)]),
+        # Not cut otherwise than evenly: in no order, and from all of it; nearly all of it; too few; of another time.
+        ([*range(0, 10000, 100), *range(50, 10000, 100)], split(Window(0, 10000), 2)),
+        (range(9990, 7990, -10), split(Window(0, 10000), 2)),
+        (range(9998, 9600, -2), split(Window(0, 10000), 2)),
+        ([99999] * 200, split(Window(0, 10000), 2)),
+    ],
+)
+def test_a_window_is_cut_where_its_first_page_says_that_most_of_it_is(
+    seconds: Sequence[int], pieces: list[Window]
+) -> None:
+    shown = [entry(f"{number}", second=second) for number, second in enumerate(seconds)]
+    script = Script(lambda query: page(shown, 800))
+    result = WindowReader(script, "1", Limits(200, 799, 10**9)).read(Window(0, 10000))
+    assert result == Split(pieces)
+
+
 def test_a_window_that_an_offset_just_reaches_is_read_as_it_is() -> None:
     events = [entry(f"{number:03d}") for number in range(999)]
     reading = read(Script(lambda query: served(events, query)))
