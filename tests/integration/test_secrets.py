@@ -22,10 +22,11 @@ HASH_KEY = "canary-hash-1b2c"
 
 # What is run of each command. `run` and `simulate` are started and, once they work, stopped.
 RUNS: dict[str, list[tuple[str, ...]]] = {
-    "fetch": [("--since", "1h")],
+    "fetch": [("--since", "3h")],
     "run": [()],
     "backfill": [("--from", "2h", "--to", "1h", "--output", "-"), ("--from", "30m", "--to", "1m", "--sink", "logging")],
-    "audit": [("--from", "1h", "--to", "1m", "--use", "fetch"), ("--from", "1h", "--to", "1m", "--repair")],
+    # Of three hours, one is closed at every minute of the day.
+    "audit": [("--from", "3h", "--to", "1m", "--use", "fetch"), ("--from", "3h", "--to", "1m", "--repair")],
     "check": [(), ("--json",), ("--offline",)],
     "status": [(), ("--json",)],
     "dead-letters": [("list",), ("show", "1"), ("replay",), ("purge",)],
