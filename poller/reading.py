@@ -218,14 +218,15 @@ def _dense_part(window: Window, page: Page) -> Window:
     nothing happened. At least an eighth of the window, so that a burst does not have all the rest split in the same narrow way.
     """
     times = [event.time_us // _MICROSECONDS for event in page.events if event.is_timed]
+    times = [second for second in times if window.start <= second < window.end]
     if page.total is None or len(times) < _ENOUGH_TO_JUDGE:
         return window
-    first, last = max(window.start, min(times)), min(window.end - 1, max(times))
-    seconds = max((last + 1 - first) * page.total // len(times), window.seconds // 8, 2)
-    if seconds > window.seconds * 3 // 4 or first > last:
+    first, last = min(times), max(times)
+    length = round(max((last + 1 - first) * page.total / len(times), window.seconds / 8, 2))
+    if length * 4 > window.seconds * 3:
         return window
-    start = max(window.start, last + 1 - seconds) if times[0] > times[-1] else min(first, window.end - seconds)
-    return Window(start, start + seconds)
+    start = max(window.start, last + 1 - length) if times[0] > times[-1] else min(first, window.end - length)
+    return Window(start, start + length)
 
 
 def _accounts_for(shown: Mapping[bytes, Event], total: int | None) -> bool:

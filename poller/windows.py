@@ -67,9 +67,10 @@ def split_around(window: Window, dense: Window, parts: int) -> list[Window]:
 
     What would be shorter than one of the pieces is added to `dense` instead.  Raises: ValueError for a window of one second.
     """
-    piece_seconds = dense.seconds // parts
-    start = dense.start if dense.start - window.start > piece_seconds else window.start
-    end = dense.end if window.end - dense.end > piece_seconds else window.end
+    is_much_before = (dense.start - window.start) * parts > dense.seconds
+    is_much_behind = (window.end - dense.end) * parts > dense.seconds
+    start = dense.start if is_much_before else window.start
+    end = dense.end if is_much_behind else window.end
     around = [Window(*edges) for edges in ((window.start, start), (end, window.end)) if edges[0] < edges[1]]
     return sorted([*around, *split(Window(start, end), parts)])
 

@@ -41,7 +41,7 @@ class Script:
 
 
 def entry(name: str, *, second: int = 1000, has_id: bool = True, weight: int = 2, is_timed: bool = True) -> Event:
-    time_us = second * 1_000_000 if is_timed else 0
+    time_us = second * 1_000_000 + 900_000 if is_timed else 0
     return Event(time_us, name.encode(), b"x" * weight, has_id, is_timed)
 
 
@@ -312,7 +312,11 @@ def test_a_window_beyond_what_an_offset_reaches_is_split_by_its_first_page(
         ([*range(0, 10000, 100), *range(50, 10000, 100)], split(Window(0, 10000), 2)),
         (range(9990, 7990, -10), split(Window(0, 10000), 2)),
         (range(9998, 9600, -2), split(Window(0, 10000), 2)),
-        ([99999] * 200, split(Window(0, 10000), 2)),
+        ([10000] * 200, split(Window(0, 10000), 2)),
+        # The first and the last say at which end of the window the page is.
+        ([4500, 4400, *[4600] * 197, 4300], [Window(0, 3351), *split(Window(3351, 4601), 2), Window(4601, 10000)]),
+        ([4500, 4400, *[4400] * 197, 4600], [Window(0, 4400), *split(Window(4400, 5650), 2), Window(5650, 10000)]),
+        ([4500, 4300, *[4300] * 197, 4400], [Window(0, 3251), *split(Window(3251, 4501), 2), Window(4501, 10000)]),
     ],
 )
 def test_a_window_is_cut_where_its_first_page_says_that_most_of_it_is(
@@ -322,6 +326,25 @@ def test_a_window_is_cut_where_its_first_page_says_that_most_of_it_is(
     script = Script(lambda query: page(shown, 800))
     result = WindowReader(script, "1", Limits(200, 799, 10**9)).read(Window(0, 10000))
     assert result == Split(pieces)
+
+
+@pytest.mark.parametrize(
+    ("window", "seconds", "total", "result_window", "pieces"),
+    [
+        # Up to three quarters of it, and what is left of it is more than a fifth of that.
+        (Window(0, 10000), [0, 1874], 800, 200, [*split(Window(0, 7500), 5), Window(7500, 10000)]),
+        (Window(0, 10000), [0, 1875], 800, 200, split(Window(0, 10000), 5)),
+        # Two seconds are the least that can be cut.
+        (Window(0, 15), [5], 250, 249, [Window(0, 5), Window(5, 6), Window(6, 7), Window(7, 15)]),
+        (Window(0, 3), [1], 250, 249, split(Window(0, 3), 2)),
+    ],
+)
+def test_how_much_of_a_window_is_cut(
+    window: Window, seconds: Sequence[int], total: int, result_window: int, pieces: list[Window]
+) -> None:
+    shown = [entry(f"{number}", second=seconds[number % len(seconds)]) for number in range(200)]
+    script = Script(lambda query: page(shown, total))
+    assert WindowReader(script, "1", Limits(200, result_window, 10**9)).read(window) == Split(pieces)
 
 
 def test_a_window_that_an_offset_just_reaches_is_read_as_it_is() -> None:
@@ -510,6 +533,6 @@ def test_a_window_that_turns_out_heavy_only_later_is_split_all_the_same(says_tot
 def test_an_entry_without_a_time_gets_the_last_second_of_its_window() -> None:
     reading = read(Script(lambda query: page([entry("a", is_timed=False), entry("b", second=1003)], 2)))
     assert [(event.identity, event.time_us, event.is_timed) for event in reading.events] == [
-        (b"b", 1003 * 1_000_000, True),
+        (b"b", 1003 * 1_000_000 + 900_000, True),
         (b"a", 1009 * 1_000_000, False),
     ]

@@ -15,6 +15,7 @@ from poller.windows import (
     parts_for,
     parts_of_whole_pages,
     split,
+    split_around,
     tile,
 )
 
@@ -70,6 +71,22 @@ def test_a_split_has_as_many_parts_as_asked_for_and_as_seconds_allow(
     window: Window, parts: int, expected: list[Window]
 ) -> None:
     assert split(window, parts) == expected
+
+
+@pytest.mark.parametrize(
+    ("dense", "expected"),
+    [
+        (Window(11, 61), [Window(0, 11), *split(Window(11, 61), 5), Window(61, 100)]),
+        (Window(10, 60), [*split(Window(0, 60), 5), Window(60, 100)]),
+        (Window(39, 89), [Window(0, 39), *split(Window(39, 89), 5), Window(89, 100)]),
+        (Window(40, 90), [Window(0, 40), *split(Window(40, 100), 5)]),
+        (Window(0, 100), split(Window(0, 100), 5)),
+    ],
+)
+def test_what_is_around_a_part_is_a_piece_where_it_is_longer_than_the_others(
+    dense: Window, expected: list[Window]
+) -> None:
+    assert split_around(Window(0, 100), dense, 5) == expected
 
 
 def test_a_second_cannot_be_split() -> None:
