@@ -76,17 +76,17 @@ def test_a_split_has_as_many_parts_as_asked_for_and_as_seconds_allow(
 @pytest.mark.parametrize(
     ("dense", "expected"),
     [
-        (Window(11, 61), [Window(0, 11), *split(Window(11, 61), 5), Window(61, 100)]),
-        (Window(10, 60), [*split(Window(0, 60), 5), Window(60, 100)]),
-        (Window(39, 89), [Window(0, 39), *split(Window(39, 89), 5), Window(89, 100)]),
-        (Window(40, 90), [Window(0, 40), *split(Window(40, 100), 5)]),
-        (Window(0, 100), split(Window(0, 100), 5)),
+        (Window(111, 161), [Window(100, 111), *split(Window(111, 161), 5), Window(161, 200)]),
+        (Window(110, 160), [*split(Window(100, 160), 5), Window(160, 200)]),
+        (Window(139, 189), [Window(100, 139), *split(Window(139, 189), 5), Window(189, 200)]),
+        (Window(140, 190), [Window(100, 140), *split(Window(140, 200), 5)]),
+        (Window(100, 200), split(Window(100, 200), 5)),
     ],
 )
 def test_what_is_around_a_part_is_a_piece_where_it_is_longer_than_the_others(
     dense: Window, expected: list[Window]
 ) -> None:
-    assert split_around(Window(0, 100), dense, 5) == expected
+    assert split_around(Window(100, 200), dense, 5) == expected
 
 
 def test_a_second_cannot_be_split() -> None:
