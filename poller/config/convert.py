@@ -97,30 +97,36 @@ class Converter:
             self.add(_join(path, key) if key else path, message, hint)
         return made
 
-    def tables(self, kind: type[T], raw: object, path: str) -> tuple[T, ...]:
-        """A list of tables; those with problems are left out. A `name` leads to a table's credentials."""
-        made = [self.table(kind, item, where, credential=_name_of(item)) for where, item in self._items(raw, path)]
-        return tuple(table for table in made if table is not None)
+    def tables(self, kind: type[T], raw: object, path: str) -> dict[str, T]:
+        """A list of tables by their paths; those with problems are left out. A `name` leads to a table's credentials."""
+        made = {
+            where: self.table(kind, item, where, credential=_name_of(item)) for where, item in self._items(raw, path)
+        }
+        return {where: table for where, table in made.items() if table is not None}
 
-    def sinks(self, raw: object, path: str) -> tuple[AnySink, ...]:
-        """The list of sinks, each by its `type`; those with problems are left out."""
-        made: list[AnySink] = []
+    def sinks(self, raw: object, path: str) -> dict[str, AnySink]:
+        """The list of sinks by their paths, each by its `type`; those with problems are left out."""
+        made: dict[str, AnySink] = {}
         for where, item in self._items(raw, path):
             word = item.get("type")
             if not isinstance(word, str) or word not in SINK_TYPES:
                 message = "missing" if word is None else f"{show(word)} is not a type of sink"
                 self.add(f"{where}.type", message, suggest("" if word is None else show(word), SINK_TYPES))
             elif sink := self.table(SINK_TYPES[word], item, where, credential=_name_of(item), skip="type"):
-                made.append(sink)
-        return tuple(made)
+                made[where] = sink
+        return made
 
     def _items(self, raw: object, path: str) -> Iterator[tuple[str, dict[str, object]]]:
-        """The tables of a list, each with its path."""
+        """The tables of a list, each with its path. Those that have a name may not have the same."""
+        places: dict[str, str] = {}
         for index, item in enumerate(self._attempt(path, expect_list, raw) or ()):
             where = f"{path}[{index}]"
             table = self._attempt(where, expect_table, item)
-            if table is not None:
-                yield where, table
+            if table is None:
+                continue
+            if (name := _name_of(table)) and (first := places.setdefault(name, where)) != where:
+                self.add(f"{where}.name", f"is the same as that of {first}")
+            yield where, table
 
     # Fields
 
@@ -150,7 +156,7 @@ class Converter:
             case "table":
                 return self.table(field.extra["table"], raw, path, credential=field.extra.get("credential", ""))
             case "tables":
-                return self.tables(field.extra["table"], raw, path)
+                return tuple(self.tables(field.extra["table"], raw, path).values())
             case "contracts" | "field_paths":
                 return self._texts(field, raw, path)
             case "headers" | "labels":

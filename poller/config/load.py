@@ -84,8 +84,9 @@ def _convert(converter: Converter, tree: dict[str, Any]) -> Config | None:
     plain = {key: value for key, value in tree.items() if key not in ("accounts", "sinks")}
     config = converter.table(Config, plain, "") or Config()
     accounts = converter.tables(Account, tree.get("accounts", []), "accounts")
-    config = msgspec.structs.replace(config, accounts=accounts, sinks=converter.sinks(tree.get("sinks", []), "sinks"))
-    for path, message, hint in check_config(config):
+    sinks = converter.sinks(tree.get("sinks", []), "sinks")
+    config = msgspec.structs.replace(config, accounts=tuple(accounts.values()), sinks=tuple(sinks.values()))
+    for path, message, hint in check_config(config, sinks):
         converter.add(path, message, hint)
     return None if converter.problems else config
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from poller.config.model import Account, Api, Config, Poll, Rule
-from poller.config.sinks import FileSink, HttpSink, LokiSink, Redact, Sink
+from poller.config.sinks import AnySink, FileSink, HttpSink, LokiSink, Redact, Sink
 from poller.errors import Problem
 
 
@@ -63,17 +63,14 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
             yield Problem("username", "and password go together", "give both, or neither")
 
 
-def check_config(config: Config) -> Iterator[Problem]:
-    """The problems between tables."""
-    yield from _check_unique("accounts", [account.name for account in config.accounts], "name")
-    yield from _check_unique("sinks", [sink.name for sink in config.sinks], "name")
-    files = [sink.path if isinstance(sink, FileSink) else "" for sink in config.sinks]
-    yield from _check_unique("sinks", files, "path")
-    redacts = [
-        ("redact", config.redact),
-        *((f"sinks[{at}].redact", sink.redact) for at, sink in enumerate(config.sinks)),
-    ]
-    for path, redact in redacts:
+def check_config(config: Config, sinks: Mapping[str, AnySink]) -> Iterator[Problem]:
+    """The problems between tables. `sinks` has those of the configuration by their paths."""
+    places: dict[str, str] = {}
+    for path, sink in sinks.items():
+        if isinstance(sink, FileSink) and (first := places.setdefault(sink.path, path)) != path:
+            yield Problem(f"{path}.path", f"is the same as that of {first}")
+    redacts = {"redact": config.redact} | {f"{path}.redact": sink.redact for path, sink in sinks.items()}
+    for path, redact in redacts.items():
         if redact and redact.hash and redact.hash_key is None and config.redact.hash_key is None:
             yield Problem(f"{path}.hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key")
     api = config.api
@@ -81,10 +78,3 @@ def check_config(config: Config) -> Iterator[Problem]:
         yield Problem(
             "api", "holds credentials, but there are several accounts", "move them to the account they are of"
         )
-
-
-def _check_unique(path: str, values: list[str], key: str) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    for index, value in enumerate(values):
-        if value and first.setdefault(value, index) != index:
-            yield Problem(f"{path}[{index}].{key}", f"is the same as that of {path}[{first[value]}]")

@@ -161,3 +161,29 @@ def test_a_problem_is_named_with_its_path(tmp_path: Path, text: str, path: str, 
     assert len({problem.path for problem in found}) == (2 if "13MB" in text else 1), found
     assert "canary" not in str(found)
     assert all(str(problem).isprintable() for problem in found)
+
+
+def test_problems_between_tables_are_told_beside_those_within_them(tmp_path: Path) -> None:
+    """With the paths that they have in the file, however many tables before them are wrong."""
+    tables = [
+        '[[sinks]]\nname = "x"\ntype = "nope"\n',
+        LOKI + "batch_events = 0\n",
+        LOKI,
+        FILE.replace('"a"', '"b"') + 'path = "y"\n',
+        FILE.replace('"a"', '"c"') + 'path = "y"\n',
+        LOKI.replace('"a"', '"d"') + 'redact = { hash = ["principal"] }\n',
+        '[[accounts]]\nname = "prod"\nunknown = 1\n',
+        '[[accounts]]\nname = "prod"\ntoken_env = "KEY"\n',
+    ]
+    (tmp_path / "ionos-poller.toml").write_text("".join(tables))
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "ionos-poller.toml", {"KEY": "k"})
+    assert sorted((problem.path, problem.message) for problem in caught.value.problems) == [
+        ("accounts[0].unknown", "unknown key"),
+        ("accounts[1].name", "is the same as that of accounts[0]"),
+        ("sinks[0].type", "'nope' is not a type of sink"),
+        ("sinks[1].batch_events", "0 is too small"),
+        ("sinks[2].name", "is the same as that of sinks[1]"),
+        ("sinks[4].path", "is the same as that of sinks[3]"),
+        ("sinks[5].redact.hash", "needs a key"),
+    ]
