@@ -15,7 +15,7 @@ from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings, 
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StateHeldError, StoppedError
-from poller.pipeline.audit import Difference, closed_span
+from poller.pipeline.audit import Difference, closed_span, open_hour, whole_hours
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.windows import Window, format_time
@@ -43,8 +43,9 @@ def command(
     repair: bool,
     as_json: bool,
 ) -> int:
-    """Compare what the API says it holds with what was collected, per contract and closed hour.
+    """Compare what the API says it holds with what was collected, per contract and hour.
 
+    Every hour that the range touches, as far as it is over: what is younger than poll.overlap may still be on its way.
     Exit code 0 when all is equal, or repaired; 1 when something differs. What `--repair` collects waits for the next `run`
     or `fetch` to be delivered; while `run` runs, it collects it itself at its next poll, which is waited for.
 
@@ -84,11 +85,12 @@ class _Audit:
 
     def run(self, span: Window, only: Sequence[str], *, repair: bool) -> int:
         contracts = self._contracts(only)
-        closed = closed_span(span, 0, time.time(), self._config.poll.overlap_seconds)
+        span = whole_hours(span)
+        reached = self._reached(span)
         differences, failures = self._compare(contracts, span)
         compared = len(contracts) - len(failures)
         if not self._as_json:
-            self._show(compared, closed, differences, is_complete=not failures)
+            self._show(compared, reached, differences, is_complete=not failures)
         if missing := sum(difference.missing for difference in differences if not repair and not self._as_json):
             note(f"{missing:,} entries are missing; the same with --repair collects them")
         if repair and differences:
@@ -98,12 +100,18 @@ class _Audit:
             missing = sum(difference.missing for difference in differences)
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
         if self._as_json:  # one answer: what is so in the end
-            self._show(compared, closed, differences, is_complete=not failures)
+            self._show(compared, reached, differences, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
         for line in imbalances:
             tell(f"the books do not balance: {line}")
         return EXIT_INCOMPLETE if differences or imbalances or (failures and compared) else code
+
+    def _reached(self, span: Window) -> Window | None:
+        """How far a span is compared; None where nothing of it is over."""
+        bounds = (0, time.time(), self._config.poll.overlap_seconds)
+        parts = [part for part in (closed_span(span, *bounds), open_hour(span, *bounds)) if part is not None]
+        return Window(parts[0].start, parts[-1].end) if parts else None
 
     def _contracts(self, only: Sequence[str]) -> list[str]:
         known = [row.contract for row in self._state.contracts.all()]
@@ -122,7 +130,7 @@ class _Audit:
         failures: list[PollerError] = []
         for contract in contracts:
             try:
-                differences += self._collector.audit(contract, span)
+                differences += self._collector.audit(contract, span, by_reading=True)
             except StateError:
                 raise
             except PollerError as error:
@@ -130,8 +138,10 @@ class _Audit:
                 failures.append(error)
         return differences, failures
 
-    def _show(self, count: int, closed: Window | None, differences: Sequence[Difference], *, is_complete: bool) -> None:
-        """`count` contracts were compared, in the hours that are over (None: in no hour); `is_complete` says that it is all."""
+    def _show(
+        self, count: int, reached: Window | None, differences: Sequence[Difference], *, is_complete: bool
+    ) -> None:
+        """`count` contracts were compared, so far (None: not at all); `is_complete` says that it is all."""
         if self._as_json:
             rows = [
                 {
@@ -144,17 +154,15 @@ class _Audit:
                 }
                 for difference in differences
             ]
-            compared = {"from": format_time(closed.start), "to": format_time(closed.end)} if closed else None
+            compared = {"from": format_time(reached.start), "to": format_time(reached.end)} if reached else None
             answer = {"use": self._use, "equal": is_complete and not rows, "compared": compared, "differences": rows}
             click.echo(msgspec.json.encode(answer))
             return
         if not differences:
-            if closed is None:
-                click.echo(
-                    "nothing was compared: no hour between --from and --to is over, and has been for poll.overlap"
-                )
+            if reached is None:
+                click.echo("nothing was compared: what is younger than poll.overlap may still be on its way")
             elif count:
-                click.echo(f"equal: {count} contracts, {closed}, every hour as the API counts it")
+                click.echo(f"equal: {count} contracts, {reached}, every hour as the API counts it")
             return
         click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
         for row in differences:

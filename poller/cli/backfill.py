@@ -27,6 +27,7 @@ from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, Done
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
+from poller.reading import Limits
 from poller.sinks import Sink, TooOld, build_sink
 from poller.sinks.output import OutputFile
 from poller.sinks.stdout import PRINTED, StdoutSink
@@ -300,7 +301,10 @@ class _Backfill:
         row = self._state.contracts.get(contract)
         if row is None or row.watermark >= end:
             return 0
-        auditor = Auditor(self._accounts[row.account], contract, self._config.api.result_window)
+        api = self._config.api
+        auditor = Auditor(
+            self._accounts[row.account], contract, Limits(api.page_size, api.result_window, api.window_bytes)
+        )
         return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
 
     def _not_elsewhere(self) -> Callable[[str, Sequence[Event]], Sequence[Event]]:

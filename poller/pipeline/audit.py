@@ -1,25 +1,33 @@
 """Auditing: the API's own totals against the ledger's counts, and having what is missing read once more.
 
-Cheap where all is well: one small request for a whole span. Where it is not, halves are asked for down to single hours, and
+Cheap where all is well: one small request for a month. Where it is not, halves are asked for down to single hours, and
 the second half of a known total is not asked for, so a span costs at most one request for each of its hours. Where totals are
-capped, one more for the answer that showed it; and more where the API holds far more than was collected.
+capped, one more for the answer that showed it; and more where the API holds far more than was collected. What counts by the
+hour cannot tell is read: the hour that is not over, and everything where the API gives no totals.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.errors import TransientError
-from poller.reading import USUAL_CAP, Source
+from poller.events import Event
+from poller.reading import USUAL_CAP, Limits, Reading, Source, Split, WindowReader
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
-from poller.windows import Window, split
+from poller.windows import Window, split, tile
 
 log = logging.getLogger(__name__)
 
 _ROUND = 1000  # what a person would set a limit to is a multiple of this
+_HOUR_US = HOUR_SECONDS * 1_000_000
+
+
+class NoTotalsError(TransientError):
+    """The API does not say how many entries it holds."""
 
 
 class Difference(NamedTuple):
@@ -45,11 +53,23 @@ def closed_span(span: Window, origin: int, now: float, overlap_seconds: int) -> 
 
     The hour in which collecting began counts from that second, `origin`.
     """
-    start = span.start // HOUR_SECONDS * HOUR_SECONDS
+    start = _hour_of(span.start)
     if start < origin < start + HOUR_SECONDS:
         start = origin
-    end = min(span.end, int(now - overlap_seconds)) // HOUR_SECONDS * HOUR_SECONDS
+    end = _hour_of(min(span.end, int(now - overlap_seconds)))
     return Window(start, end) if end > start else None
+
+
+def open_hour(span: Window, origin: int, now: float, overlap_seconds: int) -> Window | None:
+    """What of a span lies behind its closed hours, up to where ordinary lateness is over. None when that is nothing."""
+    reach = int(now - overlap_seconds)
+    start, end = max(origin, _hour_of(reach)), min(span.end, reach)
+    return Window(start, end) if max(start, span.start) < end else None
+
+
+def whole_hours(span: Window) -> Window:
+    """The hours that a span touches."""
+    return Window(_hour_of(span.start), -_hour_of(-span.end))
 
 
 def is_due(last: int, now: int, interval_seconds: int) -> bool:
@@ -65,26 +85,64 @@ def self_audit_span(row: Contract, now: int, span_seconds: int, retention_second
     beyond the watermark is the next poll's, and no gap.
     """
     since = max(min(now, row.audited_at) - span_seconds, now - retention_seconds)
-    start = max(row.origin, since // HOUR_SECONDS * HOUR_SECONDS)
+    start = max(row.origin, _hour_of(since))
     end = min(now, row.watermark)
     return Window(start, end) if start < end else None
 
 
 class Auditor:
-    """Compares one contract. `source` is asked for totals only: pages of one entry."""
+    """Compares one contract."""
 
-    def __init__(self, source: Source, contract: str, result_window: int) -> None:
+    def __init__(self, source: Source, contract: str, limits: Limits) -> None:
         self._source = source
         self._contract = contract
-        self._result_window = result_window
+        self._limits = limits
         self._is_capping = False  # whether an answer has shown that the API does not count to the end
 
     def compare(self, span: Window, counts: Mapping[int, Count]) -> list[Difference]:
-        """The hours of the span that differ, oldest first. `counts` is the ledger's, by the start of the hour.
+        """The hours of the span that differ, oldest first, by totals: pages of one entry.
 
-        Raises: what `Source.page` raises; TransientError when the API gives no totals.
+        `counts` is the ledger's, by the start of the hour.  Raises: what `Source.page` raises; NoTotalsError.
         """
-        return self._compare(span, counts, self._total(span))
+        months = tile(whole_hours(span)._replace(end=span.end))
+        parts = [month._replace(start=max(month.start, span.start)) for month in months]
+        return [row for part in parts for row in self._compare(part, counts, self._total(part))]
+
+    def read(
+        self,
+        span: Window,
+        counts: Mapping[int, Count],
+        unseen: Callable[[Sequence[Event]], Sequence[Event]],
+    ) -> list[Difference]:
+        """The hours of the span with entries that were not collected, oldest first, by reading every entry that there is.
+
+        `unseen` gives those of the entries that the ledger does not know; where it has forgotten some, their number has to do.
+        Raises: what `WindowReader.read` raises.
+        """
+        at_api: Counter[int] = Counter()
+        missing: Counter[int] = Counter()
+        for reading in self._readings(span):
+            at_api.update(_hour_of_event(event) for event in reading.events)
+            missing.update(_hour_of_event(event) for event in unseen(reading.events))
+        found = []
+        for hour, total in sorted(at_api.items()):
+            known = counts.get(hour, Count(0, 0))
+            collected = known.collected if known.forgotten else total - missing[hour]
+            if collected < total:
+                window = Window(max(span.start, hour), min(span.end, hour + HOUR_SECONDS))
+                found.append(Difference(self._contract, window, total, collected, known.forgotten))
+        return found
+
+    def _readings(self, span: Window) -> Iterator[Reading]:
+        """The span read whole, oldest first, one window in memory at a time."""
+        reader = WindowReader(self._source, self._contract, self._limits)
+        todo = list(tile(span))[::-1]
+        while todo:
+            result = reader.read(todo.pop())
+            if isinstance(result, Split):
+                todo.extend(reversed(result.windows))
+            else:
+                yield result
 
     def count(self, window: Window) -> int:
         """How many entries the API holds in a window, however many; bisected where it does not count so far."""
@@ -92,7 +150,7 @@ class Auditor:
         if total is not None and not self._is_doubtful(total):
             return total
         if window.seconds == 1:
-            return total or self._result_window  # at least: more than the API can tell
+            return total or self._limits.result_window  # at least: more than the API can tell
         return sum(self.count(half) for half in split(window, 2))
 
     def _compare(self, window: Window, counts: Mapping[int, Count], total: int | None) -> list[Difference]:
@@ -115,7 +173,7 @@ class Auditor:
 
     def _total_if_told(self, window: Window, counts: Mapping[int, Count]) -> int | None:
         """The API's total; not asked for where it would be capped, going by what was collected."""
-        if self._is_capping and _halves(window) and _collected(window, counts)[0] >= self._result_window:
+        if self._is_capping and _halves(window) and _collected(window, counts)[0] >= self._limits.result_window:
             return None
         return self._total(window)
 
@@ -123,19 +181,19 @@ class Auditor:
         """The API's total, or None where it only says that there are at least so many."""
         page = self._source.page(self._contract, window, 0, 1)
         if page.total is None:
-            raise TransientError(
+            raise NoTotalsError(
                 "the API gives no totals, so nothing can be compared",
                 contract=self._contract,
-                hint="read the range again instead: fetch --since repeats nothing",
+                hint="`ionos-poller audit` reads the entries instead",
             )
-        if page.is_capped or page.total in (self._result_window, USUAL_CAP):
+        if page.is_capped or page.total in (self._limits.result_window, USUAL_CAP):
             self._is_capping = True
             return None
         return page.total
 
     def _is_doubtful(self, total: int) -> bool:
         """Whether a total may be where the API was told to end counting. That it is what we have is believed, but no more."""
-        return total > self._result_window and total % _ROUND == 0
+        return total > self._limits.result_window and total % _ROUND == 0
 
 
 def _halves(window: Window) -> tuple[Window, Window] | None:
@@ -148,8 +206,16 @@ def _halves(window: Window) -> tuple[Window, Window] | None:
     return Window(window.start, cut), Window(cut, window.end)
 
 
+def _hour_of(second: int) -> int:
+    """The start of the hour that a second lies in."""
+    return second // HOUR_SECONDS * HOUR_SECONDS
+
+
+def _hour_of_event(event: Event) -> int:
+    return event.time_us // _HOUR_US * HOUR_SECONDS
+
+
 def _collected(window: Window, counts: Mapping[int, Count]) -> tuple[int, int]:
-    first = window.start // HOUR_SECONDS * HOUR_SECONDS
-    hours = range(first, window.end, HOUR_SECONDS)
+    hours = range(_hour_of(window.start), window.end, HOUR_SECONDS)
     inside = [counts[hour] for hour in hours if hour in counts]
     return sum(count.collected for count in inside), sum(count.forgotten for count in inside)

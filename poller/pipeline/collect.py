@@ -14,7 +14,7 @@ from poller.config import Config
 from poller.errors import AuthError, PollerError, StateError, StoppedError
 from poller.events import Event
 from poller.pipeline.ahead import ReadAhead
-from poller.pipeline.audit import Auditor, Difference, closed_span
+from poller.pipeline.audit import Auditor, Difference, NoTotalsError, closed_span, open_hour
 from poller.reading import Limits, Reading, WindowReader
 from poller.store import State
 from poller.store.contracts import Commit, Contract
@@ -315,23 +315,38 @@ class Collector:
         if self._stop.is_set():
             raise StoppedError("asked to stop")
 
-    def audit(self, contract: str, span: Window) -> list[Difference]:
+    def audit(self, contract: str, span: Window, *, by_reading: bool = False) -> list[Difference]:
         """The closed hours of a span in which the API and the ledger disagree, oldest first.
 
-        Raises: AuthError, TransientError, RejectedError, StateError, StoppedError.
+        `by_reading`: also what totals cannot tell, the hour that is not over and all of it where the API gives none. That costs
+        as many requests as collecting it.  Raises: AuthError, TransientError, RejectedError, StateError, StoppedError.
         """
         row = self._state.contracts.get(contract)
         if row is None:
             raise ValueError(f"contract {contract} is not in the state")
-        closed = closed_span(span, row.origin, self._clock(), self._config.poll.overlap_seconds)
-        if closed is None:
+        bounds = (row.origin, self._clock(), self._config.poll.overlap_seconds)
+        closed = closed_span(span, *bounds)
+        rest = open_hour(span, *bounds) if by_reading else None
+        if closed is None and rest is None:
             return []
         if row.account not in self._accounts:
             hint = "put it back into the configuration, or audit the other contracts by name with --contract"
             raise PollerError(f"its account {row.account} is not configured", contract=contract, hint=hint)
-        counts = self._state.contracts.counts(contract, closed.start, closed.end)
-        auditor = Auditor(self._accounts[row.account], contract, self._limits.result_window)
-        return auditor.compare(closed, counts)
+        auditor = Auditor(self._accounts[row.account], contract, self._limits)
+
+        def read(part: Window) -> list[Difference]:
+            counts = self._state.contracts.counts(contract, part.start, part.end)
+            return auditor.read(part, counts, lambda events: self._state.contracts.unseen(contract, events))
+
+        found: list[Difference] = []
+        if closed is not None:
+            try:
+                found += auditor.compare(closed, self._state.contracts.counts(contract, closed.start, closed.end))
+            except NoTotalsError:
+                if not by_reading:
+                    raise
+                found += read(closed)
+        return found + read(rest) if rest is not None else found
 
     def repair(self, differences: Iterable[Difference]) -> int:
         """Have the hours with missing entries read once more, at the next poll of their contract.

@@ -73,11 +73,11 @@ def fetched(bench: Starter) -> Bench:
     return place
 
 
-def test_an_audit_of_what_is_equal_costs_one_request_a_contract(fetched: Bench) -> None:
+def test_an_audit_of_what_is_equal_costs_a_request_a_contract_and_one_for_its_open_hour(fetched: Bench) -> None:
     before = fetched.requests()
     run = audit(fetched, *SPAN, code=0)
     assert run.lines[0].startswith(b"equal: 2 contracts, ")
-    assert fetched.requests() - before == 2
+    assert fetched.requests() - before == 2 * 2
     assert fetched.requests("contracts") == 1, "those of `fetch`: audit asks for what was collected"
 
 
@@ -106,11 +106,17 @@ def test_late_entries_are_told_by_contract_and_hour_and_repaired_by_fetch_once(f
     assert fetched.fetch().lines == []
     answer = json.loads(audit(fetched, *SPAN, "--json", code=0).lines[0])
     assert (answer["use"], answer["equal"], answer["differences"]) == ("fetch", True, [])
-    assert all(time.endswith(":00:00Z") for time in answer["compared"].values()), "whole hours"
+    assert answer["compared"]["from"].endswith(":00:00Z"), "whole hours"
+
+
+def test_what_is_too_young_for_any_comparison_is_said_to_be(fetched: Bench) -> None:
     before = fetched.requests()
-    nothing = audit(fetched, "--from", "9m", "--to", "0m", code=0)
-    assert nothing.lines[0].startswith(b"nothing was compared: ")
-    assert json.loads(audit(fetched, "--from", "9m", "--to", "0m", "--json", code=0).lines[0])["compared"] is None
+    for as_json in ([], ["--json"]):
+        env = {"IONOS_POLLER_POLL__OVERLAP": "2h"}
+        run = fetched.run("audit", "--from", "9m", "--to", "0m", *as_json, env=env)
+        assert run.code == 0
+        nothing = json.loads(run.lines[0])["compared"] is None if as_json else run.lines[0].startswith(b"nothing was ")
+        assert nothing, run.lines
     assert fetched.requests() == before
 
 
@@ -121,7 +127,7 @@ def test_where_every_hour_differs_an_audit_costs_at_most_one_request_an_hour(fet
     requests = fetched.requests()
     found = rows(b"\n".join(audit(fetched, *SPAN, "--contract", str(FIRST), code=1).lines).decode())
     assert len(found) >= HOURS - 3
-    assert fetched.requests() - requests <= HOURS
+    assert fetched.requests() - requests <= HOURS + 1, "and one to read the open hour"
     assert {row[0] for row in found} == {str(FIRST)}
 
 
@@ -165,11 +171,48 @@ def test_what_is_older_than_the_ledger_remembers_is_told_and_not_repaired_twice(
     connection.close()
 
 
-def test_an_hour_that_is_not_closed_is_not_compared(fetched: Bench) -> None:
+def test_what_may_still_be_on_its_way_is_not_compared(fetched: Bench) -> None:
     fetched.simulator.add_entries(FIRST, count=1, at=ago(1))
-    # Whatever the time of day is, two hours reach into one that is closed.
-    assert audit(fetched, "--from", "2h", "--to", "0m", code=0).lines[0].startswith(b"equal")
     assert audit(fetched, *SPAN, code=0).lines[0].startswith(b"equal")
+
+
+@pytest.mark.parametrize("minutes", [20, 40, 59])
+def test_the_hour_that_is_not_over_is_compared_entry_by_entry(fetched: Bench, minutes: int) -> None:
+    """Whichever minute of the hour it is now, one of these lies in it."""
+    at = ago(minutes * 60)
+    fetched.simulator.add_entries(FIRST, count=2, at=at)
+    ((contract, hour, *_, missing),) = rows(
+        b"\n".join(audit(fetched, "--from", "1h", "--to", "0m", code=1).lines).decode()
+    )
+    assert (contract, missing) == (str(FIRST), "2")
+    assert hour.startswith(hour_of(at)[:13])
+    assert "after repair: nothing is missing" in audit(fetched, "--from", "1h", "--to", "0m", "--repair", code=0).told
+    assert len(fetched.fetch().lines) == 2
+    assert audit(fetched, "--from", "1h", "--to", "0m", code=0).lines[0].startswith(b"equal")
+
+
+def test_an_hour_is_compared_whole_whatever_part_of_it_is_asked_for(fetched: Bench) -> None:
+    at = in_that_hour(ago(LATE))
+    fetched.simulator.add_entries(FIRST, count=1, at=at)
+    for start, end in ((-60, 60), (-60, -30), (30, 31), (-1800, 1), (-3700, 1)):
+        texts = [(at + timedelta(seconds=seconds)).isoformat() for seconds in (start, end)]
+        run = audit(fetched, "--from", texts[0], "--to", texts[1], code=1)
+        assert [(row[0], row[4]) for row in rows(b"\n".join(run.lines).decode())] == [(str(FIRST), "1")]
+
+
+def test_where_the_api_gives_no_totals_the_entries_are_read(bench: Starter) -> None:
+    place = bench(events=300, contracts=1, span_seconds=5 * HOUR_SECONDS, shape="list")
+    assert place.fetch("--since", "6h").code == 0
+    period = ("--from", "6h", "--to", "0m")
+    assert place.run("audit", *period).lines[0].startswith(b"equal")
+    at = ago(3 * HOUR_SECONDS)
+    place.simulator.add_entries(FIRST, count=3, at=at)
+    run = place.run("audit", *period, "--repair")
+    ((contract, hour, at_api, collected, missing),) = rows(b"\n".join(run.lines).decode())
+    assert (contract, hour[:13], missing) == (str(FIRST), hour_of(at)[:13], "3")
+    assert int(at_api) == int(collected) + 3
+    assert run.code == 0, run.stderr
+    assert len(place.fetch().lines) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.errors import TransientError
-from poller.events import Page
-from poller.pipeline.audit import Auditor, Difference, closed_span, is_due, self_audit_span
+from poller.events import Event, Page
+from poller.pipeline.audit import (
+    Auditor,
+    Difference,
+    NoTotalsError,
+    closed_span,
+    is_due,
+    open_hour,
+    self_audit_span,
+    whole_hours,
+)
+from poller.reading import Limits
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
-from poller.windows import Window
+from poller.windows import MAX_SPAN_SECONDS, Window
 
 CONTRACT = "31960001"
 START = 1_780_000_000 // HOUR_SECONDS * HOUR_SECONDS
 RESULT_WINDOW = 10_000
+H = HOUR_SECONDS
+NOON = START
+LIMITS = Limits(1000, RESULT_WINDOW, 10**9)
 
 
 class Totals:
@@ -65,7 +77,7 @@ def compare(
     totals: Totals, window: Window, ours: Mapping[int, int], result_window: int = RESULT_WINDOW
 ) -> dict[int, int]:
     """The hours that differ, by number, and how many entries are missing in them."""
-    found = Auditor(totals, CONTRACT, result_window).compare(window, counts(ours))
+    found = Auditor(totals, CONTRACT, Limits(1000, result_window, 10**9)).compare(window, counts(ours))
     assert found == sorted(found, key=lambda difference: difference.window)
     return {(difference.window.start - START) // HOUR_SECONDS: difference.missing for difference in found}
 
@@ -165,20 +177,98 @@ def test_a_second_that_holds_more_than_the_api_counts_is_told_as_at_least_that()
 
 
 def test_more_collected_than_the_api_shows_differs_but_misses_nothing() -> None:
-    found = Auditor(Totals({0: 3}), CONTRACT, RESULT_WINDOW).compare(span(2), counts({0: 3, 1: 2}))
+    found = Auditor(Totals({0: 3}), CONTRACT, LIMITS).compare(span(2), counts({0: 3, 1: 2}))
     assert found == [Difference(CONTRACT, Window(START + 3600, START + 7200), 0, 2, 0)]
     assert found[0].missing == 0
 
 
 def test_what_was_pruned_counts_as_collected_and_is_named() -> None:
     ledger = {START: Count(5, 5), START + HOUR_SECONDS: Count(5, 0)}
-    assert Auditor(Totals({0: 5, 1: 5}), CONTRACT, RESULT_WINDOW).compare(span(2), ledger) == []
-    found = Auditor(Totals({0: 6, 1: 5}), CONTRACT, RESULT_WINDOW).compare(span(2), ledger)
+    assert Auditor(Totals({0: 5, 1: 5}), CONTRACT, LIMITS).compare(span(2), ledger) == []
+    found = Auditor(Totals({0: 6, 1: 5}), CONTRACT, LIMITS).compare(span(2), ledger)
     assert [(difference.missing, difference.forgotten) for difference in found] == [(1, 5)]
 
 
-def test_an_api_without_totals_cannot_be_audited_and_says_so() -> None:
-    with pytest.raises(TransientError, match="gives no totals"):
+def test_no_request_for_totals_asks_for_more_than_a_month_nor_cuts_an_hour() -> None:
+    asked: list[Window] = []
+
+    class Asked(Totals):
+        def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+            asked.append(window)
+            return super().page(contract, window, offset, limit)
+
+    year = Window(START + 60, START + 365 * 24 * HOUR_SECONDS)
+    hours = {0: 60, 719: 5, 720: 7, 8759: 1}  # of the first hour, one entry lies before the span
+    totals = Asked(hours)
+    assert compare(totals, year, hours | {0: 59}) == {}
+    assert [window.seconds <= MAX_SPAN_SECONDS for window in asked] == [True] * 13
+    assert compare(totals, year, hours | {0: 59, 719: 4}) == {719: 1}
+
+
+class Entries:
+    """An API that answers with entries: the identity and the second of each."""
+
+    def __init__(self, entries: Mapping[bytes, int], page_size: int = 3, total: bool = False) -> None:
+        self.entries = entries
+        self.page_size = page_size
+        self.has_total = total
+
+    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        inside = [
+            Event(second * 1_000_000, identity, b"{}", True, True)
+            for identity, second in sorted(self.entries.items())
+            if window.start <= second < window.end
+        ]
+        shown = tuple(inside[offset : offset + min(limit, self.page_size)])
+        return Page(shown, len(inside) if self.has_total else None, False, 2 * len(shown), False)
+
+
+@pytest.mark.parametrize("has_total", [True, False])
+def test_reading_finds_each_entry_that_is_not_known_by_its_hour(has_total: bool) -> None:
+    entries = {b"a": START + 1, b"b": START + H, b"c": START + 2 * H - 1, b"d": START + 2 * H, b"e": START + 3 * H}
+    auditor = Auditor(Entries(entries, total=has_total), CONTRACT, Limits(3, 4, 10**9))
+    window = Window(START + 1, START + 3 * H - 10)
+
+    def read(known: bytes, ledger: Mapping[int, Count]) -> list[Difference]:
+        return auditor.read(window, ledger, lambda events: [e for e in events if e.identity not in known])
+
+    assert read(b"abcd", {}) == []
+    assert read(b"b", {}) == [
+        Difference(CONTRACT, Window(START + 1, START + H), 1, 0, 0),
+        Difference(CONTRACT, Window(START + H, START + 2 * H), 2, 1, 0),
+        Difference(CONTRACT, Window(START + 2 * H, START + 3 * H - 10), 1, 0, 0),
+    ]
+    # Where identities were forgotten, their number has to do.
+    assert read(b"ad", {START + H: Count(2, 2)}) == []
+    assert read(b"abd", {START + H: Count(1, 1)}) == [Difference(CONTRACT, Window(START + H, START + 2 * H), 2, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "origin", "expected"),
+    [
+        (Window(NOON, NOON + 9 * H), 0, Window(NOON + 2 * H, NOON + 2 * H + 50)),
+        (Window(NOON, NOON + 2 * H + 40), 0, Window(NOON + 2 * H, NOON + 2 * H + 40)),
+        (Window(NOON + 2 * H + 20, NOON + 9 * H), 0, Window(NOON + 2 * H, NOON + 2 * H + 50)),
+        (Window(NOON, NOON + 9 * H), NOON + 2 * H + 30, Window(NOON + 2 * H + 30, NOON + 2 * H + 50)),
+        (Window(NOON, NOON + 9 * H), NOON + 2 * H + 50, None),
+        (Window(NOON, NOON + 2 * H), 0, None),
+        (Window(NOON + 2 * H + 50, NOON + 9 * H), 0, None),
+    ],
+)
+def test_the_open_hour_reaches_up_to_where_lateness_is_over(
+    asked: Window, origin: int, expected: Window | None
+) -> None:
+    assert open_hour(asked, origin, NOON + 2 * H + 650.5, 600) == expected
+
+
+def test_whole_hours_are_those_that_a_span_touches() -> None:
+    assert whole_hours(Window(NOON + 1, NOON + H + 1)) == Window(NOON, NOON + 2 * H)
+    assert whole_hours(Window(NOON, NOON + H)) == Window(NOON, NOON + H)
+    assert whole_hours(Window(NOON + H - 1, NOON + H)) == Window(NOON, NOON + H)
+
+
+def test_an_api_without_totals_says_so() -> None:
+    with pytest.raises(NoTotalsError, match="gives no totals"):
         compare(Totals({0: 1}, has_totals=False), span(1), {})
 
 
@@ -195,11 +285,7 @@ def test_a_span_that_begins_within_an_hour_is_compared_from_there() -> None:
 def test_entries_are_counted_however_many_the_api_counts_at_once(cap: int, window: Window) -> None:
     totals = Totals({0: 1000, 2: 777, 4: 1}, cap=cap)
     expected = sum(window.start <= second < window.end for second in totals.seconds)
-    assert Auditor(totals, CONTRACT, 100).count(window) == expected
-
-
-H = HOUR_SECONDS
-NOON = START
+    assert Auditor(totals, CONTRACT, Limits(1000, 100, 10**9)).count(window) == expected
 
 
 @pytest.mark.parametrize(
