@@ -11,7 +11,7 @@ import msgspec
 
 from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code, note, tell
-from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings, use_of
+from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StateHeldError, StoppedError
@@ -28,7 +28,7 @@ _LOOK_AGAIN_SECONDS = 0.5
 
 @click.command("audit", cls=GlobalOptionsCommand)
 @click.option("--from", "start", type=TIME, required=True, metavar="T", help="The range's start.")
-@click.option("--to", "end", type=TIME, required=True, metavar="T", help="The range's end, not included.")
+@click.option("--to", "end", type=TIME_END, required=True, metavar="T", help="The range's end, not included.")
 @CONTRACTS
 @click.option("--use", type=click.Choice(["run", "fetch"]), help="Whose state. Default: run, if there is one.")
 @click.option("--repair", is_flag=True, help="Collect what is missing, so that it is delivered once.")

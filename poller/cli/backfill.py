@@ -21,7 +21,16 @@ from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Setti
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
+from poller.errors import (
+    EXIT_INCOMPLETE,
+    EXIT_OK,
+    ConfigError,
+    PollerError,
+    Problem,
+    StateFullError,
+    StoppedError,
+    TransientError,
+)
 from poller.events import Event
 from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, Done
@@ -140,6 +149,9 @@ def command(
     except StoppedError:
         note(_GO_ON)
         raise
+    except StateFullError as error:
+        # As with `run`: there may be room in a while, so it is worth a restart by the service manager.
+        raise TransientError(error.message, hint=error.hint) from error
 
 
 class _Backfill:
@@ -362,7 +374,7 @@ def _discard(config: Config, order: _Order) -> None:
 
 def _window(start: str, end: str) -> Window:
     now = int(time.time())
-    window = Window(parse_time_option(start, "--from"), parse_time_option(end, "--to"))
+    window = Window(parse_time_option(start, "--from"), parse_time_option(end, "--to", is_end=True))
     if window.start >= window.end:
         raise ConfigError([Problem("--from", f"{start} is not before --to {end}", "ranges are [from, to)")])
     if window.start >= now:

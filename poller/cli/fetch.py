@@ -15,7 +15,7 @@ import click
 
 from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code
-from poller.cli.options import CONTRACTS, TIME, GlobalOptionsCommand, Settings
+from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import ActionSink, Config, MoesifSink
 from poller.errors import ConfigError, PollerError, Problem, StateHeldError
@@ -41,7 +41,7 @@ _MAX_ADOPTED_BYTES = 64 * 1024
 
 
 @click.command("fetch", cls=GlobalOptionsCommand)
-@click.option("--since", type=TIME, metavar="T", help="Read again from T; what was already printed is not repeated.")
+@click.option("--since", type=PAST, metavar="T", help="Read again from T; what was already printed is not repeated.")
 @CONTRACTS
 @click.option(
     "--format",
@@ -91,8 +91,6 @@ def command(
       ionos-poller fetch --explain-filter --since 24h
     """
     config = settings.load()
-    if since is not None and since > time.time():
-        raise ConfigError([Problem("--since", "lies in the future", "give a time in the past, or an age such as 36h")])
     if explain_filter:
         from poller.cli.explain import explain
 
@@ -122,7 +120,7 @@ def _fetch(
         error.hint += "; --wait waits for its turn"
         raise
     try:
-        if adopt_state is not None and since is None:
+        if adopt_state is not None:
             _adopt(adopt_state, state, accounts)
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
         collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)

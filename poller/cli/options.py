@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,10 +103,14 @@ class GlobalOptionsGroup(GlobalOptionsCommand, click.Group):
     """A group that takes them, too: between its name and its command's."""
 
 
-def parse_time_option(text: str, name: str) -> int:
-    """T in unix seconds, rounded down.  Raises: ConfigError in the name of the option."""
+def parse_time_option(text: str, name: str, *, is_end: bool = False) -> int:
+    """T in unix seconds, which is what the API can be asked for: rounded down, or up where a range ends.
+
+    Raises: ConfigError in the name of the option.
+    """
     try:
-        at = int(parse_time(text, datetime.now(UTC)).timestamp())
+        at = parse_time(text, datetime.now(UTC).replace(microsecond=0)).timestamp()
+        at = math.ceil(at) if is_end else math.floor(at)
         if at < 0:
             raise ValueError(f"{text!r} lies before 1970")
         return at
@@ -114,12 +120,26 @@ def parse_time_option(text: str, name: str) -> int:
 
 
 class TimeType(click.ParamType[int]):
-    """T: RFC 3339, `YYYY-MM-DD` (UTC midnight), or an age such as `90m`, `36h`, `7d`. Gives unix seconds, rounded down."""
+    """T: RFC 3339, `YYYY-MM-DD` (UTC midnight), or an age such as `90m`, `36h`, `7d`. Gives unix seconds."""
 
     name = "T"
 
+    def __init__(self, *, is_end: bool = False) -> None:
+        self._is_end = is_end
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        return value if isinstance(value, int) else parse_time_option(value, _option_name(param))
+        return value if isinstance(value, int) else parse_time_option(value, _option_name(param), is_end=self._is_end)
+
+
+class PastType(TimeType):
+    """A T from when to read: one that lies in the future would mean not to read at all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        at = super().convert(value, param, ctx)
+        if at > time.time():
+            hint = "give a time in the past, or an age such as 36h"
+            raise ConfigError([Problem(_option_name(param), "lies in the future", hint)])
+        return at
 
 
 class TimeTextType(click.ParamType[str]):
@@ -138,6 +158,8 @@ def _option_name(param: click.Parameter | None) -> str:
 
 TIME_TEXT = TimeTextType()
 TIME = TimeType()
+TIME_END = TimeType(is_end=True)
+PAST = PastType()
 
 
 class DurationType(click.ParamType[float]):

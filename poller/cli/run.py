@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 
 from poller.cli.compose import activity_logs, preparation, token_expiries
-from poller.cli.options import TIME, GlobalOptionsCommand, Settings
+from poller.cli.options import PAST, GlobalOptionsCommand, Settings
 from poller.config import Config, process_environment
 from poller.daemon import Daemon
 from poller.errors import ConfigError, Problem, StateFullError, TransientError
@@ -19,7 +19,7 @@ from poller.store import State
 
 
 @click.command("run", cls=GlobalOptionsCommand)
-@click.option("--since", type=TIME, metavar="T", help="Read again from T; what was already collected is not repeated.")
+@click.option("--since", type=PAST, metavar="T", help="Read again from T; what was already collected is not repeated.")
 @click.pass_obj
 def command(settings: Settings, since: int | None) -> int:
     """The daemon: polls every contract on a schedule and delivers to every sink, until SIGTERM.

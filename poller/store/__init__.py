@@ -90,11 +90,14 @@ class State:
     def ask_since(self, accounts: Iterable[str], since: int) -> None:
         """Commits: that the contracts of these accounts are to be read again from `since` (unix seconds).
 
-        It holds until they have been found, however often that fails.
+        It holds until they have been found, however often that fails; asked for twice, the earlier holds.
         """
         with self._database.transaction() as connection:
-            rows = [(_SINCE + account, str(since)) for account in accounts]
-            connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+            connection.executemany(
+                "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+                " WHERE CAST(excluded.value AS INTEGER) < CAST(value AS INTEGER)",
+                [(_SINCE + account, str(since)) for account in accounts],
+            )
 
     def asked_since(self, account: str) -> int | None:
         """From when the contracts of an account are to be read again; None where nobody asked, or it is done."""

@@ -6,13 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from poller import __version__
 from poller.cli import _COMMANDS
-from tests.integration.fetching import Starter, failed, finish, same, together
+from tests.integration.fetching import FIRST, Starter, failed, finish, same, together
 from tests.support import run_command
 
 
@@ -82,6 +83,30 @@ def test_global_options_stand_before_or_behind_the_command(bench: Starter) -> No
     for args in (("--log-level", "error", "fetch"), ("fetch", "--log-level", "error")):
         assert place.run(*args, env=environment).stderr == "", "an option is stronger than the environment"
     assert place.fetch(env={"IONOS_POLLER_LOG_LEVEL": "much"}).code == 2
+
+
+@pytest.mark.parametrize("command", ["run", "fetch"])
+def test_nothing_is_read_from_the_future_on(bench: Starter, command: str) -> None:
+    """A watermark there would look well, and collect nothing for as long."""
+    place = bench(events=3)
+    failed(place.run(command, "--since", "2126-01-01"), 2, "--since", "lies in the future", "36h")
+    assert not list(place.directory.glob("state/*.db"))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "count"),
+    [("10:00:00Z", "11:00:00Z", 1), ("10:00:00.5Z", "11:00:00.1Z", 2), ("10:00:00.000001Z", "10:59:59.999Z", 1)],
+)
+def test_a_fraction_of_a_second_widens_a_range_to_the_whole_one(
+    bench: Starter, start: str, end: str, count: int
+) -> None:
+    """The API is asked by the second: rather an entry more than one less."""
+    place = bench(events=0, contracts=1)
+    day = (datetime.now(UTC) - timedelta(days=2)).date().isoformat()
+    for hour in (10, 11):
+        place.simulator.add_entries(FIRST, count=1, at=datetime.fromisoformat(f"{day}T{hour}:00:00+00:00"))
+    run = place.run("backfill", "--from", f"{day}T{start}", "--to", f"{day}T{end}", "--output", "-")
+    assert (run.code, len(run.lines)) == (0, count)
 
 
 def test_a_state_of_fetch_alone_is_the_one_that_is_meant(bench: Starter) -> None:

@@ -366,6 +366,8 @@ def test_the_tutorials_state_is_adopted_once(bench: Starter, tmp_path: Path) -> 
     old.write_text(json.dumps({"last_run": ago(minutes=120).isoformat()}))
     again = place.fetch("--adopt-state", str(old))
     assert (again.code, again.lines) == (0, [])
+    wider = place.fetch("--adopt-state", str(old), "--since", "10m", "--state-dir", "wider")
+    assert [json.loads(line)["n"] for line in wider.lines] == [90, 30, 5], "since widens"
     for text in ("[]", '{"last_run": "yesterday"}', '{"last_run": "2099-01-01"}'):
         old.write_text(text)
         failed(place.fetch("--adopt-state", str(old), "--state-dir", "new"), 2, "--adopt-state", "last_run")

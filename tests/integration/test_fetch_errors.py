@@ -262,6 +262,9 @@ def test_a_disk_that_is_full_from_the_start_is_told(bench: Starter, squeeze: Cal
         **({} if small.is_mounted else {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))}),
     )
     failed(run, 4, "no space left" if small.is_mounted else "disk I/O error")
+    if small.is_mounted:  # a unit that backfills is started again until there is room
+        backfill = place.run("backfill", "--from", "1h", "--to", "1m", "--output", "out.ndjson")
+        failed(backfill, 1, "no space left on the disk", "free some")
     (place.state_dir / "ballast").unlink(missing_ok=True)
     same(place.fetch("--since", "1h").lines, place.oracle())
 
