@@ -164,7 +164,9 @@ class ActivityLog:
                 )
                 code = str(response.status)
             finally:
-                self._observe(code, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                self._observe(code, seconds)
+                log.debug("request.ended", extra={"path": path, **params, "code": code, "seconds": round(seconds, 3)})
         self._compare_clocks(response)
         failure = _failure(response, contract)
         if failure is not None:

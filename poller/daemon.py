@@ -113,6 +113,7 @@ class Daemon:
 
     def _start(self, parts: Parts, stop: threading.Event) -> None:
         is_reload = self._work is not None
+        self.metrics.is_polled = parts.config.poll.wants
         self._work = Schedule(
             self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock, is_reload=is_reload
         )

@@ -34,8 +34,12 @@ class PollerError(Exception):
 
     def __str__(self) -> str:
         where = f"contract {self.contract}: " if self.contract else f"sink {self.sink}: " if self.sink else ""
-        hint = f" ({self.hint})" if self.hint else ""
-        return f"{where}{self.message}{hint}"
+        return f"{where}{self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """What it is and what to do, without where."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 class Problem(NamedTuple):

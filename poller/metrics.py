@@ -23,6 +23,8 @@ class Metrics:
 
     def __init__(self, read: Callable[[], Overview], clock: Callable[[], float] = time.time) -> None:
         self.registry = CollectorRegistry()
+        # Of a contract that is not polled any more, a time that only grows older would be an alarm for ever.
+        self.is_polled: Callable[[str], bool] = lambda contract: True
         self.batches_failed = Counter(
             f"{_PREFIX}batches_failed",
             "Sends that failed and are tried again.",
@@ -49,7 +51,8 @@ class Metrics:
         )
         build = Gauge(f"{_PREFIX}build_info", "The version that runs.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
-        self.registry.register(_StateCollector(read, clock))
+        is_polled = lambda contract: self.is_polled(contract)  # noqa: E731, PLW0108 - as it is at the time of the scrape
+        self.registry.register(_StateCollector(read, clock, is_polled))
 
     def observe_request(self, code: str, seconds: float) -> None:
         """One request to the API: its status, or `error` when no answer came."""
@@ -62,9 +65,12 @@ class Metrics:
 
 
 class _StateCollector(Collector):
-    def __init__(self, read: Callable[[], Overview], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, read: Callable[[], Overview], clock: Callable[[], float], is_polled: Callable[[str], bool]
+    ) -> None:
         self._read = read
         self._clock = clock
+        self._is_polled = is_polled
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: so that registering does not read the state."""
@@ -74,6 +80,7 @@ class _StateCollector(Collector):
         state = self._read()
         now = self._clock()
         by_contract = {row.contract: row for row in state.contracts}
+        polled = [row for row in state.contracts if self._is_polled(row.contract)]
         yield _counter(
             "events_collected",
             "New entries stored for delivery.",
@@ -108,13 +115,13 @@ class _StateCollector(Collector):
             "collect_lag_seconds",
             "Age of the watermark: up to then the contract is complete.",
             ["account", "contract"],
-            {(row.account, row.contract): max(0.0, now - row.watermark) for row in state.contracts},
+            {(row.account, row.contract): max(0.0, now - row.watermark) for row in polled},
         )
         yield _gauge(
             "last_poll_success_at_seconds",
             "When the last poll of the contract succeeded.",
             ["contract"],
-            {(name,): row.succeeded_at for name, row in by_contract.items() if row.succeeded_at is not None},
+            {(row.contract,): row.succeeded_at for row in polled if row.succeeded_at is not None},
         )
         yield _counter(
             "events_delivered",

@@ -8,6 +8,7 @@ about what a status means. What lies under a request is in `connections`.
 from __future__ import annotations
 
 import email.utils
+import re
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -24,6 +26,21 @@ from poller.connections import Session, TooSlowError
 from poller.errors import BodyTooLargeError, StoppedError, TransientError
 
 _CHUNK_BYTES = 256 * 1024
+
+# OpenSSL's words for what went wrong with TLS, and what to do.
+_TLS_HINTS = (
+    ("issuer|self.signed", "is the certificate signed by an unknown CA? name its file in ca_file"),
+    ("mismatch, certificate|not valid for", "the certificate is for another name: check the url"),
+    ("expired|not yet valid", "is this machine's clock right? Else its certificate has to be renewed"),
+    (
+        "WRONG_VERSION|RECORD_LAYER|HTTP_REQUEST|UNEXPECTED_EOF",
+        "does it speak TLS at that port? If not, the url begins with http://",
+    ),
+    (
+        "KEY_VALUES_MISMATCH|NO_CERTIFICATE|PEM",
+        "check that ca_file, cert_file and key_file are PEM, and belong together",
+    ),
+)
 
 
 class Response(NamedTuple):
@@ -93,7 +110,7 @@ class Transport:
             ) as answer:
                 return Response(answer.status_code, answer.headers, _read(answer, max_bytes))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise _translate(error) from error
+            raise _translate(error, urlsplit(url).netloc) from error
 
     def close(self) -> None:
         self._session.close()
@@ -111,20 +128,20 @@ def _read(answer: requests.Response, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _translate(error: Exception) -> TransientError:
-    """Our error for a foreign one. The text names the kind, never the URL: a query may hold what should not be logged."""
+def _translate(error: Exception, host: str) -> TransientError:
+    """Our error for a foreign one. The text names kind and host, never the URL: a query may hold what should not be logged."""
     root = _root_cause(error)
     reason = type(root).__name__
     match error:
         case requests.exceptions.ProxyError():
             return TransientError(f"the proxy did not let the request through: {reason}", hint="check HTTPS_PROXY")
         case requests.exceptions.SSLError():
-            return TransientError(
-                f"TLS failed: {getattr(root, 'verify_message', '') or reason}",
-                hint="is the certificate signed by an unknown CA? name its file in ca_file",
-            )
+            why = getattr(root, "verify_message", "") or getattr(root, "reason", "") or reason
+            return TransientError(f"TLS failed with {host}: {why}", hint=_tls_hint(why))
         case requests.exceptions.ConnectTimeout():
-            return TransientError("no connection within connect_timeout", hint="check the address and the firewall")
+            return TransientError(
+                f"no connection to {host} within connect_timeout", hint="check the address and the firewall"
+            )
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
             what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
             return TransientError(what, hint="raise read_timeout if the network is that slow")
@@ -134,14 +151,21 @@ def _translate(error: Exception) -> TransientError:
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
             return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
         case requests.exceptions.ConnectionError() if isinstance(root, socket.gaierror):
-            return TransientError("the host name is not known", hint="check the url and the DNS")
+            return TransientError(f"the host name of {host} is not known", hint="check the url and the DNS")
         case requests.exceptions.ConnectionError() if isinstance(root, ConnectionRefusedError):
-            return TransientError("connection refused", hint="is the address right, and something listening there?")
+            return TransientError(
+                f"connection refused by {host}", hint="is the address right, and something listening there?"
+            )
         case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
             return TransientError("the answer's compression is broken", hint="check the url, and what lies in between")
         case _:
             hint = "it is tried again; if that does not help, check the url, and what lies in between"
-            return TransientError(f"the connection broke: {reason}", hint=hint)
+            return TransientError(f"the connection to {host} broke: {reason}", hint=hint)
+
+
+def _tls_hint(why: str) -> str:
+    """What to do about a TLS error, by OpenSSL's word for it."""
+    return next((hint for words, hint in _TLS_HINTS if re.search(words, why)), "check the url, and its certificate")
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -59,15 +59,13 @@ class AccountCheck:
             yield finding
 
     def _check_contracts(self, numbers: Sequence[str]) -> Iterator[Finding]:
-        wanted = [
-            number
-            for number in numbers
-            if number not in self._poll.exclude_contracts
-            and (not self._poll.contracts or number in self._poll.contracts)
-        ]
+        wanted = [number for number in numbers if self._poll.wants(number)]
         if not numbers:
             hint = "is it the token of a user of this contract? The DCD shows users and groups in the User Manager"
             yield fail(f"contracts{self._suffix}", "the token sees no contract", hint)
+        elif not wanted and not self._poll.contracts:
+            hint = "take out of it what is to be collected"
+            yield warn(f"contracts{self._suffix}", "poll.exclude_contracts leaves out all that the token sees", hint)
         for number in islice(wanted, _MAX_ASKED):
             yield check_contract(self._client, number, time.time())
         if len(wanted) > _MAX_ASKED:

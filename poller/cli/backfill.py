@@ -137,12 +137,18 @@ def command(
         accounts = activity_logs(config, stop)
         if restart:
             _discard(config, order)
+        is_new, is_refused = not State.exists(config.state_dir, order.use), False
         state = State.open(config.state_dir, order.use)
         try:
             return _Backfill(config, order, state, accounts, stop, jobs=jobs, too_old=too_old).run(window)
+        except ConfigError:
+            is_refused = is_new and not any(row.fetched for row in state.contracts.all())
+            raise
         finally:
             stop.set()
             state.close()
+            if is_refused:  # nothing to go on with, nor for `status` to show
+                State.discard(config.state_dir, order.use)
 
     try:
         return until_stopped(work)

@@ -56,12 +56,7 @@ def explain(config: Config, accounts: Mapping[str, ActivityLog], window: Window,
 
 
 def _chosen(config: Config, visible: Sequence[str], only: Sequence[str]) -> list[str]:
-    wanted = set(only) or set(config.poll.contracts)
-    return [
-        contract
-        for contract in visible
-        if (not wanted or contract in wanted) and contract not in config.poll.exclude_contracts
-    ]
+    return [contract for contract in visible if config.poll.wants(contract, only)]
 
 
 def _events(config: Config, api: ActivityLog, contract: str, window: Window) -> Iterator[Event]:

@@ -72,7 +72,7 @@ def command(
       /sink/loki       a Loki
       /sink/moesif     Moesif; its application id is demo-app
       /sink/http       takes whatever comes
-      /pipelines       the Logging Service's own API, for `setup --api-url`
+      /pipelines       the Logging Service's own API: `setup --api-url ADDRESS`
 
     \b
     A fault reads [SELECTOR:]KIND[:OPTION]..., for example

@@ -61,10 +61,11 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
         raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
     state = State.open_beside(config.state_dir, use_of(use, config.state_dir))
     try:
+        waiting = sum(row.waiting for row in state.overview().sinks if row.sink.name == name)
         if not state.outbox.forget(name):
             known = ", ".join(sink.name for sink in state.outbox.sinks()) or "none"
             raise ConfigError([Problem("NAME", f"the state knows no sink {name}", f"it knows: {known}")])
     finally:
         state.close()
-    click.echo(f"{name} forgotten")
+    click.echo(f"{name} forgotten, and {waiting:,} entries that waited for it" if waiting else f"{name} forgotten")
     return EXIT_OK

@@ -57,7 +57,9 @@ def _use(config: Config, use: Use, *, is_whole: bool) -> Iterator[RenderableType
 def _contracts(config: Config, state: Overview, now: float, *, is_whole: bool) -> Iterator[RenderableType]:
     rows = state.contracts
     if not is_whole and len(rows) > _CONTRACTS_AT_A_GLANCE:
-        is_unwell = [bool(row.failure) or is_stale(row, config, now) for row in rows]
+        is_unwell = [
+            config.poll.wants(row.contract) and (bool(row.failure) or is_stale(row, config, now)) for row in rows
+        ]
         rows = [row for _, row in sorted(zip(is_unwell, rows, strict=True), key=lambda pair: not pair[0])]
         rows = rows[:_CONTRACTS_AT_A_GLANCE]
     headings = ("contract", "account", "complete up to", "lag>", "entries>", "late>", "last poll")
@@ -68,7 +70,12 @@ def _contracts(config: Config, state: Overview, now: float, *, is_whole: bool) -
 
 def _contract(config: Config, row: Contract, now: float) -> list[Text]:
     ago = f"{_span(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
-    last = Text("failed", "red") if row.failure else Text(ago, "yellow" if is_stale(row, config, now) else "green")
+    if not config.poll.wants(row.contract):
+        last = Text("excluded", "dim")
+    elif row.failure:
+        last = Text("failed", "red")
+    else:
+        last = Text(ago, "yellow" if is_stale(row, config, now) else "green")
     words = (row.contract, row.account, format_time(row.watermark), _span(now - row.watermark))
     return [*map(Text, words), Text(f"{row.new:,}"), Text(f"{row.late:,}"), last]
 

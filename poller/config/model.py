@@ -7,6 +7,7 @@ from them.
 
 # Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -145,6 +146,11 @@ class Poll(Table, frozen=True, kw_only=True):
             le=20 * YEAR_SECONDS,
         ),
     ] = 35 * 86_400
+
+    def wants(self, contract: str, only: Collection[str] = ()) -> bool:
+        """Whether a contract is to be collected; `only` takes the place of `contracts` where it is given."""
+        wanted = only or self.contracts
+        return (not wanted or contract in wanted) and contract not in self.exclude_contracts
 
 
 class Account(Table, frozen=True, kw_only=True):

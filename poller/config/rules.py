@@ -37,6 +37,9 @@ def _check_login(table: Api | Account) -> Iterator[Problem]:
 
 
 def _check_poll(poll: Poll) -> Iterator[Problem]:
+    for contract in poll.contracts:
+        if contract in poll.exclude_contracts:
+            yield Problem("exclude_contracts", f"{contract} is also in contracts", "keep one of the two")
     for key, span in (("overlap", poll.overlap_seconds), ("audit_span", poll.audit_span_seconds)):
         if poll.ledger_retention_seconds < span:
             yield Problem("ledger_retention", f"is shorter than {key}", "entries read again would count as new")

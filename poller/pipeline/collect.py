@@ -128,11 +128,7 @@ class Collector:
             # Whether or not it is listed any more: that may be the list's fault, and what ends it is a person's word.
             if row.account in self._accounts:
                 found.setdefault(row.contract, row.account)
-        chosen = {
-            contract: name
-            for contract, name in found.items()
-            if (not wanted or contract in wanted) and contract not in settings.exclude_contracts
-        }
+        chosen = {contract: name for contract, name in found.items() if settings.wants(contract, wanted)}
         if not failures:  # else it may be among those we could not ask for
             failures += [_unknown(contract) for contract in sorted(wanted - set(found))]
         for name in self._accounts:
@@ -189,7 +185,7 @@ class Collector:
                 continue  # the API had its chance with an older span; only the present is tried as well
             poll = self._collect_lane(row, api, lane, now, trusted, poll)
         failure = poll.failure or (_too_dense(contract, poll.incomplete[0]) if poll.incomplete else None)
-        self._state.contracts.record_poll(contract, int(now), str(failure) if failure else "")
+        self._state.contracts.record_poll(contract, int(now), failure.reason if failure else "")
         return poll._replace(failure=failure)
 
     def _lanes(self, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:

@@ -111,10 +111,7 @@ class Database:
         if version < 1:  # a file gets its name only with a schema in it
             raise self._set_aside("is damaged")
         if version > SCHEMA_VERSION:
-            raise StateError(
-                f"{self.path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
-                hint="upgrade ionos-poller, or use another --state-dir",
-            )
+            raise newer_schema(self.path, version)
         if version < SCHEMA_VERSION and not self._is_owner:
             raise StateError(
                 f"{self.path}: has schema {version}, not {SCHEMA_VERSION}", hint="start `run` to upgrade it"
@@ -226,6 +223,14 @@ def translated_reading(path: Path) -> Iterator[None]:
         raise StateError(f"{path}: cannot be read: {error}", hint="is it damaged, or another user's?") from error
 
 
+def newer_schema(path: Path, version: int) -> StateError:
+    """Of a file that we do not touch, since we do not know what it means."""
+    return StateError(
+        f"{path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
+        hint="upgrade ionos-poller, or use another --state-dir",
+    )
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
     """A connection that only looks, beside a running writer.  Raises: StateError when there is nothing to look at."""
     with translated_reading(path):
@@ -235,6 +240,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         with ExitStack() as on_failure:
             on_failure.callback(connection.close)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise newer_schema(path, version)
             if version != SCHEMA_VERSION:
                 raise StateError(
                     f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it"

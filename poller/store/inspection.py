@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from poller.errors import StateError
-from poller.store.database import SIDE_FILES, SQLITE_ERRORS, way_out
+from poller.store.database import SIDE_FILES, SQLITE_ERRORS, newer_schema, way_out
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, schema_at
 from poller.store.soundness import has_known_format, is_sound
 
@@ -45,10 +45,7 @@ def schema_of(path: Path) -> int:
     except OSError as error:
         raise StateError(f"{path}: cannot be read: {error.strerror}", hint="is it another user's?") from error
     if version > SCHEMA_VERSION:
-        raise StateError(
-            f"{path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
-            hint="upgrade ionos-poller, or use another --state-dir",
-        )
+        raise newer_schema(path, version)
     return version
 
 

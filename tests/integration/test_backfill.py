@@ -189,6 +189,7 @@ def test_restart_does_not_delete_a_file_that_backfill_did_not_write(bench: Start
     order = ("backfill", "--from", "2h", "--to", "0m", "--output", "precious.txt")
     for extra in ((), ("--restart",), ("--restart",)):
         refused(place, *order, *extra, code=2, words=["precious.txt exists already", "name another file"])
+        assert not list(place.state_dir.glob("*.db")), "what was not begun is not for `status` to show"
     assert path.read_text() == "precious"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -107,6 +108,15 @@ def test_a_fraction_of_a_second_widens_a_range_to_the_whole_one(
         place.simulator.add_entries(FIRST, count=1, at=datetime.fromisoformat(f"{day}T{hour}:00:00+00:00"))
     run = place.run("backfill", "--from", f"{day}T{start}", "--to", f"{day}T{end}", "--output", "-")
     assert (run.code, len(run.lines)) == (0, count)
+
+
+def test_debugging_shows_every_request_and_no_secret(bench: Starter) -> None:
+    place = bench(events=3, contracts=1)
+    run = place.fetch("--since", "1h", "--log-level", "debug", "--log-format", "json")
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
+    asked = [(line["path"], line["code"]) for line in lines if line["message"] == "request.ended"]
+    assert asked == [("/contracts", "200"), (f"/contracts/{FIRST}", "200")]
+    assert place.simulator.token not in run.stderr
 
 
 def test_a_state_of_fetch_alone_is_the_one_that_is_meant(bench: Starter) -> None:

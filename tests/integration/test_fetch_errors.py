@@ -349,6 +349,10 @@ def test_a_state_written_by_a_newer_version_is_refused_and_left_alone(bench: Sta
     connection.close()
     content = place.database.read_bytes()
     failed(place.fetch("--since", "1h"), 4, "newer", "999", "upgrade")
+    for command in ("status", "sinks list", "dead-letters list"):
+        run = place.run(*command.split())
+        assert run.code == 4
+        assert b"upgrade ionos-poller" in b"".join(run.lines) + run.stderr.encode(), command
     assert place.database.read_bytes() == content
     connection = sqlite3.connect(place.database)
     connection.execute(f"PRAGMA user_version = {version}")

@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -25,7 +26,7 @@ from poller.events import OutboxEvent
 from poller.sinks import Sink, build_sink, logging_service, loki, moesif
 from tests.certificates import make_certificate, serving
 from tests.hostile import Asked, RawServer, http, page_of
-from tests.integration.fetching import Run, finished
+from tests.integration.fetching import Run, Starter, failed, finished
 from tests.support import COMMAND, clean_environment
 
 TOKEN = "canary-token"
@@ -94,7 +95,7 @@ def test_no_variable_turns_verification_off(tmp_path: Path, serve: Serve, name: 
     run = fetch(tmp_path, server, UNVERIFIED[name])
     assert run.code == 1
     (line,) = run.told
-    assert "TLS failed: self-signed certificate" in line
+    assert "self-signed certificate" in line
     assert "ca_file" in line
     assert server.asked == []
     assert TOKEN not in run.stderr
@@ -142,16 +143,30 @@ def make_trust(directory: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["another host", "another address", "expired", "an empty file", "a file of something else", "an empty directory"],
+    ("kind", "remedy"),
+    [
+        ("another host", "another name: check the url"),
+        ("another address", "another name: check the url"),
+        ("expired", "clock right?"),
+        ("an empty file", "are PEM"),
+        ("a file of something else", "are PEM"),
+        ("an empty directory", "unknown CA?"),
+    ],
 )
-def test_trust_in_something_else_is_no_trust(tmp_path: Path, serve: Serve, kind: str) -> None:
+def test_trust_in_something_else_is_no_trust(tmp_path: Path, serve: Serve, kind: str, remedy: str) -> None:
     server = serve(make_trust(tmp_path, kind))
     run = fetch(tmp_path, server, {"REQUESTS_CA_BUNDLE": str(tmp_path / "trusted.pem")})
     assert run.code == 1
     (line,) = run.told
-    assert "TLS failed" in line
+    assert f"TLS failed with {urlsplit(server.url).netloc}: " in line
+    assert remedy in line
     assert server.asked == []
+
+
+def test_who_speaks_no_tls_is_told(bench: Starter) -> None:
+    place = bench(events=1)
+    url = place.simulator.url.replace("http://", "https://")
+    failed(place.fetch("--since", "1h", env={"IONOS_API_URL": url}), 1, "does it speak TLS at that port?")
 
 
 def test_a_certificate_that_is_trusted_opens_the_door(tmp_path: Path, serve: Serve) -> None:

@@ -108,6 +108,7 @@ def test_readyz_and_status_tell_of_a_contract_that_fails_and_healthz_does_not(da
     rows = {row["contract"]: row for row in daemon.state()["contracts"]}
     assert "403" in rows[str(SECOND)]["failure"]
     assert rows[str(FIRST)]["failure"] == ""
+    assert f"contract {SECOND}: contract" not in reason + daemon.command("status"), "said once"
     assert str(SECOND) in daemon.command("status")
     daemon.simulator.change_settings(forbidden=())
     daemon.await_delivery()
@@ -115,6 +116,43 @@ def test_readyz_and_status_tell_of_a_contract_that_fails_and_healthz_does_not(da
     daemon.stop()
     daemon.assert_once()
     daemon.assert_clean()
+
+
+def test_a_contract_that_was_excluded_is_no_alarm_for_ever(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=10)
+    daemon.start()
+    daemon.await_delivery()
+    both = {(FIRST, "collect_lag_seconds"), (SECOND, "collect_lag_seconds")}
+    both |= {(contract, "last_poll_success_at_seconds") for contract in (FIRST, SECOND)}
+
+    def ageing() -> set[tuple[int, str]]:
+        return {
+            (contract, name)
+            for name, labels in daemon.metrics()
+            for contract in (FIRST, SECOND)
+            if ("contract", str(contract)) in labels and "seconds" in name
+        }
+
+    assert ageing() == both
+    daemon.configure(poll={"interval": '"1s"', "exclude_contracts": f"[{SECOND}]"})
+    daemon.reload()
+    assert ageing() == {pair for pair in both if pair[0] == FIRST}
+    assert daemon.metric("events_collected_total", account="default", contract=str(SECOND)) == 10
+    lines = daemon.command("status").splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith(f" {SECOND} ")] == ["excluded"]
+    daemon.stop()
+    daemon.assert_clean()
+
+
+def test_a_poll_that_takes_longer_than_the_interval_is_told_in_our_own_words_and_only_for_debugging(
+    daemon_of: MakeDaemon,
+) -> None:
+    daemon = daemon_of(contracts=1, events=10, latency_seconds=2.5)
+    daemon.start("--log-level", "debug")
+    wait_until(lambda: daemon.logged("job.skipped", level="DEBUG"), 20, what="a poll is skipped")
+    assert daemon.logged("job.skipped")[0]["job"] == f"poll-{FIRST}"
+    daemon.stop()
+    assert "Execution of job" not in daemon.stderr
 
 
 # Credentials of the API
@@ -252,7 +290,7 @@ def test_a_sink_that_left_the_config_holds_the_outbox_until_it_is_forgotten(daem
     wait_until(lambda: daemon.metric("outbox_events", sink=LOGGING) == 0)
     assert daemon.metric("outbox_bytes") > 0
     assert "configured sink" in daemon.command("sinks", "forget", LOGGING, code=2)
-    daemon.command("sinks", "forget", LOKI)
+    assert daemon.command("sinks", "forget", LOKI) == "loki forgotten, and 200 entries that waited for it\n"
     assert daemon.metric("outbox_bytes") == 0
     add(daemon)
     daemon.await_delivery(LOGGING)

@@ -36,6 +36,11 @@ PROBLEMS = [
     ("wrong type, sinks", "sinks = {}", "sinks", "must be a list"),
     ("labels as text", LOKI + 'labels = "a"', "sinks[0].labels", "must be a table"),
     ("empty text", LOKI + 'tenant_id = ""', "sinks[0].tenant_id", "must not be empty"),
+    (
+        "contract wanted and excluded", "[poll]\ncontracts = [1, 2]\nexclude_contracts = [2]",
+        "poll.exclude_contracts",
+        "2 is also in contracts",
+    ),
     ("contract as flag", "[poll]\ncontracts = [true]", "poll.contracts[0]", "not a contract number"),
     ("negative", "[api]\nmax_retries = -1", "api.max_retries", "at least 0"),
     ("negative duration", '[poll]\noverlap = "-5m"', "poll.overlap", "is not a duration"),

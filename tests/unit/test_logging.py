@@ -138,6 +138,10 @@ def test_other_libraries_are_heard_from_warning_on_without_queries() -> None:
         logging.getLogger(name).debug("GET /x?offset=0")
         logging.getLogger(name).info("GET /x?offset=0")
     assert stream.getvalue() == ""
+    logging.getLogger("apscheduler.scheduler").warning(
+        "Execution of job ... skipped: maximum number of running instances"
+    )
+    assert stream.getvalue() == ""
     logging.getLogger("urllib3.connectionpool").warning("Retrying after %r: %s", OSError("x"), "/x?dateStart=2026")
     assert stream.getvalue().endswith("WARNING Retrying after OSError('x'): /x?...\n")
 

@@ -315,8 +315,8 @@ def test_every_foreign_exception_becomes_one_of_ours(kind: type[Exception], whil
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("http://127.0.0.1:{port}/", "connection refused"),
-        ("http://name.invalid/", "the host name is not known"),
+        ("http://127.0.0.1:{port}/", "connection refused by 127.0.0.1:"),
+        ("http://name.invalid/", "the host name of name.invalid is not known"),
         ("http://", "could not be made"),
         ("no-scheme", "could not be made"),
         ("ftp://host/", "could not be made"),
