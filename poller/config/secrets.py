@@ -101,8 +101,11 @@ class SecretSource:
         return Secret(value)
 
     def _read_file(self) -> str:
+        path = Path(self.place)
+        if path.is_fifo():  # and to open it may take for ever
+            raise self._error(f"key file {path} is a pipe", "use a file: a secret is read again when it is refused")
         try:
-            with Path(self.place).open("rb") as file:
+            with path.open("rb") as file:
                 content = file.read(_MAX_SECRET_BYTES + 1)
         except OSError as error:
             raise self._error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,12 @@ def test_what_cannot_be_a_token_is_refused_without_being_shown(tmp_path: Path, c
     assert problem.path == "api.token_file"
     assert str(file) in problem.message
     assert "canary" not in f"{caught.value}{caught.value.__cause__!r}"
+
+
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    with pytest.raises(ConfigError, match=r"token is a pipe .*read again"):
+        load(write(tmp_path, '[api]\ntoken_file = "token"\n'), {})
 
 
 def test_a_password_may_hold_spaces_and_any_letter() -> None:
