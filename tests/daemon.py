@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -295,8 +296,11 @@ class Daemon:
     def wakeups(self) -> int:
         """How often its threads have gone to sleep so far, and so been woken."""
         assert self.process is not None
-        statuses = [(task / "status").read_text() for task in Path(f"/proc/{self.process.pid}/task").iterdir()]
-        return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in statuses)
+        count = 0
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread may end as we look
+                count += int((task / "status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        return count
 
     def disk_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.state_dir.iterdir())

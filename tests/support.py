@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -111,6 +112,15 @@ def wait_until(predicate: Callable[[], Answer], timeout: float = 10, *, what: st
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}")
         time.sleep(0.02)
+
+
+def open_files(pid: int) -> list[str]:
+    """What a process has open, as the kernel names it; it may be closing some of it as we look."""
+    found = []
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - /proc is no place for pathlib's extra calls
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))  # noqa: PTH115 - the same
+    return found
 
 
 # Read at import: tests have a clean environment.

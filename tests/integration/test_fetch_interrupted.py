@@ -28,7 +28,7 @@ from tests.integration.fetching import (
     is_oldest_first,
     same,
 )
-from tests.support import COMMAND, seed_of_chance, wait_until
+from tests.support import COMMAND, open_files, seed_of_chance, wait_until
 
 
 def unread_bytes(pipe: Any) -> int:
@@ -281,13 +281,7 @@ def lock_is_open_in(pid: int) -> bool:
     """Whether this process has come as far as its lock, and listens for signals."""
     with open(f"/proc/{pid}/status") as status:  # noqa: PTH123 - /proc is no place for pathlib's extra calls
         caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt"))
-    links = []
-    for descriptor in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - the same
-        try:
-            links.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))  # noqa: PTH115 - the same
-        except FileNotFoundError:
-            continue
-    return bool(caught & (1 << (signal.SIGTERM - 1))) and any(link.endswith("fetch.lock") for link in links)
+    return bool(caught & (1 << (signal.SIGTERM - 1))) and any(name.endswith("fetch.lock") for name in open_files(pid))
 
 
 def test_what_an_interrupted_run_left_comes_first_and_in_order(bench: Starter) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.integration.fetching import Bench, Starter, finish
-from tests.support import COMMAND, seed_of_chance, wait_until
+from tests.support import COMMAND, open_files, seed_of_chance, wait_until
 
 ASKING = {
     "fetch": ("fetch", "--since", "1h"),
@@ -54,9 +54,9 @@ def deaf() -> Iterator[str]:
 
 def is_connecting(process: Any) -> bool:
     """Whether a process is in the middle of a handshake."""
-    inodes = {link.readlink().name for link in Path(f"/proc/{process.pid}/fd").iterdir() if link.is_symlink()}
+    names = open_files(process.pid)
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return any(row[3] == "02" and f"socket:[{row[9]}]" in inodes for row in rows)
+    return any(row[3] == "02" and f"socket:[{row[9]}]" in names for row in rows)
 
 
 def has_begun(process: Any) -> bool:
