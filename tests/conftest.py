@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import is_foreign_setting, start_command
+from tests.support import heed_interrupts, is_foreign_setting, start_command
 
 # Hypothesis knows `ci`: the same examples in every run. Here no deadline: a busy machine is not a bug.
 settings.register_profile("local", deadline=None)
@@ -19,9 +18,7 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_health_check=list(HealthCheck))
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell's background jobs begin so, and whatever they start: no command under test would heed a Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+heed_interrupts()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -112,6 +113,12 @@ def wait_until(predicate: Callable[[], Answer], timeout: float = 10, *, what: st
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}")
         time.sleep(0.02)
+
+
+def heed_interrupts() -> None:
+    """Have what we start heed Ctrl-C, although we ourselves may have been told not to, as a shell's background job is."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def open_files(pid: int) -> list[str]:
