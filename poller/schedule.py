@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
@@ -154,7 +154,10 @@ class Schedule:
         if settings.audit_interval_seconds:
             seconds = min(settings.audit_interval_seconds, _AUDIT_LOOK_SECONDS)
             every(self._audit, seconds, "audit", now + timedelta(seconds=_FIRST_AUDIT_LOOK_SECONDS))
-        self._scheduler.add_listener(_tell_of_skipped, EVENT_JOB_MAX_INSTANCES)
+        # A poll may take longer than the interval, or wait for a full outbox: `collect_lag_seconds` tells how far behind it is.
+        self._scheduler.add_listener(
+            lambda event: log.debug("job.skipped", extra={"job": event.job_id}), EVENT_JOB_MAX_INSTANCES
+        )
         self._scheduler.start()
 
     def _add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first: datetime) -> None:
@@ -395,8 +398,3 @@ class Schedule:
             discovery_failures=self._discovery_failures,
             token_expiries=self._token_expiries,
         )
-
-
-def _tell_of_skipped(event: JobSubmissionEvent) -> None:
-    """A poll may take longer than the interval, or wait for a full outbox: `collect_lag_seconds` says how far behind that is."""
-    log.debug("job.skipped", extra={"job": event.job_id, "why": "the one before is not over"})

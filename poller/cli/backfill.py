@@ -16,21 +16,12 @@ import msgspec
 from poller.api import ActivityLog
 from poller.cli import suggestions
 from poller.cli.compose import activity_logs, preparation
-from poller.cli.messages import exit_code, note, tell
+from poller.cli.messages import exit_code, note, restarted_when_full, tell
 from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.errors import (
-    EXIT_INCOMPLETE,
-    EXIT_OK,
-    ConfigError,
-    PollerError,
-    Problem,
-    StateFullError,
-    StoppedError,
-    TransientError,
-)
+from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.events import Event
 from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, Done
@@ -151,13 +142,11 @@ def command(
                 State.discard(config.state_dir, order.use)
 
     try:
-        return until_stopped(work)
+        with restarted_when_full():
+            return until_stopped(work)
     except StoppedError:
         note(_GO_ON)
         raise
-    except StateFullError as error:
-        # As with `run`: there may be room in a while, so it is worth a restart by the service manager.
-        raise TransientError(error.message, hint=error.hint) from error
 
 
 class _Backfill:
@@ -320,9 +309,8 @@ class _Backfill:
         if row is None or row.watermark >= end:
             return 0
         api = self._config.api
-        auditor = Auditor(
-            self._accounts[row.account], contract, Limits(api.page_size, api.result_window, api.window_bytes)
-        )
+        limits = Limits(api.page_size, api.result_window, api.window_bytes)
+        auditor = Auditor(self._accounts[row.account], contract, limits)
         return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
 
     def _not_elsewhere(self) -> Callable[[str, Sequence[Event]], Sequence[Event]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from poller.config import process_environment
-from poller.errors import EXIT_AUTH, EXIT_INCOMPLETE, EXIT_OK, AuthError, PollerError
+from poller.errors import EXIT_AUTH, EXIT_INCOMPLETE, EXIT_OK, AuthError, PollerError, StateFullError, TransientError
 
 if TYPE_CHECKING:
     from poller.pipeline.collect import Poll
@@ -38,6 +38,15 @@ def note(message: str) -> None:
     """One line on stderr that is no error."""
     with suppress(OSError):
         click.echo(printable(message), err=True)
+
+
+@contextmanager
+def restarted_when_full() -> Iterator[None]:
+    """A full disk is worth a restart by the service manager, unlike other troubles of the state: there may be room in a while."""
+    try:
+        yield
+    except StateFullError as error:
+        raise TransientError(error.message, hint=error.hint) from error
 
 
 def exit_code(polls: Sequence[Poll], failures: Sequence[PollerError]) -> int:

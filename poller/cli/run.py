@@ -8,10 +8,11 @@ from collections.abc import Callable
 import click
 
 from poller.cli.compose import activity_logs, preparation, token_expiries
+from poller.cli.messages import restarted_when_full
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
 from poller.config import Config, process_environment
 from poller.daemon import Daemon
-from poller.errors import ConfigError, Problem, StateFullError, TransientError
+from poller.errors import ConfigError, Problem
 from poller.notify import Notifier
 from poller.schedule import Parts
 from poller.sinks import build_sink
@@ -32,11 +33,8 @@ def command(settings: Settings, since: int | None) -> int:
       curl -s localhost:9464/readyz      is it well, and if not, why?
     """
     config = _load(settings)
-    try:
+    with restarted_when_full():
         state = State.open(config.state_dir, "run", since=since, accounts=[account.name for account in config.accounts])
-    except StateFullError as error:
-        # There may be room in a while: unlike other troubles of the state, worth a restart by the service manager.
-        raise TransientError(error.message, hint=error.hint) from error
 
     def build(stop: threading.Event, observe: Callable[[str, float], None]) -> Parts:
         current = _load(settings)
