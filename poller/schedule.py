@@ -155,9 +155,8 @@ class Schedule:
             seconds = min(settings.audit_interval_seconds, _AUDIT_LOOK_SECONDS)
             every(self._audit, seconds, "audit", now + timedelta(seconds=_FIRST_AUDIT_LOOK_SECONDS))
         # A poll may take longer than the interval, or wait for a full outbox: `collect_lag_seconds` tells how far behind it is.
-        self._scheduler.add_listener(
-            lambda event: log.debug("job.skipped", extra={"job": event.job_id}), EVENT_JOB_MAX_INSTANCES
-        )
+        tell_skipped = lambda event: log.debug("job.skipped", extra={"job": event.job_id})  # noqa: E731 - it is all there is
+        self._scheduler.add_listener(tell_skipped, EVENT_JOB_MAX_INSTANCES)
         self._scheduler.start()
 
     def _add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first: datetime) -> None:
@@ -322,8 +321,7 @@ class Schedule:
 
     def _deliver(self, sink: Sink) -> None:
         """The loop of one sink's thread."""
-        deliverer = self._deliverers[sink.name]
-        committed = self._committed[sink.name]
+        deliverer, committed = self._deliverers[sink.name], self._committed[sink.name]
         while not self._stop.is_set():
             try:
                 wait = deliverer.step().wait_seconds
@@ -345,6 +343,8 @@ class Schedule:
                 committed.clear()
             elif wait:
                 self._stop.wait(wait)
+        with suppress(StateError, StoppedError):  # no room still: the sink gets it twice
+            deliverer.finish()
 
     def _after_window(self, done: Done) -> None:
         if done.kept:

@@ -128,6 +128,14 @@ class Deliverer:
         with self._lock:
             self._is_abandoned = True
 
+    def finish(self) -> None:
+        """Settle what the sink has taken, where a full disk kept us from it: else it is sent anew after the next start.
+
+        Raises: StateError; StoppedError when abandoned.
+        """
+        while self._pieces and not self._pieces[0].open():
+            self._settle(self._pieces[0], 0.0)
+
     def step(self) -> Progress:
         """Send one batch, or one piece of it.
 
