@@ -13,19 +13,26 @@ from typing import NamedTuple
 class Accepted(NamedTuple):
     """Every event of the batch was taken, except those in `refused`: index in the batch to the reason.
 
-    `retry` lists the indexes of events that were neither taken nor refused for good and must be sent again.
+    `retry` lists the indexes of events that were neither taken nor refused for good and must be sent again. `later` says why
+    they were not taken, and when to send them.
     """
 
     refused: Mapping[int, str] = {}
     retry: tuple[int, ...] = ()
     status: int | None = None
+    later: RetryAfter | None = None
 
 
 class RetryAfter(NamedTuple):
-    """Not now: rate limit, overload, no connection. `seconds` is the other side's wish, if it had one."""
+    """Not now: rate limit, overload, no connection. `seconds` is the other side's wish, if it had one.
+
+    `is_size_suspect`: the size of the batch can be the cause (a time-out, a rate that one batch exceeds), so that the same batch
+    may fail every time.
+    """
 
     reason: str
     seconds: float | None = None
+    is_size_suspect: bool = False
 
 
 class TooLarge(NamedTuple):
@@ -74,23 +81,56 @@ class RetryPolicy(NamedTuple):
 
 
 PARKED_RETRY_SECONDS = 60.0
+# A batch that failed this often, for a reason that its size can explain, is sent in halves.
+HALVE_AT_ATTEMPT = 3
+# After this many batches of a reduced size were taken in a row, twice as many events are tried.
+GROW_AFTER_BATCHES = 16
 # A wish beyond this is a mistake of the other side's: `Retry-After: 1e9` must not silence a sink for thirty years.
 MAX_RETRY_AFTER_SECONDS = 3600.0
 
 
+class BatchSize(NamedTuple):
+    """How many events are sent at once: `now` of at most `most`. Reduced where the size makes a send fail, and grown again."""
+
+    most: int
+    now: int
+    taken: int = 0
+    """How many batches in a row were taken at this size."""
+
+    @property
+    def is_reduced(self) -> bool:
+        return self.now < self.most
+
+    def after_failure(self, count: int) -> BatchSize:
+        """The size after a batch of `count` events failed for its size."""
+        return BatchSize(self.most, max(1, count // 2))
+
+    def after_success(self) -> BatchSize:
+        """The size after a batch was taken."""
+        if not self.is_reduced:
+            return self
+        if self.taken + 1 < GROW_AFTER_BATCHES:
+            return self._replace(taken=self.taken + 1)
+        return BatchSize(self.most, min(self.most, self.now * 2))
+
+
+class Wait(NamedTuple):
+    """Keep everything and send the same again in `seconds`, in halves where `is_halved`."""
+
+    seconds: float
+    reason: str
+    is_halved: bool = False
+
+
 class Settle(NamedTuple):
-    """Done with the batch: the events in `dead` become dead letters, `retry` are sent again first, the rest is delivered."""
+    """Done with the batch: the events in `dead` become dead letters, the rest is delivered, except `retry`: those wait as
+    `later` says and are sent again first.
+    """
 
     dead: Mapping[int, str]
     retry: tuple[int, ...] = ()
     status: int | None = None
-
-
-class Wait(NamedTuple):
-    """Keep everything and send the same again in `seconds`."""
-
-    seconds: float
-    reason: str
+    later: Wait | None = None
 
 
 class Park(NamedTuple):
@@ -114,17 +154,38 @@ class Shrink(NamedTuple):
 Decision = Settle | Wait | Park | Halve | Shrink
 
 
-def decide(outcome: Outcome, count: int, attempt: int, policy: RetryPolicy, random: Callable[[], float]) -> Decision:
-    """What follows from the outcome of sending `count` events for the `attempt`-th time (from 1)."""
+def decide(
+    outcome: Outcome,
+    count: int,
+    attempt: int,
+    policy: RetryPolicy,
+    random: Callable[[], float],
+    *,
+    is_reduced: bool = False,
+) -> Decision:
+    """What follows from the outcome of sending `count` events for the `attempt`-th time (from 1).
+
+    `is_reduced`: batches are smaller than configured already, since larger ones failed. One more failure reduces them again.
+    """
     match outcome:
-        case Accepted(refused, retry, status):
-            return Settle(refused, retry, status)
-        case RetryAfter(reason, seconds):
-            wish = None if seconds is None else min(seconds, MAX_RETRY_AFTER_SECONDS)
-            return Wait(policy.wait_seconds(attempt, random, wish), reason)
+        case Accepted(refused, retry, status, later):
+            if not retry:
+                return Settle(refused, (), status)
+            later = later or RetryAfter("some events of the batch were not taken")
+            return Settle(refused, retry, status, _wait(later, len(retry), attempt, policy, random, is_reduced))
+        case RetryAfter():
+            return _wait(outcome, count, attempt, policy, random, is_reduced)
         case CredentialsRefused(reason):
             return Park(PARKED_RETRY_SECONDS, reason)
         case TooLarge(reason, status):
             return Halve() if count > 1 else Shrink(reason, status)
         case Refused(reason, status):  # pragma: no branch - mypy proves that there is no other outcome
             return Halve() if count > 1 else Settle({0: reason}, (), status)
+
+
+def _wait(
+    later: RetryAfter, count: int, attempt: int, policy: RetryPolicy, random: Callable[[], float], is_reduced: bool
+) -> Wait:
+    wish = None if later.seconds is None else min(later.seconds, MAX_RETRY_AFTER_SECONDS)
+    is_halved = later.is_size_suspect and count > 1 and (is_reduced or attempt >= HALVE_AT_ATTEMPT)
+    return Wait(policy.wait_seconds(attempt, random, wish), later.reason, is_halved)

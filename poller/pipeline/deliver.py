@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from poller.delivery import (
     Accepted,
+    BatchSize,
     CredentialsRefused,
     Decision,
     Halve,
@@ -68,9 +69,10 @@ class _Piece(NamedTuple):
         """Two runs, with as many events to be sent in the first as in the second, or one less."""
         still = self.open()
         cut = still[len(still) // 2]
-        return self._part(0, cut), self._part(cut, len(self.events))
+        return self.part(0, cut), self.part(cut, len(self.events))
 
-    def _part(self, start: int, end: int) -> _Piece:
+    def part(self, start: int, end: int) -> _Piece:
+        """The events from `start` to before `end`, with what is known of each."""
         dead = {index - start: letter for index, letter in self.dead.items() if start <= index < end}
         delivered = frozenset(index - start for index in self.delivered if start <= index < end)
         return _Piece(self.events[start:end], dead, delivered)
@@ -102,6 +104,7 @@ class Deliverer:
         """
         self._outbox = outbox
         self._sink = sink
+        self._size = BatchSize(sink.batch_events, sink.batch_events)
         self._retry = RetryPolicy(sink.retry_initial_seconds, sink.retry_max_seconds)
         self._clock = clock
         self._on_failed = on_failed
@@ -136,8 +139,8 @@ class Deliverer:
         while self._pieces and not self._pieces[0].open():
             self._settle(self._pieces[0], 0.0)
 
-    def step(self) -> Progress:
-        """Send one batch, or one piece of it.
+    def step(self, *, is_last: bool = False) -> Progress:
+        """Send one batch, or one piece of it. `is_last`: nothing more will be collected, so no batch waits to be filled.
 
         Raises: StateError; OutputError where the sink is our own output; StoppedError when abandoned.
         """
@@ -146,11 +149,11 @@ class Deliverer:
         if self._postponed_at <= now < self._not_before:
             return Progress(0, self._not_before - now)
         if not self._pieces:
-            batch = self._outbox.batch(self._sink.name, self._sink.batch_events, self._sink.batch_bytes)
+            batch = self._outbox.batch(self._sink.name, self._size.now, self._sink.batch_bytes)
             if batch is None:
                 return Progress(0, None)
             # Neither full nor old enough: more may come to go with it.
-            if not batch.has_more and len(batch.events) < self._sink.batch_events and self._sink.batch_age_seconds:
+            if not is_last and not batch.has_more and len(batch.events) < self._size.now:
                 age = self._clock() - batch.events[0].collected_at
                 if 0 <= age < self._sink.batch_age_seconds:
                     return Progress(0, self._sink.batch_age_seconds - age)
@@ -159,9 +162,18 @@ class Deliverer:
         still = piece.open()
         if not still:
             return self._settle(piece, 0.0)
+        if len(still) > self._size.now:
+            return self._halve(piece)
         started = time.monotonic()
         outcome = self._sink.send(piece.events if len(still) == len(piece.events) else [piece.events[i] for i in still])
-        decision = decide(outcome, len(still), self._attempts + 1, self._retry, random.random)
+        decision = decide(
+            outcome,
+            len(still),
+            self._attempts + 1,
+            self._retry,
+            random.random,
+            is_reduced=self._size.is_reduced,
+        )
         if not isinstance(decision, Settle) or decision.retry:
             self._on_failed(_FAILURE_KINDS[type(outcome)])
         return self._carry_out(decision, piece, still, time.monotonic() - started)
@@ -188,7 +200,7 @@ class Deliverer:
 
     def _carry_out(self, decision: Decision, piece: _Piece, still: Sequence[int], seconds: float) -> Progress:
         match decision:
-            case Settle(dead, retry, status):
+            case Settle(dead, retry, status, later):
                 letters = {
                     still[index]: DeadLetter(piece.events[still[index]], status, reason)
                     for index, reason in dead.items()
@@ -197,27 +209,50 @@ class Deliverer:
                 delivered = piece.delivered.union(still).difference(letters, again)
                 piece = _Piece(piece.events, {**piece.dead, **letters}, delivered)
                 self._pieces[0] = piece
-                return Progress(0, 0.0) if again else self._settle(piece, seconds)
+                if later is not None:
+                    return self._settle_part(piece, min(again), later, len(again), seconds)
+                self._size = self._size.after_success()
+                return self._settle(piece, seconds)
             case Halve():
                 log.debug("batch.halved", extra={"sink": self._sink.name, "events": len(still)})
-                first, second = piece.halves()
-                self._pieces.popleft()
-                self._pieces.extendleft((second, first))
-                return Progress(0, 0.0)
+                return self._halve(piece)
             case Shrink(reason, status):
                 self._pieces[0] = self._shrunk(piece, still[0], reason, status)
                 return Progress(0, 0.0)
-            case Wait(wait, reason):
-                self._postpone(wait, reason, parked_at=None)
-                extra = {"events": len(still), "attempt": self._attempts, "wait_seconds": round(wait, 3), "why": reason}
-                log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra})
-                return Progress(0, wait)
+            case Wait():
+                self._wait(decision, len(still))
+                return Progress(0, decision.seconds)
             case Park(wait, reason):
                 self.refusal = reason
                 self._postpone(wait, reason, parked_at=self._parked_at or self._clock())
                 hint = "nothing is lost: replace the key file, it is read again; only LoadCredential= needs a restart"
                 log.error("sink.parked", extra={"sink": self._sink.name, "why": reason, "hint": hint})
                 return Progress(0, wait)
+
+    def _halve(self, piece: _Piece) -> Progress:
+        self._pieces.popleft()
+        self._pieces.extendleft(reversed(piece.halves()))
+        return Progress(0, 0.0)
+
+    def _settle_part(self, piece: _Piece, start: int, wait: Wait, count: int, seconds: float) -> Progress:
+        """Settle what is done before `start`, the first of `count` events that are still to be sent, and wait with the rest."""
+        attempts = self._attempts
+        if start:
+            self._pieces[0] = piece.part(start, len(piece.events))
+            self._pieces.appendleft(piece.part(0, start))
+            self._settle(self._pieces[0], seconds)
+        self._attempts = attempts
+        self._wait(wait, count)
+        return Progress(start, wait.seconds)
+
+    def _wait(self, wait: Wait, count: int) -> None:
+        """Postpone sending `count` events; reduce how many are sent at once where their number can be the cause."""
+        self._postpone(wait.seconds, wait.reason, parked_at=None)
+        extra = {"events": count, "attempt": self._attempts, "wait_seconds": round(wait.seconds, 3), "why": wait.reason}
+        log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra})
+        if wait.is_halved:
+            self._size = self._size.after_failure(count)
+            log.info("batch.size_reduced", extra={"sink": self._sink.name, "events": self._size.now})
 
     def _shrunk(self, piece: _Piece, index: int, reason: str, status: int | None) -> _Piece:
         """The piece with one event, which alone is too large for the other side, half as long or dead."""

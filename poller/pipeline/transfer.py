@@ -115,7 +115,7 @@ class Transfer:
         while not self._stop.is_set():
             # Asked before the step: what is committed in between is delivered by it, or by a later one.
             is_collected = self._is_collected.is_set()
-            progress = deliverer.step()
+            progress = deliverer.step(is_last=is_collected)
             self._delivered[index] += progress.settled
             if deliverer.refusal:
                 hint = "nothing is lost: replace the key and run the same command again"
@@ -126,7 +126,8 @@ class Transfer:
                 wakeup.wait()
                 wakeup.clear()
             elif progress.wait_seconds:
-                self._stop.wait(progress.wait_seconds)
+                wakeup.wait(progress.wait_seconds)  # a batch that waits to be filled is sent when all is collected
+                wakeup.clear()
 
     def _wake(self) -> None:
         for wakeup in self._wakeups:

@@ -33,10 +33,13 @@ class AgeLimit:
         }
         if not refused:
             return send(events)
-        young = [event for index, event in enumerate(events) if index not in refused]
-        outcome = send(young) if young else Accepted()
-        # Without the status: it is none of the refused events'.
-        return Accepted(refused) if isinstance(outcome, Accepted) else outcome
+        young = [index for index in range(len(events)) if index not in refused]
+        outcome = send([events[index] for index in young]) if young else Accepted()
+        if not isinstance(outcome, Accepted):
+            return outcome
+        refused |= {young[index]: reason for index, reason in outcome.refused.items()}
+        # Without the status: it is not that of the events that were not sent.
+        return Accepted(refused, tuple(young[index] for index in outcome.retry), None, outcome.later)
 
 
 def _stamped(event: OutboxEvent) -> OutboxEvent:

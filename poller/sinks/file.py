@@ -59,9 +59,9 @@ class FileSink(Configured):
             try:
                 self._append(path, [self._render(events[index]) for index in indexes])
             except OSError as error:
-                if not written:
-                    return RetryAfter(f"{path}: {error.strerror}")
-                return Accepted(retry=tuple(index for index in range(len(events)) if index not in written))
+                later = RetryAfter(f"{path}: {error.strerror}")
+                rest = tuple(index for index in range(len(events)) if index not in written)
+                return Accepted(retry=rest, later=later) if written else later
             written.update(indexes)
         return Accepted()
 

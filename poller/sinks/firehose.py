@@ -188,10 +188,10 @@ def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
     }
     if not failed:
         return Accepted(status=200)
+    words = ", ".join(sorted(set(failed.values())))
     if len(failed) == count:
-        # Nothing was taken: to send all of it again at once would be the wrong answer to a throttled stream.
-        return RetryAfter(f"no record was taken: {', '.join(sorted(set(failed.values())))}")
-    return Accepted(retry=tuple(failed))
+        return RetryAfter(f"no record was taken: {words}")
+    return Accepted(retry=tuple(failed), later=RetryAfter(f"{len(failed)} of {count} records were not taken: {words}"))
 
 
 def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -> Outcome:

@@ -1,13 +1,15 @@
-"""The deliverer, where the state cannot take down what the sink has taken."""
+"""The deliverer: what it does with what a sink took, in part or not at all, and what a full disk changes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from poller.delivery import Accepted, Outcome
+from poller.config.sinks import StdoutSink as Settings
+from poller.delivery import GROW_AFTER_BATCHES, HALVE_AT_ATTEMPT, Accepted, Outcome, RetryAfter
 from poller.errors import StateFullError
 from poller.events import Event, OutboxEvent
 from poller.pipeline.deliver import Deliverer
@@ -55,3 +57,139 @@ def test_what_a_sink_took_while_the_disk_was_full_is_settled_before_the_end(
     assert deliverer.step().settled == 0
     assert len(sink.taken) == 3
     state.close()
+
+
+class Scripted(StdoutSink):
+    """Answers as `answer` says, and remembers how many events each send had."""
+
+    def __init__(self, answer: Callable[[Sequence[OutboxEvent]], Outcome], **settings: Any) -> None:
+        super().__init__(Settings(**{"name": "out", "batch_age_seconds": 0.0, **settings}))
+        self.sizes: list[int] = []
+        self.taken: list[int] = []
+        self._answer = answer
+
+    def send(self, events: Any) -> Outcome:
+        self.sizes.append(len(events))
+        outcome = self._answer(events)
+        if isinstance(outcome, Accepted):
+            self.taken += [event.time_us for index, event in enumerate(events) if index not in outcome.retry]
+        return outcome
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = State.open(tmp_path, "run")
+    state.contracts.enrol([CONTRACT], "default", 0, 0)
+    yield state
+    state.close()
+
+
+def collect(state: State, count: int, start: int = 1) -> None:
+    events = [Event(number, number.to_bytes(16), b"{}", True, True) for number in range(start, start + count)]
+    state.contracts.commit_window(Commit(CONTRACT, Window(0, 9), count, events, count, events, 9, advance_to=9))
+
+
+def run(deliverer: Deliverer, clock: Clock, sends: int = 1000, *, until: Callable[[], bool] = lambda: False) -> None:
+    """Deliver until nothing waits, for at most so many steps, the clock moved on over each wait."""
+    for _ in range(sends):
+        wait = deliverer.step().wait_seconds
+        if wait is None or until():
+            return
+        clock.now += wait
+
+
+def test_a_batch_that_times_out_again_and_again_is_sent_in_smaller_ones(state: State, clock: Clock) -> None:
+    fits = lambda events: Accepted() if len(events) <= 30 else RetryAfter("time-out", is_size_suspect=True)  # noqa: E731
+    sink = Scripted(fits)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 100)
+    run(deliverer, clock)
+    assert sink.sizes[: HALVE_AT_ATTEMPT + 2] == [100] * HALVE_AT_ATTEMPT + [50, 25]
+    assert sink.taken == list(range(1, 101))
+    collect(state, 100, 101)
+    sink.sizes.clear()
+    run(deliverer, clock)
+    assert sink.sizes == [25] * 4
+    assert sink.taken == list(range(1, 201))
+
+
+def test_batches_grow_to_their_size_again(state: State, clock: Clock) -> None:
+    answers = iter([RetryAfter("429", is_size_suspect=True)] * 4)
+    sink = Scripted(lambda events: next(answers, Accepted()))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 8)
+    run(deliverer, clock)
+    for number in range(2 * GROW_AFTER_BATCHES):
+        collect(state, 1, 100 + number)
+        run(deliverer, clock)
+    sink.sizes.clear()
+    collect(state, 800, 1000)
+    run(deliverer, clock)
+    assert max(sink.sizes) >= 8
+
+
+def test_how_often_a_batch_failed_outlives_a_restart(state: State, clock: Clock) -> None:
+    sink = Scripted(lambda events: RetryAfter("time-out", is_size_suspect=True))
+    collect(state, 8)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 8)
+    run(deliverer, clock, HALVE_AT_ATTEMPT - 1)
+    again = Deliverer(state.outbox, sink, clock=clock)
+    run(again, clock, 3)
+    assert sink.sizes == [8] * HALVE_AT_ATTEMPT + [4]
+
+
+def test_a_sink_that_takes_one_event_of_many_is_paced_and_what_it_took_first_is_settled(
+    state: State, clock: Clock
+) -> None:
+    rest: Callable[[Sequence[OutboxEvent]], Outcome] = lambda events: Accepted(  # noqa: E731
+        retry=tuple(range(1, len(events))), later=RetryAfter("throttled", 7.0)
+    )
+    sink = Scripted(rest)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 5)
+    for number in range(1, 5):
+        progress = deliverer.step()
+        assert progress.settled == 1
+        assert progress.wait_seconds is not None
+        assert progress.wait_seconds >= 7.0
+        assert deliverer.step().settled == 0
+        (row,) = state.outbox.sinks()
+        assert (row.delivered, row.attempts, row.failure) == (number, number, "throttled")
+        clock.now += progress.wait_seconds
+    run(deliverer, clock)
+    assert sink.taken == [1, 2, 3, 4, 5]
+    assert sink.sizes == [5, 4, 3, 2, 1]
+
+
+def test_events_taken_behind_one_that_was_not_are_not_sent_again(state: State, clock: Clock) -> None:
+    answers = iter([Accepted(retry=(1, 3), later=RetryAfter("throttled"))])
+    sink = Scripted(lambda events: next(answers, Accepted()))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 5)
+    run(deliverer, clock)
+    assert sink.sizes == [5, 2]
+    assert sorted(sink.taken) == [1, 2, 3, 4, 5]
+    assert state.overview().sinks[0].waiting == 0
+
+
+def test_the_last_batch_does_not_wait_to_be_filled(state: State, clock: Clock) -> None:
+    sink = Scripted(lambda events: Accepted(), batch_age_seconds=3600.0)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 5)
+    clock.now = 10.0
+    assert deliverer.step() == (0, 3599.0)
+    assert deliverer.step(is_last=True).settled == 5

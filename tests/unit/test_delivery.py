@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.delivery import (
+    GROW_AFTER_BATCHES,
+    HALVE_AT_ATTEMPT,
     MAX_RETRY_AFTER_SECONDS,
     PARKED_RETRY_SECONDS,
     Accepted,
+    BatchSize,
     CredentialsRefused,
     Decision,
     Halve,
@@ -36,7 +39,13 @@ POLICY = RetryPolicy(initial_seconds=1.0, max_seconds=8.0)
         (Accepted(), 10, 1, Settle({})),
         (Accepted(), 1, 9, Settle({})),
         (Accepted({3: "too old"}, (), 400), 10, 1, Settle({3: "too old"}, (), 400)),
-        (Accepted({0: "bad"}, (1, 2)), 3, 1, Settle({0: "bad"}, (1, 2))),
+        (
+            Accepted({0: "bad"}, (1, 2), None, RetryAfter("throttled", 20.0)),
+            3,
+            2,
+            Settle({0: "bad"}, (1, 2), None, Wait(21.0, "throttled")),
+        ),
+        (Accepted({}, (1,)), 3, 1, Settle({}, (1,), None, Wait(0.5, "some events of the batch were not taken"))),
         (Refused("bad field", 400), 10, 1, Halve()),
         (Refused("bad field", 400), 2, 1, Halve()),
         (Refused("bad field", 400), 1, 1, Settle({0: "bad field"}, (), 400)),
@@ -54,6 +63,49 @@ POLICY = RetryPolicy(initial_seconds=1.0, max_seconds=8.0)
 )
 def test_what_follows_from_an_outcome(outcome: Outcome, count: int, attempt: int, expected: Decision) -> None:
     assert decide(outcome, count, attempt, POLICY, lambda: 0.5) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "attempt", "is_reduced", "is_halved"),
+    [
+        (10, 1, False, False),
+        (10, HALVE_AT_ATTEMPT - 1, False, False),
+        (10, HALVE_AT_ATTEMPT, False, True),
+        (10, 99, False, True),
+        (10, 1, True, True),
+        (1, 99, True, False),
+    ],
+)
+def test_a_batch_whose_size_may_be_the_cause_is_halved_when_it_failed_again_and_again(
+    count: int, attempt: int, is_reduced: bool, is_halved: bool
+) -> None:
+    timed_out = RetryAfter("time-out", is_size_suspect=True)
+    for outcome, in_part in ((timed_out, False), (Accepted(retry=tuple(range(count)), later=timed_out), True)):
+        decision = decide(outcome, count, attempt, POLICY, lambda: 0.5, is_reduced=is_reduced)
+        wait = decision.later if in_part and isinstance(decision, Settle) else decision
+        assert isinstance(wait, Wait)
+        assert wait.is_halved is is_halved
+
+
+def test_what_has_nothing_to_do_with_the_size_never_makes_batches_smaller() -> None:
+    assert decide(RetryAfter("503"), 10, 99, POLICY, lambda: 0.5, is_reduced=True) == Wait(4.0, "503")
+
+
+def test_batches_grow_again_after_many_in_a_row_were_taken() -> None:
+    size = BatchSize(1000, 1000).after_failure(500)
+    assert (size.now, size.is_reduced) == (250, True)
+    for taken in range(1, GROW_AFTER_BATCHES):
+        size = size.after_success()
+        assert (size.now, size.taken) == (250, taken)
+    assert size.after_success().now == 500
+    for _ in range(3 * GROW_AFTER_BATCHES):
+        size = size.after_success()
+    assert size == BatchSize(1000, 1000)
+    assert not size.is_reduced
+
+
+def test_a_batch_is_never_smaller_than_one_event() -> None:
+    assert BatchSize(1000, 1).after_failure(1).now == 1
 
 
 @pytest.mark.parametrize("outcome", [Refused("bad"), TooLarge("large"), CredentialsRefused("no"), RetryAfter("later")])

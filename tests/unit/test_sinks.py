@@ -29,6 +29,7 @@ from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, T
 from poller.errors import StoppedError
 from poller.events import OutboxEvent
 from poller.sinks import build_sink, logging_service, loki
+from poller.sinks.age import AgeLimit
 from poller.sinks.http import outcome_of, words_of
 from poller.transport import Response
 from tests.support import TOP, clean_environment
@@ -417,3 +418,16 @@ def test_a_file_sink_brings_no_http_library(tmp_path: Path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=TOP, env=clean_environment(), check=False)
     assert done.returncode == 0
+
+
+# Age
+
+
+def test_what_a_sink_refuses_or_wants_again_is_said_of_the_right_event_beside_those_that_are_too_old():
+    later = RetryAfter("throttled")
+    limit = AgeLimit(100, "100 seconds", "dead-letter", lambda: NOON)
+    events = [event(500), event(1), event(500), event(2), event(3)]
+    outcome = limit.send(events, lambda young: Accepted({0: "bad"}, (2,), 400, later))
+    assert outcome.refused == {0: outcome.refused[0], 1: "bad", 2: outcome.refused[2]}
+    assert "older than 100 seconds" in outcome.refused[0]
+    assert outcome[1:] == ((4,), None, later)

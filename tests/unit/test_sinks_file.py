@@ -219,7 +219,7 @@ def test_days_that_were_written_are_not_written_again(tmp_path):
     (tmp_path / "2026-05-02").mkdir()
     batch = [event(1, MIDNIGHT - 1), event(2, MIDNIGHT), event(3, MIDNIGHT - 1), event(4, MIDNIGHT + 1)]
     outcome = target.send(batch)
-    assert outcome == Accepted(retry=(1, 3))
+    assert outcome == Accepted(retry=(1, 3), later=RetryAfter(f"{tmp_path / '2026-05-02'}: Is a directory"))
     rest = [batch[index] for index in outcome.retry]
     assert isinstance(target.send(rest), RetryAfter)
     (tmp_path / "2026-05-02").rmdir()

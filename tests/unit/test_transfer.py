@@ -21,7 +21,7 @@ class Deliverer:
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
 
-    def step(self) -> Progress:
+    def step(self, *, is_last: bool = False) -> Progress:
         if self._error is not None:
             raise self._error
         return Progress(0, None)
