@@ -40,6 +40,7 @@ def check_fluent_bit(path: Path, config: Config | None) -> list[Finding]:
     if not ours and (commands or not pushed):
         return [_no_fetch(commands)]
     findings = [finding for section in ours for finding in _check_exec(section, sections)]
+    findings += [finding for section in sections if section.kind == "service" for finding in _check_service(section)]
     for section in (*ours, *pushed):
         findings += _check_storage(section, sections)
         findings += _check_outputs(section, sections, config, path)
@@ -159,6 +160,15 @@ def _check_parser(section: Section, sections: Sequence[Section], time_key: str) 
 
 
 # What lies between
+
+
+def _check_service(section: Section) -> Iterator[Finding]:
+    if section.is_on("storage.checksum"):
+        message = "with storage.checksum on, chunks that are open when Fluent Bit is killed are never sent"
+        yield warn(NAME, f"{section.title}: {message}", "set storage.checksum off, which sends them after all")
+    if section.get("json.escape_unicode", "on").lower() not in ("off", "false", "no"):
+        message = "a letter such as `ü` becomes 6 bytes, and the receiver may refuse what was short enough before"
+        yield warn(NAME, f"{section.title}: {message}", "set json.escape_unicode off")
 
 
 def _check_storage(section: Section, sections: Sequence[Section]) -> Iterator[Finding]:

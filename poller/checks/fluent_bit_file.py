@@ -30,7 +30,8 @@ class Section(NamedTuple):
         return self.keys.get(key.lower(), [default])[-1]
 
     def is_on(self, key: str) -> bool:
-        return self.get(key).lower() in ("on", "true", "yes", "1")
+        """As Fluent Bit reads it: `1` is not on."""
+        return self.get(key).lower() in ("on", "true", "yes")
 
     @property
     def title(self) -> str:

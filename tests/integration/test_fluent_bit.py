@@ -37,7 +37,7 @@ MINIMAL_BUFFER_BYTES = 2_000_000
 _INPUT = {"name", "tag", "storage.type", "threaded"}
 _SERVICE = "flush log_level parsers_file grace scheduler.cap storage.path storage.sync storage.checksum"
 KEYS = {
-    "service": {*_SERVICE.split(), "storage.backlog.mem_limit"},
+    "service": {*_SERVICE.split(), "storage.backlog.mem_limit", "json.escape_unicode"},
     "parser": {"name", "format", "time_key", "time_format", "time_keep"},
     "input exec": {*_INPUT, "command", "parser", "interval_sec", "interval_nsec", "buf_size", "oneshot"},
     "input http": {*_INPUT, "listen", "port", "tag_key", "buffer_max_size", "buffer_chunk_size"},
@@ -102,6 +102,8 @@ def test_nothing_is_dropped_that_a_setting_can_keep(file: str) -> None:
     pipeline = PIPELINES[file]
     (source,), (target,) = pipeline.inputs, pipeline.outputs
     assert pipeline.service["storage.path"]
+    assert pipeline.service["storage.checksum"] == "off"  # else what was open at a kill is never sent
+    assert pipeline.service["json.escape_unicode"] == "off"  # else a line may grow threefold, and be refused
     assert source["storage.type"] == "filesystem"
     assert "mem_buf_limit" not in source
     assert target["retry_limit"] == "no_limits"

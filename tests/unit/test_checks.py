@@ -304,6 +304,9 @@ MISTAKES = [
     ("Buf_Size          2M", "", "fail", ("4096 by default", "2M")),
     ("Buf_Size          2M", "Buf_Size          much", "fail", ("is not a size",)),
     ("Threaded          On", "", "warn", ("stands still", "Threaded on")),
+    ("storage.checksum           off", "storage.checksum  on", "warn", ("never sent", "storage.checksum off")),
+    ("storage.checksum           off", "STORAGE.CHECKSUM  Yes", "warn", ("never sent", "storage.checksum off")),
+    ("json.escape_unicode        off", "", "warn", ("6 bytes", "json.escape_unicode off")),
     ("storage.type      filesystem", "", "warn", ("in memory", "storage.type filesystem")),
     ("    storage.path ", "    storage.other ", "fail", ("needs storage.path",)),
     ("Parser            ionos-activity", "Parser            nope", "fail", ("no parser nope", "Parsers_File")),
@@ -394,6 +397,15 @@ def test_the_configurations_of_this_project_have_no_mistake(path: Path) -> None:
         only(check_fluent_bit(path, None), "no exec input")
     else:
         assert only(check_fluent_bit(path, None)).level == "ok"
+
+
+@pytest.mark.parametrize("on", ["on", "On", "true", "TRUE", "yes", '"on"'])
+@pytest.mark.usefixtures("program")
+def test_a_checksum_that_loses_chunks_is_named_in_yaml_however_it_is_spelled(tmp_path: Path, on: str) -> None:
+    text = (TOP / "fluent-bit" / "push.yaml").read_text()
+    path = tmp_path / "push.yaml"
+    path.write_text(text.replace("storage.checksum: off", f"storage.checksum: {on}"))
+    assert only(check_fluent_bit(path, None), "never sent", "storage.checksum off").level == "warn"
 
 
 def test_yaml_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
