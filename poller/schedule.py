@@ -222,6 +222,7 @@ class Schedule:
             log.warning("contract.gone", extra={"contract": contract})
         for contract in sorted(set(contracts) - self._contracts):
             log.info("contract.discovered", extra={"contract": contract})
+            self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
             poll = self._guarded(lambda contract=contract: self._poll(contract))  # type: ignore[misc]
             self._scheduler.add_job(poll, _Spread(self.parts.config.poll.interval_seconds), id=f"poll-{contract}")
         self._contracts = set(contracts)

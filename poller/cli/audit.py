@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -15,15 +16,18 @@ from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, 
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StateHeldError, StoppedError
-from poller.pipeline.audit import Difference, closed_span, open_hour, whole_hours
+from poller.pipeline.audit import Difference, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
 from poller.store import State
+from poller.store.contracts import Contract
 from poller.windows import Window, format_time
 
 # How long a repair that the daemon does is waited for: its next poll begins within an interval, and takes this long.
 _DAEMON_SECONDS = 60.0
 _LONGEST_WAIT_SECONDS = 600.0
 _LOOK_AGAIN_SECONDS = 0.5
+_MAX_REPAIRS = 5  # more may become visible while one is done
+_TOLD_BEGINNINGS = 3
 
 
 @click.command("audit", cls=GlobalOptionsCommand)
@@ -45,9 +49,10 @@ def command(
 ) -> int:
     """Compare what the API says it holds with what was collected, per contract and hour.
 
-    Every hour that the range touches, as far as it is over: what is younger than poll.overlap may still be on its way.
-    Exit code 0 when all is equal, or repaired; 1 when something differs. What `--repair` collects waits for the next `run`
-    or `fetch` to be delivered; while `run` runs, it collects it itself at its next poll, which is waited for.
+    Every hour that the range touches, up to poll.overlap ago: what is younger may still be on its way. What lies before
+    collecting began is named, and is no difference: `backfill` exports it. Exit code 0 when all is equal, or repaired; 1 when
+    something differs. What `--repair` collects waits for the next `run` or `fetch` to be delivered; while `run` runs, it
+    collects it itself at its next poll, which is waited for.
 
     \b
     Examples:
@@ -73,6 +78,15 @@ def command(
     return until_stopped(work)
 
 
+class _Before(NamedTuple):
+    """What of the range lies before the collecting of a contract began. `at_api` is None where the API does not say."""
+
+    contract: str
+    window: Window
+    at_api: int | None
+    is_exact: bool
+
+
 class _Audit:
     def __init__(self, config: Config, state: State, stop: threading.Event, use: str, *, as_json: bool) -> None:
         self._config = config
@@ -81,40 +95,49 @@ class _Audit:
         self._use = use
         self._as_json = as_json
         self._accounts = activity_logs(config, stop)
-        self._collector = Collector(state, self._accounts, config, stop=stop)
+        self._now = time.time()
+        # What is compared again after a repair is what was compared before it.
+        self._collector = Collector(state, self._accounts, config, stop=stop, clock=lambda: self._now)
 
-    def run(self, span: Window, only: Sequence[str], *, repair: bool) -> int:
-        contracts = self._contracts(only)
-        span = whole_hours(span)
-        reached = self._reached(span)
+    def run(self, asked: Window, only: Sequence[str], *, repair: bool) -> int:
+        rows = self._contracts(only)
+        contracts, span = [row.contract for row in rows], whole_hours(asked)
+        reached = _around([self._parts(row, span).compared for row in rows])
+        before = [self._before(row, part) for row in rows if (part := self._parts(row, asked).before) is not None]
         differences, failures = self._compare(contracts, span)
         compared = len(contracts) - len(failures)
         if not self._as_json:
-            self._show(compared, reached, differences, is_complete=not failures)
-        if missing := sum(difference.missing for difference in differences if not repair and not self._as_json):
+            self._show(compared, reached, differences, before, is_complete=not failures)
+        if missing := _missing(differences) if not repair and not self._as_json else 0:
             note(f"{missing:,} entries are missing; the same with --repair collects them")
         if repair and differences:
-            failures += self._repair(differences)
-            differences, failed = self._compare(contracts, span)
+            differences, failed = self._repair_all(contracts, span, differences)
             failures += failed
-            missing = sum(difference.missing for difference in differences)
+            missing = _missing(differences)
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
         if self._as_json:  # one answer: what is so in the end
-            self._show(compared, reached, differences, is_complete=not failures)
+            self._show(compared, reached, differences, before, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
         for line in imbalances:
             tell(f"the books do not balance: {line}")
         return EXIT_INCOMPLETE if differences or imbalances or (failures and compared) else code
 
-    def _reached(self, span: Window) -> Window | None:
-        """How far a span is compared; None where nothing of it is over."""
-        bounds = (0, time.time(), self._config.poll.overlap_seconds)
-        parts = [part for part in (closed_span(span, *bounds), open_hour(span, *bounds)) if part is not None]
-        return Window(parts[0].start, parts[-1].end) if parts else None
+    def _parts(self, row: Contract, span: Window) -> Parts:
+        return parts_of(span, row.origin, self._now, self._config.poll.overlap_seconds)
 
-    def _contracts(self, only: Sequence[str]) -> list[str]:
-        known = [row.contract for row in self._state.contracts.all()]
+    def _before(self, row: Contract, window: Window) -> _Before:
+        """How much lies before the beginning. It is no difference, so that the API does not say is no failure."""
+        try:
+            return _Before(row.contract, window, *self._collector.count_roughly(row.contract, window))
+        except StateError:
+            raise
+        except PollerError:
+            return _Before(row.contract, window, None, is_exact=False)
+
+    def _contracts(self, only: Sequence[str]) -> list[Contract]:
+        rows = self._state.contracts.all()
+        known = [row.contract for row in rows]
         if unknown := sorted(set(only) - set(known)):
             hint = f"`{self._use}` has collected: {', '.join(known) or 'none'}"
             raise ConfigError([Problem("--contract", f"{', '.join(unknown)} was never collected", hint)])
@@ -123,7 +146,7 @@ class _Audit:
             raise StateError(
                 f"`{self._use}` has not collected any contract yet: there is nothing to compare", hint=hint
             )
-        return [contract for contract in known if not only or contract in only]
+        return [row for row in rows if not only or row.contract in only]
 
     def _compare(self, contracts: Sequence[str], span: Window) -> tuple[list[Difference], list[PollerError]]:
         differences: list[Difference] = []
@@ -139,34 +162,69 @@ class _Audit:
         return differences, failures
 
     def _show(
-        self, count: int, reached: Window | None, differences: Sequence[Difference], *, is_complete: bool
+        self,
+        count: int,
+        reached: Window | None,
+        differences: Sequence[Difference],
+        before: Sequence[_Before],
+        *,
+        is_complete: bool,
     ) -> None:
         """`count` contracts were compared, so far (None: not at all); `is_complete` says that it is all."""
         if self._as_json:
-            rows = [
-                {
-                    "contract": difference.contract,
-                    "from": format_time(difference.window.start),
-                    "to": format_time(difference.window.end),
-                    "at_api": difference.at_api,
-                    "collected": difference.collected,
-                    "missing": difference.missing,
-                }
-                for difference in differences
-            ]
-            compared = {"from": format_time(reached.start), "to": format_time(reached.end)} if reached else None
-            answer = {"use": self._use, "equal": is_complete and not rows, "compared": compared, "differences": rows}
-            click.echo(msgspec.json.encode(answer))
+            self._show_json(reached, differences, before, is_complete=is_complete)
             return
-        if not differences:
-            if reached is None:
-                click.echo("nothing was compared: what is younger than poll.overlap may still be on its way")
-            elif count:
-                click.echo(f"equal: {count} contracts, {reached}, every hour as the API counts it")
-            return
-        click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
-        for row in differences:
-            click.echo(f"{row.contract:<10} {row.window!s:<41} {row.at_api:>7} {row.collected:>9} {row.missing:>7}")
+        if differences:
+            click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
+            for row in differences:
+                click.echo(f"{row.contract:<10} {row.window!s:<41} {row.at_api:>7} {row.collected:>9} {row.missing:>7}")
+        elif reached is None and before:
+            click.echo("nothing was compared: all of it lies before collecting began")
+        elif reached is None:
+            click.echo("nothing was compared: what is younger than poll.overlap may still be on its way")
+        elif count:
+            click.echo(f"equal: {count} contracts, {reached}, every hour as the API counts it")
+        _tell_before(before)
+
+    def _show_json(
+        self, reached: Window | None, differences: Sequence[Difference], before: Sequence[_Before], *, is_complete: bool
+    ) -> None:
+        rows = [
+            {
+                "contract": difference.contract,
+                **_range(difference.window),
+                "at_api": difference.at_api,
+                "collected": difference.collected,
+                "missing": difference.missing,
+            }
+            for difference in differences
+        ]
+        beginnings = [
+            {"contract": row.contract, **_range(row.window), "at_api": row.at_api, "is_exact": row.is_exact}
+            for row in before
+        ]
+        answer = {
+            "use": self._use,
+            "equal": is_complete and not rows,
+            "compared": None if reached is None else _range(reached),
+            "differences": rows,
+            "before_collecting": beginnings,
+        }
+        click.echo(msgspec.json.encode(answer))
+
+    def _repair_all(
+        self, contracts: Sequence[str], span: Window, differences: list[Difference]
+    ) -> tuple[list[Difference], list[PollerError]]:
+        """Repair and compare until nothing is missing, or a repair changes nothing. Returns what differs in the end."""
+        failures: list[PollerError] = []
+        for _ in range(_MAX_REPAIRS):
+            missing = _missing(differences)
+            failures += self._repair(differences)
+            differences, failed = self._compare(contracts, span)
+            failures += failed
+            if failures or not 0 < _missing(differences) < missing:
+                break
+        return differences, failures
 
     def _repair(self, differences: Sequence[Difference]) -> list[PollerError]:
         """Have the missing hours read: by a running `run`, or else here and now."""
@@ -208,3 +266,44 @@ class _Audit:
                 return None
             if self._stop.wait(_LOOK_AGAIN_SECONDS):
                 raise StoppedError("asked to stop")
+
+
+def _missing(differences: Sequence[Difference]) -> int:
+    return sum(difference.missing for difference in differences)
+
+
+def _range(window: Window) -> dict[str, str]:
+    return {"from": format_time(window.start), "to": format_time(window.end)}
+
+
+def _around(windows: Sequence[Window | None]) -> Window | None:
+    """From the first hour to the end of what was compared; None where nothing was."""
+    present = [window for window in windows if window is not None]
+    if not present:
+        return None
+    first = whole_hours(min(present))  # the hour in which collecting began counts from then
+    return Window(first.start, max(window.end for window in present))
+
+
+def _tell_before(before: Sequence[_Before]) -> None:
+    """In a line for each beginning: contracts found at once have the same."""
+    groups: dict[Window, list[_Before]] = {}
+    for row in before:
+        groups.setdefault(row.window, []).append(row)
+    for window, rows in list(groups.items())[:_TOLD_BEGINNINGS]:
+        of = f" of {len(rows)} contracts" if len(rows) > 1 else f" of contract {rows[0].contract}"
+        note(
+            f"not compared: {window} lies before collecting began, {_count(rows)}{of};"
+            f" `ionos-poller backfill --from {format_time(window.start)} --to {format_time(window.end)} --output FILE`"
+            " exports them"
+        )
+    if len(groups) > _TOLD_BEGINNINGS:
+        note(f"... and {len(groups) - _TOLD_BEGINNINGS} more beginnings: --json names each")
+
+
+def _count(rows: Sequence[_Before]) -> str:
+    counts = [row.at_api for row in rows if row.at_api is not None]
+    if not counts:
+        return "an unknown number of entries"
+    is_exact = len(counts) == len(rows) and all(row.is_exact for row in rows)
+    return f"{'' if is_exact else 'at least '}{sum(counts):,} entries"

@@ -124,7 +124,12 @@ def _as_data(use: Use) -> dict[str, object]:
     return {
         "process": use.process,
         "contracts": [
-            {**row._asdict(), "watermark": format_time(row.watermark), "lag_seconds": round(now - row.watermark, 3)}
+            {
+                **row._asdict(),
+                "complete_from": format_time(row.origin),
+                "watermark": format_time(row.watermark),
+                "lag_seconds": round(now - row.watermark, 3),
+            }
             for row in state.contracts
         ],
         "sinks": [
@@ -143,6 +148,15 @@ def _as_data(use: Use) -> dict[str, object]:
                 "balanced": row.is_balanced,
             }
             for row in state.sinks
+        ],
+        "pending": [
+            {
+                "contract": span.contract,
+                "start": format_time(span.window.start),
+                "end": format_time(span.window.end),
+                "purpose": span.purpose,
+            }
+            for span in state.pending
         ],
         "filtered": state.filtered,
         "outbox": state.outbox._asdict(),

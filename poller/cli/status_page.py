@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
 _CONTRACTS_AT_A_GLANCE = 20
+_PENDING_AT_A_GLANCE = 5
 
 
 def console() -> Console:
@@ -104,6 +105,12 @@ def _troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
     for contract in use.state.contracts:
         if contract.failure:
             yield _line("red", f"contract {contract.contract}: {contract.failure}")
+    for span in use.state.pending[:_PENDING_AT_A_GLANCE]:
+        yield _line("yellow", f"contract {span.contract}: not complete yet, {span.window} is still to be read")
+    if len(use.state.pending) > _PENDING_AT_A_GLANCE:
+        yield _line(
+            "yellow", f"... and {len(use.state.pending) - _PENDING_AT_A_GLANCE:,} more spans: --json names each"
+        )
     for row in use.state.sinks:
         sink = row.sink
         if _has_left(config, row, use):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.errors import TransientError
-from poller.events import Event
+from poller.events import Event, Page
 from poller.reading import USUAL_CAP, Limits, Reading, Source, Split, WindowReader
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
@@ -48,23 +48,40 @@ class Difference(NamedTuple):
         return max(0, self.at_api - self.collected)
 
 
-def closed_span(span: Window, origin: int, now: float, overlap_seconds: int) -> Window | None:
-    """The whole hours of a span that are over, for long enough that ordinary lateness is too. None when there are none.
+class Parts(NamedTuple):
+    """What a span is for an audit; each part is None when it is nothing.
 
-    The hour in which collecting began counts from that second, `origin`.
+    What lies `before` collecting began is no difference; totals compare the `closed` hours; only reading compares what of the
+    last hour is `open`.
     """
-    start = _hour_of(span.start)
-    if start < origin < start + HOUR_SECONDS:
-        start = origin
-    end = _hour_of(min(span.end, int(now - overlap_seconds)))
-    return Window(start, end) if end > start else None
+
+    before: Window | None
+    closed: Window | None
+    open: Window | None
+
+    @property
+    def compared(self) -> Window | None:
+        """From where to where the span is compared."""
+        parts = [part for part in (self.closed, self.open) if part is not None]
+        return Window(parts[0].start, parts[-1].end) if parts else None
 
 
-def open_hour(span: Window, origin: int, now: float, overlap_seconds: int) -> Window | None:
-    """What of a span lies behind its closed hours, up to where ordinary lateness is over. None when that is nothing."""
-    reach = int(now - overlap_seconds)
-    start, end = max(origin, _hour_of(reach)), min(span.end, reach)
-    return Window(start, end) if max(start, span.start) < end else None
+def parts_of(span: Window, origin: int, now: float, overlap_seconds: int) -> Parts:
+    """The parts of a span for a contract whose collecting began at `origin`. Hours that the span touches are looked at whole.
+
+    Nothing younger than the overlap is compared: it may still be on its way.
+    """
+    end = min(span.end, int(now - overlap_seconds))
+    start, cut = max(_hour_of(span.start), origin), _hour_of(end)
+    return Parts(
+        before=_window(span.start, min(origin, span.end)),
+        closed=_window(start, cut),
+        open=_window(max(start, cut), end),
+    )
+
+
+def _window(start: int, end: int) -> Window | None:
+    return Window(start, end) if start < end else None
 
 
 def whole_hours(span: Window) -> Window:
@@ -144,6 +161,15 @@ class Auditor:
             else:
                 yield result
 
+    def count_roughly(self, span: Window) -> tuple[int, bool]:
+        """How many entries the API holds in a span, and whether it counts that far, else it is at least so many.
+
+        One request a month.  Raises: what `Source.page` raises.
+        """
+        pages = [self._source.page(self._contract, month, 0, 1) for month in tile(span)]
+        count = sum(len(page.events) if page.total is None else page.total for page in pages)
+        return count, not any(page.total is None or self._is_capped(page) for page in pages)
+
     def count(self, window: Window) -> int:
         """How many entries the API holds in a window, however many; bisected where it does not count so far."""
         total = self._total(window)
@@ -186,10 +212,13 @@ class Auditor:
                 contract=self._contract,
                 hint="`ionos-poller audit` reads the entries instead",
             )
-        if page.is_capped or page.total in (self._limits.result_window, USUAL_CAP):
+        if self._is_capped(page):
             self._is_capping = True
             return None
         return page.total
+
+    def _is_capped(self, page: Page) -> bool:
+        return page.is_capped or page.total in (self._limits.result_window, USUAL_CAP)
 
     def _is_doubtful(self, total: int) -> bool:
         """Whether a total may be where the API was told to end counting. That it is what we have is believed, but no more."""

@@ -14,10 +14,10 @@ from poller.config import Config
 from poller.errors import AuthError, PollerError, StateError, StoppedError
 from poller.events import Event
 from poller.pipeline.ahead import ReadAhead
-from poller.pipeline.audit import Auditor, Difference, NoTotalsError, closed_span, open_hour
+from poller.pipeline.audit import Auditor, Difference, NoTotalsError, parts_of
 from poller.reading import Limits, Reading, WindowReader
 from poller.store import State
-from poller.store.contracts import Commit, Contract
+from poller.store.contracts import Commit, Contract, Range
 from poller.windows import Window, next_window, tile
 
 log = logging.getLogger(__name__)
@@ -254,10 +254,9 @@ class Collector:
         unseen = contracts.unseen(row.contract, reading.events)
         fresh = self._not_elsewhere(row.contract, unseen) if unseen else unseen
         kept, filtered = self._prepare(row.contract, fresh) if fresh else Prepared(fresh)
-        late = 0
-        if lane.of_range is None and row.watermark > row.origin:
-            late = sum(event.is_timed and event.time_us < row.watermark * _MICROSECONDS for event in unseen)
-        repaired = len(unseen) if lane.is_repair else 0
+        late, repaired = 0, len(unseen) if lane.is_repair else 0
+        if lane.of_range is None and (old := [event for event in unseen if _is_before(event, row.watermark)]):
+            late, repaired = _late_and_repaired(old, contracts.ranges(row.contract))
         # Both times with the difference of the clocks as it was told then: a clock may have been set in between.
         trusted = min(trusted, self._trusted_now(api, self._clock()))
         contracts.commit_window(
@@ -312,37 +311,50 @@ class Collector:
             raise StoppedError("asked to stop")
 
     def audit(self, contract: str, span: Window, *, by_reading: bool = False) -> list[Difference]:
-        """The closed hours of a span in which the API and the ledger disagree, oldest first.
+        """The hours of a span in which the API and the ledger disagree, oldest first, from where collecting began.
 
-        `by_reading`: also what totals cannot tell, the hour that is not over and all of it where the API gives none. That costs
-        as many requests as collecting it.  Raises: AuthError, TransientError, RejectedError, StateError, StoppedError.
+        Closed hours are compared by totals, the hour that is not over entry by entry, which costs a request a page.
+        `by_reading`: where the API gives no totals, closed hours are read as well. That costs as many requests as collecting
+        them.  Raises: AuthError, TransientError, RejectedError, StateError, StoppedError.
         """
-        row = self._state.contracts.get(contract)
-        if row is None:
-            raise ValueError(f"contract {contract} is not in the state")
-        bounds = (row.origin, self._clock(), self._config.poll.overlap_seconds)
-        closed = closed_span(span, *bounds)
-        rest = open_hour(span, *bounds) if by_reading else None
-        if closed is None and rest is None:
+        row = self._known(contract)
+        parts = parts_of(span, row.origin, self._clock(), self._config.poll.overlap_seconds)
+        if parts.compared is None:
             return []
-        if row.account not in self._accounts:
-            hint = "put it back into the configuration, or audit the other contracts by name with --contract"
-            raise PollerError(f"its account {row.account} is not configured", contract=contract, hint=hint)
-        auditor = Auditor(self._accounts[row.account], contract, self._limits)
+        auditor = self._auditor(row)
 
         def read(part: Window) -> list[Difference]:
             counts = self._state.contracts.counts(contract, part.start, part.end)
             return auditor.read(part, counts, lambda events: self._state.contracts.unseen(contract, events))
 
         found: list[Difference] = []
-        if closed is not None:
+        if (closed := parts.closed) is not None:
             try:
                 found += auditor.compare(closed, self._state.contracts.counts(contract, closed.start, closed.end))
             except NoTotalsError:
                 if not by_reading:
                     raise
                 found += read(closed)
-        return found + read(rest) if rest is not None else found
+        return found + read(parts.open) if parts.open is not None else found
+
+    def count_roughly(self, contract: str, span: Window) -> tuple[int, bool]:
+        """How many entries the API holds in a span, and whether that is all of them, not only at least so many.
+
+        Raises: AuthError, TransientError, RejectedError, StoppedError.
+        """
+        return self._auditor(self._known(contract)).count_roughly(span)
+
+    def _known(self, contract: str) -> Contract:
+        row = self._state.contracts.get(contract)
+        if row is None:
+            raise ValueError(f"contract {contract} is not in the state")
+        return row
+
+    def _auditor(self, row: Contract) -> Auditor:
+        if row.account not in self._accounts:
+            hint = "put it back into the configuration, or audit the other contracts by name with --contract"
+            raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
+        return Auditor(self._accounts[row.account], row.contract, self._limits)
 
     def repair(self, differences: Iterable[Difference]) -> int:
         """Have the hours with missing entries read once more, at the next poll of their contract.
@@ -367,6 +379,20 @@ def _skew(api: ActivityLog) -> float:
     """Our clock minus the API's in seconds, 0 where that is within what `Date` can tell."""
     skew = api.clock_skew_seconds
     return skew if abs(skew) > _TOLERATED_SKEW_SECONDS else 0.0
+
+
+def _is_before(event: Event, watermark: int) -> bool:
+    return event.is_timed and event.time_us < watermark * _MICROSECONDS
+
+
+def _late_and_repaired(old: Sequence[Event], pending: Sequence[Range]) -> tuple[int, int]:
+    """How many of these entries, all older than the watermark, are late, and how many an audit asked for.
+
+    What lies in a span that is still to be read is not late: nobody called that complete.
+    """
+    seconds = [event.time_us // _MICROSECONDS for event in old]
+    asked = [{span.purpose for span in pending if span.window.start <= second < span.window.end} for second in seconds]
+    return sum(not purposes for purposes in asked), sum("repair" in purposes for purposes in asked)
 
 
 def _unknown(contract: str) -> PollerError:

@@ -115,7 +115,11 @@ class Contracts:
                 )
 
     def add_range(self, contract: str, window: Window, purpose: str) -> None:
-        """Have a span read once more. Commits: the wish, so that it outlives a crash; it is not doubled."""
+        """Have a span read once more.
+
+        Commits: the wish, so that it outlives a crash; it is not doubled. And where the span reaches up to where collecting
+        began, that it began with the span: what lies between is complete but for what `ranges` gives.
+        """
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO ranges (contract, start, end, purpose) SELECT ?, ?, ?, ? WHERE NOT EXISTS"
@@ -123,20 +127,14 @@ class Contracts:
                 (contract, window.start, window.end, purpose),
             )
             connection.execute(
-                "UPDATE contracts SET origin = min(origin, ?) WHERE contract = ?", (window.start, contract)
+                "UPDATE contracts SET origin = ? WHERE contract = ? AND origin BETWEEN ? AND ?",
+                (window.start, contract, window.start, window.end),
             )
 
     def ranges(self, contract: str) -> list[Range]:
         """The spans still to be read, oldest first."""
         with self._database.reading() as connection:
-            rows = connection.execute(
-                f"SELECT id, start, end, purpose, seal = crc32({SEALED_RANGE}) FROM ranges"
-                " WHERE contract = ? ORDER BY start, id",
-                (contract,),
-            ).fetchall()
-            if not all(is_whole for *_, is_whole in rows):
-                raise DamagedRowError("a span still to be read fails its checksum")
-        return [Range(id_, contract, Window(start, end), purpose) for id_, start, end, purpose, _ in rows]
+            return read_ranges(connection, contract)
 
     def unseen(self, contract: str, events: Sequence[Event]) -> list[Event]:
         """Those of the events, each given once, that have not been collected before, in the same order."""
@@ -223,6 +221,18 @@ def _checked(row: tuple[Any, ...]) -> Contract:
 def read_filtered(connection: sqlite3.Connection) -> dict[str, int]:
     """How many events were left out for which reason, ever."""
     return dict(connection.execute("SELECT reason, count FROM filtered ORDER BY reason").fetchall())
+
+
+def read_ranges(connection: sqlite3.Connection, contract: str | None = None) -> list[Range]:
+    """The spans still to be read, of one contract or of all, oldest first.  Raises: DamagedRowError."""
+    rows = connection.execute(
+        f"SELECT id, contract, start, end, purpose, seal = crc32({SEALED_RANGE}) FROM ranges"
+        " WHERE ?1 IS NULL OR contract = ?1 ORDER BY start, id",
+        (contract,),
+    ).fetchall()
+    if not all(is_whole for *_, is_whole in rows):
+        raise DamagedRowError("a span still to be read fails its checksum")
+    return [Range(id_, name, Window(start, end), purpose) for id_, name, start, end, purpose, _ in rows]
 
 
 def read_contracts(connection: sqlite3.Connection) -> list[Contract]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from poller.events import Event
 from poller.store import dead_letters, ledger, outbox
-from poller.store.contracts import Contract, read_contracts, read_filtered
+from poller.store.contracts import Contract, Range, read_contracts, read_filtered, read_ranges
 from poller.store.database import Database, open_read_only, translated_reading
 from poller.store.outbox import Sink, Size
 
@@ -31,12 +31,13 @@ class SinkOverview(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """The whole state, read in one transaction."""
+    """The whole state, read in one transaction. `pending` are the spans that are still to be read besides the present."""
 
     contracts: list[Contract]
     sinks: list[SinkOverview]
     outbox: Size
     filtered: dict[str, int]
+    pending: Sequence[Range] = ()
 
     def imbalances(self) -> list[str]:
         """What does not add up, in a line each; empty when the books balance."""
@@ -102,7 +103,7 @@ def _read(connection: sqlite3.Connection) -> Overview:
             for sink in outbox.read_sinks(connection)
         ]
         size = Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
-        return Overview(read_contracts(connection), sinks, size, read_filtered(connection))
+        return Overview(read_contracts(connection), sinks, size, read_filtered(connection), read_ranges(connection))
 
 
 @contextmanager

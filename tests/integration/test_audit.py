@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
 
@@ -14,7 +15,7 @@ import pytest
 from poller.store.schema import with_functions
 from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
 from tests.integration.exporting import DAY_SECONDS, HOUR_SECONDS, ago, hour_of, refused
-from tests.integration.fetching import Bench, Run, Starter, same
+from tests.integration.fetching import Bench, Run, Starter, finish, same
 from tests.support import COMMAND, clean_environment, wait_until
 
 DAYS = 3
@@ -40,8 +41,8 @@ def add_late(place: Bench | Daemon) -> tuple[str, str]:
     return hour_of(first), hour_of(second)
 
 
-def audit(place: Bench, *args: str, code: int) -> Run:
-    run = place.run("audit", *args)
+def audit(place: Bench, *args: str, code: int, env: Mapping[str, str] | None = None) -> Run:
+    run = place.run("audit", *args, env=env)
     assert run.code == code, (run.code, run.lines, run.stderr[-2000:])
     return run
 
@@ -107,6 +108,53 @@ def test_late_entries_are_told_by_contract_and_hour_and_repaired_by_fetch_once(f
     answer = json.loads(audit(fetched, *SPAN, "--json", code=0).lines[0])
     assert (answer["use"], answer["equal"], answer["differences"]) == ("fetch", True, [])
     assert answer["compared"]["from"].endswith(":00:00Z"), "whole hours"
+
+
+def test_what_lies_before_collecting_began_is_named_and_no_difference(bench: Starter) -> None:
+    place = bench(events=2000, contracts=1, span_seconds=DAY_SECONDS)
+    first = place.fetch()
+    assert first.code == 0, first.stderr
+    for repair in ([], ["--repair"], []):
+        run = audit(place, "--from", "24h", "--to", "1m", *repair, code=0)
+        assert run.lines[0].startswith((b"equal: 1 contracts, ", b"nothing was compared: all of it lies before"))
+        (told,) = [line for line in run.told if line.startswith("not compared: ")]
+        assert f"of contract {FIRST}; `ionos-poller backfill --from " in told
+        count = int(told.split(" entries")[0].split()[-1].replace(",", ""))
+        assert 1950 <= count <= 2000 - len(first.lines)
+    answer = json.loads(audit(place, "--from", "24h", "--to", "1m", "--json", code=0).lines[0])
+    ((before,), equal) = (answer["before_collecting"], answer["equal"])
+    assert (before["contract"], before["is_exact"], equal, answer["differences"]) == (str(FIRST), True, True, [])
+    assert 1950 <= before["at_api"] <= 2000 - len(first.lines)
+    lines = place.run("backfill", "--from", before["from"], "--to", before["to"], "--output", "-").lines
+    assert len(lines) == before["at_api"]
+
+    began = json.loads(place.run("status", "--json").lines[0])["uses"]["fetch"]["contracts"][0]["origin"]
+    assert datetime.fromisoformat(before["to"]).timestamp() == began
+    # What `--since` widens is compared from then on.
+    assert place.fetch("--since", "12h").code == 0
+    answer = json.loads(audit(place, "--from", "24h", "--to", "1m", "--json", code=0).lines[0])
+    assert datetime.fromisoformat(answer["compared"]["from"]) < ago(11.9 * HOUR_SECONDS)
+    assert answer["before_collecting"][0]["to"][:13] == answer["compared"]["from"][:13]
+    # And an API that does not say how much it is costs nobody the audit.
+    place.simulator.set_faults(["contract=31960001:503:x1"])
+    run = audit(place, "--from", "24h", "--to", "1m", code=0, env={"IONOS_POLLER_API__MAX_RETRIES": "0"})
+    assert [line for line in run.told if "an unknown number of entries" in line]
+
+
+def test_one_repair_completes_although_more_becomes_visible_while_it_is_done(fetched: Bench) -> None:
+    """The second comparison finds more than the first: that is repaired, too, before the command ends."""
+    hours = add_late(fetched)
+    fetched.simulator.set_faults([f"contract={FIRST}:latency:300ms"])
+    process = fetched.start("audit", *SPAN, "--repair", env={"IONOS_POLLER_LOG_LEVEL": "info"})
+    requests = fetched.requests()
+    wait_until(lambda: fetched.requests() >= requests + 12, 20, what="the first comparison is over")
+    fetched.simulator.add_entries(SECOND, count=2, at=in_that_hour(ago(LATE + 9 * HOUR_SECONDS)))
+    run = finish(process)
+    assert run.code == 0, run.stderr
+    assert_told(b"\n".join(run.lines).decode(), hours)
+    assert "after repair: nothing is missing" in run.told
+    row = json.loads(fetched.run("status", "--json").lines[0])["uses"]["fetch"]["contracts"][1]
+    assert (row["late"], row["repaired"]) == (0, 5)
 
 
 def test_what_is_too_young_for_any_comparison_is_said_to_be(fetched: Bench) -> None:

@@ -75,10 +75,9 @@ def test_every_metric_is_there_with_its_labels_and_agrees_with_what_happened(dae
         found.setdefault(name, set()).update(label for label, _ in labels)
     for name, labels in METRICS.items():
         assert found.get(name) == labels, name
-    # Has values only after an audit, the first of which comes after an hour.
-    assert "# TYPE ionos_poller_audit_missing_events gauge" in daemon.get("/metrics")[1]
     assert daemon.metric("build_info", version=__version__) == 1
     for contract in map(str, CONTRACTS):
+        assert daemon.metric("audit_missing_events", contract=contract) == 0, "before the first audit, too"
         assert daemon.metric("events_collected_total", account="default", contract=contract) == 500
         assert 0 <= daemon.metric("collect_lag_seconds", account="default", contract=contract) < 5
         assert time.time() - daemon.metric("last_poll_success_at_seconds", contract=contract) < 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Mapping
@@ -75,6 +76,22 @@ def test_a_pipe_gets_whole_lines_without_escapes(troubled: Daemon) -> None:
     text = troubled.command("status")
     assert "\x1b" not in text
     assert re.search(r"^ sink loki-down, .*connection refused.*\?\)$", text, re.MULTILINE), "in one line, to its end"
+
+
+def test_a_contract_is_not_called_complete_while_a_span_of_it_is_still_to_be_read(bench: Starter) -> None:
+    place = bench(events=100, contracts=1)
+    assert place.fetch().code == 0
+    place.simulator.set_faults([f"contract={FIRST}:503"])
+    assert place.fetch("--since", "12h", env={"IONOS_POLLER_API__MAX_RETRIES": "0"}).code == 1
+    answer = json.loads(place.run("status", "--json").lines[0])["uses"]["fetch"]
+    ((span,), (row,)) = (answer["pending"], answer["contracts"])
+    assert (span["contract"], span["purpose"], span["start"]) == (str(FIRST), "since", row["complete_from"])
+    told = f" contract {FIRST}: not complete yet, {span['start']}/{span['end']} is still to be read"
+    assert told in [line.decode() for line in place.run("status").lines]
+    place.simulator.set_faults([])
+    assert place.fetch().code == 0
+    assert json.loads(place.run("status", "--json").lines[0])["uses"]["fetch"]["pending"] == []
+    assert b"not complete" not in b"".join(place.run("status").lines)
 
 
 def test_whether_run_runs_is_told(troubled: Daemon) -> None:

@@ -143,7 +143,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.state.contracts.add_range(contract, window, "since")
         if not any(left.start <= window.start and left.end >= window.end for left, _ in model.ranges):
             model.ranges.append((window, "since"))
-        model.origin = min(model.origin, window.start)
+        if window.end >= model.origin:
+            model.origin = min(model.origin, window.start)
 
     @precondition(lambda self: any(model.ranges for model in self.contracts.values()))
     @rule(data=st.data(), events=EVENTS, share=st.integers(1, 3))

@@ -14,9 +14,8 @@ from poller.pipeline.audit import (
     Auditor,
     Difference,
     NoTotalsError,
-    closed_span,
     is_due,
-    open_hour,
+    parts_of,
     self_audit_span,
     whole_hours,
 )
@@ -243,24 +242,6 @@ def test_reading_finds_each_entry_that_is_not_known_by_its_hour(has_total: bool)
     assert read(b"abd", {START + H: Count(1, 1)}) == [Difference(CONTRACT, Window(START + H, START + 2 * H), 2, 1, 1)]
 
 
-@pytest.mark.parametrize(
-    ("asked", "origin", "expected"),
-    [
-        (Window(NOON, NOON + 9 * H), 0, Window(NOON + 2 * H, NOON + 2 * H + 50)),
-        (Window(NOON, NOON + 2 * H + 40), 0, Window(NOON + 2 * H, NOON + 2 * H + 40)),
-        (Window(NOON + 2 * H + 20, NOON + 9 * H), 0, Window(NOON + 2 * H, NOON + 2 * H + 50)),
-        (Window(NOON, NOON + 9 * H), NOON + 2 * H + 30, Window(NOON + 2 * H + 30, NOON + 2 * H + 50)),
-        (Window(NOON, NOON + 9 * H), NOON + 2 * H + 50, None),
-        (Window(NOON, NOON + 2 * H), 0, None),
-        (Window(NOON + 2 * H + 50, NOON + 9 * H), 0, None),
-    ],
-)
-def test_the_open_hour_reaches_up_to_where_lateness_is_over(
-    asked: Window, origin: int, expected: Window | None
-) -> None:
-    assert open_hour(asked, origin, NOON + 2 * H + 650.5, 600) == expected
-
-
 def test_whole_hours_are_those_that_a_span_touches() -> None:
     assert whole_hours(Window(NOON + 1, NOON + H + 1)) == Window(NOON, NOON + 2 * H)
     assert whole_hours(Window(NOON, NOON + H)) == Window(NOON, NOON + H)
@@ -300,8 +281,8 @@ def test_entries_are_counted_however_many_the_api_counts_at_once(cap: int, windo
         # The hour in which collecting began counts from then.
         (Window(NOON, NOON + 3 * H), NOON + 60, NOON + 9 * H, 600, Window(NOON + 60, NOON + 3 * H)),
         (Window(NOON + 120, NOON + 3 * H), NOON + 60, NOON + 9 * H, 600, Window(NOON + 60, NOON + 3 * H)),
-        # Hours before that were never asked for: they are shown as what they are, missing.
-        (Window(NOON, NOON + 3 * H), NOON + H + 60, NOON + 9 * H, 600, Window(NOON, NOON + 3 * H)),
+        # Hours before that were never asked for: they are no difference.
+        (Window(NOON, NOON + 3 * H), NOON + H + 60, NOON + 9 * H, 600, Window(NOON + H + 60, NOON + 3 * H)),
         # Nothing is closed.
         (Window(NOON, NOON + H - 1), 0, NOON + 9 * H, 600, None),
         (Window(NOON, NOON + H), 0, NOON + H, 600, None),
@@ -311,7 +292,7 @@ def test_entries_are_counted_however_many_the_api_counts_at_once(cap: int, windo
 def test_only_whole_hours_that_are_over_are_compared(
     asked: Window, origin: int, now: int, overlap: int, expected: Window | None
 ) -> None:
-    assert closed_span(asked, origin, now, overlap) == expected
+    assert parts_of(asked, origin, now, overlap).closed == expected
 
 
 # What a regular audit looks at
@@ -339,7 +320,7 @@ def test_an_entry_that_is_at_most_a_span_late_is_in_an_audit_after_it_became_vis
     row = contract(origin=origin, watermark=now - lag_seconds, audited_at=audits[-1])
     window = self_audit_span(row, now, 24 * HOUR_SECONDS, 30 * 24 * HOUR_SECONDS)
     assert window is not None
-    closed = closed_span(window, origin, now, overlap_seconds)
+    closed = parts_of(window, origin, now, overlap_seconds).closed
     assert closed is not None
     assert closed.start <= happened_at < closed.end
 

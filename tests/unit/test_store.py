@@ -167,6 +167,11 @@ def test_a_range_moves_the_origin_back_and_no_watermark(state: State) -> None:
     assert state.contracts.all()[0].origin == START - 100
 
 
+def test_a_range_that_ends_before_collecting_began_leaves_the_origin_where_it_is(state: State) -> None:
+    state.contracts.add_range("1", Window(START - 100, START - 1), "repair")
+    assert state.contracts.all()[0].origin == START, "nobody has read what lies between"
+
+
 def test_a_range_that_is_wished_for_already_is_not_doubled(state: State) -> None:
     for start, end in ((-100, 0), (-100, 0), (-90, -10), (-110, 0), (-50, 10)):
         state.contracts.add_range("1", Window(START + start, START + end), "since")

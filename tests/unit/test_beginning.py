@@ -1,0 +1,223 @@
+"""Where collecting began: what lies before it is no difference, and nothing is called complete before it has been read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.config import Config
+from poller.errors import TransientError
+from poller.events import Event, Page
+from poller.pipeline.audit import Difference, parts_of, self_audit_span
+from poller.pipeline.collect import Collector
+from poller.store import State
+from poller.store.contracts import Contract
+from poller.windows import Window
+
+H = 3600
+BEGAN = 1_800_000_000 // H * H + 1260  # within an hour
+DAY = Window(BEGAN - 24 * H, BEGAN + 24 * H)
+
+
+class Log:
+    """An API with an entry at each of its seconds, and a clock that is moved."""
+
+    clock_skew_seconds = 0.0
+
+    def __init__(self, *contracts: str) -> None:
+        self.seconds = {contract: list(range(BEGAN - 24 * H, BEGAN + 24 * H, 60)) for contract in contracts}
+        self.now = float(BEGAN)
+        self.refused: Window | None = None
+        self.requests = 0
+
+    def contracts(self) -> list[str]:
+        return list(self.seconds)
+
+    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        self.requests += 1
+        if self.refused and self.refused.start <= window.start < self.refused.end:
+            raise TransientError("not now")
+        shown = [second for second in self.seconds[contract] if window.start <= second < min(window.end, self.now)]
+        events = tuple(
+            Event(second * 1_000_000, b"%d" % second + b"0" * 6, b"{}") for second in shown[offset : offset + limit]
+        )
+        return Page(events, len(shown), is_capped=False, weight_bytes=2 * len(events), is_mended=False)
+
+    def show(self, contract: str, second: int) -> None:
+        """An entry becomes visible that happened then."""
+        self.seconds[contract].append(second)
+
+
+class Place:
+    """A state of `run`, its collector, and the API."""
+
+    def __init__(self, state: State, log: Log) -> None:
+        self.state = state
+        self.log = log
+        accounts: dict[str, Any] = {"default": log}
+        self.collector = Collector(state, accounts, Config(), stop=threading.Event(), clock=lambda: log.now)
+
+    def poll(self, after_seconds: float = 0) -> None:
+        self.log.now += after_seconds
+        found, failures = self.collector.discover()
+        assert not failures
+        for contract in found:
+            self.collector.collect(contract)
+
+    def row(self, contract: str = "1") -> Contract:
+        row = self.state.contracts.get(contract)
+        assert row is not None
+        return row
+
+    def audit(self, span: Window = DAY, contract: str = "1") -> list[Difference]:
+        return self.collector.audit(contract, span, by_reading=True)
+
+
+@contextmanager
+def place_of(directory: Path, *contracts: str) -> Iterator[Place]:
+    state = State.open(directory, "run")
+    place = Place(state, Log(*contracts))
+    try:
+        yield place
+    finally:
+        place.collector.close()
+        state.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """The first poll was done at BEGAN: it began 5 minutes before."""
+    with place_of(tmp_path, "1") as made:
+        made.poll()
+        assert made.row().origin == BEGAN - 300
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("start", "origin", "before", "closed", "open_"),
+    [
+        # Collecting began within an hour that is closed, in the open one, before the span, behind it.
+        (0, H + 60, (0, H + 60), (H + 60, 5 * H), (5 * H, 5 * H + 300)),
+        (0, 5 * H + 60, (0, 5 * H + 60), None, (5 * H + 60, 5 * H + 300)),
+        (0, -9 * H, None, (0, 5 * H), (5 * H, 5 * H + 300)),
+        (60, 30, None, (30, 5 * H), (5 * H, 5 * H + 300)),
+        (0, 5 * H + 300, (0, 5 * H + 300), None, None),
+        (0, 9 * H, (0, 6 * H), None, None),
+    ],
+)
+def test_a_span_is_what_lies_before_the_beginning_its_closed_hours_and_the_open_one(
+    start: int, origin: int, before: Any, closed: Any, open_: Any
+) -> None:
+    base = BEGAN // H * H
+    parts = parts_of(Window(base + start, base + 6 * H), base + origin, base + 5 * H + 900.9, 600)
+    expected = [None if part is None else Window(base + part[0], base + part[1]) for part in (before, closed, open_)]
+    assert list(parts) == expected
+    ends = [part for part in expected[1:] if part is not None]
+    assert parts.compared == (Window(ends[0].start, ends[-1].end) if ends else None)
+
+
+def test_where_the_span_ends_within_an_hour_the_rest_of_that_hour_is_compared_whatever_time_it_is() -> None:
+    base = BEGAN // H * H
+    parts = parts_of(Window(base, base + H + 60), base, base + 9 * H, 600)
+    assert (parts.closed, parts.open) == (Window(base, base + H), Window(base + H, base + H + 60))
+
+
+def test_what_lies_before_the_beginning_is_no_difference(place: Place) -> None:
+    for seconds in (60, H, 5 * H):
+        place.poll(seconds)
+        assert place.audit() == []
+    place.log.show("1", BEGAN - 301)
+    assert place.audit() == []
+    assert place.collector.count_roughly("1", Window(BEGAN - 24 * H, BEGAN)) == (24 * 60 + 1, True)
+
+
+def test_an_audit_of_what_lies_before_the_beginning_asks_for_nothing(place: Place) -> None:
+    requests = place.log.requests
+    assert place.audit(Window(BEGAN - 9 * H, BEGAN - 8 * H)) == []
+    assert place.log.requests == requests
+
+
+def test_each_contract_has_a_beginning_of_its_own(place: Place) -> None:
+    place.log.seconds["2"] = list(place.log.seconds["1"])
+    place.poll(5 * H)
+    assert place.row("2").origin > place.row("1").origin
+    place.log.show("1", BEGAN + 61)
+    place.log.show("2", BEGAN + 61)
+    place.poll(3 * H)
+    assert [difference.missing for difference in place.audit()] == [1]
+    assert place.audit(contract="2") == []
+
+
+def test_a_repair_does_not_widen_what_is_called_complete(place: Place) -> None:
+    place.poll(3 * H)
+    origin = place.row().origin
+    place.state.contracts.add_range("1", Window(BEGAN - 9 * H, BEGAN - 8 * H), "repair")
+    assert place.row().origin == origin, "nobody asked for what lies between"
+    place.poll(60)
+    assert place.audit() == []
+
+
+def test_what_since_asks_for_is_missing_until_it_has_been_read(place: Place) -> None:
+    place.poll(3 * H)
+    since = BEGAN - 2 * H
+    place.log.refused = Window(since, since + 1)
+    place.state.ask_since(["default"], since)
+    place.poll(60)
+    assert place.row().origin == since
+    place.log.refused = None
+    assert sum(difference.missing for difference in place.audit()) == (2 * H - 300) // 60
+    place.poll(60)
+    assert place.audit() == []
+    assert (place.row().late, place.row().repaired) == (0, 0)
+
+
+def test_one_repair_completes_and_nothing_that_comes_by_it_is_late(place: Place) -> None:
+    place.poll(3 * H)
+    late = [BEGAN + 60 * minute + 1 for minute in (1, 90, 150, 165, 169)]  # the last ones in the open hour
+    for second in late:
+        place.log.show("1", second)
+    differences = place.audit()
+    assert sum(difference.missing for difference in differences) == len(late)
+    assert place.collector.repair(differences) == len(late)
+    place.poll()
+    assert place.audit() == []
+    assert (place.row().late, place.row().repaired) == (0, len(late))
+
+
+def test_what_an_audit_asked_for_is_repaired_although_an_ordinary_poll_reads_it_first(place: Place) -> None:
+    place.poll(3 * H)
+    at = int(place.log.now) - 300
+    asked, since, other = at + 1, at + 61, at + 121
+    place.state.contracts.add_range("1", Window(asked, asked + 1), "repair")
+    place.state.contracts.add_range("1", Window(since, since + 1), "since")
+    for second in (asked, since, other):
+        place.log.show("1", second)
+    place.log.refused = Window(asked, since + 1)  # so the spans fail, and the present is read all the same
+    place.poll(60)
+    assert (place.row().repaired, place.row().late) == (1, 1)
+
+
+def test_a_regular_audit_looks_at_the_hour_that_is_not_over_up_to_where_lateness_ends(place: Place) -> None:
+    place.poll(3 * H + 1000)
+    now = int(place.log.now)
+    for ago, missing in ((599, 0), (660, 1)):
+        place.log.show("1", now - ago)
+        span = self_audit_span(place.row(), now, 24 * H, 30 * 24 * H)
+        assert span is not None
+        found = place.collector.audit("1", span)
+        assert sum(difference.missing for difference in found) == missing
+
+
+def test_a_regular_audit_of_equal_entries_costs_one_request_and_the_pages_of_the_open_hour(place: Place) -> None:
+    for _ in range(24):
+        place.poll(H - 1)
+    requests, now = place.log.requests, int(place.log.now)
+    span = self_audit_span(place.row(), now, 7 * 24 * H, 30 * 24 * H)
+    assert span is not None
+    assert place.collector.audit("1", span) == []
+    assert place.log.requests - requests == 2
