@@ -2,7 +2,10 @@
 
 The libraries bound the time until the next byte, and nothing bounds how many there are: headers in drips, interim answers or
 trailers without end would hold a worker for ever. An interim answer (103 Early Hints) would even be taken for the answer, and the
-answer itself for that of the next request on the connection.
+answer itself for that of the next request on the connection. A whole body would have to be sent within the time to connect.
+
+A connection is closed after an answer that says that the server is in trouble, and at a maximum age: the next one looks the name
+up again, and finds a server that moved.
 """
 
 from __future__ import annotations
@@ -12,32 +15,50 @@ import http.cookiejar
 import io
 import socket
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.util import wait_for_read
 
 # A whole answer may take this many read time-outs, so that one byte a second does not hold a worker for ever.
 DRIP_FACTOR = 4
+# So much of a body must go within one time-out of sending.
+SEND_BYTES = 64 * 1024
+MAX_AGE_SECONDS = 300.0
 
 
 class TooSlowError(TimeoutError):
     """The answer is still coming, but its time is up."""
 
 
+class SendTimeoutError(TimeoutError):
+    """The other side did not take more of the request in time."""
+
+
+class EarlyAnswerError(OSError):
+    """The answer says that all is well, but the request was not sent whole."""
+
+
+def is_closed_after(status: int) -> bool:
+    """Whether the server is in trouble, so that the next request should go to where the name points by then."""
+    return status in (408, 429) or status >= 500
+
+
 class _UntilDeadline(io.RawIOBase):
     """What comes on a socket, up to a moment of the monotonic clock."""
 
     def __init__(self, incoming: io.RawIOBase, deadline: float) -> None:
+        self.deadline = deadline
         self._incoming = incoming
-        self._deadline = deadline
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self.deadline:
             raise TooSlowError("the answer came too slowly")
         return self._incoming.readinto(buffer)
 
@@ -49,13 +70,19 @@ class _UntilDeadline(io.RawIOBase):
 class Answer(http.client.HTTPResponse):
     """An answer that comes before its deadline, or is given up; it is the final one, whatever was said in the meantime."""
 
+    is_last = False
+    """Whether the connection is closed after it."""
+
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
+        self._socket = sock
+        self._incoming: _UntilDeadline | None = None
         timeout_seconds = sock.gettimeout()
         if timeout_seconds is not None:
             self.fp.close()
             incoming = sock.makefile("rb", buffering=0)
-            self.fp = io.BufferedReader(_UntilDeadline(incoming, time.monotonic() + timeout_seconds * DRIP_FACTOR))
+            self._incoming = _UntilDeadline(incoming, time.monotonic() + timeout_seconds * DRIP_FACTOR)
+            self.fp = io.BufferedReader(self._incoming)
 
     def begin(self) -> None:
         """Read up to the body. The library itself skips only 100; 101 is final.  Source: RFC 9110, 15.2."""
@@ -63,33 +90,107 @@ class Answer(http.client.HTTPResponse):
         while 102 <= self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]  # as before it began
             super().begin()
+        self.will_close = self.will_close or self.is_last or is_closed_after(self.status)
+
+    def hurry(self, seconds: float) -> None:
+        """Give the rest of it no more than this time."""
+        if self._incoming is not None:
+            self._incoming.deadline = min(self._incoming.deadline, time.monotonic() + seconds)
+        with suppress(OSError):  # closed already
+            self._socket.settimeout(seconds)
+
+
+class LastAnswer(Answer):
+    """One on a connection that is not used again."""
+
+    is_last = True
+
+
+class _Bounded:
+    """What we add to a kind of connection: progress while sending, our answers, a maximum age."""
+
+    send_timeout_seconds: float
+    sock: Any
+    response_class: Any
+    _connected_at = 0.0
+    _is_cut = False
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self._connected_at = time.monotonic()
+        with suppress(OSError, AttributeError):
+            # Else megabytes wait in the kernel, count as sent, and are waited for with the time-out of the answer.
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2 * SEND_BYTES)
+
+    def send(self, data: Any) -> None:
+        """Send in pieces, each with a time-out of its own.
+
+        Raises: SendTimeoutError; BrokenPipeError where the other side has answered already and takes nothing more.
+        """
+        if self.sock is None:
+            self._is_cut = False
+            self.connect()
+        self.sock.settimeout(self.send_timeout_seconds)
+        rest = memoryview(data)
+        try:
+            while rest:
+                super().send(rest[:SEND_BYTES])  # type: ignore[misc]
+                rest = rest[SEND_BYTES:]
+        except TimeoutError:
+            self._is_cut = True
+        except OSError:
+            self._is_cut = True
+            raise
+        if rest:
+            has_answer = wait_for_read(self.sock, timeout=0)
+            raise BrokenPipeError if has_answer else SendTimeoutError("the request was taken too slowly")
+
+    def getresponse(self) -> Any:
+        """The answer.  Raises: EarlyAnswerError."""
+        usual = self.response_class
+        is_old = time.monotonic() - self._connected_at >= MAX_AGE_SECONDS
+        if usual is Answer and (is_old or self._is_cut):
+            self.response_class = LastAnswer
+        try:
+            answer = super().getresponse()  # type: ignore[misc]
+        finally:
+            self.response_class = usual
+        if self._is_cut and answer.status < 400:
+            answer.close()
+            raise EarlyAnswerError("answered before the request was sent whole")
+        return answer
 
 
 @lru_cache
-def _bounded(kind: Any) -> Any:
-    """The same kind of connection, but with our answers."""
-    return type("Connection", (kind,), {"response_class": Answer})
+def bounded(kind: Any, send_timeout_seconds: float) -> Any:
+    """The same kind of connection, but with our answers and our way to send."""
+    members = {"response_class": Answer, "send_timeout_seconds": send_timeout_seconds}
+    return type("Connection", (_Bounded, kind), members)
 
 
 class _Adapter(HTTPAdapter):
-    """Has every connection, through a proxy or not, read its answers as we do."""
+    """Has every connection, through a proxy or not, send and read as we do."""
+
+    def __init__(self, send_timeout_seconds: float, pool_size: int) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
+        self._send_timeout_seconds = send_timeout_seconds
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        if pool.ConnectionCls.response_class is not Answer:
-            pool.ConnectionCls = _bounded(pool.ConnectionCls)
+        if not issubclass(pool.ConnectionCls, _Bounded):
+            pool.ConnectionCls = bounded(pool.ConnectionCls, self._send_timeout_seconds)
         return pool
 
 
 class Session(requests.Session):
     """Requests to one host: no redirect is looked at, no cookie kept, nothing read from the environment or from .netrc."""
 
-    def __init__(self, pool_size: int) -> None:
+    def __init__(self, pool_size: int, send_timeout_seconds: float) -> None:
         super().__init__()
         self.trust_env = False  # no .netrc in place of our token, and no look-up of the environment per request
         self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
         self.headers.clear()
-        adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
+        adapter = _Adapter(send_timeout_seconds, pool_size)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
 

@@ -8,11 +8,12 @@ about what a status means. What lies under a request is in `connections`.
 from __future__ import annotations
 
 import email.utils
+import errno
 import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple
@@ -22,10 +23,13 @@ import requests
 import urllib3
 
 from poller import __version__
-from poller.connections import Session, TooSlowError
+from poller.connections import Answer, EarlyAnswerError, SendTimeoutError, Session, TooSlowError
 from poller.errors import BodyTooLargeError, StoppedError, TransientError
 
 _CHUNK_BYTES = 256 * 1024
+# Of an answer whose head is what counts, no more of the body is read, and it is not waited for longer.
+_WORDS_BYTES = 64 * 1024
+_WORDS_SECONDS = 1.0
 
 # OpenSSL's words for what went wrong with TLS, and what to do.
 _TLS_HINTS = (
@@ -42,32 +46,37 @@ _TLS_HINTS = (
     ),
 )
 
+# All that the libraries raise for what a server or the network does.
+_FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+
 
 class Response(NamedTuple):
-    """A whole answer. Header names are case-insensitive; `body` is inflated."""
+    """An answer. Header names are case-insensitive; `body` is inflated. `is_whole`: that is all of the body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    is_whole: bool = True
 
 
 class Transport:
     """Requests to one host. Safe to use from several threads at once, `pool_size` of them without waiting.
 
-    `timeout_seconds` is (connect, read).
+    `timeout_seconds` is (connect, read); `send_timeout_seconds` is for each piece of a body that is sent.
     """
 
     def __init__(
         self,
         *,
         timeout_seconds: tuple[float, float] = (5.0, 30.0),
+        send_timeout_seconds: float = 30.0,
         proxies: Mapping[str, str] | None = None,
         ca_file: str | None = None,
         client_cert: tuple[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         pool_size: int = 1,
     ) -> None:
-        session = Session(pool_size)
+        session = Session(pool_size, send_timeout_seconds)
         session.proxies = dict(proxies or {})
         session.verify = ca_file or True
         session.cert = client_cert
@@ -97,6 +106,25 @@ class Transport:
         Raises: BodyTooLargeError beyond `max_bytes`; TransientError for everything that kept an answer from coming
         (its `status` is None), with a hint where a person can do something.
         """
+        return self._request(method, url, headers, params, body, lambda answer: _read(answer, max_bytes))
+
+    def ask_status(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes) -> Response:
+        """Send one request whose answer is its status line and headers, whatever its body is.
+
+        Of the body, what comes at once is read for its words; where that is not all, the connection is closed.
+        Raises: TransientError for everything that kept the head of an answer from coming.
+        """
+        return self._request(method, url, headers, None, body, _read_words)
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, str | int] | None,
+        body: bytes | None,
+        read: Callable[[requests.Response], Response],
+    ) -> Response:
         try:
             with self._session.request(
                 method,
@@ -108,15 +136,32 @@ class Transport:
                 allow_redirects=False,
                 stream=True,
             ) as answer:
-                return Response(answer.status_code, answer.headers, _read(answer, max_bytes))
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                return read(answer)
+        except _FOREIGN as error:
             raise _translate(error, urlsplit(url).netloc) from error
 
     def close(self) -> None:
         self._session.close()
 
 
-def _read(answer: requests.Response, max_bytes: int) -> bytes:
+def _read_words(answer: requests.Response) -> Response:
+    original = getattr(answer.raw, "_original_response", None)
+    if isinstance(original, Answer):
+        original.hurry(_WORDS_SECONDS)
+    body, is_whole = b"", False
+    try:
+        while len(body) <= _WORDS_BYTES:
+            chunk = answer.raw.read1(_WORDS_BYTES, decode_content=True)
+            if not chunk:
+                is_whole = True
+                break
+            body += chunk
+    except _FOREIGN:
+        pass  # endless, cut short, compressed wrongly: none of that changes what its head says
+    return Response(answer.status_code, answer.headers, body, is_whole)
+
+
+def _read(answer: requests.Response, max_bytes: int) -> Response:
     chunks = []
     size = 0
     # read1 gives what has come; read would wait for a whole chunk.
@@ -125,7 +170,7 @@ def _read(answer: requests.Response, max_bytes: int) -> bytes:
         size += len(chunk)
         if size > max_bytes:
             raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
-    return b"".join(chunks)
+    return Response(answer.status_code, answer.headers, b"".join(chunks))
 
 
 def _translate(error: Exception, host: str) -> TransientError:
@@ -133,6 +178,8 @@ def _translate(error: Exception, host: str) -> TransientError:
     root = _root_cause(error)
     reason = type(root).__name__
     match error:
+        case _ if (ours := _connection_error(error, root, host)) is not None:
+            return ours
         case requests.exceptions.ProxyError():
             return TransientError(f"the proxy did not let the request through: {reason}", hint="check HTTPS_PROXY")
         case requests.exceptions.SSLError():
@@ -144,23 +191,40 @@ def _translate(error: Exception, host: str) -> TransientError:
             )
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
             what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
-            return TransientError(what, hint="raise read_timeout if the network is that slow")
+            return TransientError(what, hint="raise read_timeout if the network is that slow", is_timeout=True)
         case requests.exceptions.InvalidHeader() if isinstance(root, urllib3.exceptions.InvalidHeader):
             hint = "check the url, and what lies in between"
             return TransientError("the headers of the answer contradict each other", hint=hint)
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
             return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
-        case requests.exceptions.ConnectionError() if isinstance(root, socket.gaierror):
-            return TransientError(f"the host name of {host} is not known", hint="check the url and the DNS")
-        case requests.exceptions.ConnectionError() if isinstance(root, ConnectionRefusedError):
-            return TransientError(
-                f"connection refused by {host}", hint="is the address right, and something listening there?"
-            )
         case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
             return TransientError("the answer's compression is broken", hint="check the url, and what lies in between")
         case _:
             hint = "it is tried again; if that does not help, check the url, and what lies in between"
             return TransientError(f"the connection to {host} broke: {reason}", hint=hint)
+
+
+def _connection_error(error: Exception, root: BaseException, host: str) -> TransientError | None:
+    """What to say of a connection that broke or did not come about, by what the operating system or we said of it."""
+    match root:
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            hint = "raise the limit of open files (LimitNOFILE=, ulimit -n)"
+            return TransientError(f"no connection to {host}: too many open files", hint=hint)
+        case _ if type(error) is not requests.exceptions.ConnectionError:  # a proxy's, or of TLS
+            return None
+        case SendTimeoutError():
+            hint = "raise send_timeout, or lower batch_bytes, if the network is that slow"
+            return TransientError(f"{host} took no more of the request within send_timeout", hint=hint, is_timeout=True)
+        case EarlyAnswerError():
+            hint = "check the url and any proxy or firewall on the way"
+            return TransientError(f"{host} answered before the request was sent whole", hint=hint)
+        case socket.gaierror():
+            return TransientError(f"the host name of {host} is not known", hint="check the url and the DNS")
+        case ConnectionRefusedError():
+            hint = "is the address right, and something listening there?"
+            return TransientError(f"connection refused by {host}", hint=hint)
+        case _:
+            return None
 
 
 def _tls_hint(why: str) -> str:

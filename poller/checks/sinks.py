@@ -9,7 +9,7 @@ from importlib import import_module
 from urllib.parse import urlsplit
 
 from poller.checks import Finding, fail, from_error, ok, warn
-from poller.config import AnySink, Config, FirehoseSink, HttpSink, LoggingServiceSink
+from poller.config import AnySink, Config, FirehoseSink, HttpSink, LoggingServiceSink, MoesifSink
 from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused
 from poller.errors import EXIT_AUTH, EXIT_CONFIG, ConfigError
 from poller.sinks import build_sink
@@ -75,7 +75,7 @@ def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
     match outcome:
         case Accepted():
             return ok(name, f"{prefix}takes events")
-        case Refused() if isinstance(settings, LoggingServiceSink):
+        case Refused() if isinstance(settings, LoggingServiceSink | MoesifSink):
             hint = "it was reached and let us in, which may be all: watch the first batch with `ionos-poller status`"
             return warn(name, f"{prefix}refuses the empty array it was tried with: {outcome.reason}", hint)
         case CredentialsRefused(status=None) if isinstance(settings, HttpSink):  # not sent: there is nothing to send

@@ -7,14 +7,18 @@ a value.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
-from poller.errors import ConfigError, Problem
+from poller.errors import ConfigError, Problem, TransientError
 
 MASK = "********"
 _MAX_SECRET_BYTES = 64 * 1024
+_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+# What keeps a file from being read and has nothing to do with the file.
+_PASSING = (*_NO_MORE_FILES, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 Origin = Literal["file", "env", "credential", "inline", "missing"]
 
@@ -80,7 +84,8 @@ class SecretSource:
     def read(self) -> Secret:
         """The secret as it is now; files are read again each time.
 
-        Raises: ConfigError when it is missing, unreadable, empty, or holds what no header may hold.
+        Raises: ConfigError when it is missing, unreadable, empty, or holds what no header may hold; TransientError when it
+        cannot be read now for a reason that passes.
         """
         if self.origin in ("file", "credential"):
             value = self._read_file()
@@ -108,6 +113,13 @@ class SecretSource:
             with path.open("rb") as file:
                 content = file.read(_MAX_SECRET_BYTES + 1)
         except OSError as error:
+            if error.errno in _PASSING:
+                hint = (
+                    "raise the limit of open files (LimitNOFILE=, ulimit -n)" if error.errno in _NO_MORE_FILES else ""
+                )
+                raise TransientError(
+                    f"key file {self.place} cannot be read now: {error.strerror}", hint=hint
+                ) from error
             raise self._error(
                 f"unreadable key file {self.place}: {error.strerror}",
                 "does it exist, and may this user read it?",

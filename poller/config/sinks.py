@@ -65,6 +65,15 @@ UserId = Annotated[str, describe("text", "`user_id` of an action, likewise.", is
 UriBase = Annotated[str, describe("url", "What goes before `event.param.uri` in the `uri` of an action.")]
 Url = Annotated[str, describe("url", "Base URL of the receiver, http or https, without credentials or query.")]
 ConnectTimeout = Annotated[float, describe("duration", "Time to connect, TLS included.", ge=0.01, le=600)]
+SendTimeout = Annotated[
+    float,
+    describe(
+        "duration",
+        "Time for the receiver to take the next 64 KiB of a batch. A large batch may take many times as long.",
+        ge=0.01,
+        le=3600,
+    ),
+]
 ReadTimeout = Annotated[float, describe("duration", "Time to wait for an answer.", ge=0.01, le=3600)]
 RequestsPerSecond = Annotated[float, describe("number", "At most so many requests a second.", ge=0.01, le=10_000)]
 Headers = Annotated[
@@ -129,6 +138,7 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     url: Url
     compression: CompressionChoice = "gzip"
     connect_timeout_seconds: ConnectTimeout = 5.0
+    send_timeout_seconds: SendTimeout = 30.0
     read_timeout_seconds: ReadTimeout = 30.0
     keepalive_seconds: Annotated[
         float,
@@ -223,6 +233,7 @@ class FirehoseSink(Sink, frozen=True, kw_only=True, tag="firehose"):
         describe("size", "A record larger than this is handled as `oversize` says.", ge=KIB, le=1000 * KIB),
     ] = 1000 * KIB
     connect_timeout_seconds: ConnectTimeout = 5.0
+    send_timeout_seconds: SendTimeout = 30.0
     read_timeout_seconds: ReadTimeout = 30.0
     requests_per_second: RequestsPerSecond = 10.0
     ca_file: CaFile = None

@@ -225,7 +225,11 @@ class Deliverer:
             case Park(wait, reason):
                 self.refusal = reason
                 self._postpone(wait, reason, parked_at=self._parked_at or self._clock())
-                hint = "nothing is lost: replace the key file, it is read again; only LoadCredential= needs a restart"
+                hint = (
+                    "nothing is lost: it is tried again every minute"
+                    if reason.endswith(")")  # says what to do
+                    else "nothing is lost: replace the key file, it is read again; only LoadCredential= needs a restart"
+                )
                 log.error("sink.parked", extra={"sink": self._sink.name, "why": reason, "hint": hint})
                 return Progress(0, wait)
 

@@ -118,7 +118,7 @@ class Transfer:
             progress = deliverer.step(is_last=is_collected)
             self._delivered[index] += progress.settled
             if deliverer.refusal:
-                hint = "nothing is lost: replace the key and run the same command again"
+                hint = "nothing is lost: correct that and run the same command again"
                 raise AuthError(deliverer.refusal, sink=deliverer.sink_name, hint=hint)
             if progress.wait_seconds is None:
                 if is_collected:

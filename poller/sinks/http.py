@@ -2,7 +2,8 @@
 
 Owns the request (compression, pace, login, extra headers) and the one table from statuses to outcomes. What a
 sink does not list as a success is none; what is no known refusal either holds the data, with a reason that
-names the remedy: a wrong path must not cost an event. Knows nothing of what is in a body.
+names the remedy: a wrong path must not cost an event. An answer counts once its head is there: the body is read
+for its words only, or to recognise a page that somebody else answered with.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from isal import isal_zlib
 
 from poller.config import MASK, Config, HttpSink, SecretSource
 from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
-from poller.errors import BodyTooLargeError, ConfigError, TransientError
+from poller.errors import ConfigError, TransientError
 from poller.transport import RateLimit, Response, Transport, retry_after_seconds
 
 # Measured on entries: as small as zlib's level 3 in a fifth of its time; level 3 takes twice that for 1 % fewer bytes.
@@ -29,6 +30,19 @@ _GZIP_FORMAT = 31  # zlib's word for a gzip member; its header has no time, so e
 _MAX_WORDS = 200
 _ECHO_CHARS = 32
 _MIN_MASKED_CHARS = 4
+_MARK = b"\xef\xbb\xbf"  # of UTF-8
+_PAGE_BEGINS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")
+
+# Refusals that have nothing to do with what was sent, by the words of well-known servers, and the remedy.
+_NOT_THE_EVENTS = (
+    ("plain HTTP (request|to an SSL)|HTTP request to an HTTPS|port requires TLS", "the url must begin with https://"),
+    ("No required SSL certificate|The SSL certificate error", "give cert_file and key_file"),
+    ("Invalid (Hostname|Host header|HTTP_HOST)", "check url"),
+    ("Request Header (Or Cookie|Fields) Too Large", "check headers"),
+)
+# A refusal of the empty array that a probe sends, and of nothing else.
+_EMPTINESS = "empty|at least one|no (events|actions|entries|records|data|items)"
+_NO_TENANT = "no org id"
 
 
 class Login(NamedTuple):
@@ -49,17 +63,38 @@ def outcome_of(
         return Accepted(status=status)
     match status:
         case 401 | 402 | 403:
-            return CredentialsRefused(reason, status)
+            return CredentialsRefused(f"{reason} (set tenant_id)" if _NO_TENANT in words.lower() else reason, status)
         case 413:
             return TooLarge(reason, status)
         case 400 | 422:
-            return Refused(reason, status)
-        case 408 | 429:
-            return RetryAfter(reason, wait_seconds)
+            remedy = _remedy_of_refusal(words)
+            return RetryAfter(f"{reason} ({remedy})") if remedy else Refused(reason, status)
+        case 408 | 429 | 504:
+            return RetryAfter(reason, wait_seconds, is_size_suspect=True)
         case _ if status >= 500:
             return RetryAfter(reason, wait_seconds)
         case _:
             return RetryAfter(f"{reason} ({_remedy(status, place)})", wait_seconds)
+
+
+def _remedy_of_refusal(words: str) -> str:
+    """What to do about a refusal that concerns the connection or the request, whatever is in it; empty for any other."""
+    return next((remedy for told, remedy in _NOT_THE_EVENTS if re.search(told, words, re.IGNORECASE)), "")
+
+
+def probed(outcome: Outcome) -> Outcome:
+    """What the answer to an empty array means: a refusal of its emptiness is a yes."""
+    is_yes = isinstance(outcome, Refused) and re.search(_EMPTINESS, outcome.reason, re.IGNORECASE)
+    return Accepted(status=outcome.status) if isinstance(outcome, Refused) and is_yes else outcome
+
+
+def is_page(answer: Response) -> bool:
+    """Whether a page for people was answered, as a sign-on portal or a proxy does in place of the receiver."""
+    text = answer.body.removeprefix(_MARK).lstrip()[:20].lower()
+    if text.startswith(_PAGE_BEGINS):
+        return True
+    is_html = "html" in answer.headers.get("Content-Type", "").lower()
+    return is_html and (text.startswith(b"<") or not (text or answer.is_whole))
 
 
 def _remedy(status: int, place: str) -> str:
@@ -70,6 +105,8 @@ def _remedy(status: int, place: str) -> str:
             return f"nothing takes events there: check {place}"
         case 407:
             return "the proxy wants credentials: check HTTPS_PROXY"
+        case 415:
+            return 'the receiver does not take this compression or type: set compression = "none"'
         case _:
             return f"not an answer that means success: check {place}"
 
@@ -124,6 +161,7 @@ class Endpoint:
         cert_file, key_file = settings.cert_file, settings.key_file or settings.cert_file
         self._transport = Transport(
             timeout_seconds=(settings.connect_timeout_seconds, settings.read_timeout_seconds),
+            send_timeout_seconds=settings.send_timeout_seconds,
             proxies=config.proxies_for(settings.url),
             ca_file=str(settings.ca_file) if settings.ca_file else config.ca_bundle,
             client_cert=(str(cert_file), str(key_file)) if cert_file else None,
@@ -148,29 +186,31 @@ class Endpoint:
             secrets = self._log_in(headers)
         except ConfigError as error:
             return CredentialsRefused(str(error))
+        except TransientError as error:
+            return RetryAfter(str(error))
         sent = body
         if self._is_gzip:
             headers["Content-Encoding"] = "gzip"
             sent = isal_zlib.compress(body, _GZIP_LEVEL, _GZIP_FORMAT)
         try:
-            answer = self._transport.request("POST", self._url + below, headers=headers, body=sent)
+            answer = self._transport.ask_status("POST", self._url + below, headers=headers, body=sent)
         except TransientError as error:
-            return RetryAfter(str(error), error.retry_after_seconds)
-        except BodyTooLargeError as error:
-            return RetryAfter(f"{error} (check {self._place})")
+            return RetryAfter(str(error), error.retry_after_seconds, error.is_timeout)
         self._used_at = time.monotonic()
-        if answer.status in self._successes:
+        is_success = answer.status in self._successes
+        if is_success and not is_page(answer):
             return Accepted(status=answer.status)
-        return outcome_of(
-            answer.status,
-            self._successes,
-            words_of(answer, [*secrets, *self._masked], body),
-            place=self._place,
-            wait_seconds=retry_after_seconds(answer.headers, datetime.now(UTC)),
-        )
+        words = words_of(answer, [*secrets, *self._masked], body)
+        if is_success:
+            remedy = (
+                f"a page for people, not the receiver's answer: check {self._place} and any proxy or sign-on portal"
+            )
+            return RetryAfter(f"HTTP {answer.status}: {words} ({remedy})")
+        wait_seconds = retry_after_seconds(answer.headers, datetime.now(UTC))
+        return outcome_of(answer.status, self._successes, words, place=self._place, wait_seconds=wait_seconds)
 
     def _log_in(self, headers: dict[str, str]) -> list[str]:
-        """Add the login to the headers; all forms in which its secret is now about.  Raises: ConfigError."""
+        """Add the login to the headers; all forms in which its secret is now about.  Raises: ConfigError, TransientError."""
         if self._login is None:
             return []
         header, source, scheme, username = self._login

@@ -14,7 +14,7 @@ from poller.config import LoggingServiceSink as Settings
 from poller.delivery import Outcome
 from poller.events import OutboxEvent, ndjson
 from poller.sinks import Configured
-from poller.sinks.http import Endpoint, Login
+from poller.sinks.http import Endpoint, Login, probed
 
 SUCCESSES = (200, 201, 202, 204)
 
@@ -39,5 +39,5 @@ class LoggingServiceSink(Configured):
         return self._endpoint.post(b"[" + ndjson(events)[:-1].replace(b"\n", b",") + b"]")
 
     def probe(self) -> Outcome:
-        """Post an empty array. Refused means reachable and let in, but without a liking for empty arrays."""
-        return self._endpoint.post(b"[]")
+        """Post an empty array. Refused for being empty means reachable and let in."""
+        return probed(self._endpoint.post(b"[]"))

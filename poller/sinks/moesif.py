@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 from poller.config import Config
 from poller.config import MoesifSink as Settings
-from poller.delivery import Accepted, Outcome, Refused, TooLarge
+from poller.delivery import Outcome, TooLarge
 from poller.events import OutboxEvent
 from poller.sinks import Configured, TooOld, build_actions
 from poller.sinks.age import AgeLimit
-from poller.sinks.http import Endpoint, Login
+from poller.sinks.http import Endpoint, Login, probed
 
 SUCCESSES = (201, 200, 202, 204)
 MAX_BODY_BYTES = 12_000_000
@@ -69,6 +69,5 @@ class MoesifSink(Configured):
         )
 
     def probe(self) -> Outcome:
-        """Post an empty array. Refused means reachable and let in, but without a liking for empty arrays."""
-        outcome = self._endpoint.post(b"[]", "/batch")
-        return Accepted(status=outcome.status) if isinstance(outcome, Refused) else outcome
+        """Post an empty array. Refused for being empty means reachable and let in."""
+        return probed(self._endpoint.post(b"[]", "/batch"))

@@ -199,14 +199,6 @@ def test_no_outcome_holds_a_secret_or_an_event(status):
     assert "HTTP" in outcome.reason
 
 
-@responses.activate
-def test_an_answer_that_is_far_too_long_is_no_success():
-    responses.post(f"{URL}/activityLog", status=201, body=b"x" * 2_000_000)
-    outcome = logging_sink().send([event()])
-    assert isinstance(outcome, RetryAfter)
-    assert "check url and tag" in outcome.reason
-
-
 def test_the_reason_of_a_missing_key_names_its_file_and_sends_nothing(tmp_path):
     source = SecretSource("file", str(tmp_path / "gone.key"), path="sinks[0].api_key_file")
     outcome = logging_sink(api_key=source).send([event()])
