@@ -7,7 +7,6 @@ Decides nothing about entries. Errors of one contract are its own; a trouble of 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,6 @@ from typing import NamedTuple
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
 from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog
 from poller.config import Config
@@ -40,6 +37,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.readiness import troubles
 from poller.sinks import Sink
 from poller.store import State
+from poller.triggers import Every
 
 log = logging.getLogger(__name__)
 
@@ -62,23 +60,6 @@ class Parts(NamedTuple):
     sinks: Sequence[Sink]
     token_expiries: Callable[[], Mapping[str, float]]
     prepare: Callable[[str, Sequence[Event]], Prepared]
-
-
-class _Spread(BaseTrigger):  # type: ignore[misc]  # ships no types
-    """At once, then every so many seconds, from a moment of the interval that is another for each contract.
-
-    So a thousand contracts are polled at the start, and not all in the same second ever after.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.interval = timedelta(seconds=seconds)
-        self._first_share = random.uniform(0.1, 1.0)
-
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        if previous_fire_time is None:
-            return now
-        share, self._first_share = self._first_share, 1.0
-        return previous_fire_time + self.interval * share
 
 
 class Schedule:
@@ -162,7 +143,7 @@ class Schedule:
     def _add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first: datetime) -> None:
         self._scheduler.add_job(
             self._guarded(job),
-            IntervalTrigger(seconds=max(1, int(seconds)), timezone=UTC),
+            Every(seconds),
             id=name,
             executor="housekeeping",
             next_run_time=first,
@@ -224,7 +205,7 @@ class Schedule:
             log.info("contract.discovered", extra={"contract": contract})
             self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
             poll = self._guarded(lambda contract=contract: self._poll(contract))  # type: ignore[misc]
-            self._scheduler.add_job(poll, _Spread(self.parts.config.poll.interval_seconds), id=f"poll-{contract}")
+            self._scheduler.add_job(poll, Every(self.parts.config.poll.interval_seconds, is_spread=True), id=f"poll-{contract}")
         self._contracts = set(contracts)
         self._discovery_failures = failures
         if failures:

@@ -28,7 +28,7 @@ ROOMS = {
     "pipelines": {"pipelines"},
     "checks": {"checks"},
     "pipeline": {"pipeline"},
-    "daemon": {"daemon", "schedule"},
+    "daemon": {"daemon", "schedule", "triggers"},
     "simulator": {"simulator"},
     "cli": {"cli", "__main__"},
 }
