@@ -8,15 +8,18 @@ the old one if it is good.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
-from poller.errors import EXIT_OK, PollerError
+from poller.config import Config
+from poller.errors import EXIT_OK, PollerError, TransientError
 from poller.health import Endpoint, Health
 from poller.metrics import Metrics
 from poller.notify import Notifier
@@ -27,17 +30,22 @@ log = logging.getLogger(__name__)
 
 _WAKE_SECONDS = 1.0
 _CLOCK_SET_SECONDS = 2.0
+_LISTEN_AGAIN_SECONDS = 5.0
+_OLD_STAYS = "the old configuration stays in force"
 # Three heartbeats missed mean that the scheduler no longer ticks.
 _DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS + 5
 
 
 class Daemon:
-    """One running daemon. `build` makes the parts of the configuration as it is now, and raises ConfigError when it is bad."""
+    """One running daemon. `build` makes the parts of the configuration as it is now, and raises ConfigError when it is bad.
+
+    With a configuration, it makes the parts of that one: to go back to it.
+    """
 
     def __init__(
         self,
         state: State,
-        build: Callable[[threading.Event, Callable[[str, float], None]], Parts],
+        build: Callable[[threading.Event, Callable[[str, float], None], Config | None], Parts],
         notifier: Notifier,
         *,
         clock: Callable[[], float] = time.time,
@@ -55,7 +63,10 @@ class Daemon:
         self._ticked_at = time.monotonic()
         self._clock_lead = self._clock() - time.monotonic()
         self._work: Schedule | None = None
+        self._state_dir = Path()
         self._endpoint: Endpoint | None = None
+        self._endpoint_failure = ""
+        self._listen_again_at = math.inf
 
     def run(self) -> int:
         """Work until SIGTERM or SIGINT. Returns 0.  Raises: ConfigError at the start; StateError when the state fails."""
@@ -64,7 +75,8 @@ class Daemon:
                 signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
         parts, stop = self._build_parts()
-        self._endpoint = self._listen(parts)
+        self._state_dir = parts.config.state_dir
+        self._open_endpoint(parts)
         self._start(parts, stop)
         self._notifier.tell(READY="1", STATUS="collecting")
         log.info("daemon.started", extra={"sinks": [sink.name for sink in self._parts.sinks]})
@@ -76,12 +88,13 @@ class Daemon:
                 if self._is_reloading:
                     self._is_reloading = False
                     self._reload()
+                if self._endpoint is None and time.monotonic() >= self._listen_again_at:
+                    self._open_endpoint(self._parts)
                 self._mind_clock()
         finally:
             self._notifier.tell(STOPPING="1", STATUS="finishing what is in flight")
             self._stop_work()
-            if self._endpoint is not None:
-                self._endpoint.close()
+            self._close_endpoint()
         if self._fatal is not None:
             raise self._fatal
         log.info("daemon.stopped")
@@ -100,24 +113,70 @@ class Daemon:
         self._is_reloading = True
         self._wake.put(None)
 
-    def _build_parts(self) -> tuple[Parts, threading.Event]:
+    def _build_parts(self, config: Config | None = None) -> tuple[Parts, threading.Event]:
+        """What the configuration as it is now makes, or `config` again."""
         stop = threading.Event()
-        return self._build(stop, self.metrics.observe_request), stop
+        return self._build(stop, self.metrics.observe_request, config), stop
 
     def _listen(self, parts: Parts) -> Endpoint | None:
-        """The endpoint that is configured.  Raises: ConfigError when its address is taken."""
-        address = parts.config.http.address
-        if address is None:
+        """The endpoint that is configured.  Raises: TransientError while its address is not free; ConfigError."""
+        http = parts.config.http
+        if http.address is None:
             return None
-        return Endpoint(address, metrics=self.metrics.render, alive=self.alive, ready=self.ready)
+        return Endpoint(http.address, metrics=self.metrics.render, alive=self.alive, ready=self.ready, hosts=http.hosts)
+
+    def _open_endpoint(self, parts: Parts) -> None:
+        """Listen, now or as soon as the address can be had: collecting does not wait for it.  Raises: ConfigError."""
+        try:
+            self._endpoint = self._listen(parts)
+        except TransientError as error:
+            if not self._endpoint_failure:
+                extra = {"why": error.message, "hint": error.hint, "wait_seconds": _LISTEN_AGAIN_SECONDS}
+                log.warning("endpoint.unavailable", extra=extra)
+            self._endpoint_failure = str(error)
+        else:
+            if self._endpoint_failure:
+                log.info("endpoint.opened")
+            self._endpoint_failure = ""
+        self._listen_again_at = time.monotonic() + _LISTEN_AGAIN_SECONDS
+
+    def _move_endpoint(self, parts: Parts, before: Parts) -> None:
+        """Listen where the new configuration says.  Raises: PollerError; then it listens where it did before."""
+        if parts.config.http == before.config.http:
+            return
+        try:
+            endpoint = self._listen(parts)
+        except TransientError:
+            if self._endpoint is None:
+                raise
+            # The old address may be what is in the way: all addresses of a port exclude each single one.
+            self._close_endpoint()
+            try:
+                endpoint = self._listen(parts)
+            except PollerError:
+                self._open_endpoint(before)
+                raise
+        self._close_endpoint()
+        self._endpoint = endpoint
+        self._endpoint_failure = ""
+
+    def _close_endpoint(self) -> None:
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None
 
     def _start(self, parts: Parts, stop: threading.Event) -> None:
         is_reload = self._work is not None
-        self.metrics.is_polled = parts.config.poll.wants
-        self._work = Schedule(
+        self.metrics.keep(parts.accounts.keys(), parts.config.poll.wants)
+        work = Schedule(
             self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock, is_reload=is_reload
         )
-        self._work.start()
+        self._work = work
+        try:
+            work.start()
+        except BaseException:
+            work.stop()
+            raise
 
     def _stop_work(self) -> None:
         if self._work is not None:
@@ -125,24 +184,42 @@ class Daemon:
 
     def _reload(self) -> None:
         self._notifier.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+        before = self._parts
         try:
             parts, stop = self._build_parts()
-            is_moving = parts.config.http.listen != self._parts.config.http.listen
-            endpoint = self._listen(parts) if is_moving else self._endpoint
+            self._move_endpoint(parts, before)
         except PollerError as error:
-            log.error("config.reload_failed", extra={"why": str(error), "hint": "the old configuration stays in force"})
+            log.error("config.reload_failed", extra={"why": str(error), "hint": _OLD_STAYS})
         else:
             self._stop_work()
-            if is_moving and self._endpoint is not None:
-                self._endpoint.close()
-            self._endpoint = endpoint
             try:
                 self._start(parts, stop)
+            except Exception as error:  # noqa: BLE001  # whatever it is: what ran until now can run again
+                log.error("config.reload_failed", extra={"why": _words(error), "hint": _OLD_STAYS})
+                self._go_back(before)
+            else:
                 log.info("config.reloaded")
-            except PollerError as error:
-                log.error("config.reload_failed", extra={"why": str(error)})
-                self._fail(error)
+                self._tell_of_restart(parts)
         self._notifier.tell(READY="1")
+
+    def _go_back(self, before: Parts) -> None:
+        """Work as before the reload. Where that fails, too, the daemon ends: then it is not the configuration."""
+        try:
+            parts, stop = self._build_parts(before.config)
+            with suppress(PollerError):  # it is tried again
+                self._move_endpoint(parts, self._parts)
+            self._start(parts, stop)
+        except PollerError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  # as above
+            self._fail(PollerError(f"cannot go on: {_words(error)}"))
+
+    def _tell_of_restart(self, parts: Parts) -> None:
+        """A reload takes all but the state, which is open and locked."""
+        if parts.config.state_dir != self._state_dir:
+            hint = "restart to use it; until then the old one is used, and everything else of the new configuration"
+            extra = {"key": "state_dir", "in_use": str(self._state_dir), "configured": str(parts.config.state_dir)}
+            log.warning("config.restart_needed", extra={**extra, "hint": hint})
 
     def _mind_clock(self) -> None:
         """Notice when the clock is set back: what is due by the clock would wait for as long as that."""
@@ -173,5 +250,9 @@ class Daemon:
         work = self._work
         if work is None:
             return Health(False, ("starting",))
-        reasons = work.troubles()
+        reasons = [*work.troubles(), *filter(None, [self._endpoint_failure])]
         return Health(not reasons, tuple(reasons))
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, PollerError) else f"{type(error).__name__}: {error}"

@@ -53,6 +53,10 @@ class Problem(NamedTuple):
         return f"{self.path}: {self.message}{f' ({self.hint})' if self.hint else ''}"
 
 
+class FileProblem(Problem):
+    """A key or certificate file is missing or empty: it may be put there at any time, by whatever brings secrets."""
+
+
 class ConfigError(PollerError):
     """The configuration or the command line cannot be used. Carries all problems at once."""
 
@@ -61,6 +65,11 @@ class ConfigError(PollerError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether nothing is wrong but files that are not there yet."""
+        return all(isinstance(problem, FileProblem) for problem in self.problems)
 
 
 class TransientError(PollerError):

@@ -1,16 +1,35 @@
-"""The daemon's own HTTP endpoint: `/metrics`, `/healthz`, `/readyz`, on a thread of its own."""
+"""The daemon's own HTTP endpoint: `/metrics`, `/healthz`, `/readyz`, on threads of its own.
+
+Whoever can connect may ask, so nobody may take more than a share: few connections at once, each with a deadline. A browser that
+was lured here by a name of another's (DNS rebinding) is refused by that name.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import logging
+import socket
 import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from collections.abc import Callable, Collection
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import TCPServer, ThreadingMixIn
 from typing import NamedTuple
 
 import msgspec
 
-from poller.errors import ConfigError, PollerError, Problem
+from poller.errors import PollerError
+from poller.listening import Address, failure, listen, stop_listening
 
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 32
+# From the connection, or from the answer before, to the end of a request; then up to the end of its answer.
+REQUEST_SECONDS = 10.0
+_ANSWER_SECONDS = 60.0
+_ROOM_SECONDS = 1.0
 _DIRECTORY = b"/metrics /healthz /readyz\n"
 
 
@@ -21,74 +40,203 @@ class Health(NamedTuple):
     reasons: tuple[str, ...] = ()
 
 
+class Routes(NamedTuple):
+    """What is answered. Called at each request, from several threads."""
+
+    metrics: Callable[[], bytes]
+    alive: Callable[[], Health]
+    ready: Callable[[], Health]
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
 class Endpoint:
-    """Serves until closed. The functions are called at each request, from several threads."""
+    """Serves until closed. `hosts` are names it may be asked by, beside addresses, localhost and the one it listens on."""
 
     def __init__(
         self,
-        address: tuple[str, int],
+        address: Address,
         *,
         metrics: Callable[[], bytes],
         alive: Callable[[], Health],
         ready: Callable[[], Health],
+        hosts: Collection[str] = (),
     ) -> None:
-        """Start listening.  Raises: ConfigError when the address is taken or is not ours."""
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            timeout = 10  # a client that says nothing does not hold a thread
-
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                health = {"/healthz": alive, "/readyz": ready}.get(path)
-                try:
-                    if path == "/metrics":
-                        self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics())
-                    elif health is not None:
-                        self._answer_health(health())
-                    else:
-                        self._answer(200 if path == "/" else 404, "text/plain; charset=utf-8", _DIRECTORY)
-                except PollerError as error:
-                    self._answer_health(Health(False, (str(error),)))
-
-            do_HEAD = do_GET  # noqa: N815  # as the base class names it; the body is left out below
-
-            def _answer_health(self, health: Health) -> None:
-                body = {"status": "ok" if health.is_well else "failing", "reasons": health.reasons}
-                self._answer(200 if health.is_well else 503, "application/json", msgspec.json.encode(body) + b"\n")
-
-            def _answer(self, status: int, content_type: str, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
-                """Keep scrapes out of the log."""
-
-        host, port = address
+        """Start listening.  Raises: TransientError while the address is taken or not there; ConfigError when it is not ours."""
+        self._address = address
         try:
-            self._server = _Server((host, port), Handler)
+            listener = listen(address)
         except OSError as error:
-            raise ConfigError(
-                [Problem("http.listen", f"{host}:{port}: {error.strerror}", 'choose another, or "" for none')]
-            ) from error
+            raise failure(address, error) from error
+        names = {name.lower() for name in (*hosts, "localhost", *(() if isinstance(address, Path) else (address[0],)))}
+        is_any = isinstance(address, Path) or "*" in hosts  # a browser cannot be led to a file
+        self._server = _Server(listener, Routes(metrics, alive, ready), None if is_any else names)
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
     @property
     def port(self) -> int:
-        return int(self._server.server_address[1])
+        return int(self._server.socket.getsockname()[1])
 
     def close(self) -> None:
+        """Listen no more; what is being answered ends as it may."""
         self._server.shutdown()
-        self._server.server_close()
+        stop_listening(self._address, self._server.socket)
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(ThreadingMixIn, TCPServer):
+    """A thread for each connection, `MAX_CONNECTIONS` at most: the one that has kept us waiting longest makes room."""
+
     daemon_threads = True
-    request_queue_size = 64  # 5 are soon full of those who say nothing
+
+    def __init__(self, listener: socket.socket, routes: Routes, names: Collection[str] | None) -> None:
+        self.address_family = listener.family
+        super().__init__(listener.getsockname(), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.routes = routes
+        self.names = names
+        # In the order in which they came to wait: until when each may take, and whether it is being answered.
+        self._open: dict[socket.socket, tuple[float, bool]] = {}
+        self._changed = threading.Condition()
+
+    def verify_request(self, request: socket.socket, client_address: object) -> bool:  # type: ignore[override]  # wider there
+        """Whether there is room for a connection, or can be made."""
+        with self._changed:
+            if len(self._open) >= MAX_CONNECTIONS:
+                waiting = next((one for one, (_, is_answered) in self._open.items() if not is_answered), None)
+                if waiting is not None:
+                    _hang_up(waiting)
+                if not self._changed.wait_for(lambda: len(self._open) < MAX_CONNECTIONS, _ROOM_SECONDS):
+                    return False
+            self._open[request] = (time.monotonic() + REQUEST_SECONDS, False)
+            return True
+
+    def await_request(self, request: socket.socket) -> None:
+        """The connection has its time for a request from now on."""
+        with self._changed:
+            if self._open.pop(request, None):
+                self._open[request] = (time.monotonic() + REQUEST_SECONDS, False)
+
+    def begin_answer(self, request: socket.socket) -> None:
+        """Its request is there: it makes room for nobody until it is answered."""
+        with self._changed:
+            if request in self._open:
+                self._open[request] = (time.monotonic() + _ANSWER_SECONDS, True)
+
+    def service_actions(self) -> None:
+        """Twice a second: end those whose time is up, however steadily they drip."""
+        now = time.monotonic()
+        with self._changed:
+            for request, (deadline, _) in self._open.items():
+                if now > deadline:
+                    _hang_up(request)
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]  # wider there
+        super().shutdown_request(request)
+        with self._changed:
+            self._open.pop(request, None)
+            self._changed.notify_all()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is nobody's problem."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Have its thread find the end, which closes it."""
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    timeout = REQUEST_SECONDS
+
+    def handle_one_request(self) -> None:
+        self.server.await_request(self.connection)
+        super().handle_one_request()
+
+    def do_GET(self) -> None:
+        self.server.begin_answer(self.connection)
+        if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0").strip() != "0":
+            self.close_connection = True  # its body would be taken for the next request
+        self._send(self._answer())
+
+    do_HEAD = do_GET  # noqa: N815  # as the base class names it; the body is left out below
+
+    def _answer(self) -> Answer:
+        path = self.path.partition("?")[0]
+        routes = self.server.routes
+        if not self._is_meant_for_us():
+            return _text(HTTPStatus.MISDIRECTED_REQUEST, b"this host name is not ours: see http.hosts\n")
+        try:
+            match path:
+                case "/metrics":
+                    return Answer(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", routes.metrics())
+                case "/healthz":
+                    return _health(routes.alive())
+                case "/readyz":
+                    return _health(routes.ready())
+                case _:
+                    return _text(HTTPStatus.OK if path == "/" else HTTPStatus.NOT_FOUND, _DIRECTORY)
+        except PollerError as error:
+            log.warning("endpoint.failed", extra={"path": path, "why": str(error)})
+            return _health(Health(False, (str(error),)))
+        except Exception:
+            log.exception("endpoint.failed", extra={"path": path})
+            answer = _health(Health(False, ("internal error: the log says more",)))
+            return answer._replace(status=HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    def _is_meant_for_us(self) -> bool:
+        names = self.server.names
+        hosts = self.headers.get_all("Host", [])
+        return names is None or all(_is_ours(host, names) for host in hosts)
+
+    def _send(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """As the base class does it, without saying what we are made of."""
+        self.send_response_only(code, message)
+        self.send_header("Date", self.date_time_string())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
+        """Keep scrapes out of the log."""
+
+
+def _is_ours(host: str, names: Collection[str]) -> bool:
+    """Whether a `Host` is an address, which no foreign name stands for, or a name of ours; whatever the port."""
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    if name.removesuffix(".") in names:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(status: int, body: bytes) -> Answer:
+    return Answer(status, "text/plain; charset=utf-8", body)
+
+
+def _health(health: Health) -> Answer:
+    body = {"status": "ok" if health.is_well else "failing", "reasons": health.reasons}
+    status = HTTPStatus.OK if health.is_well else HTTPStatus.SERVICE_UNAVAILABLE
+    return Answer(status, "application/json", msgspec.json.encode(body) + b"\n")

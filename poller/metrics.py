@@ -6,13 +6,14 @@ That way they survive restarts, cannot drift from what `status` says, and cost n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from poller import __version__
+from poller.store.contracts import Contract
 from poller.store.overview import Overview
 
 _PREFIX = "ionos_poller_"
@@ -23,8 +24,8 @@ class Metrics:
 
     def __init__(self, read: Callable[[], Overview], clock: Callable[[], float] = time.time) -> None:
         self.registry = CollectorRegistry()
-        # Of a contract that is not polled any more, a time that only grows older would be an alarm for ever.
-        self.is_polled: Callable[[str], bool] = lambda contract: True
+        self._read = read
+        self._is_polled: Callable[[Contract], bool] = lambda row: True
         self.batches_failed = Counter(
             f"{_PREFIX}batches_failed",
             "Sends that failed and are tried again.",
@@ -51,8 +52,19 @@ class Metrics:
         )
         build = Gauge(f"{_PREFIX}build_info", "The version that runs.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
-        is_polled = lambda contract: self.is_polled(contract)  # noqa: E731, PLW0108 - as it is at the time of the scrape
+        is_polled = lambda row: self._is_polled(row)  # noqa: E731, PLW0108 - as it is at the time of the scrape
         self.registry.register(_StateCollector(read, clock, is_polled))
+
+    def keep(self, accounts: Collection[str], wants: Callable[[str], bool]) -> None:
+        """Show the gauges of these accounts and of the contracts that are wanted, no others.
+
+        What is not polled any more would keep its last value, or grow older, for ever: an alarm that nothing ends.
+        """
+        self._is_polled = lambda row: row.account in accounts and wants(row.contract)
+        _drop(self.token_expires_at, lambda account: account not in accounts)
+        _drop(self.clock_skew, lambda account: account not in accounts)
+        polled = {row.contract for row in self._read().contracts if self._is_polled(row)}
+        _drop(self.audit_missing, lambda contract: contract not in polled)
 
     def observe_request(self, code: str, seconds: float) -> None:
         """One request to the API: its status, or `error` when no answer came."""
@@ -66,7 +78,7 @@ class Metrics:
 
 class _StateCollector(Collector):
     def __init__(
-        self, read: Callable[[], Overview], clock: Callable[[], float], is_polled: Callable[[str], bool]
+        self, read: Callable[[], Overview], clock: Callable[[], float], is_polled: Callable[[Contract], bool]
     ) -> None:
         self._read = read
         self._clock = clock
@@ -80,7 +92,7 @@ class _StateCollector(Collector):
         state = self._read()
         now = self._clock()
         by_contract = {row.contract: row for row in state.contracts}
-        polled = [row for row in state.contracts if self._is_polled(row.contract)]
+        polled = [row for row in state.contracts if self._is_polled(row)]
         yield _counter(
             "events_collected",
             "New entries stored for delivery.",
@@ -171,3 +183,11 @@ def _gauge(name: str, text: str, labels: list[str], values: Mapping[tuple[str, .
     for key, value in values.items():
         family.add_metric(key, value)
     return family
+
+
+def _drop(gauge: Gauge, is_gone: Callable[[str], bool]) -> None:
+    """Take out the values whose one label names what is gone."""
+    for sample in next(iter(gauge.collect())).samples:
+        (label,) = sample.labels.values()
+        if is_gone(label):
+            gauge.remove(label)

@@ -16,10 +16,11 @@ class Notifier:
         self._address = f"\0{address[1:]}" if address and address.startswith("@") else address
 
     def tell(self, **values: str) -> None:
-        """Send variables, such as `READY="1"`. Never fails: being heard is not what we are here for."""
+        """Send variables, such as `READY="1"`. Never fails, and never waits for a reader that does not read."""
         if not self._address:
             return
         message = "\n".join(f"{name}={value}" for name, value in values.items())
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.setblocking(False)
             channel.connect(self._address)
-            channel.sendall(message.encode())
+            channel.send(message.encode())

@@ -152,11 +152,12 @@ class Schedule:
     def stop(self) -> None:
         """Stop collecting, finish the batches in flight, within `DRAIN_SECONDS`."""
         self._stop.set()
-        self._scheduler.shutdown(wait=False)
+        if self._scheduler.running:  # else its start failed
+            self._scheduler.shutdown(wait=False)
         self._collector.close()
         self._wake_sinks()
         deadline = time.monotonic() + DRAIN_SECONDS
-        for thread in self._threads:
+        for thread in filter(threading.Thread.is_alive, self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
         while self._busy and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -205,7 +206,9 @@ class Schedule:
             log.info("contract.discovered", extra={"contract": contract})
             self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
             poll = self._guarded(lambda contract=contract: self._poll(contract))  # type: ignore[misc]
-            self._scheduler.add_job(poll, Every(self.parts.config.poll.interval_seconds, is_spread=True), id=f"poll-{contract}")
+            self._scheduler.add_job(
+                poll, Every(self.parts.config.poll.interval_seconds, is_spread=True), id=f"poll-{contract}"
+            )
         self._contracts = set(contracts)
         self._discovery_failures = failures
         if failures:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-import socket
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import msgspec
-
 from poller.checks import Finding, fail, ok, warn
 from poller.config import Config, SecretSource
-from poller.errors import EXIT_CONFIG, BodyTooLargeError, TransientError
-from poller.transport import Transport
+from poller.errors import EXIT_CONFIG
+from poller.listening import Address, is_ours, listen, problem, show, stop_listening
 
 UNIT = "ionos-poller.service"
 # Source: systemd.unit(5), "System Unit Search Path", highest precedence first.
@@ -33,38 +30,19 @@ UNIT_DIRECTORIES = tuple(
 _DEFAULT_CONFIG = "/etc/ionos-poller/config.toml"
 
 
-def check_listen(address: tuple[str, int] | None, daemon_pid: int | None) -> Finding:
-    """Is the port of `http.listen` free, or held by our own daemon? `daemon_pid` is the process that holds `run`'s state."""
+def check_listen(address: Address | None, daemon_pid: int | None) -> Finding:
+    """Can `http.listen` be listened on, or does our own daemon? `daemon_pid` is the process that holds `run`'s state."""
     name = "http.listen"
     if address is None:
         return ok(name, "turned off")
-    host, port = address
-    where = f"{host}:{port}"
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-            listener.bind((host, port))
-            listener.listen(1)  # another may have bound it the same way
+        stop_listening(address, listen(address))
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and daemon_pid is not None and _is_ours(host, port):
-            return ok(name, f"{where}: in use by the daemon, process {daemon_pid}")
-        what = "taken by another program" if error.errno == errno.EADDRINUSE else error.strerror
-        return fail(name, f"{where}: {what}", 'choose another http.listen, or "" for none', EXIT_CONFIG)
-    return ok(name, f"{where}: free")
-
-
-def _is_ours(host: str, port: int) -> bool:
-    """Whether what listens there answers as the daemon does."""
-    bare = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - to where it can be asked
-    transport = Transport(timeout_seconds=(1.0, 2.0))
-    try:
-        url = f"http://[{bare}]:{port}" if ":" in bare else f"http://{bare}:{port}"
-        return "reasons" in msgspec.json.decode(transport.request("GET", f"{url}/healthz").body, type=dict[str, object])
-    except (TransientError, BodyTooLargeError, msgspec.DecodeError):
-        return False
-    finally:
-        transport.close()
+        if error.errno == errno.EADDRINUSE and daemon_pid is not None and is_ours(address):
+            return ok(name, f"{show(address)}: in use by the daemon, process {daemon_pid}")
+        _, message, hint = problem(address, error)
+        return fail(name, message, hint, EXIT_CONFIG)
+    return ok(name, f"{show(address)}: free")
 
 
 def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Finding]:

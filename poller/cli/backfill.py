@@ -16,7 +16,7 @@ import msgspec
 from poller.api import ActivityLog
 from poller.cli import suggestions
 from poller.cli.compose import activity_logs, preparation
-from poller.cli.messages import exit_code, note, restarted_when_full, tell
+from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell
 from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
@@ -142,7 +142,7 @@ def command(
                 State.discard(config.state_dir, order.use)
 
     try:
-        with restarted_when_full():
+        with restarted_if_it_may_pass():
             return until_stopped(work)
     except StoppedError:
         note(_GO_ON)

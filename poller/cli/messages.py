@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from poller.config import process_environment
-from poller.errors import EXIT_AUTH, EXIT_INCOMPLETE, EXIT_OK, AuthError, PollerError, StateFullError, TransientError
+from poller.errors import (
+    EXIT_AUTH,
+    EXIT_INCOMPLETE,
+    EXIT_OK,
+    AuthError,
+    ConfigError,
+    PollerError,
+    StateFullError,
+    TransientError,
+)
 
 if TYPE_CHECKING:
     from poller.pipeline.collect import Poll
@@ -41,12 +50,16 @@ def note(message: str) -> None:
 
 
 @contextmanager
-def restarted_when_full() -> Iterator[None]:
-    """A full disk is worth a restart by the service manager, unlike other troubles of the state: there may be room in a while."""
+def restarted_if_it_may_pass() -> Iterator[None]:
+    """End with 1, so that the service manager starts it again, where what is wrong may be right in a while."""
     try:
         yield
     except StateFullError as error:
         raise TransientError(error.message, hint=error.hint) from error
+    except ConfigError as error:
+        if error.may_pass:
+            error.exit_code = EXIT_INCOMPLETE
+        raise
 
 
 def exit_code(polls: Sequence[Poll], failures: Sequence[PollerError]) -> int:

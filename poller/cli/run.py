@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 
 from poller.cli.compose import activity_logs, preparation, token_expiries
-from poller.cli.messages import restarted_when_full
+from poller.cli.messages import restarted_if_it_may_pass
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
 from poller.config import Config, process_environment
 from poller.daemon import Daemon
@@ -32,12 +32,16 @@ def command(settings: Settings, since: int | None) -> int:
       ionos-poller --config /etc/ionos-poller/config.toml run
       curl -s localhost:9464/readyz      is it well, and if not, why?
     """
-    config = _load(settings)
-    with restarted_when_full():
-        state = State.open(config.state_dir, "run", since=since, accounts=[account.name for account in config.accounts])
+    with restarted_if_it_may_pass():
+        return _run(settings, since)
 
-    def build(stop: threading.Event, observe: Callable[[str, float], None]) -> Parts:
-        current = _load(settings)
+
+def _run(settings: Settings, since: int | None) -> int:
+    config = _load(settings)
+    state = State.open(config.state_dir, "run", since=since, accounts=[account.name for account in config.accounts])
+
+    def build(stop: threading.Event, observe: Callable[[str, float], None], before: Config | None) -> Parts:
+        current = before or _load(settings)
         return Parts(
             current,
             activity_logs(current, stop, observe),

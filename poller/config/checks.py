@@ -7,6 +7,7 @@ repeated.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from poller.config.values import show
 
@@ -14,6 +15,8 @@ _NAME = r"[A-Za-z0-9_.-]{1,100}"
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _LABEL_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _FIELD_PATH = r"[^\s.\[\]]+(\[\])?(\.[^\s.\[\]]+(\[\])?)*"
+# Source: unix(7), sun_path, with the byte that ends it.
+_MAX_SOCKET_PATH_BYTES = 107
 _PLACEHOLDER = r"\{[^{}]*\}|[{}]"
 _MAPPING_HINT = 'such as "event.type" or "{event.type} {event.param.action}"'
 _FRAMING_HEADERS = {"content-length", "content-encoding", "transfer-encoding"}
@@ -73,14 +76,37 @@ def check_url(text: str) -> str:
 
 
 def check_listen(text: str) -> str:
-    """`host:port`, `[v6]:port`, or empty for none."""
+    """`host:port`, `[v6]:port`, `unix:/path`, or empty for none."""
+    if text.startswith("unix:"):
+        path = check_text(text.removeprefix("unix:"))
+        if not path.startswith("/") or len(path.encode()) > _MAX_SOCKET_PATH_BYTES:
+            raise BadValueError(
+                f"{show(text)} is not the path of a socket", 'such as "unix:/run/ionos-poller/http.sock"'
+            )
+        return text
     host, _, port = text.rpartition(":")
     is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) <= 65_535
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_host = re.fullmatch(r"[A-Za-z0-9.-]+" if bare == host else r"[0-9A-Fa-f:.]+", bare) is not None
-    if text and not (is_port and is_host):
+    if text and not (is_port and _is_host(host)):
         raise BadValueError(f"{show(text)} is not an address and port", 'such as "127.0.0.1:9464"; "" turns it off')
     return text
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("[") and host.endswith("]"):
+        import ipaddress
+
+        with suppress(ValueError):
+            return ipaddress.ip_address(host[1:-1]).version == 6
+        return False
+    return re.fullmatch(r"[A-Za-z0-9.-]+", host) is not None
+
+
+def check_host(value: object) -> str:
+    """A name that stands in a `Host` header, without its port, or `*`."""
+    text = value if isinstance(value, str) else ""
+    if text != "*" and not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        raise BadValueError(f"{show(value)} is not a host name", 'without a port, such as "poller.example.com"')
+    return text.lower()
 
 
 def check_template(text: str) -> str:

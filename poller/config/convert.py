@@ -29,7 +29,7 @@ from poller.config.scalars import (
 from poller.config.secrets import Secret, SecretSource
 from poller.config.sinks import SINK_TYPES, AnySink
 from poller.config.values import show
-from poller.errors import ConfigError, Problem
+from poller.errors import ConfigError, FileProblem, Problem
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -66,12 +66,12 @@ class Converter:
                 return f"{name}{path[end:]}"
         return ""
 
-    def add(self, path: str, message: str, hint: str = "") -> None:
+    def add(self, path: str, message: str, hint: str = "", kind: type[Problem] = Problem) -> None:
         """Note a problem, at the variable where there is one."""
         # A variable that goes deeper than the key, as POLL__INTERVAL__X does, is what is wrong with the key.
         is_key = path == "state_dir" or ("." in path and "[" not in path)
         below = [name for place, name in self._origins.items() if is_key and place.startswith(f"{path}.")]
-        self.problems.append(Problem(self.variable(path) or (below or [path])[0], message, hint))
+        self.problems.append(kind(self.variable(path) or (below or [path])[0], message, hint))
 
     # Tables
 
@@ -157,7 +157,7 @@ class Converter:
                 return self.table(field.extra["table"], raw, path, credential=field.extra.get("credential", ""))
             case "tables":
                 return tuple(self.tables(field.extra["table"], raw, path).values())
-            case "contracts" | "field_paths":
+            case "contracts" | "field_paths" | "hosts":
                 return self._texts(field, raw, path)
             case "headers" | "labels":
                 return self._mapping(field, raw, path)
@@ -169,7 +169,9 @@ class Converter:
                 return self._attempt(path, read_scalar, field, raw)
 
     def _texts(self, field: Field, raw: object, path: str) -> tuple[str, ...]:
-        check = checks.check_contract if field.kind == "contracts" else checks.check_field_path
+        check = {"contracts": checks.check_contract, "hosts": checks.check_host}.get(
+            field.kind, checks.check_field_path
+        )
         items = self._attempt(path, expect_list, split_list(raw)) or []
         made = [self._attempt(f"{path}[{at}]", check, item) for at, item in enumerate(items)]
         return tuple(item for item in made if item is not None)
@@ -196,7 +198,7 @@ class Converter:
     def _file(self, field: Field, raw: object, path: str) -> Path:
         file = self._path(checks.check_text(expect_text(raw)), path)
         if field.kind == "file" and self._check_files and not os.access(file, os.R_OK):
-            raise BadValueError(f"unreadable file {file}", "does it exist, and may this user read it?")
+            self.add(path, f"unreadable file {file}", "does it exist, and may this user read it?", FileProblem)
         return file
 
     # Secrets

@@ -46,6 +46,7 @@ _EXAMPLES: dict[str, object] = {
     "mask": ["principal.sourceIP"],
     "redact": {"mask": ["principal.identity.username"]},
     "hash": ["principal.identity.username"],
+    "hosts": ["poller.example.com"],
     "headers": {"X-Environment": "production"},
 }
 _EXAMPLE_URLS = {
@@ -186,8 +187,9 @@ def _type_name(field: Field) -> str:
     names = {
         "contracts": "list of contract numbers",
         "field_paths": "list of field paths",
+        "hosts": "list of host names",
         "tables": "list of tables",
-        "listen": "address:port",
+        "listen": "address:port or unix:path",
         "template": "file",
         "tag": "name",
         "headers": "table of text",
@@ -273,7 +275,7 @@ def _shape(field: Field) -> dict[str, Any]:
             return {"enum": list(field.choices)}
         case "contracts":
             return {"type": "array", "items": {"type": ["string", "integer"]}}
-        case "field_paths":
+        case "field_paths" | "hosts":
             return {"type": "array", "items": {"type": "string"}}
         case "headers" | "labels":
             return {"type": "object", "additionalProperties": {"type": "string"}}

@@ -22,7 +22,7 @@ from poller.config.model import Account, Api, Config
 from poller.config.rules import check_config
 from poller.config.scalars import decode_json
 from poller.config.secrets import SecretSource
-from poller.errors import ConfigError, Problem
+from poller.errors import ConfigError, FileProblem, Problem
 
 SYSTEM_CONFIG = Path("/etc/ionos-poller/config.toml")
 _MAX_FILE_BYTES = 1024 * 1024
@@ -61,7 +61,7 @@ def load(
     network = NetworkEnvironment(environ)
     if check_files and network.ca_bundle and not os.access(network.ca_bundle, os.R_OK):
         problems.append(
-            Problem(network.ca_bundle_variable, f"unreadable file {network.ca_bundle}", "correct or unset it")
+            FileProblem(network.ca_bundle_variable, f"unreadable file {network.ca_bundle}", "correct or unset it")
         )
     problems += _check_username(environ)
     if config is None or problems:

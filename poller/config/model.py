@@ -223,13 +223,28 @@ class Outbox(Table, frozen=True, kw_only=True):
 class Http(Table, frozen=True, kw_only=True):
     """The daemon's own endpoint: /metrics, /healthz, /readyz."""
 
-    listen: Annotated[str, describe("listen", "Address and port to listen on; empty: none.")] = "127.0.0.1:9464"
+    listen: Annotated[
+        str,
+        describe(
+            "listen",
+            "Address and port to listen on, or `unix:` and the path of a socket; `[::]` takes IPv4, too; empty: none.",
+        ),
+    ] = "127.0.0.1:9464"
+    hosts: Annotated[
+        tuple[str, ...],
+        describe(
+            "hosts",
+            "Host names it may be asked by, beside addresses, `localhost` and the host of `listen`; `*`: any.",
+        ),
+    ] = ()
 
     @property
-    def address(self) -> tuple[str, int] | None:
-        """Host and port, or None when it is turned off."""
+    def address(self) -> tuple[str, int] | Path | None:
+        """Host and port, or the path of a socket, or None when it is turned off."""
         if not self.listen:
             return None
+        if self.listen.startswith("unix:"):
+            return Path(self.listen.removeprefix("unix:"))
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 

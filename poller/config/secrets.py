@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
-from poller.errors import ConfigError, Problem, TransientError
+from poller.errors import ConfigError, FileProblem, Problem, TransientError
 
 MASK = "********"
 _MAX_SECRET_BYTES = 64 * 1024
@@ -98,7 +98,8 @@ class SecretSource:
         else:
             raise self._error("missing", self.hint)
         if not value.strip():
-            raise self._error(f"{self} is empty")
+            kind = FileProblem if self.origin in ("file", "credential") else Problem
+            raise ConfigError([kind(self.path, f"{self} is empty")])
         if not value.isprintable():
             raise self._error(f"{self} holds a control character", "it must be one line of text")
         if not self.is_text and (" " in value or not value.isascii()):
@@ -120,10 +121,9 @@ class SecretSource:
                 raise TransientError(
                     f"key file {self.place} cannot be read now: {error.strerror}", hint=hint
                 ) from error
-            raise self._error(
-                f"unreadable key file {self.place}: {error.strerror}",
-                "does it exist, and may this user read it?",
-            ) from error
+            message = f"unreadable key file {self.place}: {error.strerror}"
+            problem = FileProblem(self.path, message, "does it exist, and may this user read it?")
+            raise ConfigError([problem]) from error
         if len(content) > _MAX_SECRET_BYTES:
             raise self._error(f"key file {self.place} is larger than 64 KiB", "is it the right file?")
         try:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import json
+import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import NoReturn
 
 import pytest
 
-from poller.health import Endpoint, Health
+from poller.errors import StateError
+from poller.health import MAX_CONNECTIONS, Endpoint, Health
+from tests.support import open_files
 
 REASON = 'contract 1: "\x1b[31m\r\nX-Evil: 1\ud800'.encode("utf-8", "replace").decode()
 
@@ -17,7 +24,11 @@ REASON = 'contract 1: "\x1b[31m\r\nX-Evil: 1\ud800'.encode("utf-8", "replace").d
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Endpoint]:
     endpoint = Endpoint(
-        ("127.0.0.1", 0), metrics=lambda: b"up 1\n", alive=lambda: Health(True), ready=lambda: Health(False, (REASON,))
+        ("127.0.0.1", 0),
+        metrics=lambda: b"up 1\n",
+        alive=lambda: Health(True),
+        ready=lambda: Health(False, (REASON,)),
+        hosts=["poller.example.com"],
     )
     yield endpoint
     endpoint.close()
@@ -80,8 +91,125 @@ def test_those_who_say_nothing_keep_nobody_waiting(endpoint: Endpoint) -> None:
         assert get(endpoint, "/metrics") == (200, b"up 1\n")
 
 
+def connect(endpoint: Endpoint) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", endpoint.port), timeout=15)
+
+
+def test_a_thousand_slow_connections_take_no_more_than_their_share(endpoint: Endpoint) -> None:
+    threads, files = threading.active_count(), len(open_files(os.getpid()))
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(connect(endpoint)).sendall(b"GET /he")
+        assert get(endpoint, "/metrics") == (200, b"up 1\n")
+        assert threading.active_count() - threads <= MAX_CONNECTIONS
+        assert len(open_files(os.getpid())) - files - 200 <= MAX_CONNECTIONS
+
+
+def test_a_request_in_drips_is_ended_by_its_deadline(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poller.health.REQUEST_SECONDS", 1.0)
+    started = time.monotonic()
+    with connect(endpoint) as connection, suppress(OSError):
+        connection.settimeout(0.1)
+        while time.monotonic() - started < 8:
+            connection.sendall(b"X")
+            with suppress(TimeoutError):
+                if connection.recv(1) == b"":
+                    break
+    assert 0.9 < time.monotonic() - started < 6
+
+
+def test_one_that_is_being_answered_makes_room_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poller.health.MAX_CONNECTIONS", 2)
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def slow() -> bytes:
+        is_asked.set()
+        assert may_answer.wait(15)
+        return b"up 1\n"
+
+    endpoint = Endpoint(("127.0.0.1", 0), metrics=slow, alive=lambda: Health(True), ready=lambda: Health(True))
+    try:
+        with connect(endpoint) as asking, ExitStack() as stack:
+            asking.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert is_asked.wait(15)
+            for _ in range(10):
+                stack.enter_context(connect(endpoint)).sendall(b"GET /he")
+            assert get(endpoint, "/healthz")[0] == 200
+            may_answer.set()
+            assert b"up 1\n" in b"".join(iter(lambda: asking.recv(65_536), b""))
+    finally:
+        endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200), ("127.0.0.1:9464", 200), ("localhost", 200), ("LOCALHOST:1", 200), ("[::1]:9464", 200),
+        ("10.7.222.5:9464", 200), ("poller.example.com", 200), ("poller.example.com.:9464", 200), ("", 421),
+        ("evil.example", 421), ("evil.example:9464", 421), ("127.0.0.1.evil.example", 421), ("localhost.evil.example", 421),
+        ("poller", 421), ("[evil.example]", 421), ("127.0.0.1@evil.example", 421), ("localhost, evil.example", 421),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+def test_only_addresses_and_names_of_ours_may_be_asked(endpoint: Endpoint, host: str, status: int, path: str) -> None:
+    said = say(endpoint, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    assert said.startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_of_two_hosts_both_are_looked_at(endpoint: Endpoint) -> None:
+    said = say(endpoint, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+    assert b" 421 " in said
+
+
+def test_a_name_of_any_kind_is_asked_where_that_is_configured() -> None:
+    routes = {"metrics": lambda: b"", "alive": lambda: Health(True), "ready": lambda: Health(True)}
+    endpoint = Endpoint(("127.0.0.1", 0), hosts=["*"], **routes)  # type: ignore[arg-type]
+    try:
+        assert b" 200 " in say(endpoint, b"GET /healthz HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n")
+    finally:
+        endpoint.close()
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 40", b"Transfer-Encoding: chunked"])
+def test_the_body_of_a_get_is_not_taken_for_the_next_request(endpoint: Endpoint, head: bytes) -> None:
+    smuggled = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    said = say(endpoint, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n\r\n" + smuggled)
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in said
+
+
+@pytest.mark.parametrize("request_bytes", [b"GET /metrics HTTP/1.0\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n", b"x\r\n\r\n"])
+def test_no_answer_says_what_we_are_made_of(endpoint: Endpoint, request_bytes: bytes) -> None:
+    said = say(endpoint, request_bytes)
+    assert b"Server:" not in said
+    assert b"Python" not in said
+
+
 def test_a_reason_stays_in_its_json(endpoint: Endpoint) -> None:
     status, body = get(endpoint, "/readyz")
     assert status == 503
     assert b"\x1b" not in body
     assert body.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz"])
+@pytest.mark.parametrize(
+    ("failure", "status"), [(StateError("disk I/O error", hint="check the disk"), 503), (ZeroDivisionError("x"), 500)]
+)
+def test_a_failure_of_ours_is_answered_in_a_line_and_logged(
+    caplog: pytest.LogCaptureFixture, path: str, failure: Exception, status: int
+) -> None:
+    def fail() -> NoReturn:
+        raise failure
+
+    endpoint = Endpoint(("127.0.0.1", 0), metrics=fail, alive=lambda: Health(True), ready=fail)
+    try:
+        answered, body = get(endpoint, path)
+        assert answered == status
+        assert b"Traceback" not in body
+        assert json.loads(body)["status"] == "failing"
+        (record,) = [record for record in caplog.records if record.message == "endpoint.failed"]
+        assert vars(record)["path"] == path
+        assert get(endpoint, "/healthz")[0] == 200
+    finally:
+        endpoint.close()

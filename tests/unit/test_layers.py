@@ -19,6 +19,7 @@ ROOMS = {
     "core": {"errors", "events", "windows", "delivery", "reading", "mapping"},
     "config": {"config"},
     "telemetry": {"telemetry"},
+    "listening": {"listening"},
     "reporting": {"health", "metrics", "notify", "readiness"},
     "transport": {"transport", "connections"},
     "api": {"api"},
@@ -44,12 +45,13 @@ MAY_IMPORT = {
     "api": BASE | {"telemetry", "transport"},
     "store": BASE | {"telemetry"},
     "sinks": BASE | {"telemetry", "transport", "files"},
-    "reporting": EDGES,  # what the daemon says of itself: the books, read from the state
+    "listening": {"core"},
+    "reporting": EDGES | {"listening"},  # what the daemon says of itself: the books, read from the state
     "files": {"core"},
     "pipelines": BASE | {"telemetry", "transport"},  # the Logging Service's management API, for `setup`
-    "checks": EDGES,  # the preflight tries every edge and knows no use case
+    "checks": EDGES | {"listening"},  # the preflight tries every edge and knows no use case
     "pipeline": EDGES,
-    "daemon": EDGES | {"pipeline", "reporting"},
+    "daemon": EDGES | {"pipeline", "reporting", "listening"},
     "simulator": {"core"},  # a stand-in for the other side shares none of our edges, or it would share their mistakes
     "cli": EDGES | {"pipeline", "daemon", "reporting", "simulator", "checks", "pipelines", "files"},
 }
@@ -68,8 +70,7 @@ LIBRARIES = {
     "requests": NETWORK,
     "urllib3": NETWORK | {"pipelines"},  # whose exceptions the vendor's SDK lets through
     "http": NETWORK,
-    # The daemon tells systemd how it is, over a Unix socket; `check` tries whether a port is free.
-    "socket": NETWORK | {"daemon", "checks"},
+    "socket": NETWORK | {"listening"},
     "socketserver": NETWORK,
     "urllib.request": NETWORK | {"config"},  # whose proxy rules config reads; it opens nothing
 }

@@ -20,7 +20,9 @@ def due_times(trigger: Every, first: datetime, now: datetime) -> list[datetime]:
 
 
 @pytest.mark.parametrize("is_spread", [False, True])
-@pytest.mark.parametrize("missed", [timedelta(seconds=61), timedelta(days=1), timedelta(days=366), timedelta(days=36_600)])
+@pytest.mark.parametrize(
+    "missed", [timedelta(seconds=61), timedelta(days=1), timedelta(days=366), timedelta(days=36_600)]
+)
 def test_a_clock_set_forward_costs_one_run_however_far(missed: timedelta, is_spread: bool) -> None:
     trigger = Every(60, is_spread=is_spread)
     missed_run, planned = due_times(trigger, NOW, NOW + missed)

@@ -1,0 +1,141 @@
+"""The address of `http.listen`: listening there, for the daemon and for `check`, and asking who does.
+
+Owns what an address is, which of its troubles pass by themselves, and the file of a Unix socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from poller.errors import ConfigError, PollerError, Problem, TransientError
+
+Address = tuple[str, int] | Path
+
+# Enough for those who connect at the same moment; 5, the default of the library, are soon full.
+_BACKLOG = 64
+_MAX_ANSWER_BYTES = 64 * 1024
+# The address, its network or its directory may come, and another program may leave it.
+_PASSING = {
+    errno.EADDRINUSE,
+    errno.EADDRNOTAVAIL,
+    errno.ENETDOWN,
+    errno.ENODEV,
+    errno.ENOENT,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+
+
+def show(address: Address) -> str:
+    """The address as it stands in the configuration."""
+    if isinstance(address, Path):
+        return f"unix:{address}"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that listens there. `::` takes IPv4, too.  Raises: OSError."""
+    if isinstance(address, Path):
+        return _listen_at(address)
+    family, where = _resolve(address)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _resolve(address: tuple[str, int]) -> tuple[int, Any]:
+    """Family and socket address; of a name with several, the IPv4 one."""
+    host, port = address
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, where = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return family, where
+
+
+def _listen_at(path: Path) -> socket.socket:
+    """Listen at a file, which takes the place of one that a killed process left."""
+    if path.is_socket() and not _is_answered(path):
+        path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(1.0)
+        try:
+            channel.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def stop_listening(address: Address, listener: socket.socket) -> None:
+    """Close the socket, and remove its file where it has one."""
+    listener.close()
+    if isinstance(address, Path):
+        with suppress(OSError):
+            address.unlink()
+
+
+def problem(address: Address, error: OSError) -> Problem:
+    """What an error of `listen` means to a person."""
+    words = "taken by another program" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return Problem("http.listen", f"{show(address)}: {words}", 'choose another http.listen, or "" for none')
+
+
+def failure(address: Address, error: OSError) -> PollerError:
+    """Our error for one of `listen`: transient where it passes by itself, else one of the configuration."""
+    found = problem(address, error)
+    if isinstance(error, socket.gaierror) or error.errno in _PASSING:
+        return TransientError(f"{found.path}: {found.message}", hint=found.hint)
+    return ConfigError([found])
+
+
+def is_ours(address: Address) -> bool:
+    """Whether what listens there answers as the daemon does."""
+    try:
+        with _connect(address) as channel:
+            channel.settimeout(2.0)
+            channel.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            answer = b""
+            while len(answer) < _MAX_ANSWER_BYTES and (part := channel.recv(_MAX_ANSWER_BYTES)):
+                answer += part
+    except OSError:
+        return False
+    return b'"reasons"' in answer
+
+
+def _connect(address: Address) -> socket.socket:
+    if isinstance(address, Path):
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            channel.settimeout(1.0)
+            channel.connect(str(address))
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+    host, port = address
+    # Where all addresses are listened on, one of them can be asked.
+    return socket.create_connection(({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port), timeout=1.0)  # noqa: S104 - nothing listens here

@@ -1,0 +1,26 @@
+"""What systemd is told, over a socket whose reader may do anything."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from poller.notify import Notifier
+
+
+def test_a_reader_that_does_not_read_keeps_nobody_waiting(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(path)
+        notifier = Notifier(path)
+        for _ in range(10_000):  # its queue takes far fewer
+            notifier.tell(WATCHDOG="1")
+        deaf.setblocking(False)
+        assert deaf.recv(100) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize("address", [None, "", "/no/such/socket", "@no-such-socket", "/dev/null", "x" * 200])
+def test_no_reader_at_all_is_harmless(address: str | None) -> None:
+    Notifier(address).tell(READY="1", STATUS="collecting")
