@@ -124,8 +124,14 @@ class StateHeldError(StateError):
     """Another process holds the state."""
 
 
-class StateFullError(StateError):
-    """The disk is full. The state is as it was before; it may work again when space is freed."""
+class StateUnavailableError(StateError):
+    """The state cannot be used just now, and is as it was before: wait and try again. All other troubles need a person."""
+
+    exit_code = EXIT_INCOMPLETE
+
+
+class StateFullError(StateUnavailableError):
+    """The disk is full, or a quota is used up: it works again when space is freed."""
 
 
 class BodyTooLargeError(PollerError):

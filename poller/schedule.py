@@ -26,6 +26,7 @@ from poller.errors import (
     RejectedError,
     StateError,
     StateFullError,
+    StateUnavailableError,
     StoppedError,
     TransientError,
 )
@@ -47,7 +48,7 @@ _PRUNE_SECONDS = 3600.0
 _FIRST_AUDIT_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
 _AUDIT_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
 _CRASHED_SECONDS = 60.0
-_DISK_FULL_SECONDS = 3.0
+_UNAVAILABLE_SECONDS = 3.0
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
 _TOKEN_WARNING_EVERY_SECONDS = 6 * 3600.0
 
@@ -176,15 +177,15 @@ class Schedule:
                     self._scheduler.modify_job(job.id, next_run_time=now)
 
     def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
-        """The job with its errors told. A full disk may pass; another trouble of the state ends the daemon."""
+        """The job with its errors told. A state that is unavailable may come back; other troubles of it end the daemon."""
 
         def run() -> None:
             try:
                 job()
             except StoppedError:
                 pass
-            except StateFullError as error:
-                log.error("state.full", extra={"why": error.message, "hint": error.hint})
+            except StateUnavailableError as error:
+                _tell_unavailable(error)
             except StateError as error:
                 if not self._stop.is_set():
                     self._fail(error)
@@ -196,7 +197,7 @@ class Schedule:
     def _discover(self) -> None:
         try:
             contracts, failures = self._collector.discover()
-        except StateFullError:
+        except StateUnavailableError:
             self._discover_soon()
             raise
         for contract in sorted(self._contracts - set(contracts)):
@@ -312,9 +313,9 @@ class Schedule:
                 wait = deliverer.step().wait_seconds
             except StoppedError:
                 return
-            except StateFullError as error:
-                log.error("state.full", extra={"sink": sink.name, "why": error.message, "hint": error.hint})
-                wait = _DISK_FULL_SECONDS
+            except StateUnavailableError as error:
+                _tell_unavailable(error, sink=sink.name)
+                wait = _UNAVAILABLE_SECONDS
             except PollerError as error:
                 if not self._stop.is_set():
                     self._fail(error)
@@ -375,11 +376,23 @@ class Schedule:
 
     def troubles(self) -> list[str]:
         """What keeps us from being ready, in a sentence each."""
+        try:
+            overview = self._state.overview()
+        except StateUnavailableError as error:
+            return [error.reason]
         return troubles(
-            self._state.overview(),
+            overview,
             self.parts.config,
             self._clock(),
             contracts=self._contracts,
             discovery_failures=self._discovery_failures,
             token_expiries=self._token_expiries,
         )
+
+
+def _tell_unavailable(error: StateUnavailableError, **where: str) -> None:
+    extra = {**where, "why": error.message, "hint": error.hint}
+    if isinstance(error, StateFullError):
+        log.error("state.full", extra=extra)
+    else:
+        log.error("state.unavailable", extra=extra)

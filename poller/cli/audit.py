@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import click
@@ -67,7 +68,7 @@ def command(
     use_name = use_of(use, config.state_dir)
 
     def work(stop: threading.Event) -> int:
-        state = State.open_beside(config.state_dir, use_name)
+        state = State.attach(config.state_dir, use_name)
         try:
             audit = _Audit(config, state, stop, use_name, as_json=as_json)
             return audit.run(Window(start, end), contracts, repair=repair)
@@ -233,26 +234,24 @@ class _Audit:
             note(f"{forgotten} missing entries lie in hours older than poll.ledger_retention: `backfill` exports those")
         if not self._collector.repair(differences):
             return []
-        held = self._hold_or_leave_to_daemon({difference.contract for difference in differences})
-        if held is None:
-            return []
-        try:
+        with ExitStack() as hold:
+            if not self._hold_or_leave_to_daemon({difference.contract for difference in differences}, hold):
+                return []
             prepare = preparation(self._config)
-            collector = Collector(held, self._accounts, self._config, stop=self._stop, prepare=prepare)
+            collector = Collector(self._state, self._accounts, self._config, stop=self._stop, prepare=prepare)
             polls = [collector.collect(contract) for contract in sorted({row.contract for row in differences})]
-        finally:
-            held.close()
         repaired = sum(poll.repaired for poll in polls)
         note(f"{repaired} entries collected; the next `{self._use}` delivers them")
         return [poll.failure for poll in polls if poll.failure]
 
-    def _hold_or_leave_to_daemon(self, contracts: Collection[str]) -> State | None:
-        """The state for ourselves; None where another process holds it: it has repaired then, or takes its time."""
+    def _hold_or_leave_to_daemon(self, contracts: Collection[str], hold: ExitStack) -> bool:
+        """Hold the state until `hold` ends. False where another process holds it: it has repaired then, or takes its time."""
         deadline = time.monotonic() + min(self._config.poll.interval_seconds + _DAEMON_SECONDS, _LONGEST_WAIT_SECONDS)
         is_told = False
         while True:
             try:
-                return State.open(self._config.state_dir, self._use)
+                hold.enter_context(self._state.held())
+                return True
             except StateHeldError:
                 if not is_told:
                     note(
@@ -260,10 +259,10 @@ class _Audit:
                     )
                     is_told = True
             if not any(span.purpose == "repair" for name in contracts for span in self._state.contracts.ranges(name)):
-                return None
+                return False
             if time.monotonic() >= deadline:
                 note("it has not done so yet; this audit says later whether it has")
-                return None
+                return False
             if self._stop.wait(_LOOK_AGAIN_SECONDS):
                 raise StoppedError("asked to stop")
 

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,7 +190,7 @@ class _Backfill:
             return exit_code([], failures)
         window = self._warn_of_old(sinks, found, window)
         transfer = Transfer([Deliverer(self._state.outbox, sink, is_parked_tried=True) for sink in sinks], self._stop)
-        with progress_for(found, window, self._state.overview) as progress:
+        with progress_for(found, window, self._state.overview) as progress, ExitStack() as others:
 
             def after_window(done: Done) -> None:
                 transfer.after_window(done)
@@ -201,7 +202,7 @@ class _Backfill:
                 self._config,
                 stop=self._stop,
                 prepare=preparation(self._config),
-                not_elsewhere=self._not_elsewhere(),
+                not_elsewhere=self._not_elsewhere(others),
                 on_window=after_window,
                 until=window.end,
             )
@@ -313,12 +314,12 @@ class _Backfill:
         auditor = Auditor(self._accounts[row.account], contract, limits)
         return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
 
-    def _not_elsewhere(self) -> Callable[[str, Sequence[Event]], Sequence[Event]]:
-        """Leaves out what `run` has collected for these sinks already, unless it is to be sent again."""
+    def _not_elsewhere(self, others: ExitStack) -> Callable[[str, Sequence[Event]], Sequence[Event]]:
+        """Leaves out what `run` has collected for these sinks already, unless it is to be sent again. `others` closes it."""
         directory = self._config.state_dir
         if self._order.is_again or not self._order.sinks or not State.exists(directory, "run"):
             return lambda contract, events: events
-        other = OtherLedger(State.path(directory, "run"), self._order.sinks)
+        other = others.enter_context(closing(OtherLedger(State.path(directory, "run"), self._order.sinks)))
 
         def unseen(contract: str, events: Sequence[Event]) -> Sequence[Event]:
             rest = other.unseen(contract, events)

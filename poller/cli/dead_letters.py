@@ -145,7 +145,7 @@ def _confirm(question: str) -> None:
 def _open(settings: Settings, use: str | None) -> Iterator[State]:
     """The state of a use for one short transaction."""
     state_dir = settings.load(check_files=False).state_dir
-    with closing(State.open_beside(state_dir, use_of(use, state_dir))) as state:
+    with closing(State.attach(state_dir, use_of(use, state_dir))) as state:
         yield state
 
 

@@ -16,8 +16,6 @@ from poller.errors import (
     AuthError,
     ConfigError,
     PollerError,
-    StateFullError,
-    TransientError,
 )
 
 if TYPE_CHECKING:
@@ -54,8 +52,6 @@ def restarted_if_it_may_pass() -> Iterator[None]:
     """End with 1, so that the service manager starts it again, where what is wrong may be right in a while."""
     try:
         yield
-    except StateFullError as error:
-        raise TransientError(error.message, hint=error.hint) from error
     except ConfigError as error:
         if error.may_pass:
             error.exit_code = EXIT_INCOMPLETE

@@ -59,7 +59,7 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
     if name in {sink.name for sink in config.sinks}:
         hint = "remove it from the config first, and reload `run` with SIGHUP"
         raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
-    state = State.open_beside(config.state_dir, use_of(use, config.state_dir))
+    state = State.attach(config.state_dir, use_of(use, config.state_dir))
     try:
         waiting = sum(row.waiting for row in state.overview().sinks if row.sink.name == name)
         if not state.outbox.forget(name):

@@ -7,6 +7,7 @@ Invariants:
    letter (`Outbox.settle`).
 4. Counters are kept in the transaction that moves what they count, so the books balance at every commit.
 5. A file that is not ours, is damaged or is newer than this program is never written to (`database`).
+6. This process has one connection to a state file, however often it is opened, and opens it by no other means (`connection`).
 
 `synchronous=NORMAL` with a write-ahead log: a power cut may undo the last commits, but whole ones; what they held is in the
 API still, so it is read and sent again. Nothing is acknowledged to anybody before its commit.
@@ -15,7 +16,8 @@ API still, so it is read and sent again. Nothing is acknowledged to anybody befo
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from poller.errors import StateError
@@ -157,12 +159,30 @@ class State:
         self._database.vacuum(is_last=True)
 
     @classmethod
-    def open_beside(cls, directory: Path, use: str) -> State:
-        """Open the state of a use that may be running, for one short transaction of a person's: replay, purge, forget.
+    def attach(cls, directory: Path, use: str) -> State:
+        """Open the state of a use that may be running, for short transactions of a person's: replay, purge, forget.
 
         Raises: StateError when there is none.
         """
         return cls(None, Database(cls.path(directory, use), is_owner=False))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold an attached state for this process alone while the block lasts, as `open` does: to collect, not only to look.
+
+        Raises: StateHeldError when another process holds it, StateError.
+        """
+        lock = Lock(self._database.path.with_suffix(".lock"), wait=False, stop=threading.Event())
+        self._database.is_owner = True
+        try:
+            self.outbox.recount()
+            yield
+        finally:
+            if self._database.is_damaged:  # `close` sets it aside: nobody is to start with it before
+                self._lock = lock
+            else:
+                self._database.is_owner = False
+                lock.release()
 
     def close(self) -> None:
         self._database.close()

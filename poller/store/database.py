@@ -1,31 +1,34 @@
 """The SQLite file itself: its lock, its transactions, and what to do when it cannot be used.
 
-The only module that opens one for writing. A file that is not ours, is damaged or is newer than this program is never written
-to: the first two are set aside under another name, and nothing starts anew in their place until a person says from when.
+A file that is not ours, is damaged or is newer than this program is never written to: the first two are set aside under another
+name, and nothing starts anew in their place until a person says from when. `connection` opens the file, and nobody else does.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from poller.errors import StateError, StateFullError, StateHeldError, StoppedError
-from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at, with_functions
-from poller.store.soundness import has_known_format, has_usual_types, is_sound
+from poller.errors import StateError, StateHeldError, StoppedError
+from poller.store.connection import SharedConnection, attach, detach, identity_of
+from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
+from poller.store.soundness import has_usual_types, is_sound
+from poller.store.translation import SQLITE_ERRORS, as_passing, code_of, translated_os, translated_reading
 
 _LOCK_POLL_SECONDS = 0.1
+# How long is waited for another program that has the file locked: in short tries, between which our other threads go on.
+_BUSY_SECONDS = 10.0
+_BUSY_TRY_SECONDS = 0.2
+_BUSY_PAUSE_SECONDS = 0.05
 _PAGE_BYTES = 4096
 # Less than that will be used again soon: moving pages costs more than it gives.
 _VACUUM_BYTES = 32 * 1024 * 1024
-# A damaged file can also give SQLite names and messages that are no UTF-8.
-SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 _UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -34,7 +37,7 @@ class Lock:
     """The right to write one state, held by one process at a time; the kernel lets go of it when the process ends."""
 
     def __init__(self, path: Path, *, wait: bool, stop: threading.Event) -> None:
-        with _translated_os(path):
+        with translated_os(path):
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         while True:
             try:
@@ -71,7 +74,10 @@ class DamagedRowError(sqlite3.DatabaseError):
 
 
 class Database:
-    """One open state file. Safe to use from several threads: one at a time is let in."""
+    """A state file as one of its users in this process has it open. Several threads may use it: one at a time is let in.
+
+    Who has it twice (a state that is attached, and held as well) has two of these on one connection.
+    """
 
     def __init__(self, path: Path, *, asked: Mapping[str, str] | None = None, is_owner: bool = True) -> None:
         """Open or create `path`. The caller holds its `Lock`, or else is no owner: then it is neither set aside nor migrated.
@@ -80,28 +86,34 @@ class Database:
         that say from when a person wants to read. A new file has them from its beginning, or it could begin without them.
         """
         self.path = path
-        self._lock = threading.RLock()
-        self._is_damaged = False
+        self.is_owner = is_owner
+        self.is_damaged = False
         self._is_checked = False
-        self._is_owner = is_owner
+        self._shared: SharedConnection | None = None
         try:
             if not path.exists():
                 _create(path, asked)
-            with _translated_os(path):
-                is_known = has_known_format(path)
-            self._connection = _connect(path)
-            self._check(is_known_format=is_known)
-            self._is_checked = True
-            migrate(self._connection)
-            with _translated_os(path):
-                self._file = _identity(path)
+            with translated_os(path):
+                self._shared = attach(path, is_writable=True)
+            self._lock = self._shared.lock
+            with self._lock:
+                self._check(is_known_format=self._shared.has_known_format)
+                self._is_checked = True
+                migrate(self._connection)
+            self._file = self._shared.identity
         except SQLITE_ERRORS as error:
             failure = self._translate(error)
             self._disconnect()
             raise failure from error
-        except StateError:
+        except BaseException:  # an interrupt, too, must not leave it open
             self._disconnect()
             raise
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._shared is None:
+            raise sqlite3.ProgrammingError("it is closed")
+        return self._shared.raw
 
     def _check(self, *, is_known_format: bool) -> None:
         query = self._connection.execute
@@ -112,7 +124,7 @@ class Database:
             raise self._set_aside("is damaged")
         if version > SCHEMA_VERSION:
             raise newer_schema(self.path, version)
-        if version < SCHEMA_VERSION and not self._is_owner:
+        if version < SCHEMA_VERSION and not self.is_owner:
             raise StateError(
                 f"{self.path}: has schema {version}, not {SCHEMA_VERSION}", hint="start `run` to upgrade it"
             )
@@ -120,6 +132,7 @@ class Database:
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
         query("PRAGMA secure_delete = FAST")
+        query(f"PRAGMA busy_timeout = {int(_BUSY_TRY_SECONDS * 1000)}")
         if not is_known_format or not is_sound(self._connection, self.path, schema_at(version)):
             raise self._set_aside("is damaged")
 
@@ -127,20 +140,36 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction: committed when the block ends, rolled back when it raises.
 
-        Raises: StateFullError when the disk is full, StateError for all else that SQLite has to say.
+        Raises: StateUnavailableError when it may work later, StateError for all else that SQLite has to say.
         """
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            with self._lock:
                 try:
-                    yield self._connection
-                    self._connection.execute("COMMIT")
-                except BaseException:  # an interrupt, too, must leave no transaction open
-                    if self._connection.in_transaction:
-                        self._connection.execute("ROLLBACK")
-                    raise
-            except SQLITE_ERRORS as error:
-                raise self._translate(error) from error
+                    connection = self._connection
+                    if self._has_begun(connection, deadline):
+                        try:
+                            yield connection
+                            connection.execute("COMMIT")
+                        except BaseException:  # an interrupt, too, must leave no transaction open
+                            if connection.in_transaction:
+                                connection.execute("ROLLBACK")
+                            raise
+                        return
+                except SQLITE_ERRORS as error:
+                    raise self._translate(error) from error
+            time.sleep(_BUSY_PAUSE_SECONDS)
+
+    @staticmethod
+    def _has_begun(connection: sqlite3.Connection, deadline: float) -> bool:
+        """Begin a transaction. False where another program has the file locked, and it is not `deadline` yet."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if code_of(error) & 0xFF == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
+                return False
+            raise
+        return True
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -161,15 +190,14 @@ class Database:
             connection.executescript("PRAGMA incremental_vacuum")
 
     def close(self) -> None:
-        with self._lock:
-            self._disconnect()
-        if self._is_damaged and self._is_owner:
+        self._disconnect()
+        if self.is_damaged and self.is_owner:
             _move_aside(self.path)
 
     def check_in_place(self) -> None:
         """Raises: StateError when the file we write to is not the one at its path any more: what we commit would be in vain."""
         try:
-            if _identity(self.path) == self._file:
+            if identity_of(self.path) == self._file:
                 return
         except FileNotFoundError:
             pass
@@ -179,48 +207,37 @@ class Database:
         raise StateError(f"{self.path}: was moved or deleted while it was in use", hint=hint)
 
     def _disconnect(self) -> None:
-        with suppress(sqlite3.Error, AttributeError):  # AttributeError: it was never opened
-            self._connection.close()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            with suppress(sqlite3.Error):
+                detach(shared)
 
     def _translate(self, error: Exception) -> StateError:
         is_garbled = isinstance(error, UnicodeDecodeError)
-        code = sqlite3.SQLITE_CORRUPT if is_garbled else getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_disk_full(self.path)):
-            return StateFullError(
-                f"{self.path}: no space left on the disk",
-                hint="free some; what was not stored yet is still in the API and will be read again",
-            )
+        if (passing := as_passing(self.path, error)) is not None:
+            return passing
+        code = sqlite3.SQLITE_CORRUPT if is_garbled else code_of(error) & 0xFF
         # Before it was looked through, that our own statements fail is the file's fault, too.
         is_unreadable = code == sqlite3.SQLITE_ERROR and not self._is_checked
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or is_unreadable:
-            if hasattr(self, "_connection") and self._connection.total_changes:
-                self._is_damaged = True  # in use: set aside when it is closed
+            if self._shared is not None and self._shared.raw.total_changes:
+                self.is_damaged = True  # in use: set aside when it is closed
                 hint = "it is set aside now; run once with --since T, T at or before the last good run, to read again from there"
                 return StateError(f"{self.path}: the state is damaged ({error})", hint=hint)
             return self._set_aside("is damaged or not an SQLite file")
         hints = {
             sqlite3.SQLITE_READONLY: "is the file system read-only, or the file another user's?",
             sqlite3.SQLITE_CANTOPEN: "can this user write to the directory?",
-            sqlite3.SQLITE_BUSY: "another program has the file open for writing",
-            sqlite3.SQLITE_IOERR: "does the disk report errors, or is a quota used up?",
+            sqlite3.SQLITE_IOERR: "check whether the disk reports errors",
         }
         return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, _UNKNOWN_HINT))
 
     def _set_aside(self, why: str) -> StateError:
         self._disconnect()
-        if not self._is_owner:
+        if not self.is_owner:
             return StateError(f"{self.path} {why}", hint="the next start of what uses it sets it aside")
         aside = _move_aside(self.path)
         return StateError(f"{self.path} {why}; set aside as {aside.name}", hint=way_out(aside))
-
-
-@contextmanager
-def translated_reading(path: Path) -> Iterator[None]:
-    """What SQLite says of a file that is only looked at becomes a StateError."""
-    try:
-        yield
-    except SQLITE_ERRORS as error:
-        raise StateError(f"{path}: cannot be read: {error}", hint="is it damaged, or another user's?") from error
 
 
 def newer_schema(path: Path, version: int) -> StateError:
@@ -231,31 +248,38 @@ def newer_schema(path: Path, version: int) -> StateError:
     )
 
 
-def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that only looks, beside a running writer.  Raises: StateError when there is nothing to look at."""
-    with translated_reading(path):
-        address = f"{path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
-        with_functions(connection)
-        with ExitStack() as on_failure:
-            on_failure.callback(connection.close)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise newer_schema(path, version)
-            if version != SCHEMA_VERSION:
-                raise StateError(
-                    f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it"
-                )
-            if not has_usual_types(connection):
-                raise StateError(f"{path} is damaged", hint="the next start of what uses it sets it aside")
-            on_failure.pop_all()
-    return connection
+class Reader:
+    """A state file that is only looked at, whether or not another process writes to it. Several threads may use it."""
 
+    def __init__(self, path: Path) -> None:
+        """Raises: StateError when there is nothing to look at."""
+        self._path = path
+        with translated_reading(path):
+            self._shared = attach(path, is_writable=False)
+        try:
+            with self.reading() as connection:
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version > SCHEMA_VERSION:
+                    raise newer_schema(path, version)
+                if version != SCHEMA_VERSION:
+                    raise StateError(
+                        f"{path}: has schema {version}, not {SCHEMA_VERSION}", hint="`run` or `fetch` upgrades it"
+                    )
+                if not has_usual_types(connection):
+                    raise StateError(f"{path} is damaged", hint="the next start of what uses it sets it aside")
+        except BaseException:
+            self.close()
+            raise
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return with_functions(
-        sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False, cached_statements=64)
-    )
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Queries that belong together.  Raises: StateError."""
+        with self._shared.lock, translated_reading(self._path):
+            yield self._shared.raw
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            detach(self._shared)
 
 
 def _create(path: Path, asked: Mapping[str, str] | None) -> None:
@@ -266,25 +290,30 @@ def _create(path: Path, asked: Mapping[str, str] | None) -> None:
         raise StateError(f"{path} was set aside as {aside[-1].name}", hint=way_out(aside[-1]))
     # Made under another name, and given its own when it is whole: one that is empty or half made is a damaged one.
     new = path.with_name(f"{path.name}.new")
-    with _translated_os(path):
+    with translated_os(path):
         # What a deleted state left beside it would be taken for this one's.
         for stale in (new, *(file.with_name(file.name + suffix) for file in (new, path) for suffix in SIDE_FILES)):
             stale.unlink(missing_ok=True)
         os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    with closing(_connect(new)) as connection:
+    with translated_os(path):
+        shared = attach(new, is_writable=True)
+    try:
+        connection = shared.raw
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(connection)
         connection.executemany("INSERT INTO facts VALUES (?, ?)", (asked or {}).items())
         # Not only when it has its name: a kill in the midst of it would leave what only a writer can read.
         connection.execute("PRAGMA journal_mode = WAL")
-    with _translated_os(path):
+    finally:
+        detach(shared)
+    with translated_os(path):
         new.rename(path)
 
 
 def delete(path: Path) -> None:
     """Delete a state, which nobody holds.  Raises: StateError."""
-    with _translated_os(path):
+    with translated_os(path):
         for suffix in ("", *SIDE_FILES):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
@@ -305,7 +334,7 @@ def _move_aside(path: Path) -> Path:
         if not aside.exists():
             break
         aside = path.with_name(f"{path.name}.unusable-{stamp}-{number}")
-    with _translated_os(path):
+    with translated_os(path):
         path.rename(aside)
     # The side files go along, under names that SQLite will find them by.
     for suffix in SIDE_FILES:
@@ -316,31 +345,5 @@ def _move_aside(path: Path) -> Path:
 
 def make_directory(directory: Path) -> None:
     """Create the state directory, for its owner only.  Raises: StateError."""
-    with _translated_os(directory):
+    with translated_os(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-@contextmanager
-def _translated_os(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StateFullError(f"{path}: no space left on the disk", hint="free some and start again") from error
-        raise StateError(
-            f"{path}: cannot be written: {error.strerror}",
-            hint="choose another --state-dir, or give this user the right to write there",
-        ) from error
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """What tells a file from another that is given its name."""
-    stats = path.stat()
-    return stats.st_dev, stats.st_ino
-
-
-def _is_disk_full(path: Path) -> bool:
-    with suppress(OSError):
-        stats = os.statvfs(path.parent)
-        return stats.f_bavail * stats.f_frsize < 1024 * 1024
-    return False

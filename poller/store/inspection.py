@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from poller.errors import StateError
-from poller.store.database import SIDE_FILES, SQLITE_ERRORS, newer_schema, way_out
+from poller.store.connection import SharedConnection, attach, detach
+from poller.store.database import SIDE_FILES, newer_schema, way_out
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, schema_at
-from poller.store.soundness import has_known_format, is_sound
+from poller.store.soundness import is_sound
+from poller.store.translation import SQLITE_ERRORS, as_passing
 
 _DAMAGED_HINT = (
     "the next start sets it aside and says so; then run once with --since T, T at or before the last good run:"
@@ -25,14 +28,14 @@ def schema_of(path: Path) -> int:
     Raises: StateError when it is not, cannot be read, or is of a newer program.
     """
     try:
-        is_known_format = has_known_format(path)
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as connection:
+        with _looking(path) as shared:
+            connection = shared.raw
             query = connection.execute
             if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise StateError(f"{path} is not a state of ionos-poller", hint=_DAMAGED_HINT)
             version = int(query("PRAGMA user_version").fetchone()[0])
-            is_ours = is_known_format and (version > SCHEMA_VERSION or is_sound(connection, path, schema_at(version)))
-            if not is_ours:
+            is_known = version > SCHEMA_VERSION or is_sound(connection, path, schema_at(version))
+            if not (shared.has_known_format and is_known):
                 raise StateError(f"{path} is damaged", hint=_DAMAGED_HINT)
     except SQLITE_ERRORS as error:
         is_garbled = isinstance(error, UnicodeDecodeError)
@@ -41,12 +44,25 @@ def schema_of(path: Path) -> int:
             sqlite3.SQLITE_NOTADB,
         ):
             raise StateError(f"{path} is damaged or not an SQLite file", hint=_DAMAGED_HINT) from error
-        raise StateError(f"{path}: cannot be read: {error}", hint="is it another user's?") from error
+        hint = "check that it belongs to this user"
+        raise as_passing(path, error) or StateError(f"{path}: cannot be read: {error}", hint=hint) from error
     except OSError as error:
-        raise StateError(f"{path}: cannot be read: {error.strerror}", hint="is it another user's?") from error
+        raise StateError(
+            f"{path}: cannot be read: {error.strerror}", hint="check that it belongs to this user"
+        ) from error
     if version > SCHEMA_VERSION:
         raise newer_schema(path, version)
     return version
+
+
+@contextmanager
+def _looking(path: Path) -> Iterator[SharedConnection]:
+    shared = attach(path, is_writable=False)
+    try:
+        with shared.lock:
+            yield shared
+    finally:
+        detach(shared)
 
 
 def set_aside_in(directory: Path) -> dict[str, StateError]:

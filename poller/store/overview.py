@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from poller.events import Event
 from poller.store import dead_letters, ledger, outbox
 from poller.store.contracts import Contract, Range, read_contracts, read_filtered, read_ranges
-from poller.store.database import Database, open_read_only, translated_reading
+from poller.store.database import Database, Reader
 from poller.store.outbox import Sink, Size
 
 
@@ -67,7 +66,7 @@ def overview(database: Database) -> Overview:
 
 def overview_of(path: Path) -> Overview:
     """The state in a file, whether or not another process is writing to it.  Raises: StateError."""
-    with translated_reading(path), closing(open_read_only(path)) as connection:
+    with closing(Reader(path)) as reader, reader.reading() as connection:
         return _read(connection)
 
 
@@ -79,11 +78,11 @@ class OtherLedger:
 
         Raises: StateError when the file cannot be read.
         """
-        self._path = path
-        self._connection = open_read_only(path)
-        self._lock = threading.Lock()
-        with translated_reading(path):
-            known = {sink.name: sink.ledger_id for sink in outbox.read_sinks(self._connection)}
+        with ExitStack() as on_failure:
+            self._reader = on_failure.enter_context(closing(Reader(path)))
+            with self._reader.reading() as connection:
+                known = {sink.name: sink.ledger_id for sink in outbox.read_sinks(connection)}
+            on_failure.pop_all()
         self.knows_sinks = all(sink in known for sink in sinks)
         self._after_id = max((known.get(sink, 0) for sink in sinks), default=0)
 
@@ -91,8 +90,11 @@ class OtherLedger:
         """Those of the events that it has not collected, in the same order."""
         if not self.knows_sinks:
             return events
-        with self._lock, translated_reading(self._path):
-            return ledger.unseen(self._connection, contract, events, after_id=self._after_id)
+        with self._reader.reading() as connection:
+            return ledger.unseen(connection, contract, events, after_id=self._after_id)
+
+    def close(self) -> None:
+        self._reader.close()
 
 
 def _read(connection: sqlite3.Connection) -> Overview:

@@ -20,20 +20,9 @@ def read_schema(connection: sqlite3.Connection) -> Schema:
     ).fetchall()
 
 
-def has_known_format(path: Path) -> bool:
-    """Whether SQLite would write to the file: one with another format it reads, but calls the file system read-only.
-
-    Only while this process has no connection to it: closing a file lets go of every lock that the process has on it, SQLite's
-    too, and whoever comes next would take the write-ahead log away from under us.  Source: SQLite, "How To Corrupt", 2.2.
-    Raises: OSError.
-    """
-    with path.open("rb") as file:
-        header = file.read(20)
-    return len(header) < 20 or header[18] <= 2  # what is too short SQLite finds by itself
-
-
 def is_sound(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
     """Whether nothing is wrong with the file, as far as can be told in a moment.  Raises: sqlite3.Error."""
+    connection.execute("PRAGMA shrink_memory")  # what is on disk is looked at, not what the connection remembers of it
     if read_schema(connection) != schema:
         return False
     if path.stat().st_size > QUICK_CHECK_BYTES:

@@ -13,6 +13,7 @@ from poller.errors import (
     RejectedError,
     StateError,
     StateFullError,
+    StateUnavailableError,
     StoppedError,
     TransientError,
 )
@@ -73,7 +74,8 @@ def test_it_carries_what_a_reaction_needs() -> None:
         (ConfigError, 2),
         (AuthError, 3),
         (StateError, 4),
-        (StateFullError, 4),
+        (StateUnavailableError, 1),
+        (StateFullError, 1),
     ],
 )
 def test_each_reaction_has_its_exit_code(kind: type[PollerError], exit_code: int) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError, StateFullError, StateHeldError, StoppedError
+from poller.errors import StateError, StateFullError, StateHeldError, StateUnavailableError, StoppedError
 from poller.store import State
 from poller.store.database import Database
 from poller.store.inspection import schema_of
@@ -366,7 +366,7 @@ def test_beside_a_running_process_nothing_is_set_aside_or_migrated(state: State,
     commit(state, events(1))
     state._database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     damage_middle(directory / "fetch.db")
-    with pytest.raises(StateError), closing(State.open_beside(directory, "fetch")) as beside:
+    with pytest.raises(StateError), closing(State.attach(directory, "fetch")) as beside:
         beside.overview()
     assert (directory / "fetch.db").exists()
 
@@ -381,7 +381,7 @@ def test_there_is_nothing_to_look_at_where_there_is_no_file(tmp_path: Path) -> N
     with pytest.raises(StateError):
         overview_of(tmp_path / "fetch.db")
     with pytest.raises(StateError, match="does not exist"):
-        State.open_beside(tmp_path, "fetch")
+        State.attach(tmp_path, "fetch")
 
 
 # Directories and disks that cannot be written
@@ -472,7 +472,7 @@ def test_a_file_that_may_not_grow_leaves_the_state_as_it_was(directory: Path) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert_intact(done.stdout)
+    assert assert_intact(done.stdout)["kinds"] == [StateUnavailableError.__name__] * 3
 
 
 def test_a_full_disk_is_called_so_and_leaves_the_state_as_it_was(directory: Path) -> None:
@@ -551,7 +551,7 @@ def test_what_another_process_writes_meanwhile_is_there_and_what_we_write_stays(
     state.contracts.enrol(["1"], "default", START, START)
     code = (
         "import sys; from pathlib import Path; from poller.store import State\n"
-        "beside = State.open_beside(Path(sys.argv[1]), 'fetch'); beside.remember('theirs', 'yes'); beside.close()"
+        "beside = State.attach(Path(sys.argv[1]), 'fetch'); beside.remember('theirs', 'yes'); beside.close()"
     )
     for _ in range(2):  # whoever closes last takes the write-ahead log away: that must not be somebody beside us
         subprocess.run([sys.executable, "-c", code, str(directory)], cwd=TOP, env=clean_environment(), check=True)

@@ -1,0 +1,216 @@
+"""A process has one connection to a state file, and opens it by no other means: closing the other would lose every lock on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from poller.checks.state import check_files, check_state
+from poller.errors import StateError, StateHeldError
+from poller.store import State
+from poller.store.database import Database
+from poller.store.inspection import holder_of, schema_of, set_aside_in
+from poller.store.overview import OtherLedger, overview_of
+from tests.states import commit, events, open_state, waiting, with_a_sink
+from tests.support import TOP, clean_environment
+
+
+def locks_on(path: Path) -> list[str]:
+    """What the kernel says that this process has locked of a file: kind, mode and bytes."""
+    inode = path.stat().st_ino
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return sorted(
+        f"{kind} {mode} {first} {last}"
+        for _, kind, _, mode, pid, file, first, last in (line for line in lines if len(line) == 8)
+        if pid == str(os.getpid()) and file.endswith(f":{inode}")
+    )
+
+
+def descriptors_of(path: Path) -> int:
+    """How often this process has a file open."""
+    count = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that lists them
+            count += link.readlink() == path
+    return count
+
+
+def attach(directory: Path) -> None:
+    State.attach(directory, "fetch").close()
+
+
+def attach_and_hold(directory: Path) -> None:
+    with closing(State.attach(directory, "fetch")) as state, suppress(StateHeldError), state.held():
+        state.remember("held", "yes")
+
+
+def open_again(directory: Path) -> None:
+    with suppress(StateHeldError):
+        State.open(directory, "fetch").close()
+
+
+def look_at_the_ledger(directory: Path) -> None:
+    with closing(OtherLedger(State.path(directory, "fetch"), ["out"])) as other:
+        other.unseen("1", events(1, 2))
+
+
+def check(directory: Path) -> None:
+    list(check_files(directory))
+    list(check_state(directory, 1))
+    schema_of(directory / "fetch.db")
+    set_aside_in(directory)
+    holder_of(directory / "fetch.lock")
+
+
+def overview(directory: Path) -> None:
+    overview_of(directory / "fetch.db")
+
+
+def try_to_discard(directory: Path) -> None:
+    with suppress(StateHeldError):
+        lock = directory / "fetch.lock"
+        if holder_of(lock):
+            State.discard(directory, "fetch")
+
+
+WAYS: list[Callable[[Path], None]] = [
+    attach,
+    attach_and_hold,
+    open_again,
+    look_at_the_ledger,
+    check,
+    overview,
+    try_to_discard,
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_every_way_to_open_a_state_leaves_the_locks_that_were_held(
+    directory: Path, way: Callable[[Path], None]
+) -> None:
+    state = with_a_sink(directory)
+    commit(state, events(1, 2))
+    path = directory / "fetch.db"
+    before = locks_on(path)
+    assert before
+    for _ in range(2):
+        way(directory)
+        assert locks_on(path) == before
+        assert descriptors_of(path) == 1
+    assert waiting(state, "out") == [1, 2]
+    state.close()
+    assert (locks_on(path), descriptors_of(path)) == ([], 0)
+
+
+@pytest.mark.parametrize("way", WAYS[:-1], ids=lambda way: way.__name__)
+def test_a_state_that_is_only_attached_or_read_keeps_its_locks_as_well(
+    directory: Path, way: Callable[[Path], None]
+) -> None:
+    with_a_sink(directory).close()
+    path = directory / "fetch.db"
+    keepers: list[Callable[[], State | OtherLedger]] = [
+        lambda: State.attach(directory, "fetch"),
+        lambda: OtherLedger(path, []),
+    ]
+    for keeper in keepers:
+        with closing(keeper()):
+            before = locks_on(path)
+            assert before
+            way(directory)
+            assert locks_on(path) == before
+            assert descriptors_of(path) == 1
+        assert descriptors_of(path) == 0
+
+
+def test_what_is_read_and_then_opened_to_write_is_one_connection_that_writes(directory: Path) -> None:
+    with_a_sink(directory).close()
+    with closing(OtherLedger(directory / "fetch.db", ["out"])) as other:
+        with closing(open_state(directory)) as state:
+            commit(state, events(1))
+            assert other.unseen("1", events(1, 2)) == events(2)
+            assert descriptors_of(directory / "fetch.db") == 1
+        assert other.unseen("1", events(1, 2)) == events(2)
+
+
+def test_an_attached_state_can_be_held_and_let_go_again(directory: Path) -> None:
+    with_a_sink(directory).close()
+    with closing(State.attach(directory, "fetch")) as state:
+        with state.held():
+            assert holder_of(directory / "fetch.lock") == os.getpid()
+            with pytest.raises(StateHeldError):
+                open_state(directory)
+            commit(state, events(1))
+        assert holder_of(directory / "fetch.lock") is None
+        open_state(directory).close()
+        assert waiting(state, "out") == [1]
+
+
+def test_an_attached_state_is_not_held_while_another_process_holds_it(directory: Path) -> None:
+    held = with_a_sink(directory)
+    with closing(State.attach(directory, "fetch")) as state:
+        with pytest.raises(StateHeldError), state.held():
+            pass
+        held.close()
+        with state.held():
+            pass
+
+
+REPLAY = """
+import sys
+from contextlib import closing
+from pathlib import Path
+from poller.store import State
+with closing(State.attach(Path(sys.argv[1]), "fetch")) as state:
+    state.remember(sys.argv[2], "yes")
+"""
+
+
+def test_who_comes_and_goes_beside_it_leaves_the_write_ahead_log(directory: Path) -> None:
+    # With its locks lost, whoever came would take itself for the last user, and delete the log under us.
+    with_a_sink(directory).close()
+    with closing(State.attach(directory, "fetch")) as state:
+        for number, way in enumerate(WAYS[:-1]):
+            way(directory)
+            command = [sys.executable, "-c", REPLAY, str(directory), f"theirs-{number}"]
+            subprocess.run(command, cwd=TOP, env=clean_environment(), check=True)
+            assert (directory / "fetch.db-wal").exists()
+            state.remember(f"ours-{number}", "yes")
+    with closing(open_state(directory)) as again:
+        for number in range(len(WAYS) - 1):
+            assert (again.fact(f"ours-{number}"), again.fact(f"theirs-{number}")) == ("yes", "yes")
+
+
+def test_an_interrupt_while_a_state_is_opened_leaves_nothing_open(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_sink(directory).close()
+
+    def interrupted(self: Database, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "_check", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_state(directory)
+    assert descriptors_of(directory / "fetch.db") == 0
+    with pytest.raises(StateError):
+        OtherLedger(directory / "missing.db", [])
+
+
+def connections_made() -> Iterator[str]:
+    for path in sorted((TOP / "poller").rglob("*.py")):
+        for found in re.findall(r"sqlite3\.connect\((?!\":memory:\").{0,40}", path.read_text(), re.DOTALL):
+            yield f"{path.relative_to(TOP)}: {found}"
+
+
+def test_only_one_place_opens_a_state_file() -> None:
+    made = list(connections_made())
+    assert len(made) == 1, made
+    assert made[0].startswith("poller/store/connection.py")
