@@ -14,7 +14,14 @@ from poller.errors import ConfigError, Problem
 
 
 def write_whole(descriptor: int, data: bytes) -> None:
-    """Write on until nothing is left.  Raises: OSError.
+    """Write on until nothing is left.  Raises: OSError."""
+    _, error = write_most(descriptor, data)
+    if error is not None:
+        raise error
+
+
+def write_most(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
+    """Write on until nothing is left, or until it fails. How many bytes were written, and why no more.
 
     Python's streams do not, where they are told not to buffer; and a signal, a disk that fills up or a pipe that was made not
     to block end a write in the middle of a line.
@@ -27,6 +34,9 @@ def write_whole(descriptor: int, data: bytes) -> None:
             room = select.poll()
             room.register(descriptor, select.POLLOUT)
             room.poll()
+        except OSError as error:
+            return len(data) - len(rest), error
+    return len(data), None
 
 
 class NewFile:

@@ -120,6 +120,8 @@ class Deliverer:
         self._parked_at = row.parked_at
         self._is_abandoned = False
         self._lock = threading.Lock()  # between what a step writes and `abandon`
+        self._mark = row.mark
+        sink.note_mark = self._note_mark
         sink.resume(row.mark)
 
     @property
@@ -273,6 +275,7 @@ class Deliverer:
         letters = [piece.dead[index] for index in sorted(piece.dead)]
         with self._owning():
             self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock(), mark=self._sink.mark)
+        self._mark = self._sink.mark
         self._pieces.popleft()
         self._attempts, self._not_before, self._parked_at, self.refusal = 0, 0.0, None, ""
         log.log(
@@ -305,6 +308,12 @@ class Deliverer:
                 reason,
                 parked_at=parked_at,
             )
+
+    def _note_mark(self, mark: int | None) -> None:
+        if mark != self._mark:
+            with self._owning():
+                self._outbox.note_mark(self._sink.name, mark)
+            self._mark = mark
 
     @contextmanager
     def _owning(self) -> Iterator[None]:

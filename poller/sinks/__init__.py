@@ -38,7 +38,13 @@ class Sink(Protocol):
     max_age_seconds: float | None
     """Events older than this are refused by the other side; None where age does not matter."""
     mark: int | None
-    """How many bytes of its own output it has written; None for a sink that has none to count."""
+    """How many bytes of its own output it has written; None for a sink that has none to count.
+
+    Standard output uses a negative number for a pipe.
+    """
+
+    note_mark: Callable[[int | None], None]
+    """Commits a `mark` at once: for a sink that must know after a kill where it began to write. Given by who delivers."""
 
     redact: Callable[[bytes], bytes] | None
     """What is to be done to a line before it is sent to this sink, or kept as its dead letter; None: nothing."""
@@ -80,6 +86,7 @@ class Configured:
         self.retry_max_seconds = settings.retry_max_seconds
         self.max_age_seconds: float | None = None
         self.mark: int | None = None
+        self.note_mark: Callable[[int | None], None] = lambda mark: None
         self.redact: Callable[[bytes], bytes] | None = None
 
     def resume(self, mark: int | None) -> None:

@@ -38,6 +38,7 @@ class OutputFile:
     max_age_seconds: float | None = None
     oversize: Oversize = "dead-letter"
     redact: Callable[[bytes], bytes] | None = None
+    note_mark: Callable[[int | None], None]
     retry_initial_seconds = retry_max_seconds = 1.0
 
     def __init__(self, path: Path, order: str = "") -> None:
@@ -103,7 +104,7 @@ class OutputFile:
             if self._file < 0:
                 return
             if self._is_gzip and not self.mark:  # nothing at all is no gzip file
-                os.write(self._file, zlib.compress(b"", _GZIP_LEVEL, _GZIP_FORMAT))
+                write_whole(self._file, zlib.compress(b"", _GZIP_LEVEL, _GZIP_FORMAT))
             if self._path.exists():
                 raise FileExistsError(errno.EEXIST, "exists already")
             self._partial.rename(self._path)

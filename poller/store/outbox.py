@@ -93,6 +93,11 @@ class Outbox:
                 (attempts, now, retry_at, failure, parked_at, sink),
             )
 
+    def note_mark(self, sink: str, mark: int | None) -> None:
+        """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (mark, sink))
+
     def forget(self, sink: str) -> bool:
         """Let go of a sink: what waited for it alone is deleted. Commits: that. Returns whether it was known.
 

@@ -33,8 +33,8 @@ class Disk:
         if self.has_limits:
             subprocess.run(["umount", "--lazy", str(self.place)], check=True)
 
-    def fill(self) -> None:
-        """Take all room there is."""
+    def fill(self, leave_bytes: int = 0) -> None:
+        """Take all room there is, but for so many bytes."""
         if not self.has_limits:
             return
         with self._ballast.open("ab", buffering=0) as file:
@@ -42,6 +42,7 @@ class Disk:
                 with suppress(OSError):
                     while True:
                         file.write(bytes(size))
+            file.truncate(max(0, file.tell() - leave_bytes))
 
     def empty(self) -> None:
         """Give the room back."""
