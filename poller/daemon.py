@@ -79,7 +79,13 @@ class Daemon:
         self._open_endpoint(parts)
         self._start(parts, stop)
         self._notifier.tell(READY="1", STATUS="collecting")
-        log.info("daemon.started", extra={"sinks": [sink.name for sink in self._parts.sinks]})
+        log.info(
+            "daemon.started",
+            extra={
+                "config": str(self._parts.config.source or "environment"),
+                "sinks": [sink.name for sink in self._parts.sinks],
+            },
+        )
         try:
             while not self._is_stopping and self._fatal is None:
                 # A signal that comes in the moment before we begin to wait does not end the wait: hence the time-out.

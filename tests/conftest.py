@@ -19,6 +19,7 @@ settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_h
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 heed_interrupts()
+os.umask(0o077)  # a key file that others can read is refused
 
 
 @pytest.fixture(autouse=True)

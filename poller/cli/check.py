@@ -144,7 +144,7 @@ def _load(settings: Settings) -> Iterator[Finding | Config]:
 
 
 def _describe(config: Config) -> Finding:
-    where = str(config.source) if config.source else "from the environment alone"
+    where = str(config.source.absolute()) if config.source else "from the environment alone"
     count = len(config.sinks)
     sinks = f"{count} sink{'s'[: count != 1]}" if count else "no sinks: `fetch` needs none, `run` does"
     return ok("config", f"{where}: {sinks}")

@@ -24,6 +24,7 @@ from poller.cli.messages import note, printable
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config, LoggingServiceSink, SecretSource, find_config, load, process_environment
+from poller.config.checks import is_clear_text
 from poller.connections import DRIP_FACTOR
 from poller.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
 from poller.files import NewFile
@@ -134,6 +135,8 @@ def command(
     """
     settings.setup_logging()
     url = api_url or region_url(region or _ask("--region", "Region", "de-txl", REGIONS))
+    if is_clear_text(url):
+        raise ConfigError([Problem("--api-url", "would send the token in clear text", "use https://")])
     wish = _Wish(
         pipeline or _ask("--pipeline", "Name of the pipeline", "activity-log"),
         tag or (_ask("--tag", "Tag", "activityLog") if _is_terminal() else "activityLog"),

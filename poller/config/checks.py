@@ -75,6 +75,21 @@ def check_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def is_clear_text(url: str) -> bool:
+    """Whether what is sent to this URL crosses a network unencrypted: plain http to a host that is not this machine."""
+    from ipaddress import ip_address
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if parts.scheme != "http" or host == "localhost" or host.endswith(".localhost"):
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True
+
+
 def check_listen(text: str) -> str:
     """`host:port`, `[v6]:port`, `unix:/path`, or empty for none."""
     if text.startswith("unix:"):

@@ -28,6 +28,7 @@ from poller.config.scalars import (
 )
 from poller.config.secrets import Secret, SecretSource
 from poller.config.sinks import SINK_TYPES, AnySink
+from poller.config.trust import exposure, read_trusted, this_reader
 from poller.config.values import show
 from poller.errors import ConfigError, FileProblem, Problem
 
@@ -197,8 +198,13 @@ class Converter:
 
     def _file(self, field: Field, raw: object, path: str) -> Path:
         file = self._path(checks.check_text(expect_text(raw)), path)
-        if field.kind == "file" and self._check_files and not os.access(file, os.R_OK):
+        is_readable = os.access(file, os.R_OK)
+        if field.kind == "file" and self._check_files and not is_readable:
             self.add(path, f"unreadable file {file}", "does it exist, and may this user read it?", FileProblem)
+        if self._check_files and is_readable and field.extra.get("is_private"):
+            _, rights, refusal = read_trusted(file, 0)
+            if refusal := refusal or exposure(rights, this_reader()):
+                raise BadValueError(*refusal)
         return file
 
     # Secrets

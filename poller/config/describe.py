@@ -192,6 +192,7 @@ def _type_name(field: Field) -> str:
         "listen": "address:port or unix:path",
         "template": "file",
         "tag": "name",
+        "flag": "true or false",
         "headers": "table of text",
         "labels": "table of text",
     }
@@ -257,28 +258,28 @@ def _field_schema(field: Field) -> Iterator[tuple[str, dict[str, Any]]]:
     yield field.key, shape
 
 
+_SHAPES: dict[str, dict[str, Any]] = {
+    "flag": {"type": "boolean"},
+    "duration": {"type": "string", "pattern": "^([0-9]+(d|h|m|s|ms))+$"},
+    "size": {"type": ["string", "integer"], "pattern": "^[0-9]+ ?([KMGTkmgt][Ii]?)?[Bb]?$", "minimum": 0},
+    "contracts": {"type": "array", "items": {"type": ["string", "integer"]}},
+    "field_paths": {"type": "array", "items": {"type": "string"}},
+    "hosts": {"type": "array", "items": {"type": "string"}},
+    "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+}
+
+
 def _shape(field: Field) -> dict[str, Any]:
+    if shape := _SHAPES.get(field.kind):
+        return shape
     match field.kind:
         case "number":
             bounds = {"minimum": field.ge, "maximum": field.le}
             found = {"type": "integer" if field.type is int else "number"}
             return found | {name: bound for name, bound in bounds.items() if bound is not None}
-        case "duration":
-            return {"type": "string", "pattern": "^([0-9]+(d|h|m|s|ms))+$"}
-        case "size":
-            return {
-                "type": ["string", "integer"],
-                "pattern": "^[0-9]+ ?([KMGTkmgt][Ii]?)?[Bb]?$",
-                "minimum": 0,
-            }
         case "choice":
             return {"enum": list(field.choices)}
-        case "contracts":
-            return {"type": "array", "items": {"type": ["string", "integer"]}}
-        case "field_paths" | "hosts":
-            return {"type": "array", "items": {"type": "string"}}
-        case "headers" | "labels":
-            return {"type": "object", "additionalProperties": {"type": "string"}}
         case "table":
             return _table_schema(field.extra["table"])
         case "tables":

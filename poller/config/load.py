@@ -8,7 +8,6 @@ set.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from poller.config.model import Account, Api, Config
 from poller.config.rules import check_config
 from poller.config.scalars import decode_json
 from poller.config.secrets import SecretSource
+from poller.config.trust import read_trusted
 from poller.errors import ConfigError, FileProblem, Problem
 
+LOCAL_CONFIG = Path("ionos-poller.toml")
 SYSTEM_CONFIG = Path("/etc/ionos-poller/config.toml")
 _MAX_FILE_BYTES = 1024 * 1024
 
@@ -35,7 +36,7 @@ def find_config(path_option: Path | str | None, environ: Mapping[str, str]) -> P
     """
     if named := path_option or environ.get("IONOS_POLLER_CONFIG"):
         return Path(named)
-    candidates = (Path("ionos-poller.toml"), SYSTEM_CONFIG)
+    candidates = (LOCAL_CONFIG, SYSTEM_CONFIG)
     # Not Path.is_file: that raises where a directory above is closed to us.
     return next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113
 
@@ -96,13 +97,15 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
     import tomllib
 
     try:
-        with path.open("rb") as file:
-            is_private = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077 == 0
-            content = file.read(_MAX_FILE_BYTES + 1)
+        content, rights, refusal = read_trusted(path, _MAX_FILE_BYTES + 1, is_named=path != LOCAL_CONFIG)
     except OSError as error:
         hint = "does it exist, and may this user read it? See `ionos-poller config example`"
         problems.append(Problem(str(path), f"cannot be read: {error.strerror}", hint))
         return {}, False
+    if refusal is not None:
+        problems.append(Problem(str(path), *refusal))
+        return {}, False
+    is_private = rights.mode & 0o077 == 0
     if len(content) > _MAX_FILE_BYTES:
         problems.append(Problem(str(path), "is larger than 1 MiB", "is it the right file?"))
         return {}, is_private

@@ -16,7 +16,7 @@ import msgspec
 from poller.config.environment import NetworkEnvironment
 from poller.config.kinds import describe
 from poller.config.secrets import Credentials, SecretSource
-from poller.config.sinks import KIB, MIB, AnySink, CaFile, ConnectTimeout, ReadTimeout, Redact, toml_key
+from poller.config.sinks import KIB, MIB, AllowPlainHttp, AnySink, CaFile, ConnectTimeout, ReadTimeout, Redact, toml_key
 from poller.errors import ConfigError, Problem
 
 API_URL = "https://api.ionos.com"
@@ -83,6 +83,7 @@ class Api(Table, frozen=True, kw_only=True):
     ] = 10.0
     connect_timeout_seconds: ConnectTimeout = 5.0
     read_timeout_seconds: ReadTimeout = 30.0
+    allow_plain_http: AllowPlainHttp = False
     ca_file: CaFile = None
     max_retries: Annotated[
         int, describe("number", "Further attempts at a failed request before its window fails.", ge=0, le=100)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from poller.config.checks import is_clear_text, is_secret_header
 from poller.config.model import Account, Api, Config, Poll, Rule
+from poller.config.secrets import SecretSource
 from poller.config.sinks import AnySink, FileSink, HttpSink, LokiSink, Redact, Sink
 from poller.errors import Problem
 
@@ -59,11 +61,22 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
         yield Problem("retry_initial", "is longer than retry_max")
     if isinstance(sink, HttpSink) and sink.key_file is not None and sink.cert_file is None:
         yield Problem("key_file", "has no cert_file beside it")
+    if isinstance(sink, HttpSink) and _has_secret(sink) and not sink.allow_plain_http and is_clear_text(sink.url):
+        yield Problem("url", *_clear_text("the sink's secret"))
     if isinstance(sink, LokiSink):
         if sink.bearer_token is not None and (sink.username or sink.password is not None):
             yield Problem("bearer_token", "is given besides a user name and password", "keep one of the two")
         if bool(sink.username) != (sink.password is not None):
             yield Problem("username", "and password go together", "give both, or neither")
+
+
+def _has_secret(sink: HttpSink) -> bool:
+    values = (getattr(sink, name) for name in sink.__struct_fields__)
+    return any(isinstance(value, SecretSource) for value in values) or any(map(is_secret_header, sink.headers))
+
+
+def _clear_text(what: str) -> tuple[str, str]:
+    return f"would send {what} in clear text", "use https://, or set allow_plain_http = true if the network is yours"
 
 
 def check_config(config: Config, sinks: Mapping[str, AnySink]) -> Iterator[Problem]:
@@ -77,6 +90,11 @@ def check_config(config: Config, sinks: Mapping[str, AnySink]) -> Iterator[Probl
         if redact and redact.hash and redact.hash_key is None and config.redact.hash_key is None:
             yield Problem(f"{path}.hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key")
     api = config.api
+    if not api.allow_plain_http:
+        urls = {"api.url": api.url} | {f"accounts.{account.name}.url": account.url for account in config.accounts}
+        for path, url in urls.items():
+            if is_clear_text(url):
+                yield Problem(path, *_clear_text("the token"))
     if len(config.accounts) > 1 and (api.token or api.username or api.password):
         yield Problem(
             "api", "holds credentials, but there are several accounts", "move them to the account they are of"

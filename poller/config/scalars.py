@@ -71,6 +71,12 @@ def _choice(field: Field, raw: object) -> object:
     return raw
 
 
+def _flag(field: Field, raw: object) -> bool:
+    if isinstance(raw, EnvText) and raw.lower() in ("true", "false"):
+        return raw.lower() == "true"
+    return raw if isinstance(raw, bool) else _refuse(raw, "true or false")
+
+
 def _text(field: Field, raw: object) -> str:
     if field.extra.get("is_glob"):
         is_whole = isinstance(raw, int) and not isinstance(raw, bool)
@@ -150,4 +156,5 @@ _READERS: dict[str, Callable[[Field, object], Any]] = {
     "size": _size,
     "choice": _choice,
     "text": _text,
+    "flag": _flag,
 }

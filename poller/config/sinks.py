@@ -80,11 +80,20 @@ Headers = Annotated[
     dict[str, str],
     describe("headers", "Further request headers. Values are masked wherever the configuration is shown."),
 ]
+AllowPlainHttp = Annotated[
+    bool,
+    describe(
+        "flag", "Send secrets in clear text, to an `http://` address beyond this machine, too. Others may read them."
+    ),
+]
 CaFile = Annotated[
     Path | None, describe("file", "CA certificates (PEM) to trust instead of the system's for this server.")
 ]
 CertFile = Annotated[Path | None, describe("file", "Client certificate (PEM) for mutual TLS.")]
-KeyFile = Annotated[Path | None, describe("file", "Private key (PEM) of `cert_file`, where it is not in that file.")]
+KeyFile = Annotated[
+    Path | None,
+    describe("file", "Private key (PEM) of `cert_file`, where it is not in that file.", is_private=True),
+]
 
 
 class Redact(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=toml_key):
@@ -151,6 +160,7 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     ] = 60.0
     requests_per_second: RequestsPerSecond = 10.0
     headers: Headers = {}
+    allow_plain_http: AllowPlainHttp = False
     ca_file: CaFile = None
     cert_file: CertFile = None
     key_file: KeyFile = None

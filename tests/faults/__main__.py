@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from tests.faults.runs import JOBS, carry_out_all
 def main() -> int:
     arguments = read_arguments(sys.argv[1:])
     print(f"seed {arguments.seed}, {arguments.jobs} plans at a time", flush=True)
+    os.umask(0o077)  # a key file that others can read is refused
     started = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="faults-"))
     accounts: list[Account] = []

@@ -93,11 +93,19 @@ def wrong_url(place: Bench) -> Environment:
 
 
 def unknown_host(place: Bench) -> Environment:
-    return {"IONOS_API_URL": "http://nowhere.invalid"}
+    return {"IONOS_API_URL": "https://nowhere.invalid"}
+
+
+PLAIN = {"IONOS_POLLER_API__ALLOW_PLAIN_HTTP": "true"}
 
 
 def proxy_that_is_down(place: Bench) -> Environment:
-    return {"HTTP_PROXY": f"http://127.0.0.1:{free_port()}", "NO_PROXY": "", "IONOS_API_URL": "http://api.example"}
+    return {
+        "HTTP_PROXY": f"http://127.0.0.1:{free_port()}",
+        "NO_PROXY": "",
+        "IONOS_API_URL": "http://api.example",
+        **PLAIN,
+    }
 
 
 def tls_of_an_unknown_ca(place: Bench) -> None:

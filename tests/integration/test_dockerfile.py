@@ -103,6 +103,13 @@ def test_its_healthcheck_tells_a_daemon_that_ticks_from_none(daemon_of: MakeDaem
     assert subprocess.run(check, stderr=subprocess.DEVNULL, check=False, timeout=10).returncode != 0
 
 
+def test_a_file_in_the_volume_cannot_be_the_configuration() -> None:
+    (config,) = re.findall(r"IONOS_POLLER_CONFIG=(\S+)", last("ENV"))
+    assert f"install -D -m 0644 /dev/null {config}" in TEXT, "it is there, and empty, until one is mounted"
+    assert not config.startswith(last("VOLUME"))
+    assert last("WORKDIR") == "/"
+
+
 @pytest.mark.parametrize("name", ["IONOS_POLLER_STATE_DIR", "IONOS_POLLER_HTTP__LISTEN"])
 def test_its_settings_are_settings(name: str, tmp_path: Path) -> None:
     from poller.config.load import load

@@ -81,7 +81,7 @@ def test_an_api_that_cannot_be_reached_is_told_in_one_line(bench: Starter) -> No
     quick = {"IONOS_POLLER_API__MAX_RETRIES": "0", "IONOS_POLLER_API__CONNECT_TIMEOUT": "300ms"}
     dead = f"http://127.0.0.1:{free_port()}"
     failed(place.fetch(env=quick | {"IONOS_API_URL": dead}), 1, "connection refused")
-    failed(place.fetch(env=quick | {"IONOS_API_URL": "http://no-such-host.invalid"}), 1, "host name", "DNS")
+    failed(place.fetch(env=quick | {"IONOS_API_URL": "https://no-such-host.invalid"}), 1, "host name", "DNS")
     failed(place.fetch(env=quick | {"IONOS_API_URL": place.simulator.url.replace("http", "https")}), 1, "TLS")
     failed(place.fetch(env=quick | {"IONOS_API_URL": place.simulator.url + "/nowhere"}), 1, "404", "url")
     for url in ("nonsense", "ftp://x", "http://127.0.0.1:99999", "http://user:pass@host"):

@@ -210,7 +210,7 @@ def test_environment_wins_over_file_and_file_over_default(write: Any) -> None:
         ("IONOS_POLLER_API__TOKEN", "abc", lambda c: c.accounts[0].credentials().token.reveal() == "abc"),
         (
             "IONOS_POLLER_SINKS",
-            '[{"name": "l", "type": "loki", "url": "http://x", "bearer_token": "abc", "batch_events": 5}]',
+            '[{"name": "l", "type": "loki", "url": "https://x", "bearer_token": "abc", "batch_events": 5}]',
             lambda c: c.sinks[0].bearer_token.read().reveal() == "abc" and c.sinks[0].batch_events == 5,
         ),
         ("IONOS_POLLER_ACCOUNTS", '[{"name": "p", "token": "t"}]', lambda c: c.accounts[0].name == "p"),

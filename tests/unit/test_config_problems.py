@@ -9,7 +9,7 @@ import pytest
 from poller.config import load
 from poller.errors import ConfigError
 
-LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://loki:3100"\n'
+LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "https://loki:3100"\n'
 LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
 FILE = '[[sinks]]\nname = "a"\ntype = "file"\n'
 

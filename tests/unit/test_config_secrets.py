@@ -145,7 +145,7 @@ def test_a_secret_in_the_file_wants_a_private_file(tmp_path: Path) -> None:
 
 
 def test_a_header_that_carries_a_secret_wants_a_private_file(tmp_path: Path) -> None:
-    text = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://x"\n'
+    text = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "https://x"\n'
     text += f'headers = {{ Authorization = "{CANARY}" }}\n'
     assert CANARY not in effective(load(write(tmp_path, text, 0o600), {}))
     with pytest.raises(ConfigError, match="others can read") as caught:
@@ -159,7 +159,7 @@ def test_systemd_credentials_are_found_by_name(tmp_path: Path) -> None:
     credentials.mkdir()
     for name in ("token", "logs.key", "m.application-id", "l.bearer-token", "redact.hash-key"):
         (credentials / name).write_text(f"value of {name}".replace(" ", "-") + "\n")
-    text = SINK + '[[sinks]]\nname = "m"\ntype = "moesif"\n[[sinks]]\nname = "l"\ntype = "loki"\nurl = "http://x"\n'
+    text = SINK + '[[sinks]]\nname = "m"\ntype = "moesif"\n[[sinks]]\nname = "l"\ntype = "loki"\nurl = "https://x"\n'
     config = load(
         write(tmp_path, text + '[redact]\nhash = ["a"]\n', 0o644), {"CREDENTIALS_DIRECTORY": str(credentials)}
     )
@@ -257,7 +257,7 @@ def test_a_loaded_config_shows_no_secret(tmp_path: Path) -> None:
                 {
                     "name": "l",
                     "type": "loki",
-                    "url": "http://x",
+                    "url": "https://x",
                     "bearer_token": CANARY,
                     "headers": {"X-Key": CANARY},
                 }

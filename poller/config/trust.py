@@ -1,0 +1,121 @@
+"""Whether a file may speak for us: who owns it, and who else can change, replace or read it.
+
+A configuration says where the token goes, so one that another user wrote is a way to steal it. A file counts only where it
+belongs to root or to this user and nobody else can write it or put another one in its place. A secret must also be unreadable
+for others. `distrust` decides; `read_trusted` does what touches the disk.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_ROOT = 0
+
+
+class Refusal(NamedTuple):
+    """Why a file does not count, and what to do about it."""
+
+    message: str
+    hint: str
+
+
+class Rights(NamedTuple):
+    """Who owns a file or directory, and what its mode lets others do. `path` is for messages."""
+
+    path: str
+    owner: int
+    group: int
+    mode: int
+
+    @classmethod
+    def of(cls, path: str, found: os.stat_result) -> Rights:
+        return cls(path, found.st_uid, found.st_gid, found.st_mode)
+
+
+class Reader(NamedTuple):
+    """The user we are, and the group that is this user's alone: what it may write, nobody else can. None: there is none."""
+
+    user: int
+    own_group: int | None = None
+
+    def is_owned(self, rights: Rights) -> bool:
+        return rights.owner in (_ROOT, self.user)
+
+    def is_open(self, rights: Rights) -> bool:
+        """Whether others can write it."""
+        is_group_open = rights.mode & stat.S_IWGRP and rights.group != self.own_group
+        return bool(rights.mode & stat.S_IWOTH or is_group_open)
+
+
+def distrust(file: Rights, directories: Sequence[Rights], reader: Reader) -> Refusal | None:
+    """Why this file must not be used; None where nobody else could have written it."""
+    path = file.path
+    if not reader.is_owned(file):
+        return Refusal(
+            f"{path} belongs to another user (uid {file.owner}) and is not used",
+            f"check what it says, then: chown {reader.user} {path}",
+        )
+    if reader.is_open(file):
+        return Refusal(f"other users can change {path}", f"check what it says, then: chmod go-w {path}")
+    for directory in directories:
+        where = directory.path
+        if not reader.is_owned(directory):
+            return Refusal(
+                f"{path} can be replaced by the owner of its directory {where} (uid {directory.owner})",
+                "move it to a directory of your own",
+            )
+        # With the sticky bit, only its owner can replace a file.
+        if reader.is_open(directory) and not directory.mode & stat.S_ISVTX:
+            return Refusal(
+                f"other users can replace {path}: they can write its directory {where}",
+                f"move it to a directory of your own, or: chmod go-w {where}",
+            )
+    return None
+
+
+def exposure(file: Rights, reader: Reader) -> Refusal | None:
+    """Why a secret in this file is none; None where only its owner and group can read it."""
+    if not file.mode & 0o007:
+        return None
+    mode = "600" if file.owner == reader.user else "640"
+    return Refusal(f"other users can read {file.path}", f"chmod {mode} {file.path}")
+
+
+def read_trusted(path: Path, max_bytes: int, *, is_named: bool = True) -> tuple[bytes, Rights, Refusal | None]:
+    """The first `max_bytes` of a file, its rights, and why it must not be used.
+
+    Where a read-only mount holds a file that was named, nobody here can change it, whoever owns it: so a container may be given
+    files of its host.  Raises: OSError.
+    """
+    with path.open("rb") as file:
+        rights = Rights.of(str(path), os.fstat(file.fileno()))
+        is_fixed = is_named and bool(os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY)
+        content = file.read(max_bytes)
+    refusal = None if is_fixed else distrust(rights, _directories(path), this_reader())
+    return content, rights, refusal
+
+
+def this_reader() -> Reader:
+    """The user of this process."""
+    user = os.geteuid()
+    if user == _ROOT:
+        return Reader(user)
+    try:
+        entry = pwd.getpwuid(user)
+        group = grp.getgrgid(entry.pw_gid)
+    except KeyError:  # a container's user has no name
+        return Reader(user)
+    is_alone = group.gr_name == entry.pw_name and set(group.gr_mem) <= {entry.pw_name}
+    return Reader(user, entry.pw_gid if is_alone else None)
+
+
+def _directories(path: Path) -> list[Rights]:
+    """The directory of the file's name, and that of what a link leads to: who can write them can replace the file."""
+    names = dict.fromkeys([os.path.dirname(os.path.abspath(path)), os.path.dirname(os.path.realpath(path))])  # noqa: PTH100, PTH120 - the link's own place
+    return [Rights.of(name, os.stat(name)) for name in names]  # noqa: PTH116 - text in
