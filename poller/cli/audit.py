@@ -9,10 +9,9 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 import click
-import msgspec
 
 from poller.cli.compose import activity_logs, preparation
-from poller.cli.messages import exit_code, note, tell
+from poller.cli.messages import echo_json, exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
 from poller.config import Config
@@ -211,7 +210,7 @@ class _Audit:
             "differences": rows,
             "before_collecting": beginnings,
         }
-        click.echo(msgspec.json.encode(answer))
+        echo_json(answer)
 
     def _repair_all(
         self, contracts: Sequence[str], span: Window, differences: list[Difference]

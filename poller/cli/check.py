@@ -21,7 +21,7 @@ from poller.checks.sinks import check_sink, is_local
 from poller.checks.state import check_state
 from poller.checks.system import check_credentials, check_listen, check_unit
 from poller.cli.compose import activity_logs
-from poller.cli.messages import printable
+from poller.cli.messages import echo_json, printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import AnySink, Config, process_environment
@@ -99,7 +99,7 @@ def show_as_json(findings: Iterable[Finding]) -> int:
     rows = [
         {name: printable(getattr(finding, name)) for name in ("level", "name", "message", "hint")} for finding in told
     ]
-    click.echo(msgspec.json.encode({"level": worst, "exit_code": code, "findings": rows}))
+    echo_json({"level": worst, "exit_code": code, "findings": rows})
     return code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +13,11 @@ import click
 import msgspec
 
 from poller.cli import suggestions
-from poller.cli.messages import note, printable
+from poller.cli.messages import echo_json, note, printable
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.errors import EXIT_OK, ConfigError, Problem, StateError
 from poller.events import Shield
-from poller.mapping import format_time_us
+from poller.mapping import escaped, format_time_us
 from poller.store import State
 from poller.store.dead_letters import StoredLetter
 
@@ -61,7 +60,7 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
         letters = state.dead_letters.find(sink, limit=-1 if as_json else limit + 1)
     if as_json:
         for letter in letters:
-            click.echo(msgspec.json.encode(_as_data(letter)))
+            echo_json(_as_data(letter))
         return EXIT_OK
     for letter in letters[:limit]:
         status = f" ({letter.status})" if letter.status and str(letter.status) not in letter.reason else ""
@@ -177,7 +176,7 @@ def _pretty(letter: StoredLetter) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         hint = "the API still holds the entry: collect it again with `backfill`, and `dead-letters purge` this one"
         raise StateError(f"dead letter {letter.id} is damaged", hint=hint) from error
-    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
+    return escaped(text)
 
 
 def _as_data(letter: StoredLetter) -> dict[str, object]:

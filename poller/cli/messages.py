@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from poller.config import process_environment
 from poller.errors import (
@@ -17,6 +19,7 @@ from poller.errors import (
     ConfigError,
     PollerError,
 )
+from poller.mapping import escaped
 
 if TYPE_CHECKING:
     from poller.pipeline.collect import Poll
@@ -27,6 +30,12 @@ _TOLD_FAILURES = 5
 def printable(text: str) -> str:
     """One line that does nothing to a terminal: what a server answered may be in it."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def echo_json(value: object) -> None:
+    """A value on stdout, as JSON on one line; on a terminal with the characters escaped that do something to it."""
+    text = msgspec.json.encode(value)
+    click.echo(escaped(text.decode()) if sys.stdout.isatty() else text)
 
 
 def wants_color() -> bool | None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-import msgspec
 
-from poller.cli.messages import printable
+from poller.cli.messages import echo_json, printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config
@@ -81,7 +80,7 @@ def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
             "uses": {use.name: _as_data(use) for use in seen.uses},
             "failures": [printable(str(failure)) for failure in seen.failures],
         }
-        click.echo(msgspec.json.encode(data))
+        echo_json(data)
     else:
         from poller.cli.status_page import console, page
 

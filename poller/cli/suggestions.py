@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from poller.config import Config, find_config, load, process_environment
+from poller.config.checks import is_name
 from poller.errors import PollerError
 
 Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -23,7 +24,7 @@ def _from_config(values: Callable[[Config], Iterable[str]]) -> Suggest:
         try:
             path = find_config(getattr(given, "config", None), environ)
             config = load(path, environ, state_dir=getattr(given, "state_dir", None), check_files=False)
-            return sorted(value for value in set(values(config)) if value.startswith(incomplete))
+            return sorted(value for value in set(values(config)) if value.startswith(incomplete) and is_name(value))
         except PollerError:
             return []
 

@@ -5,5 +5,6 @@ makes them fit. Nothing here is done unless it was asked for: by default a line 
 """
 
 from poller.mapping.shorten import SHORTEST_BYTES, format_time_us, truncated, with_time
+from poller.mapping.terminal import escaped
 
-__all__ = ["SHORTEST_BYTES", "format_time_us", "truncated", "with_time"]
+__all__ = ["SHORTEST_BYTES", "escaped", "format_time_us", "truncated", "with_time"]

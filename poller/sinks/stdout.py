@@ -24,6 +24,7 @@ from poller.delivery import Accepted, Outcome
 from poller.errors import OutputError, StateError
 from poller.events import OutboxEvent, ndjson
 from poller.files import write_most
+from poller.mapping import escaped
 from poller.sinks import Configured
 
 # What `fetch` and `backfill` print has no sink in the configuration: every line, however long, at once.
@@ -53,6 +54,8 @@ class StdoutSink(Configured):
         """Write all of it.  Raises: OutputError when nobody reads any more, or the disk behind it is full; StateError."""
         render = self._render
         data = b"\n".join([*(render(event) for event in events), b""]) if render else ndjson(events)
+        if os.isatty(self._descriptor):
+            data = escaped(data.decode("utf-8", "replace")).encode()
         with _WRITING:
             try:
                 output = os.fstat(self._descriptor)

@@ -55,6 +55,17 @@ def environment() -> dict[str, str]:
     return clean_environment({"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
 
 
+def test_a_name_that_a_shell_would_have_to_quote_is_not_offered(place: Bench) -> None:
+    (place.state_dir / "f; touch x.db").write_bytes((place.state_dir / "fetch.db").read_bytes())
+    asked = {
+        "_IONOS_POLLER_COMPLETE": "bash_complete",
+        "COMP_WORDS": "ionos-poller dead-letters list --use ",
+        "COMP_CWORD": "4",
+    }
+    offered = [line.split(b",")[1] for line in place.run(env=asked).lines]
+    assert offered == [b"fetch"]
+
+
 @pytest.mark.parametrize("shell", [*START])
 def test_tab_completes(shell: str, place: Bench) -> None:
     path = program(shell, shell, f"completion in {shell}")

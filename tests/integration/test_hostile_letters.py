@@ -12,6 +12,8 @@ from poller.store import State
 from poller.store.outbox import DeadLetter
 from tests.integration.fetching import Starter, failed
 from tests.states import START, commit, event
+from tests.support import COMMAND
+from tests.terminal import on_terminal
 
 REASON = "HTTP 400: \x1b[31m\x9b2J\u202e\r\nred"
 ODD = [
@@ -81,3 +83,28 @@ def test_a_contract_whose_account_left_the_configuration_is_named_by_the_audit(b
     assert place.fetch("--since", "3h").code == 0
     (place.directory / "ionos-poller.toml").write_text('[[accounts]]\nname = "other"\n')
     failed(place.run("audit", "--from", "3h", "--to", "1h"), 1, "account default is not configured", "put it back")
+
+
+def test_json_on_a_terminal_has_its_control_characters_escaped_and_means_the_same(bench: Starter) -> None:
+    place = bench(contracts=1, events=0)
+    die(place.state_dir, ODD)
+    command = [*COMMAND, "dead-letters", "list", "--json", "--use", "fetch"]
+    screen = on_terminal(command, place.directory, place.environment())
+    # The terminal is 80 columns wide, but wraps nothing by itself: a line stays a line.
+    lines = screen.raw.replace("\r", "").splitlines()
+    assert len(lines) == len(ODD)
+    for shown, line in zip(lines, ODD, strict=True):
+        assert shown.isprintable(), shown
+        entry = shown.partition('"entry":')[2]
+        assert line == ODD[4] or json.loads(f"[{entry[:-1]}]")[0] == json.loads(line)
+
+
+def test_what_fetch_prints_on_a_terminal_moves_no_cursor_and_turns_no_text(bench: Starter) -> None:
+    place = bench(contracts=1, events=0)
+    text = "a\u009b2J\u009d\u202e\u2066\x7f\u2028\U000e0041z"
+    entry = {"@uuid": "u", "meta": {"time": "2026-05-01T07:42:20Z"}, "event": {"message": text}}
+    place.simulator.add_entries(place.simulator.contracts[0], [json.dumps(entry, ensure_ascii=False)])
+    screen = on_terminal([*COMMAND, "fetch", "--since", "2026-05-01"], place.directory, place.environment())
+    (shown,) = [line for line in screen.raw.replace("\r", "").splitlines() if line.startswith("{")]
+    assert shown.isprintable()
+    assert json.loads(shown) == entry
