@@ -172,11 +172,8 @@ class Daemon:
             self._endpoint = None
 
     def _start(self, parts: Parts, stop: threading.Event) -> None:
-        is_reload = self._work is not None
         self.metrics.keep(parts.accounts.keys(), parts.config.poll.wants)
-        work = Schedule(
-            self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock, is_reload=is_reload
-        )
+        work = Schedule(self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock)
         self._work = work
         try:
             work.start()

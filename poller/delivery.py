@@ -35,6 +35,10 @@ class RetryAfter(NamedTuple):
     is_size_suspect: bool = False
 
 
+# How the reason of a RetryAfter begins where a sink ended in an unexpected exception.
+CRASHED = "internal error"
+
+
 class TooLarge(NamedTuple):
     """The request is larger than the other side takes."""
 
@@ -94,24 +98,27 @@ class BatchSize(NamedTuple):
 
     most: int
     now: int
+    good: int = 0
+    """The largest batch that was taken since the size was reduced."""
     taken: int = 0
-    """How many batches in a row were taken at this size."""
+    """How many batches were taken at this size."""
 
-    @property
-    def is_reduced(self) -> bool:
-        return self.now < self.most
+    def is_doubtful(self, count: int) -> bool:
+        """Whether a batch of `count` events is larger than any that was taken since larger ones failed."""
+        return self.good < count and self.now < self.most
 
     def after_failure(self, count: int) -> BatchSize:
         """The size after a batch of `count` events failed for its size."""
-        return BatchSize(self.most, max(1, count // 2))
+        return BatchSize(self.most, max(1, count // 2), self.good if self.good < count else 0)
 
-    def after_success(self) -> BatchSize:
-        """The size after a batch was taken."""
-        if not self.is_reduced:
+    def after_success(self, count: int) -> BatchSize:
+        """The size after a batch of `count` events was taken."""
+        if self.now >= self.most:
             return self
+        good = max(self.good, count)
         if self.taken + 1 < GROW_AFTER_BATCHES:
-            return self._replace(taken=self.taken + 1)
-        return BatchSize(self.most, min(self.most, self.now * 2))
+            return self._replace(good=good, taken=self.taken + 1)
+        return BatchSize(self.most, min(self.most, self.now * 2), good)
 
 
 class Wait(NamedTuple):
@@ -161,20 +168,21 @@ def decide(
     policy: RetryPolicy,
     random: Callable[[], float],
     *,
-    is_reduced: bool = False,
+    is_doubtful: bool = False,
 ) -> Decision:
     """What follows from the outcome of sending `count` events for the `attempt`-th time (from 1).
 
-    `is_reduced`: batches are smaller than configured already, since larger ones failed. One more failure reduces them again.
+    `is_doubtful`: larger batches than those that are known to be taken have failed before, and this one is larger. Then one
+    failure is enough to halve it.
     """
     match outcome:
         case Accepted(refused, retry, status, later):
             if not retry:
                 return Settle(refused, (), status)
             later = later or RetryAfter("some events of the batch were not taken")
-            return Settle(refused, retry, status, _wait(later, len(retry), attempt, policy, random, is_reduced))
+            return Settle(refused, retry, status, wait_after(later, len(retry), attempt, policy, random, is_doubtful))
         case RetryAfter():
-            return _wait(outcome, count, attempt, policy, random, is_reduced)
+            return wait_after(outcome, count, attempt, policy, random, is_doubtful)
         case CredentialsRefused(reason):
             return Park(PARKED_RETRY_SECONDS, reason)
         case TooLarge(reason, status):
@@ -183,9 +191,10 @@ def decide(
             return Halve() if count > 1 else Settle({0: reason}, (), status)
 
 
-def _wait(
-    later: RetryAfter, count: int, attempt: int, policy: RetryPolicy, random: Callable[[], float], is_reduced: bool
+def wait_after(
+    later: RetryAfter, count: int, attempt: int, policy: RetryPolicy, random: Callable[[], float], is_doubtful: bool
 ) -> Wait:
+    """How to wait after the `attempt`-th send of `count` events was put off."""
     wish = None if later.seconds is None else min(later.seconds, MAX_RETRY_AFTER_SECONDS)
-    is_halved = later.is_size_suspect and count > 1 and (is_reduced or attempt >= HALVE_AT_ATTEMPT)
+    is_halved = later.is_size_suspect and count > 1 and (is_doubtful or attempt >= HALVE_AT_ATTEMPT)
     return Wait(policy.wait_seconds(attempt, random, wish), later.reason, is_halved)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from poller.config import Config
+from poller.delivery import CRASHED
 from poller.errors import PollerError
 from poller.store.contracts import Contract
 from poller.store.overview import Overview
@@ -22,7 +23,8 @@ def troubles(
     discovery_failures: Sequence[PollerError] | None,
     token_expiries: Mapping[str, float],
 ) -> list[str]:
-    """A sentence for each; none while the last poll of every contract succeeded lately and no sink is parked.
+    """A sentence for each; none while the last poll of every contract succeeded lately and no sink is parked or
+    ended in an internal error.
 
     `contracts` are those that are polled; `discovery_failures` what the last look for them could not tell, None before the
     first. What is likely to have led to a trouble is named too, but is none by itself: a token may be good for longer than it
@@ -36,6 +38,7 @@ def troubles(
             for row in state.sinks
             if row.sink.parked_at is not None
         ),
+        *(f"sink {row.sink.name}: {row.sink.failure}" for row in state.sinks if row.sink.failure.startswith(CRASHED)),
     ]
     if state.outbox.bytes >= config.outbox.max_bytes:
         reasons.append("the outbox is full: collecting is paused until a sink takes more")

@@ -22,6 +22,7 @@ from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog
 from poller.config import Config
 from poller.errors import (
     AuthError,
+    OutputError,
     PollerError,
     RejectedError,
     StateError,
@@ -47,7 +48,6 @@ DRAIN_SECONDS = 8.0
 _PRUNE_SECONDS = 3600.0
 _FIRST_AUDIT_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
 _AUDIT_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
-_CRASHED_SECONDS = 60.0
 _UNAVAILABLE_SECONDS = 3.0
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
 _TOKEN_WARNING_EVERY_SECONDS = 6 * 3600.0
@@ -75,11 +75,8 @@ class Schedule:
         tick: Callable[[], None],
         fail: Callable[[PollerError], None],
         clock: Callable[[], float],
-        *,
-        is_reload: bool,
     ) -> None:
         self.parts = parts
-        self._is_reload = is_reload
         self._state = state
         self._stop = stop
         self._metrics = metrics
@@ -302,7 +299,6 @@ class Schedule:
             sink,
             clock=self._clock,
             on_failed=lambda kind: failed.labels(sink.name, kind).inc(),
-            is_parked_tried=self._is_reload,
         )
 
     def _deliver(self, sink: Sink) -> None:
@@ -316,13 +312,17 @@ class Schedule:
             except StateUnavailableError as error:
                 _tell_unavailable(error, sink=sink.name)
                 wait = _UNAVAILABLE_SECONDS
+            except OutputError as error:
+                if len(self.parts.sinks) == 1:
+                    self._fail_unless_stopping(error)
+                    return
+                wait = self._hold(deliverer, error)  # stdout is gone or full: the other sinks go on
             except PollerError as error:
-                if not self._stop.is_set():
-                    self._fail(error)
+                self._fail_unless_stopping(error)
                 return
-            except Exception:  # a mistake of ours in one sink: the others go on, and nothing of it is lost
+            except Exception as error:  # a mistake of ours in one sink: the others go on, and nothing of it is lost
                 log.exception("sink.crashed", extra={"sink": sink.name})
-                wait = _CRASHED_SECONDS
+                wait = self._hold(deliverer, error)
             if wait is None:
                 # Letters replayed by another process are found within seconds, too.
                 committed.wait(HEARTBEAT_SECONDS)
@@ -331,6 +331,16 @@ class Schedule:
                 self._stop.wait(wait)
         with suppress(StateError, StoppedError):  # no room still: the sink gets it twice
             deliverer.finish()
+
+    def _fail_unless_stopping(self, error: PollerError) -> None:
+        if not self._stop.is_set():
+            self._fail(error)
+
+    def _hold(self, deliverer: Deliverer, error: Exception) -> float:
+        """Have a sink wait after an error, and the state say why. A trouble of the state shows at its next step."""
+        with suppress(StateError, StoppedError):
+            return deliverer.hold(error)
+        return _UNAVAILABLE_SECONDS
 
     def _after_window(self, done: Done) -> None:
         if done.kept:

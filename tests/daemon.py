@@ -105,11 +105,14 @@ class Daemon:
 
     # The process
 
-    def start(self, *args: str, is_awaited: bool = True) -> Daemon:
-        """Start it, and wait until it answers (which is not the same as being ready)."""
+    def start(self, *args: str, is_awaited: bool = True, stdout: str = "") -> Daemon:
+        """Start it, and wait until it answers (which is not the same as being ready). `stdout`: a shell's redirection."""
         with self.stderr_file.open("ab") as stderr:
+            command = [*COMMAND, "run", *args]
+            if stdout:
+                command = ["sh", "-c", f'exec "$@" {stdout}', "sh", *command]
             self.process = subprocess.Popen(
-                [*COMMAND, "run", *args],
+                command,
                 cwd=self.directory,
                 env=clean_environment(),
                 stdin=subprocess.DEVNULL,

@@ -189,7 +189,7 @@ class _Backfill:
         if not found and failures:
             return exit_code([], failures)
         window = self._warn_of_old(sinks, found, window)
-        transfer = Transfer([Deliverer(self._state.outbox, sink, is_parked_tried=True) for sink in sinks], self._stop)
+        transfer = Transfer([Deliverer(self._state.outbox, sink) for sink in sinks], self._stop)
         with progress_for(found, window, self._state.overview) as progress, ExitStack() as others:
 
             def after_window(done: Done) -> None:

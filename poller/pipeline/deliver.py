@@ -6,12 +6,15 @@ import logging
 import random
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from poller.delivery import (
+    CRASHED,
     Accepted,
     BatchSize,
     CredentialsRefused,
@@ -27,8 +30,9 @@ from poller.delivery import (
     TooLarge,
     Wait,
     decide,
+    wait_after,
 )
-from poller.errors import StoppedError
+from poller.errors import PollerError, StoppedError
 from poller.events import OutboxEvent, StoredEvents
 from poller.mapping import SHORTEST_BYTES, truncated
 from poller.sinks import Sink
@@ -83,6 +87,12 @@ def _is_shorter(events: Sequence[OutboxEvent], limit: int) -> bool:
     return isinstance(events, StoredEvents) and events.longest_bytes() <= limit
 
 
+def _place_of(error: Exception) -> str:
+    """The file and line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
 class Deliverer:
     """Brings one sink what waits for it. `step` does one unit of work; the caller decides when the next one is due.
 
@@ -96,11 +106,10 @@ class Deliverer:
         *,
         clock: Callable[[], float] = time.time,
         on_failed: Callable[[str], None] = lambda kind: None,
-        is_parked_tried: bool = False,
     ) -> None:
         """`on_failed` is told the kind of every send that was not accepted whole, a word.
 
-        `is_parked_tried`: a parked sink is tried at once, since a person may just have mended its key.
+        A parked sink is tried at once: a person may just have replaced its key.
         """
         self._outbox = outbox
         self._sink = sink
@@ -115,7 +124,7 @@ class Deliverer:
         self._sent_level = logging.DEBUG if sink.type == "stdout" else logging.INFO
         row = outbox.register(sink.name, sink.type)
         self._attempts = row.attempts
-        self._not_before = 0.0 if is_parked_tried and row.parked_at is not None else row.retry_at or 0.0
+        self._not_before = 0.0 if row.parked_at is not None else row.retry_at or 0.0
         self._postponed_at = row.postponed_at or 0.0
         self._parked_at = row.parked_at
         self._is_abandoned = False
@@ -174,11 +183,26 @@ class Deliverer:
             self._attempts + 1,
             self._retry,
             random.random,
-            is_reduced=self._size.is_reduced,
+            is_doubtful=self._size.is_doubtful(len(still)),
         )
         if not isinstance(decision, Settle) or decision.retry:
             self._on_failed(_FAILURE_KINDS[type(outcome)])
         return self._carry_out(decision, piece, still, time.monotonic() - started)
+
+    def hold(self, error: Exception) -> float:
+        """Wait as after a failed send, where a step ended in `error`: the output is gone, or a mistake of ours. Returns seconds.
+
+        Raises: StateError; StoppedError when abandoned.
+        """
+        count = len(self._pieces[0].open()) if self._pieces else 0
+        is_crash = not isinstance(error, PollerError)
+        # Never the words of a foreign exception: they may hold a part of an event.
+        reason = f"{CRASHED}: {type(error).__name__} in {_place_of(error)}" if is_crash else str(error)
+        later = RetryAfter(reason, is_size_suspect=is_crash)
+        wait = wait_after(later, count, self._attempts + 1, self._retry, random.random, self._size.is_doubtful(count))
+        self._on_failed("crashed" if is_crash else _FAILURE_KINDS[RetryAfter])
+        self._wait(wait, count)
+        return wait.seconds
 
     def _redacted(self, events: Sequence[OutboxEvent]) -> Sequence[OutboxEvent]:
         """The events as this sink may see them; as such they become dead letters, too."""
@@ -213,7 +237,7 @@ class Deliverer:
                 self._pieces[0] = piece
                 if later is not None:
                     return self._settle_part(piece, min(again), later, len(again), seconds)
-                self._size = self._size.after_success()
+                self._size = self._size.after_success(len(still))
                 return self._settle(piece, seconds)
             case Halve():
                 log.debug("batch.halved", extra={"sink": self._sink.name, "events": len(still)})

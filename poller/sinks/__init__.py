@@ -129,7 +129,7 @@ def _build(settings: AnySink, config: Config, stop: threading.Event, too_old: To
         case settings_of.StdoutSink():
             from poller.sinks.stdout import StdoutSink
 
-            return StdoutSink(settings, build_render(settings))
+            return StdoutSink(settings, build_render(settings), is_alone=len(config.sinks) < 2)
 
 
 def build_redact(redact: Redact | None, shared_key: SecretSource | None) -> Callable[[bytes], bytes] | None:

@@ -37,12 +37,14 @@ _WRITING = threading.Lock()
 class StdoutSink(Configured):
     """Writes lines to standard output, and counts them done when all of them are out."""
 
-    def __init__(self, settings: Settings, render: Callable[[OutboxEvent], bytes] | None = None) -> None:
-        """Raises: OutputError when there is no standard output."""
+    def __init__(
+        self, settings: Settings, render: Callable[[OutboxEvent], bytes] | None = None, *, is_alone: bool = True
+    ) -> None:
+        """`is_alone`: there is no other sink.  Raises: OutputError when it is alone and there is no standard output."""
         super().__init__(settings)
-        if sys.stdout is None:
-            raise OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")
-        self._descriptor = sys.stdout.fileno()
+        self._descriptor = -1 if sys.stdout is None else sys.stdout.fileno()
+        if is_alone:
+            self._require_output()
         self._render = render
         self._is_seen = False  # whether the file's end was looked at
 
@@ -52,6 +54,7 @@ class StdoutSink(Configured):
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Write all of it.  Raises: OutputError when nobody reads any more, or the disk behind it is full; StateError."""
+        self._require_output()
         render = self._render
         data = b"\n".join([*(render(event) for event in events), b""]) if render else ndjson(events)
         if os.isatty(self._descriptor):
@@ -73,6 +76,11 @@ class StdoutSink(Configured):
                     hint="what was not written comes with the next run",
                 ) from error
         return Accepted()
+
+    def _require_output(self) -> None:
+        """Raises: OutputError where there is none: its number may be that of any file by now."""
+        if self._descriptor < 0:
+            raise OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")
 
     def probe(self) -> Outcome:
         """Nothing to try: what stdout is only shows when it is written to."""

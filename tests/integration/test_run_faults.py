@@ -147,6 +147,29 @@ def test_a_parked_sink_is_tried_every_minute_with_the_key_as_it_is_then(tmp_path
     state.close()
 
 
+# An output that is gone
+
+STDOUT = '[[sinks]]\nname = "out"\ntype = "stdout"\nbatch_age = "0s"\nretry_initial = "50ms"\nretry_max = "200ms"\n'
+
+
+@pytest.mark.parametrize(("stdout", "why"), [(">&-", "stdout is closed"), (">/dev/full", "No space left")])
+def test_an_output_that_is_gone_waits_beside_other_sinks_and_ends_the_daemon_alone(
+    daemon_of: MakeDaemon, stdout: str, why: str
+) -> None:
+    daemon = daemon_of(contracts=1, events=20)
+    daemon.configure(sinks={LOGGING: {}}, more=STDOUT)
+    daemon.start(stdout=stdout)
+    daemon.await_delivery(LOGGING)
+    wait_until(lambda: daemon.sink("out")["attempts"] > 1, what="it is tried again")
+    assert why in daemon.sink("out")["failure"]
+    daemon.stop()
+    daemon.configure(sinks={}, more=STDOUT)
+    daemon.start(stdout=stdout, is_awaited=False)
+    assert daemon.process is not None
+    assert daemon.process.wait(15) == 1
+    assert why in daemon.stderr
+
+
 # What a sink will never take
 
 

@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 
 from poller.config.sinks import StdoutSink as Settings
-from poller.delivery import GROW_AFTER_BATCHES, HALVE_AT_ATTEMPT, Accepted, Outcome, RetryAfter
-from poller.errors import StateFullError
+from poller.delivery import (
+    GROW_AFTER_BATCHES,
+    HALVE_AT_ATTEMPT,
+    PARKED_RETRY_SECONDS,
+    Accepted,
+    CredentialsRefused,
+    Outcome,
+    RetryAfter,
+)
+from poller.errors import OutputError, StateFullError
 from poller.events import Event, OutboxEvent
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.stdout import PRINTED, StdoutSink
@@ -193,3 +201,61 @@ def test_the_last_batch_does_not_wait_to_be_filled(state: State, clock: Clock) -
     clock.now = 10.0
     assert deliverer.step() == (0, 3599.0)
     assert deliverer.step(is_last=True).settled == 5
+
+
+def test_a_sink_that_crashes_waits_and_says_why_without_a_word_of_the_event(state: State, clock: Clock) -> None:
+    def crash(events: Sequence[OutboxEvent]) -> Outcome:
+        raise KeyError("canary of an event")
+
+    kinds: list[str] = []
+    deliverer = Deliverer(state.outbox, Scripted(crash), clock=clock, on_failed=kinds.append)
+    collect(state, 5)
+    for attempt in range(1, 4):
+        with pytest.raises(KeyError) as raised:
+            deliverer.step()
+        clock.now += deliverer.hold(raised.value) + 1
+        (row,) = state.outbox.sinks()
+        assert row.attempts == attempt
+        assert row.failure.startswith("internal error: KeyError in test_deliver.py:")
+        assert "canary" not in row.failure
+    assert kinds == ["crashed"] * 3
+
+
+def test_what_comes_before_an_event_that_makes_a_sink_crash_is_delivered(state: State, clock: Clock) -> None:
+    def crash_at_7(events: Sequence[OutboxEvent]) -> Outcome:
+        if any(event.time_us == 7 for event in events):
+            raise ValueError("year 10000 is out of range")
+        return Accepted()
+
+    sink = Scripted(crash_at_7)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 8)
+    for _ in range(30):
+        try:
+            deliverer.step()
+        except ValueError as error:
+            clock.now += deliverer.hold(error)
+    assert sink.taken == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_sink_without_an_output_waits_with_the_reason(state: State, clock: Clock) -> None:
+    deliverer = Deliverer(state.outbox, Scripted(lambda events: Accepted()), clock=clock)
+    collect(state, 1)
+    seconds = deliverer.hold(OutputError("the reader of our output has gone away", hint="start it again"))
+    (row,) = state.outbox.sinks()
+    assert row.failure == "the reader of our output has gone away (start it again)"
+    assert row.retry_at == clock.now + seconds
+    clock.now += seconds
+    run(deliverer, clock)
+    assert state.outbox.sinks()[0].delivered == 1
+
+
+def test_a_parked_sink_is_tried_at_once_after_a_start(state: State, clock: Clock) -> None:
+    answers = iter([CredentialsRefused("HTTP 401", 401)])
+    sink = Scripted(lambda events: next(answers, Accepted()))
+    collect(state, 1)
+    first = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 1)
+    assert first.step() == (0, PARKED_RETRY_SECONDS)
+    again = Deliverer(state.outbox, sink, clock=clock)
+    assert again.step().settled == 1

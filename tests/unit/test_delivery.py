@@ -66,7 +66,7 @@ def test_what_follows_from_an_outcome(outcome: Outcome, count: int, attempt: int
 
 
 @pytest.mark.parametrize(
-    ("count", "attempt", "is_reduced", "is_halved"),
+    ("count", "attempt", "is_doubtful", "is_halved"),
     [
         (10, 1, False, False),
         (10, HALVE_AT_ATTEMPT - 1, False, False),
@@ -77,31 +77,37 @@ def test_what_follows_from_an_outcome(outcome: Outcome, count: int, attempt: int
     ],
 )
 def test_a_batch_whose_size_may_be_the_cause_is_halved_when_it_failed_again_and_again(
-    count: int, attempt: int, is_reduced: bool, is_halved: bool
+    count: int, attempt: int, is_doubtful: bool, is_halved: bool
 ) -> None:
     timed_out = RetryAfter("time-out", is_size_suspect=True)
     for outcome, in_part in ((timed_out, False), (Accepted(retry=tuple(range(count)), later=timed_out), True)):
-        decision = decide(outcome, count, attempt, POLICY, lambda: 0.5, is_reduced=is_reduced)
+        decision = decide(outcome, count, attempt, POLICY, lambda: 0.5, is_doubtful=is_doubtful)
         wait = decision.later if in_part and isinstance(decision, Settle) else decision
         assert isinstance(wait, Wait)
         assert wait.is_halved is is_halved
 
 
 def test_what_has_nothing_to_do_with_the_size_never_makes_batches_smaller() -> None:
-    assert decide(RetryAfter("503"), 10, 99, POLICY, lambda: 0.5, is_reduced=True) == Wait(4.0, "503")
+    assert decide(RetryAfter("503"), 10, 99, POLICY, lambda: 0.5, is_doubtful=True) == Wait(4.0, "503")
 
 
-def test_batches_grow_again_after_many_in_a_row_were_taken() -> None:
+def test_batches_grow_again_after_many_were_taken() -> None:
     size = BatchSize(1000, 1000).after_failure(500)
-    assert (size.now, size.is_reduced) == (250, True)
+    assert size == BatchSize(1000, 250)
+    assert size.is_doubtful(250)
     for taken in range(1, GROW_AFTER_BATCHES):
-        size = size.after_success()
-        assert (size.now, size.taken) == (250, taken)
-    assert size.after_success().now == 500
+        size = size.after_success(250)
+        assert size == BatchSize(1000, 250, 250, taken)
+    size = size.after_success(250)
+    assert size == BatchSize(1000, 500, 250)
+    assert [size.is_doubtful(count) for count in (250, 251)] == [False, True]
+    assert size.after_failure(500) == BatchSize(1000, 250, 250)
+    assert size.after_failure(200) == BatchSize(1000, 100)
     for _ in range(3 * GROW_AFTER_BATCHES):
-        size = size.after_success()
-    assert size == BatchSize(1000, 1000)
-    assert not size.is_reduced
+        size = size.after_success(500)
+    assert size.now == 1000
+    assert not size.is_doubtful(1000)
+    assert size.after_success(1000) is size
 
 
 def test_a_batch_is_never_smaller_than_one_event() -> None:

@@ -23,9 +23,9 @@ def contract(name: str = "1", *, ago: int | None = 10, failure: str = "", accoun
     return Contract(name, account, 0, NOW, 0, 0, 0, 0, 0, 0, succeeded_at, None, failure, NOW)
 
 
-def sink(*, parked_at: float | None = None) -> SinkOverview:
+def sink(*, parked_at: float | None = None, failure: str = "HTTP 401") -> SinkOverview:
     return SinkOverview(
-        Sink("loki", "loki", 0, 0, 0, 0, 0, 0, None, None, parked_at, "HTTP 401", None, None, 0), 0, None, 0
+        Sink("loki", "loki", 0, 0, 0, 0, 0, 0, None, None, parked_at, failure, None, None, 0), 0, None, 0
     )
 
 
@@ -98,3 +98,8 @@ def test_an_expired_token_is_named_where_it_explains_something_and_is_no_trouble
         "account default: the API token expired 0:01:00 ago",
         "contract 1: last successful poll 0:03:01 ago",
     ]
+
+
+def test_a_sink_that_ended_in_an_internal_error_is_told_with_its_reason() -> None:
+    crashed = sink(failure="internal error: KeyError in loki.py:88")
+    assert told(contract(), sinks=(crashed,)) == ["sink loki: internal error: KeyError in loki.py:88"]
