@@ -103,7 +103,8 @@ def test_what_fetch_prints_on_a_terminal_moves_no_cursor_and_turns_no_text(bench
     place = bench(contracts=1, events=0)
     text = "a\u009b2J\u009d\u202e\u2066\x7f\u2028\U000e0041z"
     entry = {"@uuid": "u", "meta": {"time": "2026-05-01T07:42:20Z"}, "event": {"message": text}}
-    place.simulator.add_entries(place.simulator.contracts[0], [json.dumps(entry, ensure_ascii=False)])
+    given = json.dumps(entry, ensure_ascii=False)
+    place.simulator.add_entries(place.simulator.contracts[0], [given.encode()])
     screen = on_terminal([*COMMAND, "fetch", "--since", "2026-05-01"], place.directory, place.environment())
     (shown,) = [line for line in screen.raw.replace("\r", "").splitlines() if line.startswith("{")]
     assert shown.isprintable()
