@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from poller import __version__
 from poller.store.contracts import Contract
+from poller.store.dead_letters import NO_LETTERS
 from poller.store.overview import Overview
 
 _PREFIX = "ionos_poller_"
@@ -147,6 +148,15 @@ class _StateCollector(Collector):
             ["sink"],
             {(row.sink.name,): row.dead_letters for row in state.sinks},
         )
+        for name, help_text in (
+            ("written", "Dead letters ever written. They are at hand, replayed or purged."),
+            ("replayed", "Dead letters that a person put back into the outbox."),
+            ("purged", "Dead letters that a person deleted."),
+        ):
+            counts: dict[tuple[str, ...], float] = {
+                (row.sink.name,): getattr(state.letters.get(row.sink.name, NO_LETTERS), name) for row in state.sinks
+            }
+            yield _counter(f"dead_letters_{name}", help_text, ["sink"], counts)
         yield _gauge(
             "outbox_events",
             "Events waiting for the sink.",

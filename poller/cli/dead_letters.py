@@ -57,11 +57,11 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
     """
     with _open(settings, use) as state:
         _check_sink(state, sink)
-        letters = state.dead_letters.find(sink, limit=-1 if as_json else limit + 1)
-    if as_json:
-        for letter in letters:
-            echo_json(_as_data(letter))
-        return EXIT_OK
+        if as_json:
+            for letter in state.dead_letters.each(state.dead_letters.numbers(sink)):
+                echo_json(_as_data(letter))
+            return EXIT_OK
+        letters = state.dead_letters.find(sink, limit=limit + 1)
     for letter in letters[:limit]:
         status = f" ({letter.status})" if letter.status and str(letter.status) not in letter.reason else ""
         what = f"{letter.contract}  {format_time_us(letter.time_us)}  {letter.reason}{status}"
@@ -85,9 +85,8 @@ def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
       ionos-poller dead-letters show 17
     """
     with _open(settings, use) as state:
-        letters = _chosen(state, None, ids)
-    for letter in letters:
-        click.echo(_pretty(letter))
+        for letter in state.dead_letters.each(_chosen(state, None, ids)):
+            click.echo(_pretty(letter))
     return EXIT_OK
 
 
@@ -103,9 +102,9 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str 
       ionos-poller dead-letters replay 17 18
     """
     with _open(settings, use) as state:
-        letters = _chosen(state, sink, ids)
-        count = state.dead_letters.replay(letters, int(time.time()))
-    click.echo(f"{count} of {len(letters)} put back; `run` sends them within seconds")
+        numbers = _chosen(state, sink, ids)
+        count = state.dead_letters.replay(state.dead_letters.each(numbers), int(time.time()))
+    click.echo(f"{count} of {len(numbers)} put back; `run` sends them within seconds")
     return EXIT_OK
 
 
@@ -121,10 +120,10 @@ def purge(settings: Settings, ids: tuple[int, ...], sink: str | None, yes: bool,
       ionos-poller dead-letters purge --sink loki --yes
     """
     with _open(settings, use) as state:
-        letters = _chosen(state, sink, ids)
-        if letters and not yes:
-            _confirm(f"Delete {len(letters)} dead letters for good?")
-        count = state.dead_letters.purge(letters)
+        numbers = _chosen(state, sink, ids)
+        if numbers and not yes:
+            _confirm(f"Delete {len(numbers)} dead letters for good?")
+        count = state.dead_letters.purge(state.dead_letters.each(numbers))
     click.echo(f"{count} deleted")
     return EXIT_OK
 
@@ -142,7 +141,7 @@ def _confirm(question: str) -> None:
 
 @contextmanager
 def _open(settings: Settings, use: str | None) -> Iterator[State]:
-    """The state of a use for one short transaction."""
+    """The state of a use for short transactions."""
     state_dir = settings.load(check_files=False).state_dir
     with closing(State.attach(state_dir, use_of(use, state_dir))) as state:
         yield state
@@ -155,14 +154,14 @@ def _check_sink(state: State, sink: str | None) -> None:
         raise ConfigError([Problem("--sink", f"there is no sink {sink}", f"known are: {', '.join(known) or 'none'}")])
 
 
-def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[StoredLetter]:
+def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[int]:
+    """The numbers of the letters that are meant.  Raises: ConfigError when one does not exist."""
     _check_sink(state, sink)
-    letters = state.dead_letters.find(sink, ids)
-    missing = set(ids) - {letter.id for letter in letters}
-    if missing:
-        numbers = ", ".join(map(str, sorted(missing)))
-        raise ConfigError([Problem("ID", f"no dead letter {numbers}", "`ionos-poller dead-letters list` shows them")])
-    return letters
+    numbers = state.dead_letters.numbers(sink, ids)
+    if missing := sorted(set(ids).difference(numbers)):
+        unknown = ", ".join(map(str, missing))
+        raise ConfigError([Problem("ID", f"no dead letter {unknown}", "`ionos-poller dead-letters list` shows them")])
+    return numbers
 
 
 def _pretty(letter: StoredLetter) -> str:

@@ -17,6 +17,7 @@ from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, StateError
 from poller.store import State
+from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.inspection import holder_of, set_aside_in
 from poller.store.overview import Overview, overview_of
 from poller.windows import format_time
@@ -140,11 +141,12 @@ def _as_data(use: Use) -> dict[str, object]:
                 "dead": row.sink.dead,
                 "waiting": row.waiting,
                 "dead_letters": row.dead_letters,
+                **_letters(state.letters.get(row.sink.name, NO_LETTERS)),
                 "attempts": row.sink.attempts,
                 "retry_at": _time(row.sink.retry_at),
                 "parked_at": _time(row.sink.parked_at),
                 "failure": row.sink.failure,
-                "balanced": row.is_balanced,
+                "balanced": row.is_balanced and state.letters.get(row.sink.name, NO_LETTERS).is_balanced,
             }
             for row in state.sinks
         ],
@@ -157,11 +159,16 @@ def _as_data(use: Use) -> dict[str, object]:
             }
             for span in state.pending
         ],
+        "letters": {name: {**row._asdict(), "balanced": row.is_balanced} for name, row in state.letters.items()},
         "filtered": state.filtered,
         "outbox": state.outbox._asdict(),
         "balanced": not state.imbalances(),
         "imbalances": state.imbalances(),
     }
+
+
+def _letters(books: LetterBooks) -> dict[str, int]:
+    return {f"letters_{name}": getattr(books, name) for name in ("written", "replayed", "purged")}
 
 
 def _time(at: float | None) -> datetime | None:

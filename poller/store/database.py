@@ -11,9 +11,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from poller.errors import StateError, StateHeldError, StoppedError
 from poller.store.connection import SharedConnection, attach, detach, identity_of
@@ -26,10 +27,12 @@ _LOCK_POLL_SECONDS = 0.1
 _BUSY_SECONDS = 10.0
 _BUSY_TRY_SECONDS = 0.2
 _BUSY_PAUSE_SECONDS = 0.05
+_GIVE_WAY_SECONDS = 0.005
 _PAGE_BYTES = 4096
 # Less than that will be used again soon: moving pages costs more than it gives.
 _VACUUM_BYTES = 32 * 1024 * 1024
 _UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
+Piece = TypeVar("Piece")
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
@@ -179,6 +182,14 @@ class Database:
                 yield self._connection
             except SQLITE_ERRORS as error:
                 raise self._translate(error) from error
+
+    @staticmethod
+    def in_pieces(pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The pieces of a long task, each for a transaction of its own, with room for other threads and programs in between."""
+        for number, piece in enumerate(pieces):
+            if number:
+                time.sleep(_GIVE_WAY_SECONDS)
+            yield piece
 
     def vacuum(self, *, is_last: bool = False) -> None:
         """Give free pages back to the file system, once they are worth it or nothing comes any more.  Raises: StateError."""

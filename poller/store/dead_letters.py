@@ -1,15 +1,23 @@
-"""Dead letters: events that a sink refused for good, kept with the reason until a person replays or purges them."""
+"""Dead letters: events that a sink refused for good, kept with the reason until a person replays or purges them.
+
+There may be hundreds of thousands: what goes through many of them does so in pieces, each a short transaction.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from poller.events import Event
 from poller.store import outbox
 from poller.store.database import Database
+
+# As many letters, or bytes of entries, are read or changed at once.
+PIECE_LETTERS = 1000
+PIECE_BYTES = 8 * 1024 * 1024
 
 
 class StoredLetter(NamedTuple):
@@ -28,24 +36,65 @@ class StoredLetter(NamedTuple):
     died_at: float
 
 
+class LetterBooks(NamedTuple):
+    """What became of all letters that a sink ever had: how many lie there, were put back, and were deleted by a person."""
+
+    written: int = 0
+    at_hand: int = 0
+    replayed: int = 0
+    purged: int = 0
+
+    @property
+    def is_balanced(self) -> bool:
+        return self.written == self.at_hand + self.replayed + self.purged
+
+
+NO_LETTERS = LetterBooks()
+
+
 class DeadLetters:
-    """The table `dead_letters`. Every method is one transaction or one read."""
+    """The tables `dead_letters` and `letter_books`. Reads and commits in pieces; each piece is whole or did not happen."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, sink: str | None = None, ids: Sequence[int] = (), limit: int = -1) -> list[StoredLetter]:
-        """Letters of a sink (None: of all), and of these only `ids` if given, oldest first, at most `limit`."""
+    def numbers(self, sink: str | None = None, ids: Sequence[int] = ()) -> list[int]:
+        """The numbers of the letters of a sink (None: of all), and of these only `ids` if given, oldest first."""
         with self._database.reading() as connection:
-            return find(connection, sink, ids, limit)
+            # From the index alone: a letter may be large.
+            rows = connection.execute("SELECT id FROM dead_letters WHERE ?1 IS NULL OR sink = ?1", (sink,))
+            wanted = set(ids)
+            return sorted(id_ for (id_,) in rows if not wanted or id_ in wanted)
+
+    def each(self, numbers: Sequence[int]) -> Iterator[StoredLetter]:
+        """The letters of these numbers, in this order, one piece in memory at a time; without those that are gone."""
+        query = f"SELECT {', '.join(StoredLetter._fields)} FROM dead_letters WHERE id = ?"
+        start = 0
+        while start < len(numbers):
+            letters: list[StoredLetter] = []
+            size = 0
+            with self._database.reading() as connection:
+                while start < len(numbers) and len(letters) < PIECE_LETTERS and size < PIECE_BYTES:
+                    letters += map(StoredLetter._make, connection.execute(query, (numbers[start],)))
+                    size += len(letters[-1].line) if letters else 0
+                    start += 1
+            yield from letters
+
+    def find(self, sink: str | None = None, ids: Sequence[int] = (), limit: int | None = None) -> list[StoredLetter]:
+        """Letters of a sink (None: of all), and of these only `ids` if given, oldest first, at most `limit`."""
+        return list(self.each(self.numbers(sink, ids)[:limit]))
 
     def replay(self, letters: Iterable[StoredLetter], now: int) -> int:
         """Put letters back into the outbox, each for the sink that refused it, as if collected `now` (unix seconds).
 
-        They come after newer ones, and a sink that minds (Loki) tells that from when they were collected.
+        They come after newer ones. Loki needs to know: it uses `collected_at` to detect late events.
 
-        Commits: the events as segments of their sink alone, the books, and the end of the letters. Returns how many.
+        Commits: piece by piece, the events as segments of their sink alone, the books, and the end of the letters. Returns how
+        many.
         """
+        return sum(self._replay(piece, now) for piece in self._database.in_pieces(_pieces(letters)))
+
+    def _replay(self, letters: Sequence[StoredLetter], now: int) -> int:
         replayed = 0
         with self._database.transaction() as connection:
             known = {sink.name for sink in outbox.read_sinks(connection)}
@@ -60,34 +109,46 @@ class DeadLetters:
                 ]
                 outbox.put(connection, contract, outbox.encode(events), now, only_for=sink)
                 connection.execute("UPDATE sinks SET dead = dead - ? WHERE name = ?", (len(members), sink))
+                outbox.count_letters(connection, sink, replayed=len(members))
                 replayed += len(members)
         return replayed
 
     def purge(self, letters: Iterable[StoredLetter]) -> int:
-        """Commits: the end of letters, for good. Their sink's books go on counting them as dead. Returns how many."""
+        """Commits: piece by piece, the end of letters, for good. Their sink's books go on counting them as dead.
+
+        Returns how many.
+        """
+        return sum(self._purge(piece) for piece in self._database.in_pieces(_pieces(letters)))
+
+    def _purge(self, letters: Sequence[StoredLetter]) -> int:
         with self._database.transaction() as connection:
-            return sum(_delete(connection, letter.id) for letter in letters)
+            purged = Counter(letter.sink for letter in letters if _delete(connection, letter.id))
+            for sink, count in purged.items():
+                outbox.count_letters(connection, sink, purged=count)
+        return purged.total()
 
 
-def find(
-    connection: sqlite3.Connection, sink: str | None = None, ids: Sequence[int] = (), limit: int = -1
-) -> list[StoredLetter]:
-    rows = connection.execute(
-        "SELECT " + ", ".join(StoredLetter._fields) + " FROM dead_letters WHERE (?1 IS NULL OR sink = ?1) ORDER BY id",
-        (sink,),
-    )
-    found: list[StoredLetter] = []
-    for row in rows:
-        if len(found) == limit:
-            break
-        if not ids or row[0] in ids:
-            found.append(StoredLetter(*row))
-    return found
+def read_books(connection: sqlite3.Connection) -> dict[str, LetterBooks]:
+    """What became of the letters, by sink: those that lie there are counted, not taken from the books."""
+    at_hand = dict(connection.execute("SELECT sink, count(*) FROM dead_letters GROUP BY sink").fetchall())
+    books = {
+        sink: LetterBooks(written, at_hand.pop(sink, 0), replayed, purged)
+        for sink, written, replayed, purged in connection.execute("SELECT * FROM letter_books ORDER BY sink")
+    }
+    return books | {sink: LetterBooks(at_hand=count) for sink, count in at_hand.items()}
 
 
-def counts(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many letters lie there, by sink."""
-    return dict(connection.execute("SELECT sink, count(*) FROM dead_letters GROUP BY sink").fetchall())
+def _pieces(letters: Iterable[StoredLetter]) -> Iterator[list[StoredLetter]]:
+    piece: list[StoredLetter] = []
+    size = 0
+    for letter in letters:
+        piece.append(letter)
+        size += len(letter.line)
+        if len(piece) == PIECE_LETTERS or size >= PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def _delete(connection: sqlite3.Connection, id_: int) -> bool:

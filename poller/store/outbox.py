@@ -197,7 +197,20 @@ class Outbox:
                     for letter in dead
                 ],
             )
+            if dead:
+                count_letters(connection, sink, written=len(dead))
             _delete_done(connection, sink, segment)
+
+
+def count_letters(
+    connection: sqlite3.Connection, sink: str, *, written: int = 0, replayed: int = 0, purged: int = 0
+) -> None:
+    """Enter in the books what becomes of dead letters, inside the caller's transaction."""
+    connection.execute(
+        "INSERT INTO letter_books (sink, written, replayed, purged) VALUES (?, ?, ?, ?) ON CONFLICT (sink) DO UPDATE SET"
+        " written = written + excluded.written, replayed = replayed + excluded.replayed, purged = purged + excluded.purged",
+        (sink, written, replayed, purged),
+    )
 
 
 def encode(events: Sequence[Event]) -> list[Segment]:

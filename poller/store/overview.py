@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from poller.events import Event
 from poller.store import dead_letters, ledger, outbox
 from poller.store.contracts import Contract, Range, read_contracts, read_filtered, read_ranges
 from poller.store.database import Database, Reader
+from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.outbox import Sink, Size
 
 
@@ -30,13 +31,17 @@ class SinkOverview(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """The whole state, read in one transaction. `pending` are the spans that are still to be read besides the present."""
+    """The whole state, read in one transaction. `pending` are the spans that are still to be read besides the present.
+
+    `letters` are the books of dead letters by sink, also of sinks that were forgotten.
+    """
 
     contracts: list[Contract]
     sinks: list[SinkOverview]
     outbox: Size
     filtered: dict[str, int]
     pending: Sequence[Range] = ()
+    letters: Mapping[str, LetterBooks] = {}
 
     def imbalances(self) -> list[str]:
         """What does not add up, in a line each; empty when the books balance."""
@@ -50,6 +55,12 @@ class Overview(NamedTuple):
             f"sink {row.sink.name}: assigned {row.sink.assigned}, but delivered {row.sink.delivered} + dead {row.sink.dead}"
             f" + waiting {row.waiting} = {row.sink.delivered + row.sink.dead + row.waiting}"
             for row in self.sinks
+            if not row.is_balanced
+        ]
+        lines += [
+            f"dead letters of {sink}: written {row.written}, but at hand {row.at_hand} + replayed {row.replayed}"
+            f" + purged {row.purged} = {row.at_hand + row.replayed + row.purged}"
+            for sink, row in self.letters.items()
             if not row.is_balanced
         ]
         by_contract, by_reason = sum(row.filtered for row in self.contracts), sum(self.filtered.values())
@@ -99,13 +110,14 @@ class OtherLedger:
 
 def _read(connection: sqlite3.Connection) -> Overview:
     with _snapshot(connection):
-        letters = dead_letters.counts(connection)
+        letters = dead_letters.read_books(connection)
         sinks = [
-            SinkOverview(sink, *outbox.waiting(connection, sink), letters.get(sink.name, 0))
+            SinkOverview(sink, *outbox.waiting(connection, sink), letters.get(sink.name, NO_LETTERS).at_hand)
             for sink in outbox.read_sinks(connection)
         ]
         size = Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
-        return Overview(read_contracts(connection), sinks, size, read_filtered(connection), read_ranges(connection))
+        pending = read_ranges(connection)
+        return Overview(read_contracts(connection), sinks, size, read_filtered(connection), pending, letters)
 
 
 @contextmanager

@@ -74,6 +74,19 @@ MIGRATIONS = (
     """
     ALTER TABLE contracts ADD COLUMN audited_at INTEGER NOT NULL DEFAULT 0;  -- unix seconds of the last self-audit
     """,
+    """
+    -- What became of the dead letters of a sink, also of one that was forgotten: written = at hand + replayed + purged.
+    CREATE TABLE letter_books (
+        sink TEXT PRIMARY KEY, written INTEGER NOT NULL DEFAULT 0, replayed INTEGER NOT NULL DEFAULT 0,
+        purged INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    INSERT INTO letter_books (sink, written, purged)
+        SELECT sink, max(dead, at_hand), max(dead, at_hand) - at_hand FROM (
+            SELECT name AS sink, dead, (SELECT count(*) FROM dead_letters WHERE sink = name) AS at_hand FROM sinks
+            UNION ALL
+            SELECT sink, 0, count(*) FROM dead_letters WHERE sink NOT IN (SELECT name FROM sinks) GROUP BY sink
+        ) WHERE dead + at_hand > 0;
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 
