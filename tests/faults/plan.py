@@ -74,6 +74,13 @@ _SINK_FAULTS = (
 )
 _CLOCKS = (-7200.0, -90.0, 90.0, 7200.0)
 _TROUBLES: tuple[Trouble, ...] = get_args(Trouble)[1:]
+# `fetch` has none but a full disk below its output.
+_TROUBLES_OF: dict[Subject, tuple[Trouble, ...]] = {
+    "run": _TROUBLES,
+    "damage": _TROUBLES,
+    "fetch": ("disk-full", "disk-fills"),
+    "backfill": ("",),
+}
 
 
 class Damage(NamedTuple):
@@ -131,7 +138,7 @@ def _life(dice: random.Random, subject: Subject) -> Life:
         at=dice.randint(1, 4 if end == "write" else 40),
         is_before=dice.random() < 0.5,
         faults=tuple(fault for fault in faults if fault),
-        trouble=dice.choice(_TROUBLES) if is_daemon and dice.random() < 0.3 else "",
+        trouble=dice.choice(_TROUBLES_OF[subject]) if dice.random() < 0.3 else "",
         entries=(dice.randint(0, 120), dice.randint(0, 120)),
         late_seconds=dice.choice((0.0, 0.0, 0.7)),
         clock=_clock(dice) if is_daemon else (),

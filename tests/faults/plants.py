@@ -236,6 +236,14 @@ def keep_torn_lines() -> None:
     FileSink._cut_tail = lambda self, descriptor, path: self._check_kind(descriptor)  # type: ignore[method-assign]
 
 
+def leave_half_lines() -> None:
+    """What is printed into a file goes behind whatever is there, half a line of ours included, which stays."""
+    from poller.files import write_whole
+    from poller.sinks.stdout import StdoutSink
+
+    StdoutSink._append = lambda self, data, size: write_whole(self._descriptor, data)  # type: ignore[method-assign]
+
+
 def settle_more_than_sent() -> None:
     """One event more is settled than was sent."""
     from poller.store.outbox import Outbox
@@ -297,6 +305,7 @@ PLANTS = {
         repeat_first_of_batch,
         change_a_byte,
         keep_torn_lines,
+        leave_half_lines,
         settle_more_than_sent,
         never_settle,
         resend_all_after_failure,

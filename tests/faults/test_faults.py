@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from concurrent.futures import Future
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from poller.simulator import faults as known
 from poller.simulator.faults import parse_fault
 from tests.daemon import FIRST
-from tests.faults.plan import LIVES_A_PLAN, SUBJECTS, End, Life, Plan, Trouble, draw
+from tests.faults.plan import LIVES_A_PLAN, SUBJECTS, End, Life, Plan, Subject, Trouble, draw
 from tests.faults.plants import PLANTS
 from tests.faults.report import Account, save
 from tests.faults.runs import JOBS, carry_out, carry_out_all, pool, sweep_all
@@ -66,10 +66,15 @@ FOUND_BY = {
     "repeat-first-of-batch": ("REPEATED", "10m", QUIET),
     "change-a-byte": ("INVENTED", "10m", QUIET),
     "keep-torn-lines": ("INVENTED", "10m", (Life("write", at=2), *QUIET)),
+    "leave-half-lines": ("INVENTED", "10m", (Life("kill", at=2, trouble="disk-full", after_seconds=2.0), *QUIET)),
     "settle-more-than-sent": ("LOST", "10m", QUIET),
     "never-settle": ("REPEATED", "10m", QUIET),
     "resend-all-after-failure": ("REPEATED", "10m", _lives("sink=*:500:30%")),
 }
+
+
+# All others are in the daemon.
+OF_FETCH = ("leave-half-lines",)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +84,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Account]:
     with pool(JOBS) as workers:
         tried: dict[str, Future[Account]] = {}
         for number, (plant, (_, overlap, lives)) in enumerate(FOUND_BY.items()):
-            options = {"plant": plant, "overlap": overlap, "first_entries": 400}
-            tried[plant] = workers.submit(carry_out, Plan(number, "run", lives), place / plant, **options)
+            options: dict[str, Any] = {"plant": plant, "first_entries": 400}
+            subject: Subject = "fetch" if plant in OF_FETCH else "run"
+            if subject == "run":
+                options["overlap"] = overlap
+            tried[plant] = workers.submit(carry_out, Plan(number, subject, lives), place / plant, **options)
         every = tuple(life for _, overlap, lives in FOUND_BY.values() for life in lives if overlap != "0s")
         tried[""] = workers.submit(carry_out, Plan(99, "run", every), place / "none")
         return {plant: future.result() for plant, future in tried.items()}
