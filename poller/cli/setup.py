@@ -85,10 +85,10 @@ class _Plan(NamedTuple):
 )
 @click.option(
     "--retention-days",
-    type=click.Choice(["7", "14", "30"]),
+    type=click.Choice(["0", "7", "14", "30"]),
     default="30",
     show_default=True,
-    help="How long a log source made here keeps its entries.",
+    help="How long a log source made here keeps its entries; 0: without limit. IONOS's Grafana shows 30 days only.",
 )
 @click.option(
     "--account",

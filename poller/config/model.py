@@ -133,11 +133,11 @@ class Poll(Table, frozen=True, kw_only=True):
         int,
         describe(
             "duration",
-            "A self-audit begins so far before the previous one, however long ago that was.",
+            "How far back a self-audit looks before the previous audit.",
             ge=1,
             le=YEAR_SECONDS,
         ),
-    ] = 86_400
+    ] = 7 * 86_400
     ledger_retention_seconds: Annotated[
         int,
         describe(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -28,6 +27,8 @@ class Step(NamedTuple):
 
 Path = tuple[Step, ...]
 
+_TEXT = {str}
+
 
 def parse_path(text: str) -> Path:
     """The steps of a path."""
@@ -39,7 +40,9 @@ class Fields:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = [parse_path(path) for path in paths]
-        self._get = _getter(self._paths)
+        self._heads = _heads(self._paths)
+        # What takes the rest of a path with a list; None for one without.
+        self._takers = [_taker(path[_head_end(path) :]) if _has_list(path) else None for path in self._paths]
         shape = _shape(self._paths)
         self._decode = msgspec.json.Decoder(shape).decode if shape is not None else None
 
@@ -48,14 +51,25 @@ class Fields:
         if self._decode is None:
             return self._look(line)
         try:
-            entry = self._decode(line)
+            values = self._heads(self._decode(line))
         except (msgspec.DecodeError, RecursionError):
             return self._look(line)
-        values = self._get(entry)
-        for value in values:
+        for number, value in enumerate(values):
             if type(value) is not str and value is not None:
-                return [_texts(path, value) for path, value in zip(self._paths, values, strict=True)]
+                return [*values[:number], *self._converted(values, number)]
         return values
+
+    def _converted(self, values: Sequence[Any], start: int) -> Iterator[Value]:
+        """The values from that place on: texts, and for a path with a list, the texts in it."""
+        for number in range(start, len(values)):
+            value, take = values[number], self._takers[number]
+            if type(value) is str or value is None:
+                yield value
+            elif take is None:
+                yield _texts(self._paths[number], value)
+            else:
+                found = take(value)
+                yield found if {*map(type, found)} <= _TEXT else _texts(self._paths[number], found)
 
     def _look(self, line: bytes) -> Sequence[Value]:
         """The same, for an entry of any shape."""
@@ -111,22 +125,28 @@ def _attribute(step: Step) -> str:
     return f"f{step.name.encode().hex()}"
 
 
-def _getter(paths: Sequence[Path]) -> Callable[[Any], Sequence[Any]]:
-    """What takes the values of the paths out of their shape; for a path with a list, a list of them."""
-    if len(paths) > 1 and not any(map(_has_list, paths)):
-        return attrgetter(*(".".join(map(_attribute, path)) for path in paths))  # several times as fast
-    steps = [[(_attribute(step), step.is_list) for step in path] for path in paths]
-    return lambda entry: [_take(entry, path) for path in steps]
+def _head_end(path: Path) -> int:
+    """Behind the first list of a path, or its end."""
+    return next((number for number, step in enumerate(path, 1) if step.is_list), len(path))
 
 
-def _take(entry: Any, path: Sequence[tuple[str, bool]]) -> Any:
-    for number, (attribute, is_list) in enumerate(path, 1):
-        entry = getattr(entry, attribute)
-        if is_list:
-            rest = path[number:]
-            found = [_take(item, rest) for item in entry]
-            return list(chain.from_iterable(found)) if any(deeper for _, deeper in rest) else found
-    return entry
+def _heads(paths: Sequence[Path]) -> Callable[[Any], Sequence[Any]]:
+    """What takes the values of the paths out of their shape, in one go; for a path with a list, its first list."""
+    names = [".".join(map(_attribute, path[: _head_end(path)])) for path in paths]
+    get: Callable[[Any], Any] = attrgetter(*names) if names else lambda entry: ()
+    return get if len(names) != 1 else lambda entry: (get(entry),)
+
+
+def _taker(rest: Path) -> Callable[[list[Any]], list[Any]]:
+    """What takes the values of the rest of a path out of the list that it goes through."""
+    if not rest:
+        return lambda found: found
+    end = _head_end(rest)
+    get = attrgetter(".".join(map(_attribute, rest[:end])))
+    if not _has_list(rest):
+        return lambda found: [get(item) for item in found]
+    inner = _taker(rest[end:])
+    return lambda found: [value for item in found for value in inner(get(item))]
 
 
 def _shape(paths: Sequence[Path]) -> type[msgspec.Struct] | None:

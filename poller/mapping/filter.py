@@ -14,13 +14,13 @@ from poller.mapping.fields import Fields, Value
 
 # Source: docs/facts.md, "IONOS Activity Log API": where an entry has what a rule asks for. The contract is not read from it.
 _PATHS = {
-    "type": "event.type",
-    "service": "principal.sourceService",
-    "username": "principal.identity.username",
-    "action": "event.param.action",
-    "resource_type": "event.resources[].type",
-    "source_ip": "principal.sourceIP",
-    "status": "event.status",
+    "type": ("event.type",),
+    "service": ("principal.sourceService",),
+    "username": ("principal.identity.username",),
+    "action": ("event.param.action", "event.resources[].action[]"),
+    "resource_type": ("event.resources[].type",),
+    "source_ip": ("principal.sourceIP",),
+    "status": ("event.status",),
 }
 _PERSONAL = {"username", "source_ip"}
 
@@ -32,8 +32,11 @@ class Filter:
 
     def __init__(self, exclude: Sequence[Mapping[str, str]], include: Sequence[Mapping[str, str]]) -> None:
         keys = list(dict.fromkeys(key for rule in (*exclude, *include) for key in rule if key != "contract"))
-        self._fields = Fields([_PATHS[key] for key in keys])
         slots = {"contract": 0, **{key: number for number, key in enumerate(keys, 1)}}
+        further = [(slots[key], path) for key in keys for path in _PATHS[key][1:]]
+        self._fields = Fields([*(_PATHS[key][0] for key in keys), *(path for _, path in further)])
+        # Which value a further one is added to.
+        self._further = [(slot, number) for number, (slot, _) in enumerate(further, len(slots))]
         self._exclude = [
             (f"exclude[{number}] {_shown(rule)}", _conditions(rule, slots)) for number, rule in enumerate(exclude)
         ]
@@ -47,6 +50,8 @@ class Filter:
     def reason(self, contract: str, line: bytes) -> str | None:
         """Why the entry is left out: the first exclude rule that matches, or `include`; None if it goes on."""
         values = [contract, *self._fields.read(line)]
+        for slot, number in self._further:
+            values[slot] = [*_as_list(values[slot]), *_as_list(values[number])]
         for reason, conditions in self._exclude:
             if _matches(conditions, values):
                 return reason
@@ -79,3 +84,7 @@ def _matches(conditions: Sequence[_Condition], values: Sequence[Value]) -> bool:
         elif not value or not any(map(is_match, value)):
             return False
     return True
+
+
+def _as_list(value: Value) -> list[str]:
+    return [value] if isinstance(value, str) else value or []

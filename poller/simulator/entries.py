@@ -1,9 +1,10 @@
 """Made-up but lifelike Activity Log entries, fast to render: entry i of a contract is a pure function of
 (seed, contract, i), and of the time the log gives it.
 
-A pool of templates is made once per seed; an entry is one template with a unique key, its time and its
-contract filled in. Nothing is stored per entry. All names and addresses are from
-ranges reserved for documentation.
+A pool of lives is made once per seed. A life is what a request leaves in the log: six entries of one user, one request and
+mostly one resource, from RequestAccepted on, each a template. An entry is one template with its time, its contract and the key
+of its life filled in. Nothing is stored per entry. All names and addresses are from ranges reserved for
+documentation.
 
 Source: docs/facts.md, "IONOS Activity Log API": shape of an entry, event types and their proportions.
 """
@@ -16,21 +17,29 @@ import random
 import re
 import time
 from binascii import hexlify
+from collections.abc import Callable
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-_POOL_SIZE = 1000
+_POOL_SIZE = 167  # lives
+_LIFE_ENTRIES = 6
+_LIFE_SPREAD = 7  # lives that begin between two entries of one
+_WHOLE_SECOND_EVERY = 32  # about one entry of so many has a time without a fraction
 _KEY_MASK = (1 << 48) - 1
 _UUID_END = len('{"@uuid":"') + 36 + len('",')
 _STEP = 0x9E3779B97F4B  # odd, so that i -> i * _STEP mod 2**48 never gives one key twice
 
-_TYPES = (
-    ("RequestStatusUpdate", 550),
-    ("RequestAccepted", 170),
-    ("Provision", 150),
-    ("GenerateToken", 60),
-    ("RequestFailed", 45),
-    ("Error", 25),
+_UPDATE = "RequestStatusUpdate"
+# The types of a life, in order. What is last is often another request's, which nothing else in the log belongs to.
+_TYPES = ("RequestAccepted", _UPDATE, _UPDATE, "Provision", _UPDATE)
+_LAST_TYPES = (
+    (_UPDATE, 24),
+    ("GenerateToken", 33),
+    ("RequestFailed", 25),
+    ("Error", 13),
+    ("DCDUserEvent", 3),
+    ("ContractNotice", 2),  # a type that no list names
 )
 _USERS = (
     "anna.becker",
@@ -42,22 +51,26 @@ _USERS = (
     "ops-oncall",
     "chloé.martin",
 )
-_SERVICES = ("DCD", "PUBLIC_REST", "PUBLIC_REST_V6", "Provisioning")
+_SERVICES = ("DCD", "PUBLIC_REST", "PUBLIC_REST_V6", "Provisioning", "Reseller_V1")
+_SERVICE_WEIGHTS = (30, 15, 30, 20, 5)
 _HOSTS = ("dcd-fra-1.example.net", "api-fra-2.example.net", "api-txl-1.example.net", "prov-txl-3.example.net")
 _NETWORKS = ("192.0.2.", "198.51.100.", "203.0.113.", "2001:db8:51::")
-_RESOURCES = (
-    ("datacenter", "datacenters"),
-    ("server", "datacenters/{parent}/servers"),
-    ("volume", "datacenters/{parent}/volumes"),
-    ("nic", "datacenters/{parent}/servers/{id}/nics"),
-    ("lan", "datacenters/{parent}/lans"),
-    ("snapshot", "snapshots"),
-    ("ipblock", "ipblocks"),
-    ("k8s-cluster", "k8s"),
-    ("user", "um/users"),
-    ("group", "um/groups"),
+_RESOURCES = (  # type, path, and what a dotted action begins with
+    ("datacenter", "datacenters", "vr.datacenter"),
+    ("server", "datacenters/{parent}/servers", "vr.server"),
+    ("volume", "datacenters/{parent}/volumes", "st.volume"),
+    ("nic", "datacenters/{parent}/servers/{id}/nics", "vr.nic"),
+    ("firewallrule", "datacenters/{parent}/servers/{id}/nics/{parent}/firewallrules", "vr.firewall"),
+    ("lan", "datacenters/{parent}/lans", "vr.lan"),
+    ("snapshot", "snapshots", "sn.snapshot"),
+    ("ipblock", "ipblocks", "ip.ipblock"),
+    ("k8s-cluster", "k8s", "k8s.cluster"),
+    ("backupUnit", "backupunits", "bu.unit"),
+    ("user", "um/users", "sec.user"),
+    ("group", "um/groups", "sec.group"),
 )
-_VERBS = {"GET": "READ", "POST": "CREATE", "PUT": "UPDATE", "PATCH": "UPDATE", "DELETE": "DELETE"}
+_VERBS = {"GET": "read", "POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
+_SPECIAL_VERBS = {"ip.ipblock.create": "ip.ipblock.reserve", "vr.firewall.update": "vr.firewall.activate"}
 _ERRORS = (
     (422, "100", '[(root).properties.cores] The attribute "cores" must be between 1 and 62'),
     (404, "309", "Resource does not exist"),
@@ -68,102 +81,186 @@ _ERRORS = (
 
 
 class _Template(NamedTuple):
-    id_prefix: bytes  # with the key after it: the entry's UUID
-    pieces: tuple[bytes, ...]  # what stands around key, time, key, key, contract, contract: seven pieces
+    id_prefix: bytes  # with the key of the life after it: the entry's UUID
+    pieces: tuple[bytes, ...]  # what stands around what is filled in
+    # the entry's pieces in order, of `pieces` and the values of `_SLOTS` behind them
+    arrange: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
 
 
-def _uuid_prefix(rng: random.Random) -> str:
+# What is filled in: the key of the life, the time in three pieces, the end of the life's queue id, the contract.
+_SLOTS = {"K": (0,), "T": (1, 2, 3), "Q": (4,), "N": (5,)}
+_QUEUE_ENDS = tuple(b"%04d" % number for number in range(10_000))
+
+
+def _uuid_prefix(rng: random.Random, version: int = 4) -> str:
     first, second, third, fourth = (rng.getrandbits(bits) for bits in (32, 16, 12, 12))
-    return f"{first:08x}-{second:04x}-4{third:03x}-9{fourth:03x}-"
+    return f"{first:08x}-{second:04x}-{version}{third:03x}-9{fourth:03x}-"
 
 
 def _uuid(rng: random.Random) -> str:
     return f"{_uuid_prefix(rng)}{rng.getrandbits(48):012x}"
 
 
-def _event(rng: random.Random, kind: str) -> dict[str, Any]:
-    """The `event` of one entry: who did what to which resource, and how it went."""
-    service = rng.choice(_SERVICES)
-    if kind == "GenerateToken":
-        uri = "/auth/v1/tokens/generate"
-        return {
-            "type": kind,
-            "status": "DONE",
-            "message": "Token generated for the interactive session of the user; it expires after one hour",
-            "param": {"action": "GET", "uri": uri, "initiator": "USER", "sourceService": service},
-            "resources": [{"type": "token", "id": _uuid(rng), "action": ["CREATE"]}],
-        }
+class _Life(NamedTuple):
+    """What the entries of a request have in common."""
+
+    user: str
+    address: str
+    service: str
+    initiator: str
+    method: str
+    resource: str
+    resource_id: str
+    action: str
+    uri: str
+    parent: str
+    request: str
+    queue: int
+
+
+def _make_life(rng: random.Random) -> _Life:
+    resource, path, prefix = rng.choice(_RESOURCES)
     method = rng.choices(tuple(_VERBS), (25, 35, 15, 15, 10))[0]
-    resource, path = rng.choice(_RESOURCES)
-    target, parent = _uuid(rng), _uuid(rng)
+    service = rng.choices(_SERVICES, _SERVICE_WEIGHTS)[0]
+    parent = _uuid(rng)
+    is_numbered = prefix.startswith("sec.") and rng.random() < 0.5
+    target = str(rng.randrange(1000, 99_999)) if is_numbered else _uuid(rng)
     uri = f"/cloudapi/v6/{path.format(parent=parent, id=_uuid(rng))}"
-    if method != "POST":
-        uri += f"/{target}"
+    action = f"{prefix}.{_VERBS[method]}"
+    return _Life(
+        user=rng.choice(_USERS),
+        address=f"{rng.choice(_NETWORKS)}{rng.randrange(1, 255)}",
+        service=service,
+        initiator=service if rng.random() < 0.9 else rng.choice(_SERVICES),
+        method=method,
+        resource=resource,
+        resource_id=target,
+        action=_SPECIAL_VERBS.get(action, action),
+        uri=uri if method == "POST" else f"{uri}/{target}",
+        parent=parent if path.startswith("datacenters/") else "",
+        request=_uuid_prefix(rng),
+        queue=rng.randrange(1, 200_000),
+    )
+
+
+def _token_event(rng: random.Random, life: _Life) -> dict[str, Any]:
+    return {
+        "type": "GenerateToken",
+        "status": "DONE",
+        "message": "Token generated for the interactive session of the user; it expires after one hour",
+        "param": {
+            "action": "GET",
+            "uri": "/auth/v1/tokens/generate",
+            "initiator": life.initiator,
+            "sourceService": life.service,
+        },
+        "resources": [{"type": "token", "id": _uuid(rng), "action": ["sec.token.create"]}],
+    }
+
+
+def _event(rng: random.Random, kind: str, life: _Life) -> dict[str, Any]:
+    """The `event` of one entry: who did what to which resource, and how it went."""
+    if kind == "GenerateToken":
+        return _token_event(rng, life)
+    if kind == "DCDUserEvent":
+        return {"type": kind, "param": {}, "resources": []}
+    status = {"RequestAccepted": "QUEUED", "Error": "FAILED", "RequestFailed": "FAILED"}
     event: dict[str, Any] = {
         "type": kind,
-        "status": {"RequestAccepted": "QUEUED", "Error": "FAILED", "RequestFailed": "FAILED"}.get(
-            kind, rng.choice(("RUNNING", "DONE", "DONE"))
-        ),
-        "message": f"{method} {resource} in “{rng.choice(('Prod', 'Test', 'Büro'))}”",
+        "status": status.get(kind, rng.choice(("RUNNING", "DONE", "DONE"))),
+        "message": f"{life.method} {life.resource} in “{rng.choice(('Prod', 'Test', 'Büro'))}”",
         "param": {
-            "action": method,
-            "uri": uri,
-            "initiator": rng.choice(("USER", "SYSTEM")),
-            "sourceService": service,
+            "action": life.method,
+            "uri": life.uri,
+            "initiator": life.initiator,
+            "sourceService": life.service,
         },
-        "resources": [{"type": resource, "id": target, "action": [_VERBS[method]]}],
+        "resources": [{"type": life.resource, "id": life.resource_id, "action": [life.action]}],
     }
-    if path.startswith("datacenters/") and rng.random() < 0.3:
-        event["resources"].append({"type": "datacenter", "id": parent, "action": ["UPDATE"]})
+    resources, param = event["resources"], event["param"]
+    if life.parent and rng.random() < 0.3:
+        resources.append({"type": "datacenter", "id": life.parent, "action": ["vr.datacenter.update"]})
+    if rng.random() < 0.05:
+        resources[-1]["action"] = rng.choice(([], [life.action, "sn.snapshot.create"]))
+    if rng.random() < 0.03:
+        param["action"] = "http"
+        del param["uri"]
     if kind in ("Error", "RequestFailed"):
-        status, code, message = rng.choice(_ERRORS)
-        event["param"]["errorCode"] = code
-        event["param"]["error"] = {
-            "httpStatus": status,
-            "messages": [{"errorCode": code, "message": message}],
-        }
+        code, text, message = rng.choice(_ERRORS)
+        param["errorCode"] = text
+        param["error"] = {"httpStatus": code, "messages": [{"errorCode": text, "message": message}]}
     elif rng.random() < 0.1:
         del event["message"]
+    elif rng.random() < 0.02:
+        event["param"] = {}
     return event
 
 
-def _make_template(rng: random.Random, kind: str) -> _Template:
-    identity = {"username": f"{rng.choice(_USERS)}@c~N~.example", "contractNumber": "~N~"}
+def _principal(rng: random.Random, life: _Life) -> dict[str, Any]:
+    """Who it was, of which anything may be missing."""
     principal: dict[str, Any] = {
-        "sourceIP": f"{rng.choice(_NETWORKS)}{rng.randrange(1, 255)}",
-        "sourceService": rng.choice(_SERVICES),
+        "sourceIP": life.address,
+        "sourceService": life.service,
         "serviceHost": rng.choice(_HOSTS),
-        "identity": identity,
+        "identity": {"username": f"{life.user}@c~N~.example", "contractNumber": "~N~"},
     }
-    if rng.random() < 0.05:
+    dice = rng.random()
+    if dice < 0.05:
         del principal["sourceIP"]
-    id_prefix = _uuid_prefix(rng)
-    entry = {
-        "@uuid": f"{id_prefix}~K~",
-        "meta": {
-            "time": "~T~",
-            "requestId": f"{_uuid_prefix(rng)}~K~",
-            **({"queueRefId": _uuid(rng)} if kind in ("RequestAccepted", "Provision") else {}),
-            "transactionId": f"{_uuid_prefix(rng)}~K~",
-            "auditVersion": "1" if rng.random() < 0.3 else 1,
-        },
-        "principal": principal,
-        "event": _event(rng, kind),
+    elif dice < 0.08:
+        principal["serviceHost"] = ""
+    elif dice < 0.10:
+        del principal["serviceHost"]
+    elif dice < 0.11:
+        principal["identity"] = {}
+    elif dice < 0.12:
+        return {}
+    return principal
+
+
+def _make_template(rng: random.Random, kind: str, life: _Life) -> _Template:
+    id_prefix = _uuid_prefix(rng, version=1 if rng.random() < 0.04 else 4)
+    is_bare = rng.random() < (0.5 if kind == "DCDUserEvent" else 0.01)
+    is_requested = kind in ("RequestAccepted", _UPDATE, "Provision", "RequestFailed")
+    is_queued = is_requested and life.method != "GET"
+    meta = {
+        "auditVersion": rng.choice((0.1, 0.1, "0.1", 1)),
+        "time": "~T~",
+        **({"requestId": f"{life.request}~K~" if is_requested else f"{_uuid_prefix(rng)}~K~"} if not is_bare else {}),
+        **({"queueRefId": f"~-{life.queue}~Q~"} if is_queued and not is_bare else {}),
+        **({"transactionId": f"{_uuid_prefix(rng)}~K~"} if not is_bare else {}),
     }
+    entry: dict[str, Any] = {
+        "@uuid": f"{id_prefix}~K~",
+        "meta": meta,
+        "principal": _principal(rng, life),
+        "event": _event(rng, kind, life),
+    }
+    if rng.random() < 0.005:
+        del entry["principal"]
     # Both are JSON, and the real thing has both: raw and escaped letters beyond ASCII.
     text = json.dumps(entry, ensure_ascii=rng.random() < 0.3, separators=(",", ":"))
+    text = re.sub('"~-([0-9]+~Q~)"', r"\1", text)  # a number
     if rng.random() < 0.5:
         text = text.replace('"contractNumber":"~N~"', '"contractNumber":~N~')
-    pieces = tuple(piece.encode() for piece in re.split("~[KTN]~", text))
-    return _Template(id_prefix.encode(), pieces)
+    pieces = tuple(piece.encode() for piece in re.split("~[KTQN]~", text))
+    order = [0]
+    for number, slot in enumerate(re.findall("~([KTQN])~", text), 1):
+        order += [*(len(pieces) + place for place in _SLOTS[slot]), number]
+    arrange: Any = itemgetter(*order)
+    return _Template(id_prefix.encode(), pieces, arrange)
 
 
 @lru_cache(maxsize=4)
-def _templates(seed: int) -> tuple[_Template, ...]:
+def _lives(seed: int) -> tuple[tuple[_Template, ...], ...]:
+    """Templates: of each life, its entries."""
     rng = random.Random(seed)
-    kinds = [kind for kind, share in _TYPES for _ in range(share * _POOL_SIZE // 1000)]
-    rng.shuffle(kinds)
-    return tuple(_make_template(rng, kind) for kind in kinds)
+    names, weights = zip(*_LAST_TYPES, strict=True)
+    lasts = [name for name, weight in _LAST_TYPES for _ in range(round(_POOL_SIZE * weight / sum(weights)))]
+    lasts = (lasts + [names[0]] * _POOL_SIZE)[:_POOL_SIZE]
+    rng.shuffle(lasts)
+    lives = [(_make_life(rng), last) for last in lasts]
+    return tuple(tuple(_make_template(rng, kind, life) for kind in (*_TYPES, last)) for life, last in lives)
 
 
 @lru_cache(maxsize=4096)
@@ -172,7 +269,13 @@ def _minute_text(minute: int) -> bytes:
 
 
 _SECONDS = tuple(b"%02d." % second for second in range(60))
+_WHOLE_SECONDS = tuple(b"%02dZ" % second for second in range(60))
 _MILLISECONDS = tuple(b"%03dZ" % ms for ms in range(1000))
+
+
+def is_whole_second(index: int) -> bool:
+    """Whether entry `index` has a time without a fraction where the log gives it a whole second."""
+    return index % _WHOLE_SECOND_EVERY == 0
 
 
 class EntryMaker:
@@ -181,7 +284,7 @@ class EntryMaker:
     def __init__(self, seed: int, contract: int, *, with_uuid: bool = True, pad_to_bytes: int = 0) -> None:
         digest = hashlib.blake2b(b"%d:%d" % (seed, contract), digest_size=6).digest()
         self.salt = int.from_bytes(digest, "big")
-        self._templates = _templates(seed)
+        self._lives = _lives(seed)
         self._contract = b"%d" % contract
         self._with_uuid = with_uuid
         self._pad_to_bytes = pad_to_bytes
@@ -196,15 +299,25 @@ class EntryMaker:
 
         This is the hot spot: joining pieces that exist already is twice as fast as joining a thousand bodies.
         """
-        number = (index * _STEP + self.salt) & _KEY_MASK
-        number ^= number >> 23
-        key, contract = hexlify(number.to_bytes(6, "big")), self._contract
-        p0, p1, p2, p3, p4, p5, p6 = self._templates[number % _POOL_SIZE].pieces
+        template, life = self._template(index)
+        key, queue = hexlify(life.to_bytes(6, "big")), _QUEUE_ENDS[life % 10_000]
         minute, ms = divmod(time_ms, 60_000)
         second, ms = divmod(ms, 1000)
         day, rest, end = _minute_text(minute), _SECONDS[second], _MILLISECONDS[ms]
-        pieces = (p0, key, p1, day, rest, end, p2, key, p3, key, p4, contract, p5, contract, p6)
+        if not ms and is_whole_second(index):
+            rest, end = _WHOLE_SECONDS[second], b""
+        pieces = template.arrange((*template.pieces, key, day, rest, end, queue, self._contract))
         return (self._reshape(b"".join(pieces)),) if self._is_special else pieces
+
+    def _template(self, index: int) -> tuple[_Template, int]:
+        """The template of entry `index`, and the number of its life, which is unique.
+
+        Six entries in a row are of six lives, each further on than the next, so that requests overlap as they do.
+        """
+        begun, place = divmod(index, _LIFE_ENTRIES)
+        life = ((begun - place * _LIFE_SPREAD) * _STEP + self.salt) & _KEY_MASK
+        life ^= life >> 23
+        return self._lives[life % _POOL_SIZE][place], life
 
     def _reshape(self, body: bytes) -> bytes:
         if not self._with_uuid:
@@ -214,6 +327,5 @@ class EntryMaker:
 
     def id_of(self, index: int) -> bytes:
         """The UUID of entry `index`, also where its body does not carry it."""
-        number = (index * _STEP + self.salt) & _KEY_MASK
-        number ^= number >> 23
-        return self._templates[number % _POOL_SIZE].id_prefix + hexlify(number.to_bytes(6, "big"))
+        template, life = self._template(index)
+        return template.id_prefix + hexlify(life.to_bytes(6, "big"))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from poller.simulator.entries import EntryMaker
+from poller.simulator.entries import EntryMaker, is_whole_second
 
 VisibleAt = Callable[[int], float]  # from an entry's time in ms to the clock's seconds
 
@@ -65,7 +65,7 @@ class ContractLog:
                     (start_ms + i * span_ms // count + (i * 2654435761 + salt) % step, first + i)
                     for i in range(block, min(block + _BLOCK, count))
                 ]
-                self._admit(entries, visible_at)
+                self._admit(_some_at_whole_seconds(entries), visible_at)
 
     def give(self, bodies: Iterable[tuple[int, bytes]], visible_at: VisibleAt | None) -> None:
         """Add entries as they are: (time_ms, JSON)."""
@@ -175,3 +175,12 @@ class ContractLog:
             order = sorted(range(len(self._times)), key=self._times.__getitem__)
             self._times = array("q", (self._times[i] for i in order))
             self._refs = array("q", (self._refs[i] for i in order))
+
+
+def _some_at_whole_seconds(entries: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sorted entries, those that may have a time without a fraction moved to its whole second where the order stays."""
+    moved = entries[:1]
+    for time_ms, ref in entries[1:]:
+        whole_ms = time_ms - time_ms % 1000
+        moved.append((whole_ms if is_whole_second(ref) and whole_ms >= moved[-1][0] else time_ms, ref))
+    return moved

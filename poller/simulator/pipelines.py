@@ -20,6 +20,7 @@ from poller.simulator.settings import SimulatorSettings
 PREFIX = "/pipelines"
 _MAX_NAME_CHARS = 20
 _TAG_CHARS = range(3, 21)
+_RETENTION_DAYS = (0, 7, 14, 30)  # 0: without limit
 
 
 class _Source(msgspec.Struct):
@@ -123,4 +124,6 @@ def _checked(request: Request) -> _Properties | Answer:
     for source in properties.logs:
         if len(source.tag) not in _TAG_CHARS or not (source.tag.isascii() and source.tag.isalnum()):
             return api_error(422, "paas-validation-1", "[properties.logs.tag] must be 3 to 20 letters and digits")
+        if any(destination.get("retentionInDays", 30) not in _RETENTION_DAYS for destination in source.destinations):
+            return api_error(422, "paas-validation-1", "[properties.logs.destinations.retentionInDays] 0, 7, 14 or 30")
     return properties

@@ -28,21 +28,21 @@ SMALL_WINDOWS = {"IONOS_POLLER_API__RESULT_WINDOW": "400", "IONOS_POLLER_API__PA
 AT_ONCE = {"IONOS_POLLER_API__MAX_RETRIES": "0"}
 
 
-class _Identity(msgspec.Struct):
-    number: str | int = msgspec.field(name="contractNumber")
+class _Identity(msgspec.Struct, frozen=True):
+    number: str | int = msgspec.field(name="contractNumber", default="")
 
 
-class _Principal(msgspec.Struct):
-    identity: _Identity
+class _Principal(msgspec.Struct, frozen=True):
+    identity: _Identity = _Identity()
 
 
 class _Meta(msgspec.Struct):
-    time: str
+    time: datetime
 
 
 class _Entry(msgspec.Struct):
     meta: _Meta
-    principal: _Principal
+    principal: _Principal = _Principal()
 
 
 def ago(seconds: float) -> datetime:
@@ -74,14 +74,15 @@ def assert_complete(lines: Iterable[bytes], expected: Iterable[bytes]) -> int:
     Keeps digests, not lines, so that it may be many.
     """
     had: Counter[bytes] = Counter()
-    latest: dict[str, str] = {}
+    latest: dict[str, datetime] = {}
     decode = msgspec.json.Decoder(_Entry).decode
     for line in lines:
         had[digest_of(line)] += 1
         entry = decode(line)
-        contract = str(entry.principal.identity.number)
-        assert latest.get(contract, "") <= entry.meta.time, f"{contract}: {entry.meta.time} after {latest[contract]}"
-        latest[contract] = entry.meta.time
+        if contract := str(entry.principal.identity.number):
+            before = latest.get(contract, entry.meta.time)
+            assert before <= entry.meta.time, f"{contract}: {entry.meta.time} after {before}"
+            latest[contract] = entry.meta.time
     wanted = Counter(digest_of(line) for line in expected)
     lost, invented = (wanted - had).total(), (had - wanted).total()
     assert (lost, invented) == (0, 0), f"lost {lost}, repeated or invented {invented} of {wanted.total()}"

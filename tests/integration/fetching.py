@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -152,12 +153,18 @@ def same(lines: Iterable[bytes], oracle: Iterable[bytes]) -> None:
         )
 
 
-def times_by_contract(lines: Iterable[bytes]) -> dict[str, list[str]]:
-    times: dict[str, list[str]] = {}
-    for line in lines:
-        entry = json.loads(line)
-        times.setdefault(str(entry["principal"]["identity"]["contractNumber"]), []).append(entry["meta"]["time"])
+def times_by_contract(lines: Iterable[bytes]) -> dict[str, list[datetime]]:
+    """The times of the entries that say whose they are: not all do."""
+    times: dict[str, list[datetime]] = {}
+    for entry in map(json.loads, lines):
+        if contract := contract_of(entry):
+            times.setdefault(contract, []).append(datetime.fromisoformat(entry["meta"]["time"]))
     return times
+
+
+def contract_of(entry: Any) -> str:
+    """The contract number in an entry; empty where it has none."""
+    return str(entry.get("principal", {}).get("identity", {}).get("contractNumber", ""))
 
 
 def is_oldest_first(lines: Iterable[bytes]) -> bool:

@@ -30,9 +30,8 @@ def redact(directory: Path, key: str = "a-key-of-this-installation-that-is-long"
 
 def reason_of(line: bytes) -> str:
     event = json.loads(line)["event"]
-    return (
-        STATUS_UPDATES if event["type"] == "RequestStatusUpdate" else GETS if event["param"]["action"] == "GET" else ""
-    )
+    is_get = event["param"].get("action") == "GET"
+    return STATUS_UPDATES if event["type"] == "RequestStatusUpdate" else GETS if is_get else ""
 
 
 def expected(lines: list[bytes]) -> tuple[list[bytes], dict[str, int]]:

@@ -153,6 +153,12 @@ def test_a_pipeline_that_is_there_gets_the_log_source_it_lacks(place: Place) -> 
     ]
 
 
+def test_entries_can_be_kept_without_limit(place: Place) -> None:
+    assert place.setup("--yes", "--retention-days", "0").code == 0
+    ((properties, _),) = place.simulator.pipelines.pipelines.values()
+    assert [[kept["retentionInDays"] for kept in source.destinations] for source in properties.logs] == [[0]]
+
+
 def test_it_can_be_named_by_its_id(place: Place) -> None:
     place.setup("--yes")
     (made,) = place.simulator.pipelines.pipelines

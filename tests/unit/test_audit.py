@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +25,7 @@ from poller.reading import Limits
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
 from poller.windows import MAX_SPAN_SECONDS, Window
+from tests.support import TOP
 
 CONTRACT = "31960001"
 START = 1_780_000_000 // HOUR_SECONDS * HOUR_SECONDS
@@ -44,7 +47,7 @@ class Totals:
         has_totals: bool = True,
         is_burst: bool = False,
     ) -> None:
-        self.seconds = sorted(
+        self.seconds: Sequence[int] = sorted(
             START + hour * HOUR_SECONDS + (0 if is_burst else i * HOUR_SECONDS // count)
             for hour, count in hours.items()
             for i in range(count)
@@ -58,10 +61,24 @@ class Totals:
         assert (contract, offset, limit) == (CONTRACT, 0, 1), "a small request"
         assert window.seconds > 0
         self.requests += 1
-        total = sum(window.start <= second < window.end for second in self.seconds)
+        total = bisect_left(self.seconds, window.end) - bisect_left(self.seconds, window.start)
         is_over = bool(self.cap) and total > self.cap
         shown = min(total, self.cap) if self.cap else total
         return Page((), shown if self.has_totals else None, is_over and self.says_capped, 0, False)
+
+
+class _Evenly(Sequence[int]):
+    """The seconds of so many entries in each of so many hours, sorted, without keeping them."""
+
+    def __init__(self, an_hour: int, hours: int) -> None:
+        self.an_hour = an_hour
+        self.hours = hours
+
+    def __len__(self) -> int:
+        return self.an_hour * self.hours
+
+    def __getitem__(self, index: Any) -> Any:
+        return START + index // self.an_hour * HOUR_SECONDS
 
 
 def span(hours: int) -> Window:
@@ -147,6 +164,22 @@ def test_a_busy_day_that_is_equal_costs_few_requests_where_totals_are_capped() -
     totals = Totals(hours, cap=10_000)
     assert compare(totals, span(24), hours) == {}
     assert totals.requests == 5, "the day, whose total is capped, and its quarters"
+
+
+@pytest.mark.parametrize(
+    ("an_hour", "requests", "capped", "capped_day"),
+    [(50, 1, 1, 1), (200, 1, 5, 1), (400, 1, 9, 1), (2000, 1, 65, 9), (9000, 1, 169, 25)],
+)
+def test_a_week_that_is_equal_costs_as_many_requests_as_the_table_in_docs_sizing_says(
+    an_hour: int, requests: int, capped: int, capped_day: int
+) -> None:
+    for hours, cap, expected in ((168, 0, requests), (168, 10_000, capped), (24, 10_000, capped_day)):
+        totals = Totals({}, cap=cap)
+        totals.seconds = _Evenly(an_hour, hours)
+        assert compare(totals, span(hours), dict.fromkeys(range(hours), an_hour)) == {}
+        assert totals.requests == expected
+    row = f"| {24 * an_hour:,} | {requests} | {capped} |"
+    assert row in (TOP / "docs" / "sizing.md").read_text()
 
 
 def test_totals_beyond_what_can_be_paged_are_taken_at_their_word_where_they_are_exact() -> None:

@@ -53,7 +53,7 @@ def test_the_environment_alone_is_enough() -> None:
     assert (account.name, account.url) == ("default", "https://api.ionos.com")
     assert account.credentials().token.reveal() == "abc"  # type: ignore[union-attr]
     assert (config.state_dir, config.source) == (Path("state"), None)
-    assert (config.poll.interval_seconds, config.poll.audit_span_seconds) == (60, 86_400)
+    assert (config.poll.interval_seconds, config.poll.audit_span_seconds) == (60, 7 * 86_400)
     assert config.http.address == ("127.0.0.1", 9464)
 
 

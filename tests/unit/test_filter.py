@@ -16,7 +16,11 @@ ENTRY = {
         "type": "RequestAccepted",
         "status": "QUEUED",
         "param": {"action": "POST", "uri": "/x", "sourceService": "PUBLIC_REST"},
-        "resources": [{"type": "server", "id": "1"}, {"type": "volume"}, {"id": "no type"}],
+        "resources": [
+            {"type": "server", "id": "1", "action": ["vr.server.create"]},
+            {"type": "volume", "action": ["st.volume.create", "st.volume.attach"]},
+            {"id": "no type", "action": []},
+        ],
     },
 }
 
@@ -54,6 +58,11 @@ def is_matched(rule, line=None, contract="31960001"):
         ({"service": "PUBLIC_REST"}, False),
         ({"username": "*@example.org"}, True),
         ({"action": "POST"}, True),
+        ({"action": "vr.server.create"}, True),
+        ({"action": "st.*.attach"}, True),
+        ({"action": "vr.server"}, False),
+        ({"action": "*.create", "resource_type": "server"}, True),
+        ({"action": "GET"}, False),
         ({"resource_type": "server"}, True),
         ({"resource_type": "volume"}, True),
         ({"resource_type": "vol*"}, True),

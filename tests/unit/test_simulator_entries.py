@@ -19,6 +19,7 @@ from poller.simulator.faults import FaultPlan, parse_fault, parse_faults
 from poller.simulator.log import ContractLog
 
 NOON_MS = 1_780_000_000_000
+SERVICES = {"DCD", "PUBLIC_REST", "PUBLIC_REST_V6", "Provisioning", "Reseller_V1"}
 DOCUMENTATION = [
     ipaddress.ip_network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
 ]
@@ -41,7 +42,10 @@ def test_entries_are_compact_json_of_realistic_size_with_ids_of_their_own():
     parsed = [json.loads(line) for line in lines]
     ids = {entry["@uuid"] for entry in parsed}
     assert len(ids) == 5000
-    assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-9[0-9a-f]{3}-[0-9a-f]{12}", one) for one in ids)
+    shape = r"[0-9a-f]{8}-[0-9a-f]{4}-([14])[0-9a-f]{3}-9[0-9a-f]{3}-[0-9a-f]{12}"
+    versions = Counter(match[1] for one in ids if (match := re.fullmatch(shape, one)))
+    assert versions.total() == 5000
+    assert 100 < versions["1"] < 400
     assert 600 < sum(map(len, lines)) / len(lines) < 900
     assert all(b'": ' not in line and b"\n" not in line for line in lines)
 
@@ -57,15 +61,73 @@ def test_types_users_and_addresses_are_what_the_api_shows():
     assert 0.5 < types["RequestStatusUpdate"] / 5000 < 0.6
     assert set(types) == {
         *("RequestStatusUpdate", "RequestAccepted", "RequestFailed"),
-        *("Provision", "Error", "GenerateToken"),
+        *("Provision", "Error", "GenerateToken", "DCDUserEvent"),
+        "ContractNotice",  # a type that nobody has heard of
     }
-    assert len({entry["principal"]["identity"]["username"] for entry in parsed}) == 8
-    addresses = {entry["principal"].get("sourceIP", "192.0.2.1") for entry in parsed}
+    principals = [entry["principal"] for entry in parsed if entry.get("principal")]
+    identities = [principal["identity"] for principal in principals if principal["identity"]]
+    assert len({identity["username"] for identity in identities}) == 8
+    addresses = {principal.get("sourceIP", "192.0.2.1") for principal in principals}
     assert all(any(ipaddress.ip_address(one) in net for net in DOCUMENTATION) for one in addresses)
-    assert {type(entry["principal"]["identity"]["contractNumber"]) for entry in parsed} == {int, str}
-    assert {type(entry["meta"]["auditVersion"]) for entry in parsed} == {int, str}
+    assert {principal["sourceService"] for principal in principals} == SERVICES
+    assert {type(identity["contractNumber"]) for identity in identities} == {int, str}
+    assert {repr(entry["meta"]["auditVersion"]) for entry in parsed} == {"0.1", "'0.1'", "1"}
     failed = [entry for entry in parsed if entry["event"]["type"] == "RequestFailed"]
     assert all(entry["event"]["param"]["error"]["messages"][0]["message"] for entry in failed)
+
+
+def test_the_entries_of_one_request_share_its_id_and_its_queue_number():
+    """Source: docs/facts.md: `queueRefId` is an int32 that groups the events of one provisioning."""
+    parsed = [json.loads(line) for line in entries(2000)]
+    requests: dict[str, list[dict]] = {}
+    for entry in parsed:
+        if "requestId" in entry["meta"]:
+            requests.setdefault(entry["meta"]["requestId"], []).append(entry)
+    accepted = [group for group in requests.values() if group[0]["event"]["type"] == "RequestAccepted"]
+    whole = [group for group in accepted[:100] if len(group) > 1]
+    assert len(whole) > 95
+    for group in whole:
+        assert {entry["event"]["type"] for entry in group[1:]} <= {"RequestStatusUpdate", "Provision", "RequestFailed"}
+        assert len({entry["meta"].get("queueRefId") for entry in group}) == 1
+        targets = {entry["event"]["resources"][0]["id"] for entry in group}
+        assert len(targets) == 1
+    queues = [entry["meta"]["queueRefId"] for entry in parsed if "queueRefId" in entry["meta"]]
+    assert all(type(queue) is int and 0 < queue < 1 << 31 for queue in queues)
+    assert len(set(queues)) > 200
+
+
+def test_anything_that_public_sources_say_may_be_missing_or_odd_is_so_in_some_entries():
+    parsed = [json.loads(line) for line in entries(5000)]
+    principals = [entry.get("principal") for entry in parsed]
+    assert None in principals
+    assert {} in principals
+    assert {} in [principal["identity"] for principal in principals if principal]
+    assert {"", None} < {principal.get("serviceHost") for principal in principals if principal}
+    assert {"auditVersion", "time"} in [set(entry["meta"]) for entry in parsed]
+    params = [entry["event"]["param"] for entry in parsed]
+    assert {} in params
+    assert "http" in {param.get("action") for param in params}
+    assert {param["initiator"] for param in params if param} <= SERVICES
+    assert any(param and param["initiator"] != param["sourceService"] for param in params)
+    resources = [resource for entry in parsed for resource in entry["event"]["resources"]]
+    assert [] in [entry["event"]["resources"] for entry in parsed]
+    assert [] in [resource["action"] for resource in resources]
+    assert any(len(resource["action"]) > 1 for resource in resources)
+    actions = {action for resource in resources for action in resource["action"]}
+    assert {"sec.user.create", "ip.ipblock.reserve", "vr.firewall.activate", "sn.snapshot.create"} <= actions
+    assert all(re.fullmatch(r"[a-z0-9]+\.[a-z]+\.[a-z]+", action) for action in actions)
+    assert {"user", "firewallrule", "backupUnit"} <= {resource["type"] for resource in resources}
+    assert any(resource["id"].isdigit() for resource in resources)
+
+
+def test_some_times_have_no_fraction_and_the_order_is_that_of_the_times():
+    log = ContractLog(EntryMaker(1, 31960001))
+    log.generate(3000, NOON_MS, 1_500_000, None)
+    times = [json.loads(line)["meta"]["time"] for line in log.all()]
+    assert 20 < sum("." not in time for time in times) < 150
+    moments = [datetime.fromisoformat(time) for time in times]
+    assert moments == sorted(moments)
+    assert times != sorted(times), "as text they are in another order"
 
 
 def test_an_entry_can_come_without_its_uuid_and_padded():
@@ -110,7 +172,7 @@ def test_entries_added_in_the_past_take_their_place(count):
     assert times == sorted(times)
     lines = list(log.all())
     assert len(set(lines)) == 1000 + count
-    shown = [json.loads(line)["meta"]["time"] for line in lines]
+    shown = [datetime.fromisoformat(json.loads(line)["meta"]["time"]) for line in lines]
     assert shown == sorted(shown)
 
 
