@@ -306,7 +306,11 @@ def test_500_lines_of_6_kb_go_through_exec_to_the_logging_service(file: str, reh
     with place.running():
         records = place.await_lines("logging", 500)
     entries = [json.loads(line) for number in place.simulator.contracts for line in place.simulator.oracle(number)]
-    assert sorted(record["time"] for record in records) == sorted(entry["meta"]["time"] for entry in entries)
+    moments = (
+        sorted(map(datetime.fromisoformat, times))
+        for times in ([record["time"] for record in records], [entry["meta"]["time"] for entry in entries])
+    )
+    assert next(moments) == next(moments)
     for record in records:
         del record["time"]
     assert sorted(records, key=_identity) == sorted(entries, key=_identity)
