@@ -69,6 +69,7 @@ class Daemon:
         poll: Mapping[str, str] | None = None,
         outbox: Mapping[str, str] | None = None,
         port: int | None = None,
+        host: str = "127.0.0.1",
         more: str = "",
     ) -> None:
         """Write the config. `each` is for every sink; `sinks` defaults to one for logging and one Loki; `more` is TOML."""
@@ -85,7 +86,7 @@ class Daemon:
                 },
             ),
             _table("[poll]", {"interval": '"1s"', "initial_lookback": '"2h"', **(poll or {})}),
-            _table("[http]", {"listen": f'"127.0.0.1:{port}"'}),
+            _table("[http]", {"listen": f'"{host}:{port}"'}),
             _table("[outbox]", outbox or {}),
             more,
         ]

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -232,16 +233,19 @@ def test_a_second_instance_on_the_same_state_ends_with_4_and_disturbs_nothing(da
     daemon.assert_clean()
 
 
-def test_a_port_that_is_taken_ends_the_start_with_2_and_a_reload_not_at_all(daemon_of: MakeDaemon) -> None:
+def test_a_port_that_is_taken_holds_up_neither_the_start_nor_a_reload(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=1, events=50)
-    taken = int(daemon.simulator.url.rpartition(":")[2])
-    daemon.configure(port=taken)
-    told = daemon.command("run", code=2)
-    assert "http.listen" in told
-    assert str(taken) in told
-    daemon.configure()
-    daemon.start()
-    daemon.configure(port=taken)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", daemon.port))
+        taken.listen()
+        daemon.start(is_awaited=False)
+        daemon.await_delivery()
+        (told,) = daemon.logged("endpoint.unavailable")
+        assert "http.listen" in told["why"]
+        assert str(daemon.port) in told["why"]
+    wait_until(daemon.is_up, 15, what="it listens as soon as it can")
+    assert len(daemon.logged("endpoint.unavailable")) == len(daemon.logged("endpoint.opened")) == 1
+    daemon.configure(port=int(daemon.simulator.url.rpartition(":")[2]))
     daemon.reload()
     (failed,) = daemon.logged("config.reload_failed")
     assert "http.listen" in failed["why"]
@@ -250,6 +254,49 @@ def test_a_port_that_is_taken_ends_the_start_with_2_and_a_reload_not_at_all(daem
     assert daemon.get("/healthz")[0] == 200
     daemon.stop()
     daemon.assert_once()
+    daemon.assert_clean()
+
+
+def test_a_reload_moves_the_listener_between_the_addresses_of_one_port(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=10)
+    daemon.start()
+    for count, host in enumerate(("0.0.0.0", "127.0.0.1", "[::]", "127.0.0.1"), 1):
+        daemon.configure(host=host)
+        daemon.reload()
+        assert len(daemon.logged("config.reloaded")) == count, daemon.logged("config.reload_failed")
+        assert daemon.get("/healthz")[0] == 200
+    daemon.stop()
+    daemon.assert_clean()
+
+
+def test_a_key_file_that_is_not_there_yet_ends_the_start_with_1(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=10)
+    key = daemon.key_file.read_text()
+    for spoil in (daemon.key_file.unlink, lambda: daemon.key_file.write_text("\n")):
+        spoil()
+        assert str(daemon.key_file) in daemon.command("run", code=1)
+        daemon.key_file.write_text(key)
+    daemon.configure(sinks={LOGGING: {"batch_events": "0"}})
+    daemon.key_file.unlink()
+    daemon.command("run", code=2)  # a person is needed all the same
+
+
+def test_a_reload_that_names_another_state_says_that_it_needs_a_restart(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=10)
+    daemon.start()
+    old = daemon.state_dir
+    daemon.state_dir = daemon.directory / "another"
+    daemon.configure()
+    daemon.reload()
+    (told,) = daemon.logged("config.restart_needed", level="WARNING")
+    assert (told["key"], told["in_use"], told["configured"]) == ("state_dir", str(old), str(daemon.state_dir))
+    daemon.state_dir = old
+    daemon.configure()
+    daemon.reload()
+    assert len(daemon.logged("config.restart_needed")) == 1
+    add(daemon)
+    daemon.await_delivery()
+    daemon.stop()
     daemon.assert_clean()
 
 
