@@ -16,6 +16,7 @@ from poller import __version__
 from poller.store.contracts import Contract
 from poller.store.dead_letters import NO_LETTERS
 from poller.store.overview import Overview
+from poller.telemetry import dropped_lines
 
 _PREFIX = "ionos_poller_"
 
@@ -173,6 +174,7 @@ class _StateCollector(Collector):
                 for row in state.sinks
             },
         )
+        yield _counter("log_lines_dropped", "Lines of the log that nobody read in time.", [], {(): dropped_lines()})
         yield _gauge(
             "sink_parked",
             "1 while the sink refuses our credentials and waits for a person.",

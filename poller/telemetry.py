@@ -2,8 +2,8 @@
 
 A message is a constant such as `window.collected`; all that varies is a field, given as `extra={...}`.
 Whatever a field holds, its line stays one line: control characters are escaped, secrets are masked. Other
-libraries are heard from WARNING on only, without the queries of their URLs. Logging never fails the program,
-nor prints a traceback: an exception becomes the field `error`, and at DEBUG also `traceback`.
+libraries are heard from WARNING on only, without the queries of their URLs. Logging never fails the program, nor holds it up (see
+`log_stream`), nor prints a traceback: an exception becomes the field `error`, and at DEBUG also `traceback`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 from poller.config.secrets import MASK, Secret
+from poller.log_stream import LogStream
 
 LogFormat = Literal["text", "json"]
 
@@ -41,10 +41,13 @@ def setup_logging(level: str, format: LogFormat | None = None, stream: TextIO | 
         raise ValueError(f"{level!r} is not a log level: {', '.join(LEVELS)}")
     # stderr may be closed, or was never there (a service manager, a GUI).
     target = stream or sys.stderr
-    handler: logging.Handler = _LineHandler(target) if target is not None else logging.NullHandler()
+    handler: logging.Handler = logging.StreamHandler(target) if target is not None else logging.NullHandler()
     if format is None:
         format = "text" if target is not None and target.isatty() else "json"  # noqa: A001 - the same
-    handler.setFormatter(_json_formatter() if format == "json" else _TextFormatter())
+    formatter = _json_formatter() if format == "json" else _TextFormatter()
+    handler.setFormatter(formatter)
+    if isinstance(target, LogStream):
+        target.notice = lambda lines: _dropped(formatter, lines)
     root = logging.getLogger()
     for old in [old for old in root.handlers if getattr(old, "is_pollers", False)]:
         root.removeHandler(old)
@@ -60,19 +63,15 @@ def setup_logging(level: str, format: LogFormat | None = None, stream: TextIO | 
     logging.raiseExceptions = False
 
 
-class _LineHandler(logging.StreamHandler[TextIO]):
-    """Writes to a stream that may go away."""
+def dropped_lines() -> int:
+    """How many lines of the log were dropped so far, because nobody read them."""
+    return sys.stderr.dropped if isinstance(sys.stderr, LogStream) else 0
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's signature
-        """Go on without the log when nobody reads it: what the program does matters more."""
-        if isinstance(sys.exception(), BrokenPipeError):
-            # The line stays in the stream's buffer; at exit it would fail again and change the exit code.
-            try:
-                devnull = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(devnull, self.stream.fileno())
-                os.close(devnull)
-            except (OSError, ValueError):
-                return
+
+def _dropped(formatter: logging.Formatter, lines: int) -> str:
+    fields = {"lines": lines, "hint": "whatever reads stderr was too slow, or hung: see to it"}
+    record = {"name": "poller.log_stream", "levelname": "WARNING", "levelno": logging.WARNING}
+    return formatter.format(logging.makeLogRecord({**record, "msg": "log.lines_dropped", **fields})) + "\n"
 
 
 class _TextFormatter(logging.Formatter):

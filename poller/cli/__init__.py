@@ -12,7 +12,6 @@ import sys
 import threading
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -22,6 +21,7 @@ from poller.cli.memory import return_memory_promptly
 from poller.cli.messages import tell, wants_color
 from poller.cli.options import global_options
 from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError, StoppedError
+from poller.log_stream import LogStream
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -93,15 +93,16 @@ def cli() -> None:
 
 def main(prog_name: str = "ionos-poller") -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    if getattr(sys, "stderr", None) is None:  # closed before we began: nobody is told, but the work can be done
-        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # until the end
+    # Closed before we began: nobody is told, but the work can be done.
+    descriptor = sys.stderr.fileno() if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY)
+    sys.stderr = log = LogStream(descriptor)
     threading.excepthook = _tell_of_crash
     return_memory_promptly()
     code = run(sys.argv[1:], prog_name)
-    # Interrupted while the reader of a pipe held us up, flushing would wait for it again.
-    for stream in (sys.stdout, sys.stderr) if code != EXIT_INTERRUPTED else ():
+    if code != EXIT_INTERRUPTED:  # interrupted while the reader of a pipe held us up, flushing would wait for it again
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it any more, or it was closed from the start
-            stream.flush()
+            sys.stdout.flush()
+    log.finish()
     # Not sys.exit: a thread may wait for an answer of the API for half a minute more, and nothing depends on it.
     os._exit(code)
 

@@ -19,6 +19,7 @@ from poller.errors import (
     ConfigError,
     PollerError,
 )
+from poller.log_stream import LogStream
 from poller.mapping import escaped
 
 if TYPE_CHECKING:
@@ -46,14 +47,19 @@ def wants_color() -> bool | None:
 def tell(message: str) -> None:
     """One line on stderr, in the program's name."""
     name = click.style("ionos-poller:", fg="red", bold=True)
-    with suppress(OSError):
-        click.echo(f"{name} {printable(message)}", err=True, color=wants_color())
+    _say(f"{name} {printable(message)}")
 
 
 def note(message: str) -> None:
     """One line on stderr that is no error."""
+    _say(printable(message))
+
+
+def _say(line: str) -> None:
     with suppress(OSError):
-        click.echo(printable(message), err=True)
+        click.echo(line, err=True, color=wants_color())
+    if isinstance(sys.stderr, LogStream):
+        sys.stderr.settle()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ PACKAGE = "poller"
 ROOMS = {
     "core": {"errors", "events", "windows", "delivery", "reading", "mapping"},
     "config": {"config"},
-    "telemetry": {"telemetry"},
+    "telemetry": {"telemetry", "log_stream"},
     "listening": {"listening"},
     "reporting": {"health", "metrics", "notify", "readiness"},
     "transport": {"transport", "connections"},

@@ -207,11 +207,14 @@ def test_no_stderr_at_all_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_reader_of_stderr_that_went_away_changes_neither_work_nor_exit_code(format_: str) -> None:
     code = (
         "import logging, sys\n"
+        "from poller.log_stream import LogStream\n"
         "from poller.telemetry import setup_logging\n"
+        "sys.stderr = LogStream(2)\n"
         f"setup_logging('info', {format_!r})\n"
         "sys.stdin.readline()\n"
         "for _ in range(3): logging.getLogger('poller').info('window.collected')\n"
-        "print('done')\n"
+        "sys.stderr.finish()\n"
+        "print('done', sys.stderr.dropped)\n"
     )
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", code], cwd=TOP, **pipes) as process:
@@ -219,7 +222,7 @@ def test_a_reader_of_stderr_that_went_away_changes_neither_work_nor_exit_code(fo
         process.stderr.close()
         process.stderr = None
         out, _ = process.communicate(b"go\n", timeout=30)
-    assert (out, process.returncode) == (b"done\n", 0)
+    assert (out, process.returncode) == (b"done 3\n", 0)
 
 
 def test_text_logging_does_without_the_json_library() -> None:

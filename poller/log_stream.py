@@ -1,0 +1,142 @@
+"""stderr that never keeps anybody waiting: what is written is queued, and one thread writes it out.
+
+A reader that hangs (a full pipe, a stopped terminal) would else stop whoever logs next, and with it all who wait for that one.
+The queue is bounded; what does not fit is dropped, counted, and told in its place as soon as lines flow again. Order is kept.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+_MAX_BYTES = 1024 * 1024
+# At the end: as long as the reader takes something, but not for ever.
+IDLE_SECONDS = 1.0
+_MOMENT_SECONDS = 0.1
+FLUSH_SECONDS = 5.0
+
+
+class LogStream(io.TextIOBase):
+    """Text for a file descriptor. Safe to use from several threads; each `write` goes out whole, or not at all."""
+
+    def __init__(self, descriptor: int, *, max_bytes: int = _MAX_BYTES) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._max_bytes = max_bytes
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._written = 0  # so far, to see that the reader takes something
+        self._is_dropping = False
+        self._untold = 0
+        self._changed = threading.Condition()
+        self._writer: threading.Thread | None = None
+        self.dropped = 0
+        """Lines that were not written, since the start."""
+        self.notice: Callable[[int], str] = lambda lines: (
+            f"{lines} log lines were dropped: they were not read in time\n"
+        )
+        """The line that tells how many were dropped."""
+
+    # What a text stream has. A property of the base class cannot be assigned.
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, text: str) -> int:
+        """Queue the text, or drop it where too much waits already. Never waits, never fails."""
+        data = text.encode(self.encoding, self.errors)
+        if not data:
+            return 0
+        with self._changed:
+            # Once it was full, half of it has to be free: a slow reader would else get lines and counts of dropped ones in turn.
+            limit = self._max_bytes // 2 if self._is_dropping else self._max_bytes
+            self._is_dropping = self._waiting_bytes + len(data) > limit
+            if self._is_dropping:
+                self._drop(data)
+            else:
+                self._tell()
+                self._append(data)
+            self._start()
+            self._changed.notify_all()
+        return len(text)
+
+    def settle(self) -> None:
+        """Give what is queued a moment to go out, so that a terminal shows it before what is printed elsewhere next."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, _MOMENT_SECONDS)
+
+    def finish(self) -> None:
+        """Wait until all is written, for a reader that takes what there is; not for one that hangs."""
+        deadline = time.monotonic() + FLUSH_SECONDS
+        with self._changed:
+            written = -1
+            while self._waiting and self._written != written and time.monotonic() < deadline:
+                written = self._written
+                self._changed.wait_for(lambda: not self._waiting, IDLE_SECONDS)
+
+    def _append(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+
+    def _drop(self, data: bytes) -> None:
+        lines = data.count(b"\n")
+        self.dropped += lines
+        self._untold += lines
+
+    def _tell(self) -> None:
+        if self._untold:
+            self._append(self.notice(self._untold).encode(self.encoding, self.errors))
+            self._untold = 0
+
+    def _start(self) -> None:
+        if self._writer is None:
+            writer = threading.Thread(target=self._write_out, name="log", daemon=True)
+            with suppress(RuntimeError):  # no more threads to be had: the next line tries again
+                writer.start()
+                self._writer = writer
+
+    def _write_out(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                data = self._waiting[0]  # it stays there until it is out: `finish` waits for it
+            is_out = self._is_out(data)
+            with self._changed:
+                self._waiting.popleft()
+                self._waiting_bytes -= len(data)
+                if not is_out:
+                    self._drop(data)
+                elif not self._waiting:
+                    self._tell()
+                self._changed.notify_all()
+
+    def _is_out(self, data: bytes) -> bool:
+        """Write all of it, however long that takes; False where it cannot be: nobody reads it, or its disk is full."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                count = os.write(self._descriptor, rest)
+                self._written += count
+                rest = rest[count:]
+        except OSError:
+            return False
+        return True
