@@ -67,6 +67,17 @@ ALERTS = (
         "See `systemctl status ionos-poller`, and whether Prometheus reaches http.listen. Meanwhile the API keeps the entries.",
     ),
     Alert(
+        "LogLinesDropped",
+        "prometheus",
+        "increase(ionos_poller_log_lines_dropped_total[10m])",
+        ">",
+        0,
+        "0s",
+        "warning",
+        "Lines of the log of ionos-poller were dropped",
+        "Whatever reads its stderr is too slow, or hangs. Collecting and delivering go on.",
+    ),
+    Alert(
         "PollStale",
         "prometheus",
         "time() - ionos_poller_last_poll_success_at_seconds",

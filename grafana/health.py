@@ -214,6 +214,15 @@ def _details(built: Dashboard) -> Dashboard:
             )
         )
         .with_panel(
+            curves(
+                "prometheus",
+                "Dropped log lines",
+                Query(rate("log_lines_dropped_total"), "per second"),
+                unit="cps",
+                description="Whatever reads stderr was too slow, or hung. The work goes on.",
+            )
+        )
+        .with_panel(
             number("prometheus", "Version", Query(metric("build_info"), "{{version}}"), width=8).text_mode(
                 BigValueTextMode.NAME
             )
