@@ -11,16 +11,15 @@ ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
-# `EXTRAS=` leaves out what AWS Data Firehose and `setup` need.
-ARG EXTRAS=firehose,setup
-COPY requirements-dev.lock pyproject.toml README.md LICENSE ./
+COPY requirements.lock requirements-build.lock pyproject.toml README.md LICENSE ./
 COPY poller ./poller
 COPY man ./man
-# The versions of the lock, without its hashes, as pip takes none for a package that it builds itself, and without extras,
-# as no constraint names any.
-RUN sed -n '/^[a-z0-9].*==/{s/ \\$//;s/\[[a-z,-]*\]//;p}' requirements-dev.lock > constraints.txt \
+# Every package is the one whose hash a lock names: those that build the wheel, and those that run.
+RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock \
     && python -m venv /opt/ionos-poller \
-    && /opt/ionos-poller/bin/pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]"
+    && /opt/ionos-poller/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
+    && /opt/build/bin/python -m hatchling build -t wheel \
+    && /opt/ionos-poller/bin/pip install --no-cache-dir --no-deps --no-index dist/*.whl
 
 FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="ionos-poller" \

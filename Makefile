@@ -5,7 +5,7 @@ ARGS   ?=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test cover mutate vulnerabilities lint format types bench bench-compare fuzz soak docs grafana wheel wheel-check check lock clean
+.PHONY: help setup demo run test cover mutate vulnerabilities sbom lint format types bench bench-compare fuzz soak docs grafana wheel wheel-check check lock clean
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -58,6 +58,9 @@ mutate: $(READY) ## small mistakes put into the core, one at a time: which does 
 	CI=true $(BIN)/mutmut run
 	$(BIN)/mutmut results
 
+sbom: $(READY) ## dist/: what the image installs, with licences and hashes, in CycloneDX's form
+	$(BIN)/python -m tests.sbom requirements.lock dist
+
 vulnerabilities: $(READY) ## known ones in what the lock names; says so where it cannot ask
 	$(BIN)/python -m tests.vulnerabilities requirements-dev.lock
 
@@ -98,15 +101,20 @@ wheel-check: wheel ## install that wheel in a fresh venv and use it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m tests.wheel_check dist
 
-check: lint types vulnerabilities test wheel-check ## what CI runs
+check: lint types vulnerabilities test wheel-check sbom ## what CI runs
 
+COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-config \
+    --custom-compile-command "make lock"
+
+# Three locks: what the image installs, what builds its wheel, and what development needs, which holds both.
 # uv lives outside .venv: a lock that does not install must not keep itself from being mended.
 lock: ## newest versions our bounds allow, for Python 3.11 and up, with hashes
 	$(CHECK_PYTHON)
 	@$(PYTHON) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
-	build/lock/bin/uv pip compile pyproject.toml --group dev --output-file requirements-dev.lock --quiet --upgrade \
-	    --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-config --custom-compile-command "make lock"
+	$(COMPILE) --upgrade pyproject.toml --group dev --no-strip-extras --output-file requirements-dev.lock
+	$(COMPILE) --constraint requirements-dev.lock pyproject.toml --extra firehose --extra setup --output-file requirements.lock
+	$(COMPILE) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
 
 clean: ## all that make made; state/ stays
 	rm -rf .venv build dist htmlcov mutants .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
