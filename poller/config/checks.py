@@ -13,6 +13,11 @@ from poller.config.values import show
 
 _NAME = r"[A-Za-z0-9_.-]{1,100}"
 _HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+LOKI_LABELS = ("contract", "late")
+"""The labels that the program adds."""
+MAX_LOKI_LABELS = 15
+_MAX_LABEL_BYTES = 2048
+_MAX_LABEL_NAME_CHARS = 1024
 _LABEL_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _FIELD_PATH = r"[^\s.\[\]]+(\[\])?(\.[^\s.\[\]]+(\[\])?)*"
 # Source: unix(7), sun_path, with the byte that ends it.
@@ -207,10 +212,15 @@ def check_label(name: str, value: object) -> str:
         raise BadValueError(
             f"{show(name)} is not the name of a label", "letters, digits and `_`, not beginning with a digit"
         )
-    if name == "contract":
-        raise BadValueError("`contract` is added by the program")
+    if name in LOKI_LABELS:
+        raise BadValueError(f"`{name}` is added by the program")
     if not isinstance(value, str) or not value:
         raise BadValueError(f"the value of {name} must be text, not empty")
     if not value.isprintable():
         raise BadValueError(f"the value of {name} holds a control character")
+    if len(value.encode()) > _MAX_LABEL_BYTES or len(name) > _MAX_LABEL_NAME_CHARS:
+        raise BadValueError(
+            f"{name[:100]} is too long",
+            f"Loki takes {_MAX_LABEL_BYTES} bytes of a value, {_MAX_LABEL_NAME_CHARS} of a name",
+        )
     return value

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from poller.config.checks import is_clear_text, is_secret_header
+from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, is_clear_text, is_secret_header
 from poller.config.model import Account, Api, Config, Poll, Rule
 from poller.config.secrets import SecretSource
 from poller.config.sinks import AnySink, FileSink, HttpSink, LokiSink, Redact, Sink
@@ -68,6 +68,10 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
             yield Problem("bearer_token", "is given besides a user name and password", "keep one of the two")
         if bool(sink.username) != (sink.password is not None):
             yield Problem("username", "and password go together", "give both, or neither")
+        own = MAX_LOKI_LABELS - len(LOKI_LABELS)
+        if len(sink.labels) > own:
+            hint = f"at most {own}: the program adds {' and '.join(LOKI_LABELS)}, and Loki takes {MAX_LOKI_LABELS}"
+            yield Problem("labels", f"are {len(sink.labels)}, too many", hint)
 
 
 def _has_secret(sink: HttpSink) -> bool:

@@ -168,7 +168,8 @@ class Deliverer:
                 age = self._clock() - batch.events[0].collected_at
                 if 0 <= age < self._sink.batch_age_seconds:
                     return Progress(0, self._sink.batch_age_seconds - age)
-            self._pieces.append(self._fitting(self._redacted(batch.events)))
+            parts = self._sink.parts(self._redacted(batch.events))
+            self._pieces.extend(self._fitting(part) for part in parts)
         piece = self._pieces[0]
         still = piece.open()
         if not still:

@@ -1,13 +1,19 @@
-"""A stand-in for Loki's push API that enforces its limits.
+"""A stand-in for Loki's push API that enforces its limits, and answers for them as Loki does.
 
+A push passes two stations. The distributor judges each entry by its age, its length and the labels of its stream, and splits
+streams that are too fast into shards. The ingester takes one stream after the other; of what it refuses (a stream too many, a
+stream too fast, entries too far behind), it tells what became of the last stream only.
 Source: docs/facts.md, "Loki push API", tried against a real Loki 3 with default limits.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -21,6 +27,8 @@ MAX_FUTURE_NS = 600 * _SECOND_NS
 MAX_BEHIND_NS = 3600 * _SECOND_NS
 MAX_LINE_BYTES = 256 * 1024
 MAX_LABELS = 15
+MAX_LABEL_NAME_BYTES = 1024
+MAX_LABEL_VALUE_BYTES = 2048
 
 
 class _Stream(msgspec.Struct):
@@ -30,6 +38,14 @@ class _Stream(msgspec.Struct):
 
 class _Push(msgspec.Struct):
     streams: list[_Stream]
+
+
+class _Answered(NamedTuple):
+    """What the ingester makes of a stream: what it stores, and the status and words where that is not all."""
+
+    items: list[Item]
+    status: int = 204
+    words: str = ""
 
 
 def _time(at_ns: int) -> str:
@@ -45,6 +61,28 @@ def label_text(labels: dict[str, str]) -> str:
     return "{" + ", ".join(f'{name}="{value}"' for name, value in sorted(labels.items())) + "}"
 
 
+class _Bucket:
+    """So many bytes a second, and a burst."""
+
+    def __init__(self) -> None:
+        self._left: float | None = None
+        self._at = 0.0
+
+    def takes(self, size: int, rate: int, burst: int, now: float) -> bool:
+        left = burst if self._left is None else min(burst, self._left + (now - self._at) * rate)
+        self._left, self._at = (left - size if size <= left else left), now
+        return size <= left
+
+
+class _Active:
+    """A stream that the ingester has in memory."""
+
+    def __init__(self) -> None:
+        self.newest_ns = 0
+        self.used_at = 0.0
+        self.bucket = _Bucket()
+
+
 class LokiIntake(Intake):
     """`POST /loki/api/v1/push`. `streams` counts the stored lines of each stream.
 
@@ -56,7 +94,13 @@ class LokiIntake(Intake):
     def __init__(self) -> None:
         super().__init__()
         self.streams: dict[str, int] = {}
-        self._newest_ns: dict[str, int] = {}
+        self.most_active = 0
+        self._active: dict[str, _Active] = {}
+        self._tenant = _Bucket()
+        self._pushed: dict[
+            str, deque[tuple[float, int]]
+        ] = {}  # stream, its shards together -> (when, bytes) of a second
+        self._next_shard = 0
         self._numbers: dict[str, int] = {}  # stream -> a small number
         self._places: dict[bytes, int] = {}  # digest of a line -> the (time, stream) it was first stored at
         self._more_places: dict[bytes, set[int]] = {}  # the others, for the few lines that have several
@@ -69,20 +113,23 @@ class LokiIntake(Intake):
         body = inflated(request)
         if body is None:
             return _refusal(400, "gzip: invalid header")
-        if len(body) > settings.loki_max_body_bytes:
-            return _refusal(
-                429,
-                "ingestion rate limit exceeded for user fake (limit: 4194304 bytes/sec) while attempting to "
-                f"ingest '{len(body)}' bytes, reduce log volume or contact your Loki administrator",
-            )
         try:
             push = msgspec.json.decode(body, type=_Push)
-            items = [self._item(stream, value) for stream in push.streams for value in stream.values]
+            streams = [
+                (stream.stream, [self._item(stream, value) for value in stream.values]) for stream in push.streams
+            ]
         except (msgspec.DecodeError, ValueError) as error:
             return _refusal(400, f"couldn't parse push request: {error}")
-        if not items:
+        if not any(items for _, items in streams):
             return _refusal(422, "error at least one valid stream is required for ingestion")
-        return self._sift(items, {label_text(stream.stream): len(stream.stream) for stream in push.streams})
+        burst, now = settings.loki_max_body_bytes, time.monotonic()
+        if not self._tenant.takes(len(body), settings.loki_bytes_per_second, burst, now):
+            return _refusal(
+                429,
+                f"ingestion rate limit exceeded for user fake (limit: {settings.loki_bytes_per_second} bytes/sec) while "
+                f"attempting to ingest '{len(body)}' bytes, reduce log volume or contact your Loki administrator",
+            )
+        return self._push(streams, settings, now)
 
     def _item(self, stream: _Stream, value: list[Any]) -> Item:
         """Raises: ValueError when a value is not [ns as a string of digits, line], metadata or not."""
@@ -92,49 +139,113 @@ class LokiIntake(Intake):
             raise ValueError(f"invalid time or metadata beside {value[0]!r}")
         return Item(value[1].encode(), stream=label_text(stream.stream), at_ns=int(value[0]))
 
-    def _sift(self, items: list[Item], label_counts: dict[str, int]) -> Verdict:
-        """Keep the good entries; name one of the others, as Loki does."""
-        now_ns, newest_ns = time.time_ns(), dict(self._newest_ns)
+    # The distributor
+
+    def _push(
+        self, streams: Sequence[tuple[dict[str, str], list[Item]]], settings: SimulatorSettings, now: float
+    ) -> Verdict:
+        """Keep the good entries; name one of the others where Loki does."""
+        count = sum(len(items) for _, items in streams)
+        told = _Answered([])  # by the distributor
+        good: list[list[Item]] = []
+        for labels, items in streams:
+            valid = []
+            for item in items:
+                words = _wrong_labels(item.stream, labels) or _wrong_entry(item)
+                if words:
+                    told = _Answered([], 400, told.words or words)
+                else:
+                    valid.append(item)
+            good += self._sharded(labels, valid, settings, now) if valid else []
+        self._forget_idle(settings, now)
+        self.most_active = max(self.most_active, len(self._active))
+        answered = _Answered([])
+        stored: list[Item] = []
+        for items in good:
+            answered = self._take(items, settings, now)
+            stored += answered.items
+        last = answered if answered.status != 204 else told
+        refused = count - len(stored)
+        if last.status == 204:
+            return Verdict(Answer(204), stored, refused)
+        return _refusal(last.status, last.words, refused)._replace(items=stored)
+
+    def _sharded(
+        self, labels: dict[str, str], items: list[Item], settings: SimulatorSettings, now: float
+    ) -> list[list[Item]]:
+        """The items by shards: one without a label where the stream is not too fast."""
+        whole, size = items[0].stream, sum(len(item.line) for item in items)
+        pushed = self._pushed.setdefault(whole, deque())
+        while pushed and pushed[0][0] <= now - 1:
+            pushed.popleft()
+        rate = sum(bytes_ for _, bytes_ in pushed)
+        pushed.append((now, size))
+        shards = 1
+        if rate and settings.loki_shard_bytes_per_second:  # the first push of a stream is never split
+            shards = min(len(items), math.ceil((rate + size) / settings.loki_shard_bytes_per_second))
+        if shards == 1:
+            return [items]
+        first, self._next_shard = self._next_shard, (self._next_shard + 1) % shards
+        length = math.ceil(len(items) / shards)
+        split = []
+        for number in range(0, len(items), length):
+            shard = label_text({**labels, "__stream_shard__": str((first + number // length) % shards)})
+            split.append([item._replace(stream=shard) for item in items[number : number + length]])
+        return split
+
+    # The ingester
+
+    def _forget_idle(self, settings: SimulatorSettings, now: float) -> None:
+        idle = [name for name, stream in self._active.items() if now - stream.used_at >= settings.loki_idle_seconds]
+        for name in idle:
+            del self._active[name]
+
+    def _take(self, items: list[Item], settings: SimulatorSettings, now: float) -> _Answered:
+        """What becomes of the entries of one stream."""
+        name = items[0].stream
+        stream = self._active.get(name)
+        if stream is None:
+            if len(self._active) >= settings.loki_max_streams:
+                return _Answered(
+                    [],
+                    429,
+                    f"Maximum active stream limit exceeded when trying to create stream {name}, reduce the number of active "
+                    "streams (reduce labels or reduce label values), or contact your Loki administrator to see if the limit "
+                    "can be increased, user: 'fake'",
+                )
+            stream = self._active[name] = _Active()
+        stream.used_at = now
+        size = sum(len(item.line) for item in items)
+        rate = settings.loki_stream_bytes_per_second
+        if not stream.bucket.takes(size, rate, settings.loki_stream_burst_bytes, now):
+            return _Answered(
+                [],
+                429,
+                f"Per stream rate limit exceeded (limit: {rate}B/sec) while attempting to ingest for stream '{name}' totaling "
+                f"{size}B, consider splitting a stream via additional labels or contact your Loki administrator to see if "
+                "the limit can be increased",
+            )
         good: list[Item] = []
-        message = ""
+        words = ""
+        newest_ns = stream.newest_ns
         for item in items:
-            reason = self._refuse(item, label_counts[item.stream], now_ns, newest_ns.get(item.stream, 0))
-            if reason:
-                message = message or reason
+            oldest_ns = newest_ns - MAX_BEHIND_NS
+            if item.at_ns < oldest_ns:
+                words = words or (
+                    f"entry with timestamp {_time(item.at_ns)} ignored, reason: 'entry too far behind, "
+                    f"entry timestamp is: {_time(item.at_ns)}, oldest acceptable timestamp is: {_time(oldest_ns)}'"
+                )
             else:
                 good.append(item)
-                newest_ns[item.stream] = max(newest_ns.get(item.stream, 0), item.at_ns)
-        if not message:
-            return Verdict(Answer(204), good)
-        refused = len(items) - len(good)
-        message = f"{message}, user 'fake', total ignored: {refused} out of {len(items)}"
-        return _refusal(400, message, refused)._replace(items=good)
-
-    def _refuse(self, item: Item, label_count: int, now_ns: int, newest_ns: int) -> str:
-        """Why Loki refuses this entry; empty if it does not."""
-        if label_count > MAX_LABELS:
-            return f"entry for stream '{item.stream}' has {label_count} label names; limit {MAX_LABELS}"
-        if item.at_ns < now_ns - MAX_AGE_NS:
-            return (
-                f"entry for stream '{item.stream}' has timestamp too old: {_time(item.at_ns)}, "
-                f"oldest acceptable timestamp is: {_time(now_ns - MAX_AGE_NS)}"
-            )
-        if item.at_ns > now_ns + MAX_FUTURE_NS:
-            return f"entry for stream '{item.stream}' has timestamp too new: {_time(item.at_ns)}"
-        if len(item.line) > MAX_LINE_BYTES:
-            return (
-                f"max entry size '{MAX_LINE_BYTES}' bytes exceeded for stream '{item.stream}' while "
-                f"adding an entry with length '{len(item.line)}' bytes"
-            )
-        if item.at_ns < newest_ns - MAX_BEHIND_NS:
-            return (
-                f"entry with timestamp {_time(item.at_ns)} ignored, reason: 'entry too far behind, "
-                f"entry timestamp is: {_time(item.at_ns)}, "
-                f"oldest acceptable timestamp is: {_time(newest_ns - MAX_BEHIND_NS)}'"
-            )
-        return ""
+                newest_ns = max(newest_ns, item.at_ns)
+        if not words:
+            return _Answered(good)
+        ignored = len(items) - len(good)
+        return _Answered(good, 400, f"{words},\nuser 'fake', total ignored: {ignored} out of {len(items)}")
 
     def _collapses(self, item: Item, digest: bytes) -> bool:
+        stream = self._active.setdefault(item.stream, _Active())
+        stream.newest_ns = max(stream.newest_ns, item.at_ns)
         place = item.at_ns << 16 | self._numbers.setdefault(item.stream, len(self._numbers))
         if digest not in self.counts:
             self._places[digest] = place
@@ -142,9 +253,45 @@ class LokiIntake(Intake):
             return True
         else:
             self._more_places.setdefault(digest, set()).add(place)
-        self._newest_ns[item.stream] = max(self._newest_ns.get(item.stream, 0), item.at_ns)
         self.streams[item.stream] = self.streams.get(item.stream, 0) + 1
         return False
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "streams": self.streams}
+        return {
+            **super().state(),
+            "streams": self.streams,
+            "active_streams": len(self._active),
+            "most_active_streams": max(self.most_active, len(self._active)),
+        }
+
+
+def _wrong_labels(stream: str, labels: dict[str, str]) -> str:
+    """Why Loki refuses a stream with these labels; empty if it does not. What begins with `__` is Loki's own."""
+    if not labels:
+        return "error at least one label pair is required per stream"
+    if len(labels) > MAX_LABELS:
+        return f"entry for stream '{stream}' has {len(labels)} label names; limit {MAX_LABELS}"
+    for name, value in labels.items():
+        if len(name.encode()) > MAX_LABEL_NAME_BYTES:
+            return f"stream '{stream}' has label name too long: '{name}'"
+        if len(value.encode()) > MAX_LABEL_VALUE_BYTES:
+            return f"stream '{stream}' has label value too long: '{value}'"
+    return ""
+
+
+def _wrong_entry(item: Item) -> str:
+    """Why Loki refuses this entry, whatever stream it is in; empty if it does not."""
+    now_ns = time.time_ns()
+    if item.at_ns < now_ns - MAX_AGE_NS:
+        return (
+            f"entry for stream '{item.stream}' has timestamp too old: {_time(item.at_ns)}, "
+            f"oldest acceptable timestamp is: {_time(now_ns - MAX_AGE_NS)}"
+        )
+    if item.at_ns > now_ns + MAX_FUTURE_NS:
+        return f"entry for stream '{item.stream}' has timestamp too new: {_time(item.at_ns)}"
+    if len(item.line) > MAX_LINE_BYTES:
+        return (
+            f"max entry size '{MAX_LINE_BYTES}' bytes exceeded for stream '{item.stream}' while "
+            f"adding an entry with length '{len(item.line)}' bytes"
+        )
+    return ""

@@ -55,7 +55,13 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     max_body_bytes: int = 0  # logging, http: a larger body, inflated, is refused with 413; 0: any
     loki_tenant: str = ""  # required X-Scope-OrgID
     loki_authorization: str = ""  # required Authorization, the whole header
-    loki_max_body_bytes: int = 6 * MIB  # a larger body is refused with 429
+    loki_max_body_bytes: int = 6 * MIB  # the tenant's burst: a larger body is always refused with 429
+    loki_bytes_per_second: int = 4 * MIB  # the tenant's rate: more is refused with 429
+    loki_max_streams: int = 5000  # active ones of the tenant: one more is refused with 429
+    loki_idle_seconds: float = 1800  # after which a stream is not active any more
+    loki_stream_bytes_per_second: int = 3 * MIB  # the rate of a stream: more is refused with 429 ...
+    loki_stream_burst_bytes: int = 15 * MIB  # ... beyond this burst
+    loki_shard_bytes_per_second: int = 1_536_000  # a faster stream is split into shards; 0: never
     application_id: str = "demo-app"  # Moesif
     moesif_max_body_bytes: int = 15 * MIB
     moesif_max_action_bytes: int = MIB

@@ -6,7 +6,7 @@ A sink turns a batch into a request and the answer into an outcome; `poller.deli
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from poller import config as settings_of
@@ -56,6 +56,10 @@ class Sink(Protocol):
         """
         ...
 
+    def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
+        """A batch in runs, in order, each of which is settled before the next one is sent."""
+        ...
+
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Send a batch, in order. Never raises for what the other side does.
 
@@ -91,6 +95,10 @@ class Configured:
 
     def resume(self, mark: int | None) -> None:
         """Nothing to do: what was sent is with the other side."""
+
+    def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
+        """All of it at once."""
+        return (events,)
 
 
 def build_sink(settings: AnySink, config: Config, stop: threading.Event, *, too_old: TooOld = "dead-letter") -> Sink:

@@ -21,11 +21,20 @@ class AgeLimit:
         self._too_old = too_old
         self._clock = clock
 
+    def as_sent(self, events: Sequence[OutboxEvent]) -> Sequence[OutboxEvent]:
+        """The events with the times that they are sent with: as `stamp-now` makes them."""
+        if self._too_old != "stamp-now":
+            return events
+        oldest_us = self._oldest_us()
+        return [_stamped(event) if event.time_us < oldest_us else event for event in events]
+
+    def _oldest_us(self) -> int:
+        return round((self._clock() - self._seconds) * 1_000_000)
+
     def send(self, events: Sequence[OutboxEvent], send: Callable[[Sequence[OutboxEvent]], Outcome]) -> Outcome:
         """Send those that are young enough, or as `stamp-now` makes them so; what became of all of them."""
-        oldest_us = round((self._clock() - self._seconds) * 1_000_000)
-        if self._too_old == "stamp-now":
-            events = [_stamped(event) if event.time_us < oldest_us else event for event in events]
+        oldest_us = self._oldest_us()
+        events = self.as_sent(events)
         refused = {
             index: f"older than {self._what}: {format_time_us(event.time_us)}"
             for index, event in enumerate(events)

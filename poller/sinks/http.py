@@ -133,7 +133,7 @@ def _without_echo(words: str, sent: bytes) -> str:
 
 
 class Endpoint:
-    """One address that takes bodies by POST. For one thread."""
+    """One address that takes bodies by POST. For as many threads at once as it has `connections`."""
 
     def __init__(
         self,
@@ -146,6 +146,7 @@ class Endpoint:
         place: str,
         login: Login | None,
         headers: Mapping[str, str] | None = None,
+        connections: int = 1,
     ) -> None:
         self._url = settings.url + path
         self._stop = stop
@@ -156,6 +157,7 @@ class Endpoint:
         self._rate_limit = RateLimit(settings.requests_per_second)
         self._keepalive_seconds = settings.keepalive_seconds
         self._used_at = time.monotonic()
+        self._lock = threading.Lock()  # of `_used_at`
         # Whoever puts a key into `headers` must not find it in a log: their values are masked like secrets.
         self._masked = [value for value in settings.headers.values() if len(value) >= _MIN_MASKED_CHARS]
         cert_file, key_file = settings.cert_file, settings.key_file or settings.cert_file
@@ -166,7 +168,7 @@ class Endpoint:
             ca_file=str(settings.ca_file) if settings.ca_file else config.ca_bundle,
             client_cert=(str(cert_file), str(key_file)) if cert_file else None,
             headers={**settings.headers, **(headers or {})},
-            pool_size=1,
+            pool_size=connections,
         )
 
     def post(self, body: bytes, below: str = "") -> Outcome:
@@ -178,10 +180,14 @@ class Endpoint:
             return self._post(body, below)
 
     def _post(self, body: bytes, below: str) -> Outcome:
-        if time.monotonic() - self._used_at >= self._keepalive_seconds:
-            # Something in between may have forgotten the connection, and would let us wait for an answer in vain.
-            self._transport.close()
         headers = {"Content-Type": "application/json"}
+        if not self._keepalive_seconds:
+            headers["Connection"] = "close"
+        with self._lock:
+            if 0 < self._keepalive_seconds <= time.monotonic() - self._used_at:
+                # Something in between may have forgotten the connections: a request on one would wait for its time-out.
+                self._transport.close()
+            self._used_at = time.monotonic()
         try:
             secrets = self._log_in(headers)
         except ConfigError as error:

@@ -1,34 +1,57 @@
 """Grafana Loki: its JSON push API, with the event's own time.
 
-What is sent of an event (stream, time, line) depends on what is stored of it alone, so a repeat is exact and
-Loki drops it. An event collected late goes to a stream of its hour, by one more label: no stream ever gets an
-entry more than an hour behind its newest, which Loki would refuse.  Source: docs/facts.md, "Loki push API".
+Invariants:
+- A request holds one stream. Loki answers a push of several streams for the last one alone.
+- A repeat is exact (stream, time, line), and Loki still takes it: what may be sent again is never more than an hour behind what
+  was sent to its stream since. `parts` cuts a batch so that this holds until it is settled.
+- A stream stays below the rate at which Loki splits it into shards, so that a repeat goes where the first copy went.
+
+An event that was collected late goes to one of a few late streams of its contract, by its hour: hours that follow one another
+take turns. Loki refuses it there when time went back (a second backfill, a replay): then it goes to the next set of them. Loki
+refuses a repeat in the same way, so that it ends in the same stream.  Source: docs/facts.md, "Loki push API".
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from poller.config import Config
 from poller.config import LokiSink as Settings
-from poller.delivery import Accepted, Outcome, Refused, TooLarge
+from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.events import OutboxEvent
-from poller.mapping import format_time_us
 from poller.sinks import Configured, TooOld
 from poller.sinks.age import AgeLimit
 from poller.sinks.http import Endpoint, Login
+from poller.sinks.side_by_side import Pace, side_by_side
 
 SUCCESSES = (204, 200)
 LATE_SECONDS = 30 * 60
 # Loki's 7 days, less the time a request may take.
 MAX_AGE_SECONDS = 7 * 86_400 - 60
-MAX_BODY_BYTES = 1_000_000
-# Quoting makes a batch of entries a sixth larger.
-_MAX_BATCH_BYTES = 800_000
+# An entry that far behind the newest one of its stream is still taken.
+MAX_BEHIND_US = 3_600_000_000
+# Quoting at most doubles a line: no body is larger than a megabyte, unless one line is.
+MAX_REQUEST_BYTES = 480_000
+
+# Loki adds up what it saw of a stream in the last second and what a request brings. Requests of an eighth of its rate, at three
+# quarters of it, stay below, also where a batch is sent again right after a kill.
+_REQUEST_SHARE = 1 / 8
+_PACE_SHARE = 3 / 4
+
+_HOUR_US = 3_600_000_000
+_HOURS_TAKEN = 7 * 24
+
+
+class Stream(NamedTuple):
+    """A stream of Loki's. `late` is the value of that label; 0: it has none, for events that were collected in time."""
+
+    contract: str
+    late: int
 
 
 class LokiSink(Configured):
@@ -44,9 +67,12 @@ class LokiSink(Configured):
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(settings)
-        self.batch_bytes = min(settings.batch_bytes, _MAX_BATCH_BYTES)
         self.max_age_seconds = MAX_AGE_SECONDS
         self._labels = dict(settings.labels)
+        self._late_streams = settings.late_streams
+        self._connections = settings.connections
+        self._request_bytes = min(MAX_REQUEST_BYTES, int(settings.stream_bytes_per_second * _REQUEST_SHARE))
+        self._pace = Pace(settings.stream_bytes_per_second * _PACE_SHARE, stop)
         self._age = AgeLimit(MAX_AGE_SECONDS, "the 7 days that Loki takes", too_old, clock)
         self._endpoint = Endpoint(
             settings,
@@ -57,17 +83,93 @@ class LokiSink(Configured):
             place="url",
             login=_login(settings),
             headers={"X-Scope-OrgID": settings.tenant_id} if settings.tenant_id else {},
+            connections=settings.connections,
         )
 
+    def parts(self, events: Sequence[OutboxEvent]) -> Iterator[Sequence[OutboxEvent]]:
+        """The batch in runs, in each of which no stream spans more than an hour."""
+        start = 0
+        spans: dict[Stream, tuple[int, int]] = {}
+        for index, event in enumerate(self._age.as_sent(events)):
+            at, stream = event.time_us, self._stream_of(event)
+            first, last = spans.get(stream, (at, at))
+            first, last = min(first, at), max(last, at)
+            if last - first > MAX_BEHIND_US:
+                yield events[start:index]
+                start, spans = index, {}
+                first = last = at
+            spans[stream] = (first, last)
+        yield events[start:] if start else events
+
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Push what Loki can take."""
+        """Push what Loki can take, each stream by requests of its own."""
         return self._age.send(events, self._push)
 
     def _push(self, events: Sequence[OutboxEvent]) -> Outcome:
-        body = encode_push(events, self._labels)
-        if len(body) > MAX_BODY_BYTES and len(events) > 1:
-            return TooLarge(f"a push of {len(body)} bytes")
-        return self._endpoint.post(body)
+        streams: dict[Stream, list[int]] = {}
+        for index, event in enumerate(events):
+            streams.setdefault(self._stream_of(event), []).append(index)
+        tally = Tally(len(events))
+        self._pace.forget()
+
+        def send_stream(item: tuple[Stream, list[int]]) -> bool:
+            stream, indexes = item
+            for request in self._requests(events, indexes):
+                outcome = self._send_request(stream, [events[index] for index in request])
+                tally.add(request, outcome)
+                if isinstance(outcome, RetryAfter | CredentialsRefused):
+                    break
+            return tally.is_worth_going_on(self._connections)
+
+        side_by_side(send_stream, streams.items(), self._connections)
+        return tally.outcome()
+
+    def _requests(self, events: Sequence[OutboxEvent], indexes: Iterable[int]) -> Iterator[list[int]]:
+        """The events of one stream, oldest first, as the indexes of each request."""
+        request: list[int] = []
+        size = 0
+        for index in sorted(indexes, key=lambda index: time_ns(events[index])):
+            length = len(events[index].line)
+            if request and size + length > self._request_bytes:
+                yield request
+                request, size = [], 0
+            request.append(index)
+            size += length
+        yield request
+
+    def _send_request(self, stream: Stream, events: Sequence[OutboxEvent]) -> Outcome:
+        """Send events of one stream. Where time went back too far for it, they go to the next stream that takes them.
+
+        Loki refuses all events of an hour then, since hours that share a late stream are at least two apart. Of the stream for
+        what came in time it may take some, so that only an event that was refused alone goes to another one.
+        """
+        size = sum(len(event.line) for event in events)
+        outcome: Outcome = Accepted()
+        for late in self._tried(stream, events):
+            self._pace.wait(stream._replace(late=late), size)
+            outcome = self._endpoint.post(encode_push(stream._replace(late=late), events, self._labels))
+            if not (isinstance(outcome, Refused) and "too far behind" in outcome.reason):
+                break
+        if isinstance(outcome, RetryAfter) and (len(events) == 1 or "stream limit" in outcome.reason):
+            return outcome._replace(is_size_suspect=False)
+        return outcome
+
+    def _tried(self, stream: Stream, events: Sequence[OutboxEvent]) -> Iterator[int]:
+        first = stream.late
+        if not first:
+            yield 0
+            if len(events) > 1:
+                return
+            first = self._turn_of(events[0])
+        # So many sets at most: then each hour that Loki takes could have a stream of its own.
+        yield from range(first, _HOURS_TAKEN + self._late_streams + 1, self._late_streams)
+
+    def _stream_of(self, event: OutboxEvent) -> Stream:
+        return Stream(event.contract, self._turn_of(event) if is_late(event) else 0)
+
+    def _turn_of(self, event: OutboxEvent) -> int:
+        """The late stream of the first set that the event's hour has, from 1."""
+        return 1 + event.time_us // _HOUR_US % self._late_streams
 
     def probe(self) -> Outcome:
         """Push no streams. That Loki says so shows that it is there and let us in."""
@@ -75,6 +177,55 @@ class LokiSink(Configured):
         if isinstance(outcome, Refused) and (outcome.status == 422 or "stream" in outcome.reason):
             return Accepted(status=outcome.status)
         return outcome
+
+
+class Tally:
+    """What became of the events of one batch, by index, told by several threads."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._taken: set[int] = set()
+        self._refused: dict[int, str] = {}
+        self._failures: list[RetryAfter | CredentialsRefused | TooLarge | Refused] = []
+        self._status: int | None = None
+        self._lock = threading.Lock()
+
+    def add(self, request: Sequence[int], outcome: Outcome) -> None:
+        """What became of one request, which held these events."""
+        with self._lock:
+            match outcome:
+                case Accepted(status=status):
+                    self._taken.update(request)
+                    self._status = self._status or status
+                case Refused(reason, status) if len(request) == 1 < self._count:
+                    self._refused[request[0]] = reason
+                    self._status = status
+                case _:
+                    self._failures.append(outcome)
+
+    def is_worth_going_on(self, connections: int) -> bool:
+        """Whether further requests may fare better: no key was refused, and fewer failed than are sent at once."""
+        failed = [failure for failure in self._failures if isinstance(failure, RetryAfter | CredentialsRefused)]
+        return len(failed) < max(2, connections) and not any(isinstance(one, CredentialsRefused) for one in failed)
+
+    def outcome(self) -> Outcome:
+        """What became of the batch. What was taken is not sent again because something else failed."""
+        waits = [failure for failure in self._failures if isinstance(failure, RetryAfter)]
+        if self._taken or self._refused:
+            rest = tuple(index for index in range(self._count) if index not in self._taken | self._refused.keys())
+            return Accepted(self._refused, rest, self._status, self._later(waits) if rest else None)
+        for kind in (CredentialsRefused, TooLarge, Refused):
+            for failure in self._failures:
+                if isinstance(failure, kind):
+                    return failure
+        return self._later(waits)
+
+    def _later(self, waits: Sequence[RetryAfter]) -> RetryAfter:
+        if not waits:
+            return RetryAfter(self._failures[0].reason)
+        seconds = [wait.seconds for wait in waits if wait.seconds is not None]
+        is_size_suspect = any(wait.is_size_suspect for wait in waits)
+        return RetryAfter(waits[0].reason, max(seconds) if seconds else None, is_size_suspect)
 
 
 def _login(settings: Settings) -> Login | None:
@@ -85,32 +236,18 @@ def _login(settings: Settings) -> Login | None:
     return None
 
 
-def encode_push(events: Sequence[OutboxEvent], labels: Mapping[str, str]) -> bytes:
-    """The body of a push: events by stream, oldest first in each."""
-    streams: dict[tuple[str, str], list[OutboxEvent]] = {}
-    for event in events:
-        streams.setdefault((event.contract, late_hour(event)), []).append(event)
+def encode_push(stream: Stream, events: Iterable[OutboxEvent], labels: Mapping[str, str]) -> bytes:
+    """The body of a push of one stream."""
+    late = {"late": str(stream.late)} if stream.late else {}
+    values = [(str(time_ns(event)), str(event.line, "utf-8", "replace")) for event in events]
     return msgspec.json.encode(
-        {
-            "streams": [
-                {
-                    "stream": {**labels, "contract": contract, **({"late": hour} if hour else {})},
-                    "values": [
-                        (str(time_ns(event)), str(event.line, "utf-8", "replace"))
-                        for event in sorted(members, key=time_ns)
-                    ],
-                }
-                for (contract, hour), members in streams.items()
-            ]
-        }
+        {"streams": [{"stream": {**labels, "contract": stream.contract, **late}, "values": values}]}
     )
 
 
-def late_hour(event: OutboxEvent) -> str:
-    """The event's UTC hour, such as `2026-05-01T09`, where it was collected late; else empty."""
-    if event.collected_at * 1_000_000 - event.time_us <= LATE_SECONDS * 1_000_000:
-        return ""
-    return format_time_us(event.time_us)[: len("2026-05-01T09")]
+def is_late(event: OutboxEvent) -> bool:
+    """Whether the event was collected so late that the stream of its contract may be too far ahead of it."""
+    return event.collected_at * 1_000_000 - event.time_us > LATE_SECONDS * 1_000_000
 
 
 def time_ns(event: OutboxEvent) -> int:

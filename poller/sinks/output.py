@@ -12,7 +12,7 @@ import errno
 import os
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,6 +73,10 @@ class OutputFile:
         except OSError as error:
             hint = _BEGIN_ANEW if mark else "can this user write there?"
             raise ConfigError([Problem("--output", f"{self._partial}: {error.strerror}", hint)]) from error
+
+    def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
+        """All of it at once."""
+        return (events,)
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Append a batch, durably or not at all.  Raises: OutputError."""

@@ -327,6 +327,9 @@ class SlowSink:
         self.sent: list[bytes] = []
         self.begun, self.release = threading.Event(), threading.Event()
 
+    def parts(self, events: list[OutboxEvent]) -> tuple[list[OutboxEvent]]:
+        return (events,)
+
     def send(self, events: list[OutboxEvent]) -> Outcome:
         self.sent += [event.line for event in events]
         self.begun.set()

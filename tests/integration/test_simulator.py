@@ -452,9 +452,80 @@ def test_loki_refuses_one_entry_and_stores_the_other(simulate, bad, message):
     answer = push(client, (LABELS, [good, bad]))
     assert answer.status_code == 400
     assert message in answer.text
-    assert "total ignored: 1 out of 2" in answer.text
+    assert ("total ignored: 1 out of 2" in answer.text) == ("far behind" in message)
     state = client.control("state")["intakes"]["loki"]
     assert (state["stored"], state["refused"]) == (1, 1)
+
+
+def test_loki_answers_for_the_last_stream_of_a_push_only(simulate):
+    """Source: docs/facts.md, "Loki push API"."""
+    client = simulate(loki_max_streams=2)
+    first, second, third = ({**LABELS, "contract": name} for name in "ABC")
+    assert push(client, (first, [(ago(), "new")]), (second, [(ago(), "new")])).status_code == 204
+    behind, fine = [(ago(hours=2), "behind")], [(ago(), "fine")]
+    assert push(client, (first, behind), (second, fine)).status_code == 204
+    answer = push(client, (second, fine), (first, behind))
+    assert (answer.status_code, "too far behind" in answer.text) == (400, True)
+    assert push(client, (third, fine), (first, fine)).status_code == 204
+    answer = push(client, (first, fine), (third, fine))
+    assert (answer.status_code, "Maximum active stream limit exceeded" in answer.text) == (429, True)
+    loki = client.simulator.loki
+    assert sorted(loki.streams.values()) == [2, 2]
+    assert client.control("state")["intakes"]["loki"]["active_streams"] == 2
+
+
+def test_loki_forgets_a_stream_that_was_idle(simulate):
+    client = simulate(loki_max_streams=1)
+    push(client, (LABELS, [(ago(), "new")]))
+    assert push(client, ({**LABELS, "late": "1"}, [(ago(), "new")])).status_code == 429
+    client.simulator.change_settings(loki_idle_seconds=0)
+    assert push(client, ({**LABELS, "late": "1"}, [(ago(), "new")])).status_code == 204
+    assert push(client, (LABELS, [(ago(hours=2), "behind what was forgotten")])).status_code == 204
+
+
+def test_loki_refuses_a_whole_stream_that_is_too_fast(simulate):
+    client = simulate(loki_stream_bytes_per_second=10, loki_stream_burst_bytes=1000)
+    assert push(client, (LABELS, [(ago(), "x" * 900)])).status_code == 204
+    answer = push(client, (LABELS, [(ago(), "y" * 50), (ago(), "z" * 90)]))
+    assert (answer.status_code, "Per stream rate limit exceeded" in answer.text) == (429, True)
+    assert push(client, ({**LABELS, "late": "1"}, [(ago(), "x" * 900)])).status_code == 204
+    assert client.simulator.loki.stored == 2
+
+
+def test_loki_splits_a_fast_stream_into_shards_and_shows_a_repeat_in_another_one(simulate):
+    client = simulate(loki_shard_bytes_per_second=1000)
+    entries = [(ago(), "x" * 900), (ago() + 1, "y" * 900)]
+    assert push(client, (LABELS, entries)).status_code == 204  # the first push of a stream is never split
+    for _ in range(2):
+        assert push(client, (LABELS, entries)).status_code == 204
+    loki = client.simulator.loki
+    assert sum("__stream_shard__" in name for name in loki.streams) >= 2
+    assert (loki.distinct, loki.repeats > 0) == (2, True)
+
+
+def test_loki_refuses_a_tenant_that_is_too_fast(simulate):
+    client = simulate(loki_bytes_per_second=1, loki_max_body_bytes=2000)
+    assert push(client, (LABELS, [(ago(), "x" * 1000)])).status_code == 204
+    answer = push(client, (LABELS, [(ago(), "x" * 1000)]))
+    assert (answer.status_code, "ingestion rate limit exceeded" in answer.text) == (429, True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({f"label_{number}": "x" for number in range(16)}, "has 16 label names; limit 15"),
+        ({"a": "x" * 2049}, "label value too long"),
+        ({"a" * 1025: "x"}, "label name too long"),
+        ({}, "at least one label"),
+    ],
+)
+def test_loki_refuses_a_stream_for_its_labels_and_stores_the_other(simulate, labels, message):
+    client = simulate()
+    answer = push(client, (labels, [(ago(), "bad")]), (LABELS, [(ago(), "good")]))
+    assert (answer.status_code, message in answer.text) == (400, True)
+    longest = {**{f"label_{number}": "x" for number in range(14)}, "a": "x" * 2048}
+    assert push(client, (longest, [(ago(), "good")])).status_code == 204
+    assert client.simulator.loki.stored == 2
 
 
 def test_loki_takes_fifty_minutes_newest_first_and_old_entries_in_a_stream_of_their_own(simulate):

@@ -117,7 +117,7 @@ def test_whatever_is_done_to_an_entry_is_done_to_any(text: str, max_bytes: int, 
     shown += [action.make(sent) for action in ACTIONS]
     shown += [action.make(sent, max_bytes=max_bytes) for action in ACTIONS]
     shown += [truncated(line, max_bytes), with_time(line, key, event.time_us)]
-    shown += [loki.encode_push([sent], {"a": "b"})]
+    shown += [loki.encode_push(loki.Stream("31960001", 1), [sent], {"a": "b"})]
     for made in shown:
         meaning(made)
         assert b"\n" not in made

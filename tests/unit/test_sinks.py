@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import responses
-from hypothesis import given
-from hypothesis import strategies as st
 
 from poller.config import (
     Config,
@@ -234,113 +232,7 @@ def test_loki_is_told_who_we_are(settings, header, value):
     assert responses.calls[0].request.headers.get(header) == value
 
 
-# What Loki gets
-
-
-def push(events, labels=None):
-    body = json.loads(loki.encode_push(events, labels or {"tag_name": "activityLog"}))
-    assert set(body) == {"streams"}
-    return {
-        tuple(sorted(stream["stream"].items())): [tuple(value) for value in stream["values"]]
-        for stream in body["streams"]
-    }
-
-
-def test_a_push_has_a_stream_for_each_contract_oldest_first_and_the_line_as_it_is():
-    events = [event(1), event(2), event(3, contract="2"), event(0)]
-    assert push(events) == {
-        (("contract", "31960001"), ("tag_name", "activityLog")): [
-            (f"{NOON - age}000000000", events[0].line.decode()) for age in (2, 1, 0)
-        ],
-        (("contract", "2"), ("tag_name", "activityLog")): [(f"{NOON - 3}000000000", events[0].line.decode())],
-    }
-
-
-def test_equal_entries_are_a_nanosecond_apart_and_keep_their_time_when_sent_again():
-    twins = [event(1, ordinal=ordinal) for ordinal in range(3)]
-    (values,) = push(twins).values()
-    assert [int(ns) % 1000 for ns, _ in values] == [0, 1, 2]
-    for twin, value in zip(twins, values, strict=True):
-        assert push([twin]) == {(("contract", "31960001"), ("tag_name", "activityLog")): [value]}
-    assert loki.time_ns(event(1, ordinal=60_000)) == loki.time_ns(event(1)) + 999
-
-
-@pytest.mark.parametrize(
-    ("age_seconds", "hour"),
-    [
-        (-60, ""),
-        (0, ""),
-        (1800, ""),
-        (1800.000001, "2026-05-01T11"),
-        (3600, "2026-05-01T11"),
-        (3600.000001, "2026-05-01T10"),
-        (40 * 3600, "2026-04-29T20"),
-    ],
-)
-def test_an_event_collected_late_goes_to_the_stream_of_its_hour(age_seconds, hour):
-    assert loki.late_hour(event(age_seconds)) == hour
-    (labels,) = push([event(age_seconds)])
-    assert dict(labels).get("late", "") == hour
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 10_000), st.one_of(st.integers(0, 3600), st.integers(0, 90_000))),
-        min_size=1,
-        max_size=60,
-    )
-)
-def test_no_stream_gets_an_entry_an_hour_behind_its_newest(pairs):
-    newest = {}
-    at = NOON
-    for pause_seconds, age_seconds in pairs:  # collected in this order, by whatever pauses between
-        at += pause_seconds
-        for labels, ((ns, _),) in push([event(age_seconds, collected_at=at)]).items():
-            assert int(ns) > newest.get(labels, 0) - 3600 * 10**9
-            newest[labels] = max(newest.get(labels, 0), int(ns))
-
-
-@given(st.lists(st.tuples(st.integers(0, 90_000), st.integers(0, 3)), max_size=30), st.data())
-def test_what_is_sent_of_an_event_does_not_depend_on_its_batch(pairs, data):
-    events = [event(age, ordinal=ordinal) for age, ordinal in pairs]
-    cut = data.draw(st.integers(0, len(events)))
-
-    def entries(*batches):
-        return sorted((labels, value) for batch in batches for labels, found in push(batch).items() for value in found)
-
-    assert entries(events) == entries(events[:cut], events[cut:])
-
-
-@responses.activate
-def test_what_loki_would_call_too_old_costs_no_request():
-    week = 7 * 86_400
-    outcome = loki_sink().send([event(week + age) for age in range(5)])
-    assert sorted(outcome.refused) == [0, 1, 2, 3, 4]
-    assert outcome.refused[0] == "older than the 7 days that Loki takes: 2026-04-24T12:00:00.000Z"
-    assert outcome.status is None
-    assert len(responses.calls) == 0
-
-
-@responses.activate
-def test_the_others_are_sent_beside_those_too_old():
-    answer = responses.post(f"{URL}/loki/api/v1/push", status=204)
-    batch = [event(8 * 86_400), event(1), event(loki.MAX_AGE_SECONDS + 1), event(2)]
-    outcome = loki_sink(compression="none").send(batch)
-    assert sorted(outcome.refused) == [0, 2]
-    (stream,) = json.loads(answer.calls[0].request.body)["streams"]
-    assert len(stream["values"]) == 2
-    responses.replace(responses.POST, f"{URL}/loki/api/v1/push", status=500)
-    assert isinstance(loki_sink().send(batch), RetryAfter)
-
-
-@responses.activate
-def test_a_push_beyond_a_megabyte_is_halved_before_it_is_sent_but_one_event_is_loki_s_to_judge():
-    large = event(line=b'{"a":"' + b'\\"' * 250_000 + b'"}')
-    sink = loki_sink(batch_bytes=4 << 20)
-    assert sink.batch_bytes < loki.MAX_BODY_BYTES
-    assert isinstance(sink.send([large, large]), TooLarge)
-    responses.post(f"{URL}/loki/api/v1/push", status=204)
-    assert sink.send([large]) == Accepted(status=204)
+# Probing
 
 
 @responses.activate

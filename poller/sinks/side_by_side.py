@@ -1,0 +1,64 @@
+"""Work of one batch side by side, and the pace of each of its streams. Knows nothing of requests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeVar
+
+from poller.errors import StoppedError
+
+Item = TypeVar("Item")
+
+
+def side_by_side(work: Callable[[Item], bool], items: Iterable[Item], workers: int) -> None:
+    """Do `work` for each item, up to `workers` of them at once, and return when none is at work.
+
+    When `work` returned False, or failed, no further item is begun.
+    Raises: what `work` raised first.
+    """
+    waiting = list(reversed(list(items)))
+    failures: list[BaseException] = []
+
+    def go_on() -> None:
+        try:
+            while waiting and work(waiting.pop()):
+                pass
+        except IndexError:  # another one took the last item
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again where the caller sees it
+            failures.append(error)
+        waiting.clear()
+
+    # Daemons: a server that does not answer must not hold up the end of the program.
+    others = [threading.Thread(target=go_on, daemon=True) for _ in range(min(workers, len(waiting)) - 1)]
+    for thread in others:
+        thread.start()
+    go_on()
+    for thread in others:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+class Pace:
+    """Holds each of any number of streams below a rate. Each stream is used by one thread at a time."""
+
+    def __init__(self, bytes_per_second: float, stop: threading.Event) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._stop = stop
+        self._due: dict[Hashable, float] = {}  # when the stream may go on, by the monotonic clock
+
+    def wait(self, stream: Hashable, size_bytes: int) -> None:
+        """Wait until the stream may take so many bytes more.  Raises: StoppedError when asked to stop while waiting."""
+        due = self._due.get(stream, 0.0)
+        while (seconds := due - time.monotonic()) > 0:
+            if self._stop.wait(seconds):
+                raise StoppedError("asked to stop")
+        self._due[stream] = time.monotonic() + size_bytes / self._bytes_per_second
+
+    def forget(self) -> None:
+        """Let go of the streams that need not wait. While no stream is used."""
+        now = time.monotonic()
+        self._due = {stream: due for stream, due in self._due.items() if due > now}

@@ -1,0 +1,96 @@
+"""What the tests of the sink `loki` share: a Loki without a network, and an outbox without a disk."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from poller.config import Config, LokiSink
+from poller.delivery import Outcome, RetryAfter
+from poller.events import OutboxEvent
+from poller.pipeline.deliver import Deliverer
+from poller.simulator.answers import Request
+from poller.simulator.loki import LokiIntake
+from poller.simulator.settings import SimulatorSettings
+from poller.sinks import loki
+from poller.sinks.http import outcome_of
+from poller.store.outbox import Batch, DeadLetter, Sink
+
+Fault = Callable[[int], str]
+"""What happens to the request of this number, from 1: nothing, `lost-ack`, or `503`."""
+
+
+class Loki:
+    """The simulator's Loki behind a sink's endpoint. `requests` counts; `lines_of` are the lines that a push had."""
+
+    def __init__(self, fault: Fault = lambda number: "", **settings: Any) -> None:
+        self.intake = LokiIntake()
+        self.settings = SimulatorSettings(keep_lines=True, **settings)
+        self.fault = fault
+        self.requests = 0
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+        self.before_answer: Callable[[], object] = lambda: None
+
+    def sink(self, *, clock: Callable[[], float] = time.time, **settings: Any) -> loki.LokiSink:
+        quick = {"retry_initial_seconds": 0.01, "retry_max_seconds": 0.01, "batch_age_seconds": 0.0}
+        table = LokiSink(**{"name": "loki", "url": "http://127.0.0.1:1", **quick, **settings})
+        sink = loki.LokiSink(table, Config(), threading.Event(), clock=clock)
+        sink._endpoint = self  # type: ignore[assignment]
+        return sink
+
+    def post(self, body: bytes, below: str = "") -> Outcome:
+        with self._lock:
+            self.requests += 1
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            fault = self.fault(self.requests)
+        self.before_answer()
+        with self._lock:
+            self.at_once -= 1
+            if fault == "503":
+                return RetryAfter("HTTP 503")
+            verdict = self.intake.judge(Request("POST", "/", {}, {}, body), self.settings)
+            self.intake.store(verdict.items, keep_lines=True)
+        if fault == "lost-ack":
+            return RetryAfter("the connection broke", None, is_size_suspect=True)
+        return outcome_of(verdict.answer.status, loki.SUCCESSES, verdict.answer.body.decode()[:200], place="url")
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The lines that a user finds, repeats that Loki does not merge included."""
+        return sorted(self.intake.lines)
+
+
+class Outbox:
+    """Events that wait for one sink; what is settled is gone."""
+
+    def __init__(self, events: Sequence[OutboxEvent]) -> None:
+        self.waiting = list(events)
+        self.dead: list[DeadLetter] = []
+
+    def register(self, name: str, type_: str) -> Sink:
+        return Sink(name, type_, *[0] * 6, None, None, None, "", None, None, 0)
+
+    def batch(self, sink: str, max_events: int, max_bytes: int) -> Batch | None:
+        return Batch(self.waiting[:max_events], len(self.waiting) > max_events) if self.waiting else None
+
+    def settle(self, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None) -> None:
+        del self.waiting[:count]
+        self.dead += dead
+
+    def postpone(self, *args: Any, **options: Any) -> None:
+        """It is not kept."""
+
+
+def deliver(outbox: Outbox, sink: loki.LokiSink, *, steps: int = 100_000) -> None:
+    """Deliver until nothing waits, or for so many steps: then what is in flight is forgotten, as by a kill."""
+    now = 0.0
+    deliverer = Deliverer(outbox, sink, clock=lambda: now)  # type: ignore[arg-type]
+    for _ in range(steps):
+        wait = deliverer.step(is_last=True).wait_seconds
+        if wait is None:
+            return
+        now += wait
