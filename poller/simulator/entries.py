@@ -224,11 +224,11 @@ def _make_template(rng: random.Random, kind: str, life: _Life) -> _Template:
     is_requested = kind in ("RequestAccepted", _UPDATE, "Provision", "RequestFailed")
     is_queued = is_requested and life.method != "GET"
     meta = {
-        "auditVersion": rng.choice((0.1, 0.1, "0.1", 1)),
         "time": "~T~",
         **({"requestId": f"{life.request}~K~" if is_requested else f"{_uuid_prefix(rng)}~K~"} if not is_bare else {}),
         **({"queueRefId": f"~-{life.queue}~Q~"} if is_queued and not is_bare else {}),
         **({"transactionId": f"{_uuid_prefix(rng)}~K~"} if not is_bare else {}),
+        "auditVersion": rng.choice((0.1, 0.1, "0.1", 1)),
     }
     entry: dict[str, Any] = {
         "@uuid": f"{id_prefix}~K~",
