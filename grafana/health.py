@@ -217,7 +217,7 @@ def _details(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Dropped log lines",
-                Query(rate("log_lines_dropped_total"), "per second"),
+                Query(rate("log_lines_dropped_total", ALL, "instance"), "{{instance}}"),
                 unit="cps",
                 description="Whatever reads stderr was too slow, or hung. The work goes on.",
             )
