@@ -67,6 +67,17 @@ ALERTS = (
         "See `systemctl status ionos-poller`, and whether Prometheus reaches http.listen. Meanwhile the API keeps the entries.",
     ),
     Alert(
+        "WorkersStuck",
+        "prometheus",
+        "ionos_poller_workers_stuck",
+        ">",
+        0,
+        "0s",
+        "critical",
+        "A poll, a sink or a job of ionos-poller waits for something that no time-out ends",
+        "`/healthz` and the log (`worker.stuck`) name it. systemd restarts the daemon; elsewhere do that yourself.",
+    ),
+    Alert(
         "LogLinesDropped",
         "prometheus",
         "increase(ionos_poller_log_lines_dropped_total[10m])",

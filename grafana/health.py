@@ -216,6 +216,14 @@ def _details(built: Dashboard) -> Dashboard:
         .with_panel(
             curves(
                 "prometheus",
+                "Workers that hang",
+                Query(metric("workers_stuck"), "{{instance}}"),
+                description="They have waited longer than their time-outs allow: /healthz names them.",
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
                 "Dropped log lines",
                 Query(rate("log_lines_dropped_total", ALL, "instance"), "{{instance}}"),
                 unit="cps",

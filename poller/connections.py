@@ -23,6 +23,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import wait_for_read
 
+from poller.liveness import moves
+
 # A whole answer may take this many read time-outs, so that one byte a second does not hold a worker for ever.
 DRIP_FACTOR = 4
 # So much of a body must go within one time-out of sending.
@@ -135,6 +137,7 @@ class _Bounded:
         try:
             while rest:
                 super().send(rest[:SEND_BYTES])  # type: ignore[misc]
+                moves(None)
                 rest = rest[SEND_BYTES:]
         except TimeoutError:
             self._is_cut = True

@@ -21,6 +21,7 @@ from types import FrameType
 from poller.config import Config
 from poller.errors import EXIT_OK, PollerError, TransientError
 from poller.health import Endpoint, Health
+from poller.liveness import StopSignal, Workers, moves
 from poller.metrics import Metrics
 from poller.notify import Notifier
 from poller.schedule import HEARTBEAT_SECONDS, Parts, Schedule
@@ -63,6 +64,9 @@ class Daemon:
         self._ticked_at = time.monotonic()
         self._clock_lead = self._clock() - time.monotonic()
         self._work: Schedule | None = None
+        self._workers = Workers()
+        self._told_stuck: frozenset[str] = frozenset()
+        self.metrics.workers_stuck.set_function(lambda: len(self._stuck()))
         self._state_dir = Path()
         self._endpoint: Endpoint | None = None
         self._endpoint_failure = ""
@@ -87,16 +91,8 @@ class Daemon:
             },
         )
         try:
-            while not self._is_stopping and self._fatal is None:
-                # A signal that comes in the moment before we begin to wait does not end the wait: hence the time-out.
-                with suppress(queue.Empty):
-                    self._wake.get(timeout=_WAKE_SECONDS)
-                if self._is_reloading:
-                    self._is_reloading = False
-                    self._reload()
-                if self._endpoint is None and time.monotonic() >= self._listen_again_at:
-                    self._open_endpoint(self._parts)
-                self._mind_clock()
+            with self._workers.busy("the main thread"):
+                self._heed()
         finally:
             self._notifier.tell(STOPPING="1", STATUS="finishing what is in flight")
             self._stop_work()
@@ -105,6 +101,20 @@ class Daemon:
             raise self._fatal
         log.info("daemon.stopped")
         return EXIT_OK
+
+    def _heed(self) -> None:
+        """Do what signals ask for, and what has to be tried again, until the end."""
+        while not self._is_stopping and self._fatal is None:
+            # A signal that comes in the moment before we begin to wait does not end the wait: hence the time-out.
+            with suppress(queue.Empty):
+                self._wake.get(timeout=_WAKE_SECONDS)
+            moves()
+            if self._is_reloading:
+                self._is_reloading = False
+                self._reload()
+            if self._endpoint is None and time.monotonic() >= self._listen_again_at:
+                self._open_endpoint(self._parts)
+            self._mind_clock()
 
     @property
     def _parts(self) -> Parts:
@@ -121,7 +131,7 @@ class Daemon:
 
     def _build_parts(self, config: Config | None = None) -> tuple[Parts, threading.Event]:
         """What the configuration as it is now makes, or `config` again."""
-        stop = threading.Event()
+        stop = StopSignal()
         return self._build(stop, self.metrics.observe_request, config), stop
 
     def _listen(self, parts: Parts) -> Endpoint | None:
@@ -237,16 +247,36 @@ class Daemon:
         self._wake.put(None)
 
     def _tick(self) -> None:
+        """Tell systemd how we are; the watchdog only while everything moves."""
         self._ticked_at = time.monotonic()
-        health = self.ready()
-        self._notifier.tell(WATCHDOG="1", STATUS=("ready" if health.is_well else "; ".join(health.reasons))[:500])
+        self._tell_of_stuck()
+        try:
+            health = self.ready()
+        except PollerError as error:  # it moves all the same
+            health = Health(False, (str(error),))
+        reasons = [*self.alive().reasons, *health.reasons]
+        watchdog = {} if self._stuck() else {"WATCHDOG": "1"}
+        self._notifier.tell(**watchdog, STATUS=("; ".join(reasons) or "ready")[:500])
+
+    def _tell_of_stuck(self) -> None:
+        stuck = self._stuck()
+        for name in sorted(stuck.keys() - self._told_stuck):
+            hint = "what it waits for hangs (a disk, a pipe, a name server): mend that, or restart"
+            log.error("worker.stuck", extra={"worker": name, "seconds": round(stuck[name]), "hint": hint})
+        for name in sorted(self._told_stuck - stuck.keys()):
+            log.info("worker.moved", extra={"worker": name})
+        self._told_stuck = frozenset(stuck)
+
+    def _stuck(self) -> dict[str, float]:
+        return self._workers.stuck() | (self._work.workers.stuck() if self._work is not None else {})
 
     def alive(self) -> Health:
-        """Whether the scheduler ticks."""
+        """Whether everybody moves: the scheduler, who polls and who delivers."""
+        reasons = [f"{name} has not moved for {seconds:.0f} s" for name, seconds in sorted(self._stuck().items())]
         silent = time.monotonic() - self._ticked_at
         if silent > _DEAD_AFTER_SECONDS:
-            return Health(False, (f"the scheduler has not ticked for {silent:.0f} s",))
-        return Health(True)
+            reasons.append(f"the scheduler has not ticked for {silent:.0f} s")
+        return Health(not reasons, tuple(reasons))
 
     def ready(self) -> Health:
         """Whether every contract was polled lately and every sink takes what we send."""

@@ -52,6 +52,11 @@ class Metrics:
             ["contract"],
             registry=self.registry,
         )
+        self.workers_stuck = Gauge(
+            f"{_PREFIX}workers_stuck",
+            "Polls, sinks and jobs that have waited longer than their time-outs allow. /healthz names them.",
+            registry=self.registry,
+        )
         build = Gauge(f"{_PREFIX}build_info", "The version that runs.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
         is_polled = lambda row: self._is_polled(row)  # noqa: E731, PLW0108 - as it is at the time of the scrape

@@ -32,6 +32,7 @@ from poller.errors import (
     TransientError,
 )
 from poller.events import Event
+from poller.liveness import Workers, moves
 from poller.metrics import Metrics
 from poller.pipeline.audit import is_due, self_audit_span
 from poller.pipeline.collect import Collector, Done, Poll, Prepared
@@ -77,6 +78,7 @@ class Schedule:
         clock: Callable[[], float],
     ) -> None:
         self.parts = parts
+        self.workers = Workers()
         self._state = state
         self._stop = stop
         self._metrics = metrics
@@ -86,7 +88,7 @@ class Schedule:
         self._committed = {sink.name: threading.Event() for sink in parts.sinks}
         self._deliverers = {sink.name: self._deliverer(sink) for sink in parts.sinks}
         self._threads = [
-            threading.Thread(target=self._deliver, args=(sink,), name=f"sink-{sink.name}", daemon=True)
+            threading.Thread(target=self._work_for, args=(sink,), name=f"sink-{sink.name}", daemon=True)
             for sink in parts.sinks
         ]
         self._collector = Collector(
@@ -140,7 +142,7 @@ class Schedule:
 
     def _add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first: datetime) -> None:
         self._scheduler.add_job(
-            self._guarded(job),
+            self._guarded(f"the job {name}", job),
             Every(seconds),
             id=name,
             executor="housekeeping",
@@ -173,12 +175,13 @@ class Schedule:
                 with suppress(LookupError):  # its contract is gone
                     self._scheduler.modify_job(job.id, next_run_time=now)
 
-    def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
+    def _guarded(self, name: str, job: Callable[[], None]) -> Callable[[], None]:
         """The job with its errors told. A state that is unavailable may come back; other troubles of it end the daemon."""
 
         def run() -> None:
             try:
-                job()
+                with self.workers.busy(name):
+                    job()
             except StoppedError:
                 pass
             except StateUnavailableError as error:
@@ -203,7 +206,7 @@ class Schedule:
         for contract in sorted(set(contracts) - self._contracts):
             log.info("contract.discovered", extra={"contract": contract})
             self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
-            poll = self._guarded(lambda contract=contract: self._poll(contract))  # type: ignore[misc]
+            poll = self._guarded(f"the poll of contract {contract}", lambda contract=contract: self._poll(contract))  # type: ignore[misc]
             self._scheduler.add_job(
                 poll, Every(self.parts.config.poll.interval_seconds, is_spread=True), id=f"poll-{contract}"
             )
@@ -301,10 +304,15 @@ class Schedule:
             on_failed=lambda kind: failed.labels(sink.name, kind).inc(),
         )
 
+    def _work_for(self, sink: Sink) -> None:
+        with self.workers.busy(f"sink {sink.name}"):
+            self._deliver(sink)
+
     def _deliver(self, sink: Sink) -> None:
         """The loop of one sink's thread."""
         deliverer, committed = self._deliverers[sink.name], self._committed[sink.name]
         while not self._stop.is_set():
+            moves()
             try:
                 wait = deliverer.step().wait_seconds
             except StoppedError:
@@ -343,6 +351,7 @@ class Schedule:
         return _UNAVAILABLE_SECONDS
 
     def _after_window(self, done: Done) -> None:
+        moves()
         if done.kept:
             self._wake_sinks()
 

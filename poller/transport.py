@@ -23,8 +23,9 @@ import requests
 import urllib3
 
 from poller import __version__
-from poller.connections import Answer, EarlyAnswerError, SendTimeoutError, Session, TooSlowError
+from poller.connections import DRIP_FACTOR, Answer, EarlyAnswerError, SendTimeoutError, Session, TooSlowError
 from poller.errors import BodyTooLargeError, StoppedError, TransientError
+from poller.liveness import moves
 
 _CHUNK_BYTES = 256 * 1024
 # Of an answer whose head is what counts, no more of the body is read, and it is not waited for longer.
@@ -90,6 +91,7 @@ class Transport:
         session.headers.update(headers or {})
         self._session = session
         self._timeout_seconds = timeout_seconds
+        self._send_timeout_seconds = send_timeout_seconds
 
     def request(
         self,
@@ -125,6 +127,8 @@ class Transport:
         body: bytes | None,
         read: Callable[[requests.Response], Response],
     ) -> Response:
+        connect_seconds, read_seconds = self._timeout_seconds
+        moves(connect_seconds + self._send_timeout_seconds + DRIP_FACTOR * read_seconds)
         try:
             with self._session.request(
                 method,
@@ -139,6 +143,8 @@ class Transport:
                 return read(answer)
         except _FOREIGN as error:
             raise _translate(error, urlsplit(url).netloc) from error
+        finally:
+            moves()
 
     def close(self) -> None:
         self._session.close()

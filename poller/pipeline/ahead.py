@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 from poller.errors import StoppedError
+from poller.liveness import helping, waiting_for_others
 from poller.reading import Reading, Split, WindowReader
 from poller.windows import Window
 
@@ -43,7 +44,8 @@ class ReadAhead:
                         item.future.add_done_callback(lambda _: has_changed.set())
                 result = queue[0].result()
                 if result is None:
-                    has_changed.wait()
+                    with waiting_for_others():
+                        has_changed.wait()
                 elif isinstance(result, Reading):
                     yield queue[0].window, result
                     queue.pop(0)
@@ -79,7 +81,8 @@ class ReadAhead:
             return
         donor = next((item for item in reversed(queue) if item.has_slot), None)
         if donor is None:
-            self._slots.acquire()
+            with waiting_for_others():
+                self._slots.acquire()
             return
         if donor.future is not None:
             donor.future.cancel()
@@ -87,7 +90,7 @@ class ReadAhead:
 
     def _begin(self, reader: WindowReader, window: Window) -> Future[Reading | Split]:
         try:
-            return self._readers.submit(reader.read, window)
+            return self._readers.submit(helping(reader.read), window)
         except RuntimeError as error:  # closed since we last looked
             raise StoppedError("asked to stop") from error
 

@@ -15,9 +15,11 @@ from typing import Any
 from poller.config import Config
 from poller.config import FirehoseSink as Settings
 from poller.config.sinks import KIB, MIB
+from poller.connections import DRIP_FACTOR
 from poller.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.errors import ConfigError, Problem
 from poller.events import OutboxEvent
+from poller.liveness import moves
 from poller.sinks import Configured, build_render
 from poller.sinks.http import words_of
 from poller.transport import RateLimit, Response
@@ -124,6 +126,7 @@ class FirehoseSink(Configured):
         from botocore.exceptions import BotoCoreError, ClientError
 
         outcome: Outcome
+        moves(self._settings.connect_timeout_seconds + DRIP_FACTOR * self._settings.read_timeout_seconds)
         try:
             if self._client is None:
                 self._connect()

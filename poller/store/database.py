@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from poller.errors import StateError, StateHeldError, StoppedError
+from poller.liveness import moves
 from poller.store.connection import SharedConnection, attach, detach, identity_of
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
 from poller.store.soundness import has_usual_types, is_sound
@@ -146,6 +147,7 @@ class Database:
         Raises: StateUnavailableError when it may work later, StateError for all else that SQLite has to say.
         """
         deadline = time.monotonic() + _BUSY_SECONDS
+        moves()
         while True:
             with self._lock:
                 try:

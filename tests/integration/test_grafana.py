@@ -293,6 +293,7 @@ def test_every_promql_passes_promtool(promtool: str, tmp_path: Path) -> None:
 
 # Alert -> series that make it fire within two hours of minutes, and the labels that it then has. `a+bxn`: n steps of b.
 FIRING = {
+    "WorkersStuck": ("workers_stuck", "1x120", {}),
     "LogLinesDropped": ("log_lines_dropped_total", "0+1x120", {}),
     "PollStale": ('last_poll_success_at_seconds{contract="1"}', "0x120", {"contract": "1"}),
     "CollectingBehind": (
@@ -318,6 +319,7 @@ WELL = {
     'audit_missing_events{contract="1"}': "0x120",
     'events_repaired_total{contract="1"}': "5x120",
     "log_lines_dropped_total": "5x120",
+    "workers_stuck": "0x120",
     'token_expires_at_seconds{account="a"}': f"{30 * 86_400}x120",
     'build_info{version="1"}': "1x120",
 }

@@ -11,15 +11,19 @@ from typing import Any
 
 import pytest
 
+from poller import liveness, schedule
 from poller.config import Config, Http
 from poller.daemon import Daemon
-from poller.delivery import Accepted, Outcome
+from poller.delivery import Accepted, Outcome, RetryAfter
 from poller.errors import PollerError, TransientError
+from poller.events import Event
 from poller.notify import Notifier
 from poller.pipeline.collect import Prepared
 from poller.schedule import Parts
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
+from poller.store.contracts import Commit
+from poller.windows import Window
 from tests.support import wait_until
 
 QUIET = Config(http=Http(listen=""))
@@ -28,15 +32,40 @@ QUIET = Config(http=Http(listen=""))
 class Sink(StdoutSink):
     """Takes everything; its start goes as `resumed` says."""
 
-    def __init__(self, resumed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, resumed: Callable[[], None] = lambda: None, sent: Callable[[], Outcome] = Accepted) -> None:
         super().__init__(PRINTED)
         self._resumed = resumed
+        self._sent = sent
 
     def resume(self, mark: int | None) -> None:
         self._resumed()
 
     def send(self, events: Sequence[Any]) -> Outcome:
-        return Accepted()
+        return self._sent()
+
+
+class Api:
+    """An account that hangs where it is asked for contracts."""
+
+    clock_skew_seconds = 0.0
+
+    def __init__(self, asked: Callable[[], object]) -> None:
+        self._asked = asked
+
+    def contracts(self) -> list[str]:
+        self._asked()
+        return []
+
+
+class Ear(Notifier):
+    """Keeps what systemd would be told."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.told: list[dict[str, str]] = []
+
+    def tell(self, **values: str) -> None:
+        self.told.append(values)
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +80,19 @@ def signals() -> Iterator[None]:
 class Running:
     """A daemon of this process; `during` is what happens to it, in a thread, until it is told to stop."""
 
-    def __init__(self, directory: Path, sinks: Sequence[Sink]) -> None:
-        self._state = State.open(directory, "run")
+    def __init__(self, directory: Path, sinks: Sequence[Sink], api: Api | None = None) -> None:
+        self.state = State.open(directory, "run")
+        self._api = api
+        self.ear = Ear()
         self.sinks = self.sinks_before = sinks
         self.built: list[Config | None] = []
-        self.daemon = Daemon(self._state, self._build, Notifier(None))
+        self.daemon = Daemon(self.state, self._build, self.ear)
 
     def _build(self, stop: threading.Event, observe: object, before: Config | None) -> Parts:
         self.built.append(before)
         sinks = self.sinks if before is None else self.sinks_before
-        return Parts(QUIET, {}, sinks, dict, lambda contract, events: Prepared(events))
+        accounts: Any = {} if self._api is None else {"default": self._api}
+        return Parts(QUIET, accounts, sinks, dict, lambda contract, events: Prepared(events))
 
     def run(self, during: Callable[[], None]) -> None:
         failures: list[BaseException] = []
@@ -79,7 +111,7 @@ class Running:
             self.daemon.run()
         finally:
             thread.join()
-            self._state.close()
+            self.state.close()
         if failures:
             raise failures[0]
 
@@ -136,3 +168,64 @@ def test_where_the_old_configuration_cannot_start_either_the_daemon_ends_with_th
 
     with pytest.raises(PollerError, match="cannot go on: RuntimeError: again"):
         running.run(during)
+
+
+def fill(state: State) -> None:
+    """An event to deliver to each sink that is known by now."""
+    state.contracts.enrol(["1"], "gone", 0, 0)
+    event = Event(1_000_000, bytes(16), b"{}", True, True)
+    state.contracts.commit_window(Commit("1", Window(0, 9), 1, [event], 1, [event], 9, advance_to=9))
+
+
+@pytest.mark.parametrize("who", ["sink stdout", "the job discovery"])
+def test_a_worker_that_hangs_is_named_and_the_watchdog_is_not_fed_until_it_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, who: str
+) -> None:
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 1.5)
+    monkeypatch.setattr(schedule, "HEARTBEAT_SECONDS", 1.0)  # the tick, and how long an idle sink waits
+    may_go_on = threading.Event()
+
+    def hang() -> Outcome:
+        assert may_go_on.wait(20)
+        return Accepted()
+
+    running = Running(tmp_path, [Sink(sent=hang)], None if who == "sink stdout" else Api(hang))
+
+    def during() -> None:
+        daemon, told = running.daemon, running.ear.told
+        if who == "sink stdout":
+            fill(running.state)
+        health = wait_until(lambda: not (found := daemon.alive()).is_well and found, what="it is named")
+        assert len(health.reasons) == 1
+        assert health.reasons[0].startswith(f"{who} has not moved for ")
+        wait_until(lambda: any(who in values["STATUS"] and "WATCHDOG" not in values for values in told[1:]))
+        assert b"ionos_poller_workers_stuck 1.0" in daemon.metrics.render()
+        may_go_on.set()
+        wait_until(lambda: daemon.alive().is_well, what="it moves again")
+        wait_until(lambda: logged(caplog, "worker.moved"), what="that is told")
+        before = len(told)
+        wait_until(lambda: any("WATCHDOG" in values for values in told[before:]), what="the watchdog is fed again")
+
+    caplog.set_level("INFO", logger="poller")
+    running.run(during)
+    assert [record["worker"] for record in logged(caplog, "worker.stuck")] == [who]
+
+
+def test_a_sink_that_waits_before_it_tries_again_is_not_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.6)
+    tried = threading.Event()
+
+    def postpone() -> Outcome:
+        tried.set()
+        return RetryAfter("overloaded", 3600)
+
+    running = Running(tmp_path, [Sink(sent=postpone)])
+
+    def during() -> None:
+        fill(running.state)
+        assert tried.wait(10)
+        for _ in range(100):
+            assert "sink stdout" not in running.daemon._stuck()
+            threading.Event().wait(0.01)
+
+    running.run(during)

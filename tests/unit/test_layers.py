@@ -18,6 +18,7 @@ PACKAGE = "poller"
 ROOMS = {
     "core": {"errors", "events", "windows", "delivery", "reading", "mapping"},
     "config": {"config"},
+    "liveness": {"liveness"},
     "telemetry": {"telemetry", "log_stream"},
     "listening": {"listening"},
     "reporting": {"health", "metrics", "notify", "readiness"},
@@ -35,11 +36,12 @@ ROOMS = {
 }
 
 # Room -> the rooms it may import besides itself. All may know the version, in poller/__init__.py.
-BASE = {"core", "config"}
+BASE = {"core", "config", "liveness"}
 EDGES = BASE | {"telemetry", "transport", "api", "store", "sinks"}
 MAY_IMPORT = {
     "core": set(),
     "config": {"core"},
+    "liveness": set(),
     "telemetry": BASE,
     "transport": BASE | {"telemetry"},
     "api": BASE | {"telemetry", "transport"},
