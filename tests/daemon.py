@@ -106,19 +106,29 @@ class Daemon:
 
     # The process
 
-    def start(self, *args: str, is_awaited: bool = True, stdout: str = "") -> Daemon:
-        """Start it, and wait until it answers (which is not the same as being ready). `stdout`: a shell's redirection."""
-        with self.stderr_file.open("ab") as stderr:
+    def start(
+        self,
+        *args: str,
+        is_awaited: bool = True,
+        stdout: str = "",
+        stderr: int | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Daemon:
+        """Start it, and wait until it answers (which is not the same as being ready).
+
+        `stdout`: a shell's redirection; `stderr`: a descriptor in place of the file.
+        """
+        with self.stderr_file.open("ab") as file:
             command = [*COMMAND, "run", *args]
             if stdout:
                 command = ["sh", "-c", f'exec "$@" {stdout}', "sh", *command]
             self.process = subprocess.Popen(
                 command,
                 cwd=self.directory,
-                env=clean_environment(),
+                env=clean_environment(env),
                 stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
+                stdout=file,
+                stderr=file if stderr is None else stderr,
             )
         if is_awaited:
             wait_until(self.is_up, 15, what="the daemon answers")

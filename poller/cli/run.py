@@ -10,6 +10,7 @@ import click
 from poller.cli.compose import activity_logs, preparation, token_expiries
 from poller.cli.messages import restarted_if_it_may_pass
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
+from poller.cli.stopping import end_soon_after_a_signal
 from poller.config import Config, process_environment
 from poller.daemon import Daemon
 from poller.errors import ConfigError, Problem
@@ -17,6 +18,9 @@ from poller.notify import Notifier
 from poller.schedule import Parts
 from poller.sinks import build_sink
 from poller.store import State
+
+# More than a batch in flight may take (`schedule.DRAIN_SECONDS`), less than service managers wait.
+_END_SECONDS = 9.5
 
 
 @click.command("run", cls=GlobalOptionsCommand)
@@ -50,6 +54,7 @@ def _run(settings: Settings, since: int | None) -> int:
             preparation(current),
         )
 
+    end_soon_after_a_signal(_END_SECONDS)
     try:
         return Daemon(state, build, Notifier(process_environment().get("NOTIFY_SOCKET"))).run()
     finally:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT for commands that take time, but for `run`: the work is asked to stop, never interrupted.
+"""SIGTERM and SIGINT for commands that take time: the work is asked to stop, never interrupted. `run` asks for itself.
 
 An exception out of a signal handler may come between any two steps of anything: in a lock half taken, a socket not yet in the
 hands of who closes it, a destructor, which swallows it. So the work has a thread of its own, and the main thread waits for its
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import click
 
-from poller.errors import EXIT_INTERRUPTED, StoppedError
+from poller.errors import EXIT_INTERRUPTED, EXIT_OK, StoppedError
 
 Result = TypeVar("Result")
 
@@ -60,9 +60,26 @@ def until_stopped(work: Callable[[threading.Event], Result], *, grace_seconds: f
     return outcome.result()
 
 
-def _end_in(seconds: float) -> threading.Timer:
+def end_soon_after_a_signal(seconds: float) -> None:
+    """Have the process end, with 0, so long after SIGTERM or SIGINT, whatever keeps it from ending by itself.
+
+    What was committed stands, so nothing is lost by it. Python's own handlers wait for the main thread, which may hang.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] not in (signal.SIGTERM, signal.SIGINT):
+            pass
+        _end_in(seconds, EXIT_OK)
+
+    threading.Thread(target=watch, name="end", daemon=True).start()
+
+
+def _end_in(seconds: float, code: int = EXIT_INTERRUPTED) -> threading.Timer:
     """End the process by then, whatever it is at: its last words may be for somebody who does not listen any more."""
-    timer = threading.Timer(seconds, os._exit, (EXIT_INTERRUPTED,))
+    timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()
     return timer

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks import Sink, build_sink
 from poller.store import State, outbox
-from tests.daemon import CONTRACTS, FIRST, LOGGING, LOKI, STOPS_WITHIN_SECONDS, MakeDaemon
+from tests.daemon import CONTRACTS, FIRST, LOGGING, LOKI, SECOND, STOPS_WITHIN_SECONDS, MakeDaemon
 from tests.support import wait_until
 
 BATCH_EVENTS = 100
@@ -285,6 +289,69 @@ def test_sigterm_during_a_batch_finishes_it_and_repeats_nothing(daemon_of: MakeD
     daemon.stop()
     daemon.assert_once()
     daemon.assert_clean()
+
+
+@pytest.fixture
+def deaf_reader() -> Iterator[tuple[int, int]]:
+    """A pipe that is full, and read when a test does it: reader and writer."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"\n" * 4096)
+    os.set_blocking(writer, True)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.fixture
+def deaf_systemd(tmp_path: Path) -> Iterator[str]:
+    """The address of a notify socket whose queue is full."""
+    address = str(tmp_path / "notify")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as voice,
+    ):
+        ear.bind(address)
+        voice.connect(address)
+        voice.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                voice.send(b"X=1")
+        yield address
+
+
+def test_while_nobody_reads_stderr_and_the_notify_socket_it_works_and_ends(
+    daemon_of: MakeDaemon, deaf_reader: tuple[int, int], deaf_systemd: str
+) -> None:
+    reader, writer = deaf_reader
+    daemon = daemon_of(contracts=2, events=500, faults=("sink=logging:503:x1",))
+    daemon.start("--log-level", "debug", stderr=writer, env={"NOTIFY_SOCKET": deaf_systemd})
+    daemon.await_delivery()
+    daemon.simulator.add_entries(FIRST, count=5)
+    daemon.await_delivery()
+    daemon.configure(each={"read_timeout": '"2s"'})
+    daemon.signal(signal.SIGHUP)
+    daemon.simulator.add_entries(SECOND, count=5)
+    daemon.await_delivery()
+    assert daemon.get("/healthz")[0] == 200
+    assert daemon.metric("log_lines_dropped_total") == 0, "its queue holds them"
+    told = b""
+    while b"config.reloaded" not in told:
+        told += os.read(reader, 65_536)
+    messages = [json.loads(line)["message"] for line in told.splitlines() if line.endswith(b"}")]
+    assert messages.index("daemon.started") < messages.index("batch.sent") < messages.index("config.reloaded")
+    assert daemon.stop() < STOPS_WITHIN_SECONDS
+    daemon.assert_once()
+
+
+def test_an_end_with_an_error_ends_though_nobody_reads_it(daemon_of: MakeDaemon, deaf_reader: tuple[int, int]) -> None:
+    daemon = daemon_of(contracts=1, events=10)
+    daemon.start(stderr=deaf_reader[1])
+    daemon.await_delivery()
+    shutil.rmtree(daemon.state_dir)
+    assert daemon.process.wait(timeout=20) == 4
 
 
 def test_sigterm_while_sink_and_api_hang_ends_within_ten_seconds(daemon_of: MakeDaemon) -> None:

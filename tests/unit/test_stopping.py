@@ -11,7 +11,7 @@ import click
 import pytest
 
 from poller.cli import stopping
-from poller.cli.stopping import until_stopped
+from poller.cli.stopping import end_soon_after_a_signal, until_stopped
 from poller.errors import StoppedError, TransientError
 from tests.support import wait_until
 
@@ -82,3 +82,21 @@ def test_the_handlers_are_afterwards_as_they_were() -> None:
 def test_the_work_prints_as_its_command_would() -> None:
     with click.Context(click.Command("fetch"), color=True):
         assert until_stopped(lambda stop: click.get_current_context().color) is True
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_process_that_hangs_is_ended_soon_after_a_signal_and_by_no_other(
+    exits: list[int], number: signal.Signals
+) -> None:
+    handlers = {other: signal.signal(other, lambda *_: None) for other in (*NUMBERS, signal.SIGHUP)}
+    try:
+        end_soon_after_a_signal(0.1)
+        signal.raise_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        assert exits == []
+        signal.raise_signal(number)
+        wait_until(lambda: exits == [0], what="it ends")
+    finally:
+        signal.set_wakeup_fd(-1)
+        for other, handler in handlers.items():
+            signal.signal(other, handler)
