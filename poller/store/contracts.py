@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from poller.events import Event
@@ -73,7 +74,7 @@ class Commit(NamedTuple):
 class Contracts:
     """The tables `contracts`, `ranges`, `ledger` and `filtered`, and the fact `skipped`.
 
-    Every method is one transaction or one read, but for `prune`, which commits contract by contract.
+    Every method is one transaction or one read, but for `prune`, which commits piece by piece.
     """
 
     def __init__(self, database: Database) -> None:
@@ -195,16 +196,20 @@ class Contracts:
 
         Counted from the watermark where that is earlier than `now`: our clock alone may be wrong by years.
         """
-        with self._database.reading() as connection:
-            query = "SELECT DISTINCT contract FROM ledger WHERE length(identities) > 0 AND updated_at < ?"
-            outdated = [contract for (contract,) in connection.execute(query, (now - retention_seconds,))]
-        for name in outdated:
-            contract = self.get(name)
-            watermark = contract.watermark if contract else now
-            pending = [span.window.start for span in self.ranges(name)]
+        for contract in self.all():
+            pending = [span.window.start for span in self.ranges(contract.contract)]
+            watermark = contract.watermark
             before = min(min(now, watermark) - retention_seconds, watermark - overlap_seconds, *pending)
+            self._prune(contract.contract, before)
+
+    def _prune(self, contract: str, before: int) -> None:
+        with self._database.reading() as connection:
+            if not ledger.has_outdated(connection, contract, before):
+                return
+        for _ in self._database.in_pieces(repeat(None)):
             with self._database.transaction() as connection:
-                ledger.prune(connection, name, before)
+                if not ledger.prune(connection, contract, before):
+                    return
 
 
 _SELECT = f"SELECT {', '.join(Contract._fields)}, seal = crc32({SEALED_CONTRACT}) FROM contracts"

@@ -11,8 +11,9 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ _GIVE_WAY_SECONDS = 0.005
 _PAGE_BYTES = 4096
 # Less than that will be used again soon: moving pages costs more than it gives.
 _VACUUM_BYTES = 32 * 1024 * 1024
+_VACUUM_PAGES = 1000
 _UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
 Piece = TypeVar("Piece")
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -152,7 +154,7 @@ class Database:
             with self._lock:
                 try:
                     connection = self._connection
-                    if self._has_begun(connection, deadline):
+                    if self._is_let_in(partial(connection.execute, "BEGIN IMMEDIATE"), deadline):
                         try:
                             yield connection
                             connection.execute("COMMIT")
@@ -166,10 +168,10 @@ class Database:
             time.sleep(_BUSY_PAUSE_SECONDS)
 
     @staticmethod
-    def _has_begun(connection: sqlite3.Connection, deadline: float) -> bool:
+    def _is_let_in(begin: Callable[[], object], deadline: float) -> bool:
         """Begin a transaction. False where another program has the file locked, and it is not `deadline` yet."""
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            begin()
         except sqlite3.OperationalError as error:
             if code_of(error) & 0xFF == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
                 return False
@@ -194,13 +196,28 @@ class Database:
             yield piece
 
     def vacuum(self, *, is_last: bool = False) -> None:
-        """Give free pages back to the file system, once they are worth it or nothing comes any more.  Raises: StateError."""
+        """Give free pages back to the file system, once they are worth it or nothing comes any more.
+
+        Commits: piece by piece, so that nobody waits for long, and the log grows by a piece at most.  Raises: StateError.
+        """
         with self.reading() as connection:
-            free_bytes = connection.execute("PRAGMA freelist_count").fetchone()[0] * _PAGE_BYTES
-            if free_bytes < _VACUUM_BYTES and not is_last:
-                return
-            # Not `execute`: it takes one step, which is one page.
-            connection.executescript("PRAGMA incremental_vacuum")
+            free_pages = connection.execute("PRAGMA freelist_count").fetchone()[0]
+        if free_pages * _PAGE_BYTES < _VACUUM_BYTES and not is_last:
+            return
+        # Not `execute`: it takes one step, which is one page. A script begins and ends its transaction itself.
+        step = f"BEGIN IMMEDIATE; PRAGMA incremental_vacuum({_VACUUM_PAGES}); COMMIT;"
+        for _piece in self.in_pieces(range(0, free_pages, _VACUUM_PAGES)):
+            deadline = time.monotonic() + _BUSY_SECONDS
+            while not self._is_stepped(step, deadline):
+                time.sleep(_BUSY_PAUSE_SECONDS)
+
+    def _is_stepped(self, script: str, deadline: float) -> bool:
+        with self.reading() as connection:
+            try:
+                return self._is_let_in(partial(connection.executescript, script), deadline)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     def close(self) -> None:
         self._disconnect()

@@ -2,21 +2,31 @@
 
 Identities lie in blobs of up to `_CHUNK_IDENTITIES`, by contract and hour of the event's own time, each with the span of times in
 it: a window looks up only what can be in it, and an hour is counted without being read. Entries without a time are
-looked up among all those without one, since nothing says where they would be. Works inside its caller's transaction.
+looked up among all those without one, since nothing says where they would be. What is pruned leaves the number of its entries, by
+hour, in one row for each contract and day. Works inside its caller's transaction.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.events import IDENTITY_BYTES, Event
+from poller.store.database import DamagedRowError
 
 HOUR_SECONDS = 3600
 _HOUR_US = HOUR_SECONDS * 1_000_000
 _DAY_US = 24 * _HOUR_US
 _CHUNK_IDENTITIES = 4096
+_DAY_HOURS = 24
+_DAY_COUNTS = struct.Struct(f"<{_DAY_HOURS}I")
+# As many rows, or bytes of identities, are pruned at once.
+PIECE_ROWS = 1000
+PIECE_BYTES = 4 * 1024 * 1024
 
 
 def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event], *, after_id: int = 0) -> list[Event]:
@@ -81,7 +91,7 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
         if room:
             _extend(connection, id_, members[:room], now)
         for start in range(room, len(members), _CHUNK_IDENTITIES):
-            _begin(connection, contract, bucket, members[start : start + _CHUNK_IDENTITIES], now)
+            _begin(connection, contract, bucket, members[start : start + _CHUNK_IDENTITIES], now, sealed)
 
 
 def _extend(connection: sqlite3.Connection, id_: int, chunk: Sequence[Event], now: int) -> None:
@@ -94,13 +104,19 @@ def _extend(connection: sqlite3.Connection, id_: int, chunk: Sequence[Event], no
 
 
 def _begin(
-    connection: sqlite3.Connection, contract: str, bucket: tuple[int, bool], chunk: Sequence[Event], now: int
+    connection: sqlite3.Connection,
+    contract: str,
+    bucket: tuple[int, bool],
+    chunk: Sequence[Event],
+    now: int,
+    sealed: int,
 ) -> None:
     first, last, identities = _packed(chunk)
+    # Pruned rows free their numbers, but a new row must come after what a sink was begun at.
     connection.execute(
-        "INSERT INTO ledger (contract, hour, is_timed, first_us, last_us, updated_at, identities)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (contract, *bucket, first, last, now, identities),
+        "INSERT INTO ledger (id, contract, hour, is_timed, first_us, last_us, updated_at, identities)"
+        " VALUES (1 + max(?, (SELECT coalesce(max(id), 0) FROM ledger)), ?, ?, ?, ?, ?, ?, ?)",
+        (sealed, contract, *bucket, first, last, now, identities),
     )
 
 
@@ -119,21 +135,81 @@ class Count(NamedTuple):
 
 def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) -> dict[int, Count]:
     """Entries collected by hour, of the hours that begin in `[start, end)` (unix seconds); empty hours are left out."""
+    first, last = start // HOUR_SECONDS, (end - 1) // HOUR_SECONDS
+    known: Counter[int] = Counter()
+    forgotten = Counter(_read_forgotten(connection, contract, first, last))
     rows = connection.execute(
         f"SELECT hour, sum(length(identities)) / {IDENTITY_BYTES}, sum(forgotten) FROM ledger"
-        " WHERE contract = ? AND hour >= ? AND hour * 3600 < ? GROUP BY hour",
-        (contract, start // HOUR_SECONDS, end),
+        " WHERE contract = ? AND hour BETWEEN ? AND ? GROUP BY hour",
+        (contract, first, last),
     )
-    return {hour * HOUR_SECONDS: Count(known + forgotten, forgotten) for hour, known, forgotten in rows}
+    for hour, remembered, number in rows:
+        known[hour] += remembered
+        forgotten[hour] += number
+    hours = sorted(known.keys() | forgotten.keys())
+    return {hour * HOUR_SECONDS: Count(known[hour] + forgotten[hour], forgotten[hour]) for hour in hours}
 
 
-def prune(connection: sqlite3.Connection, contract: str, before: int) -> None:
-    """Forget the identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays."""
-    connection.execute(
-        f"UPDATE ledger SET forgotten = forgotten + length(identities) / {IDENTITY_BYTES}, identities = x''"
-        " WHERE contract = ? AND hour < ? AND updated_at < ? AND length(identities) > 0",
-        (contract, before // HOUR_SECONDS, before),
+def has_outdated(connection: sqlite3.Connection, contract: str, before: int) -> bool:
+    """Whether `prune` would find anything."""
+    return bool(_outdated(connection, contract, before, 1))
+
+
+def prune(connection: sqlite3.Connection, contract: str, before: int) -> bool:
+    """Forget identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
+
+    As many as one transaction should.  Returns: whether there are more.
+    """
+    rows = _outdated(connection, contract, before, PIECE_ROWS)
+    counts: Counter[int] = Counter()
+    size = 0
+    pruned = []
+    for id_, hour, length, forgotten in rows:
+        if size >= PIECE_BYTES:
+            break
+        counts[hour] += length // IDENTITY_BYTES + forgotten
+        size += length
+        pruned.append((id_,))
+    _add_forgotten(connection, contract, counts)
+    connection.executemany("DELETE FROM ledger WHERE id = ?", pruned)
+    return len(pruned) < len(rows) or len(rows) == PIECE_ROWS
+
+
+def _outdated(
+    connection: sqlite3.Connection, contract: str, before: int, limit: int
+) -> list[tuple[int, int, int, int]]:
+    return connection.execute(
+        "SELECT id, hour, length(identities), forgotten FROM ledger WHERE contract = ? AND hour < ? AND updated_at < ?"
+        " LIMIT ?",
+        (contract, before // HOUR_SECONDS, before, limit),
+    ).fetchall()
+
+
+def _add_forgotten(connection: sqlite3.Connection, contract: str, counts: Mapping[int, int]) -> None:
+    for day in sorted({hour // _DAY_HOURS for hour in counts}):
+        first = day * _DAY_HOURS
+        before = _read_forgotten(connection, contract, first, first + _DAY_HOURS - 1)
+        numbers = [before.get(hour, 0) + counts.get(hour, 0) for hour in range(first, first + _DAY_HOURS)]
+        connection.execute(
+            "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?)",
+            (contract, day, zlib.compress(_DAY_COUNTS.pack(*numbers))),
+        )
+
+
+def _read_forgotten(connection: sqlite3.Connection, contract: str, first: int, last: int) -> dict[int, int]:
+    """Entries known by number alone, of the hours from `first` to `last`; empty hours are left out."""
+    rows = connection.execute(
+        "SELECT day, counts FROM forgotten WHERE contract = ? AND day BETWEEN ? AND ?",
+        (contract, first // _DAY_HOURS, last // _DAY_HOURS),
     )
+    found: dict[int, int] = {}
+    for day, blob in rows:
+        try:
+            numbers = _DAY_COUNTS.unpack(zlib.decompress(blob))
+        except (zlib.error, struct.error) as error:
+            raise DamagedRowError("the counts of a day fail their checksum") from error
+        found.update(enumerate(numbers, day * _DAY_HOURS))
+    return {hour: number for hour, number in found.items() if number and first <= hour <= last}
 
 
 def _identities(rows: Iterable[tuple[bytes]]) -> Iterable[bytes]:

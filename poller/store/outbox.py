@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 from poller.errors import StateError
@@ -16,6 +17,8 @@ from poller.store import segments
 from poller.store.database import DamagedRowError, Database
 from poller.store.schema import SEALED_SINK
 from poller.store.segments import Segment, Stored
+
+PIECE_SEGMENTS = 16  # at once: up to 16 MiB
 
 
 class Batch(NamedTuple):
@@ -65,7 +68,9 @@ class Size(NamedTuple):
 
 
 class Outbox:
-    """The tables `segments`, `outbox_size` and `sinks`; adds to `dead_letters`. Every method is one transaction or one read."""
+    """The tables `segments`, `outbox_size` and `sinks`; adds to `dead_letters`. A method is one transaction or read, but for
+    `register` and `forget`, which delete in pieces what nobody waits for any more.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -80,8 +85,16 @@ class Outbox:
                 " ON CONFLICT (name) DO UPDATE SET type = excluded.type",
                 (name, type_),
             )
-            _delete_done(connection, name, 0)  # what was collected while there was no sink waits for nobody
+        self._sweep(name, 0)  # what was collected while there was no sink waits for nobody
+        with self._database.reading() as connection:
             return read_sinks(connection, name)[0]
+
+    def _sweep(self, sink: str, segment: int) -> None:
+        """Commits: piece by piece, the deletion of segments that nobody waits for, also of those for `sink` up to `segment`."""
+        for _ in self._database.in_pieces(repeat(None)):
+            with self._database.transaction() as connection:
+                if _delete_done(connection, sink, segment, PIECE_SEGMENTS) < PIECE_SEGMENTS:
+                    return
 
     def postpone(
         self, sink: str, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None
@@ -99,14 +112,14 @@ class Outbox:
             connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (mark, sink))
 
     def forget(self, sink: str) -> bool:
-        """Let go of a sink: what waited for it alone is deleted. Commits: that. Returns whether it was known.
+        """Let go of a sink: what waited for it alone is deleted. Commits: that, piece by piece. Returns whether it was known.
 
-        Its dead letters stay.
+        Its dead letters stay. What an interrupt leaves is deleted with the next sink that is registered, or moves on.
         """
         with self._database.transaction() as connection:
             was_known = connection.execute("DELETE FROM sinks WHERE name = ?", (sink,)).rowcount == 1
-            last = connection.execute("SELECT max(id) FROM segments").fetchone()[0]
-            _delete_done(connection, sink, last or 0)
+            last = connection.execute("SELECT coalesce(max(id), 0) FROM segments").fetchone()[0]
+        self._sweep(sink, last)
         return was_known
 
     def sinks(self) -> list[Sink]:
@@ -274,18 +287,21 @@ def _advance(connection: sqlite3.Connection, sink: str, count: int) -> tuple[int
     return done, position
 
 
-def _delete_done(connection: sqlite3.Connection, sink: str, segment: int) -> None:
-    """Delete what all sinks are done with, and what was meant for this sink alone."""
+def _delete_done(connection: sqlite3.Connection, sink: str, segment: int, limit: int = -1) -> int:
+    """Delete what all sinks are done with, and what was meant for this sink alone; at most `limit`. Returns how many."""
     gone = connection.execute(
-        "DELETE FROM segments WHERE id <= coalesce((SELECT min(segment) FROM sinks), ?) AND sink IS NULL"
-        " RETURNING events, bytes",
-        (segment,),  # no sink is left: nobody waits for anything
+        "DELETE FROM segments WHERE id IN (SELECT id FROM segments"
+        " WHERE id <= coalesce((SELECT min(segment) FROM sinks), ?) AND sink IS NULL LIMIT ?) RETURNING events, bytes",
+        (segment, limit),  # no sink is left: nobody waits for anything
     ).fetchall()
     gone += connection.execute(
-        "DELETE FROM segments WHERE sink = ? AND id <= ? RETURNING events, bytes", (sink, segment)
+        "DELETE FROM segments WHERE id IN (SELECT id FROM segments WHERE sink = ? AND id <= ? LIMIT ?)"
+        " RETURNING events, bytes",
+        (sink, segment, limit if limit < 0 else limit - len(gone)),
     ).fetchall()
     if gone:
         _resize(connection, -sum(events for events, _ in gone), -sum(size for _, size in gone))
+    return len(gone)
 
 
 _SELECT_SINKS = f"SELECT {', '.join(Sink._fields)}, seal = crc32({SEALED_SINK}) FROM sinks"

@@ -87,6 +87,13 @@ MIGRATIONS = (
             SELECT sink, 0, count(*) FROM dead_letters WHERE sink NOT IN (SELECT name FROM sinks) GROUP BY sink
         ) WHERE dead + at_hand > 0;
     """,
+    """
+    -- How many entries of the hours of a day are known by number alone: 24 unsigned numbers of 32 bits, compressed (zlib).
+    CREATE TABLE forgotten (
+        contract TEXT NOT NULL, day INTEGER NOT NULL, counts BLOB NOT NULL, PRIMARY KEY (contract, day)
+    ) WITHOUT ROWID;
+    DROP INDEX ledger_age;
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 

@@ -12,7 +12,7 @@ from poller.errors import StateError
 from poller.store.inspection import schema_of
 from poller.store.outbox import DeadLetter
 from poller.store.overview import overview_of
-from tests.states import FIRST_MINUTE, START, commit, events, open_state
+from tests.states import FIRST_MINUTE, HOUR, START, commit, event, events, open_state
 
 
 def columns_of(path: Path) -> list[tuple[str, str]]:
@@ -31,6 +31,8 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
     state.contracts.add_range("1", FIRST_MINUTE, "since")
     state.outbox.register("out", "stdout")
     commit(state, events(1, 2, 3), kept=events(1, 2))
+    commit(state, [event(9, START - 5 * HOUR)], now=START - 4 * HOUR)
+    state.prune(HOUR, 0, START)
     batch = state.outbox.batch("out", 1, 1000)
     assert batch is not None
     letter = DeadLetter(batch.events[0], 400, "test")
