@@ -90,3 +90,75 @@ def alike(pipeline: Pipeline) -> Pipeline:
 def size_bytes(size: str) -> int:
     number, unit = re.fullmatch(r"(\d+)([KMG]?)", size).groups()  # type: ignore[union-attr]
     return int(number) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[unit]
+
+
+# What Fluent Bit 5.1.1 refuses: a file of fluent-bit/, what is changed in it, and words of what `check` says.
+# `--dry-run` finds these ...
+REFUSED = [
+    ("push.conf", "    Name              http\n    # Whoever", "    Name htp\n    # Whoever", ("htp", "set Name http")),
+    ("push.conf", "Name              http\n    Match", "Name lokki\n    Match", ("lokki", "set Name loki")),
+    ("push.conf", "    Name              http\n    Match", "    Match", ("has no Name",)),
+    ("push.conf", "    Host  ", "    Hosst  ", ("Hosst", "write host")),
+    ("push.conf", "    Buffer_Max_Size ", "    Bufer_Max_Size ", ("Bufer_Max_Size", "write buffer_max_size")),
+    ("push.conf", "    URI ", "    Quite_Unheard_Of x\n    URI ", ("Quite_Unheard_Of",)),
+    ("push.conf", "    Port              443", "Port 443", ("indented", "column")),
+    ("push.conf", "    Flush                      1", "Flush 1", ("the key Flush is not indented",)),
+    ("push.conf", "    Port              443", "      Port 443", ("indented in another way",)),
+    ("push.conf", "    Port              443", "\tPort 443", ("indented in another way",)),
+    ("push.conf", "    Port              443", "  # a comment\n    Port 443", ("indented in another way",)),
+    ("push.conf", "    Port              443", "  \n    Port 443", ("indented in another way",)),
+    ("push.conf", "    Port              443", "    Port\t443", ("has no value",)),
+    ("push.conf", "    Port              443", "    Port", ("'Port' has no value",)),
+    ("push.conf", "    URI               /activityLog", "    URI /activityLog\n    uri /a", ("2 times",)),
+    ("push.conf", "[OUTPUT]", "[OUTPUT", ("no `]`",)),
+    ("push.conf", "[OUTPUT]", "    [OUTPUT]", ("a section is indented",)),
+    ("push.conf", "[SERVICE]", "[PARSER]\n    Name x\n    Format json\n[SERVICE]", ("main file", "Parsers_File")),
+    ("push.conf", "storage.type      filesystem", "storage.type      disk", ("disk is none of filesystem",)),
+    ("push.conf", "Log_Level                  info", "Log_Level loud", ("loud is none of",)),
+    ("logging-service.conf", "Threaded          On", "Threaded 1", ("1 is neither on nor off",)),
+    ("logging-service.conf", "Parsers_File               parsers.conf", "Parsers_File gone.conf", ("gone.conf",)),
+    ("logging-service.conf", "Name              exec", "Name exce", ("exce", "set Name exec")),
+    ("logging-service.conf", "    Command  ", "    Comand  ", ("Comand", "write command")),
+]
+REFUSED_YAML = [
+    ("push.yaml", "name: http              # no", "name: htp              # no", ("htp", "set Name http")),
+    ("push.yaml", "      host:", "      hosst:", ("hosst", "write host")),
+    ("push.yaml", "  inputs:", "  input:", ("input", "write inputs")),
+    ("push.yaml", "pipeline:", "pipline:", ("pipline", "write pipeline")),
+    ("push.yaml", "      compress: gzip", "      format: json\n      uri: [/a, /b]", ("2 times",)),
+    ("push.yaml", "      port: 9880", "      port: 9880\n      tag:", ("tag has no value",)),
+    ("logging-service.yaml", "format: json\n    time_key", "format: jsn\n    time_key", ("jsn is none of",)),
+    ("logging-service.yaml", "threaded: on", "threaded: 1", ("1 is neither on nor off",)),
+]
+# ... and these only its start.
+REFUSED_AT_START = [
+    ("push.conf", "compress          gzip", "compress gz", ("gz is none of gzip, snappy, zstd",)),
+    ("push.conf", "compress          gzip", "http_method get", ("get is none of",)),
+    ("push.conf", "compress          gzip", "allow_duplicated_headers 1", ("is neither on nor off",)),
+    ("push.conf", "    storage.path               /var/lib/fluent-bit/ionos\n", "", ("needs storage.path",)),
+    ("push.conf", "storage.sync               full", "storage.sync none", ("none is none of normal, full",)),
+    ("logging-service.conf", "Buf_Size          2M", "Buf_Size 2MiB", ("2MiB is not a size",)),
+    ("logging-service.conf", "Buf_Size          2M", "Buf_Size 2 M", ("2 M is not a size",)),
+    ("logging-service.conf", "Buf_Size          2M", "Buf_Size False", ("Buf_Size False loses",)),
+    ("logging-service.conf", "Buf_Size          2M", "Oneshot 1\n    Buf_Size 2M", ("is neither on nor off",)),
+]
+
+# What it takes, however unusual.
+TAKEN = [
+    ("push.conf", "    Name              http\n    # Whoever", "    name HTTP\n    # Whoever"),
+    ("push.conf", "[INPUT]", "[inputs] # ours"),
+    ("push.conf", "[SERVICE]", "\r\n[SERVICE]\r"),
+    ("push.conf", "Port              443", "Port ${PORT}\n    net.keepalive off\n    Workers 2\n    header A b"),
+    ("push.conf", "Port              443", "Port 443\n    Active true\n    storage.total_limit_size off"),
+    ("push.conf", "Buffer_Max_Size   4M", "Buffer_Max_Size 1.5mb\n    http_server.max_connections 5"),
+    ("push.conf", "[SERVICE]", "@SET sum=off\n[SERVICE]"),
+    (
+        "push.conf",
+        "[OUTPUT]",
+        "[FILTER]\n    Name modify\n    Match *\n    Add a b\n    Add c d\n    Condition x y z\n[OUTPUT]",
+    ),
+    ("push.yaml", "buffer_max_size", "bufferMaxSize"),
+    ("push.yaml", "header: APIKEY ${IONOS_LOGGING_KEY}", 'header: ["APIKEY ${IONOS_LOGGING_KEY}", A b]'),
+    ("push.yaml", "compress: gzip", "compress:"),
+    ("push.yaml", "port: 9880", "port: 9880\n      threaded: yes"),
+]

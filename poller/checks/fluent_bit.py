@@ -8,20 +8,20 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.checks.fluent_bit_file import Section, read_sections, size_bytes
+from poller.checks.fluent_bit_known import NAME, ask_fluent_bit, check_known
+from poller.checks.fluent_bit_known import refused as _bad
+from poller.checks.programs import ask
 from poller.config import Config, LoggingServiceSink
 from poller.errors import EXIT_CONFIG, ConfigError
 
-NAME = "fluent-bit"
 MIN_BUFFER_BYTES = 1_000_000
 _DEFAULT_BUFFER = "4096"
-_START_SECONDS = 10.0
 _MAX_SAID_CHARS = 200
 _CONFIG_OPTIONS = ("--config", "--state-dir")
 _FOREVER = ("no_limits", "false", "off")
@@ -33,26 +33,25 @@ def check_fluent_bit(path: Path, config: Config | None) -> list[Finding]:
         sections = read_sections(path)
     except ConfigError as error:
         return from_error(NAME, error)
+    verdict = ask_fluent_bit(path, sections)
+    findings = [*verdict.findings, *check_known(sections, is_accepted=verdict.is_accepted is True)]
     inputs = [section for section in sections if section.kind == "input"]
     commands = [section for section in inputs if _is("exec", section)]
     ours = [section for section in commands if _words_of_fetch(section) is not None]
     pushed = [section for section in inputs if _is("http", section)]
     if not ours and (commands or not pushed):
-        return [_no_fetch(commands)]
-    findings = [finding for section in ours for finding in _check_exec(section, sections)]
-    findings += [finding for section in sections if section.kind == "service" for finding in _check_service(section)]
+        return [found for found in findings if found.level == "fail"] or [_no_fetch(commands)]
+    findings += [finding for section in ours for finding in _check_exec(section, sections)]
+    findings += _check_places(sections, path)
     for section in (*ours, *pushed):
         findings += _check_storage(section, sections)
         findings += _check_outputs(section, sections, config, path)
-    return findings or [ok(NAME, f"{path}: nothing in it loses entries that we know of")]
+    said = ", and fluent-bit --dry-run takes it" if verdict.is_accepted else ""
+    return findings or [ok(NAME, f"{path}: nothing in it loses entries that we know of{said}")]
 
 
 def _is(plugin: str, section: Section) -> bool:
     return section.get("name").lower() == plugin
-
-
-def _bad(section: Section, message: str, hint: str) -> Finding:
-    return fail(NAME, f"{section.title}: {message}", hint, EXIT_CONFIG)
 
 
 def _no_fetch(commands: Sequence[Section]) -> Finding:
@@ -114,12 +113,10 @@ def _check_program(section: Section, words: Sequence[str]) -> Iterator[Finding]:
     arguments = [*module, *options, "config", "show"]
     try:
         # The command that Fluent Bit is to run, named by whoever runs this.
-        done = subprocess.run(  # noqa: S603
-            [program, *arguments], capture_output=True, timeout=_START_SECONDS, check=False
-        )
-        said = done.stderr.decode(errors="replace").strip().partition("\n")[0][:_MAX_SAID_CHARS]
-        ending = "" if done.returncode == 0 else f"ends with {done.returncode}: {said}"
-    except (OSError, subprocess.TimeoutExpired) as error:
+        answer = ask([program, *arguments])
+        said = answer.said.strip().partition("\n")[0][:_MAX_SAID_CHARS]
+        ending = "" if answer.code == 0 else f"ends with {answer.code}: {said}"
+    except (OSError, TimeoutError) as error:
         ending = f"does not run: {type(error).__name__}"
     if ending:
         yield _bad(section, f"Command: {shlex.join([program, *arguments])} {ending}", "run it by hand to see why")
@@ -130,9 +127,7 @@ def _check_buffer(section: Section, words: Sequence[str]) -> Iterator[Finding]:
     size = size_bytes(text)
     longest = _option(words, "--max-line-bytes")
     wanted = int(longest) + 1 if longest.isdigit() else MIN_BUFFER_BYTES
-    if size is None:
-        yield _bad(section, f"Buf_Size {text} is not a size", "set Buf_Size 2M")
-    elif 0 <= size < wanted:
+    if size is not None and size < wanted:
         given = f"Buf_Size {text}" if "buf_size" in section.keys else "Buf_Size is 4096 by default, which"
         hint = "set Buf_Size 2M" if wanted < 2 * MIN_BUFFER_BYTES else f"set Buf_Size above --max-line-bytes, {longest}"
         yield _bad(section, f"{given} loses every longer entry", hint)
@@ -148,9 +143,7 @@ def _check_parser(section: Section, sections: Sequence[Section], time_key: str) 
         return
     parser = next((found for found in sections if found.kind == "parser" and found.get("name") == name), None)
     if parser is None:
-        hint = "name the file that defines it in Parsers_File of [SERVICE]"
-        yield _bad(section, f"there is no parser {name}", hint)
-        return
+        return  # told by `_check_places`
     if parser.get("format").lower() != "json":
         yield _bad(parser, "Format is not json", "set Format json: fetch prints JSON lines")
     wanted = parser.get("time_key")
@@ -171,15 +164,36 @@ def _check_service(section: Section) -> Iterator[Finding]:
         yield warn(NAME, f"{section.title}: {message}", "set json.escape_unicode off")
 
 
+def _check_places(sections: Sequence[Section], path: Path) -> Iterator[Finding]:
+    """What one section needs of another, or of the file that it is in."""
+    services = [found for found in sections if found.kind == "service"] or [Section("service", {})]
+    parsers = {found.get("name") for found in sections if found.kind == "parser"}
+    has_path = any(service.get("storage.path") for service in services)
+    yield from (finding for service in services for finding in _check_service(service))
+    for section in sections:
+        if section.kind == "input" and not has_path and _storage(section, services) == "filesystem":
+            message = "storage.type filesystem needs storage.path in [SERVICE]"
+            yield _bad(section, message, "set storage.path to a directory")
+        if section.kind in ("input", "filter"):
+            for name in section.keys.get("parser", []):
+                if name not in parsers and "${" not in name:
+                    hint = "name the file that defines it in Parsers_File of [SERVICE]"
+                    yield _bad(section, f"there is no parser {name}", hint)
+        if section.kind == "parser" and section.path == path and path.suffix.lower() not in (".yaml", ".yml"):
+            hint = "move it to a file of its own, and name that in Parsers_File of [SERVICE]"
+            yield _bad(section, "Fluent Bit does not start with a [PARSER] in its main file", hint)
+
+
+def _storage(section: Section, services: Sequence[Section]) -> str:
+    """Where an input keeps what waits."""
+    inherited = next((service.get("storage.type") for service in services if service.is_on("storage.inherit")), "")
+    return section.get("storage.type", inherited).lower()
+
+
 def _check_storage(section: Section, sections: Sequence[Section]) -> Iterator[Finding]:
-    service = next((found for found in sections if found.kind == "service"), None)
-    if section.get("storage.type").lower() != "filesystem":
+    if _storage(section, [found for found in sections if found.kind == "service"]) != "filesystem":
         hint = "set storage.type filesystem there, and storage.path in [SERVICE]"
         yield warn(NAME, f"{section.title}: what waits is kept in memory, and lost at a restart", hint)
-    elif service is None or not service.get("storage.path"):
-        yield _bad(
-            section, "storage.type filesystem needs storage.path in [SERVICE]", "set storage.path to a directory"
-        )
 
 
 # The output
@@ -208,7 +222,9 @@ def _matches(output: Section, tag: str) -> bool:
 
 def _check_retries(output: Section) -> Iterator[Finding]:
     limit = output.get("retry_limit", "1")
-    if limit.lower() not in _FOREVER:
+    if not limit.isdigit() and limit.lower() not in (*_FOREVER, "no_retries") and "${" not in limit:
+        yield _bad(output, f"Retry_Limit {limit} is no number, which counts as 1", "set Retry_Limit no_limits")
+    elif limit.lower() not in _FOREVER:
         yield _bad(output, f"gives up after {limit} retries, and drops what it held", "set Retry_Limit no_limits")
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,12 @@ from poller.errors import ConfigError, Problem
 
 _MAX_DEPTH = 8
 _MAX_BYTES = 1024 * 1024
+_PARTS = ("inputs", "filters", "outputs")
+_TOP = (
+    *("service", "pipeline", "parsers", "multiline_parsers", "includes", "env", "customs", "plugins"),
+    *("stream_processor", "upstream_servers"),
+)
+_VARIABLE = re.compile(r"\$\{([^}]+)\}")
 # Fluent Bit's units are of 1000.
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -24,14 +31,20 @@ class Section(NamedTuple):
 
     kind: str
     keys: Mapping[str, list[str]]
+    names: Mapping[str, str] = {}
+    """The keys as they are written."""
+    path: Path = Path()
 
     def get(self, key: str, default: str = "") -> str:
         """The last value of a key."""
-        return self.keys.get(key.lower(), [default])[-1]
+        return (self.keys.get(key.lower()) or [default])[-1]
 
     def is_on(self, key: str) -> bool:
         """As Fluent Bit reads it: `1` is not on."""
         return self.get(key).lower() in ("on", "true", "yes")
+
+    def spelled(self, key: str) -> str:
+        return self.names.get(key, key)
 
     @property
     def title(self) -> str:
@@ -40,27 +53,39 @@ class Section(NamedTuple):
 
 
 def read_sections(path: Path) -> list[Section]:
-    """All sections of a configuration with its includes, and of the parser files that it names.
+    """All sections of a configuration with its includes, and of the parser files that it names; its own variables filled in.
 
-    Raises: ConfigError when a file is missing or cannot be read as what its name says.
+    Raises: ConfigError when a file is missing, or cannot be read as what its name says: then Fluent Bit does not start either.
     """
-    sections = _read(path, path.parent, 0)
+    variables: dict[str, str] = {}
+    sections = _read(path, path.parent, 0, variables)
     for service in [section for section in sections if section.kind == "service"]:
         for name in service.keys.get("parsers_file", []):
             if name not in ("parsers.conf", "parsers.yaml") or (path.parent / name).exists():
-                sections += _read(path.parent / name, path.parent, 0, what="Parsers_File")
-    return sections
+                sections += _read(path.parent / name, path.parent, 0, variables, what="Parsers_File")
+    return [_filled(section, variables) for section in sections]
+
+
+def _filled(section: Section, variables: Mapping[str, str]) -> Section:
+    """With the variables that the configuration sets itself; those of the environment stay as they are."""
+    if not variables:
+        return section
+    keys = {
+        name: [_VARIABLE.sub(lambda found: variables.get(found[1], found[0]), value) for value in values]
+        for name, values in section.keys.items()
+    }
+    return section._replace(keys=keys)
 
 
 def size_bytes(text: str) -> int | None:
-    """Bytes of `32K`, `2M`, `4096`; None for what is no size, -1 for no limit."""
+    """Bytes of `32K`, `2M`, `1.5M`, `4096`; None for what is no size; -1 for `false`: no limit, where there is one."""
     if text.lower() == "false":
         return -1
-    found = re.fullmatch(r"([0-9]{1,15})([kmg]?)b?", text.strip().lower())
-    return int(found[1]) * _SIZE_UNITS[found[2]] if found else None
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([kmg]?)b?", text.strip().lower())
+    return int(float(found[1]) * _SIZE_UNITS[found[2]]) if found else None
 
 
-def _read(path: Path, base: Path, depth: int, what: str = "") -> list[Section]:
+def _read(path: Path, base: Path, depth: int, variables: dict[str, str], what: str = "") -> list[Section]:
     if depth > _MAX_DEPTH:
         raise ConfigError([Problem(str(path), "includes itself", "take the @INCLUDE out that leads back")])
     try:
@@ -77,43 +102,86 @@ def _read(path: Path, base: Path, depth: int, what: str = "") -> list[Section]:
     if len(content) > _MAX_BYTES:
         raise ConfigError([Problem(str(path), "is larger than 1 MiB", "is it the right file?")])
     if path.suffix.lower() in (".yaml", ".yml"):
-        return _read_yaml(path, text, base, depth)
-    return list(_read_classic(path, text, base, depth))
+        return _read_yaml(path, text, base, depth, variables)
+    return list(_read_classic(path, text, base, depth, variables))
 
 
 # Classic
 
 
-def _read_classic(path: Path, text: str, base: Path, depth: int) -> Iterator[Section]:
+def _read_classic(path: Path, text: str, base: Path, depth: int, variables: dict[str, str]) -> Iterator[Section]:
+    """As strict as Fluent Bit: all keys of a file begin in the column of its first key, and a space ends them."""
     section: Section | None = None
-    keys: dict[str, list[str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if not stripped or stripped.startswith("#") or stripped.upper().startswith("@SET"):
-            continue
-        if stripped.upper().startswith("@INCLUDE"):
-            for included in _included(base, stripped.split(None, 1)[-1]):
-                yield from _read(included, base, depth + 1, what="@INCLUDE")
-        elif head := re.fullmatch(r"\[([A-Za-z_]+)\]", stripped):
+    indent = ""
+    lines = ((f"{path}:{number}", line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1))
+    for where, line in ((where, line) for where, line in lines if line and not line.startswith("#")):
+        if line.startswith("@"):
+            yield from _directive(line, base, depth, variables)
+        elif line.startswith("["):
             if section is not None:
                 yield section
-            keys = {}
-            section = Section(head[1].lower(), keys)
-        elif section is None:
-            raise ConfigError(
-                [
-                    Problem(
-                        f"{path}:{number}",
-                        "stands in no section",
-                        "is it a Fluent Bit configuration? YAML ends in .yaml",
-                    )
-                ]
-            )
+            section = Section(_head(line, where), {}, {}, path)
         else:
-            key, *value = stripped.split(None, 1)
-            keys.setdefault(key.lower(), []).append(value[0] if value else "")
+            indent = indent or _indent(line, where)
+            rest = _inner(line, indent, where)
+            if rest and not rest.startswith("#"):
+                _add(section, rest, where)
     if section is not None:
         yield section
+
+
+def _directive(line: str, base: Path, depth: int, variables: dict[str, str]) -> Iterator[Section]:
+    if line[:9].upper() == "@INCLUDE ":
+        for included in _included(base, line[9:]):
+            yield from _read(included, base, depth + 1, variables, what="@INCLUDE")
+    elif setting := re.fullmatch(r"@SET\s+([^=\s]+)=(.*)", line, re.IGNORECASE):
+        variables[setting[1]] = setting[2].strip()
+
+
+def _head(line: str, where: str) -> str:
+    """The kind of a section; the plural, which YAML has, is known here, too."""
+    name, bracket, _ = line[1:].partition("]")
+    if not bracket:
+        raise ConfigError([Problem(where, "a section has no `]`", "write it as [OUTPUT]")])
+    kind = name.lower()
+    return kind.removesuffix("s") if kind in ("inputs", "filters", "outputs", "customs") else kind
+
+
+def _indent(line: str, where: str) -> str:
+    indent = line[: len(line) - len(line.lstrip(" \t"))]
+    if not indent:
+        key = line.split(" ", 1)[0]
+        raise ConfigError([Problem(where, f"the key {key[:40]} is not indented", "put four spaces before every key")])
+    return indent
+
+
+def _inner(line: str, indent: str, where: str) -> str:
+    """What stands behind the indentation; of a group, which has it twice, too."""
+    rest = line.removeprefix(indent)
+    deeper = len(rest) - len(rest.lstrip(" \t"))
+    if not line.startswith(indent) or (deeper and deeper != len(indent)):
+        hint = (
+            "begin all lines in the column of the file's first key, comments and blank lines, too; no tab among spaces"
+        )
+        raise ConfigError([Problem(where, "is indented in another way than the first key of the file", hint)])
+    return rest[deeper:]
+
+
+def _add(section: Section | None, text: str, where: str) -> None:
+    key, space, value = text.partition(" ")
+    if section is None:
+        hint = "is it a Fluent Bit configuration? YAML ends in .yaml"
+        raise ConfigError([Problem(where, "stands in no section", hint)])
+    if key.startswith("["):
+        raise ConfigError([Problem(where, "a section is indented", "begin it in the first column")])
+    if key.startswith("@"):
+        raise ConfigError([Problem(where, f"{key} is indented", "begin it in the first column")])
+    if not space or not value.strip():
+        raise ConfigError([Problem(where, f"the key {key[:40]!r} has no value", "put a space between key and value")])
+    assert isinstance(section.keys, dict)  # noqa: S101 - made above
+    assert isinstance(section.names, dict)  # noqa: S101 - made above
+    section.keys.setdefault(key.lower(), []).append(value.strip())
+    section.names.setdefault(key.lower(), key)
 
 
 def _included(base: Path, pattern: str) -> list[Path]:
@@ -127,7 +195,7 @@ def _included(base: Path, pattern: str) -> list[Path]:
 # YAML
 
 
-def _read_yaml(path: Path, text: str, base: Path, depth: int) -> list[Section]:
+def _load_yaml(path: Path, text: str) -> dict[Any, Any]:
     try:
         import yaml
     except ImportError as error:
@@ -144,26 +212,56 @@ def _read_yaml(path: Path, text: str, base: Path, depth: int) -> list[Section]:
         raise ConfigError([Problem(str(path), message, "is it the right file?")]) from error
     if not isinstance(tree, dict):
         raise ConfigError([Problem(str(path), "is no Fluent Bit configuration", "it has `pipeline:` at its top")])
+    return tree
+
+
+def _read_yaml(path: Path, text: str, base: Path, depth: int, variables: dict[str, str]) -> list[Section]:
+    tree = _load_yaml(path, text)
+    if isinstance(env := tree.get("env"), dict):
+        variables.update({str(name): _text(value) for name, value in env.items()})
     sections = []
     for name in _list(tree.get("includes")):
         for included in _included(base, str(name)):
-            sections += _read(included, base, depth + 1, what="includes")
-    sections += [_section("service", tree["service"])] if "service" in tree else []
-    sections += [_section("parser", item) for item in _list(tree.get("parsers"))]
+            sections += _read(included, base, depth + 1, variables, what="includes")
+    sections += [_section("service", tree["service"], path)] if "service" in tree else []
+    sections += [_section("parser", item, path) for item in _list(tree.get("parsers"))]
+    sections += [_section("plugins", item, path) for item in _list(tree.get("plugins"))]
     pipeline = tree.get("pipeline")
-    for kind in ("input", "filter", "output"):
-        items = pipeline.get(f"{kind}s") if isinstance(pipeline, dict) else None
-        sections += [_section(kind, item) for item in _list(items)]
+    _check_names(tree, _TOP, path)
+    if isinstance(pipeline, dict):
+        _check_names(pipeline, _PARTS, path)
+        for part in _PARTS:
+            if isinstance(pipeline.get(part), dict):
+                hint = "put `- ` before the first key of each, and indent the others"
+                raise ConfigError([Problem(str(path), f"{part} is no list", hint)])
+            sections += [_section(part.removesuffix("s"), item, path) for item in _list(pipeline.get(part))]
     return sections
+
+
+def _check_names(table: Mapping[Any, Any], known: Sequence[str], path: Path) -> None:
+    """Raises: ConfigError for a name that is nearly one of these: Fluent Bit does not start with it."""
+    for name in table:
+        if isinstance(name, str) and name not in known and (near := get_close_matches(name, known, 1, 0.8)):
+            raise ConfigError([Problem(str(path), f"Fluent Bit does not know {name}", f"write {near[0]}")])
 
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _section(kind: str, item: Any) -> Section:
+def _section(kind: str, item: Any, path: Path) -> Section:
     keys = item if isinstance(item, dict) else {}
-    return Section(kind, {str(key).lower(): [_text(one) for one in _list(value)] for key, value in keys.items()})
+    names = {_snake(str(key)): str(key) for key in keys}
+    return Section(
+        kind, {_snake(str(key)): [_text(one) for one in _list(value)] for key, value in keys.items()}, names, path
+    )
+
+
+def _snake(key: str) -> str:
+    """`bufSize` is `buf_size`, in YAML alone."""
+    if not key[:1].islower() or "_" in key:
+        return key.lower()
+    return re.sub(r"[A-Z]", lambda found: f"_{found[0].lower()}", key)
 
 
 def _text(value: Any) -> str:

@@ -24,7 +24,16 @@ import pytest
 from poller.config import LoggingServiceSink
 from poller.config.load import load
 from poller.simulator import Simulator, SimulatorSettings
-from tests.fluent_bit import alike, read_classic, read_yaml, size_bytes
+from tests.fluent_bit import (
+    REFUSED,
+    REFUSED_AT_START,
+    REFUSED_YAML,
+    TAKEN,
+    alike,
+    read_classic,
+    read_yaml,
+    size_bytes,
+)
 from tests.integration.fetching import Bench, Starter
 from tests.support import TOP, clean_environment, free_port, wait_until
 
@@ -192,6 +201,50 @@ FLUENT_BIT = _fluent_bit()
 REAL = pytest.mark.skipif(
     FLUENT_BIT is None, reason="no fluent-bit on this machine: no Fluent Bit has read the files in fluent-bit/"
 )
+
+
+def _said(tmp_path: Path, case: tuple[Any, ...], *options: str) -> tuple[int, str]:
+    """How Fluent Bit ends with a changed file, and what it says. No variable of the file names a host of the outside."""
+    assert FLUENT_BIT is not None
+    file, right, wrong, *_ = case
+    text = (FILES / file).read_text(encoding="utf-8")
+    assert right in text
+    text = text.replace(right, wrong, 1)
+    text = re.sub(r"/var/lib/[\w-]+/\w+", str(tmp_path / "storage"), text)
+    (tmp_path / file).write_text(re.sub(r"(\bport:? +)9880\b", rf"\g<1>{free_port()}", text), encoding="utf-8")
+    shutil.copy(FILES / "parsers.conf", tmp_path)
+    environment = {"IONOS_LOGGING_HOST": "127.0.0.1", "IONOS_LOGGING_KEY": "any", "PORT": "9"}
+    done = subprocess.run(
+        [FLUENT_BIT[0], *options, "-c", str(tmp_path / file)],
+        cwd=tmp_path,
+        env=clean_environment(environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    return done.returncode, done.stderr.decode(errors="replace")[-2000:]
+
+
+@REAL
+@pytest.mark.parametrize("case", REFUSED + REFUSED_YAML, ids=lambda case: repr(case[2]))
+def test_what_check_calls_refused_is_refused(tmp_path: Path, case: tuple[Any, ...]) -> None:
+    code, said = _said(tmp_path, case, "--dry-run")
+    assert code != 0, said
+
+
+@REAL
+@pytest.mark.parametrize("case", REFUSED_AT_START, ids=lambda case: repr(case[2]))
+def test_what_check_calls_refused_at_the_start_is_refused_there(tmp_path: Path, case: tuple[Any, ...]) -> None:
+    code, said = _said(tmp_path, case)
+    assert code != 0, said
+
+
+@REAL
+@pytest.mark.parametrize("case", TAKEN, ids=lambda case: repr(case[2]))
+def test_what_check_calls_good_is_taken(tmp_path: Path, case: tuple[Any, ...]) -> None:
+    code, said = _said(tmp_path, case, "--dry-run")
+    assert code == 0, said
 
 
 class Rehearsal:

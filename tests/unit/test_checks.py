@@ -308,7 +308,7 @@ MISTAKES = [
     ("storage.checksum           off", "STORAGE.CHECKSUM  Yes", "warn", ("never sent", "storage.checksum off")),
     ("json.escape_unicode        off", "", "warn", ("6 bytes", "json.escape_unicode off")),
     ("storage.type      filesystem", "", "warn", ("in memory", "storage.type filesystem")),
-    ("    storage.path ", "    storage.other ", "fail", ("needs storage.path",)),
+    ("    storage.path ", "    # storage.path ", "fail", ("needs storage.path",)),
     ("Parser            ionos-activity", "Parser            nope", "fail", ("no parser nope", "Parsers_File")),
     ("Parser            ionos-activity", "", "warn", ("one text", "Format json")),
     ("Parsers_File               parsers.conf", "Parsers_File  lost.conf", "fail", ("lost.conf", "cannot be read")),
