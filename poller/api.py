@@ -1,7 +1,8 @@
 """The Activity Log API: contracts, pages and totals, each call with its retries.
 
-Owns authentication, the shared rate limit, retries, and the translation of every status and every bad answer into one of
-our errors. Decides nothing about windows. Keeps, as a by-product of each answer, how far the API's clock is from ours.
+Owns authentication, retries, and the translation of every status and every bad answer into one of our errors, with the API's
+own words. Decides nothing about windows. Keeps, as a by-product of each answer, how far the API's clock is from ours. When a
+request may be sent is decided in `asking`.
 
 Source: docs/facts.md, "IONOS Activity Log API".
 """
@@ -12,17 +13,30 @@ import base64
 import json
 import logging
 import random
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from poller.asking import LONG_PATIENCE_SECONDS, PATIENCE_SECONDS, Asking, PausedError, SharedTurns
+from poller.clocks import measured_skew
 from poller.delivery import RetryPolicy
 from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError
-from poller.events import BadAnswerError, Page, parse_contracts, parse_page
-from poller.transport import RateLimit, Response, Transport, parse_http_date, retry_after_seconds
+from poller.events import BadAnswerError, Page, parse_page
+from poller.listing import ContractList, ContractPage, next_contracts, parse_contracts, smaller_limit
+from poller.transport import (
+    PROXY_CREDENTIALS_HINT,
+    RateLimit,
+    Response,
+    Transport,
+    parse_http_date,
+    retry_after_seconds,
+    unrequested_encoding,
+)
 from poller.windows import Window, format_time
+from poller.words import api_words_of
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +49,17 @@ WARN_EXPIRY_SECONDS = 14 * 86_400
 _BASE_PATH = "/activitylog/v1"
 # Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
 _MAX_WAIT_SECONDS = 30.0
-# An API that is further ahead of us has no clock: believing it would have us read all the years until then.
-_MAX_AHEAD_SECONDS = 30 * 86_400.0
+# Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
+_MAX_WAIT_SECONDS = 30.0
+_ASK_AGAIN_SECONDS = 1.0  # after a 401
+_MIN_MASKED_CHARS = 4
+_TURNS = 64  # where nobody limits them
+_MAX_LIST_PAGES = 1000
 _CREDENTIALS_HINT = (
     "set IONOS_API_TOKEN or api.token_file to a valid token of this account; `ionos-poller check` says more"
 )
 _BAD_ANSWER_HINT = "it is asked again at the next poll; if it stays, check api.url, and what lies in between"
+_ENCODING_HINT = "a proxy or gateway on the way to the API adds it: have it pass Accept-Encoding on unchanged"
 _PRIVILEGE_HINT = "the user needs the privilege ACCESS_ACTIVITY_LOG: grant it in the DCD under User Manager"
 
 
@@ -59,6 +78,8 @@ class ActivityLog:
         *,
         rate_limit: RateLimit,
         stop: threading.Event,
+        turns: SharedTurns | None = None,
+        clock: Callable[[], float] = time.monotonic,
         max_retries: int = 4,
         retry: RetryPolicy = RetryPolicy(initial_seconds=0.5, max_seconds=10.0),
         max_page_bytes: int = 8 * 1024 * 1024,
@@ -68,25 +89,77 @@ class ActivityLog:
         self._authorization = authorization
         self._authorization_value = ""
         self._transport = transport
-        self._rate_limit = rate_limit
+        self._asking = Asking(rate_limit, turns or SharedTurns(_TURNS), stop, clock)
         self._stop = stop
+        self._clock = clock
         self._max_retries = max_retries
         self._retry = retry
         self.max_page_bytes = max_page_bytes
         self._observe = observe
-        self.clock_skew_seconds = 0.0
-        """Our clock minus the API's, as of the last answer with a `Date`."""
+        self.max_limit = sys.maxsize
+        """The most entries a page that the API was found to take, and its words about it."""
+        self.limit_words = ""
+        self._api_clock: float | None = None  # what the API's clock shows when the steady clock shows 0
 
-    def contracts(self) -> list[str]:
-        """The contract numbers that the account may see.  Raises: as `page`."""
-        return self._get("/contracts", {}, "", self.max_page_bytes, lambda response: parse_contracts(response.body))
+    @property
+    def clock_skew_seconds(self) -> float | None:
+        """Our clock now minus the API's, by the last answer with a `Date`; None where there was none.
+
+        A clock of ours that is set shows at once: the time since that answer is measured with another one.
+        """
+        return None if self._api_clock is None else time.time() - (self._api_clock + _steady_seconds())
+
+    def contracts(self) -> ContractList:
+        """The contract numbers that the account may see, from all pages of the list.  Raises: as `page`."""
+        found: dict[str, None] = {}
+        params: dict[str, str | int] = {}
+        missing = ""
+        for _ in range(_MAX_LIST_PAGES):
+            page = self._get("/contracts", params, "", self.max_page_bytes, _parse_contracts)
+            before = len(found)
+            found.update(dict.fromkeys(page.numbers))
+            follow = next_contracts(page, len(found), f"{self._base}/contracts")
+            if follow is None:
+                return ContractList(list(found))
+            missing = page.missing(len(found))
+            if len(found) == before or follow == params:
+                break  # it gives the same page again
+            params = follow
+        return ContractList(list(found), missing)
 
     def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
-        """One page of a window, in the API's order.
+        """One page of a window, in the API's order. A `limit` that the API refuses is lowered to what it takes.
 
         Raises: BodyTooLargeError when it is too heavy (ask for a smaller `limit`), RejectedError when the API refuses this
         very query, AuthError, TransientError after the last retry, StoppedError.
         """
+        page = self._page_within_limit(contract, window, offset, limit)
+        if page.is_mended:
+            log.warning(
+                "page.mended",
+                extra={"contract": contract, "window": str(window), "why": "bytes that are not UTF-8"},
+            )
+        return page
+
+    def _page_within_limit(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        asked = min(limit, self.max_limit)
+        refused: RejectedError | None = None
+        while True:
+            try:
+                page = self._page(contract, window, offset, asked)
+            except RejectedError as error:
+                refused = refused or error
+                asked = smaller_limit(asked, error.status, error.message)
+                if not asked:
+                    raise refused from None
+                continue
+            if refused is not None and asked < self.max_limit:
+                self.max_limit, self.limit_words = asked, refused.message
+                hint = f"set api.page_size to {asked}, which is used meanwhile"
+                log.warning("page_size.refused", extra={"limit": limit, "why": refused.message, "hint": hint})
+            return page
+
+    def _page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
         params: dict[str, str | int] = {
             "dateStart": format_time(window.start),
             "dateEnd": format_time(window.end),
@@ -95,15 +168,9 @@ class ActivityLog:
         }
         # A single entry may be larger than a page should be: it has to come through all the same.
         max_bytes = self.max_page_bytes if limit > 1 else self.max_page_bytes * 16
-        page = self._get(
+        return self._get(
             f"/contracts/{contract}", params, contract, max_bytes, lambda response: parse_page(response.body)
         )
-        if page.is_mended:
-            log.warning(
-                "page.mended",
-                extra={"contract": contract, "window": str(window), "why": "bytes that are not UTF-8"},
-            )
-        return page
 
     def _get(
         self,
@@ -115,27 +182,33 @@ class ActivityLog:
     ) -> T:
         attempt = 0
         was_refused = False
+        failure: TransientError | None = None
         while True:
-            attempt += 1
             authorization = self._current_authorization()
+            was_slow = self._asking.is_slow(contract)
             try:
-                return parse(self._attempt(path, params, contract, max_bytes, authorization))
-            except BadAnswerError as error:
-                failure = TransientError(
-                    f"the API's answer cannot be used: {error}", hint=_BAD_ANSWER_HINT, contract=contract
-                )
-                failure.__cause__ = error
-            except AuthError:
-                # The token file may have been replaced since we read it: once more, with what it holds now.
-                if was_refused or not self._is_authorization_renewed(authorization):
+                return self._attempt(path, params, contract, max_bytes, authorization, parse)
+            except AuthError as error:
+                # The token file may have been replaced since we read it; or it was the API's mistake of a moment: once more.
+                if error.is_denied or was_refused:
                     raise
                 was_refused = True
+                if not self._is_authorization_renewed(authorization):
+                    self._pause(_ASK_AGAIN_SECONDS)
                 continue
+            except PausedError as error:
+                if failure is None:
+                    raise
+                failure.retry_after_seconds = error.retry_after_seconds
+                raise failure from error
             except TransientError as error:
                 failure = error
+            if failure.status == 429:
+                continue  # the account waits before its next request, and this one with it
+            attempt += 1
             wait = self._retry.wait_seconds(attempt, random.random, failure.retry_after_seconds)
-            if attempt > self._max_retries or wait > _MAX_WAIT_SECONDS:
-                failure.contract = contract
+            is_hopeless = was_slow and self._asking.is_slow(contract)
+            if attempt > self._max_retries or wait > _MAX_WAIT_SECONDS or is_hopeless:
                 raise failure
             log.debug(
                 "request.retry_scheduled",
@@ -146,16 +219,26 @@ class ActivityLog:
                     "why": failure.message,
                 },
             )
-            if self._stop.wait(wait):
-                raise StoppedError("asked to stop")
+            self._pause(wait)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise StoppedError("asked to stop")
 
     def _attempt(
-        self, path: str, params: dict[str, str | int], contract: str, max_bytes: int, authorization: str
-    ) -> Response:
+        self,
+        path: str,
+        params: dict[str, str | int],
+        contract: str,
+        max_bytes: int,
+        authorization: str,
+        parse: Callable[[Response], T],
+    ) -> T:
         headers = {"Authorization": authorization, "Accept": "application/json"}
         if contract:
             headers["X-Contract-Number"] = contract
-        with self._rate_limit.wait(self._stop):
+
+        def send() -> Response:
             started = time.monotonic()
             code = "error"
             try:
@@ -167,11 +250,26 @@ class ActivityLog:
                 seconds = time.monotonic() - started
                 self._observe(code, seconds)
                 log.debug("request.ended", extra={"path": path, **params, "code": code, "seconds": round(seconds, 3)})
+            return response
+
+        try:
+            patience = LONG_PATIENCE_SECONDS if params.get("offset") else PATIENCE_SECONDS
+            response = self._asking.ask(contract, send, patience)
+        except TransientError as error:
+            error.contract = contract
+            raise
         self._compare_clocks(response)
-        failure = _failure(response, contract)
+        failure = _failure(response, contract, _secrets_in(authorization))
         if failure is not None:
             raise failure
-        return response
+        try:
+            return parse(response)
+        except BadAnswerError as error:
+            if encoding := unrequested_encoding(response.headers):
+                message = f"the API's answer came in the encoding {encoding}, which was not asked for"
+                raise TransientError(message, hint=_ENCODING_HINT, contract=contract) from error
+            message = f"the API's answer cannot be used: {error}"
+            raise TransientError(message, hint=_BAD_ANSWER_HINT, contract=contract) from error
 
     def _current_authorization(self) -> str:
         if not self._authorization_value:
@@ -187,8 +285,26 @@ class ActivityLog:
     def _compare_clocks(self, response: Response) -> None:
         at = parse_http_date(response.headers.get("Date", ""))
         if at is not None:
-            # Either end of the calendar is no time for a window to begin or end at.
-            self.clock_skew_seconds = max(time.time() - max(0.0, at.timestamp()), -_MAX_AHEAD_SECONDS)
+            skew = measured_skew(at.timestamp(), response.head_at, response.head_seconds)
+            self._api_clock = response.head_at - skew - (_steady_seconds() - response.body_seconds)
+
+
+def _steady_seconds() -> float:
+    """A clock that nobody sets, and that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _secrets_in(authorization: str) -> list[str]:
+    """All forms of the credentials that an answer could repeat."""
+    value = authorization.partition(" ")[2]
+    secrets = [authorization, value]
+    if authorization.startswith("Basic "):
+        secrets += base64.b64decode(value).decode("utf-8", "replace").split(":", 1)[1:]
+    return [secret for secret in secrets if len(secret) >= _MIN_MASKED_CHARS]
+
+
+def _parse_contracts(response: Response) -> ContractPage:
+    return parse_contracts(response.body, response.headers.get("Link", ""))
 
 
 def token_expiry(token: str) -> float | None:
@@ -201,19 +317,24 @@ def token_expiry(token: str) -> float | None:
         return None
 
 
-def _failure(response: Response, contract: str) -> PollerError | None:
-    """What a status other than 200 means to us; None for 200."""
+def _failure(response: Response, contract: str, secrets: Sequence[str]) -> PollerError | None:
+    """What a status other than 200 means to us, with the API's own words; None for 200."""
     status = response.status
     if status == 200:
         return None
+    words = "" if unrequested_encoding(response.headers) else api_words_of(response, secrets)
+    said = f": {words}" if words else ""
     if status == 401:
-        return AuthError("the API refused the credentials (401)", hint=_CREDENTIALS_HINT, contract=contract)
+        return AuthError(f"the API refused the credentials (401){said}", hint=_CREDENTIALS_HINT, contract=contract)
     if status == 403:
-        message = "the API denied access to the activity log (403)"
+        message = f"the API denied access to the activity log (403){said}"
         return AuthError(message, is_denied=True, hint=_PRIVILEGE_HINT, contract=contract)
+    if status == 407:
+        message = f"the proxy wants credentials (407){said}"
+        return TransientError(message, status=status, hint=PROXY_CREDENTIALS_HINT, contract=contract)
     if status in (429, 408) or status >= 500:
         return TransientError(
-            f"the API answered {status}",
+            f"the API answered {status}{said}",
             status=status,
             retry_after_seconds=retry_after_seconds(response.headers, datetime.now(UTC)),
             hint="it is asked again at the next poll",
@@ -227,4 +348,4 @@ def _failure(response: Response, contract: str) -> PollerError | None:
             contract=contract,
         )
     hint = "check api.url, and that the contract exists" if status == 404 else "check api.url, and what lies in between"
-    return RejectedError(f"the API refused the request ({status})", status=status, hint=hint, contract=contract)
+    return RejectedError(f"the API refused the request ({status}){said}", status=status, hint=hint, contract=contract)

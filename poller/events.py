@@ -7,7 +7,6 @@ its line is written. An entry's line is the API's own bytes with the white space
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -342,24 +341,3 @@ class Shield:
 
     def restore(self, line: bytes) -> bytes:
         return self._marked.sub(rb"\\u\1", line)
-
-
-def parse_contracts(body: bytes) -> list[str]:
-    """Read the answer of `GET /contracts`: contract numbers as text, in the API's order, each once.
-
-    Raises: BadAnswerError when it is not a list (or `{"items": [...]}`) of objects with an `id`.
-    """
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadAnswerError(f"not the JSON that was expected: {error}") from error
-    items = answer.get("items") if isinstance(answer, dict) else answer
-    if not isinstance(items, list):
-        raise BadAnswerError("neither a list of contracts nor an object with `items`")
-    numbers = []
-    for item in items:
-        number = str(item.get("id", "")) if isinstance(item, dict) else ""
-        if not re.fullmatch(r"[0-9]{1,20}", number):
-            raise BadAnswerError("a contract without a numeric id")
-        numbers.append(number)
-    return list(dict.fromkeys(numbers))

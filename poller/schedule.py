@@ -242,7 +242,9 @@ class Schedule:
         """Tell when our clock and an account's API part ways, and when they agree again."""
         with self._busy_lock:  # polls end in several threads
             for name, api in self.parts.accounts.items():
-                self._check_clock(name, api.clock_skew_seconds)
+                skew = api.clock_skew_seconds
+                if skew is not None:
+                    self._check_clock(name, skew)
 
     def _check_clock(self, name: str, skew: float) -> None:
         self._metrics.clock_skew.labels(name).set(skew)

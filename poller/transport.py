@@ -32,6 +32,9 @@ _CHUNK_BYTES = 256 * 1024
 _WORDS_BYTES = 64 * 1024
 _WORDS_SECONDS = 1.0
 
+PROXY_CREDENTIALS_HINT = "put user and password into the URL of the proxy in HTTPS_PROXY or HTTP_PROXY"
+_PROXY_HINT = "check HTTPS_PROXY"
+
 # OpenSSL's words for what went wrong with TLS, and what to do.
 _TLS_HINTS = (
     ("issuer|self.signed", "is the certificate signed by an unknown CA? name its file in ca_file"),
@@ -52,12 +55,18 @@ _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, Va
 
 
 class Response(NamedTuple):
-    """An answer. Header names are case-insensitive; `body` is inflated. `is_whole`: that is all of the body."""
+    """An answer. Header names are case-insensitive; `body` is inflated. `is_whole`: that is all of the body.
+
+    The headers came at `head_at` (unix seconds), `head_seconds` after the request was begun; the body took `body_seconds` more.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     is_whole: bool = True
+    head_at: float = 0.0
+    head_seconds: float = 0.0
+    body_seconds: float = 0.0
 
 
 class Transport:
@@ -129,6 +138,7 @@ class Transport:
     ) -> Response:
         connect_seconds, read_seconds = self._timeout_seconds
         moves(connect_seconds + self._send_timeout_seconds + DRIP_FACTOR * read_seconds)
+        started = time.monotonic()
         try:
             with self._session.request(
                 method,
@@ -140,7 +150,11 @@ class Transport:
                 allow_redirects=False,
                 stream=True,
             ) as answer:
-                return read(answer)
+                head_at, head = time.time(), time.monotonic()
+                response = read(answer)
+                return response._replace(
+                    head_at=head_at, head_seconds=head - started, body_seconds=time.monotonic() - head
+                )
         except _FOREIGN as error:
             raise _translate(error, urlsplit(url).netloc) from error
         finally:
@@ -187,7 +201,10 @@ def _translate(error: Exception, host: str) -> TransientError:
         case _ if (ours := _connection_error(error, root, host)) is not None:
             return ours
         case requests.exceptions.ProxyError():
-            return TransientError(f"the proxy did not let the request through: {reason}", hint="check HTTPS_PROXY")
+            why, hint = (
+                ("it wants credentials (407)", PROXY_CREDENTIALS_HINT) if "407" in str(root) else (reason, _PROXY_HINT)
+            )
+            return TransientError(f"the proxy did not let the request through: {why}", hint=hint)
         case requests.exceptions.SSLError():
             why = getattr(root, "verify_message", "") or getattr(root, "reason", "") or reason
             return TransientError(f"TLS failed with {host}: {why}", hint=_tls_hint(why))
@@ -260,6 +277,14 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | No
         return float(text)
     at = parse_http_date(text)
     return max(0.0, (at - now).total_seconds()) if at else None
+
+
+def unrequested_encoding(headers: Mapping[str, str]) -> str:
+    """The `Content-Encoding` of an answer, where it is none that was asked for; "" where it is."""
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    known = {"", "identity", "gzip", "x-gzip", "deflate"}
+    is_known = all(part.strip() in known for part in encoding.split(","))
+    return "" if is_known else "".join(char for char in encoding[:40] if char.isprintable())
 
 
 def parse_http_date(text: str) -> datetime | None:

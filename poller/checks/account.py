@@ -9,8 +9,10 @@ from itertools import islice
 
 from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog, token_expiry
 from poller.checks import Finding, fail, from_error, ok, warn
+from poller.clocks import believed_skew
 from poller.config import Account, Credentials, Poll
-from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, ConfigError, PollerError
+from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, BodyTooLargeError, ConfigError, PollerError
+from poller.listing import ContractList
 from poller.windows import Window
 
 FAIL_SKEW_SECONDS = 3600
@@ -21,8 +23,9 @@ _DAY_SECONDS = 86_400
 class AccountCheck:
     """The checks of one account. `contracts` is what it may see, once `run` has been through; None if it was refused."""
 
-    def __init__(self, account: Account, client: ActivityLog, poll: Poll, *, is_only: bool) -> None:
-        self.contracts: list[str] | None = None
+    def __init__(self, account: Account, client: ActivityLog, poll: Poll, page_size: int, *, is_only: bool) -> None:
+        self.contracts: ContractList | None = None
+        self._page_size = page_size
         self._account = account
         self._client = client
         self._poll = poll
@@ -58,8 +61,11 @@ class AccountCheck:
         if finding.level != "ok":
             yield finding
 
-    def _check_contracts(self, numbers: Sequence[str]) -> Iterator[Finding]:
+    def _check_contracts(self, numbers: ContractList) -> Iterator[Finding]:
         wanted = [number for number in numbers if self._poll.wants(number)]
+        if numbers.missing:
+            hint = "name the others in poll.contracts, and report it to IONOS"
+            yield warn(f"contracts{self._suffix}", numbers.missing, hint)
         if not numbers:
             hint = "is it the token of a user of this contract? The DCD shows users and groups in the User Manager"
             yield fail(f"contracts{self._suffix}", "the token sees no contract", hint)
@@ -67,7 +73,10 @@ class AccountCheck:
             hint = "take out of it what is to be collected"
             yield warn(f"contracts{self._suffix}", "poll.exclude_contracts leaves out all that the token sees", hint)
         for number in islice(wanted, _MAX_ASKED):
-            yield check_contract(self._client, number, time.time())
+            yield check_contract(self._client, number, time.time(), self._page_size)
+        if self._client.limit_words:
+            hint = f"set api.page_size to {self._client.max_limit}, which is used meanwhile"
+            yield warn(f"page_size{self._suffix}", self._client.limit_words, hint)
         if len(wanted) > _MAX_ASKED:
             yield ok(f"contracts{self._suffix}", f"and {len(wanted) - _MAX_ASKED:,} more, which were not asked for")
 
@@ -112,8 +121,11 @@ def _date(at: float | None) -> str:
         return "at a time beyond the calendar"
 
 
-def check_clock(skew_seconds: float, name: str = "clock") -> Finding:
-    """Our clock minus the API's."""
+def check_clock(skew_seconds: float | None, name: str = "clock") -> Finding:
+    """Our clock minus the API's; None where the API's answers have no `Date`."""
+    if skew_seconds is None:
+        hint = "a proxy on the way may take `Date` out of them; keep this machine's clock right (`timedatectl set-ntp true`)"
+        return warn(name, "the API's answers do not say what time it is", hint)
     skew = abs(skew_seconds)
     if skew <= WARN_SKEW_SECONDS:
         return ok(name, "agrees with the API's")
@@ -128,13 +140,17 @@ def _span(seconds: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
 
 
-def check_contract(client: ActivityLog, number: str, now: float) -> Finding:
+def check_contract(client: ActivityLog, number: str, now: float, page_size: int = 1) -> Finding:
     """May its log be read, and how many entries are of today (UTC, by the API's clock)?"""
     name = f"contract {number}"
-    end = int(now - client.clock_skew_seconds) + 1
+    end = int(now - believed_skew(client.clock_skew_seconds, now)) + 1
     today = Window(end - 1 - (end - 1) % _DAY_SECONDS, end)
     try:
-        page = client.page(number, today, 0, 1)
+        page = client.page(number, today, 0, page_size)
+    except BodyTooLargeError as error:
+        if page_size > 1:  # as when it is collected
+            return check_contract(client, number, now, max(1, page_size // 8))
+        return fail(name, error.message, "raise api.max_page_bytes")
     except PollerError as error:
         return fail(name, error.message, error.hint or "it is asked again at each poll", error.exit_code)
     if page.total is None:

@@ -179,7 +179,7 @@ def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
             yield from from_error("token" if is_only else f"token {account.name}", error)
             is_complete = False
             continue
-        check = AccountCheck(account, client, config.poll, is_only=is_only)
+        check = AccountCheck(account, client, config.poll, config.api.page_size, is_only=is_only)
         yield from check.run()
         seen += check.contracts or []
         is_complete = is_complete and check.contracts is not None

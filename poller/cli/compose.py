@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from poller.api import ActivityLog, token_expiry
+from poller.asking import SharedTurns
 from poller.config import Account, Config
 from poller.errors import ConfigError
 from poller.events import Event
 from poller.pipeline.collect import Prepared
 from poller.sinks import build_redact
 from poller.transport import RateLimit, Transport
+from poller.turns import MOST_OPEN
 
 if TYPE_CHECKING:
     from poller.mapping.filter import Filter
@@ -27,8 +29,8 @@ def activity_logs(
     stop: threading.Event,
     observe: Callable[[str, float], None] = lambda code, seconds: None,
 ) -> dict[str, ActivityLog]:
-    """A client per account, all under one rate limit.  Raises: ConfigError when one has no credentials."""
-    rate_limit = RateLimit(config.api.requests_per_second)
+    """A client per account, all under one rate limit and bound.  Raises: ConfigError when one has no credentials."""
+    rate_limit, turns = RateLimit(config.api.requests_per_second), SharedTurns(config.api.concurrency)
     clients = {}
     for account in config.accounts:
         authorization(account)  # tell at once what is missing
@@ -38,13 +40,14 @@ def activity_logs(
             timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
             proxies=config.proxies_for(url),
             ca_file=ca_file,
-            pool_size=config.api.concurrency * 2,
+            pool_size=config.api.concurrency * MOST_OPEN,
         )
         clients[account.name] = ActivityLog(
             url,
             lambda account=account: authorization(account),  # type: ignore[misc]
             transport,
             rate_limit=rate_limit,
+            turns=turns,
             stop=stop,
             max_retries=config.api.max_retries,
             max_page_bytes=config.api.max_page_bytes,

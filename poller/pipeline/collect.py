@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 from poller.api import ActivityLog
+from poller.clocks import latest_now, trusted_now
 from poller.config import Config
 from poller.errors import AuthError, PollerError, StateError, StoppedError
 from poller.events import Event
@@ -22,8 +23,6 @@ from poller.windows import Window, next_window, tile
 
 log = logging.getLogger(__name__)
 
-# `Date` has whole seconds, and the answer takes a while to come: less than this is no skew.
-_TOLERATED_SKEW_SECONDS = 2.0
 _MICROSECONDS = 1_000_000
 
 
@@ -192,7 +191,7 @@ class Collector:
         for span in self._state.contracts.ranges(row.contract):
             yield _Lane(list(tile(span.window)), span.id, span.purpose == "repair")
         # Read as far as either clock says, so that nothing comes later than it must; the watermark believes the earlier.
-        reach = now + max(0.0, -_skew(api)) if self._until is None else self._until
+        reach = latest_now(api.clock_skew_seconds, now) if self._until is None else self._until
         window = next_window(row.watermark, row.origin, int(reach), self._config.poll.overlap_seconds)
         if window is not None:
             yield _Lane(list(tile(window)), None, is_repair=False)
@@ -369,16 +368,10 @@ class Collector:
 
     def _trusted_now(self, api: ActivityLog, now: float) -> float:
         """The earlier of our clock and the API's: up to there, neither doubts that the time has passed."""
-        return now - max(0.0, _skew(api))
+        return trusted_now(api.clock_skew_seconds, now)
 
     def close(self) -> None:
         self._ahead.close()
-
-
-def _skew(api: ActivityLog) -> float:
-    """Our clock minus the API's in seconds, 0 where that is within what `Date` can tell."""
-    skew = api.clock_skew_seconds
-    return skew if abs(skew) > _TOLERATED_SKEW_SECONDS else 0.0
 
 
 def _is_before(event: Event, watermark: int) -> bool:

@@ -21,8 +21,8 @@ from poller.errors import ConfigError, Problem
 from poller.events import OutboxEvent
 from poller.liveness import moves
 from poller.sinks import Configured, build_render
-from poller.sinks.http import words_of
 from poller.transport import RateLimit, Response
+from poller.words import words_of
 
 MAX_RECORDS = 500
 MAX_CALL_BYTES = 4 * MIB

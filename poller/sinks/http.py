@@ -9,26 +9,24 @@ for its words only, or to recognise a page that somebody else answered with.
 from __future__ import annotations
 
 import base64
-import json
 import re
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from isal import isal_zlib
 
-from poller.config import MASK, Config, HttpSink, SecretSource
+from poller.config import Config, HttpSink, SecretSource
 from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.errors import ConfigError, TransientError
 from poller.transport import RateLimit, Response, Transport, retry_after_seconds
+from poller.words import words_of
 
 # Measured on entries: as small as zlib's level 3 in a fifth of its time; level 3 takes twice that for 1 % fewer bytes.
 _GZIP_LEVEL = 2
 _GZIP_FORMAT = 31  # zlib's word for a gzip member; its header has no time, so equal batches are equal bytes
-_MAX_WORDS = 200
-_ECHO_CHARS = 32
 _MIN_MASKED_CHARS = 4
 _MARK = b"\xef\xbb\xbf"  # of UTF-8
 _PAGE_BEGINS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")
@@ -109,27 +107,6 @@ def _remedy(status: int, place: str) -> str:
             return 'the receiver does not take this compression or type: set compression = "none"'
         case _:
             return f"not an answer that means success: check {place}"
-
-
-def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
-    """The server's words as one printable line of at most 200 characters, without our secrets and body."""
-    text = answer.body.decode("utf-8", "replace")
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, MASK).replace(json.dumps(secret)[1:-1], MASK)
-    if "html" in answer.headers.get("Content-Type", ""):
-        text = re.sub(r"<[^<>]*>", " ", text)
-    text = "".join(char if char.isprintable() else " " for char in text[: 20 * _MAX_WORDS])
-    return _without_echo(" ".join(text.split())[:_MAX_WORDS], sent)
-
-
-def _without_echo(words: str, sent: bytes) -> str:
-    """The words up to where they begin to repeat what was sent, however often that was quoted again."""
-    flat, haystack = words.replace("\\", ""), sent.replace(b"\\", b"")
-    for start in range(0, len(flat) - _ECHO_CHARS + 1, _ECHO_CHARS):
-        if flat[start : start + _ECHO_CHARS].encode() in haystack:
-            # It may have begun in the span before, which was not all echo.
-            return f"{flat[: max(0, start - _ECHO_CHARS)]}..."
-    return words
 
 
 class Endpoint:

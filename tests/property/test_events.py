@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.events import BadAnswerError, parse_contracts, parse_page
+from poller.events import BadAnswerError, parse_page
+from poller.listing import parse_contracts
 from poller.mapping import truncated, with_time
 
 VALUES: st.SearchStrategy[Any] = st.recursive(

@@ -19,8 +19,9 @@ from poller.mapping.filter import Filter
 from poller.mapping.moesif import ActionMaker
 from poller.mapping.redact import Redactor
 from poller.sinks import logging_service, loki, moesif
-from poller.sinks.http import outcome_of, words_of
+from poller.sinks.http import outcome_of
 from poller.transport import Response, Transport
+from poller.words import words_of
 from tests.hostile import RawServer, at_most, headed
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=30)

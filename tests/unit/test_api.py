@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import threading
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from poller.api import ActivityLog
+from poller.clocks import latest_now, trusted_now
 from poller.delivery import RetryPolicy
 from poller.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
 from poller.transport import RateLimit, Response, Transport
@@ -81,11 +83,14 @@ class Server(ThreadingHTTPServer):
 
 
 class Stop(threading.Event):
-    """Never set, and its waits pass at once; keeps how long they would have been."""
+    """Never set, and its waits pass at once, but for its own clock; keeps how long they would have been."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[float] = []
+
+    def clock(self) -> float:
+        return time.monotonic() + sum(self.waits)
 
     def wait(self, timeout: float | None = None) -> bool:
         self.waits.append(timeout or 0.0)
@@ -128,6 +133,7 @@ def client(server: Server, stop: Stop, transport: Transport) -> Client:
             "transport": transport,
             "rate_limit": RateLimit(0),
             "stop": stop,
+            "clock": stop.clock,
             **options,
         }
         return ActivityLog(**given)
@@ -163,9 +169,9 @@ def test_contracts_are_asked_for_without_one(server: Server, client: Client) -> 
 
 # Every status
 
-ALWAYS_TRANSIENT = [408, 429, 500, 501, 502, 503, 504, 520, 599]
+ALWAYS_TRANSIENT = [408, 500, 501, 502, 503, 504, 520, 599]
 NEVER_RETRIED = [
-    *((status, AuthError) for status in (401, 403)),
+    *((status, AuthError) for status in (403,)),
     *((status, RejectedError) for status in (204, 206, 301, 302, 303, 304, 307, 308)),
     *((status, RejectedError) for status in (400, 402, 404, 405, 406, 409, 410, 413, 414, 422, 451, 499)),
 ]
@@ -358,11 +364,19 @@ def test_a_token_that_was_renewed_is_read_anew_after_a_401(server: Server, clien
     assert stop.waits == []
 
 
-def test_a_token_that_is_the_same_is_not_sent_twice(server: Server, client: Client) -> None:
+def test_a_refused_token_is_asked_with_once_more_and_no_more_than_that(
+    server: Server, client: Client, stop: Stop
+) -> None:
     server.replies = [Reply(401)]
     with pytest.raises(AuthError):
         page(client())
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2
+    assert len(stop.waits) == 1
+
+
+def test_a_401_of_one_moment_goes_unnoticed(server: Server, client: Client) -> None:
+    server.replies = [Reply(401), Reply()]
+    assert page(client()) == [b'{"@uuid":"a"}']
 
 
 def test_a_renewed_token_that_is_refused_as_well_is_the_end(server: Server, client: Client) -> None:
@@ -445,22 +459,253 @@ def test_a_date_that_makes_no_sense_says_nothing_about_the_clocks(server: Server
     server.replies = [Reply(headers={"Date": date})]
     api = client()
     page(api)
-    assert api.clock_skew_seconds == 0.0
+    assert api.clock_skew_seconds is None
 
 
 @pytest.mark.parametrize(
-    ("date", "days"),
+    "date",
     [
-        ("Fri, 31 Dec 9999 23:59:59 GMT", -30),
-        ("Fri, 01 Jan 2100 00:00:00 GMT", -30),
-        ("Mon, 01 Jan 1601 00:00:00 GMT", time.time() / 86_400),
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Fri, 01 Jan 2100 00:00:00 GMT",
+        "Mon, 01 Jan 1601 00:00:00 GMT",
+        "Thu, 01 Jan 1970 00:00:00 GMT",
     ],
-    ids=["9999", "2100", "1601"],
 )
-def test_a_date_at_the_end_of_the_calendar_has_nobody_read_all_the_years_until_then(
-    server: Server, client: Client, date: str, days: float
-) -> None:
+def test_a_clock_of_the_api_that_is_not_set_is_not_believed(server: Server, client: Client, date: str) -> None:
     server.replies = [Reply(headers={"Date": date})]
     api = client()
     page(api)
-    assert api.clock_skew_seconds == pytest.approx(days * 86_400, abs=3600)
+    now = time.time()
+    assert abs(api.clock_skew_seconds or 0.0) > 86_400
+    assert trusted_now(api.clock_skew_seconds, now) == latest_now(api.clock_skew_seconds, now) == now
+
+
+def test_a_body_that_takes_long_is_no_difference_between_the_clocks(server: Server, client: Client) -> None:
+    class Slow(Transport):
+        def request(self, *args: Any, **options: Any) -> Response:
+            answer = super().request(*args, **options)
+            return answer._replace(head_at=answer.head_at - 40, body_seconds=40.0)
+
+    date = format_datetime(datetime.now(UTC) - timedelta(seconds=40), usegmt=True)
+    server.replies = [Reply(headers={"Date": date})]
+    api = client(transport=Slow())
+    page(api)
+    assert api.clock_skew_seconds == pytest.approx(0, abs=1.5)
+
+
+def test_a_clock_of_ours_that_is_set_shows_before_the_next_answer(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.replies = [Reply(headers={"Date": format_datetime(datetime.now(UTC), usegmt=True)})]
+    api = client()
+    page(api)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)
+    assert api.clock_skew_seconds == pytest.approx(7200, abs=2)
+
+
+# What the API says
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 500])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"httpStatus":400,"messages":[{"errorCode":"309","message":"no such range"}]}', ": 309: no such range"),
+        (b'{"httpStatus":400,"messages":[{"message":"a"},{"message":"b\\n\\u001b[1mc"}]}', ": a; b [1mc"),
+        (b'{"messages":["plain"]}', ": plain"),
+        (b"out of\r\n\x07order", ": out of order"),
+        (b'{"messages":[]}', ""),
+        (b"x" * 100_000, ": " + "x" * 200),
+        (b"you sent canary-token", ": you sent ********"),
+    ],
+)
+def test_the_words_of_the_api_are_told(server: Server, client: Client, status: int, body: bytes, words: str) -> None:
+    server.replies = [Reply(status, body)]
+    with pytest.raises(PollerError) as raised:
+        page(client(max_retries=0))
+    assert raised.value.message.endswith(f"{words}" if words else str(status) if status == 500 else f"({status})")
+
+
+def test_the_password_of_a_basic_login_is_not_told(server: Server, client: Client) -> None:
+    server.replies = [Reply(400, b"canary-password is wrong")]
+    pair = base64.b64encode(b"user:canary-password").decode()
+    with pytest.raises(RejectedError) as raised:
+        page(client(authorization=lambda: f"Basic {pair}"))
+    assert raised.value.message.endswith("******** is wrong")
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "aws-chunked"])
+def test_an_encoding_that_was_not_asked_for_is_named(server: Server, client: Client, encoding: str) -> None:
+    server.replies = [Reply(body=b"\x8b\x03\x80", headers={"Content-Encoding": encoding})]
+    with pytest.raises(TransientError, match=r"encoding|compression") as raised:
+        page(client(max_retries=0))
+    assert encoding in raised.value.message or "gzip" in encoding
+
+
+def test_a_proxy_that_wants_credentials_is_named(server: Server, client: Client) -> None:
+    server.replies = [Reply(407, b"who are you?")]
+    with pytest.raises(TransientError, match="proxy wants credentials") as raised:
+        page(client(max_retries=0))
+    assert "HTTPS_PROXY" in raised.value.hint
+
+
+# Pages that the API finds too large
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ("limit must not exceed 100", 100),
+        ("the parameter 'limit' must be between 1 and 100", 100),
+        ("invalid page size", 250),
+        ("[limit] is too large", 125),
+    ],
+)
+def test_a_page_that_the_api_finds_too_large_is_asked_for_smaller(
+    server: Server, client: Client, caplog: pytest.LogCaptureFixture, status: int, words: str, most: int
+) -> None:
+    body = json.dumps({"httpStatus": status, "messages": [{"message": words}]}).encode()
+    server.replies = [lambda request: Reply(status, body) if int(request.query["limit"]) > most else Reply()]
+    api = client()
+    assert page(api, limit=1000) == [b'{"@uuid":"a"}']
+    assert page(api, limit=1000) == [b'{"@uuid":"a"}']
+    limits = [int(request.query["limit"]) for request in server.requests]
+    assert limits[-2:] == [most, most]
+    assert api.max_limit == most
+    assert words in api.limit_words
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["page_size.refused"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "dateStart is more than 90 days ago",
+        "Result window is too large, from + size: limit 10000",
+        "rate limit",
+        "no",
+        "",
+    ],
+)
+def test_a_refusal_for_something_else_is_not_asked_smaller(server: Server, client: Client, words: str) -> None:
+    server.replies = [Reply(400, words.encode())]
+    with pytest.raises(RejectedError):
+        page(client(), limit=1000)
+    assert len(server.requests) == 1
+
+
+def test_a_limit_that_is_refused_at_any_size_is_told_with_the_first_words(server: Server, client: Client) -> None:
+    server.replies = [Reply(400, b"limit no 1"), Reply(400, b"limit no 2")]
+    with pytest.raises(RejectedError, match="limit no 1"):
+        page(client(), limit=4)
+    assert len(server.requests) < 5
+
+
+# 429
+
+
+def test_an_account_that_is_refused_waits_once_for_all_its_requests(server: Server, client: Client, stop: Stop) -> None:
+    server.replies = [Reply(429, b""), Reply(429, b""), Reply()]
+    api = client()
+    page(api)
+    assert [round(wait) for wait in stop.waits[:2]] == [1, 2]
+    page(api)
+    assert len(server.requests) == 4
+
+
+def test_an_account_that_stays_refused_is_given_up_until_the_next_poll(
+    server: Server, client: Client, stop: Stop
+) -> None:
+    server.replies = [Reply(429, b"slow down")]
+    api = client()
+    for number in "123":
+        with pytest.raises(TransientError, match="429") as raised:
+            api.page(number, WINDOW, 0, 100)
+        assert (raised.value.status, raised.value.contract) == (429, number)
+    assert len(server.requests) <= 6
+    assert sum(stop.waits) <= 31
+
+
+def test_a_window_of_which_pages_were_read_is_waited_for_longer(server: Server, client: Client, stop: Stop) -> None:
+    server.replies = [*[Reply(429, b"")] * 12, Reply()]
+    assert page(client()) == [b'{"@uuid":"a"}']
+    assert sum(stop.waits) > 60
+
+
+# The list of contracts
+
+
+def pages_of(total: int, limit: int, shape: Callable[[list[int], int, str], bytes]) -> Callable[[Request], Reply]:
+    """The list in pages, by offset and limit."""
+
+    def answer(request: Request) -> Reply:
+        offset, size = int(request.query.get("offset", 0)), int(request.query.get("limit", limit))
+        numbers = list(range(total))[offset : offset + size]
+        follow = f"?offset={offset + size}&limit={size}" if offset + size < total else ""
+        return Reply(body=shape(numbers, total, follow))
+
+    return answer
+
+
+def listed(numbers: list[int]) -> list[dict[str, int]]:
+    return [{"id": 31_000_000 + number} for number in numbers]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda numbers, total, follow: {"items": listed(numbers), "total": total},
+        lambda numbers, total, follow: {
+            "items": listed(numbers),
+            "_links": {"next": f"contracts{follow}"} if follow else {},
+        },
+        lambda numbers, total, follow: {
+            "items": listed(numbers),
+            "_links": {"next": {"href": f"contracts{follow}"}} if follow else {},
+        },
+        lambda numbers, total, follow: {"items": listed(numbers), "next": f"contracts{follow}" if follow else None},
+        lambda numbers, total, follow: {
+            "items": listed(numbers),
+            "links": [{"rel": "next", "href": f"contracts{follow}"}] if follow else [],
+        },
+        lambda numbers, total, follow: {"items": listed(numbers), "hasMore": bool(follow)},
+        lambda numbers, total, follow: {"items": listed(numbers), "page": {"offset": numbers[0], "total": total}},
+        lambda numbers, total, follow: {
+            "items": listed(numbers),
+            "total": total,
+            "_links": {"next": f"https://elsewhere.example/contracts{follow}"},
+        },
+    ],
+)
+def test_a_list_of_contracts_in_pages_is_read_to_its_end(
+    server: Server, client: Client, shape: Callable[[list[int], int, str], Any]
+) -> None:
+    server.replies = [pages_of(5, 2, lambda *page: json.dumps(shape(*page)).encode())]
+    found = client().contracts()
+    assert found == [str(31_000_000 + number) for number in range(5)]
+    assert found.missing == ""
+    assert {request.headers["authorization"] for request in server.requests} == {TOKEN}
+
+
+def test_a_link_in_a_header_is_followed(server: Server, client: Client) -> None:
+    link = {"Link": '<contracts?cursor=x>; rel="next"'}
+    server.replies = [Reply(body=b'[{"id":1}]', headers=link), Reply(body=b'[{"id":2}]')]
+    assert client().contracts() == ["1", "2"]
+    assert server.requests[-1].query == {"cursor": "x"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"items":[{"id":1},{"id":2}],"total":3}',
+        b'{"items":[{"id":1},{"id":2}],"_links":{"next":"contracts?page=2"}}',
+        b'{"items":[{"id":1},{"id":2}],"nextPageToken":"abc"}',
+    ],
+)
+def test_a_list_that_gives_the_same_page_again_is_told(server: Server, client: Client, body: bytes) -> None:
+    server.replies = [Reply(body=body)]
+    found = client().contracts()
+    assert found == ["1", "2"]
+    assert "contracts" in found.missing
+    assert len(server.requests) <= 3

@@ -94,7 +94,7 @@ def test_where_a_redirect_leads_is_not_even_read(
     serve: Callable[..., RawServer], transport: Transport, location: str
 ) -> None:
     server = serve(lambda asked: http(b"gone", f"Location: {location}", status="302 Found"))
-    assert get(transport, server)[::2] == (302, b"gone")
+    assert get(transport, server)[:3:2] == (302, b"gone")
 
 
 BOMB = gzip.compress(bytes(64 * MAX_BYTES), 1)
@@ -181,7 +181,7 @@ def test_an_answer_that_lies_about_itself_is_no_answer(
 def test_an_answer_that_is_odd_but_whole_is_taken(
     serve: Callable[..., RawServer], transport: Transport, answer: bytes
 ) -> None:
-    assert get(transport, serve(lambda asked: answer))[::2] == (200, b"[]")
+    assert get(transport, serve(lambda asked: answer))[:3:2] == (200, b"[]")
 
 
 def test_many_workers_are_each_given_their_own_answer(serve: Callable[..., RawServer]) -> None:

@@ -15,9 +15,9 @@ from poller.events import (
     Page,
     StoredEvents,
     ndjson,
-    parse_contracts,
     parse_page,
 )
+from poller.listing import parse_contracts
 from poller.mapping import format_time_us
 
 
@@ -404,7 +404,7 @@ def test_bytes_that_are_not_utf8_are_replaced_and_the_page_says_so() -> None:
     ],
 )
 def test_contracts_are_numbers_as_text_each_once_in_order(body: bytes, expected: list[str]) -> None:
-    assert parse_contracts(body) == expected
+    assert parse_contracts(body).numbers == expected
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ PACKAGE = "poller"
 
 # Room -> its modules below poller/; a package stands for all that is in it.
 ROOMS = {
-    "core": {"errors", "events", "windows", "delivery", "reading", "mapping"},
+    "core": {"clocks", "errors", "events", "listing", "windows", "delivery", "pace", "reading", "turns", "mapping"},
     "config": {"config"},
     "liveness": {"liveness"},
     "telemetry": {"telemetry", "log_stream"},
     "listening": {"listening"},
     "reporting": {"health", "metrics", "notify", "readiness"},
-    "transport": {"transport", "connections"},
-    "api": {"api"},
+    "transport": {"transport", "connections", "words"},
+    "api": {"api", "asking"},
     "store": {"store"},
     "sinks": {"sinks"},
     "files": {"files"},

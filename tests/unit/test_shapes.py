@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from poller.events import Event, OutboxEvent, parse_contracts, parse_page
+from poller.events import Event, OutboxEvent, parse_page
+from poller.listing import parse_contracts
 from poller.mapping import truncated, with_time
 from poller.mapping.filter import Filter
 from poller.mapping.moesif import ActionMaker
@@ -161,4 +162,4 @@ def assert_redacted(before: Any, after: Any, names: list[str], kind: str) -> Non
 
 
 def test_a_contract_number_has_64_bits() -> None:
-    assert parse_contracts(b'[{"id": 9223372036854775807}]') == ["9223372036854775807"]
+    assert parse_contracts(b'[{"id": 9223372036854775807}]').numbers == ["9223372036854775807"]

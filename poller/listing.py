@@ -1,0 +1,146 @@
+"""Pages: of the list of contracts what it says of the next one, and of any the size that the API takes. Pure.
+
+Source: docs/facts.md, "IONOS Activity Log API".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urljoin, urlsplit
+
+from poller.events import BadAnswerError
+
+_TOTALS = ("total", "totalCount", "totalItems", "totalElements")
+_NEXT_LINKS = ("next", "nextLink", "nextPage", "@odata.nextLink")
+_FLAGS = ("hasMore", "has_more", "hasNext", "isTruncated")
+_TOKENS = ("nextPageToken", "nextToken", "nextCursor", "cursor")
+_LIMIT_STATUSES = (400, 413, 416, 422)
+_OTHER_LIMITS = r"window|offset|\brate\b|\bdays?\b|\bhours?\b|\bdates?|\btime"
+
+
+class ContractList(list[str]):
+    """Contract numbers as text, in the API's order, each once. `missing` says what the API did not give of it; "" for nothing."""
+
+    def __init__(self, numbers: Sequence[str] = (), missing: str = "") -> None:
+        super().__init__(numbers)
+        self.missing = missing
+
+
+class ContractPage(NamedTuple):
+    """One answer of `GET /contracts`: the numbers in it, and what it says of the others."""
+
+    numbers: list[str]
+    offset: int | None = None
+    limit: int | None = None
+    total: int | None = None
+    next_link: str = ""
+    has_more: bool = False  # it says so in another way
+
+    def missing(self, count: int) -> str:
+        """What is missing when nothing new comes after `count` contracts, in words; "" where that is all by its own total."""
+        if self.total is not None and self.total <= count:
+            return ""
+        if self.total is not None:
+            return f"the list of contracts names a total of {self.total:,}, but only {count:,} could be read"
+        return f"the list of contracts says that it has more than {count:,}, but they could not be read"
+
+
+def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
+    """Read one answer of `GET /contracts`, with its header `Link` if it has one.
+
+    Raises: BadAnswerError when it is not a list (or `{"items": [...]}`) of objects with an `id`.
+    """
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswerError(f"not the JSON that was expected: {error}") from error
+    items = answer.get("items") if isinstance(answer, dict) else answer
+    if not isinstance(items, list):
+        raise BadAnswerError("neither a list of contracts nor an object with `items`")
+    numbers = []
+    for item in items:
+        number = str(item.get("id", "")) if isinstance(item, dict) else ""
+        if not re.fullmatch(r"[0-9]{1,20}", number):
+            raise BadAnswerError("a contract without a numeric id")
+        numbers.append(number)
+    numbers = list(dict.fromkeys(numbers))
+    linked = re.search(r'<([^<>]*)>\s*;[^,<]*\brel="?next\b', link_header)
+    header_link = linked[1] if linked else ""
+    if not isinstance(answer, dict):
+        return ContractPage(numbers, next_link=header_link)
+    places = [
+        answer,
+        *(value for key in ("page", "paging", "pagination", "meta") if isinstance(value := answer.get(key), dict)),
+    ]
+    return ContractPage(
+        numbers,
+        _first_count(places, ("offset",)),
+        _first_count(places, ("limit", "size", "pageSize")),
+        _first_count(places, _TOTALS),
+        _next_link(places) or header_link,
+        any(place.get(key) is True for place in places for key in _FLAGS)
+        or any(place.get(key) for place in places for key in _TOKENS),
+    )
+
+
+def _first_count(places: Sequence[dict[str, Any]], keys: Sequence[str]) -> int | None:
+    for place in places:
+        for key in keys:
+            value = place.get(key)
+            if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+                value = int(value)
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                return value
+    return None
+
+
+def _next_link(places: Sequence[dict[str, Any]]) -> str:
+    for place in places:
+        candidates = [place.get(key) for key in _NEXT_LINKS]
+        for key in ("_links", "links"):
+            links = place.get(key)
+            if isinstance(links, dict):
+                candidates += [links.get(name) for name in _NEXT_LINKS]
+            elif isinstance(links, list):
+                candidates += [link for link in links if isinstance(link, dict) and link.get("rel") == "next"]
+        for link in candidates:
+            target = link.get("href") if isinstance(link, dict) else link
+            if isinstance(target, str) and target:
+                return target
+    return ""
+
+
+def next_contracts(page: ContractPage, count: int, url: str) -> dict[str, str | int] | None:
+    """What to ask `url` for after this page, when `count` contracts are known by now; None at the end of the list.
+
+    A link is followed only to where the list itself is: its query is used, never its address.
+    """
+    is_short = page.total is not None and count < page.total
+    if not (is_short or page.next_link or page.has_more):
+        return None
+    target, here = urlsplit(urljoin(url, page.next_link)), urlsplit(url)
+    if page.next_link and target.query and target[:3] == here[:3]:
+        return dict(parse_qsl(target.query, keep_blank_values=True))
+    limit = page.limit or len(page.numbers)
+    offset = count if page.offset is None else page.offset + len(page.numbers)
+    return {"offset": offset, "limit": limit} if limit else {"offset": offset}
+
+
+def smaller_limit(limit: int, status: int | None, words: str) -> int:
+    """The `limit` to ask with after the API refused this one; 0 where the refusal is about something else.
+
+    The number in its words is taken where there is one. Words about a window or a time are about something else.
+    """
+    is_about_limit = re.search(r"\blimit\b|page.?size|\bper.?page\b", words, re.IGNORECASE) is not None
+    if (
+        limit <= 1
+        or status not in _LIMIT_STATUSES
+        or not is_about_limit
+        or re.search("window|rate", words, re.IGNORECASE)
+    ):
+        return 0
+    named = [int(number) for number in re.findall(r"\d{1,9}", words.partition(": ")[2])]
+    return max((number for number in named if 1 <= number < limit), default=limit // 2)

@@ -1,0 +1,60 @@
+"""What the other side says, as one line that is safe to show: bounded, printable, without secrets and what was sent."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from poller.config import MASK
+from poller.transport import Response
+
+_MAX_WORDS = 200
+_ECHO_CHARS = 32
+_MAX_MESSAGES = 20
+
+
+def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
+    """The server's words as one printable line of at most 200 characters, without our secrets and body."""
+    text = answer.body.decode("utf-8", "replace")
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, MASK).replace(json.dumps(secret)[1:-1], MASK)
+    if "html" in answer.headers.get("Content-Type", ""):
+        text = re.sub(r"<[^<>]*>", " ", text)
+    return _without_echo(_one_line(text), sent)
+
+
+def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
+    """The words of an answer of an IONOS API: the messages of its error body, else the whole body.
+
+    Source: docs/facts.md, "IONOS Activity Log API".
+    """
+    try:
+        messages = json.loads(answer.body)["messages"]
+        texts = [_message(message) for message in messages[:_MAX_MESSAGES]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return words_of(answer, secrets, b"")
+    body = "; ".join(text for text in texts if text).encode("utf-8", "replace")
+    return words_of(answer._replace(body=body, headers={}), secrets, b"")
+
+
+def _message(message: Any) -> str:
+    if isinstance(message, dict):
+        return ": ".join(str(message[key]) for key in ("errorCode", "message") if message.get(key))
+    return str(message)
+
+
+def _one_line(text: str) -> str:
+    text = "".join(char if char.isprintable() else " " for char in text[: 20 * _MAX_WORDS])
+    return " ".join(text.split())[:_MAX_WORDS]
+
+
+def _without_echo(words: str, sent: bytes) -> str:
+    """The words up to where they begin to repeat what was sent, however often that was quoted again."""
+    flat, haystack = words.replace("\\", ""), sent.replace(b"\\", b"")
+    for start in range(0, len(flat) - _ECHO_CHARS + 1, _ECHO_CHARS):
+        if flat[start : start + _ECHO_CHARS].encode() in haystack:
+            # It may have begun in the span before, which was not all echo.
+            return f"{flat[: max(0, start - _ECHO_CHARS)]}..."
+    return words
