@@ -27,8 +27,6 @@ class Step(NamedTuple):
 
 Path = tuple[Step, ...]
 
-_TEXT = {str}
-
 
 def parse_path(text: str) -> Path:
     """The steps of a path."""
@@ -41,8 +39,11 @@ class Fields:
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = [parse_path(path) for path in paths]
         self._heads = _heads(self._paths)
-        # What takes the rest of a path with a list; None for one without.
-        self._takers = [_taker(path[_head_end(path) :]) if _has_list(path) else None for path in self._paths]
+        # What takes the texts of a path with a list out of that; None for one without.
+        self._takers = [
+            (number, _taker(path[_head_end(path) :]) if _has_list(path) else None)
+            for number, path in enumerate(self._paths)
+        ]
         shape = _shape(self._paths)
         self._decode = msgspec.json.Decoder(shape).decode if shape is not None else None
 
@@ -54,22 +55,21 @@ class Fields:
             values = self._heads(self._decode(line))
         except (msgspec.DecodeError, RecursionError):
             return self._look(line)
-        for number, value in enumerate(values):
+        for value in values:
             if type(value) is not str and value is not None:
-                return [*values[:number], *self._converted(values, number)]
+                return self._converted(values)
         return values
 
-    def _converted(self, values: Sequence[Any], start: int) -> Iterator[Value]:
-        """The values from that place on: texts, and for a path with a list, the texts in it."""
-        for number in range(start, len(values)):
-            value, take = values[number], self._takers[number]
-            if type(value) is str or value is None:
-                yield value
-            elif take is None:
-                yield _texts(self._paths[number], value)
-            else:
-                found = take(value)
-                yield found if {*map(type, found)} <= _TEXT else _texts(self._paths[number], found)
+    def _converted(self, values: Sequence[Any]) -> list[Value]:
+        """The values as texts, and for a path with a list, the texts in it."""
+        texts = list(values)
+        for number, take in self._takers:
+            value = texts[number]
+            if take is not None:
+                texts[number] = take(value)
+            elif type(value) is not str and value is not None:
+                texts[number] = _text(value)
+        return texts
 
     def _look(self, line: bytes) -> Sequence[Value]:
         """The same, for an entry of any shape."""
@@ -79,19 +79,13 @@ class Fields:
             entry = json.loads(line, parse_int=str, parse_float=str)
         values: list[Value] = []
         for path in self._paths:
-            found = list(_walk(entry, path))
-            values.append(_texts(path, found if _has_list(path) else found[0]))
+            texts = [_text(value) for value in _walk(entry, path)]
+            values.append([text for text in texts if text is not None] if _has_list(path) else texts[0])
         return values
 
 
 def _has_list(path: Path) -> bool:
     return any(step.is_list for step in path)
-
-
-def _texts(path: Path, value: Any) -> Value:
-    if _has_list(path):
-        return [text for text in map(_text, value) if text is not None]
-    return _text(value)
 
 
 def _text(value: Any) -> str | None:
@@ -137,16 +131,18 @@ def _heads(paths: Sequence[Path]) -> Callable[[Any], Sequence[Any]]:
     return get if len(names) != 1 else lambda entry: (get(entry),)
 
 
-def _taker(rest: Path) -> Callable[[list[Any]], list[Any]]:
-    """What takes the values of the rest of a path out of the list that it goes through."""
+def _taker(rest: Path) -> Callable[[list[Any]], list[str]]:
+    """What takes the texts at the rest of a path out of the list that it goes through."""
     if not rest:
-        return lambda found: found
-    end = _head_end(rest)
-    get = attrgetter(".".join(map(_attribute, rest[:end])))
-    if not _has_list(rest):
-        return lambda found: [get(item) for item in found]
-    inner = _taker(rest[end:])
-    return lambda found: [value for item in found for value in inner(get(item))]
+        return lambda texts: texts
+    get = attrgetter(".".join(map(_attribute, rest[: _head_end(rest)])))
+    further = rest[_head_end(rest) :]
+    if further:
+        take = _taker(further)
+        return lambda items: [text for item in items for text in take(get(item))]
+    if _has_list(rest):
+        return lambda items: [text for item in items for text in get(item)]
+    return lambda items: [text for item in items if (text := _text(get(item))) is not None]
 
 
 def _shape(paths: Sequence[Path]) -> type[msgspec.Struct] | None:
@@ -160,7 +156,7 @@ def _shape(paths: Sequence[Path]) -> type[msgspec.Struct] | None:
         rests = [path[1:] for path in members]
         if any(path[0] != step for path in members) or (not all(rests) and any(rests)):
             return None
-        inner = _shape(rests) if any(rests) else Any
+        inner: Any = _shape(rests) if any(rests) else str if step.is_list else Any
         if inner is None:
             return None
         field: Any
@@ -168,5 +164,5 @@ def _shape(paths: Sequence[Path]) -> type[msgspec.Struct] | None:
             field = msgspec.field(name=name, default_factory=list)
         else:
             field = msgspec.field(name=name, default=None if inner is Any else inner())
-        fields.append((_attribute(step), list[inner] if step.is_list else inner, field))  # type: ignore[valid-type]
+        fields.append((_attribute(step), list[inner] if step.is_list else inner, field))
     return msgspec.defstruct("Shape", fields, frozen=True, gc=False)

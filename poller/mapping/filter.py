@@ -24,7 +24,9 @@ _PATHS = {
 }
 _PERSONAL = {"username", "source_ip"}
 
-_Condition = tuple[int, Callable[[str], object]]
+_Slots = dict[str, tuple[int, int | None]]
+_Condition = tuple[int, int | None, Callable[[str], object]]
+"""Which value it is about, which further one, and what tells whether a text matches."""
 
 
 class Filter:
@@ -32,11 +34,10 @@ class Filter:
 
     def __init__(self, exclude: Sequence[Mapping[str, str]], include: Sequence[Mapping[str, str]]) -> None:
         keys = list(dict.fromkeys(key for rule in (*exclude, *include) for key in rule if key != "contract"))
-        slots = {"contract": 0, **{key: number for number, key in enumerate(keys, 1)}}
-        further = [(slots[key], path) for key in keys for path in _PATHS[key][1:]]
+        slots: _Slots = {"contract": (0, None), **{key: (number, None) for number, key in enumerate(keys, 1)}}
+        further = [(key, path) for key in keys for path in _PATHS[key][1:]]
+        slots.update((key, (slots[key][0], number)) for number, (key, _) in enumerate(further, len(slots)))
         self._fields = Fields([*(_PATHS[key][0] for key in keys), *(path for _, path in further)])
-        # Which value a further one is added to.
-        self._further = [(slot, number) for number, (slot, _) in enumerate(further, len(slots))]
         self._exclude = [
             (f"exclude[{number}] {_shown(rule)}", _conditions(rule, slots)) for number, rule in enumerate(exclude)
         ]
@@ -50,8 +51,6 @@ class Filter:
     def reason(self, contract: str, line: bytes) -> str | None:
         """Why the entry is left out: the first exclude rule that matches, or `include`; None if it goes on."""
         values = [contract, *self._fields.read(line)]
-        for slot, number in self._further:
-            values[slot] = [*_as_list(values[slot]), *_as_list(values[number])]
         for reason, conditions in self._exclude:
             if _matches(conditions, values):
                 return reason
@@ -65,8 +64,8 @@ def _shown(rule: Mapping[str, str]) -> str:
     return " ".join(f"{key}={'***' if key in _PERSONAL else pattern}" for key, pattern in rule.items())
 
 
-def _conditions(rule: Mapping[str, str], slots: Mapping[str, int]) -> list[_Condition]:
-    return [(slots[key], _matcher(pattern)) for key, pattern in rule.items()]
+def _conditions(rule: Mapping[str, str], slots: _Slots) -> list[_Condition]:
+    return [(*slots[key], _matcher(pattern)) for key, pattern in rule.items()]
 
 
 def _matcher(pattern: str) -> Callable[[str], object]:
@@ -76,15 +75,9 @@ def _matcher(pattern: str) -> Callable[[str], object]:
 
 
 def _matches(conditions: Sequence[_Condition], values: Sequence[Value]) -> bool:
-    for slot, is_match in conditions:
+    for slot, further, is_match in conditions:
         value = values[slot]
-        if type(value) is str:
-            if not is_match(value):
-                return False
-        elif not value or not any(map(is_match, value)):
+        is_met = is_match(value) if type(value) is str else value and any(map(is_match, value))
+        if not is_met and (further is None or not any(map(is_match, values[further] or ()))):
             return False
     return True
-
-
-def _as_list(value: Value) -> list[str]:
-    return [value] if isinstance(value, str) else value or []
