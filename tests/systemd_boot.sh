@@ -15,6 +15,7 @@ fi
 shift
 work=$1 python=$2 site=$3 checkout=$4
 
+umask 022  # the tests' own is stricter, and the service's user has to get through
 mount --make-rprivate /
 base=$work/machine
 mkdir -p "$base"

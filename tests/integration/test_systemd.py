@@ -21,7 +21,10 @@ from pathlib import Path
 import pytest
 
 from poller import schedule
+from poller.config.kinds import fields_of
+from poller.config.model import Api
 from poller.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_STATE
+from poller.health import MAX_CONNECTIONS
 from poller.simulator import Simulator, SimulatorSettings
 from tests.debian import program
 from tests.machine import (
@@ -123,6 +126,15 @@ def test_what_no_restart_mends_is_not_restarted() -> None:
     assert options(RUN)["RestartPreventExitStatus"] == [f"{EXIT_CONFIG} {EXIT_STATE}"]
     assert options(BACKFILL)["RestartPreventExitStatus"] == [f"{EXIT_CONFIG} {EXIT_AUTH} {EXIT_STATE}"]
     assert options(BACKFILL)["SuccessExitStatus"] == [str(EXIT_INTERRUPTED)]
+
+
+def test_the_ceilings_are_above_what_any_configuration_takes() -> None:
+    run = options(RUN)
+    concurrency = next(field.le for field in fields_of(Api) if field.name == "concurrency") or 0
+    workers = 2 * concurrency + MAX_CONNECTIONS
+    assert int(run["TasksMax"][0]) > 2 * workers
+    assert int(run["LimitNOFILE"][0]) > 4 * workers
+    assert run["MemoryMax"] == ["1G"]
 
 
 def test_systemd_waits_longer_than_the_daemon_takes() -> None:

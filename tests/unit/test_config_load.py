@@ -206,6 +206,8 @@ def test_environment_wins_over_file_and_file_over_default(write: Any) -> None:
         ("IONOS_POLLER_POLL__CONTRACTS", "", lambda c: c.poll.contracts == ()),
         ("IONOS_POLLER_POLL", '{"interval": "30s"}', lambda c: c.poll.interval_seconds == 30),
         ("IONOS_POLLER_FILTER__EXCLUDE", '[{"type": "x"}]', lambda c: c.filter.exclude[0].type == "x"),
+        ("IONOS_POLLER_HTTP__HOSTS", '["A.example", "*"]', lambda c: c.http.hosts == ("a.example", "*")),
+        ("IONOS_POLLER_HTTP__LISTEN", "unix:/run/x.sock", lambda c: c.http.address == Path("/run/x.sock")),
         ("IONOS_POLLER_HTTP__LISTEN", "0.0.0.0:1", lambda c: c.http.address == ("0.0.0.0", 1)),
         ("IONOS_POLLER_API__TOKEN", "abc", lambda c: c.accounts[0].credentials().token.reveal() == "abc"),
         (
