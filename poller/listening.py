@@ -71,6 +71,7 @@ def _listen_at(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
+        path.chmod(0o666)  # who may ask is up to its directory, as with a port it is up to the network
         listener.listen(_BACKLOG)
     except BaseException:
         listener.close()

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from poller.config import Config, Http
 from poller.daemon import Daemon
 from poller.delivery import Accepted, Outcome, RetryAfter
 from poller.errors import PollerError, TransientError
-from poller.events import Event
+from poller.events import Event, Page
 from poller.notify import Notifier
 from poller.pipeline.collect import Prepared
 from poller.schedule import Parts
@@ -25,6 +26,7 @@ from poller.store import State
 from poller.store.contracts import Commit
 from poller.windows import Window
 from tests.support import wait_until
+from tests.unit.test_triggers import due_times
 
 QUIET = Config(http=Http(listen=""))
 
@@ -49,12 +51,16 @@ class Api:
 
     clock_skew_seconds = 0.0
 
-    def __init__(self, asked: Callable[[], object]) -> None:
+    def __init__(self, asked: Callable[[], object], contracts: Sequence[str] = ()) -> None:
         self._asked = asked
+        self._contracts = list(contracts)
 
     def contracts(self) -> list[str]:
         self._asked()
-        return []
+        return self._contracts
+
+    def page(self, *args: object) -> Page:
+        raise TransientError("no answer")
 
 
 class Ear(Notifier):
@@ -182,7 +188,7 @@ def test_a_worker_that_hangs_is_named_and_the_watchdog_is_not_fed_until_it_moves
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, who: str
 ) -> None:
     monkeypatch.setattr(liveness, "GRACE_SECONDS", 1.5)
-    monkeypatch.setattr(schedule, "HEARTBEAT_SECONDS", 1.0)  # the tick, and how long an idle sink waits
+    monkeypatch.setattr(schedule, "HEARTBEAT_SECONDS", 0.5)  # the tick, and how long an idle sink waits
     may_go_on = threading.Event()
 
     def hang() -> Outcome:
@@ -213,6 +219,7 @@ def test_a_worker_that_hangs_is_named_and_the_watchdog_is_not_fed_until_it_moves
 
 def test_a_sink_that_waits_before_it_tries_again_is_not_stuck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "GRACE_SECONDS", 0.6)
+    monkeypatch.setattr(schedule, "HEARTBEAT_SECONDS", 0.3)
     tried = threading.Event()
 
     def postpone() -> Outcome:
@@ -227,5 +234,17 @@ def test_a_sink_that_waits_before_it_tries_again_is_not_stuck(tmp_path: Path, mo
         for _ in range(100):
             assert "sink stdout" not in running.daemon._stuck()
             threading.Event().wait(0.01)
+
+    running.run(during)
+
+
+def test_every_job_catches_up_in_one_step_with_a_clock_set_forward_by_a_year(tmp_path: Path) -> None:
+    running = Running(tmp_path, [Sink()], Api(lambda: None, ["1"]))
+
+    def during() -> None:
+        scheduler = running.daemon._work._scheduler  # type: ignore[union-attr]
+        wait_until(lambda: scheduler.get_job("poll-1"), what="a contract is polled")
+        for job in scheduler.get_jobs():
+            assert len(due_times(job.trigger, job.next_run_time, job.next_run_time + timedelta(days=366))) == 2, job.id
 
     running.run(during)

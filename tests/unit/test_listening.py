@@ -71,6 +71,13 @@ def test_the_file_of_a_killed_process_is_replaced_and_that_of_a_living_one_is_no
     assert not path.exists()
 
 
+def test_whoever_may_enter_its_directory_may_use_the_socket(tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    endpoint = endpoint_at(path)
+    assert path.stat().st_mode & 0o777 == 0o666
+    endpoint.close()
+
+
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "http.sock"
     path.write_text("mine")
