@@ -1,16 +1,25 @@
-"""Writing whole, and files that are durable and readable by whom they are meant for: what `setup` makes."""
+"""Files that are written whole, that are durable, and that are ours.
+
+Root may write into directories of lesser users, who can put a link or a file of their own where ours is expected. `open_own`
+follows no link of theirs and takes no file of theirs, whatever they do meanwhile.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
+import stat
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from poller.errors import ConfigError, Problem
+
+_MAX_LINKS = 40
 
 
 def write_whole(descriptor: int, data: bytes) -> None:
@@ -39,6 +48,91 @@ def write_most(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
     return len(data), None
 
 
+def open_own(path: Path, flags: int, *, owners: Collection[int] = ()) -> int:
+    """Open a file of ours to write to it, or with O_CREAT create it with mode 0600. Returns its descriptor.
+
+    Its last name is not followed if it is a link, and a link on the way only if it is root's or ours. An existing file must be
+    root's, ours or of one of `owners`; nobody else may be able to write it, and it may have no other name: behind that one there
+    could be a file that is not meant. What is no regular file is the caller's to judge.  Raises: OSError that says so.
+    """
+    directory = _open_directory(path.absolute().parent)
+    try:
+        descriptor = _open_or_create(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, directory)
+    finally:
+        os.close(directory)
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            _check_own(found, {*_trusted_owners(), *owners})
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_or_create(path: Path, flags: int, directory: int) -> int:
+    try:
+        if flags & os.O_CREAT:
+            with contextlib.suppress(FileExistsError):
+                return os.open(path.name, flags | os.O_EXCL, 0o600, dir_fd=directory)
+        return os.open(path.name, flags & ~os.O_CREAT, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link, which is not followed") from error
+        raise
+
+
+def _check_own(found: os.stat_result, owners: Collection[int]) -> None:
+    if found.st_uid not in owners:
+        raise OSError(errno.EPERM, f"belongs to another user (uid {found.st_uid}) and is not written to")
+    if found.st_mode & stat.S_IWOTH:
+        raise OSError(errno.EPERM, "can be changed by other users (chmod o-w) and is not written to")
+    if found.st_nlink > 1:
+        raise OSError(errno.EPERM, "has a second name (a hard link) and is not written to")
+
+
+def _trusted_owners() -> set[int]:
+    return {0, os.geteuid()}
+
+
+def _open_directory(path: Path) -> int:
+    """A descriptor of the directory, name by name from the root: nobody can change a step that we have taken.
+
+    A link is followed only if it is root's or ours.  Raises: OSError.
+    """
+    if not hasattr(os, "O_PATH"):  # not Linux
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    names = list(reversed(path.parts[1:]))
+    current = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    followed = 0
+    try:
+        while names:
+            found = os.open(names.pop(), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current)
+            stats = os.fstat(found)
+            if not stat.S_ISLNK(stats.st_mode):
+                os.close(current)
+                current = found
+                continue
+            try:
+                followed += 1
+                if stats.st_uid not in _trusted_owners() or followed > _MAX_LINKS:
+                    message = (
+                        f"a directory on the way is a link of another user (uid {stats.st_uid}), which is not followed"
+                    )
+                    raise OSError(errno.ELOOP, message)
+                target = Path(os.readlink("", dir_fd=found))
+            finally:
+                os.close(found)
+            if target.is_absolute():
+                os.close(current)
+                current = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            names += reversed(target.parts[target.is_absolute() :])
+    except BaseException:
+        os.close(current)
+        raise
+    return current
+
+
 class NewFile:
     """A file in the making, beside the place it will have; a context manager that leaves nothing behind if not committed.
 
@@ -50,6 +144,9 @@ class NewFile:
         self.path = Path(os.path.realpath(path))  # in place of what a link leads to, not of the link
         self._draft: Path | None = None
         try:
+            if path.is_symlink() and path.lstat().st_uid not in _trusted_owners():
+                raise OSError(errno.ELOOP, f"is a link of another user (uid {path.lstat().st_uid})")
+            os.close(_open_directory(path.absolute().parent))
             # 0600 from its first byte on.
             self._descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         except OSError as error:
@@ -75,7 +172,8 @@ class NewFile:
         try:
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 before = self.path.stat()
-                os.fchown(self._descriptor, before.st_uid, before.st_gid)
+                if before.st_uid in _trusted_owners():  # not to who put a file of his own there
+                    os.fchown(self._descriptor, before.st_uid, before.st_gid)
             os.fchmod(self._descriptor, mode)
             self.draft.rename(self.path)
             self._draft = None

@@ -22,7 +22,7 @@ from pathlib import Path
 from poller.config import FileSink as Settings
 from poller.delivery import Accepted, Outcome, RetryAfter
 from poller.events import OutboxEvent
-from poller.files import write_whole
+from poller.files import open_own, write_whole
 from poller.mapping import format_time_us
 from poller.sinks import Configured, build_render
 
@@ -140,7 +140,7 @@ def _as_it_is(event: OutboxEvent) -> bytes:
 def _opened(path: Path, flags: int) -> Iterator[int]:
     """The file, locked against other processes of ours.  Raises: OSError, also where one of them has it."""
     # Non-blocking for the sake of a pipe, which nobody may ever read.
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    descriptor = open_own(path, flags | os.O_NONBLOCK)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,7 +20,7 @@ from poller.config.sinks import Oversize
 from poller.delivery import Accepted, Outcome
 from poller.errors import ConfigError, OutputError, Problem
 from poller.events import OutboxEvent, ndjson
-from poller.files import write_whole
+from poller.files import open_own, write_whole
 
 _GZIP_LEVEL = 6
 _GZIP_FORMAT = 31  # zlib's word for a gzip member
@@ -62,8 +62,7 @@ class OutputFile:
                 raise ConfigError(
                     [Problem("--output", f"{self._path} exists already", "name another file, or move it away")]
                 )
-            flags = os.O_WRONLY | os.O_CLOEXEC | (0 if mark else os.O_CREAT)
-            self._file = os.open(self._partial, flags, 0o600)
+            self._file = open_own(self._partial, os.O_WRONLY | (0 if mark else os.O_CREAT))
             if os.fstat(self._file).st_size < self.mark:
                 raise ConfigError(
                     [Problem("--output", f"{self._partial} is shorter than what was written", _BEGIN_ANEW)]

@@ -8,6 +8,7 @@ header, which SQLite does not offer, comes before it, while nobody else in this 
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import threading
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from poller.store.schema import with_functions
 
 Identity = tuple[int, int]
+
+SIDE_FILES = ("-wal", "-shm", "-journal")
 
 _OPENING_SECONDS = 10.0  # so long is waited for another program that has the file locked
 
@@ -55,11 +58,19 @@ _open: dict[Identity, SharedConnection] = {}
 def attach(path: Path, *, is_writable: bool) -> SharedConnection:
     """The connection to a file that exists; `detach` it in the end.  Raises: OSError, sqlite3.Error."""
     with _opening:
+        _refuse_links(path)
         identity = identity_of(path)
         shared = _open.get(identity) or SharedConnection(path, identity, is_writable=is_writable)
         shared.add_user(is_writable=is_writable)
         _open[identity] = shared
         return shared
+
+
+def _refuse_links(path: Path) -> None:
+    """SQLite would follow a link, and write to a file that is not ours.  Raises: OSError."""
+    for file in (path.with_name(path.name + suffix) for suffix in ("", *SIDE_FILES)):
+        if file.is_symlink():
+            raise OSError(errno.ELOOP, f"{file.name} is a link, which is not followed")
 
 
 def detach(shared: SharedConnection) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from poller.errors import StateError, StateHeldError, StoppedError
+from poller.files import open_own
 from poller.liveness import moves
-from poller.store.connection import SharedConnection, attach, detach, identity_of
+from poller.store.connection import SIDE_FILES, SharedConnection, attach, detach, identity_of
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
 from poller.store.soundness import has_usual_types, is_sound
 from poller.store.translation import SQLITE_ERRORS, as_passing, code_of, translated_os, translated_reading
@@ -36,7 +38,6 @@ _VACUUM_BYTES = 32 * 1024 * 1024
 _VACUUM_PAGES = 1000
 _UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
 Piece = TypeVar("Piece")
-SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 class Lock:
@@ -44,7 +45,9 @@ class Lock:
 
     def __init__(self, path: Path, *, wait: bool, stop: threading.Event) -> None:
         with translated_os(path):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Root may work in the state of a service, whose directory is the service's.
+            owner = path.parent.stat().st_uid if os.geteuid() == 0 else 0
+            self._fd = open_own(path, os.O_RDWR | os.O_CREAT, owners={owner})
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -377,3 +380,9 @@ def make_directory(directory: Path) -> None:
     """Create the state directory, for its owner only.  Raises: StateError."""
     with translated_os(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = directory.stat().st_mode
+    if mode & stat.S_IWOTH:
+        raise StateError(
+            f"{directory}: other users can change the state there",
+            hint=f"chmod o-w {directory}, or name a directory in it",
+        )

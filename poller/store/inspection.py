@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from poller.errors import StateError
-from poller.store.connection import SharedConnection, attach, detach
-from poller.store.database import SIDE_FILES, newer_schema, way_out
+from poller.store.connection import SIDE_FILES, SharedConnection, attach, detach
+from poller.store.database import newer_schema, way_out
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, schema_at
 from poller.store.soundness import is_sound
 from poller.store.translation import SQLITE_ERRORS, as_passing

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "telemetry": BASE,
     "transport": BASE | {"telemetry"},
     "api": BASE | {"telemetry", "transport"},
-    "store": BASE | {"telemetry"},
+    "store": BASE | {"telemetry", "files"},
     "sinks": BASE | {"telemetry", "transport", "files"},
     "listening": {"core"},
     "reporting": EDGES | {"listening"},  # what the daemon says of itself: the books, read from the state
