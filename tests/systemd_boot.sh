@@ -7,6 +7,7 @@
 # Nothing it does outlives it: all mounts are in a mount namespace, all files it changes in a tmpfs. It shares the network, so
 # that a simulator outside is reached. Prints "booting" when all is prepared. Needs root.
 set -euo pipefail
+umask 022  # it is a machine: what is not secret, its users can read
 
 if [[ "${1}" != --inside ]]; then
     echo $$ >"$1/cgroup.procs"

@@ -381,7 +381,8 @@ def make_directory(directory: Path) -> None:
     with translated_os(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = directory.stat().st_mode
-    if mode & stat.S_IWOTH:
+    # With the sticky bit, as a tmpfs has it, others can add files and change none.
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise StateError(
             f"{directory}: other users can change the state there",
             hint=f"chmod o-w {directory}, or name a directory in it",
