@@ -28,7 +28,7 @@ class LogStream(io.TextIOBase):
         super().__init__()
         self._descriptor = descriptor
         self._max_bytes = max_bytes
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, int]] = deque()  # each with how many dropped lines it tells of
         self._waiting_bytes = 0
         self._written = 0  # so far, to see that the reader takes something
         self._is_dropping = False
@@ -93,8 +93,8 @@ class LogStream(io.TextIOBase):
                 written = self._written
                 self._changed.wait_for(lambda: not self._waiting, IDLE_SECONDS)
 
-    def _append(self, data: bytes) -> None:
-        self._waiting.append(data)
+    def _append(self, data: bytes, told: int = 0) -> None:
+        self._waiting.append((data, told))
         self._waiting_bytes += len(data)
 
     def _drop(self, data: bytes) -> None:
@@ -104,7 +104,7 @@ class LogStream(io.TextIOBase):
 
     def _tell(self) -> None:
         if self._untold:
-            self._append(self.notice(self._untold).encode(self.encoding, self.errors))
+            self._append(self.notice(self._untold).encode(self.encoding, self.errors), self._untold)
             self._untold = 0
 
     def _start(self) -> None:
@@ -118,12 +118,14 @@ class LogStream(io.TextIOBase):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
-                data = self._waiting[0]  # it stays there until it is out: `finish` waits for it
+                data, told = self._waiting[0]  # it stays there until it is out: `finish` waits for it
             is_out = self._is_out(data)
             with self._changed:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(data)
-                if not is_out:
+                if not is_out and told:
+                    self._untold += told  # still to be told; the notice itself is no line of the log
+                elif not is_out:
                     self._drop(data)
                 elif not self._waiting:
                     self._tell()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from poller.config import Secret
+from poller.log_stream import LogStream
 from poller.telemetry import setup_logging
 
 TOP = Path(__file__).resolve().parents[2]
@@ -230,3 +232,14 @@ def test_text_logging_does_without_the_json_library() -> None:
     code += "print('pythonjsonlogger' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_notice_that_cannot_be_written_is_no_dropped_line_of_the_log() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = LogStream(writing)
+    for count in range(1, 6):
+        stream.write("a line\n")
+        stream.finish()
+        assert stream.dropped == count
+    os.close(writing)
