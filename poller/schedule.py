@@ -18,7 +18,7 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog
+from poller.api import WARN_SKEW_SECONDS, ActivityLog
 from poller.config import Config
 from poller.errors import (
     AuthError,
@@ -40,6 +40,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.readiness import troubles
 from poller.sinks import Sink
 from poller.store import State
+from poller.tokens import TokenWatch
 from poller.triggers import Every
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,6 @@ _FIRST_AUDIT_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
 _AUDIT_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
 _UNAVAILABLE_SECONDS = 3.0
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
-_TOKEN_WARNING_EVERY_SECONDS = 6 * 3600.0
 
 
 class Parts(NamedTuple):
@@ -104,8 +104,7 @@ class Schedule:
         self._busy_lock = threading.Lock()
         self._contracts: set[str] = set()
         self._discovery_failures: list[PollerError] | None = None
-        self._token_expiries: Mapping[str, float] = {}
-        self._token_warned_at = 0.0
+        self._tokens = TokenWatch(parts.token_expiries, metrics.token_expires_at, clock)
         self._skewed: set[str] = set()
         self._audit_tried_at: dict[str, int] = {}
         self._scheduler = BackgroundScheduler(
@@ -131,7 +130,7 @@ class Schedule:
         every(self._state.check_in_place, HEARTBEAT_SECONDS, "state", now)
         every(self._discover, settings.discovery_interval_seconds, "discovery", now)
         every(self._prune, _PRUNE_SECONDS, "prune", now + timedelta(seconds=_PRUNE_SECONDS))
-        every(self._check_tokens, _TOKEN_SECONDS, "tokens", now)
+        every(self._tokens.look, _TOKEN_SECONDS, "tokens", now)
         if settings.audit_interval_seconds:
             seconds = min(settings.audit_interval_seconds, _AUDIT_LOOK_SECONDS)
             every(self._audit, seconds, "audit", now + timedelta(seconds=_FIRST_AUDIT_LOOK_SECONDS))
@@ -365,24 +364,6 @@ class Schedule:
         settings = self.parts.config.poll
         self._state.prune(settings.ledger_retention_seconds, settings.overlap_seconds, int(self._clock()))
 
-    def _check_tokens(self) -> None:
-        before, self._token_expiries = self._token_expiries, self.parts.token_expiries()
-        now = self._clock()
-        is_due = self._token_expiries != before or now - self._token_warned_at >= _TOKEN_WARNING_EVERY_SECONDS
-        if is_due:
-            self._token_warned_at = now
-        for account, expires_at in self._token_expiries.items():
-            self._metrics.token_expires_at.labels(account).set(expires_at)
-            if is_due and expires_at - now < WARN_EXPIRY_SECONDS:
-                log.warning(
-                    "token.expires_soon" if expires_at > now else "token.expired",
-                    extra={
-                        "account": account,
-                        "expires_at": datetime.fromtimestamp(expires_at, UTC),
-                        "hint": "make a new token and replace its file; only a LoadCredential= of systemd needs a restart",
-                    },
-                )
-
     def _warn_of_unknown_sinks(self) -> None:
         configured = {sink.name for sink in self.parts.sinks}
         for sink in self._state.outbox.sinks():
@@ -407,7 +388,7 @@ class Schedule:
             self._clock(),
             contracts=self._contracts,
             discovery_failures=self._discovery_failures,
-            token_expiries=self._token_expiries,
+            token_expiries=self._tokens.expiries,
         )
 
 

@@ -21,7 +21,7 @@ ROOMS = {
     "liveness": {"liveness"},
     "telemetry": {"telemetry", "log_stream"},
     "listening": {"listening"},
-    "reporting": {"health", "metrics", "notify", "readiness"},
+    "reporting": {"health", "metrics", "notify", "readiness", "tokens"},
     "transport": {"transport", "connections", "words"},
     "api": {"api", "asking"},
     "store": {"store"},

@@ -1,0 +1,46 @@
+"""When the tokens of the accounts expire: looked at again and again, since their files are replaced while the daemon runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from prometheus_client import Gauge
+
+from poller.api import WARN_EXPIRY_SECONDS
+
+log = logging.getLogger(__name__)
+
+_WARN_EVERY_SECONDS = 6 * 3600.0
+
+
+class TokenWatch:
+    """Shows in a gauge when each token expires, and warns of one that does soon: when it is new, and every six hours."""
+
+    def __init__(self, read: Callable[[], Mapping[str, float]], gauge: Gauge, clock: Callable[[], float]) -> None:
+        """`read` gives account to unix seconds."""
+        self._read = read
+        self._gauge = gauge
+        self._clock = clock
+        self._warned_at = 0.0
+        self.expiries: Mapping[str, float] = {}
+        """As of the last look."""
+
+    def look(self) -> None:
+        before, self.expiries = self.expiries, self._read()
+        now = self._clock()
+        is_due = self.expiries != before or now - self._warned_at >= _WARN_EVERY_SECONDS
+        if is_due:
+            self._warned_at = now
+        for account, expires_at in self.expiries.items():
+            self._gauge.labels(account).set(expires_at)
+            if is_due and expires_at - now < WARN_EXPIRY_SECONDS:
+                log.warning(
+                    "token.expires_soon" if expires_at > now else "token.expired",
+                    extra={
+                        "account": account,
+                        "expires_at": datetime.fromtimestamp(expires_at, UTC),
+                        "hint": "make a new token and replace its file; only a LoadCredential= of systemd needs a restart",
+                    },
+                )

@@ -1,0 +1,59 @@
+"""Tokens that expire: told in time, told again, and shown until they leave."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from poller.tokens import TokenWatch
+
+NOW = 1_777_593_600.0
+HOUR, DAY = 3600.0, 86_400.0
+
+
+class Watch:
+    """A watch, by a clock and on tokens that a test changes."""
+
+    def __init__(self, **expiries: float) -> None:
+        self.now = NOW
+        self.expiries = expiries
+        self._registry = CollectorRegistry()
+        gauge = Gauge("expires", "", ["account"], registry=self._registry)
+        self.watch = TokenWatch(lambda: dict(self.expiries), gauge, lambda: self.now)
+
+    def shown(self, account: str) -> float | None:
+        return self._registry.get_sample_value("expires", {"account": account})
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    told = [(record.message, str(vars(record)["account"])) for record in caplog.records]
+    caplog.clear()
+    return told
+
+
+def test_what_expires_within_two_weeks_is_told_at_once_and_then_every_six_hours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokens = Watch(late=NOW + 15 * DAY, soon=NOW + 13 * DAY, past=NOW - 1)
+    expected = [("token.expires_soon", "soon"), ("token.expired", "past")]
+    tokens.watch.look()
+    assert warnings(caplog) == expected
+    for seconds, told in ((60, []), (5.9 * HOUR, []), (6 * HOUR, expected), (6.1 * HOUR, [])):
+        tokens.now = NOW + seconds
+        tokens.watch.look()
+        assert warnings(caplog) == told, seconds
+    assert (tokens.shown("late"), tokens.shown("past")) == (NOW + 15 * DAY, NOW - 1)
+
+
+def test_a_new_token_that_expires_soon_too_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    tokens = Watch(prod=NOW + DAY)
+    tokens.watch.look()
+    warnings(caplog)
+    tokens.expiries = {"prod": NOW + 2 * DAY}
+    tokens.watch.look()
+    assert warnings(caplog) == [("token.expires_soon", "prod")]
+    assert tokens.watch.expiries == {"prod": NOW + 2 * DAY}
+    tokens.expiries = {"prod": NOW + 90 * DAY}
+    tokens.watch.look()
+    assert warnings(caplog) == []
+    assert tokens.shown("prod") == NOW + 90 * DAY
