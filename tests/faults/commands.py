@@ -19,6 +19,7 @@ from tests.daemon import CONTRACTS
 from tests.faults import victim
 from tests.faults.disk import Disk
 from tests.faults.oracle import Books, compare, lines_of, wanted
+from tests.faults.people import People
 from tests.faults.plan import Life, Plan
 from tests.faults.report import Account
 from tests.faults.victim import Death, fixed_port
@@ -57,6 +58,7 @@ class CommandHarness:
         with Simulator(settings) as self._simulator, Disk(self._directory / "disk") as self._disk:
             self._token = self._simulator.token
             self._end = datetime.now(UTC)
+            self._people = People(self._directory, self._environment())
             for number, life in enumerate(self._plan.lives):
                 self._simulator.set_faults(life.faults)
                 self._live(number, life)
@@ -70,7 +72,7 @@ class CommandHarness:
         output = self._next_output()
         seen = self._requests()
         if life.trouble:
-            self.account.faults[f"{life.trouble}, under >>"] += 1
+            self.account.faults[life.trouble if life.trouble == "people" else f"{life.trouble}, under >>"] += 1
         room = life.at * _PAGE_BYTES  # so that a line ends in the middle
         if life.trouble == "disk-full":
             self._disk.fill(room)
@@ -87,11 +89,16 @@ class CommandHarness:
             with suppress(AssertionError):
                 wait_until(lambda: self._requests() > seen or process.poll() is not None, RECOVERY_SECONDS)
             self._disk.fill(room)
+        if life.trouble == "people":
+            self._people.start(self._use())
         death = victim.end(process, life, lambda: self._requests() > seen)
+        for what in self._people.finish():
+            self.account.violate(what, number)
         self._disk.empty()
         self.account.died(death, is_at_work=death.code != 0)
-        # 1: some contract failed, and will be read again; 3: the API refused the token, as it was told to.
-        if death.kind == "exit" and death.code not in (0, 1, 3):
+        # 1: some contract failed, and will be read again; 3: the API refused the token, as it was told to; 4: somebody's audit
+        # with --repair holds the state.
+        if death.kind == "exit" and death.code not in (0, 1, 3, *((4,) if life.trouble == "people" else ())):
             self.account.violate(f"it ended by itself with {death.code}", number)
         if death.kind == "term" and death.code not in (0, 1, 3, 130, -signal.SIGTERM):
             self.account.violate(f"SIGTERM ended with {death.code}", number)
@@ -119,6 +126,13 @@ class CommandHarness:
             return ["fetch", "--since", "2h"]
         start, end = self._end - timedelta(hours=2), self._end
         return ["backfill", "--from", _text(start), "--to", _text(end), "--output", output.name]
+
+    def _use(self) -> str:
+        """The newest state: each export of a backfill has its own."""
+        if self._plan.subject == "fetch":
+            return "fetch"
+        states = sorted((self._directory / "state").glob("backfill-*.db"), key=lambda path: path.stat().st_mtime)
+        return states[-1].stem if states else "backfill"
 
     def _environment(self) -> dict[str, str]:
         """Small windows, so that one is always on its way."""

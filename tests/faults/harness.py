@@ -22,6 +22,7 @@ from poller.store.overview import Overview, overview_of
 from tests.daemon import CONTRACTS, LOGGING, LOKI, MOESIF, Daemon
 from tests.faults import disk, victim
 from tests.faults.oracle import SINKS, Ends, SinkOracle, wanted
+from tests.faults.people import PURGED_SINK, People
 from tests.faults.plan import Life, Plan
 from tests.faults.report import Account
 from tests.faults.victim import Death, fixed_port
@@ -31,6 +32,7 @@ BATCH_EVENTS = 20
 RECOVERY_SECONDS = 10.0
 _PATIENCE_SECONDS = 30.0
 _NEW_ENTRIES = 5
+_ENTRIES_AFTER_PEOPLE = 60
 _IDLE_POLLS = 3
 _MAX_RESTARTS = 5
 _SPAN_SECONDS = 5.0
@@ -81,6 +83,7 @@ class Harness:
             self._daemon = Daemon(self._directory, self._simulator)
             self._daemon.state_dir = self._disk.place / "state"
             self._oracle = SinkOracle(self._simulator, self._disk.place / "archive")
+            self._people = People(self._directory)
             self._configure()
             try:
                 for number, life in enumerate(self._plan.lives):
@@ -123,15 +126,16 @@ class Harness:
         self._trouble(life)
         seen = self._requests()
         self._daemon.process = process = self._start(life)
-        if life.trouble in ("blinks", "disk-fills"):
+        if life.trouble in ("blinks", "disk-fills", "people"):
             with suppress(AssertionError):
                 wait_until(lambda: self._requests() > seen or process.poll() is not None, RECOVERY_SECONDS)
-            self._trouble_at_work(life)
+            self._trouble_at_work(number, life)
         if life.end == "heal":
             death = self._heal(number, life, process)
         else:
             death = victim.end(process, life, lambda: self._requests() > seen)
         self.account.died(death, is_at_work=self._oracle.is_behind())
+        self._await_people(number)
         self._undo(life)
         self._judge_end(number, life, death)
         self._check_state(number)
@@ -174,13 +178,24 @@ class Harness:
             case "read-only":
                 self._disk.set_read_only(True)
 
-    def _trouble_at_work(self, life: Life) -> None:
+    def _trouble_at_work(self, number: int, life: Life) -> None:
         if life.trouble == "disk-fills":
             self._disk.fill()
+        elif life.trouble == "people":
+            self._people.start("run", may_purge=self._plan.subject == "run")
+            if life.end not in ("commit", "write"):  # else it may be killed beside them
+                self._await_people(number)
+                for contract in CONTRACTS:
+                    self._add_entries(contract, _ENTRIES_AFTER_PEOPLE, 0.0)
         else:  # both sides go away and come back
             self._simulator.stop()
             self._ends = self._ends._replace(outages=self._ends.outages + 1)
             self._simulator.start()
+
+    def _await_people(self, number: int) -> None:
+        for what in self._people.finish():
+            if not self._is_doubtful:
+                self.account.violate(what, number)
 
     def _undo(self, life: Life) -> None:
         """What a person does about it, sooner or later: new credentials, room on the disk, the other side up again."""
@@ -253,6 +268,8 @@ class Harness:
             self._watermarks[row.contract] = row.watermark
         for line in state.imbalances():
             self.account.violate(f"books: {line}", number)
+        if PURGED_SINK in state.letters:
+            self._oracle.purged[PURGED_SINK] = state.letters[PURGED_SINK].purged
 
     # The end
 

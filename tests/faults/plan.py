@@ -13,8 +13,8 @@ from tests.daemon import FIRST
 
 Subject = Literal["run", "damage", "fetch", "backfill"]
 End = Literal["kill", "commit", "write", "term", "heal"]
-# `blinks` and `disk-fills` come when it is at work, all others before it starts.
-Trouble = Literal["", "token", "keys", "down", "blinks", "disk-full", "disk-fills", "read-only", "file-limit"]
+# `blinks`, `disk-fills` and `people` come when it is at work, all others before it starts.
+Trouble = Literal["", "token", "keys", "down", "blinks", "disk-full", "disk-fills", "read-only", "file-limit", "people"]
 
 # Of ten plans: those of the daemon, of the daemon with a damaged state, and of the two commands that end by themselves.
 SUBJECTS: tuple[Subject, ...] = ("run", "run", "run", "run", "run", "damage", "damage", "fetch", "fetch", "backfill")
@@ -74,12 +74,12 @@ _SINK_FAULTS = (
 )
 _CLOCKS = (-7200.0, -90.0, 90.0, 7200.0)
 _TROUBLES: tuple[Trouble, ...] = get_args(Trouble)[1:]
-# `fetch` has none but a full disk below its output.
+# `fetch` has only people, and a full disk below its output.
 _TROUBLES_OF: dict[Subject, tuple[Trouble, ...]] = {
     "run": _TROUBLES,
     "damage": _TROUBLES,
-    "fetch": ("disk-full", "disk-fills"),
-    "backfill": ("",),
+    "fetch": ("disk-full", "disk-fills", "people"),
+    "backfill": ("", "people"),
 }
 
 

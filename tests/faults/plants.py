@@ -285,6 +285,19 @@ def resend_all_after_failure() -> None:
     _replace_send(around)
 
 
+def open_twice() -> None:
+    """A commit is followed by a look at the file beside SQLite: with that, the process loses every lock that it has on it."""
+    from poller.store.contracts import Commit, Contracts
+
+    real = Contracts.commit_window
+
+    def commit_window(self: Contracts, commit: Commit) -> None:
+        real(self, commit)
+        self._database.path.open("rb").close()
+
+    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+
+
 PLANTS = {
     plant.__name__.replace("_", "-"): plant
     for plant in (
@@ -309,5 +322,6 @@ PLANTS = {
         settle_more_than_sent,
         never_settle,
         resend_all_after_failure,
+        open_twice,
     )
 }

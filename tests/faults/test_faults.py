@@ -69,6 +69,7 @@ FOUND_BY = {
     "leave-half-lines": ("INVENTED", "10m", (Life("kill", at=2, trouble="disk-full", after_seconds=2.0), *QUIET)),
     "settle-more-than-sent": ("LOST", "10m", QUIET),
     "never-settle": ("REPEATED", "10m", QUIET),
+    "open-twice": ("REPEATED", "10m", _lives(trouble="people", after_seconds=2.5, count=2)),
     "resend-all-after-failure": ("REPEATED", "10m", _lives("sink=*:500:30%")),
 }
 
