@@ -109,6 +109,18 @@ class ActivityLog:
         """
         return None if self._api_clock is None else time.time() - (self._api_clock + _steady_seconds())
 
+    def hanging_count(self) -> int:
+        """How many requests, of all accounts, wait for an answer for so long that others are sent beside them."""
+        return self._asking.turns.hanging_count()
+
+    def admit(self, contract: str) -> bool:
+        """Whether a poll of this contract may begin now: of those that do not answer, only a few may at once."""
+        return self._asking.turns.admit(contract)
+
+    def dismiss(self, contract: str) -> None:
+        """Its poll is over."""
+        self._asking.turns.dismiss(contract)
+
     def contracts(self) -> ContractList:
         """The contract numbers that the account may see, from all pages of the list.  Raises: as `page`."""
         found: dict[str, None] = {}

@@ -84,7 +84,7 @@ class Asking:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rate_limit = rate_limit
-        self._turns = turns
+        self.turns = turns
         self._stop = stop
         self._clock = clock
         self._pace = Pace()
@@ -92,7 +92,7 @@ class Asking:
 
     def is_slow(self, contract: str) -> bool:
         """Whether the last request of a contract was not answered in time."""
-        return self._turns.is_slow(contract)
+        return self.turns.is_slow(contract)
 
     def ask(self, contract: str, send: Callable[[], Response], patience_seconds: float = PATIENCE_SECONDS) -> Response:
         """Send a request when it may be sent, and learn from what comes of it.
@@ -101,7 +101,7 @@ class Asking:
         """
         self._await_pace(contract, patience_seconds)
         with self._rate_limit.wait(self._stop):
-            ticket = self._turns.begin(contract, self._stop)
+            ticket = self.turns.begin(contract, self._stop)
             response, is_answered = None, False
             sent_at = self._clock()
             try:
@@ -111,7 +111,7 @@ class Asking:
                 is_answered = True
                 raise
             finally:
-                self._turns.end(ticket, is_answered=is_answered)
+                self.turns.end(ticket, is_answered=is_answered)
                 self._learn(response, sent_at)
         return response
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 # No clock that shows an earlier time is right: there was no such program then.
 EARLIEST_SECONDS = 1_767_225_600.0  # 2026-01-01
 # Two clocks that are further apart are no measure of each other: one of them is not set at all.
 MAX_SKEW_SECONDS = 30 * 86_400.0
 # `Date` has whole seconds, and the answer takes a while to come: less than this is no skew.
 TOLERATED_SKEW_SECONDS = 2.0
+# So far apart two clocks may be and still confirm each other.
+_CONFIRMED_SECONDS = 30.0
+_REMEMBERED_SECONDS = 30 * 86_400
+_MOST_JUMPS = 64
 
 
 def measured_skew(theirs: float, ours: float, seconds: float) -> float:
@@ -42,3 +48,44 @@ def trusted_now(skew: float | None, ours: float) -> float:
 def latest_now(skew: float | None, ours: float) -> float:
     """The later of the two clocks: entries may have times up to there."""
     return ours + max(0.0, -believed_skew(skew, ours))
+
+
+def is_confirmed(skew: float | None) -> bool:
+    """Whether the API's clock shows the same time as ours."""
+    return skew is not None and abs(skew) <= _CONFIRMED_SECONDS
+
+
+class Trail(NamedTuple):
+    """The times that polls began at, as far as they are needed to notice a clock that was ahead.
+
+    `at` is the last one. `jumps` are the steps between two of them that were longer than others, oldest first: for each the time
+    before and after. A step may be a pause of ours, or a clock that was set. What the API's clock confirms is no doubt, so it
+    empties the trail. In whole unix seconds.
+    """
+
+    at: int = 0
+    jumps: tuple[tuple[int, int], ...] = ()
+
+    def seen(self, now: int, *, is_confirmed: bool, least: int) -> Trail:
+        """The trail with another poll, at `now`. Steps up to `least` seconds are none, as that much is read twice anyway."""
+        if is_confirmed:
+            return Trail(now)
+        step = now - self.at
+        jumps = [jump for jump in self.jumps if now - jump[1] < _REMEMBERED_SECONDS]
+        if self.at and step > least:
+            # Of steps of about the same length only the last one can matter.
+            jumps = [jump for jump in jumps if not step * 0.9 <= jump[1] - jump[0] <= step * 1.1]
+            jumps.append((self.at, now))
+        return Trail(now, tuple(jumps[-_MOST_JUMPS:]))
+
+    def agreed(self, watermark: int, origin: int, now: int) -> int:
+        """Where a watermark is complete up to, for certain, that lies after `now`: the last time that two polls agreed on.
+
+        The clock was ahead by at least that much, so it was set in a step that was at least as long. Where it was ahead from the
+        first poll on, all times are off by the same.
+        """
+        ahead = watermark - now
+        steps = [(after - before, -before) for before, after in self.jumps if after - before >= ahead]
+        if steps:
+            return min(-min(steps)[1], now)
+        return now - (watermark - origin) if origin > now else now

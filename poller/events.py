@@ -7,6 +7,7 @@ its line is written. An entry's line is the API's own bytes with the white space
 
 from __future__ import annotations
 
+import email.utils
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from typing import Any, overload
 import msgspec
 
 IDENTITY_BYTES = 16
+# A second's nano-, micro- and milliseconds, and itself: how many there are, and from which number on it is that unit.
+_EPOCH_UNITS = ((1e9, 1e17), (1e6, 1e14), (1e3, 1e11), (1.0, 1e8))
 _FIRST_US, _LAST_US = (
     round(time.replace(tzinfo=UTC).timestamp() * 1_000_000)
     for time in (datetime.min, datetime.max)  # noqa: DTZ901
@@ -274,10 +277,28 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _parse_time(value: Any) -> datetime | None:
+    """The time in any of the forms that are in use: ISO 8601, HTTP's, seconds since 1970 or smaller units, as number or text."""
     try:
-        return datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
+        if isinstance(value, str) and not re.fullmatch(r"[0-9]{9,19}(\.[0-9]+)?", value, re.ASCII):
+            return _parse_text_time(value.strip())
+        return _parse_epoch(float(value)) if _is_scalar(value) else None
+    except (ValueError, TypeError, OverflowError, IndexError, OSError):
         return None
+
+
+def _parse_text_time(text: str) -> datetime:
+    if re.search(r"[A-Za-z]{3} ", text):
+        return email.utils.parsedate_to_datetime(text)
+    zoned = re.sub(r" ?(UTC|GMT)$", "+00:00", text)
+    return datetime.fromisoformat(re.sub(r"^(\d{4})/(\d\d)/(\d\d)", r"\1-\2-\3", zoned))
+
+
+def _parse_epoch(count: float) -> datetime | None:
+    """A number is in the unit in which it means a time of this century or so; a small one is no time."""
+    for unit, least in _EPOCH_UNITS:
+        if count >= least:
+            return datetime.fromtimestamp(count / unit, UTC)
+    return None
 
 
 def _event(head: _Head, line: bytes, hit_id: Any) -> Event:

@@ -42,6 +42,7 @@ from poller.sinks import Sink
 from poller.store import State
 from poller.tokens import TokenWatch
 from poller.triggers import Every
+from poller.turns import MOST_OPEN
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +110,8 @@ class Schedule:
         self._audit_tried_at: dict[str, int] = {}
         self._scheduler = BackgroundScheduler(
             executors={
-                # Polls may wait for a full outbox; the heartbeat must not wait with them.
-                "default": ThreadPoolExecutor(parts.config.api.concurrency),
+                # Polls may wait for a full outbox; the heartbeat must not wait with them. More polls than requests: some hang.
+                "default": ThreadPoolExecutor(parts.config.api.concurrency * MOST_OPEN),
                 "housekeeping": ThreadPoolExecutor(6),
             },
             # A late run is run all the same, once, and never beside itself: a poll takes all there is up to its start.
@@ -202,7 +203,9 @@ class Schedule:
         for contract in sorted(self._contracts - set(contracts)):
             self._scheduler.remove_job(f"poll-{contract}")
             log.warning("contract.gone", extra={"contract": contract})
-        for contract in sorted(set(contracts) - self._contracts):
+        for contract in contracts:
+            if contract in self._contracts:
+                continue
             log.info("contract.discovered", extra={"contract": contract})
             self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
             poll = self._guarded(f"the poll of contract {contract}", lambda contract=contract: self._poll(contract))  # type: ignore[misc]
@@ -222,12 +225,13 @@ class Schedule:
 
     def _poll(self, contract: str) -> None:
         with self._busy_lock:
-            if contract in self._busy:
+            if contract in self._busy or not self._collector.admit(contract):
                 return
             self._busy.add(contract)
         try:
             self._after_poll(self._collector.collect(contract))
         finally:
+            self._collector.dismiss(contract)
             with self._busy_lock:
                 self._busy.discard(contract)
 

@@ -11,7 +11,7 @@ from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog, toke
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.clocks import believed_skew
 from poller.config import Account, Credentials, Poll
-from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, BodyTooLargeError, ConfigError, PollerError
+from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, BodyTooLargeError, ConfigError, PollerError, RejectedError
 from poller.listing import ContractList
 from poller.windows import Window
 
@@ -21,10 +21,14 @@ _DAY_SECONDS = 86_400
 
 
 class AccountCheck:
-    """The checks of one account. `contracts` is what it may see, once `run` has been through; None if it was refused."""
+    """The checks of one account. Once `run` has been through, `contracts` is what it may see, None if it was refused.
+
+    `may_read`: its credentials were not refused.
+    """
 
     def __init__(self, account: Account, client: ActivityLog, poll: Poll, page_size: int, *, is_only: bool) -> None:
         self.contracts: ContractList | None = None
+        self.may_read = False
         self._page_size = page_size
         self._account = account
         self._client = client
@@ -40,6 +44,14 @@ class AccountCheck:
             self.contracts = self._client.contracts()
         except AuthError as error:
             failure = error
+            if error.is_denied and self._poll.contracts:
+                failure = None
+                yield self._list_refused(error)
+        except RejectedError as error:
+            yield self._list_refused(error)
+            if not self._poll.contracts:
+                yield from self._unasked_token()
+                return
         except ConfigError as error:
             yield from from_error(name, error)
             return
@@ -48,12 +60,20 @@ class AccountCheck:
             yield fail(name, f"{self._account.url}: {error.message}", hint)
             yield from self._unasked_token()
             return
+        self.may_read = failure is None
         milliseconds = round((time.monotonic() - started) * 1000)
         yield ok(name, f"{self._account.url} answers within {milliseconds} ms")
         yield check_clock(self._client.clock_skew_seconds, f"clock{self._suffix}")
         yield check_token(self._account.credentials(), time.time(), f"token{self._suffix}", refusal=failure)
         if self.contracts is not None:
             yield from self._check_contracts(self.contracts)
+
+    def _list_refused(self, error: PollerError) -> Finding:
+        """The list of contracts is refused. Where contracts are named, they are polled all the same."""
+        if not self._poll.contracts:
+            return fail(f"api{self._suffix}", f"{self._account.url}: {error.message}", error.hint)
+        hint = "the contracts of poll.contracts are polled all the same"
+        return warn(f"contracts{self._suffix}", f"the list of contracts is not to be had: {error.message}", hint)
 
     def _unasked_token(self) -> Iterator[Finding]:
         """What the token says of itself, where the API cannot be asked."""
@@ -66,7 +86,7 @@ class AccountCheck:
         if numbers.missing:
             hint = "name the others in poll.contracts, and report it to IONOS"
             yield warn(f"contracts{self._suffix}", numbers.missing, hint)
-        if not numbers:
+        if not numbers and not self._poll.contracts:
             hint = "is it the token of a user of this contract? The DCD shows users and groups in the User Manager"
             yield fail(f"contracts{self._suffix}", "the token sees no contract", hint)
         elif not wanted and not self._poll.contracts:
@@ -159,9 +179,18 @@ def check_contract(client: ActivityLog, number: str, now: float, page_size: int 
     return ok(name, f"{page.total:,}{more} entries today (UTC)")
 
 
-def check_wanted_contracts(wanted: Sequence[str], seen: Sequence[str]) -> Iterator[Finding]:
-    """Those of `poll.contracts` that no account's token may see."""
+def check_unlisted_contracts(
+    wanted: Sequence[str], seen: Sequence[str], clients: Sequence[ActivityLog], page_size: int
+) -> Iterator[Finding]:
+    """Those of `poll.contracts` that no account lists, which are polled all the same: may one of the accounts read them?"""
     for number in wanted:
-        if number not in seen:
+        if number in seen:
+            continue
+        findings = [check_contract(client, number, time.time(), page_size) for client in clients]
+        readable = next((finding for finding in findings if finding.level == "ok"), None)
+        if readable is not None:
+            yield readable._replace(message=f"{readable.message}; no account lists it")
+        elif findings:
             hint = "correct poll.contracts, or use a token of a user of that contract"
-            yield fail(f"contract {number}", "is in poll.contracts, but no token sees it", hint, EXIT_CONFIG)
+            message = f"is in poll.contracts, but no token sees it: {findings[0].message}"
+            yield fail(f"contract {number}", message, hint, EXIT_CONFIG)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import format_size
 from poller.errors import EXIT_STATE, StateError
 from poller.store.inspection import holder_of, schema_of, set_aside_in
+from poller.store.overview import overview_of
 from poller.store.schema import SCHEMA_VERSION
 
 MIB = 1 << 20
@@ -85,5 +87,8 @@ def check_files(directory: Path) -> Iterator[Finding]:
         pid = holder_of(path.with_suffix(".lock"))
         held = f"; in use by process {pid}" if pid else "; not in use"
         yield ok(name, f"{path.name}: sound, {schema}{held}")
+        if version == SCHEMA_VERSION:
+            hint = "keep this machine's clock right: `timedatectl set-ntp true`"
+            yield from (warn(name, line, hint) for line in overview_of(path).clock_troubles(time.time()))
     for use, aside in set_aside_in(directory).items():
         yield from from_error(f"state {use}", aside)

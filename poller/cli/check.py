@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from poller.checks import Finding, exit_code_of, fail, from_error, ok
-from poller.checks.account import AccountCheck, check_local_token, check_wanted_contracts
+from poller.checks.account import AccountCheck, check_local_token, check_unlisted_contracts
 from poller.checks.fluent_bit import check_fluent_bit
 from poller.checks.sinks import check_sink, is_local
 from poller.checks.state import check_state
@@ -168,7 +168,7 @@ def _check_config(config: Config, stop: threading.Event, *, is_offline: bool, is
 
 def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
     seen: list[str] = []
-    is_complete = True
+    clients = []
     is_only = len(config.accounts) == 1
     # Asked once: whoever waits for the answer wants to know that it did not come.
     asked = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, max_retries=0))
@@ -177,14 +177,13 @@ def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
             client = activity_logs(msgspec.structs.replace(asked, accounts=(account,)), stop)[account.name]
         except ConfigError as error:
             yield from from_error("token" if is_only else f"token {account.name}", error)
-            is_complete = False
             continue
         check = AccountCheck(account, client, config.poll, config.api.page_size, is_only=is_only)
         yield from check.run()
         seen += check.contracts or []
-        is_complete = is_complete and check.contracts is not None
-    if is_complete:
-        yield from check_wanted_contracts(config.poll.contracts, seen)
+        if check.may_read:
+            clients.append(client)
+    yield from check_unlisted_contracts(config.poll.contracts, seen, clients, config.api.page_size)
 
 
 def _check_sinks(sinks: list[AnySink], config: Config, stop: threading.Event) -> Iterator[Finding]:

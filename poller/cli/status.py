@@ -160,6 +160,7 @@ def _as_data(use: Use) -> dict[str, object]:
             for span in state.pending
         ],
         "letters": {name: {**row._asdict(), "balanced": row.is_balanced} for name, row in state.letters.items()},
+        "clock_troubles": state.clock_troubles(now),
         "filtered": state.filtered,
         "outbox": state.outbox._asdict(),
         "balanced": not state.imbalances(),

@@ -102,6 +102,8 @@ def _has_left(config: Config, row: SinkOverview, use: Use) -> bool:
 
 def _troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
     """What the tables have one word for, whole."""
+    for line in use.state.clock_troubles(now):
+        yield _line("red", line)
     for contract in use.state.contracts:
         if contract.failure:
             yield _line("red", f"contract {contract.contract}: {contract.failure}")

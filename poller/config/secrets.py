@@ -7,6 +7,7 @@ a value.
 
 from __future__ import annotations
 
+import codecs
 import errno
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,7 +92,9 @@ class SecretSource:
         if self.origin in ("file", "credential"):
             value = self._read_file()
         elif self.origin == "env":
-            value = self._environ.get(self.place, "").rstrip("\r\n")  # as a file's; Kubernetes brings them along
+            value = (
+                self._environ.get(self.place, "").removeprefix("\ufeff").rstrip("\r\n")
+            )  # as a file's; Kubernetes brings them along
             if not value:
                 raise self._error(f"the environment variable {self.place} is not set", f"set {self.place}")
         elif self._inline is not None:
@@ -130,8 +133,11 @@ class SecretSource:
                 raise self._error(*refusal)
         if len(content) > _MAX_SECRET_BYTES:
             raise self._error(f"key file {self.place} is larger than 64 KiB", "is it the right file?")
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            hint = "save it as UTF-8: in PowerShell, Out-File -Encoding ascii -NoNewline"
+            raise self._error(f"key file {self.place} is UTF-16 text", hint)
         try:
-            text = content.decode()
+            text = content.decode("utf-8-sig")  # Windows puts a mark in front
         except UnicodeDecodeError:
             # `from None`: the cause would carry the bytes of the secret.
             raise self._error(f"key file {self.place} is not UTF-8 text") from None

@@ -15,16 +15,21 @@ from poller.liveness import helping, waiting_for_others
 from poller.reading import Reading, Split, WindowReader
 from poller.windows import Window
 
+_LOOK_SECONDS = 0.5
+
 
 class ReadAhead:
     """The slots, shared by all contracts, and the threads that read."""
 
-    def __init__(self, slots: int, readers: int, before_each: Callable[[], None]) -> None:
-        """`slots` windows are held in memory at most, `readers` of them read at once.
+    def __init__(
+        self, slots: int, readers: int, before_each: Callable[[], None], hanging: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`slots` windows are held in memory at most, and read by up to `readers` threads.
 
-        `before_each` is called before a window is handed on, and may wait, or raise to end it.
+        `before_each` is called before a window is handed on, and may wait, or raise to end it. `hanging` is how many windows
+        wait for an answer that does not come: they weigh nothing, so others may be held in their place.
         """
-        self._slots = threading.Semaphore(slots)
+        self._slots = _Slots(slots, hanging)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
         self._before_each = before_each
 
@@ -97,6 +102,30 @@ class ReadAhead:
     def close(self) -> None:
         """Begin nothing more; what is being read is let go of."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+
+
+class _Slots:
+    """A semaphore with more room while requests hang."""
+
+    def __init__(self, count: int, hanging: Callable[[], int]) -> None:
+        self._count = count
+        self._hanging = hanging
+        self._held = 0
+        self._freed = threading.Condition()
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        with self._freed:
+            while self._held >= self._count and self._held >= self._count + self._hanging():
+                if not blocking:
+                    return False
+                self._freed.wait(_LOOK_SECONDS)  # that a request hangs is told by nobody
+            self._held += 1
+            return True
+
+    def release(self) -> None:
+        with self._freed:
+            self._held -= 1
+            self._freed.notify()
 
 
 class _Ahead:

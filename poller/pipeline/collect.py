@@ -16,9 +16,12 @@ from poller.errors import AuthError, PollerError, StateError, StoppedError
 from poller.events import Event
 from poller.pipeline.ahead import ReadAhead
 from poller.pipeline.audit import Auditor, Difference, NoTotalsError, parts_of
+from poller.pipeline.clock_guard import ClockGuard
+from poller.pipeline.discovery import Discovery, is_access_refused
 from poller.reading import Limits, Reading, WindowReader
 from poller.store import State
 from poller.store.contracts import Commit, Contract, Range
+from poller.turns import MOST_OPEN
 from poller.windows import Window, next_window, tile
 
 log = logging.getLogger(__name__)
@@ -103,69 +106,18 @@ class Collector:
             config.api.result_window,
             max(1024 * 1024, config.api.window_bytes // slots),
         )
-        self._ahead = ReadAhead(slots, concurrency, self._wait_for_room)
+        self._discovery = Discovery(state, accounts, config, clock)
+        self._clock_guard = ClockGuard(state, config.poll.overlap_seconds)
+        self._ahead = ReadAhead(slots, concurrency * MOST_OPEN, self._wait_for_room, self._hanging_count)
 
     def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
         """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
 
-        Where the state has been asked to read again (`State.ask_since`), known ones are read once more from there, too. Returns
-        the contracts, sorted, and what failed account by account.
+        One that appears since the last look begins there. Where the state has been asked to read again (`State.ask_since`),
+        known ones are read once more from there, too. Returns the contracts, those first that were collected longest ago, and
+        what failed account by account.
         """
-        settings = self._config.poll
-        wanted = set(only) or set(settings.contracts)
-        found: dict[str, str] = {}
-        failures: list[PollerError] = []
-        known = {row.contract: row for row in self._state.contracts.all()}
-        answered = []
-        for name in self._accounts:
-            visible = self._look(name, {row.contract for row in known.values() if row.account == name}, failures)
-            if visible is not None:
-                answered.append(name)
-                for contract in visible:
-                    found.setdefault(contract, name)
-        for row in known.values():
-            # Whether or not it is listed any more: that may be the list's fault, and what ends it is a person's word.
-            if row.account in self._accounts:
-                found.setdefault(row.contract, row.account)
-        chosen = {contract: name for contract, name in found.items() if settings.wants(contract, wanted)}
-        if not failures:  # else it may be among those we could not ask for
-            failures += [_unknown(contract) for contract in sorted(wanted - set(found))]
-        for name in self._accounts:
-            mine = [contract for contract, account in chosen.items() if account == name]
-            now = int(self._clock())
-            start = int(self._trusted_now(self._accounts[name], now) - settings.initial_lookback_seconds)
-            asked = self._state.asked_since(name)
-            begin = since if since is not None else asked if asked is not None else start
-            self._state.contracts.enrol(mine, name, begin, now)
-            if asked is not None and name in answered:  # else contracts may be missing that are to begin from there
-                self._widen([known[contract] for contract in mine if contract in known], asked)
-                self._state.forget_since(name)
-        return sorted(chosen), failures
-
-    def _look(self, account: str, known: set[str], failures: list[PollerError]) -> list[str] | None:
-        """The contracts that an account sees; None where it sees none, or does not answer, which is added to `failures`."""
-        try:
-            visible = self._accounts[account].contracts()
-            if not visible and not known:
-                hint = "is it the token of a user of this contract? `ionos-poller check` says more"
-                raise PollerError("no contract is visible", hint=hint)
-        except PollerError as error:
-            if len(self._accounts) > 1:
-                error.message = f"account {account}: {error.message}"
-            failures.append(error)
-            log.error("discovery.failed", extra={"account": account, "why": str(error)})
-            return None
-        if unlisted := sorted(known.difference(visible, self._config.poll.exclude_contracts)):
-            hint = "they are polled all the same; one that is gone for good belongs in poll.exclude_contracts"
-            log.warning("contracts.unlisted", extra={"account": account, "contracts": unlisted, "hint": hint})
-        return visible
-
-    def _widen(self, contracts: Iterable[Contract], since: int) -> None:
-        """Have what lies between `since` and the ordinary next window read once more."""
-        for row in contracts:
-            end = max(row.origin, row.watermark - self._config.poll.overlap_seconds)
-            if since < end:
-                self._state.contracts.add_range(row.contract, Window(since, end), "since")
+        return self._discovery.discover(since, only)
 
     def collect(self, contract: str) -> Poll:
         """Read and commit everything of a contract up to now. Never raises for what concerns this contract alone.
@@ -175,16 +127,30 @@ class Collector:
         row = self._state.contracts.get(contract)
         if row is None:
             raise ValueError(f"contract {contract} was not discovered")
-        api = self._accounts[row.account]
         now = self._clock()
+        poll = self._collect_from(row, now)
+        for other in self._discovery.others(contract, row.account):
+            if poll.fetched or not is_access_refused(poll.failure):
+                break
+            poll = self._collect_from(row._replace(account=other), now)
+            if not is_access_refused(poll.failure):
+                log.warning("contract.account_changed", extra={"contract": contract, "account": other})
+                self._state.contracts.enrol([contract], other, row.origin, int(now))
+        self._state.contracts.record_poll(contract, int(now), poll.failure.reason if poll.failure else "")
+        return poll
+
+    def _collect_from(self, row: Contract, now: float) -> Poll:
+        """Collect a contract as its account sees it."""
+        api = self._accounts[row.account]
         trusted = self._trusted_now(api, now)
-        poll = Poll(contract)
+        if self._until is None:
+            row = self._clock_guard.check(row, api.clock_skew_seconds, int(trusted))
+        poll = Poll(row.contract)
         for lane in self._lanes(row, api, now):
             if poll.failure is not None and lane.of_range is not None:
                 continue  # the API had its chance with an older span; only the present is tried as well
             poll = self._collect_lane(row, api, lane, now, trusted, poll)
-        failure = poll.failure or (_too_dense(contract, poll.incomplete[0]) if poll.incomplete else None)
-        self._state.contracts.record_poll(contract, int(now), failure.reason if failure else "")
+        failure = poll.failure or (_too_dense(row.contract, poll.incomplete[0]) if poll.incomplete else None)
         return poll._replace(failure=failure)
 
     def _lanes(self, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:
@@ -251,6 +217,12 @@ class Collector:
             raise StoppedError("asked to stop")
         contracts = self._state.contracts
         unseen = contracts.unseen(row.contract, reading.events)
+        if untimed := sum(not event.is_timed for event in unseen):
+            hint = "they are taken as of the end of their window; report the form of meta.time"
+            log.warning(
+                "entries.untimed",
+                extra={"contract": row.contract, "window": str(window), "entries": untimed, "hint": hint},
+            )
         fresh = self._not_elsewhere(row.contract, unseen) if unseen else unseen
         kept, filtered = self._prepare(row.contract, fresh) if fresh else Prepared(fresh)
         late, repaired = 0, len(unseen) if lane.is_repair else 0
@@ -294,6 +266,21 @@ class Collector:
             late=poll.late + late,
             repaired=poll.repaired + repaired,
         )
+
+    def admit(self, contract: str) -> bool:
+        """Whether a poll of a contract may begin now, which then is to be `dismiss`ed: those that hang take turns."""
+        return all(api.admit(contract) for api in self._first_account())
+
+    def dismiss(self, contract: str) -> None:
+        """The poll of a contract is over."""
+        for api in self._first_account():
+            api.dismiss(contract)
+
+    def _hanging_count(self) -> int:
+        return sum(api.hanging_count() for api in self._first_account())
+
+    def _first_account(self) -> list[ActivityLog]:
+        return [*self._accounts.values()][:1]  # they share their turns
 
     def _wait_for_room(self) -> None:
         """Wait while the outbox is full: the API keeps what is not collected yet."""
@@ -386,11 +373,6 @@ def _late_and_repaired(old: Sequence[Event], pending: Sequence[Range]) -> tuple[
     seconds = [event.time_us // _MICROSECONDS for event in old]
     asked = [{span.purpose for span in pending if span.window.start <= second < span.window.end} for second in seconds]
     return sum(not purposes for purposes in asked), sum("repair" in purposes for purposes in asked)
-
-
-def _unknown(contract: str) -> PollerError:
-    hint = "check the number, and which contracts the token may see with `ionos-poller check`"
-    return PollerError("no account sees this contract", contract=contract, hint=hint)
 
 
 def _too_dense(contract: str, window: Window) -> PollerError:

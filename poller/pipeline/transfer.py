@@ -11,6 +11,7 @@ from typing import TypeVar
 from poller.errors import AuthError, StoppedError
 from poller.pipeline.collect import Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
+from poller.turns import MOST_OPEN
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -59,7 +60,7 @@ class Transfer:
         pool: ThreadPoolExecutor | None = None
         try:
             found = contracts()
-            pool = ThreadPoolExecutor(max(1, min(concurrency, len(found))), thread_name_prefix="collect")
+            pool = ThreadPoolExecutor(max(1, min(concurrency * MOST_OPEN, len(found))), thread_name_prefix="collect")
             polls = [pool.submit(self._guarded, collector.collect, contract) for contract in found]
             for poll in polls:
                 poll.add_done_callback(lambda _: self._finished.release())

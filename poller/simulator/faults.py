@@ -11,7 +11,7 @@ A fault reads `[SELECTOR:]KIND[:OPTION]...`, for example
 SELECTOR  `contract=NUMBER`, `path=entries|contracts|root`, `sink=logging|loki|moesif|http|*`; without one,
           the whole API.
 OPTION    `N%` how often (default always), a duration (`50ms`, `3s`, `1m`), `xN` at most N times, `after=N`,
-          `retry-after=N|date+N`, `within=DURATION` (late).
+          `retry-after=N|date+N`, `within=DURATION` (late), `count=N` (rate, pages, limit).
 KIND, of the API and the intakes
   400..599      that status with an error body (an intake stores nothing)
   hang          no answer for the duration (30s), then the connection is dropped
@@ -31,6 +31,11 @@ KIND, of the API only
   capped-total  `total` is never above 10,000
   late          this share of the entries younger than `within` (5m), and of those added later, is not shown
                 before the duration (3s) is over, counted from when the fault was set or the entry added
+  rate          429 for what exceeds `count` (7) requests in any so many seconds (15s)
+  undated       answers have no `Date`
+  pages         the list of contracts comes in pages of `count` (2), with a total and a link
+  limit         a `limit` above `count` (100) is refused with 400
+  unlisted      the list of contracts does not show the contract of the selector, or is refused (403) without one
 KIND, of the intakes only
   lost-ack      stores, then drops the connection
   partial       stores the first half, then answers 500
@@ -41,9 +46,10 @@ from __future__ import annotations
 import random
 import re
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from poller.errors import ConfigError, Problem
@@ -75,12 +81,19 @@ _API_ONLY = {
     "drip": 5.0,
     "capped-total": 0.0,
     "late": 3.0,
+    "rate": 15.0,
+    "undated": 0.0,
+    "pages": 0.0,
+    "limit": 0.0,
+    "unlisted": 0.0,
 }
+_COUNTS = {"rate": 7, "pages": 2, "limit": 100}
 _SINK_ONLY = {"lost-ack": 0.0, "partial": 0.0}
+_NO_FAILURES = ("latency", "capped-total", "undated", "pages", "limit")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STATUS = re.compile(r"[45]\d\d")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_OPTIONS = "N% (0 to 100), a duration such as 50ms or 3s, xN, after=N, retry-after=N|date+N, within=DURATION"
+_OPTIONS = "N% (0 to 100), a duration such as 50ms or 3s, xN, after=N, retry-after=N|date+N, within=DURATION, count=N"
 
 
 @dataclass
@@ -97,12 +110,25 @@ class Fault:
     remaining: int = -1  # -1: without end
     retry_after: str = ""
     within_seconds: float = 300.0
+    count: int = 0
+    recent: deque[float] = field(default_factory=deque)  # of `rate`: when it let a request through
 
     def concerns(self, path: str, contract: str, sink: str) -> bool:
         """Whether this fault may hit a request to this path and contract of the API, or to this sink."""
         if bool(sink) != bool(self.sink) or (sink and self.sink not in ("*", sink)):
             return False
+        if self.kind == "unlisted":
+            return path == "contracts"
         return self.path in ("", path) and self.contract in ("", contract)
+
+    def is_exceeded(self, now: float) -> bool:
+        """Whether this request, at `now`, is more than the rate allows."""
+        while self.recent and now - self.recent[0] >= self.seconds:
+            self.recent.popleft()
+        if len(self.recent) >= self.count:
+            return True
+        self.recent.append(now)
+        return False
 
 
 class Draw(NamedTuple):
@@ -111,6 +137,10 @@ class Draw(NamedTuple):
     failure: Fault | None = None
     latency_seconds: float = 0.0
     is_total_capped: bool = False
+    is_dated: bool = True
+    max_limit: int = 0
+    list_page: int = 0
+    unlisted: frozenset[str] = frozenset()
 
 
 def _duration_seconds(text: str) -> float | None:
@@ -132,6 +162,8 @@ def _set_option(fault: Fault, option: str) -> bool:
         fault.skip = int(value)
     elif name == "retry-after" and re.fullmatch(r"(date\+)?\d+", value):
         fault.retry_after = value
+    elif name == "count" and value.isdigit() and int(value):
+        fault.count = int(value)
     elif name == "within" and _duration_seconds(value) is not None:
         fault.within_seconds = _duration_seconds(value) or 0.0
     else:
@@ -163,11 +195,32 @@ def parse_fault(spec: str) -> Fault:
     if kind not in kinds and not _STATUS.fullmatch(kind):
         raise refuse(f"unknown kind {kind!r}", f"a status 400..599, {', '.join(sorted(kinds))}")
     fault.kind = kind
-    fault.seconds = kinds.get(kind, 0.0)
+    fault.seconds, fault.count = kinds.get(kind, 0.0), _COUNTS.get(kind, 0)
     for option in parts:
         if not _set_option(fault, option):
             raise refuse(f"unknown option {option!r}", _OPTIONS)
     return fault
+
+
+def _befallen(draw: Draw, fault: Fault, kind: str) -> Draw:
+    """The draw with one more fault that hits."""
+    match kind:
+        case "latency":
+            return draw._replace(latency_seconds=draw.latency_seconds + fault.seconds)
+        case "capped-total":
+            return draw._replace(is_total_capped=True)
+        case "undated":
+            return draw._replace(is_dated=False)
+        case "pages":
+            return draw._replace(list_page=fault.count)
+        case "limit":
+            return draw._replace(max_limit=fault.count)
+        case "unlisted" if fault.contract:
+            return draw._replace(unlisted=draw.unlisted | {fault.contract})
+        case "unlisted" | "rate":
+            return draw._replace(failure=replace(fault, kind="403" if kind == "unlisted" else "429"))
+        case _:
+            return draw._replace(failure=replace(fault, kind=kind))
 
 
 def parse_faults(specs: Iterable[str]) -> list[Fault]:
@@ -208,30 +261,26 @@ class FaultPlan:
         """What befalls a request to `path` (and `contract`) of the API, or to `sink`."""
         if not self._faults:
             return Draw()
-        failure: Fault | None = None
-        latency_seconds, is_total_capped = 0.0, False
+        draw = Draw()
         with self._lock:
             for fault in self._faults:
                 if fault.kind == "late" or not fault.concerns(path, contract, sink):
                     continue
-                is_failure = fault.kind not in ("latency", "capped-total")
-                if (is_failure and failure) or not self._hits(fault):
+                is_failure = fault.kind not in _NO_FAILURES and not (fault.kind == "unlisted" and fault.contract)
+                if (is_failure and draw.failure) or not self._hits(fault):
                     continue
                 kind = self._resolve(fault)
                 self.struck[sink or "api", kind] += 1
-                if kind == "latency":
-                    latency_seconds += fault.seconds
-                elif kind == "capped-total":
-                    is_total_capped = True
-                else:
-                    failure = replace(fault, kind=kind)
-        return Draw(failure, latency_seconds, is_total_capped)
+                draw = _befallen(draw, fault, kind)
+        return draw
 
     def _hits(self, fault: Fault) -> bool:
         if fault.skip:
             fault.skip -= 1
             return False
         if not fault.remaining or self._rng.random() >= fault.share:
+            return False
+        if fault.kind == "rate" and not fault.is_exceeded(time.monotonic()):
             return False
         fault.remaining -= fault.remaining > 0
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -71,10 +71,13 @@ def _date(query: Mapping[str, str], name: str, default_ms: int) -> int:
     return time_ms
 
 
-def _find(log: ContractLog, query: Mapping[str, str], settings: SimulatorSettings) -> Page:
+def _find(log: ContractLog, query: Mapping[str, str], settings: SimulatorSettings, refused_limit: int) -> Page:
     start_ms, end_ms = _date(query, "dateStart", 0), _date(query, "dateEnd", _FOREVER_MS)
     offset = _number(query, "offset", 0)
-    limit = min(_number(query, "limit", _DEFAULT_LIMIT), settings.max_limit)
+    limit = _number(query, "limit", _DEFAULT_LIMIT)
+    if refused_limit and limit > refused_limit:
+        raise _BadQueryError(400, "VALIDATION", f"limit must not exceed {refused_limit}")
+    limit = min(limit, settings.max_limit)
     if settings.max_range_days and end_ms - start_ms > settings.max_range_days * 86_400_000:
         raise _BadQueryError(400, "VALIDATION", f"the range must not exceed {settings.max_range_days} days")
     if offset + limit > settings.result_window:
@@ -99,6 +102,22 @@ def _render(log: ContractLog, page: Page, total: int, settings: SimulatorSetting
     return log.joined(page, b'{"hits":{"total":%d,"hits":[{"_source":' % total, b'},{"_source":', b"}]}}")
 
 
+def _list_contracts(
+    numbers: Sequence[int], request: Request, settings: SimulatorSettings, size: int, base_url: str
+) -> Answer:
+    """The list of contracts: whole, or a page of `size` by offset and limit, with what says that there are more."""
+    url = f"{base_url}{BASE_PATH}/contracts"
+    items = [{"id": number, "type": "contracts", "href": f"{url}/{number}"} for number in numbers]
+    if not size:
+        return json_answer(200, {"items": items} if settings.shape == "items" else items)
+    offset = int(request.query.get("offset", "0"))
+    size = min(size, int(request.query.get("limit", str(size))))
+    page = {"items": items[offset : offset + size], "offset": offset, "limit": size, "total": len(items)}
+    if offset + size < len(items):
+        page["_links"] = {"next": f"{url}?offset={offset + size}&limit={size}"}
+    return json_answer(200, page)
+
+
 def answer_api(
     request: Request,
     logs: Mapping[int, ContractLog],
@@ -106,8 +125,15 @@ def answer_api(
     *,
     base_url: str,
     is_total_capped: bool = False,
+    refused_limit: int = 0,
+    list_page: int = 0,
+    unlisted: Collection[str] = (),
 ) -> Answer:
-    """What the API answers to a GET below its base path."""
+    """What the API answers to a GET below its base path.
+
+    A `limit` above `refused_limit` is refused, unless that is 0. The list of contracts comes in pages of `list_page`, or whole
+    for 0, without those of `unlisted`.
+    """
     kind, contract = path_kind(request.path)
     if request.method != "GET":
         return api_error(405, "METHOD_NOT_ALLOWED", f"{request.method} is not supported")
@@ -118,12 +144,8 @@ def answer_api(
     if kind == "unknown":
         return api_error(404, "NOT_FOUND", f"{request.path} does not exist")
     if kind == "contracts":
-        items = [
-            {"id": number, "type": "contracts", "href": f"{base_url}{BASE_PATH}/contracts/{number}"}
-            for number in logs
-            if number not in settings.unlisted
-        ]
-        return json_answer(200, {"items": items} if settings.shape == "items" else items)
+        numbers = [number for number in logs if number not in settings.unlisted and str(number) not in unlisted]
+        return _list_contracts(numbers, request, settings, list_page, base_url)
     if not (contract.isascii() and contract.isdigit() and int(contract) in logs):
         return api_error(404, "NOT_FOUND", f"contract {contract} does not exist")
     if int(contract) in settings.forbidden:
@@ -132,7 +154,7 @@ def answer_api(
         return Answer(200, settings.raw_body.encode())
     log = logs[int(contract)]
     try:
-        page = _find(log, request.query, settings)
+        page = _find(log, request.query, settings, refused_limit)
     except _BadQueryError as error:
         return api_error(*error.args)
     caps = [cap for cap in (settings.total_cap, TOTAL_CAP if is_total_capped else 0) if cap]

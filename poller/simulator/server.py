@@ -51,6 +51,7 @@ class _Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: SimulatorServer
+    _is_dated = True  # the answer that is being sent
 
     def log_message(self, *_: Any) -> None:
         """Say nothing: what was seen is in the state."""
@@ -60,6 +61,7 @@ class _Connection(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self._is_dated = True
         try:
             request = Request(self.command, parts.path, query, headers, self._read_body(headers))
             if parts.path.startswith(BASE_PATH):
@@ -103,6 +105,7 @@ class _Connection(BaseHTTPRequestHandler):
         draw = simulator.faults.draw(path=kind, contract=contract)
         self._pause(draw.latency_seconds + simulator.settings.latency_seconds)
         fault = draw.failure
+        self._is_dated = draw.is_dated
         if fault and fault.kind not in ("truncate", "cut", "drip"):
             simulator.traffic.answer(kind, fault.kind)
             self._send(_INSTEAD.get(fault.kind) or self._fail(fault))
@@ -113,6 +116,9 @@ class _Connection(BaseHTTPRequestHandler):
             simulator.settings,
             base_url=simulator.url,
             is_total_capped=draw.is_total_capped or bool(fault and fault.kind == "capped-total"),
+            refused_limit=draw.max_limit,
+            list_page=draw.list_page,
+            unlisted=draw.unlisted,
         )
         simulator.traffic.answer(kind, fault.kind if fault else str(answer.status))
         if fault is None:
@@ -177,9 +183,10 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _head(self, answer: Answer, framing: str) -> bytes:
         extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
+        date = f"Date: {formatdate(self._clock(), usegmt=True)}\r\n" if self._is_dated else ""
         return (
             f"HTTP/1.1 {answer.status} {_phrase(answer.status)}\r\n"
-            f"Date: {formatdate(self._clock(), usegmt=True)}\r\n"
+            f"{date}"
             f"Content-Type: {answer.content_type}\r\n{framing}\r\n{extra}\r\n"
         ).encode("latin-1")
 

@@ -2,7 +2,8 @@
 
 Invariants:
 1. New entries and the watermark that covers them are committed in one transaction (`Contracts.commit_window`).
-2. The watermark never passes the window's end, and never goes backwards.
+2. The watermark never passes the window's end, and never goes backwards, but where a clock that was ahead had made it
+   (`Contracts.take_back`).
 3. An event leaves the outbox only when every sink is done with it: accepted, or in the transaction that writes its dead
    letter (`Outbox.settle`).
 4. Counters are kept in the transaction that moves what they count, so the books balance at every commit.
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from poller.clocks import Trail
 from poller.errors import StateError
 from poller.store.contracts import Contracts
 from poller.store.database import Database, Lock, delete, make_directory
@@ -27,6 +29,7 @@ from poller.store.dead_letters import DeadLetters
 from poller.store.outbox import Outbox
 from poller.store.overview import Overview, overview
 
+_TRAIL = "clock_trail"
 _SINCE = "since "  # and the account's name
 
 
@@ -88,6 +91,15 @@ class State:
         """Commits: a fact, in place of what was known by that name."""
         with self._database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def clock_trail(self) -> Trail:
+        """The times of earlier polls, as far as they tell of a clock that was ahead.  Raises: StateError."""
+        at, *jumps = map(int, (self.fact(_TRAIL) or "0").split())
+        return Trail(at, tuple(zip(jumps[::2], jumps[1::2], strict=True)))
+
+    def remember_clock_trail(self, trail: Trail) -> None:
+        """Commits: the times of polls."""
+        self.remember(_TRAIL, " ".join(map(str, (trail.at, *(at for jump in trail.jumps for at in jump)))))
 
     def ask_since(self, accounts: Iterable[str], since: int) -> None:
         """Commits: that the contracts of these accounts are to be read again from `since` (unix seconds).
@@ -151,6 +163,8 @@ class State:
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
         """Forget old identities, and give space that is free back to the disk."""
+        # A clock that turns out to have been ahead has all read again from before it was set.
+        now = min([now, *(before for before, _ in self.clock_trail().jumps)])
         self.contracts.prune(retention_seconds, overlap_seconds, now)
         self._database.vacuum()
 

@@ -115,6 +115,15 @@ class Contracts:
                     (str(count),),
                 )
 
+    def take_back(self, contract: str, watermark: int, now: int) -> None:
+        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE contracts SET watermark = ?, origin = min(origin, ?) WHERE contract = ?",
+                (watermark, watermark, contract),
+            )
+            connection.execute("INSERT OR REPLACE INTO facts VALUES ('taken_back', ?)", (f"{now} {watermark}",))
+
     def add_range(self, contract: str, window: Window, purpose: str) -> None:
         """Have a span read once more.
 

@@ -14,6 +14,7 @@ from poller.store.contracts import Contract, Range, read_contracts, read_filtere
 from poller.store.database import Database, Reader
 from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.outbox import Sink, Size
+from poller.windows import format_time
 
 
 class SinkOverview(NamedTuple):
@@ -30,6 +31,18 @@ class SinkOverview(NamedTuple):
         return self.sink.assigned == self.sink.delivered + self.sink.dead + self.waiting
 
 
+_AHEAD_SECONDS = 60
+_SHOWN_SECONDS = 7 * 86_400
+_MOST_LINES = 5
+
+
+class TakenBack(NamedTuple):
+    """When a watermark that a clock ahead had made was taken back last, and to which time. In unix seconds."""
+
+    at: int
+    watermark: int
+
+
 class Overview(NamedTuple):
     """The whole state, read in one transaction. `pending` are the spans that are still to be read besides the present.
 
@@ -42,6 +55,22 @@ class Overview(NamedTuple):
     filtered: dict[str, int]
     pending: Sequence[Range] = ()
     letters: Mapping[str, LetterBooks] = {}
+    taken_back: TakenBack | None = None
+
+    def clock_troubles(self, now: float) -> list[str]:
+        """What the state shows of a clock of ours that is or was ahead, in a line each. `now` in unix seconds."""
+        ahead = [row for row in self.contracts if row.watermark > now + _AHEAD_SECONDS]
+        lines = [
+            f"contract {row.contract}: complete up to {format_time(row.watermark)}, which lies ahead of this machine's clock:"
+            " one of the two is wrong, and the next poll takes it back"
+            for row in ahead[:_MOST_LINES]
+        ]
+        if self.taken_back and 0 <= now - self.taken_back.at < _SHOWN_SECONDS:
+            at, watermark = map(format_time, self.taken_back)
+            lines.append(
+                f"this machine's clock was ahead: on {at} what was complete was taken back to {watermark}, and read again"
+            )
+        return lines
 
     def imbalances(self) -> list[str]:
         """What does not add up, in a line each; empty when the books balance."""
@@ -117,7 +146,20 @@ def _read(connection: sqlite3.Connection) -> Overview:
         ]
         size = Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
         pending = read_ranges(connection)
-        return Overview(read_contracts(connection), sinks, size, read_filtered(connection), pending, letters)
+        return Overview(
+            read_contracts(connection),
+            sinks,
+            size,
+            read_filtered(connection),
+            pending,
+            letters,
+            _read_taken_back(connection),
+        )
+
+
+def _read_taken_back(connection: sqlite3.Connection) -> TakenBack | None:
+    row = connection.execute("SELECT value FROM facts WHERE name = 'taken_back'").fetchone()
+    return TakenBack(*map(int, row[0].split())) if row else None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pytest
 from poller.config import Config
 from poller.errors import TransientError
 from poller.events import Event, Page
+from poller.listing import ContractList
 from poller.pipeline.audit import Difference, parts_of, self_audit_span
 from poller.pipeline.collect import Collector
 from poller.store import State
@@ -35,8 +36,8 @@ class Log:
         self.refused: Window | None = None
         self.requests = 0
 
-    def contracts(self) -> list[str]:
-        return list(self.seconds)
+    def contracts(self) -> ContractList:
+        return ContractList(list(self.seconds))
 
     def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
         self.requests += 1
@@ -143,8 +144,9 @@ def test_an_audit_of_what_lies_before_the_beginning_asks_for_nothing(place: Plac
 
 
 def test_each_contract_has_a_beginning_of_its_own(place: Place) -> None:
+    place.poll(4 * H)
     place.log.seconds["2"] = list(place.log.seconds["1"])
-    place.poll(5 * H)
+    place.poll(1 * H)
     assert place.row("2").origin > place.row("1").origin
     place.log.show("1", BEGAN + 61)
     place.log.show("2", BEGAN + 61)

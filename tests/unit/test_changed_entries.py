@@ -12,6 +12,7 @@ import pytest
 
 from poller.config import Config
 from poller.events import Page, parse_page
+from poller.listing import ContractList
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.windows import Window, format_time
@@ -28,8 +29,8 @@ class Entries:
     def __init__(self) -> None:
         self.held: list[tuple[int, dict[str, Any]]] = []
 
-    def contracts(self) -> list[str]:
-        return ["1"]
+    def contracts(self) -> ContractList:
+        return ContractList(["1"])
 
     def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
         shown = [fields for second, fields in self.held if window.start <= second < window.end]

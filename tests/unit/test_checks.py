@@ -7,11 +7,12 @@ import json
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from poller.checks import Finding, exit_code_of, fail, from_error, ok, warn
-from poller.checks.account import check_clock, check_token, check_wanted_contracts
+from poller.checks.account import check_clock, check_contract, check_token, check_unlisted_contracts
 from poller.checks.fluent_bit import check_fluent_bit
 from poller.checks.fluent_bit_file import size_bytes
 from poller.checks.sinks import check_sink, judge
@@ -28,9 +29,13 @@ from poller.errors import (
     AuthError,
     ConfigError,
     Problem,
+    RejectedError,
     StateError,
 )
+from poller.events import Page
 from poller.store import State
+from poller.store.overview import TakenBack
+from poller.windows import Window
 from tests.support import TOP
 
 NOW = 1_800_000_000.0
@@ -131,9 +136,69 @@ def test_how_far_the_clocks_are_apart(skew: float, level: str, words: tuple[str,
     assert only([check_clock(skew)], *words).level == level
 
 
-def test_a_contract_that_no_token_sees_is_named() -> None:
-    found = only(list(check_wanted_contracts(["1", "2"], ["2", "3"])), "no token sees it", "poll.contracts")
-    assert found.name == "contract 1"
+class Client:
+    """An account that may read some contracts."""
+
+    clock_skew_seconds = None
+
+    def __init__(self, *readable: str) -> None:
+        self.readable = readable
+        self.limits: list[int] = []
+
+    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        self.limits.append(limit)
+        if contract not in self.readable:
+            raise RejectedError("the API refused the request (404): unknown", status=404)
+        return Page((), 3, is_capped=False, weight_bytes=0, is_mended=False)
+
+
+def test_a_named_contract_that_no_token_sees_is_told_with_the_words_of_the_api() -> None:
+    clients: list[Any] = [Client("2"), Client()]
+    findings = list(check_unlisted_contracts(["1", "2"], ["2", "3"], clients, 100))
+    assert only(findings, "no token sees it", "poll.contracts", "unknown").name == "contract 1"
+
+
+def test_a_named_contract_that_is_not_listed_and_can_be_read_is_well() -> None:
+    clients: list[Any] = [Client(), Client("1")]
+    findings = list(check_unlisted_contracts(["1"], [], clients, 100))
+    assert only(findings, "no account lists it", "3 entries").level == "ok"
+
+
+def test_a_contract_is_asked_for_with_the_configured_page_size() -> None:
+    client: Any = Client("1")
+    check_contract(client, "1", NOW, 1000)
+    assert client.limits == [1000]
+
+
+def test_an_api_without_a_clock_is_told() -> None:
+    assert only([check_clock(None)], "do not say what time it is", "timedatectl").level == "warn"
+
+
+@pytest.mark.parametrize(
+    ("watermark", "taken_back", "words"),
+    [
+        (NOW + 7200, None, ("contract 1", "ahead of this machine's clock")),
+        (NOW - 60, TakenBack(int(NOW - DAY), int(NOW - 2 * DAY)), ("taken back",)),
+    ],
+)
+def test_a_state_shows_that_a_clock_is_or_was_ahead(
+    tmp_path: Path, watermark: float, taken_back: TakenBack | None, words: tuple[str, ...]
+) -> None:
+    state = State.open(tmp_path, "run")
+    state.contracts.enrol(["1"], "default", int(watermark), int(NOW))
+    if taken_back:
+        state.contracts.take_back("1", taken_back.watermark, taken_back.at)
+    (line,) = state.overview().clock_troubles(NOW)
+    state.close()
+    for word in words:
+        assert word in line
+
+
+def test_a_state_with_a_good_clock_has_nothing_to_tell_of_it(tmp_path: Path) -> None:
+    state = State.open(tmp_path, "run")
+    state.contracts.enrol(["1"], "default", int(NOW - 60), int(NOW))
+    assert state.overview().clock_troubles(NOW) == []
+    state.close()
 
 
 # State

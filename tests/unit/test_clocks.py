@@ -10,6 +10,7 @@ import pytest
 
 from poller.config import Config
 from poller.events import Page
+from poller.listing import ContractList
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.windows import Window
@@ -32,9 +33,9 @@ class Clocks:
     def _answered(self) -> None:
         self.clock_skew_seconds = float(self.ahead)
 
-    def contracts(self) -> list[str]:
+    def contracts(self) -> ContractList:
         self._answered()
-        return ["1"]
+        return ContractList(["1"])
 
     def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
         self.ahead = self.then

@@ -275,3 +275,23 @@ def test_a_loaded_config_shows_no_secret(tmp_path: Path) -> None:
         assert CANARY not in text
     assert "********" in effective(config)
     assert 'token_env = "IONOS_API_TOKEN"' in effective(config)
+
+
+def test_the_mark_that_windows_puts_in_front_of_a_text_is_not_part_of_a_token(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_bytes(b"\xef\xbb\xbf" + CANARY.encode() + b"\r\n")
+    token.chmod(0o600)
+    assert SecretSource("file", str(token), path="api.token_file").read().reveal() == CANARY
+    environ = {"IONOS_API_TOKEN": "\ufeff" + CANARY}
+    assert SecretSource("env", "IONOS_API_TOKEN", path="api.token", environ=environ).read().reveal() == CANARY
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_token_file_in_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    token = tmp_path / "token"
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    token.write_bytes(mark + CANARY.encode(encoding))
+    token.chmod(0o600)
+    with pytest.raises(ConfigError, match="UTF-16") as caught:
+        SecretSource("file", str(token), path="api.token_file").read()
+    assert CANARY not in str(caught.value)

@@ -18,6 +18,7 @@ from poller.daemon import Daemon
 from poller.delivery import Accepted, Outcome, RetryAfter
 from poller.errors import PollerError, TransientError
 from poller.events import Event, Page
+from poller.listing import ContractList
 from poller.notify import Notifier
 from poller.pipeline.collect import Prepared
 from poller.schedule import Parts
@@ -55,9 +56,18 @@ class Api:
         self._asked = asked
         self._contracts = list(contracts)
 
-    def contracts(self) -> list[str]:
+    def contracts(self) -> ContractList:
         self._asked()
-        return self._contracts
+        return ContractList(self._contracts)
+
+    def admit(self, contract: str) -> bool:
+        return True
+
+    def dismiss(self, contract: str) -> None:
+        pass
+
+    def hanging_count(self) -> int:
+        return 0
 
     def page(self, *args: object) -> Page:
         raise TransientError("no answer")

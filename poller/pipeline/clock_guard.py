@@ -1,0 +1,64 @@
+"""A clock that was ahead: noticed when a watermark lies in the future, told, and undone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from poller.clocks import Trail, is_confirmed
+from poller.store import State
+from poller.store.contracts import Contract
+from poller.windows import format_time
+
+log = logging.getLogger(__name__)
+
+_SAVED_EVERY_SECONDS = 60
+_TOLERATED_SECONDS = 60
+
+
+class ClockGuard:
+    """Keeps the times at which polls began, and takes back watermarks that a clock carried too far. For several threads."""
+
+    def __init__(self, state: State, overlap_seconds: int) -> None:
+        self._state = state
+        self._overlap_seconds = overlap_seconds
+        self._lock = threading.Lock()
+        self._saved = self._trail = state.clock_trail()
+
+    def check(self, row: Contract, skew: float | None, now: int) -> Contract:
+        """The row of a contract that is polled at `now`, by the clock we trust, with a watermark that may be believed.
+
+        Commits: the times that a later poll needs to notice that this one's clock was ahead; the watermark, if it is taken back.
+        """
+        with self._lock:
+            before, self._trail = (
+                self._trail,
+                self._trail.seen(now, is_confirmed=is_confirmed(skew), least=self._overlap_seconds),
+            )
+            if self._is_ahead(row, now) or (before.jumps and not self._trail.jumps):
+                # All at once, with what is known by now: the next poll may forget it.
+                ahead = [other for other in self._state.contracts.all() if self._is_ahead(other, now)]
+                for other in ahead:
+                    self._take_back(other, before, now)
+                row = self._state.contracts.get(row.contract) or row
+            if self._trail.jumps != self._saved.jumps or abs(now - self._saved.at) >= _SAVED_EVERY_SECONDS:
+                self._state.remember_clock_trail(self._trail)
+                self._saved = self._trail
+        return row
+
+    def _is_ahead(self, row: Contract, now: int) -> bool:
+        # What lies within the overlap is read again anyway.
+        return row.watermark - now > max(_TOLERATED_SECONDS, self._overlap_seconds)
+
+    def _take_back(self, row: Contract, trail: Trail, now: int) -> None:
+        agreed = trail.agreed(row.watermark, row.origin, now)
+        log.error(
+            "watermark.taken_back",
+            extra={
+                "contract": row.contract,
+                "watermark": format_time(row.watermark),
+                "to": format_time(agreed),
+                "hint": "this machine's clock was ahead; keep it right (NTP). What was not read then is read now",
+            },
+        )
+        self._state.contracts.take_back(row.contract, agreed, now)

@@ -1,0 +1,181 @@
+"""Discovery: which contracts there are, through which account each is read, and from when a new one is collected."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from poller.api import ActivityLog
+from poller.clocks import trusted_now
+from poller.config import Config
+from poller.errors import AuthError, PollerError, RejectedError
+from poller.listing import ContractList
+from poller.store import State
+from poller.store.contracts import Contract
+from poller.windows import Window
+
+log = logging.getLogger(__name__)
+
+_LOOK = "look "  # and the account's name
+
+
+class _Look(NamedTuple):
+    """What an account answered: its contracts, None where it gave no list, and when it was asked by the clock we trust.
+
+    `is_answered`: nothing is missing, as the contracts are listed or named.
+    """
+
+    listed: ContractList | None
+    at: int
+    is_answered: bool
+
+
+class _LastLook(NamedTuple):
+    """The last look that listed every contract of an account: when it was, and which of them were not to be collected."""
+
+    at: int
+    left_out: frozenset[str]
+
+
+class Discovery:
+    """Finds contracts, and begins with those that are new. For one thread at a time."""
+
+    def __init__(
+        self, state: State, accounts: Mapping[str, ActivityLog], config: Config, clock: Callable[[], float]
+    ) -> None:
+        self._state = state
+        self._accounts = accounts
+        self._config = config
+        self._clock = clock
+        self._readers: dict[str, list[str]] = {}
+
+    def others(self, contract: str, account: str) -> list[str]:
+        """The other accounts through which a contract may be read, by the last look."""
+        return [name for name in self._readers.get(contract, ()) if name != account]
+
+    def discover(self, since: int | None, only: Iterable[str]) -> tuple[list[str], list[PollerError]]:
+        """The contracts to collect, those first that were collected longest ago, and what failed account by account.
+
+        Commits: the start of each new contract, and the look.
+        """
+        settings = self._config.poll
+        named = set(settings.contracts)
+        wanted = set(only) or named
+        failures: list[PollerError] = []
+        known = {row.contract: row for row in self._state.contracts.all()}
+        looks = {name: self._look(name, known.values(), wanted, failures) for name in self._accounts}
+        # What the command line names must be listed, where there is a list: a typing error would be polled for ever.
+        is_refused = any(look.listed is None and look.is_answered for look in looks.values())
+        readers = self._readers_by_contract(looks, known, wanted if is_refused else wanted & named)
+        unlisted = sorted(wanted - set(readers))
+        if not failures:  # else it may be among those we could not ask for
+            failures += [_unknown(contract) for contract in unlisted]
+        chosen = {contract: names for contract, names in readers.items() if settings.wants(contract, wanted)}
+        for name, look in looks.items():
+            self._begin(name, look, [contract for contract, names in chosen.items() if names[0] == name], since, known)
+        self._readers = chosen
+        return sorted(chosen, key=lambda contract: (_succeeded_at(known.get(contract)), contract)), failures
+
+    def _look(self, account: str, rows: Iterable[Contract], wanted: set[str], failures: list[PollerError]) -> _Look:
+        """Ask an account for its contracts. That it gives none is added to `failures`, unless contracts are named."""
+        known = {row.contract for row in rows if row.account == account}
+        api, before = self._accounts[account], self._clock()
+        try:
+            listed = api.contracts()
+            if not listed and not known and not wanted:
+                hint = "is it the token of a user of this contract? `ionos-poller check` says more"
+                raise PollerError("no contract is visible", hint=hint)
+        except PollerError as error:
+            if len(self._accounts) > 1:
+                error.message = f"account {account}: {error.message}"
+            is_refused = isinstance(error, RejectedError) or (isinstance(error, AuthError) and error.is_denied)
+            if is_refused and wanted:
+                hint = "the contracts of poll.contracts are polled all the same"
+                log.warning("contracts.list_refused", extra={"account": account, "why": error.message, "hint": hint})
+            else:
+                failures.append(error)
+                log.error("discovery.failed", extra={"account": account, "why": str(error)})
+            return _Look(None, int(before), is_answered=is_refused and bool(wanted))
+        at = int(trusted_now(api.clock_skew_seconds, before))
+        if listed.missing:
+            hint = "name the others in poll.contracts, and report it to IONOS"
+            log.warning("contracts.list_incomplete", extra={"account": account, "why": listed.missing, "hint": hint})
+        if unlisted := sorted(known.difference(listed, self._config.poll.exclude_contracts)):
+            hint = "they are polled all the same; one that is gone for good belongs in poll.exclude_contracts"
+            log.warning("contracts.unlisted", extra={"account": account, "contracts": unlisted, "hint": hint})
+        return _Look(listed, at, is_answered=True)
+
+    def _readers_by_contract(
+        self, looks: Mapping[str, _Look], known: Mapping[str, Contract], named: Iterable[str]
+    ) -> dict[str, list[str]]:
+        """For each contract the accounts that may read it, the one that is asked first in front."""
+        readers: dict[str, list[str]] = {}
+        for name, look in looks.items():
+            for contract in look.listed or ():
+                readers.setdefault(contract, []).append(name)
+        # Named is enough: the list may not show it, or be refused.
+        for contract in named:
+            readers.setdefault(contract, list(looks))
+        for row in known.values():
+            if row.account not in looks:
+                continue
+            listed, names = looks[row.account].listed, readers.get(row.contract)
+            if names is not None:
+                # Which of them it was read through before goes on, as long as it lists it.
+                names.sort(key=lambda name, account=row.account: name != account)  # type: ignore[misc]
+            elif listed is None or row.succeeded_at is not None or row.fetched:
+                # Unlisted it is read all the same: that may be the list's fault, and what ends it is a person's word.
+                readers[row.contract] = [row.account]
+        return readers
+
+    def _begin(
+        self, account: str, look: _Look, contracts: list[str], since: int | None, known: Mapping[str, Contract]
+    ) -> None:
+        """Begin with the new ones of these contracts, and read known ones once more where a person asked for it."""
+        now = int(self._clock())
+        asked = self._state.asked_since(account)
+        begin = since if since is not None else asked
+        if begin is None:
+            skew = self._accounts[account].clock_skew_seconds
+            begin = int(trusted_now(skew, now) - self._config.poll.initial_lookback_seconds)
+            if (last := self._last_look(account)) is not None and last.at < begin:
+                # What the list shows for the first time may be as old as the last look that did not show it.
+                appeared = set(look.listed or ()).difference(known, last.left_out)
+                self._state.contracts.enrol(appeared.intersection(contracts), account, last.at, now)
+        self._state.contracts.enrol(contracts, account, begin, now)
+        if asked is not None and look.is_answered:  # else contracts may be missing that are to begin from there
+            self._widen([known[contract] for contract in contracts if contract in known], asked)
+            self._state.forget_since(account)
+        if look.listed is not None and not look.listed.missing:
+            left_out = sorted(set(look.listed).difference(contracts))
+            self._state.remember(_LOOK + account, json.dumps({"at": look.at, "left_out": left_out}))
+
+    def _last_look(self, account: str) -> _LastLook | None:
+        fact = self._state.fact(_LOOK + account)
+        if fact is None:
+            return None
+        look = json.loads(fact)
+        return _LastLook(look["at"], frozenset(look["left_out"]))
+
+    def _widen(self, contracts: Iterable[Contract], since: int) -> None:
+        """Have what lies between `since` and the ordinary next window read once more."""
+        for row in contracts:
+            end = max(row.origin, row.watermark - self._config.poll.overlap_seconds)
+            if since < end:
+                self._state.contracts.add_range(row.contract, Window(since, end), "since")
+
+
+def is_access_refused(failure: PollerError | None) -> bool:
+    """Whether a contract could not be read for a reason that another account may not have."""
+    return isinstance(failure, AuthError) or (isinstance(failure, RejectedError) and failure.status == 404)
+
+
+def _succeeded_at(row: Contract | None) -> int:
+    return (row and row.succeeded_at) or 0
+
+
+def _unknown(contract: str) -> PollerError:
+    hint = "check the number, and which contracts the token may see with `ionos-poller check`"
+    return PollerError("no account sees this contract", contract=contract, hint=hint)

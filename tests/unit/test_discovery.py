@@ -1,0 +1,226 @@
+"""Which contracts are collected, through which account, and from when a new one is."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.config import Config
+from poller.config.model import Poll as PollSettings
+from poller.errors import AuthError, PollerError, RejectedError, TransientError
+from poller.events import Page
+from poller.listing import ContractList
+from poller.pipeline.collect import Collector, Poll
+from poller.store import State
+from poller.windows import Window
+
+NOW = 1_800_000_000
+LOOKBACK = 300
+
+DENIED = AuthError("denied (403)", is_denied=True)
+REFUSED = AuthError("refused (401)")
+NOT_FOUND = RejectedError("not found (404)", status=404)
+DOWN = TransientError("down (500)", status=500)
+
+
+class Account:
+    """What one account lists, and which contracts it may read."""
+
+    clock_skew_seconds = 0.0
+
+    def __init__(self, *listed: str, unreadable: dict[str, PollerError] | None = None) -> None:
+        self.listed: list[str] | PollerError = list(listed)
+        self.missing = ""
+        self.unreadable = unreadable or {}
+        self.asked: list[str] = []
+
+    def contracts(self) -> ContractList:
+        if isinstance(self.listed, PollerError):
+            raise self.listed
+        return ContractList(self.listed, self.missing)
+
+    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        self.asked.append(contract)
+        if contract in self.unreadable:
+            raise self.unreadable[contract]
+        return Page((), 0, is_capped=False, weight_bytes=0, is_mended=False)
+
+
+class World:
+    """A state of `fetch`, which is opened anew for each poll, as after a restart."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.now = NOW
+        self.accounts = {"default": Account("1")}
+        self.settings: dict[str, Any] = {}
+        self.failures: list[PollerError] = []
+        self.order: list[str] = []
+
+    def poll(self, after_seconds: int = 0, *, only: tuple[str, ...] = ()) -> dict[str, Poll]:
+        self.now += after_seconds
+        state = State.open(self.directory, "fetch")
+        accounts: dict[str, Any] = dict(self.accounts)
+        config = Config(poll=PollSettings(**self.settings))
+        collector = Collector(state, accounts, config, stop=threading.Event(), clock=lambda: self.now)
+        try:
+            self.order, self.failures = collector.discover(only=only)
+            polls = {contract: collector.collect(contract) for contract in self.order}
+            self.rows = {row.contract: row for row in state.contracts.all()}
+            return polls
+        finally:
+            collector.close()
+            state.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+# A contract that appears
+
+
+@pytest.mark.parametrize("pause", [60, 3600, 5 * 86_400])
+def test_a_contract_that_appears_begins_at_the_last_look_that_did_not_show_it(world: World, pause: int) -> None:
+    world.poll()
+    world.poll(60)
+    world.accounts["default"].listed = ["1", "2"]
+    world.poll(pause)
+    assert world.rows["1"].origin == NOW - LOOKBACK
+    assert world.rows["2"].origin == min(NOW + 60, NOW + 60 + pause - LOOKBACK)
+
+
+def test_a_look_that_failed_or_was_not_whole_is_no_look_that_did_not_show_it(world: World) -> None:
+    world.poll()
+    account = world.accounts["default"]
+    for listed, missing in ((DOWN, ""), (["1"], "more")):
+        account.listed, account.missing = listed, missing
+        world.poll(3600)
+    account.listed, account.missing = ["1", "2"], ""
+    world.poll(3600)
+    assert world.rows["2"].origin == NOW
+
+
+def test_a_contract_that_was_left_out_on_purpose_begins_as_any_new_one(world: World) -> None:
+    world.accounts["default"].listed = ["1", "2"]
+    world.settings = {"exclude_contracts": ("2",)}
+    world.poll()
+    world.settings = {}
+    world.poll(7200)
+    assert world.rows["2"].origin == NOW + 7200 - LOOKBACK
+
+
+def test_each_account_has_looks_of_its_own(world: World) -> None:
+    world.poll()
+    world.accounts["other"] = Account("2")
+    world.poll(7200)
+    assert world.rows["2"].origin == NOW + 7200 - LOOKBACK
+
+
+# A list that does not show what is named
+
+
+@pytest.mark.parametrize("listed", [["1"], [], DENIED, NOT_FOUND])
+def test_a_named_contract_is_polled_whatever_the_list_says(world: World, listed: Any) -> None:
+    world.accounts["default"].listed = listed
+    world.settings = {"contracts": ("7",)}
+    polls = world.poll()
+    assert list(polls) == ["7"]
+    assert polls["7"].failure is None
+    assert world.failures == []
+
+
+def test_a_named_contract_is_polled_while_the_list_cannot_be_had_and_that_is_told(world: World) -> None:
+    world.accounts["default"].listed = DOWN
+    world.settings = {"contracts": ("7",)}
+    assert list(world.poll()) == ["7"]
+    assert world.failures == [DOWN]
+
+
+@pytest.mark.parametrize("listed", [DENIED, NOT_FOUND, DOWN, REFUSED, []])
+def test_without_names_a_list_that_shows_nothing_is_a_failure(world: World, listed: Any) -> None:
+    world.accounts["default"].listed = listed
+    assert world.poll() == {}
+    assert len(world.failures) == 1
+
+
+def test_a_number_of_the_command_line_that_no_list_shows_is_told_and_not_collected(world: World) -> None:
+    assert world.poll(only=("7",)) == {}
+    assert [failure.contract for failure in world.failures] == ["7"]
+    assert set(world.poll()) == {"1"}
+
+
+def test_a_number_of_the_command_line_is_collected_where_the_list_is_refused(world: World) -> None:
+    world.accounts["default"].listed = DENIED
+    assert set(world.poll(only=("7",))) == {"7"}
+
+
+def test_a_contract_that_never_was_read_is_left_when_the_list_does_not_show_it(world: World) -> None:
+    world.accounts["default"] = Account(unreadable={"7": NOT_FOUND})
+    world.accounts["default"].listed = DENIED
+    assert world.poll(only=("7",))["7"].failure is NOT_FOUND
+    world.accounts["default"].listed = ["1"]
+    assert set(world.poll()) == {"1"}
+
+
+def test_a_contract_that_was_read_once_is_polled_though_no_list_shows_it_any_more(world: World) -> None:
+    world.accounts["default"].listed = ["1", "2"]
+    world.poll()
+    world.accounts["default"].listed = ["1"]
+    assert set(world.poll()) == {"1", "2"}
+
+
+# Two accounts
+
+
+@pytest.mark.parametrize("failure", [DENIED, REFUSED, NOT_FOUND])
+def test_where_one_account_may_not_read_a_contract_the_other_is_asked(world: World, failure: PollerError) -> None:
+    world.accounts = {"a": Account("1", unreadable={"1": failure}), "b": Account("1")}
+    assert world.poll()["1"].failure is None
+    assert world.rows["1"].account == "b"
+    assert world.poll(60)["1"].failure is None
+    assert world.accounts["a"].asked == ["1"]  # once, and then the other goes on
+
+
+def test_a_failure_that_is_not_about_access_is_left_with_its_account(world: World) -> None:
+    world.accounts = {"a": Account("1", unreadable={"1": DOWN}), "b": Account("1")}
+    assert world.poll()["1"].failure is DOWN
+    assert world.accounts["b"].asked == []
+
+
+def test_where_no_account_may_read_a_contract_the_failure_is_told(world: World) -> None:
+    world.accounts = {name: Account("1", unreadable={"1": DENIED}) for name in "ab"}
+    assert world.poll()["1"].failure is DENIED
+    assert world.rows["1"].account == "a"
+    assert "denied" in world.rows["1"].failure
+
+
+def test_a_named_contract_that_nobody_lists_is_asked_of_each_account(world: World) -> None:
+    world.accounts = {"a": Account("1", unreadable={"7": NOT_FOUND}), "b": Account("2")}
+    world.settings = {"contracts": ("7",)}
+    assert world.poll()["7"].failure is None
+    assert world.rows["7"].account == "b"
+
+
+# Turns
+
+
+def test_those_that_were_collected_longest_ago_come_first(world: World) -> None:
+    account = world.accounts["default"]
+    account.listed = ["1", "2", "3"]
+    account.unreadable = {"1": DOWN, "3": DOWN}
+    world.poll()
+    account.unreadable = {}
+    world.poll(60)
+    assert world.order == ["1", "3", "2"]
+
+
+def test_a_list_that_is_not_whole_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.accounts["default"].missing = "there are more"
+    world.poll()
+    (record,) = (record for record in caplog.records if record.levelname == "WARNING")
+    assert record.message == "contracts.list_incomplete"
