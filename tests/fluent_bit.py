@@ -128,6 +128,13 @@ REFUSED_YAML = [
     ("push.yaml", "      compress: gzip", "      format: json\n      uri: [/a, /b]", ("2 times",)),
     ("push.yaml", "      port: 9880", "      port: 9880\n      tag:", ("tag has no value",)),
     ("logging-service.yaml", "format: json\n    time_key", "format: jsn\n    time_key", ("jsn is none of",)),
+    ("push.yaml", "  grace: 30", "  storage: {metrics: on}", ("a table storage", "storage.KEY")),
+    (
+        "push.yaml",
+        "  inputs:\n    - name: http              #",
+        "  inputs:\n      name: http              #",
+        ("no list", "`- `"),
+    ),
     ("logging-service.yaml", "threaded: on", "threaded: 1", ("1 is neither on nor off",)),
 ]
 # ... and these only its start.

@@ -126,7 +126,7 @@ def _check_buffer(section: Section, words: Sequence[str]) -> Iterator[Finding]:
     text = section.get("buf_size", _DEFAULT_BUFFER)
     size = size_bytes(text)
     longest = _option(words, "--max-line-bytes")
-    wanted = int(longest) + 1 if longest.isdigit() else MIN_BUFFER_BYTES
+    wanted = int(longest) + 1 if re.fullmatch(r"[0-9]{1,15}", longest) else MIN_BUFFER_BYTES
     if size is not None and size < wanted:
         given = f"Buf_Size {text}" if "buf_size" in section.keys else "Buf_Size is 4096 by default, which"
         hint = "set Buf_Size 2M" if wanted < 2 * MIN_BUFFER_BYTES else f"set Buf_Size above --max-line-bytes, {longest}"
@@ -166,10 +166,12 @@ def _check_service(section: Section) -> Iterator[Finding]:
 
 def _check_places(sections: Sequence[Section], path: Path) -> Iterator[Finding]:
     """What one section needs of another, or of the file that it is in."""
-    services = [found for found in sections if found.kind == "service"] or [Section("service", {})]
+    services = [found for found in sections if found.kind == "service"]
     parsers = {found.get("name") for found in sections if found.kind == "parser"}
     has_path = any(service.get("storage.path") for service in services)
-    yield from (finding for service in services for finding in _check_service(service))
+    yield from _check_service(
+        Section("service", {key: values for found in services for key, values in found.keys.items()})
+    )
     for section in sections:
         if section.kind == "input" and not has_path and _storage(section, services) == "filesystem":
             message = "storage.type filesystem needs storage.path in [SERVICE]"
@@ -216,7 +218,10 @@ def _check_outputs(
 
 def _matches(output: Section, tag: str) -> bool:
     if pattern := output.get("match_regex"):
-        return re.search(pattern, tag) is not None
+        try:
+            return re.search(pattern, tag) is not None
+        except re.error:  # Fluent Bit's patterns are not Python's in every point
+            return True
     return fnmatchcase(tag, output.get("match"))
 
 

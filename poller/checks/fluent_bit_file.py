@@ -223,7 +223,7 @@ def _read_yaml(path: Path, text: str, base: Path, depth: int, variables: dict[st
     for name in _list(tree.get("includes")):
         for included in _included(base, str(name)):
             sections += _read(included, base, depth + 1, variables, what="includes")
-    sections += [_section("service", tree["service"], path)] if "service" in tree else []
+    sections += [_service(tree["service"], path)] if "service" in tree else []
     sections += [_section("parser", item, path) for item in _list(tree.get("parsers"))]
     sections += [_section("plugins", item, path) for item in _list(tree.get("plugins"))]
     pipeline = tree.get("pipeline")
@@ -247,6 +247,15 @@ def _check_names(table: Mapping[Any, Any], known: Sequence[str], path: Path) -> 
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _service(item: Any, path: Path) -> Section:
+    """Raises: ConfigError for a table in it, as of `storage: {path: ...}`: Fluent Bit does not start with one."""
+    for key, value in item.items() if isinstance(item, dict) else ():
+        if isinstance(value, dict) and key != "telemetry":
+            hint = f"write each key of it as {str(key)[:40]}.KEY"
+            raise ConfigError([Problem(str(path), f"service has a table {str(key)[:40]}", hint)])
+    return _section("service", item, path)
 
 
 def _section(kind: str, item: Any, path: Path) -> Section:

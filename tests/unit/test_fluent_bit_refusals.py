@@ -103,6 +103,20 @@ def test_a_variable_that_the_file_sets_is_looked_up(tmp_path: Path, setting: str
     assert (found.level, "never sent" in found.message) == ("warn", True)
 
 
+def test_sections_of_one_kind_add_up(tmp_path: Path) -> None:
+    text = changed("push.conf", "    storage.checksum           off\n", "")
+    assert [found.level for found in checked(tmp_path, text)] == ["ok"]
+    (found,) = checked(tmp_path, text + "[SERVICE]\n    storage.checksum on\n")
+    assert (found.level, "never sent" in found.message) == ("warn", True)
+
+
+def test_a_pattern_or_number_that_python_cannot_read_is_no_reason_to_fail(tmp_path: Path) -> None:
+    text = changed("push.conf", "    Match             activityLog", "    Match_Regex (?<a>[")
+    assert [found.level for found in checked(tmp_path, text)] == ["ok"]
+    text = changed("logging-service.conf", "--max-line-bytes 250000", "--max-line-bytes \u00b2")
+    assert [found.level for found in checked(tmp_path, text)] == ["ok"]
+
+
 def test_storage_that_is_inherited_counts(tmp_path: Path) -> None:
     text = changed("push.conf", "    storage.type      filesystem\n", "")
     assert "kept in memory" in checked(tmp_path, text)[0].message
