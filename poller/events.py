@@ -342,7 +342,7 @@ def _digest(data: bytes) -> bytes:
 class Shield:
     """Carries lone surrogate escapes (`\\ud800`), which are JSON but no Unicode, through a decoder that refuses them.
 
-    Each is replaced by a mark that occurs nowhere in the body, and put back, byte for byte, in the lines.
+    Each is replaced by a mark that holds the digest of the body, so that no body can hold it, and put back in the lines.
     """
 
     _escape = re.compile(
@@ -351,9 +351,7 @@ class Shield:
     )
 
     def __init__(self, body: bytes) -> None:
-        self._mark = b"lone-surrogate-"
-        while self._mark in body:
-            self._mark += b"-"
+        self._mark = b"lone-surrogate-" + blake2b(body, digest_size=16).hexdigest().encode()
         self.shielded = self._escape.sub(
             lambda match: b"<" + self._mark + match[1] + b">" if match[1] else match[0], body
         )
