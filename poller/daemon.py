@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from poller.config import Config
-from poller.errors import EXIT_OK, PollerError, TransientError
+from poller.errors import EXIT_OK, ConfigError, PollerError, TransientError
 from poller.health import Endpoint, Health
 from poller.liveness import StopSignal, Workers, moves
 from poller.metrics import Metrics
@@ -113,7 +113,8 @@ class Daemon:
                 self._is_reloading = False
                 self._reload()
             if self._endpoint is None and time.monotonic() >= self._listen_again_at:
-                self._open_endpoint(self._parts)
+                with suppress(ConfigError):  # it may be right again; at the start it would have ended the daemon
+                    self._open_endpoint(self._parts)
             self._mind_clock()
 
     @property
@@ -143,6 +144,7 @@ class Daemon:
 
     def _open_endpoint(self, parts: Parts) -> None:
         """Listen, now or as soon as the address can be had: collecting does not wait for it.  Raises: ConfigError."""
+        self._listen_again_at = time.monotonic() + _LISTEN_AGAIN_SECONDS
         try:
             self._endpoint = self._listen(parts)
         except TransientError as error:
@@ -154,7 +156,6 @@ class Daemon:
             if self._endpoint_failure:
                 log.info("endpoint.opened")
             self._endpoint_failure = ""
-        self._listen_again_at = time.monotonic() + _LISTEN_AGAIN_SECONDS
 
     def _move_endpoint(self, parts: Parts, before: Parts) -> None:
         """Listen where the new configuration says.  Raises: PollerError; then it listens where it did before."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-_MAX_BYTES = 1024 * 1024
+_MAX_BYTES = 256 * 1024
 # At the end: as long as the reader takes something, but not for ever.
 IDLE_SECONDS = 1.0
 _MOMENT_SECONDS = 0.1

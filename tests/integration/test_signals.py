@@ -97,21 +97,34 @@ def test_at_any_moment(bench: Starter) -> None:
         assert "internal error" not in run.stderr
 
 
-@pytest.mark.parametrize("command", ["fetch", "backfill"])
-def test_while_nobody_reads_what_it_says(bench: Starter, deaf: str, command: str) -> None:
-    place: Bench = bench(events=20)
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """A pipe that is full and not read: where to write."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
         while True:
             os.write(writer, bytes(4096))
     os.set_blocking(writer, True)
-    process = place.start(*ASKING[command], env={"IONOS_API_URL": deaf}, stderr=writer)
+    yield writer
+    os.close(reader)
     os.close(writer)
+
+
+def test_work_is_done_although_nobody_reads_what_it_says(bench: Starter, unread: int) -> None:
+    place: Bench = bench(events=20)
+    run = finish(place.start("--log-level", "debug", *ASKING["fetch"], stderr=unread), timeout=20)
+    assert run.code == 0
+    assert len(run.lines) == sum(log.counts()[0] for log in place.simulator.logs.values())
+
+
+@pytest.mark.parametrize("command", ["fetch", "backfill"])
+def test_while_nobody_reads_what_it_says(bench: Starter, deaf: str, unread: int, command: str) -> None:
+    place: Bench = bench(events=20)
+    process = place.start(*ASKING[command], env={"IONOS_API_URL": deaf}, stderr=unread)
     wait_until(lambda: is_connecting(process), what="it connects")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 130
-    os.close(reader)
 
 
 def test_what_the_parent_had_it_ignore_is_ignored(bench: Starter, deaf: str) -> None:

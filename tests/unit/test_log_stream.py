@@ -143,7 +143,7 @@ def test_at_the_end_a_reader_gets_all_and_one_that_hangs_no_more_than_a_moment(
 def test_a_reader_in_drips_does_not_hold_up_the_end_for_ever(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_stream, "FLUSH_SECONDS", 0.5)
     pipe.fill()
-    stream = LogStream(pipe.writer)
+    stream = LogStream(pipe.writer, max_bytes=1_000_000)
     write_all(stream, range(50_000))
     is_over = threading.Event()
 
