@@ -92,7 +92,7 @@ class Daemon:
         )
         try:
             with self._workers.busy("the main thread"):
-                self._heed()
+                self._loop()
         finally:
             self._notifier.tell(STOPPING="1", STATUS="finishing what is in flight")
             self._stop_work()
@@ -102,7 +102,7 @@ class Daemon:
         log.info("daemon.stopped")
         return EXIT_OK
 
-    def _heed(self) -> None:
+    def _loop(self) -> None:
         """Do what signals ask for, and what has to be tried again, until the end."""
         while not self._is_stopping and self._fatal is None:
             # A signal that comes in the moment before we begin to wait does not end the wait: hence the time-out.
@@ -272,7 +272,7 @@ class Daemon:
         return self._workers.stuck() | (self._work.workers.stuck() if self._work is not None else {})
 
     def alive(self) -> Health:
-        """Whether everybody moves: the scheduler, who polls and who delivers."""
+        """Whether the scheduler ticks, and every poll, sink and job moves."""
         reasons = [f"{name} has not moved for {seconds:.0f} s" for name, seconds in sorted(self._stuck().items())]
         silent = time.monotonic() - self._ticked_at
         if silent > _DEAD_AFTER_SECONDS:

@@ -1,7 +1,7 @@
 """The daemon's own HTTP endpoint: `/metrics`, `/healthz`, `/readyz`, on threads of its own.
 
-Whoever can connect may ask, so nobody may take more than a share: few connections at once, each with a deadline. A browser that
-was lured here by a name of another's (DNS rebinding) is refused by that name.
+It needs no login, so each client gets a limited share: few connections at once, each with a deadline. A request under a host name
+that is not ours is refused: a web page could otherwise point its own name at this address and read the answers (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Endpoint:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """A thread for each connection, `MAX_CONNECTIONS` at most: the one that has kept us waiting longest makes room."""
+    """A thread for each connection, `MAX_CONNECTIONS` at most. For a new one, the one longest without a request is closed."""
 
     daemon_threads = True
 
@@ -124,7 +124,7 @@ class _Server(ThreadingMixIn, TCPServer):
                 self._open[request] = (time.monotonic() + REQUEST_SECONDS, False)
 
     def begin_answer(self, request: socket.socket) -> None:
-        """Its request is there: it makes room for nobody until it is answered."""
+        """Its request is there: it is not closed for a new one until it is answered."""
         with self._changed:
             if request in self._open:
                 self._open[request] = (time.monotonic() + _ANSWER_SECONDS, True)
@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def send_response(self, code: int, message: str | None = None) -> None:
-        """As the base class does it, without saying what we are made of."""
+        """As the base class does it, without a `Server` header."""
         self.send_response_only(code, message)
         self.send_header("Date", self.date_time_string())
 
@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _is_ours(host: str, names: Collection[str]) -> bool:
-    """Whether a `Host` is an address, which no foreign name stands for, or a name of ours; whatever the port."""
+    """Whether a `Host` is an IP address or a name of ours. The port does not matter."""
     name = host.strip().lower()
     name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
     if name.removesuffix(".") in names:

@@ -1,6 +1,6 @@
-"""The address of `http.listen`: listening there, for the daemon and for `check`, and asking who does.
+"""The address of `http.listen`: the daemon and `check` listen there with the same code.
 
-Owns what an address is, which of its troubles pass by themselves, and the file of a Unix socket.
+Owns what an address is, which errors of it pass by themselves, and the file of a Unix socket.
 """
 
 from __future__ import annotations

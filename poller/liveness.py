@@ -1,8 +1,8 @@
-"""Whether the workers of the daemon move: what each is at, and until when its next step may take.
+"""Whether the workers of the daemon move: what each one does, and how long its next step may take.
 
-A worker that is `busy` has to show now and then that it `moves`: after every request, batch, commit and job. Where it waits on
-purpose it says for how long, and where it waits for others, those are looked at instead. So what is told as stuck waits for
-something that no time-out ends. Knows no clock but the monotonic one; where nobody looks (one-off commands), costs nothing.
+A worker that is `busy` calls `moves` after every request, batch, commit and job. Before a wait that is meant, it says how long
+that takes; while it waits for helpers, the helpers are looked at. So a worker that is called stuck waits for something that no
+time-out ends. Uses the monotonic clock only. One-off commands have no workers; there, all of this does nothing.
 """
 
 from __future__ import annotations

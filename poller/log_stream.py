@@ -1,7 +1,8 @@
-"""stderr that never keeps anybody waiting: what is written is queued, and one thread writes it out.
+"""stderr that never blocks: what is written is queued, and one thread writes it out.
 
-A reader that hangs (a full pipe, a stopped terminal) would else stop whoever logs next, and with it all who wait for that one.
-The queue is bounded; what does not fit is dropped, counted, and told in its place as soon as lines flow again. Order is kept.
+A reader that hangs (a full pipe, a stopped terminal) would otherwise block the next thread that logs, and every thread that waits
+for it. The queue is bounded. What does not fit is dropped and counted; a line in its place says how many, as soon as lines flow
+again. Order is kept.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class LogStream(io.TextIOBase):
         if not data:
             return 0
         with self._changed:
-            # Once it was full, half of it has to be free: a slow reader would else get lines and counts of dropped ones in turn.
+            # Once it was full, half of it has to be free. Otherwise a slow reader gets lines and counts of dropped ones in turn.
             limit = self._max_bytes // 2 if self._is_dropping else self._max_bytes
             self._is_dropping = self._waiting_bytes + len(data) > limit
             if self._is_dropping:

@@ -69,7 +69,7 @@ def dropped_lines() -> int:
 
 
 def _dropped(formatter: logging.Formatter, lines: int) -> str:
-    fields = {"lines": lines, "hint": "whatever reads stderr was too slow, or hung: see to it"}
+    fields = {"lines": lines, "hint": "check the reader of stderr: it was too slow, or hung"}
     record = {"name": "poller.log_stream", "levelname": "WARNING", "levelno": logging.WARNING}
     return formatter.format(logging.makeLogRecord({**record, "msg": "log.lines_dropped", **fields})) + "\n"
 

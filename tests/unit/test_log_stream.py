@@ -176,7 +176,7 @@ def test_dropped_lines_are_told_in_the_form_of_the_log(
         log = logging.getLogger("poller.test")
         for number in range(5000):
             log.info("window.collected", extra={"number": number})
-        last = b'see to it"}' if format_ == "json" else b'see to it"'
+        last = b'or hung"}' if format_ == "json" else b'or hung"'
         line = pipe.lines(last)[-1]
     finally:
         logging.getLogger().handlers[:] = handlers
