@@ -195,21 +195,21 @@ class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
     bearer_token: Annotated[
         SecretSource | None, describe("secret", "Bearer token, instead of a user name.", is_alternative=True)
     ] = None
-    batch_events: BatchEvents = 5000
-    batch_bytes: BatchBytes = 4 * MIB
+    batch_events: BatchEvents = 10_000
+    batch_bytes: BatchBytes = 8 * MIB
     max_event_bytes: MaxEventBytes = 256 * KIB
-    requests_per_second: RequestsPerSecond = 500.0
+    requests_per_second: RequestsPerSecond = 1000.0
     connections: Annotated[
         int,
         describe("number", "How many streams of a batch are sent side by side, a request each.", ge=1, le=100),
-    ] = 16
+    ] = 32
     stream_bytes_per_second: Annotated[
         int,
         describe(
             "size",
             "Bytes of lines a second, per stream, that the sink stays below: `desired_rate` of Loki's `shard_streams`, or its"
             " limit per stream if that is less. A faster stream would be split into shards.",
-            ge=8 * KIB,
+            ge=16 * KIB,
         ),
     ] = 1_536_000
     late_streams: Annotated[

@@ -313,7 +313,7 @@ def test_what_loki_will_refuse_is_counted_before_the_start_and_accounted_for_aft
     assert run.told.index(told) < run.told.index(books(run)[0])
     stored, refused_count, outcomes = loki(place)
     assert (stored, refused_count, set(outcomes)) == (2 * YOUNG, 0, {"204"}), "nothing is sent to be refused"
-    assert sum(outcomes.values()) <= 2 * (2 * YOUNG // 50 + 2), "no retry loop"
+    assert sum(outcomes.values()) <= 2 * (7 * 24 + 2), "a request for each contract and hour, and no retry loop"
     assert books(run) == balanced(2 * (OLD + YOUNG), LOKI, dead=2 * OLD)
     assert [line for line in run.told if "dead-letters list --use backfill-" in line]
     use = next(place.state_dir.glob("backfill-*.db")).stem
@@ -386,7 +386,9 @@ def test_old_entries_beside_those_that_run_sends_are_not_too_far_behind_for_loki
     daemon.await_delivery(LOKI)
     daemon.stop()
     daemon.assert_once(LOKI)
-    assert daemon.simulator.state()["intakes"][LOKI]["refused"] == 0
+    # What Loki refused beside the late entries of `run` went to further streams.
+    assert daemon.simulator.state()["intakes"][LOKI]["active_streams"] <= 2 * (1 + 2 * 4)
+    assert b"dead_lettered" not in daemon.stderr_file.read_bytes()
     daemon.assert_clean()
 
 

@@ -272,7 +272,9 @@ def test_entries_of_a_week_in_any_order_are_all_taken(simulator, order: Callable
     assert sorted(simulator.intakes[LOKI].lines) == sorted(lines(events))
     late = [stream for stream in simulator.loki.streams if "late=" in stream]
     assert '{contract="31960001", tag_name="activityLog"}' in simulator.loki.streams
-    assert len(late) in (5, 6, 7)  # an hour may begin between two of the five ages
+    assert (
+        2 <= len(late) <= 7
+    )  # of five hours, or up to seven where one begins between two of the ages, some share a stream
 
 
 def test_entries_too_old_cost_no_request_and_the_rest_arrives(simulator):
