@@ -1,4 +1,6 @@
-"""Delivery alone: an outbox filled beforehand, emptied into one HTTP sink. `-m tests.benchmarks.deliver FILE CONFIG STATE`.
+"""Delivery alone: an outbox filled beforehand, emptied into one HTTP sink.
+
+`-m tests.benchmarks.deliver FILE CONFIG STATE [CONTRACTS]`: the lines of FILE, shared out among so many contracts.
 
 Prints the seconds that emptying took, without the filling.
 """
@@ -19,27 +21,31 @@ from poller.store.contracts import Commit
 from poller.windows import Window
 
 
-def main(lines: Path, config_file: Path, directory: Path) -> None:
+def main(lines: Path, config_file: Path, directory: Path, contracts: int = 1) -> None:
     config = load(config_file, {"IONOS_API_TOKEN": "demo-token"})
     state = State.open(directory, "run")
     deliverer = Deliverer(state.outbox, build_sink(config.sinks[0], config, threading.Event()))
-    fill(state, lines.read_bytes().splitlines())
+    fill(state, lines.read_bytes().splitlines(), contracts)
     started = time.monotonic()
-    while deliverer.step().wait_seconds is not None:
-        pass
+    while (wait := deliverer.step(is_last=True).wait_seconds) is not None:
+        time.sleep(wait)
     print(time.monotonic() - started)
     state.close()
 
 
-def fill(state: State, lines: list[bytes]) -> None:
-    state.contracts.enrol(["31960001"], "default", 0, 0)
+def fill(state: State, lines: list[bytes], contracts: int) -> None:
+    names = [str(31960001 + number) for number in range(contracts)]
+    state.contracts.enrol(names, "default", 0, 0)
     now = int(time.time())
-    for start in range(0, len(lines), 5000):
-        page = parse_page(b"[" + b",".join(lines[start : start + 5000]) + b"]")
-        events = list(page.events)
+    # Of several contracts each has entries of the whole span.
+    runs = [(name, lines[number::contracts]) for number, name in enumerate(names)]
+    for contract, mine in (
+        (name, run[start : start + 5000]) for name, run in runs for start in range(0, len(run), 5000)
+    ):
+        events = list(parse_page(b"[" + b",".join(mine) + b"]").events)
         count = len(events)
-        state.contracts.commit_window(Commit("31960001", Window(0, now), count, events, count, events, now - 60))
+        state.contracts.commit_window(Commit(contract, Window(0, now), count, events, count, events, now - 60))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]), *map(int, sys.argv[4:]))

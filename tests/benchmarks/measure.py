@@ -112,12 +112,14 @@ def environment(url: str, state: Path, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def simulator(*, contracts: int, events: int, span: str, latency_ms: int = 0) -> Iterator[str]:
+def simulator(*, contracts: int, events: int, span: str, latency_ms: int = 0, fault: str = "") -> Iterator[str]:
     """A simulator in a process of its own; gives its URL."""
     arguments = [sys.executable, "-m", "poller", "simulate", "--port", "0"]
     arguments += ["--contracts", str(contracts), "--events", str(events), "--span", span]
     if latency_ms:
         arguments += ["--fault", f"latency:{latency_ms}ms"]
+    if fault:
+        arguments += ["--fault", fault]
     process = subprocess.Popen(
         arguments, stdout=subprocess.PIPE, text=True, env=clean_environment({"PYTHONPATH": str(TOP)})
     )

@@ -128,6 +128,33 @@ def deliver(room: Path, scale: int) -> Iterator[Row]:
     yield Row(f"deliver {events:,}", theirs.seconds / seconds, ">= 0.7", seconds, theirs.seconds)
 
 
+def loki(room: Path, scale: int) -> Iterator[Row]:
+    """From an outbox with a few entries of each of a thousand contracts to a Loki that is 50 ms away, a stream a request."""
+    contracts, events = 1000 // scale, 20
+    total = contracts * events
+    for span, what in (("20m", "in time"), ("3h", "over 3 h")):
+        with simulator(contracts=1, events=total, span=span, fault="sink=loki:latency:50ms") as url:
+            env = environment(url, room / f"loki-{span}")
+            lines = room / "loki.ndjson"
+            run(ours("backfill", "--from", "4h", "--to", "0s", "--output", str(lines)), env=env, cwd=TOP)
+            config = room / "loki.toml"
+            config.write_text(f'[[sinks]]\nname = "loki"\ntype = "loki"\nurl = "{url}/sink/loki"\n')
+            command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(config)]
+            mine = run([*command, str(room / f"loki-state-{span}"), str(contracts)], env=env, cwd=TOP)
+            lines.unlink()
+            found = state_of(url)["intakes"]["loki"]
+        assert (found["distinct"], found["repeats"]) == (total, 0), found
+        seconds = float(mine.last_line)
+        note = f"{total / seconds:,.0f} entries/s, {found['requests']:,} requests, {found['most_active_streams']:,} streams"
+        yield Row(
+            f"Loki, {contracts:,} contracts x {events}, {what}, 50 ms",
+            goal=">= 2,000 entries/s",
+            ours_seconds=seconds,
+            peak_mb=mine.peak_mb,
+            note=note,
+        )
+
+
 def end_to_end(room: Path, scale: int) -> Iterator[Row]:
     """Collect, commit durably, deliver over HTTP, against a loop that keeps no state; with latency and many contracts."""
     for contracts, events, latency, goal in (
@@ -246,6 +273,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "collect": collect,
     "filter-redact": filter_redact,
     "deliver": deliver,
+    "loki": loki,
     "end-to-end": end_to_end,
     "growth": growth,
     "syncs": syncs,
