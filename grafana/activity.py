@@ -37,6 +37,10 @@ ERROR_TEXT = '|~ "\\"type\\":\\"(Error|RequestFailed)\\""'  # on the raw line: c
 IS_ECHO_TEXT = '!= "\\"type\\":\\"RequestStatusUpdate\\""'
 
 
+# Lines are another matter: Loki merges an exact repeat among them.  Source: docs/facts.md, "Loki push API".
+COUNTED = "An entry that was sent again after a lost answer may count twice; lists of entries show it once."
+
+
 def extracted(*fields: str) -> str:
     """The stage that makes these fields, and those that the variables filter by, labels."""
     wanted = [name for name in FIELDS if name in {*fields, "contract_number", "user"}]
@@ -108,9 +112,18 @@ def _overview(built: Dashboard) -> Dashboard:
     users = f"count({count(known, 'user', whole)})"
     deletions = entries("method", "type", where='method="DELETE" | type="RequestAccepted"')
     return (
-        built.with_panel(number("loki", "Entries", Query(count(entries(), span=whole)), width=6))
+        built.with_panel(number("loki", "Entries", Query(count(entries(), span=whole)), width=6, description=COUNTED))
         .with_panel(number("loki", "Users", Query(users), width=6))
-        .with_panel(number("loki", "Deletions accepted", Query(count(deletions, span=whole)), warning=1, width=6))
+        .with_panel(
+            number(
+                "loki",
+                "Deletions accepted",
+                Query(count(deletions, span=whole)),
+                warning=1,
+                width=6,
+                description=COUNTED,
+            )
+        )
         .with_panel(
             number(
                 "loki",
@@ -118,17 +131,33 @@ def _overview(built: Dashboard) -> Dashboard:
                 Query(count(entries("type", where=IS_ERROR, text=ERROR_TEXT), span=whole)),
                 critical=1,
                 width=6,
+                description=COUNTED,
             )
         )
-        .with_panel(curves("loki", "By type", Query(count(entries("type"), "type"), "{{type}}"), is_stacked=True))
         .with_panel(
-            curves("loki", "By service", Query(count(entries("service"), "service"), "{{service}}"), is_stacked=True)
+            curves(
+                "loki",
+                "By type",
+                Query(count(entries("type"), "type"), "{{type}}"),
+                description=COUNTED,
+                is_stacked=True,
+            )
+        )
+        .with_panel(
+            curves(
+                "loki",
+                "By service",
+                Query(count(entries("service"), "service"), "{{service}}"),
+                description=COUNTED,
+                is_stacked=True,
+            )
         )
         .with_panel(
             curves(
                 "loki",
                 "By contract",
                 Query(count(entries(), "contract_number"), "{{contract_number}}"),
+                description=COUNTED,
                 is_stacked=True,
             )
         )
@@ -157,14 +186,23 @@ def _who_did_what(built: Dashboard) -> Dashboard:
     }
     return (
         built.with_row(Row("Who did what"))
-        .with_panel(ranking("Top users", Query(f"topk(10, {count(acted, 'user', '$__range')})", "{{user}}")))
         .with_panel(
-            ranking("Top resources", Query(f"topk(10, {count(changed, 'resource', '$__range')})", "{{resource}}"))
+            ranking(
+                "Top users", Query(f"topk(10, {count(acted, 'user', '$__range')})", "{{user}}"), description=COUNTED
+            )
+        )
+        .with_panel(
+            ranking(
+                "Top resources",
+                Query(f"topk(10, {count(changed, 'resource', '$__range')})", "{{resource}}"),
+                description=COUNTED,
+            )
         )
         .with_panel(
             ranking(
                 "Top methods",
                 Query(f"topk(10, {count(called, 'method, service', '$__range')})", "{{method}} {{service}}"),
+                description=COUNTED,
             )
         )
         .with_panel(
@@ -201,12 +239,18 @@ def _what_went_wrong(built: Dashboard) -> Dashboard:
                 "loki",
                 "Errors",
                 Query(count(failed, "type, contract_number"), "{{type}} {{contract_number}}"),
+                description=COUNTED,
                 is_stacked=True,
                 width=12,
             )
         )
         .with_panel(
-            ranking("Top messages", Query(f"topk(10, {count(told, 'error', '$__range')})", "{{error}}"), width=12)
+            ranking(
+                "Top messages",
+                Query(f"topk(10, {count(told, 'error', '$__range')})", "{{error}}"),
+                width=12,
+                description=COUNTED,
+            )
         )
         .with_panel(rows("Errors with their messages", shown, columns, description="The latest 200."))
     )

@@ -179,7 +179,17 @@ def _delivering(built: Dashboard) -> Dashboard:
                 description="Batches that were not taken and are tried again.",
             )
         )
-        .with_panel(curves("prometheus", "Dead letters", Query(metric("dead_letters", BY_SINK), "{{sink}}")))
+        .with_panel(
+            curves(
+                "prometheus",
+                "Dead letters",
+                Query(metric("dead_letters", BY_SINK), "{{sink}}"),
+                Query(metric("dead_letters_written_total", BY_SINK), "{{sink}}: written"),
+                Query(metric("dead_letters_replayed_total", BY_SINK), "{{sink}}: replayed"),
+                Query(metric("dead_letters_purged_total", BY_SINK), "{{sink}}: purged"),
+                description="Those at hand, and what became of all: written = at hand + replayed + purged.",
+            )
+        )
     )
 
 

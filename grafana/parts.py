@@ -158,11 +158,12 @@ def curves(
     )
 
 
-def ranking(title: str, query: Query, *, width: int = 8) -> bargauge.Panel:
+def ranking(title: str, query: Query, *, width: int = 8, description: str = "") -> bargauge.Panel:
     """A bar for each series, the longest first."""
     return (
         bargauge.Panel()
         .title(title)
+        .description(description)
         .datasource(source("loki"))
         .targets(targets("loki", (query._replace(is_instant=True),)))
         .unit("short")

@@ -120,6 +120,18 @@ def test_the_activity_can_be_chosen_by_tag_contract_and_user() -> None:
             assert "| json " in target["expr"]
 
 
+def test_a_panel_that_counts_entries_says_that_a_repeat_may_count_twice() -> None:
+    """Loki merges equal lines, but counts both.  Source: docs/facts.md, "Loki push API"."""
+    counting = [panel for panel in panels("activity.json") if "count_over_time" in json.dumps(panel["targets"])]
+    # How many users there are does not change when an entry counts twice.
+    assert [panel["title"] for panel in counting if "may count twice" not in panel.get("description", "")] == ["Users"]
+    assert len(counting) >= 10
+    # An alert must not depend on how often an entry counts.
+    assert [(rule["alert"], rule["expr"][-4:]) for rule in rules("alerts-loki.yaml")] == [
+        ("IonosActivityLogErrors", " > 0")
+    ]
+
+
 def test_every_alert_is_in_grafana_and_in_one_ruler() -> None:
     in_grafana = {rule["title"]: rule for rule in rules("alerts-grafana.yaml")}
     in_rulers = {rule["alert"]: rule for kind in ("loki", "prometheus") for rule in rules(f"alerts-{kind}.yaml")}
