@@ -38,6 +38,9 @@ _MAX_RESTARTS = 5
 _SPAN_SECONDS = 5.0
 # A state that cannot be used, a disk that is full at the start, a configuration whose key file is being replaced.
 _TROUBLED_CODES = {"read-only": (4,), "file-limit": (1, 4), "disk-full": (1, 4), "disk-fills": (1, 4)}
+# A batch for Loki may hold several streams. A limit for each stream of less than such a batch.
+_LOKI_BATCH_EVENTS = 20 * BATCH_EVENTS
+_TIGHT_LOKI = {"loki_stream_bytes_per_second": 50_000, "loki_stream_burst_bytes": 80_000}
 
 
 class Harness:
@@ -52,14 +55,19 @@ class Harness:
         overlap: str = "10m",
         interval: str = "1s",
         first_entries: int = 1000,
+        span_seconds: int = 600,
     ) -> None:
-        """`plant`: a mistake of `plants`. `overlap` "0s": nothing is read twice, which would heal some of them."""
+        """`plant`: a mistake of `plants`. `overlap` "0s": nothing is read twice, which would heal some of them.
+
+        `span_seconds` is how far back the first entries lie.
+        """
         self._directory = directory
         self._plan = plan
         self._plant = plant
         self._overlap = overlap
         self._interval = interval
         self._first_entries = first_entries
+        self._span_seconds = span_seconds
         self.account = Account.of(plan)
         self._watermarks: dict[str, int] = {}
         self._ends = Ends(0, 0, 0)
@@ -73,7 +81,7 @@ class Harness:
         settings = SimulatorSettings(
             contracts=len(CONTRACTS),
             events=self._first_entries,
-            span_seconds=600,
+            span_seconds=self._span_seconds,
             seed=self._plan.seed,
             port=fixed_port(),
             keep_lines=True,
@@ -101,12 +109,12 @@ class Harness:
             f'path = "{self._disk.place}/archive/{{date}}.ndjson"\nbatch_events = {BATCH_EVENTS}\n'
         )
         self._daemon.configure(
-            sinks={LOGGING: {}, LOKI: {}, MOESIF: {}},
+            sinks={LOGGING: {}, LOKI: {"batch_events": str(_LOKI_BATCH_EVENTS)}, MOESIF: {}},
             each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"250ms"'},
             api={"read_timeout": '"250ms"', "max_retries": "2", "page_size": "50", "result_window": "400"},
             poll={
                 "interval": f'"{self._interval}"',
-                "initial_lookback": '"30m"',
+                "initial_lookback": f'"{self._span_seconds + 1200}s"',
                 "audit_interval": '"0s"',
                 "overlap": f'"{self._overlap}"',
             },
@@ -177,6 +185,8 @@ class Harness:
                 self._disk.fill()
             case "read-only":
                 self._disk.set_read_only(True)
+            case "loki-limits":
+                self._simulator.change_settings(**_TIGHT_LOKI)
 
     def _trouble_at_work(self, number: int, life: Life) -> None:
         if life.trouble == "disk-fills":
@@ -205,6 +215,8 @@ class Harness:
         if life.trouble == "read-only":
             self._disk.set_read_only(False)
         self._disk.empty()
+        usual = SimulatorSettings()
+        self._simulator.change_settings(**{name: getattr(usual, name) for name in _TIGHT_LOKI})
         settings = self._simulator.settings
         _replace(self._daemon.token_file, settings.token)
         _replace(self._daemon.key_file, settings.api_key)

@@ -14,7 +14,9 @@ from tests.daemon import FIRST
 Subject = Literal["run", "damage", "fetch", "backfill"]
 End = Literal["kill", "commit", "write", "term", "heal"]
 # `blinks`, `disk-fills` and `people` come when it is at work, all others before it starts.
-Trouble = Literal["", "token", "keys", "down", "blinks", "disk-full", "disk-fills", "read-only", "file-limit", "people"]
+Trouble = Literal[
+    "", "token", "keys", "down", "blinks", "disk-full", "disk-fills", "read-only", "file-limit", "people", "loki-limits"
+]
 
 # Of ten plans: those of the daemon, of the daemon with a damaged state, and of the two commands that end by themselves.
 SUBJECTS: tuple[Subject, ...] = ("run", "run", "run", "run", "run", "damage", "damage", "fetch", "fetch", "backfill")

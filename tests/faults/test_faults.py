@@ -59,6 +59,7 @@ FOUND_BY = {
     "drop-on-5xx": ("LOST", "10m", _lives("sink=*:500:60%")),
     "drop-on-bad-key": ("LOST", "10m", _lives(trouble="keys")),
     "ignore-loki-refusals": ("loki", "10m", _lives("sink=loki:400:60%")),
+    "several-streams-in-one-push": ("loki:", "10m", _lives(trouble="loki-limits", after_seconds=1.5, count=2)),
     "advance-too-far": ("future", "10m", QUIET),
     "skip-failed-page": ("LOST", "0s", _lives(f"contract={FIRST}:500", after_seconds=2.5)),
     "stop-at-first-page": ("LOST", "10m", QUIET),
@@ -76,6 +77,8 @@ FOUND_BY = {
 
 # All others are in the daemon.
 OF_FETCH = ("leave-half-lines",)
+# The first entries are those of some hours, so that a batch holds several streams of Loki's.
+OVER_HOURS = ("several-streams-in-one-push",)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Account]:
             subject: Subject = "fetch" if plant in OF_FETCH else "run"
             if subject == "run":
                 options["overlap"] = overlap
+            if plant in OVER_HOURS:
+                options["span_seconds"] = 3 * 3600
             tried[plant] = workers.submit(carry_out, Plan(number, subject, lives), place / plant, **options)
         every = tuple(life for _, overlap, lives in FOUND_BY.values() for life in lives if overlap != "0s")
         tried[""] = workers.submit(carry_out, Plan(99, "run", every), place / "none")
