@@ -171,6 +171,14 @@ def bounded(kind: Any, send_timeout_seconds: float) -> Any:
     return type("Connection", (_Bounded, kind), members)
 
 
+def bound_client(client: Any, send_timeout_seconds: float) -> None:
+    """Have the connections of a client of AWS's library send and read as ours do."""
+    pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - the library has no public way to this
+    for scheme, pool in pools.items():
+        kind = bounded(pool.ConnectionCls, send_timeout_seconds)
+        pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": kind})
+
+
 class _Adapter(HTTPAdapter):
     """Has every connection, through a proxy or not, send and read as we do."""
 

@@ -195,7 +195,7 @@ def _read(answer: requests.Response, max_bytes: int) -> Response:
 
 def _translate(error: Exception, host: str) -> TransientError:
     """Our error for a foreign one. The text names kind and host, never the URL: a query may hold what should not be logged."""
-    root = _root_cause(error)
+    root = root_cause(error)
     reason = type(root).__name__
     match error:
         case _ if (ours := _connection_error(error, root, host)) is not None:
@@ -255,7 +255,7 @@ def _tls_hint(why: str) -> str:
     return next((hint for words, hint in _TLS_HINTS if re.search(words, why)), "check the url, and its certificate")
 
 
-def _root_cause(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """The innermost exception: what the operating system or OpenSSL said."""
     for _ in range(10):
         inner = (

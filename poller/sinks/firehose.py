@@ -8,6 +8,7 @@ Source: docs/facts.md, "AWS Data Firehose"; the API reference of PutRecordBatch.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,13 +16,13 @@ from typing import Any
 from poller.config import Config
 from poller.config import FirehoseSink as Settings
 from poller.config.sinks import KIB, MIB
-from poller.connections import DRIP_FACTOR
+from poller.connections import DRIP_FACTOR, SendTimeoutError, bound_client
 from poller.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.errors import ConfigError, Problem
 from poller.events import OutboxEvent
 from poller.liveness import moves
 from poller.sinks import Configured, build_render
-from poller.transport import RateLimit, Response
+from poller.transport import RateLimit, Response, root_cause
 from poller.words import words_of
 
 MAX_RECORDS = 500
@@ -143,6 +144,8 @@ class FirehoseSink(Configured):
             return answer
         if isinstance(outcome, CredentialsRefused):
             self._client = None  # the next call looks for credentials anew
+            if not _can_open_files():  # the library takes a file that it could not open for one without credentials
+                return RetryAfter("too many open files (raise the limit of open files: LimitNOFILE=, ulimit -n)")
         return outcome
 
     def _connect(self) -> None:
@@ -169,10 +172,19 @@ class FirehoseSink(Configured):
                 proxies=self._config.proxies_for(endpoint),
             ),
         )
+        bound_client(self._client, settings.send_timeout_seconds)
         found = session.get_credentials()
         if found is not None:
             keys = found.get_frozen_credentials()
             self._secrets = [secret for secret in (keys.secret_key, keys.token, keys.access_key) if secret]
+
+
+def _can_open_files() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
@@ -190,6 +202,8 @@ def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
         if result.get("ErrorCode") or not result.get("RecordId")
     }
     if not failed:
+        if answer.get("FailedPutCount"):
+            return RetryAfter("the answer counts records that were not taken, and names none (check endpoint_url)")
         return Accepted(status=200)
     words = ", ".join(sorted(set(failed.values())))
     if len(failed) == count:
@@ -225,7 +239,9 @@ def outcome_of_failure(error: Exception) -> Outcome:
         return CredentialsRefused(
             f"no usable AWS credentials: {name} (environment, profile or role: see AWS's own settings)"
         )
+    if isinstance(root_cause(error), SendTimeoutError):
+        return RetryAfter("no more of the call was taken within send_timeout", is_size_suspect=True)
     for kind, reason in _CONNECTION_REASONS:
         if kind in kinds:
-            return RetryAfter(reason)
+            return RetryAfter(reason, is_size_suspect=kind == "ReadTimeoutError")
     return RetryAfter(f"the call failed: {name}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -170,17 +172,21 @@ class Handler(BaseHTTPRequestHandler):
             assert asked["DeliveryStreamName"] == STREAM
             records = [base64.b64decode(record["Data"]) for record in asked["Records"]]
             server.calls.append(records)
-            codes = [server.judge(record) for record in records]
-            server.accepted += [record for record, code in zip(records, codes, strict=True) if not code]
-            results = [
-                {"ErrorCode": code, "ErrorMessage": "Slow down."} if code else {"RecordId": "1"} for code in codes
-            ]
-            answer = json.dumps({"FailedPutCount": sum(map(bool, codes)), "RequestResponses": results}).encode()
+            if within_limits([records]):
+                answer = self._put(records)
+            else:  # the whole call, as the real one: it is no matter of single records
+                status, answer = 400, json.dumps({"__type": "InvalidArgumentException", "message": "limit"}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/x-amz-json-1.1")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
+
+    def _put(self, records: list[bytes]) -> bytes:
+        codes = [self.server.judge(record) for record in records]
+        self.server.accepted += [record for record, code in zip(records, codes, strict=True) if not code]
+        results = [{"ErrorCode": code, "ErrorMessage": "Slow down."} if code else {"RecordId": "1"} for code in codes]
+        return json.dumps({"FailedPutCount": sum(map(bool, codes)), "RequestResponses": results}).encode()
 
 
 @pytest.fixture
@@ -255,6 +261,56 @@ def test_no_call_and_no_record_is_above_the_limits(firehose: Firehose, aws: None
     assert len(firehose.calls) == 2
     # An action is longer than its entry.
     assert isinstance(make(firehose.url, format="moesif-action").send([event_of(size=1000 * 1024 - 50)]), TooLarge)
+
+
+def test_an_answer_that_counts_failures_and_names_none_takes_nothing(firehose: Firehose, aws: None) -> None:
+    answer = {"FailedPutCount": 1, "RequestResponses": [{"RecordId": "1"}]}
+    firehose.answer = (200, json.dumps(answer).encode())
+    assert isinstance(make(firehose.url).send([event_of()]), RetryAfter)
+
+
+@pytest.mark.parametrize(("status", "connections"), [(200, 1), (503, 3), (429, 3)])
+def test_after_trouble_the_endpoint_is_looked_up_again(
+    firehose: Firehose, aws: None, monkeypatch: pytest.MonkeyPatch, status: int, connections: int
+) -> None:
+    seen: list[Any] = []
+    accept = firehose.get_request
+    monkeypatch.setattr(firehose, "get_request", lambda: seen.append(accept()) or seen[-1])
+    sink = make(firehose.url)
+    if status != 200:
+        firehose.answer = (status, b'{"__type":"ServiceUnavailableException"}')
+    for _ in range(3):
+        sink.send([event_of()])
+    assert len(seen) == connections
+
+
+def test_too_many_open_files_are_no_missing_credentials(firehose: Firehose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_EC2_METADATA_DISABLED", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, AWS[name])
+    sink = make(firehose.url)
+    assert isinstance(sink.send([event_of()]), CredentialsRefused)
+
+    def no_more(*args: Any, **options: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_more)
+        outcome = sink.send([event_of()])
+    assert isinstance(outcome, RetryAfter)
+    assert "too many open files" in outcome.reason
+
+
+def test_a_call_that_is_not_taken_makes_its_size_suspect(aws: None) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        sink = make(f"http://127.0.0.1:{listener.getsockname()[1]}", send_timeout_seconds=0.2)
+        outcome = sink.send([event_of(n, 40_000) for n in range(100)])
+    assert isinstance(outcome, RetryAfter)
+    assert (outcome.is_size_suspect, "send_timeout" in outcome.reason) == (True, True)
 
 
 def test_a_throttled_stream_is_not_asked_again_at_once(firehose: Firehose, aws: None) -> None:
@@ -332,8 +388,6 @@ def test_an_answer_that_is_none_of_firehoses_takes_nothing(firehose: Firehose, a
     ],
 )
 def test_a_firehose_out_of_reach_is_tried_again(aws: None, url: str, words: str) -> None:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
