@@ -26,8 +26,8 @@ class Accepted(NamedTuple):
 class RetryAfter(NamedTuple):
     """Not now: rate limit, overload, no connection. `seconds` is the other side's wish, if it had one.
 
-    `is_size_suspect`: the size of the batch can be the cause (a time-out, a rate that one batch exceeds), so that the same batch
-    may fail every time.
+    `is_size_suspect`: a smaller batch may be taken where this one fails every time (a time-out, a rate that one batch exceeds,
+    an event that the other side cannot handle), or would repeat less of what was stored without an answer.
     """
 
     reason: str
@@ -87,7 +87,7 @@ class RetryPolicy(NamedTuple):
 PARKED_RETRY_SECONDS = 60.0
 # A batch that failed this often, for a reason that its size can explain, is sent in halves.
 HALVE_AT_ATTEMPT = 3
-# After this many batches of a reduced size were taken in a row, twice as many events are tried.
+# After this many batches of a reduced size were taken, a size that failed before is tried again.
 GROW_AFTER_BATCHES = 16
 # A wish beyond this is a mistake of the other side's: `Retry-After: 1e9` must not silence a sink for thirty years.
 MAX_RETRY_AFTER_SECONDS = 3600.0
@@ -99,7 +99,9 @@ class BatchSize(NamedTuple):
     most: int
     now: int
     good: int = 0
-    """The largest batch that was taken since the size was reduced."""
+    """The largest batch that was taken since the size was reduced; 0 for none."""
+    bad: int = 0
+    """A batch of this size failed when smaller ones were taken; 0 for none."""
     taken: int = 0
     """How many batches were taken at this size."""
 
@@ -109,16 +111,18 @@ class BatchSize(NamedTuple):
 
     def after_failure(self, count: int) -> BatchSize:
         """The size after a batch of `count` events failed for its size."""
-        return BatchSize(self.most, max(1, count // 2), self.good if self.good < count else 0)
+        half = max(1, count // 2)
+        return BatchSize(self.most, half, self.good, count) if 0 < self.good < count else BatchSize(self.most, half)
 
     def after_success(self, count: int) -> BatchSize:
-        """The size after a batch of `count` events was taken."""
+        """The size after a batch of `count` events was taken: twice as much, but slowly where that has failed before."""
         if self.now >= self.most:
             return self
-        good = max(self.good, count)
-        if self.taken + 1 < GROW_AFTER_BATCHES:
+        good, larger = max(self.good, count), min(self.most, self.now * 2)
+        bad = self.bad if good < self.bad else 0
+        if 0 < bad <= larger and self.taken + 1 < GROW_AFTER_BATCHES:
             return self._replace(good=good, taken=self.taken + 1)
-        return BatchSize(self.most, min(self.most, self.now * 2), good)
+        return BatchSize(self.most, larger, good, bad)
 
 
 class Wait(NamedTuple):

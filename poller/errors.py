@@ -75,7 +75,7 @@ class ConfigError(PollerError):
 class TransientError(PollerError):
     """It may work later: nothing is lost by waiting. `retry_after_seconds` is the other side's wish, if it had one.
 
-    `is_timeout`: there was a connection, and a smaller request might have been answered in time.
+    `is_size_suspect`: there was a connection, and a smaller request might have been answered.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class TransientError(PollerError):
         status: int | None = None,
         hint: str = "",
         contract: str = "",
-        is_timeout: bool = False,
+        is_size_suspect: bool = False,
     ) -> None:
         super().__init__(message, hint=hint, contract=contract)
         self.retry_after_seconds = retry_after_seconds
         self.status = status
-        self.is_timeout = is_timeout
+        self.is_size_suspect = is_size_suspect
 
 
 class AuthError(PollerError):

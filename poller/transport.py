@@ -214,7 +214,7 @@ def _translate(error: Exception, host: str) -> TransientError:
             )
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
             what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
-            return TransientError(what, hint="raise read_timeout if the network is that slow", is_timeout=True)
+            return TransientError(what, hint="raise read_timeout if the network is that slow", is_size_suspect=True)
         case requests.exceptions.InvalidHeader() if isinstance(root, urllib3.exceptions.InvalidHeader):
             hint = "check the url, and what lies in between"
             return TransientError("the headers of the answer contradict each other", hint=hint)
@@ -224,7 +224,7 @@ def _translate(error: Exception, host: str) -> TransientError:
             return TransientError("the answer's compression is broken", hint="check the url, and what lies in between")
         case _:
             hint = "it is tried again; if that does not help, check the url, and what lies in between"
-            return TransientError(f"the connection to {host} broke: {reason}", hint=hint)
+            return TransientError(f"the connection to {host} broke: {reason}", hint=hint, is_size_suspect=True)
 
 
 def _connection_error(error: Exception, root: BaseException, host: str) -> TransientError | None:
@@ -237,7 +237,9 @@ def _connection_error(error: Exception, root: BaseException, host: str) -> Trans
             return None
         case SendTimeoutError():
             hint = "raise send_timeout, or lower batch_bytes, if the network is that slow"
-            return TransientError(f"{host} took no more of the request within send_timeout", hint=hint, is_timeout=True)
+            return TransientError(
+                f"{host} took no more of the request within send_timeout", hint=hint, is_size_suspect=True
+            )
         case EarlyAnswerError():
             hint = "check the url and any proxy or firewall on the way"
             return TransientError(f"{host} answered before the request was sent whole", hint=hint)

@@ -21,13 +21,13 @@ KIND, of the API and the intakes
                 API: 500, 503, 429, hang, reset, truncate, cut, html, missing-hits, wrong-types, drip,
                 capped-total
                 intakes: 500, 503, 429, hang, reset, lost-ack
+  cut           the connection closes in mid-body (an intake stores and says so)
+  drip          the body in 20 pieces over the duration (5s; an intake stores and says so)
+  html          200 with a page of HTML (an intake stores nothing)
 KIND, of the API only
   truncate      half of the JSON, as if it were whole
-  cut           the connection closes in mid-body
-  html          200 with a page of HTML
   missing-hits  200 with JSON that has no hits
   wrong-types   200 with `hits` of the wrong type
-  drip          the answer in 20 pieces over the duration (5s)
   capped-total  `total` is never above 10,000
   late          this share of the entries younger than `within` (5m), and of those added later, is not shown
                 before the duration (3s) is over, counted from when the fault was set or the entry added
@@ -39,6 +39,8 @@ KIND, of the API only
 KIND, of the intakes only
   lost-ack      stores, then drops the connection
   partial       stores the first half, then answers 500
+  echo          stores, and answers with what was sent, as often as makes 2 MiB
+  encoding      stores, and says that its answer is compressed, which it is not
 """
 
 from __future__ import annotations
@@ -71,14 +73,19 @@ SINK_FAILURES = ("500", "503", "429", "hang", "reset", "lost-ack")
 SINK_NAMES = ("logging", "loki", "moesif", "http")
 PATHS = ("root", "contracts", "entries")
 
-_BOTH = {"hang": 30.0, "reset": 0.0, "latency": 0.1, "mixed": 2.0}  # kind -> default duration in seconds
+_BOTH = {  # kind -> default duration in seconds
+    "hang": 30.0,
+    "reset": 0.0,
+    "latency": 0.1,
+    "mixed": 2.0,
+    "cut": 0.0,
+    "drip": 5.0,
+    "html": 0.0,
+}
 _API_ONLY = {
     "truncate": 0.0,
-    "cut": 0.0,
-    "html": 0.0,
     "missing-hits": 0.0,
     "wrong-types": 0.0,
-    "drip": 5.0,
     "capped-total": 0.0,
     "late": 3.0,
     "rate": 15.0,
@@ -88,8 +95,9 @@ _API_ONLY = {
     "unlisted": 0.0,
 }
 _COUNTS = {"rate": 7, "pages": 2, "limit": 100}
-_SINK_ONLY = {"lost-ack": 0.0, "partial": 0.0}
 _NO_FAILURES = ("latency", "capped-total", "undated", "pages", "limit")
+_SINK_ONLY = {"lost-ack": 0.0, "partial": 0.0, "echo": 0.0, "encoding": 0.0}
+BAD_BODIES = ("cut", "drip", "echo", "encoding")  # of an intake: the head of its answer is as it should be
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STATUS = re.compile(r"[45]\d\d")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

@@ -9,8 +9,10 @@ Words: accepted = acknowledged events; stored = what a user would find; repeats 
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -18,10 +20,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from poller.simulator.answers import Answer, Request, inflated, json_answer
+from poller.simulator.answers import JSON, Answer, Request, inflated, json_answer
 from poller.simulator.settings import SimulatorSettings
 
 MOESIF_MAX_AGE = timedelta(days=30)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def digest_of(line: bytes) -> bytes:
@@ -117,10 +120,10 @@ def _json_lines(body: bytes) -> list[bytes]:
 
 
 def _poisoned(lines: list[bytes], settings: SimulatorSettings) -> Verdict | None:
+    """The refusal of a request with a line that the receiver cannot take: the records of an array are added one by one."""
     poison = settings.poison.encode()
-    if not poison:
-        return None
-    culprit = next((place for place, line in enumerate(lines) if poison in line), None)
+    places = (place for place, line in enumerate(lines) if line[:1] != b"{" or (poison and poison in line))
+    culprit = next(places, None)
     if culprit is None:
         return None
     stored = lines[:culprit] if settings.poison_stores_before else []
@@ -128,16 +131,28 @@ def _poisoned(lines: list[bytes], settings: SimulatorSettings) -> Verdict | None
     return Verdict(json_answer(400, {"message": "Bad Request"}), items, len(lines) - len(items))
 
 
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == JSON
+
+
 class LoggingIntake(Intake):
     """The Logging Service: `POST /{tag}` with an APIKEY. Source: docs/facts.md, "IONOS Logging Service"."""
 
     name = "logging"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._arrivals: deque[float] = deque()
+
     def judge(self, request: Request, settings: SimulatorSettings) -> Verdict:
+        if self._is_too_often(settings.logging_requests_per_second):
+            return _refusal(429, "Too Many Requests")
         if request.headers.get("apikey") != settings.api_key:
             return _refusal(401, "Unauthorized")
         if settings.logging_tag and not request.path.endswith(f"/{settings.logging_tag}"):
             return _refusal(404, "Not Found")
+        if not _is_json(request):
+            return _refusal(400, "unsupported content type")
         body = inflated(request)
         if body is None:
             return _refusal(400, "invalid gzip")
@@ -148,6 +163,16 @@ class LoggingIntake(Intake):
         except msgspec.DecodeError:
             return _refusal(400, "invalid JSON")
         return _poisoned(lines, settings) or Verdict(Answer(201, content_type="text/plain"), [Item(x) for x in lines])
+
+    def _is_too_often(self, per_second: int) -> bool:
+        """Whether the second up to now has had as many requests as a pipeline takes."""
+        now = time.monotonic()
+        while self._arrivals and self._arrivals[0] <= now - 1:
+            self._arrivals.popleft()
+        if per_second and len(self._arrivals) >= per_second:
+            return True
+        self._arrivals.append(now)
+        return False
 
 
 class HttpIntake(Intake):
@@ -171,6 +196,10 @@ class HttpIntake(Intake):
             except msgspec.DecodeError:
                 return _refusal(400, "neither JSON nor NDJSON")
         return _poisoned(lines, settings) or Verdict(Answer(200, b"{}"), [Item(line) for line in lines])
+
+
+class _TooLargeError(Exception):
+    """An action is larger than Moesif takes."""
 
 
 class _ActionRequest(msgspec.Struct):
@@ -200,6 +229,8 @@ class MoesifIntake(Intake):
             request.headers.get("authorization"),
         ):
             return _refusal(401, "Unauthorized Access")
+        if not _is_json(request):
+            return _refusal(415, "Unsupported Media Type")
         body = inflated(request)
         if body is None:
             return _refusal(400, "invalid gzip")
@@ -209,17 +240,25 @@ class MoesifIntake(Intake):
         try:
             if is_batch != (body.lstrip()[:1] == b"["):
                 return _refusal(400, "an array goes to /batch, one action to /actions")
-            items = [self._item(line, settings) for line in _json_lines(body)]
+            lines = _json_lines(body)
         except msgspec.DecodeError as error:
-            return _refusal(400, f"invalid action: {error}")
-        if None in items:
-            return _refusal(413, "an action exceeds the size limit", len(items))
-        return Verdict(json_answer(201, {}), [item for item in items if item])
+            return _refusal(400, f"invalid JSON: {error}")
+        items: list[Item] = []
+        for line in lines:
+            try:
+                items.append(self._item(line, settings))
+            except _TooLargeError:
+                return _refusal(413, "an action exceeds the size limit", len(lines))
+            except msgspec.DecodeError as error:
+                # Nobody says what becomes of the others: the worse case is that those before it are there.
+                answer = json_answer(400, {"message": f"invalid action: {error}"})
+                return Verdict(answer, items, len(lines) - len(items))
+        return Verdict(json_answer(201, {}), items)
 
-    def _item(self, line: bytes, settings: SimulatorSettings) -> Item | None:
-        """The action to store, None if it is too large. Raises: msgspec.DecodeError."""
+    def _item(self, line: bytes, settings: SimulatorSettings) -> Item:
+        """The action to store.  Raises: _TooLargeError, msgspec.DecodeError."""
         if len(line) > settings.moesif_max_action_bytes:
-            return None
+            raise _TooLargeError
         action = msgspec.json.decode(line, type=_Action)
         uri, at = urlsplit(action.request.uri), action.request.time
         if not (action.action_name and uri.scheme and uri.netloc):
@@ -227,7 +266,7 @@ class MoesifIntake(Intake):
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         if at < datetime.fromtimestamp(time.time(), UTC) - MOESIF_MAX_AGE:
             raise msgspec.ValidationError("request.time is older than 30 days")
-        if len(action.transaction_id) not in (0, 36):
+        if action.transaction_id and not _UUID.fullmatch(action.transaction_id):
             raise msgspec.ValidationError("transaction_id must be a UUID of 36 characters")
         return Item(line, key=action.transaction_id.encode())
 

@@ -20,9 +20,10 @@ from urllib.parse import parse_qsl, urlsplit
 from poller.simulator.answers import Answer, Request, api_error, json_answer
 from poller.simulator.control import PREFIX as CONTROL_PATH
 from poller.simulator.control import answer_control
-from poller.simulator.faults import Fault
+from poller.simulator.faults import BAD_BODIES, Fault
 from poller.simulator.pipelines import PREFIX as PIPELINES_PATH
 from poller.simulator.rules import BASE_PATH, answer_api, path_kind
+from poller.simulator.settings import MIB
 
 if TYPE_CHECKING:
     from poller.simulator.world import Simulator
@@ -150,11 +151,29 @@ class _Connection(BaseHTTPRequestHandler):
             self._send(answer)
             return
         traffic.answer(name, fault.kind)
+        if fault.kind in BAD_BODIES:
+            self._send_bad_body(simulator.receive(name, request), request, fault)
+            return
         if fault.kind in ("lost-ack", "partial"):
             simulator.receive(name, request, share=1.0 if fault.kind == "lost-ack" else 0.5)
         if fault.kind == "lost-ack":
             raise _DroppedError
-        self._send(api_error(500, "PARTIAL", "Internal Server Error") if fault.kind == "partial" else self._fail(fault))
+        if fault.kind == "partial":
+            self._send(api_error(500, "PARTIAL", "Internal Server Error"))
+        else:
+            self._send(_INSTEAD.get(fault.kind) or self._fail(fault))
+
+    def _send_bad_body(self, answer: Answer, request: Request, fault: Fault) -> None:
+        """The answer with a body that nobody can use; its head counts."""
+        status = HTTPStatus.OK if answer.status == HTTPStatus.NO_CONTENT else answer.status  # which has no body
+        answer = answer._replace(status=status, body=answer.body or b'{"status": "accepted"}')
+        match fault.kind:
+            case "echo":
+                self._send(answer._replace(body=request.body * max(1, 2 * MIB // max(1, len(request.body)))))
+            case "encoding":
+                self._send(answer._replace(headers=(*answer.headers, ("Content-Encoding", "gzip"))))
+            case _:
+                self._send_slowly(answer, fault)
 
     def _fail(self, fault: Fault) -> Answer:
         """The answer of a fault known to both sides. Raises: _DroppedError where it is none."""

@@ -51,7 +51,8 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     logging_tag: str = ""  # the only tag its pipeline has: another is 404; empty: any
     pipeline_ready_seconds: float = 0.5  # how long a new pipeline is being provisioned
     poison: str = ""  # logging, http: a request that contains it is refused with 400, naming nothing ...
-    poison_stores_before: bool = False  # ... but what came before the culprit is stored
+    poison_stores_before: bool = True  # ... but what came before the culprit is stored
+    logging_requests_per_second: int = 50  # of a pipeline, in any second; more is 429; 0: any
     max_body_bytes: int = 0  # logging, http: a larger body, inflated, is refused with 413; 0: any
     loki_tenant: str = ""  # required X-Scope-OrgID
     loki_authorization: str = ""  # required Authorization, the whole header

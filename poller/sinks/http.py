@@ -67,10 +67,8 @@ def outcome_of(
         case 400 | 422:
             remedy = _remedy_of_refusal(words)
             return RetryAfter(f"{reason} ({remedy})") if remedy else Refused(reason, status)
-        case 408 | 429 | 504:
+        case _ if status in (408, 429) or status >= 500:
             return RetryAfter(reason, wait_seconds, is_size_suspect=True)
-        case _ if status >= 500:
-            return RetryAfter(reason, wait_seconds)
         case _:
             return RetryAfter(f"{reason} ({_remedy(status, place)})", wait_seconds)
 
@@ -178,7 +176,7 @@ class Endpoint:
         try:
             answer = self._transport.ask_status("POST", self._url + below, headers=headers, body=sent)
         except TransientError as error:
-            return RetryAfter(str(error), error.retry_after_seconds, error.is_timeout)
+            return RetryAfter(str(error), error.retry_after_seconds, error.is_size_suspect)
         self._used_at = time.monotonic()
         is_success = answer.status in self._successes
         if is_success and not is_page(answer):

@@ -116,8 +116,8 @@ def _as_accepted(kind: str) -> None:
 
     real = deliver.decide
 
-    def decide(outcome: Any, *rest: Any) -> Any:
-        return real(Accepted() if type(outcome).__name__ == kind else outcome, *rest)
+    def decide(outcome: Any, *rest: Any, **options: Any) -> Any:
+        return real(Accepted() if type(outcome).__name__ == kind else outcome, *rest, **options)
 
     deliver.decide = decide
 
@@ -314,6 +314,22 @@ def open_twice() -> None:
     Contracts.commit_window = commit_window  # type: ignore[method-assign]
 
 
+def distrust_bad_bodies() -> None:
+    """A success with a body that nobody can use is settled as none: its batch is sent again."""
+    from poller.errors import TransientError
+    from poller.transport import Transport
+
+    real = Transport.ask_status
+
+    def ask_status(self: Any, *args: Any, **options: Any) -> Any:
+        answer = real(self, *args, **options)
+        if answer.status < 300 and not answer.is_whole:
+            raise TransientError("the answer cannot be used")
+        return answer
+
+    Transport.ask_status = ask_status  # type: ignore[method-assign]
+
+
 PLANTS = {
     plant.__name__.replace("_", "-"): plant
     for plant in (
@@ -340,5 +356,6 @@ PLANTS = {
         never_settle,
         resend_all_after_failure,
         open_twice,
+        distrust_bad_bodies,
     )
 }

@@ -72,6 +72,7 @@ FOUND_BY = {
     "never-settle": ("REPEATED", "10m", QUIET),
     "open-twice": ("REPEATED", "10m", _lives(trouble="people", after_seconds=2.5, count=2)),
     "resend-all-after-failure": ("REPEATED", "10m", _lives("sink=*:500:30%")),
+    "distrust-bad-bodies": ("REPEATED", "10m", _lives("sink=*:cut", after_seconds=1.5)),
 }
 
 

@@ -364,16 +364,58 @@ def test_the_logging_service_stand_in_refuses_what_it_should(simulate):
     assert send_logging(client, lines, key="wrong") == 201
 
 
-def test_a_poison_event_fails_its_whole_request(simulate):
+def test_a_poison_event_fails_its_whole_request_and_what_came_before_it_is_stored(simulate):
     client = simulate()
     lines = lines_of(client)
     poison = json.loads(lines[30])["@uuid"]
-    client.control("settings", {"poison": poison})
+    client.control("settings", {"poison": poison, "poison_stores_before": False})
     assert send_logging(client, lines) == 400
     assert books(client) == (100, 0, 100, 0, 0)
     client.control("settings", {"poison_stores_before": True})
     assert send_logging(client, lines) == 400
     assert books(client) == (100, 30, 70, 0, 0)
+    client.control("settings", {"poison": ""})
+    assert send_logging(client, [*lines[:10], b"7", *lines[10:]]) == 400
+    assert books(client) == (100, 40, 70, 10, 0), "an array is stored record by record"
+
+
+def test_a_pipeline_takes_fifty_requests_a_second_and_json_alone(simulate):
+    client = simulate()
+    headers = {"APIKEY": "demo-key", "Content-Type": "text/plain"}
+    assert client.post("/sink/logging/t", data=b"[]", headers=headers).status_code == 400
+    assert (
+        client.post(
+            "/sink/moesif/v1/actions/batch", data=b"[]", headers={"X-Moesif-Application-Id": "demo-app"}
+        ).status_code
+        == 415
+    )
+    client.control("settings", {"logging_requests_per_second": 1})
+    started = time.monotonic()
+    statuses = [send_logging(client, [b"{}"]) for _ in range(3)]
+    assert statuses.count(201) <= 1 + (time.monotonic() - started)
+    assert 429 in statuses
+
+
+@pytest.mark.parametrize("kind", ["cut", "encoding", "drip:400ms"])
+def test_a_success_with_a_bad_body_has_stored(simulate, kind):
+    client = simulate(faults=(f"sink=logging:{kind}",))
+    body = b"[" + b",".join(lines_of(client)) + b"]"
+    headers = {"APIKEY": "demo-key", "Content-Type": "application/json"}
+    with client.post("/sink/logging/t", data=body, headers=headers, stream=True) as answer:
+        assert answer.status_code == 201
+    assert client.control("state")["intakes"]["logging"]["accepted"] == 100
+
+
+def test_an_echo_has_stored_and_a_page_has_not(simulate):
+    client = simulate(faults=("sink=logging:echo:x1", "sink=logging:html:x1"))
+    lines = lines_of(client)
+    body = b"[" + b",".join(lines[:50]) + b"]"
+    headers = {"APIKEY": "demo-key", "Content-Type": "application/json"}
+    echo = client.post("/sink/logging/t", data=body, headers=headers)
+    assert (echo.status_code, echo.content[: len(body)] == body, len(echo.content) > 1_000_000) == (201, True, True)
+    page = client.post("/sink/logging/t", data=body, headers=headers)
+    assert (page.status_code, "html" in page.headers["Content-Type"]) == (200, True)
+    assert client.control("state")["intakes"]["logging"]["accepted"] == 50
 
 
 def test_a_lost_acknowledgement_has_stored_and_a_partial_one_half(simulate):

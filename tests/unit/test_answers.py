@@ -267,7 +267,7 @@ def test_a_large_body_may_take_longer_than_every_time_out_while_it_moves(slow: C
 def test_a_body_that_does_not_move_is_given_up(slow: Callable[..., SlowReader]) -> None:
     with pytest.raises(TransientError, match="send_timeout") as raised:
         post(slow(60).url, send_timeout_seconds=0.2, size=12_000_000)
-    assert raised.value.is_timeout
+    assert raised.value.is_size_suspect
 
 
 def test_a_success_before_the_whole_body_was_taken_is_none(slow: Callable[..., SlowReader]) -> None:

@@ -91,23 +91,33 @@ def test_what_has_nothing_to_do_with_the_size_never_makes_batches_smaller() -> N
     assert decide(RetryAfter("503"), 10, 99, POLICY, lambda: 0.5, is_doubtful=True) == Wait(4.0, "503")
 
 
-def test_batches_grow_again_after_many_were_taken() -> None:
-    size = BatchSize(1000, 1000).after_failure(500)
+def test_batches_grow_at_once_after_an_outage() -> None:
+    size = BatchSize(1000, 1000).after_failure(1000).after_failure(500)
     assert size == BatchSize(1000, 250)
     assert size.is_doubtful(250)
-    for taken in range(1, GROW_AFTER_BATCHES):
-        size = size.after_success(250)
-        assert size == BatchSize(1000, 250, 250, taken)
     size = size.after_success(250)
-    assert size == BatchSize(1000, 500, 250)
+    assert size == BatchSize(1000, 500, good=250)
     assert [size.is_doubtful(count) for count in (250, 251)] == [False, True]
-    assert size.after_failure(500) == BatchSize(1000, 250, 250)
-    assert size.after_failure(200) == BatchSize(1000, 100)
-    for _ in range(3 * GROW_AFTER_BATCHES):
-        size = size.after_success(500)
+    size = size.after_success(500)
     assert size.now == 1000
     assert not size.is_doubtful(1000)
     assert size.after_success(1000) is size
+
+
+def test_a_size_that_failed_when_smaller_ones_were_taken_is_tried_again_after_many() -> None:
+    size = BatchSize(1000, 500, good=250).after_failure(500)
+    assert size == BatchSize(1000, 250, good=250, bad=500)
+    for taken in range(1, GROW_AFTER_BATCHES):
+        size = size.after_success(250)
+        assert size == BatchSize(1000, 250, 250, 500, taken)
+    size = size.after_success(250)
+    assert size == BatchSize(1000, 500, 250, 500)
+    assert size.after_success(500) == BatchSize(1000, 1000, 500)
+    assert size.after_failure(500) == BatchSize(1000, 250, 250, 500)
+
+
+def test_a_size_that_was_good_may_be_bad_later() -> None:
+    assert BatchSize(1000, 500, good=250, bad=500).after_failure(200) == BatchSize(1000, 100)
 
 
 def test_a_batch_is_never_smaller_than_one_event() -> None:
