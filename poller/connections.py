@@ -138,6 +138,7 @@ class _Bounded:
             while rest:
                 super().send(rest[:SEND_BYTES])  # type: ignore[misc]
                 moves(None)
+                moves(None)
                 rest = rest[SEND_BYTES:]
         except TimeoutError:
             self._is_cut = True

@@ -127,7 +127,9 @@ class FirehoseSink(Configured):
         from botocore.exceptions import BotoCoreError, ClientError
 
         outcome: Outcome
-        moves(self._settings.connect_timeout_seconds + DRIP_FACTOR * self._settings.read_timeout_seconds)
+        settings = self._settings
+        reading_seconds = DRIP_FACTOR * settings.read_timeout_seconds
+        moves(settings.connect_timeout_seconds + settings.send_timeout_seconds + reading_seconds)
         try:
             if self._client is None:
                 self._connect()
