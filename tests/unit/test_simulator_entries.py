@@ -230,7 +230,7 @@ def test_a_fault_spec_reads(spec, expected):
         ("500:110%", "N% (0 to 100)"),
         ("500:often", "N% (0 to 100)"),
         ("sink=nowhere:500", "logging, loki"),
-        ("sink=loki:html", "lost-ack"),
+        ("sink=loki:truncate", "lost-ack"),
         ("lost-ack", "truncate"),
         ("contract=abc:500", "a contract number"),
         ("path=pages:500", "entries"),
