@@ -16,7 +16,7 @@ _LOOK_SECONDS = 0.2  # how soon to look again, where another request decides
 _MEASURED_SECONDS = 60.0
 _MIN_PER_SECOND = 0.25
 _MAX_PER_SECOND = 100.0
-_DOUBLED_SECONDS = 20.0  # the pace is twice that after the refusal; it grows with the cube of the time
+_DOUBLED_SECONDS = 12.0  # the pace is twice that after the refusal; it grows with the cube of the time
 
 
 class Pace:

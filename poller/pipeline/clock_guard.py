@@ -13,7 +13,7 @@ from poller.windows import format_time
 log = logging.getLogger(__name__)
 
 _SAVED_EVERY_SECONDS = 60
-_TOLERATED_SECONDS = 60
+_TOLERATED_SECONDS = 10
 
 
 class ClockGuard:
@@ -47,18 +47,20 @@ class ClockGuard:
         return row
 
     def _is_ahead(self, row: Contract, now: int) -> bool:
-        # What lies within the overlap is read again anyway.
-        return row.watermark - now > max(_TOLERATED_SECONDS, self._overlap_seconds)
+        return row.watermark - now > _TOLERATED_SECONDS
 
     def _take_back(self, row: Contract, trail: Trail, now: int) -> None:
-        agreed = trail.agreed(row.watermark, row.origin, now)
-        log.error(
+        # What lies within the overlap is read again anyway.
+        is_covered = row.watermark - now <= self._overlap_seconds
+        agreed = now if is_covered else trail.agreed(row.watermark, row.origin, now)
+        log.log(
+            logging.WARNING if is_covered else logging.ERROR,
             "watermark.taken_back",
             extra={
                 "contract": row.contract,
                 "watermark": format_time(row.watermark),
                 "to": format_time(agreed),
-                "hint": "this machine's clock was ahead; keep it right (NTP). What was not read then is read now",
+                "hint": "this machine's clock was ahead, or is behind now: keep it right (NTP). Nothing is lost by it",
             },
         )
         self._state.contracts.take_back(row.contract, agreed, now)

@@ -68,7 +68,7 @@ class Overview(NamedTuple):
         if self.taken_back and 0 <= now - self.taken_back.at < _SHOWN_SECONDS:
             at, watermark = map(format_time, self.taken_back)
             lines.append(
-                f"this machine's clock was ahead: on {at} what was complete was taken back to {watermark}, and read again"
+                f"this machine's clock was wrong: on {at} what was complete was taken back to {watermark}, and read again"
             )
         return lines
 

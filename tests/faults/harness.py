@@ -18,7 +18,7 @@ from pathlib import Path
 
 from poller.errors import StateError
 from poller.simulator import Simulator, SimulatorSettings
-from poller.store.overview import Overview, overview_of
+from poller.store.overview import Overview, TakenBack, overview_of
 from tests.daemon import CONTRACTS, LOGGING, LOKI, MOESIF, Daemon
 from tests.faults import disk, victim
 from tests.faults.oracle import SINKS, Ends, SinkOracle, wanted
@@ -70,6 +70,8 @@ class Harness:
         self._span_seconds = span_seconds
         self.account = Account.of(plan)
         self._watermarks: dict[str, int] = {}
+        self._taken_back: TakenBack | None = None
+        self._is_clock_unseen = False  # it was wrong, and the API did not say so
         self._ends = Ends(0, 0, 0)
         self._is_doubtful = False  # the state was damaged, and not set aside yet
         self._is_down = False
@@ -164,6 +166,7 @@ class Harness:
             self._count("state set aside, and --since given")
             self._is_doubtful = False
             self._watermarks = {}
+        self._is_clock_unseen |= bool(life.clock) and "undated" in life.faults
         if life.clock:
             self._count("clock wrong" if len(life.clock) == 1 and life.clock[0][0] == 0 else "clock stepped")
         return victim.start(args, life, directory=self._directory, stderr=self._daemon.stderr_file, plant=self._plant)
@@ -271,11 +274,14 @@ class Harness:
         state = self._overview()
         if state is None or self._is_doubtful:
             return
+        is_taken_back = state.taken_back != self._taken_back
+        self._taken_back = state.taken_back
         for row in state.contracts:
             before = self._watermarks.get(row.contract, 0)
-            if row.watermark < before:
+            if row.watermark < before and not is_taken_back:
                 self.account.violate(f"watermark of {row.contract} went from {before} BACK to {row.watermark}", number)
-            if row.watermark > time.time() + 1:
+            # Where the API did not say what time it is, nobody could know: until the next poll with a clock that is right.
+            if row.watermark > time.time() + 1 and not (self._is_clock_unseen and number is not None):
                 self.account.violate(f"watermark of {row.contract} is in the future", number)
             self._watermarks[row.contract] = row.watermark
         for line in state.imbalances():

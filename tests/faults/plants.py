@@ -95,6 +95,13 @@ def miscount() -> None:
     Contracts.commit_window = commit_window  # type: ignore[method-assign]
 
 
+def never_take_back() -> None:
+    """A watermark that lies in the future is believed."""
+    from poller.pipeline.clock_guard import ClockGuard
+
+    ClockGuard._is_ahead = lambda self, row, now: False  # type: ignore[method-assign]
+
+
 def forget_overlap() -> None:
     """Each poll begins where the last one ended: what appears late is never seen."""
     from poller.pipeline import collect
@@ -345,6 +352,7 @@ PLANTS = {
         ignore_loki_refusals,
         several_streams_in_one_push,
         advance_too_far,
+        never_take_back,
         skip_failed_page,
         stop_at_first_page,
         lose_last_of_batch,
