@@ -57,7 +57,7 @@ class Answer(NamedTuple):
 
 
 class Endpoint:
-    """Serves until closed. `hosts` are names it may be asked by, beside addresses, localhost and the one it listens on."""
+    """Serves until closed. `hosts`: names it answers to, beside IP addresses, localhost, this machine's and that of `address`."""
 
     def __init__(
         self,
@@ -74,7 +74,9 @@ class Endpoint:
             listener = listen(address)
         except OSError as error:
             raise failure(address, error) from error
-        names = {name.lower() for name in (*hosts, "localhost", *(() if isinstance(address, Path) else (address[0],)))}
+        machine = socket.gethostname()
+        ours = ("localhost", machine, machine.partition(".")[0], *(() if isinstance(address, Path) else (address[0],)))
+        names = {name.lower() for name in (*hosts, *ours)}
         is_any = isinstance(address, Path) or "*" in hosts  # a browser cannot be led to a file
         self._server = _Server(listener, Routes(metrics, alive, ready), None if is_any else names)
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()

@@ -235,7 +235,7 @@ class Http(Table, frozen=True, kw_only=True):
         tuple[str, ...],
         describe(
             "hosts",
-            "Host names it may be asked by, beside addresses, `localhost` and the host of `listen`; `*`: any.",
+            "Host names it may be asked by, beside IP addresses, `localhost`, this machine's and that of `listen`; `*`: any.",
         ),
     ] = ()
 

@@ -147,7 +147,8 @@ def test_one_that_is_being_answered_makes_room_for_nobody(monkeypatch: pytest.Mo
         ("127.0.0.1", 200), ("127.0.0.1:9464", 200), ("localhost", 200), ("LOCALHOST:1", 200), ("[::1]:9464", 200),
         ("10.7.222.5:9464", 200), ("poller.example.com", 200), ("poller.example.com.:9464", 200), ("", 421),
         ("evil.example", 421), ("evil.example:9464", 421), ("127.0.0.1.evil.example", 421), ("localhost.evil.example", 421),
-        ("poller", 421), ("[evil.example]", 421), ("127.0.0.1@evil.example", 421), ("localhost, evil.example", 421),
+        (f"{socket.gethostname()}:9464", 200),
+        ("poller.example.org", 421), ("[evil.example]", 421), ("127.0.0.1@evil.example", 421), ("localhost, evil.example", 421),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/metrics", "/healthz"])
