@@ -16,7 +16,7 @@ import msgspec
 
 from poller.api import ActivityLog
 from poller.cli import suggestions
-from poller.cli.compose import activity_logs, preparation
+from poller.cli.compose import activity_logs, preparation, trusted_clock
 from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell
 from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
@@ -251,7 +251,11 @@ class _Backfill:
         if self._order.output:
             return [OutputFile(Path(self._order.output), self._order.digest)]
         chosen = [settings for settings in self._config.sinks if settings.name in self._order.sinks]
-        return [build_sink(settings, self._config, self._stop, too_old=self._too_old) for settings in chosen]
+        now = trusted_clock(self._accounts)
+        return [
+            build_sink(settings, self._config, self._stop, too_old=self._too_old, trusted_now=now)
+            for settings in chosen
+        ]
 
     def _discover(self, window: Window) -> tuple[list[str], list[PollerError]]:
         collector = Collector(self._state, self._accounts, self._config, stop=self._stop)

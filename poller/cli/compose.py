@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import msgspec
 
 from poller.api import ActivityLog, token_expiry
 from poller.asking import SharedTurns
+from poller.clocks import MAX_SKEW_SECONDS, trusted_now
 from poller.config import Account, Config
 from poller.errors import ConfigError
 from poller.events import Event
@@ -22,6 +24,8 @@ from poller.turns import MOST_OPEN
 
 if TYPE_CHECKING:
     from poller.mapping.filter import Filter
+
+_COMPARING_SECONDS = 60.0  # so long the first answer of the API may take
 
 
 def activity_logs(
@@ -54,6 +58,31 @@ def activity_logs(
             observe=observe,
         )
     return clients
+
+
+def trusted_clock(
+    accounts: Mapping[str, ActivityLog],
+    clock: Callable[[], float] = time.time,
+    steady: Callable[[], float] = time.monotonic,
+) -> Callable[[], float | None]:
+    """The earliest time that our clock and the clocks of the accounts' APIs show.
+
+    None while a clock is too far off to tell which one is right, and at first, before an answer told the API's time. Where none
+    does (a proxy may take `Date` away), our clock is believed after a while: it is not known to be wrong.
+    """
+    began = steady()
+
+    def now() -> float | None:
+        ours = clock()
+        skews = [api.clock_skew_seconds for api in accounts.values()]
+        known = [skew for skew in skews if skew is not None]
+        if any(abs(skew) > MAX_SKEW_SECONDS for skew in known):
+            return None
+        if not known:
+            return ours if steady() - began >= _COMPARING_SECONDS else None
+        return min(trusted_now(skew, ours) for skew in known)
+
+    return now
 
 
 def entry_filter(config: Config) -> Filter | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from poller.cli.compose import activity_logs, preparation, token_expiries
+from poller.cli.compose import activity_logs, preparation, token_expiries, trusted_clock
 from poller.cli.messages import restarted_if_it_may_pass
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import end_soon_after_a_signal
@@ -46,10 +46,12 @@ def _run(settings: Settings, since: int | None) -> int:
 
     def build(stop: threading.Event, observe: Callable[[str, float], None], before: Config | None) -> Parts:
         current = before or _load(settings)
+        accounts = activity_logs(current, stop, observe)
+        now = trusted_clock(accounts)
         return Parts(
             current,
-            activity_logs(current, stop, observe),
-            [build_sink(sink, current, stop) for sink in current.sinks],
+            accounts,
+            [build_sink(sink, current, stop, trusted_now=now) for sink in current.sinks],
             lambda: token_expiries(current),
             preparation(current),
         )

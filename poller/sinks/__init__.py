@@ -101,18 +101,32 @@ class Configured:
         return (events,)
 
 
-def build_sink(settings: AnySink, config: Config, stop: threading.Event, *, too_old: TooOld = "dead-letter") -> Sink:
+def build_sink(
+    settings: AnySink,
+    config: Config,
+    stop: threading.Event,
+    *,
+    too_old: TooOld = "dead-letter",
+    trusted_now: Callable[[], float | None] | None = None,
+) -> Sink:
     """The sink that a table describes; its module is imported only now. `stop` ends its waits.
 
-    `too_old` says what becomes of events that the other side refuses for their age.
+    `too_old` says what becomes of events that the other side refuses for their age; `trusted_now` by which time, None for our
+    clock's.
     Raises: ConfigError for a library that is not installed, and for a key that cannot be read.
     """
-    sink = _build(settings, config, stop, too_old)
+    sink = _build(settings, config, stop, too_old, trusted_now)
     sink.redact = build_redact(settings.redact, config.redact.hash_key)
     return sink
 
 
-def _build(settings: AnySink, config: Config, stop: threading.Event, too_old: TooOld) -> Sink:
+def _build(
+    settings: AnySink,
+    config: Config,
+    stop: threading.Event,
+    too_old: TooOld,
+    trusted_now: Callable[[], float | None] | None,
+) -> Sink:
     match settings:
         case settings_of.LoggingServiceSink():
             from poller.sinks.logging_service import LoggingServiceSink
@@ -121,11 +135,11 @@ def _build(settings: AnySink, config: Config, stop: threading.Event, too_old: To
         case settings_of.LokiSink():
             from poller.sinks.loki import LokiSink
 
-            return LokiSink(settings, config, stop, too_old=too_old)
+            return LokiSink(settings, config, stop, too_old=too_old, trusted_now=trusted_now)
         case settings_of.MoesifSink():
             from poller.sinks.moesif import MoesifSink
 
-            return MoesifSink(settings, config, stop, too_old=too_old)
+            return MoesifSink(settings, config, stop, too_old=too_old, trusted_now=trusted_now)
         case settings_of.FirehoseSink():
             from poller.sinks.firehose import FirehoseSink
 

@@ -65,6 +65,7 @@ class LokiSink(Configured):
         *,
         too_old: TooOld = "dead-letter",
         clock: Callable[[], float] = time.time,
+        trusted_now: Callable[[], float | None] | None = None,
     ) -> None:
         super().__init__(settings)
         self.max_age_seconds = MAX_AGE_SECONDS
@@ -73,7 +74,7 @@ class LokiSink(Configured):
         self._connections = settings.connections
         self._request_bytes = min(MAX_REQUEST_BYTES, int(settings.stream_bytes_per_second * _REQUEST_SHARE))
         self._pace = Pace(settings.stream_bytes_per_second * _PACE_SHARE, stop)
-        self._age = AgeLimit(MAX_AGE_SECONDS, "the 7 days that Loki takes", too_old, clock)
+        self._age = AgeLimit(MAX_AGE_SECONDS, "the 7 days that Loki takes", too_old, clock, trusted_now)
         self._endpoint = Endpoint(
             settings,
             config,

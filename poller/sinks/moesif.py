@@ -35,11 +35,12 @@ class MoesifSink(Configured):
         *,
         too_old: TooOld = "dead-letter",
         clock: Callable[[], float] = time.time,
+        trusted_now: Callable[[], float | None] | None = None,
     ) -> None:
         super().__init__(settings)
         self.max_age_seconds = MAX_AGE_SECONDS
         self._actions = build_actions(settings)
-        self._age = AgeLimit(MAX_AGE_SECONDS, "the 30 days that Moesif takes", too_old, clock)
+        self._age = AgeLimit(MAX_AGE_SECONDS, "the 30 days that Moesif takes", too_old, clock, trusted_now)
         self._endpoint = Endpoint(
             settings,
             config,

@@ -8,10 +8,12 @@ import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import responses
 
+from poller.cli.compose import trusted_clock
 from poller.config import (
     Config,
     FileSink,
@@ -316,3 +318,41 @@ def test_what_a_sink_refuses_or_wants_again_is_said_of_the_right_event_beside_th
     assert outcome.refused == {0: outcome.refused[0], 1: "bad", 2: outcome.refused[2]}
     assert "older than 100 seconds" in outcome.refused[0]
     assert outcome[1:] == ((4,), None, later)
+
+
+def age_limit(trusted_now):
+    """Of 100 seconds, on a machine whose clock is three days ahead."""
+    return AgeLimit(100, "100 seconds", "dead-letter", lambda: NOON + 3 * 86_400, trusted_now)
+
+
+def test_a_clock_that_is_ahead_makes_no_event_too_old():
+    sent = []
+    outcome = age_limit(lambda: NOON).send([event(1), event(500)], lambda young: sent.append(young) or Accepted())
+    assert list(outcome.refused) == [1]
+    assert [len(young) for young in sent] == [1]
+
+
+def test_what_looks_too_old_by_a_clock_that_nobody_confirms_waits_and_the_rest_is_sent():
+    old, young = event(4 * 86_400), event(-3 * 86_400)
+    outcome = age_limit(lambda: None).send([old, young, old], lambda events: Accepted())
+    assert (outcome.refused, outcome.retry) == ({}, (0, 2))
+    assert "NTP" in outcome.later.reason
+    assert age_limit(lambda: None).send([young], lambda events: Accepted(status=204)) == Accepted(status=204)
+
+
+@pytest.mark.parametrize(
+    ("skews", "seconds", "expected"),
+    [
+        ([None], 1, None),
+        ([None], 60, NOON),
+        ([0.0], 1, NOON),
+        ([3 * 86_400.0], 1, NOON - 3 * 86_400),
+        ([-3 * 86_400.0], 1, NOON),
+        ([None, 60.0], 1, NOON - 60),
+        ([400 * 86_400.0], 60, None),
+    ],
+)
+def test_the_trusted_time_is_the_earliest_that_is_known(skews, seconds, expected):
+    accounts = {str(number): SimpleNamespace(clock_skew_seconds=skew) for number, skew in enumerate(skews)}
+    steady = iter([0, seconds])
+    assert trusted_clock(accounts, lambda: NOON, lambda: next(steady))() == expected
