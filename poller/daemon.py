@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -250,17 +250,17 @@ class Daemon:
     def _tick(self) -> None:
         """Tell systemd how we are; the watchdog only while everything moves."""
         self._ticked_at = time.monotonic()
-        self._tell_of_stuck()
+        stuck = self._stuck()  # once: the log and the watchdog must not differ
+        self._tell_of_stuck(stuck)
         try:
             health = self.ready()
         except PollerError as error:  # it moves all the same
             health = Health(False, (str(error),))
         reasons = [*self.alive().reasons, *health.reasons]
-        watchdog = {} if self._stuck() else {"WATCHDOG": "1"}
+        watchdog = {} if stuck else {"WATCHDOG": "1"}
         self._notifier.tell(**watchdog, STATUS=("; ".join(reasons) or "ready")[:500])
 
-    def _tell_of_stuck(self) -> None:
-        stuck = self._stuck()
+    def _tell_of_stuck(self, stuck: Mapping[str, float]) -> None:
         for name in sorted(stuck.keys() - self._told_stuck):
             hint = "what it waits for hangs (a disk, a pipe, a name server): mend that, or restart"
             log.error("worker.stuck", extra={"worker": name, "seconds": round(stuck[name]), "hint": hint})
