@@ -112,6 +112,7 @@ class _Bounded:
     """What we add to a kind of connection: progress while sending, our answers, a maximum age."""
 
     send_timeout_seconds: float
+    max_age_seconds: float
     sock: Any
     response_class: Any
     _connected_at = 0.0
@@ -152,7 +153,7 @@ class _Bounded:
     def getresponse(self) -> Any:
         """The answer.  Raises: EarlyAnswerError."""
         usual = self.response_class
-        is_old = time.monotonic() - self._connected_at >= MAX_AGE_SECONDS
+        is_old = time.monotonic() - self._connected_at >= self.max_age_seconds
         if usual is Answer and (is_old or self._is_cut):
             self.response_class = LastAnswer
         try:
@@ -166,9 +167,13 @@ class _Bounded:
 
 
 @lru_cache
-def bounded(kind: Any, send_timeout_seconds: float) -> Any:
+def bounded(kind: Any, send_timeout_seconds: float, max_age_seconds: float) -> Any:
     """The same kind of connection, but with our answers and our way to send."""
-    members = {"response_class": Answer, "send_timeout_seconds": send_timeout_seconds}
+    members = {
+        "response_class": Answer,
+        "send_timeout_seconds": send_timeout_seconds,
+        "max_age_seconds": max_age_seconds,
+    }
     return type("Connection", (_Bounded, kind), members)
 
 
@@ -183,26 +188,26 @@ def bound_client(client: Any, send_timeout_seconds: float) -> None:
 class _Adapter(HTTPAdapter):
     """Has every connection, through a proxy or not, send and read as we do."""
 
-    def __init__(self, send_timeout_seconds: float, pool_size: int) -> None:
+    def __init__(self, send_timeout_seconds: float, max_age_seconds: float, pool_size: int) -> None:
         super().__init__(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
-        self._send_timeout_seconds = send_timeout_seconds
+        self._bounds = (send_timeout_seconds, max_age_seconds)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
         if not issubclass(pool.ConnectionCls, _Bounded):
-            pool.ConnectionCls = bounded(pool.ConnectionCls, self._send_timeout_seconds)
+            pool.ConnectionCls = bounded(pool.ConnectionCls, *self._bounds)
         return pool
 
 
 class Session(requests.Session):
     """Requests to one host: no redirect is looked at, no cookie kept, nothing read from the environment or from .netrc."""
 
-    def __init__(self, pool_size: int, send_timeout_seconds: float) -> None:
+    def __init__(self, pool_size: int, send_timeout_seconds: float, max_age_seconds: float = MAX_AGE_SECONDS) -> None:
         super().__init__()
         self.trust_env = False  # no .netrc in place of our token, and no look-up of the environment per request
         self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
         self.headers.clear()
-        adapter = _Adapter(send_timeout_seconds, pool_size)
+        adapter = _Adapter(send_timeout_seconds, max_age_seconds, pool_size)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
 

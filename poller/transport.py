@@ -23,7 +23,15 @@ import requests
 import urllib3
 
 from poller import __version__
-from poller.connections import DRIP_FACTOR, Answer, EarlyAnswerError, SendTimeoutError, Session, TooSlowError
+from poller.connections import (
+    DRIP_FACTOR,
+    MAX_AGE_SECONDS,
+    Answer,
+    EarlyAnswerError,
+    SendTimeoutError,
+    Session,
+    TooSlowError,
+)
 from poller.errors import BodyTooLargeError, StoppedError, TransientError
 from poller.liveness import moves
 
@@ -72,7 +80,8 @@ class Response(NamedTuple):
 class Transport:
     """Requests to one host. Safe to use from several threads at once, `pool_size` of them without waiting.
 
-    `timeout_seconds` is (connect, read); `send_timeout_seconds` is for each piece of a body that is sent.
+    `timeout_seconds` is (connect, read); `send_timeout_seconds` is for each piece of a body that is sent. A connection
+    that is older than `max_age_seconds` is not used again; 0: each is used once.
     """
 
     def __init__(
@@ -80,13 +89,14 @@ class Transport:
         *,
         timeout_seconds: tuple[float, float] = (5.0, 30.0),
         send_timeout_seconds: float = 30.0,
+        max_age_seconds: float = MAX_AGE_SECONDS,
         proxies: Mapping[str, str] | None = None,
         ca_file: str | None = None,
         client_cert: tuple[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         pool_size: int = 1,
     ) -> None:
-        session = Session(pool_size, send_timeout_seconds)
+        session = Session(pool_size, send_timeout_seconds, max_age_seconds)
         session.proxies = dict(proxies or {})
         session.verify = ca_file or True
         session.cert = client_cert

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from isal import isal_zlib
 
 from poller.config import Config, HttpSink, SecretSource
+from poller.connections import MAX_AGE_SECONDS
 from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.errors import ConfigError, TransientError
 from poller.transport import RateLimit, Response, Transport, retry_after_seconds
@@ -143,6 +144,8 @@ class Endpoint:
             ca_file=str(settings.ca_file) if settings.ca_file else config.ca_bundle,
             client_cert=(str(cert_file), str(key_file)) if cert_file else None,
             headers={**settings.headers, **(headers or {})},
+            # 0: each request has a connection of its own. Closing all of them would disturb requests side by side.
+            max_age_seconds=MAX_AGE_SECONDS if settings.keepalive_seconds else 0.0,
             pool_size=connections,
         )
 
@@ -156,8 +159,6 @@ class Endpoint:
 
     def _post(self, body: bytes, below: str) -> Outcome:
         headers = {"Content-Type": "application/json"}
-        if not self._keepalive_seconds:
-            headers["Connection"] = "close"
         with self._lock:
             if 0 < self._keepalive_seconds <= time.monotonic() - self._used_at:
                 # Something in between may have forgotten the connections: a request on one would wait for its time-out.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
 from poller.errors import StoppedError
+from poller.liveness import helping, waiting_for_others
 
 Item = TypeVar("Item")
 
@@ -32,12 +33,13 @@ def side_by_side(work: Callable[[Item], bool], items: Iterable[Item], workers: i
         waiting.clear()
 
     # Daemons: a server that does not answer must not hold up the end of the program.
-    others = [threading.Thread(target=go_on, daemon=True) for _ in range(min(workers, len(waiting)) - 1)]
+    others = [threading.Thread(target=helping(go_on), daemon=True) for _ in range(min(workers, len(waiting)) - 1)]
     for thread in others:
         thread.start()
     go_on()
-    for thread in others:
-        thread.join()
+    with waiting_for_others():
+        for thread in others:
+            thread.join()
     if failures:
         raise failures[0]
 

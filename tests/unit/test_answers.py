@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from poller import connections
 from poller.checks.sinks import judge
 from poller.config import Config, LoggingServiceSink, LokiSink, MoesifSink, Secret, SecretSource
 from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter
@@ -295,18 +294,17 @@ def test_after_trouble_the_name_is_looked_up_again(serve: Callable[..., RawServe
     transport.close()
 
 
-def test_a_connection_that_is_old_is_not_used_again(
-    serve: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_that_is_old_is_not_used_again(serve: Callable[..., RawServer]) -> None:
     server = serve(lambda asked: http(b""), is_kept=True)
     transport = Transport(timeout_seconds=(1.0, 1.0))
     for _ in range(3):
         transport.request("GET", server.url)
     assert server.connection_count == 1
-    monkeypatch.setattr(connections, "MAX_AGE_SECONDS", 0.0)
+    transport.close()
+    transport = Transport(timeout_seconds=(1.0, 1.0), max_age_seconds=0.0)
     for _ in range(3):
         transport.request("GET", server.url)
-    assert server.connection_count == 3
+    assert server.connection_count == 4
     transport.close()
 
 

@@ -19,6 +19,7 @@ from poller.config import Config, LokiSink
 from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
 from poller.errors import StoppedError
 from poller.events import OutboxEvent
+from poller.liveness import Workers
 from poller.simulator.loki import MAX_BEHIND_NS
 from poller.sinks import loki
 from poller.sinks.side_by_side import Pace, side_by_side
@@ -326,6 +327,24 @@ def test_work_side_by_side_ends_with_the_first_failure() -> None:
     assert sorted(done) == [0, 1, 2, 3]
     side_by_side(work, [4, 5, 6], 8)
     assert max(done.values()) == 1
+
+
+def test_requests_side_by_side_show_that_the_sink_moves_and_each_is_looked_at_by_itself() -> None:
+    workers = Workers()
+    seen: set[str] = set()
+    both = threading.Barrier(2)
+
+    def work(number: int) -> bool:
+        both.wait(10)
+        seen.update(worker.name for worker in workers._busy)
+        both.wait(10)
+        return True
+
+    with workers.busy("sink loki"):
+        side_by_side(work, range(2), 2)
+    assert len(seen) == 2
+    assert "sink loki" in seen
+    assert workers.stuck() == {}
 
 
 def test_a_wait_for_the_pace_of_a_stream_ends_when_asked_to_stop() -> None:
