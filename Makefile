@@ -10,7 +10,7 @@ ARGS   ?=
 BIN   := .venv/bin
 READY := .venv/.ready
 
-CORE := poller/errors.py,poller/events.py,poller/windows.py,poller/delivery.py,poller/reading.py,poller/mapping/*
+CORE := poller/errors.py,poller/damage.py,poller/gaps.py,poller/events.py,poller/windows.py,poller/delivery.py,poller/reading.py,poller/narrowing.py,poller/sifting.py,poller/mapping/*
 # Tests wait more than they work, so that more of them than there are processors run side by side. A file stays together, as does
 # what its tests share. `make test WORKERS=0`: one after the other.
 WORKERS ?= 4

@@ -23,8 +23,8 @@ from typing import TypeVar
 from poller.asking import LONG_PATIENCE_SECONDS, PATIENCE_SECONDS, Asking, PausedError, SharedTurns
 from poller.clocks import measured_skew
 from poller.delivery import RetryPolicy
-from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError
-from poller.events import BadAnswerError, Page, parse_page
+from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError, UnusableAnswerError
+from poller.events import NOTHING, BadAnswerError, Page, parse_page
 from poller.listing import ContractList, ContractPage, next_contracts, parse_contracts, smaller_limit
 from poller.transport import (
     PROXY_CREDENTIALS_HINT,
@@ -139,13 +139,14 @@ class ActivityLog:
             params = follow
         return ContractList(list(found), missing)
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         """One page of a window, in the API's order. A `limit` that the API refuses is lowered to what it takes.
+        What fails is asked for again, unless `is_retried` is false.
 
         Raises: BodyTooLargeError when it is too heavy (ask for a smaller `limit`), RejectedError when the API refuses this
-        very query, AuthError, TransientError after the last retry, StoppedError.
+        very query, AuthError, TransientError after the last retry (UnusableAnswerError where an answer came), StoppedError.
         """
-        page = self._page_within_limit(contract, window, offset, limit)
+        page = self._page_within_limit(contract, window, offset, limit, is_retried=is_retried)
         if page.is_mended:
             log.warning(
                 "page.mended",
@@ -153,12 +154,12 @@ class ActivityLog:
             )
         return page
 
-    def _page_within_limit(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def _page_within_limit(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool) -> Page:
         asked = min(limit, self.max_limit)
         refused: RejectedError | None = None
         while True:
             try:
-                page = self._page(contract, window, offset, asked)
+                page = self._page(contract, window, offset, asked, is_retried=is_retried)
             except RejectedError as error:
                 refused = refused or error
                 asked = smaller_limit(asked, error.status, error.message)
@@ -171,7 +172,7 @@ class ActivityLog:
                 log.warning("page_size.refused", extra={"limit": limit, "why": refused.message, "hint": hint})
             return page
 
-    def _page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def _page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool) -> Page:
         params: dict[str, str | int] = {
             "dateStart": format_time(window.start),
             "dateEnd": format_time(window.end),
@@ -181,7 +182,7 @@ class ActivityLog:
         # A single entry may be larger than a page should be: it has to come through all the same.
         max_bytes = self.max_page_bytes if limit > 1 else self.max_page_bytes * 16
         return self._get(
-            f"/contracts/{contract}", params, contract, max_bytes, lambda response: parse_page(response.body)
+            f"/contracts/{contract}", params, contract, max_bytes, _parse_page, self._max_retries if is_retried else 0
         )
 
     def _get(
@@ -191,7 +192,9 @@ class ActivityLog:
         contract: str,
         max_bytes: int,
         parse: Callable[[Response], T],
+        max_retries: int | None = None,
     ) -> T:
+        max_retries = self._max_retries if max_retries is None else max_retries
         attempt = 0
         was_refused = False
         failure: TransientError | None = None
@@ -220,7 +223,7 @@ class ActivityLog:
             attempt += 1
             wait = self._retry.wait_seconds(attempt, random.random, failure.retry_after_seconds)
             is_hopeless = was_slow and self._asking.is_slow(contract)
-            if attempt > self._max_retries or wait > _MAX_WAIT_SECONDS or is_hopeless:
+            if attempt > max_retries or wait > _MAX_WAIT_SECONDS or is_hopeless:
                 raise failure
             log.debug(
                 "request.retry_scheduled",
@@ -281,7 +284,7 @@ class ActivityLog:
                 message = f"the API's answer came in the encoding {encoding}, which was not asked for"
                 raise TransientError(message, hint=_ENCODING_HINT, contract=contract) from error
             message = f"the API's answer cannot be used: {error}"
-            raise TransientError(message, hint=_BAD_ANSWER_HINT, contract=contract) from error
+            raise UnusableAnswerError(message, response.body, hint=_BAD_ANSWER_HINT, contract=contract) from error
 
     def _current_authorization(self) -> str:
         if not self._authorization_value:
@@ -319,6 +322,10 @@ def _parse_contracts(response: Response) -> ContractPage:
     return parse_contracts(response.body, response.headers.get("Link", ""))
 
 
+def _parse_page(response: Response) -> Page:
+    return NOTHING if response.status == 204 and not response.body else parse_page(response.body)
+
+
 def token_expiry(token: str) -> float | None:
     """The `exp` of a JWT in unix seconds, read but not verified; None where it is no JWT or has none."""
     try:
@@ -330,9 +337,9 @@ def token_expiry(token: str) -> float | None:
 
 
 def _failure(response: Response, contract: str, secrets: Sequence[str]) -> PollerError | None:
-    """What a status other than 200 means to us, with the API's own words; None for 200."""
+    """What a status means to us, with the API's own words; None for 200, and for 204: there is nothing."""
     status = response.status
-    if status == 200:
+    if status in (200, 204):
         return None
     words = "" if unrequested_encoding(response.headers) else api_words_of(response, secrets)
     said = f": {words}" if words else ""

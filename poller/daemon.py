@@ -285,7 +285,7 @@ class Daemon:
         if work is None:
             return Health(False, ("starting",))
         reasons = [*work.troubles(), *filter(None, [self._endpoint_failure])]
-        return Health(not reasons, tuple(reasons))
+        return Health(not reasons, tuple(reasons), tuple(work.notes()))
 
 
 def _words(error: Exception) -> str:

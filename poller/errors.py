@@ -94,6 +94,14 @@ class TransientError(PollerError):
         self.is_size_suspect = is_size_suspect
 
 
+class UnusableAnswerError(TransientError):
+    """The answer cannot be used: it is not what it should be, or no JSON. `body` is what came."""
+
+    def __init__(self, message: str, body: bytes, *, hint: str = "", contract: str = "") -> None:
+        super().__init__(message, hint=hint, contract=contract)
+        self.body = body
+
+
 class AuthError(PollerError):
     """Credentials were refused, or (`is_denied`) are good but lack a privilege: park and call a person."""
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import email.utils
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import msgspec
+
+from poller.damage import Broken, Shield, without_broken_elements
 
 IDENTITY_BYTES = 16
 # A second's nano-, micro- and milliseconds, and itself: how many there are, and from which number on it is that unit.
 _EPOCH_UNITS = ((1e9, 1e17), (1e6, 1e14), (1e3, 1e11), (1.0, 1e8))
-_FIRST_US, _LAST_US = (
-    round(time.replace(tzinfo=UTC).timestamp() * 1_000_000)
-    for time in (datetime.min, datetime.max)  # noqa: DTZ901
-)
+# From 1970 until 64 bits of nanoseconds are used up, in 2262. Other times cannot be written in every format and for every sink,
+# so they are no usable times.
+_FIRST_US, _LAST_US = 0, (2**63 - 1) // 1000
 
 
 class BadAnswerError(Exception):
@@ -35,7 +36,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     `identity` is the same for every read of the same entry and differs for different ones, within a contract.
     `has_id` tells whether it rests on an id of the API's; otherwise it is a hash of the content, and `ordinal` counts
     the equal entries before this one. `time_us` is in microseconds since 1970, the entry's own if `is_timed`.
-    `line` is compact JSON in UTF-8, without a newline.
+    `line` is compact JSON in UTF-8, without a newline. `shared_id` is the identity that the API's id alone would give, set only
+    where the API gave one id to several different entries.
     """
 
     time_us: int
@@ -44,11 +46,18 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     has_id: bool = True
     is_timed: bool = True
     ordinal: int = 0
+    shared_id: bytes = b""
 
     def twin(self, ordinal: int) -> Event:
         """The same content once more: the `ordinal`-th entry equal to this one, an entry of its own."""
         identity = _digest(b"twin%d:" % ordinal + self.identity)
         return msgspec.structs.replace(self, identity=identity, ordinal=ordinal)
+
+    def apart(self) -> Event:
+        """This event, told by its content from others that the API gave the same id."""
+        shared = self.shared_id or self.identity
+        identity = _digest(b"shared:" + shared + _canonical(self.line))
+        return msgspec.structs.replace(self, identity=identity, ordinal=1, shared_id=shared)
 
     def at(self, time_us: int) -> Event:
         """This event, without a time of its own, given the time at which the API showed it."""
@@ -110,11 +119,28 @@ def ndjson(events: Sequence[OutboxEvent]) -> bytes:
     return events.lines if isinstance(events, StoredEvents) else b"\n".join([*(event.line for event in events), b""])
 
 
+class Unreadable(msgspec.Struct, frozen=True, gc=False):
+    """An element of an answer that is no entry we can use: how many usable ones came before it, its bytes, and why.
+
+    `second` is its time where one can be found in the bytes.
+    """
+
+    place: int
+    content: bytes
+    reason: str
+    second: int | None = None
+
+    def behind(self, count: int) -> Unreadable:
+        """The same behind so many more usable ones."""
+        return msgspec.structs.replace(self, place=self.place + count)
+
+
 class Page(msgspec.Struct, frozen=True, gc=False):
     """One answer to one query: the events in the API's order, and the API's own count of the whole window.
 
     `total` is None where the API did not say; `is_capped` means that it said "at least". `weight_bytes` is the size of
-    the lines. `is_mended` means that bytes which are not UTF-8 were replaced.
+    the lines. `is_mended` means that bytes which are not UTF-8 were replaced. `unreadable` are elements that count, but
+    cannot be used.
     """
 
     events: tuple[Event, ...]
@@ -122,6 +148,16 @@ class Page(msgspec.Struct, frozen=True, gc=False):
     is_capped: bool
     weight_bytes: int
     is_mended: bool
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many of the window's entries this page covers, usable or not."""
+        return len(self.events) + len(self.unreadable)
+
+
+NOTHING = Page((), 0, is_capped=False, weight_bytes=0, is_mended=False)
+"""What an answer without content says."""
 
 
 class _Total(msgspec.Struct, gc=False):
@@ -141,6 +177,18 @@ class _Hits(msgspec.Struct, gc=False):
 
 class _Answer(msgspec.Struct, gc=False):
     hits: _Hits
+
+
+class _LooseHits(msgspec.Struct, gc=False):
+    hits: list[msgspec.Raw] | None = None
+    total: int | _Total | None = None
+
+
+class _LooseAnswer(msgspec.Struct, gc=False):
+    """Where an answer's elements are not all hits, or where it has none."""
+
+    hits: _LooseHits | msgspec.UnsetType = msgspec.UNSET
+    total: int | _Total | None = None
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -167,10 +215,14 @@ class _AnswerHeads(msgspec.Struct, gc=False):
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_loose = msgspec.json.Decoder(_LooseAnswer).decode
 _decode_answer_heads = msgspec.json.Decoder(_AnswerHeads).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_NO_ENTRY = "the API shows something in its place that is no entry"
+_TIME_IN_BYTES = re.compile(rb'"time"\s*:\s*"([0-9T:.Zz+ -]{10,40})"')
 
 
 def parse_page(body: bytes) -> Page:
@@ -191,57 +243,111 @@ def parse_page(body: bytes) -> Page:
             return _parse(msgspec.json.format(body, indent=-1), is_mended, None)
         except msgspec.ValidationError:
             raise
-        except msgspec.DecodeError:
-            shield = Shield(body)
-            if not shield.is_needed:
-                raise
-            return _parse(msgspec.json.format(shield.shielded, indent=-1), is_mended, shield)
+        except (msgspec.DecodeError, RecursionError):
+            return _parse_damaged(body, is_mended)
     except msgspec.DecodeError as error:
         raise BadAnswerError(f"not the JSON that was expected: {error}") from error
     except RecursionError as error:
         raise BadAnswerError("JSON nested too deeply to read") from error
 
 
-def _parse(compact: bytes, is_mended: bool, shield: Shield | None) -> Page:
-    hits, total, is_usual = _hits_and_total(compact)
+def _parse_damaged(body: bytes, is_mended: bool) -> Page:
+    """An answer that is no valid JSON as a whole, though perhaps entry by entry.  Raises: msgspec.DecodeError."""
+    shield = Shield(body)
+    try:
+        if shield.is_needed:
+            return _parse(msgspec.json.format(shield.shielded, indent=-1), is_mended, shield)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    rest, broken = without_broken_elements(shield.shielded)
+    return _parse(msgspec.json.format(rest, indent=-1), is_mended, shield, broken)
+
+
+def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Sequence[Broken] = ()) -> Page:
+    """`broken`: the elements that were taken out of the answer, of which a null is left in it, in order."""
+    elements, total, shape = _elements_and_total(compact)
     is_capped = False
     if isinstance(total, _Total):
         is_capped = total.relation != "eq"
         total = total.value
     if total is not None and total < 0:
         raise BadAnswerError(f"a negative total: {total}")
+    hits, unreadable = _usable(elements, broken, is_bare_allowed=shape == "list")
     lines = [bytes(hit.source) for hit in hits]
-    heads = _heads(compact, lines) if is_usual else [_head(line) for line in lines]
+    heads = _heads(compact, lines) if shape == "usual" and not unreadable else [_head(line) for line in lines]
     if shield is not None:
         lines = [shield.restore(line) for line in lines]
+        unreadable = [
+            msgspec.structs.replace(element, content=shield.restore(element.content)) for element in unreadable
+        ]
     events = tuple(_event(head, line, hit.id) for head, line, hit in zip(heads, lines, hits, strict=True))
-    return Page(events, total, is_capped, sum(map(len, lines)), is_mended)
+    return Page(events, total, is_capped, sum(map(len, lines)), is_mended, tuple(unreadable))
 
 
-def _hits_and_total(compact: bytes) -> tuple[list[_Hit], int | _Total | None, bool]:
-    """The hits, the total, and whether the answer has the API's usual shape."""
+def _elements_and_total(
+    compact: bytes,
+) -> tuple[Sequence[_Hit | msgspec.Raw], int | _Total | None, Literal["usual", "hits", "list"]]:
+    """The elements, the total, and the shape of the answer: hits each and all, elements that should be some, a bare list."""
     if compact.startswith(b"["):
-        return _tolerant_hits(_decode_raws(compact)), None, False
+        return _decode_raws(compact), None, "list"
     try:
-        hits = _decode_answer(compact).hits
+        usual = _decode_answer(compact).hits
+        return usual.hits, usual.total, "usual"
     except msgspec.ValidationError:
-        items = _decode_object(compact).get("items")
-        if items is None:
+        fields = _decode_object(compact)
+        items = fields.get("items")
+        if items is not None and bytes(items) == b"null" and _decode_or_none(fields.get("total")) in (None, 0):
+            return [], 0, "list"
+        if items is not None:
+            return _decode_raws(items), None, "list"
+        loose = _decode_loose(compact)
+        hits = loose.hits
+        total = loose.total if isinstance(hits, msgspec.UnsetType) else hits.total
+        elements = None if isinstance(hits, msgspec.UnsetType) else hits.hits
+        if elements is None and (total.value if isinstance(total, _Total) else total) != 0:
             raise
-        return _tolerant_hits(_decode_raws(items)), None, False
-    return hits.hits, hits.total, True
+        return elements or [], total, "hits"
 
 
-def _tolerant_hits(raws: Iterable[msgspec.Raw]) -> list[_Hit]:
-    """Elements of a bare list or of `items`: hits, or the entries themselves."""
-    hits = []
-    for raw in raws:
-        fields = _decode_object(raw)
-        if "_source" in fields:
-            hits.append(msgspec.json.decode(raw, type=_Hit))
-        else:
-            hits.append(_Hit(raw))
-    return hits
+def _usable(
+    elements: Sequence[_Hit | msgspec.Raw], broken: Sequence[Broken], *, is_bare_allowed: bool
+) -> tuple[list[_Hit], list[Unreadable]]:
+    """The elements that hold an entry, and the others."""
+    hits: list[_Hit] = []
+    unreadable: list[Unreadable] = []
+    left = list(reversed(broken))
+    for element in elements:
+        hit = element if isinstance(element, _Hit) else _hit(element, is_bare_allowed=is_bare_allowed)
+        if hit is not None and bytes(hit.source).startswith(b"{"):
+            hits.append(hit)
+            continue
+        content = b'{"_source":%s}' % bytes(element.source) if isinstance(element, _Hit) else bytes(element)
+        why = _NO_ENTRY
+        if content == b"null" and left:
+            content, why = left.pop()
+        unreadable.append(Unreadable(len(hits), content, why, _second_in(content)))
+    return hits, unreadable
+
+
+def _hit(element: msgspec.Raw, *, is_bare_allowed: bool) -> _Hit | None:
+    """An element as a hit, or where that is allowed as the entry itself. None where it is neither."""
+    try:
+        fields = _decode_object(element)
+    except msgspec.ValidationError:
+        return None
+    if "_source" in fields:
+        return _Hit(fields["_source"], _decode_or_none(fields.get("_id")))
+    return _Hit(element) if is_bare_allowed else None
+
+
+def _second_in(content: bytes) -> int | None:
+    """The time of an entry that cannot be decoded, as far as one is written in it: unix seconds."""
+    match = _TIME_IN_BYTES.search(content)
+    time = _parse_time(match[1].decode()) if match else None
+    time_us = None if time is None else _time_us(time)
+    return None if time_us is None else time_us // 1_000_000
 
 
 def _heads(compact: bytes, lines: Sequence[bytes]) -> list[_Head]:
@@ -306,12 +412,18 @@ def _event(head: _Head, line: bytes, hit_id: Any) -> Event:
     time = head.meta.time if head.meta is not None else None
     if time is None:
         return Event(0, identity, line, has_id, is_timed=False)
+    time_us = _time_us(time)
+    if time_us is None:
+        return Event(0, identity, line, has_id, is_timed=False)
+    return Event(time_us, identity, line, has_id)
+
+
+def _time_us(time: datetime) -> int | None:
+    """Microseconds since 1970, UTC where the time does not say; None where that is no time that every sink takes."""
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     time_us = round(time.timestamp() * 1_000_000)
-    if not _FIRST_US <= time_us <= _LAST_US:  # the year 1 east of Greenwich: no UTC can be written for it
-        return Event(0, identity, line, has_id, is_timed=False)
-    return Event(time_us, identity, line, has_id)
+    return time_us if _FIRST_US <= time_us <= _LAST_US else None
 
 
 def _identity(uuid: str | None, hit_id: Any, line: bytes) -> tuple[bytes, bool]:
@@ -337,26 +449,3 @@ def _canonical(line: bytes) -> bytes:
 
 def _digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=IDENTITY_BYTES).digest()
-
-
-class Shield:
-    """Carries lone surrogate escapes (`\\ud800`), which are JSON but no Unicode, through a decoder that refuses them.
-
-    Each is replaced by a mark that holds the digest of the body, so that no body can hold it, and put back in the lines.
-    """
-
-    _escape = re.compile(
-        rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
-        re.DOTALL,
-    )
-
-    def __init__(self, body: bytes) -> None:
-        self._mark = b"lone-surrogate-" + blake2b(body, digest_size=16).hexdigest().encode()
-        self.shielded = self._escape.sub(
-            lambda match: b"<" + self._mark + match[1] + b">" if match[1] else match[0], body
-        )
-        self.is_needed = self._mark in self.shielded
-        self._marked = re.compile(b"<" + re.escape(self._mark) + rb"([0-9a-fA-F]{4})>")
-
-    def restore(self, line: bytes) -> bytes:
-        return self._marked.sub(rb"\\u\1", line)

@@ -34,10 +34,11 @@ _DIRECTORY = b"/metrics /healthz /readyz\n"
 
 
 class Health(NamedTuple):
-    """Whether all is well, and in a sentence each, why not."""
+    """Whether all is well, and in a sentence each, why not; and what to know though it is."""
 
     is_well: bool
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Routes(NamedTuple):
@@ -240,5 +241,7 @@ def _text(status: int, body: bytes) -> Answer:
 
 def _health(health: Health) -> Answer:
     body = {"status": "ok" if health.is_well else "failing", "reasons": health.reasons}
+    if health.notes:
+        body["notes"] = health.notes
     status = HTTPStatus.OK if health.is_well else HTTPStatus.SERVICE_UNAVAILABLE
     return Answer(status, "application/json", msgspec.json.encode(body) + b"\n")

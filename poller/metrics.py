@@ -6,7 +6,7 @@ That way they survive restarts, cannot drift from what `status` says, and cost n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -180,12 +180,30 @@ class _StateCollector(Collector):
             },
         )
         yield _counter("log_lines_dropped", "Lines of the log that nobody read in time.", [], {(): dropped_lines()})
+        yield from _gaps(state, {row.contract for row in polled})
+        yield _counter(
+            "events_sharing_id",
+            "Entries that the API gave the same id as a different one; each was kept.",
+            ["contract"],
+            {(name,): row.sharing for name, row in by_contract.items()},
+        )
         yield _gauge(
             "sink_parked",
             "1 while the sink refuses our credentials and waits for a person.",
             ["sink"],
             {(row.sink.name,): int(row.sink.parked_at is not None) for row in state.sinks},
         )
+
+
+def _gaps(state: Overview, contracts: Collection[str]) -> Iterator[Metric]:
+    numbers: dict[tuple[str, ...], int] = {}
+    seconds: dict[tuple[str, ...], int] = {(contract,): 0 for contract in contracts}
+    for gap in state.gaps:
+        if gap.is_open and gap.contract in contracts:
+            numbers[gap.contract, gap.kind] = numbers.get((gap.contract, gap.kind), 0) + 1
+            seconds[(gap.contract,)] += gap.window.seconds
+    yield _gauge("gaps", "Spans that cannot be read, and that nobody has accepted.", ["contract", "reason"], numbers)
+    yield _gauge("gap_seconds", "How long these spans are together.", ["contract"], seconds)
 
 
 def _counter(name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Metric:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from poller.config import Config
 from poller.delivery import CRASHED
 from poller.errors import PollerError
+from poller.gaps import summary
 from poller.store.contracts import Contract
+from poller.store.gaps import Gap
 from poller.store.overview import Overview
+from poller.windows import format_time
 
 _STALE_INTERVALS = 3
 
@@ -48,6 +51,27 @@ def troubles(
         if expires_at <= now
     ]
     return expired + reasons if reasons else []
+
+
+def gaps_told(gaps: Iterable[Gap]) -> dict[str, str]:
+    """For each contract with gaps that nobody has accepted: how many, how long, and why the first of them."""
+    by_contract: dict[str, list[Gap]] = {}
+    for gap in gaps:
+        if gap.is_open:
+            by_contract.setdefault(gap.contract, []).append(gap)
+    return {
+        contract: f"{summary([gap.window for gap in rows])}: {rows[0].reason}" for contract, rows in by_contract.items()
+    }
+
+
+def notes(rows: Iterable[Contract], gaps: Iterable[Gap]) -> list[str]:
+    """What a person should know though all is well, in a sentence each: beside a gap, all else goes on."""
+    told = gaps_told(gaps)
+    return [
+        f"contract {row.contract}: complete up to {format_time(row.watermark)}, but for {told[row.contract]}"
+        for row in rows
+        if row.contract in told
+    ]
 
 
 def _unknown_contracts(

@@ -1,10 +1,13 @@
-"""Reading one window whole: page after page until the counts agree, or a word that it must be split.
+"""Reading one window: page after page until the counts agree, or a word that it must be split, or what of it cannot be read.
 
 Trusts counts, not hopes. A sweep asks for pages from offset 0, advances by what came, and ends when the API's own total is
 reached. It proves itself complete when the total stood still, as many entries came as it says, and none came twice. A
 sweep that does not is repeated, because an entry that becomes visible while we page shifts the pages under us: then some
 entries come twice, and an entry without any id cannot be told from its equal. What the sweeps together showed is
 accepted once it accounts for the API's count. Holds one window in memory, and asks for a split when that is too heavy.
+
+What cannot be read whole is split, down to a second; of that, all that is served is given, and it is named as unread. A refusal
+or a failure is the window's own only if the API serves the present (`narrowing`); otherwise it is raised.
 """
 
 from __future__ import annotations
@@ -15,16 +18,27 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from poller.errors import BodyTooLargeError, RejectedError, TransientError
-from poller.events import Event, Page
+from poller.errors import (
+    AuthError,
+    BodyTooLargeError,
+    PollerError,
+    RejectedError,
+    TransientError,
+    UnusableAnswerError,
+)
+from poller.events import Event, Page, Unreadable
+from poller.gaps import DENSE, FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, merged
+from poller.narrowing import Narrowing
+from poller.sifting import each_once, has_repeats, is_by_time, span_of, told_apart
 from poller.windows import Window, parts_for, parts_of_whole_pages, split, split_around
 
 _MAX_SWEEPS = 5
+_FEW_SWEEPS = 2
 _LONG_SECONDS = 20 * 86_400  # not what is left of a month that was split
 _LOOK_ENTRIES = 20
 _ENOUGH_TO_JUDGE = 200  # entries that say how dense a window is, give or take a tenth
-_TOO_LARGE_STATUSES = (400, 413, 422)
 _MICROSECONDS = 1_000_000
+_MOST_SKIPPED = 8  # places in a row that give nothing, before it is the window that gives nothing
 # Where Elasticsearch stops counting unless told otherwise, with or without saying so.
 USUAL_CAP = 10_000
 
@@ -38,11 +52,15 @@ class Limits(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A window as read: its events oldest first, each once; how many entries the API sent; whether that is all of them."""
+    """A window as read: its events oldest first, each once; how many entries the API sent; what could not be read of it."""
 
     events: list[Event]
     fetched: int
-    is_complete: bool
+    unread: tuple[Unread, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.unread
 
 
 class Split(NamedTuple):
@@ -54,131 +72,220 @@ class Split(NamedTuple):
 class Source(Protocol):
     """Where pages come from: the Activity Log client, or a table in a test."""
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page: ...
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page: ...
+
+
+class Conduct(NamedTuple):
+    """What to do with a window that cannot be read.
+
+    `present` is a second that the API serves if it serves anything: only then is a refusal the window's own (None: it never is).
+    `is_failing`: the poll before failed, so that a failure, too, may be the window's own. `is_trial`: a gap is tried again,
+    with one or two requests unless it can be read by now. `is_exact`: what is served but cannot be used is narrowed down to
+    its second.
+    """
+
+    present: Window | None = None
+    is_failing: bool = False
+    is_trial: bool = False
+    is_exact: bool = True
+
+
+CAREFUL = Conduct()
+"""Nothing is set apart that the API refuses, or fails at: it is raised."""
 
 
 class _Sweep(NamedTuple):
     events: list[Event]
+    unreadable: list[Unreadable]
     first_total: int | None
     last_total: int | None
     page_count: int
-    is_cut: bool  # the API would serve no more of it, though there is more
+    cut: Unread | None = None  # the API would serve no more of it, though there is more
+
+    @property
+    def size(self) -> int:
+        return len(self.events) + len(self.unreadable)
 
     @property
     def is_proven(self) -> bool:
         """Nothing shifted while we read: the totals agree with each other and with what came, and nothing came twice."""
-        count = len(self.events)
-        is_total_met = self.first_total == self.last_total and self.last_total in (None, count)
-        return is_total_met and len({event.identity for event in self.events}) == count
+        is_total_met = self.first_total == self.last_total and self.last_total in (None, self.size)
+        return is_total_met and len({event.identity for event in self.events}) == len(self.events)
 
 
 class WindowReader:
     """Reads windows of one contract; remembers between them how many of its entries make a page of bearable size."""
 
-    def __init__(self, source: Source, contract: str, limits: Limits) -> None:
+    def __init__(self, source: Source, contract: str, limits: Limits, conduct: Conduct = CAREFUL) -> None:
         self._source = source
         self._contract = contract
         self._limits = limits
+        self._conduct = conduct
         self._page_size = limits.page_size
+        self._narrowing = Narrowing(is_exact=conduct.is_exact and not conduct.is_trial)
+        self._sweeps = 1 if conduct.is_trial else _MAX_SWEEPS if conduct.is_exact else _FEW_SWEEPS
+        self._is_present_known = False
+        self._skipped = 0  # places in a row that gave nothing
 
     def read(self, window: Window) -> Reading | Split:
         """Read a window, or say how to split it. A window of one second is never split: what can be read of it is read.
 
-        Raises: what `Source.page` raises; TransientError when the window does not hold still.
+        Raises: what `Source.page` raises, unless it concerns this window alone.
         """
+        known = self._narrowing.known(window)
+        if known is not None:
+            return Reading([], 0, (known,))
+        try:
+            return self._read(window)
+        except (RejectedError, TransientError, AuthError) as error:
+            unread = self._unread(window, error)
+            if unread is None or not self._is_present_served(error):
+                raise
+            result = self._narrowed(unread)
+            if unread.kind == FAILING and not self._is_present_served(error):  # it was the API, and not the window
+                raise
+            return result
+
+    def _read(self, window: Window) -> Reading | Split:
         shown: dict[bytes, Event] = {}
         before: Counter[bytes] | None = None
-        for number in range(1, _MAX_SWEEPS + 1):
+        sweeps = self._sweeps
+        number = 0
+        while True:
+            number += 1
             sweep = self._sweep(window)
             if isinstance(sweep, Split):
                 return sweep
             now = Counter(event.identity for event in sweep.events)
-            if sweep.is_cut or sweep.is_proven or self._is_one_page(sweep):
-                return _reading(window, sweep.events, is_complete=not sweep.is_cut)
-            if now == before and len(sweep.events) >= (sweep.last_total or 0):
-                # It holds still. But where an entry with an id comes twice each time, an order that differs from page to
-                # page may hide another one behind it: only a single page tells.
-                is_doubtful = _has_repeats(sweep.events)
-                if is_doubtful and window.seconds > 1:
-                    return Split(split(window, 2))
-                return _reading(window, sweep.events, is_complete=not is_doubtful)
+            if sweep.cut is not None or sweep.is_proven or self._is_one_page(sweep):
+                return self._accepted(window, sweep, sweep.events)
+            is_still = now == before and sweep.size >= (sweep.last_total or 0)
+            # But where an entry with an id comes twice each time, an order that differs from page to page may hide another one
+            # behind it: only a single page tells.
+            if is_still and not has_repeats(sweep.events):
+                return self._accepted(window, sweep, sweep.events)
             before = now
             shown.update((event.identity, event) for event in sweep.events)
-            if _accounts_for(shown, sweep.last_total):
-                return _reading(window, list(shown.values()), is_complete=True)
-            if number == _MAX_SWEEPS and _accounts_for(shown, sweep.first_total):
+            if not is_still and _accounts_for(shown, sweep, sweep.last_total):
+                return self._accepted(window, sweep, list(shown.values()))
+            if number == sweeps and _accounts_for(shown, sweep, sweep.first_total):
                 # It keeps growing faster than we page. All that was there when this sweep began has been seen; what came
                 # since is what the overlap is for.
-                return _reading(window, list(shown.values()), is_complete=True)
-        raise TransientError(
-            f"the window {window} did not hold still: {len(shown)} entries seen in {_MAX_SWEEPS} sweeps",
-            contract=self._contract,
-            hint="it is read again at the next poll",
+                return self._accepted(window, sweep, list(shown.values()))
+            if is_still or number == sweeps:
+                return self._unstable(window, sweep, shown, number)
+
+    def _unstable(self, window: Window, sweep: _Sweep, shown: Mapping[bytes, Event], number: int) -> Reading | Split:
+        """What to do with a window of which the readings do not agree: halve it, as a small one may hold still."""
+        self._sweeps = min(self._sweeps, _FEW_SWEEPS)  # this API is not still for long: then less often is as good
+        cost = 2 * self._sweeps * max(1, sweep.page_count)
+        if is_by_time(window, sweep.events) and self._narrowing.may_halve(window, cost):
+            return Split(split(window, 2))
+        counted = (
+            "does not say how many entries there are" if sweep.last_total is None else f"counts {sweep.last_total}"
         )
+        reason = f"the API {counted}, and showed {len(shown)} different ones in {number} readings"
+        # Of equal entries without an id, as many as the last reading showed: which of them are new, their order tells.
+        events = list(shown.values()) if all(event.has_id for event in shown.values()) else sweep.events
+        return self._accepted(window, sweep._replace(cut=Unread(window, UNSTABLE, reason)), events)
 
     def _is_one_page(self, sweep: _Sweep) -> bool:
         """One answer is one moment: equal entries in it are entries of their own, whatever their count."""
-        return sweep.page_count == 1 and sweep.last_total in (None, len(sweep.events))
+        return sweep.page_count == 1 and sweep.last_total in (None, sweep.size)
+
+    def _accepted(self, window: Window, sweep: _Sweep, events: Sequence[Event]) -> Reading | Split:
+        """What was read of the window, with what is unread in it; split where nothing says in which second that lies."""
+        unread = [] if sweep.cut is None else [sweep.cut]
+        for element in sweep.unreadable:
+            span = span_of(element, window, sweep.events)
+            if is_by_time(window, sweep.events) and self._narrowing.may_halve(span, 2):
+                around = [Window(window.start, span.start), span, Window(span.end, window.end)]
+                parts = [part for part in around if part.seconds > 0]
+                return Split(parts if len(parts) > 1 else split(window, 2))
+            entries = (element.content,) if element.content else ()
+            unread.append(Unread(span, UNREADABLE, element.reason, entries))
+        return Reading(each_once(window, events), len(events), tuple(merged(unread)))
 
     def _sweep(self, window: Window) -> _Sweep | Split:
         """Read every page once.  Returns a Split as soon as it shows that the window is too large."""
-        limits = self._limits
         is_splittable = window.seconds > 1
         events: list[Event] = []
+        unreadable: list[Unreadable] = []
         first_total: int | None = None
         before: Page | None = None
-        page_count = weight_bytes = 0
+        offset = page_count = weight_bytes = 0
         while True:
-            offset = len(events)
-            room = limits.result_window - offset
-            if room <= 0:
-                return (
-                    Split(split(window, 2))
-                    if is_splittable
-                    else _Sweep(events, first_total, None, page_count, is_cut=True)
-                )
-            try:
-                # Of a long window mostly the count is wanted: it is split, and what came with the count is read again.
-                is_first_look = offset == 0 and window.seconds > _LONG_SECONDS
-                limit = min(self._page_size, room, _LOOK_ENTRIES if is_first_look else room)
-                page = self._page(window, offset, limit)
-            except (RejectedError, TransientError) as error:
-                if not _is_refused_for_size(error, offset):
-                    raise
+            page = self._next_page(window, offset, before)
+            if isinstance(page, Unread):
                 if is_splittable:
                     return Split(split(window, 2))
-                if not events:
-                    raise
-                return _Sweep(events, first_total, None, page_count, is_cut=True)
-            before, page = page, _empty_if_repeated(page, before, limit)
-            if offset == 0:
-                first_total = page.total
+                return _Sweep(told_apart(events), unreadable, first_total, None, page_count, cut=page)
+            before, total = page, page.total
+            first_total = total if first_total is None else first_total
             weight_bytes += page.weight_bytes
             parts = self._parts_needed(page, offset, weight_bytes)
             if parts > 1 and is_splittable:
                 return Split(split_around(window, _dense_part(window, page), parts))
+            unreadable += [element.behind(len(events)) for element in page.unreadable]
             events.extend(page.events)
-            page_count += bool(page.events)
-            total = page.total
+            offset += page.count
+            page_count += bool(page.count)
+            cut = self._too_dense(window, page) if self._conduct.is_trial else None
             # A total that is less than what has come is wrong: then only an empty page is the end.
-            if not page.events or (len(events) == total and not self._is_capped(page)):
-                return _Sweep(events, first_total, total, page_count, is_cut=False)
+            if cut or not page.count or (offset == total and not self._is_capped(page)):
+                return _Sweep(told_apart(events), unreadable, first_total, total, page_count, cut)
+
+    def _next_page(self, window: Window, offset: int, before: Page | None) -> Page | Unread:
+        """The page from this offset on, or why there can be none.  Raises: what `Source.page` raises of the first page."""
+        room = self._limits.result_window - offset
+        if room <= 0:
+            reason = f"more entries than the API serves of one second ({self._limits.result_window})"
+            return Unread(window, DENSE, reason)
+        # Of a long window mostly the count is wanted: it is split, and what came with the count is read again.
+        is_first_look = offset == 0 and window.seconds > _LONG_SECONDS
+        limit = min(self._page_size, room, _LOOK_ENTRIES if is_first_look else room)
+        try:
+            return _empty_if_repeated(self._page(window, offset, limit), before, limit)
+        except (RejectedError, TransientError, AuthError) as error:
+            unread = self._refused_page(window, offset, error)
+            if unread is None:
+                raise
+            return unread
+
+    def _too_dense(self, window: Window, page: Page) -> Unread | None:
+        """A second of which the first page says that the API would not serve all of it: then the others are not asked for."""
+        if page.total is None or not self._is_capped(page) or page.count >= page.total:
+            return None
+        return Unread(window, DENSE, f"more entries than the API serves of one second ({page.total})")
 
     def _page(self, window: Window, offset: int, limit: int) -> Page:
+        is_retried = not self._conduct.is_trial
         while True:
             try:
-                page = self._source.page(self._contract, window, offset, limit)
+                page = self._source.page(self._contract, window, offset, limit, is_retried=is_retried)
             except BodyTooLargeError as error:
                 if limit == 1:
-                    raise TransientError(
-                        f"an entry in {window} is too large to read: {error.message}",
-                        contract=self._contract,
-                        hint="raise api.max_page_bytes",
-                    ) from error
+                    error.hint = "raise api.max_page_bytes"
+                    return self._skip(f"an entry is too large to read: {error.message}", b"", error)
                 limit = self._page_size = max(1, limit // 8)
-                continue
-            self._adapt_page_size(page, limit)
-            return page
+            except UnusableAnswerError as error:
+                if not self._conduct.is_failing or not self._narrowing.may_spend(1):
+                    raise
+                if limit == 1:
+                    return self._skip(error.message, error.body, error)
+                limit = self._page_size = max(1, limit // 8)
+                is_retried = False
+            else:
+                self._skipped = 0
+                self._adapt_page_size(page, limit)
+                return page
+
+    def _skip(self, reason: str, content: bytes, error: PollerError) -> Page:
+        """In place of a page of one entry that cannot be had.  Raises: TransientError where too many in a row cannot."""
+        self._skipped += 1
+        if self._skipped > _MOST_SKIPPED:
+            raise TransientError(reason, hint=error.hint, contract=self._contract) from error
+        return Page((), None, False, 0, False, (Unreadable(0, content, reason),))
 
     def _adapt_page_size(self, page: Page, limit: int) -> None:
         """Ask for as many entries as weigh what a window may, and never for more than configured."""
@@ -210,6 +317,63 @@ class WindowReader:
         parts = max(by_count, by_weight)
         return parts_of_whole_pages(first.total, parts, self._page_size) if parts > 1 else 1
 
+    # What cannot be read
+
+    def _unread(self, window: Window, error: PollerError) -> Unread | None:
+        """The window as one that cannot be read, where the error may be its own; None where it concerns more than that."""
+        if isinstance(error, RejectedError) or (isinstance(error, AuthError) and error.is_denied):
+            return Unread(window, REFUSED, error.message)
+        if isinstance(error, TransientError) and error.status not in (408, 429):
+            is_second = self._conduct.is_failing or self._conduct.is_trial
+            return Unread(window, FAILING, error.message) if is_second else None
+        return None
+
+    def _refused_page(self, window: Window, offset: int, error: PollerError) -> Unread | None:
+        """The window as one of which the API serves no more: it served its first page. None where it concerns more than that.
+
+        It may say so with 500 as well, when a query is too large for it.
+        """
+        if offset == 0:
+            return None
+        if isinstance(error, RejectedError) or (isinstance(error, TransientError) and error.status == 500):
+            return Unread(window, DENSE, error.message)
+        return self._unread(window, error)
+
+    def _is_present_served(self, error: PollerError) -> bool:
+        """Whether the API serves the present, so that an error is the window's own. In a trial it has just been read."""
+        if self._conduct.is_trial:
+            return True
+        if self._conduct.present is None:
+            return False
+        if isinstance(error, TransientError) or not self._is_present_known:
+            self._is_present_known = self._is_served(self._conduct.present, is_retried=True)
+        return self._is_present_known
+
+    def _is_served(self, window: Window, *, is_retried: bool) -> bool:
+        """Whether the API answers a query for this window at all.  Raises: what concerns more than that."""
+        try:
+            self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
+        except BodyTooLargeError:
+            return True
+        except (RejectedError, TransientError, AuthError) as error:
+            if self._unread(window, error) is None:
+                raise
+            return False
+        return True
+
+    def _narrowed(self, unread: Unread) -> Reading | Split:
+        """What to do with a window that cannot be read whole. A trial looks no further unless its end can be read by now."""
+        is_retried = unread.kind == REFUSED and not self._conduct.is_trial
+
+        def is_served(second: int) -> bool:
+            return self._is_served(Window(second, second + 1), is_retried=is_retried)
+
+        window = unread.window
+        if self._conduct.is_trial and (window.seconds == 1 or not is_served(window.end - 1)):
+            return Reading([], 0, (unread,))
+        result = self._narrowing.narrowed(unread, is_served)
+        return Reading([], 0, (result,)) if isinstance(result, Unread) else Split(result)
+
 
 def _dense_part(window: Window, page: Page) -> Window:
     """Where most entries of a window seem to be, going by how close together those of its first page are, and at which end.
@@ -229,9 +393,10 @@ def _dense_part(window: Window, page: Page) -> Window:
     return Window(start, start + length)
 
 
-def _accounts_for(shown: Mapping[bytes, Event], total: int | None) -> bool:
+def _accounts_for(shown: Mapping[bytes, Event], sweep: _Sweep, total: int | None) -> bool:
     """Whether as many different entries were seen as the API counts. Entries are never taken back, so then it is all."""
-    return total is not None and len(shown) >= total and all(event.has_id for event in shown.values())
+    is_all = total is not None and len(shown) + len(sweep.unreadable) >= total
+    return is_all and all(event.has_id for event in shown.values())
 
 
 def _empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
@@ -240,40 +405,8 @@ def _empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
 
     As many as it was asked for may be those of the page before because everything shifted by a page.
     """
-    if before is None or len(page.events) == limit:
+    if before is None or page.count == limit:
         return page
     is_repeated = [event.identity for event in page.events] == [event.identity for event in before.events]
-    return msgspec.structs.replace(page, events=(), weight_bytes=0) if is_repeated else page
-
-
-def _has_repeats(events: Sequence[Event]) -> bool:
-    """Whether an entry with an id came more than once."""
-    named = [event.identity for event in events if event.has_id]
-    return len(set(named)) < len(named)
-
-
-def _is_refused_for_size(error: RejectedError | TransientError, offset: int) -> bool:
-    """Whether the API may have refused the query for its size: it says so with 400, or with 500 beyond the first page."""
-    if isinstance(error, RejectedError):
-        return error.status in _TOO_LARGE_STATUSES
-    return offset > 0 and error.status == 500
-
-
-def _reading(window: Window, events: Sequence[Event], *, is_complete: bool) -> Reading:
-    """Each event once and oldest first. Equal ones without any id are counted through, so that each stays an entry."""
-    assumed_time_us = (window.end - 1) * _MICROSECONDS
-    seen: Counter[bytes] = Counter()
-    unique = []
-    for event in events:
-        ordinal = seen[event.identity]
-        seen[event.identity] += 1
-        if ordinal and event.has_id:
-            continue
-        named = event.twin(ordinal) if ordinal else event
-        unique.append(named if named.is_timed else named.at(assumed_time_us))
-    unique.sort(key=_order)
-    return Reading(unique, len(events), is_complete)
-
-
-def _order(event: Event) -> tuple[int, bytes]:
-    return event.time_us, event.identity
+    is_repeated = is_repeated and page.unreadable == before.unreadable
+    return msgspec.structs.replace(page, events=(), unreadable=(), weight_bytes=0) if is_repeated else page

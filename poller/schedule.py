@@ -37,7 +37,7 @@ from poller.metrics import Metrics
 from poller.pipeline.audit import is_due, self_audit_span
 from poller.pipeline.collect import Collector, Done, Poll, Prepared
 from poller.pipeline.deliver import Deliverer
-from poller.readiness import troubles
+from poller.readiness import notes, troubles
 from poller.sinks import Sink
 from poller.store import State
 from poller.tokens import TokenWatch
@@ -394,6 +394,14 @@ class Schedule:
             discovery_failures=self._discovery_failures,
             token_expiries=self._tokens.expiries,
         )
+
+    def notes(self) -> list[str]:
+        """What to know though we are ready, in a sentence each."""
+        try:
+            gaps = [gap for gap in self._state.gaps.find() if gap.contract in self._contracts]
+            return notes(self._state.contracts.all(), gaps) if gaps else []
+        except StateUnavailableError:
+            return []  # `troubles` says so
 
 
 def _tell_unavailable(error: StateUnavailableError, **where: str) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poller.events import IDENTITY_BYTES, Event
+from poller.gaps import Unread
 from poller.store import State
 from poller.store.contracts import Commit
+from poller.store.gaps import Settled
 from poller.windows import Window
 
 START = 1_777_593_600  # a whole hour
@@ -42,8 +44,9 @@ def commit(
     advance_to: int | None = None,
     of_range: int | None = None,
     now: int = NOW,
-) -> None:
-    state.contracts.commit_window(
+    unread: Sequence[Unread] = (),
+) -> Settled:
+    return state.contracts.commit_window(
         Commit(
             contract=contract,
             window=window,
@@ -52,6 +55,8 @@ def commit(
             new_count=len(new),
             kept=new if kept is None else kept,
             now=now,
+            unread=unread,
+            next_try_at=now + 60,
             advance_to=advance_to if advance_to is not None else window.end if advance else None,
             of_range=of_range,
             filtered={} if kept is None else {"test": len(new) - len(kept)},

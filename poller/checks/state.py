@@ -12,6 +12,7 @@ from pathlib import Path
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import format_size
 from poller.errors import EXIT_STATE, StateError
+from poller.gaps import summary
 from poller.store.inspection import holder_of, schema_of, set_aside_in
 from poller.store.overview import overview_of
 from poller.store.schema import SCHEMA_VERSION
@@ -90,5 +91,18 @@ def check_files(directory: Path) -> Iterator[Finding]:
         if version == SCHEMA_VERSION:
             hint = "keep this machine's clock right: `timedatectl set-ntp true`"
             yield from (warn(name, line, hint) for line in overview_of(path).clock_troubles(time.time()))
+            yield from check_gaps(path)
     for use, aside in set_aside_in(directory).items():
         yield from from_error(f"state {use}", aside)
+
+
+def check_gaps(path: Path) -> Iterator[Finding]:
+    """Could everything be read that was asked for, or was it accepted that it could not?"""
+    try:
+        gaps = [gap.window for gap in overview_of(path).gaps if gap.is_open]
+    except StateError as error:
+        yield from from_error(f"state {path.stem}", error)
+        return
+    if gaps:
+        hint = f"`ionos-poller gaps list --use {path.stem}` shows them, `gaps accept` takes one as it is"
+        yield warn(f"gaps {path.stem}", f"{summary(gaps)} cannot be read; all else is collected", hint)

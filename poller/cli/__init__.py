@@ -35,6 +35,7 @@ _COMMANDS = {
     "backfill": "One-off export of a past range, resumable.",
     "audit": "What the API holds against what was collected.",
     "status": "Per contract watermark and lag, per sink backlog; the books.",
+    "gaps": "Spans that could not be read: list, show, retry, accept.",
     "dead-letters": "Events a sink refused for good: list, show, replay, purge.",
     "sinks": "Sinks known to the state: list, forget.",
     "demo": "The whole thing on this machine, no account needed.",

@@ -15,8 +15,8 @@ import msgspec
 from poller.cli import suggestions
 from poller.cli.messages import echo_json, note, printable
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
+from poller.damage import Shield
 from poller.errors import EXIT_OK, ConfigError, Problem, StateError
-from poller.events import Shield
 from poller.mapping import escaped, format_time_us
 from poller.store import State
 from poller.store.dead_letters import StoredLetter

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from poller.cli.compose import activity_logs, preparation
-from poller.cli.messages import exit_code
+from poller.cli.messages import exit_code, told_gaps
 from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import ActionSink, Config, MoesifSink
@@ -207,8 +207,8 @@ def _conclude(polls: Sequence[Poll], failures: Sequence[PollerError], delivered:
             "new": sum(poll.new for poll in polls),
             "filtered": sum(poll.filtered for poll in polls),
             "late": sum(poll.late for poll in polls),
-            "incomplete": sum(len(poll.incomplete) for poll in polls),
+            "gaps": sum(len(poll.gaps) for poll in polls),
             "delivered": delivered,
         },
     )
-    return exit_code(polls, failures)
+    return exit_code(polls, [*failures, *told_gaps(polls)])

@@ -19,6 +19,7 @@ from poller.errors import (
     ConfigError,
     PollerError,
 )
+from poller.gaps import summary
 from poller.log_stream import LogStream
 from poller.mapping import escaped
 
@@ -71,6 +72,16 @@ def restarted_if_it_may_pass() -> Iterator[None]:
         if error.may_pass:
             error.exit_code = EXIT_INCOMPLETE
         raise
+
+
+def told_gaps(polls: Sequence[Poll], use: str = "fetch") -> list[PollerError]:
+    """An error for each contract with gaps that nobody has accepted: all else is collected."""
+    hint = f"`ionos-poller gaps list --use {use}` shows them, `gaps accept` takes them as they are"
+    return [
+        PollerError(f"{summary([gap.window for gap in poll.gaps])} cannot be read", contract=poll.contract, hint=hint)
+        for poll in polls
+        if poll.gaps
+    ]
 
 
 def exit_code(polls: Sequence[Poll], failures: Sequence[PollerError]) -> int:

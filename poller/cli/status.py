@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import click
 
+from poller.cli.gaps import as_data
 from poller.cli.messages import echo_json, printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
@@ -79,6 +80,7 @@ def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
     if as_json:
         data = {
             "uses": {use.name: _as_data(use) for use in seen.uses},
+            "gaps": [{"use": use.name, **as_data(gap)} for use in seen.uses for gap in use.state.gaps],
             "failures": [printable(str(failure)) for failure in seen.failures],
         }
         echo_json(data)
@@ -159,6 +161,7 @@ def _as_data(use: Use) -> dict[str, object]:
             }
             for span in state.pending
         ],
+        "gaps": [as_data(gap) for gap in state.gaps],
         "letters": {name: {**row._asdict(), "balanced": row.is_balanced} for name, row in state.letters.items()},
         "clock_troubles": state.clock_troubles(now),
         "filtered": state.filtered,

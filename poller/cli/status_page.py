@@ -12,7 +12,7 @@ from rich.text import Text
 
 from poller.cli.messages import printable
 from poller.config import Config
-from poller.readiness import is_stale
+from poller.readiness import gaps_told, is_stale
 from poller.store.contracts import Contract
 from poller.store.overview import Overview, SinkOverview
 from poller.windows import format_time
@@ -100,6 +100,14 @@ def _has_left(config: Config, row: SinkOverview, use: Use) -> bool:
     return use.name == "run" and row.sink.name not in {sink.name for sink in config.sinks}
 
 
+def _gaps(use: Use) -> Iterator[Text]:
+    for contract, told in gaps_told(use.state.gaps).items():
+        yield _line("red", f"contract {contract}: complete but for {told} (`ionos-poller gaps list --use {use.name}`)")
+    if accepted := sum(gap.is_accepted for gap in use.state.gaps):
+        what = "spans that could not be read, and that a person takes as they are"
+        yield _line("", f"{accepted:,} accepted gaps: {what}")
+
+
 def _troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
     """What the tables have one word for, whole."""
     for line in use.state.clock_troubles(now):
@@ -107,6 +115,7 @@ def _troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
     for contract in use.state.contracts:
         if contract.failure:
             yield _line("red", f"contract {contract.contract}: {contract.failure}")
+    yield from _gaps(use)
     for span in use.state.pending[:_PENDING_AT_A_GLANCE]:
         yield _line("yellow", f"contract {span.contract}: not complete yet, {span.window} is still to be read")
     if len(use.state.pending) > _PENDING_AT_A_GLANCE:

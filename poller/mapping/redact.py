@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from poller.events import Shield
+from poller.damage import Shield
 from poller.mapping.fields import Path, parse_path
 
 MASKED = b'"***"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,19 +15,24 @@ from poller.clocks import latest_now, trusted_now
 from poller.config import Config
 from poller.errors import AuthError, PollerError, StateError, StoppedError
 from poller.events import Event
+from poller.gaps import UNREADABLE, UNSTABLE, in_turn, wait_seconds, without
 from poller.pipeline.ahead import ReadAhead
 from poller.pipeline.audit import Auditor, Difference, NoTotalsError, parts_of
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
-from poller.reading import Limits, Reading, WindowReader
+from poller.reading import Conduct, Limits, Reading, WindowReader
 from poller.store import State
 from poller.store.contracts import Commit, Contract, Range
+from poller.store.gaps import Gap, Settled
 from poller.turns import MOST_OPEN
-from poller.windows import Window, next_window, tile
+from poller.windows import MAX_SPAN_SECONDS, Window, next_window, tile
 
 log = logging.getLogger(__name__)
 
 _MICROSECONDS = 1_000_000
+_HOUR_SECONDS = 3600
+# What a contract with gaps may cost a poll besides what it costs without: so many more pieces, or the trial of a gap.
+_EXTRA_REQUESTS = 2
 
 
 class Prepared(NamedTuple):
@@ -39,7 +45,7 @@ class Prepared(NamedTuple):
 class Poll(NamedTuple):
     """How the poll of one contract ended: counts of entries, the failure if there was one, and what could not be read.
 
-    `new` are those that went to the outbox; `incomplete` are single seconds that hold more than the API serves.
+    `new` are those that went to the outbox; `gaps` the spans that cannot be read and that nobody has accepted.
     """
 
     contract: str
@@ -49,7 +55,7 @@ class Poll(NamedTuple):
     late: int = 0
     repaired: int = 0
     failure: PollerError | None = None
-    incomplete: tuple[Window, ...] = ()
+    gaps: tuple[Gap, ...] = ()
 
 
 class Done(NamedTuple):
@@ -62,11 +68,17 @@ class Done(NamedTuple):
 
 
 class _Lane(NamedTuple):
-    """A row of windows to be read in order: those up to now, or those of a span that is read once more."""
+    """A row of windows to be read in order: those up to now, those of a span that is read once more, or those of a gap."""
 
     windows: list[Window]
-    of_range: int | None
-    is_repair: bool
+    of_range: int | None = None
+    is_repair: bool = False
+    of_gap: Gap | None = None
+    is_exact: bool = True
+
+    @property
+    def is_present(self) -> bool:
+        return self.of_range is None and self.of_gap is None
 
 
 class Collector:
@@ -83,11 +95,13 @@ class Collector:
         not_elsewhere: Callable[[str, Sequence[Event]], Sequence[Event]] = lambda contract, events: events,
         on_window: Callable[[Done], None] = lambda done: None,
         until: int | None = None,
+        gaps_at_once: int = 1,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`prepare` filters and rewrites the new events of a contract, those that `not_elsewhere` leaves of the unseen ones.
 
         `on_window` is told of each window that was committed. `until` (unix seconds) ends the reading there instead of now.
+        `gaps_at_once`: how many gaps that are due are tried again in one poll of a contract.
         """
         self._state = state
         self._accounts = accounts
@@ -108,6 +122,7 @@ class Collector:
         )
         self._discovery = Discovery(state, accounts, config, clock)
         self._clock_guard = ClockGuard(state, config.poll.overlap_seconds)
+        self._gaps_at_once = gaps_at_once
         self._ahead = ReadAhead(slots, concurrency * MOST_OPEN, self._wait_for_room, self._hanging_count)
 
     def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
@@ -137,7 +152,7 @@ class Collector:
                 log.warning("contract.account_changed", extra={"contract": contract, "account": other})
                 self._state.contracts.enrol([contract], other, row.origin, int(now))
         self._state.contracts.record_poll(contract, int(now), poll.failure.reason if poll.failure else "")
-        return poll
+        return poll._replace(gaps=tuple(gap for gap in self._state.gaps.find(contract) if gap.is_open))
 
     def _collect_from(self, row: Contract, now: float) -> Poll:
         """Collect a contract as its account sees it."""
@@ -147,41 +162,63 @@ class Collector:
             row = self._clock_guard.check(row, api.clock_skew_seconds, int(trusted))
         poll = Poll(row.contract)
         for lane in self._lanes(row, api, now):
-            if poll.failure is not None and lane.of_range is not None:
+            if poll.failure is not None and not lane.is_present:
                 continue  # the API had its chance with an older span; only the present is tried as well
             poll = self._collect_lane(row, api, lane, now, trusted, poll)
-        failure = poll.failure or (_too_dense(row.contract, poll.incomplete[0]) if poll.incomplete else None)
-        return poll._replace(failure=failure)
+        return poll
 
     def _lanes(self, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:
-        for span in self._state.contracts.ranges(row.contract):
-            yield _Lane(list(tile(span.window)), span.id, span.purpose == "repair")
+        """What to read, in order: a span that failed last time after the present, and a gap that is due last of all."""
+        spans = [
+            _Lane(self._around_gaps(row, span.window), span.id, span.purpose == "repair")
+            for span in self._state.contracts.ranges(row.contract)
+        ]
+        present = self._present(row, api, now)
+        yield from [*present, *spans] if row.failure else [*spans, *present]
+        due = [gap for gap in self._state.gaps.find(row.contract) if gap.is_open and gap.next_try_at <= now]
+        yield from (_gap_lane(gap) for gap in sorted(due, key=_by_next_try)[: self._gaps_at_once])
+
+    def _present(self, row: Contract, api: ActivityLog, now: float) -> list[_Lane]:
         # Read as far as either clock says, so that nothing comes later than it must; the watermark believes the earlier.
         reach = latest_now(api.clock_skew_seconds, now) if self._until is None else self._until
         window = next_window(row.watermark, row.origin, int(reach), self._config.poll.overlap_seconds)
-        if window is not None:
-            yield _Lane(list(tile(window)), None, is_repair=False)
+        if window is None:
+            return []
+        gaps = self._state.gaps.find(row.contract)
+        # What is served, if not as it should be, is read for late entries as before; but not looked at second by second again.
+        is_exact = not any(_is_wide(gap) and gap.end > window.start for gap in gaps)
+        turn = int(now / self._config.poll.interval_seconds)
+        is_one_due = any(gap.is_open and gap.next_try_at <= now for gap in gaps)
+        pieces = without(window, [gap.window for gap in gaps if not _is_wide(gap)])
+        chosen = in_turn(pieces, row.watermark, turn, 0 if is_one_due else _EXTRA_REQUESTS)
+        return [_Lane([part for piece in chosen for part in tile(piece)], is_exact=is_exact)]
+
+    def _around_gaps(self, row: Contract, window: Window) -> list[Window]:
+        gaps = [gap.window for gap in self._state.gaps.find(row.contract)]
+        return [part for piece in without(window, gaps) for part in tile(piece)]
 
     def _collect_lane(
         self, row: Contract, api: ActivityLog, lane: _Lane, now: float, trusted: float, poll: Poll
     ) -> Poll:
-        is_held = False  # the watermark stays behind a second that could not be read whole
-        reader = WindowReader(api, row.contract, self._limits)
+        gap = lane.of_gap
+        present = Window(int(trusted) - 1, int(trusted))
+        is_failing = bool(row.failure) or gap is not None
+        is_trial = gap is not None and gap.is_narrow
+        conduct = Conduct(present, is_failing, is_trial, lane.is_exact)
+        reader = WindowReader(api, row.contract, self._limits, conduct)
+        reason = ""
         try:
             with closing(self._ahead.read(reader, lane.windows)) as readings:
                 for window, reading in readings:
-                    if not reading.is_complete:
-                        is_held = True
-                        poll = poll._replace(incomplete=(*poll.incomplete, window))
-                        log.error(
-                            "window.incomplete",
-                            extra={
-                                "contract": row.contract,
-                                "window": str(window),
-                                "fetched": reading.fetched,
-                            },
-                        )
-                    poll = self._commit(row, api, lane, window, reading, now, trusted, poll, is_held=is_held)
+                    if conduct.is_trial and _is_all_unread(window, reading):
+                        reason = reading.unread[-1].reason
+                        break
+                    poll = self._commit(row, api, lane, window, reading, now, trusted, poll)
+                    if conduct.is_trial and reading.unread:
+                        reason = reading.unread[-1].reason
+                        break
+            if lane.of_range is not None:
+                self._state.contracts.end_range(lane.of_range)
         except StateError:  # not the contract's
             raise
         except PollerError as error:
@@ -196,7 +233,12 @@ class Collector:
                     "hint": error.hint,
                 },
             )
-            return poll._replace(failure=poll.failure or error)
+            if gap is None:
+                return poll._replace(failure=poll.failure or error)
+            reason = error.message
+        if gap is not None and reason:
+            wait = wait_seconds(gap.tries + 1, random.random)
+            self._state.gaps.record_try(gap.id, reason, int(now + wait))
         return poll
 
     def _commit(
@@ -209,8 +251,6 @@ class Collector:
         now: float,
         trusted: float,
         poll: Poll,
-        *,
-        is_held: bool,
     ) -> Poll:
         if self._stop.is_set():
             # After a reload another collector may read this contract: two would both find the same entries unseen.
@@ -226,11 +266,11 @@ class Collector:
         fresh = self._not_elsewhere(row.contract, unseen) if unseen else unseen
         kept, filtered = self._prepare(row.contract, fresh) if fresh else Prepared(fresh)
         late, repaired = 0, len(unseen) if lane.is_repair else 0
-        if lane.of_range is None and (old := [event for event in unseen if _is_before(event, row.watermark)]):
+        if lane.is_present and (old := [event for event in unseen if _is_before(event, row.watermark)]):
             late, repaired = _late_and_repaired(old, contracts.ranges(row.contract))
         # Both times with the difference of the clocks as it was told then: a clock may have been set in between.
         trusted = min(trusted, self._trusted_now(api, self._clock()))
-        contracts.commit_window(
+        settled = contracts.commit_window(
             Commit(
                 row.contract,
                 window,
@@ -239,13 +279,22 @@ class Collector:
                 len(fresh),
                 kept,
                 int(now),
-                advance_to=None if is_held or lane.of_range is not None else min(window.end, int(trusted)),
-                of_range=None if is_held else lane.of_range,
+                advance_to=min(window.end, int(trusted)) if lane.is_present else None,
+                of_range=lane.of_range,
                 late=late,
                 repaired=repaired,
                 filtered=filtered,
+                unread=reading.unread,
+                next_try_at=int(now + wait_seconds(0, random.random)),
             )
         )
+        _tell_of_gaps(settled)
+        if sharing := sum(bool(event.shared_id) for event in unseen):
+            hint = "they differ, so each was kept; two entries under one id are a mistake of the API's"
+            log.warning(
+                "entries.shared_an_id",
+                extra={"contract": row.contract, "window": str(window), "entries": sharing, "hint": hint},
+            )
         log.log(
             logging.INFO if unseen else logging.DEBUG,
             "window.collected",
@@ -375,9 +424,43 @@ def _late_and_repaired(old: Sequence[Event], pending: Sequence[Range]) -> tuple[
     return sum(not purposes for purposes in asked), sum("repair" in purposes for purposes in asked)
 
 
-def _too_dense(contract: str, window: Window) -> PollerError:
-    return PollerError(
-        f"{window} holds more entries than the API serves; what it serves was collected, the watermark stays before it",
-        contract=contract,
-        hint="raise api.result_window if the API allows more, or ask IONOS for the entries of that second",
-    )
+def _gap_lane(gap: Gap) -> _Lane:
+    """Newest part first: of what is too old that is what may be readable by now, and one request tells that it is not.
+
+    Of what is served, but not as it should be, an hour each: that it is so still is seen without reading all of it.
+    """
+    is_served = gap.kind in (UNREADABLE, UNSTABLE)
+    return _Lane(list(tile(gap.window, _HOUR_SECONDS if is_served else MAX_SPAN_SECONDS))[::-1], of_gap=gap)
+
+
+def _is_wide(gap: Gap) -> bool:
+    """Whether more than a second of it is served, though not as it should be."""
+    return gap.kind in (UNREADABLE, UNSTABLE) and gap.window.seconds > 1
+
+
+def _by_next_try(gap: Gap) -> int:
+    return gap.next_try_at
+
+
+def _is_all_unread(window: Window, reading: Reading) -> bool:
+    """Whether a try brought nothing: all of it is as unreadable as before."""
+    return not reading.fetched and any(unread.window == window and not unread.entries for unread in reading.unread)
+
+
+def _tell_of_gaps(settled: Settled) -> None:
+    for gap in settled.opened:
+        hint = "all else is collected, and it is tried again; `ionos-poller gaps show` says more"
+        log.error(
+            "gap.opened",
+            extra={
+                "contract": gap.contract,
+                "gap": gap.id,
+                "span": str(gap.window),
+                "seconds": gap.window.seconds,
+                "kind": gap.kind,
+                "why": gap.reason,
+                "hint": hint,
+            },
+        )
+    for gap in settled.closed:
+        log.info("gap.closed", extra={"contract": gap.contract, "gap": gap.id, "span": str(gap.window)})

@@ -26,6 +26,7 @@ from poller.errors import StateError
 from poller.store.contracts import Contracts
 from poller.store.database import Database, Lock, delete, make_directory
 from poller.store.dead_letters import DeadLetters
+from poller.store.gaps import Gaps
 from poller.store.outbox import Outbox
 from poller.store.overview import Overview, overview
 
@@ -42,6 +43,7 @@ class State:
         self.contracts = Contracts(database)
         self.outbox = Outbox(database)
         self.dead_letters = DeadLetters(database)
+        self.gaps = Gaps(database)
 
     @classmethod
     def open(

@@ -11,7 +11,8 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from poller.events import Event
-from poller.store import ledger, outbox
+from poller.gaps import Unread
+from poller.store import gaps, ledger, outbox
 from poller.store.database import DamagedRowError, Database
 from poller.store.schema import SEALED_CONTRACT, SEALED_RANGE
 from poller.windows import Window
@@ -37,6 +38,7 @@ class Contract(NamedTuple):
     failed_at: int | None
     failure: str
     audited_at: int
+    sharing: int = 0
 
 
 class Range(NamedTuple):
@@ -54,7 +56,8 @@ class Commit(NamedTuple):
     `fetched` is how many entries the API sent for it, `unseen` its events that the ledger did not know, `new_count` how many of
     them nobody else has delivered either, `kept` those of them that go to the outbox, perhaps rewritten, `filtered` how many of
     the others were left out for which reason. `advance_to` moves the watermark (None: it stays), `of_range` is the span that
-    the window is the next piece of (None: of none).
+    the window is the next piece of (None: of none). `unread` is what could not be read of the window, which is tried again at
+    `next_try_at`.
     """
 
     contract: str
@@ -69,6 +72,8 @@ class Commit(NamedTuple):
     late: int = 0
     repaired: int = 0
     filtered: Mapping[str, int] = {}
+    unread: Sequence[Unread] = ()
+    next_try_at: int = 0
 
 
 class Contracts:
@@ -151,8 +156,10 @@ class Contracts:
         with self._database.reading() as connection:
             return ledger.unseen(connection, contract, events)
 
-    def commit_window(self, commit: Commit) -> None:
-        """Commits: the new events to ledger and outbox, the books, and the progress, all in one transaction."""
+    def commit_window(self, commit: Commit) -> gaps.Settled:
+        """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress, all in one
+        transaction. Returns what that did to the gaps.
+        """
         segments = outbox.encode(commit.kept)  # before the transaction: it is the work of it
         with self._database.transaction() as connection:
             ledger.add(connection, commit.contract, commit.unseen, commit.now)
@@ -160,7 +167,7 @@ class Contracts:
             new = len(commit.kept)
             connection.execute(
                 "UPDATE contracts SET watermark = max(watermark, ?), fetched = fetched + ?, new = new + ?, seen = seen + ?,"
-                " filtered = filtered + ?, late = late + ?, repaired = repaired + ? WHERE contract = ?",
+                " filtered = filtered + ?, late = late + ?, repaired = repaired + ?, sharing = sharing + ? WHERE contract = ?",
                 (
                     min(commit.advance_to, commit.window.end) if commit.advance_to is not None else 0,
                     commit.fetched,
@@ -169,6 +176,7 @@ class Contracts:
                     commit.new_count - new,
                     commit.late,
                     commit.repaired,
+                    sum(bool(event.shared_id) for event in commit.unseen),
                     commit.contract,
                 ),
             )
@@ -180,6 +188,14 @@ class Contracts:
             if commit.of_range is not None:
                 connection.execute("UPDATE ranges SET start = ? WHERE id = ?", (commit.window.end, commit.of_range))
                 connection.execute("DELETE FROM ranges WHERE id = ? AND start >= end", (commit.of_range,))
+            return gaps.settle(
+                connection, commit.contract, commit.window, commit.unread, commit.now, commit.next_try_at
+            )
+
+    def end_range(self, id_: int) -> None:
+        """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM ranges WHERE id = ?", (id_,))
 
     def record_poll(self, contract: str, now: int, failure: str) -> None:
         """Commits: how the poll of a contract ended; `failure` is empty when it succeeded."""

@@ -12,7 +12,7 @@ import sqlite3
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.events import IDENTITY_BYTES, Event
@@ -47,7 +47,29 @@ def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event
             "SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0 AND id > ?", (contract, after_id)
         )
         known.update(_identities(rows))
-    return [event for event in events if event.identity not in known]
+    return (
+        [event for event in events if event.identity not in known]
+        if not any(event.shared_id for event in events)
+        else _unseen_sharing(events, known)
+    )
+
+
+def _unseen_sharing(events: Sequence[Event], known: Collection[bytes]) -> list[Event]:
+    """The same where some events share an id, one of which is known by that alone.
+
+    If that id is known, and another of those that share it is not, nobody can tell which one was collected: then none is left out
+    that may be missing, and one of them may repeat.
+    """
+    others = {event.shared_id for event in events if event.ordinal and event.shared_id and event.identity not in known}
+    found = []
+    for event in events:
+        if event.identity not in known:
+            found.append(event)
+        elif event.shared_id in others and event.identity == event.shared_id:
+            apart = event.apart()
+            if apart.identity not in known:
+                found.append(apart)
+    return found
 
 
 def _spans(times_us: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -158,7 +180,8 @@ def has_outdated(connection: sqlite3.Connection, contract: str, before: int) -> 
 def prune(connection: sqlite3.Connection, contract: str, before: int) -> bool:
     """Forget identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
 
-    As many as one transaction should.  Returns: whether there are more.
+    Not of hours with a gap: when that can be read, what was read of it before must not repeat. As many as one transaction
+    should.  Returns: whether there are more.
     """
     rows = _outdated(connection, contract, before, PIECE_ROWS)
     counts: Counter[int] = Counter()
@@ -180,7 +203,8 @@ def _outdated(
 ) -> list[tuple[int, int, int, int]]:
     return connection.execute(
         "SELECT id, hour, length(identities), forgotten FROM ledger WHERE contract = ? AND hour < ? AND updated_at < ?"
-        " LIMIT ?",
+        f" AND NOT EXISTS (SELECT 1 FROM gaps WHERE gaps.contract = ledger.contract"
+        f" AND hour BETWEEN start / {HOUR_SECONDS} AND (end - 1) / {HOUR_SECONDS}) LIMIT ?",
         (contract, before // HOUR_SECONDS, before, limit),
     ).fetchall()
 

@@ -13,6 +13,7 @@ from poller.store import dead_letters, ledger, outbox
 from poller.store.contracts import Contract, Range, read_contracts, read_filtered, read_ranges
 from poller.store.database import Database, Reader
 from poller.store.dead_letters import NO_LETTERS, LetterBooks
+from poller.store.gaps import Gap, read_gaps
 from poller.store.outbox import Sink, Size
 from poller.windows import format_time
 
@@ -56,6 +57,7 @@ class Overview(NamedTuple):
     pending: Sequence[Range] = ()
     letters: Mapping[str, LetterBooks] = {}
     taken_back: TakenBack | None = None
+    gaps: Sequence[Gap] = ()
 
     def clock_troubles(self, now: float) -> list[str]:
         """What the state shows of a clock of ours that is or was ahead, in a line each. `now` in unix seconds."""
@@ -154,6 +156,7 @@ def _read(connection: sqlite3.Connection) -> Overview:
             pending,
             letters,
             _read_taken_back(connection),
+            read_gaps(connection),
         )
 
 

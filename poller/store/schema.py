@@ -14,6 +14,7 @@ APPLICATION_ID = 0x494F4E50  # "IONP"
 # What a flipped bit in a row must not change unnoticed: SQLite itself looks at a page's structure, not at its content.
 SEALED_CONTRACT = "contract || ' ' || account || ' ' || origin || ' ' || watermark"
 SEALED_RANGE = "contract || ' ' || start || ' ' || end || ' ' || purpose"
+SEALED_GAP = "id || ' ' || contract || ' ' || start || ' ' || end"
 SEALED_SINK = "name || ' ' || segment || ' ' || position || ' ' || ledger_id || ' ' || coalesce(mark, '')"
 
 # One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
@@ -93,6 +94,24 @@ MIGRATIONS = (
         contract TEXT NOT NULL, day INTEGER NOT NULL, counts BLOB NOT NULL, PRIMARY KEY (contract, day)
     ) WITHOUT ROWID;
     DROP INDEX ledger_age;
+    """,
+    f"""
+    CREATE TABLE gaps (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, contract TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
+        kind TEXT NOT NULL, reason TEXT NOT NULL, first_seen INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+        next_try_at INTEGER NOT NULL,
+        is_accepted INTEGER NOT NULL DEFAULT 0,  -- by a person
+        is_narrow INTEGER NOT NULL DEFAULT 1,
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_GAP})) STORED
+    );
+    CREATE INDEX gaps_contract ON gaps (contract, start);
+    CREATE TABLE gap_entries (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, gap INTEGER NOT NULL,
+        size INTEGER NOT NULL,       -- bytes that came
+        content BLOB NOT NULL        -- the first of them
+    );
+    CREATE INDEX gap_entries_gap ON gap_entries (gap);
+    ALTER TABLE contracts ADD COLUMN sharing INTEGER NOT NULL DEFAULT 0;  -- entries that share an id with another one
     """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -26,11 +26,11 @@ def watermark_first() -> None:
 
     real = Contracts.commit_window
 
-    def commit_window(self: Contracts, commit: Commit) -> None:
+    def commit_window(self: Contracts, commit: Commit) -> Any:
         real(self, commit._replace(fetched=0, unseen=[], new_count=0, kept=[], late=0, repaired=0, filtered={}))
         if commit.kept:
             _die_once()
-        real(self, commit)
+        return real(self, commit)
 
     Contracts.commit_window = commit_window  # type: ignore[method-assign]
 
@@ -74,11 +74,11 @@ def ledger_late() -> None:
 
     real = Contracts.commit_window
 
-    def commit_window(self: Contracts, commit: Commit) -> None:
+    def commit_window(self: Contracts, commit: Commit) -> Any:
         real(self, commit._replace(unseen=[], advance_to=None))
         if commit.kept:
             _die_once()
-        real(self, commit._replace(fetched=0, new_count=0, kept=[], late=0, repaired=0, filtered={}))
+        return real(self, commit._replace(fetched=0, new_count=0, kept=[], late=0, repaired=0, filtered={}))
 
     Contracts.commit_window = commit_window  # type: ignore[method-assign]
 
@@ -89,8 +89,8 @@ def miscount() -> None:
 
     real = Contracts.commit_window
 
-    def commit_window(self: Contracts, commit: Commit) -> None:
-        real(self, commit._replace(new_count=commit.new_count + 1))
+    def commit_window(self: Contracts, commit: Commit) -> Any:
+        return real(self, commit._replace(new_count=commit.new_count + 1))
 
     Contracts.commit_window = commit_window  # type: ignore[method-assign]
 
@@ -181,11 +181,11 @@ def advance_too_far() -> None:
 
     real = Contracts.commit_window
 
-    def commit_window(self: Contracts, commit: Commit) -> None:
+    def commit_window(self: Contracts, commit: Commit) -> Any:
         if commit.advance_to is not None:
             later = Window(commit.window.start, commit.window.end + 3600)
             commit = commit._replace(window=later, advance_to=commit.advance_to + 3600)
-        real(self, commit)
+        return real(self, commit)
 
     Contracts.commit_window = commit_window  # type: ignore[method-assign]
 
@@ -198,9 +198,9 @@ def skip_failed_page() -> None:
 
     real = ActivityLog.page
 
-    def page(self: Any, contract: str, window: Any, offset: int, limit: int) -> Any:
+    def page(self: Any, contract: str, window: Any, offset: int, limit: int, **how: Any) -> Any:
         try:
-            return real(self, contract, window, offset, limit)
+            return real(self, contract, window, offset, limit, **how)
         except TransientError:
             return Page((), offset, is_capped=False, weight_bytes=0, is_mended=False)
 
@@ -213,8 +213,8 @@ def stop_at_first_page() -> None:
 
     real = ActivityLog.page
 
-    def page(self: Any, contract: str, window: Any, offset: int, limit: int) -> Any:
-        found = real(self, contract, window, offset, limit)
+    def page(self: Any, contract: str, window: Any, offset: int, limit: int, **how: Any) -> Any:
+        found = real(self, contract, window, offset, limit, **how)
         return msgspec.structs.replace(found, total=min(found.total or 0, offset + len(found.events)))
 
     ActivityLog.page = page  # type: ignore[method-assign]
@@ -314,9 +314,10 @@ def open_twice() -> None:
 
     real = Contracts.commit_window
 
-    def commit_window(self: Contracts, commit: Commit) -> None:
-        real(self, commit)
+    def commit_window(self: Contracts, commit: Commit) -> Any:
+        settled = real(self, commit)
         self._database.path.open("rb").close()
+        return settled
 
     Contracts.commit_window = commit_window  # type: ignore[method-assign]
 

@@ -160,6 +160,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         first, memory_bytes = fetch(directory, server, "--since", "1h")
         seconds = time.monotonic() - started
         api.is_kind = True
+        subprocess.run([*COMMAND, "gaps", "retry"], cwd=directory, env=clean_environment({}), check=True)
         second, _ = fetch(directory, server)
         return Outcome(first, seconds, memory_bytes, second, api, server.asked)
 
@@ -197,12 +198,16 @@ def oracle(api: Api, contract: str) -> list[bytes]:
     return [json.dumps(entry, separators=(",", ":")).encode() for entry in entries_of(contract, api.now)]
 
 
+# What is an answer, though not of what was asked for: it is set apart at once, and the rest goes on.
+GAPS = {"deep nesting", "deep nesting in an entry", "NaN", "a total that nothing follows"}
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_cannot_be_read_fails_its_contract_and_comes_when_it_can(outcome: Outcome, name: str) -> None:
+def test_what_cannot_be_read_is_told_by_its_contract_and_comes_when_it_can(outcome: Outcome, name: str) -> None:
     contract = CONTRACT_OF[name]
     assert lines_of(outcome.first, contract) == []
     (failure,) = [line for line in outcome.first.log if line.get("contract") == contract and line["level"] != "INFO"]
-    assert failure["message"] == "contract.failed"
+    assert failure["message"] == ("gap.opened" if name in GAPS else "contract.failed")
     assert failure["why"].isprintable()
     assert len(failure["why"]) < 300
     assert failure["hint"]

@@ -46,7 +46,7 @@ class GrowingLog:
             if entry.visible_from <= self.requests
         ]
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         found = self.visible()
         self.requests += 1
         events = tuple(found[offset : offset + limit])

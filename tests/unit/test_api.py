@@ -169,10 +169,16 @@ def test_contracts_are_asked_for_without_one(server: Server, client: Client) -> 
 
 # Every status
 
+
+def test_an_answer_without_content_says_that_there_is_nothing(server: Server, client: Client) -> None:
+    server.replies = [Reply(204, b"")]
+    assert page(client()) == []
+
+
 ALWAYS_TRANSIENT = [408, 500, 501, 502, 503, 504, 520, 599]
 NEVER_RETRIED = [
     *((status, AuthError) for status in (403,)),
-    *((status, RejectedError) for status in (204, 206, 301, 302, 303, 304, 307, 308)),
+    *((status, RejectedError) for status in (206, 301, 302, 303, 304, 307, 308)),
     *((status, RejectedError) for status in (400, 402, 404, 405, 406, 409, 410, 413, 414, 422, 451, 499)),
 ]
 
@@ -233,7 +239,7 @@ def test_where_a_person_is_needed_the_hint_says_what_to_do(
         Reply(body=PAGE, is_cut=True),
         Reply(body=b"{}"),
         Reply(body=b'{"hits":{"total":"many","hits":[]}}'),
-        Reply(body=b'{"hits":{"total":1,"hits":[7]}}'),
+        Reply(body=b'{"hits":{"total":1,"hits":null}}'),
         Reply(body=b"null"),
         Reply(body=b"not gzip", headers={"Content-Encoding": "gzip"}),
         Reply(body=gzip.compress(PAGE, mtime=0)[:-12], headers={"Content-Encoding": "gzip"}),

@@ -57,7 +57,7 @@ class Totals:
         self.has_totals = has_totals
         self.requests = 0
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         assert (contract, offset, limit) == (CONTRACT, 0, 1), "a small request"
         assert window.seconds > 0
         self.requests += 1
@@ -225,7 +225,7 @@ def test_no_request_for_totals_asks_for_more_than_a_month_nor_cuts_an_hour() -> 
     asked: list[Window] = []
 
     class Asked(Totals):
-        def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+        def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
             asked.append(window)
             return super().page(contract, window, offset, limit)
 
@@ -245,7 +245,7 @@ class Entries:
         self.page_size = page_size
         self.has_total = total
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         inside = [
             Event(second * 1_000_000, identity, b"{}", True, True)
             for identity, second in sorted(self.entries.items())

@@ -39,7 +39,7 @@ class Log:
     def contracts(self) -> ContractList:
         return ContractList(list(self.seconds))
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         self.requests += 1
         if self.refused and self.refused.start <= window.start < self.refused.end:
             raise TransientError("not now")

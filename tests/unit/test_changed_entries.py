@@ -32,7 +32,7 @@ class Entries:
     def contracts(self) -> ContractList:
         return ContractList(["1"])
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         shown = [fields for second, fields in self.held if window.start <= second < window.end]
         hits = [{"_source": fields} for fields in shown[offset : offset + limit]]
         return parse_page(json.dumps({"hits": {"total": len(shown), "hits": hits}}).encode())

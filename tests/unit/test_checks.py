@@ -145,7 +145,7 @@ class Client:
         self.readable = readable
         self.limits: list[int] = []
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         self.limits.append(limit)
         if contract not in self.readable:
             raise RejectedError("the API refused the request (404): unknown", status=404)

@@ -39,7 +39,7 @@ class World:
     def hanging_count(self) -> int:
         return 0
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         self.requests += 1
         first = -(-max(window.start, NOW - 30 * DAY) // MINUTE) * MINUTE
         times = range(first, min(window.end, int(self.true)), MINUTE)

@@ -37,7 +37,7 @@ class Clocks:
         self._answered()
         return ContractList(["1"])
 
-    def page(self, contract: str, window: Window, offset: int, limit: int) -> Page:
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         self.ahead = self.then
         self._answered()
         return Page((), 0, is_capped=False, weight_bytes=0, is_mended=False)

@@ -79,26 +79,16 @@ def test_an_empty_page_is_a_page(body: bytes) -> None:
         b'{"hits":{}}',
         b'{"hits":{"hits":null}}',
         b'{"hits":{"hits":{}}}',
-        b'{"hits":{"hits":[{}]}}',
-        b'{"hits":{"hits":[null]}}',
-        b'{"hits":{"hits":[{"_source":null}]}}',
-        b'{"hits":{"hits":[{"_source":"text"}]}}',
-        b'{"hits":{"hits":[{"_source":[]}]}}',
-        b'{"items":null}',
         b'{"items":{}}',
-        b'{"items":[1]}',
-        b"[[]]",
-        b"[null]",
+        b'{"items":null,"total":1}',
+        b'{"hits":null}',
+        b'{"hits":{"total":2,"hits":null}}',
         b"<!DOCTYPE html><html><body>Bad gateway</body></html>",
         b'{"hits":{"total":1,"hits":[{"_source":{"@uuid":"a"}}]}',
         b'{"hits":{"total":1,"hits":[{"_source":{"@uuid":"a',
         b'{"hits":{"hits":[]}} trailing',
-        b'{"hits":{"hits":[{"_source":{"x":01}}]}}',
-        b'{"hits":{"hits":[{"_source":{"x":NaN}}]}}',
-        b'{"hits":{"hits":[{"_source":{"x":"a\x01b"}}]}}',
         b'{"httpStatus":401,"messages":[{"errorCode":"315","message":"no"}]}',
         b"[" * 100_000,
-        b'{"hits":{"hits":[{"_source":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}]}}",
         b"\x1f\x8b\x08\x00\x00",
         b'{"hits":{"hits":[{"_source":{}}],"total":"7"},"items":[]}',
     ],
@@ -110,6 +100,72 @@ def test_anything_else_is_a_bad_answer_and_nothing_worse(body: bytes) -> None:
     else:
         with pytest.raises(BadAnswerError):
             parse_page(body)
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        '{"_source":{"x":01}}',
+        '{"_source":{"x":NaN}}',
+        '{"_source":{"x":-Infinity,"s":"]}"}}',
+        '{"_source":{"x":"a\x01b"}}',
+        '{"_source":{"s":"\\x"}}',
+        '{"_source":{"a":' + "[" * 5000 + "]" * 5000 + "}}",
+        '{"_source":null}',
+        '{"_source":"text"}',
+        '{"_source":[]}',
+        '{"_id":"1"}',
+        "{}",
+        "null",
+        "1",
+        "[]",
+    ],
+    ids=lambda element: element[:30].encode("unicode_escape").decode(),
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_element_that_is_no_entry_spoils_no_other(element: str, place: int) -> None:
+    elements = ['{"_source":{"@uuid":"a"}}', '{"_source":{"@uuid":"b"}}']
+    elements.insert(place, element)
+    body = '{"hits":{"total":3,"hits":[' + ", ".join(elements) + "]}}"
+    found = parse_page(body.encode())
+    assert [event.line for event in found.events] == [b'{"@uuid":"a"}', b'{"@uuid":"b"}']
+    (unreadable,) = found.unreadable
+    assert (unreadable.place, unreadable.content) == (place, element.encode())
+    assert (found.count, found.total) == (3, 3)
+
+
+@pytest.mark.parametrize(("head", "tail"), [("[", "]"), ('{"items":[', "]}")])
+def test_in_a_bare_list_an_element_that_is_no_entry_spoils_no_other_either(head: str, tail: str) -> None:
+    found = parse_page(f'{head}{{"@uuid":"a"}},{{"x":NaN}},null{tail}'.encode())
+    assert [event.line for event in found.events] == [b'{"@uuid":"a"}']
+    assert [(one.place, one.content) for one in found.unreadable] == [(1, b'{"x":NaN}'), (1, b"null")]
+
+
+def test_of_an_entry_that_cannot_be_decoded_the_time_is_found_in_its_bytes() -> None:
+    found = parse_page(hits('{"x":NaN,"meta":{"time" : "2026-03-03T14:02:02.530Z"}}', '{"x":NaN,"time":"soon"}'))
+    assert [one.second for one in found.unreadable] == [1772546522, None]
+
+
+def test_a_lone_surrogate_beside_an_entry_that_cannot_be_decoded_stays_as_it_came() -> None:
+    found = parse_page(hits('{"s":"\\ud800"}', '{"s":"\\ud800","x":NaN}'))
+    assert [event.line for event in found.events] == [b'{"s":"\\ud800"}']
+    assert [one.content for one in found.unreadable] == [b'{"_source":{"s":"\\ud800","x":NaN}}']
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"hits":{"total":0,"hits":null}}',
+        b'{"hits":{"total":0}}',
+        b'{"hits":{"total":{"value":0,"relation":"eq"},"hits":null}}',
+        b'{"items":null}',
+        b'{"items":null,"total":0}',
+        b'{"total":0}',
+        b"[]",
+    ],
+)
+def test_nothing_is_empty_where_it_can_mean_nothing_else(body: bytes) -> None:
+    assert (parse_page(body).count, parse_page(body).total in (0, None)) == (0, True)
 
 
 def test_identity_and_line_are_of_the_same_entry_where_an_answer_has_two_shapes_at_once() -> None:
@@ -285,7 +341,7 @@ def test_twins_are_entries_of_their_own_and_each_ordinal_is_always_the_same_one(
         ('"2026-05-01T07:42:20.530"', microseconds(2026, 5, 1, 7, 42, 20, 530_000)),
         ('"2026-05-01 07:42:20"', microseconds(2026, 5, 1, 7, 42, 20)),
         ('"2026-05-01"', microseconds(2026, 5, 1)),
-        ('"1969-12-31T23:59:59.5Z"', -500_000),
+        ('"1970-01-01T00:00:00.5Z"', 500_000),
     ],
 )
 @pytest.mark.parametrize("uuid", ['"a"', "7"], ids=["usual types", "types that wobble"])
@@ -327,8 +383,17 @@ def test_an_entry_without_a_usable_time_is_kept_and_says_so(fields: str) -> None
     assert event.at(5).identity == event.identity
 
 
-@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_no_time_is_taken_that_cannot_be_written_as_utc(time: str) -> None:
+@pytest.mark.parametrize(
+    "time",
+    [
+        "0001-01-01T00:00:00+14:00",
+        "1969-12-31T23:59:59.5Z",
+        "2262-04-11T23:47:17Z",
+        "9999-12-31T23:59:59-14:00",
+        "9999-12-31T23:59:59.9999999Z",
+    ],
+)
+def test_no_time_is_taken_that_cannot_be_written_for_every_sink(time: str) -> None:
     event = only(hits(f'{{"meta":{{"time":"{time}"}}}}'))
     assert not event.is_timed
     assert format_time_us(event.time_us)

@@ -16,7 +16,22 @@ PACKAGE = "poller"
 
 # Room -> its modules below poller/; a package stands for all that is in it.
 ROOMS = {
-    "core": {"clocks", "errors", "events", "listing", "windows", "delivery", "pace", "reading", "turns", "mapping"},
+    "core": {
+        "clocks",
+        "damage",
+        "delivery",
+        "errors",
+        "events",
+        "gaps",
+        "listing",
+        "mapping",
+        "narrowing",
+        "pace",
+        "reading",
+        "sifting",
+        "turns",
+        "windows",
+    },
     "config": {"config"},
     "liveness": {"liveness"},
     "telemetry": {"telemetry", "log_stream"},

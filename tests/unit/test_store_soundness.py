@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from poller.errors import StateError
+from poller.gaps import UNREADABLE, Unread
 from poller.store.inspection import schema_of
 from poller.store.outbox import DeadLetter
 from poller.store.overview import overview_of
@@ -31,7 +32,8 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
     state.contracts.add_range("1", FIRST_MINUTE, "since")
     state.outbox.register("out", "stdout")
     commit(state, events(1, 2, 3), kept=events(1, 2))
-    commit(state, [event(9, START - 5 * HOUR)], now=START - 4 * HOUR)
+    unread = Unread(FIRST_MINUTE, UNREADABLE, "no entry", (b"1",))
+    commit(state, [event(9, START - 5 * HOUR)], now=START - 4 * HOUR, unread=[unread])
     state.prune(HOUR, 0, START)
     batch = state.outbox.batch("out", 1, 1000)
     assert batch is not None

@@ -1,0 +1,183 @@
+"""`gaps`: the spans that cannot be read, and what a person decides about them. Works while `run` runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from poller.cli.messages import echo_json, note, printable
+from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
+from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
+from poller.gaps import summary
+from poller.store import State
+from poller.store.gaps import Gap
+from poller.store.overview import overview_of
+from poller.windows import format_time
+
+
+@click.group("gaps", cls=GlobalOptionsGroup)
+def command() -> None:
+    """Spans that could not be read whole: list, show, retry, accept.
+
+    All else is collected and delivered. A gap is tried again after a minute, later once an hour, and closes when it can be read.
+
+    \b
+    Examples:
+      ionos-poller gaps list
+      ionos-poller gaps show 3
+      ionos-poller gaps accept 3
+    """
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="For machines: one array.")
+
+
+@command.command("list", cls=GlobalOptionsCommand, short_help="Contract, span, and the API's words.")
+@CONTRACTS
+@_JSON
+@USE
+@click.pass_obj
+def list_(settings: Settings, contracts: tuple[str, ...], as_json: bool, use: str | None) -> int:
+    """List gaps, oldest first for each contract: number, contract, span, tries, reason.
+
+    Exit code 1 while there is one that is not accepted.
+
+    \b
+    Example:
+      ionos-poller gaps list --contract 31960001
+    """
+    config = settings.load(check_files=False)
+    gaps = overview_of(State.path(config.state_dir, use_of(use, config.state_dir))).gaps
+    gaps = [gap for gap in gaps if not contracts or gap.contract in contracts]
+    if as_json:
+        echo_json([as_data(gap) for gap in gaps])
+    else:
+        for gap in gaps:
+            click.echo(_line(gap))
+        note(_total(gaps))
+    return EXIT_INCOMPLETE if any(gap.is_open for gap in gaps) else EXIT_OK
+
+
+@command.command("show", cls=GlobalOptionsCommand, short_help="A gap with what came and cannot be used.")
+@click.argument("id_", type=int, metavar="ID")
+@_JSON
+@USE
+@click.pass_obj
+def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
+    """Show a gap, and the bytes of what came in it and cannot be used, as they came.
+
+    \b
+    Example:
+      ionos-poller gaps show 3
+    """
+    with _open(settings, use) as state:
+        gap = _find(state, id_)
+        entries = state.gaps.entries(gap.id)
+    if as_json:
+        contents = [
+            {"content": entry.content.decode("utf-8", "backslashreplace"), "bytes": entry.size_bytes}
+            for entry in entries
+        ]
+        echo_json({**as_data(gap), "entries": contents})
+        return EXIT_OK
+    click.echo(_line(gap))
+    click.echo(f"first seen {format_time(gap.first_seen)}, tried {gap.tries} times since, {_next(gap)}")
+    for number, entry in enumerate(entries, 1):
+        cut = f", the first {len(entry.content):,}" if entry.size_bytes > len(entry.content) else ""
+        click.echo(f"what came and cannot be used, {number} of {len(entries)} ({entry.size_bytes:,} bytes{cut}):")
+        click.echo(printable(entry.content.decode("utf-8", "backslashreplace")))
+    return EXIT_OK
+
+
+@command.command("retry", cls=GlobalOptionsCommand, short_help="Try again at the next poll.")
+@click.argument("id_", type=int, metavar="[ID]", required=False)
+@USE
+@click.pass_obj
+def retry(settings: Settings, id_: int | None, use: str | None) -> int:
+    """Have a gap tried again at the next poll, or all that are not accepted. One that was accepted is open again.
+
+    A contract tries one gap at each poll.
+
+    \b
+    Example:
+      ionos-poller gaps retry 3
+    """
+    with _open(settings, use) as state:
+        chosen = [gap for gap in state.gaps.find() if gap.is_open] if id_ is None else [_find(state, id_)]
+        for gap in chosen:
+            state.gaps.retry(gap.id, int(time.time()))
+    click.echo(f"{len(chosen):,} to be tried at the next poll")
+    return EXIT_OK
+
+
+@command.command("accept", cls=GlobalOptionsCommand, short_help="Take a gap as it is: no alert, no more tries.")
+@click.argument("id_", type=int, metavar="ID")
+@USE
+@click.pass_obj
+def accept(settings: Settings, id_: int, use: str | None) -> int:
+    """Take a gap as it is: it stays in the list, and is neither tried again nor an alert any more. `retry` takes that back.
+
+    \b
+    Example:
+      ionos-poller gaps accept 3
+    """
+    with _open(settings, use) as state:
+        gap = _find(state, id_)
+        state.gaps.accept(gap.id)
+    click.echo(f"accepted: {_line(gap)}")
+    return EXIT_OK
+
+
+def as_data(gap: Gap) -> dict[str, object]:
+    """A gap for machines."""
+    return {
+        "id": gap.id,
+        "contract": gap.contract,
+        "start": format_time(gap.start),
+        "end": format_time(gap.end),
+        "seconds": gap.window.seconds,
+        "kind": gap.kind,
+        "reason": gap.reason,
+        "first_seen": format_time(gap.first_seen),
+        "tries": gap.tries,
+        "next_try": format_time(gap.next_try_at) if gap.is_open else None,
+        "accepted": gap.is_accepted,
+    }
+
+
+@contextmanager
+def _open(settings: Settings, use: str | None) -> Iterator[State]:
+    config = settings.load(check_files=False)
+    state = State.attach(config.state_dir, use_of(use, config.state_dir))
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+def _find(state: State, id_: int) -> Gap:
+    """Raises: ConfigError when there is none of that number."""
+    gaps = state.gaps.find()
+    for gap in gaps:
+        if gap.id == id_:
+            return gap
+    known = ", ".join(str(gap.id) for gap in gaps[:10]) or "none"
+    raise ConfigError([Problem("ID", f"there is no gap {id_}", f"`gaps list` shows them: {known}")])
+
+
+def _line(gap: Gap) -> str:
+    state = "accepted" if gap.is_accepted else f"tried {gap.tries} times"
+    return printable(
+        f"{gap.id}  {gap.contract}  {gap.window}  {gap.window.seconds:,} s  {state}  {gap.kind}: {gap.reason}"
+    )
+
+
+def _next(gap: Gap) -> str:
+    return "accepted: not tried again" if gap.is_accepted else f"next try from {format_time(gap.next_try_at)}"
+
+
+def _total(gaps: Sequence[Gap]) -> str:
+    return summary([gap.window for gap in gaps]) if gaps else "no gaps: all that was asked for could be read"

@@ -1,0 +1,81 @@
+"""Answers that are JSON only almost: what a strict decoder refuses is taken out, and the rest is kept byte for byte."""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+
+class Shield:
+    """Carries lone surrogate escapes (`\\ud800`), which are JSON but no Unicode, through a decoder that refuses them.
+
+    Each is replaced by a mark that holds the digest of the body, so that no body can hold it, and put back in the lines.
+    """
+
+    _escape = re.compile(
+        rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+        re.DOTALL,
+    )
+
+    def __init__(self, body: bytes) -> None:
+        self._mark = b"lone-surrogate-" + blake2b(body, digest_size=16).hexdigest().encode()
+        self.shielded = self._escape.sub(
+            lambda match: b"<" + self._mark + match[1] + b">" if match[1] else match[0], body
+        )
+        self.is_needed = self._mark in self.shielded
+        self._marked = re.compile(b"<" + re.escape(self._mark) + rb"([0-9a-fA-F]{4})>")
+
+    def restore(self, line: bytes) -> bytes:
+        return self._marked.sub(rb"\\u\1", line)
+
+
+class Broken(NamedTuple):
+    """An element of an answer that is no valid JSON: its bytes, and what is wrong."""
+
+    content: bytes
+    reason: str
+
+
+# What matters for where an element ends: strings as a whole, and brackets.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+_LIST_START = re.compile(rb'\A\s*\[|"(?:hits|items)"\s*:\s*\[')
+
+
+def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
+    """The answer with null in place of each element of its list that is no valid JSON, and those elements.
+
+    The answer as it is where they cannot be told from each other: a bracket or a quote is missing, or it was cut.
+    """
+    start = _LIST_START.search(body)
+    if start is None:
+        return body, []
+    pieces, broken = [body[: start.end()]], []
+    begin, depth = start.end(), 0
+    for token in _TOKEN.finditer(body, begin):
+        mark = token[0]
+        if mark in (b"{", b"["):
+            depth += 1
+        elif depth and mark in (b"}", b"]"):
+            depth -= 1
+        elif not depth and mark in (b",", b"]", b"}"):
+            element = body[begin : token.start()].strip()
+            why = _why_broken(element) if element else ""
+            if why:
+                broken.append(Broken(element, why))
+            pieces.append((b"null" if why else element) + mark)
+            begin = token.end()
+            if mark != b",":
+                return b"".join([*pieces, body[begin:]]), broken
+    return body, []
+
+
+def _why_broken(element: bytes) -> str:
+    try:
+        msgspec.json.decode(element, type=msgspec.Raw)
+        msgspec.json.format(element, indent=-1)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return f"an entry that is not valid JSON: {error}"
+    return ""

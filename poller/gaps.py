@@ -1,0 +1,103 @@
+"""Gaps: the spans of a contract that cannot be read whole, and the rules for them.
+
+Pure. What stays wrong never stops what is right: such a span is set apart by name, the rest is collected, and it is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from poller.windows import Window, format_time
+
+# Why a span cannot be read whole: the API refuses the query; it fails each time, or gives no usable answer; it holds more entries
+# of one second than it serves; it shows something that is no entry; what it shows never agrees with what it counts.
+REFUSED, FAILING, DENSE, UNREADABLE, UNSTABLE = "refused", "failing", "dense", "unreadable", "unstable"
+KINDS = (REFUSED, FAILING, DENSE, UNREADABLE, UNSTABLE)
+
+_FIRST_WAIT_SECONDS = 60
+_LONGEST_WAIT_SECONDS = 3600
+_JITTER = 0.1
+KEPT_ENTRIES = 20
+
+
+class Unread(NamedTuple):
+    """A part of a window that could not be read whole, and why: the kind, and a reason in the API's own words where it has any.
+
+    `entries` are the bytes of what came and could not be used. `is_narrow` is false where parts of it may be readable that were
+    not looked for yet.
+    """
+
+    window: Window
+    kind: str
+    reason: str
+    entries: tuple[bytes, ...] = ()
+    is_narrow: bool = True
+
+
+def merged(parts: Iterable[Unread]) -> list[Unread]:
+    """The parts, oldest first; those of one kind that overlap or follow each other at once as one, with the last one's reason."""
+    result: list[Unread] = []
+    for part in sorted(parts, key=lambda part: part.window):
+        before = result[-1] if result else None
+        if before is None or before.window.end < part.window.start or before.kind != part.kind:
+            result.append(part)
+            continue
+        entries = tuple(dict.fromkeys((*before.entries, *part.entries)))[:KEPT_ENTRIES]
+        end = max(before.window.end, part.window.end)
+        is_narrow = before.is_narrow and part.is_narrow
+        result[-1] = Unread(before.window._replace(end=end), part.kind, part.reason, entries, is_narrow)
+    return result
+
+
+def without(window: Window, spans: Iterable[Window]) -> list[Window]:
+    """What is left of a window when the spans are taken out of it, oldest first."""
+    left = []
+    start = window.start
+    for span in sorted(spans):
+        if start < min(span.start, window.end):
+            left.append(Window(start, min(span.start, window.end)))
+        start = max(start, span.end)
+    if start < window.end:
+        left.append(Window(start, window.end))
+    return left
+
+
+def in_turn(pieces: Sequence[Window], watermark: int, turn: int, most: int) -> list[Window]:
+    """The pieces of a window to read in this poll, oldest first, where gaps have cut it into several.
+
+    All that reach beyond the watermark, or the newest; of the others, which are read once more for late entries, `most` in
+    turn, so that gaps do not make a poll much dearer.
+    """
+    due = [piece for piece in pieces if piece.end > watermark] or list(pieces[-1:])
+    older = list(pieces[: len(pieces) - len(due)])
+    if len(older) > most:
+        first = turn * most % len(older)
+        older = sorted((older * 2)[first : first + most])
+    return older + due
+
+
+def summary(spans: Sequence[Window]) -> str:
+    """How many spans, at least one, how long together, and when the first begins: `1 gap of 1 s on 2026-03-03`."""
+    seconds = sum(span.seconds for span in spans)
+    first = format_time(min(spans).start)[:10]
+    return (
+        f"1 gap of {_span(seconds)} on {first}"
+        if len(spans) == 1
+        else (f"{len(spans):,} gaps of {_span(seconds)} since {first}")
+    )
+
+
+def _span(seconds: int) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:,} {unit}"
+    return f"{seconds} s"
+
+
+def wait_seconds(tries: int, random: Callable[[], float]) -> float:
+    """How long to wait before a gap is tried again that was tried so often: a minute, growing to an hour."""
+    longest = min(_FIRST_WAIT_SECONDS << min(tries, 20), _LONGEST_WAIT_SECONDS)
+    return (
+        longest * (1 - _JITTER * random()) if longest == _LONGEST_WAIT_SECONDS else longest * (1 + _JITTER * random())
+    )

@@ -1,0 +1,85 @@
+"""Finding out what of a window can be read that cannot be read whole, with few requests, and how many may be spent on that.
+
+A refusal mostly concerns one span: all that is too old, or a moment. So the two ends and the middle of the window are asked for:
+where all three are refused, all of it is; where one end is, halving finds how far that reaches. Does no I/O: it is told what is
+served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poller.gaps import Unread
+from poller.windows import Window, split
+
+# On finding out what of the windows of one lane can be read: where entries would be missing for longer otherwise, and where it
+# is only about how narrow a gap is.
+_REQUESTS = 256
+_SOFT_REQUESTS = 64
+
+
+class Narrowing:
+    """What is known of the windows of one contract that cannot be read, and what may still be spent on knowing more."""
+
+    def __init__(self, *, is_exact: bool = True) -> None:
+        """`is_exact`: whether to look for the very second of what is served but cannot be used."""
+        self._requests_left = _REQUESTS
+        self._soft_requests_left = _SOFT_REQUESTS if is_exact else 0
+        self._refused: list[Unread] = []
+
+    def may_spend(self, requests: int) -> bool:
+        """Whether so many requests may be spent on entries that are not served; they are counted."""
+        self._requests_left -= requests
+        return self._requests_left >= 0
+
+    def may_halve(self, window: Window, requests: int) -> bool:
+        """Whether a window that is served, though not as it should be, may be read in halves, for so many requests."""
+        self._soft_requests_left -= requests
+        return window.seconds > 1 and self._soft_requests_left >= 0
+
+    def known(self, window: Window) -> Unread | None:
+        """The window as one that cannot be read, where it lies in a span of which that was found."""
+        for unread in self._refused:
+            if unread.window.start <= window.start and window.end <= unread.window.end:
+                return unread._replace(window=window)
+        return None
+
+    def narrowed(self, unread: Unread, is_served: Callable[[int], bool]) -> Unread | list[Window]:
+        """Windows to read instead of one that cannot be read, or that it is to be left as it is.
+
+        `is_served` asks for a single second.  Raises: what that raises.
+        """
+        window = unread.window
+        if window.seconds == 1:
+            return unread
+        if not self.may_spend(3):
+            return unread._replace(is_narrow=False)
+        is_first_served, is_last_served = is_served(window.start), is_served(window.end - 1)
+        if is_first_served == is_last_served:
+            if is_first_served or is_served(window.start + window.seconds // 2):
+                return split(window, 2)
+            return unread
+        if not is_first_served and any(known.window.end == window.start for known in self._refused):
+            edge = _moved_edge(window, is_served)
+        else:
+            edge = self._edge(window, is_served, is_first_served=is_first_served)
+        parts = [Window(window.start, edge), Window(edge, window.end)]
+        self._refused.append(unread._replace(window=parts[is_first_served]))
+        return parts
+
+    def _edge(self, window: Window, is_served: Callable[[int], bool], *, is_first_served: bool) -> int:
+        """The second at which what is served ends or begins, found by halving."""
+        low, high = window.start, window.end - 1
+        while high - low > 1:
+            self.may_spend(1)
+            middle = (low + high) // 2
+            low, high = (middle, high) if is_served(middle) == is_first_served else (low, middle)
+        return high
+
+
+def _moved_edge(window: Window, is_served: Callable[[int], bool]) -> int:
+    """A second from which on all is served, with some room: it moves on, as what is too old grows while we ask."""
+    step = 4
+    while step < window.seconds and not is_served(window.start + step // 2):
+        step *= 2
+    return window.start + min(step, window.seconds - 1)

@@ -1,0 +1,85 @@
+"""What the entries that were read of a window say together: which are the same, which only share an id, and where the others lie.
+
+Pure. An entry is never dropped here but for one that has the same identity.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from poller.events import Event, Unreadable
+from poller.windows import Window
+
+_MICROSECONDS = 1_000_000
+
+
+def span_of(element: Unreadable, window: Window, events: Sequence[Event]) -> Window:
+    """Where in a window something lies that is no entry: its own second, or what its neighbours leave where they are in order."""
+    if element.second is not None and window.start <= element.second < window.end:
+        return Window(element.second, element.second + 1)
+    seconds = [event.time_us // _MICROSECONDS for event in events if event.is_timed]
+    if len(seconds) < len(events) or not is_by_time(window, events):
+        return window
+    is_newest_first = bool(seconds) and seconds[0] > seconds[-1]
+    if sorted(seconds, reverse=is_newest_first) != seconds:
+        return window
+    if len(set(seconds)) == 1:  # in which direction, one moment does not tell
+        return window
+    sides = (seconds[element.place - 1 : element.place], seconds[element.place : element.place + 1])
+    later, earlier = sides if is_newest_first else sides[::-1]
+    return Window(earlier[0] if earlier else window.start, later[0] + 1 if later else window.end)
+
+
+def is_by_time(window: Window, events: Sequence[Event]) -> bool:
+    """Whether the API gives the entries of a window for it: else a shorter one would tell no more."""
+    start_us, end_us = window.start * _MICROSECONDS, window.end * _MICROSECONDS
+    return all(start_us <= event.time_us < end_us for event in events if event.is_timed)
+
+
+def has_repeats(events: Sequence[Event]) -> bool:
+    """Whether an entry with an id came more than once."""
+    named = [event.identity for event in events if event.has_id]
+    return len(set(named)) < len(named)
+
+
+def told_apart(events: list[Event]) -> list[Event]:
+    """The events, with those told apart that share an id though they differ. One of them keeps it, in any order the same."""
+    lines: dict[bytes, bytes] = {}
+    shared = {event.identity for event in events if lines.setdefault(event.identity, event.line) != event.line}
+    if not shared:
+        return events
+    contents: dict[bytes, set[bytes]] = {}
+    for event in events:
+        if event.identity in shared:
+            contents.setdefault(event.identity, set()).add(event.apart().identity)
+    return [_apart_from(event, contents.get(event.identity, set())) for event in events]
+
+
+def _apart_from(event: Event, contents: set[bytes]) -> Event:
+    if len(contents) < 2:  # the same content, written in another way
+        return event
+    apart = event.apart()
+    return apart if apart.identity != min(contents) else msgspec.structs.replace(event, shared_id=event.identity)
+
+
+def each_once(window: Window, events: Sequence[Event]) -> list[Event]:
+    """Each event once and oldest first. Equal ones without any id are counted through, so that each stays an entry."""
+    assumed_time_us = (window.end - 1) * _MICROSECONDS
+    seen: Counter[bytes] = Counter()
+    unique = []
+    for event in events:
+        ordinal = seen[event.identity]
+        seen[event.identity] += 1
+        if ordinal and event.has_id:
+            continue
+        named = event.twin(ordinal) if ordinal else event
+        unique.append(named if named.is_timed else named.at(assumed_time_us))
+    unique.sort(key=_order)
+    return unique
+
+
+def _order(event: Event) -> tuple[int, bytes]:
+    return event.time_us, event.identity

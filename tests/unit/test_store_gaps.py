@@ -1,0 +1,137 @@
+"""Gaps in the state on a real file: they open, grow, shrink and close in the transaction that commits their window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from poller.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, Unread
+from poller.store import State, gaps
+from poller.store.gaps import Entry
+from poller.windows import Window
+from tests.states import HOUR, NOW, START, commit, event, events, open_state
+
+MINUTE = Window(START, START + 60)
+DAY = 24 * HOUR
+
+
+def at(second: int, kind: str = UNREADABLE, seconds: int = 1, entries: tuple[bytes, ...] = ()) -> Unread:
+    return Unread(Window(START + second, START + second + seconds), kind, f"why {second}", entries)
+
+
+def spans(state: State) -> list[tuple[int, int]]:
+    return [(gap.start - START, gap.end - START) for gap in state.gaps.find("1")]
+
+
+def test_a_gap_opens_with_its_window_and_the_watermark_moves_on(state: State) -> None:
+    settled = commit(state, events(1), unread=[at(7, entries=(b"what came",))])
+    (gap,) = settled.opened
+    assert state.gaps.find() == [gap]
+    assert (gap.contract, gap.window, gap.kind, gap.reason) == ("1", at(7).window, UNREADABLE, "why 7")
+    assert (gap.first_seen, gap.tries, gap.next_try_at, gap.is_accepted) == (NOW, 0, NOW + 60, False)
+    assert state.gaps.entries(gap.id) == [Entry(b"what came", 9)]
+    assert state.contracts.all()[0].watermark == MINUTE.end
+
+
+def test_gaps_of_one_kind_that_follow_each_other_are_one(state: State) -> None:
+    commit(state, [], unread=[at(7), at(8), at(20), at(9, DENSE)])
+    assert spans(state) == [(7, 9), (9, 10), (20, 21)]
+    assert commit(state, [], window=Window(START + 60, START + 120), unread=[at(60, REFUSED, 60)]).opened
+    assert not commit(state, [], window=Window(START + 120, START + 180), unread=[at(120, REFUSED, 60)]).opened
+    assert spans(state)[-1] == (60, 180)
+
+
+def test_a_gap_between_two_of_its_kind_joins_them(state: State) -> None:
+    commit(state, [], unread=[at(7, entries=(b"a",)), at(9, entries=(b"c",))])
+    commit(state, [], window=Window(START + 8, START + 9), unread=[at(8, entries=(b"b",))])
+    (gap,) = state.gaps.find("1")
+    assert (gap.window, [entry.content for entry in state.gaps.entries(gap.id)]) == (
+        Window(START + 7, START + 10),
+        [b"a", b"c", b"b"],
+    )
+
+
+def test_a_gap_closes_when_its_window_is_read_whole(state: State) -> None:
+    commit(state, [], unread=[at(7, entries=(b"a",))])
+    (gap,) = state.gaps.find()
+    settled = commit(state, events(7), window=gap.window, advance=False)
+    assert (settled.closed, state.gaps.find(), state.gaps.entries(gap.id)) == ([gap], [], [])
+
+
+def test_of_a_gap_that_is_read_in_part_the_rest_stays_and_keeps_its_number(state: State) -> None:
+    commit(state, [], unread=[at(0, REFUSED, 60)])
+    (gap,) = state.gaps.find()
+    state.gaps.record_try(gap.id, "still no", NOW + 500)
+    settled = commit(state, [], window=Window(START + 20, START + 40), advance=False, unread=[at(30)])
+    assert not settled.opened
+    assert not settled.closed
+    found = state.gaps.find()
+    assert [(row.start - START, row.end - START, row.kind) for row in found] == [
+        (0, 20, REFUSED),
+        (30, 31, UNREADABLE),
+        (40, 60, REFUSED),
+    ]
+    assert found[0].id == gap.id
+    assert {(row.first_seen, row.tries, row.next_try_at) for row in found} == {(NOW, 1, NOW + 500)}
+
+
+def test_a_try_that_brings_the_same_replaces_what_came(state: State) -> None:
+    commit(state, [], unread=[at(7, entries=(b"a",))])
+    (gap,) = state.gaps.find()
+    commit(state, [], window=gap.window, advance=False, unread=[at(7, entries=(b"b",))])
+    assert [entry.content for entry in state.gaps.entries(gap.id)] == [b"b"]
+    assert state.gaps.find() == [gap]
+
+
+def test_what_came_is_kept_within_bounds(state: State) -> None:
+    large = b"x" * 100_000
+    commit(state, [], unread=[at(7, entries=(large, *(b"%d" % number for number in range(50))))])
+    (gap,) = state.gaps.find()
+    kept = state.gaps.entries(gap.id)
+    assert kept[0] == Entry(large[: 64 * 1024], 100_000)
+    assert len(kept) == KEPT_ENTRIES
+
+
+def test_gaps_of_a_contract_stay_few_whatever_the_api_does(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gaps, "_MOST", 5)
+    for second in range(0, 60, 2):
+        commit(state, [], window=MINUTE._replace(start=START + second), unread=[at(second)])
+    found = spans(state)
+    assert len(found) == 5
+    assert all(any(start <= second < end for start, end in found) for second in range(0, 60, 2))
+
+
+def test_an_accepted_gap_is_told_as_such_until_it_is_retried(state: State) -> None:
+    commit(state, [], unread=[at(7)])
+    (gap,) = state.gaps.find()
+    state.gaps.accept(gap.id)
+    assert [row.is_open for row in state.gaps.find()] == [False]
+    state.gaps.retry(gap.id, NOW + 5)
+    assert state.gaps.find() == [gap._replace(next_try_at=NOW + 5)]
+
+
+def test_an_accepted_gap_does_not_hide_what_follows_it(state: State) -> None:
+    commit(state, [], unread=[at(7)])
+    state.gaps.accept(state.gaps.find()[0].id)
+    assert commit(state, [], window=Window(START + 8, START + 9), unread=[at(8)]).opened
+
+
+def test_gaps_outlive_the_process(directory: Path) -> None:
+    state = open_state(directory)
+    state.contracts.enrol(["1"], "default", START, START)
+    commit(state, [], unread=[at(7)])
+    known = state.overview().gaps
+    state.close()
+    again = open_state(directory)
+    assert list(again.overview().gaps) == list(known) != []
+    again.close()
+
+
+def test_what_was_read_of_an_hour_with_a_gap_is_remembered_until_the_gap_closes(state: State) -> None:
+    early, late = event(1), event(2, START + 2 * HOUR)
+    commit(state, [early], unread=[at(7)])
+    commit(state, [late], window=Window(START + 60, START + 3 * HOUR))
+    commit(state, [], window=Window(START + 60, START + 90 * DAY))
+    state.contracts.prune(35 * DAY, 600, START + 90 * DAY)
+    assert state.contracts.unseen("1", [early, late]) == [late]
