@@ -11,15 +11,18 @@ from typing import NamedTuple
 import click
 
 from poller.cli.compose import activity_logs, preparation
+from poller.cli.gaps import as_data
 from poller.cli.messages import echo_json, exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StateHeldError, StoppedError
+from poller.gaps import summary
 from poller.pipeline.audit import Difference, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.store.contracts import Contract
+from poller.store.gaps import Gap
 from poller.windows import Window, format_time
 
 # How long a repair that the daemon does is waited for: its next poll begins within an interval, and takes this long.
@@ -28,6 +31,7 @@ _LONGEST_WAIT_SECONDS = 600.0
 _LOOK_AGAIN_SECONDS = 0.5
 _MAX_REPAIRS = 5  # more may become visible while one is done
 _TOLD_BEGINNINGS = 3
+_TOLD_GAPS = 5
 
 
 @click.command("audit", cls=GlobalOptionsCommand)
@@ -50,9 +54,9 @@ def command(
     """Compare what the API says it holds with what was collected, per contract and hour.
 
     Every hour that the range touches, up to poll.overlap ago: what is younger may still be on its way. What lies before
-    collecting began is named, and is no difference: `backfill` exports it. Exit code 0 when all is equal, or repaired; 1 when
-    something differs. What `--repair` collects waits for the next `run` or `fetch` to be delivered; while `run` runs, it
-    collects it itself at its next poll, which is waited for.
+    collecting began is named, and is no difference: `backfill` exports it. Gaps are named and left out. Exit code 0 when all is
+    equal, or repaired; 1 when something differs, or while a gap in the range is not accepted. What `--repair` collects waits
+    for the next `run` or `fetch` to be delivered; while `run` runs, it collects it itself at its next poll, which is waited for.
 
     \b
     Examples:
@@ -107,7 +111,7 @@ class _Audit:
         differences, failures = self._compare(contracts, span)
         compared = len(contracts) - len(failures)
         if not self._as_json:
-            self._show(compared, reached, differences, before, is_complete=not failures)
+            self._show(compared, reached, differences, before, self._gaps(contracts, span), is_complete=not failures)
         if missing := _missing(differences) if not repair and not self._as_json else 0:
             note(f"{missing:,} entries are missing; the same with --repair collects them")
         if repair and differences:
@@ -115,13 +119,20 @@ class _Audit:
             failures += failed
             missing = _missing(differences)
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
+        gaps = self._gaps(contracts, span)
         if self._as_json:  # one answer: what is so in the end
-            self._show(compared, reached, differences, before, is_complete=not failures)
+            self._show(compared, reached, differences, before, gaps, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
         for line in imbalances:
             tell(f"the books do not balance: {line}")
-        return EXIT_INCOMPLETE if differences or imbalances or (failures and compared) else code
+        has_open_gap = any(gap.is_open for gap in gaps)
+        return EXIT_INCOMPLETE if differences or has_open_gap or imbalances or (failures and compared) else code
+
+    def _gaps(self, contracts: Sequence[str], span: Window) -> list[Gap]:
+        """What of the span could not be read, and so is not compared."""
+        gaps = self._state.gaps.find()
+        return [gap for gap in gaps if gap.contract in contracts and gap.start < span.end and span.start < gap.end]
 
     def _parts(self, row: Contract, span: Window) -> Parts:
         return parts_of(span, row.origin, self._now, self._config.poll.overlap_seconds)
@@ -167,12 +178,13 @@ class _Audit:
         reached: Window | None,
         differences: Sequence[Difference],
         before: Sequence[_Before],
+        gaps: Sequence[Gap],
         *,
         is_complete: bool,
     ) -> None:
         """`count` contracts were compared, so far (None: not at all); `is_complete` says that it is all."""
         if self._as_json:
-            self._show_json(reached, differences, before, is_complete=is_complete)
+            self._show_json(reached, differences, before, gaps, is_complete=is_complete)
             return
         if differences:
             click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
@@ -183,11 +195,19 @@ class _Audit:
         elif reached is None:
             click.echo("nothing was compared: what is younger than poll.overlap may still be on its way")
         elif count:
-            click.echo(f"equal: {count} contracts, {reached}, every hour as the API counts it")
+            but = f", but for {summary([gap.window for gap in gaps])}" if gaps else ""
+            click.echo(f"equal: {count} contracts, {reached}, every hour as the API counts it{but}")
         _tell_before(before)
+        _tell_gaps(gaps)
 
     def _show_json(
-        self, reached: Window | None, differences: Sequence[Difference], before: Sequence[_Before], *, is_complete: bool
+        self,
+        reached: Window | None,
+        differences: Sequence[Difference],
+        before: Sequence[_Before],
+        gaps: Sequence[Gap],
+        *,
+        is_complete: bool,
     ) -> None:
         rows = [
             {
@@ -205,10 +225,11 @@ class _Audit:
         ]
         answer = {
             "use": self._use,
-            "equal": is_complete and not rows,
+            "equal": is_complete and not rows and not any(gap.is_open for gap in gaps),
             "compared": None if reached is None else _range(reached),
             "differences": rows,
             "before_collecting": beginnings,
+            "gaps": [as_data(gap) for gap in gaps],
         }
         echo_json(answer)
 
@@ -297,6 +318,14 @@ def _tell_before(before: Sequence[_Before]) -> None:
         )
     if len(groups) > _TOLD_BEGINNINGS:
         note(f"... and {len(groups) - _TOLD_BEGINNINGS} more beginnings: --json names each")
+
+
+def _tell_gaps(gaps: Sequence[Gap]) -> None:
+    for gap in gaps[:_TOLD_GAPS]:
+        state = "accepted" if gap.is_accepted else "not accepted"
+        note(f"not compared: gap {gap.id} of contract {gap.contract}, {gap.window}, {state}: {gap.reason}")
+    if len(gaps) > _TOLD_GAPS:
+        note(f"... and {len(gaps) - _TOLD_GAPS} more gaps: `ionos-poller gaps list` names each")
 
 
 def _count(rows: Sequence[_Before]) -> str:

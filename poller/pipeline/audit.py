@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from poller.errors import TransientError
 from poller.events import Event, Page
+from poller.gaps import without
 from poller.reading import USUAL_CAP, Limits, Reading, Source, Split, WindowReader
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
@@ -78,6 +79,13 @@ def parts_of(span: Window, origin: int, now: float, overlap_seconds: int) -> Par
         closed=_window(start, cut),
         open=_window(max(start, cut), end),
     )
+
+
+def around(window: Window, gaps: Sequence[Window]) -> tuple[list[Window], list[Window]]:
+    """What of closed hours to compare by totals, and what to read: the rest of the hours in which a gap lies."""
+    touched = [whole_hours(gap) for gap in gaps]
+    by_totals = without(window, touched)
+    return by_totals, [part for hours in without(window, by_totals) for part in without(hours, gaps)]
 
 
 def _window(start: int, end: int) -> Window | None:

@@ -17,7 +17,7 @@ from poller.errors import AuthError, PollerError, StateError, StoppedError
 from poller.events import Event
 from poller.gaps import UNREADABLE, UNSTABLE, in_turn, wait_seconds, without
 from poller.pipeline.ahead import ReadAhead
-from poller.pipeline.audit import Auditor, Difference, NoTotalsError, parts_of
+from poller.pipeline.audit import Auditor, Difference, NoTotalsError, around, parts_of
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
 from poller.reading import Conduct, Limits, Reading, WindowReader
@@ -350,27 +350,32 @@ class Collector:
 
         Closed hours are compared by totals, the hour that is not over entry by entry, which costs a request a page.
         `by_reading`: where the API gives no totals, closed hours are read as well. That costs as many requests as collecting
-        them.  Raises: AuthError, TransientError, RejectedError, StateError, StoppedError.
+        them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry.
+
+        Raises: AuthError, TransientError, RejectedError, StateError, StoppedError.
         """
         row = self._known(contract)
         parts = parts_of(span, row.origin, self._clock(), self._config.poll.overlap_seconds)
         if parts.compared is None:
             return []
         auditor = self._auditor(row)
+        gaps = [gap.window for gap in self._state.gaps.find(contract)]
 
         def read(part: Window) -> list[Difference]:
             counts = self._state.contracts.counts(contract, part.start, part.end)
             return auditor.read(part, counts, lambda events: self._state.contracts.unseen(contract, events))
 
         found: list[Difference] = []
-        if (closed := parts.closed) is not None:
+        by_totals, by_entries = around(parts.closed, gaps) if parts.closed is not None else ([], [])
+        for part in by_totals:
             try:
-                found += auditor.compare(closed, self._state.contracts.counts(contract, closed.start, closed.end))
+                found += auditor.compare(part, self._state.contracts.counts(contract, part.start, part.end))
             except NoTotalsError:
                 if not by_reading:
                     raise
-                found += read(closed)
-        return found + read(parts.open) if parts.open is not None else found
+                found += read(part)
+        by_entries += without(parts.open, gaps) if parts.open is not None else []
+        return sorted(found + [row for part in by_entries for row in read(part)], key=lambda row: row.window)
 
     def count_roughly(self, contract: str, span: Window) -> tuple[int, bool]:
         """How many entries the API holds in a span, and whether that is all of them, not only at least so many.

@@ -14,7 +14,7 @@ import pytest
 
 from poller.store.schema import with_functions
 from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
-from tests.integration.exporting import DAY_SECONDS, HOUR_SECONDS, ago, hour_of, refused
+from tests.integration.exporting import DAY_SECONDS, HOUR_SECONDS, ago, hour_of, refused, text
 from tests.integration.fetching import Bench, Run, Starter, finish, same
 from tests.support import COMMAND, clean_environment, wait_until
 
@@ -155,6 +155,29 @@ def test_one_repair_completes_although_more_becomes_visible_while_it_is_done(fet
     assert "after repair: nothing is missing" in run.told
     row = json.loads(fetched.run("status", "--json").lines[0])["uses"]["fetch"]["contracts"][1]
     assert (row["late"], row["repaired"]) == (0, 5)
+
+
+def test_a_gap_is_named_and_not_compared_and_no_difference_once_it_is_accepted(bench: Starter) -> None:
+    place = bench(events=100, contracts=1, span_seconds=5 * HOUR_SECONDS, result_window=50, total_cap=50)
+    env = {"IONOS_POLLER_API__RESULT_WINDOW": "50", "IONOS_POLLER_API__PAGE_SIZE": "50"}
+    dense = in_that_hour(ago(3 * HOUR_SECONDS))
+    place.simulator.add_entries(FIRST, count=80, at=dense)
+    assert place.fetch("--since", "6h", env=env).code == 1
+    span = ("--from", "6h", "--to", "0m")
+    run = audit(place, *span, "--repair", code=1, env=env)
+    assert run.lines[0].startswith(b"equal: 1 contracts, ")
+    assert b"but for 1 gap of 1 s on " in run.lines[0]
+    (told,) = [line for line in run.told if line.startswith("not compared: gap ")]
+    assert f" of contract {FIRST}, {text(dense)}/" in told
+    answer = json.loads(audit(place, *span, "--json", code=1, env=env).lines[0])
+    ((gap,), equal) = (answer["gaps"], answer["equal"])
+    assert (gap["contract"], gap["start"], gap["accepted"], equal) == (str(FIRST), text(dense), False, False)
+    assert answer["differences"] == []
+    assert place.run("gaps", "accept", str(gap["id"])).code == 0
+    answer = json.loads(audit(place, *span, "--json", code=0, env=env).lines[0])
+    assert (answer["equal"], answer["gaps"][0]["accepted"]) == (True, True)
+    place.simulator.add_entries(FIRST, count=1, at=dense + timedelta(minutes=1))
+    assert [row[4] for row in rows(b"\n".join(audit(place, *span, code=1, env=env).lines).decode())] == ["1"]
 
 
 def test_what_is_too_young_for_any_comparison_is_said_to_be(fetched: Bench) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from poller.config import Config
-from poller.errors import TransientError
+from poller.errors import RejectedError, TransientError
 from poller.events import Event, Page
 from poller.listing import ContractList
-from poller.pipeline.audit import Difference, parts_of, self_audit_span
+from poller.pipeline.audit import Difference, around, parts_of, self_audit_span
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.store.contracts import Contract
@@ -34,7 +34,11 @@ class Log:
         self.seconds = {contract: list(range(BEGAN - 24 * H, BEGAN + 24 * H, 60)) for contract in contracts}
         self.now = float(BEGAN)
         self.refused: Window | None = None
+        self.rejected: Window | None = None
         self.requests = 0
+
+    def hanging_count(self) -> int:
+        return 0
 
     def contracts(self) -> ContractList:
         return ContractList(list(self.seconds))
@@ -43,6 +47,8 @@ class Log:
         self.requests += 1
         if self.refused and self.refused.start <= window.start < self.refused.end:
             raise TransientError("not now")
+        if self.rejected and window.start < self.rejected.end and self.rejected.start < window.end:
+            raise RejectedError("not this second", status=400)
         shown = [second for second in self.seconds[contract] if window.start <= second < min(window.end, self.now)]
         events = tuple(
             Event(second * 1_000_000, b"%d" % second + b"0" * 6, b"{}") for second in shown[offset : offset + limit]
@@ -223,3 +229,39 @@ def test_a_regular_audit_of_equal_entries_costs_one_request_and_the_pages_of_the
     assert span is not None
     assert place.collector.audit("1", span) == []
     assert place.log.requests - requests == 2
+
+
+def test_a_gap_is_left_out_of_an_audit_and_the_rest_of_its_hour_is_compared(place: Place) -> None:
+    second = BEGAN + 600
+    place.log.rejected = Window(second, second + 1)
+    place.poll(3 * H)
+    assert [gap.window for gap in place.state.gaps.find()] == [place.log.rejected]
+    assert place.audit() == []
+    for late in (BEGAN + 661, BEGAN + 2 * H + 1):
+        place.log.show("1", late)
+    differences = place.audit()
+    assert [difference.missing for difference in differences] == [1, 1]
+    assert differences[0].window.start == second + 1, "behind the gap"
+    place.collector.repair(differences)
+    place.poll(60)
+    assert place.audit() == []
+    assert (place.row().repaired, place.row().late) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "by_totals", "by_entries"),
+    [
+        ([], [(0, 5 * H)], []),
+        ([(H + 60, H + 61)], [(0, H), (2 * H, 5 * H)], [(H, H + 60), (H + 61, 2 * H)]),
+        ([(0, 2 * H)], [(2 * H, 5 * H)], []),
+        ([(H - 1, 3 * H + 1)], [(4 * H, 5 * H)], [(0, H - 1), (3 * H + 1, 4 * H)]),
+        ([(60, 61), (120, 121)], [(H, 5 * H)], [(0, 60), (61, 120), (121, H)]),
+        ([(-9 * H, 9 * H)], [], []),
+    ],
+)
+def test_totals_compare_the_hours_without_a_gap_and_reading_the_rest_of_the_others(
+    gaps: Any, by_totals: Any, by_entries: Any
+) -> None:
+    base = BEGAN // H * H
+    moved = [[Window(base + start, base + end) for start, end in spans] for spans in (gaps, by_totals, by_entries)]
+    assert around(Window(base, base + 5 * H), moved[0]) == (moved[1], moved[2])
