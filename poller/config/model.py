@@ -57,7 +57,13 @@ class Api(Table, frozen=True, kw_only=True):
     username: Username = None
     password: Password = None
     page_size: Annotated[
-        int, describe("number", "Entries asked for in one request; 1000 is known to work.", ge=1, le=10_000)
+        int,
+        describe(
+            "number",
+            "Entries asked for in one request; 1000 is known to work. Lowered where the API refuses it.",
+            ge=1,
+            le=10_000,
+        ),
     ] = 1000
     result_window: Annotated[
         int,
@@ -72,7 +78,7 @@ class Api(Table, frozen=True, kw_only=True):
         int,
         describe(
             "number",
-            "Contracts collected at the same time, and windows read at the same time over all of them.",
+            "Requests at the same time, over all contracts. One that hangs for 2 s is not counted; three times as many at most.",
             ge=1,
             le=64,
         ),
@@ -116,11 +122,17 @@ class Poll(Table, frozen=True, kw_only=True):
         ),
     ] = 600
     initial_lookback_seconds: Annotated[
-        int, describe("duration", "How far back the first run ever begins.", ge=0, le=20 * YEAR_SECONDS)
+        int,
+        describe(
+            "duration",
+            "How far back the first run ever begins; a contract that appears later begins at the last look without it.",
+            ge=0,
+            le=20 * YEAR_SECONDS,
+        ),
     ] = 300
     contracts: Annotated[
         tuple[str, ...],
-        describe("contracts", "Contract numbers to collect; empty: all that the token may see."),
+        describe("contracts", "Contract numbers to collect, listed or not; empty: all that the token may see."),
     ] = ()
     exclude_contracts: Annotated[tuple[str, ...], describe("contracts", "Contract numbers to leave out.")] = ()
     discovery_interval_seconds: Annotated[

@@ -148,6 +148,19 @@ def clock_two_hours_off(place: Bench) -> None:
     place.simulator.change_settings(date_skew_seconds=-7200)
 
 
+def page_that_is_too_large(place: Bench) -> None:
+    place.simulator.set_faults(["limit:count=100"])
+
+
+def list_that_is_refused(place: Bench) -> Environment:
+    place.simulator.set_faults(["unlisted"])
+    return {"IONOS_POLLER_POLL__CONTRACTS": str(FIRST)}
+
+
+def answers_without_a_date(place: Bench) -> None:
+    place.simulator.set_faults(["undated"])
+
+
 def disk_nearly_full(place: Bench) -> Environment:
     code = "import shutil\nshutil.disk_usage = lambda path: shutil._ntuple_diskusage(2**40, 2**40 - 2**23, 2**23)\n"
     return patched(place, "sitecustomize", code)
@@ -220,6 +233,9 @@ MISTAKES: dict[Callable[[Bench], Environment | None], Told] = {
     unwritable_state: Told(4, "state", "cannot be written: Not a directory", "another --state-dir"),
     corrupt_state: Told(4, "state fetch", "is damaged", "--since T"),
     clock_two_hours_off: Told(1, "clock", "2.0 h ahead of the API's", "timedatectl"),
+    page_that_is_too_large: Told(0, "page_size", "limit must not exceed 100", "set api.page_size to "),
+    list_that_is_refused: Told(0, "contracts", "the list of contracts is not to be had", "polled all the same"),
+    answers_without_a_date: Told(0, "clock", "do not say what time it is", "timedatectl set-ntp true"),
     disk_nearly_full: Told(4, "disk", "8.0 MiB free: nearly full", "free some space"),
     outbox_larger_than_the_disk: Told(0, "disk", "less than outbox.max_bytes", "lower outbox.max_bytes"),
     port_taken: Told(2, "http.listen", "taken by another program", "choose another http.listen"),

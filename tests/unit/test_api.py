@@ -662,6 +662,7 @@ def listed(numbers: list[int]) -> list[dict[str, int]]:
     "shape",
     [
         lambda numbers, total, follow: {"items": listed(numbers), "total": total},
+        lambda numbers, total, follow: {"items": listed(numbers), "total": str(total)},
         lambda numbers, total, follow: {
             "items": listed(numbers),
             "_links": {"next": f"contracts{follow}"} if follow else {},
