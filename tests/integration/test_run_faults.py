@@ -207,7 +207,8 @@ def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the
     assert daemon.told == "no dead letters\n"
     assert "there is no sink typo" in daemon.command("dead-letters", "list", "--sink", "typo", code=2)
     daemon.stop()
-    daemon.assert_once(LOGGING)
+    books = daemon.simulator.books(LOGGING)
+    assert (books.lost, books.invented) == (0, 0)
     daemon.assert_clean()
 
 
