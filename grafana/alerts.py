@@ -78,6 +78,17 @@ ALERTS = (
         "`/healthz` and the log (`worker.stuck`) name it. systemd restarts the daemon; elsewhere do that yourself.",
     ),
     Alert(
+        "StateReplaced",
+        "prometheus",
+        "changes(ionos_poller_state_created_at_seconds[1d])",
+        ">",
+        0,
+        "0s",
+        "warning",
+        "The state of ionos-poller was created anew",
+        "Was it deleted, or does the container have no volume for it? Read again what is missing: `ionos-poller run --since T`.",
+    ),
+    Alert(
         "LogLinesDropped",
         "prometheus",
         "increase(ionos_poller_log_lines_dropped_total[10m])",

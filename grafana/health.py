@@ -241,6 +241,16 @@ def _details(built: Dashboard) -> Dashboard:
             )
         )
         .with_panel(
+            number(
+                "prometheus",
+                "Age of the state",
+                Query(f"time() - {metric('state_created_at_seconds')}", "{{instance}}"),
+                unit="s",
+                width=8,
+                description="Back to nothing: the state was lost, or the container has no volume for it.",
+            )
+        )
+        .with_panel(
             number("prometheus", "Version", Query(metric("build_info"), "{{version}}"), width=8).text_mode(
                 BigValueTextMode.NAME
             )

@@ -179,6 +179,9 @@ class _StateCollector(Collector):
                 for row in state.sinks
             },
         )
+        if state.created_at is not None:
+            text = "When the state was created: a new value means that it was lost, or its volume forgotten."
+            yield _gauge("state_created_at_seconds", text, [], {(): state.created_at})
         yield _counter("log_lines_dropped", "Lines of the log that nobody read in time.", [], {(): dropped_lines()})
         yield from _gaps(state, {row.contract for row in polled})
         yield _counter(

@@ -13,7 +13,7 @@ from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import format_size
 from poller.errors import EXIT_STATE, StateError
 from poller.gaps import summary
-from poller.store.inspection import holder_of, schema_of, set_aside_in
+from poller.store.inspection import holder_of, missing_in, schema_of
 from poller.store.overview import overview_of
 from poller.store.schema import SCHEMA_VERSION
 
@@ -92,7 +92,7 @@ def check_files(directory: Path) -> Iterator[Finding]:
             hint = "keep this machine's clock right: `timedatectl set-ntp true`"
             yield from (warn(name, line, hint) for line in overview_of(path).clock_troubles(time.time()))
             yield from check_gaps(path)
-    for use, aside in set_aside_in(directory).items():
+    for use, aside in missing_in(directory).items():
         yield from from_error(f"state {use}", aside)
 
 

@@ -359,6 +359,7 @@ class _Backfill:
 def _discard(config: Config, order: _Order) -> None:
     """Forget what was exported, and delete it where it is in a file: the file that we wrote, and no other of that name."""
     if not State.exists(config.state_dir, order.use):
+        State.discard(config.state_dir, order.use)  # it may have vanished
         return
     state = State.open(config.state_dir, order.use)
     try:

@@ -19,7 +19,7 @@ from poller.config import Config
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, StateError
 from poller.store import State
 from poller.store.dead_letters import NO_LETTERS, LetterBooks
-from poller.store.inspection import holder_of, set_aside_in
+from poller.store.inspection import holder_of, missing_in
 from poller.store.overview import Overview, overview_of
 from poller.windows import format_time
 
@@ -114,7 +114,7 @@ def _read(config: Config) -> Seen:
             seen.uses.append(Use(path.stem, path, overview_of(path), holder_of(path.with_suffix(".lock"))))
         except StateError as error:
             seen.failures.append(error)
-    seen.failures.extend(set_aside_in(config.state_dir).values())
+    seen.failures.extend(missing_in(config.state_dir).values())
     if not seen.uses and not seen.failures:
         hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
         raise StateError(f"no state in {config.state_dir}", hint=hint)
@@ -125,6 +125,7 @@ def _as_data(use: Use) -> dict[str, object]:
     now, state = time.time(), use.state
     return {
         "process": use.process,
+        "created_at": _time(state.created_at),
         "contracts": [
             {
                 **row._asdict(),

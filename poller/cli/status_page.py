@@ -146,6 +146,8 @@ def _books(config: Config, state: Overview) -> Iterator[Text]:
         yield _line("red", f"DOES NOT BALANCE: {line}")
     share = f"{_size(state.outbox.bytes)} of {_size(config.outbox.max_bytes)}"
     yield _line("", f"outbox: {state.outbox.events:,} events, {share}")
+    if state.created_at is not None:
+        yield _line("", f"state: created {format_time(state.created_at)}")
 
 
 def _line(style: str, text: str) -> Text:

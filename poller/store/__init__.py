@@ -24,9 +24,10 @@ from pathlib import Path
 from poller.clocks import Trail
 from poller.errors import StateError
 from poller.store.contracts import Contracts
-from poller.store.database import Database, Lock, delete, make_directory
+from poller.store.database import Database, delete, make_directory, vanished
 from poller.store.dead_letters import DeadLetters
 from poller.store.gaps import Gaps
+from poller.store.lock import Lock, lock_of, was_created
 from poller.store.outbox import Outbox
 from poller.store.overview import Overview, overview
 
@@ -71,6 +72,7 @@ class State:
             lock.release()
             raise
         try:
+            lock.remember_created()
             if since is not None:
                 state.ask_since(accounts, since)
             state.outbox.recount()
@@ -144,10 +146,13 @@ class State:
     @classmethod
     def path(cls, directory: Path, use: str) -> Path:
         """The file of a use.  Raises: StateError when there is none."""
+        path = directory / f"{use}.db"
         if not cls.exists(directory, use):
+            if was_created(path):
+                raise vanished(path)
             hint = f"`{use}` has not run with this --state-dir yet"
-            raise StateError(f"{directory / f'{use}.db'} does not exist", hint=hint)
-        return directory / f"{use}.db"
+            raise StateError(f"{path} does not exist", hint=hint)
+        return path
 
     @staticmethod
     def discard(directory: Path, use: str) -> None:
@@ -188,7 +193,7 @@ class State:
 
         Raises: StateHeldError when another process holds it, StateError.
         """
-        lock = Lock(self._database.path.with_suffix(".lock"), wait=False, stop=threading.Event())
+        lock = Lock(lock_of(self._database.path), wait=False, stop=threading.Event())
         self._database.is_owner = True
         try:
             self.outbox.recount()

@@ -1,4 +1,4 @@
-"""The SQLite file itself: its lock, its transactions, and what to do when it cannot be used.
+"""The SQLite file itself: its transactions, and what to do when it cannot be used.
 
 A file that is not ours, is damaged or is newer than this program is never written to: the first two are set aside under another
 name, and nothing starts anew in their place until a person says from when. `connection` opens the file, and nobody else does.
@@ -6,11 +6,9 @@ name, and nothing starts anew in their place until a person says from when. `con
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,62 +16,26 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from poller.errors import StateError, StateHeldError, StoppedError
-from poller.files import open_own
+from poller.errors import StateError
 from poller.liveness import moves
 from poller.store.connection import SIDE_FILES, SharedConnection, attach, detach, identity_of
+from poller.store.lock import forget_created, lock_of, was_created
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
 from poller.store.soundness import has_usual_types, is_sound
 from poller.store.translation import SQLITE_ERRORS, as_passing, code_of, translated_os, translated_reading
 
-_LOCK_POLL_SECONDS = 0.1
 # How long is waited for another program that has the file locked: in short tries, between which our other threads go on.
 _BUSY_SECONDS = 10.0
 _BUSY_TRY_SECONDS = 0.2
 _BUSY_PAUSE_SECONDS = 0.05
 _GIVE_WAY_SECONDS = 0.005
 _PAGE_BYTES = 4096
+CREATED_AT = "created_at"  # the fact that says when the file was made, in unix seconds; not in those of older programs
 # Less than that will be used again soon: moving pages costs more than it gives.
 _VACUUM_BYTES = 32 * 1024 * 1024
 _VACUUM_PAGES = 1000
 _UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
 Piece = TypeVar("Piece")
-
-
-class Lock:
-    """The right to write one state, held by one process at a time; the kernel lets go of it when the process ends."""
-
-    def __init__(self, path: Path, *, wait: bool, stop: threading.Event) -> None:
-        with translated_os(path):
-            # Root may work in the state of a service, whose directory is the service's.
-            owner = path.parent.stat().st_uid if os.geteuid() == 0 else 0
-            self._fd = open_own(path, os.O_RDWR | os.O_CREAT, owners={owner})
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                holder = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                if not wait:
-                    os.close(self._fd)
-                    hint = "stop one of the two, or give it another --state-dir"
-                    raise StateHeldError(
-                        f"{path}: another process holds this state (process {holder})", hint=hint
-                    ) from None
-                if stop.wait(_LOCK_POLL_SECONDS):
-                    os.close(self._fd)
-                    raise StoppedError("asked to stop") from None
-            except OSError as error:
-                os.close(self._fd)
-                raise StateError(
-                    f"{path}: cannot be locked: {error.strerror}", hint="choose a --state-dir on a local file system"
-                ) from error
-        with suppress(OSError):  # the number only helps whoever is kept waiting: a full disk must not stop us here
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
-
-    def release(self) -> None:
-        os.close(self._fd)
 
 
 class DamagedRowError(sqlite3.DatabaseError):
@@ -321,6 +283,8 @@ def _create(path: Path, asked: Mapping[str, str] | None) -> None:
     )
     if aside and asked is None:
         raise StateError(f"{path} was set aside as {aside[-1].name}", hint=way_out(aside[-1]))
+    if asked is None and was_created(path):
+        raise vanished(path)
     # Made under another name, and given its own when it is whole: one that is empty or half made is a damaged one.
     new = path.with_name(f"{path.name}.new")
     with translated_os(path):
@@ -335,7 +299,8 @@ def _create(path: Path, asked: Mapping[str, str] | None) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(connection)
-        connection.executemany("INSERT INTO facts VALUES (?, ?)", (asked or {}).items())
+        facts = {**(asked or {}), CREATED_AT: str(int(time.time()))}
+        connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
         # Not only when it has its name: a kill in the midst of it would leave what only a writer can read.
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
@@ -346,6 +311,7 @@ def _create(path: Path, asked: Mapping[str, str] | None) -> None:
 
 def delete(path: Path) -> None:
     """Delete a state, which nobody holds.  Raises: StateError."""
+    forget_created(path)  # first: an interrupt must not leave a state that seems to have vanished
     with translated_os(path):
         for suffix in ("", *SIDE_FILES):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -360,6 +326,17 @@ def way_out(aside: Path) -> str:
     )
 
 
+def vanished(path: Path) -> StateError:
+    """Of a file that is not there, though its lock file says that it was created."""
+    lock = lock_of(path)
+    if path.stem.startswith("backfill-"):
+        way_out = "give the same `backfill` --restart to export all of it again"
+    else:
+        way_out = "run once with --since T, T at or before the last good run, to read again from there (some entries may repeat)"
+    hint = f"put it back; or {way_out}; or delete {lock} to begin anew"
+    return StateError(f"{path} is gone: {lock.name} says that it was created", hint=hint)
+
+
 def _move_aside(path: Path) -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside = path.with_name(f"{path.name}.unusable-{stamp}")
@@ -367,6 +344,7 @@ def _move_aside(path: Path) -> Path:
         if not aside.exists():
             break
         aside = path.with_name(f"{path.name}.unusable-{stamp}-{number}")
+    forget_created(path)  # who deletes what was set aside begins anew
     with translated_os(path):
         path.rename(aside)
     # The side files go along, under names that SQLite will find them by.

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from poller.errors import StateError
 from poller.store.connection import SIDE_FILES, SharedConnection, attach, detach
-from poller.store.database import newer_schema, way_out
+from poller.store.database import newer_schema, vanished, way_out
+from poller.store.lock import was_created
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, schema_at
 from poller.store.soundness import is_sound
 from poller.store.translation import SQLITE_ERRORS, as_passing
@@ -65,14 +66,15 @@ def _looking(path: Path) -> Iterator[SharedConnection]:
         detach(shared)
 
 
-def set_aside_in(directory: Path) -> dict[str, StateError]:
-    """The uses whose state was set aside, and not begun anew since: none of them starts before a person decides."""
+def missing_in(directory: Path) -> dict[str, StateError]:
+    """The uses whose state was set aside or vanished, and not begun anew since: none of them starts before a person decides."""
     found: dict[str, Path] = {}
     for aside in sorted(directory.glob("*.db.unusable-*")):
         use = aside.name.partition(".db.")[0]
         if not aside.name.endswith(SIDE_FILES) and not (directory / f"{use}.db").exists():
             found[use] = aside
-    return {
+    gone = {lock.stem: lock.with_suffix(".db") for lock in sorted(directory.glob("*.lock"))}
+    return {use: vanished(path) for use, path in gone.items() if not path.exists() and was_created(path)} | {
         use: StateError(f"{use}.db was set aside as {aside.name}", hint=way_out(aside)) for use, aside in found.items()
     }
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from poller.events import Event
 from poller.store import dead_letters, ledger, outbox
 from poller.store.contracts import Contract, Range, read_contracts, read_filtered, read_ranges
-from poller.store.database import Database, Reader
+from poller.store.database import CREATED_AT, Database, Reader
 from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.gaps import Gap, read_gaps
 from poller.store.outbox import Sink, Size
@@ -47,7 +47,8 @@ class TakenBack(NamedTuple):
 class Overview(NamedTuple):
     """The whole state, read in one transaction. `pending` are the spans that are still to be read besides the present.
 
-    `letters` are the books of dead letters by sink, also of sinks that were forgotten.
+    `letters` are the books of dead letters by sink, also of sinks that were forgotten. `created_at` is when the state was made,
+    in unix seconds; None where a program made it that did not note it.
     """
 
     contracts: list[Contract]
@@ -58,6 +59,7 @@ class Overview(NamedTuple):
     letters: Mapping[str, LetterBooks] = {}
     taken_back: TakenBack | None = None
     gaps: Sequence[Gap] = ()
+    created_at: int | None = None
 
     def clock_troubles(self, now: float) -> list[str]:
         """What the state shows of a clock of ours that is or was ahead, in a line each. `now` in unix seconds."""
@@ -157,12 +159,18 @@ def _read(connection: sqlite3.Connection) -> Overview:
             letters,
             _read_taken_back(connection),
             read_gaps(connection),
+            int(created) if (created := _fact(connection, CREATED_AT)) else None,
         )
 
 
 def _read_taken_back(connection: sqlite3.Connection) -> TakenBack | None:
-    row = connection.execute("SELECT value FROM facts WHERE name = 'taken_back'").fetchone()
-    return TakenBack(*map(int, row[0].split())) if row else None
+    value = _fact(connection, "taken_back")
+    return TakenBack(*map(int, value.split())) if value else None
+
+
+def _fact(connection: sqlite3.Connection, name: str) -> str | None:
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else None
 
 
 @contextmanager

@@ -306,6 +306,7 @@ def test_every_promql_passes_promtool(promtool: str, tmp_path: Path) -> None:
 # Alert -> series that make it fire within two hours of minutes, and the labels that it then has. `a+bxn`: n steps of b.
 FIRING = {
     "WorkersStuck": ("workers_stuck", "1x120", {}),
+    "StateReplaced": ("state_created_at_seconds", "5x60 9x60", {}),
     "LogLinesDropped": ("log_lines_dropped_total", "0+1x120", {}),
     "PollStale": ('last_poll_success_at_seconds{contract="1"}', "0x120", {"contract": "1"}),
     "CollectingBehind": (
@@ -332,6 +333,7 @@ WELL = {
     'events_repaired_total{contract="1"}': "5x120",
     "log_lines_dropped_total": "5x120",
     "workers_stuck": "0x120",
+    "state_created_at_seconds": "5x120",
     'token_expires_at_seconds{account="a"}': f"{30 * 86_400}x120",
     'build_info{version="1"}': "1x120",
 }

@@ -35,6 +35,7 @@ METRICS = {
     "dead_letters": {"sink"},
     "outbox_events": {"sink"},
     "outbox_bytes": set(),
+    "state_created_at_seconds": set(),
     "collect_lag_seconds": {"account", "contract"},
     "deliver_lag_seconds": {"sink"},
     "api_requests_total": {"code"},

@@ -16,7 +16,7 @@ from poller.checks.state import check_files, check_state
 from poller.errors import StateError, StateHeldError
 from poller.store import State
 from poller.store.database import Database
-from poller.store.inspection import holder_of, schema_of, set_aside_in
+from poller.store.inspection import holder_of, missing_in, schema_of
 from poller.store.overview import OtherLedger, overview_of
 from tests.states import commit, events, open_state, waiting, with_a_sink
 from tests.support import TOP, clean_environment
@@ -65,7 +65,7 @@ def check(directory: Path) -> None:
     list(check_files(directory))
     list(check_state(directory, 1))
     schema_of(directory / "fetch.db")
-    set_aside_in(directory)
+    missing_in(directory)
     holder_of(directory / "fetch.lock")
 
 

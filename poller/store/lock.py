@@ -1,0 +1,96 @@
+"""The lock file of a state: which process holds the state, and whether a state was created.
+
+Its first line is the process, padded to a fixed length, so that writing it leaves the second line as it is. The second line says
+that the state exists: where it does and the state's file is gone, somebody deleted that. It is written after the state has its
+name, and deleted before the state: so a kill at any moment leaves no lock file that tells of a state that never was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from poller.errors import StateError, StateHeldError, StoppedError
+from poller.files import open_own
+from poller.store.translation import translated_os
+
+_LOCK_POLL_SECONDS = 0.1
+_PID_BYTES = 20
+_CREATED = b"state created"
+
+
+class Lock:
+    """The right to write one state, held by one process at a time; the kernel lets go of it when the process ends."""
+
+    def __init__(self, path: Path, *, wait: bool, stop: threading.Event) -> None:
+        with translated_os(path):
+            self._fd = _open(path, os.O_RDWR | os.O_CREAT)
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = os.pread(self._fd, _PID_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
+                if not wait:
+                    os.close(self._fd)
+                    hint = "stop one of the two, or give it another --state-dir"
+                    raise StateHeldError(
+                        f"{path}: another process holds this state (process {holder})", hint=hint
+                    ) from None
+                if stop.wait(_LOCK_POLL_SECONDS):
+                    os.close(self._fd)
+                    raise StoppedError("asked to stop") from None
+            except OSError as error:
+                os.close(self._fd)
+                raise StateError(
+                    f"{path}: cannot be locked: {error.strerror}", hint="choose a --state-dir on a local file system"
+                ) from error
+        with suppress(OSError):  # the number only helps whoever is kept waiting: a full disk must not stop us here
+            os.pwrite(self._fd, b"%-*d\n" % (_PID_BYTES - 1, os.getpid()), 0)
+
+    def remember_created(self) -> None:
+        """Note that the state exists. Without room for that, the next start notes it."""
+        with suppress(OSError):
+            if _CREATED not in os.pread(self._fd, 100, _PID_BYTES):
+                os.pwrite(self._fd, _CREATED + b"\n", _PID_BYTES)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file of a state file."""
+    return path.with_suffix(".lock")
+
+
+def was_created(path: Path) -> bool:
+    """Whether the lock file of this state file says that the state was created."""
+    try:
+        descriptor = _open(lock_of(path), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _CREATED in os.pread(descriptor, 100, _PID_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def forget_created(path: Path) -> None:
+    """Take that back, before the state is deleted or set aside.  Raises: StateError."""
+    if not was_created(path):
+        return
+    with translated_os(lock_of(path)):
+        descriptor = _open(lock_of(path), os.O_RDWR)
+        try:
+            os.ftruncate(descriptor, _PID_BYTES)
+        finally:
+            os.close(descriptor)
+
+
+def _open(path: Path, flags: int) -> int:
+    # Root may work in the state of a service, whose directory is the service's.
+    owner = path.parent.stat().st_uid if os.geteuid() == 0 else 0
+    return open_own(path, flags, owners={owner})
