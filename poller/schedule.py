@@ -7,6 +7,7 @@ Decides nothing about entries. Errors of one contract are its own; a trouble of 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,7 @@ _PRUNE_SECONDS = 3600.0
 _FIRST_AUDIT_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
 _AUDIT_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
 _UNAVAILABLE_SECONDS = 3.0
+_NEXT_TURN_SECONDS = 0.5  # by then this one is over
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
 
 
@@ -219,9 +221,17 @@ class Schedule:
 
     def _discover_soon(self) -> None:
         """The next regular look is an hour away; a failed one is repeated with the polls."""
-        again = datetime.now(UTC) + timedelta(seconds=self.parts.config.poll.interval_seconds)
+        self._run_again("discovery", self.parts.config.poll.interval_seconds)
+
+    def _run_again(self, job: str, seconds: float) -> None:
         with suppress(LookupError):  # stopping
-            self._scheduler.modify_job("discovery", next_run_time=again)
+            self._scheduler.modify_job(job, next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
+
+    def _turn_seconds(self) -> float:
+        """How long a poll may take before it goes to the end of the row: without end where nobody waits for its thread."""
+        settings = self.parts.config
+        is_crowded = len(self._contracts) > settings.api.concurrency * MOST_OPEN
+        return settings.poll.interval_seconds if is_crowded else math.inf
 
     def _poll(self, contract: str) -> None:
         with self._busy_lock:
@@ -229,7 +239,10 @@ class Schedule:
                 return
             self._busy.add(contract)
         try:
-            self._after_poll(self._collector.collect(contract))
+            poll = self._collector.collect(contract, self._turn_seconds())
+            if poll.is_unfinished:
+                self._run_again(f"poll-{contract}", _NEXT_TURN_SECONDS)
+            self._after_poll(poll)
         finally:
             self._collector.dismiss(contract)
             with self._busy_lock:

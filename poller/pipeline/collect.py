@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -46,6 +47,7 @@ class Poll(NamedTuple):
     """How the poll of one contract ended: counts of entries, the failure if there was one, and what could not be read.
 
     `new` are those that went to the outbox; `gaps` the spans that cannot be read and that nobody has accepted.
+    `is_unfinished`: its turn was over before it had read all.
     """
 
     contract: str
@@ -56,6 +58,7 @@ class Poll(NamedTuple):
     repaired: int = 0
     failure: PollerError | None = None
     gaps: tuple[Gap, ...] = ()
+    is_unfinished: bool = False
 
 
 class Done(NamedTuple):
@@ -134,8 +137,10 @@ class Collector:
         """
         return self._discovery.discover(since, only)
 
-    def collect(self, contract: str) -> Poll:
+    def collect(self, contract: str, turn_seconds: float = math.inf) -> Poll:
         """Read and commit everything of a contract up to now. Never raises for what concerns this contract alone.
+
+        Where that takes longer than `turn_seconds`, it ends with the window that is then committed: others want a turn, too.
 
         Raises: StateError, StoppedError.
         """
@@ -143,18 +148,19 @@ class Collector:
         if row is None:
             raise ValueError(f"contract {contract} was not discovered")
         now = self._clock()
-        poll = self._collect_from(row, now)
+        turn_ends_at = time.monotonic() + turn_seconds
+        poll = self._collect_from(row, now, turn_ends_at)
         for other in self._discovery.others(contract, row.account):
             if poll.fetched or not is_access_refused(poll.failure):
                 break
-            poll = self._collect_from(row._replace(account=other), now)
+            poll = self._collect_from(row._replace(account=other), now, turn_ends_at)
             if not is_access_refused(poll.failure):
                 log.warning("contract.account_changed", extra={"contract": contract, "account": other})
                 self._state.contracts.enrol([contract], other, row.origin, int(now))
         self._state.contracts.record_poll(contract, int(now), poll.failure.reason if poll.failure else "")
         return poll._replace(gaps=tuple(gap for gap in self._state.gaps.find(contract) if gap.is_open))
 
-    def _collect_from(self, row: Contract, now: float) -> Poll:
+    def _collect_from(self, row: Contract, now: float, turn_ends_at: float) -> Poll:
         """Collect a contract as its account sees it."""
         api = self._accounts[row.account]
         trusted = self._trusted_now(api, now)
@@ -164,7 +170,7 @@ class Collector:
         for lane in self._lanes(row, api, now):
             if poll.failure is not None and not lane.is_present:
                 continue  # the API had its chance with an older span; only the present is tried as well
-            poll = self._collect_lane(row, api, lane, now, trusted, poll)
+            poll = self._collect_lane(row, api, lane, now, trusted, poll, turn_ends_at)
         return poll
 
     def _lanes(self, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:
@@ -198,7 +204,14 @@ class Collector:
         return [part for piece in without(window, gaps) for part in tile(piece)]
 
     def _collect_lane(
-        self, row: Contract, api: ActivityLog, lane: _Lane, now: float, trusted: float, poll: Poll
+        self,
+        row: Contract,
+        api: ActivityLog,
+        lane: _Lane,
+        now: float,
+        trusted: float,
+        poll: Poll,
+        turn_ends_at: float,
     ) -> Poll:
         gap = lane.of_gap
         present = Window(int(trusted) - 1, int(trusted))
@@ -217,6 +230,8 @@ class Collector:
                     if conduct.is_trial and reading.unread:
                         reason = reading.unread[-1].reason
                         break
+                    if gap is None and time.monotonic() >= turn_ends_at and window.end < lane.windows[-1].end:
+                        return poll._replace(is_unfinished=True)
             if lane.of_range is not None:
                 self._state.contracts.end_range(lane.of_range)
         except StateError:  # not the contract's

@@ -220,6 +220,26 @@ def test_those_that_were_collected_longest_ago_come_first(world: World) -> None:
     assert world.order == ["1", "3", "2"]
 
 
+def test_a_poll_whose_turn_is_over_ends_with_the_window_that_it_committed(world: World) -> None:
+    month = 30 * 86_400
+    state = State.open(world.directory, "fetch")
+    accounts: dict[str, Any] = dict(world.accounts)
+    collector = Collector(state, accounts, Config(), stop=threading.Event(), clock=lambda: float(NOW))
+    collector.discover(since=NOW - 3 * month)
+    watermarks = []
+    while collector.collect("1", turn_seconds=0.0).is_unfinished:
+        row = state.contracts.get("1")
+        assert row is not None
+        watermarks.append(row.watermark)
+    assert watermarks == sorted(watermarks)
+    assert 2 <= len(watermarks) <= 4
+    row = state.contracts.get("1")
+    assert row is not None
+    assert row.watermark == NOW
+    collector.close()
+    state.close()
+
+
 def test_a_list_that_is_not_whole_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.accounts["default"].missing = "there are more"
     world.poll()
