@@ -144,6 +144,17 @@ ALERTS = (
         "Put the right key into its file, then reload (SIGHUP). Its events wait.",
     ),
     Alert(
+        "Gaps",
+        "prometheus",
+        "ionos_poller_gaps",
+        ">",
+        0,
+        "0s",
+        "warning",
+        "A span of contract {{ $labels.contract }} cannot be read ({{ $labels.reason }})",
+        "All else is collected. `ionos-poller gaps list` shows it with the API's words; `gaps accept` takes it as it is.",
+    ),
+    Alert(
         "DeadLetters",
         "prometheus",
         "ionos_poller_dead_letters",

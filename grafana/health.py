@@ -95,6 +95,15 @@ def _overview(built: Dashboard) -> Dashboard:
         .with_panel(
             number(
                 "prometheus",
+                "Gaps",
+                Query(f"sum({metric('gaps', BY_CONTRACT)}) or vector(0)"),
+                warning=1,
+                description="Spans that cannot be read, and that nobody has accepted. All else is collected.",
+            )
+        )
+        .with_panel(
+            number(
+                "prometheus",
                 "Missing, says the audit",
                 Query(f"sum({metric('audit_missing_events', BY_CONTRACT)})"),
                 critical=1,
