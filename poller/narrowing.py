@@ -26,6 +26,7 @@ class Narrowing:
         self._requests_left = _REQUESTS
         self._soft_requests_left = _SOFT_REQUESTS if is_exact else 0
         self._refused: list[Unread] = []
+        self._served: set[int] = set()  # seconds from which on all was served when they were asked for
 
     def may_spend(self, requests: int) -> bool:
         """Whether so many requests may be spent on entries that are not served; they are counted."""
@@ -59,10 +60,12 @@ class Narrowing:
             if is_first_served or is_served(window.start + window.seconds // 2):
                 return split(window, 2)
             return unread
-        if not is_first_served and any(known.window.end == window.start for known in self._refused):
+        if window.start in self._served:  # and is not any more
             edge = _moved_edge(window, is_served)
         else:
             edge = self._edge(window, is_served, is_first_served=is_first_served)
+        if not is_first_served:
+            self._served.add(edge)
         parts = [Window(window.start, edge), Window(edge, window.end)]
         self._refused.append(unread._replace(window=parts[is_first_served]))
         return parts

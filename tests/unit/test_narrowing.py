@@ -1,0 +1,395 @@
+"""Which parts of a window can be read: refusals by age or in a span, failures, entries that are none, shared ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+
+from poller.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, TransientError, UnusableAnswerError
+from poller.events import Event, Page, Unreadable, parse_page
+from poller.gaps import (
+    DENSE,
+    FAILING,
+    REFUSED,
+    UNREADABLE,
+    UNSTABLE,
+    Unread,
+    in_turn,
+    merged,
+    summary,
+    wait_seconds,
+    without,
+)
+from poller.narrowing import Narrowing
+from poller.reading import Conduct, Limits, Reading, Split, WindowReader
+from poller.sifting import span_of
+from poller.windows import Window, split
+
+LIMITS = Limits(page_size=100, result_window=1000, window_bytes=10**9)
+PRESENT = Window(100_000, 100_001)
+NORMAL = Conduct(PRESENT)
+AGAIN = Conduct(PRESENT, is_failing=True)
+TRIAL = Conduct(PRESENT, is_failing=True, is_trial=True)
+
+
+class Api:
+    """One entry a second, newest first; `rule` may raise, or give the page in place of the usual one."""
+
+    def __init__(self, rule: Callable[[Window, int, int, Page], Page | None], *, every: int = 1) -> None:
+        self._rule = rule
+        self._every = every
+        self.asked: list[tuple[Window, int, int]] = []
+
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
+        self.asked.append((window, offset, limit))
+        seconds = [second for second in range(window.start, window.end) if second % self._every == 0][::-1]
+        events = tuple(
+            Event(second * 1_000_000, b"%016d" % second, b"{}") for second in seconds[offset : offset + limit]
+        )
+        usual = Page(events, len(seconds), False, 2 * len(events), False)
+        return self._rule(window, offset, limit, usual) or usual
+
+
+def read(api: Api, window: Window, conduct: Conduct = NORMAL) -> tuple[set[int], list[Unread]]:
+    """What the collector does: the seconds whose entry came, and what is unread."""
+    reader = WindowReader(api, "1", LIMITS, conduct)
+    todo, seconds, unread = [window], set(), []
+    while todo:
+        result = reader.read(todo.pop(0))
+        if isinstance(result, Split):
+            todo[:0] = result.windows
+        else:
+            seconds |= {event.time_us // 1_000_000 for event in result.events}
+            unread += result.unread
+    return seconds, merged(unread)
+
+
+def refusing(start: int, end: int, error: Callable[[], PollerError] = lambda: RejectedError("no", status=400)) -> Api:
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> None:
+        if window.start < end and start < window.end:
+            raise error()
+
+    return Api(rule)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, 1), (0, 50), (0, 99), (0, 100), (99, 100), (40, 41), (40, 60), (10, 100), (33, 35)],
+)
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 422, 451])
+def test_of_a_window_with_a_refused_span_all_else_is_read(start: int, end: int, status: int) -> None:
+    api = refusing(
+        start, end, lambda: AuthError("no", is_denied=True) if status == 403 else RejectedError("no", status=status)
+    )
+    seconds, unread = read(api, Window(0, 100))
+    assert unread == [Unread(Window(start, end), REFUSED, "no")]
+    assert seconds == set(range(100)) - set(range(start, end))
+
+
+def test_a_refusal_for_age_takes_few_requests_however_long_the_window_is() -> None:
+    api = Api(
+        lambda window, *rest: _raise(RejectedError("too old", status=400)) if window.start < 700_000 else None,
+        every=9999,
+    )
+    seconds, unread = read(api, Window(0, 2_592_000), Conduct(Window(9_000_000, 9_000_001)))
+    assert unread == [Unread(Window(0, 700_000), REFUSED, "too old")]
+    assert min(seconds) >= 700_000
+    assert len(api.asked) < 40
+
+
+def test_an_age_that_grows_while_we_ask_is_caught_up_with() -> None:
+    oldest = [700_000]
+
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> None:
+        oldest[0] += 1
+        if window.start < oldest[0]:
+            raise RejectedError("too old", status=400)
+
+    api = Api(rule, every=9999)
+    _, (gap,) = read(api, Window(0, 2_592_000), Conduct(Window(9_000_000, 9_000_001)))
+    assert gap.window.start == 0
+    assert oldest[0] <= gap.window.end + 20
+    assert gap.window.end - 700_000 < 100
+    assert len(api.asked) < 60
+
+
+def _raise(error: PollerError) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("conduct", [Conduct(), NORMAL])
+def test_what_the_api_refuses_of_the_present_as_well_is_no_matter_of_the_window(conduct: Conduct) -> None:
+    api = refusing(0, 10**6)
+    with pytest.raises(RejectedError):
+        read(api, Window(0, 100), conduct)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AuthError("401"), TransientError("429", status=429), TransientError("408", status=408)],
+    ids=str,
+)
+@pytest.mark.parametrize("conduct", [NORMAL, AGAIN, TRIAL])
+def test_what_concerns_more_than_a_window_is_raised(error: PollerError, conduct: Conduct) -> None:
+    with pytest.raises(type(error)):
+        read(refusing(0, 50, lambda: error), Window(0, 100), conduct)
+
+
+def test_a_probe_that_meets_what_concerns_more_raises_it() -> None:
+    api = Api(
+        lambda window, *rest: _raise(
+            RejectedError("no", status=400) if window.seconds > 1 else TransientError("429", status=429)
+        )
+    )
+    with pytest.raises(TransientError, match="429"):
+        read(api, Window(0, 100))
+
+
+def test_a_failure_is_the_windows_own_only_the_second_time() -> None:
+    api = refusing(40, 60, lambda: TransientError("500", status=500))
+    with pytest.raises(TransientError):
+        read(api, Window(0, 100))
+    seconds, unread = read(api, Window(0, 100), AGAIN)
+    assert unread == [Unread(Window(40, 60), FAILING, "500")]
+    assert len(seconds) == 80
+
+
+def test_a_failure_is_not_the_windows_own_if_the_api_is_down_by_the_time_that_is_known() -> None:
+    answers = iter([True, False])
+
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> None:
+        if window != PRESENT or not next(answers):
+            raise TransientError("503", status=503)
+
+    with pytest.raises(TransientError):
+        read(Api(rule), Window(0, 100), AGAIN)
+
+
+def test_a_gap_costs_two_requests_while_it_stays_refused_and_one_where_it_is_a_second() -> None:
+    api = refusing(0, 10**6)
+    assert read(api, Window(0, 100), TRIAL)[1] == [Unread(Window(0, 100), REFUSED, "no")]
+    assert len(api.asked) == 2
+    api.asked.clear()
+    assert read(api, Window(7, 8), TRIAL)[1] == [Unread(Window(7, 8), REFUSED, "no")]
+    assert len(api.asked) == 1
+
+
+def test_a_gap_of_which_the_end_can_be_read_by_now_shrinks() -> None:
+    seconds, unread = read(refusing(0, 60), Window(0, 100), TRIAL)
+    assert unread == [Unread(Window(0, 60), REFUSED, "no")]
+    assert seconds == set(range(60, 100))
+
+
+def test_a_second_that_is_too_dense_still_costs_one_request_and_what_it_serves_comes() -> None:
+    api = Api(lambda window, offset, limit, usual: Page(usual.events, 5000, True, 2, False))
+    seconds, unread = read(api, Window(7, 8), TRIAL)
+    assert (seconds, [part.kind for part in unread], len(api.asked)) == ({7}, [DENSE], 1)
+
+
+def test_a_second_whose_count_still_does_not_agree_costs_one_request() -> None:
+    api = Api(lambda window, offset, limit, usual: Page(usual.events, 2, False, 2, False))
+    _, unread = read(api, Window(7, 8), TRIAL)
+    assert [part.kind for part in unread] == [UNSTABLE]
+    assert len(api.asked) <= 2
+
+
+def test_when_too_much_is_refused_the_rest_is_left_for_the_next_poll() -> None:
+    api = Api(
+        lambda window, *rest: (
+            _raise(RejectedError("no", status=400))
+            if any(second % 50 == 25 for second in range(window.start, window.end))
+            else None
+        )
+    )
+    _, unread = read(api, Window(0, 10_000))
+    assert not all(part.is_narrow for part in unread)
+    assert len(api.asked) < 1000
+    again: set[int] = set()
+    for part in unread:
+        if not part.is_narrow:
+            again |= read(api, Window(part.window.start, min(part.window.end, part.window.start + 1000)))[0]
+    assert again
+
+
+def test_a_count_that_agrees_nowhere_is_not_looked_for_second_by_second() -> None:
+    api = Api(lambda window, offset, limit, usual: Page(usual.events, (usual.total or 0) + 1, False, 2, False))
+    seconds, unread = read(api, Window(0, 100))
+    assert seconds == set(range(100))
+    assert [(part.window, part.kind) for part in unread] == [(Window(0, 100), UNSTABLE)]
+    assert len(api.asked) < 300
+    api.asked.clear()
+    read(api, Window(0, 100), Conduct(PRESENT, is_exact=False))
+    assert len(api.asked) <= 4
+
+
+def test_a_count_that_does_not_agree_in_one_second_is_found() -> None:
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> Page:
+        return Page(usual.events, (usual.total or 0) + (window.start <= 42 < window.end), False, 2, False)
+
+    seconds, unread = read(Api(rule), Window(0, 100))
+    assert [(part.window, part.kind) for part in unread] == [(Window(42, 43), UNSTABLE)]
+    assert seconds == set(range(100))
+
+
+def unusable_at(second: int, *, has_time: bool) -> Api:
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> Page:
+        events = [event for event in usual.events if event.time_us != second * 1_000_000]
+        if len(events) == len(usual.events):
+            return usual
+        place = sum(event.time_us > second * 1_000_000 for event in events)
+        element = Unreadable(place, b"null", "no entry", second if has_time else None)
+        return Page(tuple(events), usual.total, False, 2, False, (element,))
+
+    return Api(rule)
+
+
+@pytest.mark.parametrize(("has_time", "requests"), [(True, 1), (False, 8)])
+@pytest.mark.parametrize("second", [0, 1, 42, 98, 99])
+def test_what_is_no_entry_is_a_gap_of_its_second_and_spoils_no_other(
+    second: int, has_time: bool, requests: int
+) -> None:
+    api = unusable_at(second, has_time=has_time)
+    seconds, unread = read(api, Window(0, 100))
+    assert unread == [Unread(Window(second, second + 1), UNREADABLE, "no entry", (b"null",))]
+    assert seconds == set(range(100)) - {second}
+    assert len(api.asked) <= requests
+
+
+@pytest.mark.parametrize("events", [[], [50], [10, 90, 20], [500, 400], [10, 10]], ids=str)
+def test_where_nothing_says_in_which_second_it_lies_halves_do_as_far_as_the_api_goes_by_time(
+    events: Sequence[int],
+) -> None:
+    body = tuple(Event(second * 1_000_000, b"%016d" % number, b"{}") for number, second in enumerate(events))
+    api = Api(lambda *_: Page(body, len(body) + 1, False, 2, False, (Unreadable(0, b"", "no entry"),)))
+    _, unread = read(api, Window(0, 100))
+    assert [part.window for part in unread] == [Window(0, 100)]
+    assert len(api.asked) < 200
+
+
+def test_an_entry_without_a_time_among_them_says_nothing_of_where_it_lies() -> None:
+    untimed = Event(0, b"a" * 16, b"{}", is_timed=False)
+    api = Api(lambda *_: Page((untimed,), 2, False, 2, False, (Unreadable(0, b"", "no entry"),)))
+    assert read(api, Window(0, 1))[1][0].window == Window(0, 1)
+
+
+@pytest.mark.parametrize("error", ["too large", "unusable"])
+def test_an_entry_that_cannot_be_had_is_passed_over(error: str) -> None:
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> None:
+        if any(event.time_us == 42_000_000 for event in usual.events):
+            raise BodyTooLargeError("larger") if error == "too large" else UnusableAnswerError("broken", b"{{")
+
+    seconds, unread = read(Api(rule), Window(0, 100), AGAIN)
+    assert seconds == set(range(100)) - {42}
+    assert [(part.window, part.kind) for part in unread] == [(Window(42, 43), UNREADABLE)]
+    assert unread[0].entries == (() if error == "too large" else (b"{{",))
+
+
+def test_an_answer_that_cannot_be_used_is_waited_for_at_first() -> None:
+    api = refusing(40, 60, lambda: UnusableAnswerError("broken", b"{{"))
+    with pytest.raises(UnusableAnswerError):
+        read(api, Window(0, 100))
+
+
+def test_a_second_page_that_is_refused_to_an_account_splits_the_window() -> None:
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> None:
+        if offset:
+            raise AuthError("no", is_denied=True)
+
+    assert WindowReader(Api(rule), "1", LIMITS, NORMAL).read(Window(0, 200)) == Split(split(Window(0, 200), 2))
+
+
+def test_a_probe_for_more_than_an_answer_may_weigh_is_served() -> None:
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> None:
+        if window.seconds > 1 and window.start < 50:
+            raise RejectedError("no", status=400)
+        if window == PRESENT:
+            raise BodyTooLargeError("larger")
+
+    assert read(Api(rule), Window(0, 100))[0] == set(range(100))
+
+
+def test_what_came_last_of_a_window_lies_before_all_else() -> None:
+    body = (Event(50_000_000, b"a" * 16, b"{}"), Event(40_000_000, b"b" * 16, b"{}"))
+    element = Unreadable(2, b"null", "no entry")
+    found = span_of(element, Window(0, 100), body)
+    assert found == Window(0, 41)
+    assert span_of(msgspec.structs.replace(element, second=300), Window(0, 100), body) == found
+    assert span_of(element, Window(45, 100), body) == Window(45, 100)
+
+
+# Several entries under one id
+
+
+def shared(*contents: str) -> Reading:
+    entry = '{{"_source":{{"@uuid":"a","m":"{}","meta":{{"time":"1970-01-01T00:00:07Z"}}}}}}'
+    hits = ",".join(entry.format(content) for content in contents)
+    page = parse_page(f'{{"hits":{{"total":{len(contents)},"hits":[{hits}]}}}}'.encode())
+    result = WindowReader(Api(lambda *_: page), "1", LIMITS).read(Window(0, 100))
+    assert isinstance(result, Reading)
+    return result
+
+
+def test_different_entries_under_one_id_are_each_an_entry_in_any_order_the_same() -> None:
+    one, other = shared("x", "y", "z"), shared("z", "x", "y")
+    assert len({event.identity for event in one.events}) == 3
+    assert [event.identity for event in one.events] == [event.identity for event in other.events]
+    (alone,) = shared("x").events
+    assert sum(event.identity == alone.identity for event in one.events) == 1
+    assert len({event.shared_id for event in one.events}) == 1
+
+
+def test_one_entry_that_comes_twice_is_one_also_when_its_keys_are_in_another_order() -> None:
+    page = parse_page(b'[{"@uuid":"a","x":1},{"x":1,"@uuid":"a"}]')
+    result = WindowReader(Api(lambda *_: page), "1", LIMITS).read(Window(0, 100))
+    assert isinstance(result, Reading)
+    assert len(result.events) == 1
+    assert not result.events[0].shared_id
+
+
+# The rules of gaps
+
+
+def test_what_is_left_of_a_window() -> None:
+    window = Window(10, 20)
+    assert without(window, []) == [window]
+    assert without(window, [Window(0, 5), Window(25, 30)]) == [window]
+    assert without(window, [Window(12, 13), Window(5, 11)]) == [Window(11, 12), Window(13, 20)]
+    assert without(window, [Window(0, 30)]) == []
+
+
+def test_of_many_pieces_the_older_ones_are_read_in_turn() -> None:
+    pieces = [Window(second, second + 1) for second in range(0, 10, 2)]
+    chosen = [in_turn(pieces, 8, turn, 2) for turn in range(4)]
+    assert all(row[-1] == pieces[-1] and len(row) == 3 for row in chosen)
+    assert {piece for row in chosen for piece in row} == set(pieces)
+    assert in_turn(pieces, 8, 0, 0) == pieces[-1:]
+    assert in_turn(pieces[:2], 100, 0, 5) == pieces[:2]
+    assert in_turn([], 100, 0, 5) == []
+
+
+def test_the_waits_grow_from_a_minute_to_an_hour() -> None:
+    waits = [wait_seconds(tries, lambda: 0.5) for tries in range(12)]
+    assert 60 <= waits[0] <= 66
+    assert waits == sorted(waits)
+    assert max(wait_seconds(30, lambda: 0.0), wait_seconds(30, lambda: 1.0)) <= 3600
+
+
+@pytest.mark.parametrize(
+    ("spans", "text"),
+    [
+        ([Window(0, 1)], "1 gap of 1 s on 1970-01-01"),
+        ([Window(86_400, 90_000), Window(0, 7200)], "2 gaps of 3 h since 1970-01-01"),
+        ([Window(0, 100 * 86_400)], "1 gap of 100 d on 1970-01-01"),
+    ],
+)
+def test_gaps_in_a_few_words(spans: list[Window], text: str) -> None:
+    assert summary(spans) == text
+
+
+def test_what_may_be_spent_has_an_end() -> None:
+    narrowing = Narrowing(is_exact=False)
+    assert not narrowing.may_halve(Window(0, 9), 1)
+    assert narrowing.may_spend(1)
+    assert not narrowing.may_spend(1000)
