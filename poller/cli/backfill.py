@@ -17,7 +17,7 @@ import msgspec
 from poller.api import ActivityLog
 from poller.cli import suggestions
 from poller.cli.compose import activity_logs, preparation, trusted_clock
-from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell
+from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell, told_gaps
 from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
@@ -39,6 +39,9 @@ from poller.windows import Window, format_time, tile
 log = logging.getLogger("poller.backfill")
 
 _GO_ON = "not complete: run the same command again to go on where it stopped"
+
+# A backfill is over when it ends: it tries whatever is due of its gaps, not one at each poll.
+_ALL_GAPS = 1000
 
 # Larger windows take fewer requests; this much is well within what a backfill may take.
 _JOB_BYTES = 3 * 1024 * 1024
@@ -205,6 +208,7 @@ class _Backfill:
                 not_elsewhere=self._not_elsewhere(others),
                 on_window=after_window,
                 until=window.end,
+                gaps_at_once=_ALL_GAPS,
             )
             polls = transfer.run(
                 collector, lambda: found, self._jobs, lambda: progress.show(transfer.delivered), progress.tick_seconds
@@ -214,7 +218,8 @@ class _Backfill:
             note(
                 f"{left_out:,} entries left out: `run` has collected them for the same sinks (--again sends them, too)"
             )
-        code = exit_code(polls, [*failures, *(poll.failure for poll in polls if poll.failure)])
+        failed = [poll.failure for poll in polls if poll.failure]
+        code = exit_code(polls, [*failures, *failed, *told_gaps(polls, self._order.use)])
         if code == EXIT_OK:
             for sink in sinks:
                 if isinstance(sink, OutputFile):

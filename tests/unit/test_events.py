@@ -141,6 +141,11 @@ def test_in_a_bare_list_an_element_that_is_no_entry_spoils_no_other_either(head:
     assert [(one.place, one.content) for one in found.unreadable] == [(1, b'{"x":NaN}'), (1, b"null")]
 
 
+def test_an_answer_of_another_shape_is_a_bad_answer_also_with_a_lone_surrogate_in_it() -> None:
+    with pytest.raises(BadAnswerError):
+        parse_page(b'{"status":"\\ud800"}')
+
+
 def test_of_an_entry_that_cannot_be_decoded_the_time_is_found_in_its_bytes() -> None:
     found = parse_page(hits('{"x":NaN,"meta":{"time" : "2026-03-03T14:02:02.530Z"}}', '{"x":NaN,"time":"soon"}'))
     assert [one.second for one in found.unreadable] == [1772546522, None]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from poller.errors import StateError
 from poller.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, Unread
 from poller.store import State, gaps
 from poller.store.gaps import Entry
@@ -115,6 +118,15 @@ def test_an_accepted_gap_does_not_hide_what_follows_it(state: State) -> None:
     commit(state, [], unread=[at(7)])
     state.gaps.accept(state.gaps.find()[0].id)
     assert commit(state, [], window=Window(START + 8, START + 9), unread=[at(8)]).opened
+
+
+def test_a_gap_that_a_bit_was_flipped_in_is_not_believed(state: State, directory: Path) -> None:
+    commit(state, [], unread=[at(7)])
+    with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as raw:
+        raw.create_function("crc32", 1, lambda text: 4711, deterministic=True)
+        raw.execute("UPDATE gaps SET end = end + 1")
+    with pytest.raises(StateError, match="damaged"):
+        state.gaps.find()
 
 
 def test_gaps_outlive_the_process(directory: Path) -> None:
