@@ -34,10 +34,16 @@ class Loki:
         self._lock = threading.Lock()
         self.before_answer: Callable[[], object] = lambda: None
 
-    def sink(self, *, clock: Callable[[], float] = time.time, **settings: Any) -> loki.LokiSink:
+    def sink(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        stop: threading.Event | None = None,
+        **settings: Any,
+    ) -> loki.LokiSink:
         quick = {"retry_initial_seconds": 0.01, "retry_max_seconds": 0.01, "batch_age_seconds": 0.0}
         table = LokiSink(**{"name": "loki", "url": "http://127.0.0.1:1", **quick, **settings})
-        sink = loki.LokiSink(table, Config(), threading.Event(), clock=clock)
+        sink = loki.LokiSink(table, Config(), stop or threading.Event(), clock=clock)
         sink._endpoint = self  # type: ignore[assignment]
         return sink
 

@@ -23,6 +23,7 @@ import msgspec
 from poller.config import Config
 from poller.config import LokiSink as Settings
 from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
+from poller.errors import StoppedError
 from poller.events import OutboxEvent
 from poller.sinks import Configured, TooOld
 from poller.sinks.age import AgeLimit
@@ -73,6 +74,7 @@ class LokiSink(Configured):
         self._late_streams = settings.late_streams
         self._connections = settings.connections
         self._request_bytes = min(MAX_REQUEST_BYTES, int(settings.stream_bytes_per_second * _REQUEST_SHARE))
+        self._stop = stop
         self._pace = Pace(settings.stream_bytes_per_second * _PACE_SHARE, stop)
         self._age = AgeLimit(MAX_AGE_SECONDS, "the 7 days that Loki takes", too_old, clock, trusted_now)
         self._endpoint = Endpoint(
@@ -116,7 +118,15 @@ class LokiSink(Configured):
         def send_stream(item: tuple[Stream, list[int]]) -> bool:
             stream, indexes = item
             for request in self._requests(stream, events, indexes):
-                outcome = self._send_request(stream, [events[index] for index in request])
+                # A stop waits for the requests on their way, not for the whole batch.
+                if self._stop.is_set() and not tally.is_empty():
+                    return False
+                try:
+                    outcome = self._send_request(stream, [events[index] for index in request])
+                except StoppedError:
+                    if tally.is_empty():
+                        raise
+                    return False
                 tally.add(request, outcome)
                 if isinstance(outcome, RetryAfter | CredentialsRefused):
                     break
@@ -206,6 +216,10 @@ class Tally:
                 case _:
                     self._failures.append(outcome)
 
+    def is_empty(self) -> bool:
+        """Whether nothing is known of any event yet."""
+        return not (self._taken or self._refused or self._failures)
+
     def is_worth_going_on(self, connections: int) -> bool:
         """Whether further requests may fare better: no key was refused, and fewer failed than are sent at once."""
         failed = [failure for failure in self._failures if isinstance(failure, RetryAfter | CredentialsRefused)]
@@ -225,7 +239,7 @@ class Tally:
 
     def _later(self, waits: Sequence[RetryAfter]) -> RetryAfter:
         if not waits:
-            return RetryAfter(self._failures[0].reason)
+            return RetryAfter(self._failures[0].reason if self._failures else "asked to stop")
         seconds = [wait.seconds for wait in waits if wait.seconds is not None]
         is_size_suspect = any(wait.is_size_suspect for wait in waits)
         return RetryAfter(waits[0].reason, max(seconds) if seconds else None, is_size_suspect)

@@ -285,7 +285,9 @@ def test_sigterm_during_a_batch_finishes_it_and_repeats_nothing(daemon_of: MakeD
     for name, before in stored.items():
         after = daemon.simulator.intakes[name].stored
         assert 0 < after - before <= 1000
-        assert daemon.sink(name)["delivered"] == after
+        # A batch for Loki is several requests: those on their way are finished. What is not settled of them merges when repeated.
+        delivered = daemon.sink(name)["delivered"]
+        assert delivered <= after if name == LOKI else delivered == after
     daemon.simulator.set_faults([])
     daemon.start()
     daemon.await_delivery()

@@ -329,6 +329,19 @@ def test_work_side_by_side_ends_with_the_first_failure() -> None:
     assert max(done.values()) == 1
 
 
+def test_a_stop_waits_for_the_request_on_its_way_not_for_the_whole_batch() -> None:
+    found, stop = Loki(), threading.Event()
+    found.before_answer = stop.set
+    sink = found.sink(stop=stop)
+    outcome = sink.send(numbered([60] * 400, size=1000))
+    assert isinstance(outcome, Accepted)
+    assert (found.requests, found.intake.stored + len(outcome.retry)) == (1, 400)
+    assert outcome.later == RetryAfter("asked to stop")
+    found.before_answer = lambda: None
+    with pytest.raises(StoppedError):
+        sink.send(numbered([60] * 400, size=1000))  # it would have to wait for the pace of its stream
+
+
 def test_requests_side_by_side_show_that_the_sink_moves_and_each_is_looked_at_by_itself() -> None:
     workers = Workers()
     seen: set[str] = set()
