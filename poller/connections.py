@@ -14,6 +14,7 @@ import http.client
 import http.cookiejar
 import io
 import socket
+import sys
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -27,6 +28,8 @@ from poller.liveness import moves
 
 # A whole answer may take this many read time-outs, so that one byte a second does not hold a worker for ever.
 DRIP_FACTOR = 4
+# More of an answer is not read where the library that asks for it has no bound of its own.
+MAX_ANSWER_BYTES = 1024 * 1024
 # So much of a body must go within one time-out of sending.
 SEND_BYTES = 64 * 1024
 MAX_AGE_SECONDS = 300.0
@@ -34,6 +37,10 @@ MAX_AGE_SECONDS = 300.0
 
 class TooSlowError(TimeoutError):
     """The answer is still coming, but its time is up."""
+
+
+class TooLargeError(OSError):
+    """More of an answer came than the library that asked may hold."""
 
 
 class SendTimeoutError(TimeoutError):
@@ -50,10 +57,11 @@ def is_closed_after(status: int) -> bool:
 
 
 class _UntilDeadline(io.RawIOBase):
-    """What comes on a socket, up to a moment of the monotonic clock."""
+    """What comes on a socket, up to a moment of the monotonic clock and so many bytes."""
 
     def __init__(self, incoming: io.RawIOBase, deadline: float) -> None:
         self.deadline = deadline
+        self.room_bytes = sys.maxsize
         self._incoming = incoming
 
     def readable(self) -> bool:
@@ -62,7 +70,11 @@ class _UntilDeadline(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if time.monotonic() > self.deadline:
             raise TooSlowError("the answer came too slowly")
-        return self._incoming.readinto(buffer)
+        size = self._incoming.readinto(buffer)
+        self.room_bytes -= size or 0
+        if self.room_bytes < 0:
+            raise TooLargeError("the answer is too large")
+        return size
 
     def close(self) -> None:
         self._incoming.close()
@@ -94,6 +106,11 @@ class Answer(http.client.HTTPResponse):
             super().begin()
         self.will_close = self.will_close or self.is_last or is_closed_after(self.status)
 
+    def bound(self, max_bytes: int) -> None:
+        """Read no more of it than this."""
+        if self._incoming is not None:
+            self._incoming.room_bytes = max_bytes
+
     def hurry(self, seconds: float) -> None:
         """Give the rest of it no more than this time."""
         if self._incoming is not None:
@@ -113,6 +130,7 @@ class _Bounded:
 
     send_timeout_seconds: float
     max_age_seconds: float
+    max_answer_bytes: int
     sock: Any
     response_class: Any
     _connected_at = 0.0
@@ -163,16 +181,20 @@ class _Bounded:
         if self._is_cut and answer.status < 400:
             answer.close()
             raise EarlyAnswerError("answered before the request was sent whole")
+        original = getattr(answer, "_original_response", answer)
+        if isinstance(original, Answer):
+            original.bound(self.max_answer_bytes)
         return answer
 
 
 @lru_cache
-def bounded(kind: Any, send_timeout_seconds: float, max_age_seconds: float) -> Any:
+def bounded(kind: Any, send_timeout_seconds: float, max_age_seconds: float, max_answer_bytes: int = sys.maxsize) -> Any:
     """The same kind of connection, but with our answers and our way to send."""
     members = {
         "response_class": Answer,
         "send_timeout_seconds": send_timeout_seconds,
         "max_age_seconds": max_age_seconds,
+        "max_answer_bytes": max_answer_bytes,
     }
     return type("Connection", (_Bounded, kind), members)
 
@@ -181,7 +203,7 @@ def bound_client(client: Any, send_timeout_seconds: float) -> None:
     """Have the connections of a client of AWS's library send and read as ours do."""
     pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - the library has no public way to this
     for scheme, pool in pools.items():
-        kind = bounded(pool.ConnectionCls, send_timeout_seconds)
+        kind = bounded(pool.ConnectionCls, send_timeout_seconds, MAX_AGE_SECONDS, MAX_ANSWER_BYTES)
         pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": kind})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from poller.config import Config
 from poller.config import FirehoseSink as Settings
 from poller.config.sinks import KIB, MIB
-from poller.connections import DRIP_FACTOR, SendTimeoutError, bound_client
+from poller.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.errors import ConfigError, Problem
 from poller.events import OutboxEvent
@@ -241,7 +241,12 @@ def outcome_of_failure(error: Exception) -> Outcome:
         return CredentialsRefused(
             f"no usable AWS credentials: {name} (environment, profile or role: see AWS's own settings)"
         )
-    if isinstance(root_cause(error), SendTimeoutError):
+    root = root_cause(error)
+    if isinstance(root, TooLargeError):
+        return RetryAfter("the answer is larger than any of Firehose's (check endpoint_url)")
+    if isinstance(root, TooSlowError):
+        return RetryAfter("the answer came too slowly", is_size_suspect=True)
+    if isinstance(root, SendTimeoutError):
         return RetryAfter("no more of the call was taken within send_timeout", is_size_suspect=True)
     for kind, reason in _CONNECTION_REASONS:
         if kind in kinds:

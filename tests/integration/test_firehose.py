@@ -30,6 +30,7 @@ from poller.events import OutboxEvent
 from poller.mapping.moesif import NO_NAME
 from poller.sinks import Sink, build_sink
 from poller.sinks.firehose import outcome_of_answer, outcome_of_error, outcome_of_failure
+from tests.hostile import RawServer, endless, headed
 from tests.integration.fetching import Bench, Starter, is_oldest_first, same
 from tests.support import clean_environment, free_port, wait_until
 
@@ -311,6 +312,29 @@ def test_a_call_that_is_not_taken_makes_its_size_suspect(aws: None) -> None:
         outcome = sink.send([event_of(n, 40_000) for n in range(100)])
     assert isinstance(outcome, RetryAfter)
     assert (outcome.is_size_suspect, "send_timeout" in outcome.reason) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("first", "piece", "pause_seconds", "words"),
+    [
+        (headed(b"{", "Connection: close"), b" " * 65_536, 0.0, "larger"),
+        (headed(b"", "Content-Length: 999999999999"), b" " * 65_536, 0.0, "larger"),
+        (headed(b"", "Transfer-Encoding: chunked"), b"4000\r\n" + b" " * 0x4000 + b"\r\n", 0.0, "larger"),
+        (headed(b"{", "Connection: close", status="500 Oops"), b" " * 65_536, 0.0, "larger"),
+        (headed(b"{", "Content-Length: 9999"), b" ", 0.02, "too slowly"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.02, "too slowly"),
+    ],
+)
+def test_an_answer_without_end_is_given_up(
+    aws: None, first: bytes, piece: bytes, pause_seconds: float, words: str
+) -> None:
+    with RawServer(endless(first, piece, pause_seconds)) as server:
+        sink = make(server.url, read_timeout_seconds=0.2)
+        started = time.monotonic()
+        outcome = sink.send([event_of()])
+    assert isinstance(outcome, RetryAfter)
+    assert words in outcome.reason
+    assert time.monotonic() - started < 5
 
 
 def test_a_throttled_stream_is_not_asked_again_at_once(firehose: Firehose, aws: None) -> None:
