@@ -1,5 +1,6 @@
 """The Logging Service's management API, through the vendor's SDK: find, make and change a pipeline, get its key.
 
+The SDK makes the requests and reads the answers; our transport sends them, so that an answer has the bounds of every other.
 Translates all that the SDK raises. A key is a `Secret` from the moment it is read, and in no message. No request is repeated
 here: a second POST would make a second pipeline, or end the key that the first one made.
 
@@ -12,10 +13,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import urllib3
-
 from poller.config import Secret
-from poller.errors import AuthError, ConfigError, PollerError, Problem, RejectedError, TransientError
+from poller.errors import AuthError, BodyTooLargeError, ConfigError, PollerError, Problem, RejectedError, TransientError
+from poller.transport import Response, Transport
 
 T = TypeVar("T")
 
@@ -23,6 +23,9 @@ REGIONS = ("de-txl", "de-fra", "gb-lhr", "gb-bhx", "fr-par", "es-vit", "us-mci",
 MAX_NAME_CHARS = 20
 _PAGE = 100
 _MAX_WORDS = 200
+_UNREACHED_HINT = "check --region or --api-url, the DNS, and any proxy or firewall on the way; then run setup again"
+_MAX_PIPELINES = 10_000
+_MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class Pipeline(NamedTuple):
@@ -70,11 +73,10 @@ class Pipelines:
             hint = "pip install 'ionos-poller[setup]'"
             raise ConfigError([Problem("setup", "needs ionoscloud-logging, which is not installed", hint)]) from error
         self._sdk: Any = ionoscloud_logging  # its types are not made to be read with `strict`
-        self._timeout_seconds = timeout_seconds
-        configuration = self._sdk.Configuration(host=url, ssl_ca_cert=ca_file, retries=0)
+        configuration = self._sdk.Configuration(host=url, retries=0)
         configuration.max_retries = 1  # it would wait 100 s and send a POST again
-        configuration.proxy = next(iter(proxies.values()), None)
         client = self._sdk.ApiClient(configuration)
+        client.rest_client = _Rest(Transport(timeout_seconds=timeout_seconds, proxies=proxies, ca_file=ca_file))
         client.set_default_header("Authorization", authorization)
         self._pipelines = self._sdk.PipelinesApi(client)
         self._keys = self._sdk.KeyApi(client)
@@ -90,6 +92,8 @@ class Pipelines:
             offset += len(items)
             if len(items) < _PAGE:
                 break
+            if offset >= _MAX_PIPELINES:
+                raise TransientError("the list of pipelines does not end", hint="check --region or --api-url")
         if len(found) > 1:
             ids = ", ".join(pipeline.id for pipeline in found)
             raise ConfigError(
@@ -128,16 +132,52 @@ class Pipelines:
 
     def _call(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
-            return method(*arguments, _request_timeout=self._timeout_seconds, **options)
+            return method(*arguments, **options)
         except self._sdk.ApiException as error:
-            raise _failure(error.status or 0, error.body or "", str(error.reason or "")) from None
-        except urllib3.exceptions.HTTPError as error:
-            raise _unreached(error) from error
+            raise _failure(error.status or 0, error.body or "") from None
+        except (TransientError, BodyTooLargeError) as error:
+            hint = error.hint if error.message.startswith("TLS failed") else _UNREACHED_HINT
+            raise TransientError(f"the Logging Service cannot be asked: {error.message}", hint=hint) from error
         except (ValueError, TypeError, KeyError, AttributeError):
             # `from None`: what the SDK could not read may hold a key, and its message shows it.
             raise TransientError(
                 "the Logging Service's answer cannot be used", hint="check --region or --api-url"
             ) from None
+
+
+class _Rest:
+    """What the SDK sends its requests with: our transport, in the form of the SDK's own."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: Any = None, **_: Any
+    ) -> _RestResponse:  # named as the SDK does
+        content = None if body is None else json.dumps(body).encode()
+        return _RestResponse(
+            self._transport.request(method, url, headers=headers, body=content, max_bytes=_MAX_ANSWER_BYTES)
+        )
+
+
+class _RestResponse:
+    """An answer, in the form in which the SDK reads one."""
+
+    reason = ""
+
+    def __init__(self, response: Response) -> None:
+        self.status = response.status
+        self.data = response.body
+        self._headers = response.headers
+
+    def read(self) -> bytes:
+        return self.data
+
+    def getheaders(self) -> Mapping[str, str]:
+        return self._headers
+
+    def getheader(self, name: str, default: str | None = None) -> str | None:
+        return self._headers.get(name, default)
 
 
 def _pipeline(answer: Any) -> Pipeline:
@@ -155,13 +195,13 @@ def _pipeline(answer: Any) -> Pipeline:
     )
 
 
-def _failure(status: int, body: str, reason: str) -> PollerError:
-    """An answer that is no success, or status 0 where TLS failed, as the SDK has it."""
+def _failure(status: int, body: str) -> PollerError:
+    """An answer that is no success."""
     words = _words(body)
     said = f"{status}: {words}" if words else str(status)
-    if status == 0:
-        hint = "is the certificate signed by an unknown CA? name its file in api.ca_file"
-        return TransientError(f"TLS failed: {_line(reason)}", hint=hint)
+    if 300 <= status < 400:
+        hint = "check --region or --api-url"
+        return TransientError("the Logging Service answered with a redirect, which is not followed", hint=hint)
     if status == 401:
         return AuthError(f"the Logging Service refused the token ({said})", hint="`ionos-poller check` says more")
     if status == 403:
@@ -184,31 +224,3 @@ def _words(body: str) -> str:
 
 def _line(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:_MAX_WORDS]
-
-
-def _unreached(error: urllib3.exceptions.HTTPError) -> TransientError:
-    """Why no answer came, without the URL."""
-    root: Any = getattr(error, "reason", None) or error
-    match root:
-        case urllib3.exceptions.NameResolutionError():
-            return TransientError("the Logging Service's host name is not known", hint="check --region and the DNS")
-        case urllib3.exceptions.NewConnectionError():
-            return TransientError(
-                "no connection to the Logging Service", hint="check --region or --api-url, and the firewall"
-            )
-        case urllib3.exceptions.ResponseError():
-            hint = "check --region or --api-url"
-            return TransientError("the Logging Service answered with a redirect, which is not followed", hint=hint)
-        case urllib3.exceptions.ProxyError():
-            return TransientError("the proxy did not let the request through", hint="check HTTPS_PROXY")
-        case urllib3.exceptions.SSLError():
-            return _as_transient(_failure(0, "", str(root)))
-        case urllib3.exceptions.TimeoutError():
-            return TransientError("the Logging Service did not answer in time", hint="check the firewall, or try again")
-        case _:
-            hint = "try again; what was done so far is found again"
-            return TransientError(f"the connection to the Logging Service broke: {type(root).__name__}", hint=hint)
-
-
-def _as_transient(error: PollerError) -> TransientError:
-    return TransientError(error.message, hint=error.hint)

@@ -235,7 +235,7 @@ def test_what_the_api_refuses_is_told(place: Place) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     only_told(place.setup(env={"IONOS_API_TOKEN": "wrong"}), 3, "refused the token", "ionos-poller check")
     only_told(place.setup(env={"IONOS_API_TOKEN": ""}), 2, "no IONOS API token", "IONOS_API_TOKEN")
-    only_told(place.setup(env={"IONOS_LOGGING_API_URL": nowhere}), 1, "no connection", "--region")
+    only_told(place.setup(env={"IONOS_LOGGING_API_URL": nowhere}), 1, "connection refused", "--region")
     only_told(place.setup(env={"IONOS_LOGGING_API_URL": "https://nowhere.invalid"}), 1, "not known", "DNS")
     clear = {"IONOS_LOGGING_API_URL": "http://logging.example"}
     only_told(place.setup(env=clear), 2, "clear text", "https://")

@@ -85,7 +85,7 @@ LIBRARIES = {
     "botocore": {"sinks"},
     "ionoscloud_logging": {"pipelines"},
     "requests": NETWORK,
-    "urllib3": NETWORK | {"pipelines"},  # whose exceptions the vendor's SDK lets through
+    "urllib3": NETWORK,
     "http": NETWORK,
     "socket": NETWORK | {"listening"},
     "socketserver": NETWORK,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,12 +17,13 @@ from poller.errors import AuthError, ConfigError, PollerError, RejectedError, Tr
 from poller.files import NewFile
 from poller.pipelines import Pipelines, region_url
 from poller.simulator import Simulator, SimulatorSettings
+from tests.hostile import RawServer, endless, headed, http
 from tests.support import free_port
 
 
-def client(url: str, proxy: str = "") -> Pipelines:
+def client(url: str, proxy: str = "", read_seconds: float = 1.0) -> Pipelines:
     proxies = {"http": proxy} if proxy else {}
-    return Pipelines(url, "Bearer demo-token", proxies=proxies, ca_file=None, timeout_seconds=(1.0, 1.0))
+    return Pipelines(url, "Bearer demo-token", proxies=proxies, ca_file=None, timeout_seconds=(1.0, read_seconds))
 
 
 @pytest.fixture
@@ -105,7 +109,7 @@ ERROR = b'{"httpStatus": 422, "messages": [{"errorCode": "x", "message": "too\\n
         (429, b"{}", TransientError, "answered 429"),
         (503, b"<html>", TransientError, "answered 503"),
         (302, b"{}", TransientError, "redirect, which is not followed"),
-        (0, b"", TransientError, "the connection to the Logging Service broke"),
+        (0, b"", TransientError, "the connection to .* broke"),
         (201, b"no JSON", TransientError, "cannot be used"),
         (201, b"[1]", TransientError, "cannot be used"),
         (201, b'{"properties": {"key": {"canary": 1}}}', TransientError, "cannot be used"),
@@ -124,14 +128,41 @@ def test_every_answer_becomes_an_error_of_ours_and_nothing_is_asked_twice(
 
 def test_who_cannot_be_reached_is_told_apart() -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(TransientError, match="no connection"):
+    with pytest.raises(TransientError, match="connection refused"):
         client(nobody).find("audit")
     with pytest.raises(TransientError, match="proxy"):
         client("http://logging.example", proxy=nobody).find("audit")
-    with pytest.raises(TransientError, match="host name is not known"):
+    with pytest.raises(TransientError, match=r"nowhere\.invalid is not known"):
         client("http://nowhere.invalid").find("audit")
     with _Answering(200, b"") as server, pytest.raises(TransientError, match="TLS failed"):
         client(server.url.replace("http", "https")).find("audit")
+
+
+@pytest.mark.parametrize(
+    ("first", "piece", "pause_seconds", "words"),
+    [
+        (headed(b"{", "Connection: close"), b" " * 65_536, 0.0, "larger than"),
+        (headed(b"{", "Connection: close", status="503 No"), b" " * 65_536, 0.0, "larger than"),
+        (http(gzip.compress(bytes(16 << 20)), "Content-Encoding: gzip"), b"", 0.1, "larger than"),
+        (headed(b"{", "Content-Length: 9999"), b" ", 0.02, "too slowly"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.02, "too slowly"),
+    ],
+)
+def test_an_answer_without_end_is_given_up(first: bytes, piece: bytes, pause_seconds: float, words: str) -> None:
+    with RawServer(endless(first, piece, pause_seconds)) as server:
+        pipelines = client(server.url, read_seconds=0.2)
+        started = time.monotonic()
+        with pytest.raises(TransientError, match=words):
+            pipelines.find("audit")
+    assert time.monotonic() - started < 5
+
+
+def test_a_list_of_pipelines_without_end_is_given_up() -> None:
+    page = json.dumps({"items": [{"id": f"{number}"} for number in range(100)]}).encode()
+    with RawServer(lambda asked: http(page), is_kept=True) as server:
+        with pytest.raises(TransientError, match="does not end"):
+            client(server.url).find("audit")
+        assert len(server.asked) == 100
 
 
 def test_a_key_that_the_api_does_not_show_is_an_error() -> None:
