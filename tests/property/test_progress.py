@@ -1,0 +1,199 @@
+"""Progress: after at most three polls everything that can be read has been delivered, whatever else is wrong.
+
+With two planted mistakes that the same look has to find: a gap that is forgotten, and a gap that holds the watermark.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poller.config import Config
+from poller.errors import AuthError, RejectedError, TransientError
+from poller.events import IDENTITY_BYTES, Event, Page, Unreadable
+from poller.listing import ContractList
+from poller.pipeline.collect import Collector, Prepared
+from poller.store import State
+from poller.store.contracts import Commit, Contracts
+from poller.windows import Window
+
+NOON = 1_800_000_000
+SPAN = 240
+MOST = 30  # entries that the API serves of a window
+KINDS = ("refused", "denied", "failing", "dense", "unreadable", "null", "miscounted")
+
+
+class Api:
+    """An entry a second; `bad` seconds, by their distance from the beginning, each wrong in a way of its own."""
+
+    clock_skew_seconds = 0.0
+
+    def __init__(self, bad: Mapping[int, str], oldest: int) -> None:
+        self.bad = {NOON + second: kind for second, kind in bad.items()}
+        self.oldest = NOON + oldest
+        self.requests = 0
+
+    def hanging_count(self) -> int:
+        return 0
+
+    def contracts(self) -> ContractList:
+        return ContractList(["1"])
+
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
+        self.requests += 1
+        inside = {kind for second, kind in self.bad.items() if window.start <= second < window.end}
+        if window.start < self.oldest or "refused" in inside:
+            raise RejectedError("refused", status=400)
+        if "denied" in inside:
+            raise AuthError("denied", is_denied=True)
+        if "failing" in inside:
+            raise TransientError("failing", status=500)
+        if offset + limit > MOST:
+            raise RejectedError("too large", status=400)
+        shown = [
+            entry(second, number)
+            for second in range(max(window.start, NOON), window.end)[::-1]
+            for number in range(MOST * 2 if self.bad.get(second) == "dense" else 1)
+        ]
+        events: list[Event] = []
+        unreadable = []
+        for event in shown[offset : offset + limit]:
+            kind = self.bad.get(event.time_us // 1_000_000)
+            if kind in ("unreadable", "null"):
+                second = event.time_us // 1_000_000 if kind == "unreadable" else None
+                unreadable.append(Unreadable(len(events), b"null", "no entry", second))
+            else:
+                events.append(event)
+        total = len(shown) + ("miscounted" in inside)
+        return Page(tuple(events), total, False, 2 * len(events), False, tuple(unreadable))
+
+
+def entry(second: int, number: int) -> Event:
+    return Event(second * 1_000_000 + number, b"%010d%06d" % (second, number), b"{}")
+
+
+def after_polls(api: Api, polls: int) -> tuple[list[bytes], State]:
+    """The identities that were kept, in order, and the state."""
+    kept: list[bytes] = []
+
+    def prepare(contract: str, events: Any) -> Prepared:
+        kept.extend(event.identity for event in events)
+        return Prepared(events)
+
+    with tempfile.TemporaryDirectory() as directory:
+        state = State.open(Path(directory), "run")
+        now = [NOON + SPAN]
+        config = Config()
+        limits = msgspec.structs.replace(config.api, page_size=10, result_window=MOST)
+        poll = msgspec.structs.replace(config.poll, initial_lookback_seconds=SPAN)
+        accounts: dict[str, Any] = {"default": api}
+        collector = Collector(
+            state,
+            accounts,
+            msgspec.structs.replace(config, api=limits, poll=poll),
+            stop=threading.Event(),
+            prepare=prepare,
+            clock=lambda: now[0],
+        )
+        try:
+            collector.discover()
+            for _ in range(polls):
+                collector.collect("1")
+                now[0] += 60
+            overview = state.overview()
+            assert overview.imbalances() == []
+            check(api, kept, overview, now[0] - 60)
+        finally:
+            collector.close()
+            state.close()
+    return kept, state
+
+
+def check(api: Api, kept: list[bytes], overview: Any, now: int) -> None:
+    """All that can be read was kept, once; the rest is named; nothing stands still."""
+    assert len(set(kept)) == len(kept)
+    assert all(len(identity) == IDENTITY_BYTES for identity in kept)
+    wrong = {second for second in range(NOON, now) if second in api.bad or second < api.oldest}
+    missing = {second for second in range(NOON, now) if entry(second, 0).identity not in kept} - wrong
+    assert not missing, "readable, and not delivered"
+    named = {second for gap in overview.gaps for second in range(gap.start, gap.end)}
+    assert wrong <= named, "not readable, and not named"
+    assert [row.watermark for row in overview.contracts] == [now], "it stands still"
+
+
+# Not the last second, which stands for the present.
+BAD = st.dictionaries(st.integers(0, SPAN - 5), st.sampled_from(KINDS), max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(bad=BAD, oldest=st.just(0) | st.integers(0, SPAN - 20))
+def test_after_three_polls_all_that_can_be_read_has_been_delivered(bad: dict[int, str], oldest: int) -> None:
+    after_polls(Api(bad, oldest), 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_that_is_wrong_stops_nothing_else(kind: str) -> None:
+    after_polls(Api({77: kind}, 0), 3)
+
+
+def forget(commit: Commit, is_beside_gap: bool) -> Commit:
+    return commit._replace(unread=())
+
+
+def hold(commit: Commit, is_beside_gap: bool) -> Commit:
+    return commit._replace(advance_to=None) if is_beside_gap else commit
+
+
+@pytest.mark.parametrize(("mistake", "told"), [(forget, "not named"), (hold, "stands still")])
+def test_a_planted_mistake_is_found(mistake: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Contracts.commit_window
+    met: list[Commit] = []
+
+    def commit_window(self: Contracts, commit: Commit) -> Any:
+        met.extend([commit] if commit.unread else [])
+        return real(self, mistake(commit, bool(met)))
+
+    monkeypatch.setattr(Contracts, "commit_window", commit_window)
+    with pytest.raises(AssertionError, match=told):
+        after_polls(Api({77: "dense"}, 0), 1)
+
+
+@pytest.mark.parametrize("kind", ["refused", "dense", "unreadable", "miscounted"])
+def test_a_poll_beside_a_gap_costs_at_most_two_requests_more(kind: str) -> None:
+    def cost(bad: dict[int, str]) -> list[int]:
+        api = Api(bad, 0)
+        counts = []
+        with tempfile.TemporaryDirectory() as directory:
+            state = State.open(Path(directory), "run")
+            now = [NOON + SPAN]
+            config = Config()
+            poll = msgspec.structs.replace(config.poll, initial_lookback_seconds=SPAN)
+            limits = msgspec.structs.replace(config.api, page_size=10, result_window=MOST)
+            accounts: dict[str, Any] = {"default": api}
+            collector = Collector(
+                state,
+                accounts,
+                msgspec.structs.replace(config, poll=poll, api=limits),
+                stop=threading.Event(),
+                clock=lambda: now[0],
+            )
+            collector.discover()
+            for _ in range(24):
+                before = api.requests
+                collector.collect("1")
+                counts.append(api.requests - before)
+                now[0] += 60
+            collector.close()
+            state.close()
+        return counts
+
+    with_gap, without = cost({77: kind}), cost({})
+    assert all(more <= usual + 2 for more, usual in zip(with_gap[1:], without[1:], strict=True)), (with_gap, without)
