@@ -25,7 +25,6 @@ class Narrowing:
         """`is_exact`: whether to look for the very second of what is served but cannot be used."""
         self._requests_left = _REQUESTS
         self._soft_requests_left = _SOFT_REQUESTS if is_exact else 0
-        self._refused: list[Unread] = []
         self._served: set[int] = set()  # seconds from which on all was served when they were asked for
 
     def may_spend(self, requests: int) -> bool:
@@ -37,13 +36,6 @@ class Narrowing:
         """Whether a window that is served, though not as it should be, may be read in halves, for so many requests."""
         self._soft_requests_left -= requests
         return window.seconds > 1 and self._soft_requests_left >= 0
-
-    def known(self, window: Window) -> Unread | None:
-        """The window as one that cannot be read, where it lies in a span of which that was found."""
-        for unread in self._refused:
-            if unread.window.start <= window.start and window.end <= unread.window.end:
-                return unread._replace(window=window)
-        return None
 
     def narrowed(self, unread: Unread, is_served: Callable[[int], bool]) -> Unread | list[Window]:
         """Windows to read instead of one that cannot be read, or that it is to be left as it is.
@@ -66,18 +58,24 @@ class Narrowing:
             edge = self._edge(window, is_served, is_first_served=is_first_served)
         if not is_first_served:
             self._served.add(edge)
-        parts = [Window(window.start, edge), Window(edge, window.end)]
-        self._refused.append(unread._replace(window=parts[is_first_served]))
-        return parts
+        # What is refused of it is looked at again: its ends and its middle tell whether all of it is.
+        return [Window(window.start, edge), Window(edge, window.end)]
 
     def _edge(self, window: Window, is_served: Callable[[int], bool], *, is_first_served: bool) -> int:
-        """The second at which what is served ends or begins, found by halving."""
-        low, high = window.start, window.end - 1
-        while high - low > 1:
-            self.may_spend(1)
-            middle = (low + high) // 2
-            low, high = (middle, high) if is_served(middle) == is_first_served else (low, middle)
-        return high
+        """The second at which what is served ends or begins: from the end that is not, in steps that double, then by halving."""
+        origin, direction = (window.end - 1, -1) if is_first_served else (window.start, 1)
+        near, step = 0, 1
+        while step < window.seconds - 1 and self._is_refused(origin + direction * step, is_served):
+            near, step = step, step * 2
+        far = min(step, window.seconds - 1)
+        while far - near > 1:
+            middle = (near + far) // 2
+            near, far = (middle, far) if self._is_refused(origin + direction * middle, is_served) else (near, middle)
+        return origin - near if is_first_served else origin + far
+
+    def _is_refused(self, second: int, is_served: Callable[[int], bool]) -> bool:
+        self.may_spend(1)
+        return not is_served(second)
 
 
 def _moved_edge(window: Window, is_served: Callable[[int], bool]) -> int:

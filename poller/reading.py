@@ -127,19 +127,20 @@ class WindowReader:
         self._is_present_known = False
         self._skipped = 0  # places in a row that gave nothing
 
-    def read(self, window: Window) -> Reading | Split:
+    def read(self, window: Window, *, is_again: bool = False) -> Reading | Split:
         """Read a window, or say how to split it. A window of one second is never split: what can be read of it is read.
 
         Raises: what `Source.page` raises, unless it concerns this window alone.
         """
-        known = self._narrowing.known(window)
-        if known is not None:
-            return Reading([], 0, (known,))
         try:
             return self._read(window)
         except (RejectedError, TransientError, AuthError) as error:
             unread = self._unread(window, error)
-            if unread is None or not self._is_present_served(error):
+            if unread is None:
+                raise
+            if unread.kind == REFUSED and not is_again and not self._conduct.is_trial:
+                return self.read(window, is_again=True)  # it may have been the API's mistake of a moment
+            if not self._is_present_served(error):
                 raise
             result = self._narrowed(unread)
             if unread.kind == FAILING and not self._is_present_served(error):  # it was the API, and not the window
