@@ -19,13 +19,14 @@ from pathlib import Path
 from types import FrameType
 
 from poller.config import Config
-from poller.errors import EXIT_OK, ConfigError, PollerError, TransientError
+from poller.errors import EXIT_OK, ConfigError, PollerError, StateError, TransientError
 from poller.health import Endpoint, Health
 from poller.liveness import StopSignal, Workers, moves
 from poller.metrics import Metrics
 from poller.notify import Notifier
 from poller.schedule import HEARTBEAT_SECONDS, Parts, Schedule
 from poller.store import State
+from poller.store.journal import SIGNAL, Action
 
 log = logging.getLogger(__name__)
 
@@ -212,9 +213,16 @@ class Daemon:
                 log.error("config.reload_failed", extra={"why": _words(error), "hint": _OLD_STAYS})
                 self._go_back(before)
             else:
+                self._record_reload()
                 log.info("config.reloaded")
                 self._tell_of_restart(parts)
         self._notifier.tell(READY="1")
+
+    def _record_reload(self) -> None:
+        try:
+            self._state.journal.add(Action(SIGNAL, "reload", clock=self._clock))
+        except StateError as error:  # what collects meets it, too, and knows what follows
+            log.warning("journal.unavailable", extra={"why": str(error)})
 
     def _go_back(self, before: Parts) -> None:
         """Work as before the reload. Where that fails, too, the daemon ends: then it is not the configuration."""

@@ -167,9 +167,15 @@ class NewFile:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
-    def commit(self, mode: int = 0o600) -> None:
-        """Give it its name, in place of a file that may have it, and have that on the disk, too.  Raises: ConfigError."""
+    def commit(self, mode: int = 0o600, *, for_owner_of: Path | None = None) -> None:
+        """Give it its name, in place of a file that may have it, and have that on the disk, too.  Raises: ConfigError.
+
+        What root makes is for the owner of that directory, if one is named.
+        """
         try:
+            if for_owner_of is not None and os.geteuid() == 0:
+                owner = for_owner_of.stat()
+                os.fchown(self._descriptor, owner.st_uid, owner.st_gid)
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 before = self.path.stat()
                 if before.st_uid in _trusted_owners():  # not to who put a file of his own there

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poller.events import IDENTITY_BYTES, Event
-from poller.gaps import Unread
+from poller.gaps import UNREADABLE, Unread
 from poller.store import State
 from poller.store.contracts import Commit
 from poller.store.gaps import Settled
+from poller.store.outbox import DeadLetter
 from poller.windows import Window
 
 START = 1_777_593_600  # a whole hour
@@ -85,3 +86,16 @@ def with_a_sink(directory: Path) -> State:
     state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     return state
+
+
+def with_dead_letters(directory: Path, use: str) -> None:
+    """A state with five dead letters of the sink `out`, one event that waits for it, and a gap."""
+    state = State.open(directory, use)
+    state.contracts.enrol(["31960001"], "default", START, START)
+    state.outbox.register("out", "stdout")
+    gap = Unread(Window(START + 7, START + 8), UNREADABLE, "why", ())
+    commit(state, events(*range(6)), contract="31960001", unread=[gap])
+    batch = state.outbox.batch("out", 5, 10**9)
+    assert batch is not None
+    state.outbox.settle("out", 5, dead=[DeadLetter(one, 400, "refused") for one in batch.events], now=START)
+    state.close()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import click
 
+from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation
 from poller.cli.gaps import as_data
 from poller.cli.messages import echo_json, exit_code, note, tell
@@ -23,6 +24,7 @@ from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.store.contracts import Contract
 from poller.store.gaps import Gap
+from poller.store.journal import Action
 from poller.windows import Window, format_time
 
 # How long a repair that the daemon does is waited for: its next poll begins within an interval, and takes this long.
@@ -74,7 +76,10 @@ def command(
         state = State.attach(config.state_dir, use_name)
         try:
             audit = _Audit(config, state, stop, use_name, as_json=as_json)
-            return audit.run(Window(start, end), contracts, repair=repair)
+            if not repair:
+                return audit.run(Window(start, end), contracts)
+            with acting(config.state_dir, "audit --repair", str(Window(start, end))) as by:
+                return audit.run(Window(start, end), contracts, by=by)
         finally:
             stop.set()
             state.close()
@@ -103,7 +108,8 @@ class _Audit:
         # What is compared again after a repair is what was compared before it.
         self._collector = Collector(state, self._accounts, config, stop=stop, clock=lambda: self._now)
 
-    def run(self, asked: Window, only: Sequence[str], *, repair: bool) -> int:
+    def run(self, asked: Window, only: Sequence[str], *, by: Action | None = None) -> int:
+        """Compare, and repair where a person asks for it: `by`.  Returns: the exit code."""
         rows = self._contracts(only)
         contracts, span = [row.contract for row in rows], whole_hours(asked)
         reached = _around([self._parts(row, span).compared for row in rows])
@@ -112,10 +118,10 @@ class _Audit:
         compared = len(contracts) - len(failures)
         if not self._as_json:
             self._show(compared, reached, differences, before, self._gaps(contracts, span), is_complete=not failures)
-        if missing := _missing(differences) if not repair and not self._as_json else 0:
+        if missing := _missing(differences) if by is None and not self._as_json else 0:
             note(f"{missing:,} entries are missing; the same with --repair collects them")
-        if repair and differences:
-            differences, failed = self._repair_all(contracts, span, differences)
+        if by is not None and differences:
+            differences, failed = self._repair_all(contracts, span, differences, by)
             failures += failed
             missing = _missing(differences)
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
@@ -234,25 +240,25 @@ class _Audit:
         echo_json(answer)
 
     def _repair_all(
-        self, contracts: Sequence[str], span: Window, differences: list[Difference]
+        self, contracts: Sequence[str], span: Window, differences: list[Difference], by: Action
     ) -> tuple[list[Difference], list[PollerError]]:
         """Repair and compare until nothing is missing, or a repair changes nothing. Returns what differs in the end."""
         failures: list[PollerError] = []
         for _ in range(_MAX_REPAIRS):
             missing = _missing(differences)
-            failures += self._repair(differences)
+            failures += self._repair(differences, by)
             differences, failed = self._compare(contracts, span)
             failures += failed
             if failures or not 0 < _missing(differences) < missing:
                 break
         return differences, failures
 
-    def _repair(self, differences: Sequence[Difference]) -> list[PollerError]:
+    def _repair(self, differences: Sequence[Difference], by: Action) -> list[PollerError]:
         """Have the missing hours read: by a running `run`, or else here and now."""
         forgotten = sum(difference.missing for difference in differences if difference.forgotten)
         if forgotten:
             note(f"{forgotten} missing entries lie in hours older than poll.ledger_retention: `backfill` exports those")
-        if not self._collector.repair(differences):
+        if not self._collector.repair(differences, by=by):
             return []
         with ExitStack() as hold:
             if not self._hold_or_leave_to_daemon({difference.contract for difference in differences}, hold):

@@ -16,6 +16,7 @@ import msgspec
 
 from poller.api import ActivityLog
 from poller.cli import suggestions
+from poller.cli.acting import warn_of_root
 from poller.cli.compose import activity_logs, preparation, trusted_clock
 from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell, told_gaps
 from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
@@ -125,6 +126,7 @@ def command(
         raise ConfigError([Problem("--output", "give either --output or --sink", "such as --output export.ndjson.gz")])
     config = settings.load()
     _check_sinks(config, sinks)
+    warn_of_root(config.state_dir)
     order = _Order(start, end, tuple(sorted(set(contracts))), _absolute(output), tuple(sorted(set(sinks))), again)
     window = _window(start, end)
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
 from poller.cli import suggestions
+from poller.cli.acting import acting
 from poller.cli.messages import echo_json, note, printable
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.damage import Shield
 from poller.errors import EXIT_OK, ConfigError, Problem, StateError
+from poller.files import NewFile
 from poller.mapping import escaped, format_time_us
 from poller.store import State
-from poller.store.dead_letters import StoredLetter
+from poller.store.dead_letters import StoredLetter, pieces
 
 _SINK = click.option("--sink", metavar="NAME", shell_complete=suggestions.known_sinks, help="Only those of this sink.")
 
@@ -103,29 +107,75 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str 
     """
     with _open(settings, use) as state:
         numbers = _chosen(state, sink, ids)
-        count = state.dead_letters.replay(state.dead_letters.each(numbers), int(time.time()))
+        with acting(state.directory, "dead-letters replay", _subject(sink, ids)) as by:
+            count = state.dead_letters.replay(state.dead_letters.each(numbers), int(time.time()), by=by)
     click.echo(f"{count} of {len(numbers)} put back; `run` sends them within seconds")
     return EXIT_OK
 
 
 @command.command("purge", cls=GlobalOptionsCommand, short_help="Delete them for good.")
 @_which
+@click.option("--reason", metavar="TEXT", help="Why: it is kept in the journal. Needed.")
+@click.option(
+    "--export",
+    "given",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help="Where to keep what is deleted, as JSON lines. Default: a new file in the state directory.",
+)
+@click.option("--no-export", is_flag=True, help="Keep nothing of it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def purge(settings: Settings, ids: tuple[int, ...], sink: str | None, yes: bool, use: str | None) -> int:
-    """Delete dead letters for good. All, or those named. Asks first.
+def purge(
+    settings: Settings,
+    ids: tuple[int, ...],
+    sink: str | None,
+    reason: str | None,
+    given: Path | None,
+    no_export: bool,
+    yes: bool,
+    use: str | None,
+) -> int:
+    """Delete dead letters for good. All, or those named. Asks first, and writes what is deleted to a file (mode 0600).
 
     \b
     Example:
-      ionos-poller dead-letters purge --sink loki --yes
+      ionos-poller dead-letters purge --sink loki --reason "test data" --yes
     """
+    if not (reason and reason.strip()):
+        raise ConfigError([Problem("--reason", "missing", "say why they can go: it is kept in the journal")])
+    if given is not None and no_export:
+        raise ConfigError([Problem("--no-export", "contradicts --export", "give one of the two")])
     with _open(settings, use) as state:
         numbers = _chosen(state, sink, ids)
         if numbers and not yes:
             _confirm(f"Delete {len(numbers)} dead letters for good?")
-        count = state.dead_letters.purge(state.dead_letters.each(numbers))
-    click.echo(f"{count} deleted")
+        with acting(state.directory, "dead-letters purge", _subject(sink, ids), reason=reason.strip()) as by:
+            if numbers and not no_export:
+                stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+                path = given or state.directory / f"purged-{state.use}-{stamp}-{numbers[0]}.ndjson"
+                _export(state, numbers, path)
+                by.export = str(path.absolute())
+            count = state.dead_letters.purge(state.dead_letters.each(numbers), by=by)
+    click.echo(f"{count} deleted" + (f", kept in {by.export}" if by.export else ""))
     return EXIT_OK
+
+
+def _subject(sink: str | None, ids: tuple[int, ...]) -> str:
+    """Which letters are meant, as they were named."""
+    of = f"sink {sink}" if sink else ""
+    which = " ".join(map(str, ids))
+    return ": ".join(filter(None, [of, which])) or "all"
+
+
+def _export(state: State, numbers: Sequence[int], path: Path) -> None:
+    """Write letters to a new file, whole and on the disk before any is deleted.  Raises: ConfigError, and deletes nothing."""
+    if os.path.lexists(path):
+        raise ConfigError([Problem("--export", f"{path} exists", "name a file that does not")])
+    with NewFile(path) as file:
+        for letters in pieces(state.dead_letters.each(numbers)):
+            file.write(b"".join(msgspec.json.encode(_as_data(letter)) + b"\n" for letter in letters))
+        file.commit(for_owner_of=state.directory if path.parent == state.directory else None)
 
 
 def _confirm(question: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code, told_gaps
 from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
@@ -27,7 +28,8 @@ from poller.pipeline.transfer import Transfer
 from poller.sinks import build_actions
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
-from poller.windows import Window
+from poller.store.journal import Action
+from poller.windows import Window, format_time
 
 if TYPE_CHECKING:
     from poller.mapping.moesif import ActionMaker
@@ -115,13 +117,17 @@ def _fetch(
     accounts = activity_logs(config, stop)
     prepare = preparation(config)
     try:
-        state = State.open(config.state_dir, "fetch", wait=is_waiting, stop=stop, since=since, accounts=accounts)
+        with acting(config.state_dir, "fetch --since", "" if since is None else format_time(since)) as by:
+            state = State.open(
+                config.state_dir, "fetch", wait=is_waiting, stop=stop, since=since, accounts=accounts, by=by
+            )
     except StateHeldError as error:
         error.hint += "; --wait waits for its turn"
         raise
     try:
         if adopt_state is not None:
-            _adopt(adopt_state, state, accounts)
+            with acting(config.state_dir, "fetch --adopt-state", str(adopt_state)) as by:
+                _adopt(adopt_state, state, accounts, by)
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
         collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)
         failures: list[PollerError] = []
@@ -139,7 +145,7 @@ def _fetch(
         state.close()
 
 
-def _adopt(path: Path, state: State, accounts: Iterable[str]) -> None:
+def _adopt(path: Path, state: State, accounts: Iterable[str], by: Action) -> None:
     """Begin from the `last_run` of the tutorial's state file, unless this state has begun already."""
     if state.contracts.all():
         log.info("state.already_adopted", extra={"file": str(path)})
@@ -160,7 +166,7 @@ def _adopt(path: Path, state: State, accounts: Iterable[str]) -> None:
         raise ConfigError(
             [Problem("--adopt-state", f"{path} is not a state of the tutorial's script", hint)]
         ) from error
-    state.ask_since(accounts, since)
+    state.ask_since(accounts, since, by=by)
     log.info("state.adopted", extra={"file": str(path), "last_run": text})
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import click
 
+from poller.cli.acting import acting
 from poller.cli.messages import echo_json, note, printable
 from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
@@ -105,10 +106,11 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
     Example:
       ionos-poller gaps retry 3
     """
-    with _open(settings, use) as state:
+    subject = "all that are open" if id_ is None else f"gap {id_}"
+    with _open(settings, use) as state, acting(state.directory, "gaps retry", subject) as by:
         chosen = [gap for gap in state.gaps.find() if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:
-            state.gaps.retry(gap.id, int(time.time()))
+            state.gaps.retry(gap.id, int(time.time()), by=by)
     click.echo(f"{len(chosen):,} to be tried at the next poll")
     return EXIT_OK
 
@@ -126,7 +128,8 @@ def accept(settings: Settings, id_: int, use: str | None) -> int:
     """
     with _open(settings, use) as state:
         gap = _find(state, id_)
-        state.gaps.accept(gap.id)
+        with acting(state.directory, "gaps accept", f"gap {id_}: contract {gap.contract}, {gap.window}") as by:
+            state.gaps.accept(gap.id, by=by)
     click.echo(f"accepted: {_line(gap)}")
     return EXIT_OK
 

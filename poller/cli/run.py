@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import click
 
+from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation, token_expiries, trusted_clock
 from poller.cli.messages import restarted_if_it_may_pass
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
@@ -18,6 +19,7 @@ from poller.notify import Notifier
 from poller.schedule import Parts
 from poller.sinks import build_sink
 from poller.store import State
+from poller.windows import format_time
 
 # More than a batch in flight may take (`schedule.DRAIN_SECONDS`), less than service managers wait.
 _END_SECONDS = 9.5
@@ -42,7 +44,9 @@ def command(settings: Settings, since: int | None) -> int:
 
 def _run(settings: Settings, since: int | None) -> int:
     config = _load(settings)
-    state = State.open(config.state_dir, "run", since=since, accounts=[account.name for account in config.accounts])
+    accounts = [account.name for account in config.accounts]
+    with acting(config.state_dir, "run --since", "" if since is None else format_time(since)) as by:
+        state = State.open(config.state_dir, "run", since=since, accounts=accounts, by=by)
 
     def build(stop: threading.Event, observe: Callable[[str, float], None], before: Config | None) -> Parts:
         current = before or _load(settings)

@@ -18,6 +18,7 @@ import click
 
 from poller.checks.sinks import PIPELINE_TAG
 from poller.cli import suggestions
+from poller.cli.acting import log_done
 from poller.cli.check import run_checks, show
 from poller.cli.compose import authorization
 from poller.cli.messages import note, printable
@@ -158,6 +159,7 @@ def command(
         return EXIT_OK
     if steps:
         _confirm(yes)
+        log_done("setup", "; ".join(steps))
     _carry_out(plan, wish, pipelines, timeout)
     note("all done; checking it:" if steps else "nothing to do; checking it:")
     where = f" --config {config_path}" if settings.config else ""

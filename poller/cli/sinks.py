@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from poller.cli import suggestions
+from poller.cli.acting import acting
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.errors import EXIT_OK, ConfigError, Problem
 from poller.store import State
@@ -62,7 +63,9 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
     state = State.attach(config.state_dir, use_of(use, config.state_dir))
     try:
         waiting = sum(row.waiting for row in state.overview().sinks if row.sink.name == name)
-        if not state.outbox.forget(name):
+        with acting(config.state_dir, "sinks forget", name) as by:
+            is_known = state.outbox.forget(name, by=by)
+        if not is_known:
             known = ", ".join(sink.name for sink in state.outbox.sinks()) or "none"
             raise ConfigError([Problem("NAME", f"the state knows no sink {name}", f"it knows: {known}")])
     finally:

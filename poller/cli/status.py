@@ -12,6 +12,7 @@ from typing import NamedTuple
 import click
 
 from poller.cli.gaps import as_data
+from poller.cli.journal import as_data as action_as_data
 from poller.cli.messages import echo_json, printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
@@ -126,6 +127,7 @@ def _as_data(use: Use) -> dict[str, object]:
     return {
         "process": use.process,
         "created_at": _time(state.created_at),
+        "last_action": action_as_data(state.last_action) if state.last_action else None,
         "contracts": [
             {
                 **row._asdict(),

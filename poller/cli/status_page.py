@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from poller.cli.journal import line_of
 from poller.cli.messages import printable
 from poller.config import Config
 from poller.readiness import gaps_told, is_stale
@@ -148,6 +149,8 @@ def _books(config: Config, state: Overview) -> Iterator[Text]:
     yield _line("", f"outbox: {state.outbox.events:,} events, {share}")
     if state.created_at is not None:
         yield _line("", f"state: created {format_time(state.created_at)}")
+    if state.last_action is not None:
+        yield _line("", f"last done by hand: {line_of(state.last_action)}; `ionos-poller journal` lists all")
 
 
 def _line(style: str, text: str) -> Text:

@@ -25,6 +25,7 @@ from poller.reading import Conduct, Limits, Reading, WindowReader
 from poller.store import State
 from poller.store.contracts import Commit, Contract, Range
 from poller.store.gaps import Gap, Settled
+from poller.store.journal import Action
 from poller.turns import MOST_OPEN
 from poller.windows import MAX_SPAN_SECONDS, Window, next_window, tile
 
@@ -411,15 +412,16 @@ class Collector:
             raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
         return Auditor(self._accounts[row.account], row.contract, self._limits)
 
-    def repair(self, differences: Iterable[Difference]) -> int:
+    def repair(self, differences: Iterable[Difference], *, by: Action | None = None) -> int:
         """Have the hours with missing entries read once more, at the next poll of their contract.
 
-        Returns how many entries that concerns. Hours whose identities were pruned are left alone: reading them again
-        would repeat what was delivered.
+        Returns how many entries that concerns; `by` is the person who asked. Hours whose identities were pruned are left
+        alone: reading them again would repeat what was delivered.
         """
         wanted = [difference for difference in differences if difference.missing and not difference.forgotten]
         for difference in wanted:
-            self._state.contracts.add_range(difference.contract, difference.window, "repair")
+            count = difference.missing
+            self._state.contracts.add_range(difference.contract, difference.window, "repair", by=by, count=count)
         return sum(difference.missing for difference in wanted)
 
     def _trusted_now(self, api: ActivityLog, now: float) -> float:

@@ -27,6 +27,7 @@ from poller.store.contracts import Contracts
 from poller.store.database import Database, delete, make_directory, vanished
 from poller.store.dead_letters import DeadLetters
 from poller.store.gaps import Gaps
+from poller.store.journal import Action, Journal
 from poller.store.lock import Lock, lock_of, was_created
 from poller.store.outbox import Outbox
 from poller.store.overview import Overview, overview
@@ -44,6 +45,7 @@ class State:
         self.contracts = Contracts(database)
         self.outbox = Outbox(database)
         self.dead_letters = DeadLetters(database)
+        self.journal = Journal(database)
         self.gaps = Gaps(database)
 
     @classmethod
@@ -56,6 +58,7 @@ class State:
         stop: threading.Event | None = None,
         since: int | None = None,
         accounts: Iterable[str] = (),
+        by: Action | None = None,
     ) -> State:
         """Open or create `<directory>/<use>.db`, for this process alone.
 
@@ -74,12 +77,21 @@ class State:
         try:
             lock.remember_created()
             if since is not None:
-                state.ask_since(accounts, since)
+                state.ask_since(accounts, since, by=by)
             state.outbox.recount()
         except BaseException:  # the same, once it is open
             state.close()
             raise
         return state
+
+    @property
+    def directory(self) -> Path:
+        """The state directory."""
+        return self._database.path.parent
+
+    @property
+    def use(self) -> str:
+        return self._database.path.stem
 
     def check_in_place(self) -> None:
         """Raises: StateError when its file was moved or deleted, so that a restart would not find it."""
@@ -105,8 +117,8 @@ class State:
         """Commits: the times of polls."""
         self.remember(_TRAIL, " ".join(map(str, (trail.at, *(at for jump in trail.jumps for at in jump)))))
 
-    def ask_since(self, accounts: Iterable[str], since: int) -> None:
-        """Commits: that the contracts of these accounts are to be read again from `since` (unix seconds).
+    def ask_since(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
+        """Commits: that the contracts of these accounts are to be read again from `since` (unix seconds), and who asked.
 
         It holds until they have been found, however often that fails; asked for twice, the earlier holds.
         """
@@ -116,6 +128,8 @@ class State:
                 " WHERE CAST(excluded.value AS INTEGER) < CAST(value AS INTEGER)",
                 [(_SINCE + account, str(since)) for account in accounts],
             )
+            if by is not None:
+                by.record(connection)
 
     def asked_since(self, account: str) -> int | None:
         """From when the contracts of an account are to be read again; None where nobody asked, or it is done."""

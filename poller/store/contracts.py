@@ -14,6 +14,7 @@ from poller.events import Event
 from poller.gaps import Unread
 from poller.store import gaps, ledger, outbox
 from poller.store.database import DamagedRowError, Database
+from poller.store.journal import Action
 from poller.store.schema import SEALED_CONTRACT, SEALED_RANGE
 from poller.windows import Window
 
@@ -129,8 +130,10 @@ class Contracts:
             )
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('taken_back', ?)", (f"{now} {watermark}",))
 
-    def add_range(self, contract: str, window: Window, purpose: str) -> None:
-        """Have a span read once more.
+    def add_range(
+        self, contract: str, window: Window, purpose: str, *, by: Action | None = None, count: int = 0
+    ) -> None:
+        """Have a span read once more. `by` a person, `count` is of how many entries.
 
         Commits: the wish, so that it outlives a crash; it is not doubled. And where the span reaches up to where collecting
         began, that it began with the span: what lies between is complete but for what `ranges` gives.
@@ -145,6 +148,8 @@ class Contracts:
                 "UPDATE contracts SET origin = ? WHERE contract = ? AND origin BETWEEN ? AND ?",
                 (window.start, contract, window.start, window.end),
             )
+            if by is not None:
+                by.record(connection, count)
 
     def ranges(self, contract: str) -> list[Range]:
         """The spans still to be read, oldest first."""

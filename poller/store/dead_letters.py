@@ -14,6 +14,7 @@ from typing import NamedTuple
 from poller.events import Event
 from poller.store import outbox
 from poller.store.database import Database
+from poller.store.journal import Action
 
 # As many letters, or bytes of entries, are read or changed at once.
 PIECE_LETTERS = 1000
@@ -84,17 +85,17 @@ class DeadLetters:
         """Letters of a sink (None: of all), and of these only `ids` if given, oldest first, at most `limit`."""
         return list(self.each(self.numbers(sink, ids)[:limit]))
 
-    def replay(self, letters: Iterable[StoredLetter], now: int) -> int:
+    def replay(self, letters: Iterable[StoredLetter], now: int, *, by: Action | None = None) -> int:
         """Put letters back into the outbox, each for the sink that refused it, as if collected `now` (unix seconds).
 
         They come after newer ones. Loki needs to know: it uses `collected_at` to detect late events.
 
-        Commits: piece by piece, the events as segments of their sink alone, the books, and the end of the letters. Returns how
-        many.
+        Commits: piece by piece, the events as segments of their sink alone, the books, the end of the letters, and who did it.
+        Returns how many.
         """
-        return sum(self._replay(piece, now) for piece in self._database.in_pieces(_pieces(letters)))
+        return sum(self._replay(piece, now, by) for piece in self._database.in_pieces(pieces(letters)))
 
-    def _replay(self, letters: Sequence[StoredLetter], now: int) -> int:
+    def _replay(self, letters: Sequence[StoredLetter], now: int, by: Action | None) -> int:
         replayed = 0
         with self._database.transaction() as connection:
             known = {sink.name for sink in outbox.read_sinks(connection)}
@@ -111,20 +112,24 @@ class DeadLetters:
                 connection.execute("UPDATE sinks SET dead = dead - ? WHERE name = ?", (len(members), sink))
                 outbox.count_letters(connection, sink, replayed=len(members))
                 replayed += len(members)
+            if by is not None and replayed:
+                by.record(connection, replayed)
         return replayed
 
-    def purge(self, letters: Iterable[StoredLetter]) -> int:
-        """Commits: piece by piece, the end of letters, for good. Their sink's books go on counting them as dead.
+    def purge(self, letters: Iterable[StoredLetter], *, by: Action | None = None) -> int:
+        """Commits: piece by piece, the end of letters, for good, and who did it. Their sink's books go on counting them as dead.
 
         Returns how many.
         """
-        return sum(self._purge(piece) for piece in self._database.in_pieces(_pieces(letters)))
+        return sum(self._purge(piece, by) for piece in self._database.in_pieces(pieces(letters)))
 
-    def _purge(self, letters: Sequence[StoredLetter]) -> int:
+    def _purge(self, letters: Sequence[StoredLetter], by: Action | None) -> int:
         with self._database.transaction() as connection:
             purged = Counter(letter.sink for letter in letters if _delete(connection, letter.id))
             for sink, count in purged.items():
                 outbox.count_letters(connection, sink, purged=count)
+            if by is not None and purged:
+                by.record(connection, purged.total())
         return purged.total()
 
 
@@ -138,7 +143,8 @@ def read_books(connection: sqlite3.Connection) -> dict[str, LetterBooks]:
     return books | {sink: LetterBooks(at_hand=count) for sink, count in at_hand.items()}
 
 
-def _pieces(letters: Iterable[StoredLetter]) -> Iterator[list[StoredLetter]]:
+def pieces(letters: Iterable[StoredLetter]) -> Iterator[list[StoredLetter]]:
+    """As many letters at once as are handled in one step."""
     piece: list[StoredLetter] = []
     size = 0
     for letter in letters:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from poller.gaps import KEPT_ENTRIES, Unread, merged, without
 from poller.store.database import DamagedRowError, Database
+from poller.store.journal import Action
 from poller.store.schema import SEALED_GAP
 from poller.windows import Window
 
@@ -79,15 +80,19 @@ class Gaps:
             rows = connection.execute("SELECT content, size FROM gap_entries WHERE gap = ? ORDER BY id", (gap,))
             return [Entry(*row) for row in rows.fetchall()]
 
-    def retry(self, gap: int, now: int) -> None:
-        """Commits: that a gap is due now, and not accepted."""
+    def retry(self, gap: int, now: int, *, by: Action | None = None) -> None:
+        """Commits: that a gap is due now, and not accepted; who says so."""
         with self._database.transaction() as connection:
             connection.execute("UPDATE gaps SET next_try_at = ?, is_accepted = 0 WHERE id = ?", (now, gap))
+            if by is not None:
+                by.record(connection, 1)
 
-    def accept(self, gap: int) -> None:
-        """Commits: that a person takes a gap as it is."""
+    def accept(self, gap: int, *, by: Action | None = None) -> None:
+        """Commits: that a person takes a gap as it is; who it is."""
         with self._database.transaction() as connection:
             connection.execute("UPDATE gaps SET is_accepted = 1 WHERE id = ?", (gap,))
+            if by is not None:
+                by.record(connection, 1)
 
     def record_try(self, gap: int, reason: str, next_try_at: int) -> None:
         """Commits: that it could not be read once more, why, and when it is tried again."""

@@ -15,6 +15,7 @@ from poller.errors import StateError
 from poller.events import Event, OutboxEvent
 from poller.store import segments
 from poller.store.database import DamagedRowError, Database
+from poller.store.journal import Action
 from poller.store.schema import SEALED_SINK
 from poller.store.segments import Segment, Stored
 
@@ -111,12 +112,17 @@ class Outbox:
         with self._database.transaction() as connection:
             connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (mark, sink))
 
-    def forget(self, sink: str) -> bool:
-        """Let go of a sink: what waited for it alone is deleted. Commits: that, piece by piece. Returns whether it was known.
+    def forget(self, sink: str, *, by: Action | None = None) -> bool:
+        """Let go of a sink: what waited for it alone is deleted. Commits: that, piece by piece; who did it, with the first.
+
+        Returns whether it was known.
 
         Its dead letters stay. What an interrupt leaves is deleted with the next sink that is registered, or moves on.
         """
         with self._database.transaction() as connection:
+            for known in read_sinks(connection, sink):
+                if by is not None:
+                    by.record(connection, waiting(connection, known)[0])
             was_known = connection.execute("DELETE FROM sinks WHERE name = ?", (sink,)).rowcount == 1
             last = connection.execute("SELECT coalesce(max(id), 0) FROM segments").fetchone()[0]
         self._sweep(sink, last)

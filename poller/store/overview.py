@@ -14,6 +14,7 @@ from poller.store.contracts import Contract, Range, read_contracts, read_filtere
 from poller.store.database import CREATED_AT, Database, Reader
 from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.gaps import Gap, read_gaps
+from poller.store.journal import JournalEntry, read_journal
 from poller.store.outbox import Sink, Size
 from poller.windows import format_time
 
@@ -48,7 +49,7 @@ class Overview(NamedTuple):
     """The whole state, read in one transaction. `pending` are the spans that are still to be read besides the present.
 
     `letters` are the books of dead letters by sink, also of sinks that were forgotten. `created_at` is when the state was made,
-    in unix seconds; None where a program made it that did not note it.
+    in unix seconds; None where a program made it that did not note it. `last_action` is what a person did last.
     """
 
     contracts: list[Contract]
@@ -60,6 +61,7 @@ class Overview(NamedTuple):
     taken_back: TakenBack | None = None
     gaps: Sequence[Gap] = ()
     created_at: int | None = None
+    last_action: JournalEntry | None = None
 
     def clock_troubles(self, now: float) -> list[str]:
         """What the state shows of a clock of ours that is or was ahead, in a line each. `now` in unix seconds."""
@@ -114,6 +116,12 @@ def overview_of(path: Path) -> Overview:
         return _read(connection)
 
 
+def journal_of(path: Path, *, since: int, limit: int | None) -> list[JournalEntry]:
+    """What people did to the state in a file, as `read_journal` gives it.  Raises: StateError."""
+    with closing(Reader(path)) as reader, reader.reading() as connection:
+        return read_journal(connection, since=since, limit=limit)
+
+
 class OtherLedger:
     """What another use, such as `run`, has collected and sent to some sinks. Reads its file, which may be in use."""
 
@@ -160,6 +168,7 @@ def _read(connection: sqlite3.Connection) -> Overview:
             _read_taken_back(connection),
             read_gaps(connection),
             int(created) if (created := _fact(connection, CREATED_AT)) else None,
+            next(iter(read_journal(connection, limit=1)), None),
         )
 
 

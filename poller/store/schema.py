@@ -113,6 +113,16 @@ MIGRATIONS = (
     CREATE INDEX gap_entries_gap ON gap_entries (gap);
     ALTER TABLE contracts ADD COLUMN sharing INTEGER NOT NULL DEFAULT 0;  -- entries that share an id with another one
     """,
+    """
+    CREATE TABLE journal (           -- what people did by hand
+        id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
+        uid INTEGER,                 -- NULL where the system does not say
+        login TEXT NOT NULL, sudo_user TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL,
+        affected INTEGER,            -- how many; NULL where nothing is counted
+        reason TEXT NOT NULL,
+        export TEXT                  -- the file with what was deleted
+    );
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 

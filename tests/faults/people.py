@@ -24,7 +24,7 @@ _COMMANDS = (
     ("dead-letters", "replay", "--use", "{use}"),
 )
 _AUDIT = ("audit", "--from", "1h", "--to", "0m", "--repair", "--use", "{use}")
-_PURGE = ("dead-letters", "purge", "--sink", "{sink}", "--yes", "--use", "{use}")
+_PURGE = ("dead-letters", "purge", "--sink", "{sink}", "--reason", "test", "--no-export", "--yes", "--use", "{use}")
 PURGED_SINK = "logging"
 
 

@@ -320,7 +320,7 @@ def test_what_loki_will_refuse_is_counted_before_the_start_and_accounted_for_aft
     listed = place.run("dead-letters", "list", "--use", use, "--json")
     assert listed.code == 0, listed.stderr
     assert b"older than the 7 days" in b"\n".join(listed.lines)
-    purge = place.run("dead-letters", "purge", "--use", use)
+    purge = place.run("dead-letters", "purge", "--reason", "test", "--use", use)
     assert (purge.code, purge.lines) == (2, [])
     assert purge.told[-1].startswith("ionos-poller: --yes: missing"), "nobody is there to be asked"
     assert place.run("dead-letters", "list", "--use", use, "--json").lines == listed.lines

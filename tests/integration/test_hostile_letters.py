@@ -75,7 +75,7 @@ def test_a_dead_letter_that_is_no_entry_any_more_is_told_with_the_way_out(bench:
         raw.execute("UPDATE dead_letters SET line = x'7b22ff' WHERE id = 1")
     failed(place.run("dead-letters", "show", "1", "--use", "fetch"), 4, "dead letter 1 is damaged", "purge")
     assert place.run("dead-letters", "show", "2", "--use", "fetch").code == 0
-    assert place.run("dead-letters", "purge", "1", "--yes", "--use", "fetch").code == 0
+    assert place.run("dead-letters", "purge", "1", "--reason", "damaged", "--yes", "--use", "fetch").code == 0
 
 
 def test_a_contract_whose_account_left_the_configuration_is_named_by_the_audit(bench: Starter) -> None:

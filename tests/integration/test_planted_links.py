@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from poller.errors import ConfigError
 from poller.files import NewFile
 from tests.integration.fetching import Bench, Starter, failed
+from tests.states import with_dead_letters
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="NOT CHECKED: only root can make files of another user")
 MALLORY = 65_534
@@ -127,6 +129,19 @@ def test_root_works_in_the_state_of_a_service(place: Bench) -> None:
         os.chown(path, MALLORY, MALLORY)
     assert place.fetch().code == 0
     assert place.run("status").code == 0
+    again = place.fetch("--since", "1h")
+    assert {path.stat().st_uid for path in place.state_dir.iterdir()} == {MALLORY}
+    (warning,) = [line for line in again.log if line["message"] == "state.used_by_root"]
+    assert (warning["level"], warning["owner"]) == ("WARNING", pwd.getpwuid(MALLORY).pw_name)
+
+
+def test_what_root_purges_in_the_state_of_a_service_is_kept_for_the_service(place: Bench) -> None:
+    with_dead_letters(place.state_dir, "fetch")
+    for path in (place.state_dir, *place.state_dir.iterdir()):
+        os.chown(path, MALLORY, MALLORY)
+    purged = place.run("dead-letters", "purge", "--yes", "--reason", "x", "--use", "fetch")
+    assert purged.code == 0
+    assert "state.used_by_root" in [line["message"] for line in purged.log]
     assert {path.stat().st_uid for path in place.state_dir.iterdir()} == {MALLORY}
 
 

@@ -268,7 +268,7 @@ def test_a_state_of_the_first_schema_is_upgraded_with_all_that_is_in_it(director
 def test_from_when_a_person_wants_to_read_is_in_a_new_file_from_its_beginning(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(*args: object) -> None:
+    def die(*args: object, **options: object) -> None:
         raise StoppedError("killed")
 
     with monkeypatch.context() as patch:

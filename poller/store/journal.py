@@ -1,0 +1,116 @@
+"""The journal: who did what to a state by hand, when, and how much of it that concerned. Nothing is ever deleted from it.
+
+What is done and its line are committed together. What is done in pieces has one line, whose count grows with each piece: so it is
+right after an interrupt, too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from poller.store.database import Database
+
+
+class Person(NamedTuple):
+    """Who runs this process: the user, and for root the login that used `sudo`. No `uid` where the system does not say."""
+
+    uid: int | None
+    login: str
+    sudo_user: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.login} (sudo: {self.sudo_user})" if self.sudo_user else self.login
+
+
+SIGNAL = Person(None, "signal")
+"""Whoever sent a signal: the system tells a program that it came, not from whom."""
+
+
+class JournalEntry(NamedTuple):
+    """A line of the journal. `at` in unix seconds; `affected` is None where nothing is counted.
+
+    `export` is the file in which what was deleted is kept.
+    """
+
+    id: int
+    at: int
+    uid: int | None
+    login: str
+    sudo_user: str
+    action: str
+    subject: str
+    affected: int | None
+    reason: str
+    export: str | None
+
+    @property
+    def person(self) -> Person:
+        return Person(self.uid, self.login, self.sudo_user)
+
+
+class Action:
+    """What a person does now: one line, which is there once `record` was called in a transaction that changes something."""
+
+    def __init__(
+        self,
+        person: Person,
+        name: str,
+        subject: str = "",
+        *,
+        reason: str = "",
+        export: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.person, self.name, self.subject, self.reason, self.export = person, name, subject, reason, export
+        self.count: int | None = None
+        self._clock = clock
+        self._id: int | None = None
+
+    @property
+    def is_recorded(self) -> bool:
+        return self._id is not None
+
+    def record(self, connection: sqlite3.Connection, count: int | None = None) -> None:
+        """Write the line, or add to its count, inside the caller's transaction."""
+        if self._id is None:
+            words = [self.person.login, self.person.sudo_user, self.name, self.subject, self.reason, self.export]
+            login, sudo_user, name, subject, reason, export = (None if text is None else _clean(text) for text in words)
+            self._id = connection.execute(
+                "INSERT INTO journal (at, uid, login, sudo_user, action, subject, reason, export)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (int(self._clock()), self.person.uid, login, sudo_user, name, subject, reason, export),
+            ).lastrowid
+        if count is not None:
+            self.count = (self.count or 0) + count
+            connection.execute(
+                "UPDATE journal SET affected = coalesce(affected, 0) + ? WHERE id = ?", (count, self._id)
+            )
+
+
+class Journal:
+    """The table `journal`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, action: Action) -> None:
+        """Commits: the line of something that changes nothing else in the state."""
+        with self._database.transaction() as connection:
+            action.record(connection)
+
+
+def read_journal(connection: sqlite3.Connection, *, since: int = 0, limit: int | None = None) -> list[JournalEntry]:
+    """The lines from `since` (unix seconds) on, oldest first; with `limit` the latest of them."""
+    rows = connection.execute(
+        f"SELECT {', '.join(JournalEntry._fields)} FROM journal WHERE at >= ? ORDER BY id DESC LIMIT ?",
+        (since, -1 if limit is None else limit),
+    ).fetchall()
+    return [JournalEntry(*row) for row in reversed(rows)]
+
+
+def _clean(text: str) -> str:
+    """What was typed need not be UTF-8."""
+    return text.encode("utf-8", "replace").decode()

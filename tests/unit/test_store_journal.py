@@ -1,0 +1,78 @@
+"""The journal on a real file: a line is committed with what it tells of, or neither is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from poller.store import State, dead_letters, outbox
+from poller.store.dead_letters import StoredLetter
+from poller.store.journal import Action, JournalEntry, Person
+from poller.store.outbox import DeadLetter
+from poller.store.overview import journal_of
+from tests.states import NOW, commit, events, with_a_sink
+
+ANNA = Person(1000, "anna")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A state with four dead letters of the sink `out`."""
+    with closing(with_a_sink(tmp_path / "state")) as state:
+        commit(state, events(1, 2, 3, 4))
+        batch = state.outbox.batch("out", 9, 10**9)
+        assert batch is not None
+        state.outbox.settle("out", 4, dead=[DeadLetter(one, 400, "no") for one in batch.events], now=NOW)
+    return tmp_path / "state"
+
+
+def entries(directory: Path) -> list[JournalEntry]:
+    return journal_of(directory / "fetch.db", since=0, limit=None)
+
+
+def test_what_is_done_in_pieces_has_one_line_that_says_how_much_was_done(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "PIECE_LETTERS", 2)
+    with closing(State.attach(directory, "fetch")) as state:
+
+        def interrupted() -> Iterator[StoredLetter]:
+            yield from state.dead_letters.find()[:3]
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            state.dead_letters.purge(interrupted(), by=Action(ANNA, "purge", reason="old", clock=lambda: NOW))
+        (entry,) = entries(directory)
+        assert (entry.affected, len(state.dead_letters.find())) == (2, 2)
+        state.dead_letters.replay(state.dead_letters.find(), NOW, by=Action(ANNA, "replay", clock=lambda: NOW))
+    assert entries(directory) == [
+        JournalEntry(1, NOW, 1000, "anna", "", "purge", "", 2, "old", None),
+        JournalEntry(2, NOW, 1000, "anna", "", "replay", "", 2, "", None),
+    ]
+
+
+def fail(*args: object, **options: object) -> None:
+    raise RuntimeError("the disk is full")
+
+
+def test_what_does_not_happen_has_no_line(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(State.attach(directory, "fetch")) as state:
+        action = Action(ANNA, "purge")
+        assert state.dead_letters.purge([], by=action) == 0
+        assert not state.outbox.forget("nobody", by=action)
+        assert not action.is_recorded
+        with monkeypatch.context() as patch:
+            patch.setattr(outbox, "count_letters", fail)
+            with pytest.raises(RuntimeError):
+                state.dead_letters.purge(state.dead_letters.find(), by=action)
+            with pytest.raises(RuntimeError):
+                state.dead_letters.replay(state.dead_letters.find(), NOW, by=action)
+        assert len(state.dead_letters.find()) == 4
+    assert entries(directory) == []
+
+
+def test_a_person_is_shown_with_the_login_behind_sudo() -> None:
+    assert [str(ANNA), str(Person(0, "root", "anna"))] == ["anna", "root (sudo: anna)"]
