@@ -230,6 +230,7 @@ class Harness:
         with suppress(subprocess.TimeoutExpired):
             return Death(process.wait(life.after_seconds), "exit")
         self._simulator.set_faults([])
+        self._retry_gaps()  # a gap waits a minute before it is tried for the first time
         self._undo(life)
         for contract in CONTRACTS:
             self._add_entries(contract, _NEW_ENTRIES, 0.0)
