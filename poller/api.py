@@ -25,7 +25,7 @@ from poller.clocks import measured_skew
 from poller.delivery import RetryPolicy
 from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError, UnusableAnswerError
 from poller.events import NOTHING, BadAnswerError, Page, parse_page
-from poller.listing import ContractList, ContractPage, next_contracts, parse_contracts, smaller_limit
+from poller.listing import MAX_CONTRACTS, ContractList, ContractPage, next_contracts, parse_contracts, smaller_limit
 from poller.transport import (
     PROXY_CREDENTIALS_HINT,
     RateLimit,
@@ -54,6 +54,10 @@ _MAX_WAIT_SECONDS = 30.0
 _ASK_AGAIN_SECONDS = 1.0  # after a 401
 _MIN_MASKED_CHARS = 4
 _TURNS = 64  # where nobody limits them
+SINGLE_FACTOR = 4
+"""How many times as large as a page an answer with a single entry may be. All copies of it must fit into memory."""
+# One answer is parsed at a time: that is no slower with the interpreter's lock, and the copies that it takes exist only once.
+_parsing = threading.Lock()
 _MAX_LIST_PAGES = 1000
 _CREDENTIALS_HINT = (
     "set IONOS_API_TOKEN or api.token_file to a valid token of this account; `ionos-poller check` says more"
@@ -130,6 +134,9 @@ class ActivityLog:
             page = self._get("/contracts", params, "", self.max_page_bytes, _parse_contracts)
             before = len(found)
             found.update(dict.fromkeys(page.numbers))
+            if len(found) > MAX_CONTRACTS:
+                missing = f"the list of contracts names more than {MAX_CONTRACTS:,}: the others are not polled"
+                return ContractList(list(found)[:MAX_CONTRACTS], missing)
             follow = next_contracts(page, len(found), f"{self._base}/contracts")
             if follow is None:
                 return ContractList(list(found))
@@ -180,7 +187,7 @@ class ActivityLog:
             "limit": limit,
         }
         # A single entry may be larger than a page should be: it has to come through all the same.
-        max_bytes = self.max_page_bytes if limit > 1 else self.max_page_bytes * 16
+        max_bytes = self.max_page_bytes if limit > 1 else self.max_page_bytes * SINGLE_FACTOR
         return self._get(
             f"/contracts/{contract}", params, contract, max_bytes, _parse_page, self._max_retries if is_retried else 0
         )
@@ -278,7 +285,8 @@ class ActivityLog:
         if failure is not None:
             raise failure
         try:
-            return parse(response)
+            with _parsing:
+                return parse(response)
         except BadAnswerError as error:
             if encoding := unrequested_encoding(response.headers):
                 message = f"the API's answer came in the encoding {encoding}, which was not asked for"

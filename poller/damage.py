@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
+# So many pieces of a damaged answer are looked at, so that memory is bounded.
+_MAX_PIECES = 100_000
+
 
 class Shield:
     """Carries lone surrogate escapes (`\\ud800`), which are JSON but no Unicode, through a decoder that refuses them.
@@ -22,10 +25,16 @@ class Shield:
 
     def __init__(self, body: bytes) -> None:
         self._mark = b"lone-surrogate-" + blake2b(body, digest_size=16).hexdigest().encode()
-        self.shielded = self._escape.sub(
-            lambda match: b"<" + self._mark + match[1] + b">" if match[1] else match[0], body
-        )
-        self.is_needed = self._mark in self.shielded
+        pieces, end = [], 0
+        for match in self._escape.finditer(body):
+            if match[1] is None:
+                continue
+            pieces += [body[end : match.start()], b"<" + self._mark + match[1] + b">"]
+            end = match.end()
+            if len(pieces) > _MAX_PIECES:
+                raise msgspec.DecodeError("more damage than an answer of the API has")
+        self.is_needed = end > 0
+        self.shielded = b"".join([*pieces, body[end:]]) if pieces else body
         self._marked = re.compile(b"<" + re.escape(self._mark) + rb"([0-9a-fA-F]{4})>")
 
     def restore(self, line: bytes) -> bytes:
@@ -40,7 +49,7 @@ class Broken(NamedTuple):
 
 
 # What matters for where an element ends: strings as a whole, and brackets.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 _LIST_START = re.compile(rb'\A\s*\[|"(?:hits|items)"\s*:\s*\[')
 
 
@@ -67,6 +76,8 @@ def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
                 broken.append(Broken(element, why))
             pieces.append((b"null" if why else element) + mark)
             begin = token.end()
+            if len(pieces) > _MAX_PIECES:
+                return body, []
             if mark != b",":
                 return b"".join([*pieces, body[begin:]]), broken
     return body, []

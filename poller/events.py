@@ -7,7 +7,9 @@ its line is written. An entry's line is the API's own bytes with the white space
 
 from __future__ import annotations
 
+import codecs
 import email.utils
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,6 +25,13 @@ IDENTITY_BYTES = 16
 _EPOCH_UNITS = ((1e9, 1e17), (1e6, 1e14), (1e3, 1e11), (1.0, 1e8))
 # From 1970 until 64 bits of nanoseconds are used up, in 2262. Other times cannot be written in every format and for every sink,
 # so they are no usable times.
+# Bounds on memory, whatever comes. The API serves no more entries than this at once; an API that ignores `limit` may send more:
+# those are not read, and the page says that there are more. Few commas are few elements, which are not counted.
+MAX_ENTRIES = 10_000
+_FEW_COMMAS = 50_000
+_MAX_SCALAR_BYTES = 64 * 1024  # no id and no time is longer
+_MAX_CANONICAL_BYTES = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 _FIRST_US, _LAST_US = 0, (2**63 - 1) // 1000
 
 
@@ -56,7 +65,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     def apart(self) -> Event:
         """This event, told by its content from others that the API gave the same id."""
         shared = self.shared_id or self.identity
-        identity = _digest(b"shared:" + shared + _canonical(self.line))
+        identity = _digest(b"shared:", shared, _canonical(self.line))
         return msgspec.structs.replace(self, identity=identity, ordinal=1, shared_id=shared)
 
     def at(self, time_us: int) -> Event:
@@ -160,6 +169,9 @@ NOTHING = Page((), 0, is_capped=False, weight_bytes=0, is_mended=False)
 """What an answer without content says."""
 
 
+_ABSENT = msgspec.Raw()
+
+
 class _Total(msgspec.Struct, gc=False):
     value: int
     relation: str = "eq"
@@ -167,7 +179,7 @@ class _Total(msgspec.Struct, gc=False):
 
 class _Hit(msgspec.Struct, gc=False):
     source: msgspec.Raw = msgspec.field(name="_source")
-    id: Any = msgspec.field(name="_id", default=None)
+    id: msgspec.Raw = msgspec.field(name="_id", default=_ABSENT)
 
 
 class _Hits(msgspec.Struct, gc=False):
@@ -189,6 +201,30 @@ class _LooseAnswer(msgspec.Struct, gc=False):
 
     hits: _LooseHits | msgspec.UnsetType = msgspec.UNSET
     total: int | _Total | None = None
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    """An answer, or its `hits`, of which nothing is opened yet."""
+
+    hits: msgspec.Raw = _ABSENT
+    items: msgspec.Raw = _ABSENT
+    total: msgspec.Raw = _ABSENT
+
+
+class _Element(msgspec.Struct, gc=False):
+    source: msgspec.Raw = msgspec.field(name="_source", default=_ABSENT)
+    id: msgspec.Raw = msgspec.field(name="_id", default=_ABSENT)
+
+
+class _LooseHead(msgspec.Struct, gc=False):
+    """The part of an entry that identity and time are made of, whatever type it has."""
+
+    uuid: msgspec.Raw = msgspec.field(name="@uuid", default=_ABSENT)
+    meta: msgspec.Raw = _ABSENT
+
+
+class _LooseMeta(msgspec.Struct, gc=False):
+    time: msgspec.Raw = _ABSENT
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -219,7 +255,10 @@ _decode_loose = msgspec.json.Decoder(_LooseAnswer).decode
 _decode_answer_heads = msgspec.json.Decoder(_AnswerHeads).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_element = msgspec.json.Decoder(_Element).decode
+_decode_loose_head = msgspec.json.Decoder(_LooseHead).decode
+_decode_loose_meta = msgspec.json.Decoder(_LooseMeta).decode
 
 _NO_ENTRY = "the API shows something in its place that is no entry"
 _TIME_IN_BYTES = re.compile(rb'"time"\s*:\s*"([0-9T:.Zz+ -]{10,40})"')
@@ -231,12 +270,9 @@ def parse_page(body: bytes) -> Page:
     Accepts `{"hits": {"total", "hits": [{"_source"}]}}`, `{"items": [...]}` and a bare list, whose elements may be hits or
     entries.  Raises: BadAnswerError when it is anything else.  Source: docs/facts.md, "IONOS Activity Log API".
     """
-    try:
-        body.decode()
-        is_mended = False
-    except UnicodeDecodeError:
+    is_mended = not _is_utf8(body)
+    if is_mended:
         body = body.decode("utf-8", "replace").encode()
-        is_mended = True
     body = body.removeprefix(b"\xef\xbb\xbf")
     try:
         try:
@@ -249,6 +285,18 @@ def parse_page(body: bytes) -> Page:
         raise BadAnswerError(f"not the JSON that was expected: {error}") from error
     except RecursionError as error:
         raise BadAnswerError("JSON nested too deeply to read") from error
+
+
+def _is_utf8(body: bytes) -> bool:
+    """Whether these bytes are UTF-8, without a copy of them as text, which may be four times as large."""
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    try:
+        for start in range(0, len(body), _CHUNK_BYTES):
+            decode(body[start : start + _CHUNK_BYTES])
+        decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _parse_damaged(body: bytes, is_mended: bool) -> Page:
@@ -267,13 +315,16 @@ def _parse_damaged(body: bytes, is_mended: bool) -> Page:
 
 def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Sequence[Broken] = ()) -> Page:
     """`broken`: the elements that were taken out of the answer, of which a null is left in it, in order."""
+    compact, is_cut = _cut(compact)
     elements, total, shape = _elements_and_total(compact)
-    is_capped = False
+    is_capped = is_cut
     if isinstance(total, _Total):
-        is_capped = total.relation != "eq"
+        is_capped = is_capped or total.relation != "eq"
         total = total.value
     if total is not None and total < 0:
         raise BadAnswerError(f"a negative total: {total}")
+    if is_cut:
+        total = max(total or 0, len(elements) + 1)
     hits, unreadable = _usable(elements, broken, is_bare_allowed=shape == "list")
     lines = [bytes(hit.source) for hit in hits]
     heads = _heads(compact, lines) if shape == "usual" and not unreadable else [_head(line) for line in lines]
@@ -286,6 +337,49 @@ def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Seque
     return Page(events, total, is_capped, sum(map(len, lines)), is_mended, tuple(unreadable))
 
 
+def _cut(compact: bytes) -> tuple[bytes, bool]:
+    """An answer with no more than its first MAX_ENTRIES elements, and whether it has more.
+
+    The elements are counted without an object for each: millions of them would take a hundred times the memory of the answer.
+    """
+    if compact.count(b",") < _FEW_COMMAS:
+        return compact, False
+    if compact.startswith(b"["):
+        return _first_elements(compact)
+    answer = _decode_envelope(compact)
+    items, is_cut = _first_elements(answer.items)
+    hits: bytes = answer.hits
+    if _starts_with(hits, b"{"):
+        inner = _decode_envelope(hits)
+        inner_hits, is_inner_cut = _first_elements(inner.hits)
+        hits = _object(hits=inner_hits, total=inner.total)
+        is_cut = is_cut or is_inner_cut
+    return (_object(hits=hits, items=items, total=answer.total), True) if is_cut else (compact, False)
+
+
+def _starts_with(raw: bytes, bracket: bytes) -> bool:
+    return bytes(memoryview(raw)[:1]) == bracket
+
+
+def _first_elements(elements: bytes) -> tuple[bytes, bool]:
+    if not _starts_with(elements, b"["):
+        return elements, False
+    first = msgspec.structs.astuple(_first_decoder()(elements))
+    return (elements, False) if not first[-1] else (b"[%s]" % b",".join(first[:-1]), True)
+
+
+@functools.cache
+def _first_decoder() -> Callable[[Any], Any]:
+    """Reads a list, but makes objects of no more than its first elements: those behind the last field are skipped."""
+    fields = [(f"e{number}", msgspec.Raw, _ABSENT) for number in range(MAX_ENTRIES + 1)]
+    kind = msgspec.defstruct("_FirstElements", fields, array_like=True, gc=False)
+    return msgspec.json.Decoder(kind).decode
+
+
+def _object(**fields: bytes) -> bytes:
+    return b"{%s}" % b",".join(b'"%s":%s' % (key.encode(), value) for key, value in fields.items() if value)
+
+
 def _elements_and_total(
     compact: bytes,
 ) -> tuple[Sequence[_Hit | msgspec.Raw], int | _Total | None, Literal["usual", "hits", "list"]]:
@@ -296,11 +390,11 @@ def _elements_and_total(
         usual = _decode_answer(compact).hits
         return usual.hits, usual.total, "usual"
     except msgspec.ValidationError:
-        fields = _decode_object(compact)
-        items = fields.get("items")
-        if items is not None and bytes(items) == b"null" and _decode_or_none(fields.get("total")) in (None, 0):
+        fields = _decode_envelope(compact)
+        items = fields.items
+        if bytes(items) == b"null" and _decode_or_none(fields.total) in (None, 0):
             return [], 0, "list"
-        if items is not None:
+        if items:
             return _decode_raws(items), None, "list"
         loose = _decode_loose(compact)
         hits = loose.hits
@@ -334,11 +428,11 @@ def _usable(
 def _hit(element: msgspec.Raw, *, is_bare_allowed: bool) -> _Hit | None:
     """An element as a hit, or where that is allowed as the entry itself. None where it is neither."""
     try:
-        fields = _decode_object(element)
+        fields = _decode_element(element)
     except msgspec.ValidationError:
         return None
-    if "_source" in fields:
-        return _Hit(fields["_source"], _decode_or_none(fields.get("_id")))
+    if fields.source:
+        return _Hit(fields.source, fields.id)
     return _Hit(element) if is_bare_allowed else None
 
 
@@ -362,18 +456,18 @@ def _head(line: bytes) -> _Head:
     try:
         return _decode_head(line)
     except msgspec.ValidationError:
-        fields = _decode_object(line)
-    uuid = _decode_or_none(fields.get("@uuid"))
+        fields = _decode_loose_head(line)
+    uuid = _decode_or_none(fields.uuid)
     try:
-        time = _decode_or_none(_decode_object(fields.get("meta", b"{}")).get("time"))
+        time = _decode_or_none(_decode_loose_meta(fields.meta or b"{}").time)
     except msgspec.ValidationError:  # no object
         time = None
     return _Head(str(uuid) if _is_scalar(uuid) else None, _Meta(_parse_time(time)))
 
 
-def _decode_or_none(raw: msgspec.Raw | None) -> Any:
+def _decode_or_none(raw: msgspec.Raw) -> Any:
     try:
-        return None if raw is None else msgspec.json.decode(raw)
+        return msgspec.json.decode(raw) if 0 < memoryview(raw).nbytes <= _MAX_SCALAR_BYTES else None
     except msgspec.DecodeError:  # a number out of range, say: then it is no id and no time
         return None
 
@@ -407,7 +501,7 @@ def _parse_epoch(count: float) -> datetime | None:
     return None
 
 
-def _event(head: _Head, line: bytes, hit_id: Any) -> Event:
+def _event(head: _Head, line: bytes, hit_id: msgspec.Raw) -> Event:
     identity, has_id = _identity(head.uuid, hit_id, line)
     time = head.meta.time if head.meta is not None else None
     if time is None:
@@ -426,7 +520,7 @@ def _time_us(time: datetime) -> int | None:
     return time_us if _FIRST_US <= time_us <= _LAST_US else None
 
 
-def _identity(uuid: str | None, hit_id: Any, line: bytes) -> tuple[bytes, bool]:
+def _identity(uuid: str | None, raw_id: msgspec.Raw, line: bytes) -> tuple[bytes, bool]:
     """What makes an entry this entry: `@uuid`, else its content with the hit's `_id`. And whether there is an id in it.
 
     An `_id` alone is believed no more than that: if a store numbered the hits of each answer, all of those would be one entry.
@@ -434,18 +528,27 @@ def _identity(uuid: str | None, hit_id: Any, line: bytes) -> tuple[bytes, bool]:
     if uuid:
         return _digest(b"uuid:" + uuid.encode("utf-8", "surrogatepass")), True
     content = _canonical(line)
+    hit_id = _decode_or_none(raw_id)
     if _is_scalar(hit_id) and hit_id != "":
-        return _digest(b"id:%d:" % len(content) + content + str(hit_id).encode("utf-8", "surrogatepass")), True
-    return _digest(b"content:" + content), False
+        return _digest(b"id:%d:" % len(content), content, str(hit_id).encode("utf-8", "surrogatepass")), True
+    return _digest(b"content:", content), False
 
 
 def _canonical(line: bytes) -> bytes:
-    """The content with its keys sorted, so that a store that reorders keys does not make a second entry of one."""
+    """The content with its keys sorted, so that a store that reorders keys does not make a second entry of one.
+
+    Of an entry larger than any that is known the content as it came, as objects take many times its memory.
+    """
+    if len(line) > _MAX_CANONICAL_BYTES:
+        return line
     try:
         return msgspec.json.encode(msgspec.json.decode(line), order="sorted")
     except (msgspec.DecodeError, RecursionError):
         return line
 
 
-def _digest(data: bytes) -> bytes:
-    return blake2b(data, digest_size=IDENTITY_BYTES).digest()
+def _digest(*parts: bytes) -> bytes:
+    digest = blake2b(digest_size=IDENTITY_BYTES)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
+import msgspec
+
 from poller.events import BadAnswerError
 
 _TOTALS = ("total", "totalCount", "totalItems", "totalElements")
@@ -18,6 +20,10 @@ _NEXT_LINKS = ("next", "nextLink", "nextPage", "@odata.nextLink")
 _FLAGS = ("hasMore", "has_more", "hasNext", "isTruncated")
 _TOKENS = ("nextPageToken", "nextToken", "nextCursor", "cursor")
 _LIMIT_STATUSES = (400, 413, 416, 422)
+_NUMBER = re.compile(rb'"?([0-9]{1,20})"?')
+_MAX_REST_BYTES = 64 * 1024
+MAX_CONTRACTS = 50_000
+"""So many contracts of one account are polled, so that a list without end takes neither memory nor time without end."""
 _OTHER_LIMITS = r"window|offset|\brate\b|\bdays?\b|\bhours?\b|\bdates?|\btime"
 
 
@@ -27,6 +33,18 @@ class ContractList(list[str]):
     def __init__(self, numbers: Sequence[str] = (), missing: str = "") -> None:
         super().__init__(numbers)
         self.missing = missing
+
+
+class _Items(msgspec.Struct, gc=False):
+    items: msgspec.Raw = msgspec.Raw()
+
+
+class _Contract(msgspec.Struct, gc=False):
+    id: msgspec.Raw
+
+
+_decode_items = msgspec.json.Decoder(_Items).decode
+_decode_contracts = msgspec.json.Decoder(list[_Contract]).decode
 
 
 class ContractPage(NamedTuple):
@@ -53,20 +71,33 @@ def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
 
     Raises: BadAnswerError when it is not a list (or `{"items": [...]}`) of objects with an `id`.
     """
+    body = body.removeprefix(b"\xef\xbb\xbf")
     try:
-        answer = json.loads(body)
+        is_list = body.lstrip().startswith(b"[")
+        raw_items = body if is_list else _decode_items(body).items
+        # What is beside the contracts says how many there are, and is small.
+        rest = b"[]" if is_list else body.replace(raw_items, b"null", 1) if raw_items else body
+        if len(rest) > _MAX_REST_BYTES:
+            raise BadAnswerError("it holds far more than contracts")
+        answer = json.loads(rest)
+        contracts = _decode_contracts(raw_items) if raw_items else None
+    except msgspec.ValidationError as error:
+        raise BadAnswerError(
+            f"neither a list of contracts nor an object with `items`, each with an `id`: {error}"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise BadAnswerError(f"not the JSON that was expected: {error}") from error
-    items = answer.get("items") if isinstance(answer, dict) else answer
-    if not isinstance(items, list):
+    if contracts is None:
         raise BadAnswerError("neither a list of contracts nor an object with `items`")
-    numbers = []
-    for item in items:
-        number = str(item.get("id", "")) if isinstance(item, dict) else ""
-        if not re.fullmatch(r"[0-9]{1,20}", number):
+    found: dict[str, None] = {}
+    for contract in contracts:
+        number = _NUMBER.fullmatch(contract.id)
+        if number is None:
             raise BadAnswerError("a contract without a numeric id")
-        numbers.append(number)
-    numbers = list(dict.fromkeys(numbers))
+        found[number[1].decode()] = None
+        if len(found) > MAX_CONTRACTS:
+            break
+    numbers = list(found)
     linked = re.search(r'<([^<>]*)>\s*;[^,<]*\brel="?next\b', link_header)
     header_link = linked[1] if linked else ""
     if not isinstance(answer, dict):

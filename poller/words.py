@@ -13,11 +13,12 @@ from poller.transport import Response
 _MAX_WORDS = 200
 _ECHO_CHARS = 32
 _MAX_MESSAGES = 20
+_MAX_BODY_BYTES = 64 * 1024
 
 
 def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
     """The server's words as one printable line of at most 200 characters, without our secrets and body."""
-    text = answer.body.decode("utf-8", "replace")
+    text = answer.body[:_MAX_BODY_BYTES].decode("utf-8", "replace")
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, MASK).replace(json.dumps(secret)[1:-1], MASK)
     if "html" in answer.headers.get("Content-Type", ""):
@@ -31,7 +32,7 @@ def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
     Source: docs/facts.md, "IONOS Activity Log API".
     """
     try:
-        messages = json.loads(answer.body)["messages"]
+        messages = json.loads(answer.body[:_MAX_BODY_BYTES])["messages"]
         texts = [_message(message) for message in messages[:_MAX_MESSAGES]]
     except (ValueError, KeyError, TypeError, RecursionError):
         return words_of(answer, secrets, b"")

@@ -278,7 +278,7 @@ def test_a_page_too_heavy_is_not_tried_again_but_asked_for_smaller_by_who_knows_
     server: Server, client: Client
 ) -> None:
     server.replies = [Reply(body=b'[{"s":"' + b"x" * 5000 + b'"}]')]
-    api = client(max_page_bytes=1000)
+    api = client(max_page_bytes=2000)
     with pytest.raises(BodyTooLargeError):
         page(api)
     assert len(server.requests) == 1
@@ -716,3 +716,12 @@ def test_a_list_that_gives_the_same_page_again_is_told(server: Server, client: C
     assert found == ["1", "2"]
     assert "contracts" in found.missing
     assert len(server.requests) <= 3
+
+
+def test_of_a_list_of_contracts_without_end_a_bounded_part_is_polled_and_told(server: Server, client: Client) -> None:
+    server.replies = [Reply(body=b"[" + b",".join(b'{"id":%d}' % number for number in range(60_000)) + b"]")]
+    found = client().contracts()
+    assert (len(found), found.missing) == (
+        50_000,
+        "the list of contracts names more than 50,000: the others are not polled",
+    )

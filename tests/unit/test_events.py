@@ -9,6 +9,7 @@ import pytest
 
 from poller.events import (
     IDENTITY_BYTES,
+    MAX_ENTRIES,
     BadAnswerError,
     Event,
     OutboxEvent,
@@ -17,7 +18,7 @@ from poller.events import (
     ndjson,
     parse_page,
 )
-from poller.listing import parse_contracts
+from poller.listing import MAX_CONTRACTS, parse_contracts
 from poller.mapping import format_time_us
 
 
@@ -579,3 +580,63 @@ def test_a_time_in_another_form_is_understood(time: object) -> None:
 def test_what_is_no_time_is_taken_for_none(time: object) -> None:
     (event,) = parse_page(json.dumps({"items": [{"@uuid": "a", "meta": {"time": time}}]}).encode()).events
     assert not event.is_timed or event.time_us > 0
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        b"[%s]",
+        b'{"items":[%s]}',
+        b'{"items":[%s],"total":7}',
+        b'{"hits":{"hits":[%s]}}',
+        b'{"hits":{"total":{"value":7},"hits":[%s]}}',
+        b'{"hits":[],"items":[%s]}',
+    ],
+)
+def test_of_more_entries_than_any_page_has_the_first_are_read_and_it_says_that_there_are_more(shape: bytes) -> None:
+    element = b'{"_source":{"@uuid":"%d"}}'
+    page = parse_page(shape % b",".join(element % number for number in range(60_000)))
+    assert [event.line for event in page.events[:2]] == [b'{"@uuid":"0"}', b'{"@uuid":"1"}']
+    assert (page.count, page.total, page.is_capped) == (MAX_ENTRIES, MAX_ENTRIES + 1, True)
+
+
+@pytest.mark.parametrize("shape", [b"[%s]", b'{"items":[%s]}', b'{"hits":{"total":2,"hits":[%s]}}'])
+def test_many_values_in_few_entries_are_not_many_entries(shape: bytes) -> None:
+    entry = b'{"_source":{"@uuid":"%d","a":[' + b",".join([b"{}"] * 40_000) + b"]}}"
+    page = parse_page(shape % b",".join(entry % number for number in range(2)))
+    assert (page.count, page.total, page.is_capped) == (2, 2 if b"total" in shape else None, False)
+
+
+def test_an_answer_that_is_only_a_number_of_many_things_is_no_page() -> None:
+    with pytest.raises(BadAnswerError):
+        parse_page(b'{"hits":[' + b",".join([b"0"] * 60_000) + b'],"items":7}')
+
+
+def test_an_id_and_a_time_that_are_not_small_are_none() -> None:
+    many = b"[" + b",".join([b"{}"] * 30_000) + b"]"
+    entry = b'{"_id":%s,"_source":{"@uuid":%s,"meta":{"time":%s}}}' % (many, many, many)
+    (event,) = parse_page(b'{"items":[%s]}' % entry).events
+    assert (event.has_id, event.is_timed) == (False, False)
+
+
+def test_an_entry_beyond_any_known_size_is_told_by_its_bytes() -> None:
+    one, other = b'{"a":"' + b"x" * 1_100_000 + b'","b":1}', b'{"b":1,"a":"' + b"x" * 1_100_000 + b'"}'
+    identities = [parse_page(b"[%s]" % entry).events[0].identity for entry in (one, one, other)]
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_more_damage_than_an_answer_can_have_is_not_mended() -> None:
+    with pytest.raises(BadAnswerError, match="more damage"):
+        parse_page(b'[{"a":"' + b"\\ud800" * 60_000 + b'"}]')
+    with pytest.raises(BadAnswerError):
+        parse_page(b"[" + b",".join([b'{"a":NaN}'] * 110_000) + b"]")
+
+
+def test_of_more_contracts_than_are_polled_no_more_are_read() -> None:
+    body = b"[" + b",".join(b'{"id":"%d"}' % number for number in range(60_000)) + b"]"
+    assert len(parse_contracts(body).numbers) == MAX_CONTRACTS + 1
+
+
+def test_a_list_of_contracts_with_far_more_beside_them_is_none() -> None:
+    with pytest.raises(BadAnswerError, match="far more"):
+        parse_contracts(b'{"items":[],"x":[' + b",".join([b"{}"] * 30_000) + b"]}")
