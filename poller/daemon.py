@@ -82,6 +82,7 @@ class Daemon:
         parts, stop = self._build_parts()
         self._state_dir = parts.config.state_dir
         self._open_endpoint(parts)
+        self._state.journal.unseen()  # what was done before was logged by the command that did it
         self._start(parts, stop)
         self._notifier.tell(READY="1", STATUS="collecting")
         log.info(
@@ -267,6 +268,9 @@ class Daemon:
         reasons = [*self.alive().reasons, *health.reasons]
         watchdog = {} if stuck else {"WATCHDOG": "1"}
         self._notifier.tell(**watchdog, STATUS=("; ".join(reasons) or "ready")[:500])
+        with suppress(PollerError):  # what collects meets it, too
+            for entry in self._state.journal.unseen():
+                log.info("journal.recorded", extra=entry.fields)
 
     def _tell_of_stuck(self, stuck: Mapping[str, float]) -> None:
         for name in sorted(stuck.keys() - self._told_stuck):

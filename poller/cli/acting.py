@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -38,28 +38,18 @@ def acting(state_dir: Path, name: str, subject: str = "", *, reason: str = "") -
     try:
         yield action
     finally:
-        if action.is_recorded:
-            _log(action)
+        if action.entry is not None:
+            _log(action.entry.fields)
 
 
 def log_done(name: str, subject: str) -> None:
     """Log what a person does where there is no state to note it in."""
-    _log(Action(person(), name, subject))
+    who = person()
+    _log({"uid": who.uid, "login": who.login, "sudo_user": who.sudo_user, "action": name, "subject": subject})
 
 
-def _log(action: Action) -> None:
-    """Tell of it in the log, too: that may go to where the owner of the state cannot change it."""
-    fields = {
-        "action": action.name,
-        "subject": action.subject,
-        "count": action.count,
-        "uid": action.person.uid,
-        "login": action.person.login,
-        "sudo_user": action.person.sudo_user,
-        "reason": action.reason,
-        "export": action.export,
-    }
-    log.info("journal.recorded", extra={name: value for name, value in fields.items() if value not in (None, "")})
+def _log(fields: Mapping[str, object]) -> None:
+    log.info("journal.recorded", extra=dict(fields))
 
 
 @cache

@@ -50,6 +50,12 @@ class JournalEntry(NamedTuple):
     def person(self) -> Person:
         return Person(self.uid, self.login, self.sudo_user)
 
+    @property
+    def fields(self) -> dict[str, object]:
+        """What is in it, for the log."""
+        names = {"affected": "count"}
+        return {names.get(name, name): value for name, value in self._asdict().items() if value not in (None, "")}
+
 
 class Action:
     """What a person does now: one line, which is there once `record` was called in a transaction that changes something."""
@@ -65,29 +71,34 @@ class Action:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.person, self.name, self.subject, self.reason, self.export = person, name, subject, reason, export
-        self.count: int | None = None
+        self.entry: JournalEntry | None = None
         self._clock = clock
-        self._id: int | None = None
-
-    @property
-    def is_recorded(self) -> bool:
-        return self._id is not None
 
     def record(self, connection: sqlite3.Connection, count: int | None = None) -> None:
         """Write the line, or add to its count, inside the caller's transaction."""
-        if self._id is None:
-            words = [self.person.login, self.person.sudo_user, self.name, self.subject, self.reason, self.export]
-            login, sudo_user, name, subject, reason, export = (None if text is None else _clean(text) for text in words)
-            self._id = connection.execute(
-                "INSERT INTO journal (at, uid, login, sudo_user, action, subject, reason, export)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (int(self._clock()), self.person.uid, login, sudo_user, name, subject, reason, export),
-            ).lastrowid
-        if count is not None:
-            self.count = (self.count or 0) + count
-            connection.execute(
-                "UPDATE journal SET affected = coalesce(affected, 0) + ? WHERE id = ?", (count, self._id)
+        if self.entry is None:
+            words = [self.person.login, self.person.sudo_user, self.name, self.subject]
+            login, sudo_user, name, subject = map(_clean, words)
+            export = None if self.export is None else _clean(self.export)
+            values = (
+                int(self._clock()),
+                self.person.uid,
+                login,
+                sudo_user,
+                name,
+                subject,
+                None,
+                _clean(self.reason),
+                export,
             )
+            id_ = connection.execute(
+                f"INSERT INTO journal ({', '.join(JournalEntry._fields[1:])}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                values,
+            ).lastrowid
+            self.entry = JournalEntry(id_ or 0, *values)
+        if count is not None:
+            self.entry = self.entry._replace(affected=(self.entry.affected or 0) + count)
+            connection.execute("UPDATE journal SET affected = ? WHERE id = ?", (self.entry.affected, self.entry.id))
 
 
 class Journal:
@@ -95,6 +106,14 @@ class Journal:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._seen_id = 0
+
+    def unseen(self) -> list[JournalEntry]:
+        """What was written since the last call, by this process or another."""
+        with self._database.reading() as connection:
+            entries = read_journal(connection, after_id=self._seen_id)
+        self._seen_id = max([self._seen_id, *(entry.id for entry in entries)])
+        return entries
 
     def add(self, action: Action) -> None:
         """Commits: the line of something that changes nothing else in the state."""
@@ -102,11 +121,13 @@ class Journal:
             action.record(connection)
 
 
-def read_journal(connection: sqlite3.Connection, *, since: int = 0, limit: int | None = None) -> list[JournalEntry]:
-    """The lines from `since` (unix seconds) on, oldest first; with `limit` the latest of them."""
+def read_journal(
+    connection: sqlite3.Connection, *, since: int = 0, after_id: int = 0, limit: int | None = None
+) -> list[JournalEntry]:
+    """The lines from `since` (unix seconds) on, and after that id, oldest first; with `limit` the latest of them."""
     rows = connection.execute(
-        f"SELECT {', '.join(JournalEntry._fields)} FROM journal WHERE at >= ? ORDER BY id DESC LIMIT ?",
-        (since, -1 if limit is None else limit),
+        f"SELECT {', '.join(JournalEntry._fields)} FROM journal WHERE at >= ? AND id > ? ORDER BY id DESC LIMIT ?",
+        (since, after_id, -1 if limit is None else limit),
     ).fetchall()
     return [JournalEntry(*row) for row in reversed(rows)]
 

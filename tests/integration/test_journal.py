@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import MakeDaemon
+from tests.daemon import LOGGING, LOKI, MakeDaemon
 from tests.integration.fetching import Bench, Run, Starter, failed
 from tests.states import with_dead_letters
+from tests.support import wait_until
 
 SINK = "out"
 LOGIN = pwd.getpwuid(os.getuid()).pw_name
@@ -109,13 +110,19 @@ def test_an_audit_that_repairs_and_an_adopted_state_are_in_the_journal(bench: St
     assert [entry["action"] for entry in journal(place)] == ["fetch --adopt-state", "audit --repair"]
 
 
-def test_a_reload_is_in_the_journal(daemon_of: MakeDaemon) -> None:
+def test_a_reload_is_in_the_journal_and_the_daemon_logs_what_others_do_beside_it(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=1)
     daemon.configure()
     daemon.start("--since", "1h")
     daemon.reload()
+    daemon.configure(sinks={LOKI: {}})
+    daemon.reload()
+    daemon.command("sinks", "forget", LOGGING)
+    wait_until(lambda: daemon.logged("journal.recorded", action="sinks forget"), what="the daemon logs it")
     daemon.stop()
-    since, reload = [json.loads(line) for line in daemon.command("journal", "--json").splitlines()]
+    told = [(line["action"], line["login"]) for line in daemon.logged("journal.recorded")]
+    assert told == [("run --since", LOGIN), ("reload", "signal"), ("reload", "signal"), ("sinks forget", LOGIN)]
+    since, reload, *_ = [json.loads(line) for line in daemon.command("journal", "--json").splitlines()]
     assert (since["action"], since["login"]) == ("run --since", LOGIN)
     assert (reload["action"], reload["login"], reload["uid"]) == ("reload", "signal", None)
 

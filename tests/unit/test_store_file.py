@@ -261,6 +261,7 @@ def test_a_state_of_the_first_schema_is_upgraded_with_all_that_is_in_it(director
     assert "upgrades it" in raised.value.hint
     with closing(open_state(directory)) as state:
         (row,) = state.contracts.all()
+        assert (state.overview().created_at, state.overview().last_action) == (None, None), "nobody noted it"
     assert (row.contract, row.origin, row.watermark, row.audited_at) == ("1", 5, 9, 0)
     assert list(directory.glob("*unusable*")) == []
 

@@ -63,7 +63,7 @@ def test_what_does_not_happen_has_no_line(directory: Path, monkeypatch: pytest.M
         action = Action(ANNA, "purge")
         assert state.dead_letters.purge([], by=action) == 0
         assert not state.outbox.forget("nobody", by=action)
-        assert not action.is_recorded
+        assert action.entry is None
         with monkeypatch.context() as patch:
             patch.setattr(outbox, "count_letters", fail)
             with pytest.raises(RuntimeError):
