@@ -28,7 +28,7 @@ from poller.config.scalars import (
 )
 from poller.config.secrets import Secret, SecretSource
 from poller.config.sinks import SINK_TYPES, AnySink
-from poller.config.trust import exposure, read_trusted, this_reader
+from poller.config.trust import read_trusted
 from poller.config.values import show
 from poller.errors import ConfigError, FileProblem, Problem
 
@@ -202,8 +202,8 @@ class Converter:
         if field.kind == "file" and self._check_files and not is_readable:
             self.add(path, f"unreadable file {file}", "does it exist, and may this user read it?", FileProblem)
         if self._check_files and is_readable and field.extra.get("is_private"):
-            _, rights, refusal = read_trusted(file, 0)
-            if refusal := refusal or exposure(rights, this_reader()):
+            _, _, refusal = read_trusted(file, 0, is_secret=True)
+            if refusal is not None:
                 raise BadValueError(*refusal)
         return file
 

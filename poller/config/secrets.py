@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
-from poller.config.trust import exposure, read_trusted, this_reader
+from poller.config.trust import read_trusted
 from poller.errors import ConfigError, FileProblem, Problem, TransientError
 
 MASK = "********"
@@ -115,7 +115,7 @@ class SecretSource:
         if path.is_fifo():  # and to open it may take for ever
             raise self._error(f"key file {path} is a pipe", "use a file: a secret is read again when it is refused")
         try:
-            content, rights, refusal = read_trusted(path, _MAX_SECRET_BYTES + 1)
+            content, _, refusal = read_trusted(path, _MAX_SECRET_BYTES + 1, is_secret=True)
         except OSError as error:
             if error.errno in _PASSING:
                 hint = (
@@ -127,10 +127,8 @@ class SecretSource:
             message = f"unreadable key file {self.place}: {error.strerror}"
             problem = FileProblem(self.path, message, "does it exist, and may this user read it?")
             raise ConfigError([problem]) from error
-        if self.origin == "file":  # a credential is systemd's, which sees to that
-            refusal = refusal or exposure(rights, this_reader())
-            if refusal is not None:
-                raise self._error(*refusal)
+        if self.origin == "file" and refusal is not None:  # a credential is systemd's, which sees to that
+            raise self._error(*refusal)
         if len(content) > _MAX_SECRET_BYTES:
             raise self._error(f"key file {self.place} is larger than 64 KiB", "is it the right file?")
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -87,17 +87,22 @@ def exposure(file: Rights, reader: Reader) -> Refusal | None:
     return Refusal(f"other users can read {file.path}", f"chmod {mode} {file.path}")
 
 
-def read_trusted(path: Path, max_bytes: int, *, is_named: bool = True) -> tuple[bytes, Rights, Refusal | None]:
-    """The first `max_bytes` of a file, its rights, and why it must not be used.
+def read_trusted(
+    path: Path, max_bytes: int, *, is_named: bool = True, is_secret: bool = False
+) -> tuple[bytes, Rights, Refusal | None]:
+    """The first `max_bytes` of a file, its rights, and why it must not be used. `is_secret`: others must not be able to read it.
 
-    Where a read-only mount holds a file that was named, nobody here can change it, whoever owns it: so a container may be given
-    files of its host.  Raises: OSError.
+    Where a read-only mount holds a file that was named, nobody here can change it or its mode, whoever owns it: so a container
+    may be given files of its host, and secrets as Kubernetes and Docker Swarm mount them (0644 and 0444).  Raises: OSError.
     """
     with path.open("rb") as file:
         rights = Rights.of(str(path), os.fstat(file.fileno()))
         is_fixed = is_named and bool(os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY)
         content = file.read(max_bytes)
-    refusal = None if is_fixed else distrust(rights, _directories(path), this_reader())
+    if is_fixed:
+        return content, rights, None
+    reader = this_reader()
+    refusal = distrust(rights, _directories(path), reader) or (exposure(rights, reader) if is_secret else None)
     return content, rights, refusal
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from poller.config import load
+from poller.config.secrets import SecretSource
 from poller.config.trust import Reader, Rights, distrust, exposure
 from poller.errors import ConfigError
 
@@ -112,6 +115,33 @@ def test_a_file_of_another_user_is_refused_though_it_can_be_read(key: str, tmp_p
     os.chown(config if key == "config" else token, 65_534, -1)
     with pytest.raises(ConfigError, match=r"belongs to another user \(uid 65534\)"):
         load(config, {})
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path) -> Iterator[Path]:
+    """A volume as Kubernetes mounts a Secret: links to files of mode 0644 in a directory that all may write, and read-only."""
+    volume = tmp_path / "secret"
+    volume.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", volume], check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        (volume / "..2026").mkdir()
+        (volume / "..2026" / "token").write_text("abc")
+        (volume / "..2026" / "token").chmod(0o644)
+        (volume / "..data").symlink_to("..2026")
+        (volume / "token").symlink_to("..data/token")
+        yield volume
+    finally:
+        subprocess.run(["umount", "-l", volume], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_secret_on_a_read_only_mount_counts_as_kubernetes_and_docker_give_it(kubernetes: Path) -> None:
+    source = SecretSource("file", str(kubernetes / "token"), path="api.token_file")
+    with pytest.raises(ConfigError, match=r"other users can read .*chmod 600"):
+        source.read()
+    subprocess.run(["mount", "-o", "remount,ro", kubernetes], check=True)
+    assert source.read().reveal() == "abc"
 
 
 def test_the_private_key_of_a_certificate_that_others_can_read_is_refused(tmp_path: Path) -> None:
