@@ -24,7 +24,7 @@ from poller.asking import LONG_PATIENCE_SECONDS, PATIENCE_SECONDS, Asking, Pause
 from poller.clocks import measured_skew
 from poller.delivery import RetryPolicy
 from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError, UnusableAnswerError
-from poller.events import NOTHING, BadAnswerError, Page, parse_page
+from poller.events import NOTHING, BadAnswerError, Page, PartialAnswerError, parse_page
 from poller.listing import MAX_CONTRACTS, ContractList, ContractPage, next_contracts, parse_contracts, smaller_limit
 from poller.transport import (
     PROXY_CREDENTIALS_HINT,
@@ -63,6 +63,7 @@ _CREDENTIALS_HINT = (
     "set IONOS_API_TOKEN or api.token_file to a valid token of this account; `ionos-poller check` says more"
 )
 _BAD_ANSWER_HINT = "it is asked again at the next poll; if it stays, check api.url, and what lies in between"
+_PARTIAL_HINT = "it is asked again at the next poll; if it stays, report it to IONOS"
 _ENCODING_HINT = "a proxy or gateway on the way to the API adds it: have it pass Accept-Encoding on unchanged"
 _PRIVILEGE_HINT = "the user needs the privilege ACCESS_ACTIVITY_LOG: grant it in the DCD under User Manager"
 
@@ -287,6 +288,9 @@ class ActivityLog:
         try:
             with _parsing:
                 return parse(response)
+        except PartialAnswerError as error:
+            message = f"the API searched only a part of its log: {error}"
+            raise TransientError(message, hint=_PARTIAL_HINT, contract=contract) from error
         except BadAnswerError as error:
             if encoding := unrequested_encoding(response.headers):
                 message = f"the API's answer came in the encoding {encoding}, which was not asked for"

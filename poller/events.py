@@ -39,6 +39,10 @@ class BadAnswerError(Exception):
     """The API's answer is not what docs/facts.md describes; the text says how. The API client makes it one of our errors."""
 
 
+class PartialAnswerError(Exception):
+    """The API says that it looked at only a part of its data; the text says how. The API client makes it one of our errors."""
+
+
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One entry of the audit trail, with what we know about it.
 
@@ -211,6 +215,18 @@ class _Envelope(msgspec.Struct, gc=False):
     total: msgspec.Raw = _ABSENT
 
 
+class _Shards(msgspec.Struct, gc=False):
+    failed: msgspec.Raw = _ABSENT
+    total: msgspec.Raw = _ABSENT
+
+
+class _Search(msgspec.Struct, gc=False):
+    """What an answer says of how it came about."""
+
+    timed_out: msgspec.Raw = _ABSENT
+    shards: msgspec.Raw = msgspec.field(name="_shards", default=_ABSENT)
+
+
 class _Element(msgspec.Struct, gc=False):
     source: msgspec.Raw = msgspec.field(name="_source", default=_ABSENT)
     id: msgspec.Raw = msgspec.field(name="_id", default=_ABSENT)
@@ -256,6 +272,8 @@ _decode_answer_heads = msgspec.json.Decoder(_AnswerHeads).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_search = msgspec.json.Decoder(_Search).decode
+_decode_shards = msgspec.json.Decoder(_Shards).decode
 _decode_element = msgspec.json.Decoder(_Element).decode
 _decode_loose_head = msgspec.json.Decoder(_LooseHead).decode
 _decode_loose_meta = msgspec.json.Decoder(_LooseMeta).decode
@@ -268,7 +286,8 @@ def parse_page(body: bytes) -> Page:
     """Read one answer of `GET /contracts/{number}`.
 
     Accepts `{"hits": {"total", "hits": [{"_source"}]}}`, `{"items": [...]}` and a bare list, whose elements may be hits or
-    entries.  Raises: BadAnswerError when it is anything else.  Source: docs/facts.md, "IONOS Activity Log API".
+    entries.  Source: docs/facts.md, "IONOS Activity Log API".
+    Raises: BadAnswerError when it is anything else, PartialAnswerError when it says that it is not all.
     """
     is_mended = not _is_utf8(body)
     if is_mended:
@@ -315,6 +334,7 @@ def _parse_damaged(body: bytes, is_mended: bool) -> Page:
 
 def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Sequence[Broken] = ()) -> Page:
     """`broken`: the elements that were taken out of the answer, of which a null is left in it, in order."""
+    _refuse_a_part(compact)
     compact, is_cut = _cut(compact)
     elements, total, shape = _elements_and_total(compact)
     is_capped = is_cut
@@ -335,6 +355,24 @@ def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Seque
         ]
     events = tuple(_event(head, line, hit.id) for head, line, hit in zip(heads, lines, hits, strict=True))
     return Page(events, total, is_capped, sum(map(len, lines)), is_mended, tuple(unreadable))
+
+
+def _refuse_a_part(compact: bytes) -> None:
+    """Raises: PartialAnswerError when the API did not look at all of its data.
+
+    Source: Elasticsearch's search API: `timed_out`, `_shards.failed`.
+    """
+    if not compact.startswith(b"{") or (b'"timed_out"' not in compact and b'"_shards"' not in compact):
+        return
+    search = _decode_search(compact)
+    if _decode_or_none(search.timed_out) is True:
+        raise PartialAnswerError("its search timed out")
+    if not _starts_with(search.shards, b"{"):
+        return
+    shards = _decode_shards(search.shards)
+    failed = _decode_or_none(shards.failed)
+    if isinstance(failed, int | float) and failed > 0:
+        raise PartialAnswerError(f"{failed} of its {_decode_or_none(shards.total) or 'many'} shards failed")
 
 
 def _cut(compact: bytes) -> tuple[bytes, bool]:

@@ -725,3 +725,13 @@ def test_of_a_list_of_contracts_without_end_a_bounded_part_is_polled_and_told(se
         50_000,
         "the list of contracts names more than 50,000: the others are not polled",
     )
+
+
+def test_an_answer_of_a_part_of_the_log_is_asked_again(server: Server, client: Client) -> None:
+    found = b'"hits":{"total":0,"hits":[]}}'
+    server.replies = [Reply(body=b'{"timed_out":true,' + found), Reply(body=b'{"timed_out":false,' + found)]
+    assert page(client(max_retries=1)) == []
+    assert len(server.requests) == 2
+    server.replies = [Reply(body=b'{"_shards":{"total":2,"failed":1},' + found)]
+    with pytest.raises(TransientError, match="1 of its 2 shards failed"):
+        page(client(max_retries=0))

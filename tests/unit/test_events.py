@@ -14,6 +14,7 @@ from poller.events import (
     Event,
     OutboxEvent,
     Page,
+    PartialAnswerError,
     StoredEvents,
     ndjson,
     parse_page,
@@ -640,3 +641,24 @@ def test_of_more_contracts_than_are_polled_no_more_are_read() -> None:
 def test_a_list_of_contracts_with_far_more_beside_them_is_none() -> None:
     with pytest.raises(BadAnswerError, match="far more"):
         parse_contracts(b'{"items":[],"x":[' + b",".join([b"{}"] * 30_000) + b"]}")
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        (b'"timed_out":true', "timed out"),
+        (b'"timed_out":false,"_shards":{"total":5,"failed":2}', "2 of its 5 shards"),
+        (b'"_shards":{"failed":1}', "1 of its many shards"),
+    ],
+)
+def test_an_answer_of_a_part_of_the_log_is_no_page(says: bytes, words: str) -> None:
+    with pytest.raises(PartialAnswerError, match=words):
+        parse_page(b'{"took":5,%s,"hits":{"total":1,"hits":[{"_source":{"@uuid":"a"}}]}}' % says)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [b'"timed_out":false,"_shards":{"total":5,"failed":0}', b'"timed_out":"true"', b'"_shards":[]', b'"_shards":{}'],
+)
+def test_an_answer_that_says_how_it_was_found_is_a_page(says: bytes) -> None:
+    assert parse_page(b'{%s,"hits":{"total":1,"hits":[{"_source":{"timed_out":true}}]}}' % says).count == 1
