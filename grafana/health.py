@@ -168,7 +168,7 @@ def _delivering(built: Dashboard) -> Dashboard:
                 "Outbox",
                 Query(metric("outbox_bytes"), "{{instance}}"),
                 unit="bytes",
-                description="At outbox.max_bytes collecting pauses; nothing is dropped.",
+                description="At outbox.max_bytes, dead letters included, collecting pauses; nothing is dropped.",
             )
         )
         .with_panel(

@@ -45,6 +45,10 @@ def troubles(
     ]
     if state.outbox.bytes >= config.outbox.max_bytes:
         reasons.append("the outbox is full: collecting is paused until a sink takes more")
+    elif state.outbox.used_bytes >= config.outbox.max_bytes:
+        reasons.append(
+            "dead letters fill the outbox: collecting is paused until you replay or purge them (`dead-letters`)"
+        )
     expired = [
         f"account {account}: the API token expired {_ago(now - expires_at)} ago"
         for account, expires_at in token_expiries.items()

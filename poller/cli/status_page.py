@@ -147,6 +147,11 @@ def _books(config: Config, state: Overview) -> Iterator[Text]:
         yield _line("red", f"DOES NOT BALANCE: {line}")
     share = f"{_size(state.outbox.bytes)} of {_size(config.outbox.max_bytes)}"
     yield _line("", f"outbox: {state.outbox.events:,} events, {share}")
+    if state.outbox.letter_bytes:
+        letters = f"dead letters: {_size(state.outbox.letter_bytes)}, which count towards the same limit"
+        is_full = state.outbox.used_bytes >= config.outbox.max_bytes
+        remedy = "; collecting is paused until you replay or purge them" if is_full else ""
+        yield _line("red" if is_full else "", letters + remedy)
     if state.created_at is not None:
         yield _line("", f"state: created {format_time(state.created_at)}")
     if state.last_action is not None:

@@ -229,7 +229,12 @@ class Outbox(Table, frozen=True, kw_only=True):
 
     max_bytes: Annotated[
         int,
-        describe("size", "When so much waits, collecting pauses; nothing is dropped.", ge=64 * KIB, le=1 << 50),
+        describe(
+            "size",
+            "When so much waits, with dead letters, collecting pauses; nothing is dropped.",
+            ge=64 * KIB,
+            le=1 << 50,
+        ),
     ] = 1 << 30
 
 

@@ -348,11 +348,12 @@ class Collector:
         return [*self._accounts.values()][:1]  # they share their turns
 
     def _wait_for_room(self) -> None:
-        """Wait while the outbox is full: the API keeps what is not collected yet."""
+        """Wait while the outbox and the dead letters are full: the API keeps what is not collected yet."""
         is_told = False
-        while self._state.outbox.size().bytes >= self._config.outbox.max_bytes:
+        while (size := self._state.outbox.size()).used_bytes >= self._config.outbox.max_bytes:
             if not is_told:
-                log.warning("outbox.full", extra={"max_bytes": self._config.outbox.max_bytes})
+                fields = {"max_bytes": self._config.outbox.max_bytes, "dead_letter_bytes": size.letter_bytes}
+                log.warning("outbox.full", extra=fields)
                 is_told = True
             if self._stop.wait(0.2):
                 raise StoppedError("asked to stop")

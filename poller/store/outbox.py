@@ -62,10 +62,15 @@ class DeadLetter(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What lies in the outbox."""
+    """What lies in the outbox, and what the dead letters weigh: both count against `outbox.max_bytes`."""
 
     events: int
     bytes: int
+    letter_bytes: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return self.bytes + self.letter_bytes
 
 
 class Outbox:
@@ -135,12 +140,14 @@ class Outbox:
     def recount(self) -> None:
         """Commits: the size as it is. A count gone wrong could take the outbox for full, and pause collecting for ever."""
         size = "(SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0) FROM segments)"
+        letters = "(SELECT coalesce(sum(length(line)), 0) FROM dead_letters)"
         with self._database.transaction() as connection:
             connection.execute(f"UPDATE outbox_size SET (events, bytes) = {size} WHERE (events, bytes) <> {size}")
+            connection.execute(f"UPDATE outbox_size SET letter_bytes = {letters} WHERE letter_bytes <> {letters}")
 
     def size(self) -> Size:
         with self._database.reading() as connection:
-            return Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
+            return Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
 
     def batch(self, sink: str, max_events: int, max_bytes: int) -> Batch | None:
         """What the sink has to send next: at most so many events and bytes, but always at least one; None when nothing waits.

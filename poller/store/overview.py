@@ -156,7 +156,7 @@ def _read(connection: sqlite3.Connection) -> Overview:
             SinkOverview(sink, *outbox.waiting(connection, sink), letters.get(sink.name, NO_LETTERS).at_hand)
             for sink in outbox.read_sinks(connection)
         ]
-        size = Size(*connection.execute("SELECT events, bytes FROM outbox_size").fetchone())
+        size = Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
         pending = read_ranges(connection)
         return Overview(
             read_contracts(connection),

@@ -123,6 +123,17 @@ MIGRATIONS = (
         export TEXT                  -- the file with what was deleted
     );
     """,
+    """
+    -- What the dead letters weigh, which counts against the same limit as the outbox.
+    ALTER TABLE outbox_size ADD COLUMN letter_bytes INTEGER NOT NULL DEFAULT 0;
+    UPDATE outbox_size SET letter_bytes = (SELECT coalesce(sum(length(line)), 0) FROM dead_letters);
+    CREATE TRIGGER letter_written AFTER INSERT ON dead_letters BEGIN
+        UPDATE outbox_size SET letter_bytes = letter_bytes + length(NEW.line);
+    END;
+    CREATE TRIGGER letter_gone AFTER DELETE ON dead_letters BEGIN
+        UPDATE outbox_size SET letter_bytes = letter_bytes - length(OLD.line);
+    END;
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 

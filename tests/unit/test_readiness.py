@@ -33,6 +33,7 @@ def told(
     *contracts: Contract,
     sinks: tuple[SinkOverview, ...] = (),
     outbox_bytes: int = 0,
+    letter_bytes: int = 0,
     config: Config = CONFIG,
     polled: set[str] | None = None,
     failures: list[PollerError] | None = None,
@@ -40,7 +41,7 @@ def told(
     expires_at: float = NOW + 9,
 ) -> list[str]:
     return troubles(
-        Overview(list(contracts), list(sinks), Size(0, outbox_bytes), {}),
+        Overview(list(contracts), list(sinks), Size(0, outbox_bytes, letter_bytes), {}),
         config,
         NOW,
         contracts={row.contract for row in contracts} if polled is None else polled,
@@ -52,6 +53,12 @@ def told(
 @pytest.mark.parametrize("ago", [0, 180])
 def test_it_is_ready_while_every_last_poll_succeeded_within_three_intervals(ago: int) -> None:
     assert told(contract("1", ago=ago), contract("2"), sinks=(sink(),)) == []
+
+
+def test_dead_letters_that_fill_the_outbox_are_told_with_what_to_do() -> None:
+    (words,) = told(contract(), outbox_bytes=1 << 20, letter_bytes=1 << 30)
+    assert "replay or purge" in words
+    assert "dead letters" not in told(contract(), outbox_bytes=1 << 30, letter_bytes=1 << 30)[0]
 
 
 def test_a_failure_that_is_younger_than_three_intervals_is_no_trouble_yet() -> None:

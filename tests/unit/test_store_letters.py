@@ -95,6 +95,7 @@ def test_an_older_state_is_upgraded_to_books_that_balance(directory: Path) -> No
             )
     with closing(open_state(directory)) as state:
         assert state.overview().imbalances() == []
+        assert state.outbox.size().letter_bytes == 4 * len(b"{}")
         assert state.overview().letters == {
             "again": LetterBooks(written=1, at_hand=1),
             "gone": LetterBooks(written=1, at_hand=1),
@@ -108,7 +109,15 @@ def test_an_older_state_is_upgraded_to_books_that_balance(directory: Path) -> No
 def statements_of(state: State) -> list[str]:
     """What SQLite is asked to do from now on, a word each."""
     said: list[str] = []
-    state._database._connection.set_trace_callback(lambda sql: said.append(sql.split()[0]))
+    before = ""
+
+    def note(sql: str) -> None:
+        nonlocal before
+        if sql != before:  # Python shows a statement once more for each of its triggers
+            said.append(sql.split(maxsplit=1)[0])
+        before = sql
+
+    state._database._connection.set_trace_callback(note)
     return said
 
 
@@ -183,3 +192,24 @@ def test_letters_that_somebody_else_deals_with_meanwhile_are_left_to_them(state:
         assert beside.dead_letters.purge(beside.dead_letters.find(ids=[1, 2, 7])) == 3
     assert state.dead_letters.replay([first, *letters], NOW) == 5
     assert state.overview().letters == {"out": LetterBooks(written=8, replayed=5, purged=3)}
+
+
+def test_letters_count_against_the_limit_of_the_outbox_until_they_are_gone(state: State) -> None:
+    refuse(state, 1, 2, 3)
+    lines = sum(len(letter.line) for letter in state.dead_letters.find())
+    size = state.outbox.size()
+    assert (size.bytes, size.letter_bytes, size.used_bytes) == (0, lines, lines)
+    assert state.overview().outbox == size
+    state.dead_letters.purge(state.dead_letters.find(ids=[1]))
+    state.dead_letters.replay(state.dead_letters.find(), NOW)
+    size = state.outbox.size()
+    assert (size.letter_bytes, size.used_bytes) == (0, size.bytes)
+
+
+def test_what_letters_weigh_is_counted_anew_when_a_state_is_opened_for_work(state: State, directory: Path) -> None:
+    refuse(state, 1)
+    right = state.outbox.size()
+    with closing(sqlite3.connect(directory / "fetch.db")) as raw, raw:
+        raw.execute("UPDATE outbox_size SET letter_bytes = 1 << 40")
+    state.outbox.recount()
+    assert state.outbox.size() == right
