@@ -73,8 +73,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, identity=identity, ordinal=1, shared_id=shared)
 
     def at(self, time_us: int) -> Event:
-        """This event, without a time of its own, given the time at which the API showed it."""
-        return msgspec.structs.replace(self, time_us=time_us)
+        """This event, without a usable time of its own, given the time at which the API showed it."""
+        return msgspec.structs.replace(self, time_us=time_us, is_timed=False)
 
 
 class OutboxEvent(msgspec.Struct, frozen=True, gc=False):

@@ -14,6 +14,9 @@ from poller.events import Event, Unreadable
 from poller.windows import Window
 
 _MICROSECONDS = 1_000_000
+# The API filters by time. An entry that it gives for a window, but whose own time is further off than this, has no usable time:
+# else one answer could spread entries over any number of days, and with them over as many files.
+_MAX_OFF_US = 31 * 86_400 * _MICROSECONDS
 
 
 def span_of(element: Unreadable, window: Window, events: Sequence[Event]) -> Window:
@@ -66,7 +69,11 @@ def _apart_from(event: Event, contents: set[bytes]) -> Event:
 
 
 def each_once(window: Window, events: Sequence[Event]) -> list[Event]:
-    """Each event once and oldest first. Equal ones without any id are counted through, so that each stays an entry."""
+    """Each event once and oldest first. Equal ones without any id are counted through, so that each stays an entry.
+
+    One without a usable time gets the last second of the window.
+    """
+    earliest_us, latest_us = window.start * _MICROSECONDS - _MAX_OFF_US, window.end * _MICROSECONDS + _MAX_OFF_US
     assumed_time_us = (window.end - 1) * _MICROSECONDS
     seen: Counter[bytes] = Counter()
     unique = []
@@ -76,7 +83,8 @@ def each_once(window: Window, events: Sequence[Event]) -> list[Event]:
         if ordinal and event.has_id:
             continue
         named = event.twin(ordinal) if ordinal else event
-        unique.append(named if named.is_timed else named.at(assumed_time_us))
+        is_usable = named.is_timed and earliest_us <= named.time_us <= latest_us
+        unique.append(named if is_usable else named.at(assumed_time_us))
     unique.sort(key=_order)
     return unique
 

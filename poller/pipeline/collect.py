@@ -274,7 +274,7 @@ class Collector:
         contracts = self._state.contracts
         unseen = contracts.unseen(row.contract, reading.events)
         if untimed := sum(not event.is_timed for event in unseen):
-            hint = "they are taken as of the end of their window; report the form of meta.time"
+            hint = "they are taken as of the end of their window; report what meta.time holds"
             log.warning(
                 "entries.untimed",
                 extra={"contract": row.contract, "window": str(window), "entries": untimed, "hint": hint},

@@ -11,6 +11,7 @@ from poller.errors import AuthError, BodyTooLargeError, PollerError, RejectedErr
 from poller.events import Event, Page
 from poller.gaps import UNSTABLE, Unread
 from poller.reading import Limits, Reading, Split, WindowReader
+from poller.sifting import each_once
 from poller.windows import Window, parts_for, split
 
 WINDOW = Window(1000, 1010)
@@ -532,3 +533,13 @@ def test_an_entry_without_a_time_gets_the_last_second_of_its_window() -> None:
         (b"b", 1003 * 1_000_000 + 900_000, True),
         (b"a", 1009 * 1_000_000, False),
     ]
+
+
+@pytest.mark.parametrize("days", [-11_000, -32, -30, 30, 32, 11_000])
+def test_an_entry_with_a_time_far_outside_of_its_window_is_taken_as_of_that_window(days: int) -> None:
+    window = Window(1_900_000_000, 1_900_003_600)
+    second = (window.end if days > 0 else window.start) + 86_400 * days
+    (event,) = each_once(window, [entry("a", second=second)])
+    is_near = abs(days) <= 31
+    assert (event.time_us // 1_000_000, event.is_timed) == (second if is_near else window.end - 1, is_near)
+    assert event.identity == entry("a").identity
