@@ -79,6 +79,15 @@ def distrust(file: Rights, directories: Sequence[Rights], reader: Reader) -> Ref
     return None
 
 
+def distrust_link(name: Rights, reader: Reader) -> Refusal | None:
+    """Why this name must not be followed: another user's link says which of our files counts, also in a sticky directory."""
+    if not stat.S_ISLNK(name.mode) or reader.is_owned(name):
+        return None
+    return Refusal(
+        f"{name.path} is a link of another user (uid {name.owner}) and is not followed", "name the file that is meant"
+    )
+
+
 def exposure(file: Rights, reader: Reader) -> Refusal | None:
     """Why a secret in this file is none; None where only its owner and group can read it."""
     if not file.mode & 0o007:
@@ -102,7 +111,11 @@ def read_trusted(
     if is_fixed:
         return content, rights, None
     reader = this_reader()
-    refusal = distrust(rights, _directories(path), reader) or (exposure(rights, reader) if is_secret else None)
+    refusal = (
+        distrust_link(Rights.of(str(path), path.lstat()), reader)
+        or distrust(rights, _directories(path), reader)
+        or (exposure(rights, reader) if is_secret else None)
+    )
     return content, rights, refusal
 
 

@@ -105,6 +105,22 @@ def test_a_link_counts_where_neither_it_nor_its_target_can_be_replaced(tmp_path:
         directory.chmod(0o700)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
+def test_a_link_of_another_user_does_not_choose_our_configuration(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (tmp_path / "ours.toml").write_text("")
+    link = shared / "ionos-poller.toml"
+    link.symlink_to(tmp_path / "ours.toml")
+    load(link, {})
+    os.chown(link, 65_534, -1, follow_symlinks=False)
+    with pytest.raises(
+        ConfigError, match=r"a link of another user \(uid 65534\)|Permission denied"
+    ):  # or the kernel says so
+        load(link, {})
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize("key", ["config", "token"])
 def test_a_file_of_another_user_is_refused_though_it_can_be_read(key: str, tmp_path: Path) -> None:
