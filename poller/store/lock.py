@@ -69,13 +69,13 @@ def lock_of(path: Path) -> Path:
 def was_created(path: Path) -> bool:
     """Whether the lock file of this state file says that the state was created."""
     try:
-        descriptor = _open(lock_of(path), os.O_RDONLY)
+        descriptor = _open(lock_of(path), os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe that somebody put there
+        try:
+            return _CREATED in os.pread(descriptor, 100, _PID_BYTES)
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
-    try:
-        return _CREATED in os.pread(descriptor, 100, _PID_BYTES)
-    finally:
-        os.close(descriptor)
 
 
 def forget_created(path: Path) -> None:

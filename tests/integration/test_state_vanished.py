@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -66,6 +67,12 @@ def test_a_first_start_that_was_killed_before_there_was_a_state_is_no_loss(place
         lock.chmod(0o600)
         assert place.fetch().code == 0, left
         delete(place.database)
+
+
+def test_a_pipe_in_place_of_a_lock_holds_nobody_up(place: Bench) -> None:
+    assert place.fetch().code == 0
+    os.mkfifo(place.state_dir / "run.lock")
+    assert place.run("status").code == 0
 
 
 def test_a_backfill_that_begins_anew_on_purpose_is_no_loss(place: Bench) -> None:
