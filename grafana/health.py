@@ -139,10 +139,20 @@ def _collecting(built: Dashboard) -> Dashboard:
         .with_panel(
             curves(
                 "prometheus",
+                "Gaps",
+                Query(metric("gap_seconds", BY_CONTRACT), "{{contract}}"),
+                unit="s",
+                description="How long the spans of a contract are that cannot be read, and that nobody has accepted.",
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
                 "Seen again, late, repaired, filtered",
                 Query(rate("events_duplicate_total", BY_CONTRACT, "instance"), "seen again in the overlap"),
                 Query(rate("events_late_total", BY_CONTRACT, "instance"), "shown late by the API"),
                 Query(rate("events_repaired_total", BY_CONTRACT, "instance"), "repaired by an audit"),
+                Query(rate("events_sharing_id_total", BY_CONTRACT, "instance"), "under an id that another has, too"),
                 Query(rate("events_filtered_total", ALL, "reason"), "filtered: {{reason}}"),
                 unit="cps",
             )

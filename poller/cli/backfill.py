@@ -268,10 +268,17 @@ class _Backfill:
         collector = Collector(self._state, self._accounts, self._config, stop=self._stop)
         found, failures = collector.discover(since=window.start, only=self._order.contracts)
         collector.close()
-        begun = {row.contract for row in self._state.contracts.all()}
-        for contract in sorted(begun.difference(found, self._config.poll.exclude_contracts)):
-            hint = "put it back into the configuration, or the contract into poll.exclude_contracts"
-            failures.append(PollerError("its account is not configured any more", contract=contract, hint=hint))
+        left_out = {*found, *self._config.poll.exclude_contracts}
+        for row in self._state.contracts.all():
+            if row.contract in left_out:
+                continue
+            if row.account in self._accounts:
+                message = "the API does not list it any more, and none of it was read"
+                hint = "run the same command again when it does, or put it into poll.exclude_contracts"
+            else:
+                message = "its account is not configured any more"
+                hint = "put it back into the configuration, or the contract into poll.exclude_contracts"
+            failures.append(PollerError(message, contract=row.contract, hint=hint))
         unknown = set(self._order.contracts) - set(found)
         if unknown and all(error.contract for error in failures):  # every account could be asked
             hint = "check the number, and which contracts the token may see with `ionos-poller check`"

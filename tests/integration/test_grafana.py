@@ -174,6 +174,8 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             found[name] |= set(re.findall(r'(\w+)="', labels))
     # These have samples only when something has happened.
     found["ionos_poller_events_filtered_total"] |= {"reason"}
+    found["ionos_poller_gaps"] |= {"contract", "reason"}
+    found["ionos_poller_gap_seconds"] |= {"contract"}
     found["ionos_poller_last_poll_success_at_seconds"] |= {"contract"}
     return found
 

@@ -143,12 +143,6 @@ CASES = {
     "token file of zeros": Case(
         2, ("api.token_file",), env={"IONOS_API_TOKEN": ""}, files={**toml("[api]\ntoken_file='t'"), "t": b"to\0ken"}
     ),
-    "token file with a byte order mark": Case(
-        2,
-        ("api.token_file",),
-        env={"IONOS_API_TOKEN": ""},
-        files={**toml("[api]\ntoken_file='t'"), "t": b"\xef\xbb\xbftoken\r\n"},
-    ),
     "token file without end": Case(
         2,
         ("can change /dev/zero",),

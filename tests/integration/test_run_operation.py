@@ -125,6 +125,7 @@ def test_a_contract_that_was_excluded_is_no_alarm_for_ever(daemon_of: MakeDaemon
     daemon.await_delivery()
     both = {(FIRST, "collect_lag_seconds"), (SECOND, "collect_lag_seconds")}
     both |= {(contract, "last_poll_success_at_seconds") for contract in (FIRST, SECOND)}
+    both |= {(contract, "gap_seconds") for contract in (FIRST, SECOND)}
 
     def ageing() -> set[tuple[int, str]]:
         return {
