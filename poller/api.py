@@ -54,7 +54,7 @@ _MAX_WAIT_SECONDS = 30.0
 _ASK_AGAIN_SECONDS = 1.0  # after a 401
 _MIN_MASKED_CHARS = 4
 _TURNS = 64  # where nobody limits them
-SINGLE_FACTOR = 4
+SINGLE_FACTOR = 2
 """How many times as large as a page an answer with a single entry may be. All copies of it must fit into memory."""
 # One answer is parsed at a time: that is no slower with the interpreter's lock, and the copies that it takes exist only once.
 _parsing = threading.Lock()

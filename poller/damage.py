@@ -10,6 +10,7 @@ import msgspec
 
 # So many pieces of a damaged answer are looked at, so that memory is bounded.
 _MAX_PIECES = 100_000
+_MAX_DEPTH = 2000  # deeper than what any decoder reads
 
 
 class Shield:
@@ -67,6 +68,8 @@ def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
         mark = token[0]
         if mark in (b"{", b"["):
             depth += 1
+            if depth > _MAX_DEPTH:
+                return body, []
         elif depth and mark in (b"}", b"]"):
             depth -= 1
         elif not depth and mark in (b",", b"]", b"}"):

@@ -98,7 +98,7 @@ class Api(Table, frozen=True, kw_only=True):
         int,
         describe(
             "size",
-            "A larger answer is refused, and an eighth of the entries asked for; a single entry may be 4 times as large.",
+            "A larger answer is refused, and an eighth of the entries asked for; a single entry may be twice as large.",
             ge=64 * KIB,
             le=1 << 30,
         ),

@@ -278,7 +278,7 @@ def test_a_page_too_heavy_is_not_tried_again_but_asked_for_smaller_by_who_knows_
     server: Server, client: Client
 ) -> None:
     server.replies = [Reply(body=b'[{"s":"' + b"x" * 5000 + b'"}]')]
-    api = client(max_page_bytes=2000)
+    api = client(max_page_bytes=3000)
     with pytest.raises(BodyTooLargeError):
         page(api)
     assert len(server.requests) == 1

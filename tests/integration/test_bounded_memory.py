@@ -1,0 +1,153 @@
+"""How much memory a command takes, whatever the API sends: the peak of the real command, for a table of hostile answers.
+
+`docs/security.md` shows what this test measured.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import Asked, RawServer, http
+from tests.support import COMMAND, clean_environment
+
+MIB = 1024 * 1024
+MAX_BYTES = 200 * MIB
+PAGE = 8 * MIB - 1024  # what fits into a page by default
+SINGLE = 2 * PAGE
+CONTRACTS = b'[{"id":"31960001"}]'
+EMPTY = b'{"hits":{"total":0,"hits":[]}}'
+
+
+def many(element: bytes, size: int) -> bytes:
+    return b",".join([element] * (size // (len(element) + 1)))
+
+
+def page(elements: bytes) -> bytes:
+    return b'{"hits":{"total":1,"hits":[%s]}}' % elements
+
+
+def entry(source: bytes) -> bytes:
+    return page(b'{"_source":%s}' % source)
+
+
+# What a page is, and what the list of contracts is.
+PAGES: dict[str, Callable[[], bytes]] = {
+    "2.8 million empty objects": lambda: b'{"items":[%s]}' % many(b"{}", PAGE),
+    "4 million numbers": lambda: b"[%s]" % many(b"0", PAGE),
+    "600,000 empty hits": lambda: page(many(b'{"_source":{}}', PAGE)),
+    "an entry of 2.8 million objects": lambda: entry(b'{"a":[%s]}' % many(b"{}", PAGE)),
+    "an entry of 600,000 keys": lambda: entry(
+        b"{%s}" % b",".join(b'"%07d":0' % number for number in range(PAGE // 12))
+    ),
+    "an entry of 1.6 million strings": lambda: entry(b'{"a":[%s]}' % many(b'"ab"', PAGE)),
+    "lists 900 deep": lambda: entry(b'{"a":[%s]}' % many(b"[" * 900 + b"]" * 900, PAGE)),
+    "lists 4 million deep": lambda: b"[" * (PAGE // 2) + b"]" * (PAGE // 2),
+    "a string of 8 MiB": lambda: entry(b'{"a":"%s"}' % (b"x" * (PAGE - 100))),
+    "a string of 2 million emoji": lambda: entry(b'{"a":"%s"}' % ("\U0001f600".encode() * (PAGE // 4 - 30))),
+    "a string of 16 MiB": lambda: entry(b'{"a":"%s"}' % (b"x" * (SINGLE - 100))),
+    "16 MiB of empty objects": lambda: b'{"items":[%s]}' % many(b"{}", SINGLE),
+    "an _id of 2.8 million objects": lambda: page(b'{"_source":{},"_id":[%s]}' % many(b"{}", PAGE)),
+    "an @uuid of 8 MiB": lambda: entry(b'{"@uuid":"%s"}' % (b"x" * (PAGE - 100))),
+    "8 MiB that are not UTF-8": lambda: entry(b'{"a":"%s"}' % (b"\xff" * (PAGE - 100))),
+    "1.4 million lone surrogates": lambda: entry(b'{"a":"%s"}' % (b"\\ud800" * (PAGE // 6 - 30))),
+    "600,000 entries that are not valid": lambda: page(many(b'{"_source":NaN}', PAGE)),
+    "a page that was cut": lambda: b'{"items":[%s' % many(b"{}", PAGE),
+    "a gzip bomb of 300 MiB": lambda: bytes(300 * MIB),
+}
+LISTS: dict[str, Callable[[], bytes]] = {
+    "520,000 contracts": lambda: b"[%s]" % b",".join(b'{"id":%d}' % number for number in range(10**5, 10**5 + 520_000)),
+    "2.8 million empty contracts": lambda: b"[%s]" % many(b"{}", PAGE),
+    "the same contract 800,000 times": lambda: b'{"items":[%s]}' % many(b'{"id":1}', PAGE),
+    "2.8 million objects beside the contracts": lambda: b'{"items":[],"x":[%s]}' % many(b"{}", PAGE - 100),
+}
+COMMANDS = {
+    "fetch": ["fetch", "--since", "2s"],
+    "check": ["check"],
+    "audit": ["audit", "--from", "2h", "--to", "1h"],
+}
+
+# Reads the peak of its child's memory for as long as the child lives, at most for a while.
+METER = """
+import subprocess, sys, time
+began = time.monotonic()
+child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
+peak = 0
+while True:
+    with open(f"/proc/{child.pid}/status") as status:
+        peak = max([peak, *(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))])
+    try:
+        child.wait(0.005)
+        break
+    except subprocess.TimeoutExpired:
+        if time.monotonic() - began > 4:  # with so many contracts or windows it goes on for long
+            child.kill()
+with open(sys.argv[1], "w") as file:
+    file.write(str(peak))
+sys.exit(child.returncode)
+"""
+
+
+@functools.cache
+def packed(name: str) -> bytes:
+    return gzip.compress((PAGES.get(name) or LISTS[name])(), 1)
+
+
+def measured(directory: Path, command: Sequence[str], name: str) -> tuple[int, float, str]:
+    """The peak of a command's memory, in bytes, its time, and what it said."""
+
+    is_kind = command[0] == "audit"  # something was collected before
+
+    def answer(asked: Asked) -> bytes:
+        is_list = asked.path.partition("?")[0].endswith("/contracts")
+        if is_list == (name in LISTS) and not is_kind:
+            return http(packed(name), "Content-Encoding: gzip", "Connection: close")
+        return http(CONTRACTS if is_list else EMPTY, "Connection: close")
+
+    peak = directory / "peak"
+    with RawServer(answer) as server:
+        environment = {
+            "IONOS_API_URL": server.url,
+            "IONOS_API_TOKEN": "canary-token",
+            "IONOS_POLLER_API__MAX_RETRIES": "0",
+            "IONOS_POLLER_API__REQUESTS_PER_SECOND": "1000",
+        }
+        if is_kind:
+            subprocess.run(
+                [*COMMAND, "fetch", "--since", "3h"], cwd=directory, env=clean_environment(environment), check=True
+            )
+            is_kind = False
+        started = time.monotonic()
+        run = subprocess.run(
+            [sys.executable, "-c", METER, str(peak), *COMMAND, *command],
+            cwd=directory,
+            env=clean_environment(environment),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        return int(peak.read_text()) * 1024, time.monotonic() - started, run.stderr
+
+
+CASES = [
+    *(("fetch", name) for name in [*PAGES, *LISTS]),
+    *((command, name) for command in ("check", "audit") for name in list(PAGES)[:4]),
+    ("check", next(iter(LISTS))),
+]
+
+
+@pytest.mark.parametrize(("command", "name"), CASES)
+def test_no_answer_takes_more_memory_than_the_bound(tmp_path: Path, command: str, name: str) -> None:
+    peak_bytes, seconds, errors = measured(tmp_path, COMMANDS[command], name)
+    assert "Traceback" not in errors
+    assert peak_bytes < MAX_BYTES
+    assert seconds < 60
+    print(f"| `{command}` | {name} | {peak_bytes // MIB} MiB | {seconds:.1f} s |")
