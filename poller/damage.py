@@ -10,7 +10,7 @@ import msgspec
 
 # So many pieces of a damaged answer are looked at, so that memory is bounded.
 _MAX_PIECES = 100_000
-_MAX_DEPTH = 2000  # deeper than what any decoder reads
+_MAX_DEPTH = 500_000  # an entry nested too deeply to read is set apart; one of brackets alone is not counted to its end
 
 
 class Shield:
