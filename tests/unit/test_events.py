@@ -662,3 +662,8 @@ def test_an_answer_of_a_part_of_the_log_is_no_page(says: bytes, words: str) -> N
 )
 def test_an_answer_that_says_how_it_was_found_is_a_page(says: bytes) -> None:
     assert parse_page(b'{%s,"hits":{"total":1,"hits":[{"_source":{"timed_out":true}}]}}' % says).count == 1
+
+
+def test_an_answer_of_brackets_alone_is_no_page() -> None:
+    with pytest.raises(BadAnswerError):
+        parse_page(b'{"items":[' + b"[" * 600_000)
