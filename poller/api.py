@@ -131,8 +131,10 @@ class ActivityLog:
         found: dict[str, None] = {}
         params: dict[str, str | int] = {}
         missing = ""
+        unreadable_count = 0
         for _ in range(_MAX_LIST_PAGES):
             page = self._get("/contracts", params, "", self.max_page_bytes, _parse_contracts)
+            unreadable_count += page.unreadable_count
             before = len(found)
             found.update(dict.fromkeys(page.numbers))
             if len(found) > MAX_CONTRACTS:
@@ -140,7 +142,8 @@ class ActivityLog:
                 return ContractList(list(found)[:MAX_CONTRACTS], missing)
             follow = next_contracts(page, len(found), f"{self._base}/contracts")
             if follow is None:
-                return ContractList(list(found))
+                missing = f"{unreadable_count} in the list of contracts have no number: these are not polled"
+                return ContractList(list(found), missing if unreadable_count else "")
             missing = page.missing(len(found))
             if len(found) == before or follow == params:
                 break  # it gives the same page again

@@ -22,6 +22,7 @@ _TOKENS = ("nextPageToken", "nextToken", "nextCursor", "cursor")
 _LIMIT_STATUSES = (400, 413, 416, 422)
 _NUMBER = re.compile(rb'"?([0-9]{1,20})"?')
 _MAX_REST_BYTES = 64 * 1024
+_MAX_UNREADABLE = 1000
 MAX_CONTRACTS = 50_000
 """So many contracts of one account are polled, so that a list without end takes neither memory nor time without end."""
 _OTHER_LIMITS = r"window|offset|\brate\b|\bdays?\b|\bhours?\b|\bdates?|\btime"
@@ -44,7 +45,8 @@ class _Contract(msgspec.Struct, gc=False):
 
 
 _decode_items = msgspec.json.Decoder(_Items).decode
-_decode_contracts = msgspec.json.Decoder(list[_Contract]).decode
+_decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_contract = msgspec.json.Decoder(_Contract).decode
 
 
 class ContractPage(NamedTuple):
@@ -56,6 +58,8 @@ class ContractPage(NamedTuple):
     total: int | None = None
     next_link: str = ""
     has_more: bool = False  # it says so in another way
+    unreadable_count: int = 0
+    """How many of its elements name no contract. They keep nobody from reading the others."""
 
     def missing(self, count: int) -> str:
         """What is missing when nothing new comes after `count` contracts, in words; "" where that is all by its own total."""
@@ -69,7 +73,7 @@ class ContractPage(NamedTuple):
 def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
     """Read one answer of `GET /contracts`, with its header `Link` if it has one.
 
-    Raises: BadAnswerError when it is not a list (or `{"items": [...]}`) of objects with an `id`.
+    Raises: BadAnswerError when it is not a list (or `{"items": [...]}`) of objects with a numeric `id`.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -80,28 +84,20 @@ def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
         if len(rest) > _MAX_REST_BYTES:
             raise BadAnswerError("it holds far more than contracts")
         answer = json.loads(rest)
-        contracts = _decode_contracts(raw_items) if raw_items else None
+        elements = _decode_elements(raw_items) if raw_items else None
     except msgspec.ValidationError as error:
         raise BadAnswerError(
             f"neither a list of contracts nor an object with `items`, each with an `id`: {error}"
         ) from error
     except (ValueError, RecursionError) as error:
         raise BadAnswerError(f"not the JSON that was expected: {error}") from error
-    if contracts is None:
+    if elements is None:
         raise BadAnswerError("neither a list of contracts nor an object with `items`")
-    found: dict[str, None] = {}
-    for contract in contracts:
-        number = _NUMBER.fullmatch(contract.id)
-        if number is None:
-            raise BadAnswerError("a contract without a numeric id")
-        found[number[1].decode()] = None
-        if len(found) > MAX_CONTRACTS:
-            break
-    numbers = list(found)
+    numbers, unreadable_count = _numbers_of(elements)
     linked = re.search(r'<([^<>]*)>\s*;[^,<]*\brel="?next\b', link_header)
     header_link = linked[1] if linked else ""
     if not isinstance(answer, dict):
-        return ContractPage(numbers, next_link=header_link)
+        return ContractPage(numbers, next_link=header_link, unreadable_count=unreadable_count)
     places = [
         answer,
         *(value for key in ("page", "paging", "pagination", "meta") if isinstance(value := answer.get(key), dict)),
@@ -114,7 +110,28 @@ def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
         _next_link(places) or header_link,
         any(place.get(key) is True for place in places for key in _FLAGS)
         or any(place.get(key) for place in places for key in _TOKENS),
+        unreadable_count,
     )
+
+
+def _numbers_of(elements: Sequence[msgspec.Raw]) -> tuple[list[str], int]:
+    """The numbers, each once, and how many elements have none.  Raises: BadAnswerError where hardly one has a number."""
+    found: dict[str, None] = {}
+    unreadable_count = 0
+    for element in elements:
+        try:
+            number = _NUMBER.fullmatch(_decode_contract(element).id)
+        except msgspec.DecodeError:
+            number = None
+        if number is not None:
+            found[number[1].decode()] = None
+        else:
+            unreadable_count += 1
+        if len(found) > MAX_CONTRACTS or unreadable_count > _MAX_UNREADABLE:
+            break
+    if unreadable_count > _MAX_UNREADABLE or (unreadable_count and not found):
+        raise BadAnswerError("it lists what has no numeric `id`, and so is no contract")
+    return list(found), unreadable_count
 
 
 def _first_count(places: Sequence[dict[str, Any]], keys: Sequence[str]) -> int | None:

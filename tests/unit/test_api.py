@@ -718,6 +718,13 @@ def test_a_list_that_gives_the_same_page_again_is_told(server: Server, client: C
     assert len(server.requests) <= 3
 
 
+def test_what_names_no_contract_in_the_list_is_told_and_the_others_are_polled(server: Server, client: Client) -> None:
+    server.replies = [Reply(body=b'[{"id":1},null,{"id":2}]')]
+    found = client().contracts()
+    assert found == ["1", "2"]
+    assert found.missing == "1 in the list of contracts have no number: these are not polled"
+
+
 def test_of_a_list_of_contracts_without_end_a_bounded_part_is_polled_and_told(server: Server, client: Client) -> None:
     server.replies = [Reply(body=b"[" + b",".join(b'{"id":%d}' % number for number in range(60_000)) + b"]")]
     found = client().contracts()

@@ -509,6 +509,20 @@ def test_anything_but_numeric_contracts_is_a_bad_answer(body: bytes) -> None:
         parse_contracts(body)
 
 
+@pytest.mark.parametrize(
+    "odd", ["null", '"x"', "[]", "7", "{}", '{"id":null}', '{"id":"../x"}', '{"id":-5}', '{"id":1.5}']
+)
+def test_what_names_no_contract_keeps_nobody_from_reading_the_others(odd: str) -> None:
+    page = parse_contracts(f'[{odd},{{"id":1}},{odd}]'.encode())
+    assert page.numbers == ["1"]
+    assert page.unreadable_count == 2
+
+
+def test_a_list_that_hardly_names_a_contract_is_a_bad_answer() -> None:
+    with pytest.raises(BadAnswerError, match="no numeric `id`"):
+        parse_contracts(b'[{"id":1}' + b",null" * 2_000 + b"]")
+
+
 # On the way to a sink
 
 
