@@ -8,6 +8,7 @@ replay dead letters.
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import time
@@ -232,6 +233,9 @@ class Harness:
         self._simulator.set_faults([])
         self._retry_gaps()  # a gap waits a minute before it is tried for the first time
         self._undo(life)
+        if life.trouble == "file-limit":  # it waits for room, and so for a person who raises the limit
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         for contract in CONTRACTS:
             self._add_entries(contract, _NEW_ENTRIES, 0.0)
         started = time.monotonic()
