@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-import msgspec
-
 from poller.events import Event, Unreadable
 from poller.windows import Window
 
@@ -49,7 +47,7 @@ def has_repeats(events: Sequence[Event]) -> bool:
 
 
 def told_apart(events: list[Event]) -> list[Event]:
-    """The events, with those told apart that share an id though they differ. One of them keeps it, in any order the same."""
+    """The events. Those that share an id though they differ are told apart by their content: later ones change none of them."""
     lines: dict[bytes, bytes] = {}
     shared = {event.identity for event in events if lines.setdefault(event.identity, event.line) != event.line}
     if not shared:
@@ -58,14 +56,8 @@ def told_apart(events: list[Event]) -> list[Event]:
     for event in events:
         if event.identity in shared:
             contents.setdefault(event.identity, set()).add(event.apart().identity)
-    return [_apart_from(event, contents.get(event.identity, set())) for event in events]
-
-
-def _apart_from(event: Event, contents: set[bytes]) -> Event:
-    if len(contents) < 2:  # the same content, written in another way
-        return event
-    apart = event.apart()
-    return apart if apart.identity != min(contents) else msgspec.structs.replace(event, shared_id=event.identity)
+    # One with the same content, written in another way, is no other.
+    return [event.apart() if len(contents.get(event.identity, ())) > 1 else event for event in events]
 
 
 def each_once(window: Window, events: Sequence[Event]) -> list[Event]:

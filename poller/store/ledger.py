@@ -12,7 +12,7 @@ import sqlite3
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.events import IDENTITY_BYTES, Event
@@ -47,29 +47,17 @@ def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event
             "SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0 AND id > ?", (contract, after_id)
         )
         known.update(_identities(rows))
-    return (
-        [event for event in events if event.identity not in known]
-        if not any(event.shared_id for event in events)
-        else _unseen_sharing(events, known)
-    )
+    rest = [event for event in events if event.identity not in known]
+    # One of several that share an id may come alone once the others lie before the window.
+    if any(event.has_id and not event.shared_id for event in rest) and _has_sharing(connection, contract):
+        rest = [event for event in rest if event.shared_id or event.apart().identity not in known]
+    return rest
 
 
-def _unseen_sharing(events: Sequence[Event], known: Collection[bytes]) -> list[Event]:
-    """The same where some events share an id, one of which is known by that alone.
-
-    If that id is known, and another of those that share it is not, nobody can tell which one was collected: then none is left out
-    that may be missing, and one of them may repeat.
-    """
-    others = {event.shared_id for event in events if event.ordinal and event.shared_id and event.identity not in known}
-    found = []
-    for event in events:
-        if event.identity not in known:
-            found.append(event)
-        elif event.shared_id in others and event.identity == event.shared_id:
-            apart = event.apart()
-            if apart.identity not in known:
-                found.append(apart)
-    return found
+def _has_sharing(connection: sqlite3.Connection, contract: str) -> bool:
+    """Whether different entries of a contract were ever collected under one id."""
+    row = connection.execute("SELECT sharing FROM contracts WHERE contract = ?", (contract,)).fetchone()
+    return row is not None and row[0] > 0
 
 
 def _spans(times_us: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ import pytest
 
 from poller.errors import StateError
 from poller.events import IDENTITY_BYTES, Event
+from poller.sifting import told_apart
 from poller.store import State, database
 from poller.store.ledger import _CHUNK_IDENTITIES as CHUNK
 from poller.windows import Window
@@ -304,3 +305,36 @@ def test_free_space_goes_back_to_the_disk(directory: Path, monkeypatch: pytest.M
     state.prune(HOUR, 600, NOW)
     state.close()
     assert (directory / "fetch.db").stat().st_size < 500_000
+
+
+# Different entries under one id
+
+
+def sharing(*contents: str) -> list[Event]:
+    """What a reading shows of so many entries under one id."""
+    return told_apart(
+        [Event(START * 1_000_000, b"u" * IDENTITY_BYTES, b'{"m":"%s"}' % one.encode()) for one in contents]
+    )
+
+
+def collected(state: State, *contents: str) -> list[str]:
+    """What of them is delivered when a poll reads these."""
+    new = state.contracts.unseen("1", sharing(*contents))
+    commit(state, new)
+    return [event.line.decode()[6:-2] for event in new]
+
+
+def test_entries_under_one_id_that_come_one_by_one_are_each_delivered(state: State) -> None:
+    shown = "abcdefgh"
+    assert collected(state, *shown[:2]) == ["a", "b"]
+    assert [collected(state, *shown[:count]) for count in range(3, 9)] == [[content] for content in shown[2:]]
+    assert collected(state, *shown) == []
+
+
+def test_the_second_entry_under_an_id_may_repeat_the_first_once(state: State) -> None:
+    assert [collected(state, *"abcd"[:count]) for count in range(1, 5)] == [["a"], ["a", "b"], ["c"], ["d"]]
+
+
+def test_one_of_several_under_an_id_that_comes_alone_later_is_known(state: State) -> None:
+    assert collected(state, "a", "b") == ["a", "b"]
+    assert [collected(state, content) for content in "abc"] == [[], [], ["c"]]
