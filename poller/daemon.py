@@ -7,6 +7,7 @@ the old one if it is good.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import queue
@@ -218,6 +219,9 @@ class Daemon:
                 log.info("config.reloaded")
                 self._tell_of_restart(parts)
         self._notifier.tell(READY="1")
+        # What worked until now refers to itself, and holds its connections until somebody looks for such things.
+        del before
+        gc.collect()
 
     def _record_reload(self) -> None:
         try:

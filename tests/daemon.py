@@ -302,6 +302,10 @@ class Daemon:
                 return int(line.split()[1]) * 1024
         raise AssertionError(field)
 
+    def descriptor_count(self) -> int:
+        assert self.process is not None
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def cpu_seconds(self) -> float:
         assert self.process is not None
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()

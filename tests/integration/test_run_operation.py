@@ -278,6 +278,19 @@ def test_a_reload_moves_the_listener_between_the_addresses_of_one_port(daemon_of
     daemon.assert_clean()
 
 
+def test_reloads_leave_no_connections_behind(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=10)
+    daemon.start()
+    daemon.await_delivery()
+    counts = []
+    for _ in range(15):
+        daemon.reload()
+        counts.append(daemon.descriptor_count())
+    assert counts[-1] <= counts[0] + 2, counts
+    daemon.stop()
+    daemon.assert_clean()
+
+
 def test_a_key_file_that_is_not_there_yet_ends_the_start_with_1(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=1, events=10)
     key = daemon.key_file.read_text()
