@@ -272,6 +272,8 @@ class WindowReader:
             except UnusableAnswerError as error:
                 if not self._conduct.is_failing or self._conduct.is_trial or not self._narrowing.may_spend(1):
                     raise
+                if not self._is_present_known and not self._is_present_served(error):
+                    raise  # no answer can be used: smaller pages would not help
                 if limit == 1:
                     return self._skip(error.message, error.body, error)
                 limit = self._page_size = max(1, limit // 8)

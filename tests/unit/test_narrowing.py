@@ -367,6 +367,13 @@ def test_the_trial_of_a_gap_with_an_answer_that_cannot_be_used_costs_two_request
     assert len(api.asked) <= 2
 
 
+def test_an_api_of_which_no_answer_can_be_used_is_not_asked_for_ever_smaller_pages() -> None:
+    api = refusing(0, 200_000, lambda: UnusableAnswerError("a login page", b"<html>"))
+    with pytest.raises(UnusableAnswerError):
+        read(api, Window(0, 100), AGAIN)
+    assert len(api.asked) <= 3
+
+
 # The rules of gaps
 
 
