@@ -25,6 +25,7 @@ from poller.config import Config, Credentials, Secret, load
 from poller.config.environment import NetworkEnvironment
 from poller.errors import ConfigError, StateError
 from poller.store import State
+from poller.store.journal import Action, Person
 from poller.store.overview import overview_of
 from tests.hostile import at_most
 from tests.states import START, commit, events, open_state
@@ -200,12 +201,14 @@ claims = values.map(lambda value: json.dumps({"exp": value})) | st.sampled_from(
 )
 def test_a_state_to_adopt_is_a_time_in_the_past_or_one_problem(content: bytes) -> None:
     asked: list[int] = []
-    state: Any = SimpleNamespace(contracts=SimpleNamespace(all=list), ask_since=lambda _, since: asked.append(since))
+    state: Any = SimpleNamespace(
+        contracts=SimpleNamespace(all=list), ask_since=lambda _, since, **by: asked.append(since)
+    )
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "state.json"
         file.write_bytes(content)
         with suppress(ConfigError):
-            _adopt(file, state, ["default"])
+            _adopt(file, state, ["default"], Action(Person(0, "root"), "fetch --adopt-state"))
             (since,) = asked
             assert 0 <= since <= datetime.now(UTC).timestamp()
 

@@ -354,7 +354,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert size.events == 0
         with self.state._database.reading() as connection:
             held = connection.execute(
-                "SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0) FROM segments"
+                "SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0),"
+                " (SELECT coalesce(sum(length(line)), 0) FROM dead_letters) FROM segments"
             ).fetchone()
         assert size == held
 

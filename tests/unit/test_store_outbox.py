@@ -65,7 +65,7 @@ def test_a_sink_advances_over_the_borders_of_segments(state: State, sizes: list[
         left = left[count:]
         assert state.overview().imbalances() == []
     assert waiting(state, "out") == []
-    assert state.outbox.size() == (0, 0)
+    assert state.outbox.size()[:2] == (0, 0)
 
 
 def test_many_events_are_cut_into_segments_and_come_out_as_they_went_in(state: State) -> None:
@@ -97,7 +97,7 @@ def test_each_sink_goes_at_its_own_pace_and_what_all_have_is_deleted(state: Stat
     assert (waiting(state, "out"), waiting(state, "slow")) == ([4], [3, 4])
     state.outbox.settle("slow", 2, now=NOW)
     state.outbox.settle("out", 1, now=NOW)
-    assert state.outbox.size() == (0, 0)
+    assert state.outbox.size()[:2] == (0, 0)
 
 
 def test_a_sink_added_later_begins_with_what_is_collected_from_then_on(state: State) -> None:
@@ -184,7 +184,7 @@ def test_a_replayed_letter_waits_for_its_own_sink_alone(state: State) -> None:
     letters = [DeadLetter(item, 400, "bad") for item in batch.events]
     state.outbox.settle("out", 2, dead=letters, now=NOW)
     state.outbox.settle("other", 2, now=NOW)
-    assert state.outbox.size() == (0, 0)
+    assert state.outbox.size()[:2] == (0, 0)
     assert state.dead_letters.replay(state.dead_letters.find(), NOW) == 2
     assert state.dead_letters.find() == []
     assert (waiting(state, "out"), waiting(state, "other")) == ([1, 2], [])
@@ -193,7 +193,7 @@ def test_a_replayed_letter_waits_for_its_own_sink_alone(state: State) -> None:
     assert (waiting(state, "out"), waiting(state, "other")) == ([1, 2, 3], [3])
     state.outbox.settle("out", 3, now=NOW)
     state.outbox.settle("other", 1, now=NOW)
-    assert state.outbox.size() == (0, 0)
+    assert state.outbox.size()[:2] == (0, 0)
     assert state.overview().imbalances() == []
 
 
@@ -203,7 +203,7 @@ def test_what_waited_for_a_forgotten_sink_alone_is_deleted(state: State) -> None
     state.outbox.settle("out", 2, now=NOW)
     assert state.outbox.forget("gone")
     assert not state.outbox.forget("gone")
-    assert state.outbox.size() == (0, 0)
+    assert state.outbox.size()[:2] == (0, 0)
 
 
 def test_nothing_is_held_for_nobody_when_the_last_sink_is_forgotten(state: State) -> None:
@@ -212,7 +212,7 @@ def test_nothing_is_held_for_nobody_when_the_last_sink_is_forgotten(state: State
     assert state.outbox.forget("out")
     state.outbox.register("new", "file")
     assert waiting(state, "new") == []
-    assert state.outbox.size() == (0, 0)
+    assert state.outbox.size()[:2] == (0, 0)
 
 
 def test_settling_for_a_sink_that_was_forgotten_meanwhile_changes_nothing(state: State) -> None:

@@ -11,6 +11,7 @@ import pytest
 from poller.errors import StateError
 from poller.gaps import UNREADABLE, Unread
 from poller.store.inspection import schema_of
+from poller.store.journal import Action, Person
 from poller.store.outbox import DeadLetter
 from poller.store.overview import overview_of
 from tests.states import FIRST_MINUTE, HOUR, START, commit, event, events, open_state
@@ -40,6 +41,7 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
     letter = DeadLetter(batch.events[0], 400, "test")
     state.outbox.settle("out", 1, dead=[letter], now=START)
     state.remember("name", "value")
+    state.ask_since(["default"], START, by=Action(Person(0, "root"), "fetch --since"))
     state.close()
     path = directory / "fetch.db"
     content = path.read_bytes()
