@@ -7,6 +7,7 @@ about what a status means. What lies under a request is in `connections`.
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import errno
 import re
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
@@ -66,6 +67,7 @@ class Response(NamedTuple):
     """An answer. Header names are case-insensitive; `body` is inflated. `is_whole`: that is all of the body.
 
     The headers came at `head_at` (unix seconds), `head_seconds` after the request was begun; the body took `body_seconds` more.
+    `secrets` are those of a proxy on the way, which may quote them.
     """
 
     status: int
@@ -75,6 +77,7 @@ class Response(NamedTuple):
     head_at: float = 0.0
     head_seconds: float = 0.0
     body_seconds: float = 0.0
+    secrets: tuple[str, ...] = ()
 
 
 class Transport:
@@ -110,6 +113,7 @@ class Transport:
         session.headers.update(headers or {})
         self._session = session
         self._timeout_seconds = timeout_seconds
+        self._secrets = tuple(secret for url in session.proxies.values() for secret in _login_of(url))
         self._send_timeout_seconds = send_timeout_seconds
 
     def request(
@@ -163,7 +167,10 @@ class Transport:
                 head_at, head = time.time(), time.monotonic()
                 response = read(answer)
                 return response._replace(
-                    head_at=head_at, head_seconds=head - started, body_seconds=time.monotonic() - head
+                    head_at=head_at,
+                    head_seconds=head - started,
+                    body_seconds=time.monotonic() - head,
+                    secrets=self._secrets,
                 )
         except _FOREIGN as error:
             raise _translate(error, urlsplit(url).netloc) from error
@@ -172,6 +179,18 @@ class Transport:
 
     def close(self) -> None:
         self._session.close()
+
+
+def _login_of(url: str) -> list[str]:
+    """The password in a proxy's URL, in each form in which the proxy could quote it; nothing where there is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return []
+    if not parts.password:
+        return []
+    username, password = unquote(parts.username or ""), unquote(parts.password)
+    return [password, parts.password, base64.b64encode(f"{username}:{password}".encode()).decode()]
 
 
 def _read_words(answer: requests.Response) -> Response:

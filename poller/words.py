@@ -19,7 +19,7 @@ _MAX_BODY_BYTES = 64 * 1024
 def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
     """The server's words as one printable line of at most 200 characters, without our secrets and body."""
     text = answer.body[:_MAX_BODY_BYTES].decode("utf-8", "replace")
-    for secret in sorted(secrets, key=len, reverse=True):
+    for secret in sorted([*secrets, *answer.secrets], key=len, reverse=True):
         text = text.replace(secret, MASK).replace(json.dumps(secret)[1:-1], MASK)
     if "html" in answer.headers.get("Content-Type", ""):
         text = re.sub(r"<[^<>]*>", " ", text)

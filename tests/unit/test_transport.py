@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import inspect
 import threading
@@ -26,6 +27,7 @@ from poller.transport import (
     parse_http_date,
     retry_after_seconds,
 )
+from poller.words import api_words_of, words_of
 from tests.support import free_port
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -224,6 +226,22 @@ def test_a_proxy_that_is_handed_in_is_asked(server: Server) -> None:
     transport.request("GET", "http://api.example/path")
     assert server.seen[0][1] == "http://api.example/path"
     transport.close()
+
+
+def test_the_login_of_a_proxy_that_quotes_it_is_not_among_its_words(server: Server) -> None:
+    def quote(handler: BaseHTTPRequestHandler) -> None:
+        login = handler.headers["Proxy-Authorization"]
+        reply(handler, f"refused {login} of canary:p%40ss-word, p@ss-word".encode(), 407)
+
+    server.answer = quote
+    proxy = server.url.replace("//", "//canary:p%40ss-word@")
+    transport = Transport(timeout_seconds=(1.0, 1.0), proxies={"http": proxy})
+    answer = transport.request("GET", "http://api.example/path")
+    transport.close()
+    login = base64.b64encode(b"canary:p@ss-word")
+    assert login in answer.body, "it was sent, and quoted"
+    for words in (words_of(answer, [], b""), api_words_of(answer, [])):
+        assert words == "refused Basic ******** of canary:********, ********"
 
 
 def test_a_proxy_that_refuses_is_named_as_the_culprit(server: Server) -> None:
