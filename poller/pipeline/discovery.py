@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import NamedTuple
 
 from poller.api import ActivityLog
@@ -69,6 +70,7 @@ class Discovery:
         # What the command line names must be listed, where there is a list: a typing error would be polled for ever.
         is_refused = any(look.listed is None and look.is_answered for look in looks.values())
         readers = self._readers_by_contract(looks, known, wanted if is_refused else wanted & named)
+        failures += self._kept(readers, known.values(), looks)
         unlisted = sorted(wanted - set(readers))
         if not failures:  # else it may be among those we could not ask for
             failures += [_unknown(contract) for contract in unlisted]
@@ -76,7 +78,7 @@ class Discovery:
         for name, look in looks.items():
             self._begin(name, look, [contract for contract, names in chosen.items() if names[0] == name], since, known)
         self._readers = chosen
-        return sorted(chosen, key=lambda contract: (_succeeded_at(known.get(contract)), contract)), failures
+        return in_turn(chosen, known), failures
 
     def _look(self, account: str, rows: Iterable[Contract], wanted: set[str], failures: list[PollerError]) -> _Look:
         """Ask an account for its contracts. That it gives none is added to `failures`, unless contracts are named."""
@@ -130,6 +132,25 @@ class Discovery:
                 readers[row.contract] = [row.account]
         return readers
 
+    def _kept(
+        self, readers: dict[str, list[str]], rows: Iterable[Contract], looks: Mapping[str, _Look]
+    ) -> Iterator[PollerError]:
+        """Have a contract that was read through an account stay with it. A claim of it by others alone is a failure.
+
+        Whoever can answer in the name of another account could else have nothing of it collected, without a word.
+        """
+        for row in rows:
+            names = readers.get(row.contract)
+            if names is None or row.succeeded_at is None or row.account not in looks:
+                continue
+            if row.account not in names:
+                claims = ", ".join(names)
+                hint = f"check account {claims}; to have it read through that one, take {row.account} out of the configuration"
+                log.error("contract.claimed", extra={"contract": row.contract, "account": row.account, "by": claims})
+                message = f"account {claims} lists it, and {row.account}, which it was read through, does not"
+                yield PollerError(message, contract=row.contract, hint=hint)
+            readers[row.contract] = [row.account]
+
     def _begin(
         self, account: str, look: _Look, contracts: list[str], since: int | None, known: Mapping[str, Contract]
     ) -> None:
@@ -172,8 +193,19 @@ def is_access_refused(failure: PollerError | None) -> bool:
     return isinstance(failure, AuthError) or (isinstance(failure, RejectedError) and failure.status == 404)
 
 
-def _succeeded_at(row: Contract | None) -> int:
-    return (row and row.succeeded_at) or 0
+def in_turn(contracts: Iterable[str], known: Mapping[str, Contract]) -> list[str]:
+    """The order to poll in: those that were read before and the others by turns, of each those first that wait longest.
+
+    So neither a list of thousands that nobody can read nor a rate limit keeps any of them waiting for ever.
+    """
+    waiting: tuple[list[tuple[int, str]], list[tuple[int, str]]] = ([], [])
+    for contract in contracts:
+        row = known.get(contract)
+        is_read = row is not None and row.succeeded_at is not None
+        at = (row.succeeded_at if is_read else row.failed_at) if row is not None else None
+        waiting[not is_read].append((at or 0, contract))
+    pairs = zip_longest(*map(sorted, waiting))
+    return [found[1] for pair in pairs for found in pair if found is not None]
 
 
 def _unknown(contract: str) -> PollerError:

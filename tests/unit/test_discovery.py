@@ -210,14 +210,14 @@ def test_a_named_contract_that_nobody_lists_is_asked_of_each_account(world: Worl
 # Turns
 
 
-def test_those_that_were_collected_longest_ago_come_first(world: World) -> None:
+def test_those_that_were_read_before_and_the_others_come_by_turns(world: World) -> None:
     account = world.accounts["default"]
     account.listed = ["1", "2", "3"]
     account.unreadable = {"1": DOWN, "3": DOWN}
     world.poll()
     account.unreadable = {}
     world.poll(60)
-    assert world.order == ["1", "3", "2"]
+    assert world.order == ["2", "1", "3"]
 
 
 def test_a_poll_whose_turn_is_over_ends_with_the_window_that_it_committed(world: World) -> None:
@@ -245,3 +245,43 @@ def test_a_list_that_is_not_whole_is_told(world: World, caplog: pytest.LogCaptur
     world.poll()
     (record,) = (record for record in caplog.records if record.levelname == "WARNING")
     assert record.message == "contracts.list_incomplete"
+
+
+def test_a_contract_stays_with_its_account_and_a_claim_by_another_is_told_by_name(world: World) -> None:
+    mine, other = Account("1"), Account()
+    world.accounts = {"other": other, "mine": mine}
+    world.poll()
+    assert world.rows["1"].account == "mine"
+    other.listed = ["1"]
+    world.poll(60)
+    assert world.failures == [], "both list it"
+    mine.listed = []
+    world.poll(60)
+    assert [(failure.contract, "other" in failure.message) for failure in world.failures] == [("1", True)]
+    mine.listed, mine.unreadable = ["1"], {"1": DENIED}
+    assert world.poll(60)["1"].failure is DENIED
+    assert world.rows["1"].account == "mine"
+    assert other.asked == []
+
+
+def test_a_contract_goes_to_another_account_when_its_own_leaves_the_configuration(world: World) -> None:
+    world.accounts = {"a": Account("1")}
+    world.poll()
+    world.accounts = {"b": Account("1")}
+    assert world.poll(60)["1"].failure is None
+    assert world.failures == []
+    assert world.rows["1"].account == "b"
+
+
+def test_thousands_of_contracts_that_nobody_can_read_hold_up_none_that_was_read_and_none_of_them_waits_for_ever(
+    world: World,
+) -> None:
+    world.accounts = {"default": Account("1", "2")}
+    world.poll()
+    invented = [str(number) for number in range(100, 200)]
+    world.accounts["default"] = Account("1", "2", *invented, unreadable=dict.fromkeys(invented, NOT_FOUND))
+    world.poll(60)
+    assert world.order[:4] == ["1", "100", "2", "101"]
+    world.accounts["default"] = Account("1", "2")
+    world.poll(60)
+    assert world.order == ["1", "2"], "what was never read and is not listed any more is let go"
