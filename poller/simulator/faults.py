@@ -11,7 +11,8 @@ A fault reads `[SELECTOR:]KIND[:OPTION]...`, for example
 SELECTOR  `contract=NUMBER`, `path=entries|contracts|root`, `sink=logging|loki|moesif|http|*`; without one,
           the whole API.
 OPTION    `N%` how often (default always), a duration (`50ms`, `3s`, `1m`), `xN` at most N times, `after=N`,
-          `retry-after=N|date+N`, `within=DURATION` (late), `count=N` (rate, pages, limit).
+          `retry-after=N|date+N`, `within=DURATION` (late), `count=N` (rate, pages, limit, null, nan, dense),
+          `status=N` (old, dense).
 KIND, of the API and the intakes
   400..599      that status with an error body (an intake stores nothing)
   hang          no answer for the duration (30s), then the connection is dropped
@@ -36,6 +37,12 @@ KIND, of the API only
   pages         the list of contracts comes in pages of `count` (2), with a total and a link
   limit         a `limit` above `count` (100) is refused with 400
   unlisted      the list of contracts does not show the contract of the selector, or is refused (403) without one
+  null          every `count`-th (100) entry comes as `"_source": null`
+  nan           every `count`-th (100) entry is no valid JSON: it has `NaN` in it
+  miscount      `total` is one more than there are entries
+  shuffle       the entries of a query come in another order with each request
+  old           a query from before the duration (90d) ago is refused with `status` (400)
+  dense         of a query, what comes after the first `count` (20) entries is refused with `status` (400)
 KIND, of the intakes only
   lost-ack      stores, then drops the connection
   partial       stores the first half, then answers 500
@@ -93,15 +100,23 @@ _API_ONLY = {
     "pages": 0.0,
     "limit": 0.0,
     "unlisted": 0.0,
+    "null": 0.0,
+    "nan": 0.0,
+    "miscount": 0.0,
+    "shuffle": 0.0,
+    "old": 90 * 86_400.0,
+    "dense": 0.0,
 }
-_COUNTS = {"rate": 7, "pages": 2, "limit": 100}
-_NO_FAILURES = ("latency", "capped-total", "undated", "pages", "limit")
+_COUNTS = {"rate": 7, "pages": 2, "limit": 100, "null": 100, "nan": 100, "dense": 20}
+# What the API serves of entries is not all as it should be: a part cannot be read, and the rest can.
+ODDITIES = ("null", "nan", "miscount", "shuffle", "old", "dense")
+_NO_FAILURES = ("latency", "capped-total", "undated", "pages", "limit", *ODDITIES)
 _SINK_ONLY = {"lost-ack": 0.0, "partial": 0.0, "echo": 0.0, "encoding": 0.0}
 BAD_BODIES = ("cut", "drip", "echo", "encoding")  # of an intake: the head of its answer is as it should be
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STATUS = re.compile(r"[45]\d\d")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_OPTIONS = "N% (0 to 100), a duration such as 50ms or 3s, xN, after=N, retry-after=N|date+N, within=DURATION, count=N"
+_OPTIONS = "N% (0 to 100), a duration such as 50ms or 3s, xN, after=N, retry-after=N|date+N, within=DURATION, count=N, status=N"
 
 
 @dataclass
@@ -119,6 +134,7 @@ class Fault:
     retry_after: str = ""
     within_seconds: float = 300.0
     count: int = 0
+    status: int = 400
     recent: deque[float] = field(default_factory=deque)  # of `rate`: when it let a request through
 
     def concerns(self, path: str, contract: str, sink: str) -> bool:
@@ -127,6 +143,8 @@ class Fault:
             return False
         if self.kind == "unlisted":
             return path == "contracts"
+        if self.kind in ODDITIES and path != "entries":
+            return False
         return self.path in ("", path) and self.contract in ("", contract)
 
     def is_exceeded(self, now: float) -> bool:
@@ -149,6 +167,7 @@ class Draw(NamedTuple):
     max_limit: int = 0
     list_page: int = 0
     unlisted: frozenset[str] = frozenset()
+    oddities: tuple[Fault, ...] = ()
 
 
 def _duration_seconds(text: str) -> float | None:
@@ -172,6 +191,8 @@ def _set_option(fault: Fault, option: str) -> bool:
         fault.retry_after = value
     elif name == "count" and value.isdigit() and int(value):
         fault.count = int(value)
+    elif name == "status" and _STATUS.fullmatch(value):
+        fault.status = int(value)
     elif name == "within" and _duration_seconds(value) is not None:
         fault.within_seconds = _duration_seconds(value) or 0.0
     else:
@@ -227,6 +248,8 @@ def _befallen(draw: Draw, fault: Fault, kind: str) -> Draw:
             return draw._replace(unlisted=draw.unlisted | {fault.contract})
         case "unlisted" | "rate":
             return draw._replace(failure=replace(fault, kind="403" if kind == "unlisted" else "429"))
+        case _ if kind in ODDITIES:
+            return draw._replace(oddities=(*draw.oddities, fault))
         case _:
             return draw._replace(failure=replace(fault, kind=kind))
 

@@ -1,4 +1,4 @@
-"""The rules of the Activity Log API: from a request to the answer of the real one. No sockets, no faults.
+"""The rules of the Activity Log API: from a request to the answer of the real one, or of one with oddities. No sockets.
 
 Source: docs/facts.md, "IONOS Activity Log API".
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import base64
 import hmac
+import random
 import re
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from poller.simulator.answers import Answer, Request, api_error, json_answer
+from poller.simulator.faults import Fault
 from poller.simulator.log import ContractLog, Page
 from poller.simulator.settings import SimulatorSettings
 
@@ -71,7 +74,13 @@ def _date(query: Mapping[str, str], name: str, default_ms: int) -> int:
     return time_ms
 
 
-def _find(log: ContractLog, query: Mapping[str, str], settings: SimulatorSettings, refused_limit: int) -> Page:
+def _find(
+    log: ContractLog,
+    query: Mapping[str, str],
+    settings: SimulatorSettings,
+    refused_limit: int,
+    oddities: Mapping[str, Fault],
+) -> Page:
     start_ms, end_ms = _date(query, "dateStart", 0), _date(query, "dateEnd", _FOREVER_MS)
     offset = _number(query, "offset", 0)
     limit = _number(query, "limit", _DEFAULT_LIMIT)
@@ -87,6 +96,16 @@ def _find(log: ContractLog, query: Mapping[str, str], settings: SimulatorSetting
             "Result window is too large, from + size must be less than or equal to: "
             f"[{settings.result_window}] but was [{offset + limit}]",
         )
+    if (old := oddities.get("old")) and start_ms < (time.time() - old.seconds) * 1000:
+        raise _BadQueryError(old.status, "VALIDATION", f"dateStart must not be older than {old.seconds:.0f} seconds")
+    if dense := oddities.get("dense"):
+        if offset >= dense.count:
+            raise _BadQueryError(dense.status, "RESULT_WINDOW", f"offset must be less than {dense.count}")
+        limit = min(limit, dense.count - offset)
+    if "shuffle" in oddities:
+        whole = log.page(start_ms, end_ms, 0, _FOREVER_MS)
+        random.shuffle(whole.refs)
+        return whole._replace(refs=whole.refs[offset : offset + limit])
     return log.page(start_ms, end_ms, offset, limit, oldest_first=settings.oldest_first)
 
 
@@ -100,6 +119,18 @@ def _render(log: ContractLog, page: Page, total: int, settings: SimulatorSetting
     if not page.refs:
         return b'{"hits":{"total":%d,"hits":[]}}' % total
     return log.joined(page, b'{"hits":{"total":%d,"hits":[{"_source":' % total, b'},{"_source":', b"}]}}")
+
+
+def _render_spoilt(log: ContractLog, page: Page, total: int, oddities: Mapping[str, Fault]) -> bytes:
+    """As `_render`, with some entries that nobody can use: always the same ones."""
+    null, nan = (fault.count if (fault := oddities.get(kind)) else 0 for kind in ("null", "nan"))
+    bodies = log.bodies(page)
+    for place, (ref, _) in enumerate(page.refs):
+        if null and ref % null == 0:
+            bodies[place] = b"null"
+        elif nan and ref % nan == 0:
+            bodies[place] = b'{"value":NaN,' + bodies[place].lstrip(b"{ \n")
+    return b'{"hits":{"total":%d,"hits":[%s]}}' % (total, b",".join(b'{"_source":%s}' % body for body in bodies))
 
 
 def _list_contracts(
@@ -128,11 +159,12 @@ def answer_api(
     refused_limit: int = 0,
     list_page: int = 0,
     unlisted: Collection[str] = (),
+    oddities: Mapping[str, Fault] = {},
 ) -> Answer:
     """What the API answers to a GET below its base path.
 
     A `limit` above `refused_limit` is refused, unless that is 0. The list of contracts comes in pages of `list_page`, or whole
-    for 0, without those of `unlisted`.
+    for 0, without those of `unlisted`. `oddities`: those of `faults.ODDITIES` that hit this request, by kind.
     """
     kind, contract = path_kind(request.path)
     if request.method != "GET":
@@ -154,9 +186,11 @@ def answer_api(
         return Answer(200, settings.raw_body.encode())
     log = logs[int(contract)]
     try:
-        page = _find(log, request.query, settings, refused_limit)
+        page = _find(log, request.query, settings, refused_limit, oddities)
     except _BadQueryError as error:
         return api_error(*error.args)
     caps = [cap for cap in (settings.total_cap, TOTAL_CAP if is_total_capped else 0) if cap]
-    body = _render(log, page, min([page.total, *caps]), settings)
+    total = min([page.total + ("miscount" in oddities), *caps])
+    is_spoilt = "null" in oddities or "nan" in oddities
+    body = _render_spoilt(log, page, total, oddities) if is_spoilt else _render(log, page, total, settings)
     return Answer(200, msgspec.json.format(body, indent=2) if settings.indented else body)

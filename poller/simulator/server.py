@@ -120,6 +120,7 @@ class _Connection(BaseHTTPRequestHandler):
             refused_limit=draw.max_limit,
             list_page=draw.list_page,
             unlisted=draw.unlisted,
+            oddities={fault.kind: fault for fault in draw.oddities},
         )
         simulator.traffic.answer(kind, fault.kind if fault else str(answer.status))
         if fault is None:

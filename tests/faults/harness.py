@@ -24,7 +24,7 @@ from tests.daemon import CONTRACTS, LOGGING, LOKI, MOESIF, Daemon
 from tests.faults import disk, victim
 from tests.faults.oracle import SINKS, Ends, SinkOracle, wanted
 from tests.faults.people import PURGED_SINK, People
-from tests.faults.plan import Life, Plan
+from tests.faults.plan import Life, Plan, is_gap_alone
 from tests.faults.report import Account
 from tests.faults.victim import Death, fixed_port
 from tests.support import wait_until
@@ -230,6 +230,8 @@ class Harness:
         """Take all faults away while it runs: it must come right by itself, in time, and go on; then end it."""
         with suppress(subprocess.TimeoutExpired):
             return Death(process.wait(life.after_seconds), "exit")
+        if is_gap_alone(life):
+            self._await_progress(number, process)
         self._simulator.set_faults([])
         self._retry_gaps()  # a gap waits a minute before it is tried for the first time
         self._undo(life)
@@ -245,6 +247,22 @@ class Harness:
             return Death(process.returncode, "exit")
         self.account.recovered(time.monotonic() - started, RECOVERY_SECONDS)
         return victim.end(process, Life("term", after_seconds=0.0, is_from_work=False), lambda: True)
+
+    def _await_progress(self, number: int, process: subprocess.Popen[bytes]) -> None:
+        """A part cannot be read: all that is outside of the gaps must arrive, and the watermarks must reach the present."""
+        for contract in CONTRACTS:
+            self._add_entries(contract, _NEW_ENTRIES, 0.0)
+        present = int(time.time())
+        with suppress(AssertionError):
+            wait_until(lambda: self._has_readable(present) or process.poll() is not None, RECOVERY_SECONDS)
+        if process.poll() is None and not self._is_doubtful and not self._has_readable(present):
+            self.account.violate("STANDS STILL: what is outside of the gaps did not arrive", number)
+
+    def _has_readable(self, present: int) -> bool:
+        state = self._overview()
+        if state is None or min((row.watermark for row in state.contracts), default=0) < present:
+            return False
+        return self._oracle.has_all_but([(int(gap.contract), gap.start, gap.end) for gap in state.gaps])
 
     def _judge_end(self, number: int, life: Life, death: Death) -> None:
         """By itself it may end only where the state cannot be used."""
@@ -367,7 +385,10 @@ class Harness:
                     self._daemon.signal(signal.SIGHUP)
                 if any(row.dead_letters for row in state.sinks):
                     self._replay()
-                if any(row.waiting or row.dead_letters for row in state.sinks):
+                if any(gap.next_try_at > time.time() for gap in state.gaps):  # tried before the last fault was gone
+                    self._retry_gaps()
+                # Each poll tries one gap.
+                if state.gaps or any(row.waiting or row.dead_letters for row in state.sinks):
                     polls = set()
                 polls |= {(row.contract, row.succeeded_at) for row in state.contracts}
                 if all(sum(name == row.contract for name, _ in polls) > _IDLE_POLLS for row in state.contracts):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,14 @@ _UNHEARD = ("lost-ack", "partial", "latency")
 class _Action(msgspec.Struct):
     transaction_id: str
     metadata: msgspec.Raw
+
+
+class _Meta(msgspec.Struct):
+    time: datetime
+
+
+class _Entry(msgspec.Struct):
+    meta: _Meta
 
 
 class Books(NamedTuple):
@@ -97,6 +106,18 @@ class SinkOracle:
     def has_all(self) -> bool:
         count = wanted(self._simulator)
         return all(self.distinct(sink) + self.purged[sink] >= count for sink in SINKS)
+
+    def has_all_but(self, gaps: Iterable[tuple[int, int, int]]) -> bool:
+        """Whether the files hold every entry outside of the gaps: contract, start and end in unix seconds."""
+        had = set(self.taken(FILE))
+        gaps = list(gaps)
+        missing = [
+            (number, msgspec.json.decode(line, type=_Entry).meta.time.timestamp())
+            for number in self._simulator.contracts
+            for line in self._simulator.oracle(number)
+            if line not in had
+        ]
+        return all(any(number == of and start <= at < end for of, start, end in gaps) for number, at in missing)
 
     def is_behind(self) -> bool:
         """Whether there is work: something that the API shows has not arrived at some sink."""

@@ -10,6 +10,7 @@ import random
 import re
 from typing import Literal, NamedTuple, get_args
 
+from poller.simulator.faults import ODDITIES, parse_fault
 from tests.daemon import FIRST
 
 Subject = Literal["run", "damage", "fetch", "backfill"]
@@ -58,6 +59,17 @@ _API_FAULTS = (
     "rate:count=60:1s",
     "undated",
 )
+# A part cannot be read, and everything else can.
+_GAP_FAULTS = (
+    "null:count=400",
+    "nan:count=400",
+    "miscount",
+    "shuffle",
+    "old:5m",
+    "old:5m:status=403",
+    "dense:count=20",
+)
+_API_FAULTS += _GAP_FAULTS
 # What the API does not show yet is in no export, nor need it be; nor is a contract that it does not show at all.
 _API_FAULTS_ON_THE_PAST = tuple(fault for fault in _API_FAULTS if not re.match("late|contract=.*unlisted", fault))
 _SINK_FAULTS = (
@@ -141,11 +153,22 @@ def draw(seed: int, lives: int = LIVES_A_PLAN, subject: Subject | None = None) -
     return Plan(seed, subject, tuple(_life(dice, subject) for _ in range(lives)))
 
 
+def is_gap_alone(life: Life) -> bool:
+    """Whether nothing is wrong in a life but that a part cannot be read."""
+    return (
+        bool(life.faults)
+        and {parse_fault(fault).kind for fault in life.faults} <= set(ODDITIES)
+        and not (life.trouble or life.clock or life.damage)
+    )
+
+
 def _life(dice: random.Random, subject: Subject) -> Life:
     is_daemon = subject in ("run", "damage")
     api_faults = _API_FAULTS if subject != "backfill" else _API_FAULTS_ON_THE_PAST
     faults = [_some(dice, api_faults, 0.5), _some(dice, _SINK_FAULTS, 0.5 if is_daemon else 0.0)]
     end = dice.choices(("kill", "commit", "write", "term", "heal"), (10, 7, 1, 1, 1 if is_daemon else 0))[0]
+    if end == "heal" and dice.random() < 0.5:
+        return Life(end, faults=(dice.choice(_GAP_FAULTS),))
     return Life(
         end,  # type: ignore[arg-type]
         after_seconds=round(dice.uniform(0.0, 0.6), 3),

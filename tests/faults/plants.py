@@ -85,14 +85,7 @@ def ledger_late() -> None:
 
 def miscount() -> None:
     """An entry more is counted than came."""
-    from poller.store.contracts import Commit, Contracts
-
-    real = Contracts.commit_window
-
-    def commit_window(self: Contracts, commit: Commit) -> Any:
-        return real(self, commit._replace(new_count=commit.new_count + 1))
-
-    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+    _change_commits(lambda commit: commit._replace(new_count=commit.new_count + 1))
 
 
 def never_take_back() -> None:
@@ -338,6 +331,33 @@ def distrust_bad_bodies() -> None:
     Transport.ask_status = ask_status  # type: ignore[method-assign]
 
 
+def forget_gaps() -> None:
+    """What could not be read of a window is not kept: nobody tries it again."""
+    _change_commits(lambda commit: commit._replace(unread=()))
+
+
+def gap_holds_watermark() -> None:
+    """The watermark does not pass what could not be read."""
+    held: dict[str, int] = {}
+
+    def change(commit: Any) -> Any:
+        starts = [part.window.start for part in commit.unread]
+        if starts:
+            held[commit.contract] = min([*starts, held.get(commit.contract, starts[0])])
+        if commit.advance_to is None or commit.contract not in held:
+            return commit
+        return commit._replace(advance_to=min(commit.advance_to, held[commit.contract]))
+
+    _change_commits(change)
+
+
+def _change_commits(change: Callable[[Any], Any]) -> None:
+    from poller.store.contracts import Contracts
+
+    real = Contracts.commit_window
+    Contracts.commit_window = lambda self, commit: real(self, change(commit))  # type: ignore[method-assign]
+
+
 PLANTS = {
     plant.__name__.replace("_", "-"): plant
     for plant in (
@@ -366,5 +386,7 @@ PLANTS = {
         resend_all_after_failure,
         open_twice,
         distrust_bad_bodies,
+        forget_gaps,
+        gap_holds_watermark,
     )
 }

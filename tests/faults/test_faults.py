@@ -74,6 +74,8 @@ FOUND_BY = {
     "open-twice": ("REPEATED", "10m", _lives(trouble="people", after_seconds=2.5, count=2)),
     "resend-all-after-failure": ("REPEATED", "10m", _lives("sink=*:500:30%")),
     "distrust-bad-bodies": ("REPEATED", "10m", _lives("sink=*:cut", after_seconds=1.5)),
+    "forget-gaps": ("LOST", "0s", _lives("null:count=150", after_seconds=2.5)),
+    "gap-holds-watermark": ("STANDS STILL", "10m", (Life("heal", faults=("null:count=150",)),)),
 }
 
 

@@ -279,6 +279,48 @@ def test_a_capped_total_hides_how_many_there_are(simulate):
     assert client.hits()["total"] == 10_000
 
 
+def test_some_entries_are_of_no_use_always_the_same_ones(simulate):
+    client = simulate(faults=("null:count=10",))
+    before, after = (client.hits(limit=100)["hits"] for _ in range(2))
+    assert before == after
+    assert sum(hit["_source"] is None for hit in before) == 10
+    client.control("faults", ["nan:count=10"])
+    text = client.entries(limit=100).text
+    assert text.count('"_source":{"value":NaN,"') == 10
+    client.control("faults", [])
+    assert None not in [hit["_source"] for hit in client.hits(limit=100)["hits"]]
+
+
+def test_a_total_is_one_too_high(simulate):
+    client = simulate(faults=("miscount",))
+    found = client.hits(limit=1000)
+    assert (found["total"], len(found["hits"])) == (101, 100)
+
+
+def test_an_order_changes_with_every_request(simulate):
+    client = simulate(faults=("shuffle",))
+    orders = [[hit["_source"]["@uuid"] for hit in client.hits(limit=100)["hits"]] for _ in range(2)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_a_range_is_refused_for_its_age(simulate):
+    client = simulate(faults=("old:30d", f"contract={SECOND}:old:1h:status=403"))
+    now = datetime.now(UTC)
+    day, month = ((now - timedelta(days=days)).strftime("%Y-%m-%d") for days in (1, 40))
+    assert client.entries(dateStart=month).status_code == client.entries().status_code == 400
+    assert "dateStart must not be older" in client.entries(dateStart=month).text
+    assert client.entries(dateStart=day).status_code == 200
+    assert client.entries(SECOND, dateStart=day).status_code == 403
+
+
+def test_no_more_than_so_many_entries_of_a_query_are_served(simulate):
+    client = simulate(faults=("dense:count=30",))
+    assert len(client.hits(limit=100)["hits"]) == 30
+    assert len(client.hits(limit=100, offset=20)["hits"]) == 10
+    assert client.entries(limit=1, offset=30).status_code == 400
+
+
 def test_requests_are_counted_and_their_rate_noted(simulate):
     client = simulate()
     for _ in range(5):
