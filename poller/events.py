@@ -203,7 +203,7 @@ class _LooseHits(msgspec.Struct, gc=False):
 class _LooseAnswer(msgspec.Struct, gc=False):
     """Where an answer's elements are not all hits, or where it has none."""
 
-    hits: _LooseHits | msgspec.UnsetType = msgspec.UNSET
+    hits: _LooseHits | None = None
     total: int | _Total | None = None
 
 
@@ -436,8 +436,8 @@ def _elements_and_total(
             return _decode_raws(items), None, "list"
         loose = _decode_loose(compact)
         hits = loose.hits
-        total = loose.total if isinstance(hits, msgspec.UnsetType) else hits.total
-        elements = None if isinstance(hits, msgspec.UnsetType) else hits.hits
+        total = loose.total if hits is None else hits.total
+        elements = None if hits is None else hits.hits
         if elements is None and (total.value if isinstance(total, _Total) else total) != 0:
             raise
         return elements or [], total, "hits"

@@ -168,6 +168,7 @@ def test_a_lone_surrogate_beside_an_entry_that_cannot_be_decoded_stays_as_it_cam
         b'{"items":null}',
         b'{"items":null,"total":0}',
         b'{"total":0}',
+        b'{"hits":null,"total":0}',
         b"[]",
     ],
 )
