@@ -101,7 +101,7 @@ def read_trusted(
 ) -> tuple[bytes, Rights, Refusal | None]:
     """The first `max_bytes` of a file, its rights, and why it must not be used. `is_secret`: others must not be able to read it.
 
-    Where a read-only mount holds a file that was named, nobody here can change it or its mode, whoever owns it: so a container
+    A file that was named and lies on a read-only mount counts regardless of its owner: nobody here can change it. So a container
     may be given files of its host, and secrets as Kubernetes and Docker Swarm mount them (0644 and 0444).  Raises: OSError.
     """
     with path.open("rb") as file:

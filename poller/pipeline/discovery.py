@@ -137,7 +137,7 @@ class Discovery:
     ) -> Iterator[PollerError]:
         """Have a contract that was read through an account stay with it. A claim of it by others alone is a failure.
 
-        Whoever can answer in the name of another account could else have nothing of it collected, without a word.
+        Without this, an account that lists a foreign contract and answers "empty" would stop its collection without an error.
         """
         for row in rows:
             names = readers.get(row.contract)
