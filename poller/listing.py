@@ -22,6 +22,8 @@ _TOKENS = ("nextPageToken", "nextToken", "nextCursor", "cursor")
 _LIMIT_STATUSES = (400, 413, 416, 422)
 _NUMBER = re.compile(rb'"?([0-9]{1,20})"?')
 _MAX_REST_BYTES = 64 * 1024
+# An object for each element takes memory: so many are thirty fields for each of the contracts that are read at most.
+_MAX_COMMAS = 1_500_000
 _MAX_UNREADABLE = 1000
 MAX_CONTRACTS = 50_000
 """So many contracts of one account are polled, so that a list without end takes neither memory nor time without end."""
@@ -81,7 +83,7 @@ def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
         raw_items = body if is_list else _decode_items(body).items
         # What is beside the contracts says how many there are, and is small.
         rest = b"[]" if is_list else body.replace(raw_items, b"null", 1) if raw_items else body
-        if len(rest) > _MAX_REST_BYTES:
+        if len(rest) > _MAX_REST_BYTES or (raw_items and bytes(raw_items).count(b",") > _MAX_COMMAS):
             raise BadAnswerError("it holds far more than contracts")
         answer = json.loads(rest)
         elements = _decode_elements(raw_items) if raw_items else None
