@@ -146,8 +146,10 @@ def test_a_contract_that_fails_in_the_middle_resumes_where_it_stopped(bench: Sta
 
 
 def test_entries_shown_three_seconds_late_come_once_with_and_without_ids(bench: Starter) -> None:
-    places = [bench(ids=ids, span_seconds=200, faults=("late:30%:3s",)) for ids in ("uuid", "hit", "none")]
-    early = [place.fetch("--since", "10m") for place in places]
+    places, early = [], []
+    for ids in ("uuid", "hit", "none"):
+        places.append(bench(ids=ids, span_seconds=200, faults=("late:30%:3s",)))
+        early.append(places[-1].fetch("--since", "10m"))  # at once: in 3 s it is too late
     for place, run in zip(places, early, strict=True):
         assert 0 < len(run.lines) < 600
         wait_until(
