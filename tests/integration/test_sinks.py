@@ -47,7 +47,7 @@ def secret(value: str, *, is_text: bool = False) -> SecretSource:
 
 def make(simulator: Simulator | str, name: str, **settings) -> Sink:
     url = simulator if isinstance(simulator, str) else f"{simulator.url}/sink/{name}"
-    settings = {"name": name, "url": url, "read_timeout_seconds": 0.3, **settings}
+    settings = {"name": name, "url": url, "read_timeout_seconds": 1.0, **settings}
     if name == LOGGING:
         table = LoggingServiceSink(**{"tag": "activityLog", "api_key": secret(KEY), **settings})
     else:
