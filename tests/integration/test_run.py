@@ -28,7 +28,7 @@ def test_everything_arrives_at_both_sinks_and_nothing_twice(daemon_of: MakeDaemo
     daemon.assert_once()
     daemon.assert_clean()
     assert [daemon.sink(name)["delivered"] for name in (LOGGING, LOKI)] == [40_000, 40_000]
-    assert daemon.state()["outbox"] == {"events": 0, "bytes": 0}
+    assert daemon.state()["outbox"] == {"events": 0, "bytes": 0, "letter_bytes": 0}
 
 
 def test_a_new_entry_arrives_within_a_few_polls(daemon_of: MakeDaemon) -> None:

@@ -50,7 +50,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_batch_each(da
     daemon.assert_once(LOKI)
     daemon.assert_clean()
     state = daemon.state()
-    assert state["outbox"] == {"events": 0, "bytes": 0}
+    assert state["outbox"] == {"events": 0, "bytes": 0, "letter_bytes": 0}
     assert sum(row["new"] for row in state["contracts"]) == books.expected
     with sqlite3.connect(daemon.state_dir / "run.db") as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -7,6 +7,7 @@ import pytest
 from poller.errors import (
     AuthError,
     ConfigError,
+    FileProblem,
     OutputError,
     PollerError,
     Problem,
@@ -84,3 +85,9 @@ def test_each_reaction_has_its_exit_code(kind: type[PollerError], exit_code: int
 
 def test_being_asked_to_stop_is_no_failure_that_somebody_might_report() -> None:
     assert not issubclass(StoppedError, PollerError)
+
+
+def test_a_configuration_may_come_right_by_itself_where_only_files_are_missing() -> None:
+    missing, wrong = FileProblem("api.token_file", "unreadable"), Problem("poll.interval", "wrong")
+    assert ConfigError([missing, missing]).may_pass
+    assert not ConfigError([missing, wrong]).may_pass

@@ -22,9 +22,9 @@ from poller.gaps import (
     wait_seconds,
     without,
 )
-from poller.narrowing import Narrowing
+from poller.narrowing import Narrowing, _moved_edge
 from poller.reading import Conduct, Limits, Reading, Split, WindowReader
-from poller.sifting import span_of
+from poller.sifting import span_of, told_apart
 from poller.windows import Window, split
 
 LIMITS = Limits(page_size=100, result_window=1000, window_bytes=10**9)
@@ -419,3 +419,15 @@ def test_what_may_be_spent_has_an_end() -> None:
     assert not narrowing.may_halve(Window(0, 9), 1)
     assert narrowing.may_spend(1)
     assert not narrowing.may_spend(1000)
+
+
+@pytest.mark.parametrize(("refused", "edge"), [(1, 4), (2, 4), (5, 16), (30, 64), (1000, 99)])
+def test_an_edge_that_moves_on_gets_room_in_steps_that_double(refused: int, edge: int) -> None:
+    assert _moved_edge(Window(0, 100), lambda second: second >= refused) == edge
+
+
+def test_only_those_under_one_id_that_differ_are_told_apart() -> None:
+    found = parse_page(b'[{"@uuid":"a","x":1},{"@uuid":"b"},{"@uuid":"a","x":2}]').events
+    first, alone, second = told_apart(list(found))
+    assert alone == found[1]
+    assert len({first.identity, second.identity, found[0].identity}) == 3
