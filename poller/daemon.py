@@ -191,7 +191,7 @@ class Daemon:
         self._work = work
         try:
             work.start()
-        except BaseException:
+        except BaseException:  # an interrupt, too, must leave no thread of a schedule that did not start
             work.stop()
             raise
 

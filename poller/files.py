@@ -64,7 +64,7 @@ def open_own(path: Path, flags: int, *, owners: Collection[int] = ()) -> int:
         found = os.fstat(descriptor)
         if stat.S_ISREG(found.st_mode):
             _check_own(found, {*_trusted_owners(), *owners})
-    except BaseException:
+    except BaseException:  # an interrupt, too, must leave no descriptor open
         os.close(descriptor)
         raise
     return descriptor
@@ -127,7 +127,7 @@ def _open_directory(path: Path) -> int:
                 os.close(current)
                 current = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             names += reversed(target.parts[target.is_absolute() :])
-    except BaseException:
+    except BaseException:  # the same
         os.close(current)
         raise
     return current

@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         except PollerError as error:
             log.warning("endpoint.failed", extra={"path": path, "why": str(error)})
             return _health(Health(False, (str(error),)))
-        except Exception:
+        except Exception:  # a mistake of ours: the client gets a 500 and no trace, and the log has it
             log.exception("endpoint.failed", extra={"path": path})
             answer = _health(Health(False, ("internal error: the log says more",)))
             return answer._replace(status=HTTPStatus.INTERNAL_SERVER_ERROR)

@@ -50,7 +50,7 @@ def listen(address: Address) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(where)
         listener.listen(_BACKLOG)
-    except BaseException:
+    except BaseException:  # an interrupt, too, must leave no socket open
         listener.close()
         raise
     return listener

@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 def ask(command: Sequence[str], *, directory: Path | None = None) -> Answer:
     """Run it to its end.  Raises: OSError where it cannot be run; TimeoutError."""
-    with subprocess.Popen(  # noqa: S603 - named by whoever runs the check
+    with subprocess.Popen(  # noqa: S603 - named by the user who runs the check
         command,
         cwd=directory,
         stdin=subprocess.DEVNULL,

@@ -26,7 +26,7 @@ class Person(NamedTuple):
 
 
 SIGNAL = Person(None, "signal")
-"""Whoever sent a signal: the system tells a program that it came, not from whom."""
+"""The sender of a signal, who is unknown: the system tells a program that it came, not from whom."""
 
 
 class JournalEntry(NamedTuple):

@@ -48,7 +48,7 @@ class Lock:
                 raise StateError(
                     f"{path}: cannot be locked: {error.strerror}", hint="choose a --state-dir on a local file system"
                 ) from error
-        with suppress(OSError):  # the number only helps whoever is kept waiting: a full disk must not stop us here
+        with suppress(OSError):  # the number only helps a process that waits: a full disk must not stop us here
             os.pwrite(self._fd, b"%-*d\n" % (_PID_BYTES - 1, os.getpid()), 0)
 
     def remember_created(self) -> None:

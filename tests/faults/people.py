@@ -56,7 +56,7 @@ class People:
             self._processes.append((" ".join(args), process))
 
     def finish(self) -> list[str]:
-        """Wait until they have ended; whoever is not patient presses Ctrl-C.  Returns: what they found wrong."""
+        """Wait until they have ended; Ctrl-C ends those that take too long.  Returns: what they found wrong."""
         wrong = []
         for args, process in self._processes:
             try:
