@@ -49,8 +49,6 @@ WARN_EXPIRY_SECONDS = 14 * 86_400
 _BASE_PATH = "/activitylog/v1"
 # Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
 _MAX_WAIT_SECONDS = 30.0
-# Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
-_MAX_WAIT_SECONDS = 30.0
 _ASK_AGAIN_SECONDS = 1.0  # after a 401
 _MIN_MASKED_CHARS = 4
 _TURNS = 64  # where nobody limits them
@@ -192,9 +190,12 @@ class ActivityLog:
         }
         # A single entry may be larger than a page should be: it has to come through all the same.
         max_bytes = self.max_page_bytes if limit > 1 else self.max_page_bytes * SINGLE_FACTOR
-        return self._get(
-            f"/contracts/{contract}", params, contract, max_bytes, _parse_page, self._max_retries if is_retried else 0
-        )
+
+        def parse(response: Response) -> Page:
+            return NOTHING if response.status == 204 and not response.body else parse_page(response.body, max_bytes)
+
+        max_retries = self._max_retries if is_retried else 0
+        return self._get(f"/contracts/{contract}", params, contract, max_bytes, parse, max_retries)
 
     def _get(
         self,
@@ -335,10 +336,6 @@ def _secrets_in(authorization: str) -> list[str]:
 
 def _parse_contracts(response: Response) -> ContractPage:
     return parse_contracts(response.body, response.headers.get("Link", ""))
-
-
-def _parse_page(response: Response) -> Page:
-    return NOTHING if response.status == 204 and not response.body else parse_page(response.body)
 
 
 def token_expiry(token: str) -> float | None:

@@ -11,6 +11,7 @@ import codecs
 import email.utils
 import functools
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -19,6 +20,7 @@ from typing import Any, Literal, overload
 import msgspec
 
 from poller.damage import Broken, Shield, without_broken_elements
+from poller.errors import BodyTooLargeError
 
 IDENTITY_BYTES = 16
 # A second's nano-, micro- and milliseconds, and itself: how many there are, and from which number on it is that unit.
@@ -282,16 +284,17 @@ _NO_ENTRY = "the API shows something in its place that is no entry"
 _TIME_IN_BYTES = re.compile(rb'"time"\s*:\s*"([0-9T:.Zz+ -]{10,40})"')
 
 
-def parse_page(body: bytes) -> Page:
+def parse_page(body: bytes, max_bytes: int = sys.maxsize) -> Page:
     """Read one answer of `GET /contracts/{number}`.
 
     Accepts `{"hits": {"total", "hits": [{"_source"}]}}`, `{"items": [...]}` and a bare list, whose elements may be hits or
     entries.  Source: docs/facts.md, "IONOS Activity Log API".
-    Raises: BadAnswerError when it is anything else, PartialAnswerError when it says that it is not all.
+    Raises: BadAnswerError when it is anything else, PartialAnswerError when it says that it is not all, BodyTooLargeError when
+    it is larger than `max_bytes` once its text is mended.
     """
     is_mended = not _is_utf8(body)
     if is_mended:
-        body = body.decode("utf-8", "replace").encode()
+        body = _mended(body, max_bytes)
     body = body.removeprefix(b"\xef\xbb\xbf")
     try:
         try:
@@ -316,6 +319,17 @@ def _is_utf8(body: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _mended(body: bytes, max_bytes: int) -> bytes:
+    """The body with U+FFFD in place of what is not UTF-8, which takes up to three times as much."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    mended = bytearray()
+    for start in range(0, len(body), _CHUNK_BYTES):
+        mended += decode(body[start : start + _CHUNK_BYTES], final=start + _CHUNK_BYTES >= len(body)).encode()
+        if len(mended) > max_bytes:
+            raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes once what is not UTF-8 is replaced")
+    return bytes(mended)
 
 
 def _parse_damaged(body: bytes, is_mended: bool) -> Page:

@@ -57,6 +57,7 @@ PAGES: dict[str, Callable[[], bytes]] = {
     "an _id of 2.8 million objects": lambda: page(b'{"_source":{},"_id":[%s]}' % many(b"{}", PAGE)),
     "an @uuid of 8 MiB": lambda: entry(b'{"@uuid":"%s"}' % (b"x" * (PAGE - 100))),
     "8 MiB that are not UTF-8": lambda: entry(b'{"a":"%s"}' % (b"\xff" * (PAGE - 100))),
+    "5 MiB that are not UTF-8": lambda: entry(b'{"a":"%s"}' % (b"\xff" * (SINGLE // 3 - 100))),
     "1.4 million lone surrogates": lambda: entry(b'{"a":"%s"}' % (b"\\ud800" * (PAGE // 6 - 30))),
     "600,000 entries that are not valid": lambda: page(many(b'{"_source":NaN}', PAGE)),
     "a page that was cut": lambda: b'{"items":[%s' % many(b"{}", PAGE),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from poller.errors import BodyTooLargeError
 from poller.events import (
     IDENTITY_BYTES,
     MAX_ENTRIES,
@@ -460,6 +461,15 @@ def test_bytes_that_are_not_utf8_are_replaced_and_the_page_says_so() -> None:
     assert page.is_mended
     assert page.events[0].line == '{"@uuid":"a","s":"\ufffd\ufffd"}'.encode()
     assert not parse_page(hits('{"s":"ä"}')).is_mended
+
+
+def test_a_body_that_mending_makes_too_large_is_refused_and_one_that_fits_is_mended_across_its_pieces() -> None:
+    text = b"\xe2\x82" + "€".encode() * 500_000 + b"\xff"  # no piece of a mebibyte ends where a character does
+    body = b'[{"@uuid":"a","s":"%s"}]' % text
+    mended = body.decode("utf-8", "replace").encode()
+    assert parse_page(body, len(mended)).events[0].line == mended[1:-1]
+    with pytest.raises(BodyTooLargeError, match="once what is not UTF-8 is replaced"):
+        parse_page(body, len(mended) - 1)
 
 
 # Contracts
