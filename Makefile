@@ -10,7 +10,7 @@ ARGS   ?=
 BIN   := .venv/bin
 READY := .venv/.ready
 
-CORE := poller/errors.py,poller/damage.py,poller/gaps.py,poller/events.py,poller/windows.py,poller/delivery.py,poller/reading.py,poller/narrowing.py,poller/sifting.py,poller/mapping/*
+CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/core/events.py,poller/core/windows.py,poller/core/delivery.py,poller/core/reading.py,poller/core/narrowing.py,poller/core/sifting.py,poller/core/mapping/*
 # Tests wait more than they work, so that more of them than there are processors run side by side. A file stays together, as does
 # what its tests share. `make test WORKERS=0`: one after the other.
 WORKERS ?= 4

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from poller.config import Config, LokiSink
-from poller.delivery import Outcome, RetryAfter
-from poller.events import OutboxEvent
+from poller.core.delivery import Outcome, RetryAfter
+from poller.core.events import OutboxEvent
 from poller.pipeline.deliver import Deliverer
 from poller.simulator.answers import Request
 from poller.simulator.loki import LokiIntake

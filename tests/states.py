@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from poller.events import IDENTITY_BYTES, Event
-from poller.gaps import UNREADABLE, Unread
+from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.gaps import UNREADABLE, Unread
+from poller.core.windows import Window
 from poller.store import State
 from poller.store.contracts import Commit
 from poller.store.gaps import Settled
 from poller.store.outbox import DeadLetter
-from poller.windows import Window
 
 START = 1_777_593_600  # a whole hour
 HOUR = 3600

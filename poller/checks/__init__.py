@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from poller.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, ConfigError, PollerError
+from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, ConfigError, PollerError
 
 Level = Literal["ok", "warn", "fail"]
 

@@ -7,13 +7,21 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
-from poller.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog, token_expiry
 from poller.checks import Finding, fail, from_error, ok, warn
-from poller.clocks import believed_skew
 from poller.config import Account, Credentials, Poll
-from poller.errors import EXIT_AUTH, EXIT_CONFIG, AuthError, BodyTooLargeError, ConfigError, PollerError, RejectedError
-from poller.listing import ContractList
-from poller.windows import Window
+from poller.core.clocks import believed_skew
+from poller.core.errors import (
+    EXIT_AUTH,
+    EXIT_CONFIG,
+    AuthError,
+    BodyTooLargeError,
+    ConfigError,
+    PollerError,
+    RejectedError,
+)
+from poller.core.listing import ContractList
+from poller.core.windows import Window
+from poller.ionos.api import WARN_EXPIRY_SECONDS, WARN_SKEW_SECONDS, ActivityLog, token_expiry
 
 FAIL_SKEW_SECONDS = 3600
 _MAX_ASKED = 25

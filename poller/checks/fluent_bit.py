@@ -18,7 +18,7 @@ from poller.checks.fluent_bit_known import NAME, ask_fluent_bit, check_known
 from poller.checks.fluent_bit_known import refused as _bad
 from poller.checks.programs import ask
 from poller.config import Config, LoggingServiceSink
-from poller.errors import EXIT_CONFIG, ConfigError
+from poller.core.errors import EXIT_CONFIG, ConfigError
 
 MIN_BUFFER_BYTES = 1_000_000
 _DEFAULT_BUFFER = "4096"

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 
 _MAX_DEPTH = 8
 _MAX_BYTES = 1024 * 1024

@@ -18,7 +18,7 @@ from poller.checks import Finding, fail, warn
 from poller.checks.fluent_bit_file import Section, size_bytes
 from poller.checks.fluent_bit_keys import COMMON, KEYS, PARSER, PLUGINS, SECTIONS, SERVICE
 from poller.checks.programs import ask
-from poller.errors import EXIT_CONFIG
+from poller.core.errors import EXIT_CONFIG
 
 NAME = "fluent-bit"
 _PROGRAM = "fluent-bit"

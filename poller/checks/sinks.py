@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import AnySink, Config, FirehoseSink, HttpSink, LoggingServiceSink, MoesifSink
-from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused
-from poller.errors import EXIT_AUTH, EXIT_CONFIG, ConfigError
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused
+from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, ConfigError
 from poller.sinks import build_sink
 
 # Type -> what it imports, and the extra that brings it.

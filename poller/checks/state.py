@@ -11,8 +11,8 @@ from pathlib import Path
 
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import format_size
-from poller.errors import EXIT_STATE, StateError
-from poller.gaps import summary
+from poller.core.errors import EXIT_STATE, StateError
+from poller.core.gaps import summary
 from poller.store.inspection import holder_of, missing_in, schema_of
 from poller.store.overview import overview_of
 from poller.store.schema import SCHEMA_VERSION

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from poller.checks import Finding, fail, ok, warn
 from poller.config import Config, SecretSource
-from poller.errors import EXIT_CONFIG
-from poller.listening import Address, is_ours, listen, problem, show, stop_listening
+from poller.core.errors import EXIT_CONFIG
+from poller.system.listening import Address, is_ours, listen, problem, show, stop_listening
 
 UNIT = "ionos-poller.service"
 # Source: systemd.unit(5), "System Unit Search Path", highest precedence first.

@@ -20,8 +20,8 @@ from poller import __version__
 from poller.cli.memory import return_memory_promptly
 from poller.cli.messages import tell, wants_color
 from poller.cli.options import global_options
-from poller.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError, StoppedError
-from poller.log_stream import LogStream
+from poller.core.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError, StoppedError
+from poller.system.log_stream import LogStream
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -17,15 +17,23 @@ from poller.cli.messages import echo_json, exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, ConfigError, PollerError, Problem, StateError, StateHeldError, StoppedError
-from poller.gaps import summary
+from poller.core.errors import (
+    EXIT_INCOMPLETE,
+    ConfigError,
+    PollerError,
+    Problem,
+    StateError,
+    StateHeldError,
+    StoppedError,
+)
+from poller.core.gaps import summary
+from poller.core.windows import Window, format_time
 from poller.pipeline.audit import Difference, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.store.contracts import Contract
 from poller.store.gaps import Gap
 from poller.store.journal import Action
-from poller.windows import Window, format_time
 
 # How long a repair that the daemon does is waited for: its next poll begins within an interval, and takes this long.
 _DAEMON_SECONDS = 60.0

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import click
 import msgspec
 
-from poller.api import ActivityLog
 from poller.cli import suggestions
 from poller.cli.acting import warn_of_root
 from poller.cli.compose import activity_logs, preparation, trusted_clock
@@ -23,19 +22,20 @@ from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Setti
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
-from poller.events import Event
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
+from poller.core.events import Event
+from poller.core.reading import Limits
+from poller.core.windows import Window, format_time, tile
+from poller.ionos.api import ActivityLog
 from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, Done
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
-from poller.reading import Limits
 from poller.sinks import Sink, TooOld, build_sink
 from poller.sinks.output import OutputFile
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.overview import OtherLedger, Overview
-from poller.windows import Window, format_time, tile
 
 log = logging.getLogger("poller.backfill")
 

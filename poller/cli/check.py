@@ -25,7 +25,7 @@ from poller.cli.messages import echo_json, printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import AnySink, Config, process_environment
-from poller.errors import EXIT_CONFIG, ConfigError
+from poller.core.errors import EXIT_CONFIG, ConfigError
 from poller.store.inspection import holder_of
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}

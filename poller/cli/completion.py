@@ -6,7 +6,7 @@ import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from poller.cli.options import GlobalOptionsCommand
-from poller.errors import EXIT_OK
+from poller.core.errors import EXIT_OK
 
 _PROGRAM = "ionos-poller"
 _VARIABLE = "_IONOS_POLLER_COMPLETE"  # how click's own mechanism knows that it is asked

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from poller.api import ActivityLog, token_expiry
-from poller.asking import SharedTurns
-from poller.clocks import MAX_SKEW_SECONDS, trusted_now
 from poller.config import Account, Config
-from poller.errors import ConfigError
-from poller.events import Event
+from poller.core.clocks import MAX_SKEW_SECONDS, trusted_now
+from poller.core.errors import ConfigError
+from poller.core.events import Event
+from poller.core.turns import MOST_OPEN
+from poller.ionos.api import ActivityLog, token_expiry
+from poller.ionos.asking import SharedTurns
+from poller.net.transport import RateLimit, Transport
 from poller.pipeline.collect import Prepared
 from poller.sinks import build_redact
-from poller.transport import RateLimit, Transport
-from poller.turns import MOST_OPEN
 
 if TYPE_CHECKING:
-    from poller.mapping.filter import Filter
+    from poller.core.mapping.filter import Filter
 
 _COMPARING_SECONDS = 60.0  # so long the first answer of the API may take
 
@@ -89,7 +89,7 @@ def entry_filter(config: Config) -> Filter | None:
     """What says which entries go on; None where all do."""
     if not (config.filter.exclude or config.filter.include):
         return None
-    from poller.mapping.filter import Filter
+    from poller.core.mapping.filter import Filter
 
     exclude, include = (
         [

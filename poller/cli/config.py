@@ -8,7 +8,7 @@ import click
 
 from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, Settings
 from poller.config import describe
-from poller.errors import EXIT_OK
+from poller.core.errors import EXIT_OK
 
 
 @click.group("config", cls=GlobalOptionsGroup)

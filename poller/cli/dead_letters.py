@@ -18,12 +18,12 @@ from poller.cli import suggestions
 from poller.cli.acting import acting
 from poller.cli.messages import echo_json, note, printable
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
-from poller.damage import Shield
-from poller.errors import EXIT_OK, ConfigError, Problem, StateError
-from poller.files import NewFile
-from poller.mapping import escaped, format_time_us
+from poller.core.damage import Shield
+from poller.core.errors import EXIT_OK, ConfigError, Problem, StateError
+from poller.core.mapping import escaped, format_time_us
 from poller.store import State
 from poller.store.dead_letters import StoredLetter, pieces
+from poller.system.files import NewFile
 
 _SINK = click.option("--sink", metavar="NAME", shell_complete=suggestions.known_sinks, help="Only those of this sink.")
 

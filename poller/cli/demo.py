@@ -14,7 +14,7 @@ from poller.cli.compose import activity_logs
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config, load
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK
 from poller.pipeline.collect import Collector
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer

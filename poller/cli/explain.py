@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from poller.api import ActivityLog
 from poller.cli.compose import entry_filter
 from poller.cli.messages import exit_code, note
 from poller.config import Config
-from poller.errors import ConfigError, PollerError, Problem
-from poller.events import Event
-from poller.reading import Limits, Split, WindowReader
-from poller.windows import Window, tile
+from poller.core.errors import ConfigError, PollerError, Problem
+from poller.core.events import Event
+from poller.core.reading import Limits, Split, WindowReader
+from poller.core.windows import Window, tile
+from poller.ionos.api import ActivityLog
 
 STAYS = "stays"
 

@@ -19,9 +19,10 @@ from poller.cli.messages import exit_code, told_gaps
 from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import ActionSink, Config, MoesifSink
-from poller.errors import ConfigError, PollerError, Problem, StateHeldError
-from poller.events import OutboxEvent
-from poller.mapping import truncated, with_time
+from poller.core.errors import ConfigError, PollerError, Problem, StateHeldError
+from poller.core.events import OutboxEvent
+from poller.core.mapping import truncated, with_time
+from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
@@ -29,10 +30,9 @@ from poller.sinks import build_actions
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.journal import Action
-from poller.windows import Window, format_time
 
 if TYPE_CHECKING:
-    from poller.mapping.moesif import ActionMaker
+    from poller.core.mapping.moesif import ActionMaker
 
 log = logging.getLogger("poller.fetch")
 

@@ -11,12 +11,12 @@ import click
 from poller.cli.acting import acting
 from poller.cli.messages import echo_json, note, printable
 from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
-from poller.gaps import summary
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
+from poller.core.gaps import summary
+from poller.core.windows import format_time
 from poller.store import State
 from poller.store.gaps import Gap
 from poller.store.overview import overview_of
-from poller.windows import format_time
 
 
 @click.group("gaps", cls=GlobalOptionsGroup)

@@ -6,11 +6,11 @@ import click
 
 from poller.cli.messages import echo_json, note, printable
 from poller.cli.options import PAST, USE, GlobalOptionsCommand, Settings, use_of
-from poller.errors import EXIT_OK
+from poller.core.errors import EXIT_OK
+from poller.core.windows import format_time
 from poller.store import State
 from poller.store.journal import JournalEntry
 from poller.store.overview import journal_of
-from poller.windows import format_time
 
 _LINES = 50
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from poller.config import process_environment
-from poller.errors import (
+from poller.core.errors import (
     EXIT_AUTH,
     EXIT_INCOMPLETE,
     EXIT_OK,
@@ -19,9 +19,9 @@ from poller.errors import (
     ConfigError,
     PollerError,
 )
-from poller.gaps import summary
-from poller.log_stream import LogStream
-from poller.mapping import escaped
+from poller.core.gaps import summary
+from poller.core.mapping import escaped
+from poller.system.log_stream import LogStream
 
 if TYPE_CHECKING:
     from poller.pipeline.collect import Poll

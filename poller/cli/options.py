@@ -16,10 +16,10 @@ from click.core import ParameterSource
 from poller.cli import suggestions
 from poller.config import Config, find_config, load, parse_duration, parse_time, process_environment
 from poller.config.checks import BadValueError, check_contract
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from poller.telemetry import LogFormat
+    from poller.system.telemetry import LogFormat
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ class Settings:
 
     def setup_logging(self, default_level: str = "info") -> None:
         """Logging to stderr as asked."""
-        from poller.telemetry import setup_logging
+        from poller.system.telemetry import setup_logging
 
         setup_logging(self.log_level or default_level, self.log_format)
 

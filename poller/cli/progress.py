@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
+from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Done
 from poller.store.overview import Overview
-from poller.windows import Window, format_time
 
 log = logging.getLogger("poller.backfill")
 

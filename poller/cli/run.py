@@ -13,13 +13,13 @@ from poller.cli.messages import restarted_if_it_may_pass
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import end_soon_after_a_signal
 from poller.config import Config, process_environment
-from poller.daemon import Daemon
-from poller.errors import ConfigError, Problem
-from poller.notify import Notifier
-from poller.schedule import Parts
+from poller.core.errors import ConfigError, Problem
+from poller.core.windows import format_time
+from poller.service.daemon import Daemon
+from poller.service.notify import Notifier
+from poller.service.schedule import Parts
 from poller.sinks import build_sink
 from poller.store import State
-from poller.windows import format_time
 
 # More than a batch in flight may take (`schedule.DRAIN_SECONDS`), less than service managers wait.
 _END_SECONDS = 9.5

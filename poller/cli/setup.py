@@ -26,10 +26,10 @@ from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config, LoggingServiceSink, SecretSource, find_config, load, process_environment
 from poller.config.checks import is_clear_text
-from poller.connections import DRIP_FACTOR
-from poller.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
-from poller.files import NewFile
-from poller.pipelines import MAX_NAME_CHARS, REGIONS, Pipeline, Pipelines, region_url
+from poller.core.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
+from poller.ionos.pipelines import MAX_NAME_CHARS, REGIONS, Pipeline, Pipelines, region_url
+from poller.net.connections import DRIP_FACTOR
+from poller.system.files import NewFile
 
 Result = TypeVar("Result")
 

@@ -10,9 +10,9 @@ import click
 
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
-from poller.errors import EXIT_OK, ConfigError, Problem
-from poller.files import NewFile
+from poller.core.errors import EXIT_OK, ConfigError, Problem
 from poller.simulator import Simulator, SimulatorSettings
+from poller.system.files import NewFile
 
 _CONFIG = """\
 # The simulator of `ionos-poller simulate` as the API, and where its entries go: to its Logging Service, and into a file.

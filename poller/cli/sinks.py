@@ -7,7 +7,7 @@ import click
 from poller.cli import suggestions
 from poller.cli.acting import acting
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
-from poller.errors import EXIT_OK, ConfigError, Problem
+from poller.core.errors import EXIT_OK, ConfigError, Problem
 from poller.store import State
 from poller.store.overview import overview_of
 

@@ -17,12 +17,12 @@ from poller.cli.messages import echo_json, printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, StateError
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE, StateError
+from poller.core.windows import format_time
 from poller.store import State
 from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.inspection import holder_of, missing_in
 from poller.store.overview import Overview, overview_of
-from poller.windows import format_time
 
 _WATCH_SECONDS = 2.0
 

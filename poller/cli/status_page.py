@@ -13,10 +13,10 @@ from rich.text import Text
 from poller.cli.journal import line_of
 from poller.cli.messages import printable
 from poller.config import Config
-from poller.readiness import gaps_told, is_stale
+from poller.core.windows import format_time
+from poller.service.readiness import gaps_told, is_stale
 from poller.store.contracts import Contract
 from poller.store.overview import Overview, SinkOverview
-from poller.windows import format_time
 
 if TYPE_CHECKING:
     from poller.cli.status import Seen, Use

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import click
 
-from poller.errors import EXIT_INTERRUPTED, EXIT_OK, StoppedError
+from poller.core.errors import EXIT_INTERRUPTED, EXIT_OK, StoppedError
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,7 @@ import click
 
 from poller.config import Config, find_config, load, process_environment
 from poller.config.checks import is_name
-from poller.errors import PollerError
+from poller.core.errors import PollerError
 
 Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
 

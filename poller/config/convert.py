@@ -30,7 +30,7 @@ from poller.config.secrets import Secret, SecretSource
 from poller.config.sinks import SINK_TYPES, AnySink
 from poller.config.trust import read_trusted
 from poller.config.values import show
-from poller.errors import ConfigError, FileProblem, Problem
+from poller.core.errors import ConfigError, FileProblem, Problem
 
 T = TypeVar("T", bound=msgspec.Struct)
 

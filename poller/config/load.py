@@ -22,7 +22,7 @@ from poller.config.rules import check_config
 from poller.config.scalars import decode_json
 from poller.config.secrets import SecretSource
 from poller.config.trust import read_trusted
-from poller.errors import ConfigError, FileProblem, Problem
+from poller.core.errors import ConfigError, FileProblem, Problem
 
 LOCAL_CONFIG = Path("ionos-poller.toml")
 SYSTEM_CONFIG = Path("/etc/ionos-poller/config.toml")

@@ -17,7 +17,7 @@ from poller.config.environment import NetworkEnvironment
 from poller.config.kinds import describe
 from poller.config.secrets import Credentials, SecretSource
 from poller.config.sinks import KIB, MIB, AllowPlainHttp, AnySink, CaFile, ConnectTimeout, ReadTimeout, Redact, toml_key
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 
 API_URL = "https://api.ionos.com"
 YEAR_SECONDS = 366 * 86_400

@@ -10,7 +10,7 @@ from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, is_clear_text, is
 from poller.config.model import Account, Api, Config, Poll, Rule
 from poller.config.secrets import SecretSource
 from poller.config.sinks import AnySink, FileSink, HttpSink, LokiSink, Redact, Sink
-from poller.errors import Problem
+from poller.core.errors import Problem
 
 
 def check_table(table: msgspec.Struct) -> Iterator[Problem]:

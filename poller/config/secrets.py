@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
 from poller.config.trust import read_trusted
-from poller.errors import ConfigError, FileProblem, Problem, TransientError
+from poller.core.errors import ConfigError, FileProblem, Problem, TransientError
 
 MASK = "********"
 _MAX_SECRET_BYTES = 64 * 1024

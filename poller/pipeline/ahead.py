@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
-from poller.errors import StoppedError
-from poller.liveness import helping, waiting_for_others
-from poller.reading import Reading, Split, WindowReader
-from poller.windows import Window
+from poller.core.errors import StoppedError
+from poller.core.reading import Reading, Split, WindowReader
+from poller.core.windows import Window
+from poller.system.liveness import helping, waiting_for_others
 
 _LOOK_SECONDS = 0.5
 

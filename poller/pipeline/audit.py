@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from poller.errors import TransientError
-from poller.events import Event, Page
-from poller.gaps import without
-from poller.reading import USUAL_CAP, Limits, Reading, Source, Split, WindowReader
+from poller.core.errors import TransientError
+from poller.core.events import Event, Page
+from poller.core.gaps import without
+from poller.core.reading import USUAL_CAP, Limits, Reading, Source, Split, WindowReader
+from poller.core.windows import Window, split, tile
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
-from poller.windows import Window, split, tile
 
 log = logging.getLogger(__name__)
 

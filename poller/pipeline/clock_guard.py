@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 
-from poller.clocks import Trail, is_confirmed
+from poller.core.clocks import Trail, is_confirmed
+from poller.core.windows import format_time
 from poller.store import State
 from poller.store.contracts import Contract
-from poller.windows import format_time
 
 log = logging.getLogger(__name__)
 

@@ -11,23 +11,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from poller.api import ActivityLog
-from poller.clocks import latest_now, trusted_now
 from poller.config import Config
-from poller.errors import AuthError, PollerError, StateError, StoppedError
-from poller.events import Event
-from poller.gaps import UNREADABLE, UNSTABLE, in_turn, wait_seconds, without
+from poller.core.clocks import latest_now, trusted_now
+from poller.core.errors import AuthError, PollerError, StateError, StoppedError
+from poller.core.events import Event
+from poller.core.gaps import UNREADABLE, UNSTABLE, in_turn, wait_seconds, without
+from poller.core.reading import Conduct, Limits, Reading, WindowReader
+from poller.core.turns import MOST_OPEN
+from poller.core.windows import MAX_SPAN_SECONDS, Window, next_window, tile
+from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import ReadAhead
 from poller.pipeline.audit import Auditor, Difference, NoTotalsError, around, parts_of
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
-from poller.reading import Conduct, Limits, Reading, WindowReader
 from poller.store import State
 from poller.store.contracts import Commit, Contract, Range
 from poller.store.gaps import Gap, Settled
 from poller.store.journal import Action
-from poller.turns import MOST_OPEN
-from poller.windows import MAX_SPAN_SECONDS, Window, next_window, tile
 
 log = logging.getLogger(__name__)
 

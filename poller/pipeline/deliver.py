@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from poller.delivery import (
+from poller.core.delivery import (
     CRASHED,
     Accepted,
     BatchSize,
@@ -32,9 +32,9 @@ from poller.delivery import (
     decide,
     wait_after,
 )
-from poller.errors import PollerError, StoppedError
-from poller.events import OutboxEvent, StoredEvents
-from poller.mapping import SHORTEST_BYTES, truncated
+from poller.core.errors import PollerError, StoppedError
+from poller.core.events import OutboxEvent, StoredEvents
+from poller.core.mapping import SHORTEST_BYTES, truncated
 from poller.sinks import Sink
 from poller.store.outbox import DeadLetter, Outbox
 

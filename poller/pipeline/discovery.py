@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import NamedTuple
 
-from poller.api import ActivityLog
-from poller.clocks import trusted_now
 from poller.config import Config
-from poller.errors import AuthError, PollerError, RejectedError
-from poller.listing import ContractList
+from poller.core.clocks import trusted_now
+from poller.core.errors import AuthError, PollerError, RejectedError
+from poller.core.listing import ContractList
+from poller.core.windows import Window
+from poller.ionos.api import ActivityLog
 from poller.store import State
 from poller.store.contracts import Contract
-from poller.windows import Window
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from poller.errors import AuthError, StoppedError
+from poller.core.errors import AuthError, StoppedError
+from poller.core.turns import MOST_OPEN
 from poller.pipeline.collect import Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
-from poller.turns import MOST_OPEN
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")

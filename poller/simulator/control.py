@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 from poller.simulator.answers import Answer, Request, json_answer
 
 if TYPE_CHECKING:

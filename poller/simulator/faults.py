@@ -61,7 +61,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 
 API_FAILURES = (
     "500",

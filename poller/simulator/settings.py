@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 
 MIB = 1 << 20
 FIRST_CONTRACT = 31960001

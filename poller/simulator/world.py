@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import msgspec
 
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 from poller.simulator.answers import Answer, Request
 from poller.simulator.entries import EntryMaker
 from poller.simulator.faults import FaultPlan

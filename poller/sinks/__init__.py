@@ -1,6 +1,6 @@
 """Sinks: where events go. Each is a short file, `send` and `probe`, and knows neither state nor API.
 
-A sink turns a batch into a request and the answer into an outcome; `poller.delivery` decides what follows.
+A sink turns a batch into a request and the answer into an outcome; `poller.core.delivery` decides what follows.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from poller import config as settings_of
 from poller.config import ActionSink, AnySink, Config, MoesifSink, Redact, SecretSource
 from poller.config.sinks import Oversize
-from poller.delivery import Outcome
-from poller.events import OutboxEvent
+from poller.core.delivery import Outcome
+from poller.core.events import OutboxEvent
 
 if TYPE_CHECKING:
-    from poller.mapping.moesif import ActionMaker
+    from poller.core.mapping.moesif import ActionMaker
 
 
 class Sink(Protocol):
@@ -161,7 +161,7 @@ def build_redact(redact: Redact | None, shared_key: SecretSource | None) -> Call
     """
     if redact is None or not (redact.drop or redact.mask or redact.hash):
         return None
-    from poller.mapping.redact import Redactor
+    from poller.core.mapping.redact import Redactor
 
     source = redact.hash_key or shared_key
     key = source.read().reveal().encode() if redact.hash and source is not None else b""
@@ -175,7 +175,7 @@ def build_render(settings: ActionSink) -> Callable[[OutboxEvent], bytes] | None:
 
 def build_actions(settings: ActionSink | None) -> ActionMaker:
     """What makes Moesif actions as the table says, or as usual without one."""
-    from poller.mapping.moesif import ActionMaker
+    from poller.core.mapping.moesif import ActionMaker
 
     if settings is None:
         return ActionMaker()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from poller.delivery import Accepted, Outcome, RetryAfter
-from poller.events import OutboxEvent
-from poller.mapping import format_time_us
+from poller.core.delivery import Accepted, Outcome, RetryAfter
+from poller.core.events import OutboxEvent
+from poller.core.mapping import format_time_us
 from poller.sinks import TooOld
 
 _SET_CLOCK = "is the API out of reach, or this clock wrong? set it with NTP"

@@ -20,11 +20,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from poller.config import FileSink as Settings
-from poller.delivery import Accepted, Outcome, RetryAfter
-from poller.events import OutboxEvent
-from poller.files import open_own, write_whole
-from poller.mapping import format_time_us
+from poller.core.delivery import Accepted, Outcome, RetryAfter
+from poller.core.events import OutboxEvent
+from poller.core.mapping import format_time_us
 from poller.sinks import Configured, build_render
+from poller.system.files import open_own, write_whole
 
 log = logging.getLogger(__name__)
 

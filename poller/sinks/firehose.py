@@ -16,14 +16,14 @@ from typing import Any
 from poller.config import Config
 from poller.config import FirehoseSink as Settings
 from poller.config.sinks import KIB, MIB
-from poller.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
-from poller.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
-from poller.errors import ConfigError, Problem
-from poller.events import OutboxEvent
-from poller.liveness import moves
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
+from poller.core.errors import ConfigError, Problem
+from poller.core.events import OutboxEvent
+from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
+from poller.net.transport import RateLimit, Response, root_cause
+from poller.net.words import words_of
 from poller.sinks import Configured, build_render
-from poller.transport import RateLimit, Response, root_cause
-from poller.words import words_of
+from poller.system.liveness import moves
 
 MAX_RECORDS = 500
 MAX_CALL_BYTES = 4 * MIB

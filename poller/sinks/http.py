@@ -19,11 +19,11 @@ from typing import NamedTuple
 from isal import isal_zlib
 
 from poller.config import Config, HttpSink, SecretSource
-from poller.connections import MAX_AGE_SECONDS
-from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
-from poller.errors import ConfigError, TransientError
-from poller.transport import RateLimit, Response, Transport, retry_after_seconds
-from poller.words import words_of
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
+from poller.core.errors import ConfigError, TransientError
+from poller.net.connections import MAX_AGE_SECONDS
+from poller.net.transport import RateLimit, Response, Transport, retry_after_seconds
+from poller.net.words import words_of
 
 # Measured on entries: as small as zlib's level 3 in a fifth of its time; level 3 takes twice that for 1 % fewer bytes.
 _GZIP_LEVEL = 2

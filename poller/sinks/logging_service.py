@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from poller.config import Config
 from poller.config import LoggingServiceSink as Settings
-from poller.delivery import Outcome
-from poller.events import OutboxEvent, ndjson
+from poller.core.delivery import Outcome
+from poller.core.events import OutboxEvent, ndjson
 from poller.sinks import Configured
 from poller.sinks.http import Endpoint, Login, probed
 

@@ -22,9 +22,9 @@ import msgspec
 
 from poller.config import Config
 from poller.config import LokiSink as Settings
-from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
-from poller.errors import StoppedError
-from poller.events import OutboxEvent
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
+from poller.core.errors import StoppedError
+from poller.core.events import OutboxEvent
 from poller.sinks import Configured, TooOld
 from poller.sinks.age import AgeLimit
 from poller.sinks.http import Endpoint, Login

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from poller.config import Config
 from poller.config import MoesifSink as Settings
-from poller.delivery import Outcome, TooLarge
-from poller.events import OutboxEvent
+from poller.core.delivery import Outcome, TooLarge
+from poller.core.events import OutboxEvent
 from poller.sinks import Configured, TooOld, build_actions
 from poller.sinks.age import AgeLimit
 from poller.sinks.http import Endpoint, Login, probed

@@ -17,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from poller.config.sinks import Oversize
-from poller.delivery import Accepted, Outcome
-from poller.errors import ConfigError, OutputError, Problem
-from poller.events import OutboxEvent, ndjson
-from poller.files import open_own, write_whole
+from poller.core.delivery import Accepted, Outcome
+from poller.core.errors import ConfigError, OutputError, Problem
+from poller.core.events import OutboxEvent, ndjson
+from poller.system.files import open_own, write_whole
 
 _GZIP_LEVEL = 6
 _GZIP_FORMAT = 31  # zlib's word for a gzip member

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
-from poller.errors import StoppedError
-from poller.liveness import helping, waiting_for_others
+from poller.core.errors import StoppedError
+from poller.system.liveness import helping, waiting_for_others
 
 Item = TypeVar("Item")
 

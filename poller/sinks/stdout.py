@@ -20,12 +20,12 @@ import threading
 from collections.abc import Callable, Sequence
 
 from poller.config.sinks import StdoutSink as Settings
-from poller.delivery import Accepted, Outcome
-from poller.errors import OutputError, StateError
-from poller.events import OutboxEvent, ndjson
-from poller.files import write_most
-from poller.mapping import escaped
+from poller.core.delivery import Accepted, Outcome
+from poller.core.errors import OutputError, StateError
+from poller.core.events import OutboxEvent, ndjson
+from poller.core.mapping import escaped
 from poller.sinks import Configured
+from poller.system.files import write_most
 
 # What `fetch` and `backfill` print has no sink in the configuration: every line, however long, at once.
 PRINTED = Settings(name="stdout", batch_age_seconds=0.0, max_event_bytes=sys.maxsize)

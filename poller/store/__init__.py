@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from poller.clocks import Trail
-from poller.errors import StateError
+from poller.core.clocks import Trail
+from poller.core.errors import StateError
 from poller.store.contracts import Contracts
 from poller.store.database import Database, delete, make_directory, vanished
 from poller.store.dead_letters import DeadLetters

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from poller.events import Event
-from poller.gaps import Unread
+from poller.core.events import Event
+from poller.core.gaps import Unread
+from poller.core.windows import Window
 from poller.store import gaps, ledger, outbox
 from poller.store.database import DamagedRowError, Database
 from poller.store.journal import Action
 from poller.store.schema import SEALED_CONTRACT, SEALED_RANGE
-from poller.windows import Window
 
 
 class Contract(NamedTuple):

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from poller.errors import StateError
-from poller.liveness import moves
+from poller.core.errors import StateError
 from poller.store.connection import SIDE_FILES, SharedConnection, attach, detach, identity_of
 from poller.store.lock import forget_created, lock_of, was_created
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
 from poller.store.soundness import has_usual_types, is_sound
 from poller.store.translation import SQLITE_ERRORS, as_passing, code_of, translated_os, translated_reading
+from poller.system.liveness import moves
 
 # How long is waited for another program that has the file locked: in short tries, between which our other threads go on.
 _BUSY_SECONDS = 10.0

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from poller.events import Event
+from poller.core.events import Event
 from poller.store import outbox
 from poller.store.database import Database
 from poller.store.journal import Action

@@ -10,11 +10,11 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from poller.gaps import KEPT_ENTRIES, Unread, merged, without
+from poller.core.gaps import KEPT_ENTRIES, Unread, merged, without
+from poller.core.windows import Window
 from poller.store.database import DamagedRowError, Database
 from poller.store.journal import Action
 from poller.store.schema import SEALED_GAP
-from poller.windows import Window
 
 _MOST = 500
 _KEPT_BYTES = 64 * 1024
@@ -23,7 +23,7 @@ _KEPT_BYTES = 64 * 1024
 class Gap(NamedTuple):
     """A span that could not be read whole. Times in unix seconds.
 
-    `kind` is one of `poller.gaps.KINDS`, `reason` what the API said. It is tried again at `next_try_at`, unless a person has
+    `kind` is one of `poller.core.gaps.KINDS`, `reason` what the API said. It is tried again at `next_try_at`, unless a person has
     accepted it. `is_narrow`: whether its ends were looked for; else all of it could be readable but for a second.
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from poller.errors import StateError
+from poller.core.errors import StateError
 from poller.store.connection import SIDE_FILES, SharedConnection, attach, detach
 from poller.store.database import newer_schema, vanished, way_out
 from poller.store.lock import was_created

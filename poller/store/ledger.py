@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from poller.events import IDENTITY_BYTES, Event
+from poller.core.events import IDENTITY_BYTES, Event
 from poller.store.database import DamagedRowError
 
 HOUR_SECONDS = 3600

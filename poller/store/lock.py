@@ -13,9 +13,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from poller.errors import StateError, StateHeldError, StoppedError
-from poller.files import open_own
+from poller.core.errors import StateError, StateHeldError, StoppedError
 from poller.store.translation import translated_os
+from poller.system.files import open_own
 
 _LOCK_POLL_SECONDS = 0.1
 _PID_BYTES = 20

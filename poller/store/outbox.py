@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import repeat
 from typing import NamedTuple
 
-from poller.errors import StateError
-from poller.events import Event, OutboxEvent
+from poller.core.errors import StateError
+from poller.core.events import Event, OutboxEvent
 from poller.store import segments
 from poller.store.database import DamagedRowError, Database
 from poller.store.journal import Action

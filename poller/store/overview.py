@@ -8,7 +8,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from poller.events import Event
+from poller.core.events import Event
+from poller.core.windows import format_time
 from poller.store import dead_letters, ledger, outbox
 from poller.store.contracts import Contract, Range, read_contracts, read_filtered, read_ranges
 from poller.store.database import CREATED_AT, Database, Reader
@@ -16,7 +17,6 @@ from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.gaps import Gap, read_gaps
 from poller.store.journal import JournalEntry, read_journal
 from poller.store.outbox import Sink, Size
-from poller.windows import format_time
 
 
 class SinkOverview(NamedTuple):

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from poller.events import IDENTITY_BYTES, Event, OutboxEvent, StoredEvents
+from poller.core.events import IDENTITY_BYTES, Event, OutboxEvent, StoredEvents
 
 MAX_EVENTS = 1000
 MAX_BYTES = 1024 * 1024

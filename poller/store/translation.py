@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from poller.errors import StateError, StateFullError, StateUnavailableError
+from poller.core.errors import StateError, StateFullError, StateUnavailableError
 
 # A damaged file can also give SQLite names and messages that are no UTF-8.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 from poller.config import load
-from poller.events import parse_page
+from poller.core.events import parse_page
+from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks import build_sink
 from poller.store import State
 from poller.store.contracts import Commit
-from poller.windows import Window
 
 
 def main(lines: Path, config_file: Path, directory: Path, contracts: int = 1) -> None:

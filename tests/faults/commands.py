@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from poller.errors import StateError
+from poller.core.errors import StateError
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store import State
 from poller.store.overview import overview_of

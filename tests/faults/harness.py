@@ -17,7 +17,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from poller.errors import StateError
+from poller.core.errors import StateError
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store.overview import Overview, TakenBack, overview_of
 from tests.daemon import CONTRACTS, LOGGING, LOKI, MOESIF, Daemon

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from poller.delivery import Accepted
-from poller.events import OutboxEvent
+from poller.core.delivery import Accepted
+from poller.core.events import OutboxEvent
 
 Events = Sequence[OutboxEvent]
 Send = Callable[[Events], Any]
@@ -139,7 +139,7 @@ def drop_on_bad_key() -> None:
 
 def ignore_loki_refusals() -> None:
     """What Loki's 400 says of single entries is not heeded: the request counts as taken."""
-    from poller.delivery import Refused
+    from poller.core.delivery import Refused
     from poller.sinks.loki import LokiSink
 
     real = LokiSink.send
@@ -169,8 +169,8 @@ def several_streams_in_one_push() -> None:
 
 def advance_too_far() -> None:
     """The watermark goes an hour past the window's end."""
+    from poller.core.windows import Window
     from poller.store.contracts import Commit, Contracts
-    from poller.windows import Window
 
     real = Contracts.commit_window
 
@@ -185,9 +185,9 @@ def advance_too_far() -> None:
 
 def skip_failed_page() -> None:
     """A page that cannot be read counts as the end of its window."""
-    from poller.api import ActivityLog
-    from poller.errors import TransientError
-    from poller.events import Page
+    from poller.core.errors import TransientError
+    from poller.core.events import Page
+    from poller.ionos.api import ActivityLog
 
     real = ActivityLog.page
 
@@ -202,7 +202,7 @@ def skip_failed_page() -> None:
 
 def stop_at_first_page() -> None:
     """Only the first page of a window is read."""
-    from poller.api import ActivityLog
+    from poller.ionos.api import ActivityLog
 
     real = ActivityLog.page
 
@@ -254,8 +254,8 @@ def keep_torn_lines() -> None:
 
 def leave_half_lines() -> None:
     """What is printed into a file goes behind whatever is there, half a line of ours included, which stays."""
-    from poller.files import write_whole
     from poller.sinks.stdout import StdoutSink
+    from poller.system.files import write_whole
 
     StdoutSink._append = lambda self, data, size: write_whole(self._descriptor, data)  # type: ignore[method-assign]
 
@@ -317,8 +317,8 @@ def open_twice() -> None:
 
 def distrust_bad_bodies() -> None:
     """A success with a body that nobody can use is settled as none: its batch is sent again."""
-    from poller.errors import TransientError
-    from poller.transport import Transport
+    from poller.core.errors import TransientError
+    from poller.net.transport import Transport
 
     real = Transport.ask_status
 

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 from poller.config import Api as ApiTable
 from poller.config import Config, Poll
-from poller.errors import RejectedError
-from poller.events import Event, Page, parse_page
-from poller.listing import ContractList
+from poller.core.errors import RejectedError
+from poller.core.events import Event, Page, parse_page
+from poller.core.listing import ContractList
+from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector, Prepared
 from poller.store import State
-from poller.windows import Window, format_time
 from tests.support import TOP
 
 H, DAY = 3600, 86_400

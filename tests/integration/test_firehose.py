@@ -24,10 +24,10 @@ import botocore.exceptions
 import pytest
 
 from poller.config import Config, FirehoseSink
-from poller.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
-from poller.errors import ConfigError, StoppedError
-from poller.events import OutboxEvent
-from poller.mapping.moesif import NO_NAME
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
+from poller.core.errors import ConfigError, StoppedError
+from poller.core.events import OutboxEvent
+from poller.core.mapping.moesif import NO_NAME
 from poller.sinks import Sink, build_sink
 from poller.sinks.firehose import outcome_of_answer, outcome_of_error, outcome_of_failure
 from tests.hostile import RawServer, endless, headed

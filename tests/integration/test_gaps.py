@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from poller.windows import format_time
+from poller.core.windows import format_time
 from tests.support import COMMAND, clean_environment
 
 DAY = 86_400

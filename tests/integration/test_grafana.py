@@ -20,7 +20,7 @@ import yaml
 from grafana.__main__ import files
 from grafana.activity import FIELDS
 from grafana.alerts import ALERTS
-from poller.metrics import Metrics
+from poller.service.metrics import Metrics
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store import State
 from tests.debian import program

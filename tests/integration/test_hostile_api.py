@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from poller.windows import format_time
+from poller.core.windows import format_time
 from tests.hostile import Answer, Asked, RawServer, endless, headed, http, page_of
 from tests.integration.fetching import Run, finished
 from tests.support import COMMAND, clean_environment

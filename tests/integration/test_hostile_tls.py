@@ -21,8 +21,8 @@ from poller.config import (
     SecretSource,
     load,
 )
-from poller.delivery import Accepted, RetryAfter
-from poller.events import OutboxEvent
+from poller.core.delivery import Accepted, RetryAfter
+from poller.core.events import OutboxEvent
 from poller.sinks import Sink, build_sink, logging_service, loki, moesif
 from tests.certificates import make_certificate, serving
 from tests.hostile import Asked, RawServer, http, page_of

@@ -16,8 +16,8 @@ import pytest
 import responses
 
 from poller.config import Config, FileSink, MoesifSink, Secret, SecretSource
-from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
-from poller.events import Event, OutboxEvent
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
+from poller.core.events import Event, OutboxEvent
 from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks import Sink, build_sink, moesif

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import ConfigError
-from poller.files import NewFile
+from poller.core.errors import ConfigError
+from poller.system.files import NewFile
 from tests.integration.fetching import Bench, Starter, failed
 from tests.states import with_dead_letters
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from poller.config import Config, LoggingServiceSink, SecretSource
-from poller.delivery import Accepted, Outcome
-from poller.errors import StoppedError
-from poller.events import Event, OutboxEvent
+from poller.core.delivery import Accepted, Outcome
+from poller.core.errors import StoppedError
+from poller.core.events import Event, OutboxEvent
 from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks import Sink, build_sink

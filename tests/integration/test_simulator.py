@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 import requests
 
-from poller.errors import ConfigError
+from poller.core.errors import ConfigError
 from poller.simulator import Simulator, SimulatorSettings
 from tests.support import wait_until
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from poller.config import Config, LoggingServiceSink, LokiSink, Secret, SecretSource
-from poller.delivery import (
+from poller.core.delivery import (
     Accepted,
     CredentialsRefused,
     Halve,
@@ -22,7 +22,7 @@ from poller.delivery import (
     TooLarge,
     decide,
 )
-from poller.events import OutboxEvent
+from poller.core.events import OutboxEvent
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks import Sink, build_sink
 from poller.sinks.loki import MAX_AGE_SECONDS

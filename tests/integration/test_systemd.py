@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from poller import schedule
 from poller.config.kinds import fields_of
 from poller.config.model import Api
-from poller.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_STATE
-from poller.health import MAX_CONNECTIONS
+from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, EXIT_STATE
+from poller.service import schedule
+from poller.service.health import MAX_CONNECTIONS
 from poller.simulator import Simulator, SimulatorSettings
 from tests.debian import program
 from tests.machine import (

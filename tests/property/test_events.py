@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.events import BadAnswerError, parse_page
-from poller.listing import parse_contracts
-from poller.mapping import truncated, with_time
+from poller.core.events import BadAnswerError, parse_page
+from poller.core.listing import parse_contracts
+from poller.core.mapping import truncated, with_time
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none()

@@ -8,13 +8,13 @@ from contextlib import suppress
 
 import pytest
 
-from poller.events import BadAnswerError, parse_page
-from poller.listing import parse_contracts
-from poller.mapping import escaped, truncated
-from poller.mapping.filter import Filter
-from poller.mapping.redact import Redactor
-from poller.transport import Response
-from poller.words import words_of
+from poller.core.events import BadAnswerError, parse_page
+from poller.core.listing import parse_contracts
+from poller.core.mapping import escaped, truncated
+from poller.core.mapping.filter import Filter
+from poller.core.mapping.redact import Redactor
+from poller.net.transport import Response
+from poller.net.words import words_of
 
 START_BYTES = 1 << 14
 DOUBLINGS = 4

@@ -11,17 +11,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, RetryPolicy, Settle, TooLarge, decide
-from poller.errors import BodyTooLargeError, TransientError
-from poller.events import OutboxEvent, parse_page
-from poller.mapping import truncated, with_time
-from poller.mapping.filter import Filter
-from poller.mapping.moesif import ActionMaker
-from poller.mapping.redact import Redactor
+from poller.core.delivery import (
+    Accepted,
+    CredentialsRefused,
+    Refused,
+    RetryAfter,
+    RetryPolicy,
+    Settle,
+    TooLarge,
+    decide,
+)
+from poller.core.errors import BodyTooLargeError, TransientError
+from poller.core.events import OutboxEvent, parse_page
+from poller.core.mapping import truncated, with_time
+from poller.core.mapping.filter import Filter
+from poller.core.mapping.moesif import ActionMaker
+from poller.core.mapping.redact import Redactor
+from poller.net.transport import Response, Transport
+from poller.net.words import words_of
 from poller.sinks import logging_service, loki, moesif
 from poller.sinks.http import outcome_of
-from poller.transport import Response, Transport
-from poller.words import words_of
 from tests.hostile import RawServer, at_most, headed
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=30)

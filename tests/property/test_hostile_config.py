@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.api import token_expiry
 from poller.checks.account import check_token
 from poller.cli.fetch import _adopt
 from poller.config import Config, Credentials, Secret, load
 from poller.config.environment import NetworkEnvironment
-from poller.errors import ConfigError, StateError
+from poller.core.errors import ConfigError, StateError
+from poller.ionos.api import token_expiry
 from poller.store import State
 from poller.store.journal import Action, Person
 from poller.store.overview import overview_of

@@ -18,13 +18,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from poller.config import Config
-from poller.errors import AuthError, RejectedError, TransientError
-from poller.events import IDENTITY_BYTES, Event, Page, Unreadable
-from poller.listing import ContractList
+from poller.core.errors import AuthError, RejectedError, TransientError
+from poller.core.events import IDENTITY_BYTES, Event, Page, Unreadable
+from poller.core.listing import ContractList
+from poller.core.windows import Window
 from poller.pipeline.collect import Collector, Prepared
 from poller.store import State
 from poller.store.contracts import Commit, Contracts
-from poller.windows import Window
 
 NOON = 1_800_000_000
 SPAN = 240

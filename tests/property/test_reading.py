@@ -9,9 +9,9 @@ from typing import NamedTuple
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from poller.events import Event, Page
-from poller.reading import Limits, Reading, Split, WindowReader
-from poller.windows import Window
+from poller.core.events import Event, Page
+from poller.core.reading import Limits, Reading, Split, WindowReader
+from poller.core.windows import Window
 
 WINDOW = Window(0, 100)
 

@@ -14,11 +14,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from poller.events import IDENTITY_BYTES, Event
+from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.windows import Window
 from poller.store import State, ledger, segments
 from poller.store.contracts import Commit
 from poller.store.outbox import DeadLetter
-from poller.windows import Window
 
 HOUR = 3600
 START = 100 * HOUR

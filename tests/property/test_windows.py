@@ -9,10 +9,10 @@ from typing import NamedTuple
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from poller.errors import RejectedError, TransientError
-from poller.events import Event, Page
-from poller.reading import Conduct, Limits, Reading, Split, WindowReader
-from poller.windows import MAX_SPAN_SECONDS, Window, next_window, parts_for, split, split_around, tile
+from poller.core.errors import RejectedError, TransientError
+from poller.core.events import Event, Page
+from poller.core.reading import Conduct, Limits, Reading, Split, WindowReader
+from poller.core.windows import MAX_SPAN_SECONDS, Window, next_window, parts_for, split, split_around, tile
 
 SECONDS = st.integers(-(10**10), 10**10)
 

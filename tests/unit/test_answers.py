@@ -14,11 +14,11 @@ import pytest
 
 from poller.checks.sinks import judge
 from poller.config import Config, LoggingServiceSink, LokiSink, MoesifSink, Secret, SecretSource
-from poller.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter
-from poller.errors import TransientError
-from poller.events import OutboxEvent
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter
+from poller.core.errors import TransientError
+from poller.core.events import OutboxEvent
+from poller.net.transport import Transport
 from poller.sinks import Sink, build_sink
-from poller.transport import Transport
 from tests.hostile import Answer, Asked, RawServer, endless, headed, http
 
 EVENTS = [OutboxEvent("31960001", 1_000_000, 1, b"i" * 16, 0, b'{"a":1}')]

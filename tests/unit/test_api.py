@@ -17,12 +17,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from poller.api import ActivityLog
-from poller.clocks import latest_now, trusted_now
-from poller.delivery import RetryPolicy
-from poller.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
-from poller.transport import RateLimit, Response, Transport
-from poller.windows import Window
+from poller.core.clocks import latest_now, trusted_now
+from poller.core.delivery import RetryPolicy
+from poller.core.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
+from poller.core.windows import Window
+from poller.ionos.api import ActivityLog
+from poller.net.transport import RateLimit, Response, Transport
 from tests.support import free_port
 
 WINDOW = Window(1_777_621_340, 1_777_621_400)

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.events import Event, Page
+from poller.core.events import Event, Page
+from poller.core.reading import Limits
+from poller.core.windows import MAX_SPAN_SECONDS, Window
 from poller.pipeline.audit import (
     Auditor,
     Difference,
@@ -21,10 +23,8 @@ from poller.pipeline.audit import (
     self_audit_span,
     whole_hours,
 )
-from poller.reading import Limits
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
-from poller.windows import MAX_SPAN_SECONDS, Window
 from tests.support import TOP
 
 CONTRACT = "31960001"

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from poller.config import Config
-from poller.errors import RejectedError, TransientError
-from poller.events import Event, Page
-from poller.listing import ContractList
+from poller.core.errors import RejectedError, TransientError
+from poller.core.events import Event, Page
+from poller.core.listing import ContractList
+from poller.core.windows import Window
 from poller.pipeline.audit import Difference, around, parts_of, self_audit_span
 from poller.pipeline.collect import Collector
 from poller.store import State
 from poller.store.contracts import Contract
-from poller.windows import Window
 
 H = 3600
 BEGAN = 1_800_000_000 // H * H + 1260  # within an hour

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poller.clocks import EARLIEST_SECONDS, believed_skew, latest_now, measured_skew, trusted_now
+from poller.core.clocks import EARLIEST_SECONDS, believed_skew, latest_now, measured_skew, trusted_now
 
 NOW = EARLIEST_SECONDS + 300 * 86_400
 HOUR, DAY = 3600.0, 86_400.0

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from poller.config import Config
-from poller.events import Page, parse_page
-from poller.listing import ContractList
+from poller.core.events import Page, parse_page
+from poller.core.listing import ContractList
+from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector
 from poller.store import State
-from poller.windows import Window, format_time
 
 NOON = 1_800_000_000 // 3600 * 3600
 MINUTE = 60

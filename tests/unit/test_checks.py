@@ -19,8 +19,8 @@ from poller.checks.sinks import check_sink, judge
 from poller.checks.state import check_space, check_state
 from poller.checks.system import check_credentials, check_listen, check_unit
 from poller.config import Config, Credentials, FileSink, LoggingServiceSink, LokiSink, Secret, SecretSource, load
-from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
-from poller.errors import (
+from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
+from poller.core.errors import (
     EXIT_AUTH,
     EXIT_CONFIG,
     EXIT_INCOMPLETE,
@@ -32,10 +32,10 @@ from poller.errors import (
     RejectedError,
     StateError,
 )
-from poller.events import Page
+from poller.core.events import Page
+from poller.core.windows import Window
 from poller.store import State
 from poller.store.overview import TakenBack
-from poller.windows import Window
 from tests.support import TOP
 
 NOW = 1_800_000_000.0

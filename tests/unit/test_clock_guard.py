@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from poller.clocks import Trail
 from poller.config import Config
-from poller.events import Event, Page
-from poller.listing import ContractList
+from poller.core.clocks import Trail
+from poller.core.events import Event, Page
+from poller.core.listing import ContractList
+from poller.core.windows import Window
 from poller.pipeline.collect import Collector, Prepared
 from poller.store import State
-from poller.windows import Window
 
 NOW = 1_800_000_000
 MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 365 * 86_400

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from poller.config import Config
-from poller.events import Page
-from poller.listing import ContractList
+from poller.core.events import Page
+from poller.core.listing import ContractList
+from poller.core.windows import Window
 from poller.pipeline.collect import Collector
 from poller.store import State
-from poller.windows import Window
 
 NOW = 1_800_000_000
 HOURS = 7200

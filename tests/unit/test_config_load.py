@@ -22,7 +22,7 @@ from poller.config import (
     load,
     process_environment,
 )
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 from tests.support import UNMEASURED, clean_environment
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://loki:3100"\n'

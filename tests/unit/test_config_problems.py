@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from poller.config import load
-from poller.errors import ConfigError
+from poller.core.errors import ConfigError
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "https://loki:3100"\n'
 LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'

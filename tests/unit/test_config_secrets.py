@@ -14,7 +14,7 @@ import pytest
 
 from poller.config import Config, LoggingServiceSink, LokiSink, Secret, SecretSource, load
 from poller.config.describe import effective
-from poller.errors import ConfigError
+from poller.core.errors import ConfigError
 
 CANARY = "canary-7f3a"
 SINK = '[[sinks]]\nname = "logs"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\n'

@@ -12,7 +12,7 @@ import pytest
 from poller.config import load
 from poller.config.secrets import SecretSource
 from poller.config.trust import Reader, Rights, distrust, exposure
-from poller.errors import ConfigError
+from poller.core.errors import ConfigError
 
 SINK = '[[sinks]]\nname = "l"\ntype = "loki"\nurl = "http://localhost:3100"\n'
 ME, MALLORY = 1000, 1001

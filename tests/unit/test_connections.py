@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from poller.errors import BodyTooLargeError, TransientError
-from poller.transport import Response, Transport
+from poller.core.errors import BodyTooLargeError, TransientError
+from poller.net.transport import Response, Transport
 from tests.hostile import Answer, Asked, RawServer, endless, headed, http
 
 READ_TIMEOUT_SECONDS = 0.15

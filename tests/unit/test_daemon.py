@@ -12,20 +12,21 @@ from typing import Any
 
 import pytest
 
-from poller import liveness, schedule
 from poller.config import Config, Http
-from poller.daemon import Daemon
-from poller.delivery import Accepted, Outcome, RetryAfter
-from poller.errors import PollerError, TransientError
-from poller.events import Event, Page
-from poller.listing import ContractList
-from poller.notify import Notifier
+from poller.core.delivery import Accepted, Outcome, RetryAfter
+from poller.core.errors import PollerError, TransientError
+from poller.core.events import Event, Page
+from poller.core.listing import ContractList
+from poller.core.windows import Window
 from poller.pipeline.collect import Prepared
-from poller.schedule import Parts
+from poller.service import schedule
+from poller.service.daemon import Daemon
+from poller.service.notify import Notifier
+from poller.service.schedule import Parts
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.contracts import Commit
-from poller.windows import Window
+from poller.system import liveness
 from tests.support import wait_until
 from tests.unit.test_triggers import due_times
 

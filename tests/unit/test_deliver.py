@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from poller.config.sinks import StdoutSink as Settings
-from poller.delivery import (
+from poller.core.delivery import (
     HALVE_AT_ATTEMPT,
     PARKED_RETRY_SECONDS,
     Accepted,
@@ -17,13 +17,13 @@ from poller.delivery import (
     Outcome,
     RetryAfter,
 )
-from poller.errors import OutputError, StateFullError
-from poller.events import Event, OutboxEvent
+from poller.core.errors import OutputError, StateFullError
+from poller.core.events import Event, OutboxEvent
+from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.contracts import Commit
-from poller.windows import Window
 
 CONTRACT = "31960001"
 EVENTS = [Event(second * 1_000_000, bytes([second]) * 16, b"{}", True, True) for second in range(1, 4)]

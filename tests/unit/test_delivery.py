@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.delivery import (
+from poller.core.delivery import (
     GROW_AFTER_BATCHES,
     HALVE_AT_ATTEMPT,
     MAX_RETRY_AFTER_SECONDS,

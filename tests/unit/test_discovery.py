@@ -10,12 +10,12 @@ import pytest
 
 from poller.config import Config
 from poller.config.model import Poll as PollSettings
-from poller.errors import AuthError, PollerError, RejectedError, TransientError
-from poller.events import Page
-from poller.listing import ContractList
+from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
+from poller.core.events import Page
+from poller.core.listing import ContractList
+from poller.core.windows import Window
 from poller.pipeline.collect import Collector, Poll
 from poller.store import State
-from poller.windows import Window
 
 NOW = 1_800_000_000
 LOOKBACK = 300

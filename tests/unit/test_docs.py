@@ -10,7 +10,7 @@ import click
 import pytest
 
 from poller.cli import cli
-from poller.metrics import Metrics
+from poller.service.metrics import Metrics
 from tests import man_page
 from tests.documents import PAGES, name_of
 from tests.generate_docs import MAN_PAGE, PATH, render

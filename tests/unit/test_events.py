@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from poller.errors import BodyTooLargeError
-from poller.events import (
+from poller.core.errors import BodyTooLargeError
+from poller.core.events import (
     IDENTITY_BYTES,
     MAX_ENTRIES,
     BadAnswerError,
@@ -20,8 +20,8 @@ from poller.events import (
     ndjson,
     parse_page,
 )
-from poller.listing import MAX_CONTRACTS, parse_contracts
-from poller.mapping import format_time_us
+from poller.core.listing import MAX_CONTRACTS, parse_contracts
+from poller.core.mapping import format_time_us
 
 
 def hits(*entries: str, total: str | None = None) -> bytes:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from poller.mapping.fields import Fields
-from poller.mapping.filter import Filter
+from poller.core.mapping.fields import Fields
+from poller.core.mapping.filter import Filter
 
 ENTRY = {
     "@uuid": "u",

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import pytest
 
-from poller.errors import StateError
-from poller.health import MAX_CONNECTIONS, Endpoint, Health
+from poller.core.errors import StateError
+from poller.service.health import MAX_CONNECTIONS, Endpoint, Health
 from tests.support import open_files
 
 REASON = 'contract 1: "\x1b[31m\r\nX-Evil: 1\ud800'.encode("utf-8", "replace").decode()
@@ -106,7 +106,7 @@ def test_a_thousand_slow_connections_take_no_more_than_their_share(endpoint: End
 
 
 def test_a_request_in_drips_is_ended_by_its_deadline(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poller.health.REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr("poller.service.health.REQUEST_SECONDS", 1.0)
     started = time.monotonic()
     with connect(endpoint) as connection, suppress(OSError):
         connection.settimeout(0.1)
@@ -119,7 +119,7 @@ def test_a_request_in_drips_is_ended_by_its_deadline(endpoint: Endpoint, monkeyp
 
 
 def test_one_that_is_being_answered_makes_room_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poller.health.MAX_CONNECTIONS", 2)
+    monkeypatch.setattr("poller.service.health.MAX_CONNECTIONS", 2)
     is_asked, may_answer = threading.Event(), threading.Event()
 
     def slow() -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from poller.checks.fluent_bit_file import read_sections
-from poller.errors import ConfigError
+from poller.core.errors import ConfigError
 
 DIGITS = "9" * 5000
 

@@ -10,9 +10,9 @@ import pytest
 
 from poller.checks.system import check_listen
 from poller.config import Config, Http
-from poller.errors import ConfigError, TransientError
-from poller.health import Endpoint, Health
-from poller.listening import Address, is_ours, listen
+from poller.core.errors import ConfigError, TransientError
+from poller.service.health import Endpoint, Health
+from poller.system.listening import Address, is_ours, listen
 from tests.support import free_port
 
 LISTEN = ["127.0.0.1:{port}", "localhost:{port}", "0.0.0.0:{port}", "[::1]:{port}", "[::]:{port}", "unix:{path}"]

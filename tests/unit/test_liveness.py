@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from poller import liveness
-from poller.errors import TransientError
-from poller.liveness import GRACE_SECONDS, StopSignal, Workers, helping, moves, waiting_for_others
-from poller.transport import Transport
+from poller.core.errors import TransientError
+from poller.net.transport import Transport
+from poller.system import liveness
+from poller.system.liveness import GRACE_SECONDS, StopSignal, Workers, helping, moves, waiting_for_others
 from tests.support import wait_until
 
 

@@ -13,9 +13,9 @@ from contextlib import suppress
 
 import pytest
 
-from poller import log_stream
-from poller.log_stream import LogStream
-from poller.telemetry import dropped_lines, setup_logging
+from poller.system import log_stream
+from poller.system.log_stream import LogStream
+from poller.system.telemetry import dropped_lines, setup_logging
 
 DROPPED = "log lines were dropped: they were not read in time"
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from poller.config import Secret
-from poller.log_stream import LogStream
-from poller.telemetry import setup_logging
+from poller.system.log_stream import LogStream
+from poller.system.telemetry import setup_logging
 
 TOP = Path(__file__).resolve().parents[2]
 CANARY = "canary-7f3a"
@@ -209,8 +209,8 @@ def test_no_stderr_at_all_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_reader_of_stderr_that_went_away_changes_neither_work_nor_exit_code(format_: str) -> None:
     code = (
         "import logging, sys\n"
-        "from poller.log_stream import LogStream\n"
-        "from poller.telemetry import setup_logging\n"
+        "from poller.system.log_stream import LogStream\n"
+        "from poller.system.telemetry import setup_logging\n"
         "sys.stderr = LogStream(2)\n"
         f"setup_logging('info', {format_!r})\n"
         "sys.stdin.readline()\n"
@@ -228,7 +228,7 @@ def test_a_reader_of_stderr_that_went_away_changes_neither_work_nor_exit_code(fo
 
 
 def test_text_logging_does_without_the_json_library() -> None:
-    code = "import sys, poller.telemetry as t; t.setup_logging('info', 'text')\n"
+    code = "import sys, poller.system.telemetry as t; t.setup_logging('info', 'text')\n"
     code += "print('pythonjsonlogger' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

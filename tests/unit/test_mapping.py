@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from poller.mapping import format_time_us, truncated, with_time
+from poller.core.mapping import format_time_us, truncated, with_time
 
 AT_US = 1_777_621_340_530_999
 

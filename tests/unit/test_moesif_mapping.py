@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.events import OutboxEvent
-from poller.mapping.moesif import ActionMaker
+from poller.core.events import OutboxEvent
+from poller.core.mapping.moesif import ActionMaker
 from tests.actions import Action
 
 UUID = "6a1b7c7e-0000-4000-8000-00000000000a"

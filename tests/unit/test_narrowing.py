@@ -7,9 +7,16 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
-from poller.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, TransientError, UnusableAnswerError
-from poller.events import Event, Page, Unreadable, parse_page
-from poller.gaps import (
+from poller.core.errors import (
+    AuthError,
+    BodyTooLargeError,
+    PollerError,
+    RejectedError,
+    TransientError,
+    UnusableAnswerError,
+)
+from poller.core.events import Event, Page, Unreadable, parse_page
+from poller.core.gaps import (
     DENSE,
     FAILING,
     REFUSED,
@@ -22,10 +29,10 @@ from poller.gaps import (
     wait_seconds,
     without,
 )
-from poller.narrowing import Narrowing, _moved_edge
-from poller.reading import Conduct, Limits, Reading, Split, WindowReader
-from poller.sifting import span_of, told_apart
-from poller.windows import Window, split
+from poller.core.narrowing import Narrowing, _moved_edge
+from poller.core.reading import Conduct, Limits, Reading, Split, WindowReader
+from poller.core.sifting import span_of, told_apart
+from poller.core.windows import Window, split
 
 LIMITS = Limits(page_size=100, result_window=1000, window_bytes=10**9)
 PRESENT = Window(100_000, 100_001)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poller.notify import Notifier
+from poller.service.notify import Notifier
 
 
 def test_a_reader_that_does_not_read_keeps_nobody_waiting(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from poller.checks.state import check_files, check_state
-from poller.errors import StateError, StateHeldError
+from poller.core.errors import StateError, StateHeldError
 from poller.store import State
 from poller.store.database import Database
 from poller.store.inspection import holder_of, missing_in, schema_of

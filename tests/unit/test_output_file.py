@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from poller.delivery import Accepted
-from poller.errors import ConfigError, OutputError
-from poller.events import OutboxEvent
+from poller.core.delivery import Accepted
+from poller.core.errors import ConfigError, OutputError
+from poller.core.events import OutboxEvent
 from poller.sinks.output import OutputFile
 
 NAMES = ["export.ndjson", "export.ndjson.gz"]

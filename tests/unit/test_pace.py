@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from poller.pace import MAX_PAUSE_SECONDS, Pace
+from poller.core.pace import MAX_PAUSE_SECONDS, Pace
 
 
 class Limit(NamedTuple):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import AuthError, ConfigError, PollerError, RejectedError, TransientError
-from poller.files import NewFile
-from poller.pipelines import Pipelines, region_url
+from poller.core.errors import AuthError, ConfigError, PollerError, RejectedError, TransientError
+from poller.ionos.pipelines import Pipelines, region_url
 from poller.simulator import Simulator, SimulatorSettings
+from poller.system.files import NewFile
 from tests.hostile import RawServer, endless, headed, http
 from tests.support import free_port
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from poller.errors import StoppedError
-from poller.transport import RateLimit
+from poller.core.errors import StoppedError
+from poller.net.transport import RateLimit
 
 
 class Clock(threading.Event):

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from poller.errors import StoppedError, TransientError
+from poller.core.errors import StoppedError, TransientError
+from poller.core.reading import Reading, Split, WindowReader
+from poller.core.windows import Window, split
 from poller.pipeline.ahead import ReadAhead
-from poller.reading import Reading, Split, WindowReader
-from poller.windows import Window, split
 
 SECONDS = 4096
 PATIENCE_SECONDS = 30

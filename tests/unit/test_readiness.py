@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from poller.config import Account, Config, Poll
-from poller.errors import AuthError, PollerError
-from poller.readiness import troubles
+from poller.core.errors import AuthError, PollerError
+from poller.service.readiness import troubles
 from poller.store.contracts import Contract
 from poller.store.outbox import Sink, Size
 from poller.store.overview import Overview, SinkOverview

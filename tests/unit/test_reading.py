@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import pytest
 
-from poller.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
-from poller.events import Event, Page
-from poller.gaps import UNSTABLE, Unread
-from poller.reading import Limits, Reading, Split, WindowReader
-from poller.sifting import each_once
-from poller.windows import Window, parts_for, split
+from poller.core.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
+from poller.core.events import Event, Page
+from poller.core.gaps import UNSTABLE, Unread
+from poller.core.reading import Limits, Reading, Split, WindowReader
+from poller.core.sifting import each_once
+from poller.core.windows import Window, parts_for, split
 
 WINDOW = Window(1000, 1010)
 SECOND = Window(1000, 1001)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.mapping.redact import Redactor
+from poller.core.mapping.redact import Redactor
 
 KEY = b"a key of this installation"
 LINE = (

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from poller.events import Event, OutboxEvent, parse_page
-from poller.listing import parse_contracts
-from poller.mapping import truncated, with_time
-from poller.mapping.filter import Filter
-from poller.mapping.moesif import ActionMaker
-from poller.mapping.redact import Redactor
+from poller.core.events import Event, OutboxEvent, parse_page
+from poller.core.listing import parse_contracts
+from poller.core.mapping import truncated, with_time
+from poller.core.mapping.filter import Filter
+from poller.core.mapping.moesif import ActionMaker
+from poller.core.mapping.redact import Redactor
 
 PERSON = {
     "sourceIP": "203.0.113.7",

@@ -12,7 +12,7 @@ from itertools import chain
 
 import pytest
 
-from poller.errors import ConfigError
+from poller.core.errors import ConfigError
 from poller.simulator import Simulator, SimulatorSettings
 from poller.simulator.entries import EntryMaker
 from poller.simulator.faults import FaultPlan, parse_fault, parse_faults

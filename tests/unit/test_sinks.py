@@ -25,14 +25,14 @@ from poller.config import (
     SecretSource,
     StdoutSink,
 )
-from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, TooLarge
-from poller.errors import StoppedError
-from poller.events import OutboxEvent
+from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, TooLarge
+from poller.core.errors import StoppedError
+from poller.core.events import OutboxEvent
+from poller.net.transport import Response
+from poller.net.words import words_of
 from poller.sinks import build_sink, logging_service, loki
 from poller.sinks.age import AgeLimit
 from poller.sinks.http import outcome_of
-from poller.transport import Response
-from poller.words import words_of
 from tests.support import TOP, clean_environment
 
 NOON = int(datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp())

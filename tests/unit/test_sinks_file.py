@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 import pytest
 
 from poller.config import Config, FileSink
-from poller.delivery import Accepted, RetryAfter
-from poller.events import OutboxEvent
+from poller.core.delivery import Accepted, RetryAfter
+from poller.core.events import OutboxEvent
 from poller.sinks import build_sink
 from tests.support import TOP, UNMEASURED, clean_environment
 
@@ -231,7 +231,7 @@ FULL = """
 import resource, sys, threading
 sys.dont_write_bytecode = True  # a module cut off at the limit would be in everybody's way
 from poller.config import Config, FileSink
-from poller.events import OutboxEvent
+from poller.core.events import OutboxEvent
 from poller.sinks import build_sink
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 sink = build_sink(FileSink(name="a", path=sys.argv[1]), Config(), threading.Event())

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poller.config import Config, LokiSink
-from poller.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
-from poller.errors import StoppedError
-from poller.events import OutboxEvent
-from poller.liveness import Workers
+from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
+from poller.core.errors import StoppedError
+from poller.core.events import OutboxEvent
 from poller.simulator.loki import MAX_BEHIND_NS
 from poller.sinks import loki
 from poller.sinks.side_by_side import Pace, side_by_side
+from poller.system.liveness import Workers
 from tests.loki import Loki, Outbox, deliver
 
 NOON = int(datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp())

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from poller.errors import OutputError
-from poller.events import Event
+from poller.core.errors import OutputError
+from poller.core.events import Event
+from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.contracts import Commit
-from poller.windows import Window
 
 CONTRACT = "31960001"
 LINES = [b'{"n":%d,"text":"%s"}' % (number, b"x" * 200) for number in range(40)]

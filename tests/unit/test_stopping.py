@@ -12,7 +12,7 @@ import pytest
 
 from poller.cli import stopping
 from poller.cli.stopping import end_soon_after_a_signal, until_stopped
-from poller.errors import StoppedError, TransientError
+from poller.core.errors import StoppedError, TransientError
 from tests.support import wait_until
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)

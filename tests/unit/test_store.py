@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError
-from poller.events import IDENTITY_BYTES, Event
-from poller.sifting import told_apart
+from poller.core.errors import StateError
+from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.sifting import told_apart
+from poller.core.windows import Window
 from poller.store import State, database
 from poller.store.ledger import _CHUNK_IDENTITIES as CHUNK
-from poller.windows import Window
 from tests.states import HOUR, NOW, START, commit, counts, event, events, open_state, waiting
 
 # Contracts, watermarks and books

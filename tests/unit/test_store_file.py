@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError, StateFullError, StateHeldError, StateUnavailableError, StoppedError
+from poller.core.errors import StateError, StateFullError, StateHeldError, StateUnavailableError, StoppedError
+from poller.core.windows import Window
 from poller.store import State
 from poller.store.database import Database
 from poller.store.inspection import schema_of
 from poller.store.overview import overview_of
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, with_functions
-from poller.windows import Window
 from tests.states import HOUR, START, commit, event, events, open_state
 from tests.support import TOP, clean_environment
 
@@ -405,11 +405,11 @@ def test_a_directory_where_the_file_should_be_is_one_clear_error(directory: Path
 FILL = """
 import json, os, resource, sys
 from pathlib import Path
-from poller.errors import StateError, StateFullError
-from poller.events import Event
+from poller.core.errors import StateError, StateFullError
+from poller.core.events import Event
 from poller.store import State
 from poller.store.contracts import Commit
-from poller.windows import Window
+from poller.core.windows import Window
 
 directory, limit = Path(sys.argv[1]), int(sys.argv[2])
 state = State.open(directory, "fetch")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError
-from poller.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, Unread
+from poller.core.errors import StateError
+from poller.core.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, Unread
+from poller.core.windows import Window
 from poller.store import State, gaps
 from poller.store.gaps import Entry
-from poller.windows import Window
 from tests.states import HOUR, NOW, START, commit, event, events, open_state
 
 MINUTE = Window(START, START + 60)

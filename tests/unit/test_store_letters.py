@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError
+from poller.core.errors import StateError
 from poller.store import State, dead_letters
 from poller.store.dead_letters import LetterBooks
 from poller.store.outbox import DeadLetter

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError
-from poller.events import Event, OutboxEvent
+from poller.core.errors import StateError
+from poller.core.events import Event, OutboxEvent
 from poller.store import State
 from poller.store.outbox import DeadLetter
 from poller.store.segments import MAX_BYTES, MAX_EVENTS, Stored, cut, decode, encode

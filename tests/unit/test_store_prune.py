@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError
+from poller.core.errors import StateError
+from poller.core.windows import Window
 from poller.store import State, database, ledger, outbox
 from poller.store.overview import OtherLedger
 from poller.store.schema import APPLICATION_ID, migrate, with_functions
-from poller.windows import Window
 from tests.states import HOUR, START, commit, event, events, open_state, with_a_sink
 
 DAYS = 3

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import StateError
-from poller.gaps import UNREADABLE, Unread
+from poller.core.errors import StateError
+from poller.core.gaps import UNREADABLE, Unread
 from poller.store.inspection import schema_of
 from poller.store.journal import Action, Person
 from poller.store.outbox import DeadLetter

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from poller.errors import EXIT_INCOMPLETE, StateError, StateFullError, StateUnavailableError
+from poller.core.errors import EXIT_INCOMPLETE, StateError, StateFullError, StateUnavailableError
 from poller.store import State, database
 from poller.store.translation import as_passing, translated_os, translated_reading
 from tests.states import with_a_sink

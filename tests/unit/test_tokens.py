@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from poller.tokens import TokenWatch
+from poller.service.tokens import TokenWatch
 
 NOW = 1_777_593_600.0
 HOUR, DAY = 3600.0, 86_400.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from poller.errors import StateError, StoppedError
+from poller.core.errors import StateError, StoppedError
 from poller.pipeline.collect import Poll
 from poller.pipeline.deliver import Progress
 from poller.pipeline.transfer import Transfer

@@ -21,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
 
-from poller.errors import BodyTooLargeError, TransientError
-from poller.transport import (
+from poller.core.errors import BodyTooLargeError, TransientError
+from poller.net.transport import (
     Transport,
     parse_http_date,
     retry_after_seconds,
 )
-from poller.words import api_words_of, words_of
+from poller.net.words import api_words_of, words_of
 from tests.support import free_port
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

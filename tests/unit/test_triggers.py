@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from poller.triggers import Every
+from poller.service.triggers import Every
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from poller.turns import PATIENCE_SECONDS, Turns
+from poller.core.turns import PATIENCE_SECONDS, Turns
 
 
 def begin(turns: Turns, contract: str, now: float = 0.0) -> object | None:

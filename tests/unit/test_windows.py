@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from poller.windows import (
+from poller.core.windows import (
     MAX_SPAN_SECONDS,
     Window,
     format_time,

@@ -20,14 +20,14 @@ from pathlib import Path
 from types import FrameType
 
 from poller.config import Config
-from poller.errors import EXIT_OK, ConfigError, PollerError, StateError, TransientError
-from poller.health import Endpoint, Health
-from poller.liveness import StopSignal, Workers, moves
-from poller.metrics import Metrics
-from poller.notify import Notifier
-from poller.schedule import HEARTBEAT_SECONDS, Parts, Schedule
+from poller.core.errors import EXIT_OK, ConfigError, PollerError, StateError, TransientError
+from poller.service.health import Endpoint, Health
+from poller.service.metrics import Metrics
+from poller.service.notify import Notifier
+from poller.service.schedule import HEARTBEAT_SECONDS, Parts, Schedule
 from poller.store import State
 from poller.store.journal import SIGNAL, Action
+from poller.system.liveness import StopSignal, Workers, moves
 
 log = logging.getLogger(__name__)
 

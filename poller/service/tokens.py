@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import Gauge
 
-from poller.api import WARN_EXPIRY_SECONDS
+from poller.ionos.api import WARN_EXPIRY_SECONDS
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,21 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from poller.asking import LONG_PATIENCE_SECONDS, PATIENCE_SECONDS, Asking, PausedError, SharedTurns
-from poller.clocks import measured_skew
-from poller.delivery import RetryPolicy
-from poller.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError, UnusableAnswerError
-from poller.events import NOTHING, BadAnswerError, Page, PartialAnswerError, parse_page
-from poller.listing import MAX_CONTRACTS, ContractList, ContractPage, next_contracts, parse_contracts, smaller_limit
-from poller.transport import (
+from poller.core.clocks import measured_skew
+from poller.core.delivery import RetryPolicy
+from poller.core.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError, UnusableAnswerError
+from poller.core.events import NOTHING, BadAnswerError, Page, PartialAnswerError, parse_page
+from poller.core.listing import (
+    MAX_CONTRACTS,
+    ContractList,
+    ContractPage,
+    next_contracts,
+    parse_contracts,
+    smaller_limit,
+)
+from poller.core.windows import Window, format_time
+from poller.ionos.asking import LONG_PATIENCE_SECONDS, PATIENCE_SECONDS, Asking, PausedError, SharedTurns
+from poller.net.transport import (
     PROXY_CREDENTIALS_HINT,
     RateLimit,
     Response,
@@ -35,8 +43,7 @@ from poller.transport import (
     retry_after_seconds,
     unrequested_encoding,
 )
-from poller.windows import Window, format_time
-from poller.words import api_words_of
+from poller.net.words import api_words_of
 
 log = logging.getLogger(__name__)
 

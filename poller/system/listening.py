@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from poller.errors import ConfigError, PollerError, Problem, TransientError
+from poller.core.errors import ConfigError, PollerError, Problem, TransientError
 
 Address = tuple[str, int] | Path
 

@@ -14,8 +14,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from poller.config import Secret
-from poller.errors import AuthError, BodyTooLargeError, ConfigError, PollerError, Problem, RejectedError, TransientError
-from poller.transport import Response, Transport
+from poller.core.errors import (
+    AuthError,
+    BodyTooLargeError,
+    ConfigError,
+    PollerError,
+    Problem,
+    RejectedError,
+    TransientError,
+)
+from poller.net.transport import Response, Transport
 
 T = TypeVar("T")
 

@@ -19,9 +19,8 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from poller.api import WARN_SKEW_SECONDS, ActivityLog
 from poller.config import Config
-from poller.errors import (
+from poller.core.errors import (
     AuthError,
     OutputError,
     PollerError,
@@ -32,18 +31,19 @@ from poller.errors import (
     StoppedError,
     TransientError,
 )
-from poller.events import Event
-from poller.liveness import Workers, moves
-from poller.metrics import Metrics
+from poller.core.events import Event
+from poller.core.turns import MOST_OPEN
+from poller.ionos.api import WARN_SKEW_SECONDS, ActivityLog
 from poller.pipeline.audit import is_due, self_audit_span
 from poller.pipeline.collect import Collector, Done, Poll, Prepared
 from poller.pipeline.deliver import Deliverer
-from poller.readiness import notes, troubles
+from poller.service.metrics import Metrics
+from poller.service.readiness import notes, troubles
+from poller.service.tokens import TokenWatch
+from poller.service.triggers import Every
 from poller.sinks import Sink
 from poller.store import State
-from poller.tokens import TokenWatch
-from poller.triggers import Every
-from poller.turns import MOST_OPEN
+from poller.system.liveness import Workers, moves
 
 log = logging.getLogger(__name__)
 

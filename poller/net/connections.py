@@ -24,7 +24,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import wait_for_read
 
-from poller.liveness import moves
+from poller.system.liveness import moves
 
 # A whole answer may take this many read time-outs, so that one byte a second does not hold a worker for ever.
 DRIP_FACTOR = 4

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from poller.config import Config
-from poller.delivery import CRASHED
-from poller.errors import PollerError
-from poller.gaps import summary
+from poller.core.delivery import CRASHED
+from poller.core.errors import PollerError
+from poller.core.gaps import summary
+from poller.core.windows import format_time
 from poller.store.contracts import Contract
 from poller.store.gaps import Gap
 from poller.store.overview import Overview
-from poller.windows import format_time
 
 _STALE_INTERVALS = 3
 

@@ -4,7 +4,7 @@
 makes them fit. Nothing here is done unless it was asked for: by default a line leaves as the API gave it.
 """
 
-from poller.mapping.shorten import SHORTEST_BYTES, format_time_us, truncated, with_time
-from poller.mapping.terminal import escaped
+from poller.core.mapping.shorten import SHORTEST_BYTES, format_time_us, truncated, with_time
+from poller.core.mapping.terminal import escaped
 
 __all__ = ["SHORTEST_BYTES", "escaped", "format_time_us", "truncated", "with_time"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from poller.events import Event, Unreadable
-from poller.windows import Window
+from poller.core.events import Event, Unreadable
+from poller.core.windows import Window
 
 _MICROSECONDS = 1_000_000
 # The API filters by time. An entry that it gives for a window, but whose own time is further off than this, has no usable time:

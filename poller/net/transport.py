@@ -24,7 +24,8 @@ import requests
 import urllib3
 
 from poller import __version__
-from poller.connections import (
+from poller.core.errors import BodyTooLargeError, StoppedError, TransientError
+from poller.net.connections import (
     DRIP_FACTOR,
     MAX_AGE_SECONDS,
     Answer,
@@ -33,8 +34,7 @@ from poller.connections import (
     Session,
     TooSlowError,
 )
-from poller.errors import BodyTooLargeError, StoppedError, TransientError
-from poller.liveness import moves
+from poller.system.liveness import moves
 
 _CHUNK_BYTES = 256 * 1024
 # Of an answer whose head is what counts, no more of the body is read, and it is not waited for longer.

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from poller.damage import Shield
-from poller.mapping.fields import Path, parse_path
+from poller.core.damage import Shield
+from poller.core.mapping.fields import Path, parse_path
 
 MASKED = b'"***"'
 HASH_PREFIX = "hmac:"

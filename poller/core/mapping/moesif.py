@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from poller.events import OutboxEvent
-from poller.mapping.fields import Fields, Value
-from poller.mapping.shorten import format_time_us, truncated
+from poller.core.events import OutboxEvent
+from poller.core.mapping.fields import Fields, Value
+from poller.core.mapping.shorten import format_time_us, truncated
 
 NO_NAME = "unknown"
 NO_ADDRESS = "0.0.0.0"  # noqa: S104 - without one Moesif would take the caller's for the user's

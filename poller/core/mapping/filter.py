@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import translate
 
-from poller.mapping.fields import Fields, Value
+from poller.core.mapping.fields import Fields, Value
 
 # Source: docs/facts.md, "IONOS Activity Log API": where an entry has what a rule asks for. The contract is not read from it.
 _PATHS = {

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from poller.errors import BodyTooLargeError, StoppedError, TransientError
-from poller.liveness import moves
-from poller.pace import Pace
-from poller.transport import RateLimit, Response, retry_after_seconds
-from poller.turns import Turns
+from poller.core.errors import BodyTooLargeError, StoppedError, TransientError
+from poller.core.pace import Pace
+from poller.core.turns import Turns
+from poller.net.transport import RateLimit, Response, retry_after_seconds
+from poller.system.liveness import moves
 
 # For so long an account that is refused is waited for. What wants longer is left to the next poll: nothing is lost by it.
 PATIENCE_SECONDS = 30.0

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from poller.errors import PollerError
-from poller.listening import Address, failure, listen, stop_listening
+from poller.core.errors import PollerError
+from poller.system.listening import Address, failure, listen, stop_listening
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from poller.windows import Window, format_time
+from poller.core.windows import Window, format_time
 
 # Why a span cannot be read whole: the API refuses the query; it fails each time, or gives no usable answer; it holds more entries
 # of one second than it serves; it shows something that is no entry; what it shows never agrees with what it counts.

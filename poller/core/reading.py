@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from poller.errors import (
+from poller.core.errors import (
     AuthError,
     BodyTooLargeError,
     PollerError,
@@ -26,11 +26,11 @@ from poller.errors import (
     TransientError,
     UnusableAnswerError,
 )
-from poller.events import Event, Page, Unreadable
-from poller.gaps import DENSE, FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, merged
-from poller.narrowing import Narrowing
-from poller.sifting import each_once, has_repeats, is_by_time, span_of, told_apart
-from poller.windows import Window, parts_for, parts_of_whole_pages, split, split_around
+from poller.core.events import Event, Page, Unreadable
+from poller.core.gaps import DENSE, FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, merged
+from poller.core.narrowing import Narrowing
+from poller.core.sifting import each_once, has_repeats, is_by_time, span_of, told_apart
+from poller.core.windows import Window, parts_for, parts_of_whole_pages, split, split_around
 
 _MAX_SWEEPS = 5
 _FEW_SWEEPS = 2

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from poller.gaps import Unread
-from poller.windows import Window, split
+from poller.core.gaps import Unread
+from poller.core.windows import Window, split
 
 # On finding out what of the windows of one lane can be read: where entries would be missing for longer otherwise, and where it
 # is only about how narrow a gap is.

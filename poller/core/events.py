@@ -19,8 +19,8 @@ from typing import Any, Literal, overload
 
 import msgspec
 
-from poller.damage import Broken, Shield, without_broken_elements
-from poller.errors import BodyTooLargeError
+from poller.core.damage import Broken, Shield, without_broken_elements
+from poller.core.errors import BodyTooLargeError
 
 IDENTITY_BYTES = 16
 # A second's nano-, micro- and milliseconds, and itself: how many there are, and from which number on it is that unit.

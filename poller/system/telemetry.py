@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 from poller.config.secrets import MASK, Secret
-from poller.log_stream import LogStream
+from poller.system.log_stream import LogStream
 
 LogFormat = Literal["text", "json"]
 
@@ -70,7 +70,7 @@ def dropped_lines() -> int:
 
 def _dropped(formatter: logging.Formatter, lines: int) -> str:
     fields = {"lines": lines, "hint": "check the reader of stderr: it was too slow, or hung"}
-    record = {"name": "poller.log_stream", "levelname": "WARNING", "levelno": logging.WARNING}
+    record = {"name": "poller.system.log_stream", "levelname": "WARNING", "levelno": logging.WARNING}
     return formatter.format(logging.makeLogRecord({**record, "msg": "log.lines_dropped", **fields})) + "\n"
 
 

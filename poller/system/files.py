@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from poller.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem
 
 _MAX_LINKS = 40
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from poller.config import MASK
-from poller.transport import Response
+from poller.net.transport import Response
 
 _MAX_WORDS = 200
 _ECHO_CHARS = 32

@@ -16,7 +16,7 @@ from poller import __version__
 from poller.store.contracts import Contract
 from poller.store.dead_letters import NO_LETTERS
 from poller.store.overview import Overview
-from poller.telemetry import dropped_lines
+from poller.system.telemetry import dropped_lines
 
 _PREFIX = "ionos_poller_"
 

@@ -1,0 +1,1 @@
+"""One HTTP request at a time, bounded, and the connections below it. Holds no rules of an API."""
