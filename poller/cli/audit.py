@@ -12,7 +12,6 @@ import click
 
 from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation
-from poller.cli.gaps import as_data
 from poller.cli.messages import echo_json, exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
@@ -30,6 +29,7 @@ from poller.core.gaps import summary
 from poller.core.windows import Window, format_time
 from poller.pipeline.audit import Difference, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
+from poller.pipeline.status import gap_data
 from poller.store import State
 from poller.store.contracts import Contract
 from poller.store.gaps import Gap
@@ -243,7 +243,7 @@ class _Audit:
             "compared": None if reached is None else _range(reached),
             "differences": rows,
             "before_collecting": beginnings,
-            "gaps": [as_data(gap) for gap in gaps],
+            "gaps": [gap_data(gap) for gap in gaps],
         }
         echo_json(answer)
 

@@ -14,6 +14,7 @@ from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptio
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
 from poller.core.gaps import summary
 from poller.core.windows import format_time
+from poller.pipeline.status import gap_data
 from poller.store import State
 from poller.store.gaps import Gap
 from poller.store.overview import overview_of
@@ -54,7 +55,7 @@ def list_(settings: Settings, contracts: tuple[str, ...], as_json: bool, use: st
     gaps = overview_of(State.path(config.state_dir, use_of(use, config.state_dir))).gaps
     gaps = [gap for gap in gaps if not contracts or gap.contract in contracts]
     if as_json:
-        echo_json([as_data(gap) for gap in gaps])
+        echo_json([gap_data(gap) for gap in gaps])
     else:
         for gap in gaps:
             click.echo(_line(gap))
@@ -82,7 +83,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
             {"content": entry.content.decode("utf-8", "backslashreplace"), "bytes": entry.size_bytes}
             for entry in entries
         ]
-        echo_json({**as_data(gap), "entries": contents})
+        echo_json({**gap_data(gap), "entries": contents})
         return EXIT_OK
     click.echo(_line(gap))
     click.echo(f"first seen {format_time(gap.first_seen)}, tried {gap.tries} times since, {_next(gap)}")
@@ -132,23 +133,6 @@ def accept(settings: Settings, id_: int, use: str | None) -> int:
             state.gaps.accept(gap.id, by=by)
     click.echo(f"accepted: {_line(gap)}")
     return EXIT_OK
-
-
-def as_data(gap: Gap) -> dict[str, object]:
-    """A gap for machines."""
-    return {
-        "id": gap.id,
-        "contract": gap.contract,
-        "start": format_time(gap.start),
-        "end": format_time(gap.end),
-        "seconds": gap.window.seconds,
-        "kind": gap.kind,
-        "reason": gap.reason,
-        "first_seen": format_time(gap.first_seen),
-        "tries": gap.tries,
-        "next_try": format_time(gap.next_try_at) if gap.is_open else None,
-        "accepted": gap.is_accepted,
-    }
 
 
 @contextmanager

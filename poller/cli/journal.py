@@ -8,6 +8,7 @@ from poller.cli.messages import echo_json, note, printable
 from poller.cli.options import PAST, USE, GlobalOptionsCommand, Settings, use_of
 from poller.core.errors import EXIT_OK
 from poller.core.windows import format_time
+from poller.pipeline.status import action_data
 from poller.store import State
 from poller.store.journal import JournalEntry
 from poller.store.overview import journal_of
@@ -39,18 +40,12 @@ def command(settings: Settings, since: int | None, limit: int | None, as_json: b
     entries = journal_of(State.path(state_dir, use_of(use, state_dir)), since=since or 0, limit=limit)
     for entry in entries:
         if as_json:
-            echo_json(as_data(entry))
+            echo_json(action_data(entry))
         else:
             click.echo(line_of(entry))
     if not entries and not as_json:
         note("nothing was done by hand")
     return EXIT_OK
-
-
-def as_data(entry: JournalEntry) -> dict[str, object]:
-    """An entry of the journal for machines."""
-    data = entry._asdict()
-    return {**data, "at": format_time(entry.at), "count": data.pop("affected")}
 
 
 def line_of(entry: JournalEntry) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -14,12 +13,10 @@ from poller.cli.journal import line_of
 from poller.cli.messages import printable
 from poller.config import Config
 from poller.core.windows import format_time
+from poller.pipeline.status import Seen, Use
 from poller.service.readiness import gaps_told, is_stale
 from poller.store.contracts import Contract
 from poller.store.overview import Overview, SinkOverview
-
-if TYPE_CHECKING:
-    from poller.cli.status import Seen, Use
 
 _WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
 _CONTRACTS_AT_A_GLANCE = 20

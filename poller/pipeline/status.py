@@ -1,0 +1,141 @@
+"""What a state directory says, read at one moment: what `status`, the page and `/status.json` show. Reads only."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from poller.core.errors import StateError
+from poller.core.mapping import escaped
+from poller.core.windows import format_time
+from poller.store import State
+from poller.store.dead_letters import NO_LETTERS, LetterBooks
+from poller.store.gaps import Gap
+from poller.store.inspection import holder_of, missing_in
+from poller.store.journal import JournalEntry
+from poller.store.overview import Overview, overview_of
+
+
+class Seen(NamedTuple):
+    """All there is in the state directory: what can be read, and what is wrong with the rest."""
+
+    uses: list[Use]
+    failures: list[StateError]
+
+
+class Use(NamedTuple):
+    """One state file: what it says, and the process that is working on it, if there is one."""
+
+    name: str
+    path: Path
+    state: Overview
+    process: int | None
+
+
+def read_status(state_dir: Path) -> Seen:
+    """The states in the state directory.  Raises: StateError when there is none yet, or it cannot be read."""
+    seen = Seen([], [])
+    for path in State.files(state_dir):
+        try:
+            seen.uses.append(Use(path.stem, path, overview_of(path), holder_of(path.with_suffix(".lock"))))
+        except StateError as error:
+            seen.failures.append(error)
+    seen.failures.extend(missing_in(state_dir).values())
+    if not seen.uses and not seen.failures:
+        hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
+        raise StateError(f"no state in {state_dir}", hint=hint)
+    return seen
+
+
+def status_data(seen: Seen) -> dict[str, object]:
+    """All of it for machines: what `status --json` prints."""
+    return {
+        "uses": {use.name: _use_data(use) for use in seen.uses},
+        "gaps": [{"use": use.name, **gap_data(gap)} for use in seen.uses for gap in use.state.gaps],
+        "failures": [escaped(str(failure)) for failure in seen.failures],
+    }
+
+
+def gap_data(gap: Gap) -> dict[str, object]:
+    """A gap for machines."""
+    return {
+        "id": gap.id,
+        "contract": gap.contract,
+        "start": format_time(gap.start),
+        "end": format_time(gap.end),
+        "seconds": gap.window.seconds,
+        "kind": gap.kind,
+        "reason": gap.reason,
+        "first_seen": format_time(gap.first_seen),
+        "tries": gap.tries,
+        "next_try": format_time(gap.next_try_at) if gap.is_open else None,
+        "accepted": gap.is_accepted,
+    }
+
+
+def action_data(entry: JournalEntry) -> dict[str, object]:
+    """An entry of the journal for machines."""
+    data = entry._asdict()
+    return {**data, "at": format_time(entry.at), "count": data.pop("affected")}
+
+
+def _use_data(use: Use) -> dict[str, object]:
+    now, state = time.time(), use.state
+    return {
+        "process": use.process,
+        "created_at": _time(state.created_at),
+        "last_action": action_data(state.last_action) if state.last_action else None,
+        "contracts": [
+            {
+                **row._asdict(),
+                "complete_from": format_time(row.origin),
+                "watermark": format_time(row.watermark),
+                "lag_seconds": round(now - row.watermark, 3),
+            }
+            for row in state.contracts
+        ],
+        "sinks": [
+            {
+                "name": row.sink.name,
+                "type": row.sink.type,
+                "assigned": row.sink.assigned,
+                "delivered": row.sink.delivered,
+                "dead": row.sink.dead,
+                "waiting": row.waiting,
+                "dead_letters": row.dead_letters,
+                **_letters(state.letters.get(row.sink.name, NO_LETTERS)),
+                "attempts": row.sink.attempts,
+                "retry_at": _time(row.sink.retry_at),
+                "parked_at": _time(row.sink.parked_at),
+                "failure": row.sink.failure,
+                "balanced": row.is_balanced and state.letters.get(row.sink.name, NO_LETTERS).is_balanced,
+            }
+            for row in state.sinks
+        ],
+        "pending": [
+            {
+                "contract": span.contract,
+                "start": format_time(span.window.start),
+                "end": format_time(span.window.end),
+                "purpose": span.purpose,
+            }
+            for span in state.pending
+        ],
+        "gaps": [gap_data(gap) for gap in state.gaps],
+        "letters": {name: {**row._asdict(), "balanced": row.is_balanced} for name, row in state.letters.items()},
+        "clock_troubles": state.clock_troubles(now),
+        "filtered": state.filtered,
+        "outbox": state.outbox._asdict(),
+        "balanced": not state.imbalances(),
+        "imbalances": state.imbalances(),
+    }
+
+
+def _letters(books: LetterBooks) -> dict[str, int]:
+    return {f"letters_{name}": getattr(books, name) for name in ("written", "replayed", "purged")}
+
+
+def _time(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)
