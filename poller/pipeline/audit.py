@@ -16,6 +16,7 @@ from typing import NamedTuple
 from poller.core.errors import TransientError
 from poller.core.events import Event, Page
 from poller.core.gaps import without
+from poller.core.hours import Compared
 from poller.core.reading import USUAL_CAP, Limits, Reading, Source, Split, WindowReader
 from poller.core.windows import Window, split, tile
 from poller.store.contracts import Contract
@@ -79,6 +80,16 @@ def parts_of(span: Window, origin: int, now: float, overlap_seconds: int) -> Par
         closed=_window(start, cut),
         open=_window(max(start, cut), end),
     )
+
+
+def compared_by(
+    span: Window, origin: int, now: float, overlap_seconds: int, differences: Sequence[Difference]
+) -> Compared | None:
+    """What an audit of a span has compared of the hours that are over; None where there is none."""
+    closed = parts_of(span, origin, now, overlap_seconds).closed
+    if closed is None:
+        return None
+    return Compared(closed, tuple(sorted({_hour_of(row.window.start) for row in differences})))
 
 
 def around(window: Window, gaps: Sequence[Window]) -> tuple[list[Window], list[Window]]:

@@ -7,15 +7,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from poller.core import hours
 from poller.core.errors import StateError
 from poller.core.mapping import escaped
 from poller.core.windows import format_time
 from poller.store import State
+from poller.store.contracts import Contract
 from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.gaps import Gap
 from poller.store.inspection import holder_of, missing_in
 from poller.store.journal import JournalEntry
 from poller.store.overview import Overview, overview_of
+
+_TOLD_BY_HOURS = ("compared_start", "compared_end", "differing")
 
 
 class Seen(NamedTuple):
@@ -89,10 +93,11 @@ def _use_data(use: Use) -> dict[str, object]:
         "last_action": action_data(state.last_action) if state.last_action else None,
         "contracts": [
             {
-                **row._asdict(),
+                **{name: value for name, value in row._asdict().items() if name not in _TOLD_BY_HOURS},
                 "complete_from": format_time(row.origin),
                 "watermark": format_time(row.watermark),
                 "lag_seconds": round(now - row.watermark, 3),
+                "hours": {"start": format_time(hours.first_hour(now)), "states": hours_of(row, state, now)},
             }
             for row in state.contracts
         ],
@@ -131,6 +136,18 @@ def _use_data(use: Use) -> dict[str, object]:
         "balanced": not state.imbalances(),
         "imbalances": state.imbalances(),
     }
+
+
+def hours_of(row: Contract, state: Overview, now: float) -> list[str]:
+    """What is known of each of the last 24 hours of a contract, oldest first."""
+    return hours.states(
+        now,
+        origin=row.origin,
+        watermark=row.watermark,
+        compared=row.compared,
+        gaps=[gap.window for gap in state.gaps if gap.contract == row.contract],
+        pending=[span.window for span in state.pending if span.contract == row.contract],
+    )
 
 
 def _letters(books: LetterBooks) -> dict[str, int]:

@@ -34,7 +34,7 @@ from poller.core.errors import (
 from poller.core.events import Event
 from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS, ActivityLog
-from poller.pipeline.audit import is_due, self_audit_span
+from poller.pipeline.audit import compared_by, is_due, self_audit_span
 from poller.pipeline.collect import Collector, Done, Poll, Prepared
 from poller.pipeline.deliver import Deliverer
 from poller.service.metrics import Metrics
@@ -304,7 +304,8 @@ class Schedule:
                     },
                 )
             repairing = self._collector.repair(differences)
-            self._state.contracts.record_audit(row.contract, now)
+            compared = compared_by(span, row.origin, now, settings.overlap_seconds, differences)
+            self._state.contracts.record_audit(row.contract, now, compared)
             audited += 1
             found += missing
             repaired += repairing

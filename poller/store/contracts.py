@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from poller.core.events import Event
 from poller.core.gaps import Unread
+from poller.core.hours import Compared
 from poller.core.windows import Window
 from poller.store import gaps, ledger, outbox
 from poller.store.database import DamagedRowError, Database
@@ -40,6 +41,16 @@ class Contract(NamedTuple):
     failure: str
     audited_at: int
     sharing: int = 0
+    compared_start: int = 0
+    compared_end: int = 0
+    differing: str = ""
+
+    @property
+    def compared(self) -> Compared | None:
+        """What the last self-audit compared; None where there was none."""
+        if self.compared_start >= self.compared_end:
+            return None
+        return Compared(Window(self.compared_start, self.compared_end), tuple(map(int, self.differing.split())))
 
 
 class Range(NamedTuple):
@@ -211,10 +222,15 @@ class Contracts:
                 (now, failure, contract),
             )
 
-    def record_audit(self, contract: str, now: int) -> None:
-        """Commits: that the contract was audited."""
+    def record_audit(self, contract: str, now: int, compared: Compared | None = None) -> None:
+        """Commits: that the contract was audited, and what of it was compared by the API's counts."""
+        window, differing = compared or Compared(Window(0, 0))
         with self._database.transaction() as connection:
-            connection.execute("UPDATE contracts SET audited_at = ? WHERE contract = ?", (now, contract))
+            connection.execute(
+                "UPDATE contracts SET audited_at = ?, compared_start = ?, compared_end = ?, differing = ?"
+                " WHERE contract = ?",
+                (now, *window, " ".join(map(str, differing)), contract),
+            )
 
     def counts(self, contract: str, start: int, end: int) -> dict[int, ledger.Count]:
         """Entries collected by hour, of the hours that begin in `[start, end)`: the hour's start to the count."""

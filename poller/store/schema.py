@@ -134,6 +134,12 @@ MIGRATIONS = (
         UPDATE outbox_size SET letter_bytes = letter_bytes - length(OLD.line);
     END;
     """,
+    """
+    -- What the last self-audit compared by the API's counts; and the starts of the hours in which these did not agree.
+    ALTER TABLE contracts ADD COLUMN compared_start INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE contracts ADD COLUMN compared_end INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE contracts ADD COLUMN differing TEXT NOT NULL DEFAULT '';
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 
