@@ -86,6 +86,8 @@ class Answer(http.client.HTTPResponse):
 
     is_last = False
     """Whether the connection is closed after it."""
+    broken_head = ""
+    """What is wrong with its headers, so that nothing says where its body ends: then no header and no body is kept of it."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -100,11 +102,28 @@ class Answer(http.client.HTTPResponse):
 
     def begin(self) -> None:
         """Read up to the body. The library itself skips only 100; 101 is final.  Source: RFC 9110, 15.2."""
-        super().begin()
+        self._read_head()
         while 102 <= self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]  # as before it began
-            super().begin()
+            self._read_head()
         self.will_close = self.will_close or self.is_last or is_closed_after(self.status)
+
+    def _read_head(self) -> None:
+        try:
+            super().begin()
+        except http.client.HTTPException as error:
+            if not isinstance(self.status, int) or self.status < 200:
+                raise  # there is no status line that counts
+            self._drop_headers(f"the headers of the answer cannot be read: {error}")
+            return
+        lengths = {part.strip() for value in self.headers.get_all("Content-Length", ()) for part in value.split(",")}
+        if len(lengths) > 1:
+            self._drop_headers("the headers of the answer contradict each other")
+
+    def _drop_headers(self, why: str) -> None:
+        self.broken_head = why
+        self.headers = self.msg = http.client.HTTPMessage()
+        self.chunked, self.length, self.will_close = False, 0, True
 
     def bound(self, max_bytes: int) -> None:
         """Read no more of it than this."""
@@ -156,7 +175,6 @@ class _Bounded:
         try:
             while rest:
                 super().send(rest[:SEND_BYTES])  # type: ignore[misc]
-                moves(None)
                 moves(None)
                 rest = rest[SEND_BYTES:]
         except TimeoutError:

@@ -194,8 +194,8 @@ def _login_of(url: str) -> list[str]:
 
 
 def _read_words(answer: requests.Response) -> Response:
-    original = getattr(answer.raw, "_original_response", None)
-    if isinstance(original, Answer):
+    original = _original(answer)
+    if original is not None:
         original.hurry(_WORDS_SECONDS)
     body, is_whole = b"", False
     try:
@@ -210,7 +210,15 @@ def _read_words(answer: requests.Response) -> Response:
     return Response(answer.status_code, answer.headers, body, is_whole)
 
 
+def _original(answer: requests.Response) -> Answer | None:
+    original = getattr(answer.raw, "_original_response", None)
+    return original if isinstance(original, Answer) else None
+
+
 def _read(answer: requests.Response, max_bytes: int) -> Response:
+    original = _original(answer)
+    if original is not None and original.broken_head:
+        raise TransientError(original.broken_head, hint="check the url and any proxy or firewall on the way")
     chunks = []
     size = 0
     # read1 gives what has come; read would wait for a whole chunk.
@@ -244,9 +252,6 @@ def _translate(error: Exception, host: str) -> TransientError:
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
             what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
             return TransientError(what, hint="raise read_timeout if the network is that slow", is_size_suspect=True)
-        case requests.exceptions.InvalidHeader() if isinstance(root, urllib3.exceptions.InvalidHeader):
-            hint = "check the url, and what lies in between"
-            return TransientError("the headers of the answer contradict each other", hint=hint)
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
             return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
         case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
