@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from poller.core.errors import (
     StateHeldError,
     StoppedError,
 )
-from poller.core.gaps import summary
+from poller.core.gaps import Unread, summary
 from poller.core.windows import Window, format_time
 from poller.pipeline.audit import Difference, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
@@ -122,10 +122,12 @@ class _Audit:
         contracts, span = [row.contract for row in rows], whole_hours(asked)
         reached = _around([self._parts(row, span).compared for row in rows])
         before = [self._before(row, part) for row in rows if (part := self._parts(row, asked).before) is not None]
-        differences, failures = self._compare(contracts, span)
+        differences, refused, failures = self._compare(contracts, span)
         compared = len(contracts) - len(failures)
         if not self._as_json:
-            self._show(compared, reached, differences, before, self._gaps(contracts, span), is_complete=not failures)
+            self._show(
+                compared, reached, differences, before, self._gaps(contracts, span), refused, is_complete=not failures
+            )
         if missing := _missing(differences) if by is None and not self._as_json else 0:
             note(f"{missing:,} entries are missing; the same with --repair collects them")
         if by is not None and differences:
@@ -135,13 +137,15 @@ class _Audit:
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
         gaps = self._gaps(contracts, span)
         if self._as_json:  # one answer: what is so in the end
-            self._show(compared, reached, differences, before, gaps, is_complete=not failures)
+            self._show(compared, reached, differences, before, gaps, refused, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
         for line in imbalances:
             tell(f"the books do not balance: {line}")
         has_open_gap = any(gap.is_open for gap in gaps)
-        return EXIT_INCOMPLETE if differences or has_open_gap or imbalances or (failures and compared) else code
+        return (
+            EXIT_INCOMPLETE if differences or refused or has_open_gap or imbalances or (failures and compared) else code
+        )
 
     def _gaps(self, contracts: Sequence[str], span: Window) -> list[Gap]:
         """What of the span could not be read, and so is not compared."""
@@ -173,18 +177,25 @@ class _Audit:
             )
         return [row for row in rows if not only or row.contract in only]
 
-    def _compare(self, contracts: Sequence[str], span: Window) -> tuple[list[Difference], list[PollerError]]:
+    def _compare(
+        self, contracts: Sequence[str], span: Window
+    ) -> tuple[list[Difference], dict[str, Sequence[Unread]], list[PollerError]]:
+        """What differs, what the API refuses by contract, and which contracts could not be compared."""
         differences: list[Difference] = []
+        refused: dict[str, Sequence[Unread]] = {}
         failures: list[PollerError] = []
         for contract in contracts:
             try:
-                differences += self._collector.audit(contract, span, by_reading=True)
+                result = self._collector.audit(contract, span, by_reading=True)
+                differences += result.differences
+                if result.refused:
+                    refused[contract] = result.refused
             except StateError:
                 raise
             except PollerError as error:
                 error.contract = error.contract or contract
                 failures.append(error)
-        return differences, failures
+        return differences, refused, failures
 
     def _show(
         self,
@@ -193,12 +204,13 @@ class _Audit:
         differences: Sequence[Difference],
         before: Sequence[_Before],
         gaps: Sequence[Gap],
+        refused: Mapping[str, Sequence[Unread]],
         *,
         is_complete: bool,
     ) -> None:
         """`count` contracts were compared, so far (None: not at all); `is_complete` says that it is all."""
         if self._as_json:
-            self._show_json(reached, differences, before, gaps, is_complete=is_complete)
+            self._show_json(reached, differences, before, gaps, refused, is_complete=is_complete)
             return
         if differences:
             click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
@@ -210,9 +222,13 @@ class _Audit:
             click.echo("nothing was compared: what is younger than poll.overlap may still be on its way")
         elif count:
             but = f", but for {summary([gap.window for gap in gaps])}" if gaps else ""
+            but += ", but for what the API refuses" if refused else ""
             click.echo(f"equal: {count} contracts, {reached}, every hour as the API counts it{but}")
         _tell_before(before)
         _tell_gaps(gaps)
+        for contract, parts in refused.items():
+            for part in parts:
+                note(f"not compared: {part.window} of contract {contract}: {part.reason}")
 
     def _show_json(
         self,
@@ -220,6 +236,7 @@ class _Audit:
         differences: Sequence[Difference],
         before: Sequence[_Before],
         gaps: Sequence[Gap],
+        refused: Mapping[str, Sequence[Unread]],
         *,
         is_complete: bool,
     ) -> None:
@@ -239,11 +256,16 @@ class _Audit:
         ]
         answer = {
             "use": self._use,
-            "equal": is_complete and not rows and not any(gap.is_open for gap in gaps),
+            "equal": is_complete and not rows and not refused and not any(gap.is_open for gap in gaps),
             "compared": None if reached is None else _range(reached),
             "differences": rows,
             "before_collecting": beginnings,
             "gaps": [gap_data(gap) for gap in gaps],
+            "refused": [
+                {"contract": contract, **_range(part.window), "reason": part.reason}
+                for contract, parts in refused.items()
+                for part in parts
+            ],
         }
         echo_json(answer)
 
@@ -255,7 +277,7 @@ class _Audit:
         for _ in range(_MAX_REPAIRS):
             missing = _missing(differences)
             failures += self._repair(differences, by)
-            differences, failed = self._compare(contracts, span)
+            differences, _, failed = self._compare(contracts, span)
             failures += failed
             if failures or not 0 < _missing(differences) < missing:
                 break

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from poller.core.errors import TransientError
+from poller.core.errors import RejectedError, TransientError
 from poller.core.events import Event, Page
-from poller.core.gaps import without
+from poller.core.gaps import REFUSED, Unread, without
 from poller.core.hours import Compared
 from poller.core.reading import USUAL_CAP, Limits, Reading, Source, Split, WindowReader
 from poller.core.windows import Window, split, tile
@@ -50,6 +50,13 @@ class Difference(NamedTuple):
         return max(0, self.at_api - self.collected)
 
 
+class Audited(NamedTuple):
+    """What comparing a contract came to: the hours that differ, and what the API refused to count, each oldest first."""
+
+    differences: list[Difference]
+    refused: Sequence[Unread] = ()
+
+
 class Parts(NamedTuple):
     """What a span is for an audit; each part is None when it is nothing.
 
@@ -82,14 +89,15 @@ def parts_of(span: Window, origin: int, now: float, overlap_seconds: int) -> Par
     )
 
 
-def compared_by(
-    span: Window, origin: int, now: float, overlap_seconds: int, differences: Sequence[Difference]
-) -> Compared | None:
+def compared_by(span: Window, origin: int, now: float, overlap_seconds: int, result: Audited) -> Compared | None:
     """What an audit of a span has compared of the hours that are over; None where there is none."""
     closed = parts_of(span, origin, now, overlap_seconds).closed
     if closed is None:
         return None
-    return Compared(closed, tuple(sorted({_hour_of(row.window.start) for row in differences})))
+    differing = {_hour_of(row.window.start) for row in result.differences}
+    for part in result.refused:
+        differing.update(range(_hour_of(part.window.start), part.window.end, HOUR_SECONDS))
+    return Compared(closed, tuple(sorted(differing)))
 
 
 def around(window: Window, gaps: Sequence[Window]) -> tuple[list[Window], list[Window]]:
@@ -135,14 +143,38 @@ class Auditor:
         self._limits = limits
         self._is_capping = False  # whether an answer has shown that the API does not count to the end
 
-    def compare(self, span: Window, counts: Mapping[int, Count]) -> list[Difference]:
-        """The hours of the span that differ, oldest first, by totals: pages of one entry.
+    def compare(self, span: Window, counts: Mapping[int, Count]) -> Audited:
+        """The hours of the span that differ by totals: pages of one entry. What the API refuses is set apart.
 
-        `counts` is the ledger's, by the start of the hour.  Raises: what `Source.page` raises; NoTotalsError.
+        `counts` is the ledger's, by the start of the hour.
+        Raises: what `Source.page` raises, but RejectedError; NoTotalsError.
         """
         months = tile(whole_hours(span)._replace(end=span.end))
         parts = [month._replace(start=max(month.start, span.start)) for month in months]
-        return [row for part in parts for row in self._compare(part, counts, self._total(part))]
+        results = [self._compare_served(part, counts) for part in parts]
+        return Audited(
+            [row for result in results for row in result.differences],
+            [part for result in results for part in result.refused],
+        )
+
+    def _compare_served(self, window: Window, counts: Mapping[int, Count]) -> Audited:
+        """Compare what the API serves of a window. What it refuses is mostly old: then the end of the window is served."""
+        try:
+            total = self._total(window)
+        except RejectedError as error:
+            halves = _halves(window)
+            if halves is None or not self._is_served(Window(_hour_of(window.end - 1), window.end)):
+                return Audited([], [Unread(window, REFUSED, error.message)])
+            first, second = (self._compare_served(half, counts) for half in halves)
+            return Audited(first.differences + second.differences, [*first.refused, *second.refused])
+        return Audited(self._compare(window, counts, total))
+
+    def _is_served(self, window: Window) -> bool:
+        try:
+            self._source.page(self._contract, window, 0, 1)
+        except RejectedError:
+            return False
+        return True
 
     def read(
         self,

@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 from poller.config import Config
 from poller.core.clocks import latest_now, trusted_now
-from poller.core.errors import AuthError, PollerError, StateError, StoppedError
+from poller.core.errors import AuthError, PollerError, RejectedError, StateError, StoppedError
 from poller.core.events import Event
-from poller.core.gaps import UNREADABLE, UNSTABLE, in_turn, wait_seconds, without
+from poller.core.gaps import UNREADABLE, UNSTABLE, Unread, in_turn, merged, wait_seconds, without
 from poller.core.reading import Conduct, Limits, Reading, WindowReader
 from poller.core.turns import MOST_OPEN
 from poller.core.windows import MAX_SPAN_SECONDS, Window, next_window, tile
 from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import ReadAhead
-from poller.pipeline.audit import Auditor, Difference, NoTotalsError, around, parts_of
+from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, parts_of
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
 from poller.store import State
@@ -362,19 +362,19 @@ class Collector:
         if self._stop.is_set():
             raise StoppedError("asked to stop")
 
-    def audit(self, contract: str, span: Window, *, by_reading: bool = False) -> list[Difference]:
-        """The hours of a span in which the API and the ledger disagree, oldest first, from where collecting began.
+    def audit(self, contract: str, span: Window, *, by_reading: bool = False) -> Audited:
+        """The hours of a span in which the API and the ledger disagree, from where collecting began.
 
         Closed hours are compared by totals, the hour that is not over entry by entry, which costs a request a page.
         `by_reading`: where the API gives no totals, closed hours are read as well. That costs as many requests as collecting
         them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry.
 
-        Raises: AuthError, TransientError, RejectedError, StateError, StoppedError.
+        Raises: AuthError, TransientError, StateError, StoppedError; RejectedError where the API refuses all of it.
         """
         row = self._known(contract)
         parts = parts_of(span, row.origin, self._clock(), self._config.poll.overlap_seconds)
         if parts.compared is None:
-            return []
+            return Audited([])
         auditor = self._auditor(row)
         gaps = [gap.window for gap in self._state.gaps.find(contract)]
 
@@ -383,16 +383,23 @@ class Collector:
             return auditor.read(part, counts, lambda events: self._state.contracts.unseen(contract, events))
 
         found: list[Difference] = []
+        refused: list[Unread] = []
         by_totals, by_entries = around(parts.closed, gaps) if parts.closed is not None else ([], [])
         for part in by_totals:
             try:
-                found += auditor.compare(part, self._state.contracts.counts(contract, part.start, part.end))
+                result = auditor.compare(part, self._state.contracts.counts(contract, part.start, part.end))
+                found += result.differences
+                refused += result.refused
             except NoTotalsError:
                 if not by_reading:
                     raise
                 found += read(part)
         by_entries += without(parts.open, gaps) if parts.open is not None else []
-        return sorted(found + [row for part in by_entries for row in read(part)], key=lambda row: row.window)
+        found += [row for part in by_entries for row in read(part)]
+        refused = merged(refused)
+        if not by_entries and refused and [part.window for part in refused] == by_totals:
+            raise RejectedError(refused[0].reason, hint="audit a span that the API serves", contract=contract)
+        return Audited(sorted(found, key=lambda row: row.window), refused)
 
     def count_roughly(self, contract: str, span: Window) -> tuple[int, bool]:
         """How many entries the API holds in a span, and whether that is all of them, not only at least so many.

@@ -287,13 +287,18 @@ class Schedule:
                 continue
             self._audit_tried_at[row.contract] = now
             try:
-                differences = self._collector.audit(row.contract, span)
+                result = self._collector.audit(row.contract, span)
             except (TransientError, AuthError, RejectedError) as error:
                 log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
                 continue
-            missing = sum(difference.missing for difference in differences)
+            for part in result.refused:
+                log.warning(
+                    "audit.span_refused",
+                    extra={"contract": row.contract, "span": str(part.window), "why": part.reason},
+                )
+            missing = sum(difference.missing for difference in result.differences)
             self._metrics.audit_missing.labels(row.contract).set(missing)
-            for difference in differences:
+            for difference in result.differences:
                 log.warning(
                     "audit.difference_found",
                     extra={
@@ -303,8 +308,8 @@ class Schedule:
                         "collected": difference.collected,
                     },
                 )
-            repairing = self._collector.repair(differences)
-            compared = compared_by(span, row.origin, now, settings.overlap_seconds, differences)
+            repairing = self._collector.repair(result.differences)
+            compared = compared_by(span, row.origin, now, settings.overlap_seconds, result)
             self._state.contracts.record_audit(row.contract, now, compared)
             audited += 1
             found += missing

@@ -74,6 +74,18 @@ def fetched(bench: Starter) -> Bench:
     return place
 
 
+def test_what_the_api_refuses_to_count_is_named_and_the_rest_is_compared(fetched: Bench) -> None:
+    add_late(fetched)
+    fetched.simulator.set_faults(["old:28h"])
+    run = audit(fetched, *SPAN, code=1)
+    assert [row[0] for row in rows(b"\n".join(run.lines).decode())] == [str(FIRST)]
+    named = [line for line in run.stderr.splitlines() if "not compared" in line and "dateStart" in line]
+    assert len(named) == 2
+    answer = json.loads(audit(fetched, *SPAN, "--json", code=1).lines[0])
+    assert [row["contract"] for row in answer["refused"]] == [str(FIRST), str(SECOND)]
+    assert not answer["equal"]
+
+
 def test_an_audit_of_what_is_equal_costs_a_request_a_contract_and_one_for_its_open_hour(fetched: Bench) -> None:
     before = fetched.requests()
     run = audit(fetched, *SPAN, code=0)

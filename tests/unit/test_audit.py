@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poller.core.errors import RejectedError
 from poller.core.events import Event, Page
+from poller.core.gaps import merged
 from poller.core.reading import Limits
 from poller.core.windows import MAX_SPAN_SECONDS, Window
 from poller.pipeline.audit import (
@@ -93,7 +95,7 @@ def compare(
     totals: Totals, window: Window, ours: Mapping[int, int], result_window: int = RESULT_WINDOW
 ) -> dict[int, int]:
     """The hours that differ, by number, and how many entries are missing in them."""
-    found = Auditor(totals, CONTRACT, Limits(1000, result_window, 10**9)).compare(window, counts(ours))
+    found = Auditor(totals, CONTRACT, Limits(1000, result_window, 10**9)).compare(window, counts(ours)).differences
     assert found == sorted(found, key=lambda difference: difference.window)
     return {(difference.window.start - START) // HOUR_SECONDS: difference.missing for difference in found}
 
@@ -122,6 +124,43 @@ def test_where_every_hour_differs_each_costs_one_request() -> None:
     totals = Totals(dict.fromkeys(range(48), 10))
     assert compare(totals, span(48), dict.fromkeys(range(48), 8)) == dict.fromkeys(range(48), 2)
     assert totals.requests == 48
+
+
+class Refusing(Totals):
+    """An API that refuses a query which touches one of these hours, by number from START."""
+
+    def __init__(self, hours: Mapping[int, int], refused: Collection[int]) -> None:
+        super().__init__(hours)
+        self.refused = [START + hour * HOUR_SECONDS for hour in refused]
+
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
+        page = super().page(contract, window, offset, limit, is_retried=is_retried)
+        if any(start < window.end and window.start < start + HOUR_SECONDS for start in self.refused):
+            raise RejectedError("dateStart is too old", status=400, contract=contract)
+        return page
+
+
+@pytest.mark.parametrize(
+    ("refused", "named", "most_requests"),
+    [
+        (range(100), [(0, 100)], 40),
+        ([300], [(300, 301)], 40),
+        ([300, 301, 500], [(300, 302), (500, 501)], 60),
+        (range(720), [(0, 720)], 2),
+    ],
+    ids=["all that is old", "one hour", "some hours", "all"],
+)
+def test_what_the_api_refuses_is_named_and_the_rest_is_compared(
+    refused: Collection[int], named: list[tuple[int, int]], most_requests: int
+) -> None:
+    hours = dict.fromkeys(range(720), 10)
+    totals = Refusing(hours, refused)
+    result = Auditor(totals, CONTRACT, LIMITS).compare(span(720), counts(hours | {400: 9}))
+    spans = [part.window for part in merged(result.refused)]
+    assert spans == [Window(START + first * H, START + last * H) for first, last in named]
+    assert all(part.reason == "dateStart is too old" for part in result.refused)
+    assert [row.missing for row in result.differences] == ([] if 400 in refused else [1])
+    assert totals.requests <= most_requests + 12
 
 
 @given(hours=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
@@ -209,15 +248,15 @@ def test_a_second_that_holds_more_than_the_api_counts_is_told_as_at_least_that()
 
 
 def test_more_collected_than_the_api_shows_differs_but_misses_nothing() -> None:
-    found = Auditor(Totals({0: 3}), CONTRACT, LIMITS).compare(span(2), counts({0: 3, 1: 2}))
+    found = Auditor(Totals({0: 3}), CONTRACT, LIMITS).compare(span(2), counts({0: 3, 1: 2})).differences
     assert found == [Difference(CONTRACT, Window(START + 3600, START + 7200), 0, 2, 0)]
     assert found[0].missing == 0
 
 
 def test_what_was_pruned_counts_as_collected_and_is_named() -> None:
     ledger = {START: Count(5, 5), START + HOUR_SECONDS: Count(5, 0)}
-    assert Auditor(Totals({0: 5, 1: 5}), CONTRACT, LIMITS).compare(span(2), ledger) == []
-    found = Auditor(Totals({0: 6, 1: 5}), CONTRACT, LIMITS).compare(span(2), ledger)
+    assert Auditor(Totals({0: 5, 1: 5}), CONTRACT, LIMITS).compare(span(2), ledger).differences == []
+    found = Auditor(Totals({0: 6, 1: 5}), CONTRACT, LIMITS).compare(span(2), ledger).differences
     assert [(difference.missing, difference.forgotten) for difference in found] == [(1, 5)]
 
 

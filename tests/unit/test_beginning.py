@@ -82,7 +82,7 @@ class Place:
         return row
 
     def audit(self, span: Window = DAY, contract: str = "1") -> list[Difference]:
-        return self.collector.audit(contract, span, by_reading=True)
+        return self.collector.audit(contract, span, by_reading=True).differences
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def test_a_regular_audit_looks_at_the_hour_that_is_not_over_up_to_where_lateness
         place.log.show("1", now - ago)
         span = self_audit_span(place.row(), now, 24 * H, 30 * 24 * H)
         assert span is not None
-        found = place.collector.audit("1", span)
+        found = place.collector.audit("1", span).differences
         assert sum(difference.missing for difference in found) == missing
 
 
@@ -227,7 +227,7 @@ def test_a_regular_audit_of_equal_entries_costs_one_request_and_the_pages_of_the
     requests, now = place.log.requests, int(place.log.now)
     span = self_audit_span(place.row(), now, 7 * 24 * H, 30 * 24 * H)
     assert span is not None
-    assert place.collector.audit("1", span) == []
+    assert place.collector.audit("1", span).differences == []
     assert place.log.requests - requests == 2
 
 

@@ -61,7 +61,7 @@ class Place:
     def audited(self) -> list[tuple[int, int]]:
         """What an audit an hour later says: at the API and collected, of each hour that differs."""
         self.now += 7200
-        return [(row.at_api, row.collected) for row in self.collector.audit("1", Window(NOON, self.now))]
+        return [(row.at_api, row.collected) for row in self.collector.audit("1", Window(NOON, self.now)).differences]
 
 
 @pytest.fixture

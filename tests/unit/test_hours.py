@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from poller.core.gaps import REFUSED, Unread
 from poller.core.hours import HOUR_SECONDS, Compared, first_hour, states
 from poller.core.windows import Window
-from poller.pipeline.audit import Difference, compared_by
+from poller.pipeline.audit import Audited, Difference, compared_by
 from poller.pipeline.status import hours_of
 from poller.store import State
 from tests.states import HOUR, NOW, START
@@ -79,12 +80,13 @@ def test_of_a_contract_that_was_never_read_nothing_is_known() -> None:
 
 def test_an_audit_has_compared_the_hours_that_were_over_less_the_overlap() -> None:
     differences = [Difference("1", Window(hour(3).start + 60, hour(3).end), 5, 4, 0)]
+    refused = Unread(Window(hour(6).start, hour(7).end), REFUSED, "too old")
     span = Window(hour(1).start, LATER)
-    assert compared_by(span, LONG_AGO, LATER, 600, differences) == Compared(
-        Window(hour(1).start, NOW), (hour(3).start,)
+    assert compared_by(span, LONG_AGO, LATER, 600, Audited(differences, [refused])) == Compared(
+        Window(hour(1).start, NOW), (hour(3).start, hour(6).start, hour(7).start)
     )
-    assert compared_by(span, LONG_AGO, NOW + 599, 600, []) == Compared(Window(hour(1).start, NOW - HOUR))
-    assert compared_by(Window(NOW, LATER), LONG_AGO, LATER, 600, []) is None
+    assert compared_by(span, LONG_AGO, NOW + 599, 600, Audited([])) == Compared(Window(hour(1).start, NOW - HOUR))
+    assert compared_by(Window(NOW, LATER), LONG_AGO, LATER, 600, Audited([])) is None
 
 
 def test_the_state_keeps_what_the_last_audit_compared(tmp_path: Path) -> None:
