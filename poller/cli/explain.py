@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,8 +11,8 @@ from poller.cli.messages import exit_code, note
 from poller.config import Config
 from poller.core.errors import ConfigError, PollerError, Problem
 from poller.core.events import Event
-from poller.core.reading import Limits, Split, WindowReader
-from poller.core.windows import Window, tile
+from poller.core.reading import Limits, WindowReader
+from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
 
 STAYS = "stays"
@@ -63,13 +62,8 @@ def _events(config: Config, api: ActivityLog, contract: str, window: Window) -> 
     reader = WindowReader(
         api, contract, Limits(config.api.page_size, config.api.result_window, config.api.window_bytes)
     )
-    windows = deque(tile(window))
-    while windows:
-        reading = reader.read(windows.popleft())
-        if isinstance(reading, Split):
-            windows.extendleft(reversed(reading.windows))
-        else:
-            yield from reading.events
+    for reading in reader.read_all(window):
+        yield from reading.events
 
 
 def _show(shares: Mapping[str, Share], title: str) -> None:

@@ -13,7 +13,7 @@ or a failure is the window's own only if the API serves the present (`narrowing`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -30,7 +30,7 @@ from poller.core.events import Event, Page, Unreadable
 from poller.core.gaps import DENSE, FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, merged
 from poller.core.narrowing import Narrowing
 from poller.core.sifting import each_once, has_repeats, is_by_time, span_of, told_apart
-from poller.core.windows import Window, parts_for, parts_of_whole_pages, split, split_around
+from poller.core.windows import Window, parts_for, parts_of_whole_pages, split, split_around, tile
 
 _MAX_SWEEPS = 5
 _FEW_SWEEPS = 2
@@ -146,6 +146,16 @@ class WindowReader:
             if unread.kind == FAILING and not self._is_present_served(error):  # it was the API, and not the window
                 raise
             return result
+
+    def read_all(self, span: Window) -> Iterator[Reading]:
+        """A span of any length, oldest first, one window in memory at a time.  Raises: what `read` raises."""
+        todo = list(tile(span))[::-1]
+        while todo:
+            result = self.read(todo.pop())
+            if isinstance(result, Split):
+                todo.extend(reversed(result.windows))
+            else:
+                yield result
 
     def _read(self, window: Window) -> Reading | Split:
         shown: dict[bytes, Event] = {}

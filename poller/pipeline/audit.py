@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.core.errors import RejectedError, TransientError
 from poller.core.events import Event, Page
 from poller.core.gaps import REFUSED, Unread, without
 from poller.core.hours import Compared
-from poller.core.reading import USUAL_CAP, Limits, Reading, Source, Split, WindowReader
+from poller.core.reading import USUAL_CAP, Limits, Source, WindowReader
 from poller.core.windows import Window, split, tile
 from poller.store.contracts import Contract
 from poller.store.ledger import HOUR_SECONDS, Count
@@ -189,7 +189,7 @@ class Auditor:
         """
         at_api: Counter[int] = Counter()
         missing: Counter[int] = Counter()
-        for reading in self._readings(span):
+        for reading in WindowReader(self._source, self._contract, self._limits).read_all(span):
             at_api.update(_hour_of_event(event) for event in reading.events)
             missing.update(_hour_of_event(event) for event in unseen(reading.events))
         found = []
@@ -200,17 +200,6 @@ class Auditor:
                 window = Window(max(span.start, hour), min(span.end, hour + HOUR_SECONDS))
                 found.append(Difference(self._contract, window, total, collected, known.forgotten))
         return found
-
-    def _readings(self, span: Window) -> Iterator[Reading]:
-        """The span read whole, oldest first, one window in memory at a time."""
-        reader = WindowReader(self._source, self._contract, self._limits)
-        todo = list(tile(span))[::-1]
-        while todo:
-            result = reader.read(todo.pop())
-            if isinstance(result, Split):
-                todo.extend(reversed(result.windows))
-            else:
-                yield result
 
     def count_roughly(self, span: Window) -> tuple[int, bool]:
         """How many entries the API holds in a span, and whether it counts that far, else it is at least so many.
