@@ -19,11 +19,13 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*(3[1-7]|9[0-7])m")
 
 
 class Terminal:
-    """A command whose stdout and stderr are a terminal of 80 columns. `shown` grows while it runs."""
+    """A command whose stdout and stderr are a terminal, of 80 columns by default. `shown` grows while it runs."""
 
-    def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], *, columns: int = COLUMNS, rows: int = ROWS
+    ) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
             command, cwd=cwd, env={**env, "TERM": "xterm"}, stdin=slave, stdout=slave, stderr=slave
         )
@@ -65,8 +67,10 @@ class Terminal:
             os.close(self._master)
 
 
-def on_terminal(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Terminal:
+def on_terminal(
+    command: Sequence[str], cwd: Path, env: Mapping[str, str], *, columns: int = COLUMNS, rows: int = ROWS
+) -> Terminal:
     """Run it to its end."""
-    terminal = Terminal(command, cwd, env)
+    terminal = Terminal(command, cwd, env, columns=columns, rows=rows)
     terminal.wait()
     return terminal

@@ -34,6 +34,7 @@ _COMMANDS = {
     "fetch": "One poll: new entries as JSON lines on stdout.",
     "backfill": "One-off export of a past range, resumable.",
     "audit": "What the API holds against what was collected.",
+    "tail": "Who did what, as it comes.",
     "status": "Per contract watermark and lag, per sink backlog; the books.",
     "gaps": "Spans that could not be read: list, show, retry, accept.",
     "dead-letters": "Events a sink refused for good: list, show, replay, purge.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,9 +14,12 @@ import click
 
 from poller.cli.compose import activity_logs
 from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.cli.rows import heading, line_for_pipe, line_for_terminal
 from poller.cli.stopping import until_stopped
 from poller.config import Config, load
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK
+from poller.core.events import parse_page
+from poller.core.mapping.rows import row_of
 from poller.pipeline.collect import Collector
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
@@ -24,6 +29,7 @@ from poller.store import State
 
 _EVENTS = 1500
 _LATE_SECONDS = 1.0
+_ROWS = 5
 _FAILURES = ("path=entries:500:x1:after=1", "path=entries:truncate:x1:after=3", "sink=logging:503:x1:after=1")
 
 
@@ -87,47 +93,54 @@ def _write_config(directory: Path, simulator: Simulator) -> Path:
 
 
 def _show(setting: _Setting) -> int:
-    from rich.console import Console
-    from rich.syntax import Syntax
-
-    console = Console(highlight=False, soft_wrap=True)
     simulator = setting.simulator
-
-    def step(text: str) -> None:
-        console.print(f"[bold green]>[/] {text}")
-
-    step(f"A simulated Activity Log API and an HTTP sink listen on {simulator.url}")
+    _step(f"A simulated Activity Log API and an HTTP sink listen on {simulator.url}")
     started = time.monotonic()
     first = _poll(setting, since=int(time.time()) - 3 * 3600)
     failed = sum(
         count for kind in simulator.traffic.counts.values() for status, count in kind.items() if status != "200"
     )
-    step(f"Contracts found: [bold]{', '.join(first.contracts)}[/]")
-    step(
-        f"Collected and delivered [bold]{first.delivered:,}[/] entries in {time.monotonic() - started:.1f} s, "
-        f"although {failed} requests failed on the way: they were tried again"
-    )
+    _step(f"Contracts found: {', '.join(first.contracts)}")
+    _step(f"Collected and delivered {first.delivered:,} entries in {time.monotonic() - started:.1f} s")
+    _step(f"{failed} requests failed on the way and were tried again: nothing is lost")
     simulator.add_entries(simulator.contracts[0], count=1, visible_in_seconds=_LATE_SECONDS)
     none_yet = _poll(setting)
-    step(f"An entry happens that the API shows only {_LATE_SECONDS:.0f} s later. Poll: {none_yet.delivered} new")
+    _step(f"An entry happens that the API shows only {_LATE_SECONDS:.0f} s later. Poll: {none_yet.delivered} new")
     setting.stop.wait(_LATE_SECONDS + 0.2)
     late = _poll(setting)
-    step(f"Poll again, some minutes overlapping with the last: {late.delivered} new, found late, none repeated")
+    _step(f"Poll again, which overlaps with the last one: {late.delivered} new, none repeated")
+    _step("Who did what, of the entries that the sink has:")
+    _show_rows(simulator)
     books = simulator.books("logging")
-    step("What the sink got, one JSON line per entry, as the API gave it:")
-    for line in simulator.intakes["logging"].lines[-3:]:
-        text = line.decode()
-        text = text if len(text) <= 300 else text[:297] + "..."
-        shown = Syntax(text, "json", background_color="default", word_wrap=True) if console.is_terminal else text
-        console.print(shown, markup=False, soft_wrap=False)
-    console.print()
-    colour = "green" if not (books.lost or books.repeated or books.invented) else "red"
-    console.print(
-        f"[bold]The books[/]   expected {books.expected:,}   received {books.received:,}   "
-        f"[bold {colour}]lost {books.lost}   repeated {books.repeated}[/]"
+    is_right = not (books.lost or books.repeated or books.invented)
+    outcome = click.style(
+        f"lost {books.lost}   repeated {books.repeated}", fg="green" if is_right else "red", bold=True
     )
-    console.print("\nWith your account:  [bold]IONOS_API_TOKEN=... ionos-poller fetch --since 1h[/]")
-    return EXIT_OK if colour == "green" else EXIT_INCOMPLETE
+    click.echo(
+        f"\n{_bold('The books')}   expected {books.expected:,}   received {books.received:,}   {outcome}\n\n"
+        f"With your account:  {_bold('IONOS_API_TOKEN=... ionos-poller fetch --since 1h')}"
+    )
+    return EXIT_OK if is_right else EXIT_INCOMPLETE
+
+
+def _step(text: str) -> None:
+    click.echo(f"{click.style('>', fg='green', bold=True)} {text}")
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True)
+
+
+def _show_rows(simulator: Simulator) -> None:
+    """The last entries that the sink has, as `tail` shows them."""
+    contract_of = {line: str(number) for number in simulator.contracts for line in simulator.oracle(number)}
+    lines = simulator.intakes["logging"].lines[-_ROWS:]
+    width = shutil.get_terminal_size().columns
+    if is_terminal := sys.stdout.isatty():
+        click.echo(heading(width))
+    for line, event in zip(lines, parse_page(b"[%s]" % b",".join(lines)).events, strict=True):
+        row = row_of(contract_of.get(line, ""), event)
+        click.echo(line_for_terminal(row, width) if is_terminal else line_for_pipe(row))
 
 
 def _poll(setting: _Setting, since: int | None = None) -> _Polled:

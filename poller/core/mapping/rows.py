@@ -1,0 +1,85 @@
+"""Who did what to which resource, and how it went: an entry as one row. Pure.
+
+A row is for people. Whatever an entry lacks is empty, and nothing of an entry is needed for it to have a row.
+Source: docs/facts.md, "IONOS Activity Log API".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from poller.core.events import Event
+from poller.core.mapping.fields import Fields, Value
+from poller.core.mapping.shorten import format_time_us
+
+_PATHS = (
+    "principal.identity.username",
+    "event.type",
+    "event.status",
+    "event.param.action",
+    "event.param.errorCode",
+    "event.param.error.httpStatus",
+    "event.resources[].type",
+    "event.resources[].id",
+    "event.resources[].action[]",
+)
+_FAILED_TYPES = ("Error", "RequestFailed")
+FAILED = "FAILED"
+
+
+class Row(NamedTuple):
+    """One entry. `time` is RFC 3339 in UTC; `what` is the dotted action, or what else says it; all else may be empty."""
+
+    time: str
+    user: str
+    contract: str
+    type: str
+    what: str
+    resource_type: str
+    resource_id: str
+    result: str
+
+    @property
+    def resource(self) -> str:
+        """The first resource: its type and its id."""
+        return f"{self.resource_type} {self.resource_id}".strip()
+
+    @property
+    def has_failed(self) -> bool:
+        return self.result.startswith(FAILED)
+
+
+_fields = Fields(_PATHS)
+
+
+def row_of(contract: str, event: Event) -> Row:
+    """The row of an event of this contract."""
+    user, kind, status, action, code, http_status, types, ids, actions = _fields.read(event.line)
+    name = _first(kind)
+    return Row(
+        time=format_time_us(event.time_us),
+        user=_first(user),
+        contract=contract,
+        type=name,
+        what=_first(actions) or " ".join(filter(None, [_method(action), name])),
+        resource_type=_first(types),
+        resource_id=_first(ids),
+        result=_result(name, _first(status), _first(http_status) or _first(code)),
+    )
+
+
+def _first(value: Value) -> str:
+    texts = [value] if isinstance(value, str) else value or []
+    return next((text for text in texts if text), "")
+
+
+def _method(value: Value) -> str:
+    """What a request did, where that is its method: `http` says nothing."""
+    text = _first(value)
+    return text if re.fullmatch(r"[A-Z]{3,7}", text) else ""
+
+
+def _result(kind: str, status: str, code: str) -> str:
+    status = status or (FAILED if kind in _FAILED_TYPES or code else "")
+    return f"{status} {code}".strip()

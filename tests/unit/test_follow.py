@@ -1,0 +1,127 @@
+"""Following contracts without a state: what is new is shown once, oldest first, and what fails stops nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from poller.config import Config
+from poller.core.errors import AuthError, PollerError, TransientError
+from poller.core.events import Page, parse_page
+from poller.core.listing import ContractList
+from poller.core.windows import Window, format_time
+from poller.pipeline.follow import Follower
+
+NOW = 1_800_000_000
+DOWN = TransientError("down (500)", status=500)
+
+
+class Account:
+    """What one account lists, and the times of the entries that each contract shows."""
+
+    clock_skew_seconds: float | None = 0.0
+
+    def __init__(self, **entries: Sequence[int]) -> None:
+        self.entries = {contract.lstrip("c"): list(times) for contract, times in entries.items()}
+        self.failing: dict[str, PollerError] = {}
+        self.windows: list[Window] = []
+
+    def contracts(self) -> ContractList:
+        if "" in self.failing:
+            raise self.failing[""]
+        return ContractList([*self.entries], "")
+
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
+        if contract in self.failing:
+            raise self.failing[contract]
+        self.windows.append(window)
+        times = [at for at in self.entries.get(contract, ()) if window.start <= at < window.end]
+        hits = [{"_source": {"@uuid": f"{contract}-{at}", "meta": {"time": format_time(at)}}} for at in times]
+        answer = {"hits": {"total": len(hits), "hits": hits[offset : offset + limit]}}
+        return parse_page(json.dumps(answer).encode())
+
+
+class Clock:
+    now = float(NOW)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def follower(account: Account, clock: Clock, since: int = NOW - 1000, only: Sequence[str] = ()) -> Follower:
+    return Follower({"default": account}, Config(), since, only, clock)  # type: ignore[dict-item]
+
+
+def shown(follower: Follower) -> list[tuple[str, int]]:
+    return [(contract, event.time_us // 1_000_000 - NOW) for contract, event in follower.round()]
+
+
+def test_each_entry_is_shown_once_and_oldest_first_whatever_its_contract() -> None:
+    account, clock = Account(c1=[NOW - 30, NOW - 10], c2=[NOW - 20]), Clock()
+    following = follower(account, clock)
+    assert shown(following) == [("1", -30), ("2", -20), ("1", -10)]
+    assert shown(following) == []
+    clock.now += 60
+    account.entries["2"] += [NOW + 5, NOW - 100]
+    assert shown(following) == [("2", -100), ("2", 5)], "also what comes late"
+
+
+def test_what_is_read_again_is_the_overlap_and_nothing_before_the_beginning() -> None:
+    account, clock = Account(c1=[]), Clock()
+    following = follower(account, clock, since=NOW - 100)
+    shown(following)
+    clock.now += 3600
+    shown(following)
+    clock.now += 5
+    shown(following)
+    assert [(window.start - NOW, window.end - NOW) for window in account.windows] == [
+        (-100, 0),
+        (-100, 3600),
+        (3000, 3605),
+    ]
+
+
+def test_a_clock_that_is_behind_hides_nothing() -> None:
+    account, clock = Account(c1=[NOW + 200]), Clock()
+    account.clock_skew_seconds = -300.0
+    assert shown(follower(account, clock)) == [("1", 200)]
+
+
+def test_what_fails_is_named_and_tried_again_and_the_rest_goes_on() -> None:
+    account, clock = Account(c1=[NOW - 10], c2=[NOW - 20]), Clock()
+    account.failing["1"] = DOWN
+    following = follower(account, clock)
+    assert shown(following) == [("2", -20)]
+    assert [str(error) for error in following.failures] == ["contract 1: down (500)"]
+    assert following.is_any_read
+    del account.failing["1"]
+    assert shown(following) == [("1", -10)]
+    assert following.failures == []
+
+
+def test_nothing_is_read_where_the_list_of_contracts_is_not_to_be_had() -> None:
+    account, clock = Account(c1=[NOW - 10]), Clock()
+    account.failing[""] = AuthError("the API refused the token (401)")
+    following = follower(account, clock)
+    assert shown(following) == []
+    assert not following.is_any_read
+    assert [type(error) for error in following.failures] == [AuthError]
+    del account.failing[""]
+    assert shown(following) == [("1", -10)]
+
+
+def test_only_the_named_contracts_are_followed_also_where_no_list_shows_them() -> None:
+    account, clock = Account(c1=[NOW - 10], c2=[NOW - 20]), Clock()
+    assert shown(follower(account, clock, only=("2",))) == [("2", -20)]
+    account.failing[""] = AuthError("denied (403)", is_denied=True)
+    assert shown(follower(account, clock, only=("2",))) == [("2", -20)]
+
+
+def test_of_several_accounts_each_reads_its_contracts_and_an_error_names_the_account() -> None:
+    first, second, clock = Account(c1=[NOW - 10]), Account(c1=[], c2=[NOW - 20]), Clock()
+    following = Follower({"a": first, "b": second}, Config(), NOW - 1000, (), clock)  # type: ignore[dict-item]
+    assert shown(following) == [("2", -20), ("1", -10)]
+    second.failing[""] = TransientError("down (500)")
+    following = Follower({"a": first, "b": second}, Config(), NOW - 1000, (), clock)  # type: ignore[dict-item]
+    assert shown(following) == [("1", -10)]
+    assert [str(error) for error in following.failures] == ["account b: down (500)"]
