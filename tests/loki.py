@@ -15,6 +15,7 @@ from poller.simulator.answers import Request
 from poller.simulator.loki import LokiIntake
 from poller.simulator.settings import SimulatorSettings
 from poller.sinks import loki
+from poller.sinks.base import Context
 from poller.sinks.http import outcome_of
 from poller.store.outbox import Batch, DeadLetter, Sink
 
@@ -43,7 +44,7 @@ class Loki:
     ) -> loki.LokiSink:
         quick = {"retry_initial_seconds": 0.01, "retry_max_seconds": 0.01, "batch_age_seconds": 0.0}
         table = LokiSink(**{"name": "loki", "url": "http://127.0.0.1:1", **quick, **settings})
-        sink = loki.LokiSink(table, Config(), stop or threading.Event(), clock=clock)
+        sink = loki.LokiSink(table, Context(Config(), stop or threading.Event()), clock=clock)
         sink._endpoint = self  # type: ignore[assignment]
         return sink
 

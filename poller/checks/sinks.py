@@ -12,7 +12,8 @@ from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import AnySink, Config, FirehoseSink, HttpSink, LoggingServiceSink, MoesifSink
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused
 from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, ConfigError
-from poller.sinks import build_sink
+from poller.sinks.build import build_sink
+from poller.sinks.redaction import build_redact
 
 # Type -> what it imports, and the extra that brings it.
 EXTRAS = {"firehose": ("boto3", "firehose")}
@@ -37,6 +38,7 @@ def check_sink(settings: AnySink, config: Config, stop: threading.Event) -> Iter
     if isinstance(settings, LoggingServiceSink):
         yield from check_tag(settings, name)
     try:
+        build_redact(settings.redact, config.redact.hash_key)
         outcome = build_sink(settings, config, stop).probe()
     except ConfigError as error:
         yield from from_error(name, error)

@@ -21,7 +21,7 @@ from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell,
 from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
-from poller.config import Config
+from poller.config import AnySink, Config
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.core.events import Event
 from poller.core.reading import Limits
@@ -31,8 +31,10 @@ from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, Done
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
-from poller.sinks import Sink, TooOld, build_sink
+from poller.sinks.base import Sink, TooOld
+from poller.sinks.build import build_sink
 from poller.sinks.output import OutputFile
+from poller.sinks.redaction import redactions_of
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.overview import OtherLedger, Overview
@@ -194,7 +196,10 @@ class _Backfill:
         if not found and failures:
             return exit_code([], failures)
         window = self._warn_of_old(sinks, found, window)
-        transfer = Transfer([Deliverer(self._state.outbox, sink) for sink in sinks], self._stop)
+        redactions = redactions_of(self._chosen(), self._config)
+        transfer = Transfer(
+            [Deliverer(self._state.outbox, sink, redact=redactions.get(sink.name)) for sink in sinks], self._stop
+        )
         with progress_for(found, window, self._state.overview) as progress, ExitStack() as others:
 
             def after_window(done: Done) -> None:
@@ -257,12 +262,14 @@ class _Backfill:
             return [StdoutSink(PRINTED)]
         if self._order.output:
             return [OutputFile(Path(self._order.output), self._order.digest)]
-        chosen = [settings for settings in self._config.sinks if settings.name in self._order.sinks]
         now = trusted_clock(self._accounts)
         return [
             build_sink(settings, self._config, self._stop, too_old=self._too_old, trusted_now=now)
-            for settings in chosen
+            for settings in self._chosen()
         ]
+
+    def _chosen(self) -> list[AnySink]:
+        return [settings for settings in self._config.sinks if settings.name in self._order.sinks]
 
     def _discover(self, window: Window) -> tuple[list[str], list[PollerError]]:
         collector = Collector(self._state, self._accounts, self._config, stop=self._stop)
@@ -287,7 +294,7 @@ class _Backfill:
 
     def _warn_of_old(self, sinks: Sequence[Sink], contracts: Sequence[str], window: Window) -> Window:
         """Say before the start how much lies beyond what the sinks take. Returns the range to read."""
-        if any(sink.type == "logging-service" for sink in sinks):
+        if any(sink.settings.type == "logging-service" for sink in sinks):
             note("the Logging Service stamps entries with the time of arrival; their own time stays in the line")
         ages = {sink.name: sink.max_age_seconds for sink in sinks if sink.max_age_seconds is not None}
         now = time.time()

@@ -20,7 +20,7 @@ from poller.ionos.api import ActivityLog, token_expiry
 from poller.ionos.asking import SharedTurns
 from poller.net.transport import RateLimit, Transport
 from poller.pipeline.collect import Prepared
-from poller.sinks import build_redact
+from poller.sinks.redaction import build_redact
 
 if TYPE_CHECKING:
     from poller.core.mapping.filter import Filter

@@ -24,7 +24,7 @@ from poller.pipeline.collect import Collector
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
 from poller.simulator import Simulator, SimulatorSettings
-from poller.sinks import build_sink
+from poller.sinks.build import build_sink
 from poller.store import State
 
 _EVENTS = 1500

@@ -26,7 +26,7 @@ from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
-from poller.sinks import build_actions
+from poller.sinks.render import build_actions
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.journal import Action

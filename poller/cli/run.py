@@ -18,7 +18,8 @@ from poller.core.windows import format_time
 from poller.service.daemon import Daemon
 from poller.service.notify import Notifier
 from poller.service.schedule import Parts
-from poller.sinks import build_sink
+from poller.sinks.build import build_sink
+from poller.sinks.redaction import redactions_of
 from poller.store import State
 
 # More than a batch in flight may take (`schedule.DRAIN_SECONDS`), less than service managers wait.
@@ -58,6 +59,7 @@ def _run(settings: Settings, since: int | None) -> int:
             [build_sink(sink, current, stop, trusted_now=now) for sink in current.sinks],
             lambda: token_expiries(current),
             preparation(current),
+            redactions_of(current.sinks, current),
         )
 
     end_soon_after_a_signal(_END_SECONDS)

@@ -35,7 +35,7 @@ from poller.core.delivery import (
 from poller.core.errors import PollerError, StoppedError
 from poller.core.events import OutboxEvent, StoredEvents
 from poller.core.mapping import SHORTEST_BYTES, truncated
-from poller.sinks import Sink
+from poller.sinks.base import OwnOutput, Sink
 from poller.store.outbox import DeadLetter, Outbox
 
 log = logging.getLogger(__name__)
@@ -104,34 +104,40 @@ class Deliverer:
         outbox: Outbox,
         sink: Sink,
         *,
+        redact: Callable[[bytes], bytes] | None = None,
         clock: Callable[[], float] = time.time,
         on_failed: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        """`on_failed` is told the kind of every send that was not accepted whole, a word.
+        """`redact` is done to a line before it is sent to this sink, or kept as its dead letter. `on_failed` is told the kind of
+        every send that was not accepted whole, a word.
 
         A parked sink is tried at once: a person may just have replaced its key.
         """
         self._outbox = outbox
         self._sink = sink
-        self._size = BatchSize(sink.batch_events, sink.batch_events)
-        self._retry = RetryPolicy(sink.retry_initial_seconds, sink.retry_max_seconds)
+        self._settings = settings = sink.settings
+        self._redact = redact
+        self._size = BatchSize(settings.batch_events, settings.batch_events)
+        self._retry = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds)
         self._clock = clock
         self._on_failed = on_failed
         self.refusal = ""
         """Why the sink is parked; empty while it is not, or was not tried yet."""
         self._pieces: deque[_Piece] = deque()
         # What is printed for a person or a pipe is no news; what crosses a network is.
-        self._sent_level = logging.DEBUG if sink.type == "stdout" else logging.INFO
-        row = outbox.register(sink.name, sink.type)
+        self._sent_level = logging.DEBUG if settings.type == "stdout" else logging.INFO
+        row = outbox.register(settings.name, settings.type)
         self._attempts = row.attempts
         self._not_before = 0.0 if row.parked_at is not None else row.retry_at or 0.0
         self._postponed_at = row.postponed_at or 0.0
         self._parked_at = row.parked_at
         self._is_abandoned = False
         self._lock = threading.Lock()  # between what a step writes and `abandon`
-        self._mark = row.mark
-        sink.note_mark = self._note_mark
-        sink.resume(row.mark)
+        self._output = sink if isinstance(sink, OwnOutput) else None
+        self._noted = row.mark
+        if self._output is not None:
+            self._output.note_offset = self._note_offset
+            self._output.resume(row.mark)
 
     @property
     def sink_name(self) -> str:
@@ -160,14 +166,14 @@ class Deliverer:
         if self._postponed_at <= now < self._not_before:
             return Progress(0, self._not_before - now)
         if not self._pieces:
-            batch = self._outbox.batch(self._sink.name, self._size.now, self._sink.batch_bytes)
+            batch = self._outbox.batch(self._sink.name, self._size.now, self._settings.batch_bytes)
             if batch is None:
                 return Progress(0, None)
             # Neither full nor old enough: more may come to go with it.
             if not is_last and not batch.has_more and len(batch.events) < self._size.now:
                 age = self._clock() - batch.events[0].collected_at
-                if 0 <= age < self._sink.batch_age_seconds:
-                    return Progress(0, self._sink.batch_age_seconds - age)
+                if 0 <= age < self._settings.batch_age_seconds:
+                    return Progress(0, self._settings.batch_age_seconds - age)
             parts = self._sink.parts(self._redacted(batch.events))
             self._pieces.extend(self._fitting(part) for part in parts)
         piece = self._pieces[0]
@@ -207,19 +213,19 @@ class Deliverer:
 
     def _redacted(self, events: Sequence[OutboxEvent]) -> Sequence[OutboxEvent]:
         """The events as this sink may see them; as such they become dead letters, too."""
-        redact = self._sink.redact
+        redact = self._redact
         return events if redact is None else [event.with_line(redact(event.line)) for event in events]
 
     def _fitting(self, events: Sequence[OutboxEvent]) -> _Piece:
         """The events with those that are larger than the sink takes shortened or dead, as `oversize` says."""
-        limit = self._sink.max_event_bytes
+        limit = self._settings.max_event_bytes
         if _is_shorter(events, limit) or all(len(event.line) <= limit for event in events):
             return _Piece(events, {})
         fitting = list(events)
         dead = {}
         for index, event in enumerate(events):
             if len(event.line) > limit:
-                if self._sink.oversize == "truncate":
+                if self._settings.oversize == "truncate":
                     fitting[index] = event.with_line(truncated(event.line, limit))
                 else:
                     dead[index] = DeadLetter(event, None, f"larger than max_event_bytes: {len(event.line)} > {limit}")
@@ -289,7 +295,7 @@ class Deliverer:
         """The piece with one event, which alone is too large for the other side, half as long or dead."""
         event = piece.events[index]
         shorter = max(SHORTEST_BYTES, len(event.line) // 2)
-        if self._sink.oversize == "dead-letter" or shorter >= len(event.line):
+        if self._settings.oversize == "dead-letter" or shorter >= len(event.line):
             return piece._replace(dead={**piece.dead, index: DeadLetter(event, status, reason)})
         events = list(piece.events)
         events[index] = event.with_line(truncated(event.line, shorter))
@@ -298,9 +304,10 @@ class Deliverer:
     def _settle(self, piece: _Piece, seconds: float) -> Progress:
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
+        offset = None if self._output is None else self._output.output_offset
         with self._owning():
-            self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock(), mark=self._sink.mark)
-        self._mark = self._sink.mark
+            self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock(), mark=offset)
+        self._noted = offset
         self._pieces.popleft()
         self._attempts, self._not_before, self._parked_at, self.refusal = 0, 0.0, None, ""
         log.log(
@@ -334,11 +341,11 @@ class Deliverer:
                 parked_at=parked_at,
             )
 
-    def _note_mark(self, mark: int | None) -> None:
-        if mark != self._mark:
+    def _note_offset(self, offset: int | None) -> None:
+        if offset != self._noted:
             with self._owning():
-                self._outbox.note_mark(self._sink.name, mark)
-            self._mark = mark
+                self._outbox.note_mark(self._sink.name, offset)
+            self._noted = offset
 
     @contextmanager
     def _owning(self) -> Iterator[None]:

@@ -41,7 +41,7 @@ from poller.service.metrics import Metrics
 from poller.service.readiness import notes, troubles
 from poller.service.tokens import TokenWatch
 from poller.service.triggers import Every
-from poller.sinks import Sink
+from poller.sinks.base import Sink
 from poller.store import State
 from poller.system.liveness import Workers, moves
 
@@ -65,6 +65,7 @@ class Parts(NamedTuple):
     sinks: Sequence[Sink]
     token_expiries: Callable[[], Mapping[str, float]]
     prepare: Callable[[str, Sequence[Event]], Prepared]
+    redactions: Mapping[str, Callable[[bytes], bytes]] = {}  # by sink
 
 
 class Schedule:
@@ -324,6 +325,7 @@ class Schedule:
         return Deliverer(
             self._state.outbox,
             sink,
+            redact=self.parts.redactions.get(sink.name),
             clock=self._clock,
             on_failed=lambda kind: failed.labels(sink.name, kind).inc(),
         )

@@ -9,7 +9,7 @@ import msgspec
 from poller.core.delivery import Accepted, Outcome, RetryAfter
 from poller.core.events import OutboxEvent
 from poller.core.mapping import format_time_us
-from poller.sinks import TooOld
+from poller.sinks.base import Context
 
 _SET_CLOCK = "is the API out of reach, or this clock wrong? set it with NTP"
 
@@ -21,18 +21,11 @@ class AgeLimit:
     are too far apart: then what looks too old by `clock` waits, since a clock that is wrong must cost no event.
     """
 
-    def __init__(
-        self,
-        seconds: float,
-        what: str,
-        too_old: TooOld,
-        clock: Callable[[], float],
-        trusted_now: Callable[[], float | None] | None = None,
-    ) -> None:
-        self._trusted_now = trusted_now or clock
+    def __init__(self, seconds: float, what: str, context: Context, clock: Callable[[], float]) -> None:
+        self._trusted_now = context.trusted_now or clock
         self._seconds = seconds
         self._what = what
-        self._too_old = too_old
+        self._too_old = context.too_old
         self._clock = clock
 
     def as_sent(self, events: Sequence[OutboxEvent]) -> Sequence[OutboxEvent]:

@@ -23,7 +23,8 @@ from poller.config import FileSink as Settings
 from poller.core.delivery import Accepted, Outcome, RetryAfter
 from poller.core.events import OutboxEvent
 from poller.core.mapping import format_time_us
-from poller.sinks import Configured, build_render
+from poller.sinks.base import Context, Sink
+from poller.sinks.render import build_render
 from poller.system.files import open_own, write_whole
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,10 @@ _GZIP_FORMAT = 31  # zlib's word for a gzip member
 _MAX_REMEMBERED = 1000
 
 
-class FileSink(Configured):
+class FileSink(Sink):
     """Appends to `path`, in which `{date}` is the event's day."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(settings)
         self._template = settings.path
         self._is_gzip = settings.compression == "gzip" or settings.path.endswith(".gz")

@@ -9,11 +9,11 @@ Source: docs/facts.md, "AWS Data Firehose"; the API reference of PutRecordBatch.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from poller.config import Config
+import msgspec
+
 from poller.config import FirehoseSink as Settings
 from poller.config.sinks import KIB, MIB
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
@@ -22,7 +22,8 @@ from poller.core.events import OutboxEvent
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.net.transport import RateLimit, Response, root_cause
 from poller.net.words import words_of
-from poller.sinks import Configured, build_render
+from poller.sinks.base import Context, Sink
+from poller.sinks.render import build_render
 from poller.system.liveness import moves
 
 MAX_RECORDS = 500
@@ -72,23 +73,26 @@ _CONNECTION_REASONS = (
 )
 
 
-class FirehoseSink(Configured):
+class FirehoseSink(Sink):
     """PutRecordBatch to one stream. For one thread."""
 
-    def __init__(self, settings: Settings, config: Config, stop: threading.Event) -> None:
+    def __init__(self, settings: Settings, context: Context) -> None:
         """Raises: ConfigError when boto3 is not installed."""
         try:
             import boto3  # noqa: F401 - only whether it is there
         except ImportError as error:
             hint = "pip install 'ionos-poller[firehose]'"
             raise ConfigError([Problem(f"sinks.{settings.name}.type", "firehose needs boto3", hint)]) from error
-        super().__init__(settings)
         # Each record's newline counts.
-        self.batch_bytes = min(settings.batch_bytes, MAX_CALL_BYTES - MAX_RECORDS)
-        self.max_event_bytes = min(settings.max_event_bytes, MAX_RECORD_BYTES - len(_NEWLINE))
-        self._settings = settings
-        self._config = config
-        self._stop = stop
+        settings = msgspec.structs.replace(
+            settings,
+            batch_bytes=min(settings.batch_bytes, MAX_CALL_BYTES - MAX_RECORDS),
+            max_event_bytes=min(settings.max_event_bytes, MAX_RECORD_BYTES - len(_NEWLINE)),
+        )
+        super().__init__(settings)
+        self._table = settings
+        self._config = context.config
+        self._stop = context.stop
         self._render = build_render(settings)
         self._rate_limit = RateLimit(settings.requests_per_second)
         self._client: Any = None
@@ -98,7 +102,7 @@ class FirehoseSink(Configured):
         render = self._render
         records = [(render(event) if render else event.line) + _NEWLINE for event in events]
         largest, size = max(map(len, records)), sum(map(len, records))
-        if largest > self.max_event_bytes + len(_NEWLINE):
+        if largest > self._table.max_event_bytes + len(_NEWLINE):
             return TooLarge(f"larger than max_event_bytes: a record of {largest} bytes")
         if size > MAX_CALL_BYTES or len(records) > MAX_RECORDS:
             return TooLarge(f"a call of {size} bytes in {len(records)} records")
@@ -127,14 +131,14 @@ class FirehoseSink(Configured):
         from botocore.exceptions import BotoCoreError, ClientError
 
         outcome: Outcome
-        settings = self._settings
+        settings = self._table
         reading_seconds = DRIP_FACTOR * settings.read_timeout_seconds
         moves(settings.connect_timeout_seconds + settings.send_timeout_seconds + reading_seconds)
         try:
             if self._client is None:
                 self._connect()
             answer: dict[str, Any] = getattr(self._client, operation)(
-                DeliveryStreamName=self._settings.stream, **arguments
+                DeliveryStreamName=self._table.stream, **arguments
             )
         except ClientError as error:
             outcome = outcome_of_error(error.response, self._secrets)
@@ -155,7 +159,7 @@ class FirehoseSink(Configured):
         from botocore.config import Config as ClientConfig
         from botocore.session import get_session
 
-        settings = self._settings
+        settings = self._table
         # A session of its own: the default one would remember credentials for as long as the process lives.
         core = get_session()
         session = boto3.session.Session(region_name=settings.region, botocore_session=core)

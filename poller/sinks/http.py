@@ -18,12 +18,13 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
-from poller.config import Config, HttpSink, SecretSource
+from poller.config import HttpSink, SecretSource
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, TransientError
 from poller.net.connections import MAX_AGE_SECONDS
 from poller.net.transport import RateLimit, Response, Transport, retry_after_seconds
 from poller.net.words import words_of
+from poller.sinks.base import Context
 
 # Measured on entries: as small as zlib's level 3 in a fifth of its time; level 3 takes twice that for 1 % fewer bytes.
 _GZIP_LEVEL = 2
@@ -114,8 +115,7 @@ class Endpoint:
     def __init__(
         self,
         settings: HttpSink,
-        config: Config,
-        stop: threading.Event,
+        context: Context,
         *,
         path: str,
         successes: Collection[int],
@@ -125,7 +125,7 @@ class Endpoint:
         connections: int = 1,
     ) -> None:
         self._url = settings.url + path
-        self._stop = stop
+        self._stop = context.stop
         self._successes = successes
         self._place = place
         self._login = login
@@ -140,8 +140,8 @@ class Endpoint:
         self._transport = Transport(
             timeout_seconds=(settings.connect_timeout_seconds, settings.read_timeout_seconds),
             send_timeout_seconds=settings.send_timeout_seconds,
-            proxies=config.proxies_for(settings.url),
-            ca_file=str(settings.ca_file) if settings.ca_file else config.ca_bundle,
+            proxies=context.config.proxies_for(settings.url),
+            ca_file=str(settings.ca_file) if settings.ca_file else context.config.ca_bundle,
             client_cert=(str(cert_file), str(key_file)) if cert_file else None,
             headers={**settings.headers, **(headers or {})},
             # 0: each request has a connection of its own. Closing all of them would disturb requests side by side.

@@ -5,29 +5,26 @@ Source: docs/facts.md, "IONOS Logging Service". It stamps the time of arrival an
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from poller.config import Config
 from poller.config import LoggingServiceSink as Settings
 from poller.core.delivery import Outcome
 from poller.core.events import OutboxEvent, ndjson
-from poller.sinks import Configured
+from poller.sinks.base import Context, Sink
 from poller.sinks.http import Endpoint, Login, probed
 
 SUCCESSES = (200, 201, 202, 204)
 
 
-class LoggingServiceSink(Configured):
+class LoggingServiceSink(Sink):
     """POST {url}/{tag}, the lines as they are as the elements of one array."""
 
-    def __init__(self, settings: Settings, config: Config, stop: threading.Event) -> None:
+    def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(settings)
         self._endpoint = Endpoint(
             settings,
-            config,
-            stop,
+            context,
             path="/" + quote(settings.tag),
             successes=SUCCESSES,
             place="url and tag",

@@ -20,13 +20,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from poller.config import Config
 from poller.config import LokiSink as Settings
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.core.errors import StoppedError
 from poller.core.events import OutboxEvent
-from poller.sinks import Configured, TooOld
 from poller.sinks.age import AgeLimit
+from poller.sinks.base import Context, Sink
 from poller.sinks.http import Endpoint, Login
 from poller.sinks.side_by_side import Pace, side_by_side
 
@@ -55,32 +54,23 @@ class Stream(NamedTuple):
     late: int
 
 
-class LokiSink(Configured):
+class LokiSink(Sink):
     """POST {url}/loki/api/v1/push."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        config: Config,
-        stop: threading.Event,
-        *,
-        too_old: TooOld = "dead-letter",
-        clock: Callable[[], float] = time.time,
-        trusted_now: Callable[[], float | None] | None = None,
-    ) -> None:
+    max_age_seconds = MAX_AGE_SECONDS
+
+    def __init__(self, settings: Settings, context: Context, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(settings)
-        self.max_age_seconds = MAX_AGE_SECONDS
         self._labels = dict(settings.labels)
         self._late_streams = settings.late_streams
         self._connections = settings.connections
         self._request_bytes = min(MAX_REQUEST_BYTES, int(settings.stream_bytes_per_second * _REQUEST_SHARE))
-        self._stop = stop
-        self._pace = Pace(settings.stream_bytes_per_second * _PACE_SHARE, stop)
-        self._age = AgeLimit(MAX_AGE_SECONDS, "the 7 days that Loki takes", too_old, clock, trusted_now)
+        self._stop = context.stop
+        self._pace = Pace(settings.stream_bytes_per_second * _PACE_SHARE, context.stop)
+        self._age = AgeLimit(MAX_AGE_SECONDS, "the 7 days that Loki takes", context, clock)
         self._endpoint = Endpoint(
             settings,
-            config,
-            stop,
+            context,
             path="/loki/api/v1/push",
             successes=SUCCESSES,
             place="url",

@@ -6,17 +6,16 @@ Source: docs/facts.md, "Moesif Actions API".
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 
-from poller.config import Config
 from poller.config import MoesifSink as Settings
 from poller.core.delivery import Outcome, TooLarge
 from poller.core.events import OutboxEvent
-from poller.sinks import Configured, TooOld, build_actions
 from poller.sinks.age import AgeLimit
+from poller.sinks.base import Context, Sink
 from poller.sinks.http import Endpoint, Login, probed
+from poller.sinks.render import build_actions
 
 SUCCESSES = (201, 200, 202, 204)
 MAX_BODY_BYTES = 12_000_000
@@ -24,27 +23,18 @@ MAX_BODY_BYTES = 12_000_000
 MAX_AGE_SECONDS = 30 * 86_400 - 60
 
 
-class MoesifSink(Configured):
+class MoesifSink(Sink):
     """POST {url}/v1/actions/batch; a single action to {url}/v1/actions."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        config: Config,
-        stop: threading.Event,
-        *,
-        too_old: TooOld = "dead-letter",
-        clock: Callable[[], float] = time.time,
-        trusted_now: Callable[[], float | None] | None = None,
-    ) -> None:
+    max_age_seconds = MAX_AGE_SECONDS
+
+    def __init__(self, settings: Settings, context: Context, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(settings)
-        self.max_age_seconds = MAX_AGE_SECONDS
         self._actions = build_actions(settings)
-        self._age = AgeLimit(MAX_AGE_SECONDS, "the 30 days that Moesif takes", too_old, clock, trusted_now)
+        self._age = AgeLimit(MAX_AGE_SECONDS, "the 30 days that Moesif takes", context, clock)
         self._endpoint = Endpoint(
             settings,
-            config,
-            stop,
+            context,
             path="/v1/actions",
             successes=SUCCESSES,
             place="url",
@@ -58,7 +48,7 @@ class MoesifSink(Configured):
     def _post(self, events: Sequence[OutboxEvent]) -> Outcome:
         actions = [self._actions.make(event) for event in events]
         largest = max(map(len, actions))
-        if largest > self.max_event_bytes:
+        if largest > self.settings.max_event_bytes:
             return TooLarge(f"larger than max_event_bytes: an action of {largest} bytes")
         if len(actions) == 1:
             return self._endpoint.post(actions[0])

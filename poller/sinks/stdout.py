@@ -2,11 +2,12 @@
 
 Whatever ends a write in the middle of a line, the next one must not go on in that line:
 
-- In a regular file, half a line that a full disk left is cut off at once. `mark` is where the first line begins that is not
-  settled; it is in the state before anything is written. So what a killed process wrote behind it is known by its bytes, and
-  the next process writes what is missing. Nothing that is not ours is ever cut off: behind half a line of anybody else's, or
+- In a regular file, half a line that a full disk left is cut off at once. `output_offset` is where the first line begins that
+  is not settled; it is in the state before anything is written. So what a killed process wrote behind it is known by its bytes,
+  and the next process writes what is missing. Nothing that is not ours is ever cut off: behind half a line of anybody else's, or
   where the file cannot be read, a new line begins.
-- Of a pipe, `mark` says (as a negative number) which one may hold half a line. A repeat into the same one begins with a new line.
+- Of a pipe, `output_offset` says (as a negative number) which one may hold half a line. A repeat into the same one begins with
+  a new line.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from poller.core.delivery import Accepted, Outcome
 from poller.core.errors import OutputError, StateError
 from poller.core.events import OutboxEvent, ndjson
 from poller.core.mapping import escaped
-from poller.sinks import Configured
+from poller.sinks.base import Context, OwnOutput
+from poller.sinks.render import build_render
 from poller.system.files import write_most
 
 # What `fetch` and `backfill` print has no sink in the configuration: every line, however long, at once.
@@ -34,7 +36,7 @@ PRINTED = Settings(name="stdout", batch_age_seconds=0.0, max_event_bytes=sys.max
 _WRITING = threading.Lock()
 
 
-class StdoutSink(Configured):
+class StdoutSink(OwnOutput):
     """Writes lines to standard output, and counts them done when all of them are out."""
 
     def __init__(
@@ -47,10 +49,6 @@ class StdoutSink(Configured):
             self._require_output()
         self._render = render
         self._is_seen = False  # whether the file's end was looked at
-
-    def resume(self, mark: int | None) -> None:
-        """Go on behind `mark`, if this is the output that it was noted of; that shows with the first batch."""
-        self.mark = mark
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Write all of it.  Raises: OutputError when nobody reads any more, or the disk behind it is full; StateError."""
@@ -90,22 +88,22 @@ class StdoutSink(Configured):
 
     def _put(self, data: bytes, pipe: int) -> None:
         """Write to what keeps whatever it was given.  Raises: OSError; StateError."""
-        if self.mark == pipe:
+        if self.output_offset == pipe:
             data = b"\n" + data
-        self.mark = pipe
-        self.note_mark(pipe)
+        self.output_offset = pipe
+        self.note_offset(pipe)
         written, error = write_most(self._descriptor, data)
         if written in (0, len(data)) or isinstance(error, BrokenPipeError):  # nobody has half a line
-            self.mark = None
+            self.output_offset = None
         if error is not None:
             with contextlib.suppress(StateError):
-                self.note_mark(self.mark)
+                self.note_offset(self.output_offset)
             raise error
 
     # A regular file
 
     def _append(self, data: bytes, size: int) -> None:
-        """Write what is not there yet behind `mark`.  Raises: OSError, and then no half line stays; StateError."""
+        """Write what is not there yet behind `output_offset`.  Raises: OSError, and then no half line stays; StateError."""
         is_at_end = bool(fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_APPEND)
         place = size if is_at_end else os.lseek(self._descriptor, 0, os.SEEK_CUR)
         there = self._count_there(data, place) if self._is_behind(place) else None
@@ -115,26 +113,26 @@ class StdoutSink(Configured):
                 if error is not None:
                     raise error
                 place += 1
-            self.mark, there = place, 0
-            self.note_mark(place)
+            self.output_offset, there = place, 0
+            self.note_offset(place)
         self._is_seen = True
         written, error = write_most(self._descriptor, data[there:])
-        start = self.mark or 0
+        start = self.output_offset or 0
         if error is not None:
             self._cut_half_line(data[: there + written], start, place + written)
             raise error
         # Where others write, too, our lines may not follow on each other.
-        self.mark = os.lseek(self._descriptor, 0, os.SEEK_CUR) if written else start + len(data)
+        self.output_offset = os.lseek(self._descriptor, 0, os.SEEK_CUR) if written else start + len(data)
 
     def _is_behind(self, place: int) -> bool:
-        """Whether the file may hold at `mark`, and up to `place`, what we wrote and did not settle."""
-        if self.mark is None or not 0 <= self.mark <= place:
+        """Whether the file may hold at `output_offset`, and up to `place`, what we wrote and did not settle."""
+        if self.output_offset is None or not 0 <= self.output_offset <= place:
             return False
-        return self._is_seen or self._ends_line(self.mark)
+        return self._is_seen or self._ends_line(self.output_offset)
 
     def _count_there(self, data: bytes, place: int) -> int | None:
-        """How many bytes of `data` are in the file from `mark` to `place`; None where something else is."""
-        start = self.mark or 0
+        """How many bytes of `data` are in the file from `output_offset` to `place`; None where something else is."""
+        start = self.output_offset or 0
         there = min(len(data), place - start)
         return there if not there or self._read(start, there) == data[:there] else None
 
@@ -144,7 +142,7 @@ class StdoutSink(Configured):
             return True
         last = self._read(place - 1, 1)
         if last is None:
-            return self.mark is None or not 0 <= self.mark < place
+            return self.output_offset is None or not 0 <= self.output_offset < place
         return last == b"\n"
 
     def _read(self, start: int, count: int) -> bytes | None:
@@ -165,3 +163,8 @@ class StdoutSink(Configured):
         with contextlib.suppress(OSError):  # the next one to write finds it there, and goes on with it
             os.ftruncate(self._descriptor, start + ours.rfind(b"\n") + 1)
             os.lseek(self._descriptor, 0, os.SEEK_END)
+
+
+def build(settings: Settings, context: Context) -> StdoutSink:
+    """The sink that a table describes."""
+    return StdoutSink(settings, build_render(settings), is_alone=len(context.config.sinks) < 2)

@@ -16,7 +16,7 @@ from poller.config import load
 from poller.core.events import parse_page
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
-from poller.sinks import build_sink
+from poller.sinks.build import build_sink
 from poller.store import State
 from poller.store.contracts import Commit
 

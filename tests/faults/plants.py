@@ -48,7 +48,7 @@ def settle_first() -> None:
         def sending(events: Events) -> Any:
             nonlocal is_settled
             if not is_settled:
-                settle(outbox, sink.name, len(events), now=time.time(), mark=sink.mark)
+                settle(outbox, sink.name, len(events), now=time.time(), mark=getattr(sink, "output_offset", None))
             outcome = send(events)
             is_settled = not isinstance(outcome, Accepted)
             return outcome

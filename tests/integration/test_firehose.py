@@ -28,7 +28,8 @@ from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAft
 from poller.core.errors import ConfigError, StoppedError
 from poller.core.events import OutboxEvent
 from poller.core.mapping.moesif import NO_NAME
-from poller.sinks import Sink, build_sink
+from poller.sinks.base import Sink
+from poller.sinks.build import build_sink
 from poller.sinks.firehose import outcome_of_answer, outcome_of_error, outcome_of_failure
 from tests.hostile import RawServer, endless, headed
 from tests.integration.fetching import Bench, Starter, is_oldest_first, same
@@ -250,11 +251,11 @@ def test_actions_go_to_firehose_for_moesif_behind_it(bench: Starter, firehose: F
 
 def test_no_call_and_no_record_is_above_the_limits(firehose: Firehose, aws: None) -> None:
     sink = make(firehose.url)
-    assert (sink.batch_bytes, sink.max_event_bytes) == (4 * MIB - 500, 1000 * 1024 - 1)
+    assert (sink.settings.batch_bytes, sink.settings.max_event_bytes) == (4 * MIB - 500, 1000 * 1024 - 1)
     assert sink.send([event_of(size=1000 * 1024 - 1)]) == Accepted(status=200)
     assert isinstance(sink.send([event_of(size=1000 * 1024)]), TooLarge)
     full = [event_of(n, 8387) for n in range(500)]
-    assert sum(len(event.line) for event in full) <= sink.batch_bytes
+    assert sum(len(event.line) for event in full) <= sink.settings.batch_bytes
     assert sink.send(full) == Accepted(status=200)
     assert isinstance(sink.send([event_of(n, 8389) for n in range(500)]), TooLarge)
     assert isinstance(sink.send([event_of(n) for n in range(501)]), TooLarge)

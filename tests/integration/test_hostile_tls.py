@@ -23,7 +23,9 @@ from poller.config import (
 )
 from poller.core.delivery import Accepted, RetryAfter
 from poller.core.events import OutboxEvent
-from poller.sinks import Sink, build_sink, logging_service, loki, moesif
+from poller.sinks import logging_service, loki, moesif
+from poller.sinks.base import Sink
+from poller.sinks.build import build_sink
 from tests.certificates import make_certificate, serving
 from tests.hostile import Asked, RawServer, http, page_of
 from tests.integration.fetching import Run, Starter, failed, finished

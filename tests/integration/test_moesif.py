@@ -20,7 +20,9 @@ from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused,
 from poller.core.events import Event, OutboxEvent
 from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
-from poller.sinks import Sink, build_sink, moesif
+from poller.sinks import moesif
+from poller.sinks.base import Context, Sink
+from poller.sinks.build import build_sink
 from poller.store import State, outbox
 from tests.actions import Action
 from tests.daemon import FIRST, MOESIF, MakeDaemon
@@ -238,7 +240,7 @@ def test_what_is_too_old_is_refused_here_and_costs_no_request(simulator: Simulat
 
 def test_what_is_too_old_can_be_stamped_with_the_time_it_was_collected(simulator: Simulator) -> None:
     table = MoesifSink(name="m", url=f"{simulator.url}/sink/moesif", application_id=secret())
-    sink = moesif.MoesifSink(table, Config(), threading.Event(), too_old="stamp-now")
+    sink = moesif.MoesifSink(table, Context(Config(), threading.Event(), "stamp-now"))
     old = event_of(1, age_seconds=90 * DAY)
     assert sink.send([old]) == Accepted(status=201)
     action = checked(simulator.intakes[MOESIF].lines[0])

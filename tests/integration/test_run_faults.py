@@ -9,19 +9,20 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from poller.config import Config, LoggingServiceSink, SecretSource
+from poller.config import Config, LoggingServiceSink, SecretSource, StdoutSink
 from poller.core.delivery import Accepted, Outcome
 from poller.core.errors import StoppedError
 from poller.core.events import Event, OutboxEvent
 from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
-from poller.sinks import Sink, build_sink
+from poller.sinks.base import Sink
+from poller.sinks.build import build_sink
 from poller.store import State, outbox
 from tests.daemon import CONTRACTS, FIRST, LOGGING, LOKI, SECOND, STOPS_WITHIN_SECONDS, MakeDaemon
 from tests.support import wait_until
@@ -386,30 +387,19 @@ def test_sigterm_in_the_midst_of_a_backlog_leaves_no_trace(daemon_of: MakeDaemon
     daemon.assert_clean()
 
 
-class SlowSink:
+class SlowSink(Sink):
     """Takes what it is sent when it is let."""
 
-    name, type = "slow", "test"
-    batch_events, batch_bytes, max_event_bytes = 10, 1 << 20, 1 << 20
-    oversize = "dead-letter"
-    batch_age_seconds = retry_initial_seconds = retry_max_seconds = 0.0
-    mark = max_age_seconds = redact = None
-
     def __init__(self) -> None:
+        super().__init__(StdoutSink(name="slow", batch_events=10, batch_age_seconds=0.0))
         self.sent: list[bytes] = []
         self.begun, self.release = threading.Event(), threading.Event()
 
-    def parts(self, events: list[OutboxEvent]) -> tuple[list[OutboxEvent]]:
-        return (events,)
-
-    def send(self, events: list[OutboxEvent]) -> Outcome:
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         self.sent += [event.line for event in events]
         self.begun.set()
         assert self.release.wait(10)
         return Accepted()
-
-    def resume(self, mark: int | None) -> None:
-        pass
 
     def probe(self) -> Outcome:
         return Accepted()
@@ -419,7 +409,7 @@ def test_a_batch_of_before_a_reload_that_ends_after_it_moves_nothing_on(state: S
     """Else the successor, which sent the same batch, and it would both settle: one of them for events never sent."""
     slow, fresh = SlowSink(), SlowSink()
     fresh.release.set()
-    before = Deliverer(state.outbox, _as_sink(slow))
+    before = Deliverer(state.outbox, slow)
     lines = fill(state, 30, time.time())
     stopped: list[StoppedError] = []
 
@@ -433,7 +423,7 @@ def test_a_batch_of_before_a_reload_that_ends_after_it_moves_nothing_on(state: S
     thread.start()
     assert slow.begun.wait(5)
     before.abandon()
-    after = Deliverer(state.outbox, _as_sink(fresh))
+    after = Deliverer(state.outbox, fresh)
     assert after.step().settled == 10
     slow.release.set()
     thread.join(5)
@@ -443,10 +433,6 @@ def test_a_batch_of_before_a_reload_that_ends_after_it_moves_nothing_on(state: S
     assert fresh.sent == lines
     assert not state.overview().imbalances()
     state.close()
-
-
-def _as_sink(sink: SlowSink) -> Sink:
-    return sink  # type: ignore[return-value]
 
 
 def test_backoff_is_not_lost_by_a_restart(daemon_of: MakeDaemon) -> None:

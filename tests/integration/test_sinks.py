@@ -24,7 +24,8 @@ from poller.core.delivery import (
 )
 from poller.core.events import OutboxEvent
 from poller.simulator import Simulator, SimulatorSettings
-from poller.sinks import Sink, build_sink
+from poller.sinks.base import Sink
+from poller.sinks.build import build_sink
 from poller.sinks.loki import MAX_AGE_SECONDS
 from tests.support import free_port
 

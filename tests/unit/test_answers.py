@@ -18,7 +18,8 @@ from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused,
 from poller.core.errors import TransientError
 from poller.core.events import OutboxEvent
 from poller.net.transport import Transport
-from poller.sinks import Sink, build_sink
+from poller.sinks.base import Sink
+from poller.sinks.build import build_sink
 from tests.hostile import Answer, Asked, RawServer, endless, headed, http
 
 EVENTS = [OutboxEvent("31960001", 1_000_000, 1, b"i" * 16, 0, b'{"a":1}')]

@@ -187,7 +187,7 @@ def test_a_planted_breach_is_found(module: str, source: str) -> None:
         ("poller.cli", "from poller import __version__, store\nprint(__version__)"),
         ("poller.config", "import os\ndefaults = os.environ"),
         ("poller.pipeline", "from http import HTTPStatus\nfrom urllib.parse import urlsplit"),
-        ("poller.sinks.loki", "from . import Sink\nfrom ..core.delivery import Outcome\nimport requests"),
+        ("poller.sinks.loki", "from .base import Sink\nfrom ..core.delivery import Outcome\nimport requests"),
         ("poller.store", "import sqlite3\nfrom .core.errors import StateError"),
     ],
 )

@@ -77,10 +77,10 @@ def test_the_file_has_its_name_only_when_it_is_complete(path: Path) -> None:
 def test_what_was_written_but_not_settled_is_written_once(path: Path) -> None:
     output = opened(path)
     output.send(events(0, 3))
-    settled = output.mark
+    settled = output.output_offset
     output.send(events(3, 3))  # killed before it was settled
     again = opened(path, settled)
-    assert again.mark == settled
+    assert again.output_offset == settled
     again.send(events(3, 4))
     again.finish()
     assert read(path) == lines(events(0, 7))
@@ -100,7 +100,7 @@ def test_half_a_batch_leaves_no_half_line(path: Path, torn: int) -> None:
     output.send(events(0, 3))
     with partial(path).open("ab") as file:
         file.write(os.urandom(torn))
-    again = opened(path, output.mark)
+    again = opened(path, output.output_offset)
     again.send(events(3, 1))
     again.finish()
     assert read(path) == lines(events(0, 4))
@@ -110,7 +110,7 @@ def test_a_crash_between_naming_the_file_and_noting_it_changes_nothing(path: Pat
     output = opened(path)
     output.send(events(0, 3))
     output.finish()
-    again = opened(path, output.mark)
+    again = opened(path, output.output_offset)
     again.finish()
     assert read(path) == lines(events(0, 3))
     assert not partial(path).exists()
@@ -119,14 +119,14 @@ def test_a_crash_between_naming_the_file_and_noting_it_changes_nothing(path: Pat
 def test_a_full_disk_leaves_what_was_settled_and_the_batch_goes_in_once_there_is_room(path: Path) -> None:
     output = opened(path)
     output.send(events(0, 10))
-    settled = output.mark
+    settled = output.output_offset
     assert settled is not None
     with (
         file_size_limit(settled + 100),
         pytest.raises(OutputError, match=r"File too large.*give it room and run the same command again"),
     ):
         output.send([OutboxEvent("1", 0, 0, b"", 0, os.urandom(5000).hex().encode())])
-    assert output.mark == settled
+    assert output.output_offset == settled
     assert partial(path).stat().st_size == settled
     output.send(events(10, 10))
     output.finish()
@@ -177,18 +177,18 @@ def test_a_file_in_the_place_of_the_directory_is_told(path: Path) -> None:
 def test_a_partial_file_that_lost_what_was_settled_is_told(path: Path) -> None:
     output = opened(path)
     output.send(events(0, 3))
-    assert output.mark is not None
-    os.truncate(partial(path), output.mark - 1)
-    assert "shorter than what was written" in refusal(path, output.mark)
+    assert output.output_offset is not None
+    os.truncate(partial(path), output.output_offset - 1)
+    assert "shorter than what was written" in refusal(path, output.output_offset)
     partial(path).unlink()
-    assert "--restart begins anew" in refusal(path, output.mark)
+    assert "--restart begins anew" in refusal(path, output.output_offset)
 
 
 def test_two_backfills_to_the_same_file_do_not_mix(path: Path) -> None:
     one, other = opened(path, order="one"), opened(path, order="other")
     one.send(events(0, 3))
     other.send(events(100, 30))
-    again = opened(path, one.mark, order="one")
+    again = opened(path, one.output_offset, order="one")
     again.send(events(3, 1))
     again.finish()
     assert read(path) == lines(events(0, 4))
@@ -203,12 +203,12 @@ def test_two_backfills_to_the_same_file_do_not_mix(path: Path) -> None:
 def test_beginning_anew_deletes_what_was_written(path: Path) -> None:
     output = opened(path)
     output.send(events(0, 3))
-    OutputFile(path, "order1").discard(output.mark, is_finished=False)
+    OutputFile(path, "order1").discard(output.output_offset, is_finished=False)
     assert not list(path.parent.iterdir())
     output = opened(path)
     output.send(events(0, 3))
     output.finish()
-    OutputFile(path, "order1").discard(output.mark, is_finished=True)
+    OutputFile(path, "order1").discard(output.output_offset, is_finished=True)
     assert not list(path.parent.iterdir())
 
 

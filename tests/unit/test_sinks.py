@@ -30,8 +30,10 @@ from poller.core.errors import StoppedError
 from poller.core.events import OutboxEvent
 from poller.net.transport import Response
 from poller.net.words import words_of
-from poller.sinks import build_sink, logging_service, loki
+from poller.sinks import logging_service, loki
 from poller.sinks.age import AgeLimit
+from poller.sinks.base import Context
+from poller.sinks.build import build_sink
 from poller.sinks.http import outcome_of
 from tests.support import TOP, clean_environment
 
@@ -57,7 +59,7 @@ def logging_sink(stop=None, **settings):
 
 def loki_sink(clock=lambda: NOON, **settings):
     settings = LokiSink(**{"name": "loki", "url": URL, **settings})
-    return loki.LokiSink(settings, Config(), threading.Event(), clock=clock)
+    return loki.LokiSink(settings, Context(Config(), threading.Event()), clock=clock)
 
 
 # What an answer means
@@ -262,13 +264,13 @@ def test_a_probe_of_loki_knows_a_yes_from_a_no(status, body, kind):
 def test_a_sink_takes_over_its_table():
     settings = {"batch_events": 7, "batch_bytes": 4096, "max_event_bytes": 2048, "oversize": "truncate"}
     for sink, type_ in ((logging_sink(**settings), "logging-service"), (loki_sink(**settings), "loki")):
-        assert {key: getattr(sink, key) for key in settings} == settings
-        assert sink.type == type_
+        assert {key: getattr(sink.settings, key) for key in settings} == settings
+        assert sink.settings.type == type_
 
 
 def test_standard_output_is_a_sink_like_any_other(capfdbinary):
     sink = build_sink(StdoutSink(name="out", batch_events=7), Config(), threading.Event())
-    assert (sink.name, sink.type, sink.batch_events) == ("out", "stdout", 7)
+    assert (sink.name, sink.settings.type, sink.settings.batch_events) == ("out", "stdout", 7)
     assert (sink.probe(), sink.send([event(line=b"{}"), event(line=b"{}")])) == (Accepted(), Accepted())
     assert capfdbinary.readouterr().out == b"{}\n{}\n"
 
@@ -291,15 +293,15 @@ def test_every_type_of_sink_can_be_built_and_takes_over_its_table():
     ]
     for table in tables:
         sink = build_sink(table, Config(), threading.Event())
-        assert (sink.name, sink.type, sink.redact) == (table.name, table.type, None)
-        assert {key: getattr(sink, key) for key in settings} == settings
+        assert (sink.name, sink.settings.type) == (table.name, table.type)
+        assert {key: getattr(sink.settings, key) for key in settings} == settings
 
 
 def test_a_file_sink_brings_no_http_library(tmp_path: Path):
     program = (
         "import sys, threading\n"
         "from poller.config import Config, FileSink\n"
-        "from poller.sinks import build_sink\n"
+        "from poller.sinks.build import build_sink\n"
         f"build_sink(FileSink(name='a', path={str(tmp_path / 'a')!r}), Config(), threading.Event())\n"
         "sys.exit('requests' in sys.modules)\n"
     )
@@ -312,7 +314,7 @@ def test_a_file_sink_brings_no_http_library(tmp_path: Path):
 
 def test_what_a_sink_refuses_or_wants_again_is_said_of_the_right_event_beside_those_that_are_too_old():
     later = RetryAfter("throttled")
-    limit = AgeLimit(100, "100 seconds", "dead-letter", lambda: NOON)
+    limit = AgeLimit(100, "100 seconds", Context(Config(), threading.Event()), lambda: NOON)
     events = [event(500), event(1), event(500), event(2), event(3)]
     outcome = limit.send(events, lambda young: Accepted({0: "bad"}, (2,), 400, later))
     assert outcome.refused == {0: outcome.refused[0], 1: "bad", 2: outcome.refused[2]}
@@ -322,7 +324,12 @@ def test_what_a_sink_refuses_or_wants_again_is_said_of_the_right_event_beside_th
 
 def age_limit(trusted_now):
     """Of 100 seconds, on a machine whose clock is three days ahead."""
-    return AgeLimit(100, "100 seconds", "dead-letter", lambda: NOON + 3 * 86_400, trusted_now)
+    return AgeLimit(
+        100,
+        "100 seconds",
+        Context(Config(), threading.Event(), trusted_now=trusted_now),
+        lambda: NOON + 3 * 86_400,
+    )
 
 
 def test_a_clock_that_is_ahead_makes_no_event_too_old():

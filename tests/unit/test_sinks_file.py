@@ -18,7 +18,7 @@ import pytest
 from poller.config import Config, FileSink
 from poller.core.delivery import Accepted, RetryAfter
 from poller.core.events import OutboxEvent
-from poller.sinks import build_sink
+from poller.sinks.build import build_sink
 from tests.support import TOP, UNMEASURED, clean_environment
 
 MIDNIGHT = int(datetime(2026, 5, 2, tzinfo=UTC).timestamp())
@@ -232,7 +232,7 @@ import resource, sys, threading
 sys.dont_write_bytecode = True  # a module cut off at the limit would be in everybody's way
 from poller.config import Config, FileSink
 from poller.core.events import OutboxEvent
-from poller.sinks import build_sink
+from poller.sinks.build import build_sink
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 sink = build_sink(FileSink(name="a", path=sys.argv[1]), Config(), threading.Event())
 def batch(count):

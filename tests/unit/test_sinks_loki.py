@@ -21,6 +21,7 @@ from poller.core.errors import StoppedError
 from poller.core.events import OutboxEvent
 from poller.simulator.loki import MAX_BEHIND_NS
 from poller.sinks import loki
+from poller.sinks.base import Context
 from poller.sinks.side_by_side import Pace, side_by_side
 from poller.system.liveness import Workers
 from tests.loki import Loki, Outbox, deliver
@@ -71,7 +72,7 @@ def lines_of(events: Sequence[OutboxEvent]) -> list[bytes]:
 
 def sink_at_noon(**keys: Any) -> loki.LokiSink:
     table = LokiSink(**{"name": "loki", "url": URL, **keys})
-    return loki.LokiSink(table, Config(), threading.Event(), clock=lambda: NOON)
+    return loki.LokiSink(table, Context(Config(), threading.Event()), clock=lambda: NOON)
 
 
 # What is sent

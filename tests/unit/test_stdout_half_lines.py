@@ -1,6 +1,6 @@
 """Standard output where a write ends in the middle of a line: by a full disk, or by the end of the process.
 
-The process that was killed is played by a file that holds what it wrote, and by the `mark` that is in the state.
+The process that was killed is played by a file that holds what it wrote, and by the `output_offset` that is in the state.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from poller.core.errors import OutputError
@@ -43,10 +44,7 @@ class Place:
 
     def sink(self, descriptor: int, **settings: Any) -> StdoutSink:
         self._patch.setattr("sys.stdout", open(descriptor, "wb", closefd=False))  # noqa: SIM115
-        sink = StdoutSink(PRINTED)
-        for name, value in settings.items():
-            setattr(sink, name, value)
-        return sink
+        return StdoutSink(msgspec.structs.replace(PRINTED, **settings))
 
     def deliver(self, descriptor: int, **settings: Any) -> None:
         """What a process does with one output. Raises: OutputError."""

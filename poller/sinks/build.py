@@ -1,0 +1,40 @@
+"""Which sink a table of the configuration describes. A new sink is one entry of `FACTORIES`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from poller.config import AnySink, Config
+from poller.sinks.base import Context, Sink, TooOld
+
+Factory = Callable[[Any, Context], Sink]
+
+# Type of table -> the module, imported only when needed, and what makes a sink of a table and a context.
+FACTORIES: dict[str, tuple[str, str]] = {
+    "logging-service": ("poller.sinks.logging_service", "LoggingServiceSink"),
+    "loki": ("poller.sinks.loki", "LokiSink"),
+    "moesif": ("poller.sinks.moesif", "MoesifSink"),
+    "firehose": ("poller.sinks.firehose", "FirehoseSink"),
+    "file": ("poller.sinks.file", "FileSink"),
+    "stdout": ("poller.sinks.stdout", "build"),
+}
+
+
+def build_sink(
+    settings: AnySink,
+    config: Config,
+    stop: threading.Event,
+    *,
+    too_old: TooOld = "dead-letter",
+    trusted_now: Callable[[], float | None] | None = None,
+) -> Sink:
+    """The sink that a table describes; its module is imported only now. The rest is its `Context`.
+
+    Raises: ConfigError for a library that is not installed.
+    """
+    module, name = FACTORIES[settings.type]
+    factory: Factory = getattr(import_module(module), name)
+    return factory(settings, Context(config, stop, too_old, trusted_now))
