@@ -141,7 +141,8 @@ ALERTS = (
         "0s",
         "critical",
         "Sink {{ $labels.sink }} refuses our credentials",
-        "Put the right key into its file, then reload (SIGHUP). Its events wait.",
+        "Replace its key. From a file: then `ionos-poller sinks retry {{ $labels.sink }}`. Through LoadCredential= of systemd:"
+        " `systemctl restart ionos-poller`, as a reload keeps the old copy. Its events wait; `ionos-poller status` says why.",
     ),
     Alert(
         "Gaps",
@@ -196,7 +197,8 @@ ALERTS = (
         "0s",
         "warning",
         "The API token of account {{ $labels.account }} expires within 14 days",
-        "Make a new one, put it into the token's file and reload (SIGHUP).",
+        "Make a new one and put it into the token's file, which is read again by itself. Through LoadCredential= of systemd"
+        " only `systemctl restart ionos-poller` brings it in.",
     ),
     Alert(
         "TokenExpiringSoon",
@@ -207,7 +209,8 @@ ALERTS = (
         "0s",
         "critical",
         "The API token of account {{ $labels.account }} expires within two days, or has",
-        "Make a new one, put it into the token's file and reload (SIGHUP).",
+        "Make a new one and put it into the token's file, which is read again by itself. Through LoadCredential= of systemd"
+        " only `systemctl restart ionos-poller` brings it in.",
     ),
 )
 

@@ -38,7 +38,7 @@ _COMMANDS = {
     "status": "Per contract watermark and lag, per sink backlog; the books.",
     "gaps": "Spans that could not be read: list, show, retry, accept.",
     "dead-letters": "Events a sink refused for good: list, show, replay, purge.",
-    "sinks": "Sinks known to the state: list, forget.",
+    "sinks": "Sinks known to the state: list, retry, forget.",
     "journal": "What people did to the state by hand: who, when, what, why.",
     "demo": "The whole thing on this machine, no account needed.",
     "simulate": "Only the simulator, for trying configs.",

@@ -1,24 +1,36 @@
-"""`sinks`: those the state knows, and letting go of one that left the configuration."""
+"""`sinks`: those the state knows, a try at once where something was mended, and letting go of one that left the configuration."""
 
 from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
 
 import click
 
 from poller.cli import suggestions
 from poller.cli.acting import acting
+from poller.cli.messages import tell
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
-from poller.core.errors import EXIT_OK, ConfigError, Problem
+from poller.cli.stopping import until_stopped
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem
+from poller.pipeline.status import read_use
 from poller.store import State
-from poller.store.overview import overview_of
+from poller.store.inspection import holder_of
+from poller.store.overview import SinkOverview
+
+_OUTCOME_SECONDS = 20.0  # longer than the daemon takes to see it, and most receivers to answer
+_LOOK_AGAIN_SECONDS = 0.2
 
 
 @click.group("sinks", cls=GlobalOptionsGroup)
 def command() -> None:
-    """Sinks known to the state: list, forget.
+    """Sinks known to the state: list, retry, forget.
 
     \b
     Examples:
       ionos-poller sinks list
+      ionos-poller sinks retry logging
       ionos-poller sinks forget old-loki
     """
 
@@ -33,16 +45,72 @@ def list_(settings: Settings, use: str | None) -> int:
     Example:
       ionos-poller sinks list
     """
+    from poller.cli.status_page import console, sinks_page
+
     config = settings.load(check_files=False)
-    configured = {sink.name for sink in config.sinks}
-    use = use_of(use, config.state_dir)
-    for row in overview_of(State.path(config.state_dir, use)).sinks:
-        note = "" if row.sink.name in configured or use != "run" else "  left the config: `sinks forget` lets go of it"
-        click.echo(
-            f"{row.sink.name}  {row.sink.type}  delivered {row.sink.delivered}  waiting {row.waiting}"
-            f"  dead letters {row.dead_letters}{note}"
-        )
+    console().print(sinks_page(config, read_use(config.state_dir, use_of(use, config.state_dir))))
     return EXIT_OK
+
+
+@command.command("retry", cls=GlobalOptionsCommand, short_help="Try it now: what it waited for was mended.")
+@click.argument("name", shell_complete=suggestions.known_sinks)
+@USE
+@click.pass_obj
+def retry(settings: Settings, name: str, use: str | None) -> int:
+    """Try a sink now that waits after a failure or is parked, and tell what came of it.
+
+    Exit code 1 when it failed again. While nothing runs, the next start tries it at once.
+
+    \b
+    Example:
+      ionos-poller sinks retry logging
+    """
+    config = settings.load(check_files=False)
+    use = use_of(use, config.state_dir)
+
+    def work(stop: threading.Event) -> int:
+        with closing(State.attach(config.state_dir, use)) as state:
+            before = _sink(state, name)
+            if before.sink.retry_at is None:
+                click.echo(f"{name} does not wait for anything: {_told(before)}")
+                return EXIT_OK
+            with acting(config.state_dir, "sinks retry", name) as by:
+                state.outbox.retry(name, time.time(), by=by)
+            if holder_of(State.path(config.state_dir, use).with_suffix(".lock")) is None:
+                click.echo(f"{name} is tried as soon as `{use}` runs: it does not run now")
+                return EXIT_OK
+            return _outcome(state, before, stop)
+
+    return until_stopped(work)
+
+
+def _outcome(state: State, before: SinkOverview, stop: threading.Event) -> int:
+    """Wait for the try, and tell what came of it."""
+    name, deadline = before.sink.name, time.monotonic() + _OUTCOME_SECONDS
+    while time.monotonic() < deadline and not stop.wait(_LOOK_AGAIN_SECONDS):
+        after = _sink(state, name)
+        if after.sink.retry_at is None:
+            click.echo(f"{name} works again: {_told(after)}")
+            return EXIT_OK
+        if after.sink.postponed_at != before.sink.postponed_at:
+            tell(str(PollerError(f"it failed again: {after.sink.failure}", sink=name)))
+            return EXIT_INCOMPLETE
+    click.echo(f"{name} is being tried; `ionos-poller status` shows what came of it")
+    return EXIT_OK
+
+
+def _told(row: SinkOverview) -> str:
+    return f"delivered {row.sink.delivered:,}, waiting {row.waiting:,}"
+
+
+def _sink(state: State, name: str) -> SinkOverview:
+    """What the state says of a sink.  Raises: ConfigError when it knows none of that name."""
+    rows = {row.sink.name: row for row in state.overview().sinks}
+    if name not in rows:
+        raise ConfigError(
+            [Problem("NAME", f"the state knows no sink {name}", f"it knows: {', '.join(rows) or 'none'}")]
+        )
+    return rows[name]
 
 
 @command.command("forget", cls=GlobalOptionsCommand, short_help="Let go of a sink that left the config.")
@@ -62,12 +130,9 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
         raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
     state = State.attach(config.state_dir, use_of(use, config.state_dir))
     try:
-        waiting = sum(row.waiting for row in state.overview().sinks if row.sink.name == name)
+        waiting = _sink(state, name).waiting
         with acting(config.state_dir, "sinks forget", name) as by:
-            is_known = state.outbox.forget(name, by=by)
-        if not is_known:
-            known = ", ".join(sink.name for sink in state.outbox.sinks()) or "none"
-            raise ConfigError([Problem("NAME", f"the state knows no sink {name}", f"it knows: {known}")])
+            state.outbox.forget(name, by=by)
     finally:
         state.close()
     click.echo(f"{name} forgotten, and {waiting:,} entries that waited for it" if waiting else f"{name} forgotten")

@@ -43,7 +43,7 @@ def _use(config: Config, use: Use, *, is_whole: bool) -> Iterator[RenderableType
     yield from _contracts(config, use.state, now, is_whole=is_whole)
     if use.state.sinks:
         yield Text()
-        yield _table("sink", "type", "delivered>", "waiting>", "dead letters>", "state", rows=_sinks(config, use))
+        yield _sink_table(config, use)
     troubles = list(_troubles(config, use, now))
     if troubles:
         yield Text()
@@ -77,6 +77,15 @@ def _contract(config: Config, row: Contract, now: float) -> list[Text]:
         last = Text(ago, "yellow" if is_stale(row, config, now) else "green")
     words = (row.contract, row.account, format_time(row.watermark), _span(now - row.watermark))
     return [*map(Text, words), Text(f"{row.new:,}"), Text(f"{row.late:,}"), last]
+
+
+def sinks_page(config: Config, use: Use) -> RenderableType:
+    """The sinks of one use, and what is to be known of each."""
+    return Group(_sink_table(config, use), *_sink_troubles(config, use, time.time()))
+
+
+def _sink_table(config: Config, use: Use) -> Table:
+    return _table("sink", "type", "delivered>", "waiting>", "dead letters>", "state", rows=_sinks(config, use))
 
 
 def _sinks(config: Config, use: Use) -> Iterator[list[Text]]:
@@ -120,16 +129,21 @@ def _troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
         yield _line(
             "yellow", f"... and {len(use.state.pending) - _PENDING_AT_A_GLANCE:,} more spans: --json names each"
         )
+    yield from _sink_troubles(config, use, now)
+
+
+def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
     for row in use.state.sinks:
         sink = row.sink
         if _has_left(config, row, use):
             way_out = f"`ionos-poller sinks forget {sink.name}`"
             yield _line("yellow", f"sink {sink.name} left the config and holds the outbox until {way_out}")
-        elif sink.parked_at is not None:
-            yield _line("red", f"sink {sink.name}, parked for {_span(now - sink.parked_at)}: {sink.failure}")
         elif sink.retry_at is not None:
-            again = f"again in {_span(sink.retry_at - now)}" if use.process else "again when it runs"
-            yield _line("yellow", f"sink {sink.name}, attempt {sink.attempts}, {again}: {sink.failure}")
+            again = f"next try in {_span(sink.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
+            since = f"parked for {_span(now - sink.parked_at)}" if sink.parked_at else f"attempt {sink.attempts}"
+            at_once = f"; now: `ionos-poller sinks retry {sink.name}`" if use.process else ""
+            style = "red" if sink.parked_at else "yellow"
+            yield _line(style, f"sink {sink.name}, {since}, {again}{at_once}: {sink.failure}")
 
 
 def _books(config: Config, state: Overview) -> Iterator[Text]:

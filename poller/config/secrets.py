@@ -83,6 +83,19 @@ class SecretSource:
         self._environ = environ or {}
         self._inline = inline
 
+    @property
+    def remedy(self) -> str:
+        """What a person does who has a new one, so that a running service uses it."""
+        match self.origin:
+            case "credential":
+                return "replace the file that LoadCredential= names, then restart: the service has a copy"
+            case "env":
+                return f"set {self.place} anew, then restart"
+            case "inline":
+                return "replace it in the configuration, then reload"
+            case _:
+                return f"replace {self.place}: it is read again each time"
+
     def read(self) -> Secret:
         """The secret as it is now; files are read again each time.
 

@@ -164,7 +164,10 @@ class Deliverer:
         now = self._clock()
         # Before the postponement was even made: the clock was set back, and must not make a wait of seconds one of hours.
         if self._postponed_at <= now < self._not_before:
-            return Progress(0, self._not_before - now)
+            # A person who has mended something may ask for a try at once.
+            self._not_before = min(self._not_before, self._outbox.retry_at(self._sink.name) or self._not_before)
+            if now < self._not_before:
+                return Progress(0, self._not_before - now)
         if not self._pieces:
             batch = self._outbox.batch(self._sink.name, self._size.now, self._settings.batch_bytes)
             if batch is None:
@@ -257,13 +260,10 @@ class Deliverer:
                 return Progress(0, decision.seconds)
             case Park(wait, reason):
                 self.refusal = reason
-                self._postpone(wait, reason, parked_at=self._parked_at or self._clock())
-                hint = (
-                    "nothing is lost: it is tried again every minute"
-                    if reason.endswith(")")  # says what to do
-                    else "nothing is lost: replace the key file, it is read again; only LoadCredential= needs a restart"
-                )
-                log.error("sink.parked", extra={"sink": self._sink.name, "why": reason, "hint": hint})
+                told = reason if reason.endswith(")") else f"{reason} ({self._sink.key_remedy})"  # it says what to do
+                self._postpone(wait, told, parked_at=self._parked_at or self._clock())
+                hint = "nothing is lost: it is tried again every minute"
+                log.error("sink.parked", extra={"sink": self._sink.name, "why": told, "hint": hint})
                 return Progress(0, wait)
 
     def _halve(self, piece: _Piece) -> Progress:

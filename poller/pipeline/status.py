@@ -41,16 +41,31 @@ class Use(NamedTuple):
 def read_status(state_dir: Path) -> Seen:
     """The states in the state directory.  Raises: StateError when there is none yet, or it cannot be read."""
     seen = Seen([], [])
-    for path in State.files(state_dir):
+    for path in sorted(State.files(state_dir.absolute()), key=_by_use):
         try:
-            seen.uses.append(Use(path.stem, path, overview_of(path), holder_of(path.with_suffix(".lock"))))
+            seen.uses.append(_read(path))
         except StateError as error:
             seen.failures.append(error)
     seen.failures.extend(missing_in(state_dir).values())
     if not seen.uses and not seen.failures:
         hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
-        raise StateError(f"no state in {state_dir}", hint=hint)
+        raise StateError(f"no state in {state_dir.absolute()}", hint=hint)
     return seen
+
+
+def read_use(state_dir: Path, use: str) -> Use:
+    """The state of one use.  Raises: StateError when there is none, or it cannot be read."""
+    return _read(State.path(state_dir.absolute(), use))
+
+
+def _read(path: Path) -> Use:
+    return Use(path.stem, path, overview_of(path), holder_of(path.with_suffix(".lock")))
+
+
+def _by_use(path: Path) -> tuple[int, str]:
+    """The daemon's first, the backfills' last."""
+    order = {"run": 0, "fetch": 1}
+    return order.get(path.stem, 2), path.stem
 
 
 def status_data(seen: Seen) -> dict[str, object]:

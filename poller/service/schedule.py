@@ -362,7 +362,7 @@ class Schedule:
                 committed.wait(HEARTBEAT_SECONDS)
                 committed.clear()
             elif wait:
-                self._stop.wait(wait)
+                self._stop.wait(min(wait, HEARTBEAT_SECONDS))  # a person may ask for a try before
         with suppress(StateError, StoppedError):  # no room still: the sink gets it twice
             deliverer.finish()
 

@@ -41,6 +41,6 @@ class TokenWatch:
                     extra={
                         "account": account,
                         "expires_at": datetime.fromtimestamp(expires_at, UTC),
-                        "hint": "make a new token and replace its file; only a LoadCredential= of systemd needs a restart",
+                        "hint": "make a new token, replace its file; with LoadCredential= of systemd, then restart the service",
                     },
                 )

@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from poller.config import Config
+import msgspec
+
+from poller.config import Config, SecretSource
 from poller.config.sinks import Sink as Table
 from poller.core.delivery import Outcome
 from poller.core.events import OutboxEvent
@@ -44,6 +46,12 @@ class Sink(ABC):
     @property
     def name(self) -> str:
         return self.settings.name
+
+    @property
+    def key_remedy(self) -> str:
+        """What a person does where the other side refuses the credentials."""
+        values = msgspec.structs.astuple(self.settings)
+        return next((value.remedy for value in values if isinstance(value, SecretSource)), "correct the credentials")
 
     def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
         """A batch in runs, in order, each of which is settled before the next one is sent. Usually all of it at once."""

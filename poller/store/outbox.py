@@ -112,6 +112,21 @@ class Outbox:
                 (attempts, now, retry_at, failure, parked_at, sink),
             )
 
+    def retry(self, sink: str, now: float, *, by: Action | None = None) -> bool:
+        """Commits: that a sink which waits after a failure is tried again now, and who asked. Returns whether it waits."""
+        with self._database.transaction() as connection:
+            asked = connection.execute(
+                "UPDATE sinks SET retry_at = min(retry_at, ?) WHERE name = ? AND retry_at IS NOT NULL", (now, sink)
+            )
+            if asked.rowcount and by is not None:
+                by.record(connection)
+            return asked.rowcount == 1
+
+    def retry_at(self, sink: str) -> float | None:
+        """When a sink that waits is tried again, in unix seconds; None where it does not wait."""
+        with self._database.reading() as connection:
+            return next((row.retry_at for row in read_sinks(connection, sink)), None)
+
     def note_mark(self, sink: str, mark: int | None) -> None:
         """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
         with self._database.transaction() as connection:

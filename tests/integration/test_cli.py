@@ -124,8 +124,9 @@ def test_a_state_of_fetch_alone_is_the_one_that_is_meant(bench: Starter) -> None
     for command in (("sinks", "list"), ("dead-letters", "list"), ("audit", "--from", "1h", "--to", "0m")):
         failed(place.run(*command), 4, "run.db does not exist", "`run` has not run")
     place.fetch("--since", "1h")
-    (line,) = place.run("sinks", "list").lines
-    assert line.startswith(b"stdout  stdout  delivered 6")
+    heading, line = place.run("sinks", "list").lines
+    assert heading.split() == [b"sink", b"type", b"delivered", b"waiting", b"dead", b"letters", b"state"]
+    assert line.split() == [b"stdout", b"stdout", b"6", b"0", b"0", b"ok"]
     assert place.run("dead-letters", "list").told == ["no dead letters"]
     assert place.run("audit", "--from", "1h", "--to", "0m").code == 0
 

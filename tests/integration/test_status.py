@@ -101,7 +101,7 @@ def test_whether_run_runs_is_told(troubled: Daemon) -> None:
     assert troubled.state()["process"] is None
     text = troubled.command("status")
     assert "run   not running" in text
-    assert "again when it runs" in text
+    assert "next try when `run` runs" in text
 
 
 def test_watch_shows_it_again_in_place_until_interrupted(troubled: Daemon) -> None:

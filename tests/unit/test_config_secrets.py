@@ -295,3 +295,16 @@ def test_a_token_file_in_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
     with pytest.raises(ConfigError, match="UTF-16") as caught:
         SecretSource("file", str(token), path="api.token_file").read()
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("origin", "remedy"),
+    [
+        ("file", "replace /etc/key: it is read again each time"),
+        ("credential", "replace the file that LoadCredential= names, then restart: the service has a copy"),
+        ("env", "set /etc/key anew, then restart"),
+        ("inline", "replace it in the configuration, then reload"),
+    ],
+)
+def test_how_a_new_secret_comes_into_force_depends_on_where_it_is(origin: Any, remedy: str) -> None:
+    assert SecretSource(origin, "/etc/key", path="api.token").remedy == remedy

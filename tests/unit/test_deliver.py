@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from poller.config import SecretSource
+from poller.config.sinks import LoggingServiceSink
 from poller.config.sinks import StdoutSink as Settings
 from poller.core.delivery import (
     HALVE_AT_ATTEMPT,
@@ -254,3 +256,28 @@ def test_a_parked_sink_is_tried_at_once_after_a_start(state: State, clock: Clock
     assert first.step() == (0, PARKED_RETRY_SECONDS)
     again = Deliverer(state.outbox, sink, clock=clock)
     assert again.step().settled == 1
+
+
+def test_a_sink_that_waits_is_tried_at_once_when_a_person_asks_for_it(state: State, clock: Clock) -> None:
+    answers = iter([CredentialsRefused("HTTP 401"), Accepted()])
+    deliverer = Deliverer(state.outbox, Scripted(lambda events: next(answers), retry_max_seconds=600.0), clock=clock)
+    collect(state, 5)
+    wait = deliverer.step().wait_seconds
+    assert wait
+    clock.now += wait / 2
+    assert deliverer.step().wait_seconds == wait / 2
+    assert state.outbox.retry("out", clock.now)
+    assert deliverer.step().settled == 5
+    assert not state.outbox.retry("out", clock.now), "it waits for nothing any more"
+    assert not state.outbox.retry("no such sink", clock.now)
+
+
+def test_a_parked_sink_says_what_to_do_with_the_key_it_has(state: State, clock: Clock) -> None:
+    sink = Scripted(lambda events: CredentialsRefused("HTTP 401"))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 1)
+    deliverer.step()
+    assert [row.failure for row in state.outbox.sinks()] == ["HTTP 401 (correct the credentials)"]
+    key = SecretSource("file", "/etc/key", path="sinks[0].api_key")
+    sink.settings = LoggingServiceSink(name="out", url="https://127.0.0.1", tag="activityLog", api_key=key)  # type: ignore[assignment]
+    assert sink.key_remedy == "replace /etc/key: it is read again each time"

@@ -76,3 +76,19 @@ def test_what_does_not_happen_has_no_line(directory: Path, monkeypatch: pytest.M
 
 def test_a_person_is_shown_with_the_login_behind_sudo() -> None:
     assert [str(ANNA), str(Person(0, "root", "anna"))] == ["anna", "root (sudo: anna)"]
+
+
+def test_a_retry_has_a_line_if_the_sink_waited_and_none_otherwise(directory: Path) -> None:
+    with closing(State.attach(directory, "fetch")) as state:
+        by = Action(ANNA, "sinks retry", "out", clock=lambda: NOW)
+        assert not state.outbox.retry("out", NOW, by=by)
+        assert entries(directory) == []
+        state.outbox.postpone("out", 1, NOW, NOW + 60, "down", parked_at=None)
+        assert state.outbox.retry("out", NOW + 1, by=by)
+        assert state.outbox.retry_at("out") == NOW + 1
+        assert state.outbox.retry("out", NOW + 9)
+        assert state.outbox.retry_at("out") == NOW + 1, "not later than it was"
+        assert state.outbox.retry_at("unknown") is None
+    assert [(entry.action, entry.subject, entry.affected) for entry in entries(directory)] == [
+        ("sinks retry", "out", None)
+    ]

@@ -1,0 +1,30 @@
+"""After a person has mended something: what `status` says to do, and a try at once."""
+
+from __future__ import annotations
+
+from tests.daemon import LOGGING, LOKI, MakeDaemon
+from tests.support import wait_until
+
+
+def test_a_sink_whose_key_was_replaced_works_at_once_when_asked_to(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=50)
+    good = daemon.key_file.read_text()
+    daemon.key_file.write_text("wrong")
+    daemon.start()
+    wait_until(lambda: daemon.sink(LOGGING)["parked_at"], what="it is parked")
+    told = daemon.command("status")
+    assert "next try in " in told
+    assert f"now: `ionos-poller sinks retry {LOGGING}`" in told
+    assert f"replace {daemon.key_file}: it is read again each time" in told
+    assert "it failed again" in daemon.command("sinks", "retry", LOGGING, code=1)
+    daemon.key_file.write_text(good)
+    assert daemon.command("sinks", "retry", LOGGING) == "logging works again: delivered 50, waiting 0\n"
+    assert "does not wait for anything" in daemon.command("sinks", "retry", LOKI)
+    assert "it knows: logging, loki" in daemon.command("sinks", "retry", "no-such", code=2)
+    assert "sinks retry  logging" in daemon.command("journal")
+    daemon.key_file.write_text("wrong")
+    daemon.simulator.add_entries(daemon.simulator.contracts[0], count=1)
+    wait_until(lambda: daemon.sink(LOGGING)["parked_at"], what="it is parked again")
+    daemon.stop()
+    assert "as soon as `run` runs" in daemon.command("sinks", "retry", LOGGING)
+    assert "next try when `run` runs" in daemon.command("status")
