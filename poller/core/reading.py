@@ -38,6 +38,9 @@ _LONG_SECONDS = 20 * 86_400  # not what is left of a month that was split
 _LOOK_ENTRIES = 20
 _ENOUGH_TO_JUDGE = 200  # entries that say how dense a window is, give or take a tenth
 _MICROSECONDS = 1_000_000
+_MIB = 1024 * 1024
+# A second cannot be split, so this much of it is held in memory, and what a window may weigh where that is more.
+_SECOND_BYTES = 24 * _MIB
 _MOST_SKIPPED = 8  # places in a row that give nothing, before it is the window that gives nothing
 # Where Elasticsearch stops counting unless told otherwise, with or without saying so.
 USUAL_CAP = 10_000
@@ -243,7 +246,14 @@ class WindowReader:
             page_count += bool(page.count)
             cut = self._too_dense(window, page) if self._conduct.is_trial else None
             # A total that is less than what has come is wrong: then only an empty page is the end.
-            if cut or not page.count or (offset == total and not self._is_capped(page)):
+            is_end = not page.count or (offset == total and not self._is_capped(page))
+            if weight_bytes > max(_SECOND_BYTES, self._limits.window_bytes) and not is_end:
+                cut = Unread(
+                    window,
+                    DENSE,
+                    f"more than {weight_bytes // _MIB} MiB of entries in one second (see api.window_bytes)",
+                )
+            if cut or is_end:
                 return _Sweep(told_apart(events), unreadable, first_total, total, page_count, cut)
 
     def _next_page(self, window: Window, offset: int, before: Page | None) -> Page | Unread:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -69,6 +70,7 @@ LISTS: dict[str, Callable[[], bytes]] = {
     "the same contract 800,000 times": lambda: b'{"items":[%s]}' % many(b'{"id":1}', PAGE),
     "2.8 million objects beside the contracts": lambda: b'{"items":[],"x":[%s]}' % many(b"{}", PAGE - 100),
 }
+HEAVY_SECOND = "a second of 8 GB"
 COMMANDS = {
     "fetch": ["fetch", "--since", "2s"],
     "check": ["check"],
@@ -101,6 +103,14 @@ def packed(name: str) -> bytes:
     return gzip.compress((PAGES.get(name) or LISTS[name])(), 1)
 
 
+def second_of_gigabytes(asked: Asked) -> bytes:
+    """Any span holds 20,000 entries of 400 kB; a page is as large as an answer may be."""
+    query = {key: int(value) for key, (value,) in parse_qs(urlsplit(asked.path).query).items() if value.isdigit()}
+    numbers = range(query["offset"], query["offset"] + min(query["limit"], 20))
+    hits = (b'{"_source":{"@uuid":"%d","a":"%s"}}' % (number, b"x" * 400_000) for number in numbers)
+    return b'{"hits":{"total":20000,"hits":[%s]}}' % b",".join(hits)
+
+
 def measured(directory: Path, command: Sequence[str], name: str) -> tuple[int, float, str]:
     """The peak of a command's memory, in bytes, its time, and what it said."""
 
@@ -109,7 +119,8 @@ def measured(directory: Path, command: Sequence[str], name: str) -> tuple[int, f
     def answer(asked: Asked) -> bytes:
         is_list = asked.path.partition("?")[0].endswith("/contracts")
         if is_list == (name in LISTS) and not is_kind:
-            return http(packed(name), "Content-Encoding: gzip", "Connection: close")
+            packed_answer = gzip.compress(second_of_gigabytes(asked), 1) if name == HEAVY_SECOND else packed(name)
+            return http(packed_answer, "Content-Encoding: gzip", "Connection: close")
         return http(CONTRACTS if is_list else EMPTY, "Connection: close")
 
     peak = directory / "peak"
@@ -140,6 +151,7 @@ def measured(directory: Path, command: Sequence[str], name: str) -> tuple[int, f
 
 CASES = [
     *(("fetch", name) for name in [*PAGES, *LISTS]),
+    ("fetch", HEAVY_SECOND),
     *((command, name) for command in ("check", "audit") for name in list(PAGES)[:4]),
     ("check", next(iter(LISTS))),
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from poller.core.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
 from poller.core.events import Event, Page
-from poller.core.gaps import UNSTABLE, Unread
+from poller.core.gaps import DENSE, UNSTABLE, Unread
 from poller.core.reading import Limits, Reading, Split, WindowReader
 from poller.core.sifting import each_once
 from poller.core.windows import Window, parts_for, split
@@ -402,6 +403,18 @@ def test_of_a_second_beyond_the_result_window_as_much_comes_as_fits() -> None:
     assert identities(reading) == "abcdefg"
     assert not reading.is_complete
     assert max(query.offset + query.limit for query in script.queries) == 7
+
+
+def test_of_a_second_that_is_heavier_than_memory_may_be_as_much_comes_as_fits() -> None:
+    def heavy(query: Query) -> Page:
+        return msgspec.structs.replace(served(named("abcdefghi"), query), weight_bytes=17 * 1024 * 1024)
+
+    reading = read(Script(heavy), SECOND, LIMITS._replace(window_bytes=16 * 1024 * 1024))
+    (unread,) = reading.unread
+    assert (unread.kind, unread.window, identities(reading)) == (DENSE, SECOND, "abcde")
+    assert "more than 34 MiB of entries in one second" in unread.reason
+    # More memory, and the same second is read whole.
+    assert identities(read(Script(heavy), SECOND, LIMITS._replace(window_bytes=1024 * 1024 * 1024))) == "abcdefghi"
 
 
 def test_no_more_is_asked_for_than_an_offset_reaches() -> None:
