@@ -46,7 +46,7 @@ _TOLD_GAPS = 5
 
 @click.command("audit", cls=GlobalOptionsCommand)
 @click.option("--from", "start", type=TIME, required=True, metavar="T", help="The range's start.")
-@click.option("--to", "end", type=TIME_END, required=True, metavar="T", help="The range's end, not included.")
+@click.option("--to", "end", type=TIME_END, default="now", metavar="T", help="Its end, not included. Default: now.")
 @CONTRACTS
 @click.option("--use", type=click.Choice(["run", "fetch"]), help="Whose state. Default: run, if there is one.")
 @click.option("--repair", is_flag=True, help="Collect what is missing, so that it is delivered once.")
@@ -70,7 +70,7 @@ def command(
 
     \b
     Examples:
-      ionos-poller audit --from 7d --to 1h
+      ionos-poller audit --from 7d
       ionos-poller audit --from 2026-01-01 --to 2026-02-01 --repair
     """
     if start >= end:

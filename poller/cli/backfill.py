@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +15,17 @@ import click
 import msgspec
 
 from poller.cli import suggestions
-from poller.cli.acting import warn_of_root
+from poller.cli.acting import log_done, warn_of_root
 from poller.cli.compose import activity_logs, preparation, trusted_clock
 from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell, told_gaps
-from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
+from poller.cli.options import (
+    CONTRACTS,
+    TIME_TEXT,
+    GlobalOptionsCommand,
+    GlobalOptionsGroup,
+    Settings,
+    parse_time_option,
+)
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
 from poller.config import AnySink, Config
@@ -30,6 +37,7 @@ from poller.ionos.api import ActivityLog
 from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, Done
 from poller.pipeline.deliver import Deliverer
+from poller.pipeline.status import read_status
 from poller.pipeline.transfer import Transfer
 from poller.sinks.base import Sink, TooOld
 from poller.sinks.build import build_sink
@@ -37,10 +45,11 @@ from poller.sinks.output import OutputFile
 from poller.sinks.redaction import redactions_of
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
-from poller.store.overview import OtherLedger, Overview
+from poller.store.overview import FINISHED, OtherLedger, Overview
 
 log = logging.getLogger("poller.backfill")
 
+_PREFIX = "backfill-"  # of the name of its use
 _GO_ON = "not complete: run the same command again to go on where it stopped"
 
 # A backfill is over when it ends: it tries whatever is due of its gaps, not one at each poll.
@@ -70,12 +79,12 @@ class _Order(NamedTuple):
 
     @property
     def use(self) -> str:
-        return f"backfill-{self.digest}"
+        return f"{_PREFIX}{self.digest}"
 
 
-@click.command("backfill", cls=GlobalOptionsCommand)
-@click.option("--from", "start", type=TIME_TEXT, required=True, metavar="T", help="The range's start.")
-@click.option("--to", "end", type=TIME_TEXT, required=True, metavar="T", help="The range's end, not included.")
+@click.group("backfill", cls=GlobalOptionsGroup, invoke_without_command=True)
+@click.option("--from", "start", type=TIME_TEXT, metavar="T", help="The range's start. Needed.")
+@click.option("--to", "end", type=TIME_TEXT, metavar="T", default="now", help="Its end, not included. Default: now.")
 @CONTRACTS
 @click.option(
     "--output",
@@ -101,10 +110,10 @@ class _Order(NamedTuple):
     show_default=True,
     help="What becomes of entries older than a sink takes.",
 )
-@click.pass_obj
+@click.pass_context
 def command(
-    settings: Settings,
-    start: str,
+    ctx: click.Context,
+    start: str | None,
     end: str,
     contracts: tuple[str, ...],
     output: str | None,
@@ -117,13 +126,19 @@ def command(
     """Export a past range once: to a file, to stdout, or to sinks of the configuration.
 
     The same command again goes on where an interrupted one stopped. Oldest first per contract; runs beside `run`.
-    T is RFC 3339, YYYY-MM-DD (UTC midnight), or an age such as 90m, 36h, 7d.
+    T is RFC 3339, YYYY-MM-DD (UTC midnight), `now`, or an age such as 90m, 36h, 7d.
 
     \b
     Examples:
       ionos-poller backfill --from 2026-01-01 --to 2026-02-01 --output jan.ndjson
       ionos-poller backfill --from 7d --to 1h --sink loki --jobs 8
+      ionos-poller backfill forget backfill-1c9b5a27d0e4
     """
+    settings = ctx.ensure_object(Settings)
+    if ctx.invoked_subcommand is not None:
+        return EXIT_OK
+    if start is None:
+        raise ConfigError([Problem("--from", "missing", "say from when, such as --from 7d or --from 2026-01-01")])
     if bool(output) == bool(sinks):
         raise ConfigError([Problem("--output", "give either --output or --sink", "such as --output export.ndjson.gz")])
     config = settings.load()
@@ -157,6 +172,55 @@ def command(
         raise
 
 
+@command.command("forget", cls=GlobalOptionsCommand, short_help="Take a finished one off the lists.")
+@click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=suggestions.uses)
+@click.option("--finished", "is_all_finished", is_flag=True, help="All that are finished.")
+@click.option("--yes", is_flag=True, help="Also one that is not finished: what it had exported is not known any more.")
+@click.pass_obj
+def forget(settings: Settings, ids: tuple[str, ...], is_all_finished: bool, yes: bool) -> int:
+    """Forget a backfill that is finished, as `status` names it: its state is deleted, and what it exported stays.
+
+    One that still has something to export or dead letters is forgotten with `--yes` alone. The same backfill later begins anew.
+
+    \b
+    Examples:
+      ionos-poller backfill forget backfill-1c9b5a27d0e4
+      ionos-poller backfill forget --finished
+    """
+    config = settings.load(check_files=False)
+    known = {use.name: use for use in read_status(config.state_dir).uses if use.name.startswith(_PREFIX)}
+    names = [_PREFIX + id_.removeprefix(_PREFIX) for id_ in ids]
+    names += [name for name, use in known.items() if is_all_finished and use.state.is_done and name not in names]
+    if not names and not is_all_finished:
+        raise ConfigError([Problem("ID", "missing", f"name one, or give --finished; there are: {_listed(known)}")])
+    problems = [
+        Problem("ID", f"there is no {name}", f"there are: {_listed(known)}") for name in names if name not in known
+    ]
+    problems += [
+        Problem(
+            name,
+            "is not finished, or has dead letters",
+            "run it again to go on, or give --yes to forget it all the same",
+        )
+        for name in names
+        if name in known and not known[name].state.is_done and not yes
+    ]
+    if problems:
+        raise ConfigError(problems)
+    warn_of_root(config.state_dir)
+    for name in names:
+        State.discard(config.state_dir, name)
+        log_done("backfill forget", name)
+        click.echo(f"{name} forgotten")
+    if not names:
+        click.echo("no backfill is finished")
+    return EXIT_OK
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
 class _Backfill:
     """One run of one order."""
 
@@ -188,7 +252,7 @@ class _Backfill:
         window = self._remembered(asked)
         before = self._state.overview()
         # Dead letters that were replayed since wait to be sent, however complete it was.
-        if self._state.fact("finished") and not any(row.waiting for row in before.sinks):
+        if self._state.fact(FINISHED) and not any(row.waiting for row in before.sinks):
             note(f"this backfill of {window} is complete already; --restart begins anew (state: {self._order.use}.db)")
             return self._close_books(before)
         sinks = self._sinks()
@@ -231,7 +295,7 @@ class _Backfill:
             for sink in sinks:
                 if isinstance(sink, OutputFile):
                     sink.finish()
-            self._state.remember("finished", format_time(int(time.time())))
+            self._state.remember(FINISHED, format_time(int(time.time())))
             self._state.shrink()
         else:
             note(_GO_ON)
@@ -385,7 +449,7 @@ def _discard(config: Config, order: _Order) -> None:
     state = State.open(config.state_dir, order.use)
     try:
         mark = next((sink.mark for sink in state.outbox.sinks()), None)
-        is_finished = state.fact("finished") is not None
+        is_finished = state.fact(FINISHED) is not None
     finally:
         state.close()
     State.discard(config.state_dir, order.use)

@@ -74,20 +74,22 @@ def show(findings: Iterable[Finding]) -> int:
         told.append(finding)
         level = click.style(f"{finding.level:<4}", fg=_COLOURS[finding.level], bold=finding.level != "ok")
         hint = f" ({finding.hint})" if finding.hint else ""
-        click.echo(f"{level}  {finding.name:<{_NAME_WIDTH}}  {_indented(printable(finding.message + hint))}")
+        head = f"{finding.name:<{_NAME_WIDTH}}  "
+        click.echo(f"{level}  {head}{_indented(printable(finding.message + hint), 6 + len(head))}")
     counts = {level: sum(finding.level == level for finding in told) for level in _COLOURS}
     click.echo(f"{counts['ok']} ok, {counts['warn']} warn, {counts['fail']} fail")
     return exit_code_of(told)
 
 
-def _indented(text: str) -> str:
-    """Wrapped on a terminal, so that the columns before it stay free; one line elsewhere."""
+def _indented(text: str, place: int) -> str:
+    """Wrapped on a terminal, so that the columns before it stay free; one line elsewhere. `place`: where it begins."""
     if not sys.stdout.isatty():
         return text
     margin = 4 + 2 + _NAME_WIDTH + 2
     width = max(40, shutil.get_terminal_size().columns - margin)
-    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    return f"\n{' ' * margin}".join(lines)
+    beyond = " " * (place - margin)  # a name that is longer than its column
+    lines = textwrap.wrap(text, width, initial_indent=beyond, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * margin}".join(lines).removeprefix(beyond)
 
 
 def show_as_json(findings: Iterable[Finding]) -> int:

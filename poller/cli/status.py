@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,13 +15,21 @@ from poller.config import Config
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE
 from poller.pipeline.status import read_status, status_data
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 _WATCH_SECONDS = 2.0
 
 
 @click.command("status", cls=GlobalOptionsCommand)
 @click.option("--json", "as_json", is_flag=True, help="For machines: one object.")
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until interrupted.")
-@click.option("--all", "is_whole", is_flag=True, help="Every contract; else a terminal shows 20, those not well first.")
+@click.option(
+    "--all",
+    "is_whole",
+    is_flag=True,
+    help="Every contract, and every finished backfill; else a terminal shows 20, those not well first.",
+)
 @click.pass_obj
 def command(settings: Settings, as_json: bool, watch: bool, is_whole: bool) -> int:
     """What the state says: per contract watermark and lag, per sink backlog, retry state and dead letters; the books.
@@ -55,9 +64,10 @@ def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
     if as_json:
         echo_json(status_data(seen))
     else:
-        from poller.cli.status_page import console, page
+        from poller.cli.status_page import CONTRACTS_AT_A_GLANCE, console, page
 
-        console().print(page(config, seen, is_whole=is_whole or not sys.stdout.isatty()))
+        contracts = None if is_whole else CONTRACTS_AT_A_GLANCE if sys.stdout.isatty() else sys.maxsize
+        console().print(page(config, seen, contracts=contracts))
     if seen.failures:
         return EXIT_STATE
     return EXIT_INCOMPLETE if any(use.state.imbalances() for use in seen.uses) else EXIT_OK
@@ -67,13 +77,13 @@ def _watch_in_place(config: Config, stop: threading.Event, *, is_whole: bool) ->
     """On a screen of its own, which leaves the terminal as it was."""
     from rich.live import Live
 
-    from poller.cli.status_page import console, page
+    from poller.cli.status_page import console, fitted
 
-    with Live(
-        page(config, read_status(config.state_dir), is_whole=is_whole),
-        console=console(),
-        screen=True,
-        auto_refresh=False,
-    ) as live:
+    screen = console()
+
+    def seen() -> RenderableType:
+        return fitted(screen, config, read_status(config.state_dir), is_whole=is_whole)
+
+    with Live(seen(), console=screen, screen=True, auto_refresh=False) as live:
         while not stop.wait(_WATCH_SECONDS):
-            live.update(page(config, read_status(config.state_dir), is_whole=is_whole), refresh=True)
+            live.update(seen(), refresh=True)

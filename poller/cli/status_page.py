@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +21,9 @@ from poller.store.contracts import Contract
 from poller.store.overview import Overview, SinkOverview
 
 _WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
-_CONTRACTS_AT_A_GLANCE = 20
+CONTRACTS_AT_A_GLANCE = 20
+_FEWER_CONTRACTS = (CONTRACTS_AT_A_GLANCE, 10, 5, 2)
+_FINISHED_AT_A_GLANCE = 3
 _PENDING_AT_A_GLANCE = 5
 
 
@@ -29,38 +33,67 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
 
 
-def page(config: Config, seen: Seen, *, is_whole: bool) -> RenderableType:
-    """All of it; unless `is_whole`, of many contracts only as many as fit, those that are not well first."""
-    uses = (part for use in seen.uses for part in _use(config, use, is_whole=is_whole))
-    return Group(*uses, *(Text(printable(str(failure)), "red", overflow="fold") for failure in seen.failures))
+def page(config: Config, seen: Seen, *, contracts: int | None) -> RenderableType:
+    """What the state directory holds, the daemon first. `contracts`: at most so many, those first that are not well; None: all of
+    them, and what finished backfills did in full.
+    """
+    is_whole = contracts is None
+    done = [use for use in seen.uses if use.state.is_done and not is_whole]
+    parts: list[RenderableType] = [Text(f"state in {config.state_dir.absolute()}", "dim", overflow="fold")]
+    for use in seen.uses:
+        if use not in done:
+            parts += [Text(), *_use(config, use, contracts)]
+    if done:
+        parts += [Text(), _finished(done)]
+    failures = [Text(printable(str(failure)), "red", overflow="fold") for failure in seen.failures]
+    return Group(*parts, *([Text()] if failures else []), *failures)
 
 
-def _use(config: Config, use: Use, *, is_whole: bool) -> Iterator[RenderableType]:
+def fitted(screen: Console, config: Config, seen: Seen, *, is_whole: bool) -> RenderableType:
+    """The page on one screen: with fewer contracts where it is too long, and then cut, which the last line says."""
+    lines: list[list[Segment]] = []
+    for contracts in (None,) if is_whole else _FEWER_CONTRACTS:
+        found = page(config, seen, contracts=contracts)
+        lines = screen.render_lines(found, pad=False)
+        if len(lines) < screen.height:
+            return found
+    room = max(1, screen.height - 2)
+    kept = Segments([segment for line in lines[:room] for segment in (*line, Segment.line())])
+    return Group(
+        kept, Text(f"... and {len(lines) - room} more lines: `ionos-poller status`", "dim", overflow="ellipsis")
+    )
+
+
+def _finished(done: Sequence[Use]) -> Padding:
+    names = [use.name for use in done]
+    more = f" and {len(names) - _FINISHED_AT_A_GLANCE} more" if len(names) > _FINISHED_AT_A_GLANCE else ""
+    delivered = sum(row.sink.delivered for use in done for row in use.state.sinks)
+    told = f"{len(done)} finished backfill{'s'[: len(done) != 1]}, {delivered:,} entries delivered (--all shows more)"
+    which = ", ".join(names[:_FINISHED_AT_A_GLANCE]) + more
+    return _line("dim", f"{told}; `ionos-poller backfill forget ID` takes one off the list: {which}")
+
+
+def _use(config: Config, use: Use, contracts: int | None) -> Iterator[RenderableType]:
     now = time.time()
     running = f"at work, process {use.process}" if use.process else "not running"
-    yield Text.assemble((use.name, "bold"), "   ", (running, "green" if use.process else ""), f"   {use.path}")
-    yield Text()
-    yield from _contracts(config, use.state, now, is_whole=is_whole)
+    if use.state.finished:
+        running += f", finished {use.state.finished}"
+    yield Text.assemble((use.name, "bold"), "   ", (running, "green" if use.process else ""))
+    yield from _contracts(config, use.state, now, contracts)
     if use.state.sinks:
-        yield Text()
         yield _sink_table(config, use)
-    troubles = list(_troubles(config, use, now))
-    if troubles:
-        yield Text()
-        yield from troubles
-    yield Text()
+    yield from _troubles(config, use, now)
     yield from _books(config, use.state)
-    yield Text()
 
 
-def _contracts(config: Config, state: Overview, now: float, *, is_whole: bool) -> Iterator[RenderableType]:
+def _contracts(config: Config, state: Overview, now: float, at_most: int | None) -> Iterator[RenderableType]:
     rows = state.contracts
-    if not is_whole and len(rows) > _CONTRACTS_AT_A_GLANCE:
+    if at_most is not None and len(rows) > at_most:
         is_unwell = [
             config.poll.wants(row.contract) and (bool(row.failure) or is_stale(row, config, now)) for row in rows
         ]
         rows = [row for _, row in sorted(zip(is_unwell, rows, strict=True), key=lambda pair: not pair[0])]
-        rows = rows[:_CONTRACTS_AT_A_GLANCE]
+        rows = rows[:at_most]
     headings = ("contract", "account", "complete up to", "lag>", "entries>", "late>", "last poll")
     yield _table(*headings, rows=(_contract(config, row, now) for row in rows))
     if len(rows) < len(state.contracts):
@@ -107,7 +140,7 @@ def _has_left(config: Config, row: SinkOverview, use: Use) -> bool:
     return use.name == "run" and row.sink.name not in {sink.name for sink in config.sinks}
 
 
-def _gaps(use: Use) -> Iterator[Text]:
+def _gaps(use: Use) -> Iterator[Padding]:
     for contract, told in gaps_told(use.state.gaps).items():
         yield _line("red", f"contract {contract}: complete but for {told} (`ionos-poller gaps list --use {use.name}`)")
     if accepted := sum(gap.is_accepted for gap in use.state.gaps):
@@ -115,13 +148,14 @@ def _gaps(use: Use) -> Iterator[Text]:
         yield _line("", f"{accepted:,} accepted gaps: {what}")
 
 
-def _troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
+def _troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
     """What the tables have one word for, whole."""
     for line in use.state.clock_troubles(now):
         yield _line("red", line)
     for contract in use.state.contracts:
         if contract.failure:
-            yield _line("red", f"contract {contract.contract}: {contract.failure}")
+            again = "tried at every poll" if use.process else f"next try when `{use.name}` runs"
+            yield _line("red", f"contract {contract.contract}: {contract.failure}; {again}")
     yield from _gaps(use)
     for span in use.state.pending[:_PENDING_AT_A_GLANCE]:
         yield _line("yellow", f"contract {span.contract}: not complete yet, {span.window} is still to be read")
@@ -132,7 +166,7 @@ def _troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
     yield from _sink_troubles(config, use, now)
 
 
-def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
+def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
     for row in use.state.sinks:
         sink = row.sink
         if _has_left(config, row, use):
@@ -146,7 +180,7 @@ def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Text]:
             yield _line(style, f"sink {sink.name}, {since}, {again}{at_once}: {sink.failure}")
 
 
-def _books(config: Config, state: Overview) -> Iterator[Text]:
+def _books(config: Config, state: Overview) -> Iterator[Padding]:
     total = {
         name: sum(getattr(row, name) for row in state.contracts) for name in ("fetched", "new", "seen", "filtered")
     }
@@ -169,8 +203,8 @@ def _books(config: Config, state: Overview) -> Iterator[Text]:
         yield _line("", f"last done by hand: {line_of(state.last_action)}; `ionos-poller journal` lists all")
 
 
-def _line(style: str, text: str) -> Text:
-    return Text(f" {printable(text)}", style, overflow="fold")
+def _line(style: str, text: str) -> Padding:
+    return Padding(Text(printable(text), style, overflow="fold"), (0, 0, 0, 1), expand=False)
 
 
 def _table(*headings: str, rows: Iterator[list[Text]]) -> Table:

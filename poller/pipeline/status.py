@@ -105,6 +105,7 @@ def _use_data(use: Use) -> dict[str, object]:
     return {
         "process": use.process,
         "created_at": _time(state.created_at),
+        "finished_at": state.finished,
         "last_action": action_data(state.last_action) if state.last_action else None,
         "contracts": [
             {

@@ -33,6 +33,8 @@ class SinkOverview(NamedTuple):
         return self.sink.assigned == self.sink.delivered + self.sink.dead + self.waiting
 
 
+FINISHED = "finished"
+"""The fact that a backfill leaves when it is complete."""
 _AHEAD_SECONDS = 60
 _SHOWN_SECONDS = 7 * 86_400
 _MOST_LINES = 5
@@ -49,7 +51,8 @@ class Overview(NamedTuple):
     """The whole state, read in one transaction. `pending` are the spans that are still to be read besides the present.
 
     `letters` are the books of dead letters by sink, also of sinks that were forgotten. `created_at` is when the state was made,
-    in unix seconds; None where a program made it that did not note it. `last_action` is what a person did last.
+    in unix seconds; None where a program made it that did not note it. `last_action` is what a person did last. `finished` is
+    when a backfill had exported all of its range; None for what goes on.
     """
 
     contracts: list[Contract]
@@ -62,6 +65,13 @@ class Overview(NamedTuple):
     gaps: Sequence[Gap] = ()
     created_at: int | None = None
     last_action: JournalEntry | None = None
+    finished: str | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is a backfill that has nothing left to do, and nothing that a person should see."""
+        has_rest = any(row.waiting or row.dead_letters for row in self.sinks) or any(gap.is_open for gap in self.gaps)
+        return self.finished is not None and not has_rest and not self.imbalances()
 
     def clock_troubles(self, now: float) -> list[str]:
         """What the state shows of a clock of ours that is or was ahead, in a line each. `now` in unix seconds."""
@@ -169,6 +179,7 @@ def _read(connection: sqlite3.Connection) -> Overview:
             read_gaps(connection),
             int(created) if (created := _fact(connection, CREATED_AT)) else None,
             next(iter(read_journal(connection, limit=1)), None),
+            _fact(connection, FINISHED),
         )
 
 

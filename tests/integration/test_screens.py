@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from rich.cells import cell_len
 
-from tests.integration.fetching import Bench, Starter
-from tests.support import COMMAND
-from tests.terminal import on_terminal
+from tests.integration.fetching import FIRST, Bench, Starter
+from tests.support import COMMAND, wait_until
+from tests.terminal import Terminal, on_terminal
 
 SIZES = [(80, 24), (120, 40)]
 
@@ -36,3 +38,23 @@ def test_tail_fits_the_screen(bench: Starter, columns: int, rows: int) -> None:
     place = bench(events=200, span_seconds=600)
     lines = lines_of(place, "tail", "--once", "--since", "1h", columns=columns, rows=rows)
     assert len(lines) >= 402
+
+
+@pytest.mark.parametrize(("columns", "rows"), SIZES)
+def test_status_fits_the_screen_while_it_is_watched_whatever_is_wrong(bench: Starter, columns: int, rows: int) -> None:
+    place = bench(events=20, contracts=30, forbidden=tuple(FIRST + number for number in range(25, 30)))
+    assert place.fetch("--since", "2h").code == 1
+    for name in ("a", "b"):
+        assert place.run("backfill", "--contract", str(FIRST), "--from", "2h", "--output", f"{name}.ndjson").code == 0
+    lines_of(place, "status", columns=columns, rows=rows)
+    terminal = Terminal(
+        [*COMMAND, "status", "--watch"], place.directory, place.environment(), columns=columns, rows=rows
+    )
+    wait_until(lambda: "more lines" in terminal.shown or "books:" in terminal.shown, what="a page")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.wait() == 0
+    screen = terminal.shown.rstrip().splitlines()
+    assert len(screen) <= rows
+    assert [line for line in screen if cell_len(line) > columns] == []
+    assert any(line.startswith("fetch   not running") for line in screen)
+    assert sum("failed" in line for line in screen) >= 2, "what is not well is seen first"

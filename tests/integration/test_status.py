@@ -158,3 +158,45 @@ def contracts_shown(place: Bench, *args: str) -> list[int]:
     terminal = on_terminal([*COMMAND, "status", *args], place.directory, place.environment())
     assert ("... and 5 more" in terminal.shown) == (not args)
     return [int(number) for number in re.findall(r"^ (\d+) ", terminal.shown, re.MULTILINE)]
+
+
+def test_the_daemon_comes_first_and_finished_backfills_share_a_line(bench: Starter) -> None:
+    place = bench(events=30)
+    assert place.fetch("--since", "2h").code == 0
+    for name in ("a", "b", "c", "d"):
+        assert place.run("backfill", "--from", "2h", "--output", f"{name}.ndjson").code == 0
+    (place.state_dir / "run.db").write_bytes((place.state_dir / "fetch.db").read_bytes())
+    text = b"\n".join(place.run("status").lines).decode()
+    first, *_ = text.splitlines()
+    assert first == f"state in {place.state_dir}"
+    assert text.index("\nrun ") < text.index("\nfetch ")
+    (line,) = [line for line in text.splitlines() if "backfill" in line]
+    assert line.startswith(" 4 finished backfills, 240 entries delivered")
+    assert line.endswith(" and 1 more")
+    assert list(json.loads(place.run("status", "--json").lines[0])["uses"])[:2] == ["run", "fetch"]
+    assert place.run("status", "--all").lines.count(b"") >= 5, "each in full"
+
+
+def test_a_finished_backfill_is_forgotten_and_one_that_is_not_stays(bench: Starter) -> None:
+    place = bench(events=30)
+    for name in ("a", "b"):
+        assert place.run("backfill", "--from", "2h", "--output", f"{name}.ndjson").code == 0
+    place.simulator.set_faults(["path=entries:503"])
+    assert place.run(
+        "backfill", "--from", "2h", "--output", "c.ndjson", env={"IONOS_POLLER_API__MAX_RETRIES": "0"}
+    ).code
+    uses = json.loads(place.run("status", "--json").lines[0])["uses"]
+    done = sorted(name for name, use in uses.items() if use["finished_at"])
+    (unfinished,) = set(uses) - set(done)
+    refused = place.run("backfill", "forget", done[0], unfinished)
+    assert (refused.code, [unfinished in line for line in refused.told]) == (2, [True])
+    assert place.run("backfill", "forget", done[0].removeprefix("backfill-")).lines == [f"{done[0]} forgotten".encode()]
+    assert place.run("backfill", "forget", "--finished").lines == [f"{done[1]} forgotten".encode()]
+    assert place.run("backfill", "forget", "--finished").lines == [b"no backfill is finished"]
+    assert place.run("backfill", "forget").code == place.run("backfill", "forget", done[0]).code == 2
+    assert [*json.loads(place.run("status", "--json").lines[0])["uses"]] == [unfinished]
+    assert (place.directory / "a.ndjson").exists()
+    assert place.run("backfill", "forget", unfinished, "--yes").code == 0
+    nothing = place.run("status")
+    assert (nothing.code, nothing.lines) == (4, [])
+    assert f"no state in {place.state_dir}" in nothing.told[0]
