@@ -14,6 +14,8 @@ from rich.text import Text
 from poller.cli.journal import line_of
 from poller.cli.messages import printable
 from poller.config import Config
+from poller.core.amounts import duration as _span
+from poller.core.amounts import size as _size
 from poller.core.windows import format_time
 from poller.pipeline.status import Seen, Use
 from poller.service.readiness import gaps_told, is_stale
@@ -215,23 +217,3 @@ def _table(*headings: str, rows: Iterator[list[Text]]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _span(seconds: float) -> str:
-    """A duration as one says it, in its largest one or two units."""
-    left = max(0, int(seconds))
-    if left < 60:
-        return f"{left} s"
-    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
-        if left >= size:
-            rest = left % size // smaller_size
-            return f"{left // size} {unit} {rest} {smaller}" if rest else f"{left // size} {unit}"
-    return f"{left // 60} min"
-
-
-def _size(size_bytes: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if size_bytes < 1024:
-            return f"{size_bytes:.0f} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:,.1f} GiB".replace(".0 ", " ")

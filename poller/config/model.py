@@ -239,7 +239,7 @@ class Outbox(Table, frozen=True, kw_only=True):
 
 
 class Http(Table, frozen=True, kw_only=True):
-    """The daemon's own endpoint: /metrics, /healthz, /readyz."""
+    """The daemon's own endpoint: a page at /, its data at /status.json, /metrics, /healthz, /readyz."""
 
     listen: Annotated[
         str,

@@ -16,15 +16,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 
+import msgspec
+
 from poller.config import Config
 from poller.core.errors import EXIT_OK, ConfigError, PollerError, StateError, TransientError
-from poller.service.health import Endpoint, Health
+from poller.pipeline.status import Seen, read_status, status_data
+from poller.service.health import Answer, Endpoint, Health, Routes
 from poller.service.metrics import Metrics
 from poller.service.notify import Notifier
+from poller.service.rate import Rate
 from poller.service.schedule import HEARTBEAT_SECONDS, Parts, Schedule
+from poller.service.web.html import HEADERS, render
+from poller.service.web.view import View
 from poller.store import State
 from poller.store.journal import SIGNAL, Action
 from poller.system.liveness import StopSignal, Workers, moves
@@ -70,6 +77,8 @@ class Daemon:
         self._told_stuck: frozenset[str] = frozenset()
         self.metrics.workers_stuck.set_function(lambda: len(self._stuck()))
         self._state_dir = Path()
+        self._config = Config()
+        self._rate = Rate()
         self._endpoint: Endpoint | None = None
         self._endpoint_failure = ""
         self._listen_again_at = math.inf
@@ -82,6 +91,7 @@ class Daemon:
         signal.signal(signal.SIGHUP, self._on_reload)
         parts, stop = self._build_parts()
         self._state_dir = parts.config.state_dir
+        self._config = parts.config
         self._open_endpoint(parts)
         self._state.journal.unseen()  # what was done before was logged by the command that did it
         self._start(parts, stop)
@@ -143,7 +153,27 @@ class Daemon:
         http = parts.config.http
         if http.address is None:
             return None
-        return Endpoint(http.address, metrics=self.metrics.render, alive=self.alive, ready=self.ready, hosts=http.hosts)
+        routes = Routes(self.metrics.render, self.alive, self.ready, self._page, self._status)
+        return Endpoint(http.address, routes, hosts=http.hosts)
+
+    def _page(self, is_whole: bool) -> Answer:
+        """What a person with a browser is shown."""
+        body = render(self._view(), is_whole=is_whole).encode("utf-8", "replace")
+        return Answer(HTTPStatus.OK, "text/html; charset=utf-8", body, HEADERS)
+
+    def _status(self) -> bytes:
+        """The same for machines, as `status --json` prints it.  Raises: StateError."""
+        return msgspec.json.encode(status_data(read_status(self._state_dir))) + b"\n"
+
+    def _view(self) -> View:
+        try:
+            seen = read_status(self._state_dir)
+        except StateError as error:  # the page says so
+            seen = Seen([], [error])
+        now = self._clock()
+        reasons = [*self.alive().reasons, *self.ready().reasons]
+        expiries = self._work.token_expiries if self._work is not None else {}
+        return View(now, self._config, seen, reasons, expiries, self._rate.per_minute(now))
 
     def _open_endpoint(self, parts: Parts) -> None:
         """Listen, now or as soon as the address can be had: collecting does not wait for it.  Raises: ConfigError."""
@@ -186,6 +216,7 @@ class Daemon:
             self._endpoint = None
 
     def _start(self, parts: Parts, stop: threading.Event) -> None:
+        self._config = parts.config
         self.metrics.keep(parts.accounts.keys(), parts.config.poll.wants)
         work = Schedule(self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock)
         self._work = work
@@ -273,6 +304,7 @@ class Daemon:
         watchdog = {} if stuck else {"WATCHDOG": "1"}
         self._notifier.tell(**watchdog, STATUS=("; ".join(reasons) or "ready")[:500])
         with suppress(PollerError):  # what collects meets it, too
+            self._rate.observe(self._clock(), sum(row.new for row in self._state.contracts.all()))
             for entry in self._state.journal.unseen():
                 log.info("journal.recorded", extra=entry.fields)
 

@@ -1,4 +1,4 @@
-"""The daemon's own HTTP endpoint: `/metrics`, `/healthz`, `/readyz`, on threads of its own.
+"""The daemon's own HTTP endpoint: the page, `/status.json`, `/metrics`, `/healthz`, `/readyz`, on threads of its own.
 
 It needs no login, so each client gets a limited share: few connections at once, each with a deadline. A request under a host name
 that is not ours is refused: a web page could otherwise point its own name at this address and read the answers (DNS rebinding).
@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -30,7 +30,14 @@ MAX_CONNECTIONS = 32
 REQUEST_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
 _ROOM_SECONDS = 1.0
-_DIRECTORY = b"/metrics /healthz /readyz\n"
+_DIRECTORY = b"/ /status.json /metrics /healthz /readyz\n"
+# What is shown is for who asked, as it is now, and for no other site's pages.
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 class Health(NamedTuple):
@@ -42,11 +49,13 @@ class Health(NamedTuple):
 
 
 class Routes(NamedTuple):
-    """What is answered. Called at each request, from several threads."""
+    """What is answered. Called at each request, from several threads. `page` is told whether all of it is wanted."""
 
     metrics: Callable[[], bytes]
     alive: Callable[[], Health]
     ready: Callable[[], Health]
+    page: Callable[[bool], Answer]
+    status: Callable[[], bytes]
 
 
 class Answer(NamedTuple):
@@ -55,6 +64,7 @@ class Answer(NamedTuple):
     status: int
     content_type: str
     body: bytes
+    headers: Mapping[str, str] = {}
 
 
 class Endpoint:
@@ -63,10 +73,8 @@ class Endpoint:
     def __init__(
         self,
         address: Address,
+        routes: Routes,
         *,
-        metrics: Callable[[], bytes],
-        alive: Callable[[], Health],
-        ready: Callable[[], Health],
         hosts: Collection[str] = (),
     ) -> None:
         """Start listening.  Raises: TransientError while the address is taken or not there; ConfigError when it is not ours."""
@@ -79,7 +87,7 @@ class Endpoint:
         ours = ("localhost", machine, machine.partition(".")[0], *(() if isinstance(address, Path) else (address[0],)))
         names = {name.lower() for name in (*hosts, *ours)}
         is_any = isinstance(address, Path) or "*" in hosts  # a browser cannot be led to a file
-        self._server = _Server(listener, Routes(metrics, alive, ready), None if is_any else names)
+        self._server = _Server(listener, routes, None if is_any else names)
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
     @property
@@ -176,12 +184,16 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815  # as the base class names it; the body is left out below
 
     def _answer(self) -> Answer:
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         routes = self.server.routes
         if not self._is_meant_for_us():
             return _text(HTTPStatus.MISDIRECTED_REQUEST, b"this host name is not ours: see http.hosts\n")
         try:
             match path:
+                case "/":
+                    return routes.page(query == "all")
+                case "/status.json":
+                    return Answer(HTTPStatus.OK, "application/json", routes.status())
                 case "/metrics":
                     return Answer(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", routes.metrics())
                 case "/healthz":
@@ -189,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
                 case "/readyz":
                     return _health(routes.ready())
                 case _:
-                    return _text(HTTPStatus.OK if path == "/" else HTTPStatus.NOT_FOUND, _DIRECTORY)
+                    return _text(HTTPStatus.NOT_FOUND, _DIRECTORY)
         except PollerError as error:
             log.warning("endpoint.failed", extra={"path": path, "why": str(error)})
             return _health(Health(False, (str(error),)))
@@ -207,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
+        for name, value in (_HEADERS | dict(answer.headers)).items():
+            self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()

@@ -401,6 +401,11 @@ class Schedule:
                     },
                 )
 
+    @property
+    def token_expiries(self) -> Mapping[str, float]:
+        """When the token of each account expires, in unix seconds, as of the last look."""
+        return self._tokens.expiries
+
     def troubles(self) -> list[str]:
         """What keeps us from being ready, in a sentence each."""
         try:

@@ -203,6 +203,14 @@ def try_yaml(place: Place, block: Block) -> None:
     assert job["static_configs"] == [{"targets": [Config().http.listen]}]
 
 
+def try_nginx(place: Place, block: Block) -> None:
+    """It asks where the daemon listens, behind a login and TLS; tests/integration/test_page.py runs it."""
+    assert f"proxy_pass http://{Config().http.listen};" in block.text
+    assert {"ssl_certificate", "ssl_certificate_key", "auth_basic_user_file"} <= set(
+        re.findall(r"^ +(\w+)", block.text, re.MULTILINE)
+    )
+
+
 def try_json(place: Place, block: Block) -> None:
     """A policy of AWS's, with a permission for every call that the program makes, and no other."""
     (statement,) = json.loads(block.text)["Statement"]
@@ -226,6 +234,7 @@ LANGUAGES = {
     "ini": try_ini,
     "yaml": try_yaml,
     "json": try_json,
+    "nginx": try_nginx,
     "": try_drawing,
 }
 
@@ -249,6 +258,7 @@ LANGUAGES = {
         ("toml", '# ionos-poller.toml\n[poll]\nfrobnicate = "1m"\n', "unknown key"),
         ("ini", "[Service]\nFrobnicate=yes\n", "Frobnicate"),
         ("yaml", "scrape_configs: []\n", "not enough values"),
+        ("nginx", "location / { proxy_pass http://127.0.0.1:80; }\n", "proxy_pass"),
         ("", "│ frobnicate: it │\n", "frobnicate"),
         ("fortran", "", "fortran"),
     ],

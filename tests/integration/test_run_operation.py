@@ -97,8 +97,8 @@ def test_every_metric_is_there_with_its_labels_and_agrees_with_what_happened(dae
     )
     assert daemon.get("/metrics")[1].endswith("\n")
     assert daemon.get("/nothing")[0] == 404
-    assert "/metrics" in daemon.get("/")[1]
-    for path in ("/metrics", "/healthz", "/readyz", "/"):
+    assert "/metrics" in daemon.get("/nothing")[1]
+    for path in ("/metrics", "/healthz", "/readyz", "/", "/status.json"):
         assert daemon.get(path, "HEAD") == (200, ""), "some look no further"
     daemon.stop()
     daemon.assert_once()

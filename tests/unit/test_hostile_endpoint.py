@@ -16,6 +16,7 @@ import pytest
 
 from poller.core.errors import StateError
 from poller.service.health import MAX_CONNECTIONS, Endpoint, Health
+from tests.endpoint import routes
 from tests.support import open_files
 
 REASON = 'contract 1: "\x1b[31m\r\nX-Evil: 1\ud800'.encode("utf-8", "replace").decode()
@@ -23,13 +24,7 @@ REASON = 'contract 1: "\x1b[31m\r\nX-Evil: 1\ud800'.encode("utf-8", "replace").d
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Endpoint]:
-    endpoint = Endpoint(
-        ("127.0.0.1", 0),
-        metrics=lambda: b"up 1\n",
-        alive=lambda: Health(True),
-        ready=lambda: Health(False, (REASON,)),
-        hosts=["poller.example.com"],
-    )
+    endpoint = Endpoint(("127.0.0.1", 0), routes(ready=lambda: Health(False, (REASON,))), hosts=["poller.example.com"])
     yield endpoint
     endpoint.close()
 
@@ -127,7 +122,7 @@ def test_one_that_is_being_answered_makes_room_for_nobody(monkeypatch: pytest.Mo
         assert may_answer.wait(15)
         return b"up 1\n"
 
-    endpoint = Endpoint(("127.0.0.1", 0), metrics=slow, alive=lambda: Health(True), ready=lambda: Health(True))
+    endpoint = Endpoint(("127.0.0.1", 0), routes(metrics=slow))
     try:
         with connect(endpoint) as asking, ExitStack() as stack:
             asking.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -151,7 +146,7 @@ def test_one_that_is_being_answered_makes_room_for_nobody(monkeypatch: pytest.Mo
         ("poller.example.org", 421), ("[evil.example]", 421), ("127.0.0.1@evil.example", 421), ("localhost, evil.example", 421),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/", "/status.json"])
 def test_only_addresses_and_names_of_ours_may_be_asked(endpoint: Endpoint, host: str, status: int, path: str) -> None:
     said = say(endpoint, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     assert said.startswith(b"HTTP/1.1 %d " % status)
@@ -163,8 +158,7 @@ def test_of_two_hosts_both_are_looked_at(endpoint: Endpoint) -> None:
 
 
 def test_a_name_of_any_kind_is_asked_where_that_is_configured() -> None:
-    routes = {"metrics": lambda: b"", "alive": lambda: Health(True), "ready": lambda: Health(True)}
-    endpoint = Endpoint(("127.0.0.1", 0), hosts=["*"], **routes)  # type: ignore[arg-type]
+    endpoint = Endpoint(("127.0.0.1", 0), routes(), hosts=["*"])
     try:
         assert b" 200 " in say(endpoint, b"GET /healthz HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n")
     finally:
@@ -193,7 +187,7 @@ def test_a_reason_stays_in_its_json(endpoint: Endpoint) -> None:
     assert body.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/readyz"])
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/", "/status.json"])
 @pytest.mark.parametrize(
     ("failure", "status"), [(StateError("disk I/O error", hint="check the disk"), 503), (ZeroDivisionError("x"), 500)]
 )
@@ -203,7 +197,7 @@ def test_a_failure_of_ours_is_answered_in_a_line_and_logged(
     def fail() -> NoReturn:
         raise failure
 
-    endpoint = Endpoint(("127.0.0.1", 0), metrics=fail, alive=lambda: Health(True), ready=fail)
+    endpoint = Endpoint(("127.0.0.1", 0), routes(metrics=fail, ready=fail, page=lambda is_whole: fail(), status=fail))
     try:
         answered, body = get(endpoint, path)
         assert answered == status

@@ -11,8 +11,9 @@ import pytest
 from poller.checks.system import check_listen
 from poller.config import Config, Http
 from poller.core.errors import ConfigError, TransientError
-from poller.service.health import Endpoint, Health
+from poller.service.health import Endpoint
 from poller.system.listening import Address, is_ours, listen
+from tests.endpoint import routes
 from tests.support import free_port
 
 LISTEN = ["127.0.0.1:{port}", "localhost:{port}", "0.0.0.0:{port}", "[::1]:{port}", "[::]:{port}", "unix:{path}"]
@@ -25,7 +26,7 @@ def address_of(text: str, directory: Path) -> Address:
 
 
 def endpoint_at(address: Address) -> Endpoint:
-    return Endpoint(address, metrics=lambda: b"up 1\n", alive=lambda: Health(True), ready=lambda: Health(True))
+    return Endpoint(address, routes())
 
 
 @pytest.fixture(params=LISTEN)

@@ -1,0 +1,24 @@
+"""How durations and sizes are written for people."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """A duration in its largest one or two units: `12 s`, `3 min`, `1 h 5 min`, `2 d 3 h`."""
+    left = max(0, int(seconds))
+    if left < 60:
+        return f"{left} s"
+    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if left >= size:
+            rest = left % size // smaller_size
+            return f"{left // size} {unit} {rest} {smaller}" if rest else f"{left // size} {unit}"
+    return f"{left // 60} min"
+
+
+def size(size_bytes: float) -> str:
+    """A size in its largest unit: `12 KiB`, `1.5 GiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:,.1f} GiB".replace(".0 ", " ")

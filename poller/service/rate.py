@@ -1,0 +1,36 @@
+"""How many entries were collected in each of the last 60 minutes, as far as this process has seen it."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import pairwise
+
+MINUTES = 60
+
+
+class Rate:
+    """Told again and again how many entries were ever collected; remembers the count at the start of each minute."""
+
+    def __init__(self) -> None:
+        self._starts: deque[tuple[int, int]] = deque(maxlen=MINUTES + 1)  # minute, total when it was first looked at
+        self._total = 0
+
+    def observe(self, now: float, total: int) -> None:
+        """`now` in unix seconds. After a clock that was set back, it begins anew."""
+        minute = int(now) // 60
+        if self._starts and minute < self._starts[-1][0]:
+            self._starts.clear()
+        if not self._starts or minute > self._starts[-1][0]:
+            # What came since the last look counts for the minute before: looks are seconds apart.
+            self._starts.append((minute, total))
+        self._total = total
+
+    def per_minute(self, now: float) -> list[int | None]:
+        """The last 60 minutes, oldest first; the last one is not over. None: nobody looked."""
+        last = int(now) // 60
+        marks = [*list(self._starts), (self._starts[-1][0] + 1, self._total)] if self._starts else []
+        found = {
+            minute: max(0, following - total) if after == minute + 1 else None
+            for (minute, total), (after, following) in pairwise(marks)
+        }
+        return [found.get(minute) for minute in range(last - MINUTES + 1, last + 1)]

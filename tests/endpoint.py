@@ -1,0 +1,19 @@
+"""The daemon's endpoint with answers of a test's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from poller.service.health import Answer, Health, Routes
+
+
+def routes(**answers: Any) -> Routes:
+    """Answers to all that may be asked: everything is well, unless told otherwise."""
+    usual = Routes(
+        metrics=lambda: b"up 1\n",
+        alive=lambda: Health(True),
+        ready=lambda: Health(True),
+        page=lambda is_whole: Answer(200, "text/html; charset=utf-8", b"<!doctype html>", {"X-Page": str(is_whole)}),
+        status=lambda: b"{}\n",
+    )
+    return usual._replace(**answers)

@@ -1,0 +1,245 @@
+"""What the page says, from a state made by hand; a browser looks at it in tests/integration/test_page.py."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from poller.core.errors import StateError
+from poller.core.windows import Window
+from poller.pipeline.status import Seen
+from poller.service.rate import MINUTES, Rate
+from poller.service.web.html import HEADERS, render
+from poller.service.web.view import BAD, OK, WARN, View, headline, level, problems, subline
+from poller.store.contracts import Range
+from poller.store.outbox import Size
+from tests.views import FIRST, HOUR, NOW, TOP, config_of, contract, gap, sink, state, view
+
+MINUTE = 60
+NASTY = "<script>alert(1)</script>\"&'\x1b"
+
+
+class Text(HTMLParser):
+    """What a reader of a document gets, and its elements; an error where they are not nested."""
+
+    VOID = frozenset({"meta", "link", "rect", "line", "circle", "path"})
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.labels: list[str] = []
+        self.ids: list[str] = []
+        self.feed(document)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        values = dict(attrs)
+        self.labels += [values["aria-label"] or ""] if "aria-label" in values else []
+        self.ids += [values["id"] or ""] if "id" in values else []
+        assert not [name for name in values if name.startswith("on") or name == "style"], "the policy forbids it"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+
+def shown(seen: View, **options: Any) -> Text:
+    return Text(render(seen, **options))
+
+
+def worst(seen: View) -> str:
+    """The first thing that is told."""
+    return problems(seen)[0].text
+
+
+# The verdict
+
+
+def test_where_all_is_well_it_says_so_and_up_to_when() -> None:
+    seen = view()
+    assert (level(seen), problems(seen)) == (OK, [])
+    assert headline(seen) == "Complete up to 14:01:57 UTC"
+    assert subline(seen) == "1 contract, 3 s behind now; every sink has all that was collected."
+    assert "All is well" in shown(seen).text
+
+
+def test_it_is_complete_up_to_the_watermark_of_the_contract_that_is_furthest_behind() -> None:
+    rows = [contract("1"), contract("2", watermark=NOW - 26 * HOUR), contract("3")]
+    assert headline(view(state(rows))) == "Complete up to 2026-04-30 12:02:00 UTC"
+
+
+def test_a_contract_that_is_left_out_holds_nothing_back() -> None:
+    config = config_of(["archive"])
+    poll = type(config.poll)(interval_seconds=60, exclude_contracts=("2",))
+    left_out = contract("2", watermark=NOW - 26 * HOUR, failure="403", succeeded_at=None)
+    seen = view(state([contract("1"), left_out]), config=type(config)(poll=poll, sinks=config.sinks))
+    assert (level(seen), headline(seen)) == (OK, "Complete up to 14:01:57 UTC")
+    assert "left out by the configuration" in shown(seen).text
+
+
+def test_nothing_is_called_complete_over_a_gap_or_a_span_that_is_still_to_be_read() -> None:
+    pending = [Range(1, FIRST, Window(TOP - 9 * HOUR, TOP - 8 * HOUR), "since")]
+    seen = view(state(gaps=[gap()], pending=pending))
+    assert level(seen) == WARN
+    assert headline(seen).startswith("Complete up to 14:01:57 UTC, but for 1 gap of 1 s on 2026-05-01 and 1 span still")
+    accepted = view(state(gaps=[gap(is_accepted=True)]))
+    assert (level(accepted), headline(accepted)) == (OK, "Complete up to 14:01:57 UTC")
+
+
+@pytest.mark.parametrize(
+    ("seen", "how", "words"),
+    [
+        (view(reasons=["the outbox is full: collecting is paused until a sink takes more"]), BAD, "the outbox is full"),
+        (view(state(sinks=[sink(parked_at=NOW - HOUR, failure="HTTP 401")])), BAD, "parked for 1 h, next try in 0 s: HTTP 401"),
+        (view(state(sinks=[sink(retry_at=NOW + 12, attempts=4, failure="refused")])), WARN, "attempt 4, next try in 12 s"),
+        (view(state(sinks=[sink(dead_letters=3)])), WARN, "sink archive has refused 3 entries for good"),
+        (view(state(sinks=[sink()]), config=config_of([])), WARN, "sinks forget archive"),
+        (view(state([contract(failure="HTTP 503")])), WARN, "the last poll failed and is tried again: HTTP 503"),
+        (view(state([contract(fetched=1)])), BAD, "the books do not balance"),
+        (view(state([contract(watermark=NOW + 3600)])), WARN, "lies ahead of this machine's clock"),
+        (view(token_expiries={"default": NOW + 3 * 86_400}), WARN, "the API token expires in 3 d"),
+        (view(token_expiries={"default": NOW - 1}), BAD, "the API token has expired"),
+        (view(state([])), WARN, "no contract has been found yet"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_words(seen: View, how: str, words: str) -> None:
+    assert level(seen) == how
+    assert words in " ".join(problem.text for problem in problems(seen))
+    assert words.replace("`", "") in shown(seen).text
+
+
+def test_what_makes_the_daemon_not_ready_is_told_once() -> None:
+    parked = sink(parked_at=NOW - HOUR, failure="HTTP 401")
+    stale = contract(failure="HTTP 503", succeeded_at=NOW - HOUR)
+    seen = view(
+        state([stale], [parked]),
+        reasons=["sink archive is parked: HTTP 401", f"contract {FIRST}: last successful poll"],
+    )
+    assert len(problems(seen)) == 2
+
+
+def test_a_state_that_cannot_be_read_is_told_instead_of_an_old_picture_of_it() -> None:
+    seen = View(NOW, config_of([]), Seen([], [StateError("state/run.db is damaged", hint="run with --since")]))
+    assert (level(seen), headline(seen)) == (BAD, "The state cannot be read")
+    assert "state/run.db is damaged" in shown(seen).text
+    assert "run with --since" in worst(seen)
+
+
+def test_before_the_first_poll_nothing_is_claimed() -> None:
+    assert headline(view(state([]))) == "No contract has been read yet"
+    assert "Behind now unknown" in re.sub(" +", " ", " ".join(shown(view(state([]))).words))
+
+
+# The document
+
+
+def test_the_band_is_told_to_those_who_do_not_see_it() -> None:
+    (label,) = [label for label in shown(view(state(gaps=[gap()]))).labels if label.startswith("Last 24 hours")]
+    assert label == "Last 24 hours: 21 hours compared, 1 hour collected, 1 hour not yet, gap between 09:00 and 10:00"
+
+
+def test_the_chart_says_how_many_and_since_when_it_knows() -> None:
+    counts = [*[None] * 50, *range(10)]
+    (label,) = [label for label in shown(view(per_minute=counts)).labels if label.startswith("Entries collected")]
+    assert "45 in all, at most 9 in a minute since 13:53" in label
+    assert "rate" not in shown(view()).ids, "where nobody has counted yet there is no chart"
+
+
+def test_every_text_is_escaped() -> None:
+    seen = view(
+        state(
+            [contract(NASTY, account=NASTY, failure=NASTY)],
+            [sink(NASTY, failure=NASTY, retry_at=NOW + 1.0)],
+            gaps=[gap(reason=NASTY, contract=NASTY)],
+        ),
+        reasons=[NASTY],
+        replicas=[{"host": NASTY, "contracts": [1, 2]}],
+        token_expiries={NASTY: NOW},
+    )
+    document = render(seen)
+    assert document.count("<script>") == 1
+    assert "alert(1)" in Text(document).text
+
+
+def test_a_document_has_each_id_once_and_nothing_from_elsewhere() -> None:
+    seen = view(state(gaps=[gap()]), per_minute=[1] * 60, replicas=[{"host": "a"}], reasons=["`a"])
+    document = render(seen)
+    found = Text(document).ids
+    assert len(found) == len(set(found))
+    assert "http://www.w3.org/2000/svg" in document
+    assert not re.findall(r"(?:https?:)?//(?!www\.w3\.org/2000/svg)[a-z]+\.", document.partition("<main")[2])
+    assert "default-src 'none'" in HEADERS["Content-Security-Policy"]
+    assert "unsafe" not in HEADERS["Content-Security-Policy"]
+
+
+def test_of_many_contracts_those_that_are_not_well_are_shown_first_and_all_on_demand() -> None:
+    rows = [contract(str(number)) for number in range(200)]
+    rows[180] = rows[180]._replace(failure="HTTP 403")
+    text = shown(view(state(rows))).text
+    assert text.index("HTTP 403; last good poll") < text.index("2,010 entries · 3 s behind")
+    assert "and 150 more, none worse: show all" in text
+    assert "more, none worse" not in shown(view(state(rows)), is_whole=True).text
+    assert len(render(view(state(rows)))) < 300_000
+
+
+def test_gaps_replicas_and_other_uses_have_a_table_where_there_are_any() -> None:
+    seen = view(state(gaps=[gap(number) for number in range(25)]), replicas=[{"host": "poller-1", "contracts": ["1"]}])
+    other = seen.seen.uses[0]._replace(name="backfill-1", process=None)
+    seen.seen.uses.append(other)
+    page = shown(seen)
+    assert {"gaps", "replicas", "uses"} <= set(page.ids)
+    assert "and 15 more" in page.text
+    assert "backfill-1 not running" in " ".join(page.words)
+    assert not {"gaps", "replicas", "uses"} & set(shown(view()).ids)
+
+
+def test_a_full_outbox_shows_in_its_figure() -> None:
+    config = config_of(["archive"])
+    seen = view(state(outbox=Size(5, config.outbox.max_bytes)), config=config)
+    assert re.search(r'class="figure bad">0</dd><dd class="more">1 GiB of 1 GiB', render(seen))
+
+
+# Entries per minute
+
+
+def test_entries_are_counted_by_the_minute_in_which_they_came() -> None:
+    rate = Rate()
+    for second, total in ((0, 100), (30, 105), (60, 107), (119, 110), (120, 110), (130, 120)):
+        rate.observe(NOW + second, total)
+    assert rate.per_minute(NOW + 130) == [*[None] * 57, 7, 3, 10]
+
+
+def test_minutes_in_which_nobody_looked_are_not_called_empty() -> None:
+    rate = Rate()
+    rate.observe(NOW, 100)
+    rate.observe(NOW + 5 * MINUTE, 160)
+    assert rate.per_minute(NOW + 5 * MINUTE)[-6:] == [None, None, None, None, None, 0]
+    assert Rate().per_minute(NOW) == [None] * MINUTES
+
+
+def test_a_clock_that_was_set_back_begins_the_count_anew() -> None:
+    rate = Rate()
+    rate.observe(NOW, 100)
+    rate.observe(NOW - HOUR, 100)
+    rate.observe(NOW - HOUR + 1, 103)
+    assert rate.per_minute(NOW - HOUR + 1)[-2:] == [None, 3]
+    for minute in range(100):
+        rate.observe(NOW + minute * MINUTE, 103 + minute)
+    assert rate.per_minute(NOW + 99 * MINUTE) == [*[1] * 59, 0]
