@@ -16,13 +16,14 @@ from poller.sinks.build import build_sink
 from poller.sinks.redaction import build_redact
 
 # Type -> what it imports, and the extra that brings it.
-EXTRAS = {"firehose": ("boto3", "firehose")}
+EXTRAS = {"firehose": ("boto3", "firehose"), "kafka": ("confluent_kafka", "kafka")}
 # Source: the vendor's SDK ionoscloud-logging 2.0.0, PipelineNoAddrLogsInner.
 PIPELINE_TAG = r"[A-Za-z0-9]{3,20}"
 
 _LOGIN_HINTS = {
     "logging-service": "is api_key the key of this pipeline? It is shown once: `ionos-poller setup --rotate-key` makes a new one",
     "loki": "check username and password, or bearer_token, and tenant_id",
+    "otlp": "check username and password, or bearer_token, and headers",
     "moesif": "is application_id the Collector Application Id of your Moesif app?",
     "firehose": "check AWS's credentials (environment, profile or role) and firehose:PutRecordBatch",
 }

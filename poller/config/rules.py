@@ -9,7 +9,7 @@ import msgspec
 from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, is_clear_text, is_secret_header
 from poller.config.model import Account, Api, Config, Poll, Rule
 from poller.config.secrets import SecretSource
-from poller.config.sinks import AnySink, FileSink, HttpSink, LokiSink, Redact, Sink
+from poller.config.sinks import AnySink, FileSink, HttpSink, LokiSink, OtlpSink, Redact, Sink
 from poller.core.errors import Problem
 
 
@@ -63,11 +63,12 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
         yield Problem("key_file", "has no cert_file beside it")
     if isinstance(sink, HttpSink) and _has_secret(sink) and not sink.allow_plain_http and is_clear_text(sink.url):
         yield Problem("url", *_clear_text("the sink's secret"))
-    if isinstance(sink, LokiSink):
+    if isinstance(sink, LokiSink | OtlpSink):
         if sink.bearer_token is not None and (sink.username or sink.password is not None):
             yield Problem("bearer_token", "is given besides a user name and password", "keep one of the two")
         if bool(sink.username) != (sink.password is not None):
             yield Problem("username", "and password go together", "give both, or neither")
+    if isinstance(sink, LokiSink):
         own = MAX_LOKI_LABELS - len(LOKI_LABELS)
         if len(sink.labels) > own:
             hint = f"at most {own}: the program adds {' and '.join(LOKI_LABELS)}, and Loki takes {MAX_LOKI_LABELS}"

@@ -86,6 +86,16 @@ AllowPlainHttp = Annotated[
         "flag", "Send secrets in clear text, to an `http://` address beyond this machine, too. Others may read them."
     ),
 ]
+BasicUser = Annotated[
+    str | None, describe("text", "User name for Basic authentication.", is_user=True, is_alternative=True)
+]
+BasicPassword = Annotated[
+    SecretSource | None,
+    describe("secret", "Password for Basic authentication.", is_text=True, is_alternative=True),
+]
+BearerToken = Annotated[
+    SecretSource | None, describe("secret", "Bearer token, instead of a user name.", is_alternative=True)
+]
 CaFile = Annotated[
     Path | None, describe("file", "CA certificates (PEM) to trust instead of the system's for this server.")
 ]
@@ -185,16 +195,9 @@ class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
         describe("labels", "Labels of the stream. `contract` is added; all else stays in the line."),
     ] = msgspec.field(default_factory=lambda: {"tag_name": "activityLog"})
     tenant_id: Annotated[str | None, describe("text", "Tenant, sent as `X-Scope-OrgID`.", is_header=True)] = None
-    username: Annotated[
-        str | None, describe("text", "User name for Basic authentication.", is_user=True, is_alternative=True)
-    ] = None
-    password: Annotated[
-        SecretSource | None,
-        describe("secret", "Password for Basic authentication.", is_text=True, is_alternative=True),
-    ] = None
-    bearer_token: Annotated[
-        SecretSource | None, describe("secret", "Bearer token, instead of a user name.", is_alternative=True)
-    ] = None
+    username: BasicUser = None
+    password: BasicPassword = None
+    bearer_token: BearerToken = None
     batch_events: BatchEvents = 10_000
     batch_bytes: BatchBytes = 8 * MIB
     max_event_bytes: MaxEventBytes = 256 * KIB
@@ -274,6 +277,18 @@ class FirehoseSink(Sink, frozen=True, kw_only=True, tag="firehose"):
     ca_file: CaFile = None
 
 
+class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
+    """OpenTelemetry logs over OTLP/HTTP: POST {url}/v1/logs. For the Collector, Loki, VictoriaLogs, Grafana Cloud."""
+
+    encoding: Annotated[
+        Literal["protobuf", "json"], describe("choice", "How records are encoded; `json` needs no extra library.")
+    ] = "protobuf"
+    username: BasicUser = None
+    password: BasicPassword = None
+    bearer_token: BearerToken = None
+    requests_per_second: RequestsPerSecond = 40.0
+
+
 class FileSink(Sink, frozen=True, kw_only=True, tag="file"):
     """Files of JSON lines, one a day, synced to disk with every batch."""
 
@@ -305,13 +320,14 @@ class StdoutSink(Sink, frozen=True, kw_only=True, tag="stdout"):
 ActionSink = MoesifSink | FirehoseSink | FileSink | StdoutSink
 """Those that can send Moesif actions."""
 
-AnySink = LoggingServiceSink | LokiSink | MoesifSink | FirehoseSink | FileSink | StdoutSink
+AnySink = LoggingServiceSink | LokiSink | MoesifSink | FirehoseSink | OtlpSink | FileSink | StdoutSink
 
 SINK_TYPES: dict[str, type[AnySink]] = {
     "logging-service": LoggingServiceSink,
     "loki": LokiSink,
     "moesif": MoesifSink,
     "firehose": FirehoseSink,
+    "otlp": OtlpSink,
     "file": FileSink,
     "stdout": StdoutSink,
 }

@@ -33,6 +33,7 @@ _SINK_ROUTES: dict[str, Callable[[list[str]], bool]] = {
     "logging": lambda rest: len(rest) == 1,  # the tag
     "loki": lambda rest: rest == ["loki", "api", "v1", "push"],
     "moesif": lambda rest: rest in (["v1", "actions"], ["v1", "actions", "batch"]),
+    "otlp": lambda rest: rest == ["v1", "logs"],
     "http": lambda _: True,
 }
 _INSTEAD = {

@@ -19,10 +19,11 @@ import msgspec
 from poller.core.errors import ConfigError, Problem
 from poller.simulator.answers import Answer, Request
 from poller.simulator.entries import EntryMaker
-from poller.simulator.faults import FaultPlan
+from poller.simulator.faults import SINK_NAMES, FaultPlan
 from poller.simulator.intakes import Books, HttpIntake, Intake, LoggingIntake, MoesifIntake, Verdict, balance
 from poller.simulator.log import ContractLog
 from poller.simulator.loki import LokiIntake
+from poller.simulator.otlp import OtlpIntake
 from poller.simulator.pipelines import PipelineService
 from poller.simulator.server import SimulatorServer
 from poller.simulator.settings import FIRST_CONTRACT, SimulatorSettings, change
@@ -74,10 +75,10 @@ class Simulator:
         self.settings: SimulatorSettings = settings
         self._plan = FaultPlan(settings.faults, settings.seed)
         self.traffic = Traffic()
-        self.sink_traffic = {kind.name: Traffic() for kind in (LoggingIntake, LokiIntake, MoesifIntake, HttpIntake)}
+        self.sink_traffic = {name: Traffic() for name in SINK_NAMES}
         self.loki = LokiIntake()
         self.intakes: dict[str, Intake] = {
-            intake.name: intake for intake in (LoggingIntake(), self.loki, MoesifIntake(), HttpIntake())
+            intake.name: intake for intake in (LoggingIntake(), self.loki, MoesifIntake(), OtlpIntake(), HttpIntake())
         }
         self.pipelines = PipelineService(self.now, lambda key: self.change_settings(api_key=key))
         self._intake_locks = {name: threading.Lock() for name in self.intakes}

@@ -18,6 +18,7 @@ FACTORIES: dict[str, tuple[str, str]] = {
     "loki": ("poller.sinks.loki", "LokiSink"),
     "moesif": ("poller.sinks.moesif", "MoesifSink"),
     "firehose": ("poller.sinks.firehose", "FirehoseSink"),
+    "otlp": ("poller.sinks.otlp", "OtlpSink"),
     "file": ("poller.sinks.file", "FileSink"),
     "stdout": ("poller.sinks.stdout", "build"),
 }

@@ -12,13 +12,13 @@ import base64
 import re
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from isal import isal_zlib
 
-from poller.config import HttpSink, SecretSource
+from poller.config import HttpSink, LokiSink, OtlpSink, SecretSource
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, TransientError
 from poller.net.connections import MAX_AGE_SECONDS
@@ -52,6 +52,15 @@ class Login(NamedTuple):
     source: SecretSource
     scheme: str = ""
     username: str | None = None
+
+
+def login_of(settings: LokiSink | OtlpSink) -> Login | None:
+    """The login of a table that takes a bearer token, or a user name and a password; None for none."""
+    if settings.bearer_token is not None:
+        return Login("Authorization", settings.bearer_token, scheme="Bearer")
+    if settings.username is not None and settings.password is not None:
+        return Login("Authorization", settings.password, username=settings.username)
+    return None
 
 
 def outcome_of(
@@ -123,12 +132,18 @@ class Endpoint:
         login: Login | None,
         headers: Mapping[str, str] | None = None,
         connections: int = 1,
+        content_type: str = "application/json",
+        readable: Callable[[Response], Response] = lambda answer: answer,
     ) -> None:
+        """`readable` makes of an answer one whose body is text, where it is none."""
         self._url = settings.url + path
         self._stop = context.stop
         self._successes = successes
         self._place = place
         self._login = login
+        self._content_type = content_type
+        self._readable = readable
+        self._secrets: list[str] = []
         self._is_gzip = settings.compression == "gzip"
         self._rate_limit = RateLimit(settings.requests_per_second)
         self._keepalive_seconds = settings.keepalive_seconds
@@ -150,26 +165,37 @@ class Endpoint:
         )
 
     def post(self, body: bytes, below: str = "") -> Outcome:
-        """Send a JSON body, with the secret as it is now; `below` goes behind the path.
+        """Send a body, with the secret as it is now; `below` goes behind the path.
+
+        Raises: StoppedError while waiting for a turn.
+        """
+        return self.exchange(body, below)[0]
+
+    def exchange(self, body: bytes, below: str = "") -> tuple[Outcome, Response | None]:
+        """The same, with the answer for who reads more of it than its status; None where there was none.
 
         Raises: StoppedError while waiting for a turn.
         """
         with self._rate_limit.wait(self._stop):
-            return self._post(body, below)
+            return self._exchange(body, below)
 
-    def _post(self, body: bytes, below: str) -> Outcome:
-        headers = {"Content-Type": "application/json"}
+    def words(self, answer: Response, sent: bytes) -> str:
+        """The words of an answer as a line that may be shown."""
+        return words_of(self._readable(answer), [*self._secrets, *self._masked], sent)
+
+    def _exchange(self, body: bytes, below: str) -> tuple[Outcome, Response | None]:
+        headers = {"Content-Type": self._content_type}
         with self._lock:
             if 0 < self._keepalive_seconds <= time.monotonic() - self._used_at:
                 # Something in between may have forgotten the connections: a request on one would wait for its time-out.
                 self._transport.close()
             self._used_at = time.monotonic()
         try:
-            secrets = self._log_in(headers)
+            self._secrets = self._log_in(headers)
         except ConfigError as error:
-            return CredentialsRefused(str(error))
+            return CredentialsRefused(str(error)), None
         except TransientError as error:
-            return RetryAfter(str(error))
+            return RetryAfter(str(error)), None
         sent = body
         if self._is_gzip:
             headers["Content-Encoding"] = "gzip"
@@ -177,19 +203,19 @@ class Endpoint:
         try:
             answer = self._transport.ask_status("POST", self._url + below, headers=headers, body=sent)
         except TransientError as error:
-            return RetryAfter(str(error), error.retry_after_seconds, error.is_size_suspect)
+            return RetryAfter(str(error), error.retry_after_seconds, error.is_size_suspect), None
         self._used_at = time.monotonic()
         is_success = answer.status in self._successes
         if is_success and not is_page(answer):
-            return Accepted(status=answer.status)
-        words = words_of(answer, [*secrets, *self._masked], body)
+            return Accepted(status=answer.status), answer
+        words = self.words(answer, body)
         if is_success:
             remedy = (
                 f"a page for people, not the receiver's answer: check {self._place} and any proxy or sign-on portal"
             )
-            return RetryAfter(f"HTTP {answer.status}: {words} ({remedy})")
+            return RetryAfter(f"HTTP {answer.status}: {words} ({remedy})"), answer
         wait_seconds = retry_after_seconds(answer.headers, datetime.now(UTC))
-        return outcome_of(answer.status, self._successes, words, place=self._place, wait_seconds=wait_seconds)
+        return outcome_of(answer.status, self._successes, words, place=self._place, wait_seconds=wait_seconds), answer
 
     def _log_in(self, headers: dict[str, str]) -> list[str]:
         """Add the login to the headers; all forms in which its secret is now about.  Raises: ConfigError, TransientError."""

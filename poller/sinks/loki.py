@@ -26,7 +26,7 @@ from poller.core.errors import StoppedError
 from poller.core.events import OutboxEvent
 from poller.sinks.age import AgeLimit
 from poller.sinks.base import Context, Sink
-from poller.sinks.http import Endpoint, Login
+from poller.sinks.http import Endpoint, login_of
 from poller.sinks.side_by_side import Pace, side_by_side
 
 SUCCESSES = (204, 200)
@@ -74,7 +74,7 @@ class LokiSink(Sink):
             path="/loki/api/v1/push",
             successes=SUCCESSES,
             place="url",
-            login=_login(settings),
+            login=login_of(settings),
             headers={"X-Scope-OrgID": settings.tenant_id} if settings.tenant_id else {},
             connections=settings.connections,
         )
@@ -233,14 +233,6 @@ class Tally:
         seconds = [wait.seconds for wait in waits if wait.seconds is not None]
         is_size_suspect = any(wait.is_size_suspect for wait in waits)
         return RetryAfter(waits[0].reason, max(seconds) if seconds else None, is_size_suspect)
-
-
-def _login(settings: Settings) -> Login | None:
-    if settings.bearer_token is not None:
-        return Login("Authorization", settings.bearer_token, scheme="Bearer")
-    if settings.username is not None and settings.password is not None:
-        return Login("Authorization", settings.password, username=settings.username)
-    return None
 
 
 def encode_push(stream: Stream, events: Iterable[OutboxEvent], labels: Mapping[str, str]) -> bytes:

@@ -34,7 +34,13 @@ from tests.support import TOP, clean_environment
 # Programs that may do what they do: in the page's directory they do no harm.
 HARMLESS = ["cat", "env", "head", "install", "ln", "openssl", "sed"]
 PLACES = re.compile(r"(?<![\w./>-])/(etc|opt|path|tmp|usr/local|var/lib|var/log)\b")
-SECRETS = {"token": "{token}", "logging.key": "{api_key}", "moesif.id": "demo-app", "hash.key": "0123456789abcdef" * 4}
+SECRETS = {
+    "token": "{token}",
+    "logging.key": "{api_key}",
+    "moesif.id": "demo-app",
+    "grafana.token": "glc_demo",
+    "hash.key": "0123456789abcdef" * 4,
+}
 # What a page says its reader has in files.
 GIVEN = {"systemd/README.md": ("token", "logging.key")}
 UNIT_KEYS = {"EnvironmentFile", "ExecStart", "LoadCredential"}

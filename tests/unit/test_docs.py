@@ -79,7 +79,7 @@ def test_the_pages_on_sinks_and_delivery_have_every_type() -> None:
     page = (TOP / "docs" / "sinks.md").read_text()
     promises = (TOP / "docs" / "delivery.md").read_text()
     types = re.findall(r'^## \[\[sinks\]\] of type "(.*)"$', PATH.read_text(), re.MULTILINE)
-    assert len(types) == 6
+    assert types
     for name in types:
         assert f'\ntype = "{name}"\n' in page
         assert f"\n| `{name}`" in promises

@@ -1,0 +1,250 @@
+"""OpenTelemetry: logs over OTLP/HTTP, as protobuf or JSON.
+
+A success may be partial: the answer then says how many records were refused, not which. The batch is sent again in halves, until
+a refused record is alone and becomes a dead letter with the receiver's words. So a record that was taken beside a refused one may
+be stored several times, under the same `log.record.uid`.
+Source: docs/facts.md, "OpenTelemetry (OTLP/HTTP)".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from poller import __version__
+from poller.config import OtlpSink as Settings
+from poller.core.delivery import Accepted, Outcome, Refused, RetryAfter
+from poller.core.errors import ConfigError, Problem
+from poller.core.events import OutboxEvent
+from poller.core.mapping.otel import RESOURCE, SEVERITIES, Record, record_of
+from poller.net.transport import Response
+from poller.sinks.base import Context, Sink
+from poller.sinks.http import Endpoint, login_of
+
+log = logging.getLogger(__name__)
+
+SUCCESSES = (200, 202, 204)
+_PATH = "/v1/logs"
+_SCOPE = "ionos-poller"
+# Of a server that is out of reach for a while. Any other 5xx may be what a record that it cannot handle makes of it.
+_TRANSIENT = (502, 503, 504)
+
+
+class Partial(NamedTuple):
+    """What a success says of the records: how many were refused, and why."""
+
+    refused: int
+    words: str
+
+
+class OtlpSink(Sink):
+    """POST {url}/v1/logs."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        """Raises: ConfigError when opentelemetry-proto is not installed."""
+        super().__init__(settings)
+        self._codec = _Protobuf(settings.name) if settings.encoding == "protobuf" else _Json()
+        url = settings.url.removesuffix(_PATH)  # some copy the whole address
+        self._endpoint = Endpoint(
+            msgspec.structs.replace(settings, url=url),
+            context,
+            path=_PATH,
+            successes=SUCCESSES,
+            place="url",
+            login=login_of(settings),
+            content_type=self._codec.content_type,
+            readable=self._readable,
+        )
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        """Send a batch. A refused record of it is found by halves."""
+        body = self._codec.encode([record_of(event) for event in events])
+        outcome, answer = self._endpoint.exchange(body)
+        if answer is None:
+            return outcome
+        if isinstance(outcome, RetryAfter) and answer.status >= 500 and answer.status not in _TRANSIENT:
+            # Not to be tried again, says the standard. That must not cost an entry where it is the receiver that is ill.
+            is_alone = len(events) == 1 and isinstance(self.probe(), Accepted)
+            return Refused(outcome.reason, answer.status) if is_alone else outcome
+        return outcome if not isinstance(outcome, Accepted) else self._judge(answer, body, len(events))
+
+    def _judge(self, answer: Response, sent: bytes, count: int) -> Outcome:
+        """What a success means for `count` records."""
+        if not answer.is_whole:
+            return RetryAfter("the answer ended early, and may have named refused records", is_size_suspect=True)
+        partial = self._codec.partial(answer)
+        if partial.refused > 0:
+            words = self._endpoint.words(answer, sent) or "no reason given"
+            return Refused(words if count == 1 else f"{partial.refused} of {count}: {words}", answer.status)
+        if partial.words:
+            log.warning("batch.warned", extra={"sink": self.name, "why": self._endpoint.words(answer, sent)})
+        return Accepted(status=answer.status)
+
+    def probe(self) -> Outcome:
+        """Send a request without records."""
+        outcome, answer = self._endpoint.exchange(self._codec.encode([]))
+        # Some refuse emptiness: they were reached, and let us in.
+        return Accepted(status=answer.status) if answer is not None and isinstance(outcome, Refused) else outcome
+
+    def _readable(self, answer: Response) -> Response:
+        """The answer with its message alone as its body."""
+        words = self._codec.partial(answer).words if answer.status in SUCCESSES else self._codec.message(answer)
+        return answer._replace(body=words.encode("utf-8", "replace")) if words else answer
+
+
+class _Json:
+    """OTLP as JSON: names in camel case, 64-bit numbers as text."""
+
+    content_type = "application/json"
+
+    def encode(self, records: Sequence[Record]) -> bytes:
+        return msgspec.json.encode(
+            {
+                "resourceLogs": [
+                    {
+                        "resource": {"attributes": _json_attributes(RESOURCE)},
+                        "scopeLogs": [
+                            {
+                                "scope": {"name": _SCOPE, "version": __version__},
+                                "logRecords": [_json_record(record) for record in records],
+                            }
+                        ],
+                    }
+                ]
+                if records
+                else []
+            }
+        )
+
+    def partial(self, answer: Response) -> Partial:
+        return _partial_of_json(answer.body)
+
+    def message(self, answer: Response) -> str:
+        return _field(answer.body, "message")
+
+
+def _json_attributes(attributes: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": key,
+            "value": {"stringValue": value}
+            if isinstance(value, str)
+            else {"arrayValue": {"values": [{"stringValue": text} for text in value]}},
+        }
+        for key, value in attributes.items()
+    ]
+
+
+def _json_record(record: Record) -> dict[str, Any]:
+    return {
+        "timeUnixNano": str(record.time_ns),
+        "observedTimeUnixNano": str(record.observed_ns),
+        "severityNumber": record.severity,
+        "severityText": SEVERITIES[record.severity],
+        "eventName": record.event_name,
+        "body": {"stringValue": record.body},
+        "attributes": _json_attributes(record.attributes),
+    }
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    """The JSON object of an answer; empty where it is none: then it refuses nothing."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _field(body: bytes, name: str) -> str:
+    value = _decoded(body).get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _partial_of_json(body: bytes) -> Partial:
+    found = _decoded(body).get("partialSuccess")
+    if not isinstance(found, dict):
+        return Partial(0, "")
+    try:
+        refused = int(found.get("rejectedLogRecords") or 0)
+    except (TypeError, ValueError, OverflowError):
+        refused = 0
+    words = found.get("errorMessage")
+    return Partial(refused, words if isinstance(words, str) else "")
+
+
+class _Protobuf:
+    """OTLP as protobuf, with OpenTelemetry's own classes."""
+
+    content_type = "application/x-protobuf"
+
+    def __init__(self, name: str) -> None:
+        """Raises: ConfigError when they are not installed."""
+        try:
+            from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+            from opentelemetry.proto.common.v1 import common_pb2
+        except ImportError as error:
+            hint = "pip install 'ionos-poller[otlp]', or set encoding = \"json\""
+            raise ConfigError([Problem(f"sinks.{name}.type", "otlp needs opentelemetry-proto", hint)]) from error
+        self._service: Any = logs_service_pb2
+        self._common: Any = common_pb2
+
+    def encode(self, records: Sequence[Record]) -> bytes:
+        request = self._service.ExportLogsServiceRequest()
+        if records:
+            of_all = request.resource_logs.add()
+            self._add(of_all.resource.attributes, RESOURCE)
+            of_scope = of_all.scope_logs.add()
+            of_scope.scope.name, of_scope.scope.version = _SCOPE, __version__
+            for record in records:
+                made = of_scope.log_records.add(
+                    time_unix_nano=record.time_ns,
+                    observed_time_unix_nano=record.observed_ns,
+                    severity_number=record.severity,
+                    severity_text=SEVERITIES[record.severity],
+                    event_name=record.event_name,
+                )
+                made.body.string_value = record.body
+                self._add(made.attributes, record.attributes)
+        return bytes(request.SerializeToString())
+
+    def _add(self, attributes: Any, values: Any) -> None:
+        for key, value in values.items():
+            made = attributes.add(key=key).value
+            if isinstance(value, str):
+                made.string_value = value
+            else:
+                made.array_value.values.extend(self._common.AnyValue(string_value=text) for text in value)
+
+    def partial(self, answer: Response) -> Partial:
+        if _is_json(answer):
+            return _partial_of_json(answer.body)
+        found = self._parsed(self._service.ExportLogsServiceResponse, answer.body)
+        return Partial(found.partial_success.rejected_log_records, found.partial_success.error_message)
+
+    def message(self, answer: Response) -> str:
+        """The words of an error, a google.rpc.Status: a number and a text, as ExportLogsPartialSuccess has them, too."""
+        if _is_json(answer):
+            return _field(answer.body, "message")
+        if "protobuf" not in answer.headers.get("Content-Type", ""):
+            return ""
+        return str(self._parsed(self._service.ExportLogsPartialSuccess, answer.body).error_message)
+
+    def _parsed(self, kind: Callable[[], Any], body: bytes) -> Any:
+        """The message in an answer; an empty one where there is none."""
+        from google.protobuf.message import DecodeError
+
+        message = kind()
+        try:
+            message.ParseFromString(body)
+        except DecodeError:
+            return kind()
+        return message
+
+
+def _is_json(answer: Response) -> bool:
+    return "json" in answer.headers.get("Content-Type", "") or answer.body.lstrip()[:1] == b"{"
