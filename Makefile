@@ -5,7 +5,7 @@ ARGS   ?=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test cover mutate vulnerabilities sbom lint format types bench bench-compare fuzz soak docs grafana wheel wheel-check check lock clean
+.PHONY: help setup demo run test cover mutate vulnerabilities sbom lint format types bench bench-compare fuzz soak docs pictures grafana wheel wheel-check check lock clean
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -89,6 +89,9 @@ bench-compare: $(READY) ## two saved results side by side: make bench-compare OL
 
 docs: $(READY) ## docs/configuration.md and man/, from the model and the commands
 	$(BIN)/python -m tests.generate_docs
+
+pictures: $(READY) ## docs/pictures/: demo, status, tail and the page at work; needs Chromium: make pictures ARGS="--minutes 60"
+	$(BIN)/python -m tests.pictures $(ARGS)
 
 grafana: $(READY) ## grafana/: dashboards and alert rules, from their source beside them
 	$(BIN)/python -m grafana

@@ -195,7 +195,7 @@ def _token_tile(view: View) -> str:
     left = expires_at - view.now
     how = BAD if left <= 0 else WARN if left < 14 * 86_400 else OK
     more = f"account {account}" if len(view.token_expiries) > 1 else f"on {format_time(int(expires_at))[:10]}"
-    return _tile("API token", "expired" if left <= 0 else f"{duration(left)} left", more, how)
+    return _tile("API token", "expired" if left <= 0 else f"{_days(left)} left", more, how)
 
 
 def _outbox_words(view: View, outbox: Size) -> str:
@@ -404,6 +404,11 @@ def _code(text: str) -> str:
     if len(parts) % 2 == 0:
         return escape(text)
     return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
+
+
+def _days(seconds: float) -> str:
+    """A long wait in days, a short one exactly."""
+    return f"{int(seconds) // 86_400} d" if seconds >= 2 * 86_400 else duration(seconds)
 
 
 def _time(at: float, now: float) -> str:
