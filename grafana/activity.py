@@ -8,7 +8,8 @@ Every query names the fields it wants: few labels, so few series, and lists (`re
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, QueryVariable, Row, TextBoxVariable
-from grafana_foundation_sdk.models.dashboard import VariableOption, VariableRefresh, VariableSort
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.models.dashboard import Panel, VariableOption, VariableRefresh, VariableSort
 
 from grafana.parts import Query, board, curves, lines, number, ranking, rows, source
 
@@ -32,6 +33,9 @@ FIELDS = {
     "error": "event.param.error.messages[0].message",
 }
 
+# What a person types is taken as it is, not as a regular expression: Grafana escapes it, and between backquotes the escapes reach
+# Loki. No user's name has a backquote in it.
+IS_CHOSEN_USER = "| user=~`(?i).*${user:regex}.*`"
 IS_ERROR = 'type=~"Error|RequestFailed"'
 ERROR_TEXT = '|~ "\\"type\\":\\"(Error|RequestFailed)\\""'  # on the raw line: cheaper than parsing those that are none
 IS_ECHO_TEXT = '!= "\\"type\\":\\"RequestStatusUpdate\\""'
@@ -55,7 +59,7 @@ def entries(*fields: str, where: str = "", text: str = "") -> str:
         extracted(*fields),
         '| __error__=""',
         '| contract_number=~"$contract"',
-        '| user=~"(?i).*$user.*"',
+        IS_CHOSEN_USER,
         f"| {where}" if where else "",
     ]
     return " ".join(stage for stage in stages if stage)
@@ -86,7 +90,27 @@ def dashboard() -> Dashboard:
     return (
         _what_went_wrong(_who_did_what(_overview(built)))
         .with_row(Row("Entries"))
-        .with_panel(lines("Latest entries", entries("type")))
+        .with_panel(_latest_entries())
+        .with_panel(lines("The same as the API gave them", entries("type")))
+    )
+
+
+def _latest_entries() -> Builder[Panel]:
+    shown = entries("at", "user", "type", "status", "change", "method", "resource", "resource_id", "address")
+    columns = {
+        "at": "Time",
+        "user": "User",
+        "contract_number": "Contract",
+        "type": "Entry",
+        "status": "Status",
+        "change": "Did",
+        "method": "Method",
+        "resource": "To",
+        "resource_id": "Id",
+        "address": "From",
+    }
+    return rows(
+        "Latest entries", shown, columns, description="The latest 200, status updates too, by the entry's own time."
     )
 
 
@@ -176,6 +200,7 @@ def _who_did_what(built: Dashboard) -> Dashboard:
     columns = {
         "at": "Time",
         "user": "User",
+        "contract_number": "Contract",
         "change": "Did",
         "resource": "To",
         "resource_id": "Id",
@@ -225,6 +250,7 @@ def _what_went_wrong(built: Dashboard) -> Dashboard:
     columns = {
         "at": "Time",
         "user": "User",
+        "contract_number": "Contract",
         "type": "Entry",
         "method": "Method",
         "uri": "URI",

@@ -238,8 +238,10 @@ def _details(built: Dashboard) -> Dashboard:
             curves(
                 "prometheus",
                 "Our clock minus the API's",
-                Query(f"abs({metric('clock_skew_seconds')})", "{{account}}"),
+                Query(metric("clock_skew_seconds"), "{{account}}"),
                 unit="s",
+                is_signed=True,
+                description="Above 0: this machine's clock is ahead.",
             )
         )
         .with_panel(

@@ -126,10 +126,11 @@ def curves(
     *queries: Query,
     unit: str = "short",
     is_stacked: bool = False,
+    is_signed: bool = False,
     description: str = "",
     width: int = 8,
 ) -> timeseries.Panel:
-    """Values over time; stacked bars for counts that add up."""
+    """Values over time, from 0 on unless they may be negative; stacked bars for counts that add up."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -137,7 +138,6 @@ def curves(
         .datasource(source(kind))
         .targets(targets(kind, queries))
         .unit(unit)
-        .min(0)
         .legend(
             VizLegendOptions()
             .display_mode(common.LegendDisplayMode.LIST)
@@ -148,6 +148,8 @@ def curves(
         .height(HEIGHT)
         .span(width)
     )
+    if not is_signed:
+        panel = panel.min(0)
     if not is_stacked:
         return panel.fill_opacity(10).show_points(common.VisibilityMode.NEVER)
     return (
@@ -197,6 +199,7 @@ def rows(title: str, expr: str, columns: dict[str, str], *, description: str = "
         "late",
         "service_name",
     )
+    hidden += () if "contract_number" in columns else ("contract_number",)
     return (
         table.Panel()
         .title(title)
@@ -212,7 +215,7 @@ def rows(title: str, expr: str, columns: dict[str, str], *, description: str = "
             DataTransformerConfig(
                 id_val="organize",
                 options={
-                    "excludeByName": dict.fromkeys((*hidden, "contract_number"), True),
+                    "excludeByName": dict.fromkeys(hidden, True),
                     "indexByName": order,
                     "renameByName": columns,
                 },

@@ -38,7 +38,7 @@ VARIABLES = {
     "$__rate_interval": "5m",
     "$tag": "activityLog",
     "$contract": "(31960001|31960002)",
-    "$user": "anna",
+    "${user:regex}": r"anna\.becker\+x\"",  # as Grafana escapes what was typed
     "$instance": "localhost:9464",
     "$sink": ".*",
 }
@@ -115,9 +115,33 @@ def test_the_activity_can_be_chosen_by_tag_contract_and_user() -> None:
     assert {"tag", "contract", "user"} <= {variable["name"] for variable in board["templating"]["list"]}
     for panel in panels("activity.json"):
         for target in panel["targets"]:
-            assert all(f"${name}" in target["expr"] for name in ("tag", "contract", "user")), panel["title"]
+            assert all(name in target["expr"] for name in ("$tag", "$contract", "${user:regex}")), panel["title"]
             assert '{tag_name=~"$tag", contract=~"$contract|"}' in target["expr"]
             assert "| json " in target["expr"]
+
+
+def test_what_is_typed_for_a_user_is_no_regular_expression_and_ends_no_string() -> None:
+    for panel in panels("activity.json"):
+        for target in panel["targets"]:
+            assert re.findall(r"[^ ]*user:regex[^ ]*", target["expr"]) == ["user=~`(?i).*${user:regex}.*`"], panel[
+                "title"
+            ]
+
+
+@pytest.mark.parametrize("title", ["Who did what to which resource", "Errors with their messages", "Latest entries"])
+def test_a_table_of_entries_says_when_who_and_in_which_contract(title: str) -> None:
+    (panel,) = [panel for panel in panels("activity.json") if panel["title"] == title]
+    assert panel["type"] == "table"
+    organize = panel["transformations"][-1]["options"]
+    headings = sorted(organize["renameByName"], key=organize["indexByName"].__getitem__)
+    assert [organize["renameByName"][name] for name in headings[:3]] == ["Time", "User", "Contract"]
+    assert not set(headings) & set(organize["excludeByName"])
+
+
+def test_the_panel_of_the_clock_keeps_its_sign() -> None:
+    (panel,) = [panel for panel in panels("poller.json") if "clock_skew_seconds" in json.dumps(panel["targets"])]
+    assert "abs" not in panel["targets"][0]["expr"]
+    assert "min" not in panel["fieldConfig"]["defaults"]
 
 
 def test_a_panel_that_counts_entries_says_that_a_repeat_may_count_twice() -> None:
@@ -370,13 +394,14 @@ def scenario(series: Mapping[str, str], expected: Mapping[str, dict[str, str] | 
         alert = by_name[f"Ionos{name}"]
         fired = []
         if labels is not None:
-            summary = alert.summary
+            summary, remedy = alert.summary, alert.remedy
             for label, value in labels.items():
-                summary = summary.replace(f"{{{{ $labels.{label} }}}}", value)
+                name_of_label = f"{{{{ $labels.{label} }}}}"
+                summary, remedy = summary.replace(name_of_label, value), remedy.replace(name_of_label, value)
             fired = [
                 {
                     "exp_labels": {**labels, "severity": alert.severity},
-                    "exp_annotations": {"summary": summary, "description": alert.remedy},
+                    "exp_annotations": {"summary": summary, "description": remedy},
                 }
             ]
         tests.append({"eval_time": "2h", "alertname": f"Ionos{name}", "exp_alerts": fired})
