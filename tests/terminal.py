@@ -56,6 +56,28 @@ class Terminal:
         """Without what moves the cursor and sets colours."""
         return _ESCAPE.sub("", self.raw).replace("\r", "")
 
+    @property
+    def painted(self) -> list[str]:
+        """The lines as they stand in the end, after what went back over them. One that is too wide stays too wide."""
+        lines, row, column = [""], 0, 0
+        for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>]|[\r\n]|[^\x1b\r\n]+", self.raw):
+            match piece[0], piece[-1]:
+                case ("\n", _):
+                    row, column = row + 1, 0
+                    lines += [""] * (row + 1 - len(lines))
+                case ("\r", _):
+                    column = 0
+                case ("\x1b", "A"):
+                    row = max(0, row - int(piece[2:-1] or 1))
+                case ("\x1b", "K"):
+                    lines[row] = ""
+                case ("\x1b", _):
+                    pass
+                case _:
+                    lines[row] = lines[row][:column].ljust(column) + piece + lines[row][column + len(piece) :]
+                    column += len(piece)
+        return lines
+
     def wait(self, timeout: float = 30) -> int:
         """Its exit code, once all that it said has been read."""
         try:

@@ -15,7 +15,7 @@ from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import echo_json, exit_code, note, tell
 from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
-from poller.config import Config
+from poller.config import Config, format_duration
 from poller.core.errors import (
     EXIT_INCOMPLETE,
     ConfigError,
@@ -25,9 +25,10 @@ from poller.core.errors import (
     StateHeldError,
     StoppedError,
 )
-from poller.core.gaps import Unread, summary
+from poller.core.gaps import summary
+from poller.core.hours import HOUR_SECONDS
 from poller.core.windows import Window, format_time
-from poller.pipeline.audit import Difference, Parts, parts_of, whole_hours
+from poller.pipeline.audit import Audited, Difference, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
 from poller.pipeline.status import gap_data
 from poller.store import State
@@ -104,6 +105,20 @@ class _Before(NamedTuple):
     is_exact: bool
 
 
+class Compared(NamedTuple):
+    """What was compared of a contract, from where to where."""
+
+    contract: str
+    window: Window
+    result: Audited
+
+    @property
+    def hours(self) -> int:
+        """How many hours that touches, without those that the API refuses."""
+        refused = sum(whole_hours(part.window).seconds for part in self.result.refused)
+        return (whole_hours(self.window).seconds - refused) // HOUR_SECONDS
+
+
 class _Audit:
     def __init__(self, config: Config, state: State, stop: threading.Event, use: str, *, as_json: bool) -> None:
         self._config = config
@@ -122,30 +137,44 @@ class _Audit:
         contracts, span = [row.contract for row in rows], whole_hours(asked)
         reached = _around([self._parts(row, span).compared for row in rows])
         before = [self._before(row, part) for row in rows if (part := self._parts(row, asked).before) is not None]
-        differences, refused, failures = self._compare(contracts, span)
-        compared = len(contracts) - len(failures)
+        results, failures = self._compare(contracts, span)
+        differences = _differences(results)
+        compared = [
+            Compared(row.contract, part, results[row.contract])
+            for row in rows
+            if row.contract in results and (part := self._parts(row, span).compared) is not None
+        ]
         if not self._as_json:
-            self._show(
-                compared, reached, differences, before, self._gaps(contracts, span), refused, is_complete=not failures
-            )
+            self._show(compared, reached, before, self._gaps(contracts, span), is_complete=not failures)
+            if compared:
+                self._tell_too_young(asked, reached)
         if missing := _missing(differences) if by is None and not self._as_json else 0:
             note(f"{missing:,} entries are missing; the same with --repair collects them")
         if by is not None and differences:
-            differences, failed = self._repair_all(contracts, span, differences, by)
+            results, failed = self._repair_all(contracts, span, results, by)
             failures += failed
+            differences = _differences(results)
+            compared = [row._replace(result=results[row.contract]) for row in compared if row.contract in results]
             missing = _missing(differences)
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
         gaps = self._gaps(contracts, span)
         if self._as_json:  # one answer: what is so in the end
-            self._show(compared, reached, differences, before, gaps, refused, is_complete=not failures)
+            self._show(compared, reached, before, gaps, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
         for line in imbalances:
             tell(f"the books do not balance: {line}")
-        has_open_gap = any(gap.is_open for gap in gaps)
-        return (
-            EXIT_INCOMPLETE if differences or refused or has_open_gap or imbalances or (failures and compared) else code
-        )
+        is_unproven = any(gap.is_open for gap in gaps) or any(result.refused for result in results.values())
+        return EXIT_INCOMPLETE if differences or is_unproven or imbalances or (failures and compared) else code
+
+    def _tell_too_young(self, asked: Window, reached: Window | None) -> None:
+        """Say up to when entries can be compared."""
+        end = asked.start if reached is None else reached.end
+        if end < min(asked.end, int(self._now)):
+            overlap = format_duration(self._config.poll.overlap_seconds)
+            note(
+                f"not compared yet: from {format_time(end)} on, younger than poll.overlap ({overlap}), entries may still come"
+            )
 
     def _gaps(self, contracts: Sequence[str], span: Window) -> list[Gap]:
         """What of the span could not be read, and so is not compared."""
@@ -177,41 +206,34 @@ class _Audit:
             )
         return [row for row in rows if not only or row.contract in only]
 
-    def _compare(
-        self, contracts: Sequence[str], span: Window
-    ) -> tuple[list[Difference], dict[str, Sequence[Unread]], list[PollerError]]:
-        """What differs, what the API refuses by contract, and which contracts could not be compared."""
-        differences: list[Difference] = []
-        refused: dict[str, Sequence[Unread]] = {}
+    def _compare(self, contracts: Sequence[str], span: Window) -> tuple[dict[str, Audited], list[PollerError]]:
+        """What comparing came to by contract, and which contracts could not be compared."""
+        results: dict[str, Audited] = {}
         failures: list[PollerError] = []
         for contract in contracts:
             try:
-                result = self._collector.audit(contract, span, by_reading=True)
-                differences += result.differences
-                if result.refused:
-                    refused[contract] = result.refused
+                results[contract] = self._collector.audit(contract, span, by_reading=True)
             except StateError:
                 raise
             except PollerError as error:
                 error.contract = error.contract or contract
                 failures.append(error)
-        return differences, refused, failures
+        return results, failures
 
     def _show(
         self,
-        count: int,
+        compared: Sequence[Compared],
         reached: Window | None,
-        differences: Sequence[Difference],
         before: Sequence[_Before],
         gaps: Sequence[Gap],
-        refused: Mapping[str, Sequence[Unread]],
         *,
         is_complete: bool,
     ) -> None:
-        """`count` contracts were compared, so far (None: not at all); `is_complete` says that it is all."""
+        """What was compared, so far (None: not at all); `is_complete` says that it is all."""
         if self._as_json:
-            self._show_json(reached, differences, before, gaps, refused, is_complete=is_complete)
+            self._show_json(compared, reached, before, gaps, is_complete=is_complete)
             return
+        differences = [row for part in compared for row in part.result.differences]
         if differences:
             click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
             for row in differences:
@@ -220,23 +242,23 @@ class _Audit:
             click.echo("nothing was compared: all of it lies before collecting began")
         elif reached is None:
             click.echo("nothing was compared: what is younger than poll.overlap may still be on its way")
-        elif count:
+        elif compared:
             but = f", but for {summary([gap.window for gap in gaps])}" if gaps else ""
-            but += ", but for what the API refuses" if refused else ""
-            click.echo(f"equal: {count} contracts, {reached}, every hour as the API counts it{but}")
+            but += ", but for what the API refuses" if any(part.result.refused for part in compared) else ""
+            click.echo(f"equal: {len(compared)} contracts, every hour as the API counts it{but}")
+            _show_proof(compared)
         _tell_before(before)
         _tell_gaps(gaps)
-        for contract, parts in refused.items():
-            for part in parts:
-                note(f"not compared: {part.window} of contract {contract}: {part.reason}")
+        for part in compared:
+            for refused in part.result.refused:
+                note(f"not compared: {refused.window} of contract {part.contract}: {refused.reason}")
 
     def _show_json(
         self,
+        compared: Sequence[Compared],
         reached: Window | None,
-        differences: Sequence[Difference],
         before: Sequence[_Before],
         gaps: Sequence[Gap],
-        refused: Mapping[str, Sequence[Unread]],
         *,
         is_complete: bool,
     ) -> None:
@@ -248,40 +270,53 @@ class _Audit:
                 "collected": difference.collected,
                 "missing": difference.missing,
             }
-            for difference in differences
+            for part in compared
+            for difference in part.result.differences
+        ]
+        refused = [
+            {"contract": part.contract, **_range(unread.window), "reason": unread.reason}
+            for part in compared
+            for unread in part.result.refused
         ]
         beginnings = [
             {"contract": row.contract, **_range(row.window), "at_api": row.at_api, "is_exact": row.is_exact}
             for row in before
         ]
+        contracts = [
+            {
+                "contract": part.contract,
+                **_range(part.window),
+                "hours": part.hours,
+                "at_api": part.result.at_api,
+                "collected": part.result.collected,
+            }
+            for part in compared
+        ]
         answer = {
             "use": self._use,
             "equal": is_complete and not rows and not refused and not any(gap.is_open for gap in gaps),
             "compared": None if reached is None else _range(reached),
+            "contracts": contracts,
             "differences": rows,
             "before_collecting": beginnings,
             "gaps": [gap_data(gap) for gap in gaps],
-            "refused": [
-                {"contract": contract, **_range(part.window), "reason": part.reason}
-                for contract, parts in refused.items()
-                for part in parts
-            ],
+            "refused": refused,
         }
         echo_json(answer)
 
     def _repair_all(
-        self, contracts: Sequence[str], span: Window, differences: list[Difference], by: Action
-    ) -> tuple[list[Difference], list[PollerError]]:
-        """Repair and compare until nothing is missing, or a repair changes nothing. Returns what differs in the end."""
+        self, contracts: Sequence[str], span: Window, results: dict[str, Audited], by: Action
+    ) -> tuple[dict[str, Audited], list[PollerError]]:
+        """Repair and compare until nothing is missing, or a repair changes nothing. Returns what it came to in the end."""
         failures: list[PollerError] = []
         for _ in range(_MAX_REPAIRS):
-            missing = _missing(differences)
-            failures += self._repair(differences, by)
-            differences, _, failed = self._compare(contracts, span)
+            missing = _missing(_differences(results))
+            failures += self._repair(_differences(results), by)
+            results, failed = self._compare(contracts, span)
             failures += failed
-            if failures or not 0 < _missing(differences) < missing:
+            if failures or not 0 < _missing(_differences(results)) < missing:
                 break
-        return differences, failures
+        return results, failures
 
     def _repair(self, differences: Sequence[Difference], by: Action) -> list[PollerError]:
         """Have the missing hours read: by a running `run`, or else here and now."""
@@ -321,6 +356,19 @@ class _Audit:
                 return False
             if self._stop.wait(_LOOK_AGAIN_SECONDS):
                 raise StoppedError("asked to stop")
+
+
+def _show_proof(compared: Sequence[Compared]) -> None:
+    """What was compared of each contract, in numbers."""
+    click.echo(f"{'contract':<9} {'hours':>5} {'at API':>9} {'collected':>9}  {'from':<20}  to")
+    for part in compared:
+        at_api, collected = f"{part.result.at_api:,}", f"{part.result.collected:,}"
+        start, end = map(format_time, part.window)
+        click.echo(f"{part.contract:<9} {part.hours:>5} {at_api:>9} {collected:>9}  {start}  {end}")
+
+
+def _differences(results: Mapping[str, Audited]) -> list[Difference]:
+    return [row for result in results.values() for row in result.differences]
 
 
 def _missing(differences: Sequence[Difference]) -> int:

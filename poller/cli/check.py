@@ -88,7 +88,7 @@ def _indented(text: str, place: int) -> str:
     margin = 4 + 2 + _NAME_WIDTH + 2
     width = max(40, shutil.get_terminal_size().columns - margin)
     beyond = " " * (place - margin)  # a name that is longer than its column
-    lines = textwrap.wrap(text, width, initial_indent=beyond, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, width, initial_indent=beyond, break_on_hyphens=False)
     return f"\n{' ' * margin}".join(lines).removeprefix(beyond)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -47,13 +49,22 @@ def wants_color() -> bool | None:
 
 def tell(message: str) -> None:
     """One line on stderr, in the program's name."""
-    name = click.style("ionos-poller:", fg="red", bold=True)
-    _say(f"{name} {printable(message)}")
+    name = "ionos-poller:"
+    line = _wrapped(f"{name} {printable(message)}")
+    _say(line.replace(name, click.style(name, fg="red", bold=True), 1))
 
 
 def note(message: str) -> None:
     """One line on stderr that is no error."""
-    _say(printable(message))
+    _say(_wrapped(printable(message)))
+
+
+def _wrapped(line: str) -> str:
+    """Between words where a terminal shows it, which would cut a word in two; one line elsewhere."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _say(line: str) -> None:

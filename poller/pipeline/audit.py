@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from poller.core.errors import RejectedError, TransientError
 from poller.core.events import Event, Page
-from poller.core.gaps import REFUSED, Unread, without
+from poller.core.gaps import REFUSED, Unread, merged, without
 from poller.core.hours import Compared
 from poller.core.reading import USUAL_CAP, Limits, Source, WindowReader
 from poller.core.windows import Window, split, tile
@@ -51,10 +51,25 @@ class Difference(NamedTuple):
 
 
 class Audited(NamedTuple):
-    """What comparing a contract came to: the hours that differ, and what the API refused to count, each oldest first."""
+    """What comparing a contract came to: the hours that differ, and what the API refused to count, each oldest first.
+
+    Of all that was compared, `at_api` is how many entries the API counts or showed, and `collected` how many of them we have.
+    """
 
     differences: list[Difference]
     refused: Sequence[Unread] = ()
+    at_api: int = 0
+    collected: int = 0
+
+
+def joined(results: Sequence[Audited]) -> Audited:
+    """What comparing several spans came to, oldest first."""
+    return Audited(
+        sorted((row for result in results for row in result.differences), key=lambda row: row.window),
+        merged([part for result in results for part in result.refused]),
+        sum(result.at_api for result in results),
+        sum(result.collected for result in results),
+    )
 
 
 class Parts(NamedTuple):
@@ -151,11 +166,7 @@ class Auditor:
         """
         months = tile(whole_hours(span)._replace(end=span.end))
         parts = [month._replace(start=max(month.start, span.start)) for month in months]
-        results = [self._compare_served(part, counts) for part in parts]
-        return Audited(
-            [row for result in results for row in result.differences],
-            [part for result in results for part in result.refused],
-        )
+        return joined([self._compare_served(part, counts) for part in parts])
 
     def _compare_served(self, window: Window, counts: Mapping[int, Count]) -> Audited:
         """Compare what the API serves of a window. What it refuses is mostly old: then the end of the window is served."""
@@ -165,9 +176,8 @@ class Auditor:
             halves = _halves(window)
             if halves is None or not self._is_served(Window(_hour_of(window.end - 1), window.end)):
                 return Audited([], [Unread(window, REFUSED, error.message)])
-            first, second = (self._compare_served(half, counts) for half in halves)
-            return Audited(first.differences + second.differences, [*first.refused, *second.refused])
-        return Audited(self._compare(window, counts, total))
+            return joined([self._compare_served(half, counts) for half in halves])
+        return self._compare(window, counts, total)
 
     def _is_served(self, window: Window) -> bool:
         try:
@@ -181,7 +191,7 @@ class Auditor:
         span: Window,
         counts: Mapping[int, Count],
         unseen: Callable[[Sequence[Event]], Sequence[Event]],
-    ) -> list[Difference]:
+    ) -> Audited:
         """The hours of the span with entries that were not collected, oldest first, by reading every entry that there is.
 
         `unseen` gives those of the entries that the ledger does not know; where it has forgotten some, their number has to do.
@@ -193,13 +203,15 @@ class Auditor:
             at_api.update(_hour_of_event(event) for event in reading.events)
             missing.update(_hour_of_event(event) for event in unseen(reading.events))
         found = []
+        ours = 0
         for hour, total in sorted(at_api.items()):
             known = counts.get(hour, Count(0, 0))
             collected = known.collected if known.forgotten else total - missing[hour]
+            ours += collected
             if collected < total:
                 window = Window(max(span.start, hour), min(span.end, hour + HOUR_SECONDS))
                 found.append(Difference(self._contract, window, total, collected, known.forgotten))
-        return found
+        return Audited(found, at_api=at_api.total(), collected=ours)
 
     def count_roughly(self, span: Window) -> tuple[int, bool]:
         """How many entries the API holds in a span, and whether it counts that far, else it is at least so many.
@@ -219,23 +231,24 @@ class Auditor:
             return total or self._limits.result_window  # at least: more than the API can tell
         return sum(self.count(half) for half in split(window, 2))
 
-    def _compare(self, window: Window, counts: Mapping[int, Count], total: int | None) -> list[Difference]:
+    def _compare(self, window: Window, counts: Mapping[int, Count], total: int | None) -> Audited:
         collected, forgotten = _collected(window, counts)
         if total == collected:
-            return []
+            return Audited([], at_api=total, collected=collected)
         if total is not None and self._is_doubtful(total):
             total = None
         halves = _halves(window)
         if halves is None:
             at_api = total if total is not None else self.count(window)
-            return [] if at_api == collected else [Difference(self._contract, window, at_api, collected, forgotten)]
+            difference = Difference(self._contract, window, at_api, collected, forgotten)
+            return Audited([difference] if at_api != collected else [], at_api=at_api, collected=collected)
         first, second = halves
         first_total = self._total_if_told(first, counts)
         if total is not None and first_total is not None:
             second_total: int | None = max(0, total - first_total)
         else:
             second_total = self._total_if_told(second, counts)
-        return self._compare(first, counts, first_total) + self._compare(second, counts, second_total)
+        return joined([self._compare(first, counts, first_total), self._compare(second, counts, second_total)])
 
     def _total_if_told(self, window: Window, counts: Mapping[int, Count]) -> int | None:
         """The API's total; not asked for where it would be capped, going by what was collected."""

@@ -15,13 +15,13 @@ from poller.config import Config
 from poller.core.clocks import latest_now, trusted_now
 from poller.core.errors import AuthError, PollerError, RejectedError, StateError, StoppedError
 from poller.core.events import Event
-from poller.core.gaps import UNREADABLE, UNSTABLE, Unread, in_turn, merged, wait_seconds, without
+from poller.core.gaps import UNREADABLE, UNSTABLE, in_turn, wait_seconds, without
 from poller.core.reading import Conduct, Limits, Reading, WindowReader
 from poller.core.turns import MOST_OPEN
 from poller.core.windows import MAX_SPAN_SECONDS, Window, next_window, tile
 from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import ReadAhead
-from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, parts_of
+from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, joined, parts_of
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
 from poller.store import State
@@ -378,28 +378,24 @@ class Collector:
         auditor = self._auditor(row)
         gaps = [gap.window for gap in self._state.gaps.find(contract)]
 
-        def read(part: Window) -> list[Difference]:
+        def read(part: Window) -> Audited:
             counts = self._state.contracts.counts(contract, part.start, part.end)
             return auditor.read(part, counts, lambda events: self._state.contracts.unseen(contract, events))
 
-        found: list[Difference] = []
-        refused: list[Unread] = []
+        found: list[Audited] = []
         by_totals, by_entries = around(parts.closed, gaps) if parts.closed is not None else ([], [])
         for part in by_totals:
             try:
-                result = auditor.compare(part, self._state.contracts.counts(contract, part.start, part.end))
-                found += result.differences
-                refused += result.refused
+                found.append(auditor.compare(part, self._state.contracts.counts(contract, part.start, part.end)))
             except NoTotalsError:
                 if not by_reading:
                     raise
-                found += read(part)
+                found.append(read(part))
         by_entries += without(parts.open, gaps) if parts.open is not None else []
-        found += [row for part in by_entries for row in read(part)]
-        refused = merged(refused)
-        if not by_entries and refused and [part.window for part in refused] == by_totals:
-            raise RejectedError(refused[0].reason, hint="audit a span that the API serves", contract=contract)
-        return Audited(sorted(found, key=lambda row: row.window), refused)
+        result = joined([*found, *map(read, by_entries)])
+        if not by_entries and result.refused and [part.window for part in result.refused] == by_totals:
+            raise RejectedError(result.refused[0].reason, hint="audit a span that the API serves", contract=contract)
+        return result
 
     def count_roughly(self, contract: str, span: Window) -> tuple[int, bool]:
         """How many entries the API holds in a span, and whether that is all of them, not only at least so many.

@@ -94,6 +94,20 @@ def test_an_audit_of_what_is_equal_costs_a_request_a_contract_and_one_for_its_op
     assert fetched.requests("contracts") == 1, "those of `fetch`: audit asks for what was collected"
 
 
+def test_a_clean_audit_prints_what_it_proves_and_names_what_it_does_not(fetched: Bench) -> None:
+    run = audit(fetched, "--from", "4d", code=0)
+    equal, heading, *lines = [line.decode().split() for line in run.lines]
+    assert (equal[0], heading) == ("equal:", ["contract", "hours", "at", "API", "collected", "from", "to"])
+    answer = json.loads(audit(fetched, "--from", "4d", "--json", code=0).lines[0])
+    assert [row["contract"] for row in answer["contracts"]] == [str(FIRST), str(SECOND)]
+    for line, row in zip(lines, answer["contracts"], strict=True):
+        assert 0 < row["at_api"] == row["collected"] <= 600
+        assert line[:4] == [row["contract"], str(row["hours"]), str(row["at_api"]), str(row["collected"])]
+        assert DAYS * 24 <= row["hours"] <= 4 * 24 + 2
+    (young,) = [line for line in run.told if line.startswith("not compared yet: ")]
+    assert f"from {lines[0][-1]} on, younger than poll.overlap (10m)" in young
+
+
 def test_late_entries_are_told_by_contract_and_hour_and_repaired_by_fetch_once(fetched: Bench) -> None:
     before = fetched.oracle()
     hours = add_late(fetched)

@@ -17,7 +17,7 @@ SIZES = [(80, 24), (120, 40)]
 def lines_of(place: Bench, *args: str, columns: int, rows: int) -> list[str]:
     """What a command shows, once none of it is found to be too wide."""
     terminal = on_terminal([*COMMAND, *args], place.directory, place.environment(), columns=columns, rows=rows)
-    lines = terminal.shown.rstrip("\n").splitlines()
+    lines = "\n".join(terminal.painted).rstrip("\n").splitlines()
     assert [line for line in lines if cell_len(line) > columns] == []
     assert lines
     return lines
@@ -58,3 +58,13 @@ def test_status_fits_the_screen_while_it_is_watched_whatever_is_wrong(bench: Sta
     assert [line for line in screen if cell_len(line) > columns] == []
     assert any(line.startswith("fetch   not running") for line in screen)
     assert sum("failed" in line for line in screen) >= 2, "what is not well is seen first"
+
+
+@pytest.mark.parametrize(("columns", "rows"), SIZES)
+def test_audit_backfill_and_check_fit_the_screen(bench: Starter, columns: int, rows: int) -> None:
+    place = bench(events=300, span_seconds=7200)
+    assert place.fetch("--since", "90m").code == 0
+    audit = lines_of(place, "audit", "--from", "3h", columns=columns, rows=rows)
+    assert audit[0].startswith("equal: 2 contracts")
+    assert len(lines_of(place, "backfill", "--from", "3h", "--output", "a.ndjson", columns=columns, rows=rows)) < rows
+    assert len(lines_of(place, "check", columns=columns, rows=rows)) < rows

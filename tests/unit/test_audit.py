@@ -107,6 +107,15 @@ def test_a_span_that_is_equal_costs_one_request() -> None:
     assert totals.requests == 1
 
 
+@pytest.mark.parametrize(("window_limit", "ours"), [(RESULT_WINDOW, 5), (RESULT_WINDOW, 4), (10, 5), (10, 3)])
+def test_what_was_compared_is_counted_on_both_sides(window_limit: int, ours: int) -> None:
+    """Also where halves are asked for, or the API counts no further."""
+    theirs = dict.fromkeys(range(24), 5)
+    limits = Limits(1000, window_limit, 10**9)
+    result = Auditor(Totals(theirs), CONTRACT, limits).compare(span(24), counts(theirs | {7: ours}))
+    assert (result.at_api, result.collected) == (24 * 5, 23 * 5 + ours)
+
+
 def test_an_empty_span_costs_one_request() -> None:
     totals = Totals({})
     assert compare(totals, span(24), {}) == {}
@@ -301,7 +310,7 @@ def test_reading_finds_each_entry_that_is_not_known_by_its_hour(has_total: bool)
     window = Window(START + 1, START + 3 * H - 10)
 
     def read(known: bytes, ledger: Mapping[int, Count]) -> list[Difference]:
-        return auditor.read(window, ledger, lambda events: [e for e in events if e.identity not in known])
+        return auditor.read(window, ledger, lambda events: [e for e in events if e.identity not in known]).differences
 
     assert read(b"abcd", {}) == []
     assert read(b"b", {}) == [
