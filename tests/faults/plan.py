@@ -130,6 +130,7 @@ class Life(NamedTuple):
     is_from_work: bool = True
     at: int = 1
     is_before: bool = True
+    patience_seconds: float = 3.0  # how long it is given to come to that commit or write
     faults: tuple[str, ...] = ()
     trouble: Trouble = ""
     entries: tuple[int, int] = (40, 40)  # new ones, by contract

@@ -49,10 +49,14 @@ def die() -> NoReturn:
 
 
 def kill_at_commit(number: int, *, is_before: bool) -> None:
-    """Count commits as SQLite gets them, whoever asks for one."""
+    """Count commits to files as SQLite gets them, whoever asks for one."""
     count = 0
 
     class Connection(sqlite3.Connection):
+        def __init__(self, database: Any, *args: Any, **options: Any) -> None:
+            super().__init__(database, *args, **options)
+            self.is_counted = database != ":memory:"
+
         def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
             return self._counted(sql, partial(super().execute, sql, *args))
 
@@ -69,7 +73,7 @@ def kill_at_commit(number: int, *, is_before: bool) -> None:
 
         def _counted(self, sql: str, work: Any) -> Any:
             nonlocal count
-            if sql.strip().rstrip(";").upper() not in ("COMMIT", "END"):
+            if not self.is_counted or sql.strip().rstrip(";").upper() not in ("COMMIT", "END"):
                 return work()
             count += 1
             if count == number and is_before:

@@ -17,7 +17,6 @@ from tests.support import UNMEASURED, clean_environment, wait_until
 
 STOPS_WITHIN_SECONDS = 12.0
 _WORK_WITHIN_SECONDS = 5.0
-_COMMIT_WITHIN_SECONDS = 3.0
 _FILE_LIMIT_BYTES = 400 * 1024
 
 
@@ -80,7 +79,7 @@ def end(process: subprocess.Popen[bytes], life: Life, is_at_work: Callable[[], b
     """Wait for its end, or bring it about; `is_at_work` tells whether it has asked or sent anything yet."""
     if life.end in ("commit", "write"):
         with suppress(subprocess.TimeoutExpired):
-            code = process.wait(_COMMIT_WITHIN_SECONDS)
+            code = process.wait(life.patience_seconds)
             return Death(code, life.end if code == -signal.SIGKILL else "exit")
         return _strike(process, signal.SIGKILL)  # its point never came
     if life.is_from_work:

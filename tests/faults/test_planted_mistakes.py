@@ -1,0 +1,82 @@
+"""Mistakes put in on purpose: the harness must find each of them, and nothing where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemon import FIRST
+from tests.faults.plan import Life, Plan, Subject
+from tests.faults.plants import PLANTS
+from tests.faults.runs import carry_out
+
+FEW_ENTRIES = 400
+
+
+def _lives(*faults: str, count: int = 1, **options: object) -> tuple[Life, ...]:
+    return (Life("kill", faults=faults, **{"after_seconds": 0.7, **options}),) * count  # type: ignore[arg-type]
+
+
+QUIET = _lives()
+# What the harness must say of each mistake, the overlap, and the lives in which it comes to light.
+FOUND_BY = {
+    "watermark-first": ("LOST", "0s", _lives(count=2)),
+    "ledger-late": ("REPEATED", "10m", _lives(count=2)),
+    "settle-first": ("LOST", "10m", _lives("sink=*:500:50%", count=2)),
+    "miscount": ("books", "10m", QUIET),
+    "forget-overlap": ("LOST", "10m", _lives(late_seconds=1.5) + _lives(count=2)),
+    "forget-ledger": ("REPEATED", "10m", _lives(count=2)),
+    "drop-on-4xx": ("LOST", "10m", _lives("sink=*:422:60%")),
+    "drop-on-5xx": ("LOST", "10m", _lives("sink=*:500:60%")),
+    "drop-on-bad-key": ("LOST", "10m", _lives(trouble="keys")),
+    "ignore-loki-refusals": ("loki", "10m", _lives("sink=loki:400:60%")),
+    "several-streams-in-one-push": ("loki:", "10m", _lives(trouble="loki-limits", after_seconds=1.5, count=2)),
+    "advance-too-far": ("future", "10m", QUIET),
+    "never-take-back": ("LOST", "10m", _lives("undated", clock=((0.0, 7200.0),)) + _lives(count=2)),
+    "skip-failed-page": ("LOST", "0s", _lives(f"contract={FIRST}:500", after_seconds=2.5)),
+    "stop-at-first-page": ("LOST", "10m", QUIET),
+    "lose-last-of-batch": ("LOST", "10m", QUIET),
+    "repeat-first-of-batch": ("REPEATED", "10m", QUIET),
+    "change-a-byte": ("INVENTED", "10m", QUIET),
+    "keep-torn-lines": ("INVENTED", "10m", (Life("write", at=2), *QUIET)),
+    "leave-half-lines": ("INVENTED", "10m", (Life("kill", at=2, trouble="disk-full", after_seconds=2.0), *QUIET)),
+    "settle-more-than-sent": ("LOST", "10m", QUIET),
+    "never-settle": ("REPEATED", "10m", QUIET),
+    "open-twice": ("REPEATED", "10m", _lives(trouble="people", after_seconds=2.5, count=2)),
+    "resend-all-after-failure": ("REPEATED", "10m", _lives("sink=*:500:30%")),
+    "distrust-bad-bodies": ("REPEATED", "10m", _lives("sink=*:cut", after_seconds=1.5)),
+    "forget-gaps": ("LOST", "0s", _lives("null:count=150", after_seconds=2.5)),
+    "gap-holds-watermark": ("STANDS STILL", "10m", (Life("heal", faults=("null:count=150",)),)),
+}
+
+
+# All others are in the daemon.
+OF_FETCH = ("leave-half-lines",)
+# The first entries are those of some hours, so that a batch holds several streams of Loki's.
+OVER_HOURS = ("several-streams-in-one-push",)
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_mistake_put_in_on_purpose_is_found(tmp_path: Path, plant: str) -> None:
+    what, overlap, lives = FOUND_BY[plant]
+    subject: Subject = "fetch" if plant in OF_FETCH else "run"
+    options: dict[str, Any] = {"plant": plant, "first_entries": FEW_ENTRIES}
+    if subject == "run":
+        options["overlap"] = overlap
+    if plant in OVER_HOURS:
+        options["span_seconds"] = 3 * 3600
+    account = carry_out(Plan(1, subject, lives), tmp_path / "plan", **options)
+    assert what in " ".join(account.violations), account
+
+
+LIVES_WITH_AN_OVERLAP = list(
+    dict.fromkeys(life for _, overlap, lives in FOUND_BY.values() for life in lives if overlap != "0s")
+)
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_without_a_mistake_the_same_lives_find_nothing(tmp_path: Path, part: int) -> None:
+    account = carry_out(Plan(99, "run", tuple(LIVES_WITH_AN_OVERLAP[part::3])), tmp_path / "plan")
+    assert account.violations == [], account
