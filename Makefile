@@ -5,16 +5,16 @@ ARGS   ?=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test cover mutate vulnerabilities sbom lint format types bench bench-compare fuzz soak docs pictures grafana wheel wheel-check check lock clean
+.PHONY: help setup demo run test cover durations mutate vulnerabilities sbom lint format types bench bench-compare fuzz soak docs pictures grafana wheel wheel-check check lock clean
 
 BIN   := .venv/bin
 READY := .venv/.ready
 
 CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/core/events.py,poller/core/windows.py,poller/core/delivery.py,poller/core/reading.py,poller/core/narrowing.py,poller/core/sifting.py,poller/core/mapping/*
-# Tests wait more than they work, so that more of them than there are processors run side by side. A file stays together, as does
-# what its tests share. `make test WORKERS=0`: one after the other.
+# Tests wait more than they work, so that more of them than there are processors run side by side. The workers take the longest
+# first (tests/order.py), and what shares a fixture stays together. `make test WORKERS=0`: one after the other.
 WORKERS ?= 4
-SIDE_BY_SIDE := --numprocesses=$(WORKERS) --dist=loadfile
+SIDE_BY_SIDE := --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder
 
 define CHECK_PYTHON
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -47,12 +47,16 @@ demo: $(READY) ## the whole thing on this machine, no account needed
 run: $(READY) ## the daemon from this checkout: make run ARGS="--config my.toml"
 	@$(BIN)/ionos-poller $(ARGS) run
 
-test: $(READY) ## all tests, with the coverage floors: one for all, and all of the core
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov
+test: $(READY) ## all tests, as fast as they go
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+cover: $(READY) ## the same with the coverage floors: one for all, and all of the core; pages to browse in htmlcov/
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term --cov-report=html
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=100
 
-cover: $(READY) ## the same, with a report to browse in htmlcov/
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=html
+durations: $(READY) ## what each test takes, for the order in which they run and for docs/testing.md
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --record-durations
+	$(BIN)/python -m tests.order
 
 mutate: $(READY) ## small mistakes put into the core, one at a time: which does no test find?
 	CI=true $(BIN)/mutmut run
@@ -104,7 +108,7 @@ wheel-check: wheel ## install that wheel in a fresh venv and use it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m tests.wheel_check dist
 
-check: lint types vulnerabilities test wheel-check sbom ## what CI runs
+check: lint types vulnerabilities cover wheel-check sbom ## what CI runs
 
 COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-config \
     --custom-compile-command "make lock"

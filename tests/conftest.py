@@ -1,15 +1,17 @@
-"""What holds for every test: no setting leaks in, nothing started stays behind, an empty run is a failure."""
+"""What holds for every test: no setting leaks in, nothing started stays behind, the longest come first, an empty run fails."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import measuring, order
 from tests.support import heed_interrupts, is_foreign_setting, start_command
 
 # Hypothesis knows `ci`: the same examples in every run. Here no deadline: a busy machine is not a bug.
@@ -49,6 +51,23 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 stream.close()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-durations", action="store_true", help="keep what each test took, for the order of the next run"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.arrange(items, order.recorded())
+    measuring.leave_out(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    measuring.tell_processes(item)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A run in which every test was skipped has shown nothing: let it fail like one without tests."""
@@ -57,3 +76,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and not reporter.stats.get("passed"):
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.option.record_durations:
+        return
+    took: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                took[report.nodeid] += report.duration
+    order.record(took)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import sqlite3
 import stat
 import subprocess
@@ -25,7 +24,7 @@ from poller.store.inspection import schema_of
 from poller.store.overview import overview_of
 from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, with_functions
 from tests.states import HOUR, START, commit, event, events, open_state
-from tests.support import TOP, clean_environment
+from tests.support import TOP, UNMEASURED, clean_environment
 
 # The file
 
@@ -219,34 +218,50 @@ def test_deleting_what_was_set_aside_begins_anew_also_where_a_crash_left_side_fi
 
 
 def test_a_crash_before_anything_was_written_is_no_damage(directory: Path) -> None:
-    # Whatever the first moments leave behind, the next start must not need a person.
-    script = (
-        "import os, sys\nfrom pathlib import Path\nfrom poller.store import database, State\n"
-        "steps = 0\n"
-        "def trace(frame, event, arg):\n"
-        "    global steps\n"
-        "    if event == 'line' and frame.f_code.co_filename == database.__file__:\n"
-        "        steps += 1\n"
-        "        if steps == int(sys.argv[2]):\n"
-        "            os._exit(9)\n"
-        "    return trace\n"
-        "sys.settrace(trace)\n"
-        "State.open(Path(sys.argv[1]), 'fetch')\n"
+    # Whatever the first moments leave behind, the next start must not need a person. One process makes all of them, by forks:
+    # each ends some steps later than the one before, until one comes to its end.
+    script = """
+import os, shutil, sys
+from pathlib import Path
+from poller.store import State, database
+from tests.states import START
+
+directory = Path(sys.argv[1])
+
+def end_after(steps):
+    def trace(frame, event, arg):
+        nonlocal steps
+        if event == "line" and frame.f_code.co_filename == database.__file__:
+            steps -= 1
+            if not steps:
+                os._exit(9)
+        return trace
+    sys.settrace(trace)
+    State.open(directory, "fetch")
+    os._exit(0)
+
+for steps in range(8, 400, 6):
+    process = os.fork() or end_after(steps)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    state = State.open(directory, "fetch")
+    state.contracts.enrol(["1"], "default", START, START)
+    state.close()
+    assert list(directory.glob("*unusable*")) == []
+    shutil.rmtree(directory)
+    if code == 0:
+        print(steps)
+        break
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(directory)],
+        env=clean_environment(UNMEASURED),
+        cwd=TOP,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
-    process = None
-    for steps in range(8, 400, 6):
-        process = subprocess.run(
-            [sys.executable, "-c", script, str(directory), str(steps)], env=clean_environment(), cwd=TOP, check=False
-        )
-        state = open_state(directory)
-        state.contracts.enrol(["1"], "default", START, START)
-        state.close()
-        assert list(directory.glob("*unusable*")) == []
-        shutil.rmtree(directory)
-        if process.returncode == 0:
-            break
-    assert process is not None
-    assert process.returncode == 0
+    assert done.stderr == ""
+    assert int(done.stdout) > 50
 
 
 def test_a_state_of_the_first_schema_is_upgraded_with_all_that_is_in_it(directory: Path) -> None:

@@ -1,0 +1,65 @@
+"""Which tests coverage measures, with the processes that they start. To measure a process doubles what its start costs.
+
+The others run as fast as without coverage. What they run of the program, these run as well: all tests together reach no more.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import pytest
+
+from tests.support import MEASURING
+
+MEASURED = (
+    "tests/unit/",
+    "tests/property/",
+    "tests/integration/test_audit.py",
+    "tests/integration/test_backfill.py",
+    "tests/integration/test_check.py",
+    "tests/integration/test_cli.py",
+    "tests/integration/test_collecting.py",
+    "tests/integration/test_completion.py",
+    "tests/integration/test_documentation.py",
+    "tests/integration/test_fetch.py",
+    "tests/integration/test_fetch_errors.py",
+    "tests/integration/test_filter_redact.py",
+    "tests/integration/test_firehose.py",
+    "tests/integration/test_fluent_bit.py",
+    "tests/integration/test_gaps.py",
+    "tests/integration/test_hostile_input.py",
+    "tests/integration/test_hostile_letters.py",
+    "tests/integration/test_journal.py",
+    "tests/integration/test_moesif.py",
+    "tests/integration/test_planted_links.py",
+    "tests/integration/test_run_operation.py",
+    "tests/integration/test_setup.py",
+    "tests/integration/test_simulator.py",
+    "tests/integration/test_sinks.py",
+    "tests/integration/test_status.py",
+    "tests/integration/test_systemd.py",
+)
+
+
+def is_measured(item: pytest.Item) -> bool:
+    return item.nodeid.startswith(MEASURED)
+
+
+def leave_out(items: list[pytest.Item]) -> None:
+    """Have pytest-cov pause while the others run."""
+    for item in items:
+        if not is_measured(item):
+            item.add_marker(pytest.mark.no_cover)
+
+
+def tell_processes(item: pytest.Item) -> None:
+    """Have the processes that this test starts be measured or not; without coverage, none is."""
+    if configuration := _given():
+        os.environ[MEASURING] = configuration if is_measured(item) else ""
+
+
+@cache
+def _given() -> str:
+    """What coverage put into the environment before the first test."""
+    return os.environ.get(MEASURING, "")

@@ -1,0 +1,79 @@
+"""In which order the workers take the tests: the longest first, so that all of them end at about the same time.
+
+What a run took is recorded in durations.json by `make durations`; a test that is not in it counts as an average one of its
+kind. `python -m tests.order` writes the slowest of them into docs/testing.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.support import TOP
+
+TABLE = Path(__file__).with_name("durations.json")
+PAGE = TOP / "docs" / "testing.md"
+RECORDED_FROM_SECONDS = 1.0
+SHOWN = 30
+_USUAL_SECONDS = {"tests/faults": 5.0, "tests/integration": 2.0, "tests/property": 0.3, "tests/unit": 0.02}
+_MARKS = re.compile(r"(<!-- slowest -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def recorded() -> dict[str, float]:
+    """Seconds by test; those below a second are not in it."""
+    return dict(json.loads(TABLE.read_text()))
+
+
+def group_of(item: pytest.Item) -> str:
+    """The file of tests that stay with their file: unit tests, which are short, and those that share what a fixture made."""
+    file = item.nodeid.partition("::")[0]
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public name for it
+    is_shared = any(fixture.scope == "module" for defined in definitions for fixture in defined)
+    return file if is_shared or file.startswith("tests/unit") else ""
+
+
+def arrange(items: list[pytest.Item], seconds_of: dict[str, float]) -> None:
+    """Sort in place: units of work by what they take, the longest first. Equal ones keep their order."""
+    units: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        group = group_of(item)
+        if group:
+            item.add_marker(pytest.mark.xdist_group(group))
+        units[group or item.nodeid].append(item)
+
+    def seconds(unit: list[pytest.Item]) -> float:
+        return sum(seconds_of.get(item.nodeid, _usual_seconds(item.nodeid)) for item in unit)
+
+    items[:] = [item for unit in sorted(units.values(), key=seconds, reverse=True) for item in unit]
+
+
+def _usual_seconds(name: str) -> float:
+    return _USUAL_SECONDS.get("/".join(name.split("/")[:2]), 1.0)
+
+
+def record(took: dict[str, float]) -> None:
+    """Keep what a run took. A run of some of the tests changes these alone."""
+    known = {**recorded(), **{name.partition("@")[0]: round(seconds, 1) for name, seconds in took.items()}}
+    slow = {name: seconds for name, seconds in known.items() if seconds >= RECORDED_FROM_SECONDS}
+    TABLE.write_text(json.dumps(dict(sorted(slow.items(), key=lambda row: (-row[1], row[0]))), indent=0) + "\n")
+
+
+def page(text: str, slowest: Iterable[tuple[str, float]]) -> str:
+    """The page with the table of the slowest tests in it."""
+    rows = [f"| `{name.removeprefix('tests/')}` | {seconds:.1f} |" for name, seconds in slowest]
+    table = "\n".join(["| test | seconds |", "| --- | ---: |", *rows])
+    return _MARKS.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text)
+
+
+def main() -> None:
+    slowest = sorted(recorded().items(), key=lambda row: -row[1])[:SHOWN]
+    PAGE.write_text(page(PAGE.read_text(), slowest))
+
+
+if __name__ == "__main__":
+    main()
