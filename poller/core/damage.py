@@ -13,21 +13,27 @@ _MAX_PIECES = 100_000
 _MAX_DEPTH = 500_000  # an entry nested too deeply to read is set apart; one of brackets alone is not counted to its end
 
 
+# A pair of surrogate escapes, one alone (1), or any other escape.
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.", re.DOTALL
+)
+
+
+def without_lone_surrogates(line: bytes) -> bytes:
+    """The line with U+FFFD in place of each surrogate escape (`\\ud800`) that is no half of a pair."""
+    return _ESCAPE.sub(lambda match: match[0] if match[1] is None else rb"\ufffd", line)
+
+
 class Shield:
     """Carries lone surrogate escapes (`\\ud800`), which are JSON but no Unicode, through a decoder that refuses them.
 
     Each is replaced by a mark that holds the digest of the body, so that no body can hold it, and put back in the lines.
     """
 
-    _escape = re.compile(
-        rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
-        re.DOTALL,
-    )
-
     def __init__(self, body: bytes) -> None:
         self._mark = b"lone-surrogate-" + blake2b(body, digest_size=16).hexdigest().encode()
         pieces, end = [], 0
-        for match in self._escape.finditer(body):
+        for match in _ESCAPE.finditer(body):
             if match[1] is None:
                 continue
             pieces += [body[end : match.start()], b"<" + self._mark + match[1] + b">"]

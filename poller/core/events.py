@@ -129,8 +129,10 @@ class StoredEvents(Sequence[OutboxEvent]):
         return self._events
 
 
-def ndjson(events: Sequence[OutboxEvent]) -> bytes:
-    """The events' lines, each with its newline."""
+def ndjson(events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes] | None = None) -> bytes:
+    """The events' lines, each with its newline: as `render` makes them, else as they are."""
+    if render is not None:
+        return b"\n".join([*map(render, events), b""])
     return events.lines if isinstance(events, StoredEvents) else b"\n".join([*(event.line for event in events), b""])
 
 
@@ -497,8 +499,7 @@ def _hit(element: msgspec.Raw, *, is_bare_allowed: bool) -> _Hit | None:
 def _second_in(content: bytes) -> int | None:
     """The time of an entry that cannot be decoded, as far as one is written in it: unix seconds."""
     match = _TIME_IN_BYTES.search(content)
-    time = _parse_time(match[1].decode()) if match else None
-    time_us = None if time is None else _time_us(time)
+    time_us = time_us_of(match[1].decode()) if match else None
     return None if time_us is None else time_us // 1_000_000
 
 
@@ -544,6 +545,12 @@ def _parse_time(value: Any) -> datetime | None:
         return None
 
 
+def time_us_of(value: object) -> int | None:
+    """The time that an entry writes in any of these forms, in microseconds since 1970; None where it is no usable time."""
+    time = _parse_time(value)
+    return None if time is None else _time_us(time)
+
+
 def _parse_text_time(text: str) -> datetime:
     if re.search(r"[A-Za-z]{3} ", text):
         return email.utils.parsedate_to_datetime(text)
@@ -562,9 +569,7 @@ def _parse_epoch(count: float) -> datetime | None:
 def _event(head: _Head, line: bytes, hit_id: msgspec.Raw) -> Event:
     identity, has_id = _identity(head.uuid, hit_id, line)
     time = head.meta.time if head.meta is not None else None
-    if time is None:
-        return Event(0, identity, line, has_id, is_timed=False)
-    time_us = _time_us(time)
+    time_us = None if time is None else _time_us(time)
     if time_us is None:
         return Event(0, identity, line, has_id, is_timed=False)
     return Event(time_us, identity, line, has_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -14,8 +15,15 @@ _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def format_time_us(time_us: int) -> str:
     """Microseconds since 1970 as RFC 3339 in UTC with milliseconds: `2026-05-01T07:42:20.530Z`."""
-    at = datetime.fromtimestamp(time_us // 1_000_000, UTC).replace(tzinfo=None)
-    return f"{at.isoformat()}.{time_us // 1000 % 1000:03d}Z"  # strftime writes the year 1 without its zeros
+    second, rest = divmod(time_us, 1_000_000)
+    return f"{_format_second(second)}.{rest // 1000:03d}Z"
+
+
+@lru_cache(64)  # entries are in order, many of them of the same second
+def _format_second(second: int) -> str:
+    return (
+        datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
+    )  # strftime drops the zeros of the year 1
 
 
 def with_time(line: bytes, key: str, time_us: int) -> bytes:
@@ -33,6 +41,9 @@ def with_time(line: bytes, key: str, time_us: int) -> bytes:
 
 SHORTEST_BYTES = 512
 """Below this, `truncated` has nothing left to cut."""
+
+SHORTEST_MADE_BYTES = 8192
+"""An event of a standard, made of an entry that was shortened to that, is not longer."""
 
 _LONGEST_TEXTS = (4096, 1024, 256, 64, 16)
 _CORE_CHARS = 64  # no text is made shorter: a UUID, a time, a type stay whole

@@ -1,0 +1,177 @@
+"""An entry as structs: the usual shape in one go, any other key by key. Pure.
+
+What is there and does not fit is no error: it is left over, with the nesting and the bytes of the entry.
+Source: docs/facts.md, "IONOS Activity Log API": shape of an entry, and how its types wobble.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import msgspec
+
+Json = dict[str, Any]
+S = TypeVar("S", bound=msgspec.Struct)
+
+_NULL = b"null"
+_NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
+_DIGITS = re.compile(rb'"([1-9][0-9]{0,8})"')
+
+# The names are the API's.
+
+
+class Resource(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What something was done to."""
+
+    type: str | None = None
+    id: str | int | None = None
+    action: list[str] | None = None
+
+
+class Identity(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """Who it was."""
+
+    username: str | None = None
+    contractNumber: str | int | None = None  # noqa: N815
+
+
+class Principal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """Who it was, and from where."""
+
+    sourceIP: str | None = None  # noqa: N815
+    sourceService: str | None = None  # noqa: N815
+    serviceHost: str | None = None  # noqa: N815
+    identity: Identity = msgspec.field(default_factory=Identity)
+
+
+class Meta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """When it was, and what it belongs to."""
+
+    time: str | None = None
+    requestId: str | None = None  # noqa: N815
+    queueRefId: int | str | None = None  # noqa: N815
+    transactionId: str | None = None  # noqa: N815
+    auditVersion: str | int | float | None = None  # noqa: N815
+
+
+class Message(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One reason why it failed."""
+
+    errorCode: str | int | None = None  # noqa: N815
+    message: str | None = None
+
+
+class Error(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """Why it failed."""
+
+    httpStatus: Annotated[int, msgspec.Meta(ge=1, le=999)] | None = None  # noqa: N815
+    messages: list[Message] | None = None
+
+
+class Param(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What was asked for."""
+
+    action: str | None = None
+    uri: str | None = None
+    initiator: str | None = None
+    sourceService: str | None = None  # noqa: N815
+    errorCode: str | int | None = None  # noqa: N815
+    error: Error = msgspec.field(default_factory=Error)
+
+
+class Happened(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What happened: the `event` of an entry."""
+
+    type: str | None = None
+    status: str | None = None
+    message: str | None = None
+    param: Param = msgspec.field(default_factory=Param)
+    resources: list[Resource] | None = None
+
+
+class Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """All of it. `principal` is decoded by `decode_principal`: few of them make most of a log."""
+
+    uuid: str | int | None = msgspec.field(name="@uuid", default=None)
+    meta: Meta = msgspec.field(default_factory=Meta)
+    principal: msgspec.Raw = msgspec.Raw(b"{}")
+    event: Happened = msgspec.field(default_factory=Happened)
+
+
+decode_entry = msgspec.json.Decoder(Entry).decode
+"""An entry of the usual shape.  Raises: msgspec.ValidationError for any other, msgspec.DecodeError for what is no JSON."""
+
+decode_principal = msgspec.json.Decoder(Principal).decode
+"""Its principal, likewise."""
+
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def take_apart(line: bytes) -> tuple[Entry, Principal, Json]:
+    """An entry of any shape: what fits the usual one, its principal, and what is left over.
+
+    Raises: msgspec.DecodeError for what is no JSON object.
+    """
+    entry, rest = _split(Entry, _decode_object(line))
+    principal, left = _fit(Principal, entry.principal)
+    if left is not None:
+        rest["principal"] = left
+    return entry, principal or Principal(), rest
+
+
+def _split(kind: type[S], fields: dict[str, msgspec.Raw]) -> tuple[S, Json]:
+    known = _types(kind)
+    values: Json = {}
+    rest: Json = {}
+    for key, raw in fields.items():
+        if bytes(raw) == _NULL:
+            continue
+        if key not in known:
+            rest[key] = raw
+            continue
+        name, wanted = known[key]
+        value, left = _fit(wanted, raw)
+        if value is not None:
+            values[name] = value
+        if left is not None:
+            rest[key] = left
+    return kind(**values), rest
+
+
+@cache
+def _types(kind: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
+    """The fields of a struct by their keys in JSON: name and type."""
+    return {field.encode_name: (field.name, field.type) for field in msgspec.structs.fields(kind)}
+
+
+def _fit(wanted: Any, raw: msgspec.Raw) -> tuple[Any, Any]:
+    """The value as `wanted`, as far as it can be one, else None; and what is left of it, None where nothing is."""
+    try:
+        return msgspec.json.decode(raw, type=wanted), None
+    except msgspec.ValidationError:
+        pass
+    text, options = bytes(raw), get_args(wanted) or (wanted,)
+    kind = next((option for option in options if isinstance(option, type) and issubclass(option, msgspec.Struct)), None)
+    item = next((get_args(option)[0] for option in options if get_origin(option) is list), None)
+    if kind is not None and text.startswith(b"{"):
+        value, rest = _split(kind, _decode_object(raw))
+        return value, rest or None
+    if item is not None:
+        return _fit_list(item, raw)
+    if str not in options and (digits := _DIGITS.fullmatch(text)):
+        value, left = _fit(wanted, msgspec.Raw(digits[1]))
+        return value, None if left is None else raw
+    if str in options and _NUMBER.fullmatch(text):
+        return text.decode(), None
+    return None, raw
+
+
+def _fit_list(item: Any, raw: msgspec.Raw) -> tuple[Any, Any]:
+    """The items that fit, or one in place of a list; all of it is left over where any of it is."""
+    items = _decode_list(raw) if bytes(raw).startswith(b"[") else [raw]
+    fitted = [_fit(item | None, one) for one in items]
+    values = [value for value, _ in fitted if value is not None]
+    return values or None, raw if any(left is not None for _, left in fitted) else None

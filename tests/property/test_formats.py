@@ -1,0 +1,45 @@
+"""Whatever an entry looks like, what is made of it is valid by the standard's own rules, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from poller.core.mapping import SHORTEST_MADE_BYTES
+from poller.core.mapping.ecs import ECS
+from poller.core.mapping.ocsf import OCSF
+from tests.formats import ecs_problems, lost, ocsf_problems
+from tests.mutants import mutants
+
+COUNT = 2_000
+
+
+def test_ten_thousand_entries_changed_at_random_are_valid_ocsf_and_hold_the_entry_to_the_byte():
+    classes = set()
+    for event in mutants(COUNT, seed=1):
+        made = OCSF.make(event)
+        read = json.loads(made)
+        assert ocsf_problems(read) == [], event.line
+        assert read["raw_data"].encode() == event.line
+        assert lost(event.line, made) == [], event.line
+        classes.add(read["class_uid"])
+    assert classes == {6003, 3002}
+
+
+def test_ten_thousand_entries_changed_at_random_are_valid_ecs_and_hold_the_entry_to_the_byte():
+    for event in mutants(COUNT, seed=2):
+        made = ECS.make(event)
+        read = json.loads(made)
+        assert ecs_problems(read) == [], event.line
+        assert read["event"]["original"].encode() == event.line
+        assert lost(event.line, made) == [], event.line
+
+
+@pytest.mark.parametrize("standard", [OCSF, ECS])
+def test_an_event_fits_wherever_the_shortest_of_its_standard_does(standard):
+    for number, event in enumerate(mutants(1000, seed=3)):
+        limit = SHORTEST_MADE_BYTES + number
+        made = standard.make(event, max_bytes=limit)
+        assert len(made) <= limit
+        assert len(standard.make(event)) > limit or made == standard.make(event)
