@@ -1,16 +1,26 @@
-"""Writes docs/configuration.md from the model, and the manual page from the commands: `python -m tests.generate_docs`.
+"""Writes docs/configuration.md from the model, docs/mappings.md from the tables of the formats, and the manual page from the
+commands: `python -m tests.generate_docs`.
 
-A test holds that both are up to date.
+A test holds that all are up to date.
 """
 
 from __future__ import annotations
 
+import json
+
 from poller.config import describe
+from poller.core.mapping.ecs import ECS
+from poller.core.mapping.ecs import VERSION as ECS_VERSION
+from poller.core.mapping.ocsf import API_ACTIVITY, AUTHENTICATION, OCSF
+from poller.core.mapping.ocsf import VERSION as OCSF_VERSION
+from poller.core.mapping.table import Row
 from tests import man_page
 from tests.support import TOP
 
 MAN_PAGE = TOP / "man" / "ionos-poller.1"
 PATH = TOP / "docs" / "configuration.md"
+
+MAPPINGS = TOP / "docs" / "mappings.md"
 
 _HEAD = """# Configuration
 
@@ -36,12 +46,55 @@ def render() -> str:
     return "\n".join(parts)
 
 
+_MAPPINGS_HEAD = f"""# OCSF and ECS
+
+Made from the tables of the program by `make docs`; do not edit. What is here is what is done.
+
+`format = "ocsf"` or `"ecs"` in a sink's table, `fetch --format ocsf` and `backfill --format ocsf --output FILE` make an event of
+OCSF {OCSF_VERSION} or ECS {ECS_VERSION} of each entry. For both of them:
+
+- The entry is inside, to the byte: in `raw_data` (OCSF) or `event.original` (ECS).
+- A field without a value is left out. What has no field in the standard is below `unmapped` (OCSF) or `ionos.activitylog` (ECS),
+  with the names that the API gives it. Nothing else is added: an accepted request is no success.
+- `[redact]` and `[filter]` work on the entry, before an event is made of it.
+- An event has two to three and a half times the bytes of its entry. `max_event_bytes` of a sink is about the entry, except where
+  the receiver has a limit of its own ([firehose.md](firehose.md)).
+
+OCSF events have the profiles `cloud` and `datetime`. They validate against the schema of OCSF {OCSF_VERSION}; ECS fields are held
+to the standard's own list. `tests/property/test_formats.py` does both, on entries that are changed at random.
+"""
+
+
+def render_mappings() -> str:
+    """The page of the formats."""
+    tables = {
+        f"OCSF {OCSF_VERSION}: API Activity ({API_ACTIVITY})": OCSF.tables[API_ACTIVITY],
+        f"OCSF {OCSF_VERSION}: Authentication ({AUTHENTICATION}), of GenerateToken": OCSF.tables[AUTHENTICATION],
+        f"ECS {ECS_VERSION}": ECS.tables[0],
+    }
+    parts = [_MAPPINGS_HEAD]
+    for title, rows in tables.items():
+        parts.append(f"## {title}\n\n| field | value |\n| --- | --- |")
+        parts += [f"| `{row.field}` | {_value(row)} |" for row in rows]
+        rest = "unmapped" if "OCSF" in title else "ionos.activitylog.unmapped"
+        parts.append(f"| `{rest}.*` | all else, with the nesting, the names and the values of the entry |\n")
+    return "\n".join(parts)
+
+
+def _value(row: Row) -> str:
+    if row.fact:
+        return row.source
+    constant = f"`{json.dumps(row.constant)}`"
+    return f"{constant}: {row.source}" if row.source else constant
+
+
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
 def main() -> None:
     PATH.write_text(render())
+    MAPPINGS.write_text(render_mappings())
     MAN_PAGE.parent.mkdir(exist_ok=True)
     MAN_PAGE.write_text(man_page.render())
 

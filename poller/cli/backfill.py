@@ -29,6 +29,7 @@ from poller.cli.options import (
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
 from poller.config import AnySink, Config
+from poller.config.sinks import FORMATS, Format
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.core.events import Event
 from poller.core.reading import Limits
@@ -43,6 +44,7 @@ from poller.sinks.base import Sink, TooOld
 from poller.sinks.build import build_sink
 from poller.sinks.output import OutputFile
 from poller.sinks.redaction import redactions_of
+from poller.sinks.render import chosen_render
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.overview import FINISHED, OtherLedger, Overview
@@ -72,10 +74,13 @@ class _Order(NamedTuple):
     output: str
     sinks: tuple[str, ...]
     is_again: bool
+    format: Format = "raw"
 
     @property
     def digest(self) -> str:
-        return hashlib.blake2b(repr(tuple(self)).encode(), digest_size=6).hexdigest()
+        # Without the format where there is none, as it was before there were formats.
+        words = tuple(self) if self.format != "raw" else tuple(self)[:-1]
+        return hashlib.blake2b(repr(words).encode(), digest_size=6).hexdigest()
 
     @property
     def use(self) -> str:
@@ -100,6 +105,14 @@ class _Order(NamedTuple):
     shell_complete=suggestions.configured_sinks,
     help="Send to this sink of the config (repeatable).",
 )
+@click.option(
+    "--format",
+    "line_format",
+    type=click.Choice(FORMATS),
+    default="raw",
+    show_default=True,
+    help="Of --output: the entry as the API gave it, or an event that holds it.",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Windows fetched at once.")
 @click.option("--restart", is_flag=True, help="Begin anew instead of going on.")
 @click.option("--again", is_flag=True, help="Send to the sinks also what `run` has collected for them already.")
@@ -118,6 +131,7 @@ def command(
     contracts: tuple[str, ...],
     output: str | None,
     sinks: tuple[str, ...],
+    line_format: Format,
     jobs: int,
     restart: bool,
     again: bool,
@@ -133,6 +147,7 @@ def command(
       ionos-poller backfill --from 2026-01-01 --to 2026-02-01 --output jan.ndjson
       ionos-poller backfill --from 7d --to 1h --sink loki --jobs 8
       ionos-poller backfill forget backfill-1c9b5a27d0e4
+      ionos-poller backfill --from 30d --to 1d --format ecs --output ecs.ndjson.gz
     """
     settings = ctx.ensure_object(Settings)
     if ctx.invoked_subcommand is not None:
@@ -141,10 +156,14 @@ def command(
         raise ConfigError([Problem("--from", "missing", "say from when, such as --from 7d or --from 2026-01-01")])
     if bool(output) == bool(sinks):
         raise ConfigError([Problem("--output", "give either --output or --sink", "such as --output export.ndjson.gz")])
+    if sinks and line_format != "raw":
+        hint = "set format in the sink's table"
+        raise ConfigError([Problem("--format", "is for --output: a sink has the format of its table", hint)])
     config = settings.load()
     _check_sinks(config, sinks)
     warn_of_root(config.state_dir)
-    order = _Order(start, end, tuple(sorted(set(contracts))), _absolute(output), tuple(sorted(set(sinks))), again)
+    chosen, only = tuple(sorted(set(sinks))), tuple(sorted(set(contracts)))
+    order = _Order(start, end, only, _absolute(output), chosen, again, line_format)
     window = _window(start, end)
 
     def work(stop: threading.Event) -> int:
@@ -322,10 +341,11 @@ class _Backfill:
         return asked
 
     def _sinks(self) -> list[Sink]:
+        render = chosen_render(self._order.format, self._config.sinks)
         if self._order.output == "-":
-            return [StdoutSink(PRINTED)]
+            return [StdoutSink(PRINTED, render)]
         if self._order.output:
-            return [OutputFile(Path(self._order.output), self._order.digest)]
+            return [OutputFile(Path(self._order.output), self._order.digest, render)]
         now = trusted_clock(self._accounts)
         return [
             build_sink(settings, self._config, self._stop, too_old=self._too_old, trusted_now=now)

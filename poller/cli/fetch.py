@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,21 +17,19 @@ from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code, told_gaps
 from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
-from poller.config import ActionSink, Config, MoesifSink
+from poller.config import Config
+from poller.config.sinks import FORMATS, Format
 from poller.core.errors import ConfigError, PollerError, Problem, StateHeldError
 from poller.core.events import OutboxEvent
-from poller.core.mapping import truncated, with_time
+from poller.core.mapping import SHORTEST_MADE_BYTES, truncated, with_time
 from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
-from poller.sinks.render import build_actions
+from poller.sinks.render import Render, chosen_render
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store import State
 from poller.store.journal import Action
-
-if TYPE_CHECKING:
-    from poller.core.mapping.moesif import ActionMaker
 
 log = logging.getLogger("poller.fetch")
 
@@ -48,10 +45,10 @@ _MAX_ADOPTED_BYTES = 64 * 1024
 @click.option(
     "--format",
     "line_format",
-    type=click.Choice(["raw", "moesif-action"]),
+    type=click.Choice(FORMATS),
     default="raw",
     show_default=True,
-    help="The entry as the API gave it, or a Moesif action.",
+    help="The entry as the API gave it, or an event that holds it.",
 )
 @click.option("--time-key", metavar="NAME", help="Add a top-level copy of the entry's time under this name.")
 @click.option(
@@ -74,7 +71,7 @@ def command(
     settings: Settings,
     since: int | None,
     contracts: tuple[str, ...],
-    line_format: str,
+    line_format: Format,
     time_key: str | None,
     max_line_bytes: int | None,
     wait: bool,
@@ -89,6 +86,7 @@ def command(
     Examples:
       ionos-poller fetch
       ionos-poller fetch --since 7d --contract 31960001 > week.ndjson
+      ionos-poller fetch --format ocsf
       ionos-poller fetch --time-key time --max-line-bytes 250000  (Fluent Bit)
       ionos-poller fetch --explain-filter --since 24h
     """
@@ -98,8 +96,8 @@ def command(
 
         window = Window(since or int(time.time()) - _SAMPLE_SECONDS, int(time.time()))
         return until_stopped(lambda stop: explain(config, activity_logs(config, stop), window, contracts))
-    actions = build_actions(_action_table(config)) if line_format == "moesif-action" else None
-    sink = StdoutSink(PRINTED, _renderer(actions, time_key, max_line_bytes))
+    _check_line_bytes(line_format, max_line_bytes)
+    sink = StdoutSink(PRINTED, _renderer(chosen_render(line_format, config.sinks), time_key, max_line_bytes))
     return until_stopped(lambda stop: _fetch(config, stop, sink, since, contracts, adopt_state, is_waiting=wait))
 
 
@@ -170,17 +168,19 @@ def _adopt(path: Path, state: State, accounts: Iterable[str], by: Action) -> Non
     log.info("state.adopted", extra={"file": str(path), "last_run": text})
 
 
-def _action_table(config: Config) -> ActionSink | None:
-    """The first sink of the configuration that makes Moesif actions: as it does, so do we."""
-    candidates = (sink for sink in config.sinks if isinstance(sink, ActionSink))
-    return next((sink for sink in candidates if isinstance(sink, MoesifSink) or sink.format == "moesif-action"), None)
+def _check_line_bytes(line_format: Format, max_line_bytes: int | None) -> None:
+    """Raises: ConfigError where not even the shortest entry fits."""
+    if line_format in ("ocsf", "ecs") and max_line_bytes is not None and max_line_bytes < SHORTEST_MADE_BYTES:
+        hint = "use a larger one, or --format raw"
+        what = f"an event of {line_format} may take {SHORTEST_MADE_BYTES} bytes, however short its entry is"
+        raise ConfigError([Problem("--max-line-bytes", what, hint)])
 
 
-def _renderer(actions: ActionMaker | None, time_key: str | None, max_line_bytes: int | None) -> Renderer | None:
+def _renderer(made: Render | None, time_key: str | None, max_line_bytes: int | None) -> Renderer | None:
     """How an event becomes a line; None: as it is."""
-    if actions is None and time_key is None and max_line_bytes is None:
-        return None
-    shape = actions.make if actions else _entry
+    if time_key is None and max_line_bytes is None:
+        return made
+    shape = made or _entry
 
     def render(event: OutboxEvent) -> bytes:
         line = _timed(shape(event), time_key, event)

@@ -3,7 +3,7 @@
 # Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -20,7 +20,8 @@ def toml_key(name: str) -> str:
 
 Oversize = Literal["truncate", "dead-letter"]
 Compression = Literal["gzip", "none"]
-Format = Literal["raw", "moesif-action"]
+Format = Literal["raw", "ocsf", "ecs", "moesif-action"]
+FORMATS: tuple[str, ...] = get_args(Format)
 
 Name = Annotated[
     str,
@@ -49,7 +50,10 @@ OversizeChoice = Annotated[
     ),
 ]
 CompressionChoice = Annotated[Compression, describe("choice", "Compression of what is sent or written.")]
-FormatChoice = Annotated[Format, describe("choice", "The entry as the API gave it, or a Moesif action.")]
+FormatChoice = Annotated[
+    Format,
+    describe("choice", "The entry as the API gave it, an event of OCSF or of ECS that holds it, or a Moesif action."),
+]
 ActionName = Annotated[
     str,
     describe(
@@ -151,6 +155,16 @@ class Sink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return str(self.__struct_config__.tag)
 
 
+class FormatSink(Sink, frozen=True, kw_only=True):
+    """What every sink takes that can send entries in several formats. All but `format` is for Moesif actions."""
+
+    format: FormatChoice = "raw"
+    action_name: ActionName = "event.type"
+    company_id: CompanyId = "contract"
+    user_id: UserId = "principal.identity.username"
+    uri_base: UriBase = "https://api.ionos.com"
+
+
 class HttpSink(Sink, frozen=True, kw_only=True):
     """What every sink over HTTP takes."""
 
@@ -249,16 +263,11 @@ class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
     ] = 1_000_000
 
 
-class FirehoseSink(Sink, frozen=True, kw_only=True, tag="firehose"):
+class FirehoseSink(FormatSink, frozen=True, kw_only=True, tag="firehose"):
     """AWS Data Firehose. Credentials come from AWS's own chain: environment, profile, role."""
 
     stream: Annotated[str, describe("name", "Name of the delivery stream.")]
     region: Annotated[str | None, describe("text", "AWS region; unset: from AWS's own configuration.")] = None
-    format: FormatChoice = "raw"
-    action_name: ActionName = "event.type"
-    company_id: CompanyId = "contract"
-    user_id: UserId = "principal.identity.username"
-    uri_base: UriBase = "https://api.ionos.com"
     endpoint_url: Annotated[str | None, describe("url", "Another endpoint than AWS's own.")] = None
     batch_events: Annotated[
         int, describe("number", "At most so many records a call; Firehose takes 500.", ge=1, le=500)
@@ -289,7 +298,7 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
     requests_per_second: RequestsPerSecond = 40.0
 
 
-class FileSink(Sink, frozen=True, kw_only=True, tag="file"):
+class FileSink(FormatSink, frozen=True, kw_only=True, tag="file"):
     """Files of JSON lines, one a day, synced to disk with every batch."""
 
     path: Annotated[
@@ -300,24 +309,13 @@ class FileSink(Sink, frozen=True, kw_only=True, tag="file"):
         ),
     ]
     compression: CompressionChoice = "none"
-    format: FormatChoice = "raw"
-    action_name: ActionName = "event.type"
-    company_id: CompanyId = "contract"
-    user_id: UserId = "principal.identity.username"
-    uri_base: UriBase = "https://api.ionos.com"
 
 
-class StdoutSink(Sink, frozen=True, kw_only=True, tag="stdout"):
+class StdoutSink(FormatSink, frozen=True, kw_only=True, tag="stdout"):
     """JSON lines on standard output, for another process to read."""
 
-    format: FormatChoice = "raw"
-    action_name: ActionName = "event.type"
-    company_id: CompanyId = "contract"
-    user_id: UserId = "principal.identity.username"
-    uri_base: UriBase = "https://api.ionos.com"
 
-
-ActionSink = MoesifSink | FirehoseSink | FileSink | StdoutSink
+ActionSink = MoesifSink | FormatSink
 """Those that can send Moesif actions."""
 
 AnySink = LoggingServiceSink | LokiSink | MoesifSink | FirehoseSink | OtlpSink | FileSink | StdoutSink

@@ -21,6 +21,7 @@ from poller.core.delivery import Accepted, Outcome
 from poller.core.errors import ConfigError, OutputError, Problem
 from poller.core.events import OutboxEvent, ndjson
 from poller.sinks.base import OwnOutput
+from poller.sinks.render import Render
 from poller.system.files import open_own, write_whole
 
 _GZIP_LEVEL = 6
@@ -44,10 +45,11 @@ _OUTPUT = _Settings(
 class OutputFile(OwnOutput):
     """Writes to `path`, by way of a partial file beside it."""
 
-    def __init__(self, path: Path, order: str = "") -> None:
-        """`order` tells the partial file from that of another backfill to the same `path`."""
+    def __init__(self, path: Path, order: str = "", render: Render | None = None) -> None:
+        """`order` tells the partial file from that of another backfill to the same `path`; `render` makes the lines."""
         super().__init__(_OUTPUT)
         self.output_offset = 0
+        self._render = render
         self._path = path
         self._partial = path.with_name(".".join(filter(None, (path.name, order, "part"))))
         self._is_gzip = path.suffix == ".gz"
@@ -79,7 +81,7 @@ class OutputFile(OwnOutput):
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Append a batch, durably or not at all.  Raises: OutputError."""
-        data = ndjson(events)
+        data = ndjson(events, self._render)
         if self._is_gzip:
             data = zlib.compress(data, _GZIP_LEVEL, _GZIP_FORMAT)
         start = self.output_offset or 0

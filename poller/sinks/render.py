@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
-from poller.config import ActionSink, MoesifSink
+from poller.config import ActionSink, MoesifSink, Sink
+from poller.config.sinks import Format
 from poller.core.events import OutboxEvent
 
 if TYPE_CHECKING:
     from poller.core.mapping.moesif import ActionMaker
 
 
-def build_render(settings: ActionSink) -> Callable[[OutboxEvent], bytes] | None:
+class Render(Protocol):
+    """Makes an event a JSON object in a format, on one line."""
+
+    def __call__(self, event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
+        """The entry in it is shortened, with a marker, where the line would be longer than `max_bytes`."""
+        ...
+
+
+def build_render(settings: ActionSink) -> Render | None:
     """How an event becomes a line for this sink; None: as it is."""
-    return None if not isinstance(settings, MoesifSink) and settings.format == "raw" else build_actions(settings).make
+    return _render("moesif-action" if isinstance(settings, MoesifSink) else settings.format, settings)
+
+
+def chosen_render(name: Format, sinks: Iterable[Sink]) -> Render | None:
+    """The same for a format that was asked for by hand. Moesif actions are made as the first sink makes them that makes any."""
+    candidates = (sink for sink in sinks if isinstance(sink, ActionSink))
+    is_theirs = (sink for sink in candidates if isinstance(sink, MoesifSink) or sink.format == "moesif-action")
+    return _render(name, next(is_theirs, None))
+
+
+def _render(name: Format, actions: ActionSink | None) -> Render | None:
+    match name:
+        case "raw":
+            return None
+        case "ocsf":
+            from poller.core.mapping.ocsf import OCSF
+
+            return OCSF.make
+        case "ecs":
+            from poller.core.mapping.ecs import ECS
+
+            return ECS.make
+        case "moesif-action":
+            return build_actions(actions).make
 
 
 def build_actions(settings: ActionSink | None) -> ActionMaker:

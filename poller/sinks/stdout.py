@@ -53,8 +53,7 @@ class StdoutSink(OwnOutput):
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Write all of it.  Raises: OutputError when nobody reads any more, or the disk behind it is full; StateError."""
         self._require_output()
-        render = self._render
-        data = b"\n".join([*(render(event) for event in events), b""]) if render else ndjson(events)
+        data = ndjson(events, self._render)
         if os.isatty(self._descriptor):
             data = escaped(data.decode("utf-8", "replace")).encode()
         with _WRITING:

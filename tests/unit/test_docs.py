@@ -13,13 +13,17 @@ from poller.cli import cli
 from poller.service.metrics import Metrics
 from tests import man_page
 from tests.documents import PAGES, name_of
-from tests.generate_docs import MAN_PAGE, PATH, render
+from tests.generate_docs import MAN_PAGE, MAPPINGS, PATH, render, render_mappings
 from tests.states import open_state
 from tests.support import TOP
 
 
 def test_the_configuration_reference_is_up_to_date() -> None:
     assert PATH.read_text() == render(), "run `make docs`"
+
+
+def test_the_page_of_the_formats_is_up_to_date() -> None:
+    assert MAPPINGS.read_text() == render_mappings(), "run `make docs`"
 
 
 def test_the_manual_page_is_up_to_date() -> None:
