@@ -43,6 +43,10 @@ class ReadAhead:
                 has_changed.clear()
                 queue = [part for item in queue for part in item.parts()]
                 self._take_slots(queue)
+                if (
+                    len(queue) == 1 and queue[0].future is None
+                ):  # the usual poll: to hand it to another thread would cost more
+                    queue[0].future = _done(reader, queue[0].window)
                 for item in queue:
                     if item.has_slot and item.future is None:
                         item.future = self._begin(reader, item.window)
@@ -102,6 +106,16 @@ class ReadAhead:
     def close(self) -> None:
         """Begin nothing more; what is being read is let go of."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+
+
+def _done(reader: WindowReader, window: Window) -> Future[Reading | Split]:
+    """A window that the calling thread has read, or failed to."""
+    future: Future[Reading | Split] = Future()
+    try:
+        future.set_result(reader.read(window))
+    except Exception as error:  # noqa: BLE001 - `result` raises it
+        future.set_exception(error)
+    return future
 
 
 class _Slots:

@@ -217,6 +217,28 @@ def many_contracts(room: Path, scale: int) -> Iterator[Row]:
     yield Row("time by contracts", note=_line_through(points, "a contract"))
 
 
+def quiet(room: Path, scale: int) -> Iterator[Row]:
+    """Processor time of a `fetch` of contracts without anything new, against a loop of `requests.get` and parsing."""
+    contracts = 1000 // scale
+    with simulator(contracts=contracts, events=1, span="1h") as url:
+        env = environment(url, room / "quiet")
+        run(ours("fetch", "--since", "2h"), env=env, cwd=TOP)
+        pairs = [
+            (run(ours("fetch"), env=env, cwd=TOP), run(bare("idle", url, "600"), env=env, cwd=TOP))
+            for _ in range(_REPEATS)
+        ]
+    mine, theirs = sorted(pairs, key=lambda pair: pair[1].cpu_seconds / pair[0].cpu_seconds)[len(pairs) // 2]
+    yield Row(
+        f"{contracts:,} quiet contracts, processor time",
+        theirs.cpu_seconds / mine.cpu_seconds,
+        ">= 0.67",
+        mine.seconds,
+        theirs.seconds,
+        mine.peak_mb,
+        note=f"{mine.cpu_seconds:.2f} s of processor time, bare {theirs.cpu_seconds:.2f} s",
+    )
+
+
 def idle(room: Path, scale: int) -> Iterator[Row]:
     """A minute of `run` in which nothing happens, as configured by default."""
     seconds = 60 // scale
@@ -278,6 +300,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "growth": growth,
     "syncs": syncs,
     "many-contracts": many_contracts,
+    "quiet": quiet,
     "idle": idle,
     "nothing-new": nothing_new,
     "tutorial": tutorial,

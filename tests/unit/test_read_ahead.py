@@ -45,6 +45,17 @@ class Reader:
         return Split(split(window, parts)) if is_split else Reading([], window.seconds, True)
 
 
+class Where:
+    """Notes which threads read; a window of more than a second is to be split."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+
+    def read(self, window: Window) -> Reading | Split:
+        self.threads.append(threading.current_thread())
+        return Split(split(window, 2)) if window.seconds > 1 else Reading([], 1)
+
+
 def windows(count: int) -> Iterator[Window]:
     for start in range(0, SECONDS, SECONDS // count):
         yield Window(start, start + SECONDS // count)
@@ -52,6 +63,15 @@ def windows(count: int) -> Iterator[Window]:
 
 def reader_of(**options: Any) -> WindowReader:
     return cast(WindowReader, Reader(**options))
+
+
+def test_a_single_window_is_read_by_the_thread_that_wants_it_and_several_are_read_by_others() -> None:
+    ahead, where = ReadAhead(2, 2, lambda: None), Where()
+    assert [window for window, _ in ahead.read(cast(WindowReader, where), [Window(0, 1)])] == [Window(0, 1)]
+    assert where.threads == [threading.current_thread()]
+    assert len(list(ahead.read(cast(WindowReader, where), [Window(0, 2)]))) == 2
+    assert threading.current_thread() not in where.threads[2:-1]
+    ahead.close()
 
 
 @pytest.mark.parametrize("seed", range(2))
