@@ -12,6 +12,6 @@ from __future__ import annotations
 
 from poller.simulator.faults import parse_faults
 from poller.simulator.settings import SimulatorSettings
-from poller.simulator.world import Simulator
+from poller.simulator.simulator import Simulator
 
 __all__ = ["Simulator", "SimulatorSettings", "parse_faults"]

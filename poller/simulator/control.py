@@ -1,4 +1,4 @@
-"""The control and oracle endpoints below `/_simulator/`: how another process drives a simulator.
+"""The control and oracle endpoints below `/_simulator/`: how another process drives a world.
 
 GET  state                  contracts, API requests, intakes, faults
 GET  entries?contract=N     every entry of a contract, NDJSON, oldest first (`&visible=1`: only those shown)
@@ -6,7 +6,7 @@ GET  accepted?intake=NAME   the lines an intake stored, NDJSON (needs the settin
 GET  books?intake=NAME      {"expected", "received", "lost", "repeated", "invented"} (`&contract=N`: of one)
 GET  settings               all settings
 POST entries                {"contract": N, "entries": [...], "count": 0, "at": null, "span_seconds": 0,
-                            "visible_in_seconds": 0}: see `Simulator.add_entries`
+                            "visible_in_seconds": 0}: see `World.add_entries`
 POST faults                 ["500:10%", ...] or {"faults": [...]}: replaces all faults
 POST settings               {"api_key": "...", ...}: changes those named
 
@@ -17,15 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from poller.core.errors import ConfigError, Problem
 from poller.simulator.answers import Answer, Request, json_answer
-
-if TYPE_CHECKING:
-    from poller.simulator.world import Simulator
+from poller.simulator.world import World
 
 PREFIX = "/_simulator/"
 _NDJSON = "application/x-ndjson"
@@ -44,39 +42,39 @@ class _Faults(msgspec.Struct, forbid_unknown_fields=True):
     faults: list[str]
 
 
-def _contract(simulator: Simulator, request: Request) -> int:
+def _contract(world: World, request: Request) -> int:
     text = request.query.get("contract", "")
-    if not text.isdigit() or int(text) not in simulator.logs:
+    if not text.isdigit() or int(text) not in world.logs:
         raise ConfigError([Problem("contract", f"{text!r} is unknown")])
     return int(text)
 
 
-def _intake_name(simulator: Simulator, request: Request) -> str:
+def _intake_name(world: World, request: Request) -> str:
     name = request.query.get("intake", "")
-    if name not in simulator.intakes:
-        raise ConfigError([Problem("intake", f"{name!r} is unknown", f"one of {', '.join(simulator.intakes)}")])
+    if name not in world.intakes:
+        raise ConfigError([Problem("intake", f"{name!r} is unknown", f"one of {', '.join(world.intakes)}")])
     return name
 
 
-def _get_entries(simulator: Simulator, request: Request) -> Answer:
+def _get_entries(world: World, request: Request) -> Answer:
     is_visible_only = request.query.get("visible", "") not in ("", "0")
-    lines = simulator.oracle(_contract(simulator, request), visible_only=is_visible_only)
+    lines = world.oracle(_contract(world, request), visible_only=is_visible_only)
     return Answer(200, content_type=_NDJSON, lines=lines)
 
 
-def _get_accepted(simulator: Simulator, request: Request) -> Answer:
-    lines = simulator.intakes[_intake_name(simulator, request)].lines
+def _get_accepted(world: World, request: Request) -> Answer:
+    lines = world.intakes[_intake_name(world, request)].lines
     return Answer(200, content_type=_NDJSON, lines=iter(lines))
 
 
-def _get_books(simulator: Simulator, request: Request) -> Answer:
-    contracts = [_contract(simulator, request)] if "contract" in request.query else None
-    return json_answer(200, simulator.books(_intake_name(simulator, request), contracts)._asdict())
+def _get_books(world: World, request: Request) -> Answer:
+    contracts = [_contract(world, request)] if "contract" in request.query else None
+    return json_answer(200, world.books(_intake_name(world, request), contracts)._asdict())
 
 
-def _post_entries(simulator: Simulator, request: Request) -> Answer:
+def _post_entries(world: World, request: Request) -> Answer:
     new = msgspec.json.decode(request.body, type=_NewEntries)
-    added = simulator.add_entries(
+    added = world.add_entries(
         new.contract,
         [bytes(entry) for entry in new.entries],
         count=new.count,
@@ -87,20 +85,20 @@ def _post_entries(simulator: Simulator, request: Request) -> Answer:
     return json_answer(200, {"added": added})
 
 
-def _post_faults(simulator: Simulator, request: Request) -> Answer:
+def _post_faults(world: World, request: Request) -> Answer:
     new = msgspec.json.decode(request.body, type=list[str] | _Faults)
-    simulator.set_faults(new.faults if isinstance(new, _Faults) else new)
-    return json_answer(200, {"faults": list(simulator.faults.specs)})
+    world.set_faults(new.faults if isinstance(new, _Faults) else new)
+    return json_answer(200, {"faults": list(world.faults.specs)})
 
 
-def _post_settings(simulator: Simulator, request: Request) -> Answer:
-    simulator.change_settings(**msgspec.json.decode(request.body, type=dict[str, Any]))
-    return json_answer(200, simulator.settings)
+def _post_settings(world: World, request: Request) -> Answer:
+    world.change_settings(**msgspec.json.decode(request.body, type=dict[str, Any]))
+    return json_answer(200, world.settings)
 
 
-_ROUTES: dict[tuple[str, str], Callable[[Simulator, Request], Answer]] = {
-    ("GET", "state"): lambda simulator, _: json_answer(200, simulator.state()),
-    ("GET", "settings"): lambda simulator, _: json_answer(200, simulator.settings),
+_ROUTES: dict[tuple[str, str], Callable[[World, Request], Answer]] = {
+    ("GET", "state"): lambda world, _: json_answer(200, world.state()),
+    ("GET", "settings"): lambda world, _: json_answer(200, world.settings),
     ("GET", "entries"): _get_entries,
     ("GET", "accepted"): _get_accepted,
     ("GET", "books"): _get_books,
@@ -110,13 +108,13 @@ _ROUTES: dict[tuple[str, str], Callable[[Simulator, Request], Answer]] = {
 }
 
 
-def answer_control(simulator: Simulator, request: Request) -> Answer:
+def answer_control(world: World, request: Request) -> Answer:
     """Do what a control request asks for."""
     route = _ROUTES.get((request.method, request.path.removeprefix(PREFIX).strip("/")))
     if route is None:
         known = ", ".join(f"{method} {name}" for method, name in _ROUTES)
         return json_answer(404, {"error": f"there is {known}"})
     try:
-        return route(simulator, request)
+        return route(world, request)
     except (ConfigError, msgspec.DecodeError) as error:
         return json_answer(400, {"error": str(error)})

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from poller.simulator.answers import Answer, Request, api_error, json_answer
@@ -24,9 +24,7 @@ from poller.simulator.faults import BAD_BODIES, Fault
 from poller.simulator.pipelines import PREFIX as PIPELINES_PATH
 from poller.simulator.rules import BASE_PATH, answer_api, path_kind
 from poller.simulator.settings import MIB
-
-if TYPE_CHECKING:
-    from poller.simulator.world import Simulator
+from poller.simulator.world import World
 
 _SINK_PATH = "/sink/"
 _SINK_ROUTES: dict[str, Callable[[list[str]], bool]] = {
@@ -59,7 +57,7 @@ class _Connection(BaseHTTPRequestHandler):
         """Say nothing: what was seen is in the state."""
 
     def do_GET(self) -> None:
-        simulator = self.server.simulator
+        world = self.server.world
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -67,13 +65,13 @@ class _Connection(BaseHTTPRequestHandler):
         try:
             request = Request(self.command, parts.path, query, headers, self._read_body(headers))
             if parts.path.startswith(BASE_PATH):
-                self._serve_api(simulator, request)
+                self._serve_api(world, request)
             elif parts.path.startswith(_SINK_PATH):
-                self._serve_sink(simulator, request)
+                self._serve_sink(world, request)
             elif parts.path.startswith(PIPELINES_PATH):
-                self._send(simulator.pipelines.answer(request, simulator.settings, simulator.url))
+                self._send(world.pipelines.answer(request, world.settings, self.server.url))
             elif parts.path.startswith(CONTROL_PATH):
-                self._send(answer_control(simulator, request))
+                self._send(answer_control(world, request))
             else:
                 self._send(api_error(404, "NOT_FOUND", f"{parts.path} does not exist"))
         except _DroppedError:
@@ -101,29 +99,29 @@ class _Connection(BaseHTTPRequestHandler):
 
     # The API and the intakes, with their faults
 
-    def _serve_api(self, simulator: Simulator, request: Request) -> None:
+    def _serve_api(self, world: World, request: Request) -> None:
         kind, contract = path_kind(request.path)
-        simulator.traffic.arrive()
-        draw = simulator.faults.draw(path=kind, contract=contract)
-        self._pause(draw.latency_seconds + simulator.settings.latency_seconds)
+        world.traffic.arrive()
+        draw = world.faults.draw(path=kind, contract=contract)
+        self._pause(draw.latency_seconds + world.settings.latency_seconds)
         fault = draw.failure
         self._is_dated = draw.is_dated
         if fault and fault.kind not in ("truncate", "cut", "drip"):
-            simulator.traffic.answer(kind, fault.kind)
+            world.traffic.answer(kind, fault.kind)
             self._send(_INSTEAD.get(fault.kind) or self._fail(fault))
             return
         answer = answer_api(
             request,
-            simulator.logs,
-            simulator.settings,
-            base_url=simulator.url,
+            world.logs,
+            world.settings,
+            base_url=self.server.url,
             is_total_capped=draw.is_total_capped or bool(fault and fault.kind == "capped-total"),
             refused_limit=draw.max_limit,
             list_page=draw.list_page,
             unlisted=draw.unlisted,
             oddities={fault.kind: fault for fault in draw.oddities},
         )
-        simulator.traffic.answer(kind, fault.kind if fault else str(answer.status))
+        world.traffic.answer(kind, fault.kind if fault else str(answer.status))
         if fault is None:
             self._send(answer)
         elif fault.kind == "truncate":
@@ -131,7 +129,7 @@ class _Connection(BaseHTTPRequestHandler):
         else:
             self._send_slowly(answer, fault)
 
-    def _serve_sink(self, simulator: Simulator, request: Request) -> None:
+    def _serve_sink(self, world: World, request: Request) -> None:
         name, *rest = request.path.removeprefix(_SINK_PATH).strip("/").split("/")
         if name == "loki" and rest == ["ready"]:
             self._send(Answer(200, b"ready\n", "text/plain"))
@@ -142,22 +140,22 @@ class _Connection(BaseHTTPRequestHandler):
         if request.method != "POST":
             self._send(json_answer(405, {"message": "method not allowed"}))
             return
-        traffic = simulator.sink_traffic[name]
+        traffic = world.sink_traffic[name]
         traffic.arrive()
-        draw = simulator.faults.draw(sink=name)
+        draw = world.faults.draw(sink=name)
         self._pause(draw.latency_seconds)
         fault = draw.failure
         if fault is None:
-            answer = simulator.receive(name, request)
+            answer = world.receive(name, request)
             traffic.answer(name, str(answer.status))
             self._send(answer)
             return
         traffic.answer(name, fault.kind)
         if fault.kind in BAD_BODIES:
-            self._send_bad_body(simulator.receive(name, request), request, fault)
+            self._send_bad_body(world.receive(name, request), request, fault)
             return
         if fault.kind in ("lost-ack", "partial"):
-            simulator.receive(name, request, share=1.0 if fault.kind == "lost-ack" else 0.5)
+            world.receive(name, request, share=1.0 if fault.kind == "lost-ack" else 0.5)
         if fault.kind == "lost-ack":
             raise _DroppedError
         if fault.kind == "partial":
@@ -200,7 +198,7 @@ class _Connection(BaseHTTPRequestHandler):
     # Sending
 
     def _clock(self) -> float:
-        return self.server.simulator.now()
+        return self.server.world.now()
 
     def _head(self, answer: Answer, framing: str) -> bytes:
         extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
@@ -260,9 +258,9 @@ class SimulatorServer(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 256
 
-    def __init__(self, simulator: Simulator, port: int) -> None:
+    def __init__(self, world: World, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Connection)
-        self.simulator = simulator
+        self.world = world
         self.stopping = threading.Event()
         self._open: set[socket.socket] = set()
         self._to_reset: set[socket.socket] = set()
@@ -274,6 +272,10 @@ class SimulatorServer(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
 
     def start(self) -> None:
         self._thread.start()

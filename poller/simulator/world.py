@@ -1,4 +1,4 @@
-"""The simulator itself: contracts with their logs, faults, intakes, what was seen; without the HTTP around.
+"""What the simulator holds: contracts with their logs, faults, intakes, what was seen. It knows no server.
 
 Everything here may be called from any thread, in-process by tests as well as by the server.
 """
@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -25,7 +24,6 @@ from poller.simulator.log import ContractLog
 from poller.simulator.loki import LokiIntake
 from poller.simulator.otlp import OtlpIntake
 from poller.simulator.pipelines import PipelineService
-from poller.simulator.server import SimulatorServer
 from poller.simulator.settings import FIRST_CONTRACT, SimulatorSettings, change
 
 Entry = Mapping[str, Any] | bytes
@@ -64,11 +62,8 @@ class Traffic:
             counts[outcome] = counts.get(outcome, 0) + 1
 
 
-class Simulator:
-    """The Activity Log API and a set of intakes on 127.0.0.1; a context manager.
-
-    It can be started again after `stop`, on the same port and with all it holds.
-    """
+class World:
+    """The Activity Log and a set of intakes: what they show, what they were given, how they fail."""
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         settings = settings or SimulatorSettings()
@@ -88,8 +83,6 @@ class Simulator:
         self.contracts: tuple[int, ...] = tuple(numbers)
         self.logs = {number: self._make_log(number) for number in numbers}
         self._fill()
-        self._server: SimulatorServer | None = None
-        self._port = settings.port
 
     def _make_log(self, contract: int) -> ContractLog:
         settings = self.settings
@@ -118,38 +111,6 @@ class Simulator:
         if not self._plan.late:
             return 0.0
         return time.time() + self._plan.late_seconds(str(contract), max(0.0, self.now() - time_ms / 1000))
-
-    # Starting and stopping
-
-    def start(self) -> Self:
-        """Serve, in threads of its own. Raises: OSError when the port is taken."""
-        self._server = SimulatorServer(self, self._port)
-        self._port = self._server.server_port
-        self._server.start()
-        return self
-
-    def stop(self) -> None:
-        """Stop serving and cut all connections. The logs and the record of the intakes stay."""
-        if self._server:
-            self._server.stop()
-            self._server = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def url(self) -> str:
-        """What `api.url` is set to; an intake is at `{url}/sink/{name}`."""
-        return f"http://127.0.0.1:{self._port}"
-
-    @property
-    def token(self) -> str:
-        return self.settings.token
 
     # Changing it
 

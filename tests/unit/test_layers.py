@@ -6,7 +6,8 @@ A room is a package in poller/; a new door between two wants a reason in MAY_IMP
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,11 @@ def room_of(module: str) -> str | None:
     return "cli" if first == "__main__" else first if first in MAY_IMPORT else None
 
 
+@cache
+def tree_of(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
     """Every dotted name the module imports, at its top or inside a function, relative ones resolved."""
     for node in ast.walk(tree):
@@ -88,7 +94,7 @@ def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[str]:
 
 def breaches(source: str, module: str, *, is_package: bool = False) -> list[str]:
     """What the module does that its room may not, one line each."""
-    tree = ast.parse(source)
+    tree = tree_of(source)
     if module == PACKAGE:
         names = imports(tree, module, is_package=True)
         return [
@@ -134,13 +140,62 @@ def breaches_of_speech(tree: ast.Module, module: str, room: str) -> Iterator[str
                     yield f"{module}:{node.lineno} imports the environment; only config does"
 
 
+def neighbours(source: str, module: str, modules: Collection[str], *, is_package: bool = False) -> set[str]:
+    """The files of the house that this one imports, at its top, inside a function or for types alone."""
+    names = imports(tree_of(source), module, is_package)
+    return {file_of(name, modules) for name in names} - {"", PACKAGE, module}
+
+
+def file_of(name: str, modules: Collection[str]) -> str:
+    """The file that a dotted name is in, or nothing."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def circles(neighbours_of: Mapping[str, set[str]]) -> list[str]:
+    """Pairs of files that import each other."""
+    return [
+        f"{one} and {other} import each other"
+        for one, others in neighbours_of.items()
+        for other in others
+        if one < other and one in neighbours_of.get(other, set())
+    ]
+
+
 FILES = sorted((TOP / PACKAGE).rglob("*.py"))
+SOURCES = {module_name(path): path.read_text(encoding="utf-8") for path in FILES}
+PACKAGES = {module_name(path) for path in FILES if path.name == "__init__.py"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=[module_name(path) for path in FILES])
-def test_a_module_uses_only_the_doors_of_its_room(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    assert breaches(source, module_name(path), is_package=path.name == "__init__.py") == []
+@pytest.mark.parametrize("module", SOURCES)
+def test_a_module_uses_only_the_doors_of_its_room(module: str) -> None:
+    assert breaches(SOURCES[module], module, is_package=module in PACKAGES) == []
+
+
+def test_no_two_files_import_each_other() -> None:
+    graph = {
+        module: neighbours(source, module, SOURCES, is_package=module in PACKAGES) for module, source in SOURCES.items()
+    }
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from poller.store.b import thing",
+        "def late():\n    from poller.store import b",
+        "if TYPE_CHECKING:\n    import poller.store.b",
+        "from .b import thing",
+    ],
+)
+def test_a_planted_circle_is_found_wherever_the_import_is(back: str) -> None:
+    modules = {"poller.store", "poller.store.a", "poller.store.b"}
+    graph = {
+        "poller.store.a": neighbours(back, "poller.store.a", modules),
+        "poller.store.b": neighbours("from poller.store.a import other", "poller.store.b", modules),
+    }
+    assert len(circles(graph)) == 1
 
 
 def test_the_tables_speak_of_the_rooms_that_there_are() -> None:
