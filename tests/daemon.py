@@ -16,7 +16,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from poller.simulator import Simulator
-from poller.store.overview import overview_of
+from poller.store.sqlite.overview import overview_of
 from tests.support import COMMAND, clean_environment, free_port, wait_until
 
 LOGGING, LOKI, MOESIF = "logging", "loki", "moesif"

@@ -17,7 +17,7 @@ from poller.simulator.settings import SimulatorSettings
 from poller.sinks import loki
 from poller.sinks.base import Context
 from poller.sinks.http import outcome_of
-from poller.store.outbox import Batch, DeadLetter, Sink
+from poller.store.rows import Batch, DeadLetter, Sink
 
 Fault = Callable[[int], str]
 """What happens to the request of this number, from 1: nothing, `lost-ack`, or `503`."""
@@ -72,19 +72,30 @@ class Loki:
 
 
 class Outbox:
-    """Events that wait for one sink; what is settled is gone."""
+    """Events that wait for one sink, and its place; what is settled is gone."""
+
+    row = Sink("loki", "loki")
 
     def __init__(self, events: Sequence[OutboxEvent]) -> None:
         self.waiting = list(events)
         self.dead: list[DeadLetter] = []
 
     def register(self, name: str, type_: str) -> Sink:
-        return Sink(name, type_, *[0] * 6, None, None, None, "", None, None, 0)
+        return self.row
 
-    def batch(self, sink: str, max_events: int, max_bytes: int) -> Batch | None:
+    def take(self, sink: str) -> Outbox:
+        return self
+
+    def release(self) -> None:
+        """Nobody else wants it."""
+
+    def ensure_held(self) -> None:
+        """It is."""
+
+    def batch(self, max_events: int, max_bytes: int) -> Batch | None:
         return Batch(self.waiting[:max_events], len(self.waiting) > max_events) if self.waiting else None
 
-    def settle(self, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None) -> None:
+    def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None) -> None:
         del self.waiting[:count]
         self.dead += dead
 

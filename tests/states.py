@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from poller.core.events import IDENTITY_BYTES, Event
 from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window
-from poller.store import State
-from poller.store.contracts import Commit
-from poller.store.gaps import Settled
-from poller.store.outbox import DeadLetter
+from poller.store import letters
+from poller.store.protocols import Claim, Place, State
+from poller.store.rows import Batch, Committed, DeadLetter, Prepared, WindowRead
+from poller.store.sqlite import State as FileState
+from poller.store.sqlite import dead_letters
 
 START = 1_777_593_600  # a whole hour
 HOUR = 3600
@@ -46,29 +50,91 @@ def commit(
     of_range: int | None = None,
     now: int = NOW,
     unread: Sequence[Unread] = (),
-) -> Settled:
-    return state.contracts.commit_window(
-        Commit(
-            contract=contract,
-            window=window,
-            fetched=len(new) if fetched is None else fetched,
-            unseen=new,
-            new_count=len(new),
-            kept=new if kept is None else kept,
-            now=now,
-            unread=unread,
-            next_try_at=now + 60,
-            advance_to=advance_to if advance_to is not None else window.end if advance else None,
-            of_range=of_range,
-            filtered={} if kept is None else {"test": len(new) - len(kept)},
-        )
+) -> Committed:
+    """Commit a window with these events. `kept`: what a filter leaves of them."""
+    read = WindowRead(
+        window=window,
+        events=new,
+        fetched=len(new) if fetched is None else fetched,
+        now=now,
+        unread=unread,
+        next_try_at=now + 60,
+        advance_to=advance_to if advance_to is not None else window.end if advance else None,
+        of_range=of_range,
     )
+
+    def prepare(fresh: Sequence[Event]) -> Prepared:
+        return Prepared(fresh) if kept is None else Prepared(kept, {"test": len(fresh) - len(kept)})
+
+    with claimed(state, contract) as claim:
+        return claim.commit(read, prepare)
+
+
+@contextmanager
+def claimed(state: State, contract: str = "1") -> Iterator[Claim]:
+    """The claim on a contract, which nobody has, while the block lasts."""
+    (claim,) = state.contracts.claim([contract])
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+@contextmanager
+def taken(state: State, sink: str) -> Iterator[Place]:
+    """The place of a sink, which nobody has, while the block lasts."""
+    place = state.outbox.take(sink)
+    assert place is not None
+    try:
+        yield place
+    finally:
+        place.release()
+
+
+def patch_pieces(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    """Have what is done to many letters done in smaller pieces."""
+    for module in (letters, dead_letters):
+        monkeypatch.setattr(module, name, value)
+
+
+def next_batch(state: State, sink: str, max_events: int = 10**9, max_bytes: int = 10**9) -> Batch | None:
+    """The next batch of a sink."""
+    with taken(state, sink) as place:
+        return place.batch(max_events, max_bytes)
+
+
+def settle(
+    state: State, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None
+) -> None:
+    """Settle the next events of a sink."""
+    with taken(state, sink) as place:
+        place.batch(count, 10**9)
+        place.settle(count, dead=dead, now=now, mark=mark)
+
+
+def postpone(
+    state: State,
+    sink: str,
+    attempts: int,
+    now: float,
+    retry_at: float,
+    failure: str,
+    *,
+    parked_at: float | None = None,
+) -> None:
+    with taken(state, sink) as place:
+        place.postpone(attempts, now, retry_at, failure, parked_at=parked_at)
+
+
+def note_mark(state: State, sink: str, mark: int | None) -> None:
+    with taken(state, sink) as place:
+        place.note_mark(mark)
 
 
 def waiting(state: State, sink: str, max_events: int = 10**9, max_bytes: int = 10**9) -> list[int]:
     """The numbers of the events in the next batch of a sink."""
-    batch = state.outbox.batch(sink, max_events, max_bytes)
-    return [json.loads(item.line)["n"] for item in batch.events] if batch else []
+    found = next_batch(state, sink, max_events, max_bytes)
+    return [json.loads(item.line)["n"] for item in found.events] if found else []
 
 
 def counts(state: State, start: int, end: int) -> dict[int, int]:
@@ -77,7 +143,7 @@ def counts(state: State, start: int, end: int) -> dict[int, int]:
 
 
 def open_state(directory: Path, *, since: int | None = None) -> State:
-    return State.open(directory, "fetch", since=since, accounts=["default"])
+    return FileState.open(directory, "fetch", since=since, accounts=["default"])
 
 
 def with_a_sink(directory: Path) -> State:
@@ -90,12 +156,12 @@ def with_a_sink(directory: Path) -> State:
 
 def with_dead_letters(directory: Path, use: str) -> None:
     """A state with five dead letters of the sink `out`, one event that waits for it, and a gap."""
-    state = State.open(directory, use)
+    state = FileState.open(directory, use)
     state.contracts.enrol(["31960001"], "default", START, START)
     state.outbox.register("out", "stdout")
     gap = Unread(Window(START + 7, START + 8), UNREADABLE, "why", ())
     commit(state, events(*range(6)), contract="31960001", unread=[gap])
-    batch = state.outbox.batch("out", 5, 10**9)
-    assert batch is not None
-    state.outbox.settle("out", 5, dead=[DeadLetter(one, 400, "refused") for one in batch.events], now=START)
+    refused = next_batch(state, "out", 5)
+    assert refused is not None
+    settle(state, "out", 5, dead=[DeadLetter(one, 400, "refused") for one in refused.events], now=START)
     state.close()

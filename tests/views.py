@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from poller.config import Account, Config, Poll
@@ -11,10 +10,9 @@ from poller.config.sinks import FileSink
 from poller.core.windows import Window
 from poller.pipeline.status import Seen, Use
 from poller.service.web.view import View
-from poller.store.contracts import Contract
 from poller.store.gaps import Gap
-from poller.store.outbox import Sink, Size
 from poller.store.overview import Overview, SinkOverview
+from poller.store.rows import Contract, Sink, Size
 
 HOUR = 3600
 NOW = 1_777_644_120  # 2026-05-01T14:02:00Z
@@ -35,9 +33,9 @@ def sink(
     name: str = "archive", *, waiting: int = 0, dead_letters: int = 0, since: int | None = None, **changes: Any
 ) -> SinkOverview:
     row = Sink(
-        name=name, type="file", segment=0, position=0, assigned=2010, delivered=2010 - waiting - dead_letters,
+        name=name, type="file", assigned=2010, delivered=2010 - waiting - dead_letters,
         dead=dead_letters, attempts=0, retry_at=None, postponed_at=None, parked_at=None, failure="", succeeded_at=NOW - 4,
-        mark=None, ledger_id=0,
+        mark=None,
     )  # fmt: skip
     return SinkOverview(row._replace(**changes), waiting, since, dead_letters)
 
@@ -61,7 +59,7 @@ def view(overview: Overview | None = None, *, config: Config | None = None, **ch
     overview = state() if overview is None else overview
     if config is None:
         config = config_of([row.sink.name for row in overview.sinks])
-    seen = Seen([Use("run", Path("state/run.db"), overview, 4711)], [])
+    seen = Seen([Use("run", "state/run.db", overview, 4711)], [])
     return View(NOW, config, seen)._replace(**changes)
 
 

@@ -1,108 +1,34 @@
-"""Checks of the state directory: may we write there, is there room, is what lies there sound, and who holds it?"""
+"""Checks of the state: what its backend finds, and what the books of each use say."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from poller.checks import Finding, fail, from_error, ok, warn
-from poller.config import format_size
-from poller.core.errors import EXIT_STATE, StateError
+from poller.checks import Finding, from_error, warn
+from poller.core.errors import StateError
 from poller.core.gaps import summary
-from poller.store.inspection import holder_of, missing_in, schema_of
-from poller.store.overview import overview_of
-from poller.store.schema import SCHEMA_VERSION
-
-MIB = 1 << 20
-WARN_FREE_BYTES = 200 * MIB
-FAIL_FREE_BYTES = 16 * MIB
+from poller.store.protocols import Stores
 
 
-def check_state(directory: Path, max_bytes: int) -> Iterator[Finding]:
+def check_state(stores: Stores, max_bytes: int) -> Iterator[Finding]:
     """Everything about the state. `max_bytes` is the outbox's limit."""
-    directory = directory.absolute()
-    writable = check_directory(directory)
-    yield writable
-    if writable.level == "ok":
-        yield check_space(shutil.disk_usage(_existing(directory)).free, max_bytes, directory)
-    yield from check_files(directory)
+    for found in stores.diagnose(max_bytes):
+        yield Finding(found.level, found.name, found.message, found.hint, found.exit_code)
+        if found.use:
+            yield from check_use(stores, found.use)
 
 
-def check_directory(directory: Path) -> Finding:
-    """May this user write there? Where it is missing: may it be made?"""
-    existing = _existing(directory)
+def check_use(stores: Stores, use: str) -> Iterator[Finding]:
+    """Was the clock right? Could everything be read that was asked for, or was it accepted that it could not?"""
     try:
-        with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
-            file.write(b"\n")
-    except OSError as error:
-        hint = "choose another --state-dir, or give this user the right to write there"
-        return fail("state", f"{existing}: cannot be written: {error.strerror}", hint, EXIT_STATE)
-    will_be = "" if existing == directory else ", will be made"
-    return ok("state", f"{directory}: writable{will_be}")
-
-
-def _existing(directory: Path) -> Path:
-    """The directory, or the nearest above it that exists."""
-    while not os.path.lexists(directory) and directory != directory.parent:
-        directory = directory.parent
-    return directory
-
-
-def check_space(free_bytes: int, max_bytes: int, directory: Path) -> Finding:
-    """Is there room for what may have to wait?"""
-    free = f"{directory}: {_rounded(free_bytes)} free"
-    if free_bytes < FAIL_FREE_BYTES:
-        return fail("disk", f"{free}: nearly full", "free some space, or choose another --state-dir", EXIT_STATE)
-    if free_bytes < max_bytes:
-        hint = (
-            "lower outbox.max_bytes, or free some space; when the disk is full, collecting pauses and nothing is lost"
-        )
-        return warn("disk", f"{free}, less than outbox.max_bytes, {format_size(max_bytes)}", hint)
-    if free_bytes < WARN_FREE_BYTES:
-        return warn("disk", f"{free}: not much", "free some space, or choose another --state-dir")
-    return ok("disk", free)
-
-
-def _rounded(size_bytes: int) -> str:
-    """A size for people, to three digits or so."""
-    for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes / 1024:.0f} KiB"
-
-
-def check_files(directory: Path) -> Iterator[Finding]:
-    """Each use's file: ours, sound, of a schema we know; and who holds it."""
-    for path in sorted(directory.glob("*.db")):
-        name = f"state {path.stem}"
-        try:
-            version = schema_of(path)
-        except StateError as error:
-            yield from from_error(name, error)
-            continue
-        schema = f"schema {version}" if version == SCHEMA_VERSION else f"schema {version}, upgraded at the next start"
-        pid = holder_of(path.with_suffix(".lock"))
-        held = f"; in use by process {pid}" if pid else "; not in use"
-        yield ok(name, f"{path.name}: sound, {schema}{held}")
-        if version == SCHEMA_VERSION:
-            hint = "keep this machine's clock right: `timedatectl set-ntp true`"
-            yield from (warn(name, line, hint) for line in overview_of(path).clock_troubles(time.time()))
-            yield from check_gaps(path)
-    for use, aside in missing_in(directory).items():
-        yield from from_error(f"state {use}", aside)
-
-
-def check_gaps(path: Path) -> Iterator[Finding]:
-    """Could everything be read that was asked for, or was it accepted that it could not?"""
-    try:
-        gaps = [gap.window for gap in overview_of(path).gaps if gap.is_open]
+        overview = stores.snapshot(use)
     except StateError as error:
-        yield from from_error(f"state {path.stem}", error)
+        yield from from_error(f"state {use}", error)
         return
+    hint = "keep this machine's clock right: `timedatectl set-ntp true`"
+    yield from (warn(f"state {use}", line, hint) for line in overview.clock_troubles(time.time()))
+    gaps = [gap.window for gap in overview.gaps if gap.is_open]
     if gaps:
-        hint = f"`ionos-poller gaps list --use {path.stem}` shows them, `gaps accept` takes one as it is"
-        yield warn(f"gaps {path.stem}", f"{summary(gaps)} cannot be read; all else is collected", hint)
+        hint = f"`ionos-poller gaps list --use {use}` shows them, `gaps accept` takes one as it is"
+        yield warn(f"gaps {use}", f"{summary(gaps)} cannot be read; all else is collected", hint)

@@ -8,10 +8,10 @@ import pwd
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
 from poller.config import process_environment
 from poller.store.journal import Action, Person
+from poller.store.protocols import Stores
 
 log = logging.getLogger("poller.journal")
 
@@ -31,9 +31,9 @@ def login_of(uid: int) -> str:
 
 
 @contextmanager
-def acting(state_dir: Path, name: str, subject: str = "", *, reason: str = "") -> Iterator[Action]:
+def acting(stores: Stores, name: str, subject: str = "", *, reason: str = "") -> Iterator[Action]:
     """An action for the journal of a state, logged in the end if it did something."""
-    warn_of_root(state_dir)
+    warn_of_root(stores)
     action = Action(person(), name, subject, reason=reason)
     try:
         yield action
@@ -52,14 +52,15 @@ def _log(fields: Mapping[str, object]) -> None:
     log.info("journal.recorded", extra=dict(fields))
 
 
+def warn_of_root(stores: Stores) -> None:
+    """Warn if root is about to write to a state that belongs to another user."""
+    owner = stores.owner()
+    if owner is not None and os.geteuid() == 0 and owner != 0:
+        _warn_of_root(stores.place, owner)
+
+
 @cache
-def warn_of_root(state_dir: Path) -> None:
-    """Warn where root is about to write to a state that belongs to another user."""
-    try:
-        owner = state_dir.stat().st_uid
-    except OSError:  # what uses it says so
-        return
-    if os.geteuid() == 0 and owner != 0:
-        login = login_of(owner)
-        hint = f"run it as that user: sudo -u {login} ionos-poller ..."
-        log.warning("state.used_by_root", extra={"state_dir": str(state_dir), "owner": login, "hint": hint})
+def _warn_of_root(place: str, owner: int) -> None:
+    login = login_of(owner)
+    hint = f"run it as that user: sudo -u {login} ionos-poller ..."
+    log.warning("state.used_by_root", extra={"state_dir": place, "owner": login, "hint": hint})

@@ -31,10 +31,11 @@ from poller.core.windows import Window, format_time
 from poller.pipeline.audit import Audited, Difference, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
 from poller.pipeline.status import gap_data
-from poller.store import State
-from poller.store.contracts import Contract
 from poller.store.gaps import Gap
 from poller.store.journal import Action
+from poller.store.opening import stores_of
+from poller.store.protocols import State
+from poller.store.rows import Contract
 
 # How long a repair that the daemon does is waited for: its next poll begins within an interval, and takes this long.
 _DAEMON_SECONDS = 60.0
@@ -79,15 +80,16 @@ def command(
     if start >= time.time():
         raise ConfigError([Problem("--from", "lies in the future", "nothing has happened there yet")])
     config = settings.load()
-    use_name = use_of(use, config.state_dir)
+    stores = stores_of(config)
+    use_name = use_of(use, stores)
 
     def work(stop: threading.Event) -> int:
-        state = State.attach(config.state_dir, use_name)
+        state = stores.attach(use_name)
         try:
             audit = _Audit(config, state, stop, use_name, as_json=as_json)
             if not repair:
                 return audit.run(Window(start, end), contracts)
-            with acting(config.state_dir, "audit --repair", str(Window(start, end))) as by:
+            with acting(stores, "audit --repair", str(Window(start, end))) as by:
                 return audit.run(Window(start, end), contracts, by=by)
         finally:
             stop.set()

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -46,8 +46,9 @@ from poller.sinks.output import OutputFile
 from poller.sinks.redaction import redactions_of
 from poller.sinks.render import chosen_render
 from poller.sinks.stdout import PRINTED, StdoutSink
-from poller.store import State
-from poller.store.overview import FINISHED, OtherLedger, Overview
+from poller.store.opening import stores_of
+from poller.store.overview import FINISHED, Overview
+from poller.store.protocols import State, Stores
 
 log = logging.getLogger("poller.backfill")
 
@@ -161,7 +162,8 @@ def command(
         raise ConfigError([Problem("--format", "is for --output: a sink has the format of its table", hint)])
     config = settings.load()
     _check_sinks(config, sinks)
-    warn_of_root(config.state_dir)
+    stores = stores_of(config)
+    warn_of_root(stores)
     chosen, only = tuple(sorted(set(sinks))), tuple(sorted(set(contracts)))
     order = _Order(start, end, only, _absolute(output), chosen, again, line_format)
     window = _window(start, end)
@@ -169,11 +171,11 @@ def command(
     def work(stop: threading.Event) -> int:
         accounts = activity_logs(config, stop)
         if restart:
-            _discard(config, order)
-        is_new, is_refused = not State.exists(config.state_dir, order.use), False
-        state = State.open(config.state_dir, order.use)
+            _discard(stores, order)
+        is_new, is_refused = order.use not in stores.uses(), False
+        state = stores.open(order.use)
         try:
-            return _Backfill(config, order, state, accounts, stop, jobs=jobs, too_old=too_old).run(window)
+            return _Backfill(config, order, stores, state, accounts, stop, jobs=jobs, too_old=too_old).run(window)
         except ConfigError:
             is_refused = is_new and not any(row.fetched for row in state.contracts.all())
             raise
@@ -181,7 +183,7 @@ def command(
             stop.set()
             state.close()
             if is_refused:  # nothing to go on with, nor for `status` to show
-                State.discard(config.state_dir, order.use)
+                stores.discard(order.use)
 
     try:
         with restarted_if_it_may_pass():
@@ -207,7 +209,8 @@ def forget(settings: Settings, ids: tuple[str, ...], is_all_finished: bool, yes:
       ionos-poller backfill forget --finished
     """
     config = settings.load(check_files=False)
-    known = {use.name: use for use in read_status(config.state_dir).uses if use.name.startswith(_PREFIX)}
+    stores = stores_of(config)
+    known = {use.name: use for use in read_status(stores).uses if use.name.startswith(_PREFIX)}
     names = [_PREFIX + id_.removeprefix(_PREFIX) for id_ in ids]
     names += [name for name, use in known.items() if is_all_finished and use.state.is_done and name not in names]
     if not names and not is_all_finished:
@@ -226,9 +229,9 @@ def forget(settings: Settings, ids: tuple[str, ...], is_all_finished: bool, yes:
     ]
     if problems:
         raise ConfigError(problems)
-    warn_of_root(config.state_dir)
+    warn_of_root(stores)
     for name in names:
-        State.discard(config.state_dir, name)
+        stores.discard(name)
         log_done("backfill forget", name)
         click.echo(f"{name} forgotten")
     if not names:
@@ -247,6 +250,7 @@ class _Backfill:
         self,
         config: Config,
         order: _Order,
+        stores: Stores,
         state: State,
         accounts: Mapping[str, ActivityLog],
         stop: threading.Event,
@@ -259,6 +263,7 @@ class _Backfill:
         poll = msgspec.structs.replace(config.poll, overlap_seconds=0)
         self._config = msgspec.structs.replace(config, api=api, poll=poll)
         self._order = order
+        self._stores = stores
         self._state = state
         self._accounts = accounts
         self._stop = stop
@@ -288,6 +293,7 @@ class _Backfill:
             def after_window(done: Done) -> None:
                 transfer.after_window(done)
                 progress.after_window(done)
+                self._left_out.append(done.left_out)
 
             collector = Collector(
                 self._state,
@@ -295,7 +301,7 @@ class _Backfill:
                 self._config,
                 stop=self._stop,
                 prepare=preparation(self._config),
-                not_elsewhere=self._not_elsewhere(others),
+                elsewhere=self._elsewhere(others),
                 on_window=after_window,
                 until=window.end,
                 gaps_at_once=_ALL_GAPS,
@@ -423,19 +429,17 @@ class _Backfill:
         auditor = Auditor(self._accounts[row.account], contract, limits)
         return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
 
-    def _not_elsewhere(self, others: ExitStack) -> Callable[[str, Sequence[Event]], Sequence[Event]]:
-        """Leaves out what `run` has collected for these sinks already, unless it is to be sent again. `others` closes it."""
-        directory = self._config.state_dir
-        if self._order.is_again or not self._order.sinks or not State.exists(directory, "run"):
-            return lambda contract, events: events
-        other = others.enter_context(closing(OtherLedger(State.path(directory, "run"), self._order.sinks)))
+    def _elsewhere(self, others: ExitStack) -> Callable[[str, Sequence[Event]], Collection[bytes]]:
+        """What `run` has collected for these sinks, unless it is to be sent again. `others` closes it."""
+        if self._order.is_again or not self._order.sinks or "run" not in self._stores.uses():
+            return lambda contract, events: ()
+        other = others.enter_context(closing(self._stores.collected("run", self._order.sinks)))
 
-        def unseen(contract: str, events: Sequence[Event]) -> Sequence[Event]:
-            rest = other.unseen(contract, events)
-            self._left_out.append(len(events) - len(rest))
-            return rest
+        def collected(contract: str, events: Sequence[Event]) -> Collection[bytes]:
+            unseen = {event.identity for event in other.unseen(contract, events)}
+            return {event.identity for event in events if event.identity not in unseen}
 
-        return unseen
+        return collected
 
     def _close_books(self, state: Overview) -> int:
         """Show what became of everything. Returns 1 if it does not add up."""
@@ -461,18 +465,18 @@ class _Backfill:
         return EXIT_INCOMPLETE if state.imbalances() else EXIT_OK
 
 
-def _discard(config: Config, order: _Order) -> None:
+def _discard(stores: Stores, order: _Order) -> None:
     """Forget what was exported, and delete it where it is in a file: the file that we wrote, and no other of that name."""
-    if not State.exists(config.state_dir, order.use):
-        State.discard(config.state_dir, order.use)  # it may have vanished
+    if order.use not in stores.uses():
+        stores.discard(order.use)  # it may have vanished
         return
-    state = State.open(config.state_dir, order.use)
+    state = stores.open(order.use)
     try:
         mark = next((sink.mark for sink in state.outbox.sinks()), None)
         is_finished = state.fact(FINISHED) is not None
     finally:
         state.close()
-    State.discard(config.state_dir, order.use)
+    stores.discard(order.use)
     if order.output not in ("", "-"):
         OutputFile(Path(order.output), order.digest).discard(mark, is_finished=is_finished)
 

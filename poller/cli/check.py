@@ -26,7 +26,7 @@ from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import AnySink, Config, process_environment
 from poller.core.errors import EXIT_CONFIG, ConfigError
-from poller.store.inspection import holder_of
+from poller.store.opening import stores_of
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _NAME_WIDTH = 18
@@ -159,11 +159,12 @@ def _check_config(config: Config, stop: threading.Event, *, is_offline: bool, is
             yield check_local_token(account, f"token{suffix}", time.time())
     else:
         yield from _check_accounts(config, stop)
-    yield from check_state(config.state_dir, config.outbox.max_bytes)
+    stores = stores_of(config)
+    yield from check_state(stores, config.outbox.max_bytes)
     if is_sending:
         yield from _check_sinks([sink for sink in config.sinks if not is_offline or is_local(sink)], config, stop)
     if config.sinks:  # only `run` listens, and it needs one
-        yield check_listen(config.http.address, holder_of(config.state_dir / "run.lock"))
+        yield check_listen(config.http.address, stores.holder("run"))
     yield from check_credentials(process_environment(), config)
     yield from check_unit()
 

@@ -19,8 +19,8 @@ from poller.core.turns import MOST_OPEN
 from poller.ionos.api import ActivityLog, token_expiry
 from poller.ionos.asking import SharedTurns
 from poller.net.transport import RateLimit, Transport
-from poller.pipeline.collect import Prepared
 from poller.sinks.redaction import build_redact
+from poller.store.rows import Prepared
 
 if TYPE_CHECKING:
     from poller.core.mapping.filter import Filter

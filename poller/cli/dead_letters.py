@@ -21,8 +21,9 @@ from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Se
 from poller.core.damage import Shield
 from poller.core.errors import EXIT_OK, ConfigError, Problem, StateError
 from poller.core.mapping import escaped, format_time_us
-from poller.store import State
-from poller.store.dead_letters import StoredLetter, pieces
+from poller.store.letters import StoredLetter, pieces
+from poller.store.opening import stores_of
+from poller.store.protocols import State, Stores
 from poller.system.files import NewFile
 
 _SINK = click.option("--sink", metavar="NAME", shell_complete=suggestions.known_sinks, help="Only those of this sink.")
@@ -59,7 +60,7 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
     Example:
       ionos-poller dead-letters list --sink loki
     """
-    with _open(settings, use) as state:
+    with _open(settings, use) as (_, state):
         _check_sink(state, sink)
         if as_json:
             for letter in state.dead_letters.each(state.dead_letters.numbers(sink)):
@@ -88,7 +89,7 @@ def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
     Example:
       ionos-poller dead-letters show 17
     """
-    with _open(settings, use) as state:
+    with _open(settings, use) as (_, state):
         for letter in state.dead_letters.each(_chosen(state, None, ids)):
             click.echo(_pretty(letter))
     return EXIT_OK
@@ -105,9 +106,9 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str 
       ionos-poller dead-letters replay
       ionos-poller dead-letters replay 17 18
     """
-    with _open(settings, use) as state:
+    with _open(settings, use) as (stores, state):
         numbers = _chosen(state, sink, ids)
-        with acting(state.directory, "dead-letters replay", _subject(sink, ids)) as by:
+        with acting(stores, "dead-letters replay", _subject(sink, ids)) as by:
             count = state.dead_letters.replay(state.dead_letters.each(numbers), int(time.time()), by=by)
     click.echo(f"{count} of {len(numbers)} put back; `run` sends them within seconds")
     return EXIT_OK
@@ -146,15 +147,15 @@ def purge(
         raise ConfigError([Problem("--reason", "missing", "say why they can go: it is kept in the journal")])
     if given is not None and no_export:
         raise ConfigError([Problem("--no-export", "contradicts --export", "give one of the two")])
-    with _open(settings, use) as state:
+    with _open(settings, use) as (stores, state):
         numbers = _chosen(state, sink, ids)
         if numbers and not yes:
             _confirm(f"Delete {len(numbers)} dead letters for good?")
-        with acting(state.directory, "dead-letters purge", _subject(sink, ids), reason=reason.strip()) as by:
+        with acting(stores, "dead-letters purge", _subject(sink, ids), reason=reason.strip()) as by:
             if numbers and not no_export:
                 stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-                path = given or state.directory / f"purged-{state.use}-{stamp}-{numbers[0]}.ndjson"
-                _export(state, numbers, path)
+                path = given or stores.directory / f"purged-{state.use}-{stamp}-{numbers[0]}.ndjson"
+                _export(stores, state, numbers, path)
                 by.export = str(path.absolute())
             count = state.dead_letters.purge(state.dead_letters.each(numbers), by=by)
     click.echo(f"{count} deleted" + (f", kept in {by.export}" if by.export else ""))
@@ -168,14 +169,14 @@ def _subject(sink: str | None, ids: tuple[int, ...]) -> str:
     return ": ".join(filter(None, [of, which])) or "all"
 
 
-def _export(state: State, numbers: Sequence[int], path: Path) -> None:
+def _export(stores: Stores, state: State, numbers: Sequence[int], path: Path) -> None:
     """Write letters to a new file, whole and on the disk before any is deleted.  Raises: ConfigError, and deletes nothing."""
     if os.path.lexists(path):
         raise ConfigError([Problem("--export", f"{path} exists", "name a file that does not")])
     with NewFile(path) as file:
         for letters in pieces(state.dead_letters.each(numbers)):
             file.write(b"".join(msgspec.json.encode(_as_data(letter)) + b"\n" for letter in letters))
-        file.commit(for_owner_of=state.directory if path.parent == state.directory else None)
+        file.commit(for_owner_of=stores.directory if path.parent == stores.directory else None)
 
 
 def _confirm(question: str) -> None:
@@ -190,11 +191,11 @@ def _confirm(question: str) -> None:
 
 
 @contextmanager
-def _open(settings: Settings, use: str | None) -> Iterator[State]:
+def _open(settings: Settings, use: str | None) -> Iterator[tuple[Stores, State]]:
     """The state of a use for short transactions."""
-    state_dir = settings.load(check_files=False).state_dir
-    with closing(State.attach(state_dir, use_of(use, state_dir))) as state:
-        yield state
+    stores = stores_of(settings.load(check_files=False))
+    with closing(stores.attach(use_of(use, stores))) as state:
+        yield stores, state
 
 
 def _check_sink(state: State, sink: str | None) -> None:

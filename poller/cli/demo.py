@@ -25,7 +25,8 @@ from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks.build import build_sink
-from poller.store import State
+from poller.store.opening import stores_of
+from poller.store.protocols import State
 
 _EVENTS = 1500
 _LATE_SECONDS = 1.0
@@ -65,7 +66,7 @@ def _demonstrate(stop: threading.Event) -> int:
     simulated = SimulatorSettings(events=_EVENTS, span_seconds=7200, faults=_FAILURES, keep_lines=True)
     with Simulator(simulated) as simulator, TemporaryDirectory(prefix="ionos-poller-demo-") as directory:
         config = load(_write_config(Path(directory), simulator), {"IONOS_API_TOKEN": simulator.token})
-        state = State.open(config.state_dir, "demo")
+        state = stores_of(config).open("demo")
         try:
             return _show(_Setting(simulator, config, state, stop))
         finally:

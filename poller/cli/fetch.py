@@ -28,8 +28,9 @@ from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
 from poller.sinks.render import Render, chosen_render
 from poller.sinks.stdout import PRINTED, StdoutSink
-from poller.store import State
 from poller.store.journal import Action
+from poller.store.opening import stores_of
+from poller.store.protocols import State
 
 log = logging.getLogger("poller.fetch")
 
@@ -114,17 +115,16 @@ def _fetch(
     """Collect and print until there is nothing new.  Returns: the exit code."""
     accounts = activity_logs(config, stop)
     prepare = preparation(config)
+    stores = stores_of(config)
     try:
-        with acting(config.state_dir, "fetch --since", "" if since is None else format_time(since)) as by:
-            state = State.open(
-                config.state_dir, "fetch", wait=is_waiting, stop=stop, since=since, accounts=accounts, by=by
-            )
+        with acting(stores, "fetch --since", "" if since is None else format_time(since)) as by:
+            state = stores.open("fetch", wait=is_waiting, stop=stop, since=since, accounts=accounts, by=by)
     except StateHeldError as error:
         error.hint += "; --wait waits for its turn"
         raise
     try:
         if adopt_state is not None:
-            with acting(config.state_dir, "fetch --adopt-state", str(adopt_state)) as by:
+            with acting(stores, "fetch --adopt-state", str(adopt_state)) as by:
                 _adopt(adopt_state, state, accounts, by)
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
         collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)
@@ -164,7 +164,7 @@ def _adopt(path: Path, state: State, accounts: Iterable[str], by: Action) -> Non
         raise ConfigError(
             [Problem("--adopt-state", f"{path} is not a state of the tutorial's script", hint)]
         ) from error
-    state.ask_since(accounts, since, by=by)
+    state.request_reread(accounts, since, by=by)
     log.info("state.adopted", extra={"file": str(path), "last_run": text})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import click
 
@@ -15,9 +15,9 @@ from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
 from poller.core.gaps import summary
 from poller.core.windows import format_time
 from poller.pipeline.status import gap_data
-from poller.store import State
 from poller.store.gaps import Gap
-from poller.store.overview import overview_of
+from poller.store.opening import stores_of
+from poller.store.protocols import State, Stores
 
 
 @click.group("gaps", cls=GlobalOptionsGroup)
@@ -52,7 +52,8 @@ def list_(settings: Settings, contracts: tuple[str, ...], as_json: bool, use: st
       ionos-poller gaps list --contract 31960001
     """
     config = settings.load(check_files=False)
-    gaps = overview_of(State.path(config.state_dir, use_of(use, config.state_dir))).gaps
+    stores = stores_of(config)
+    gaps = stores.snapshot(use_of(use, stores)).gaps
     gaps = [gap for gap in gaps if not contracts or gap.contract in contracts]
     if as_json:
         echo_json([gap_data(gap) for gap in gaps])
@@ -75,7 +76,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
     Example:
       ionos-poller gaps show 3
     """
-    with _open(settings, use) as state:
+    with _open(settings, use) as (_, state):
         gap = _find(state, id_)
         entries = state.gaps.entries(gap.id)
     if as_json:
@@ -108,7 +109,7 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
       ionos-poller gaps retry 3
     """
     subject = "all that are open" if id_ is None else f"gap {id_}"
-    with _open(settings, use) as state, acting(state.directory, "gaps retry", subject) as by:
+    with _open(settings, use) as (stores, state), acting(stores, "gaps retry", subject) as by:
         chosen = [gap for gap in state.gaps.find() if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:
             state.gaps.retry(gap.id, int(time.time()), by=by)
@@ -127,22 +128,19 @@ def accept(settings: Settings, id_: int, use: str | None) -> int:
     Example:
       ionos-poller gaps accept 3
     """
-    with _open(settings, use) as state:
+    with _open(settings, use) as (stores, state):
         gap = _find(state, id_)
-        with acting(state.directory, "gaps accept", f"gap {id_}: contract {gap.contract}, {gap.window}") as by:
+        with acting(stores, "gaps accept", f"gap {id_}: contract {gap.contract}, {gap.window}") as by:
             state.gaps.accept(gap.id, by=by)
     click.echo(f"accepted: {_line(gap)}")
     return EXIT_OK
 
 
 @contextmanager
-def _open(settings: Settings, use: str | None) -> Iterator[State]:
-    config = settings.load(check_files=False)
-    state = State.attach(config.state_dir, use_of(use, config.state_dir))
-    try:
-        yield state
-    finally:
-        state.close()
+def _open(settings: Settings, use: str | None) -> Iterator[tuple[Stores, State]]:
+    stores = stores_of(settings.load(check_files=False))
+    with closing(stores.attach(use_of(use, stores))) as state:
+        yield stores, state
 
 
 def _find(state: State, id_: int) -> Gap:

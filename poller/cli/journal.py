@@ -9,9 +9,8 @@ from poller.cli.options import PAST, USE, GlobalOptionsCommand, Settings, use_of
 from poller.core.errors import EXIT_OK
 from poller.core.windows import format_time
 from poller.pipeline.status import action_data
-from poller.store import State
 from poller.store.journal import JournalEntry
-from poller.store.overview import journal_of
+from poller.store.opening import stores_of
 
 _LINES = 50
 
@@ -35,9 +34,9 @@ def command(settings: Settings, since: int | None, limit: int | None, as_json: b
       ionos-poller journal
       ionos-poller journal --since 7d --json
     """
-    state_dir = settings.load(check_files=False).state_dir
+    stores = stores_of(settings.load(check_files=False))
     limit = limit if limit is not None or as_json else _LINES
-    entries = journal_of(State.path(state_dir, use_of(use, state_dir)), since=since or 0, limit=limit)
+    entries = stores.journal(use_of(use, stores), since=since or 0, limit=limit)
     for entry in entries:
         if as_json:
             echo_json(action_data(entry))

@@ -19,6 +19,7 @@ from poller.config.checks import BadValueError, check_contract
 from poller.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from poller.store.protocols import Stores
     from poller.system.telemetry import LogFormat
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -205,11 +206,11 @@ USE = click.option(
 )
 
 
-def use_of(given: str | None, state_dir: Path) -> str:
+def use_of(given: str | None, stores: Stores) -> str:
     """The use whose state a person means, who may not have named one.  Raises: ConfigError when it is no name of one."""
-    from poller.store import State
-
     if given is not None and not re.fullmatch(r"[a-z0-9-]{1,100}", given):
         raise ConfigError([Problem("--use", "is not the name of a use", "run, fetch, or a backfill-... of `status`")])
-    is_fetch = not State.exists(state_dir, "run") and State.exists(state_dir, "fetch")
-    return given or ("fetch" if is_fetch else "run")
+    if given is not None:
+        return given
+    uses = stores.uses()
+    return "fetch" if "fetch" in uses and "run" not in uses else "run"

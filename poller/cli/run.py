@@ -20,7 +20,7 @@ from poller.service.notify import Notifier
 from poller.service.schedule import Parts
 from poller.sinks.build import build_sink
 from poller.sinks.redaction import redactions_of
-from poller.store import State
+from poller.store.opening import stores_of
 
 # More than a batch in flight may take (`schedule.DRAIN_SECONDS`), less than service managers wait.
 _END_SECONDS = 9.5
@@ -46,8 +46,9 @@ def command(settings: Settings, since: int | None) -> int:
 def _run(settings: Settings, since: int | None) -> int:
     config = _load(settings)
     accounts = [account.name for account in config.accounts]
-    with acting(config.state_dir, "run --since", "" if since is None else format_time(since)) as by:
-        state = State.open(config.state_dir, "run", since=since, accounts=accounts, by=by)
+    stores = stores_of(config)
+    with acting(stores, "run --since", "" if since is None else format_time(since)) as by:
+        state = stores.open("run", since=since, accounts=accounts, by=by)
 
     def build(stop: threading.Event, observe: Callable[[str, float], None], before: Config | None) -> Parts:
         current = before or _load(settings)

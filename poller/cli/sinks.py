@@ -15,9 +15,9 @@ from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Se
 from poller.cli.stopping import until_stopped
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem
 from poller.pipeline.status import read_use
-from poller.store import State
-from poller.store.inspection import holder_of
+from poller.store.opening import stores_of
 from poller.store.overview import SinkOverview
+from poller.store.protocols import State
 
 _OUTCOME_SECONDS = 20.0  # longer than the daemon takes to see it, and most receivers to answer
 _LOOK_AGAIN_SECONDS = 0.2
@@ -48,7 +48,8 @@ def list_(settings: Settings, use: str | None) -> int:
     from poller.cli.status_page import console, sinks_page
 
     config = settings.load(check_files=False)
-    console().print(sinks_page(config, read_use(config.state_dir, use_of(use, config.state_dir))))
+    stores = stores_of(config)
+    console().print(sinks_page(config, read_use(stores, use_of(use, stores))))
     return EXIT_OK
 
 
@@ -66,17 +67,18 @@ def retry(settings: Settings, name: str, use: str | None) -> int:
       ionos-poller sinks retry logging
     """
     config = settings.load(check_files=False)
-    use = use_of(use, config.state_dir)
+    stores = stores_of(config)
+    use = use_of(use, stores)
 
     def work(stop: threading.Event) -> int:
-        with closing(State.attach(config.state_dir, use)) as state:
+        with closing(stores.attach(use)) as state:
             before = _sink(state, name)
             if before.sink.retry_at is None:
                 click.echo(f"{name} does not wait for anything: {_told(before)}")
                 return EXIT_OK
-            with acting(config.state_dir, "sinks retry", name) as by:
+            with acting(stores, "sinks retry", name) as by:
                 state.outbox.retry(name, time.time(), by=by)
-            if holder_of(State.path(config.state_dir, use).with_suffix(".lock")) is None:
+            if stores.holder(use) is None:
                 click.echo(f"{name} is tried as soon as `{use}` runs: it does not run now")
                 return EXIT_OK
             return _outcome(state, before, stop)
@@ -128,10 +130,11 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
     if name in {sink.name for sink in config.sinks}:
         hint = "remove it from the config first, and reload `run` with SIGHUP"
         raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
-    state = State.attach(config.state_dir, use_of(use, config.state_dir))
+    stores = stores_of(config)
+    state = stores.attach(use_of(use, stores))
     try:
         waiting = _sink(state, name).waiting
-        with acting(config.state_dir, "sinks forget", name) as by:
+        with acting(stores, "sinks forget", name) as by:
             state.outbox.forget(name, by=by)
     finally:
         state.close()

@@ -14,6 +14,7 @@ from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE
 from poller.pipeline.status import read_status, status_data
+from poller.store.opening import stores_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -60,7 +61,7 @@ def command(settings: Settings, as_json: bool, watch: bool, is_whole: bool) -> i
 
 def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
     """Print it.  Returns: the exit code."""
-    seen = read_status(config.state_dir)
+    seen = read_status(stores_of(config))
     if as_json:
         echo_json(status_data(seen))
     else:
@@ -82,7 +83,7 @@ def _watch_in_place(config: Config, stop: threading.Event, *, is_whole: bool) ->
     screen = console()
 
     def seen() -> RenderableType:
-        return fitted(screen, config, read_status(config.state_dir), is_whole=is_whole)
+        return fitted(screen, config, read_status(stores_of(config)), is_whole=is_whole)
 
     with Live(seen(), console=screen, screen=True, auto_refresh=False) as live:
         while not stop.wait(_WATCH_SECONDS):

@@ -19,8 +19,8 @@ from poller.core.amounts import size as _size
 from poller.core.windows import format_time
 from poller.pipeline.status import Seen, Use
 from poller.service.readiness import gaps_told, is_stale
-from poller.store.contracts import Contract
 from poller.store.overview import Overview, SinkOverview
+from poller.store.rows import Contract
 
 _WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
 CONTRACTS_AT_A_GLANCE = 20
@@ -41,7 +41,7 @@ def page(config: Config, seen: Seen, *, contracts: int | None) -> RenderableType
     """
     is_whole = contracts is None
     done = [use for use in seen.uses if use.state.is_done and not is_whole]
-    parts: list[RenderableType] = [Text(f"state in {config.state_dir.absolute()}", "dim", overflow="fold")]
+    parts: list[RenderableType] = [Text(f"state in {seen.place}", "dim", overflow="fold")]
     for use in seen.uses:
         if use not in done:
             parts += [Text(), *_use(config, use, contracts)]

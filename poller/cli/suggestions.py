@@ -5,14 +5,17 @@ Read from the configuration and the state alone, so that it is there at once; wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from poller.config import Config, find_config, load, process_environment
 from poller.config.checks import is_name
 from poller.core.errors import PollerError
+
+if TYPE_CHECKING:
+    from poller.store.overview import Overview
 
 Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
 
@@ -32,24 +35,29 @@ def _from_config(values: Callable[[Config], Iterable[str]]) -> Suggest:
 
 
 def _collected(config: Config) -> Iterable[str]:
-    from poller.store.overview import overview_of
-
-    return (row.contract for path in _states(config) for row in overview_of(path).contracts)
+    return (row.contract for state in _states(config) for row in state.contracts)
 
 
 def _known_sinks(config: Config) -> Iterable[str]:
-    from poller.store.overview import overview_of
-
-    return (row.sink.name for path in _states(config) for row in overview_of(path).sinks)
+    return (row.sink.name for state in _states(config) for row in state.sinks)
 
 
-def _states(config: Config) -> Iterable[Path]:
-    return Path(config.state_dir).glob("*.db")
+def _states(config: Config) -> Iterator[Overview]:
+    from poller.store.opening import stores_of
+
+    stores = stores_of(config)
+    return (stores.snapshot(use) for use in stores.uses())
+
+
+def _uses(config: Config) -> Iterable[str]:
+    from poller.store.opening import stores_of
+
+    return stores_of(config).uses()
 
 
 configured_sinks = _from_config(lambda config: (sink.name for sink in config.sinks))
 known_sinks = _from_config(_known_sinks)
 sinks_gone = _from_config(lambda config: set(_known_sinks(config)) - {sink.name for sink in config.sinks})
 contracts = _from_config(_collected)
-uses = _from_config(lambda config: (path.stem for path in _states(config)))
+uses = _from_config(_uses)
 accounts = _from_config(lambda config: (account.name for account in config.accounts))

@@ -138,6 +138,13 @@ class StateUnavailableError(StateError):
     exit_code = EXIT_INCOMPLETE
 
 
+class LeaseLostError(StateUnavailableError):
+    """A claim or a place is another replica's by now. Nothing was written: drop what you remember of it, and begin again."""
+
+    def __init__(self, message: str, *, hint: str = "", contract: str = "", sink: str = "") -> None:
+        super().__init__(message, hint=hint or "it goes on elsewhere", contract=contract, sink=sink)
+
+
 class StateFullError(StateUnavailableError):
     """The disk is full, or a quota is used up: it works again when space is freed."""
 

@@ -19,8 +19,7 @@ from poller.core.gaps import REFUSED, Unread, merged, without
 from poller.core.hours import Compared
 from poller.core.reading import USUAL_CAP, Limits, Source, WindowReader
 from poller.core.windows import Window, split, tile
-from poller.store.contracts import Contract
-from poller.store.ledger import HOUR_SECONDS, Count
+from poller.store.rows import HOUR_SECONDS, Contract, Count
 
 log = logging.getLogger(__name__)
 

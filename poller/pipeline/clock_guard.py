@@ -7,8 +7,8 @@ import threading
 
 from poller.core.clocks import Trail, is_confirmed
 from poller.core.windows import format_time
-from poller.store import State
-from poller.store.contracts import Contract
+from poller.store.protocols import State
+from poller.store.rows import Contract
 
 log = logging.getLogger(__name__)
 

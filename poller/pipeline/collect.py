@@ -7,8 +7,8 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 from poller.config import Config
@@ -24,31 +24,24 @@ from poller.pipeline.ahead import ReadAhead
 from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, joined, parts_of
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
-from poller.store import State
-from poller.store.contracts import Commit, Contract, Range
-from poller.store.gaps import Gap, Settled
+from poller.store.gaps import Gap
 from poller.store.journal import Action
+from poller.store.protocols import Claim, State
+from poller.store.rows import Committed, Contract, Prepared, WindowRead
 
 log = logging.getLogger(__name__)
 
-_MICROSECONDS = 1_000_000
 _HOUR_SECONDS = 3600
 # What a contract with gaps may cost a poll besides what it costs without: so many more pieces, or the trial of a gap.
 _EXTRA_REQUESTS = 2
-
-
-class Prepared(NamedTuple):
-    """The events to keep, perhaps rewritten, and how many of the others were left out for which reason."""
-
-    kept: Sequence[Event]
-    filtered: Mapping[str, int] = {}
 
 
 class Poll(NamedTuple):
     """How the poll of one contract ended: counts of entries, the failure if there was one, and what could not be read.
 
     `new` are those that went to the outbox; `gaps` the spans that cannot be read and that nobody has accepted.
-    `is_unfinished`: its turn was over before it had read all.
+    `is_unfinished`: its turn was over before it had read all. `is_elsewhere`: another thread or replica has the contract, and
+    nothing was done.
     """
 
     contract: str
@@ -60,15 +53,20 @@ class Poll(NamedTuple):
     failure: PollerError | None = None
     gaps: tuple[Gap, ...] = ()
     is_unfinished: bool = False
+    is_elsewhere: bool = False
 
 
 class Done(NamedTuple):
-    """A window that was committed: what the API sent for it, and what of it went to the outbox."""
+    """A window that was committed: what the API sent for it, and what of it went to the outbox.
+
+    `left_out` is how many of its new entries another use has delivered already.
+    """
 
     contract: str
     window: Window
     fetched: int
     kept: int
+    left_out: int = 0
 
 
 class _Lane(NamedTuple):
@@ -96,13 +94,13 @@ class Collector:
         *,
         stop: threading.Event,
         prepare: Callable[[str, Sequence[Event]], Prepared] = lambda contract, events: Prepared(events),
-        not_elsewhere: Callable[[str, Sequence[Event]], Sequence[Event]] = lambda contract, events: events,
+        elsewhere: Callable[[str, Sequence[Event]], Collection[bytes]] = lambda contract, events: (),
         on_window: Callable[[Done], None] = lambda done: None,
         until: int | None = None,
         gaps_at_once: int = 1,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`prepare` filters and rewrites the new events of a contract, those that `not_elsewhere` leaves of the unseen ones.
+        """`prepare` filters and rewrites the new events of a contract, without those whose identity `elsewhere` names.
 
         `on_window` is told of each window that was committed. `until` (unix seconds) ends the reading there instead of now.
         `gaps_at_once`: how many gaps that are due are tried again in one poll of a contract.
@@ -112,7 +110,7 @@ class Collector:
         self._config = config
         self._stop = stop
         self._prepare = prepare
-        self._not_elsewhere = not_elsewhere
+        self._elsewhere = elsewhere
         self._on_window = on_window
         self._until = until
         self._clock = clock
@@ -127,16 +125,28 @@ class Collector:
         self._discovery = Discovery(state, accounts, config, clock)
         self._clock_guard = ClockGuard(state, config.poll.overlap_seconds)
         self._gaps_at_once = gaps_at_once
+        self._claims: dict[str, Claim] = {}
         self._ahead = ReadAhead(slots, concurrency * MOST_OPEN, self._wait_for_room, self._hanging_count)
 
     def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
         """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
 
-        One that appears since the last look begins there. Where the state has been asked to read again (`State.ask_since`),
+        One that appears since the last look begins there. Where the state has been asked to read again (`State.request_reread`),
         known ones are read once more from there, too. Returns the contracts, those first that were collected longest ago, and
         what failed account by account.
         """
         return self._discovery.discover(since, only)
+
+    def poll(self, contract: str, turn_seconds: float = math.inf) -> Poll:
+        """As `collect`, where polls that hang take turns: one whose turn has not come is left to the next time."""
+        with self._claimed(contract) as claim:
+            if claim is None or not all(api.admit(contract) for api in self._first_account()):
+                return Poll(contract, is_elsewhere=True)
+            try:
+                return self._collect(claim, turn_seconds)
+            finally:
+                for api in self._first_account():
+                    api.dismiss(contract)
 
     def collect(self, contract: str, turn_seconds: float = math.inf) -> Poll:
         """Read and commit everything of a contract up to now. Never raises for what concerns this contract alone.
@@ -145,23 +155,50 @@ class Collector:
 
         Raises: StateError, StoppedError.
         """
-        row = self._state.contracts.get(contract)
-        if row is None:
-            raise ValueError(f"contract {contract} was not discovered")
+        with self._claimed(contract) as claim:
+            return Poll(contract, is_elsewhere=True) if claim is None else self._collect(claim, turn_seconds)
+
+    @contextmanager
+    def _claimed(self, contract: str) -> Iterator[Claim | None]:
+        """The claim on a contract while the block lasts; None if another thread or replica has it."""
+        claim = next(iter(self._state.contracts.claim([contract])), None)
+        if claim is None:
+            yield None
+            return
+        self._claims[contract] = claim
+        try:
+            yield claim
+        finally:
+            self._claims.pop(contract, None)
+            claim.release()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a contract is being collected."""
+        return bool(self._claims)
+
+    def abandon(self) -> None:
+        """Give back all claims: what is still being collected may end as it likes, and commits nothing any more."""
+        for claim in list(self._claims.values()):
+            claim.release()
+
+    def _collect(self, claim: Claim, turn_seconds: float) -> Poll:
+        row = claim.row
+        contract = row.contract
         now = self._clock()
         turn_ends_at = time.monotonic() + turn_seconds
-        poll = self._collect_from(row, now, turn_ends_at)
+        poll = self._collect_from(claim, row, now, turn_ends_at)
         for other in self._discovery.others(contract, row.account):
             if poll.fetched or not is_access_refused(poll.failure):
                 break
-            poll = self._collect_from(row._replace(account=other), now, turn_ends_at)
+            poll = self._collect_from(claim, row._replace(account=other), now, turn_ends_at)
             if not is_access_refused(poll.failure):
                 log.warning("contract.account_changed", extra={"contract": contract, "account": other})
                 self._state.contracts.enrol([contract], other, row.origin, int(now))
-        self._state.contracts.record_poll(contract, int(now), poll.failure.reason if poll.failure else "")
+        claim.record_poll(int(now), poll.failure.reason if poll.failure else "")
         return poll._replace(gaps=tuple(gap for gap in self._state.gaps.find(contract) if gap.is_open))
 
-    def _collect_from(self, row: Contract, now: float, turn_ends_at: float) -> Poll:
+    def _collect_from(self, claim: Claim, row: Contract, now: float, turn_ends_at: float) -> Poll:
         """Collect a contract as its account sees it."""
         api = self._accounts[row.account]
         trusted = self._trusted_now(api, now)
@@ -171,7 +208,7 @@ class Collector:
         for lane in self._lanes(row, api, now):
             if poll.failure is not None and not lane.is_present:
                 continue  # the API had its chance with an older span; only the present is tried as well
-            poll = self._collect_lane(row, api, lane, now, trusted, poll, turn_ends_at)
+            poll = self._collect_lane(claim, row, api, lane, now, trusted, poll, turn_ends_at)
         return poll
 
     def _lanes(self, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:
@@ -206,6 +243,7 @@ class Collector:
 
     def _collect_lane(
         self,
+        claim: Claim,
         row: Contract,
         api: ActivityLog,
         lane: _Lane,
@@ -227,14 +265,14 @@ class Collector:
                     if conduct.is_trial and _is_all_unread(window, reading):
                         reason = reading.unread[-1].reason
                         break
-                    poll = self._commit(row, api, lane, window, reading, now, trusted, poll)
+                    poll = self._commit(claim, api, lane, window, reading, now, trusted, poll)
                     if conduct.is_trial and reading.unread:
                         reason = reading.unread[-1].reason
                         break
                     if gap is None and time.monotonic() >= turn_ends_at and window.end < lane.windows[-1].end:
                         return poll._replace(is_unfinished=True)
             if lane.of_range is not None:
-                self._state.contracts.end_range(lane.of_range)
+                claim.end_range(lane.of_range)
         except StateError:  # not the contract's
             raise
         except PollerError as error:
@@ -259,7 +297,7 @@ class Collector:
 
     def _commit(
         self,
-        row: Contract,
+        claim: Claim,
         api: ActivityLog,
         lane: _Lane,
         window: Window,
@@ -269,77 +307,47 @@ class Collector:
         poll: Poll,
     ) -> Poll:
         if self._stop.is_set():
-            # After a reload another collector may read this contract: two would both find the same entries unseen.
             raise StoppedError("asked to stop")
-        contracts = self._state.contracts
-        unseen = contracts.unseen(row.contract, reading.events)
-        if untimed := sum(not event.is_timed for event in unseen):
-            hint = "they are taken as of the end of their window; report what meta.time holds"
-            log.warning(
-                "entries.untimed",
-                extra={"contract": row.contract, "window": str(window), "entries": untimed, "hint": hint},
-            )
-        fresh = self._not_elsewhere(row.contract, unseen) if unseen else unseen
-        kept, filtered = self._prepare(row.contract, fresh) if fresh else Prepared(fresh)
-        late, repaired = 0, len(unseen) if lane.is_repair else 0
-        if lane.is_present and (old := [event for event in unseen if _is_before(event, row.watermark)]):
-            late, repaired = _late_and_repaired(old, contracts.ranges(row.contract))
+        contract = poll.contract
         # Both times with the difference of the clocks as it was told then: a clock may have been set in between.
         trusted = min(trusted, self._trusted_now(api, self._clock()))
-        settled = contracts.commit_window(
-            Commit(
-                row.contract,
-                window,
-                reading.fetched,
-                unseen,
-                len(fresh),
-                kept,
-                int(now),
-                advance_to=min(window.end, int(trusted)) if lane.is_present else None,
-                of_range=lane.of_range,
-                late=late,
-                repaired=repaired,
-                filtered=filtered,
-                unread=reading.unread,
-                next_try_at=int(now + wait_seconds(0, random.random)),
-            )
+        read = WindowRead(
+            window,
+            reading.events,
+            reading.fetched,
+            int(now),
+            advance_to=min(window.end, int(trusted)) if lane.is_present else None,
+            of_range=lane.of_range,
+            is_repair=lane.is_repair,
+            unread=reading.unread,
+            next_try_at=int(now + wait_seconds(0, random.random)),
+            elsewhere=self._elsewhere(contract, reading.events) if reading.events else (),
         )
-        _tell_of_gaps(settled)
-        if sharing := sum(bool(event.shared_id) for event in unseen):
-            hint = "they differ, so each was kept; two entries under one id are a mistake of the API's"
-            log.warning(
-                "entries.shared_an_id",
-                extra={"contract": row.contract, "window": str(window), "entries": sharing, "hint": hint},
-            )
+        done = claim.commit(read, lambda events: self._prepare(contract, events))
+        filtered = done.new_count - done.kept_count
+        _tell_of_gaps(done)
+        _tell_of_oddities(contract, window, done.unseen)
         log.log(
-            logging.INFO if unseen else logging.DEBUG,
+            logging.INFO if done.unseen else logging.DEBUG,
             "window.collected",
             extra={
-                "contract": row.contract,
+                "contract": contract,
                 "window": str(window),
                 "fetched": reading.fetched,
-                "new": len(kept),
-                "filtered": len(fresh) - len(kept),
-                "late": late,
+                "new": done.kept_count,
+                "filtered": filtered,
+                "late": done.late,
             },
         )
-        self._on_window(Done(row.contract, window, reading.fetched, len(kept)))
+        left_out = len(done.unseen) - done.new_count
+        self._on_window(Done(contract, window, reading.fetched, done.kept_count, left_out))
         return poll._replace(
             fetched=poll.fetched + reading.fetched,
-            new=poll.new + len(kept),
-            filtered=poll.filtered + len(fresh) - len(kept),
-            late=poll.late + late,
-            repaired=poll.repaired + repaired,
+            new=poll.new + done.kept_count,
+            filtered=poll.filtered + filtered,
+            late=poll.late + done.late,
+            repaired=poll.repaired + done.repaired,
         )
-
-    def admit(self, contract: str) -> bool:
-        """Whether a poll of a contract may begin now, which then is to be `dismiss`ed: those that hang take turns."""
-        return all(api.admit(contract) for api in self._first_account())
-
-    def dismiss(self, contract: str) -> None:
-        """The poll of a contract is over."""
-        for api in self._first_account():
-            api.dismiss(contract)
 
     def _hanging_count(self) -> int:
         return sum(api.hanging_count() for api in self._first_account())
@@ -436,20 +444,6 @@ class Collector:
         self._ahead.close()
 
 
-def _is_before(event: Event, watermark: int) -> bool:
-    return event.is_timed and event.time_us < watermark * _MICROSECONDS
-
-
-def _late_and_repaired(old: Sequence[Event], pending: Sequence[Range]) -> tuple[int, int]:
-    """How many of these entries, all older than the watermark, are late, and how many an audit asked for.
-
-    What lies in a span that is still to be read is not late: nobody called that complete.
-    """
-    seconds = [event.time_us // _MICROSECONDS for event in old]
-    asked = [{span.purpose for span in pending if span.window.start <= second < span.window.end} for second in seconds]
-    return sum(not purposes for purposes in asked), sum("repair" in purposes for purposes in asked)
-
-
 def _gap_lane(gap: Gap) -> _Lane:
     """Newest part first: of what is too old that is what may be readable by now, and one request tells that it is not.
 
@@ -473,8 +467,19 @@ def _is_all_unread(window: Window, reading: Reading) -> bool:
     return not reading.fetched and any(unread.window == window and not unread.entries for unread in reading.unread)
 
 
-def _tell_of_gaps(settled: Settled) -> None:
-    for gap in settled.opened:
+def _tell_of_oddities(contract: str, window: Window, unseen: Sequence[Event]) -> None:
+    """Warn of new entries without a time, and of different ones under one id."""
+    extra = {"contract": contract, "window": str(window)}
+    if untimed := sum(not event.is_timed for event in unseen):
+        hint = "they are taken as of the end of their window; report what meta.time holds"
+        log.warning("entries.untimed", extra={**extra, "entries": untimed, "hint": hint})
+    if sharing := sum(bool(event.shared_id) for event in unseen):
+        hint = "they differ, so each was kept; two entries under one id are a mistake of the API's"
+        log.warning("entries.shared_an_id", extra={**extra, "entries": sharing, "hint": hint})
+
+
+def _tell_of_gaps(done: Committed) -> None:
+    for gap in done.opened:
         hint = "all else is collected, and it is tried again; `ionos-poller gaps show` says more"
         log.error(
             "gap.opened",
@@ -488,5 +493,5 @@ def _tell_of_gaps(settled: Settled) -> None:
                 "hint": hint,
             },
         )
-    for gap in settled.closed:
+    for gap in done.closed:
         log.info("gap.closed", extra={"contract": gap.contract, "gap": gap.id, "span": str(gap.window)})

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,11 +30,12 @@ from poller.core.delivery import (
     decide,
     wait_after,
 )
-from poller.core.errors import PollerError, StoppedError
+from poller.core.errors import LeaseLostError, PollerError
 from poller.core.events import OutboxEvent, StoredEvents
 from poller.core.mapping import SHORTEST_BYTES, truncated
 from poller.sinks.base import OwnOutput, Sink
-from poller.store.outbox import DeadLetter, Outbox
+from poller.store.protocols import Outbox, Place
+from poller.store.rows import DeadLetter
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +111,9 @@ class Deliverer:
         every send that was not accepted whole, a word.
 
         A parked sink is tried at once: a person may just have replaced its key.
+
+        Takes the sink's place: `abandon` gives it back.  Raises: StateError; LeaseLostError while another has it.
         """
-        self._outbox = outbox
         self._sink = sink
         self._settings = settings = sink.settings
         self._redact = redact
@@ -126,18 +126,42 @@ class Deliverer:
         self._pieces: deque[_Piece] = deque()
         # What is printed for a person or a pipe is no news; what crosses a network is.
         self._sent_level = logging.DEBUG if settings.type == "stdout" else logging.INFO
-        row = outbox.register(settings.name, settings.type)
+        self._outbox = outbox
+        self._place: Place | None = None
+        self._is_abandoned = False
+        self._attempts, self._not_before, self._postponed_at = 0, 0.0, 0.0
+        self._parked_at: float | None = None
+        self._noted: int | None = None
+        self._output = sink if isinstance(sink, OwnOutput) else None
+        if self._output is not None:
+            self._output.note_offset = self._note_offset
+        outbox.register(settings.name, settings.type)
+        self._take()
+
+    def _take(self) -> None:
+        """Take the sink's place, and go on from where the state says that it is."""
+        place = None if self._is_abandoned else self._outbox.take(self._sink.name)
+        if place is None:
+            raise LeaseLostError("its place is another's", sink=self._sink.name)
+        row = place.row
         self._attempts = row.attempts
         self._not_before = 0.0 if row.parked_at is not None else row.retry_at or 0.0
         self._postponed_at = row.postponed_at or 0.0
         self._parked_at = row.parked_at
-        self._is_abandoned = False
-        self._lock = threading.Lock()  # between what a step writes and `abandon`
-        self._output = sink if isinstance(sink, OwnOutput) else None
-        self._noted = row.mark
-        if self._output is not None:
-            self._output.note_offset = self._note_offset
-            self._output.resume(row.mark)
+        self._place, self._noted = place, row.mark
+        try:
+            if self._output is not None:
+                self._output.resume(row.mark)
+        except BaseException:  # an interrupt, too, must not keep the place from the next who asks
+            self._place = None
+            place.release()
+            raise
+
+    def _held(self) -> Place:
+        """The sink's place.  Raises: LeaseLostError once it was given up."""
+        if self._place is None:
+            raise LeaseLostError("its place was given up", sink=self._sink.name)
+        return self._place
 
     @property
     def sink_name(self) -> str:
@@ -145,13 +169,14 @@ class Deliverer:
 
     def abandon(self) -> None:
         """Let a send in flight end as it may, but write nothing any more: from here on the sink's place is a successor's."""
-        with self._lock:
-            self._is_abandoned = True
+        self._is_abandoned = True
+        if self._place is not None:
+            self._place.release()
 
     def finish(self) -> None:
         """Settle what the sink has taken, where a full disk kept us from it: else it is sent anew after the next start.
 
-        Raises: StateError; StoppedError when abandoned.
+        Raises: StateError; LeaseLostError when its place is lost or given back.
         """
         while self._pieces and not self._pieces[0].open():
             self._settle(self._pieces[0], 0.0)
@@ -159,8 +184,18 @@ class Deliverer:
     def step(self, *, is_last: bool = False) -> Progress:
         """Send one batch, or one piece of it. `is_last`: nothing more will be collected, so no batch waits to be filled.
 
-        Raises: StateError; OutputError where the sink is our own output; StoppedError when abandoned.
+        Raises: StateError; OutputError where the sink is our own output; LeaseLostError when its place is lost or given back.
         """
+        try:
+            if self._place is None:
+                self._take()
+            return self._step(is_last=is_last)
+        except LeaseLostError:  # what is in flight is another one's
+            self._pieces.clear()
+            self._place = None
+            raise
+
+    def _step(self, *, is_last: bool) -> Progress:
         now = self._clock()
         # Before the postponement was even made: the clock was set back, and must not make a wait of seconds one of hours.
         if self._postponed_at <= now < self._not_before:
@@ -169,7 +204,7 @@ class Deliverer:
             if now < self._not_before:
                 return Progress(0, self._not_before - now)
         if not self._pieces:
-            batch = self._outbox.batch(self._sink.name, self._size.now, self._settings.batch_bytes)
+            batch = self._held().batch(self._size.now, self._settings.batch_bytes)
             if batch is None:
                 return Progress(0, None)
             # Neither full nor old enough: more may come to go with it.
@@ -185,6 +220,7 @@ class Deliverer:
             return self._settle(piece, 0.0)
         if len(still) > self._size.now:
             return self._halve(piece)
+        self._held().ensure_held()
         started = time.monotonic()
         outcome = self._sink.send(piece.events if len(still) == len(piece.events) else [piece.events[i] for i in still])
         decision = decide(
@@ -202,7 +238,7 @@ class Deliverer:
     def hold(self, error: Exception) -> float:
         """Wait as after a failed send, where a step ended in `error`: the output is gone, or a mistake of ours. Returns seconds.
 
-        Raises: StateError; StoppedError when abandoned.
+        Raises: StateError; LeaseLostError when its place is lost or given back.
         """
         count = len(self._pieces[0].open()) if self._pieces else 0
         is_crash = not isinstance(error, PollerError)
@@ -305,8 +341,7 @@ class Deliverer:
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
         offset = None if self._output is None else self._output.output_offset
-        with self._owning():
-            self._outbox.settle(self._sink.name, count, dead=letters, now=self._clock(), mark=offset)
+        self._held().settle(count, dead=letters, now=self._clock(), mark=offset)
         self._noted = offset
         self._pieces.popleft()
         self._attempts, self._not_before, self._parked_at, self.refusal = 0, 0.0, None, ""
@@ -331,26 +366,9 @@ class Deliverer:
         self._postponed_at = self._clock()
         self._not_before = self._postponed_at + wait
         self._parked_at = parked_at
-        with self._owning():
-            self._outbox.postpone(
-                self._sink.name,
-                self._attempts,
-                self._postponed_at,
-                self._not_before,
-                reason,
-                parked_at=parked_at,
-            )
+        self._held().postpone(self._attempts, self._postponed_at, self._not_before, reason, parked_at=parked_at)
 
     def _note_offset(self, offset: int | None) -> None:
         if offset != self._noted:
-            with self._owning():
-                self._outbox.note_mark(self._sink.name, offset)
+            self._held().note_mark(offset)
             self._noted = offset
-
-    @contextmanager
-    def _owning(self) -> Iterator[None]:
-        """While we own the sink's place.  Raises: StoppedError when we do not any more."""
-        with self._lock:
-            if self._is_abandoned:
-                raise StoppedError("abandoned")
-            yield

@@ -14,8 +14,8 @@ from poller.core.errors import AuthError, PollerError, RejectedError
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
-from poller.store import State
-from poller.store.contracts import Contract
+from poller.store.protocols import State
+from poller.store.rows import Contract
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Discovery:
     ) -> None:
         """Begin with the new ones of these contracts, and read known ones once more where a person asked for it."""
         now = int(self._clock())
-        asked = self._state.asked_since(account)
+        asked = self._state.requested_reread(account)
         begin = since if since is not None else asked
         if begin is None:
             skew = self._accounts[account].clock_skew_seconds
@@ -168,7 +168,7 @@ class Discovery:
         self._state.contracts.enrol(contracts, account, begin, now)
         if asked is not None and look.is_answered:  # else contracts may be missing that are to begin from there
             self._widen([known[contract] for contract in contracts if contract in known], asked)
-            self._state.forget_since(account)
+            self._state.forget_reread(account)
         if look.listed is not None and not look.listed.missing:
             left_out = sorted(set(look.listed).difference(contracts))
             self._state.remember(_LOOK + account, json.dumps({"at": look.at, "left_out": left_out}))

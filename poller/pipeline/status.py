@@ -1,71 +1,65 @@
-"""What a state directory says, read at one moment: what `status`, the page and `/status.json` show. Reads only."""
+"""What the states say, read at one moment: what `status`, the page and `/status.json` show. Reads only."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 from poller.core import hours
 from poller.core.errors import StateError
 from poller.core.mapping import escaped
 from poller.core.windows import format_time
-from poller.store import State
-from poller.store.contracts import Contract
-from poller.store.dead_letters import NO_LETTERS, LetterBooks
 from poller.store.gaps import Gap
-from poller.store.inspection import holder_of, missing_in
 from poller.store.journal import JournalEntry
-from poller.store.overview import Overview, overview_of
+from poller.store.letters import NO_LETTERS, LetterBooks
+from poller.store.overview import Overview
+from poller.store.protocols import Stores
+from poller.store.rows import Contract
 
 _TOLD_BY_HOURS = ("compared_start", "compared_end", "differing")
 
 
 class Seen(NamedTuple):
-    """All there is in the state directory: what can be read, and what is wrong with the rest."""
+    """All the states that there are, and where: what can be read, and what is wrong with the rest."""
 
     uses: list[Use]
     failures: list[StateError]
+    place: str = ""
 
 
 class Use(NamedTuple):
-    """One state file: what it says, and the process that is working on it, if there is one."""
+    """The state of one use: where it is, what it says, and the process of this machine that works on it, if there is one."""
 
     name: str
-    path: Path
+    where: str
     state: Overview
     process: int | None
 
 
-def read_status(state_dir: Path) -> Seen:
-    """The states in the state directory.  Raises: StateError when there is none yet, or it cannot be read."""
-    seen = Seen([], [])
-    for path in sorted(State.files(state_dir.absolute()), key=_by_use):
+def read_status(stores: Stores) -> Seen:
+    """The states that there are.  Raises: StateError when there is none yet, or it cannot be read."""
+    seen = Seen([], [], stores.place)
+    for use in sorted(stores.uses(), key=_by_use):
         try:
-            seen.uses.append(_read(path))
+            seen.uses.append(read_use(stores, use))
         except StateError as error:
             seen.failures.append(error)
-    seen.failures.extend(missing_in(state_dir).values())
+    seen.failures.extend(stores.missing().values())
     if not seen.uses and not seen.failures:
         hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
-        raise StateError(f"no state in {state_dir.absolute()}", hint=hint)
+        raise StateError(f"no state in {stores.place}", hint=hint)
     return seen
 
 
-def read_use(state_dir: Path, use: str) -> Use:
+def read_use(stores: Stores, use: str) -> Use:
     """The state of one use.  Raises: StateError when there is none, or it cannot be read."""
-    return _read(State.path(state_dir.absolute(), use))
+    return Use(use, stores.where(use), stores.snapshot(use), stores.holder(use))
 
 
-def _read(path: Path) -> Use:
-    return Use(path.stem, path, overview_of(path), holder_of(path.with_suffix(".lock")))
-
-
-def _by_use(path: Path) -> tuple[int, str]:
+def _by_use(use: str) -> tuple[int, str]:
     """The daemon's first, the backfills' last."""
-    order = {"run": 0, "fetch": 1}
-    return order.get(path.stem, 2), path.stem
+    return {"run": 0, "fetch": 1}.get(use, 2), use
 
 
 def status_data(seen: Seen) -> dict[str, object]:

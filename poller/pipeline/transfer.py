@@ -68,6 +68,8 @@ class Transfer:
             self._is_collected.set()
             self._wake()
             self._await(len(self._deliverers), tick, tick_seconds)
+            for deliverer in self._deliverers:
+                deliverer.abandon()  # its place is free for the next run
             return [poll.result() for poll in polls]
         except StoppedError:
             if self._failure is not None:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from pathlib import Path
 from types import FrameType
 
 import msgspec
@@ -32,8 +31,9 @@ from poller.service.rate import Rate
 from poller.service.schedule import HEARTBEAT_SECONDS, Parts, Schedule
 from poller.service.web.html import HEADERS, render
 from poller.service.web.view import View
-from poller.store import State
 from poller.store.journal import SIGNAL, Action
+from poller.store.opening import stores_of
+from poller.store.protocols import State
 from poller.system.liveness import StopSignal, Workers, moves
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,6 @@ class Daemon:
         self._workers = Workers()
         self._told_stuck: frozenset[str] = frozenset()
         self.metrics.workers_stuck.set_function(lambda: len(self._stuck()))
-        self._state_dir = Path()
         self._config = Config()
         self._rate = Rate()
         self._endpoint: Endpoint | None = None
@@ -90,7 +89,7 @@ class Daemon:
                 signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
         parts, stop = self._build_parts()
-        self._state_dir = parts.config.state_dir
+        self._stores = stores_of(parts.config)
         self._config = parts.config
         self._open_endpoint(parts)
         self._state.journal.unseen()  # what was done before was logged by the command that did it
@@ -163,11 +162,11 @@ class Daemon:
 
     def _status(self) -> bytes:
         """The same for machines, as `status --json` prints it.  Raises: StateError."""
-        return msgspec.json.encode(status_data(read_status(self._state_dir))) + b"\n"
+        return msgspec.json.encode(status_data(read_status(self._stores))) + b"\n"
 
     def _view(self) -> View:
         try:
-            seen = read_status(self._state_dir)
+            seen = read_status(self._stores)
         except StateError as error:  # the page says so
             seen = Seen([], [error])
         now = self._clock()
@@ -274,9 +273,10 @@ class Daemon:
 
     def _tell_of_restart(self, parts: Parts) -> None:
         """A reload takes all but the state, which is open and locked."""
-        if parts.config.state_dir != self._state_dir:
+        place = stores_of(parts.config).place
+        if place != self._stores.place:
             hint = "restart to use it; until then the old one is used, and everything else of the new configuration"
-            extra = {"key": "state_dir", "in_use": str(self._state_dir), "configured": str(parts.config.state_dir)}
+            extra = {"key": "state_dir", "in_use": self._stores.place, "configured": place}
             log.warning("config.restart_needed", extra={**extra, "hint": hint})
 
     def _mind_clock(self) -> None:

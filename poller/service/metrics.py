@@ -13,9 +13,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from poller import __version__
-from poller.store.contracts import Contract
-from poller.store.dead_letters import NO_LETTERS
+from poller.store.letters import NO_LETTERS
 from poller.store.overview import Overview
+from poller.store.rows import Contract
 from poller.system.telemetry import dropped_lines
 
 _PREFIX = "ionos_poller_"

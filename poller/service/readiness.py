@@ -10,9 +10,9 @@ from poller.core.delivery import CRASHED
 from poller.core.errors import PollerError
 from poller.core.gaps import summary
 from poller.core.windows import format_time
-from poller.store.contracts import Contract
 from poller.store.gaps import Gap
 from poller.store.overview import Overview
+from poller.store.rows import Contract
 
 _STALE_INTERVALS = 3
 

@@ -22,6 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from poller.config import Config
 from poller.core.errors import (
     AuthError,
+    LeaseLostError,
     OutputError,
     PollerError,
     RejectedError,
@@ -35,14 +36,15 @@ from poller.core.events import Event
 from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS, ActivityLog
 from poller.pipeline.audit import compared_by, is_due, self_audit_span
-from poller.pipeline.collect import Collector, Done, Poll, Prepared
+from poller.pipeline.collect import Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.service.metrics import Metrics
 from poller.service.readiness import notes, troubles
 from poller.service.tokens import TokenWatch
 from poller.service.triggers import Every
 from poller.sinks.base import Sink
-from poller.store import State
+from poller.store.protocols import State
+from poller.store.rows import Prepared
 from poller.system.liveness import Workers, moves
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ class Schedule:
         self._fail = fail
         self._clock = clock
         self._committed = {sink.name: threading.Event() for sink in parts.sinks}
-        self._deliverers = {sink.name: self._deliverer(sink) for sink in parts.sinks}
+        self._deliverers: dict[str, Deliverer] = {}
         self._threads = [
             threading.Thread(target=self._work_for, args=(sink,), name=f"sink-{sink.name}", daemon=True)
             for sink in parts.sinks
@@ -104,8 +106,7 @@ class Schedule:
             on_window=self._after_window,
             clock=clock,
         )
-        self._busy: set[str] = set()
-        self._busy_lock = threading.Lock()
+        self._clocks_lock = threading.Lock()
         self._contracts: set[str] = set()
         self._discovery_failures: list[PollerError] | None = None
         self._tokens = TokenWatch(parts.token_expiries, metrics.token_expires_at, clock)
@@ -126,6 +127,8 @@ class Schedule:
         """Start delivering at once, then discover, then poll."""
         settings = self.parts.config.poll
         self._warn_of_unknown_sinks()
+        for sink in self.parts.sinks:
+            self._deliverers[sink.name] = self._deliverer(sink)
         for thread in self._threads:
             thread.start()
         now = datetime.now(UTC)
@@ -162,8 +165,9 @@ class Schedule:
         deadline = time.monotonic() + DRAIN_SECONDS
         for thread in filter(threading.Thread.is_alive, self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
-        while self._busy and time.monotonic() < deadline:
+        while self._collector.is_busy and time.monotonic() < deadline:
             time.sleep(0.02)
+        self._collector.abandon()
         for deliverer in self._deliverers.values():
             deliverer.abandon()
         unfinished = [thread.name for thread in self._threads if thread.is_alive()]
@@ -235,19 +239,12 @@ class Schedule:
         return settings.poll.interval_seconds if is_crowded else math.inf
 
     def _poll(self, contract: str) -> None:
-        with self._busy_lock:
-            if contract in self._busy or not self._collector.admit(contract):
-                return
-            self._busy.add(contract)
-        try:
-            poll = self._collector.collect(contract, self._turn_seconds())
-            if poll.is_unfinished:
-                self._run_again(f"poll-{contract}", _NEXT_TURN_SECONDS)
-            self._after_poll(poll)
-        finally:
-            self._collector.dismiss(contract)
-            with self._busy_lock:
-                self._busy.discard(contract)
+        poll = self._collector.poll(contract, self._turn_seconds())
+        if poll.is_elsewhere:
+            return
+        if poll.is_unfinished:
+            self._run_again(f"poll-{contract}", _NEXT_TURN_SECONDS)
+        self._after_poll(poll)
 
     def _after_poll(self, poll: Poll) -> None:
         self._check_clocks()
@@ -257,7 +254,7 @@ class Schedule:
 
     def _check_clocks(self) -> None:
         """Tell when our clock and an account's API part ways, and when they agree again."""
-        with self._busy_lock:  # polls end in several threads
+        with self._clocks_lock:  # polls end in several threads
             for name, api in self.parts.accounts.items():
                 skew = api.clock_skew_seconds
                 if skew is not None:
@@ -432,7 +429,9 @@ class Schedule:
 
 def _tell_unavailable(error: StateUnavailableError, **where: str) -> None:
     extra = {**where, "why": error.message, "hint": error.hint}
-    if isinstance(error, StateFullError):
+    if isinstance(error, LeaseLostError):
+        log.warning("lease.lost", extra={**extra, "contract": error.contract})
+    elif isinstance(error, StateFullError):
         log.error("state.full", extra=extra)
     else:
         log.error("state.unavailable", extra=extra)

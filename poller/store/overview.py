@@ -1,22 +1,21 @@
-"""What the state says of itself at one moment: what `status`, `/metrics` and the books are made of. Reads only."""
+"""What a state says of itself at one moment: what `status`, `/metrics` and the books are made of. Pure values."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from poller.core.events import Event
 from poller.core.windows import format_time
-from poller.store import dead_letters, ledger, outbox
-from poller.store.contracts import Contract, Range, read_contracts, read_filtered, read_ranges
-from poller.store.database import CREATED_AT, Database, Reader
-from poller.store.dead_letters import NO_LETTERS, LetterBooks
-from poller.store.gaps import Gap, read_gaps
-from poller.store.journal import JournalEntry, read_journal
-from poller.store.outbox import Sink, Size
+from poller.store.gaps import Gap
+from poller.store.journal import JournalEntry
+from poller.store.letters import LetterBooks
+from poller.store.rows import Contract, Range, Replica, Sink, Size
+
+FINISHED = "finished"
+"""The fact that a backfill leaves when it is complete."""
+_AHEAD_SECONDS = 60
+_SHOWN_SECONDS = 7 * 86_400
+_MOST_LINES = 5
 
 
 class SinkOverview(NamedTuple):
@@ -33,13 +32,6 @@ class SinkOverview(NamedTuple):
         return self.sink.assigned == self.sink.delivered + self.sink.dead + self.waiting
 
 
-FINISHED = "finished"
-"""The fact that a backfill leaves when it is complete."""
-_AHEAD_SECONDS = 60
-_SHOWN_SECONDS = 7 * 86_400
-_MOST_LINES = 5
-
-
 class TakenBack(NamedTuple):
     """When a watermark that a clock ahead had made was taken back last, and to which time. In unix seconds."""
 
@@ -52,7 +44,8 @@ class Overview(NamedTuple):
 
     `letters` are the books of dead letters by sink, also of sinks that were forgotten. `created_at` is when the state was made,
     in unix seconds; None where a program made it that did not note it. `last_action` is what a person did last. `finished` is
-    when a backfill had exported all of its range; None for what goes on.
+    when a backfill had exported all of its range; None for what goes on. `replicas` are the processes that share the state; none
+    if it belongs to one machine.
     """
 
     contracts: list[Contract]
@@ -66,6 +59,7 @@ class Overview(NamedTuple):
     created_at: int | None = None
     last_action: JournalEntry | None = None
     finished: str | None = None
+    replicas: Sequence[Replica] = ()
 
     @property
     def is_done(self) -> bool:
@@ -112,92 +106,3 @@ class Overview(NamedTuple):
         if by_contract != by_reason:
             lines.append(f"filtered: {by_contract} by contract, but {by_reason} by reason")
         return lines
-
-
-def overview(database: Database) -> Overview:
-    """The state of a database that this process has open.  Raises: StateError."""
-    with database.reading() as connection:
-        return _read(connection)
-
-
-def overview_of(path: Path) -> Overview:
-    """The state in a file, whether or not another process is writing to it.  Raises: StateError."""
-    with closing(Reader(path)) as reader, reader.reading() as connection:
-        return _read(connection)
-
-
-def journal_of(path: Path, *, since: int, limit: int | None) -> list[JournalEntry]:
-    """What people did to the state in a file, as `read_journal` gives it.  Raises: StateError."""
-    with closing(Reader(path)) as reader, reader.reading() as connection:
-        return read_journal(connection, since=since, limit=limit)
-
-
-class OtherLedger:
-    """What another use, such as `run`, has collected and sent to some sinks. Reads its file, which may be in use."""
-
-    def __init__(self, path: Path, sinks: Sequence[str]) -> None:
-        """`sinks`: only what was collected since all of these were known to that use counts.
-
-        Raises: StateError when the file cannot be read.
-        """
-        with ExitStack() as on_failure:
-            self._reader = on_failure.enter_context(closing(Reader(path)))
-            with self._reader.reading() as connection:
-                known = {sink.name: sink.ledger_id for sink in outbox.read_sinks(connection)}
-            on_failure.pop_all()
-        self.knows_sinks = all(sink in known for sink in sinks)
-        self._after_id = max((known.get(sink, 0) for sink in sinks), default=0)
-
-    def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
-        """Those of the events that it has not collected, in the same order."""
-        if not self.knows_sinks:
-            return events
-        with self._reader.reading() as connection:
-            return ledger.unseen(connection, contract, events, after_id=self._after_id)
-
-    def close(self) -> None:
-        self._reader.close()
-
-
-def _read(connection: sqlite3.Connection) -> Overview:
-    with _snapshot(connection):
-        letters = dead_letters.read_books(connection)
-        sinks = [
-            SinkOverview(sink, *outbox.waiting(connection, sink), letters.get(sink.name, NO_LETTERS).at_hand)
-            for sink in outbox.read_sinks(connection)
-        ]
-        size = Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
-        pending = read_ranges(connection)
-        return Overview(
-            read_contracts(connection),
-            sinks,
-            size,
-            read_filtered(connection),
-            pending,
-            letters,
-            _read_taken_back(connection),
-            read_gaps(connection),
-            int(created) if (created := _fact(connection, CREATED_AT)) else None,
-            next(iter(read_journal(connection, limit=1)), None),
-            _fact(connection, FINISHED),
-        )
-
-
-def _read_taken_back(connection: sqlite3.Connection) -> TakenBack | None:
-    value = _fact(connection, "taken_back")
-    return TakenBack(*map(int, value.split())) if value else None
-
-
-def _fact(connection: sqlite3.Connection, name: str) -> str | None:
-    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-    return row[0] if row else None
-
-
-@contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Queries that see one and the same moment."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")

@@ -17,8 +17,8 @@ from poller.core.events import parse_page
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.build import build_sink
-from poller.store import State
-from poller.store.contracts import Commit
+from poller.store.sqlite import State
+from tests.states import commit
 
 
 def main(lines: Path, config_file: Path, directory: Path, contracts: int = 1) -> None:
@@ -43,8 +43,7 @@ def fill(state: State, lines: list[bytes], contracts: int) -> None:
         (name, run[start : start + 5000]) for name, run in runs for start in range(0, len(run), 5000)
     ):
         events = list(parse_page(b"[" + b",".join(mine) + b"]").events)
-        count = len(events)
-        state.contracts.commit_window(Commit(contract, Window(0, now), count, events, count, events, now - 60))
+        commit(state, events, contract=contract, window=Window(0, now), now=now - 60, advance=False)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from poller.core.errors import StateError
 from poller.simulator import Simulator, SimulatorSettings
-from poller.store import State
-from poller.store.overview import overview_of
+from poller.store.sqlite import Stores
+from poller.store.sqlite.overview import overview_of
 from tests.daemon import CONTRACTS
 from tests.faults import victim
 from tests.faults.disk import Disk
@@ -179,7 +179,7 @@ class CommandHarness:
         """What could not be read while the API was wrong: how many gaps."""
         count = 0
         for path in (self._directory / "state").glob("*.db"):
-            with suppress(StateError), closing(State.attach(path.parent, path.stem)) as state:
+            with suppress(StateError), closing(Stores(path.parent).attach(path.stem)) as state:
                 for gap in state.gaps.find():
                     state.gaps.retry(gap.id, int(time.time()))
                     count += 1

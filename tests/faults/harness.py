@@ -19,7 +19,8 @@ from pathlib import Path
 
 from poller.core.errors import StateError
 from poller.simulator import Simulator, SimulatorSettings
-from poller.store.overview import Overview, TakenBack, overview_of
+from poller.store.overview import Overview, TakenBack
+from poller.store.sqlite.overview import overview_of
 from tests.daemon import CONTRACTS, LOGGING, LOKI, MOESIF, Daemon
 from tests.faults import disk, victim
 from tests.faults.oracle import SINKS, Ends, SinkOracle, wanted

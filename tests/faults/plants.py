@@ -6,6 +6,7 @@ A plant changes one line of behaviour, such as someone might write by mistake, t
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,33 +23,34 @@ Send = Callable[[Events], Any]
 
 def watermark_first() -> None:
     """The watermark is committed before the entries that it covers; a kill in between does harm."""
-    from poller.store.contracts import Commit, Contracts
+    from poller.store.rows import Prepare, WindowRead
+    from poller.store.sqlite.contracts import Claim
 
-    real = Contracts.commit_window
+    real = Claim.commit
 
-    def commit_window(self: Contracts, commit: Commit) -> Any:
-        real(self, commit._replace(fetched=0, unseen=[], new_count=0, kept=[], late=0, repaired=0, filtered={}))
-        if commit.kept:
+    def commit(self: Claim, read: WindowRead, prepare: Prepare) -> Any:
+        real(self, read._replace(events=(), fetched=0, is_repair=False), prepare)
+        if read.events:
             _die_once()
-        return real(self, commit)
+        return real(self, read, prepare)
 
-    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+    Claim.commit = commit  # type: ignore[method-assign]
 
 
 def settle_first() -> None:
     """A batch counts as delivered before it is sent; until it is, only this process knows of it."""
-    from poller.store.outbox import Outbox
+    from poller.store.sqlite.outbox import Place
 
-    settle = Outbox.settle
-    Outbox.settle = lambda *args, **options: None  # type: ignore[method-assign]
+    settle = Place.settle
+    Place.settle = lambda *args, **options: None  # type: ignore[method-assign]
 
-    def around(outbox: Outbox, sink: Any, send: Send) -> Send:
+    def around(deliverer: Any, sink: Any, send: Send) -> Send:
         is_settled = False
 
         def sending(events: Events) -> Any:
             nonlocal is_settled
             if not is_settled:
-                settle(outbox, sink.name, len(events), now=time.time(), mark=getattr(sink, "output_offset", None))
+                settle(deliverer._place, len(events), now=time.time(), mark=getattr(sink, "output_offset", None))
             outcome = send(events)
             is_settled = not isinstance(outcome, Accepted)
             return outcome
@@ -70,22 +72,45 @@ def _die_once() -> None:
 
 def ledger_late() -> None:
     """What was collected is remembered only after it was committed; a kill in between does harm."""
-    from poller.store.contracts import Commit, Contracts
+    from poller.store.rows import Prepare, WindowRead
+    from poller.store.sqlite import ledger
+    from poller.store.sqlite.contracts import Claim
 
-    real = Contracts.commit_window
+    real, add, late = Claim.commit, ledger.add, threading.local()
 
-    def commit_window(self: Contracts, commit: Commit) -> Any:
-        real(self, commit._replace(unseen=[], advance_to=None))
-        if commit.kept:
+    def add_late(*args: Any) -> None:
+        if not getattr(late, "is_on", False):
+            add(*args)
+
+    def commit(self: Claim, read: WindowRead, prepare: Prepare) -> Any:
+        late.is_on = True
+        try:
+            done = real(self, read._replace(advance_to=None), prepare)
+        finally:
+            late.is_on = False
+        if done.kept_count:
             _die_once()
-        return real(self, commit._replace(fetched=0, new_count=0, kept=[], late=0, repaired=0, filtered={}))
+        everything = {event.identity for event in read.events}
+        real(self, read._replace(fetched=0, elsewhere=everything, is_repair=False), prepare)
+        return done
 
-    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+    ledger.add = add_late
+    Claim.commit = commit  # type: ignore[method-assign]
 
 
 def miscount() -> None:
     """An entry more is counted than came."""
-    _change_commits(lambda commit: commit._replace(new_count=commit.new_count + 1))
+    from poller.store.sqlite.contracts import Claim
+
+    real = Claim.commit
+
+    def commit(self: Claim, *args: Any) -> Any:
+        done = real(self, *args)
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE contracts SET new = new + 1 WHERE contract = ?", (self.row.contract,))
+        return done
+
+    Claim.commit = commit  # type: ignore[method-assign]
 
 
 def never_take_back() -> None:
@@ -105,7 +130,7 @@ def forget_overlap() -> None:
 
 def forget_ledger() -> None:
     """Nothing is remembered as seen."""
-    from poller.store import ledger
+    from poller.store.sqlite import ledger
 
     ledger.add = lambda *args, **options: None
 
@@ -170,17 +195,14 @@ def several_streams_in_one_push() -> None:
 def advance_too_far() -> None:
     """The watermark goes an hour past the window's end."""
     from poller.core.windows import Window
-    from poller.store.contracts import Commit, Contracts
 
-    real = Contracts.commit_window
+    def change(read: Any) -> Any:
+        if read.advance_to is None:
+            return read
+        later = Window(read.window.start, read.window.end + 3600)
+        return read._replace(window=later, advance_to=read.advance_to + 3600)
 
-    def commit_window(self: Contracts, commit: Commit) -> Any:
-        if commit.advance_to is not None:
-            later = Window(commit.window.start, commit.window.end + 3600)
-            commit = commit._replace(window=later, advance_to=commit.advance_to + 3600)
-        return real(self, commit)
-
-    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+    _change_commits(change)
 
 
 def skip_failed_page() -> None:
@@ -229,7 +251,7 @@ def change_a_byte() -> None:
 
 
 def _change_sends(change: Callable[[Events], Events]) -> None:
-    _replace_send(lambda outbox, sink, send: lambda events: send(change(events)))
+    _replace_send(lambda deliverer, sink, send: lambda events: send(change(events)))
 
 
 def _replace_send(around: Callable[[Any, Any, Send], Send]) -> None:
@@ -240,7 +262,7 @@ def _replace_send(around: Callable[[Any, Any, Send], Send]) -> None:
 
     def init(self: Any, outbox: Any, sink: Any, **options: Any) -> None:
         real(self, outbox, sink, **options)
-        sink.send = around(outbox, sink, sink.send)
+        sink.send = around(self, sink, sink.send)
 
     Deliverer.__init__ = init  # type: ignore[method-assign]
 
@@ -262,29 +284,29 @@ def leave_half_lines() -> None:
 
 def settle_more_than_sent() -> None:
     """One event more is settled than was sent."""
-    from poller.store.outbox import Outbox
+    from poller.store.sqlite.outbox import Place
 
-    real = Outbox.settle
-    Outbox.settle = lambda self, sink, count, **options: real(self, sink, count + 1, **options)  # type: ignore[method-assign]
+    real = Place.settle
+    Place.settle = lambda self, count, **options: real(self, count + 1, **options)  # type: ignore[method-assign]
 
 
 def never_settle() -> None:
     """What was accepted is not noted at once: only every other time."""
-    from poller.store.outbox import Outbox
+    from poller.store.sqlite.outbox import Place
 
-    real = Outbox.settle
+    real = Place.settle
 
-    def settle(self: Any, sink: str, count: int, **options: Any) -> None:
+    def settle(self: Any, count: int, **options: Any) -> None:
         if random.random() < 0.5:
-            real(self, sink, count, **options)
+            real(self, count, **options)
 
-    Outbox.settle = settle  # type: ignore[method-assign]
+    Place.settle = settle  # type: ignore[method-assign]
 
 
 def resend_all_after_failure() -> None:
     """After a failed send, what was accepted before it is sent once more as well."""
 
-    def around(outbox: Any, sink: Any, send: Send) -> Send:
+    def around(deliverer: Any, sink: Any, send: Send) -> Send:
         sent: list[Events] = []
 
         def sending(events: Events) -> Any:
@@ -303,16 +325,16 @@ def resend_all_after_failure() -> None:
 
 def open_twice() -> None:
     """A commit is followed by a look at the file beside SQLite: with that, the process loses every lock that it has on it."""
-    from poller.store.contracts import Commit, Contracts
+    from poller.store.sqlite.contracts import Claim
 
-    real = Contracts.commit_window
+    real = Claim.commit
 
-    def commit_window(self: Contracts, commit: Commit) -> Any:
-        settled = real(self, commit)
+    def commit(self: Claim, *args: Any) -> Any:
+        done = real(self, *args)
         self._database.path.open("rb").close()
-        return settled
+        return done
 
-    Contracts.commit_window = commit_window  # type: ignore[method-assign]
+    Claim.commit = commit  # type: ignore[method-assign]
 
 
 def distrust_bad_bodies() -> None:
@@ -338,24 +360,22 @@ def forget_gaps() -> None:
 
 def gap_holds_watermark() -> None:
     """The watermark does not pass what could not be read."""
-    held: dict[str, int] = {}
+    held: list[int] = []  # there is one contract
 
-    def change(commit: Any) -> Any:
-        starts = [part.window.start for part in commit.unread]
-        if starts:
-            held[commit.contract] = min([*starts, held.get(commit.contract, starts[0])])
-        if commit.advance_to is None or commit.contract not in held:
-            return commit
-        return commit._replace(advance_to=min(commit.advance_to, held[commit.contract]))
+    def change(read: Any) -> Any:
+        held[:] = sorted([*held, *(part.window.start for part in read.unread)])[:1]
+        if read.advance_to is None or not held:
+            return read
+        return read._replace(advance_to=min(read.advance_to, held[0]))
 
     _change_commits(change)
 
 
 def _change_commits(change: Callable[[Any], Any]) -> None:
-    from poller.store.contracts import Contracts
+    from poller.store.sqlite.contracts import Claim
 
-    real = Contracts.commit_window
-    Contracts.commit_window = lambda self, commit: real(self, change(commit))  # type: ignore[method-assign]
+    real = Claim.commit
+    Claim.commit = lambda self, read, prepare: real(self, change(read), prepare)  # type: ignore[method-assign]
 
 
 PLANTS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from poller.store.schema import MIGRATIONS
+from poller.store.sqlite.schema import MIGRATIONS
 from tests.faults.plan import Subject
 from tests.faults.runs import sweep
 

@@ -22,7 +22,7 @@ from poller.core.events import Event, Page, parse_page
 from poller.core.listing import ContractList
 from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector, Prepared
-from poller.store import State
+from poller.store.sqlite import State
 from tests.support import TOP
 
 H, DAY = 3600, 86_400
@@ -125,7 +125,7 @@ def day_of(directory: Path, *, has_troubles: bool) -> Day:
             api.now = at
             before = api.requests
             if at == SINCE_AT:
-                state.ask_since(["default"], at - SINCE_SECONDS)
+                state.request_reread(["default"], at - SINCE_SECONDS)
             collector.discover()
             poll = collector.collect("1")
             assert poll.failure is None, poll.failure

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from poller.store.schema import with_functions
+from poller.store.sqlite.schema import with_functions
 from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
 from tests.integration.exporting import DAY_SECONDS, HOUR_SECONDS, ago, hour_of, refused, text
 from tests.integration.fetching import Bench, Run, Starter, finish, same

@@ -8,8 +8,8 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from poller.store.inspection import holder_of
-from poller.store.schema import with_functions
+from poller.store.sqlite.inspection import holder_of
+from poller.store.sqlite.schema import with_functions
 from tests.daemon import CONTRACTS, FIRST, LOGGING, MakeDaemon
 from tests.support import COMMAND, clean_environment, wait_until
 

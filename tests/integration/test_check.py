@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from poller.store import State
-from poller.store.inspection import holder_of
+from poller.store.sqlite import State
+from poller.store.sqlite.inspection import holder_of
 from tests.certificates import make_certificate, serving
 from tests.daemon import MakeDaemon
 from tests.hostile import RawServer, http

@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 import pytest
 
-from poller.store.overview import overview_of
+from poller.store.sqlite.overview import overview_of
 from tests.daemon import LOGGING, MakeDaemon
 from tests.integration.fetching import FIRST, SECOND, Starter, same
 from tests.support import wait_until

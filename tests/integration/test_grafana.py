@@ -22,7 +22,7 @@ from grafana.activity import FIELDS
 from grafana.alerts import ALERTS
 from poller.service.metrics import Metrics
 from poller.simulator import Simulator, SimulatorSettings
-from poller.store import State
+from poller.store.sqlite import State
 from tests.debian import program
 from tests.support import TOP
 

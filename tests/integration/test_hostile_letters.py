@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from poller.store import State
-from poller.store.outbox import DeadLetter
+from poller.store.rows import DeadLetter
+from poller.store.sqlite import State
 from tests.integration.fetching import Starter, failed
-from tests.states import START, commit, event
+from tests.states import START, commit, event, next_batch, settle
 from tests.support import COMMAND
 from tests.terminal import on_terminal
 
@@ -34,10 +34,10 @@ def die(directory: Path, lines: Sequence[bytes]) -> None:
     state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     commit(state, [event(number, line=line) for number, line in enumerate(lines)])
-    batch = state.outbox.batch("out", 100, 10**9)
+    batch = next_batch(state, "out", 100, 10**9)
     assert batch is not None
     letters = [DeadLetter(one, 400, REASON) for one in batch.events]
-    state.outbox.settle("out", len(letters), dead=letters, now=START)
+    settle(state, "out", len(letters), dead=letters, now=START)
     state.close()
 
 
@@ -62,7 +62,7 @@ def test_an_odd_dead_letter_is_replayed_as_it_was(bench: Starter) -> None:
     die(place.state_dir, ODD)
     assert place.run("dead-letters", "replay", "--use", "fetch").code == 0
     state = State.open(place.state_dir, "fetch")
-    batch = state.outbox.batch("out", 100, 10**9)
+    batch = next_batch(state, "out", 100, 10**9)
     assert batch is not None
     assert [one.line for one in batch.events] == ODD
     state.close()

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from poller.store import State
-from poller.store.schema import with_functions
+from poller.store.sqlite import State
+from poller.store.sqlite.schema import with_functions
 from tests.states import START, open_state, with_a_sink
 from tests.support import COMMAND, UNMEASURED, clean_environment
 

@@ -23,7 +23,7 @@ from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks import moesif
 from poller.sinks.base import Context, Sink
 from poller.sinks.build import build_sink
-from poller.store import State, outbox
+from poller.store.sqlite import State, outbox
 from tests.actions import Action
 from tests.daemon import FIRST, MOESIF, MakeDaemon
 from tests.integration.fetching import Starter

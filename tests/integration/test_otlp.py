@@ -24,8 +24,8 @@ from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks.base import Sink
 from poller.sinks.build import build_sink
-from poller.store import State
-from poller.store.contracts import Commit
+from poller.store.rows import Commit
+from poller.store.sqlite import State
 from tests.hostile import Answer, Asked, RawServer, http
 from tests.support import clean_environment
 

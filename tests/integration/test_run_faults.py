@@ -17,13 +17,13 @@ import pytest
 
 from poller.config import Config, LoggingServiceSink, SecretSource, StdoutSink
 from poller.core.delivery import Accepted, Outcome
-from poller.core.errors import StoppedError
+from poller.core.errors import LeaseLostError
 from poller.core.events import Event, OutboxEvent
 from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks.base import Sink
 from poller.sinks.build import build_sink
-from poller.store import State, outbox
+from poller.store.sqlite import State, outbox
 from tests.daemon import CONTRACTS, FIRST, LOGGING, LOKI, SECOND, STOPS_WITHIN_SECONDS, MakeDaemon
 from tests.support import wait_until
 
@@ -411,12 +411,12 @@ def test_a_batch_of_before_a_reload_that_ends_after_it_moves_nothing_on(state: S
     fresh.release.set()
     before = Deliverer(state.outbox, slow)
     lines = fill(state, 30, time.time())
-    stopped: list[StoppedError] = []
+    stopped: list[LeaseLostError] = []
 
     def step() -> None:
         try:
             before.step()
-        except StoppedError as error:
+        except LeaseLostError as error:
             stopped.append(error)
 
     thread = threading.Thread(target=step)

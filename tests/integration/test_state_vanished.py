@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from poller.store import State
+from poller.store.sqlite import State
 from tests.integration.fetching import Bench, Starter, failed
 
 EXPORT = ("backfill", "--from", "1h", "--to", "1m", "--output", "out.ndjson")

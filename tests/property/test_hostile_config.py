@@ -24,11 +24,11 @@ from poller.config import Config, Credentials, Secret, load
 from poller.config.environment import NetworkEnvironment
 from poller.core.errors import ConfigError, StateError
 from poller.ionos.api import token_expiry
-from poller.store import State
 from poller.store.journal import Action, Person
-from poller.store.overview import overview_of
+from poller.store.sqlite import State
+from poller.store.sqlite.overview import overview_of
 from tests.hostile import at_most
-from tests.states import START, commit, events, open_state
+from tests.states import START, commit, events, next_batch, open_state
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=30)
 
@@ -202,7 +202,7 @@ claims = values.map(lambda value: json.dumps({"exp": value})) | st.sampled_from(
 def test_a_state_to_adopt_is_a_time_in_the_past_or_one_problem(content: bytes) -> None:
     asked: list[int] = []
     state: Any = SimpleNamespace(
-        contracts=SimpleNamespace(all=list), ask_since=lambda _, since, **by: asked.append(since)
+        contracts=SimpleNamespace(all=list), request_reread=lambda _, since, **by: asked.append(since)
     )
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "state.json"
@@ -261,7 +261,7 @@ def read_to_its_end(state: State) -> None:
     try:
         with suppress(StateError):
             state.overview()
-            batch = state.outbox.batch("out", 100, 10**6)
+            batch = next_batch(state, "out", 100, 10**6)
             assert batch is None or {event.line for event in batch.events} <= {b'{"n":%d}' % n for n in range(20)}
     finally:
         state.close()

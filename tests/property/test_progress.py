@@ -23,8 +23,9 @@ from poller.core.events import IDENTITY_BYTES, Event, Page, Unreadable
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector, Prepared
-from poller.store import State
-from poller.store.contracts import Commit, Contracts
+from poller.store.rows import Prepare, WindowRead
+from poller.store.sqlite import State
+from poller.store.sqlite.contracts import Claim
 
 NOON = 1_800_000_000
 SPAN = 240
@@ -149,24 +150,24 @@ def test_each_that_is_wrong_stops_nothing_else(kind: str) -> None:
     after_polls(Api({77: kind}, 0), 3)
 
 
-def forget(commit: Commit, is_beside_gap: bool) -> Commit:
-    return commit._replace(unread=())
+def forget(read: WindowRead, is_beside_gap: bool) -> WindowRead:
+    return read._replace(unread=())
 
 
-def hold(commit: Commit, is_beside_gap: bool) -> Commit:
-    return commit._replace(advance_to=None) if is_beside_gap else commit
+def hold(read: WindowRead, is_beside_gap: bool) -> WindowRead:
+    return read._replace(advance_to=None) if is_beside_gap else read
 
 
 @pytest.mark.parametrize(("mistake", "told"), [(forget, "not named"), (hold, "stands still")])
 def test_a_planted_mistake_is_found(mistake: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Contracts.commit_window
-    met: list[Commit] = []
+    real = Claim.commit
+    met: list[WindowRead] = []
 
-    def commit_window(self: Contracts, commit: Commit) -> Any:
-        met.extend([commit] if commit.unread else [])
-        return real(self, mistake(commit, bool(met)))
+    def commit(self: Claim, read: WindowRead, prepare: Prepare) -> Any:
+        met.extend([read] if read.unread else [])
+        return real(self, mistake(read, bool(met)), prepare)
 
-    monkeypatch.setattr(Contracts, "commit_window", commit_window)
+    monkeypatch.setattr(Claim, "commit", commit)
     with pytest.raises(AssertionError, match=told):
         after_polls(Api({77: "dense"}, 0), 1)
 

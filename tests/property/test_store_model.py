@@ -16,9 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from poller.core.events import IDENTITY_BYTES, Event
 from poller.core.windows import Window
-from poller.store import State, ledger, segments
-from poller.store.contracts import Commit
-from poller.store.outbox import DeadLetter
+from poller.store import segments
+from poller.store.rows import DeadLetter, Prepared, WindowRead
+from poller.store.sqlite import State, ledger
+from tests.states import claimed, next_batch, postpone
 
 HOUR = 3600
 START = 100 * HOUR
@@ -172,20 +173,11 @@ class StoreMachine(RuleBasedStateMachine):
         unseen = self.state.contracts.unseen(contract, events)
         assert unseen == [event for event in events if event.identity not in model.known]
         kept = unseen[filtered:]
-        self.state.contracts.commit_window(
-            Commit(
-                contract=contract,
-                window=window,
-                fetched=len(events) + repeats,
-                unseen=unseen,
-                new_count=len(unseen),
-                kept=kept,
-                now=self.now,
-                advance_to=advance_to,
-                of_range=of_range,
-                filtered={"some": min(1, len(unseen) - len(kept)), "others": max(0, len(unseen) - len(kept) - 1)},
-            )
-        )
+        left_out = {"some": min(1, len(unseen) - len(kept)), "others": max(0, len(unseen) - len(kept) - 1)}
+        read = WindowRead(window, events, len(events) + repeats, self.now, advance_to=advance_to, of_range=of_range)
+        with claimed(self.state, contract) as claim:
+            done = claim.commit(read, lambda fresh: Prepared(fresh[filtered:], left_out))
+        assert (done.unseen, done.kept_count) == (unseen, len(kept))
         for event in unseen:
             hour = event.time_us // (HOUR * 1_000_000)
             model.known[event.identity] = hour
@@ -239,14 +231,17 @@ class StoreMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, max_events: int, max_bytes: int, dead_every: int) -> None:
         name = data.draw(st.sampled_from(sorted(name for name, sink in self.sinks.items() if sink.waiting)))
         sink = self.sinks[name]
-        batch = self.state.outbox.batch(name, max_events, max_bytes)
+        place = self.state.outbox.take(name)
+        assert place is not None
+        batch = place.batch(max_events, max_bytes)
         assert batch is not None
         assert 1 <= len(batch.events) <= max_events
         assert len(batch.events) == 1 or sum(len(event.line) + 1 for event in batch.events) <= max_bytes
         assert batch.has_more == (len(batch.events) < len(sink.waiting))
         count = data.draw(st.integers(1, len(batch.events)))
         dead = batch.events[:count][dead_every - 1 :: dead_every]
-        self.state.outbox.settle(name, count, dead=[DeadLetter(event, 400, "refused") for event in dead], now=self.now)
+        place.settle(count, dead=[DeadLetter(event, 400, "refused") for event in dead], now=self.now)
+        place.release()
         self.letters += [(name, Item(event.contract, event.identity, event.line)) for event in dead]
         del sink.waiting[:count]
         sink.delivered += count - len(dead)
@@ -254,7 +249,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(sink=st.sampled_from(SINKS), attempts=st.integers(1, 9))
     def postpone(self, sink: str, attempts: int) -> None:
-        self.state.outbox.postpone(sink, attempts, self.now, self.now + 60.0, "no connection", parked_at=None)
+        if sink in self.sinks:
+            postpone(self.state, sink, attempts, self.now, self.now + 60.0, "no connection")
 
     @precondition(lambda self: self.letters)
     @rule(sink=st.sampled_from(SINKS))
@@ -335,7 +331,7 @@ class StoreMachine(RuleBasedStateMachine):
                 model.dead,
             )
             assert row.waiting == len(model.waiting)
-            batch = self.state.outbox.batch(row.sink.name, 10**6, 10**9)
+            batch = next_batch(self.state, row.sink.name)
             found = [Item(event.contract, event.identity, event.line) for event in batch.events] if batch else []
             assert found == model.waiting
         letters = [

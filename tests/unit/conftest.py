@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poller.store import State
+from poller.store.sqlite import State
 from tests.states import with_a_sink
 
 

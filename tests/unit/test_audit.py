@@ -25,8 +25,7 @@ from poller.pipeline.audit import (
     self_audit_span,
     whole_hours,
 )
-from poller.store.contracts import Contract
-from poller.store.ledger import HOUR_SECONDS, Count
+from poller.store.rows import HOUR_SECONDS, Contract, Count
 from tests.support import TOP
 
 CONTRACT = "31960001"

@@ -17,8 +17,8 @@ from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.audit import Difference, around, parts_of, self_audit_span
 from poller.pipeline.collect import Collector
-from poller.store import State
-from poller.store.contracts import Contract
+from poller.store.rows import Contract
+from poller.store.sqlite import State
 
 H = 3600
 BEGAN = 1_800_000_000 // H * H + 1260  # within an hour
@@ -174,7 +174,7 @@ def test_what_since_asks_for_is_missing_until_it_has_been_read(place: Place) -> 
     place.poll(3 * H)
     since = BEGAN - 2 * H
     place.log.refused = Window(since, since + 1)
-    place.state.ask_since(["default"], since)
+    place.state.request_reread(["default"], since)
     place.poll(60)
     assert place.row().origin == since
     place.log.refused = None

@@ -15,7 +15,7 @@ from poller.core.events import Page, parse_page
 from poller.core.listing import ContractList
 from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector
-from poller.store import State
+from poller.store.sqlite import State
 
 NOON = 1_800_000_000 // 3600 * 3600
 MINUTE = 60

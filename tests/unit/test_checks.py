@@ -16,7 +16,7 @@ from poller.checks.account import check_clock, check_contract, check_token, chec
 from poller.checks.fluent_bit import check_fluent_bit
 from poller.checks.fluent_bit_file import size_bytes
 from poller.checks.sinks import check_sink, judge
-from poller.checks.state import check_space, check_state
+from poller.checks.state import check_state
 from poller.checks.system import check_credentials, check_listen, check_unit
 from poller.config import Config, Credentials, FileSink, LoggingServiceSink, LokiSink, Secret, SecretSource, load
 from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
@@ -34,8 +34,9 @@ from poller.core.errors import (
 )
 from poller.core.events import Page
 from poller.core.windows import Window
-from poller.store import State
 from poller.store.overview import TakenBack
+from poller.store.sqlite import State, Stores
+from poller.store.sqlite.diagnosis import check_space
 from tests.support import TOP
 
 NOW = 1_800_000_000.0
@@ -220,12 +221,12 @@ def test_how_much_space_is_enough(free: int, max_bytes: int, level: str, words: 
 
 def test_looking_at_a_state_changes_nothing_and_tells_who_holds_it(tmp_path: Path) -> None:
     directory = tmp_path / "state"
-    assert [finding.level for finding in check_state(directory, 1)] == ["ok", "ok"]
+    assert [finding.level for finding in check_state(Stores(directory), 1)] == ["ok", "ok"]
     assert not directory.exists()
     state = State.open(directory, "run")
-    held = list(check_state(directory, 1))[-1]
+    held = list(check_state(Stores(directory), 1))[-1]
     state.close()
-    free = list(check_state(directory, 1))[-1]
+    free = list(check_state(Stores(directory), 1))[-1]
     assert (held.name, free.name) == ("state run", "state run")
     assert "in use by process" in held.message
     assert "not in use" in free.message
@@ -234,11 +235,11 @@ def test_looking_at_a_state_changes_nothing_and_tells_who_holds_it(tmp_path: Pat
 
 def test_a_state_that_was_set_aside_is_told_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "run.db").write_bytes(b"no database" * 1000)
-    damaged = only(list(check_state(tmp_path, 1))[2:], "damaged", "--since")
+    damaged = only(list(check_state(Stores(tmp_path), 1))[2:], "damaged", "--since")
     assert (damaged.name, damaged.exit_code) == ("state run", EXIT_STATE)
     with pytest.raises(StateError):
         State.open(tmp_path, "run")
-    aside = only(list(check_state(tmp_path, 1))[2:], "was set aside as run.db.unusable-", "--since")
+    aside = only(list(check_state(Stores(tmp_path), 1))[2:], "was set aside as run.db.unusable-", "--since")
     assert (aside.name, aside.exit_code) == ("state run", EXIT_STATE)
 
 

@@ -15,7 +15,7 @@ from poller.core.events import Event, Page
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector, Prepared
-from poller.store import State
+from poller.store.sqlite import State
 
 NOW = 1_800_000_000
 MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 365 * 86_400

@@ -13,7 +13,7 @@ from poller.core.events import Page
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector
-from poller.store import State
+from poller.store.sqlite import State
 
 NOW = 1_800_000_000
 HOURS = 7200

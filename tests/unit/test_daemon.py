@@ -24,9 +24,9 @@ from poller.service.daemon import Daemon
 from poller.service.notify import Notifier
 from poller.service.schedule import Parts
 from poller.sinks.stdout import PRINTED, StdoutSink
-from poller.store import State
-from poller.store.contracts import Commit
+from poller.store.sqlite import State
 from poller.system import liveness
+from tests.states import commit
 from tests.support import wait_until
 from tests.unit.test_triggers import due_times
 
@@ -191,7 +191,7 @@ def fill(state: State) -> None:
     """An event to deliver to each sink that is known by now."""
     state.contracts.enrol(["1"], "gone", 0, 0)
     event = Event(1_000_000, bytes(16), b"{}", True, True)
-    state.contracts.commit_window(Commit("1", Window(0, 9), 1, [event], 1, [event], 9, advance_to=9))
+    commit(state, [event], window=Window(0, 9), now=9)
 
 
 @pytest.mark.parametrize("who", ["sink stdout", "the job discovery"])

@@ -24,8 +24,8 @@ from poller.core.events import Event, OutboxEvent
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.stdout import PRINTED, StdoutSink
-from poller.store import State
-from poller.store.contracts import Commit
+from poller.store.sqlite import State
+from tests.states import commit
 
 CONTRACT = "31960001"
 EVENTS = [Event(second * 1_000_000, bytes([second]) * 16, b"{}", True, True) for second in range(1, 4)]
@@ -50,13 +50,13 @@ def test_what_a_sink_took_while_the_disk_was_full_is_settled_before_the_end(
     sink = Taking()
     deliverer = Deliverer(state.outbox, sink)
     state.contracts.enrol([CONTRACT], "default", 0, 0)
-    state.contracts.commit_window(Commit(CONTRACT, Window(0, 9), 3, EVENTS, 3, EVENTS, 9, advance_to=9))
+    commit(state, EVENTS, contract=CONTRACT, window=Window(0, 9), now=9)
 
     def fail(*args: Any, **options: Any) -> None:
         raise StateFullError("no space left on the disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(state.outbox, "settle", fail)
+        patch.setattr(deliverer._place, "settle", fail)
         with pytest.raises(StateFullError):
             deliverer.step()
     deliverer.finish()
@@ -108,7 +108,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 def collect(state: State, count: int, start: int = 1) -> None:
     events = [Event(number, number.to_bytes(16), b"{}", True, True) for number in range(start, start + count)]
-    state.contracts.commit_window(Commit(CONTRACT, Window(0, 9), count, events, count, events, 9, advance_to=9))
+    commit(state, events, contract=CONTRACT, window=Window(0, 9), now=9)
 
 
 def run(deliverer: Deliverer, clock: Clock, sends: int = 1000, *, until: Callable[[], bool] = lambda: False) -> None:
@@ -148,10 +148,10 @@ def test_batches_grow_to_their_size_again_when_an_outage_is_over(state: State, c
 
 def test_how_often_a_batch_failed_outlives_a_restart(state: State, clock: Clock) -> None:
     sink = Scripted(lambda events: RetryAfter("time-out", is_size_suspect=True))
-    collect(state, 8)
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, 8)
     run(deliverer, clock, HALVE_AT_ATTEMPT - 1)
+    deliverer.abandon()
     again = Deliverer(state.outbox, sink, clock=clock)
     run(again, clock, 3)
     assert sink.sizes == [8] * HALVE_AT_ATTEMPT + [4]
@@ -250,10 +250,10 @@ def test_a_sink_without_an_output_waits_with_the_reason(state: State, clock: Clo
 def test_a_parked_sink_is_tried_at_once_after_a_start(state: State, clock: Clock) -> None:
     answers = iter([CredentialsRefused("HTTP 401", 401)])
     sink = Scripted(lambda events: next(answers, Accepted()))
-    collect(state, 1)
     first = Deliverer(state.outbox, sink, clock=clock)
     collect(state, 1)
     assert first.step() == (0, PARKED_RETRY_SECONDS)
+    first.abandon()
     again = Deliverer(state.outbox, sink, clock=clock)
     assert again.step().settled == 1
 

@@ -11,7 +11,7 @@ from poller.core.hours import HOUR_SECONDS, Compared, first_hour, states
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited, Difference, compared_by
 from poller.pipeline.status import hours_of
-from poller.store import State
+from poller.store.sqlite import State
 from tests.states import HOUR, NOW, START
 
 LATER = NOW + 20 * 60  # 20 minutes into the hour

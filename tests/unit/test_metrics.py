@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from prometheus_client.parser import text_string_to_metric_families
 
 from poller.service.metrics import Metrics
-from poller.store.contracts import Contract
-from poller.store.outbox import Size
 from poller.store.overview import Overview
+from poller.store.rows import Contract, Size
 
 NOW = 1_777_593_600
 

@@ -18,8 +18,8 @@ from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.base import Context, OwnOutput, Sink
 from poller.sinks.build import FACTORIES, build_sink
-from poller.store import State
-from poller.store.contracts import Commit
+from poller.store.sqlite import State
+from tests.states import commit
 
 CONTRACT = "31960001"
 
@@ -60,7 +60,7 @@ def state(tmp_path: Path) -> Any:
     events = [Event(number, number.to_bytes(16), b'{"n":%d}' % number, True, True) for number in range(1, 4)]
     yield (
         state,
-        lambda: state.contracts.commit_window(Commit(CONTRACT, Window(0, 9), 3, events, 3, events, 9, advance_to=9)),
+        lambda: commit(state, events, contract=CONTRACT, window=Window(0, 9), now=9),
     )
     state.close()
 
@@ -115,6 +115,7 @@ def test_only_a_sink_with_an_output_of_its_own_has_an_offset_and_it_outlives_a_r
     deliverer = Deliverer(books.outbox, sink)
     collect()
     deliverer.step(is_last=True)
+    deliverer.abandon()
     again = CountingSink()
     Deliverer(books.outbox, again)
     assert (sink.resumed, again.resumed) == ([None], [3])

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from poller.checks.state import check_files, check_state
+from poller.checks.state import check_state
 from poller.core.errors import StateError, StateHeldError
-from poller.store import State
-from poller.store.database import Database
-from poller.store.inspection import holder_of, missing_in, schema_of
-from poller.store.overview import OtherLedger, overview_of
+from poller.store.sqlite import State, Stores
+from poller.store.sqlite.database import Database
+from poller.store.sqlite.inspection import holder_of, missing_in, schema_of
+from poller.store.sqlite.overview import Collected, overview_of
 from tests.states import commit, events, open_state, waiting, with_a_sink
 from tests.support import TOP, clean_environment
 
@@ -43,11 +43,11 @@ def descriptors_of(path: Path) -> int:
 
 
 def attach(directory: Path) -> None:
-    State.attach(directory, "fetch").close()
+    Stores(directory).attach("fetch").close()
 
 
 def attach_and_hold(directory: Path) -> None:
-    with closing(State.attach(directory, "fetch")) as state, suppress(StateHeldError), state.held():
+    with closing(Stores(directory).attach("fetch")) as state, suppress(StateHeldError), state.held():
         state.remember("held", "yes")
 
 
@@ -57,13 +57,12 @@ def open_again(directory: Path) -> None:
 
 
 def look_at_the_ledger(directory: Path) -> None:
-    with closing(OtherLedger(State.path(directory, "fetch"), ["out"])) as other:
+    with closing(Stores(directory).collected("fetch", ["out"])) as other:
         other.unseen("1", events(1, 2))
 
 
 def check(directory: Path) -> None:
-    list(check_files(directory))
-    list(check_state(directory, 1))
+    list(check_state(Stores(directory), 1))
     schema_of(directory / "fetch.db")
     missing_in(directory)
     holder_of(directory / "fetch.lock")
@@ -77,7 +76,7 @@ def try_to_discard(directory: Path) -> None:
     with suppress(StateHeldError):
         lock = directory / "fetch.lock"
         if holder_of(lock):
-            State.discard(directory, "fetch")
+            Stores(directory).discard("fetch")
 
 
 WAYS: list[Callable[[Path], None]] = [
@@ -115,9 +114,9 @@ def test_a_state_that_is_only_attached_or_read_keeps_its_locks_as_well(
 ) -> None:
     with_a_sink(directory).close()
     path = directory / "fetch.db"
-    keepers: list[Callable[[], State | OtherLedger]] = [
-        lambda: State.attach(directory, "fetch"),
-        lambda: OtherLedger(path, []),
+    keepers: list[Callable[[], State | Collected]] = [
+        lambda: Stores(directory).attach("fetch"),
+        lambda: Collected(path, []),
     ]
     for keeper in keepers:
         with closing(keeper()):
@@ -131,7 +130,7 @@ def test_a_state_that_is_only_attached_or_read_keeps_its_locks_as_well(
 
 def test_what_is_read_and_then_opened_to_write_is_one_connection_that_writes(directory: Path) -> None:
     with_a_sink(directory).close()
-    with closing(OtherLedger(directory / "fetch.db", ["out"])) as other:
+    with closing(Collected(directory / "fetch.db", ["out"])) as other:
         with closing(open_state(directory)) as state:
             commit(state, events(1))
             assert other.unseen("1", events(1, 2)) == events(2)
@@ -141,7 +140,7 @@ def test_what_is_read_and_then_opened_to_write_is_one_connection_that_writes(dir
 
 def test_an_attached_state_can_be_held_and_let_go_again(directory: Path) -> None:
     with_a_sink(directory).close()
-    with closing(State.attach(directory, "fetch")) as state:
+    with closing(Stores(directory).attach("fetch")) as state:
         with state.held():
             assert holder_of(directory / "fetch.lock") == os.getpid()
             with pytest.raises(StateHeldError):
@@ -154,7 +153,7 @@ def test_an_attached_state_can_be_held_and_let_go_again(directory: Path) -> None
 
 def test_an_attached_state_is_not_held_while_another_process_holds_it(directory: Path) -> None:
     held = with_a_sink(directory)
-    with closing(State.attach(directory, "fetch")) as state:
+    with closing(Stores(directory).attach("fetch")) as state:
         with pytest.raises(StateHeldError), state.held():
             pass
         held.close()
@@ -166,8 +165,8 @@ REPLAY = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from poller.store import State
-with closing(State.attach(Path(sys.argv[1]), "fetch")) as state:
+from poller.store.sqlite import State, Stores
+with closing(Stores(Path(sys.argv[1])).attach("fetch")) as state:
     state.remember(sys.argv[2], "yes")
 """
 
@@ -175,7 +174,7 @@ with closing(State.attach(Path(sys.argv[1]), "fetch")) as state:
 def test_who_comes_and_goes_beside_it_leaves_the_write_ahead_log(directory: Path) -> None:
     # With its locks lost, whoever came would take itself for the last user, and delete the log under us.
     with_a_sink(directory).close()
-    with closing(State.attach(directory, "fetch")) as state:
+    with closing(Stores(directory).attach("fetch")) as state:
         for number, way in enumerate(WAYS[:-1]):
             way(directory)
             command = [sys.executable, "-c", REPLAY, str(directory), f"theirs-{number}"]
@@ -201,7 +200,7 @@ def test_an_interrupt_while_a_state_is_opened_leaves_nothing_open(
             open_state(directory)
     assert descriptors_of(directory / "fetch.db") == 0
     with pytest.raises(StateError):
-        OtherLedger(directory / "missing.db", [])
+        Collected(directory / "missing.db", [])
 
 
 def connections_made() -> Iterator[str]:
@@ -213,4 +212,4 @@ def connections_made() -> Iterator[str]:
 def test_only_one_place_opens_a_state_file() -> None:
     made = list(connections_made())
     assert len(made) == 1, made
-    assert made[0].startswith("poller/store/connection.py")
+    assert made[0].startswith("poller/store/sqlite/connection.py")

@@ -14,8 +14,7 @@ from poller.pipeline.status import Seen
 from poller.service.rate import MINUTES, Rate
 from poller.service.web.html import HEADERS, render
 from poller.service.web.view import BAD, OK, WARN, View, headline, level, problems, subline
-from poller.store.contracts import Range
-from poller.store.outbox import Size
+from poller.store.rows import Range, Size
 from tests.views import FIRST, HOUR, NOW, TOP, config_of, contract, gap, sink, state, view
 
 MINUTE = 60

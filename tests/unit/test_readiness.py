@@ -8,9 +8,8 @@ import pytest
 from poller.config import Account, Config, Poll
 from poller.core.errors import AuthError, PollerError
 from poller.service.readiness import troubles
-from poller.store.contracts import Contract
-from poller.store.outbox import Sink, Size
 from poller.store.overview import Overview, SinkOverview
+from poller.store.rows import Contract, Sink, Size
 
 NOW = 1_777_593_600
 CONFIG = Config(poll=Poll(interval_seconds=60), accounts=(Account(name="default"),))
@@ -24,9 +23,7 @@ def contract(name: str = "1", *, ago: int | None = 10, failure: str = "", accoun
 
 
 def sink(*, parked_at: float | None = None, failure: str = "HTTP 401") -> SinkOverview:
-    return SinkOverview(
-        Sink("loki", "loki", 0, 0, 0, 0, 0, 0, None, None, parked_at, failure, None, None, 0), 0, None, 0
-    )
+    return SinkOverview(Sink("loki", "loki", parked_at=parked_at, failure=failure), 0, None, 0)
 
 
 def told(

@@ -20,8 +20,8 @@ from poller.core.events import Event
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.stdout import PRINTED, StdoutSink
-from poller.store import State
-from poller.store.contracts import Commit
+from poller.store.sqlite import State
+from tests.states import commit, note_mark
 
 CONTRACT = "31960001"
 LINES = [b'{"n":%d,"text":"%s"}' % (number, b"x" * 200) for number in range(40)]
@@ -40,7 +40,7 @@ class Place:
 
     def collect(self) -> None:
         self.state.contracts.enrol([CONTRACT], "default", 0, 0)
-        self.state.contracts.commit_window(Commit(CONTRACT, Window(0, 99), 40, EVENTS, 40, EVENTS, 99, advance_to=99))
+        commit(self.state, EVENTS, contract=CONTRACT, window=Window(0, 99), now=99)
 
     def sink(self, descriptor: int, **settings: Any) -> StdoutSink:
         self._patch.setattr("sys.stdout", open(descriptor, "wb", closefd=False))  # noqa: SIM115
@@ -49,8 +49,11 @@ class Place:
     def deliver(self, descriptor: int, **settings: Any) -> None:
         """What a process does with one output. Raises: OutputError."""
         deliverer = Deliverer(self.state.outbox, self.sink(descriptor, **settings))
-        while deliverer.step(is_last=True).wait_seconds is not None:
-            pass
+        try:
+            while deliverer.step(is_last=True).wait_seconds is not None:
+                pass
+        finally:
+            deliverer.abandon()
 
     def append(self, path: Path, flags: int = os.O_WRONLY | os.O_APPEND | os.O_CREAT, **settings: Any) -> None:
         descriptor = os.open(path, flags, 0o600)
@@ -113,7 +116,7 @@ def test_what_a_killed_process_wrote_is_completed(
 ) -> None:
     path = tmp_path / "out"
     path.write_bytes(before + ALL[:written])
-    place.state.outbox.note_mark("stdout", len(before))
+    note_mark(place.state, "stdout", len(before))
     place.append(path, batch_events=batch)
     assert path.read_bytes() == before + ALL
     assert place.mark == len(before + ALL)
@@ -142,7 +145,7 @@ def test_half_a_line_that_is_not_ours_stays_and_a_new_line_begins(
 ) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"somebody's {")
-    place.state.outbox.note_mark("stdout", mark)
+    note_mark(place.state, "stdout", mark)
     place.append(path)
     assert path.read_bytes() == b"somebody's {\n" + ALL
 
@@ -150,7 +153,7 @@ def test_half_a_line_that_is_not_ours_stays_and_a_new_line_begins(
 def test_lines_of_others_between_ours_are_left_alone(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(ALL[:100] + b"\nlog line\n")
-    place.state.outbox.note_mark("stdout", 0)
+    note_mark(place.state, "stdout", 0)
     place.append(path)
     assert path.read_bytes() == ALL[:100] + b"\nlog line\n" + ALL
 
@@ -178,7 +181,7 @@ def test_half_a_line_behind_which_others_have_written_is_not_cut(
 def test_in_a_file_that_was_emptied_meanwhile_it_begins_anew(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(HEAD)
-    place.state.outbox.note_mark("stdout", 5000)
+    note_mark(place.state, "stdout", 5000)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
     deliverer = Deliverer(place.state.outbox, place.sink(descriptor, batch_events=30))
     assert deliverer.step().settled == 30
@@ -194,7 +197,7 @@ def test_where_the_file_cannot_be_read_a_new_line_begins_behind_what_is_not_sett
 ) -> None:
     path = tmp_path / "out"
     path.write_bytes(HEAD)
-    place.state.outbox.note_mark("stdout", mark)
+    note_mark(place.state, "stdout", mark)
     real = os.open
 
     def refused(name: Any, *args: Any, **options: Any) -> int:
@@ -239,7 +242,7 @@ def drained(reader: int) -> bytes:
 def test_a_repeat_into_a_pipe_that_has_half_a_line_begins_with_a_new_line(place: Place) -> None:
     reader, writer = os.pipe()
     other_reader, other = os.pipe()
-    place.state.outbox.note_mark("stdout", -os.fstat(writer).st_ino)  # by a process that did not come to its end
+    note_mark(place.state, "stdout", -os.fstat(writer).st_ino)  # by a process that did not come to its end
     os.write(writer, ALL[:100])
     place.deliver(writer)
     assert drained(reader) == ALL[:100] + b"\n" + ALL
@@ -250,7 +253,7 @@ def test_a_repeat_into_a_pipe_that_has_half_a_line_begins_with_a_new_line(place:
 
 def test_another_pipe_has_no_half_line(place: Place) -> None:
     reader, writer = os.pipe()
-    place.state.outbox.note_mark("stdout", -os.fstat(writer).st_ino - 1)
+    note_mark(place.state, "stdout", -os.fstat(writer).st_ino - 1)
     place.deliver(writer)
     assert drained(reader) == ALL
     os.close(reader)

@@ -13,9 +13,9 @@ from poller.core.errors import StateError
 from poller.core.events import IDENTITY_BYTES, Event
 from poller.core.sifting import told_apart
 from poller.core.windows import Window
-from poller.store import State, database
-from poller.store.ledger import _CHUNK_IDENTITIES as CHUNK
-from tests.states import HOUR, NOW, START, commit, counts, event, events, open_state, waiting
+from poller.store.sqlite import State, database
+from poller.store.sqlite.ledger import _CHUNK_IDENTITIES as CHUNK
+from tests.states import HOUR, NOW, START, claimed, commit, counts, event, events, open_state, settle, waiting
 
 # Contracts, watermarks and books
 
@@ -58,8 +58,9 @@ def test_the_books_say_what_became_of_every_entry_that_was_fetched(state: State)
 
 
 def test_how_a_poll_ended_is_remembered(state: State) -> None:
-    state.contracts.record_poll("1", NOW, "no answer")
-    state.contracts.record_poll("1", NOW + 1, "")
+    with claimed(state) as claim:
+        claim.record_poll(NOW, "no answer")
+        claim.record_poll(NOW + 1, "")
     row = state.contracts.all()[0]
     assert (row.failed_at, row.succeeded_at, row.failure) == (NOW, NOW + 1, "")
 
@@ -116,7 +117,7 @@ def test_an_interrupt_in_a_transaction_leaves_nothing_behind(state: State) -> No
 
 def test_what_was_committed_is_there_after_a_crash(state: State, directory: Path, tmp_path: Path) -> None:
     commit(state, events(1, 2))
-    state.outbox.settle("out", 1, now=NOW)
+    settle(state, "out", 1, now=NOW)
     crashed = tmp_path / "crashed"
     crashed.mkdir()
     for suffix in ("", "-wal"):
@@ -301,7 +302,7 @@ def test_free_space_goes_back_to_the_disk(directory: Path, monkeypatch: pytest.M
     state.outbox.register("out", "stdout")
     big = [event(number, line=b'{"n":%d,"x":"%s"}' % (number, b"x" * 10_000)) for number in range(500)]
     commit(state, big)
-    state.outbox.settle("out", 500, now=NOW)
+    settle(state, "out", 500, now=NOW)
     state.prune(HOUR, 600, NOW)
     state.close()
     assert (directory / "fetch.db").stat().st_size < 500_000

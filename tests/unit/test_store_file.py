@@ -18,12 +18,12 @@ import pytest
 
 from poller.core.errors import StateError, StateFullError, StateHeldError, StateUnavailableError, StoppedError
 from poller.core.windows import Window
-from poller.store import State
-from poller.store.database import Database
-from poller.store.inspection import schema_of
-from poller.store.overview import overview_of
-from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, with_functions
-from tests.states import HOUR, START, commit, event, events, open_state
+from poller.store.sqlite import State, Stores
+from poller.store.sqlite.database import Database
+from poller.store.sqlite.inspection import schema_of
+from poller.store.sqlite.overview import overview_of
+from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, with_functions
+from tests.states import HOUR, START, commit, event, events, next_batch, open_state
 from tests.support import TOP, UNMEASURED, clean_environment
 
 # The file
@@ -50,7 +50,7 @@ def test_closing_leaves_one_file_and_its_lock(directory: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from poller.store import State
+from poller.store.sqlite import State, Stores
 state = State.open(Path(sys.argv[1]), "fetch")
 print("held", flush=True)
 sys.stdin.read()
@@ -223,7 +223,7 @@ def test_a_crash_before_anything_was_written_is_no_damage(directory: Path) -> No
     script = """
 import os, shutil, sys
 from pathlib import Path
-from poller.store import State, database
+from poller.store.sqlite import State, database
 from tests.states import START
 
 directory = Path(sys.argv[1])
@@ -288,13 +288,13 @@ def test_from_when_a_person_wants_to_read_is_in_a_new_file_from_its_beginning(
         raise StoppedError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(State, "ask_since", die)
+        patch.setattr(State, "request_reread", die)
         with pytest.raises(StoppedError):
             open_state(directory, since=START)
     with closing(open_state(directory)) as state:
-        assert state.asked_since("default") == START
-        state.forget_since("default")
-        assert state.asked_since("default") is None
+        assert state.requested_reread("default") == START
+        state.forget_reread("default")
+        assert state.requested_reread("default") is None
 
 
 def test_a_newer_schema_is_refused_and_left_as_it_is(closed: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_flipped_bit_in_a_waiting_entry_is_told_from_the_entry(closed: Path) -
     closed.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     state = open_state(closed.parent)
     with pytest.raises(StateError, match="damaged") as raised:
-        state.outbox.batch("out", 10, 10**6)
+        next_batch(state, "out", 10, 10**6)
     assert "--since" in raised.value.hint
     state.close()
 
@@ -345,7 +345,7 @@ def test_whatever_bits_are_flipped_nothing_but_our_errors_comes_of_it(closed: Pa
                 state.overview()
                 state.contracts.unseen("1", events(1, 9))
                 state.contracts.ranges("1")
-                state.outbox.batch("out", 10, 10**6)
+                next_batch(state, "out", 10, 10**6)
                 commit(state, events(9))
                 state.dead_letters.find()
             finally:
@@ -382,7 +382,7 @@ def test_beside_a_running_process_nothing_is_set_aside_or_migrated(state: State,
     commit(state, events(1))
     state._database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     damage_middle(directory / "fetch.db")
-    with pytest.raises(StateError), closing(State.attach(directory, "fetch")) as beside:
+    with pytest.raises(StateError), closing(Stores(directory).attach("fetch")) as beside:
         beside.overview()
     assert (directory / "fetch.db").exists()
 
@@ -397,7 +397,7 @@ def test_there_is_nothing_to_look_at_where_there_is_no_file(tmp_path: Path) -> N
     with pytest.raises(StateError):
         overview_of(tmp_path / "fetch.db")
     with pytest.raises(StateError, match="does not exist"):
-        State.attach(tmp_path, "fetch")
+        Stores(tmp_path).attach("fetch")
 
 
 # Directories and disks that cannot be written
@@ -422,8 +422,8 @@ import json, os, resource, sys
 from pathlib import Path
 from poller.core.errors import StateError, StateFullError
 from poller.core.events import Event
-from poller.store import State
-from poller.store.contracts import Commit
+from poller.store.sqlite import State, Stores
+from poller.store.rows import Prepared, WindowRead
 from poller.core.windows import Window
 
 directory, limit = Path(sys.argv[1]), int(sys.argv[2])
@@ -433,12 +433,11 @@ state.outbox.register("out", "stdout")
 
 def commit(number):
     new = [Event(number, number.to_bytes(16, "big"), b'{"n":%d,"x":"%s"}' % (number, os.urandom(5000).hex().encode()))]
-    state.contracts.commit_window(
-        Commit(
-            contract="1", window=Window(number, number + 1), fetched=1, unseen=new, new_count=1, kept=new, now=0,
-            advance_to=number + 1,
-        )
-    )
+    (claim,) = state.contracts.claim(["1"])
+    try:
+        claim.commit(WindowRead(Window(number, number + 1), new, 1, 0, advance_to=number + 1), Prepared)
+    finally:
+        claim.release()
 
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 if limit:
@@ -452,7 +451,9 @@ for _ in range(3):  # it stays full, and goes on being the same error
     except StateError as error:
         kinds.append(type(error).__name__)
 before = state.overview()
-batch = state.outbox.batch("out", 10_000, 10**9)
+place = state.outbox.take("out")
+batch = place.batch(10_000, 10**9)
+place.release()
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 (directory / "ballast").unlink(missing_ok=True)
 commit(committed)  # when there is room again, it goes on
@@ -547,7 +548,7 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory:
 def read_all(state: State) -> None:
     state.contracts.all()
     state.contracts.ranges("1")
-    state.outbox.batch("out", 10, 1000)
+    next_batch(state, "out", 10, 1000)
 
 
 def test_a_new_state_that_is_killed_at_once_can_be_looked_at(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,8 +567,8 @@ def test_what_another_process_writes_meanwhile_is_there_and_what_we_write_stays(
     state = open_state(directory)
     state.contracts.enrol(["1"], "default", START, START)
     code = (
-        "import sys; from pathlib import Path; from poller.store import State\n"
-        "beside = State.attach(Path(sys.argv[1]), 'fetch'); beside.remember('theirs', 'yes'); beside.close()"
+        "import sys; from pathlib import Path; from poller.store.sqlite import Stores\n"
+        "beside = Stores(Path(sys.argv[1])).attach('fetch'); beside.remember('theirs', 'yes'); beside.close()"
     )
     for _ in range(2):  # whoever closes last takes the write-ahead log away: that must not be somebody beside us
         subprocess.run([sys.executable, "-c", code, str(directory)], cwd=TOP, env=clean_environment(), check=True)

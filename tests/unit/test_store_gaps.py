@@ -11,8 +11,8 @@ import pytest
 from poller.core.errors import StateError
 from poller.core.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, Unread
 from poller.core.windows import Window
-from poller.store import State, gaps
 from poller.store.gaps import Entry
+from poller.store.sqlite import State
 from tests.states import HOUR, NOW, START, commit, event, events, open_state
 
 MINUTE = Window(START, START + 60)
@@ -97,7 +97,7 @@ def test_what_came_is_kept_within_bounds(state: State) -> None:
 
 
 def test_gaps_of_a_contract_stay_few_whatever_the_api_does(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gaps, "_MOST", 5)
+    monkeypatch.setattr("poller.store.gaps._MOST", 5)
     for second in range(0, 60, 2):
         commit(state, [], window=MINUTE._replace(start=START + second), unread=[at(second)])
     found = spans(state)

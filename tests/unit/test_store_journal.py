@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from poller.store import State, dead_letters, outbox
-from poller.store.dead_letters import StoredLetter
 from poller.store.journal import Action, JournalEntry, Person
-from poller.store.outbox import DeadLetter
-from poller.store.overview import journal_of
-from tests.states import NOW, commit, events, with_a_sink
+from poller.store.letters import StoredLetter
+from poller.store.rows import DeadLetter
+from poller.store.sqlite import Stores, outbox
+from poller.store.sqlite.overview import journal_of
+from tests.states import NOW, commit, events, next_batch, patch_pieces, postpone, settle, with_a_sink
 
 ANNA = Person(1000, "anna")
 
@@ -23,9 +23,9 @@ def directory(tmp_path: Path) -> Path:
     """A state with four dead letters of the sink `out`."""
     with closing(with_a_sink(tmp_path / "state")) as state:
         commit(state, events(1, 2, 3, 4))
-        batch = state.outbox.batch("out", 9, 10**9)
+        batch = next_batch(state, "out", 9, 10**9)
         assert batch is not None
-        state.outbox.settle("out", 4, dead=[DeadLetter(one, 400, "no") for one in batch.events], now=NOW)
+        settle(state, "out", 4, dead=[DeadLetter(one, 400, "no") for one in batch.events], now=NOW)
     return tmp_path / "state"
 
 
@@ -36,8 +36,8 @@ def entries(directory: Path) -> list[JournalEntry]:
 def test_what_is_done_in_pieces_has_one_line_that_says_how_much_was_done(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "PIECE_LETTERS", 2)
-    with closing(State.attach(directory, "fetch")) as state:
+    patch_pieces(monkeypatch, "PIECE_LETTERS", 2)
+    with closing(Stores(directory).attach("fetch")) as state:
 
         def interrupted() -> Iterator[StoredLetter]:
             yield from state.dead_letters.find()[:3]
@@ -59,7 +59,7 @@ def fail(*args: object, **options: object) -> None:
 
 
 def test_what_does_not_happen_has_no_line(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(State.attach(directory, "fetch")) as state:
+    with closing(Stores(directory).attach("fetch")) as state:
         action = Action(ANNA, "purge")
         assert state.dead_letters.purge([], by=action) == 0
         assert not state.outbox.forget("nobody", by=action)
@@ -79,11 +79,11 @@ def test_a_person_is_shown_with_the_login_behind_sudo() -> None:
 
 
 def test_a_retry_has_a_line_if_the_sink_waited_and_none_otherwise(directory: Path) -> None:
-    with closing(State.attach(directory, "fetch")) as state:
+    with closing(Stores(directory).attach("fetch")) as state:
         by = Action(ANNA, "sinks retry", "out", clock=lambda: NOW)
         assert not state.outbox.retry("out", NOW, by=by)
         assert entries(directory) == []
-        state.outbox.postpone("out", 1, NOW, NOW + 60, "down", parked_at=None)
+        postpone(state, "out", 1, NOW, NOW + 60, "down")
         assert state.outbox.retry("out", NOW + 1, by=by)
         assert state.outbox.retry_at("out") == NOW + 1
         assert state.outbox.retry("out", NOW + 9)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from poller.core.errors import StateError
-from poller.store import State, dead_letters
-from poller.store.dead_letters import LetterBooks
-from poller.store.outbox import DeadLetter
-from poller.store.schema import APPLICATION_ID, migrate, with_functions
-from tests.states import NOW, commit, events, open_state, waiting
+from poller.store.letters import LetterBooks
+from poller.store.rows import DeadLetter
+from poller.store.sqlite import State, Stores
+from poller.store.sqlite.schema import APPLICATION_ID, migrate, with_functions
+from tests.states import NOW, commit, events, next_batch, open_state, patch_pieces, settle, waiting
 
 PIECE = 3
 
@@ -21,16 +21,16 @@ PIECE = 3
 def refuse(state: State, *numbers: int) -> None:
     """Events that the sink `out` refuses for good."""
     commit(state, events(*numbers))
-    batch = state.outbox.batch("out", len(numbers), 10**9)
+    batch = next_batch(state, "out", len(numbers), 10**9)
     assert batch is not None
     letters = [DeadLetter(item, 400, "bad") for item in batch.events]
-    state.outbox.settle("out", len(letters), dead=letters, now=NOW)
+    settle(state, "out", len(letters), dead=letters, now=NOW)
 
 
 @pytest.fixture
 def in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letters, "PIECE_LETTERS", PIECE)
-    monkeypatch.setattr("poller.store.database._GIVE_WAY_SECONDS", 0.0)
+    patch_pieces(monkeypatch, "PIECE_LETTERS", PIECE)
+    monkeypatch.setattr("poller.store.sqlite.database._GIVE_WAY_SECONDS", 0.0)
 
 
 def test_what_became_of_every_letter_is_in_the_books(state: State) -> None:
@@ -148,7 +148,7 @@ def test_letters_are_read_a_piece_at_a_time_however_many_or_large_they_are(
     next(letters)
     assert said.count("SELECT") == PIECE
     assert len(list(letters)) == 19
-    monkeypatch.setattr(dead_letters, "PIECE_BYTES", 1)
+    patch_pieces(monkeypatch, "PIECE_BYTES", 1)
     said.clear()
     next(state.dead_letters.each(numbers))
     assert said.count("SELECT") == 1
@@ -159,7 +159,7 @@ def test_letters_are_read_a_piece_at_a_time_however_many_or_large_they_are(
 def test_a_piece_of_large_letters_is_as_small_as_their_bytes_ask_for(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_letters, "PIECE_BYTES", 10)
+    patch_pieces(monkeypatch, "PIECE_BYTES", 10)
     refuse(state, *range(6))
     said = statements_of(state)
     assert state.dead_letters.purge(state.dead_letters.find()) == 6
@@ -188,7 +188,7 @@ def test_letters_that_somebody_else_deals_with_meanwhile_are_left_to_them(state:
     refuse(state, *range(8))
     letters = state.dead_letters.each(state.dead_letters.numbers())
     first = next(letters)
-    with closing(State.attach(directory, "fetch")) as beside:
+    with closing(Stores(directory).attach("fetch")) as beside:
         assert beside.dead_letters.purge(beside.dead_letters.find(ids=[1, 2, 7])) == 3
     assert state.dead_letters.replay([first, *letters], NOW) == 5
     assert state.overview().letters == {"out": LetterBooks(written=8, replayed=5, purged=3)}

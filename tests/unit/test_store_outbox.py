@@ -9,10 +9,10 @@ import pytest
 
 from poller.core.errors import StateError
 from poller.core.events import Event, OutboxEvent
-from poller.store import State
-from poller.store.outbox import DeadLetter
+from poller.store.rows import DeadLetter
 from poller.store.segments import MAX_BYTES, MAX_EVENTS, Stored, cut, decode, encode
-from tests.states import NOW, START, commit, event, events, open_state, waiting
+from poller.store.sqlite import State
+from tests.states import NOW, START, commit, event, events, next_batch, open_state, postpone, settle, taken, waiting
 
 # The outbox
 
@@ -22,12 +22,13 @@ def test_a_batch_holds_what_waits_in_order_and_says_whether_there_is_more(state:
     commit(state, events(3))
     state.contracts.enrol(["2"], "default", START, START)
     commit(state, events(4), contract="2", now=NOW + 1)
-    batch = state.outbox.batch("out", 4, 10**6)
+    batch = next_batch(state, "out", 4, 10**6)
     assert batch is not None
     assert batch.events[0] == OutboxEvent("1", START * 1_000_000 + 1, NOW, events(1)[0].identity, 0, b'{"n":1}')
     assert (batch.events[3].contract, batch.events[3].collected_at) == ("2", NOW + 1)
     assert not batch.has_more
-    assert state.outbox.batch("nobody", 10, 10) is None
+    with pytest.raises(StateError, match="nobody"):
+        state.outbox.take("nobody")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_a_batch_holds_what_waits_in_order_and_says_whether_there_is_more(state:
 def test_a_batch_keeps_its_bounds(state: State, max_events: int, max_bytes: int, expected: list[int]) -> None:
     commit(state, events(1, 2))
     commit(state, events(3, 4, 5))
-    batch = state.outbox.batch("out", max_events, max_bytes)
+    batch = next_batch(state, "out", max_events, max_bytes)
     assert batch is not None
     assert [json.loads(item.line)["n"] for item in batch.events] == expected
     assert batch.has_more == (len(expected) < 5)
@@ -61,7 +62,7 @@ def test_a_sink_advances_over_the_borders_of_segments(state: State, sizes: list[
     while left:
         assert waiting(state, "out") == left
         count = min(step, len(left))
-        state.outbox.settle("out", count, now=NOW)
+        settle(state, "out", count, now=NOW)
         left = left[count:]
         assert state.overview().imbalances() == []
     assert waiting(state, "out") == []
@@ -71,13 +72,13 @@ def test_a_sink_advances_over_the_borders_of_segments(state: State, sizes: list[
 def test_many_events_are_cut_into_segments_and_come_out_as_they_went_in(state: State) -> None:
     new = events(*range(2 * MAX_EVENTS + 1))
     commit(state, new)
-    batch = state.outbox.batch("out", 10**9, 10**9)
+    batch = next_batch(state, "out", 10**9, 10**9)
     assert batch is not None
     assert [(item.identity, item.line, item.time_us) for item in batch.events] == [
         (item.identity, item.line, item.time_us) for item in new
     ]
     assert state.outbox.size().events == len(new)
-    state.outbox.settle("out", MAX_EVENTS, now=NOW)
+    settle(state, "out", MAX_EVENTS, now=NOW)
     assert state.outbox.size().events == MAX_EVENTS + 1
 
 
@@ -85,18 +86,18 @@ def test_each_sink_goes_at_its_own_pace_and_what_all_have_is_deleted(state: Stat
     state.outbox.register("slow", "file")
     commit(state, events(1, 2))
     commit(state, events(3))
-    state.outbox.settle("out", 3, now=NOW)
+    settle(state, "out", 3, now=NOW)
     assert (waiting(state, "out"), waiting(state, "slow")) == ([], [1, 2, 3])
     assert state.outbox.size().events == 3
-    state.outbox.settle("slow", 1, now=NOW)
+    settle(state, "slow", 1, now=NOW)
     assert state.outbox.size().events == 3
-    state.outbox.settle("slow", 1, now=NOW)
+    settle(state, "slow", 1, now=NOW)
     assert state.outbox.size().events == 1
     assert waiting(state, "slow") == [3]
     commit(state, events(4))
     assert (waiting(state, "out"), waiting(state, "slow")) == ([4], [3, 4])
-    state.outbox.settle("slow", 2, now=NOW)
-    state.outbox.settle("out", 1, now=NOW)
+    settle(state, "slow", 2, now=NOW)
+    settle(state, "out", 1, now=NOW)
     assert state.outbox.size()[:2] == (0, 0)
 
 
@@ -105,8 +106,8 @@ def test_a_sink_added_later_begins_with_what_is_collected_from_then_on(state: St
     state.outbox.register("late", "file")
     commit(state, events(2))
     assert (waiting(state, "out"), waiting(state, "late")) == ([1, 2], [2])
-    state.outbox.settle("out", 2, now=NOW)
-    state.outbox.settle("late", 1, now=NOW)
+    settle(state, "out", 2, now=NOW)
+    settle(state, "late", 1, now=NOW)
     state.outbox.register("later", "file")  # behind segments that are gone already
     commit(state, events(3))
     assert waiting(state, "later") == [3]
@@ -116,7 +117,7 @@ def test_a_sink_added_later_begins_with_what_is_collected_from_then_on(state: St
 
 def test_a_sink_that_is_known_keeps_its_place(state: State) -> None:
     commit(state, events(1, 2))
-    state.outbox.settle("out", 1, now=NOW)
+    settle(state, "out", 1, now=NOW)
     sink = state.outbox.register("out", "file")
     assert (sink.type, sink.delivered, sink.assigned) == ("file", 1, 2)
     assert waiting(state, "out") == [2]
@@ -127,12 +128,12 @@ def test_a_wait_outlives_a_restart_and_ends_with_a_success(directory: Path) -> N
     state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     commit(state, events(1))
-    state.outbox.postpone("out", 3, NOW, NOW + 60.5, "no connection", parked_at=NOW)
+    postpone(state, "out", 3, NOW, NOW + 60.5, "no connection", parked_at=NOW)
     state.close()
     again = open_state(directory)
     sink = again.outbox.register("out", "stdout")
     assert (sink.attempts, sink.retry_at, sink.failure, sink.parked_at) == (3, NOW + 60.5, "no connection", NOW)
-    again.outbox.settle("out", 1, now=NOW + 61)
+    settle(again, "out", 1, now=NOW + 61)
     (sink,) = again.outbox.sinks()
     assert (sink.attempts, sink.retry_at, sink.failure, sink.parked_at) == (0, None, "", None)
     assert sink.succeeded_at == NOW + 61
@@ -141,9 +142,9 @@ def test_a_wait_outlives_a_restart_and_ends_with_a_success(directory: Path) -> N
 
 def test_a_dead_letter_is_written_with_the_move_past_it(state: State) -> None:
     commit(state, events(1, 2, 3))
-    batch = state.outbox.batch("out", 10, 10**6)
+    batch = next_batch(state, "out", 10, 10**6)
     assert batch is not None
-    state.outbox.settle("out", 2, dead=[DeadLetter(batch.events[1], 400, "bad field")], now=NOW)
+    settle(state, "out", 2, dead=[DeadLetter(batch.events[1], 400, "bad field")], now=NOW)
     (letter,) = state.dead_letters.find("out")
     assert (letter.line, letter.status, letter.reason, letter.contract) == (b'{"n":2}', 400, "bad field", "1")
     (sink,) = state.outbox.sinks()
@@ -154,23 +155,23 @@ def test_a_dead_letter_is_written_with_the_move_past_it(state: State) -> None:
 
 def test_a_batch_of_dead_letters_alone_is_no_success(state: State) -> None:
     commit(state, events(1))
-    batch = state.outbox.batch("out", 10, 10**6)
+    batch = next_batch(state, "out", 10, 10**6)
     assert batch is not None
-    state.outbox.settle("out", 1, dead=[DeadLetter(batch.events[0], None, "bad")], now=NOW)
+    settle(state, "out", 1, dead=[DeadLetter(batch.events[0], None, "bad")], now=NOW)
     assert state.outbox.sinks()[0].succeeded_at is None
 
 
 @pytest.mark.parametrize(("table", "action"), [("dead_letters", "INSERT"), ("sinks", "UPDATE"), ("segments", "DELETE")])
 def test_a_batch_is_settled_whole_or_not_at_all(state: State, table: str, action: str) -> None:
     commit(state, events(1, 2))
-    batch = state.outbox.batch("out", 10, 10**6)
+    batch = next_batch(state, "out", 10, 10**6)
     assert batch is not None
     before = state.overview()
     state._database._connection.execute(
         f"CREATE TEMP TRIGGER fault BEFORE {action} ON {table} BEGIN SELECT RAISE(ABORT, 'fault'); END"
     )
     with pytest.raises(StateError, match="fault"):
-        state.outbox.settle("out", 2, dead=[DeadLetter(batch.events[0], 400, "bad")], now=NOW)
+        settle(state, "out", 2, dead=[DeadLetter(batch.events[0], 400, "bad")], now=NOW)
     assert state.overview() == before
     assert waiting(state, "out") == [1, 2]
     assert state.dead_letters.find() == []
@@ -179,11 +180,11 @@ def test_a_batch_is_settled_whole_or_not_at_all(state: State, table: str, action
 def test_a_replayed_letter_waits_for_its_own_sink_alone(state: State) -> None:
     state.outbox.register("other", "file")
     commit(state, events(1, 2))
-    batch = state.outbox.batch("out", 10, 10**6)
+    batch = next_batch(state, "out", 10, 10**6)
     assert batch is not None
     letters = [DeadLetter(item, 400, "bad") for item in batch.events]
-    state.outbox.settle("out", 2, dead=letters, now=NOW)
-    state.outbox.settle("other", 2, now=NOW)
+    settle(state, "out", 2, dead=letters, now=NOW)
+    settle(state, "other", 2, now=NOW)
     assert state.outbox.size()[:2] == (0, 0)
     assert state.dead_letters.replay(state.dead_letters.find(), NOW) == 2
     assert state.dead_letters.find() == []
@@ -191,8 +192,8 @@ def test_a_replayed_letter_waits_for_its_own_sink_alone(state: State) -> None:
     assert state.overview().imbalances() == []
     commit(state, events(3))
     assert (waiting(state, "out"), waiting(state, "other")) == ([1, 2, 3], [3])
-    state.outbox.settle("out", 3, now=NOW)
-    state.outbox.settle("other", 1, now=NOW)
+    settle(state, "out", 3, now=NOW)
+    settle(state, "other", 1, now=NOW)
     assert state.outbox.size()[:2] == (0, 0)
     assert state.overview().imbalances() == []
 
@@ -200,7 +201,7 @@ def test_a_replayed_letter_waits_for_its_own_sink_alone(state: State) -> None:
 def test_what_waited_for_a_forgotten_sink_alone_is_deleted(state: State) -> None:
     state.outbox.register("gone", "file")
     commit(state, events(1, 2))
-    state.outbox.settle("out", 2, now=NOW)
+    settle(state, "out", 2, now=NOW)
     assert state.outbox.forget("gone")
     assert not state.outbox.forget("gone")
     assert state.outbox.size()[:2] == (0, 0)
@@ -217,9 +218,11 @@ def test_nothing_is_held_for_nobody_when_the_last_sink_is_forgotten(state: State
 
 def test_settling_for_a_sink_that_was_forgotten_meanwhile_changes_nothing(state: State) -> None:
     commit(state, events(1))
-    state.outbox.forget("out")
-    before = state.overview()
-    state.outbox.settle("out", 1, now=NOW)
+    with taken(state, "out") as place:
+        place.batch(1, 100)
+        state.outbox.forget("out")
+        before = state.overview()
+        place.settle(1, now=NOW)
     assert state.overview() == before
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from poller.core.errors import StateError
 from poller.core.windows import Window
-from poller.store import State, database, ledger, outbox
-from poller.store.overview import OtherLedger
-from poller.store.schema import APPLICATION_ID, migrate, with_functions
-from tests.states import HOUR, START, commit, event, events, open_state, with_a_sink
+from poller.store.sqlite import State, database, ledger, outbox
+from poller.store.sqlite.overview import Collected
+from poller.store.sqlite.schema import APPLICATION_ID, migrate, with_functions
+from tests.states import HOUR, START, commit, event, events, open_state, settle, with_a_sink
 
 DAYS = 3
 HOURS = DAYS * 24
@@ -118,7 +118,7 @@ def test_what_is_collected_after_a_sink_came_counts_as_that_though_all_before_wa
         for number in (101, 102):
             commit(state, events(number))
         assert rows_of(state, "ledger") == 1, "of one hour: the second is added to the first"
-        with closing(OtherLedger(directory / "fetch.db", ["newer"])) as other:
+        with closing(Collected(directory / "fetch.db", ["newer"])) as other:
             assert other.unseen("1", events(0, 101, 102, 103)) == events(0, 103)
 
 
@@ -137,7 +137,7 @@ def test_what_waited_for_a_forgotten_sink_is_deleted_in_pieces_and_an_interrupt_
     state.outbox.register("gone", "file")
     for number in range(35):
         commit(state, events(number))
-    state.outbox.settle("out", 35, now=START)
+    settle(state, "out", 35, now=START)
     said: list[str] = []
     connection = state._database._connection
     connection.set_trace_callback(said.append)
@@ -170,7 +170,7 @@ def test_space_is_given_back_in_steps(directory: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(database, "_VACUUM_BYTES", 1024 * 1024)
     with closing(with_a_sink(directory)) as state:
         commit(state, [event(number, line=b"x" * 10_000) for number in range(300)])
-        state.outbox.settle("out", 300, now=START)
+        settle(state, "out", 300, now=START)
         said: list[str] = []
         state._database._connection.set_trace_callback(said.append)
         state.shrink()

@@ -10,11 +10,11 @@ import pytest
 
 from poller.core.errors import StateError
 from poller.core.gaps import UNREADABLE, Unread
-from poller.store.inspection import schema_of
 from poller.store.journal import Action, Person
-from poller.store.outbox import DeadLetter
-from poller.store.overview import overview_of
-from tests.states import FIRST_MINUTE, HOUR, START, commit, event, events, open_state
+from poller.store.rows import DeadLetter
+from poller.store.sqlite.inspection import schema_of
+from poller.store.sqlite.overview import overview_of
+from tests.states import FIRST_MINUTE, HOUR, START, commit, event, events, next_batch, open_state, settle
 
 
 def columns_of(path: Path) -> list[tuple[str, str]]:
@@ -36,12 +36,12 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
     unread = Unread(FIRST_MINUTE, UNREADABLE, "no entry", (b"1",))
     commit(state, [event(9, START - 5 * HOUR)], now=START - 4 * HOUR, unread=[unread])
     state.prune(HOUR, 0, START)
-    batch = state.outbox.batch("out", 1, 1000)
+    batch = next_batch(state, "out", 1, 1000)
     assert batch is not None
     letter = DeadLetter(batch.events[0], 400, "test")
-    state.outbox.settle("out", 1, dead=[letter], now=START)
+    settle(state, "out", 1, dead=[letter], now=START)
     state.remember("name", "value")
-    state.ask_since(["default"], START, by=Action(Person(0, "root"), "fetch --since"))
+    state.request_reread(["default"], START, by=Action(Person(0, "root"), "fetch --since"))
     state.close()
     path = directory / "fetch.db"
     content = path.read_bytes()

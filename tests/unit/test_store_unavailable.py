@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from poller.core.errors import EXIT_INCOMPLETE, StateError, StateFullError, StateUnavailableError
-from poller.store import State, database
-from poller.store.translation import as_passing, translated_os, translated_reading
+from poller.store.sqlite import State, Stores, database
+from poller.store.sqlite.translation import as_passing, translated_os, translated_reading
 from tests.states import with_a_sink
 
 
@@ -53,7 +53,7 @@ def test_while_one_thread_waits_for_a_locked_state_the_others_can_read_it(
 
 
 def test_a_state_that_is_locked_at_the_start_is_unavailable(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poller.store.connection._OPENING_SECONDS", 0.05)
+    monkeypatch.setattr("poller.store.sqlite.connection._OPENING_SECONDS", 0.05)
     with_a_sink(directory).close()
     with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -61,7 +61,7 @@ def test_a_state_that_is_locked_at_the_start_is_unavailable(directory: Path, mon
         with pytest.raises(StateUnavailableError):
             State.open(directory, "fetch")
         with pytest.raises(StateUnavailableError):
-            State.attach(directory, "fetch")
+            Stores(directory).attach("fetch")
     State.open(directory, "fetch").close()
     assert not list(directory.glob("*unusable*"))
 

@@ -33,10 +33,9 @@ from poller.service.web.view import (
     sink_word,
     subline,
 )
-from poller.store.contracts import Contract
 from poller.store.gaps import Gap
-from poller.store.outbox import Size
 from poller.store.overview import Overview, SinkOverview
+from poller.store.rows import Contract, Size
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from poller.core.amounts import duration
 from poller.core.gaps import summary
 from poller.pipeline.status import Seen, Use
 from poller.service.readiness import gaps_told, is_stale
-from poller.store.contracts import Contract
 from poller.store.overview import Overview, SinkOverview
+from poller.store.rows import Contract
 
 OK, WARN, BAD = "ok", "warn", "bad"
 _TOKEN_SOON_SECONDS = 14 * 86_400

@@ -7,7 +7,7 @@ import zlib
 from contextlib import closing
 from functools import cache
 
-from poller.store.soundness import Schema, read_schema
+from poller.store.sqlite.soundness import Schema, read_schema
 
 APPLICATION_ID = 0x494F4E50  # "IONP"
 

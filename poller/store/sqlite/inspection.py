@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from poller.core.errors import StateError
-from poller.store.connection import SIDE_FILES, SharedConnection, attach, detach
-from poller.store.database import newer_schema, vanished, way_out
-from poller.store.lock import was_created
-from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, schema_at
-from poller.store.soundness import is_sound
-from poller.store.translation import SQLITE_ERRORS, as_passing
+from poller.store.sqlite.connection import SIDE_FILES, SharedConnection, attach, detach
+from poller.store.sqlite.database import newer_schema, vanished, way_out
+from poller.store.sqlite.lock import was_created
+from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, schema_at
+from poller.store.sqlite.soundness import is_sound
+from poller.store.sqlite.translation import SQLITE_ERRORS, as_passing
 
 _DAMAGED_HINT = (
     "the next start sets it aside and says so; then run once with --since T, T at or before the last good run:"

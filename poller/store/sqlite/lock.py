@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from poller.core.errors import StateError, StateHeldError, StoppedError
-from poller.store.translation import translated_os
+from poller.store.sqlite.translation import translated_os
 from poller.system.files import open_own
 
 _LOCK_POLL_SECONDS = 0.1

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from poller.core.errors import StateError
-from poller.store.connection import SIDE_FILES, SharedConnection, attach, detach, identity_of
-from poller.store.lock import forget_created, lock_of, was_created
-from poller.store.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
-from poller.store.soundness import has_usual_types, is_sound
-from poller.store.translation import SQLITE_ERRORS, as_passing, code_of, translated_os, translated_reading
+from poller.store.sqlite.connection import SIDE_FILES, SharedConnection, attach, detach, identity_of
+from poller.store.sqlite.lock import forget_created, lock_of, was_created
+from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
+from poller.store.sqlite.soundness import has_usual_types, is_sound
+from poller.store.sqlite.translation import SQLITE_ERRORS, as_passing, code_of, translated_os, translated_reading
 from poller.system.liveness import moves
 
 # How long is waited for another program that has the file locked: in short tries, between which our other threads go on.

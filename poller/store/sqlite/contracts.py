@@ -1,91 +1,26 @@
 """The collecting half of the state: contracts, their watermarks and books, and the spans still to be read.
 
-The heart is `commit_window`: what a window brought, and that it was read, become true together or not at all.
+The heart is `Claim.commit`: what a window brought, and that it was read, become true together or not at all.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
+from poller.core.errors import LeaseLostError
 from poller.core.events import Event
-from poller.core.gaps import Unread
 from poller.core.hours import Compared
 from poller.core.windows import Window
-from poller.store import gaps, ledger, outbox
-from poller.store.database import DamagedRowError, Database
 from poller.store.journal import Action
-from poller.store.schema import SEALED_CONTRACT, SEALED_RANGE
-
-
-class Contract(NamedTuple):
-    """What the state knows of a contract. Times in unix seconds; `failure` is empty when the last poll succeeded.
-
-    All that was visible a span before `audited_at` has been compared with the API's counts, or collecting had not begun then.
-    """
-
-    contract: str
-    account: str
-    origin: int
-    watermark: int
-    fetched: int
-    new: int
-    seen: int
-    filtered: int
-    late: int
-    repaired: int
-    succeeded_at: int | None
-    failed_at: int | None
-    failure: str
-    audited_at: int
-    sharing: int = 0
-    compared_start: int = 0
-    compared_end: int = 0
-    differing: str = ""
-
-    @property
-    def compared(self) -> Compared | None:
-        """What the last self-audit compared; None where there was none."""
-        if self.compared_start >= self.compared_end:
-            return None
-        return Compared(Window(self.compared_start, self.compared_end), tuple(map(int, self.differing.split())))
-
-
-class Range(NamedTuple):
-    """A span to be read besides what the watermark asks for; `start` moves on as windows of it are committed."""
-
-    id: int
-    contract: str
-    window: Window
-    purpose: str
-
-
-class Commit(NamedTuple):
-    """What one window means to the state.
-
-    `fetched` is how many entries the API sent for it, `unseen` its events that the ledger did not know, `new_count` how many of
-    them nobody else has delivered either, `kept` those of them that go to the outbox, perhaps rewritten, `filtered` how many of
-    the others were left out for which reason. `advance_to` moves the watermark (None: it stays), `of_range` is the span that
-    the window is the next piece of (None: of none). `unread` is what could not be read of the window, which is tried again at
-    `next_try_at`.
-    """
-
-    contract: str
-    window: Window
-    fetched: int
-    unseen: Sequence[Event]
-    new_count: int
-    kept: Sequence[Event]
-    now: int
-    advance_to: int | None = None
-    of_range: int | None = None
-    late: int = 0
-    repaired: int = 0
-    filtered: Mapping[str, int] = {}
-    unread: Sequence[Unread] = ()
-    next_try_at: int = 0
+from poller.store.rows import Committed, Contract, Count, Prepare, Prepared, Range, WindowRead, late_and_repaired
+from poller.store.sqlite import gaps, ledger, outbox
+from poller.store.sqlite.database import DamagedRowError, Database
+from poller.store.sqlite.journal import record
+from poller.store.sqlite.schema import SEALED_CONTRACT, SEALED_RANGE
 
 
 class Contracts:
@@ -96,6 +31,8 @@ class Contracts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._claims: dict[str, Claim] = {}
+        self._claims_lock = threading.Lock()
 
     def all(self) -> list[Contract]:
         with self._database.reading() as connection:
@@ -160,7 +97,7 @@ class Contracts:
                 (window.start, contract, window.start, window.end),
             )
             if by is not None:
-                by.record(connection, count)
+                record(connection, by, count)
 
     def ranges(self, contract: str) -> list[Range]:
         """The spans still to be read, oldest first."""
@@ -172,55 +109,29 @@ class Contracts:
         with self._database.reading() as connection:
             return ledger.unseen(connection, contract, events)
 
-    def commit_window(self, commit: Commit) -> gaps.Settled:
-        """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress, all in one
-        transaction. Returns what that did to the gaps.
-        """
-        segments = outbox.encode(commit.kept)  # before the transaction: it is the work of it
-        with self._database.transaction() as connection:
-            ledger.add(connection, commit.contract, commit.unseen, commit.now)
-            outbox.put(connection, commit.contract, segments, commit.now)
-            new = len(commit.kept)
-            connection.execute(
-                "UPDATE contracts SET watermark = max(watermark, ?), fetched = fetched + ?, new = new + ?, seen = seen + ?,"
-                " filtered = filtered + ?, late = late + ?, repaired = repaired + ?, sharing = sharing + ? WHERE contract = ?",
-                (
-                    min(commit.advance_to, commit.window.end) if commit.advance_to is not None else 0,
-                    commit.fetched,
-                    new,
-                    commit.fetched - commit.new_count,
-                    commit.new_count - new,
-                    commit.late,
-                    commit.repaired,
-                    sum(bool(event.shared_id) for event in commit.unseen),
-                    commit.contract,
-                ),
-            )
-            connection.executemany(
-                "INSERT INTO filtered (reason, count) VALUES (?, ?)"
-                " ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count",
-                list(commit.filtered.items()),
-            )
-            if commit.of_range is not None:
-                connection.execute("UPDATE ranges SET start = ? WHERE id = ?", (commit.window.end, commit.of_range))
-                connection.execute("DELETE FROM ranges WHERE id = ? AND start >= end", (commit.of_range,))
-            return gaps.settle(
-                connection, commit.contract, commit.window, commit.unread, commit.now, commit.next_try_at
-            )
+    def share(self, wanted: Sequence[str]) -> list[str]:
+        """All of them: this process has the state for itself."""
+        return list(wanted)
 
-    def end_range(self, id_: int) -> None:
-        """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM ranges WHERE id = ?", (id_,))
+    def claim(self, only: Collection[str], limit: int | None = None) -> list[Claim]:
+        """The right to collect some of these contracts, each for one thread until `release`."""
+        claims: list[Claim] = []
+        for contract in only:
+            if limit is not None and len(claims) >= limit:
+                break
+            with self._claims_lock:
+                if contract in self._claims:
+                    continue
+                row = self.get(contract)
+                if row is not None:
+                    claim = self._claims[contract] = Claim(self._database, row, self._give_back)
+                    claims.append(claim)
+        return claims
 
-    def record_poll(self, contract: str, now: int, failure: str) -> None:
-        """Commits: how the poll of a contract ended; `failure` is empty when it succeeded."""
-        column = "failed_at" if failure else "succeeded_at"
-        with self._database.transaction() as connection:
-            connection.execute(
-                f"UPDATE contracts SET {column} = ?, failure = ? WHERE contract = ?",  # one of two constants
-                (now, failure, contract),
-            )
+    def _give_back(self, claim: Claim) -> None:
+        with self._claims_lock:
+            if self._claims.get(claim.row.contract) is claim:
+                del self._claims[claim.row.contract]
 
     def record_audit(self, contract: str, now: int, compared: Compared | None = None) -> None:
         """Commits: that the contract was audited, and what of it was compared by the API's counts."""
@@ -232,7 +143,7 @@ class Contracts:
                 (now, *window, " ".join(map(str, differing)), contract),
             )
 
-    def counts(self, contract: str, start: int, end: int) -> dict[int, ledger.Count]:
+    def counts(self, contract: str, start: int, end: int) -> dict[int, Count]:
         """Entries collected by hour, of the hours that begin in `[start, end)`: the hour's start to the count."""
         with self._database.reading() as connection:
             return ledger.counts(connection, contract, start, end)
@@ -258,7 +169,92 @@ class Contracts:
                     return
 
 
-_SELECT = f"SELECT {', '.join(Contract._fields)}, seal = crc32({SEALED_CONTRACT}) FROM contracts"
+class Claim:
+    """The right of one thread to collect one contract: nothing outside this process can have it meanwhile."""
+
+    def __init__(self, database: Database, row: Contract, give_back: Callable[[Claim], None]) -> None:
+        self.row = row
+        self._database = database
+        self._give_back = give_back
+        self._is_held = True
+
+    def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
+        """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress."""
+        with self._database.transaction() as connection:
+            self._ensure_held()
+            return _commit(connection, self.row.contract, read, prepare)
+
+    def end_range(self, id_: int) -> None:
+        """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
+        with self._database.transaction() as connection:
+            self._ensure_held()
+            connection.execute("DELETE FROM ranges WHERE id = ?", (id_,))
+
+    def record_poll(self, now: int, failure: str) -> None:
+        """Commits: how the poll ended; `failure` is empty when it succeeded."""
+        column = "failed_at" if failure else "succeeded_at"
+        with self._database.transaction() as connection:
+            self._ensure_held()
+            connection.execute(
+                f"UPDATE contracts SET {column} = ?, failure = ? WHERE contract = ?",  # one of two constants
+                (now, failure, self.row.contract),
+            )
+
+    def release(self) -> None:
+        """Give the right back. What is being committed ends first, so that no two threads commit."""
+        self._is_held = False
+        self._give_back(self)
+
+    def _ensure_held(self) -> None:
+        if not self._is_held:
+            raise LeaseLostError("its claim was given back", contract=self.row.contract)
+
+
+def _commit(connection: sqlite3.Connection, contract: str, read: WindowRead, prepare: Prepare) -> Committed:
+    """Store what a window brought, inside the caller's transaction: here it is decided what of it is new."""
+    unseen = ledger.unseen(connection, contract, read.events) if read.events else []
+    fresh = [event for event in unseen if event.identity not in read.elsewhere] if read.elsewhere else unseen
+    prepared = prepare(fresh) if fresh else Prepared(fresh)
+    late, repaired = _late_and_repaired(connection, contract, unseen, read) if unseen else (0, 0)
+    ledger.add(connection, contract, unseen, read.now)
+    outbox.put(connection, contract, outbox.encode(prepared.kept), read.now)
+    new = len(prepared.kept)
+    connection.execute(
+        "UPDATE contracts SET watermark = max(watermark, ?), fetched = fetched + ?, new = new + ?, seen = seen + ?,"
+        " filtered = filtered + ?, late = late + ?, repaired = repaired + ?, sharing = sharing + ? WHERE contract = ?",
+        (
+            min(read.advance_to, read.window.end) if read.advance_to is not None else 0,
+            read.fetched,
+            new,
+            read.fetched - len(fresh),
+            len(fresh) - new,
+            late,
+            repaired,
+            sum(bool(event.shared_id) for event in unseen),
+            contract,
+        ),
+    )
+    connection.executemany(
+        "INSERT INTO filtered (reason, count) VALUES (?, ?)"
+        " ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count",
+        list(prepared.filtered.items()),
+    )
+    if read.of_range is not None:
+        connection.execute("UPDATE ranges SET start = ? WHERE id = ?", (read.window.end, read.of_range))
+        connection.execute("DELETE FROM ranges WHERE id = ? AND start >= end", (read.of_range,))
+    opened, closed = gaps.settle(connection, contract, read)
+    return Committed(unseen, len(fresh), new, late, repaired, opened, closed)
+
+
+def _late_and_repaired(
+    connection: sqlite3.Connection, contract: str, unseen: Sequence[Event], read: WindowRead
+) -> tuple[int, int]:
+    (watermark,) = connection.execute("SELECT watermark FROM contracts WHERE contract = ?", (contract,)).fetchone()
+    return late_and_repaired(unseen, watermark, read_ranges(connection, contract), read)
+
+
+_COLUMNS = Contract._fields[:-1]  # a file has no holder but the process that has it open
+_SELECT = f"SELECT {', '.join(_COLUMNS)}, seal = crc32({SEALED_CONTRACT}) FROM contracts"
 
 
 def _checked(row: tuple[Any, ...]) -> Contract:

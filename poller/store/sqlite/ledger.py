@@ -13,12 +13,11 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from poller.core.events import IDENTITY_BYTES, Event
-from poller.store.database import DamagedRowError
+from poller.store.rows import HOUR_SECONDS, Count
+from poller.store.sqlite.database import DamagedRowError
 
-HOUR_SECONDS = 3600
 _HOUR_US = HOUR_SECONDS * 1_000_000
 _DAY_US = 24 * _HOUR_US
 _CHUNK_IDENTITIES = 4096
@@ -134,13 +133,6 @@ def _packed(chunk: Sequence[Event]) -> tuple[int, int, bytes]:
     """The earliest and the latest time in a chunk, and its identities."""
     times = [event.time_us for event in chunk]
     return min(times), max(times), b"".join([event.identity for event in chunk])
-
-
-class Count(NamedTuple):
-    """How many entries of an hour were collected, and of how many of them the identity is no longer known."""
-
-    collected: int
-    forgotten: int
 
 
 def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) -> dict[int, Count]:

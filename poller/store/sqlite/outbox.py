@@ -7,70 +7,35 @@ next one. A segment is deleted when the last sink is done with it. `settle` is t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
-from poller.core.errors import StateError
-from poller.core.events import Event, OutboxEvent
+from poller.core.errors import LeaseLostError, StateError
+from poller.core.events import Event
 from poller.store import segments
-from poller.store.database import DamagedRowError, Database
 from poller.store.journal import Action
-from poller.store.schema import SEALED_SINK
+from poller.store.rows import Batch, DeadLetter, Sink, Size
 from poller.store.segments import Segment, Stored
+from poller.store.sqlite.database import DamagedRowError, Database
+from poller.store.sqlite.journal import record
+from poller.store.sqlite.schema import SEALED_SINK
 
 PIECE_SEGMENTS = 16  # at once: up to 16 MiB
 
 
-class Batch(NamedTuple):
-    """Events to send next, in order, and whether more wait behind them."""
+class SinkRow(NamedTuple):
+    """A sink as it lies in its table.
 
-    events: Sequence[OutboxEvent]
-    has_more: bool
-
-
-class Sink(NamedTuple):
-    """What the state knows of a sink. `retry_at`, `parked_at`, `succeeded_at` in unix seconds.
-
-    `mark` is how many bytes of its own output are settled, where it has one. `ledger_id` tells what was collected since it is
-    known: the ledger's rows after that one.
+    `segment` is the last segment it is done with, and `position` how many events of the next one. `ledger_id` tells what was
+    collected since it is known: the ledger's rows after that one.
     """
 
-    name: str
-    type: str
+    sink: Sink
     segment: int
     position: int
-    assigned: int
-    delivered: int
-    dead: int
-    attempts: int
-    retry_at: float | None
-    postponed_at: float | None
-    parked_at: float | None
-    failure: str
-    succeeded_at: float | None
-    mark: int | None
     ledger_id: int
-
-
-class DeadLetter(NamedTuple):
-    """An event that a sink refused for good, and why: the server's words, without secrets."""
-
-    event: OutboxEvent
-    status: int | None
-    reason: str
-
-
-class Size(NamedTuple):
-    """What lies in the outbox, and what the dead letters weigh: both count against `outbox.max_bytes`."""
-
-    events: int
-    bytes: int
-    letter_bytes: int = 0
-
-    @property
-    def used_bytes(self) -> int:
-        return self.bytes + self.letter_bytes
 
 
 class Outbox:
@@ -80,6 +45,8 @@ class Outbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._places: dict[str, Place] = {}
+        self._places_lock = threading.Lock()
 
     def register(self, name: str, type_: str) -> Sink:
         """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
@@ -93,7 +60,7 @@ class Outbox:
             )
         self._sweep(name, 0)  # what was collected while there was no sink waits for nobody
         with self._database.reading() as connection:
-            return read_sinks(connection, name)[0]
+            return read_sinks(connection, name)[0].sink
 
     def _sweep(self, sink: str, segment: int) -> None:
         """Commits: piece by piece, the deletion of segments that nobody waits for, also of those for `sink` up to `segment`."""
@@ -102,16 +69,6 @@ class Outbox:
                 if _delete_done(connection, sink, segment, PIECE_SEGMENTS) < PIECE_SEGMENTS:
                     return
 
-    def postpone(
-        self, sink: str, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None
-    ) -> None:
-        """Commits: that nothing went, why, and when to try again, so that a restart loses no backoff."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE sinks SET attempts = ?, postponed_at = ?, retry_at = ?, failure = ?, parked_at = ? WHERE name = ?",
-                (attempts, now, retry_at, failure, parked_at, sink),
-            )
-
     def retry(self, sink: str, now: float, *, by: Action | None = None) -> bool:
         """Commits: that a sink which waits after a failure is tried again now, and who asked. Returns whether it waits."""
         with self._database.transaction() as connection:
@@ -119,18 +76,13 @@ class Outbox:
                 "UPDATE sinks SET retry_at = min(retry_at, ?) WHERE name = ? AND retry_at IS NOT NULL", (now, sink)
             )
             if asked.rowcount and by is not None:
-                by.record(connection)
+                record(connection, by)
             return asked.rowcount == 1
 
     def retry_at(self, sink: str) -> float | None:
         """When a sink that waits is tried again, in unix seconds; None where it does not wait."""
         with self._database.reading() as connection:
-            return next((row.retry_at for row in read_sinks(connection, sink)), None)
-
-    def note_mark(self, sink: str, mark: int | None) -> None:
-        """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
-        with self._database.transaction() as connection:
-            connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (mark, sink))
+            return next((row.sink.retry_at for row in read_sinks(connection, sink)), None)
 
     def forget(self, sink: str, *, by: Action | None = None) -> bool:
         """Let go of a sink: what waited for it alone is deleted. Commits: that, piece by piece; who did it, with the first.
@@ -142,7 +94,7 @@ class Outbox:
         with self._database.transaction() as connection:
             for known in read_sinks(connection, sink):
                 if by is not None:
-                    by.record(connection, waiting(connection, known)[0])
+                    record(connection, by, waiting(connection, known)[0])
             was_known = connection.execute("DELETE FROM sinks WHERE name = ?", (sink,)).rowcount == 1
             last = connection.execute("SELECT coalesce(max(id), 0) FROM segments").fetchone()[0]
         self._sweep(sink, last)
@@ -150,7 +102,24 @@ class Outbox:
 
     def sinks(self) -> list[Sink]:
         with self._database.reading() as connection:
-            return read_sinks(connection)
+            return [row.sink for row in read_sinks(connection)]
+
+    def take(self, sink: str) -> Place | None:
+        """The right to deliver to a registered sink, for one thread until `release`; None if another has it."""
+        with self._places_lock:
+            if sink in self._places:
+                return None
+            with self._database.reading() as connection:
+                known = read_sinks(connection, sink)
+            if not known:
+                raise _forgotten(sink)
+            place = self._places[sink] = Place(self._database, known[0].sink, self._give_back)
+            return place
+
+    def _give_back(self, place: Place) -> None:
+        with self._places_lock:
+            if self._places.get(place.row.name) is place:
+                del self._places[place.row.name]
 
     def recount(self) -> None:
         """Commits: the size as it is. A count gone wrong could take the outbox for full, and pause collecting for ever."""
@@ -164,12 +133,33 @@ class Outbox:
         with self._database.reading() as connection:
             return Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
 
-    def batch(self, sink: str, max_events: int, max_bytes: int) -> Batch | None:
+
+class Place:
+    """A sink's place in the outbox, and the right to move it on: nothing outside this process can have it meanwhile."""
+
+    def __init__(self, database: Database, row: Sink, give_back: Callable[[Place], None]) -> None:
+        self.row = row
+        self._database = database
+        self._give_back = give_back
+        self._is_held = True
+
+    def ensure_held(self) -> None:
+        """Raises: LeaseLostError after `release`."""
+        if not self._is_held:
+            raise LeaseLostError("its place was given back", sink=self.row.name)
+
+    def release(self) -> None:
+        """Give the right back, also while another thread is in a send."""
+        self._is_held = False
+        self._give_back(self)
+
+    def batch(self, max_events: int, max_bytes: int) -> Batch | None:
         """What the sink has to send next: at most so many events and bytes, but always at least one; None when nothing waits.
 
         Raises: StateError when a segment is not what was written.
         """
         parts: list[Stored] = []
+        sink = self.row.name
         with self._database.reading() as connection:
             known = read_sinks(connection, sink)
             if not known:
@@ -198,9 +188,7 @@ class Outbox:
                 parts.append(part)
         return Batch(segments.stored_events(parts), has_more=False) if parts else None
 
-    def settle(
-        self, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None
-    ) -> None:
+    def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None) -> None:
         """Move a sink past the next `count` events: those in `dead` were refused for good, all others accepted.
 
         `mark` is how many bytes of the sink's own output that makes, where it has one.
@@ -208,8 +196,9 @@ class Outbox:
         Commits: the place, the books, the dead letters, and the deletion of segments that all sinks are done with.
         Nothing for a sink that was forgotten while its batch was on the way.
         """
-        delivered = count - len(dead)
+        sink, delivered = self.row.name, count - len(dead)
         with self._database.transaction() as connection:
+            self.ensure_held()
             if not read_sinks(connection, sink):
                 return
             segment, position = _advance(connection, sink, count)
@@ -241,6 +230,21 @@ class Outbox:
             if dead:
                 count_letters(connection, sink, written=len(dead))
             _delete_done(connection, sink, segment)
+
+    def postpone(self, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None) -> None:
+        """Commits: that nothing went, why, and when to try again, so that a restart loses no backoff."""
+        with self._database.transaction() as connection:
+            self.ensure_held()
+            connection.execute(
+                "UPDATE sinks SET attempts = ?, postponed_at = ?, retry_at = ?, failure = ?, parked_at = ? WHERE name = ?",
+                (attempts, now, retry_at, failure, parked_at, self.row.name),
+            )
+
+    def note_mark(self, mark: int | None) -> None:
+        """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
+        with self._database.transaction() as connection:
+            self.ensure_held()
+            connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (mark, self.row.name))
 
 
 def count_letters(
@@ -282,13 +286,13 @@ def put(
         connection.execute("UPDATE sinks SET assigned = assigned + ?", (events,))
 
 
-def waiting(connection: sqlite3.Connection, sink: Sink) -> tuple[int, int | None]:
+def waiting(connection: sqlite3.Connection, row: SinkRow) -> tuple[int, int | None]:
     """Events that wait for a sink, counted one segment after the other, and when the first was collected (unix seconds)."""
     events, first = connection.execute(
         "SELECT coalesce(sum(events), 0), min(collected_at) FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?)",
-        (sink.segment, sink.name),
+        (row.segment, row.sink.name),
     ).fetchone()
-    return max(0, events - sink.position), first
+    return max(0, events - row.position), first
 
 
 def _resize(connection: sqlite3.Connection, events: int, size_bytes: int) -> None:
@@ -299,7 +303,7 @@ def _advance(connection: sqlite3.Connection, sink: str, count: int) -> tuple[int
     """The place of a sink `count` events further on: the last segment it is done with, and its position in the next."""
     known = read_sinks(connection, sink)
     if not known:
-        raise StateError(f"the state does not know the sink {sink} any more", hint="was it forgotten? start again")
+        raise _forgotten(sink)
     done, position = known[0].segment, known[0].position
     position += count
     rows = connection.execute(
@@ -332,13 +336,19 @@ def _delete_done(connection: sqlite3.Connection, sink: str, segment: int, limit:
     return len(gone)
 
 
-_SELECT_SINKS = f"SELECT {', '.join(Sink._fields)}, seal = crc32({SEALED_SINK}) FROM sinks"
+_SELECT_SINKS = (
+    f"SELECT {', '.join(Sink._fields)}, segment, position, ledger_id, seal = crc32({SEALED_SINK}) FROM sinks"
+)
 
 
-def read_sinks(connection: sqlite3.Connection, name: str | None = None) -> list[Sink]:
+def read_sinks(connection: sqlite3.Connection, name: str | None = None) -> list[SinkRow]:
     """The sinks, or the one of that name.  Raises: DamagedRowError when a row is not what was written."""
     query = f"{_SELECT_SINKS} WHERE :name IS NULL OR name = :name ORDER BY name"
     rows = connection.execute(query, {"name": name}).fetchall()
     if not all(is_whole for *_, is_whole in rows):
         raise DamagedRowError("a sink's row fails its checksum")
-    return [Sink(*values) for *values, _ in rows]
+    return [SinkRow(Sink(*values), segment, position, ledger_id) for *values, segment, position, ledger_id, _ in rows]
+
+
+def _forgotten(sink: str) -> StateError:
+    return StateError(f"the state does not know the sink {sink} any more", hint="it was forgotten: start again")

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from poller.store.schema import with_functions
+from poller.store.sqlite.schema import with_functions
 
 Identity = tuple[int, int]
 

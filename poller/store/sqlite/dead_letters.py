@@ -9,48 +9,13 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 from poller.core.events import Event
-from poller.store import outbox
-from poller.store.database import Database
 from poller.store.journal import Action
-
-# As many letters, or bytes of entries, are read or changed at once.
-PIECE_LETTERS = 1000
-PIECE_BYTES = 8 * 1024 * 1024
-
-
-class StoredLetter(NamedTuple):
-    """One dead letter as it lies in the state. `died_at` in unix seconds, `collected_at` too, `time_us` in microseconds."""
-
-    id: int
-    sink: str
-    contract: str
-    time_us: int
-    collected_at: int
-    identity: bytes
-    ordinal: int
-    line: bytes
-    status: int | None
-    reason: str
-    died_at: float
-
-
-class LetterBooks(NamedTuple):
-    """What became of all letters that a sink ever had: how many lie there, were put back, and were deleted by a person."""
-
-    written: int = 0
-    at_hand: int = 0
-    replayed: int = 0
-    purged: int = 0
-
-    @property
-    def is_balanced(self) -> bool:
-        return self.written == self.at_hand + self.replayed + self.purged
-
-
-NO_LETTERS = LetterBooks()
+from poller.store.letters import PIECE_BYTES, PIECE_LETTERS, LetterBooks, StoredLetter, pieces
+from poller.store.sqlite import outbox
+from poller.store.sqlite.database import Database
+from poller.store.sqlite.journal import record
 
 
 class DeadLetters:
@@ -98,7 +63,7 @@ class DeadLetters:
     def _replay(self, letters: Sequence[StoredLetter], now: int, by: Action | None) -> int:
         replayed = 0
         with self._database.transaction() as connection:
-            known = {sink.name for sink in outbox.read_sinks(connection)}
+            known = {row.sink.name for row in outbox.read_sinks(connection)}
             chosen = sorted(
                 (letter for letter in letters if letter.sink in known),
                 key=lambda letter: (letter.sink, letter.contract, letter.time_us, letter.id),
@@ -113,7 +78,7 @@ class DeadLetters:
                 outbox.count_letters(connection, sink, replayed=len(members))
                 replayed += len(members)
             if by is not None and replayed:
-                by.record(connection, replayed)
+                record(connection, by, replayed)
         return replayed
 
     def purge(self, letters: Iterable[StoredLetter], *, by: Action | None = None) -> int:
@@ -129,7 +94,7 @@ class DeadLetters:
             for sink, count in purged.items():
                 outbox.count_letters(connection, sink, purged=count)
             if by is not None and purged:
-                by.record(connection, purged.total())
+                record(connection, by, purged.total())
         return purged.total()
 
 
@@ -141,20 +106,6 @@ def read_books(connection: sqlite3.Connection) -> dict[str, LetterBooks]:
         for sink, written, replayed, purged in connection.execute("SELECT * FROM letter_books ORDER BY sink")
     }
     return books | {sink: LetterBooks(at_hand=count) for sink, count in at_hand.items()}
-
-
-def pieces(letters: Iterable[StoredLetter]) -> Iterator[list[StoredLetter]]:
-    """As many letters at once as are handled in one step."""
-    piece: list[StoredLetter] = []
-    size = 0
-    for letter in letters:
-        piece.append(letter)
-        size += len(letter.line)
-        if len(piece) == PIECE_LETTERS or size >= PIECE_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
 
 
 def _delete(connection: sqlite3.Connection, id_: int) -> bool:

@@ -1,0 +1,381 @@
+"""What a state can do, whatever it is kept in. `sqlite` implements it with files; use cases know these protocols alone.
+
+Every method is one transaction or one read unless it says otherwise. Every method may raise:
+- `StateUnavailableError`: it does not work now, nothing was changed, wait and try again. `StateFullError` is one of these.
+- `LeaseLostError`, also one of these: the claim, the place or the share is another replica's now. Nothing was written. Drop what
+  you remember of it and begin again.
+- `StateError`: a person is needed.
+Only further errors are named. All times are unix seconds unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from poller.core.clocks import Trail
+from poller.core.errors import StateError
+from poller.core.events import Event
+from poller.core.hours import Compared
+from poller.core.windows import Window
+from poller.store.gaps import Entry, Gap
+from poller.store.journal import Action, JournalEntry
+from poller.store.letters import StoredLetter
+from poller.store.overview import Overview
+from poller.store.rows import (
+    Batch,
+    Committed,
+    Contract,
+    Count,
+    DeadLetter,
+    Diagnosis,
+    Prepare,
+    Range,
+    Sink,
+    Size,
+    WindowRead,
+)
+
+
+class Stores(Protocol):
+    """The states that there are: one for each use (`run`, `fetch`, `backfill-...`)."""
+
+    @property
+    def place(self) -> str:
+        """Where they are, for a person: a directory, or a URL without its password."""
+
+    @property
+    def directory(self) -> Path:
+        """Where this machine keeps files beside them, such as exports of deleted dead letters."""
+
+    def owner(self) -> int | None:
+        """The user of this machine whose files they are; None if they are no files, or that cannot be told."""
+
+    def where(self, use: str) -> str:
+        """Where the state of a use is, for a person."""
+
+    def uses(self) -> list[str]:
+        """The uses that have a state, by name; none where nothing was begun yet."""
+
+    def open(
+        self,
+        use: str,
+        *,
+        wait: bool = False,
+        stop: threading.Event | None = None,
+        since: int | None = None,
+        accounts: Iterable[str] = (),
+        by: Action | None = None,
+    ) -> State:
+        """Open the state of a use to work on it, or create it. A backend without replicas gives it to one process at a time.
+
+        `wait` waits for another process to let go of it, until `stop`. With `since` the contracts of `accounts` are read again
+        from there, as with `State.request_reread`, and a new state may replace one that was set aside or deleted.
+        Raises: StateHeldError, StoppedError.
+        """
+
+    def attach(self, use: str) -> State:
+        """Open the state of a use that others may be working on, for a person's short transactions: replay, purge, forget.
+
+        Raises: StateError when there is none.
+        """
+
+    def snapshot(self, use: str) -> Overview:
+        """Everything at one moment, without opening it for work.  Raises: StateError when there is none."""
+
+    def journal(self, use: str, *, since: int = 0, limit: int | None = None) -> list[JournalEntry]:
+        """What people did to a state from `since` on, oldest first; with `limit` the latest of it.  Raises: StateError."""
+
+    def collected(self, use: str, sinks: Sequence[str]) -> Collected:
+        """What another use has collected since it knew all of these sinks. Close it in the end.
+
+        Raises: StateError when there is none.
+        """
+
+    def discard(self, use: str) -> None:
+        """Commits: the end of a state that nobody works on, also of one that is not there.  Raises: StateHeldError."""
+
+    def holder(self, use: str) -> int | None:
+        """The process of this machine that works on a state, or None."""
+
+    def missing(self) -> dict[str, StateError]:
+        """By use: states that were set aside or have vanished. None of them begins anew before a person decides."""
+
+    def diagnose(self, max_bytes: int) -> Iterator[Diagnosis]:
+        """All that `check` can tell without changing anything. `max_bytes` is the outbox's limit.  Raises: nothing."""
+
+
+class Collected(Protocol):
+    """What another use has collected and sent."""
+
+    @property
+    def knows_sinks(self) -> bool:
+        """Whether that use knows all the sinks that were asked for; else it counts as having collected nothing."""
+
+    def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
+        """Those of the events that it has not collected, in the same order."""
+
+    def close(self) -> None: ...
+
+
+class State(Protocol):
+    """The state of one use, open until `close`. Safe to use from several threads."""
+
+    @property
+    def use(self) -> str: ...
+    @property
+    def contracts(self) -> Contracts: ...
+    @property
+    def outbox(self) -> Outbox: ...
+    @property
+    def dead_letters(self) -> DeadLetters: ...
+    @property
+    def gaps(self) -> Gaps: ...
+    @property
+    def journal(self) -> Journal: ...
+
+    def check_in_place(self) -> None:
+        """Raises: StateError when what we commit would not be found by the next start."""
+
+    def fact(self, name: str) -> str | None:
+        """Something remembered by name; None if it never was."""
+
+    def remember(self, name: str, value: str) -> None:
+        """Commits: a fact, in place of what was known by that name."""
+
+    def clock_trail(self) -> Trail:
+        """The times of earlier polls, as far as they tell of a clock that was ahead."""
+
+    def remember_clock_trail(self, trail: Trail) -> None:
+        """Commits: the times of polls."""
+
+    def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
+        """Commits: that the contracts of these accounts are to be read again from `since`, and who asked.
+
+        It holds until they have been found, however often that fails. Of two requests the earlier time holds.
+        """
+
+    def requested_reread(self, account: str) -> int | None:
+        """From when the contracts of an account are to be read again; None if nobody asked, or it is done."""
+
+    def forget_reread(self, account: str) -> None:
+        """Commits: that it is done."""
+
+    def overview(self) -> Overview:
+        """Everything at one moment, for status, metrics and the books."""
+
+    def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
+        """Commits: piece by piece, the end of old identities; gives free space back."""
+
+    def shrink(self) -> None:
+        """Give back all free space: this use has done its work."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Work on an attached state while the block lasts, as after `open`.  Raises: StateHeldError."""
+
+    def close(self) -> None:
+        """Give back all that is held, and close it."""
+
+
+class Contracts(Protocol):
+    """The collecting half: contracts, watermarks, ledger, and spans still to be read."""
+
+    def all(self) -> list[Contract]:
+        """Every contract, by number."""
+
+    def get(self, contract: str) -> Contract | None: ...
+
+    def enrol(self, contracts: Iterable[str], account: str, start: int, now: int) -> None:
+        """Commits: the start of contracts that are new, at `start`, so that one whose first poll fails is later read from there.
+
+        Of known ones only the account changes.
+        """
+
+    def skip_to(self, contract: str, start: int, count: int) -> None:
+        """Commits: the watermark at `start`, unless it is there already; the fact `skipped` grows by `count`."""
+
+    def take_back(self, contract: str, watermark: int, now: int) -> None:
+        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person."""
+
+    def add_range(
+        self, contract: str, window: Window, purpose: str, *, by: Action | None = None, count: int = 0
+    ) -> None:
+        """Have a span read once more. `by` a person, `count` is of how many entries.
+
+        Commits: the wish, which is not doubled. Where the span reaches up to where collecting began: that it began with the span.
+        """
+
+    def ranges(self, contract: str) -> list[Range]:
+        """The spans still to be read, oldest first."""
+
+    def unseen(self, contract: str, events: Sequence[Event]) -> list[Event]:
+        """Those of the events, each given once, that are not in the ledger, in the same order. To compare, not to commit."""
+
+    def record_audit(self, contract: str, now: int, compared: Compared | None = None) -> None:
+        """Commits: that the contract was audited, and what of it was compared by the API's counts."""
+
+    def counts(self, contract: str, start: int, end: int) -> dict[int, Count]:
+        """Entries collected by hour, of the hours that begin in `[start, end)`: the hour's start to the count."""
+
+    def share(self, wanted: Sequence[str]) -> list[str]:
+        """Take this replica's fair share of the contracts in `wanted`, and give back what is too much or not wanted.
+
+        To be called every few seconds. A contract with a claim on it is given back later. A backend without replicas has all of
+        them, always.  Commits: who holds what.  Returns: those held, in the order of `wanted`.
+        """
+
+    def claim(self, only: Collection[str], limit: int | None = None) -> Sequence[Claim]:
+        """The right to collect some of the contracts in `only`, at most `limit`, each for one thread until `release`.
+
+        Only contracts of our share that no other thread has claimed; what is in nobody's share is taken. Unknown ones are left
+        out.
+        """
+
+
+class Claim(Protocol):
+    """The right of one thread to collect one contract. After `release`, or once it is lost, nothing can be written with it."""
+
+    @property
+    def row(self) -> Contract:
+        """The contract as it was when it was claimed."""
+
+    def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
+        """Decide what of a window is new, and store it.
+
+        Commits, all in one transaction: the new events to ledger and outbox, the books, what could not be read, and the progress.
+        `prepare` is called inside the transaction with those new events that are not `elsewhere`, if there are any.
+        Raises: LeaseLostError.
+        """
+
+    def end_range(self, id_: int) -> None:
+        """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
+
+    def record_poll(self, now: int, failure: str) -> None:
+        """Commits: how the poll ended; `failure` is empty when it succeeded."""
+
+    def release(self) -> None:
+        """Give the right back. Again: nothing."""
+
+
+class Outbox(Protocol):
+    """The delivering half: what waits for each sink."""
+
+    def register(self, name: str, type_: str) -> Sink:
+        """Commits: a sink. A new one begins behind everything collected so far."""
+
+    def sinks(self) -> list[Sink]:
+        """The sinks that are known, by name."""
+
+    def retry(self, sink: str, now: float, *, by: Action | None = None) -> bool:
+        """Commits: that a sink which waits after a failure is tried again now, and who asked.  Returns: whether it waits."""
+
+    def retry_at(self, sink: str) -> float | None:
+        """When a sink that waits is tried again; None if it does not wait, or is not known."""
+
+    def size(self) -> Size:
+        """What lies in the outbox, of all replicas."""
+
+    def forget(self, sink: str, *, by: Action | None = None) -> bool:
+        """Commits: piece by piece, the end of a sink and of what waited for it alone; with the first piece who did it.
+
+        Its dead letters stay.  Returns: whether it was known.
+        """
+
+    def take(self, sink: str) -> Place | None:
+        """The right to deliver to a registered sink, for one thread of this process until `release`; None if another has it."""
+
+
+class Place(Protocol):
+    """Where a sink is in the outbox, and the right to move it on: of all contracts, or of those in this replica's share.
+
+    After `release`, or once it is lost, nothing can be written with it.
+    """
+
+    @property
+    def row(self) -> Sink:
+        """The sink as it was when the place was taken."""
+
+    def batch(self, max_events: int, max_bytes: int) -> Batch | None:
+        """What to send next: at most so many events and bytes, but at least one event; None if nothing waits.
+
+        The events of a contract come in the order of their commits. Ask again only when the last batch is settled.
+        """
+
+    def ensure_held(self) -> None:
+        """To be called right before sending.  Raises: LeaseLostError when what was read may be another replica's by now."""
+
+    def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None) -> None:
+        """Move on past the next `count` events of the last batch: those in `dead` were refused for good, all others accepted.
+
+        `mark` is how many bytes of the sink's own output that makes, if it has one.
+
+        Commits: the place, the books, the dead letters, and the end of events that all sinks are done with. Nothing for a sink
+        that was forgotten meanwhile.  Raises: LeaseLostError.
+        """
+
+    def postpone(self, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None) -> None:
+        """Commits: that nothing was sent, why, and when to try again, so that a restart loses no backoff."""
+
+    def note_mark(self, mark: int | None) -> None:
+        """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
+
+    def release(self) -> None:
+        """Give the right back, also while another thread is in a send. Again: nothing."""
+
+
+class DeadLetters(Protocol):
+    """Reads and commits in pieces; each piece is whole or did not happen."""
+
+    def numbers(self, sink: str | None = None, ids: Sequence[int] = ()) -> list[int]:
+        """The numbers of the letters of a sink (None: of all), and of these only `ids` if given, oldest first."""
+
+    def each(self, numbers: Sequence[int]) -> Iterator[StoredLetter]:
+        """The letters of these numbers, in this order, one piece in memory at a time; without those that are gone."""
+
+    def find(self, sink: str | None = None, ids: Sequence[int] = (), limit: int | None = None) -> list[StoredLetter]:
+        """Letters of a sink (None: of all), and of these only `ids` if given, oldest first, at most `limit`."""
+
+    def replay(self, letters: Iterable[StoredLetter], now: int, *, by: Action | None = None) -> int:
+        """Put letters back into the outbox, each for the sink that refused it, as if collected `now`. They come after newer ones.
+
+        Commits: piece by piece, the events for their sink alone, the books, the end of the letters, and who did it.
+        Returns: how many.
+        """
+
+    def purge(self, letters: Iterable[StoredLetter], *, by: Action | None = None) -> int:
+        """Commits: piece by piece, the end of letters, for good, and who did it. Their sink's books go on counting them as dead.
+
+        Returns: how many.
+        """
+
+
+class Gaps(Protocol):
+    """The spans that cannot be read whole. `Claim.commit` opens, shrinks and closes them."""
+
+    def find(self, contract: str | None = None) -> list[Gap]:
+        """The gaps of a contract (None: of all), oldest first."""
+
+    def entries(self, gap: int) -> list[Entry]:
+        """What came in it and could not be used, in the order in which it came."""
+
+    def retry(self, gap: int, now: int, *, by: Action | None = None) -> None:
+        """Commits: that a gap is due now, and not accepted; who says so."""
+
+    def accept(self, gap: int, *, by: Action | None = None) -> None:
+        """Commits: that a person takes a gap as it is; who it is."""
+
+    def record_try(self, gap: int, reason: str, next_try_at: int) -> None:
+        """Commits: that it could not be read once more, why, and when it is tried again."""
+
+
+class Journal(Protocol):
+    """What people did by hand."""
+
+    def unseen(self) -> list[JournalEntry]:
+        """What was written since the last call, by this process or another."""
+
+    def add(self, action: Action) -> None:
+        """Commits: the line of something that changes nothing else in the state."""

@@ -1,0 +1,96 @@
+"""What `check` can tell of a state directory: may we write there, is there room, is what lies there sound, and who holds it?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from poller.config import format_size
+from poller.core.errors import EXIT_STATE, StateError
+from poller.store.rows import Diagnosis
+from poller.store.sqlite.inspection import holder_of, missing_in, schema_of
+from poller.store.sqlite.schema import SCHEMA_VERSION
+
+MIB = 1 << 20
+WARN_FREE_BYTES = 200 * MIB
+FAIL_FREE_BYTES = 16 * MIB
+
+
+def diagnose(directory: Path, max_bytes: int) -> Iterator[Diagnosis]:
+    """Everything about the state. `max_bytes` is the outbox's limit."""
+    directory = directory.absolute()
+    writable = check_directory(directory)
+    yield writable
+    if writable.level == "ok":
+        yield check_space(shutil.disk_usage(_existing(directory)).free, max_bytes, directory)
+    yield from check_files(directory)
+
+
+def check_directory(directory: Path) -> Diagnosis:
+    """May this user write there? If it is missing: may it be created?"""
+    existing = _existing(directory)
+    try:
+        with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
+            file.write(b"\n")
+    except OSError as error:
+        hint = "choose another --state-dir, or give this user the right to write there"
+        return Diagnosis("fail", "state", f"{existing}: cannot be written: {error.strerror}", hint, EXIT_STATE)
+    will_be = "" if existing == directory else ", will be created"
+    return Diagnosis("ok", "state", f"{directory}: writable{will_be}")
+
+
+def _existing(directory: Path) -> Path:
+    """The directory, or the nearest above it that exists."""
+    while not os.path.lexists(directory) and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
+def check_space(free_bytes: int, max_bytes: int, directory: Path) -> Diagnosis:
+    """Is there room for what may have to wait?"""
+    free = f"{directory}: {_rounded(free_bytes)} free"
+    if free_bytes < FAIL_FREE_BYTES:
+        hint = "free some space, or choose another --state-dir"
+        return Diagnosis("fail", "disk", f"{free}: nearly full", hint, EXIT_STATE)
+    if free_bytes < max_bytes:
+        hint = (
+            "lower outbox.max_bytes, or free some space; when the disk is full, collecting pauses and nothing is lost"
+        )
+        return Diagnosis("warn", "disk", f"{free}, less than outbox.max_bytes, {format_size(max_bytes)}", hint)
+    if free_bytes < WARN_FREE_BYTES:
+        return Diagnosis("warn", "disk", f"{free}: not much", "free some space, or choose another --state-dir")
+    return Diagnosis("ok", "disk", free)
+
+
+def _rounded(size_bytes: int) -> str:
+    """A size for people, to three digits or so."""
+    for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes / 1024:.0f} KiB"
+
+
+def check_files(directory: Path) -> Iterator[Diagnosis]:
+    """Each use's file: ours, sound, of a schema we know; and who holds it."""
+    for path in sorted(directory.glob("*.db")):
+        name = f"state {path.stem}"
+        try:
+            version = schema_of(path)
+        except StateError as error:
+            yield _failed(name, error)
+            continue
+        is_current = version == SCHEMA_VERSION
+        schema = f"schema {version}" if is_current else f"schema {version}, upgraded at the next start"
+        pid = holder_of(path.with_suffix(".lock"))
+        held = f"; in use by process {pid}" if pid else "; not in use"
+        use = path.stem if is_current else ""
+        yield Diagnosis("ok", name, f"{path.name}: sound, {schema}{held}", use=use)
+    for use, missing in missing_in(directory).items():
+        yield _failed(f"state {use}", missing)
+
+
+def _failed(name: str, error: StateError) -> Diagnosis:
+    return Diagnosis("fail", name, error.message, error.hint, error.exit_code)

@@ -1,0 +1,124 @@
+"""The tables `gaps` and `gap_entries`: what `poller.store.gaps` decides, carried out in the transaction that commits a window."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from poller.core.gaps import KEPT_ENTRIES
+from poller.store.gaps import (
+    KEPT_BYTES,
+    Change,
+    ClearEntries,
+    Delete,
+    Entry,
+    Gap,
+    Insert,
+    KeepEntries,
+    MoveEntries,
+    Update,
+    settled,
+)
+from poller.store.journal import Action
+from poller.store.rows import WindowRead
+from poller.store.sqlite.database import DamagedRowError, Database
+from poller.store.sqlite.journal import record
+from poller.store.sqlite.schema import SEALED_GAP
+
+
+class Gaps:
+    """Every method is one transaction or one read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, contract: str | None = None) -> list[Gap]:
+        """The gaps of a contract (None: of all), oldest first."""
+        with self._database.reading() as connection:
+            return read_gaps(connection, contract)
+
+    def entries(self, gap: int) -> list[Entry]:
+        """What came in it and could not be used, in the order in which it came."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT content, size FROM gap_entries WHERE gap = ? ORDER BY id", (gap,))
+            return [Entry(*row) for row in rows.fetchall()]
+
+    def retry(self, gap: int, now: int, *, by: Action | None = None) -> None:
+        """Commits: that a gap is due now, and not accepted; who says so."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE gaps SET next_try_at = ?, is_accepted = 0 WHERE id = ?", (now, gap))
+            if by is not None:
+                record(connection, by, 1)
+
+    def accept(self, gap: int, *, by: Action | None = None) -> None:
+        """Commits: that a person takes a gap as it is; who it is."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE gaps SET is_accepted = 1 WHERE id = ?", (gap,))
+            if by is not None:
+                record(connection, by, 1)
+
+    def record_try(self, gap: int, reason: str, next_try_at: int) -> None:
+        """Commits: that it could not be read once more, why, and when it is tried again."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE gaps SET tries = tries + 1, reason = ?, next_try_at = ? WHERE id = ?",
+                (reason, next_try_at, gap),
+            )
+
+
+def read_gaps(connection: sqlite3.Connection, contract: str | None = None) -> list[Gap]:
+    rows = connection.execute(
+        f"SELECT {', '.join(Gap._fields)}, seal = crc32({SEALED_GAP}) FROM gaps"
+        " WHERE coalesce(contract = ?, 1) ORDER BY contract, start",
+        (contract,),
+    ).fetchall()
+    if not all(is_whole for *_, is_whole in rows):
+        raise DamagedRowError("a gap's row fails its checksum")
+    gaps = [Gap(*values) for *values, _ in rows]
+    return [gap._replace(is_accepted=bool(gap.is_accepted), is_narrow=bool(gap.is_narrow)) for gap in gaps]
+
+
+def settle(connection: sqlite3.Connection, contract: str, read: WindowRead) -> tuple[Sequence[Gap], Sequence[Gap]]:
+    """Enter what of a window could not be read, inside the caller's transaction.  Returns: the gaps that opens and closes."""
+    known = read_gaps(connection, contract)
+    if not known and not read.unread:
+        return (), ()
+    plan = settled(known, contract, read.window, read.unread, read.now, read.next_try_at)
+    numbers: dict[int, int] = {}
+    for change in plan.changes:
+        _apply(connection, change, numbers)
+    return [gap._replace(id=numbers[gap.id]) for gap in plan.opened], plan.closed
+
+
+def _apply(connection: sqlite3.Connection, change: Change, numbers: dict[int, int]) -> None:
+    """Carry out a change. `numbers` are those of new gaps, by the number that the plan gave them."""
+    query = connection.execute
+    match change:
+        case Insert(gap):
+            columns = [name for name in Gap._fields if name != "id"]
+            id_ = query(
+                f"INSERT INTO gaps ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", gap[1:]
+            ).lastrowid
+            numbers[gap.id] = id_ or 0
+        case Update(gap):
+            query(
+                "UPDATE gaps SET start = ?, end = ?, kind = ?, reason = ?, is_narrow = ? WHERE id = ?",
+                (gap.start, gap.end, gap.kind, gap.reason, gap.is_narrow, numbers.get(gap.id, gap.id)),
+            )
+        case Delete(gap):
+            query("DELETE FROM gap_entries WHERE gap = ?", (numbers.get(gap, gap),))
+            query("DELETE FROM gaps WHERE id = ?", (numbers.get(gap, gap),))
+        case ClearEntries(gap):
+            query("DELETE FROM gap_entries WHERE gap = ?", (numbers.get(gap, gap),))
+        case MoveEntries(gap, to):
+            query("UPDATE gap_entries SET gap = ? WHERE gap = ?", (numbers.get(to, to), numbers.get(gap, gap)))
+        case KeepEntries(gap, entries):
+            _keep(connection, numbers.get(gap, gap), entries)
+
+
+def _keep(connection: sqlite3.Connection, gap: int, entries: Sequence[bytes]) -> None:
+    (held,) = connection.execute("SELECT count(*) FROM gap_entries WHERE gap = ?", (gap,)).fetchone()
+    connection.executemany(
+        "INSERT INTO gap_entries (gap, size, content) VALUES (?, ?, ?)",
+        [(gap, len(entry), entry[:KEPT_BYTES]) for entry in entries[: max(0, KEPT_ENTRIES - held)]],
+    )

@@ -1,0 +1,108 @@
+"""Reads from a file what the state says of itself: for `status`, `/metrics`, the journal, and what another use has collected."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from poller.core.events import Event
+from poller.store.journal import JournalEntry
+from poller.store.letters import NO_LETTERS
+from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
+from poller.store.rows import Size
+from poller.store.sqlite import dead_letters, ledger, outbox
+from poller.store.sqlite.contracts import read_contracts, read_filtered, read_ranges
+from poller.store.sqlite.database import CREATED_AT, Database, Reader
+from poller.store.sqlite.gaps import read_gaps
+from poller.store.sqlite.journal import read_journal
+
+
+def overview(database: Database) -> Overview:
+    """The state of a database that this process has open.  Raises: StateError."""
+    with database.reading() as connection:
+        return _read(connection)
+
+
+def overview_of(path: Path) -> Overview:
+    """The state in a file, whether or not another process is writing to it.  Raises: StateError."""
+    with closing(Reader(path)) as reader, reader.reading() as connection:
+        return _read(connection)
+
+
+def journal_of(path: Path, *, since: int, limit: int | None) -> list[JournalEntry]:
+    """What people did to the state in a file, as `read_journal` gives it.  Raises: StateError."""
+    with closing(Reader(path)) as reader, reader.reading() as connection:
+        return read_journal(connection, since=since, limit=limit)
+
+
+class Collected:
+    """What another use, such as `run`, has collected and sent to some sinks. Reads its file, which may be in use."""
+
+    def __init__(self, path: Path, sinks: Sequence[str]) -> None:
+        """`sinks`: only what was collected since all of these were known to that use counts.
+
+        Raises: StateError when the file cannot be read.
+        """
+        with ExitStack() as on_failure:
+            self._reader = on_failure.enter_context(closing(Reader(path)))
+            with self._reader.reading() as connection:
+                known = {row.sink.name: row.ledger_id for row in outbox.read_sinks(connection)}
+            on_failure.pop_all()
+        self.knows_sinks = all(sink in known for sink in sinks)
+        self._after_id = max((known.get(sink, 0) for sink in sinks), default=0)
+
+    def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
+        """Those of the events that it has not collected, in the same order."""
+        if not self.knows_sinks:
+            return events
+        with self._reader.reading() as connection:
+            return ledger.unseen(connection, contract, events, after_id=self._after_id)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _read(connection: sqlite3.Connection) -> Overview:
+    with _snapshot(connection):
+        letters = dead_letters.read_books(connection)
+        sinks = [
+            SinkOverview(row.sink, *outbox.waiting(connection, row), letters.get(row.sink.name, NO_LETTERS).at_hand)
+            for row in outbox.read_sinks(connection)
+        ]
+        size = Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
+        pending = read_ranges(connection)
+        return Overview(
+            read_contracts(connection),
+            sinks,
+            size,
+            read_filtered(connection),
+            pending,
+            letters,
+            _read_taken_back(connection),
+            read_gaps(connection),
+            int(created) if (created := _fact(connection, CREATED_AT)) else None,
+            next(iter(read_journal(connection, limit=1)), None),
+            _fact(connection, FINISHED),
+        )
+
+
+def _read_taken_back(connection: sqlite3.Connection) -> TakenBack | None:
+    value = _fact(connection, "taken_back")
+    return TakenBack(*map(int, value.split())) if value else None
+
+
+def _fact(connection: sqlite3.Connection, name: str) -> str | None:
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else None
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Queries that see one and the same moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")

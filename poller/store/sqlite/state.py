@@ -1,0 +1,171 @@
+"""The open state of one use, kept in an SQLite file.
+
+`synchronous=NORMAL` with a write-ahead log: a power cut may undo the last commits, but whole ones. What they held is still in the
+API, so it is read and sent again. Nothing is acknowledged to anybody before its commit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from poller.core.clocks import Trail
+from poller.store.journal import Action
+from poller.store.overview import Overview
+from poller.store.sqlite.contracts import Contracts
+from poller.store.sqlite.database import Database, make_directory
+from poller.store.sqlite.dead_letters import DeadLetters
+from poller.store.sqlite.gaps import Gaps
+from poller.store.sqlite.journal import Journal, record
+from poller.store.sqlite.lock import Lock, lock_of
+from poller.store.sqlite.outbox import Outbox
+from poller.store.sqlite.overview import overview
+
+_TRAIL = "clock_trail"
+_SINCE = "since "  # and the account's name
+
+
+class State:
+    """The open state of one use, held by this process until `close`."""
+
+    def __init__(self, lock: Lock | None, database: Database) -> None:
+        self._lock = lock
+        self._database = database
+        self.contracts = Contracts(database)
+        self.outbox = Outbox(database)
+        self.dead_letters = DeadLetters(database)
+        self.journal = Journal(database)
+        self.gaps = Gaps(database)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        use: str,
+        *,
+        wait: bool = False,
+        stop: threading.Event | None = None,
+        since: int | None = None,
+        accounts: Iterable[str] = (),
+        by: Action | None = None,
+    ) -> State:
+        """Open or create `<directory>/<use>.db`, for this process alone.
+
+        `wait` waits for another process to let go of it, until `stop`. With `since` (unix seconds) the contracts of `accounts`
+        are to be read again from there, as with `request_reread`, and a new file may take the place of one that was set aside: a
+        person has decided from when to read.  Raises: StateError, StoppedError.
+        """
+        asked = None if since is None else {_SINCE + account: str(since) for account in accounts}
+        make_directory(directory)
+        lock = Lock(directory / f"{use}.lock", wait=wait, stop=stop or threading.Event())
+        try:
+            state = cls(lock, Database(directory / f"{use}.db", asked=asked))
+        except BaseException:  # an interrupt, too, must not keep the lock
+            lock.release()
+            raise
+        try:
+            lock.remember_created()
+            if since is not None:
+                state.request_reread(accounts, since, by=by)
+            state.outbox.recount()
+        except BaseException:  # the same, once it is open
+            state.close()
+            raise
+        return state
+
+    @property
+    def use(self) -> str:
+        return self._database.path.stem
+
+    def check_in_place(self) -> None:
+        """Raises: StateError when its file was moved or deleted, so that a restart would not find it."""
+        self._database.check_in_place()
+
+    def fact(self, name: str) -> str | None:
+        """Something remembered by name; None where it never was.  Raises: StateError."""
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def remember(self, name: str, value: str) -> None:
+        """Commits: a fact, in place of what was known by that name."""
+        with self._database.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def clock_trail(self) -> Trail:
+        """The times of earlier polls, as far as they tell of a clock that was ahead.  Raises: StateError."""
+        at, *jumps = map(int, (self.fact(_TRAIL) or "0").split())
+        return Trail(at, tuple(zip(jumps[::2], jumps[1::2], strict=True)))
+
+    def remember_clock_trail(self, trail: Trail) -> None:
+        """Commits: the times of polls."""
+        self.remember(_TRAIL, " ".join(map(str, (trail.at, *(at for jump in trail.jumps for at in jump)))))
+
+    def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
+        """Commits: that the contracts of these accounts are to be read again from `since` (unix seconds), and who asked.
+
+        It holds until they have been found, however often that fails; asked for twice, the earlier holds.
+        """
+        with self._database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+                " WHERE CAST(excluded.value AS INTEGER) < CAST(value AS INTEGER)",
+                [(_SINCE + account, str(since)) for account in accounts],
+            )
+            if by is not None:
+                record(connection, by)
+
+    def requested_reread(self, account: str) -> int | None:
+        """From when the contracts of an account are to be read again; None where nobody asked, or it is done."""
+        since = self.fact(_SINCE + account)
+        return int(since) if since else None
+
+    def forget_reread(self, account: str) -> None:
+        """Commits: that it is done."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM facts WHERE name = ?", (_SINCE + account,))
+
+    def overview(self) -> Overview:
+        """Everything at one moment, for status, metrics and the books.  Raises: StateError."""
+        return overview(self._database)
+
+    def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
+        """Forget old identities, and give space that is free back to the disk."""
+        # A clock that turns out to have been ahead has all read again from before it was set.
+        now = min([now, *(before for before, _ in self.clock_trail().jumps)])
+        self.contracts.prune(retention_seconds, overlap_seconds, now)
+        self._database.vacuum()
+
+    def shrink(self) -> None:
+        """Give all space that is free back to the disk: this use has done its work.  Raises: StateError."""
+        self._database.vacuum(is_last=True)
+
+    @classmethod
+    def attach(cls, path: Path) -> State:
+        """Open the state in a file that may be in use, for short transactions of a person's: replay, purge, forget."""
+        return cls(None, Database(path, is_owner=False))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold an attached state for this process alone while the block lasts, as `open` does: to collect, not only to look.
+
+        Raises: StateHeldError when another process holds it, StateError.
+        """
+        lock = Lock(lock_of(self._database.path), wait=False, stop=threading.Event())
+        self._database.is_owner = True
+        try:
+            self.outbox.recount()
+            yield
+        finally:
+            if self._database.is_damaged:  # `close` sets it aside: nobody is to start with it before
+                self._lock = lock
+            else:
+                self._database.is_owner = False
+                lock.release()
+
+    def close(self) -> None:
+        self._database.close()
+        if self._lock is not None:
+            self._lock.release()

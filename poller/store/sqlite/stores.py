@@ -1,0 +1,102 @@
+"""The state directory: an independent file for each use, with a lock file beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from poller.core.errors import StateError
+from poller.store.journal import Action, JournalEntry
+from poller.store.overview import Overview
+from poller.store.rows import Diagnosis
+from poller.store.sqlite import diagnosis, inspection
+from poller.store.sqlite import overview as reading
+from poller.store.sqlite.database import delete, make_directory, vanished
+from poller.store.sqlite.lock import Lock, was_created
+from poller.store.sqlite.overview import Collected
+from poller.store.sqlite.state import State
+
+
+class Stores:
+    """The states in a directory. See `poller.store.protocols.Stores` for what each method does."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @property
+    def place(self) -> str:
+        return str(self.directory.absolute())
+
+    def owner(self) -> int | None:
+        """The user whose files they are; None where that cannot be told."""
+        try:
+            return self.directory.stat().st_uid
+        except OSError:  # what uses it says so
+            return None
+
+    def where(self, use: str) -> str:
+        return str(self._path(use).absolute())
+
+    def uses(self) -> list[str]:
+        try:
+            return sorted(path.stem for path in self.directory.iterdir() if path.suffix == ".db")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            hint = "check that it belongs to this user, or name another --state-dir"
+            raise StateError(f"{self.directory}: cannot be read: {error.strerror}", hint=hint) from error
+
+    def open(
+        self,
+        use: str,
+        *,
+        wait: bool = False,
+        stop: threading.Event | None = None,
+        since: int | None = None,
+        accounts: Iterable[str] = (),
+        by: Action | None = None,
+    ) -> State:
+        return State.open(self.directory, use, wait=wait, stop=stop, since=since, accounts=accounts, by=by)
+
+    def attach(self, use: str) -> State:
+        return State.attach(self._existing(use))
+
+    def snapshot(self, use: str) -> Overview:
+        return reading.overview_of(self._existing(use))
+
+    def journal(self, use: str, *, since: int = 0, limit: int | None = None) -> list[JournalEntry]:
+        return reading.journal_of(self._existing(use), since=since, limit=limit)
+
+    def collected(self, use: str, sinks: Sequence[str]) -> Collected:
+        return Collected(self._existing(use), sinks)
+
+    def discard(self, use: str) -> None:
+        make_directory(self.directory)
+        lock = Lock(self.directory / f"{use}.lock", wait=False, stop=threading.Event())
+        try:
+            delete(self._path(use))
+        finally:
+            lock.release()
+
+    def holder(self, use: str) -> int | None:
+        return inspection.holder_of(self.directory / f"{use}.lock")
+
+    def missing(self) -> dict[str, StateError]:
+        return inspection.missing_in(self.directory)
+
+    def diagnose(self, max_bytes: int) -> Iterator[Diagnosis]:
+        return diagnosis.diagnose(self.directory, max_bytes)
+
+    def _path(self, use: str) -> Path:
+        return self.directory / f"{use}.db"
+
+    def _existing(self, use: str) -> Path:
+        """The file of a use.  Raises: StateError when there is none."""
+        path = self._path(use)
+        if use not in self.uses():
+            if was_created(path):
+                raise vanished(path)
+            hint = f"`{use}` has not run with this --state-dir yet"
+            raise StateError(f"{path} does not exist", hint=hint)
+        return path
