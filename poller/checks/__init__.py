@@ -47,7 +47,10 @@ def from_error(name: str, error: PollerError) -> list[Finding]:
     if isinstance(error, ConfigError):
         return [
             fail(
-                name, found.message if found.path == name else f"{found.path}: {found.message}", found.hint, EXIT_CONFIG
+                name,
+                found.message if found.path == name else f"{found.where}: {found.message}",
+                found.hint,
+                EXIT_CONFIG,
             )
             for found in error.problems
         ]

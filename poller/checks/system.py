@@ -40,8 +40,8 @@ def check_listen(address: Address | None, daemon_pid: int | None) -> Finding:
     except OSError as error:
         if error.errno == errno.EADDRINUSE and daemon_pid is not None and is_ours(address):
             return ok(name, f"{show(address)}: in use by the daemon, process {daemon_pid}")
-        _, message, hint = problem(address, error)
-        return fail(name, message, hint, EXIT_CONFIG)
+        found = problem(address, error)
+        return fail(name, found.message, found.hint, EXIT_CONFIG)
     return ok(name, f"{show(address)}: free")
 
 

@@ -19,7 +19,7 @@ import click
 from poller import __version__
 from poller.cli.memory import return_memory_promptly
 from poller.cli.messages import tell, wants_color
-from poller.cli.options import global_options
+from poller.cli.options import SuggestingGroup, global_options
 from poller.core.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError, StoppedError
 from poller.system.log_stream import LogStream
 
@@ -47,7 +47,7 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(SuggestingGroup):
     """A group that imports a command's module only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -88,6 +88,8 @@ def cli() -> None:
       ionos-poller demo                       see it work, no account needed
       IONOS_API_TOKEN=... ionos-poller fetch  the entries since the last fetch
       ionos-poller --config my.toml check     is everything set up right?
+
+    T is a time: 2026-05-01T07:42:20Z, 2026-05-01 (UTC midnight), `now`, or an age such as 90m, 36h, 7d.
 
     Exit codes: 0 all good; 1 something failed and will be retried, nothing is lost; 2 usage or configuration;
     3 authentication refused; 4 state unusable or held by another process; 130 interrupted.

@@ -127,7 +127,7 @@ def run_checks(
             yield _describe(config)
         for finding in _check_config(config, stop, is_offline=is_offline, is_sending=is_sending):
             # What the configuration's own check has said of a key file is not said again by whoever needs it.
-            if not any(problem.startswith(finding.message) for problem in problems):
+            if not any(finding.message in problem for problem in problems):
                 yield finding
     if fluent_bit is not None:
         yield from check_fluent_bit(fluent_bit, config)

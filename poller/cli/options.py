@@ -99,8 +99,33 @@ class GlobalOptionsCommand(click.Command):
         super().__init__(*args, **kwargs)
         self.params.extend(_OPTIONS)
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Its own options, and a line that names the global ones."""
+        records = [param.get_help_record(ctx) for param in self.get_params(ctx) if param not in _OPTIONS]
+        with formatter.section("Options"):
+            formatter.write_dl([record for record in records if record is not None])
+        names = ", ".join(option.opts[0] for option in _OPTIONS)
+        formatter.write_paragraph()
+        formatter.write_text(f"Global options: {names}")
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
 
-class GlobalOptionsGroup(GlobalOptionsCommand, click.Group):
+
+class SuggestingGroup(click.Group):
+    """A group that names the command that a typing error was meant to be."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        names = self.list_commands(ctx)
+        if args[0] in names or args[0].startswith("-"):
+            return super().resolve_command(ctx, args)
+        from difflib import get_close_matches
+
+        close = get_close_matches(args[0].lower(), names, n=1, cutoff=0.6)
+        hint = f"Did you mean '{close[0]}'?" if close else f"`{ctx.command_path} --help` lists them."
+        raise click.UsageError(f"No such command '{args[0]}'. {hint}", ctx)
+
+
+class GlobalOptionsGroup(GlobalOptionsCommand, SuggestingGroup):
     """A group that takes them, too: between its name and its command's."""
 
 
@@ -116,8 +141,12 @@ def parse_time_option(text: str, name: str, *, is_end: bool = False) -> int:
             raise ValueError(f"{text!r} lies before 1970")
         return at
     except (ValueError, OverflowError) as error:
-        hint = "write 2026-05-01T07:42:20Z, 2026-05-01, or an age such as 36h"
-        raise ConfigError([Problem(name, str(error), hint)]) from None
+        message, _, hint = str(error).partition(": ")
+        if re.fullmatch(r"[0-9]{1,4}", text.strip()):
+            hint = f"an age has a unit, such as {text.strip()}m or {text.strip()}h"
+        raise ConfigError(
+            [Problem(name, message, hint or "write 2026-05-01T07:42:20Z, 2026-05-01, now, or an age such as 36h")]
+        ) from None
 
 
 class TimeType(click.ParamType[int]):

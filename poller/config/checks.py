@@ -70,7 +70,7 @@ def check_url(text: str) -> str:
     except ValueError:
         raise BadValueError("is not a URL", "such as https://host:port/path") from None
     if parts.scheme not in ("http", "https"):
-        raise BadValueError("must begin with https:// or http://")
+        raise BadValueError("must begin with https:// or http://", "such as https://host:port/path")
     if "@" in parts.netloc:
         raise BadValueError("must not hold credentials", "give them by their own keys, from a file or the environment")
     if not host or port == 0:

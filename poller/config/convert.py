@@ -94,8 +94,8 @@ class Converter:
         if len(self.problems) > before:
             return None
         made = kind(**{name: value for name, value in values.items() if value is not None})
-        for key, message, hint in check_table(made):
-            self.add(_join(path, key) if key else path, message, hint)
+        for found in check_table(made):
+            self.add(_join(path, found.path) if found.path else path, found.message, found.hint)
         return made
 
     def tables(self, kind: type[T], raw: object, path: str) -> dict[str, T]:
@@ -120,13 +120,16 @@ class Converter:
     def _items(self, raw: object, path: str) -> Iterator[tuple[str, dict[str, object]]]:
         """The tables of a list, each with its path. Those that have a name may not have the same."""
         places: dict[str, str] = {}
+        if isinstance(raw, dict):
+            self.add(path, "must be a list, not a table", f"write [[{path}]]")
+            return
         for index, item in enumerate(self._attempt(path, expect_list, raw) or ()):
             where = f"{path}[{index}]"
             table = self._attempt(where, expect_table, item)
             if table is None:
                 continue
             if (name := _name_of(table)) and (first := places.setdefault(name, where)) != where:
-                self.add(f"{where}.name", f"is the same as that of {first}")
+                self.add(f"{where}.name", f"is the same as that of {first}", "give each a name of its own")
             yield where, table
 
     # Fields

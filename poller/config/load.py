@@ -8,7 +8,7 @@ set.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def load(
     Raises: ConfigError with all problems.
     """
     problems: list[Problem] = []
-    tree, is_private = _read_file(path, problems) if path is not None else ({}, True)
+    tree, is_private, text = _read_file(path, problems) if path is not None else ({}, True, "")
     origins = _apply_environment(tree, environ, problems)
     if state_dir is not None:
         tree.pop("state_dir", None)
@@ -66,7 +66,7 @@ def load(
         )
     problems += _check_username(environ)
     if config is None or problems:
-        raise ConfigError(problems)
+        raise ConfigError(_placed(problems, path, text))
     if state_dir is None and "state_dir" not in tree:
         # Under systemd it may hold several, separated by colons.
         state_dir = Path(environ.get("STATE_DIRECTORY", "").partition(":")[0] or "state")
@@ -87,13 +87,22 @@ def _convert(converter: Converter, tree: dict[str, Any]) -> Config | None:
     accounts = converter.tables(Account, tree.get("accounts", []), "accounts")
     sinks = converter.sinks(tree.get("sinks", []), "sinks")
     config = msgspec.structs.replace(config, accounts=tuple(accounts.values()), sinks=tuple(sinks.values()))
-    for path, message, hint in check_config(config, sinks):
-        converter.add(path, message, hint)
+    for problem in check_config(config, sinks):
+        converter.add(problem.path, problem.message, problem.hint)
     return None if converter.problems else config
 
 
-def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], bool]:
-    """The file's tables, and whether none but its owner can read it."""
+def _placed(problems: Sequence[Problem], file: Path | None, text: str) -> list[Problem]:
+    """The problems, those of keys in the file with their line. What a variable set is told by its name, which is no key."""
+    from poller.config.places import line_of, places
+
+    found = places(text)
+    lines = [(problem, line_of(problem.path, found)) for problem in problems]
+    return [problem._replace(place=f"{file}:{line}") if line else problem for problem, line in lines]
+
+
+def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], bool, str]:
+    """The file's tables, whether none but its owner can read it, and its text."""
     import tomllib
 
     try:
@@ -101,16 +110,17 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
     except OSError as error:
         hint = "does it exist, and may this user read it? See `ionos-poller config example`"
         problems.append(Problem(str(path), f"cannot be read: {error.strerror}", hint))
-        return {}, False
+        return {}, False, ""
     if refusal is not None:
         problems.append(Problem(str(path), *refusal))
-        return {}, False
+        return {}, False, ""
     is_private = rights.mode & 0o077 == 0
     if len(content) > _MAX_FILE_BYTES:
         problems.append(Problem(str(path), "is larger than 1 MiB", "is it the right file?"))
-        return {}, is_private
+        return {}, is_private, ""
     try:
-        return tomllib.loads(content.decode("utf-8-sig")), is_private
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        return tomllib.loads(text), is_private, text
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         problems.append(Problem(str(path), f"is not UTF-8 (line {line})", "save it as UTF-8"))
@@ -118,7 +128,7 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
         # A number of thousands of digits, or thousands of brackets, fail without a position.
         message = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long or too deep"
         problems.append(Problem(str(path), f"is not valid TOML: {message}", "see `ionos-poller config example`"))
-    return {}, is_private
+    return {}, is_private, ""
 
 
 def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:

@@ -12,14 +12,16 @@ from poller.config.secrets import SecretSource
 from poller.config.sinks import AnySink, FileSink, HttpSink, LokiSink, OtlpSink, Redact, Sink
 from poller.core.errors import Problem
 
+API_PATH = "/activitylog/v1"
+"""What is appended to the URL of the API."""
+
 
 def check_table(table: msgspec.Struct) -> Iterator[Problem]:
     """The problems within one table; their paths are keys of that table."""
     match table:
-        case Api():
+        case Api() | Account():
             yield from _check_login(table)
-        case Account():
-            yield from _check_login(table)
+            yield from _check_path(table.url, API_PATH)
         case Poll():
             yield from _check_poll(table)
         case Redact():
@@ -36,6 +38,12 @@ def _check_login(table: Api | Account) -> Iterator[Problem]:
         yield Problem("token", "is given besides a user name and password", "keep one of the two")
     if table.password is not None and not table.username:
         yield Problem("password", "has no username beside it")
+
+
+def _check_path(url: str, own: str) -> Iterator[Problem]:
+    """A path that the program appends, at the end of the URL already."""
+    if own and url.endswith(own):
+        yield Problem("url", f"ends in {own}, which the program appends", "leave that out")
 
 
 def _check_poll(poll: Poll) -> Iterator[Problem]:
@@ -59,6 +67,8 @@ def _check_redact(redact: Redact) -> Iterator[Problem]:
 def _check_sink(sink: Sink) -> Iterator[Problem]:
     if sink.retry_initial_seconds > sink.retry_max_seconds:
         yield Problem("retry_initial", "is longer than retry_max")
+    if isinstance(sink, HttpSink):
+        yield from _check_path(sink.url, sink.own_path)
     if isinstance(sink, HttpSink) and sink.key_file is not None and sink.cert_file is None:
         yield Problem("key_file", "has no cert_file beside it")
     if isinstance(sink, HttpSink) and _has_secret(sink) and not sink.allow_plain_http and is_clear_text(sink.url):

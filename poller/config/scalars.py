@@ -18,6 +18,7 @@ from poller.config.environment import EnvText
 from poller.config.kinds import Field
 from poller.config.values import format_duration, format_size, parse_duration, parse_size, show
 
+_MAX_SECONDS = 10**9
 _INTEGER = r"-?[0-9]{1,18}"
 
 
@@ -51,7 +52,10 @@ def read_scalar(field: Field, raw: object) -> Any:
 
 def _duration(field: Field, raw: object) -> float:
     if not isinstance(raw, str):
-        raise BadValueError(f"{show(raw)} is not a duration", 'quote it with its unit, such as "60s" or "1h30m"')
+        example = f'"{raw}s"' if isinstance(raw, int) and 0 < raw < _MAX_SECONDS else '"60s" or "1h30m"'
+        raise BadValueError(f"{show(raw)} is not a duration", f"quote it with its unit, such as {example}")
+    if re.fullmatch(r"[0-9]{1,9}", raw):
+        raise BadValueError(f"{show(raw)} is not a duration", f'it has no unit: "{int(raw)}s", "5m" or "1h30m"')
     seconds = _in_bounds(field, parse_duration(raw), format_duration)
     if field.type is int and not seconds.is_integer():
         raise BadValueError(f"{show(raw)} is not in whole seconds")

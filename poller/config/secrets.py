@@ -116,7 +116,10 @@ class SecretSource:
             raise self._error("missing", self.hint)
         if not value.strip():
             kind = FileProblem if self.origin in ("file", "credential") else Problem
-            raise ConfigError([kind(self.path, f"{self} is empty")])
+            raise ConfigError([kind(self.path, f"{self} is empty", "put the token or key into it")])
+        if "\n" in value.strip():
+            message = f"{self} holds a control character: it has several lines"
+            raise self._error(message, "leave the one line of the token or key in it")
         if not value.isprintable():
             raise self._error(f"{self} holds a control character", "it must be one line of text")
         if not self.is_text and (" " in value or not value.isascii()):

@@ -189,6 +189,11 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     cert_file: CertFile = None
     key_file: KeyFile = None
 
+    @property
+    def own_path(self) -> str:
+        """What is appended to the URL."""
+        return ""
+
 
 class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-service"):
     """IONOS Logging Service, or any HTTP source that wants an `APIKEY` header: POST {url}/{tag}."""
@@ -199,6 +204,10 @@ class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-servi
     ]
     max_event_bytes: MaxEventBytes = 256 * KIB
     requests_per_second: RequestsPerSecond = 40.0
+
+    @property
+    def own_path(self) -> str:
+        return f"/{self.tag}"
 
 
 class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
@@ -239,6 +248,10 @@ class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
         ),
     ] = 4
 
+    @property
+    def own_path(self) -> str:
+        return "/loki/api/v1/push"
+
 
 class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
     """Moesif Actions API."""
@@ -261,6 +274,10 @@ class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
         int,
         describe("size", "An action larger than this is handled as `oversize` says.", ge=KIB, le=1_000_000),
     ] = 1_000_000
+
+    @property
+    def own_path(self) -> str:
+        return "/v1/actions"
 
 
 class FirehoseSink(FormatSink, frozen=True, kw_only=True, tag="firehose"):

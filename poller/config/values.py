@@ -22,6 +22,8 @@ _RFC3339 = (
     r"(?:\.([0-9]{1,30}))?(?:([Zz])|([+-])([0-9]{2}):([0-9]{2}))"
 )
 
+_LOCAL = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{1,2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?"
+
 
 def show(value: object) -> str:
     """A value for a message: quoted as in Python, control characters escaped, cut at 40 characters."""
@@ -97,11 +99,13 @@ def parse_time(text: str, now: datetime) -> datetime:
         raise ValueError(f"{show(text)} is not a date and time that exists") from None
     if text == "now":
         return now.astimezone(UTC)
+    if re.fullmatch(_LOCAL, text):
+        raise ValueError(f"{show(text)} is not a time with its zone: add Z or +02:00")
     try:
         age = timedelta(seconds=parse_duration(text))
     except ValueError:
         raise ValueError(
-            f"{show(text)} is not a time such as 2026-05-01T07:42:20Z, 2026-05-01, or an age: 90m, 36h, 7d"
+            f"{show(text)} is not a time: write 2026-05-01T07:42:20Z, 2026-05-01, now, or an age such as 36h"
         ) from None
     try:
         return now.astimezone(UTC) - age

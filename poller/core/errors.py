@@ -43,14 +43,22 @@ class PollerError(Exception):
 
 
 class Problem(NamedTuple):
-    """One thing wrong with the configuration: where (`path`, such as `sinks[0].url`), what, and what to do."""
+    """One thing wrong with the configuration: where (`path`, such as `sinks[0].url`), what, and what to do.
+
+    `place` is the file and line, such as `my.toml:12`; empty for what is in no file.
+    """
 
     path: str
     message: str
     hint: str = ""
+    place: str = ""
+
+    @property
+    def where(self) -> str:
+        return f"{self.place}: {self.path}" if self.place else self.path
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}{f' ({self.hint})' if self.hint else ''}"
+        return f"{self.where}: {self.message}{f' ({self.hint})' if self.hint else ''}"
 
 
 class FileProblem(Problem):

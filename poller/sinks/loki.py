@@ -71,7 +71,7 @@ class LokiSink(Sink):
         self._endpoint = Endpoint(
             settings,
             context,
-            path="/loki/api/v1/push",
+            path=settings.own_path,
             successes=SUCCESSES,
             place="url",
             login=login_of(settings),

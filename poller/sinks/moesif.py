@@ -35,7 +35,7 @@ class MoesifSink(Sink):
         self._endpoint = Endpoint(
             settings,
             context,
-            path="/v1/actions",
+            path=settings.own_path,
             successes=SUCCESSES,
             place="url",
             login=Login("X-Moesif-Application-Id", settings.application_id),

@@ -75,7 +75,7 @@ def test_global_options_stand_before_or_behind_the_command(bench: Starter) -> No
         assert " DEBUG " in run.stderr
         assert "fetch.finished contracts=1" in run.stderr
     sinks = place.run("sinks", "--state-dir", "here", "list")
-    assert (sinks.code, sinks.told, len(sinks.lines)) == (0, [], 1), "between the words of a command, too"
+    assert (sinks.code, sinks.told, len(sinks.lines)) == (0, [], 2), "between the words of a command, too"
     quiet = place.run("--log-level", "debug", "fetch", "--log-level", "error", "--state-dir", "there")
     assert quiet.stderr == "", "the nearer one counts"
     assert place.run("--log-format", "json", "fetch").log[-1]["message"] == "fetch.finished"

@@ -308,3 +308,12 @@ def test_a_token_file_in_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
 )
 def test_how_a_new_secret_comes_into_force_depends_on_where_it_is(origin: Any, remedy: str) -> None:
     assert SecretSource(origin, "/etc/key", path="api.token").remedy == remedy
+
+
+def test_a_file_of_several_lines_where_one_token_belongs_is_told_as_that(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("# the token of 2026\ncanary\n")
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match="it has several lines") as caught:
+        SecretSource("file", str(file), path="api.token_file").read()
+    assert "canary" not in str(caught.value)

@@ -1,0 +1,71 @@
+"""On which line of a TOML file a key stands. Pure: text in, numbers out.
+
+`tomllib` gives values without their places. This reads no values: it only follows tables and keys, over strings, comments and
+brackets, of a text that is valid TOML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+_PIECE = re.compile(
+    r'"""(?:\\.|[^\\])*?"""+'  # a text over several lines may end in quotes of its own
+    r"|'''.*?'''+"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'"
+    r"|\#[^\n]*"
+    r"|[A-Za-z0-9_-]+"
+    r"|.",
+    re.DOTALL,
+)
+
+
+def places(text: str) -> dict[str, int]:
+    """The line of each table and key by its path, such as `poll.interval` and `sinks[0].url`; not of what is inside of braces."""
+    found: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    line, depth = 1, 0
+    table, key, is_key = "", "", True  # `is_key`: before the `=` of a line
+    for match in _PIECE.finditer(text):
+        piece = match[0]
+        if piece == "\n" and depth == 0:
+            if is_key and key.startswith("["):
+                table = _table(key, counts)
+                found.setdefault(table.partition("[")[0], line)
+                found.setdefault(table, line)
+            key, is_key = "", True
+        elif not is_key:
+            depth += (piece in "[{") - (piece in "]}") if len(piece) == 1 else 0
+        elif piece == "=" and not key.startswith("["):
+            found.setdefault(f"{table}.{key}" if table else key, line)
+            is_key = False
+        elif not piece.isspace() and not piece.startswith("#"):
+            key += piece[1:-1] if len(piece) > 1 and piece[0] in "\"'" else piece
+        line += piece.count("\n")
+    return found
+
+
+def _table(header: str, counts: Counter[str]) -> str:
+    """The path of a table by its header; each of a list of tables is counted, also as a part of a longer path."""
+    is_list = header.startswith("[[")
+    path = ""
+    *above, last = header.strip("[]").split(".")
+    for part in above:
+        path = f"{path}.{part}" if path else part
+        path = f"{path}[{counts[path] - 1}]" if counts[path] else path
+    path = f"{path}.{last}" if path else last
+    if is_list:
+        counts[path] += 1
+    return f"{path}[{counts[path] - 1}]" if is_list else path
+
+
+def line_of(path: str, found: Mapping[str, int]) -> int | None:
+    """The line of a path, or of the nearest key or table around it; None where there is none."""
+    while path not in found:
+        shorter = re.sub(r"(\.[^.\[\]]*|\[[^\[\]]*\])$", "", path)
+        if shorter == path:
+            return None
+        path = shorter
+    return found[path]

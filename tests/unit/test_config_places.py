@@ -1,0 +1,84 @@
+"""On which line of the configuration a key stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from poller.config import describe, load
+from poller.config.places import line_of, places
+from poller.core.errors import ConfigError
+
+TEXT = '''\
+# [poll] is no table here
+state_dir = "a"   # = "b"
+
+[api]
+url = "https://x"
+"page_size" = 7
+description = """
+[sinks]
+url = "no key"
+"""
+[[sinks]]
+name = "a"
+labels = { x = "]" , y = "[" }
+[sinks.redact]
+drop = [
+  "one",  # ]
+  'two = "',
+]
+[[sinks]]
+name = "b"
+redact.mask = ["c"]
+[filter]
+exclude = [{ type = "x" },
+  { type = 1 }]
+'''
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("state_dir", 2),
+        ("api", 4),
+        ("api.url", 5),
+        ("api.page_size", 6),
+        ("sinks", 11),
+        ("sinks[0]", 11),
+        ("sinks[0].name", 12),
+        ("sinks[0].labels", 13),
+        ("sinks[0].labels.x", 13),
+        ("sinks[0].redact.drop[1]", 15),
+        ("sinks[1]", 19),
+        ("sinks[1].url", 19),
+        ("sinks[1].redact.mask", 21),
+        ("filter.exclude[1].type", 23),
+        ("poll.interval", None),
+        ("poll", None),
+        ("IONOS_POLLER_POLL__INTERVAL", None),
+    ],
+)
+def test_a_key_is_found_on_its_line_and_what_is_inside_it_on_the_same(path: str, line: int | None) -> None:
+    assert line_of(path, places(TEXT)) == line
+
+
+def test_every_key_of_the_example_is_found() -> None:
+    text = re.sub(r"^#(?=\S)", "", describe.example(), flags=re.MULTILINE)
+    found = places(text)
+    assert {"state_dir", "api.page_size", "poll", "sinks[3]", "filter.exclude"} <= set(found)
+    for path, line in found.items():
+        assert path.rpartition(".")[2].partition("[")[0] in text.splitlines()[line - 1], path
+
+
+def test_a_problem_is_told_with_file_and_line_unless_a_variable_made_it(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('[poll]\noverlap = "5m"\ninterval = "0s"\n[[sinks]]\nname = "a"\ntype = "loki"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(file, {"IONOS_POLLER_POLL__OVERLAP": "x"})
+    told = sorted(map(str, caught.value.problems))
+    assert told[0].startswith(f"{file}:3: poll.interval: 0s is too small")
+    assert told[1].startswith(f"{file}:4: sinks[0].url: missing")
+    assert told[2].startswith("IONOS_POLLER_POLL__OVERLAP: ")

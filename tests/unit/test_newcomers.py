@@ -1,0 +1,145 @@
+"""Mistakes of the first hour: each is told in a line that says where, what, and what to do, in words that fit 100 columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from poller.cli import run
+
+LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://127.0.0.1:9"\n'
+LOGGING = '[[sinks]]\nname = "l"\ntype = "logging-service"\nurl = "https://example.org"\ntag = "activityLog"\n'
+FILES = {
+    "token": (b"token\n", 0o600),
+    "open": (b"token\n", 0o644),
+    "lines": (b"# of 2026\ntoken\n", 0o600),
+    "empty": (b"", 0o600),
+    "windows": ("token".encode("utf-16"), 0o600),
+}
+UNIT = 'it has no unit: "60s", "5m" or "1h30m"'
+T = "write 2026-05-01T07:42:20Z, 2026-05-01, now, or an age such as 36h"
+NO_STATE = "`run` has not run with this --state-dir yet"
+
+
+class Mistake(NamedTuple):
+    """What is typed, or stands in ionos-poller.toml; where it is told to be, what it is, and what to do."""
+
+    command: str
+    text: str
+    place: str
+    message: str
+    remedy: str
+    mode: int = 0o600
+
+
+def in_file(text: str, line: int, path: str, message: str, remedy: str, *, mode: int = 0o600) -> Mistake:
+    return Mistake("run", text, f"ionos-poller.toml:{line}: {path}", message, remedy, mode)
+
+
+MISTAKES = [
+    # The command line
+    Mistake("audit --from 2026-05-01T07:42:20", "", "--from", "'2026-05-01T07:42:20' is not a time with its zone",
+            "add Z or +02:00"),
+    Mistake("audit --from 60", "", "--from", "'60' is not a time", "an age has a unit, such as 60m or 60h"),
+    Mistake("fetch --since tomorrow", "", "--since", "'tomorrow' is not a time", T),
+    Mistake("fetch --since 2099-01-01", "", "--since", "lies in the future", "give a time in the past, or an age such as 36h"),
+    Mistake("audit --from 1h --to 2h", "", "--from", "is not before --to", "ranges are [from, to)"),
+    Mistake("fetch --contract abc", "", "--contract", "'abc' is not a contract number", "such as 31960001"),
+    Mistake("backfill", "", "--from", "missing", "say from when, such as --from 7d or --from 2026-01-01"),
+    Mistake("backfill --from 7d", "", "--output", "give either --output or --sink", "such as --output export.ndjson.gz"),
+    Mistake("backfill --from 7d --sink loki", LOKI, "--sink", "loki is not in the config", "it has: a"),
+    Mistake("dead-letters purge", "", "--reason", "missing", "say why they can go: it is kept in the journal"),
+    Mistake("journal --use X!", "", "--use", "is not the name of a use", "run, fetch, or a backfill-... of `status`"),
+    Mistake("sinks retry a", LOKI, "", "state/run.db does not exist", NO_STATE),
+    Mistake("sinks forget a", LOKI, "NAME", "a is a configured sink",
+            "remove it from the config first, and reload `run` with SIGHUP"),
+    Mistake("run", '[api]\ntoken_file = "token"\n', "sinks", "nowhere to deliver to",
+            "add one, such as the [[sinks]] of `ionos-poller config example`; `fetch` needs none"),
+    Mistake("--config nowhere.toml run", "", "nowhere.toml", "cannot be read: No such file or directory",
+            "does it exist, and may this user read it? See `ionos-poller config example`"),
+    # The configuration
+    in_file('[poll]\ninterval = "60"\n', 2, "poll.interval", "'60' is not a duration", UNIT),
+    in_file("[poll]\ninterval = 60\n", 2, "poll.interval", "60 is not a duration", 'quote it with its unit, such as "60s"'),
+    in_file('[poll]\nintervall = "60s"\n', 2, "poll.intervall", "unknown key", "did you mean interval?"),
+    in_file("[polling]\n", 1, "polling", "unknown key", "did you mean poll?"),
+    in_file('[api]\nurl = "api.ionos.com"\n', 2, "api.url", "must begin with https:// or http://", "such as https://host:port/path"),
+    in_file('[api]\nurl = "https://api.ionos.com/activitylog/v1"\n', 2, "api.url",
+            "ends in /activitylog/v1, which the program appends", "leave that out"),
+    in_file(LOKI.replace(":9", ":3100/loki/api/v1/push"), 4, "sinks[0].url",
+            "ends in /loki/api/v1/push, which the program appends", "leave that out"),
+    in_file(LOGGING.replace(".org", ".org/activityLog") + 'api_key_file = "token"\n', 4, "sinks[0].url",
+            "ends in /activityLog, which the program appends", "leave that out"),
+    in_file(LOGGING, 1, "sinks[0].api_key", "missing", "give api_key_file or api_key_env, or a systemd credential l.key"),
+    in_file('[[sinks]]\nname = "l"\ntype = "lokki"\n', 3, "sinks[0].type", "'lokki' is not a type of sink", "did you mean loki?"),
+    in_file('[sinks]\nname = "l"\n', 1, "sinks", "must be a list, not a table", "write [[sinks]]"),
+    in_file(LOKI + LOKI, 6, "sinks[1].name", "is the same as that of sinks[0]", "give each a name of its own"),
+    in_file('[http]\nlisten = "9464"\n', 2, "http.listen", "'9464' is not an address and port",
+            'such as "127.0.0.1:9464"; "" turns it off'),
+    in_file('[filter]\nexclude = [{ user = "x" }]\n', 2, "filter.exclude[0].user", "unknown key", "did you mean username?"),
+    in_file(LOKI.replace("127.0.0.1:9", "loki.example") + 'username = "a"\npassword = "b"\n', 4, "sinks[0].url",
+            "would send the sink's secret in clear text",
+            "use https://, or set allow_plain_http = true if the network is yours"),
+    Mistake("run", "[api]\ntoken = eyJ\n", "ionos-poller.toml", "is not valid TOML: Invalid value (at line 2, column 9)",
+            "see `ionos-poller config example`"),
+    # Secrets
+    in_file('[api]\ntoken_file = "missing"\n', 2, "api.token_file", "unreadable key file missing: No such file or directory",
+            "does it exist, and may this user read it?"),
+    in_file('[api]\ntoken_file = "open"\n', 2, "api.token_file", "other users can read open", "chmod 600 open"),
+    in_file('[api]\ntoken_file = "lines"\n', 2, "api.token_file",
+            "key file lines holds a control character: it has several lines", "leave the one line of the token or key in it"),
+    in_file('[api]\ntoken_file = "empty"\n', 2, "api.token_file", "key file empty is empty", "put the token or key into it"),
+    in_file('[api]\ntoken_file = "windows"\n', 2, "api.token_file", "key file windows is UTF-16 text",
+            "save it as UTF-8: in PowerShell, Out-File -Encoding ascii -NoNewline"),
+    in_file('[api]\ntoken_file = "eyJabc.def"\n', 2, "api.token_file", "is not the name of a file",
+            "the secret itself goes into token, or better a file"),
+    in_file('[api]\ntoken = "abc"\n', 2, "api.token", "the secret stands in a file that others can read",
+            "chmod 600 the file, or keep the secret in its own", mode=0o644),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=[f"{row.command}: {row.message}"[:60] for row in MISTAKES])
+def test_a_mistake_is_told_with_its_place_and_what_to_do(
+    mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, (content, mode) in FILES.items():
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).chmod(mode)
+    if mistake.text:
+        (tmp_path / "ionos-poller.toml").write_text(mistake.text)
+        (tmp_path / "ionos-poller.toml").chmod(mistake.mode)
+    monkeypatch.chdir(tmp_path)
+    assert run(["--log-level", "error", *mistake.command.split()], "ionos-poller") != 0
+    (line,) = capsys.readouterr().err.splitlines()
+    where = f"{mistake.place}: " if mistake.place else ""
+    assert line == f"ionos-poller: {where}{mistake.message} ({mistake.remedy})"
+    assert max(map(len, (where, mistake.message, mistake.remedy))) < 100
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("statsu", "No such command 'statsu'. Did you mean 'status'?"),
+        ("sinks lst", "No such command 'lst'. Did you mean 'list'?"),
+        ("backfill forgt", "No such command 'forgt'. Did you mean 'forget'?"),
+        ("gabs list", "No such command 'gabs'. Did you mean 'gaps'?"),
+        ("frobnicate", "No such command 'frobnicate'. `ionos-poller --help` lists them."),
+        ("sinks frobnicate", "No such command 'frobnicate'. `ionos-poller sinks --help` lists them."),
+    ],
+)
+def test_a_command_that_does_not_exist_is_told_with_the_one_that_was_meant(
+    typed: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(typed.split(), "ionos-poller") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"Error: {told}"
+
+
+@pytest.mark.parametrize("command", ["status", "sinks list", "backfill", "tail", "dead-letters purge"])
+def test_help_has_the_options_of_the_command_and_a_line_for_the_global_ones(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command.split(), "--help"], "ionos-poller") == 0
+    text = capsys.readouterr().out
+    (line,) = [line for line in text.splitlines() if "--log-format" in line]
+    assert line == "Global options: --config, --state-dir, --log-level, --log-format"
