@@ -1,4 +1,4 @@
-"""ionos-poller: collects the IONOS Cloud Activity Log, every entry once, and delivers it.
+"""ionos-poller: collects the IONOS Cloud Activity Log and delivers it to log receivers.
 
 Owns the version, and nothing else: `pyproject.toml` reads it from here, `--version` and the metrics show it.
 """

@@ -41,6 +41,15 @@ def pip(arguments: list[str]) -> int:
     return fail(f"pip: no such extra: {unknown}") if unknown else 0
 
 
+def pipx(arguments: list[str]) -> int:
+    """The same; where it puts the command is on the path already."""
+    return pip(arguments)
+
+
+def uv(arguments: list[str]) -> int:
+    return pip(arguments[1:]) if arguments[:1] == ["tool"] else fail(f"uv: not known here: {arguments}")
+
+
 def python3(arguments: list[str]) -> int:
     """`-m venv DIR`: its pip is ours, and the program is there when that has installed it."""
     match arguments:
@@ -49,6 +58,7 @@ def python3(arguments: list[str]) -> int:
             place.mkdir(parents=True)
             write_script(place / "pip", 'exec "$PYTHON" -m tests.stand_ins pip "$@"')
             (place / "ionos-poller").symlink_to(os.environ["PROGRAM"])
+            (place / "activate").write_text(f'PATH="{place.resolve()}:$PATH"\n')
             return 0
         case _:
             return fail(f"python3: not known here: {arguments}")
@@ -155,6 +165,8 @@ def write_script(path: Path, text: str) -> None:
 
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "pip": pip,
+    "pipx": pipx,
+    "uv": uv,
     "python3": python3,
     "make": make,
     "systemctl": systemctl,

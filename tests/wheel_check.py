@@ -30,6 +30,8 @@ TOKEN = "demo-token"
 DEADLINE_SECONDS = 120
 QUICK_START_COMMANDS = 4
 QUICK_START_SECONDS = 120
+README_INSTALL = "pipx install '.[setup]'"
+INSTALL = "pip install 'ionos-poller[setup]'"
 
 
 def main(dist: Path) -> None:
@@ -47,9 +49,14 @@ def main(dist: Path) -> None:
 
 
 def quick_starts() -> list[list[str]]:
-    """The README's ways from nothing to entries at a sink, each as the commands to be typed."""
+    """The README's ways from nothing to entries at a sink, each as the commands to be typed: to install, and a block with `run`.
+
+    Here pip installs the wheel; that the other line does what it says is tried in tests/integration/test_install.py.
+    """
     found = [[shown.command for shown in commands(block)] for block in blocks(PAGES[0]) if block.language == "console"]
-    starts = [typed for typed in found if typed[0].startswith("pip install")]
+    starts = [[INSTALL, *typed] for typed in found if "ionos-poller run" in typed]
+    if [README_INSTALL] not in found:
+        sys.exit(f"wheel-check: the README does not say {README_INSTALL}: {found}")
     if len(starts) != 2 or any(len(typed) > QUICK_START_COMMANDS for typed in starts):
         sys.exit(f"wheel-check: not two quick starts of at most {QUICK_START_COMMANDS} commands: {starts}")
     return starts

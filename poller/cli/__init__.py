@@ -81,7 +81,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "co
 @click.version_option(__version__, prog_name="ionos-poller", message="%(prog)s %(version)s")
 @global_options
 def cli() -> None:
-    """Collect the IONOS Cloud Activity Log, every entry once, and deliver it.
+    """Collect the IONOS Cloud Activity Log and deliver it to log receivers.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be judged without an engine: a linter, its rules of ours, and its parts run by themselves.
+"""The Dockerfile and compose.yaml, as far as they can be judged without an engine: a linter, rules of ours, and parts run alone.
 
 No image is built here.
 """
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.daemon import MakeDaemon
 from tests.support import TOP
@@ -117,3 +118,21 @@ def test_its_settings_are_settings(name: str, tmp_path: Path) -> None:
     (value,) = re.findall(rf"{name}=(\S+)", last("ENV"))
     config = load(None, {name: value, "IONOS_API_TOKEN": "any"})
     assert value in (str(config.state_dir), f"{config.http.listen}", ":".join(map(str, config.http.listen or ())))
+
+
+# compose.yaml
+
+
+def test_the_compose_file_gives_it_no_more_than_it_needs() -> None:
+    compose = yaml.safe_load((TOP / "compose.yaml").read_text(encoding="utf-8"))
+    (service,) = compose["services"].values()
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["user"] == "${POLLER_UID:-10001}:${POLLER_UID:-10001}"
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert set(service["secrets"]) == set(compose["secrets"]) == {"token", "logging.key"}
+    assert {volume.split(":")[1] for volume in service["volumes"]} == {last("VOLUME"), "/etc/ionos-poller/config.toml"}
+    of_image = json.loads(last("HEALTHCHECK").partition("CMD ")[2])
+    assert service["healthcheck"]["test"][:3] == ["CMD", *of_image[:2]]
+    assert "9464, timeout=4" in service["healthcheck"]["test"][3]

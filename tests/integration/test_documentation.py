@@ -173,7 +173,7 @@ def test_every_block_does_what_the_page_says(page: Path, place: Place) -> None:
 
 
 def try_console(place: Place, block: Block) -> None:
-    if block.text.startswith("$ pip install"):
+    if re.match(r"\$ (ionos-poller simulate|export IONOS_API_TOKEN)", block.text):
         place.begin_anew()
     for shown in commands(block):
         printed = place.reader.type(shown.command)
@@ -204,7 +204,12 @@ def try_ini(place: Place, block: Block) -> None:
 
 
 def try_yaml(place: Place, block: Block) -> None:
-    """What Prometheus is to scrape: where the daemon listens."""
+    """What Prometheus is to scrape: where the daemon listens. Or what compose.yaml takes besides."""
+    if block.text.startswith("# compose.override.yaml"):
+        given, added = yaml.safe_load((TOP / "compose.yaml").read_text()), yaml.safe_load(block.text)
+        assert added.keys() <= given.keys()
+        assert added["services"].keys() <= given["services"].keys()
+        return
     (job,) = yaml.safe_load(block.text)["scrape_configs"]
     assert job["static_configs"] == [{"targets": [Config().http.listen]}]
 

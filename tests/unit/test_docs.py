@@ -68,8 +68,29 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_found_from_the_first() -> None:
-    readme = (TOP / "README.md").read_text()
-    assert [name_of(page) for page in PAGES[1:] if f"]({name_of(page)})" not in readme] == []
+    index = TOP / "docs" / "README.md"
+    assert f"]({name_of(index)})" in (TOP / "README.md").read_text()
+    links = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]*)\)", index.read_text())}
+    assert [name_of(page) for page in PAGES[1:] if page != index and page not in links] == []
+
+
+def test_the_first_page_fits_a_screen_and_begins_with_a_picture() -> None:
+    text = (TOP / "README.md").read_text()
+    assert len(text.splitlines()) < 70
+    assert text.index("<picture>") < text.index("## ")
+
+
+def test_every_picture_of_a_page_is_there_and_small() -> None:
+    shown = {
+        (page.parent / name).resolve()
+        for page in PAGES
+        for name in re.findall(r'(?:src|srcset)="([^"]+)"|!\[[^\]]+\]\(([^)]+)\)', page.read_text())
+        for name in filter(None, name)
+    }
+    kept = set((TOP / "docs" / "pictures").iterdir())
+    assert shown == kept
+    assert [path.name for path in kept if path.stat().st_size > 200_000] == []
+    assert [path.name for path in kept if path.suffix == ".svg" and "@import" in path.read_text()] == []
 
 
 def test_the_page_on_architecture_has_every_room() -> None:
