@@ -10,7 +10,7 @@ ARGS   ?=
 BIN   := .venv/bin
 READY := .venv/.ready
 
-CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/core/events.py,poller/core/windows.py,poller/core/delivery.py,poller/core/reading.py,poller/core/narrowing.py,poller/core/sifting.py,poller/core/mapping/*
+CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/core/events.py,poller/core/windows.py,poller/core/delivery.py,poller/core/reading.py,poller/core/narrowing.py,poller/core/sifting.py,poller/core/mapping/*,poller/core/evidence/*
 # Tests wait more than they work, so that more of them than there are processors run side by side. The workers take the longest
 # first (tests/order.py), and what shares a fixture stays together. `make test WORKERS=0`: one after the other.
 WORKERS ?= 4
@@ -120,7 +120,7 @@ lock: ## newest versions our bounds allow, for Python 3.11 and up, with hashes
 	@$(PYTHON) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 	$(COMPILE) --upgrade pyproject.toml --group dev --no-strip-extras --output-file requirements-dev.lock
-	$(COMPILE) --constraint requirements-dev.lock pyproject.toml --extra firehose --extra setup --extra otlp --extra kafka --output-file requirements.lock
+	$(COMPILE) --constraint requirements-dev.lock pyproject.toml --extra firehose --extra setup --extra otlp --extra kafka --extra archive --output-file requirements.lock
 	$(COMPILE) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
 
 clean: ## all that make made; state/ stays

@@ -22,6 +22,7 @@ LICENCES = {
     "Apache-2.0": ("Apache-2.0", "Apache License 2.0", "Apache Software License"),
     "BSD-2-Clause": ("BSD-2-Clause",),
     "BSD-3-Clause": ("BSD-3-Clause", "BSD License"),
+    "MIT-0": ("MIT-0",),
     "MIT": ("MIT", "MIT License"),
     "MPL-2.0": ("MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)"),
     "PSF-2.0": ("PSF-2.0",),

@@ -6,11 +6,12 @@
 
 from poller.config.environment import process_environment
 from poller.config.load import find_config, load
-from poller.config.model import Account, Api, Config, Filter, Http, Outbox, Poll, Rule
+from poller.config.model import Account, Api, Config, Evidence, Filter, Http, Outbox, Poll, Rule
 from poller.config.secrets import MASK, Credentials, Secret, SecretSource
 from poller.config.sinks import (
     ActionSink,
     AnySink,
+    ArchiveSink,
     FileSink,
     FirehoseSink,
     HttpSink,
@@ -30,8 +31,10 @@ __all__ = [
     "ActionSink",
     "AnySink",
     "Api",
+    "ArchiveSink",
     "Config",
     "Credentials",
+    "Evidence",
     "FileSink",
     "Filter",
     "FirehoseSink",

@@ -22,6 +22,7 @@ _LABEL_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _FIELD_PATH = r"[^\s.\[\]]+(\[\])?(\.[^\s.\[\]]+(\[\])?)*"
 # Source: unix(7), sun_path, with the byte that ends it.
 _MAX_SOCKET_PATH_BYTES = 107
+_BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _PLACEHOLDER = r"\{[^{}]*\}|[{}]"
 _MAPPING_HINT = 'such as "event.type" or "{event.type} {event.param.action}"'
 _FRAMING_HEADERS = {"content-length", "content-encoding", "transfer-encoding"}
@@ -78,6 +79,23 @@ def check_url(text: str) -> str:
     if "?" in text or "#" in text:
         raise BadValueError("must not have a query or a fragment", "the program appends its own path")
     return text.rstrip("/")
+
+
+def check_archive(text: str) -> str:
+    """`file:///directory` or `s3://bucket/prefix`, without a slash at its end."""
+    check_text(text)
+    scheme, separator, rest = text.partition("://")
+    hint = "such as file:///srv/audit or s3://bucket/prefix"
+    if not separator or scheme not in ("file", "s3"):
+        raise BadValueError("must begin with file:/// or s3://", hint)
+    parts = rest.rstrip("/").split("/")
+    if any(part in (".", "..") for part in parts) or "" in parts[1:]:
+        raise BadValueError("has an empty part, `.` or `..` in its path", hint)
+    if scheme == "file" and (parts[0] or len(parts) < 2):
+        raise BadValueError("is not the URL of a directory", hint)
+    if scheme == "s3" and not re.fullmatch(_BUCKET, parts[0]):
+        raise BadValueError("names no bucket", hint)
+    return f"{scheme}://{'/'.join(parts)}"
 
 
 def is_clear_text(url: str) -> bool:

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from poller.config.kinds import Field, fields_of
-from poller.config.model import Account, Api, Config, Filter, Http, Outbox, Poll
+from poller.config.model import Account, Api, Config, Evidence, Filter, Http, Outbox, Poll
 from poller.config.secrets import MASK, SecretSource
 from poller.config.sinks import SINK_TYPES, HttpSink, Redact, Sink
 from poller.config.values import format_duration, format_size
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
-    "api": Api, "poll": Poll, "filter": Filter, "redact": Redact, "outbox": Outbox, "http": Http,
+    "api": Api, "poll": Poll, "filter": Filter, "redact": Redact, "outbox": Outbox, "evidence": Evidence, "http": Http,
 }  # fmt: skip
 
 # What the example says where there is no default, or none that shows anything.
@@ -38,6 +38,10 @@ _EXAMPLES: dict[str, object] = {
     "ca_file": "/etc/ionos-poller/ca.pem",
     "cert_file": "/etc/ionos-poller/client.pem",
     "key_file": "/etc/ionos-poller/client.key",
+    "kms_key_id": "alias/audit",
+    "storage_class": "STANDARD",
+    "signing_key_file": "/etc/ionos-poller/evidence.key",
+    "previous_signing_key_file": "/etc/ionos-poller/evidence-2025.key",
     "contracts": ["31960001"],
     "exclude_contracts": ["31960002"],
     "exclude": [{"type": "RequestStatusUpdate"}, {"action": "GET"}],
@@ -49,9 +53,15 @@ _EXAMPLES: dict[str, object] = {
     "hosts": ["poller.example.com"],
     "headers": {"X-Environment": "production"},
 }
-_EXAMPLE_URLS = {
-    "logging-service": "https://12345678.logging.de-txl.ionos.com",
-    "loki": "http://localhost:3100",
+# The same for a type of sink alone.
+_EXAMPLES_OF = {
+    "logging-service": {"url": "https://12345678.logging.de-txl.ionos.com"},
+    "loki": {"url": "http://localhost:3100"},
+    "archive": {
+        "url": "s3://audit-trail/activity",
+        "endpoint_url": "https://s3.eu-central-3.ionoscloud.com",
+        "region": "eu-central-3",
+    },
 }
 
 
@@ -140,14 +150,16 @@ def _example_sink(type_name: str, sink: type[Sink]) -> Iterator[str]:
         own = [field for field in fields_of(sink) if field.key == "url" and field not in own] + own
     shared = [field for field in fields_of(sink) if field not in own] if type_name == next(iter(SINK_TYPES)) else []
     chosen = [field for field in [*own, *shared] if field.key != "name"]
-    yield from _example_fields(chosen, _EXAMPLE_URLS.get(type_name, ""))
+    yield from _example_fields(chosen, _EXAMPLES_OF.get(type_name, {}))
 
 
 def _sink_name(type_name: str) -> str:
-    return {"logging-service": "logging", "firehose": "aws", "file": "archive"}.get(type_name, type_name)
+    return {"logging-service": "logging", "firehose": "aws", "file": "files"}.get(type_name, type_name)
 
 
-def _example_fields(fields: list[Field] | tuple[Field, ...], url: str = "") -> Iterator[str]:
+def _example_fields(
+    fields: list[Field] | tuple[Field, ...], examples: Mapping[str, str] | None = None
+) -> Iterator[str]:
     for field in fields:
         if field.extra.get("is_internal"):
             continue
@@ -156,8 +168,8 @@ def _example_fields(fields: list[Field] | tuple[Field, ...], url: str = "") -> I
         if field.kind == "secret":
             name = field.key.replace("_", "-")
             yield f"{mark}{field.key}_file = {_literal(f'/etc/ionos-poller/{name}')}"
-        elif field.key == "url" and url:
-            yield f"{mark}{field.key} = {_literal(url)}"
+        elif examples and field.key in examples:
+            yield f"{mark}{field.key} = {_literal(examples[field.key])}"
         else:
             has_none = field.is_required or not field.default or field.kind == "directory"
             shown = _EXAMPLES.get(field.key) if has_none else None
@@ -192,6 +204,7 @@ def _type_name(field: Field) -> str:
         "listen": "address:port or unix:path",
         "template": "file",
         "tag": "name",
+        "archive": "s3:// or file:// URL",
         "flag": "true or false",
         "headers": "table of text",
         "labels": "table of text",

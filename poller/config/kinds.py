@@ -13,7 +13,7 @@ import msgspec
 
 Kind = Literal[
     "text", "number", "choice", "duration", "size", "url", "file", "directory", "template", "secret", "name",
-    "flag", "listen", "hosts", "headers", "labels", "contracts", "field_paths", "table", "tables", "tag",
+    "flag", "listen", "hosts", "headers", "labels", "contracts", "field_paths", "table", "tables", "tag", "archive",
 ]  # fmt: skip
 
 

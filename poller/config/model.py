@@ -238,6 +238,27 @@ class Outbox(Table, frozen=True, kw_only=True):
     ] = 1 << 30
 
 
+class Evidence(Table, frozen=True, kw_only=True):
+    """How archives prove what they hold: the key that signs their digests."""
+
+    signing_key_file: Annotated[
+        Path | None,
+        describe(
+            "file",
+            "Private key (Ed25519, PEM) of `ionos-poller archive keygen`; unset: digests are not signed.",
+            is_private=True,
+        ),
+    ] = None
+    previous_signing_key_file: Annotated[
+        Path | None,
+        describe(
+            "file",
+            "The key before it, until each archive has one more digest: it signs the change of keys.",
+            is_private=True,
+        ),
+    ] = None
+
+
 class Http(Table, frozen=True, kw_only=True):
     """The daemon's own endpoint: a page at /, its data at /status.json, /metrics, /healthz, /readyz."""
 
@@ -284,6 +305,7 @@ class Config(Table, frozen=True, kw_only=True):
     filter: Annotated[Filter, describe("table", "Filter.", table=Filter)] = Filter()
     redact: Annotated[Redact, describe("table", "Redaction.", table=Redact, credential="redact")] = Redact()
     outbox: Annotated[Outbox, describe("table", "Outbox.", table=Outbox)] = Outbox()
+    evidence: Annotated[Evidence, describe("table", "Evidence.", table=Evidence)] = Evidence()
     http: Annotated[Http, describe("table", "Endpoint.", table=Http)] = Http()
     source: Annotated[Path | None, describe("file", "The file it was read from.", is_internal=True)] = None
     network: Annotated[

@@ -9,7 +9,7 @@ import msgspec
 from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, is_clear_text, is_secret_header
 from poller.config.model import Account, Api, Config, Poll, Rule
 from poller.config.secrets import SecretSource
-from poller.config.sinks import AnySink, FileSink, HttpSink, LokiSink, OtlpSink, Redact, Sink
+from poller.config.sinks import AnySink, ArchiveSink, FileSink, HttpSink, LokiSink, OtlpSink, Redact, Sink
 from poller.core.errors import Problem
 
 API_PATH = "/activitylog/v1"
@@ -73,6 +73,8 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
         yield Problem("key_file", "has no cert_file beside it")
     if isinstance(sink, HttpSink) and _has_secret(sink) and not sink.allow_plain_http and is_clear_text(sink.url):
         yield Problem("url", *_clear_text("the sink's secret"))
+    if isinstance(sink, ArchiveSink):
+        yield from _check_archive(sink)
     if isinstance(sink, LokiSink | OtlpSink):
         if sink.bearer_token is not None and (sink.username or sink.password is not None):
             yield Problem("bearer_token", "is given besides a user name and password", "keep one of the two")
@@ -83,6 +85,15 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
         if len(sink.labels) > own:
             hint = f"at most {own}: the program adds {' and '.join(LOKI_LABELS)}, and Loki takes {MAX_LOKI_LABELS}"
             yield Problem("labels", f"are {len(sink.labels)}, too many", hint)
+
+
+def _check_archive(sink: ArchiveSink) -> Iterator[Problem]:
+    if (sink.access_key is None) != (sink.secret_key is None):
+        yield Problem("access_key", "and secret_key go together", "give both, or neither")
+    if sink.url.startswith("file:") and sink.object_lock != "none":
+        yield Problem("object_lock", "needs a bucket: a directory locks nothing", "use an s3:// url, or take it out")
+    if sink.endpoint_url and not sink.allow_plain_http and is_clear_text(sink.endpoint_url):
+        yield Problem("endpoint_url", *_clear_text("entries and signatures"))
 
 
 def _has_secret(sink: HttpSink) -> bool:
@@ -98,8 +109,9 @@ def check_config(config: Config, sinks: Mapping[str, AnySink]) -> Iterator[Probl
     """The problems between tables. `sinks` has those of the configuration by their paths."""
     places: dict[str, str] = {}
     for path, sink in sinks.items():
-        if isinstance(sink, FileSink) and (first := places.setdefault(sink.path, path)) != path:
-            yield Problem(f"{path}.path", f"is the same as that of {first}")
+        key = "path" if isinstance(sink, FileSink) else "url" if isinstance(sink, ArchiveSink) else ""
+        if key and (first := places.setdefault(f"{key} {getattr(sink, key)}", path)) != path:
+            yield Problem(f"{path}.{key}", f"is the same as that of {first}")
     redacts = {"redact": config.redact} | {f"{path}.redact": sink.redact for path, sink in sinks.items()}
     for path, redact in redacts.items():
         if redact and redact.hash and redact.hash_key is None and config.redact.hash_key is None:

@@ -23,6 +23,9 @@ Compression = Literal["gzip", "none"]
 Format = Literal["raw", "ocsf", "ecs", "moesif-action"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
+ObjectLock = Literal["compliance", "governance", "none"]
+Encryption = Literal["none", "AES256", "aws:kms"]
+
 Name = Annotated[
     str,
     describe("name", "Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`."),
@@ -328,6 +331,58 @@ class FileSink(FormatSink, frozen=True, kw_only=True, tag="file"):
     compression: CompressionChoice = "none"
 
 
+class ArchiveSink(FormatSink, frozen=True, kw_only=True, tag="archive"):
+    """An archive that proves what it holds: compressed objects and a chain of signed digests, on a disk or in a bucket."""
+
+    url: Annotated[
+        str,
+        describe("archive", "`s3://bucket/prefix`, or `file:///srv/audit` for a directory such as a mounted disk."),
+    ]
+    endpoint_url: Annotated[
+        str | None,
+        describe(
+            "url", "Endpoint of the object storage, such as `https://s3.eu-central-3.ionoscloud.com`; unset: AWS's."
+        ),
+    ] = None
+    region: Annotated[str | None, describe("text", "Region of the bucket; unset: from AWS's own configuration.")] = None
+    access_key: Annotated[
+        SecretSource | None,
+        describe("secret", "Access key of the object storage; unset: AWS's own chain.", aliases=("key",)),
+    ] = None
+    secret_key: Annotated[SecretSource | None, describe("secret", "Secret key of `access_key`.", is_text=True)] = None
+    object_lock: Annotated[
+        ObjectLock,
+        describe(
+            "choice",
+            "Lock each object against deletion for `retain`. The bucket must have been created with object lock.",
+        ),
+    ] = "none"
+    retain_seconds: Annotated[
+        int, describe("duration", "How long objects are locked.", ge=1, le=100 * 366 * 86_400)
+    ] = 365 * 86_400
+    encryption: Annotated[
+        Encryption, describe("choice", "Encryption by the object storage; `none`: as the bucket has it.")
+    ] = "none"
+    kms_key_id: Annotated[str | None, describe("text", "Key of `aws:kms`; unset: the storage's own.")] = None
+    storage_class: Annotated[
+        str | None, describe("text", "Storage class of the objects, such as `STANDARD`; unset: the bucket's.")
+    ] = None
+    batch_events: BatchEvents = 100_000
+    batch_bytes: BatchBytes = 16 * MIB
+    batch_age_seconds: Annotated[
+        float,
+        describe(
+            "duration", "A batch that is not full is written when its oldest event waited this long.", ge=0, le=86_400
+        ),
+    ] = 3600.0
+    max_event_bytes: MaxEventBytes = 64 * MIB
+    connect_timeout_seconds: ConnectTimeout = 5.0
+    send_timeout_seconds: SendTimeout = 30.0
+    read_timeout_seconds: ReadTimeout = 30.0
+    ca_file: CaFile = None
+    allow_plain_http: AllowPlainHttp = False
+
+
 class StdoutSink(FormatSink, frozen=True, kw_only=True, tag="stdout"):
     """JSON lines on standard output, for another process to read."""
 
@@ -335,7 +390,7 @@ class StdoutSink(FormatSink, frozen=True, kw_only=True, tag="stdout"):
 ActionSink = MoesifSink | FormatSink
 """Those that can send Moesif actions."""
 
-AnySink = LoggingServiceSink | LokiSink | MoesifSink | FirehoseSink | OtlpSink | FileSink | StdoutSink
+AnySink = LoggingServiceSink | LokiSink | MoesifSink | FirehoseSink | OtlpSink | FileSink | ArchiveSink | StdoutSink
 
 SINK_TYPES: dict[str, type[AnySink]] = {
     "logging-service": LoggingServiceSink,
@@ -344,5 +399,6 @@ SINK_TYPES: dict[str, type[AnySink]] = {
     "firehose": FirehoseSink,
     "otlp": OtlpSink,
     "file": FileSink,
+    "archive": ArchiveSink,
     "stdout": StdoutSink,
 }

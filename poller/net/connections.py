@@ -218,11 +218,11 @@ def bounded(kind: Any, send_timeout_seconds: float, max_age_seconds: float, max_
     return type("Connection", (_Bounded, kind), members)
 
 
-def bound_client(client: Any, send_timeout_seconds: float) -> None:
+def bound_client(client: Any, send_timeout_seconds: float, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
     """Have the connections of a client of AWS's library send and read as ours do."""
     pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - the library has no public way to this
     for scheme, pool in pools.items():
-        kind = bounded(pool.ConnectionCls, send_timeout_seconds, MAX_AGE_SECONDS, MAX_ANSWER_BYTES)
+        kind = bounded(pool.ConnectionCls, send_timeout_seconds, MAX_AGE_SECONDS, max_answer_bytes)
         pools[scheme] = type(pool.__name__, (pool,), {"ConnectionCls": kind})
 
 

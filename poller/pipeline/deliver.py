@@ -48,6 +48,11 @@ _FAILURE_KINDS: dict[type[Outcome], str] = {
 }
 
 
+def failure_kind(outcome: Outcome) -> str:
+    """In a word, how a send failed."""
+    return _FAILURE_KINDS[type(outcome)]
+
+
 class Progress(NamedTuple):
     """What one step did: events settled, and how long nothing is to be done (None: until something new is collected)."""
 
@@ -196,13 +201,8 @@ class Deliverer:
             raise
 
     def _step(self, *, is_last: bool) -> Progress:
-        now = self._clock()
-        # Before the postponement was even made: the clock was set back, and must not make a wait of seconds one of hours.
-        if self._postponed_at <= now < self._not_before:
-            # A person who has mended something may ask for a try at once.
-            self._not_before = min(self._not_before, self._outbox.retry_at(self._sink.name) or self._not_before)
-            if now < self._not_before:
-                return Progress(0, self._not_before - now)
+        if (seconds := self._postponed_seconds()) > 0:
+            return Progress(0, seconds)
         if not self._pieces:
             batch = self._held().batch(self._size.now, self._settings.batch_bytes)
             if batch is None:
@@ -232,8 +232,18 @@ class Deliverer:
             is_doubtful=self._size.is_doubtful(len(still)),
         )
         if not isinstance(decision, Settle) or decision.retry:
-            self._on_failed(_FAILURE_KINDS[type(outcome)])
+            self._on_failed(failure_kind(outcome))
         return self._carry_out(decision, piece, still, time.monotonic() - started)
+
+    def _postponed_seconds(self) -> float:
+        """How long nothing may be sent yet; 0 where it may."""
+        now = self._clock()
+        # Before the postponement was even made: the clock was set back, and must not make a wait of seconds one of hours.
+        if not self._postponed_at <= now < self._not_before:
+            return 0.0
+        # A person who has mended something may ask for a try at once.
+        self._not_before = min(self._not_before, self._outbox.retry_at(self._sink.name) or self._not_before)
+        return max(0.0, self._not_before - now)
 
     def hold(self, error: Exception) -> float:
         """Wait as after a failed send, where a step ended in `error`: the output is gone, or a mistake of ours. Returns seconds.
@@ -291,16 +301,21 @@ class Deliverer:
             case Shrink(reason, status):
                 self._pieces[0] = self._shrunk(piece, still[0], reason, status)
                 return Progress(0, 0.0)
-            case Wait():
-                self._wait(decision, len(still))
-                return Progress(0, decision.seconds)
-            case Park(wait, reason):
-                self.refusal = reason
-                told = reason if reason.endswith(")") else f"{reason} ({self._sink.key_remedy})"  # it says what to do
-                self._postpone(wait, told, parked_at=self._parked_at or self._clock())
-                hint = "nothing is lost: it is tried again every minute"
-                log.error("sink.parked", extra={"sink": self._sink.name, "why": told, "hint": hint})
-                return Progress(0, wait)
+            case Wait() | Park():
+                return self._put_off(decision, len(still))
+
+    def _put_off(self, decision: Wait | Park, count: int) -> Progress:
+        """Keep all that waits, and try to send `count` events again later."""
+        if isinstance(decision, Wait):
+            self._wait(decision, count)
+            return Progress(0, decision.seconds)
+        wait, reason = decision
+        self.refusal = reason
+        told = reason if reason.endswith(")") else f"{reason} ({self._sink.key_remedy})"  # it says what to do
+        self._postpone(wait, told, parked_at=self._parked_at or self._clock())
+        hint = "nothing is lost: it is tried again every minute"
+        log.error("sink.parked", extra={"sink": self._sink.name, "why": told, "hint": hint})
+        return Progress(0, wait)
 
     def _halve(self, piece: _Piece) -> Progress:
         self._pieces.popleft()
@@ -356,10 +371,13 @@ class Deliverer:
             },
         )
         if letters:
-            hint = "`ionos-poller dead-letters list` shows them, `dead-letters replay` sends them again"
-            extra = {"sink": self._sink.name, "events": len(letters), "why": letters[0].reason, "hint": hint}
-            log.error("event.dead_lettered", extra=extra)
+            self._tell_of_dead(letters)
         return Progress(count, 0.0)
+
+    def _tell_of_dead(self, letters: Sequence[DeadLetter]) -> None:
+        hint = "`ionos-poller dead-letters list` shows them, `dead-letters replay` sends them again"
+        extra = {"sink": self._sink.name, "events": len(letters), "why": letters[0].reason, "hint": hint}
+        log.error("event.dead_lettered", extra=extra)
 
     def _postpone(self, wait: float, reason: str, *, parked_at: float | None) -> None:
         self._attempts += 1

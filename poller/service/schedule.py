@@ -35,6 +35,7 @@ from poller.core.errors import (
 from poller.core.events import Event
 from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS, ActivityLog
+from poller.pipeline.archive import HourCloser, deliverer_of
 from poller.pipeline.audit import compared_by, is_due, self_audit_span
 from poller.pipeline.collect import Collector, Done, Poll
 from poller.pipeline.deliver import Deliverer
@@ -93,6 +94,7 @@ class Schedule:
         self._clock = clock
         self._committed = {sink.name: threading.Event() for sink in parts.sinks}
         self._deliverers: dict[str, Deliverer] = {}
+        self._hours = HourCloser(state, parts.sinks)
         self._threads = [
             threading.Thread(target=self._work_for, args=(sink,), name=f"sink-{sink.name}", daemon=True)
             for sink in parts.sinks
@@ -284,6 +286,7 @@ class Schedule:
             if span is None:
                 continue
             self._audit_tried_at[row.contract] = now
+            counts = self._hours.counts(row.contract, span)
             try:
                 result = self._collector.audit(row.contract, span)
             except (TransientError, AuthError, RejectedError) as error:
@@ -309,6 +312,7 @@ class Schedule:
             repairing = self._collector.repair(result.differences)
             compared = compared_by(span, row.origin, now, settings.overlap_seconds, result)
             self._state.contracts.record_audit(row.contract, now, compared)
+            self._hours.close(row.contract, counts, compared.window if compared else None, result)
             audited += 1
             found += missing
             repaired += repairing
@@ -319,8 +323,8 @@ class Schedule:
 
     def _deliverer(self, sink: Sink) -> Deliverer:
         failed = self._metrics.batches_failed
-        return Deliverer(
-            self._state.outbox,
+        return deliverer_of(
+            self._state,
             sink,
             redact=self.parts.redactions.get(sink.name),
             clock=self._clock,

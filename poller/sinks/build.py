@@ -19,6 +19,7 @@ FACTORIES: dict[str, tuple[str, str]] = {
     "moesif": ("poller.sinks.moesif", "MoesifSink"),
     "firehose": ("poller.sinks.firehose", "FirehoseSink"),
     "otlp": ("poller.sinks.otlp", "OtlpSink"),
+    "archive": ("poller.sinks.archive", "ArchiveSink"),
     "file": ("poller.sinks.file", "FileSink"),
     "stdout": ("poller.sinks.stdout", "build"),
 }

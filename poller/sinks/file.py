@@ -25,7 +25,7 @@ from poller.core.events import OutboxEvent
 from poller.core.mapping import format_time_us
 from poller.sinks.base import Context, Sink
 from poller.sinks.render import build_render
-from poller.system.files import open_own, write_whole
+from poller.system.files import make_directory, open_own, sync_directory, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class FileSink(Sink):
         data = b"\n".join([*lines, b""])
         if self._is_gzip:
             data = zlib.compress(data, _GZIP_LEVEL, _GZIP_FORMAT)
-        _make_directory(path.parent)
+        make_directory(path.parent)
         with _opened(path, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
             found = os.fstat(descriptor)
             size = found.st_size
@@ -102,7 +102,7 @@ class FileSink(Sink):
                 write_whole(descriptor, data)
                 os.fsync(descriptor)
                 if size == 0:
-                    _sync_directory(path.parent)
+                    sync_directory(path.parent)
             except BaseException:  # a signal's, too: whatever stops us here must leave no half line
                 os.ftruncate(descriptor, size)
                 raise
@@ -148,26 +148,6 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         except BlockingIOError as error:
             raise OSError(errno.EAGAIN, "another process is writing to it") from error
         yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _make_directory(directory: Path) -> None:
-    if os.path.isdir(directory):  # noqa: PTH112 - never raises
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(mode=0o750, exist_ok=True)
-    _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a new name in a directory last."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot, and need not
-            raise
     finally:
         os.close(descriptor)
 

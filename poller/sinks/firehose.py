@@ -19,6 +19,7 @@ from poller.config.sinks import KIB, MIB
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
+from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.net.transport import RateLimit, Response, root_cause
 from poller.net.words import words_of
@@ -31,46 +32,12 @@ MAX_CALL_BYTES = 4 * MIB
 MAX_RECORD_BYTES = 1000 * KIB
 _NEWLINE = b"\n"
 
-_CREDENTIAL_CODES = {
-    *("AccessDenied", "AccessDeniedException", "AuthFailure", "ExpiredToken", "ExpiredTokenException"),
-    *("IncompleteSignature", "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidClientTokenId"),
-    *("InvalidSignature", "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken"),
-    *("MissingAuthenticationTokenException", "NotAuthorized", "OptInRequired", "UnrecognizedClientException"),
-}
+_WRONG_STREAM = ("ParamValidationError", "AWS's library does not take the request (check stream)")
 _REMEDIES = {
     "ResourceNotFoundException": "is there a stream of this name in this region? check stream and region",
     "InvalidArgumentException": "does the stream take direct PUT? check its source",
     "InvalidKMSResourceException": "the stream's key cannot be used: check its state and policy in KMS",
 }
-# Of what botocore raises without asking AWS: what a person has to mend.
-_CREDENTIAL_ERRORS = (
-    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"),
-    *(
-        "NoAuthTokenError",
-        "UnknownTokenProviderError",
-        "RefreshWithMFAUnsupportedError",
-        "ConfigNotFound",
-        "ProfileNotFound",
-        "ConfigParseError",
-    ),
-    *("SSOError", "SSOTokenLoadError", "UnauthorizedSSOTokenError", "PendingAuthorizationExpiredError", "LoginError"),
-    *(
-        "MetadataRetrievalError",
-        "InfiniteLoopConfigError",
-        "InvalidConfigError",
-        "UnauthorizedError",
-        "UnknownCredentialError",
-    ),
-)
-_CONNECTION_REASONS = (
-    ("ProxyConnectionError", "the proxy did not let the request through (check HTTPS_PROXY)"),
-    ("SSLError", "TLS failed (is the certificate signed by an unknown CA? name its file in ca_file)"),
-    ("ConnectTimeoutError", "no connection within connect_timeout (check the region and the firewall)"),
-    ("ReadTimeoutError", "no answer within read_timeout"),
-    ("EndpointConnectionError", "no connection (check region, endpoint_url and the DNS)"),
-    ("NoRegionError", "no region (give region, or set it in AWS's own configuration)"),
-    ("ParamValidationError", "AWS's library does not take the request (check stream)"),
-)
 
 
 class FirehoseSink(Sink):
@@ -223,7 +190,7 @@ def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -
     code, status = _words(error.get("Code") or "", secrets), int(meta.get("HTTPStatusCode", 0)) or None
     words = _words(error.get("Message", ""), secrets)
     reason = ": ".join(filter(None, (code, words))) or f"HTTP {status}"
-    if code in _CREDENTIAL_CODES or status in (401, 403):
+    if code in CREDENTIAL_CODES or status in (401, 403):
         return CredentialsRefused(reason, status)
     if status == 413 or code == "RequestEntityTooLargeException":
         return TooLarge(reason, status)
@@ -241,7 +208,7 @@ def outcome_of_failure(error: Exception) -> Outcome:
     """What it means that a call did not reach AWS, or was not even made. The text names the kind, never an address."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     name = type(error).__name__
-    if not kinds.isdisjoint(_CREDENTIAL_ERRORS):
+    if not kinds.isdisjoint(CREDENTIAL_ERRORS):
         return CredentialsRefused(
             f"no usable AWS credentials: {name} (environment, profile or role: see AWS's own settings)"
         )
@@ -252,7 +219,7 @@ def outcome_of_failure(error: Exception) -> Outcome:
         return RetryAfter("the answer came too slowly", is_size_suspect=True)
     if isinstance(root, SendTimeoutError):
         return RetryAfter("no more of the call was taken within send_timeout", is_size_suspect=True)
-    for kind, reason in _CONNECTION_REASONS:
+    for kind, reason in (*CONNECTION_REASONS, _WRONG_STREAM):
         if kind in kinds:
             return RetryAfter(reason, is_size_suspect=kind == "ReadTimeoutError")
     return RetryAfter(f"the call failed: {name}")

@@ -11,7 +11,7 @@ Only further errors are named. All times are unix seconds unless a name says oth
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,8 @@ from typing import Protocol
 from poller.core.clocks import Trail
 from poller.core.errors import StateError
 from poller.core.events import Event
+from poller.core.evidence.batches import Head, Packed, PreparedBatch
+from poller.core.evidence.compose import Facts
 from poller.core.hours import Compared
 from poller.core.windows import Window
 from poller.store.gaps import Entry, Gap
@@ -36,6 +38,7 @@ from poller.store.rows import (
     Range,
     Sink,
     Size,
+    Weight,
     WindowRead,
 )
 
@@ -136,6 +139,8 @@ class State(Protocol):
     def gaps(self) -> Gaps: ...
     @property
     def journal(self) -> Journal: ...
+    @property
+    def archives(self) -> Archives: ...
 
     def check_in_place(self) -> None:
         """Raises: StateError when what we commit would not be found by the next start."""
@@ -307,6 +312,9 @@ class Place(Protocol):
     def ensure_held(self) -> None:
         """To be called right before sending.  Raises: LeaseLostError when what was read may be another replica's by now."""
 
+    def weight(self) -> Weight:
+        """What waits, without reading it."""
+
     def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None) -> None:
         """Move on past the next `count` events of the last batch: those in `dead` were refused for good, all others accepted.
 
@@ -324,6 +332,55 @@ class Place(Protocol):
 
     def release(self) -> None:
         """Give the right back, also while another thread is in a send. Again: nothing."""
+
+
+Seal = Callable[[Facts], tuple[bytes, bytes | None]]
+"""Makes of what the state says the digest of a batch of an archive, and its signature. It computes, and asks nobody."""
+
+
+class Archives(Protocol):
+    """The archives that sinks write: how far each is, the batch that is being written, and what it holds of each hour.
+
+    A batch is committed whole, objects, digest and signature, before anything of it is written; there is one at a time for each
+    archive. Other states (a backfill's) write to the same chain: how many of their events are in it is counted here.
+    """
+
+    def head(self, sink: str) -> Head | None:
+        """How far the archive of a sink is; None if it was never begun."""
+
+    def begin(self, sink: str, now: int) -> Head:
+        """How far the archive of a sink is.  Commits: its beginning, if it is new."""
+
+    def adopt(self, sink: str, head: Head, held: Mapping[tuple[str, int], int]) -> None:
+        """Commits: the head of an archive that another state wrote, and what it holds, by contract and hour's start."""
+
+    def prepared(self, sink: str) -> PreparedBatch | None:
+        """The batch that is being written, whoever committed it."""
+
+    def prepare(
+        self, sink: str, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""
+    ) -> PreparedBatch | None:
+        """Commit a batch of the next `events` events of the sink, or of another state if `writer` names it.
+
+        `objects` are made for the number after the head's.  Commits: the batch.  Returns: it; None, and nothing is committed, if
+        another one is being written, or was since the number was looked up.
+        """
+
+    def complete(self, sink: str, number: int, now: float) -> bool:
+        """Batch `number` is written.
+
+        Commits, all in one transaction: the head, what the archive holds and has stated, the end of the batch, and that the sink,
+        or the other state whose they are, is past its events.  Returns: whether this call did it; another process may have.
+        """
+
+    def archived(self, sink: str, writer: str) -> int:
+        """How many events of another state are in the archive."""
+
+    def close_hours(self, sink: str, contract: str, counted: Mapping[int, int | None]) -> None:
+        """Commits: what an audit said of hours, by their start: what the API counted, None where a gap lies in the hour."""
+
+    def has_to_state(self, sink: str) -> bool:
+        """Whether an hour may have to be stated, though nothing else waits."""
 
 
 class DeadLetters(Protocol):

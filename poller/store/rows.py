@@ -161,6 +161,14 @@ class Batch(NamedTuple):
     has_more: bool
 
 
+class Weight(NamedTuple):
+    """What waits for a sink: events, their bytes at most, and when the first was collected (None: nothing waits)."""
+
+    events: int
+    bytes: int
+    since: int | None
+
+
 class DeadLetter(NamedTuple):
     """An event that a sink refused for good, and why: the server's words, without secrets."""
 

@@ -133,6 +133,27 @@ def _open_directory(path: Path) -> int:
     return current
 
 
+def make_directory(directory: Path) -> None:
+    """Create a directory and those above it, not readable by others, so that they last.  Raises: OSError."""
+    if os.path.isdir(directory):  # noqa: PTH112 - never raises
+        return
+    make_directory(directory.parent)
+    directory.mkdir(mode=0o750, exist_ok=True)
+    sync_directory(directory.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a new name in a directory last.  Raises: OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot, and need not
+            raise
+    finally:
+        os.close(descriptor)
+
+
 class NewFile:
     """A file in the making, beside the place it will have; a context manager that leaves nothing behind if not committed.
 

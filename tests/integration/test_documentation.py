@@ -23,6 +23,7 @@ import msgspec
 import pytest
 import yaml
 
+from poller.archive.signing import new_key
 from poller.config import Config, load
 from poller.simulator import Simulator, SimulatorSettings
 from tests.documents import PAGES, Block, blocks, commands, differences, name_of
@@ -33,7 +34,7 @@ from tests.support import TOP, clean_environment
 
 # Programs that may do what they do: in the page's directory they do no harm.
 HARMLESS = ["cat", "env", "head", "install", "ln", "openssl", "sed"]
-PLACES = re.compile(r"(?<![\w./>-])/(etc|opt|path|tmp|usr/local|var/lib|var/log)\b")
+PLACES = re.compile(r"(?<![\w./>-])/(etc|opt|path|srv|tmp|usr/local|var/lib|var/log)\b")
 SECRETS = {
     "token": "{token}",
     "logging.key": "{api_key}",
@@ -61,6 +62,9 @@ class Place:
             path = self.root / "etc/ionos-poller" / name
             path.write_text(text.format(token=simulator.token, api_key=simulator.settings.api_key))
             path.chmod(0o600)
+        evidence = self.root / "etc/ionos-poller/evidence.key"
+        evidence.write_bytes(new_key()[0])
+        evidence.chmod(0o600)
         environment = clean_environment(
             {
                 "PATH": path_of(self._programs(), self.root / "usr/local/bin"),

@@ -18,7 +18,7 @@ PACKAGE = "poller"
 # Room, a package in poller/ -> the rooms it may import besides itself. All may know the version, in poller/__init__.py.
 # system comes before net, as a request reports to liveness that it moves, and nothing in system needs the network.
 BASE = {"core", "config", "system"}
-EDGES = BASE | {"net", "ionos", "store", "sinks"}
+EDGES = BASE | {"net", "ionos", "store", "sinks", "archive"}
 MAY_IMPORT = {
     "core": set(),
     "config": {"core"},
@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "net": BASE,
     "ionos": BASE | {"net"},
     "store": BASE,
-    "sinks": BASE | {"net"},  # they know neither the store nor the API
+    "archive": BASE | {"net"},  # places of archives and their keys: sinks write there, pipeline verifies what is there
+    "sinks": BASE | {"net", "archive"},  # they know neither the store nor the API
     "pipeline": EDGES,
     "checks": EDGES,  # the preflight tries every edge and knows no use case
     "service": EDGES | {"pipeline"},
@@ -42,8 +43,9 @@ LIBRARIES = {
     "click": {"cli"},
     "rich": {"cli"},
     "prometheus_client": {"service"},
-    "boto3": {"sinks"},
-    "botocore": {"sinks"},
+    "boto3": {"sinks", "archive"},
+    "botocore": {"sinks", "archive"},
+    "cryptography": {"archive", "sinks"},
     "confluent_kafka": {"sinks"},
     "google": {"sinks", "simulator"},
     "opentelemetry": {"sinks", "simulator"},

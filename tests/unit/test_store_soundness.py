@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 from poller.core.errors import StateError
+from poller.core.evidence.batches import pack
+from poller.core.evidence.compose import Facts, compose
+from poller.core.evidence.digest import encode
 from poller.core.gaps import UNREADABLE, Unread
 from poller.store.journal import Action, Person
+from poller.store.protocols import State
 from poller.store.rows import DeadLetter
 from poller.store.sqlite.inspection import schema_of
 from poller.store.sqlite.overview import overview_of
+from tests.archives import entry
 from tests.states import FIRST_MINUTE, HOUR, START, commit, event, events, next_batch, open_state, settle
 
 
@@ -25,6 +30,23 @@ def columns_of(path: Path) -> list[tuple[str, str]]:
             for (table,) in tables.fetchall()
             for (column,) in raw.execute("SELECT name FROM pragma_table_info(?)", (table,))
         ]
+
+
+def with_an_archive(state: State) -> None:
+    """A row in each of its tables."""
+    head = state.archives.begin("archive", START)
+    packed = pack([entry(1, 0)], head.number + 1, bytes)
+
+    def seal(facts: Facts) -> tuple[bytes, bytes]:
+        objects = [one.entry for one in packed]
+        return encode(
+            compose(facts, objects, written_at=START, program="", entry_format="raw", key=None, next_key=None)
+        ), b"signature"
+
+    state.archives.prepare("archive", 1, packed, seal, START, writer="other")
+    state.archives.complete("archive", 1, START)
+    packed = pack([entry(2, 0)], 2, bytes)
+    state.archives.prepare("archive", 1, packed, seal, START)
 
 
 def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_of_it(directory: Path) -> None:
@@ -42,6 +64,7 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
     settle(state, "out", 1, dead=[letter], now=START)
     state.remember("name", "value")
     state.request_reread(["default"], START, by=Action(Person(0, "root"), "fetch --since"))
+    with_an_archive(state)
     state.close()
     path = directory / "fetch.db"
     content = path.read_bytes()

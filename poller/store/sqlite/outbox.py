@@ -16,7 +16,7 @@ from poller.core.errors import LeaseLostError, StateError
 from poller.core.events import Event
 from poller.store import segments
 from poller.store.journal import Action
-from poller.store.rows import Batch, DeadLetter, Sink, Size
+from poller.store.rows import Batch, DeadLetter, Sink, Size, Weight
 from poller.store.segments import Segment, Stored
 from poller.store.sqlite.database import DamagedRowError, Database
 from poller.store.sqlite.journal import record
@@ -188,6 +188,19 @@ class Place:
                 parts.append(part)
         return Batch(segments.stored_events(parts), has_more=False) if parts else None
 
+    def weight(self) -> Weight:
+        """What waits, without reading it."""
+        with self._database.reading() as connection:
+            known = read_sinks(connection, self.row.name)
+            if not known:
+                return Weight(0, 0, None)
+            events, first = waiting(connection, known[0])
+            (size,) = connection.execute(
+                "SELECT coalesce(sum(bytes), 0) FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?)",
+                (known[0].segment, self.row.name),
+            ).fetchone()
+            return Weight(events, size, first if events else None)
+
     def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None) -> None:
         """Move a sink past the next `count` events: those in `dead` were refused for good, all others accepted.
 
@@ -196,40 +209,9 @@ class Place:
         Commits: the place, the books, the dead letters, and the deletion of segments that all sinks are done with.
         Nothing for a sink that was forgotten while its batch was on the way.
         """
-        sink, delivered = self.row.name, count - len(dead)
         with self._database.transaction() as connection:
             self.ensure_held()
-            if not read_sinks(connection, sink):
-                return
-            segment, position = _advance(connection, sink, count)
-            connection.execute(
-                "UPDATE sinks SET segment = ?, position = ?, delivered = delivered + ?, dead = dead + ?,"
-                " attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '', mark = ?,"
-                " succeeded_at = CASE WHEN ? > 0 THEN ? ELSE succeeded_at END WHERE name = ?",
-                (segment, position, delivered, len(dead), mark, delivered, now, sink),
-            )
-            connection.executemany(
-                "INSERT INTO dead_letters (sink, contract, time_us, collected_at, identity, ordinal, line, status, reason,"
-                " died_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        sink,
-                        letter.event.contract,
-                        letter.event.time_us,
-                        letter.event.collected_at,
-                        letter.event.identity,
-                        letter.event.ordinal,
-                        letter.event.line,
-                        letter.status,
-                        letter.reason,
-                        now,
-                    )
-                    for letter in dead
-                ],
-            )
-            if dead:
-                count_letters(connection, sink, written=len(dead))
-            _delete_done(connection, sink, segment)
+            move_on(connection, self.row.name, count, dead=dead, now=now, mark=mark)
 
     def postpone(self, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None) -> None:
         """Commits: that nothing went, why, and when to try again, so that a restart loses no backoff."""
@@ -245,6 +227,50 @@ class Place:
         with self._database.transaction() as connection:
             self.ensure_held()
             connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (mark, self.row.name))
+
+
+def move_on(
+    connection: sqlite3.Connection,
+    sink: str,
+    count: int,
+    *,
+    dead: Sequence[DeadLetter] = (),
+    now: float,
+    mark: int | None = None,
+) -> None:
+    """As `Place.settle`, inside the caller's transaction."""
+    if not read_sinks(connection, sink):
+        return
+    delivered = count - len(dead)
+    segment, position = _advance(connection, sink, count)
+    connection.execute(
+        "UPDATE sinks SET segment = ?, position = ?, delivered = delivered + ?, dead = dead + ?,"
+        " attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '', mark = ?,"
+        " succeeded_at = CASE WHEN ? > 0 THEN ? ELSE succeeded_at END WHERE name = ?",
+        (segment, position, delivered, len(dead), mark, delivered, now, sink),
+    )
+    connection.executemany(
+        "INSERT INTO dead_letters (sink, contract, time_us, collected_at, identity, ordinal, line, status, reason,"
+        " died_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                sink,
+                letter.event.contract,
+                letter.event.time_us,
+                letter.event.collected_at,
+                letter.event.identity,
+                letter.event.ordinal,
+                letter.event.line,
+                letter.status,
+                letter.reason,
+                now,
+            )
+            for letter in dead
+        ],
+    )
+    if dead:
+        count_letters(connection, sink, written=len(dead))
+    _delete_done(connection, sink, segment)
 
 
 def count_letters(

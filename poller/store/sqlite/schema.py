@@ -16,6 +16,9 @@ SEALED_CONTRACT = "contract || ' ' || account || ' ' || origin || ' ' || waterma
 SEALED_RANGE = "contract || ' ' || start || ' ' || end || ' ' || purpose"
 SEALED_GAP = "id || ' ' || contract || ' ' || start || ' ' || end"
 SEALED_SINK = "name || ' ' || segment || ' ' || position || ' ' || ledger_id || ' ' || coalesce(mark, '')"
+SEALED_ARCHIVE = (
+    "sink || ' ' || archive || ' ' || number || ' ' || sha256 || ' ' || coalesce(key, '') || ' ' || entries"
+)
 
 # One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
 MIGRATIONS = (
@@ -139,6 +142,33 @@ MIGRATIONS = (
     ALTER TABLE contracts ADD COLUMN compared_start INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE contracts ADD COLUMN compared_end INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE contracts ADD COLUMN differing TEXT NOT NULL DEFAULT '';
+    """,
+    f"""
+    CREATE TABLE archives (          -- how far the archive of a sink is: its newest complete digest
+        sink TEXT PRIMARY KEY, archive TEXT NOT NULL, number INTEGER NOT NULL DEFAULT 0, sha256 TEXT NOT NULL DEFAULT '',
+        key TEXT,                    -- the public key that signs the next one; NULL: none does
+        entries INTEGER NOT NULL DEFAULT 0,
+        since INTEGER NOT NULL,      -- what was collected from then on is in it
+        written_at REAL,
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_ARCHIVE})) STORED
+    ) WITHOUT ROWID;
+    CREATE TABLE archive_batches (   -- the batch that is being written, as it was committed
+        sink TEXT PRIMARY KEY, number INTEGER NOT NULL,
+        writer TEXT NOT NULL,        -- whose events: empty for this state's
+        events INTEGER NOT NULL, written_at INTEGER NOT NULL, digest BLOB NOT NULL, signature BLOB,
+        segment INTEGER, position INTEGER  -- where the sink was in the outbox
+    );
+    CREATE TABLE archive_objects (
+        sink TEXT NOT NULL, key TEXT NOT NULL, content BLOB NOT NULL, PRIMARY KEY (sink, key)
+    );
+    CREATE TABLE archive_writers (   -- how many events of other states are in the archive
+        sink TEXT NOT NULL, writer TEXT NOT NULL, events INTEGER NOT NULL, PRIMARY KEY (sink, writer)
+    ) WITHOUT ROWID;
+    CREATE TABLE archive_days (      -- by hour: what it holds, what the API counted, what was stated; see core.evidence.hours
+        sink TEXT NOT NULL, contract TEXT NOT NULL, day INTEGER NOT NULL, counts BLOB NOT NULL, is_open INTEGER NOT NULL,
+        PRIMARY KEY (sink, contract, day)
+    ) WITHOUT ROWID;
+    CREATE INDEX archive_days_open ON archive_days (sink) WHERE is_open;
     """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -14,6 +14,7 @@ from pathlib import Path
 from poller.core.clocks import Trail
 from poller.store.journal import Action
 from poller.store.overview import Overview
+from poller.store.sqlite.archives import Archives
 from poller.store.sqlite.contracts import Contracts
 from poller.store.sqlite.database import Database, make_directory
 from poller.store.sqlite.dead_letters import DeadLetters
@@ -38,6 +39,7 @@ class State:
         self.dead_letters = DeadLetters(database)
         self.journal = Journal(database)
         self.gaps = Gaps(database)
+        self.archives = Archives(database)
 
     @classmethod
     def open(

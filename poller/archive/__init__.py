@@ -1,0 +1,65 @@
+"""Where archives are, and their keys: a directory or a bucket, behind one small protocol.
+
+A room of its own, because a sink writes there, a use case verifies what is there, and neither may import the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+from poller.core.errors import PollerError
+
+
+class PlaceError(PollerError):
+    """The place does not do what was asked. `is_refused`: it refuses us, and a person is needed; else it may work later."""
+
+    def __init__(self, message: str, *, hint: str = "", is_refused: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.is_refused = is_refused
+
+
+class TakenError(PlaceError):
+    """Under the key lies something else than what was to be written. Nothing was changed."""
+
+    def __init__(self, where: str) -> None:
+        hint = "another state writes to this archive: give it a prefix of its own, or see `ionos-poller archive rebuild-state`"
+        super().__init__(f"{where} is there already, with other content", hint=hint, is_refused=True)
+
+
+class Listed(NamedTuple):
+    """One object: its key, its size, and how many versions of it there are. `is_deleted`: the newest version is a deletion."""
+
+    key: str
+    size_bytes: int
+    versions: int = 1
+    is_deleted: bool = False
+
+
+class Place(Protocol):
+    """A set of objects under keys such as `digests/000000001.json`. Safe to use from several threads.
+
+    Every method raises PlaceError; its text names the place.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, for a person."""
+
+    def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
+        """Write an object durably and whole, or not at all. What is there already with this content stays as it is.
+
+        `retain_until` (unix seconds): locked until then, where the place locks.  Raises: TakenError where other content is there.
+        """
+
+    def get(self, key: str) -> bytes | None:
+        """The content of an object; None where there is none."""
+
+    def listing(self, prefix: str) -> Iterator[Listed]:
+        """Every object whose key begins with `prefix` (empty: all of them), in the order of keys."""
+
+    def delete(self, key: str) -> None:
+        """Delete an object. One that is not there is deleted already."""
+
+    def probe(self) -> list[str]:
+        """Try whether objects can be written and are kept as configured. Returns what works, in a few words each."""

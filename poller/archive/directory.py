@@ -1,0 +1,143 @@
+"""An archive in a directory, such as a mounted disk. An object gets its name when it is whole and on the disk, never before.
+
+Objects are for their owner alone (0600) and are never opened for writing again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from poller.archive import Listed, PlaceError, TakenError
+from poller.core.evidence.digest import PROBES
+from poller.system.files import make_directory, open_own, sync_directory, write_whole
+
+_PARTIAL = ".part"
+
+
+class DirectoryPlace:
+    """Objects as files below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def url(self) -> str:
+        return str(self._root)
+
+    def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
+        """As `Place.put`. A directory locks nothing: use the file system's own means, or a bucket."""
+        path = self._path(key)
+        try:
+            if self._is_there(path, content):
+                return
+            make_directory(path.parent)
+            partial = path.with_name(f".{path.name}{_PARTIAL}")
+            descriptor = open_own(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                write_whole(descriptor, content)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if not _name(partial, path):  # another writer was here first
+                self._is_there(path, content)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can write there") from error
+
+    def _is_there(self, path: Path, content: bytes) -> bool:
+        """Whether the object is there.  Raises: TakenError where it has other content, OSError."""
+        try:
+            found = _read(path)
+        except FileNotFoundError:
+            return False
+        if found != content:
+            raise TakenError(str(path))
+        return True
+
+    def get(self, key: str) -> bytes | None:
+        """As `Place.get`."""
+        path = self._path(key)
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can read it") from error
+
+    def listing(self, prefix: str) -> Iterator[Listed]:
+        """As `Place.listing`. A link or a special file counts as an object of no bytes: it is none that we wrote."""
+        folder, _, name = prefix.rpartition("/")
+        try:
+            if not self._root.is_dir():
+                raise PlaceError(f"{self._root}: there is no such directory", hint="check the path")
+            yield from self._walk(self._path(folder) if folder else self._root, f"{folder}/" if folder else "", name)
+        except OSError as error:
+            raise PlaceError(f"{self._root}: {error.strerror}", hint="check that this user can read it") from error
+
+    def _walk(self, directory: Path, prefix: str, name: str) -> Iterator[Listed]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+            for entry in found:
+                if not entry.name.startswith(name):
+                    continue
+                key = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(directory / entry.name, f"{key}/", "")
+                else:
+                    status = entry.stat(follow_symlinks=False)
+                    yield Listed(key, status.st_size if stat.S_ISREG(status.st_mode) else 0)
+
+    def delete(self, key: str) -> None:
+        """As `Place.delete`."""
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can delete it") from error
+
+    def probe(self) -> list[str]:
+        """Write an object, read it, and delete it again."""
+        key = f"{PROBES}{os.getpid()}"
+        self.put(key, b"probe\n")
+        self.delete(key)
+        with contextlib.suppress(OSError):  # another check may be at work there
+            self._path(PROBES.rstrip("/")).rmdir()
+        return ["objects can be written"]
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise PlaceError(f"{self._root}: {key!r} is no key of an object")
+        return self._root.joinpath(*parts)
+
+
+def _name(partial: Path, path: Path) -> bool:
+    """Give a file its name, unless something has it already. Returns whether it was given.
+
+    A hard link, as a rename would replace what another writer put there; a rename where the file system knows no links.
+    """
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        partial.unlink()
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        partial.rename(path)
+        return True
+    partial.unlink()
+    return True
+
+
+def _read(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file")
+        return file.read()

@@ -1,0 +1,324 @@
+"""An archive in a bucket of S3 or of any object storage that speaks its protocol.
+
+An object is written once: looked for first, and put on the condition that it is not there, where the storage knows conditions.
+A repeat after a lost answer so finds what it wrote, and makes no second version. AWS's library is imported when it is used.
+Source: docs/facts.md, "Object Storage"; the API reference of S3 (PutObject, object lock, conditional writes).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from poller.archive import Listed, PlaceError, TakenError
+from poller.config import ArchiveSink, Config
+from poller.config.sinks import MIB
+from poller.core.errors import ConfigError, Problem
+from poller.core.evidence.digest import PROBES, sha256
+from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
+from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
+from poller.net.transport import Response, root_cause
+from poller.net.words import words_of
+from poller.system.liveness import moves
+
+_CONNECTIONS = 8
+_MAX_OBJECT_BYTES = 128 * MIB
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_TAKEN = {"412", "PreconditionFailed"}
+_NO_CONDITIONS = {"501", "NotImplemented"}
+_HASH = "sha256"  # the metadata that tells our object without reading it
+_PROBE_SECONDS = 60
+_REMEDIES = {
+    "NoSuchBucket": "create it, with object lock if it is to lock; check url, region and endpoint_url",
+    "PermanentRedirect": "the bucket is in another region: check region and endpoint_url",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: check region",
+    "InvalidStorageClass": "check storage_class",
+    "InvalidRequest": "was the bucket created with object lock? check object_lock, encryption and storage_class",
+    "ObjectLockConfigurationNotFoundError": "create the bucket with object lock",
+    "MissingContentLength": "check endpoint_url",
+}
+
+
+class S3Place:
+    """Objects of a bucket, below a prefix."""
+
+    def __init__(self, settings: ArchiveSink, config: Config) -> None:
+        """Raises: ConfigError where the library is missing."""
+        try:
+            import boto3  # noqa: F401 - only whether it is there
+        except ImportError as error:
+            hint = "pip install 'ionos-poller[archive]'"
+            raise ConfigError([Problem(f"sinks.{settings.name}.url", "s3:// needs boto3", hint)]) from error
+        self._bucket, _, prefix = settings.url.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._settings = settings
+        self._config = config
+        self._client: Any = None
+        self._lock = threading.Lock()
+        self._secrets: list[str] = []
+        self._knows_conditions = True
+
+    @property
+    def url(self) -> str:
+        return self._settings.url
+
+    def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
+        """As `Place.put`."""
+        if self._is_there(key, content):
+            return
+        lock: dict[str, Any] = {}
+        if retain_until is not None:
+            until = datetime.fromtimestamp(retain_until, UTC)
+            lock = {"ObjectLockMode": self._settings.object_lock.upper(), "ObjectLockRetainUntilDate": until}
+        condition = {"IfNoneMatch": "*"} if self._knows_conditions else {}
+        try:
+            self._call("put_object", Key=self._prefix + key, **self._body(content), **lock, **condition)
+        except _AnswerError as error:
+            if error.code in _TAKEN and condition and self._is_there(key, content):
+                return
+            if error.code not in _NO_CONDITIONS or not condition:
+                raise
+            self._knows_conditions = False  # found by trying; that it is not there was looked up
+            self.put(key, content, retain_until=retain_until)
+
+    def _body(self, content: bytes) -> dict[str, Any]:
+        settings = self._settings
+        body: dict[str, Any] = {
+            "Body": content,
+            # What object lock asks for, and what every storage knows.
+            "ContentMD5": base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode(),
+            "Metadata": {_HASH: sha256(content)},
+        }
+        if settings.encryption != "none":
+            body["ServerSideEncryption"] = settings.encryption
+        if settings.encryption == "aws:kms" and settings.kms_key_id:
+            body["SSEKMSKeyId"] = settings.kms_key_id
+        if settings.storage_class:
+            body["StorageClass"] = settings.storage_class
+        return body
+
+    def _is_there(self, key: str, content: bytes) -> bool:
+        """Whether the object is there.  Raises: TakenError where it has other content."""
+        try:
+            head = self._call("head_object", Key=self._prefix + key)
+        except _AnswerError as error:
+            if error.code in _MISSING:
+                return False
+            raise
+        if head.get("ContentLength") == len(content) and head.get("Metadata", {}).get(_HASH) == sha256(content):
+            return True
+        if self.get(key) != content:
+            raise TakenError(f"{self.url}/{key}")
+        return True
+
+    def get(self, key: str) -> bytes | None:
+        """As `Place.get`."""
+        try:
+            answer = self._call("get_object", Key=self._prefix + key)
+        except _AnswerError as error:
+            if error.code in _MISSING:
+                return None
+            raise
+        body: bytes = answer["Body"]
+        return body
+
+    def listing(self, prefix: str) -> Iterator[Listed]:
+        """As `Place.listing`; without versions where the storage or our rights do not show them."""
+        try:
+            found = self._versions(prefix)
+        except _AnswerError as error:
+            if error.code in _REMEDIES:
+                raise
+            found = self._objects(prefix)
+        for key in sorted(found):
+            yield Listed(key.removeprefix(self._prefix), *found[key])
+
+    def _versions(self, prefix: str) -> dict[str, tuple[int, int, bool]]:
+        found: dict[str, tuple[int, int, bool]] = {}
+        for page in self._pages("list_object_versions", prefix):
+            for version in page.get("Versions", ()):
+                size, versions, is_deleted = found.get(version["Key"], (0, 0, False))
+                found[version["Key"]] = (version["Size"] if version["IsLatest"] else size, versions + 1, is_deleted)
+            for mark in page.get("DeleteMarkers", ()):
+                size, versions, is_deleted = found.get(mark["Key"], (0, 0, False))
+                found[mark["Key"]] = (size, versions, is_deleted or mark["IsLatest"])
+        return found
+
+    def _objects(self, prefix: str) -> dict[str, tuple[int, int, bool]]:
+        pages = self._pages("list_objects_v2", prefix)
+        return {item["Key"]: (item["Size"], 1, False) for page in pages for item in page.get("Contents", ())}
+
+    def _pages(self, operation: str, prefix: str) -> Iterator[Mapping[str, Any]]:
+        arguments: dict[str, Any] = {}
+        while True:
+            page = self._call(operation, Prefix=self._prefix + prefix, **arguments)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            if operation == "list_objects_v2":
+                arguments = {"ContinuationToken": page["NextContinuationToken"]}
+            else:
+                arguments = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+                arguments = {name: value for name, value in arguments.items() if value}
+
+    def delete(self, key: str) -> None:
+        """As `Place.delete`."""
+        self._call("delete_object", Key=self._prefix + key)
+
+    def probe(self) -> list[str]:
+        """Write an object and read it; where objects are locked, prove that no version of it can be deleted."""
+        key = f"{PROBES}{time.time_ns()}-{os.getpid()}"
+        mode = self._settings.object_lock
+        until = int(time.time()) + _PROBE_SECONDS
+        self.put(key, b"probe\n", retain_until=None if mode == "none" else until)
+        if self.get(key) != b"probe\n":
+            raise PlaceError(f"{self.url}: what was written cannot be read", hint="check endpoint_url")
+        if mode != "none":
+            self._prove_lock(key, until)
+            self._sweep_probes()
+            return ["objects can be written", f"no version can be deleted ({mode})"]
+        try:
+            self.delete(key)
+        except PlaceError as error:
+            if not error.is_refused:
+                raise
+            return ["objects can be written, and not deleted with this key"]
+        return ["objects can be written"]
+
+    def _prove_lock(self, key: str, until: int) -> None:
+        version = self._call("head_object", Key=self._prefix + key).get("VersionId")
+        if not version or version == "null":
+            hint = "create a bucket with object lock, which turns versions on"
+            raise PlaceError(
+                f"{self.url}: the bucket keeps no versions, so it locks nothing", hint=hint, is_refused=True
+            )
+        kept = self._call("get_object_retention", Key=self._prefix + key, VersionId=version).get("Retention", {})
+        at = kept.get("RetainUntilDate")
+        if kept.get("Mode") != self._settings.object_lock.upper() or not at or int(at.timestamp()) < until:
+            hint = "check object_lock, and whether the bucket was created with it"
+            raise PlaceError(f"{self.url}: an object is not locked as asked for", hint=hint, is_refused=True)
+        try:
+            self._call("delete_object", Key=self._prefix + key, VersionId=version)
+        except _AnswerError:
+            return
+        hint = "the lock does not hold: ask who runs the storage, or use another one"
+        raise PlaceError(f"{self.url}: a version of a locked object could be deleted", hint=hint, is_refused=True)
+
+    def _sweep_probes(self) -> None:
+        """Delete probes of earlier checks, as far as their lock is over."""
+        with suppress(PlaceError):
+            for page in self._pages("list_object_versions", PROBES):
+                for version in page.get("Versions", ()):
+                    with suppress(_AnswerError):
+                        self._call("delete_object", Key=version["Key"], VersionId=version["VersionId"])
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        """The answer of a call; the body of an object is read.  Raises: PlaceError."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        settings = self._settings
+        reading_seconds = DRIP_FACTOR * settings.read_timeout_seconds
+        moves(settings.connect_timeout_seconds + settings.send_timeout_seconds + reading_seconds)
+        try:
+            with self._lock:  # several threads write at once
+                client = self._client = self._client or self._connect()
+            answer = getattr(client, operation)(Bucket=self._bucket, **arguments)
+            if operation == "get_object":
+                answer["Body"] = answer["Body"].read()
+        except ClientError as error:
+            failure: PlaceError = self._refusal(error.response)
+        except BotoCoreError as error:
+            failure = self._failure(error)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - botocore trips over an answer that is not S3's in many ways
+            failure = PlaceError(
+                f"{self.url}: the call failed: {type(error).__name__}", hint="check region and endpoint_url"
+            )
+        else:
+            return answer
+        if failure.is_refused:
+            self._client = None  # the next call looks for credentials anew
+        raise failure
+
+    def _refusal(self, response: Mapping[str, Any]) -> _AnswerError:
+        error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
+        code, status = self._words(error.get("Code") or ""), int(meta.get("HTTPStatusCode", 0))
+        words = ": ".join(filter(None, (code, self._words(error.get("Message", ""))))) or f"HTTP {status}"
+        is_refused = code in CREDENTIAL_CODES or code in _REMEDIES or status in (401, 403)
+        hint = _REMEDIES.get(code, "needs s3:PutObject, s3:GetObject and s3:ListBucket" if status == 403 else "")
+        return _AnswerError(f"{self.url}: {words}", code=code or str(status), hint=hint, is_refused=is_refused)
+
+    def _failure(self, error: Exception) -> PlaceError:
+        """What it means that a call did not reach the storage. The text names the kind, never an address."""
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        name = type(error).__name__
+        if not kinds.isdisjoint(CREDENTIAL_ERRORS):
+            hint = "give access_key_file and secret_key_file, or see AWS's own settings"
+            return PlaceError(f"{self.url}: no usable credentials: {name}", hint=hint, is_refused=True)
+        root = root_cause(error)
+        if isinstance(root, TooLargeError | TooSlowError | SendTimeoutError):
+            return PlaceError(f"{self.url}: {root}")
+        for kind, reason in CONNECTION_REASONS:
+            if kind in kinds:
+                return PlaceError(f"{self.url}: {reason}")
+        return PlaceError(f"{self.url}: the call failed: {name}")
+
+    def _words(self, text: object) -> str:
+        return words_of(Response(0, {}, str(text).encode("utf-8", "replace")), self._secrets, b"")
+
+    def _connect(self) -> Any:
+        import boto3
+        from botocore.config import Config as ClientConfig
+        from botocore.session import get_session
+
+        settings = self._settings
+        # A session of its own: the default one would remember credentials for as long as the process lives.
+        core = get_session()
+        keys: dict[str, str] = {}
+        if settings.access_key is not None and settings.secret_key is not None:
+            keys["aws_access_key_id"] = settings.access_key.read().reveal()
+            keys["aws_secret_access_key"] = settings.secret_key.read().reveal()
+        region = settings.region or ("us-east-1" if settings.endpoint_url else None)
+        session = boto3.session.Session(region_name=region, botocore_session=core, **keys)
+        endpoint = settings.endpoint_url or f"https://s3.{session.region_name}.amazonaws.com"
+        ca_file = str(settings.ca_file) if settings.ca_file else self._config.ca_bundle
+        client = session.client(
+            "s3",
+            endpoint_url=settings.endpoint_url,
+            # Never left to the library: older ones take an empty variable for the wish not to verify.
+            verify=ca_file or core.get_config_variable("ca_bundle") or True,
+            config=ClientConfig(
+                connect_timeout=settings.connect_timeout_seconds,
+                read_timeout=settings.read_timeout_seconds,
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                max_pool_connections=_CONNECTIONS,
+                proxies=self._config.proxies_for(endpoint),
+                signature_version="s3v4",
+                s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
+                # Newer checksums are AWS's own: other storages refuse them.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+        bound_client(client, settings.send_timeout_seconds, _MAX_OBJECT_BYTES)
+        found = session.get_credentials()
+        if found is not None:
+            frozen = found.get_frozen_credentials()
+            self._secrets = [secret for secret in (frozen.secret_key, frozen.token, frozen.access_key) if secret]
+        return client
+
+
+class _AnswerError(PlaceError):
+    """The storage answered with an error; `code` is its word."""
+
+    def __init__(self, message: str, *, code: str, hint: str, is_refused: bool) -> None:
+        super().__init__(message, hint=hint, is_refused=is_refused)
+        self.code = code

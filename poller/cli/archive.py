@@ -1,0 +1,229 @@
+"""`archive`: keys, and what can be said of an archive with nothing but its place."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from poller.cli.archive_report import as_data, lines_of
+from poller.cli.messages import echo_json, note, printable, tell
+from poller.cli.options import (
+    CONTRACTS,
+    TIME_TEXT,
+    GlobalOptionsCommand,
+    GlobalOptionsGroup,
+    Settings,
+    parse_time_option,
+)
+from poller.cli.places import PLACE, place_of
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
+from poller.core.windows import Window
+
+if TYPE_CHECKING:
+    from poller.pipeline.verify import Known
+
+
+@click.group("archive", cls=GlobalOptionsGroup)
+def command() -> None:
+    """Archives: keygen, verify, list.
+
+    PLACE is a directory, a URL (s3://bucket/prefix, file:///srv/audit), or the name of a sink of the configuration.
+
+    \b
+    Examples:
+      ionos-poller archive keygen evidence.key
+      ionos-poller archive verify /srv/audit --public-key evidence.pub
+      ionos-poller archive list /srv/audit
+    """
+
+
+@command.command("keygen", cls=GlobalOptionsCommand, short_help="A key that signs digests.")
+@click.argument("file", required=False, type=click.Path(path_type=Path, readable=False))
+@click.option("--output", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="The same as FILE.")
+@click.pass_obj
+def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
+    """Make a key (Ed25519) that signs the digests of archives.
+
+    Writes the private key to FILE, for its owner alone, and the public key beside it, with the ending .pub.
+    Default: evidence.key. A file that is there already is never replaced.
+
+    \b
+    Example:
+      ionos-poller archive keygen /etc/ionos-poller/evidence.key
+    """
+    from poller.archive.signing import new_key, read_public_key
+    from poller.core.evidence.digest import fingerprint
+    from poller.system.files import NewFile
+
+    if file is not None and output is not None:
+        raise ConfigError([Problem("--output", "is given besides FILE", "give one of them")])
+    settings.setup_logging()
+    private = file or output or Path("evidence.key")
+    public = private.with_suffix(".pub")
+    for path in (private, public):
+        if os.path.lexists(path):
+            hint = "name another file; to change keys, see previous_signing_key_file"
+            raise ConfigError([Problem(str(path), "exists already", hint)])
+    contents = new_key()
+    for path, content, mode in zip((private, public), contents, (0o600, 0o644), strict=True):
+        with NewFile(path) as made:
+            made.write(content)
+            made.commit(mode)
+    click.echo(f"private key: {private} (keep it secret, and a copy of it in a safe place)")
+    click.echo(f"public key:  {public} (give it to whoever is to verify)")
+    click.echo(f"fingerprint: {fingerprint(read_public_key(public))}")
+    note(f'next: signing_key_file = "{private.absolute()}" in [evidence] of the configuration')
+    return EXIT_OK
+
+
+_FROM = click.option("--from", "start", type=TIME_TEXT, metavar="T", help="Only entries of hours from T on.")
+_TO = click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entries of hours before T.")
+
+
+def span_of(start: str | None, end: str | None) -> Window | None:
+    """The span that was asked for; None for all.  Raises: ConfigError."""
+    if start is None and end is None:
+        return None
+    first = parse_time_option(start, "--from") if start is not None else 0
+    last = parse_time_option(end, "--to", is_end=True) if end is not None else 1 << 40
+    if last <= first:
+        raise ConfigError([Problem("--to", "is not after --from", "check the two times")])
+    return Window(first, last)
+
+
+@command.command("verify", cls=GlobalOptionsCommand, short_help="What is proven, and what is wrong.")
+@PLACE
+@_FROM
+@_TO
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help="Public key (PEM) that must have signed it; without it, the archive's own word is taken.",
+)
+@click.option(
+    "--head",
+    metavar="N:SHA256",
+    help="A digest that is known to be in it, as `status` or an earlier `verify` said. Finds an archive that was cut at its end.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines: one object.")
+@click.pass_obj
+def verify(
+    settings: Settings,
+    place: str,
+    start: str | None,
+    end: str | None,
+    public_key: Path | None,
+    head: str | None,
+    as_json: bool,
+) -> int:
+    """Verify an archive: chain, signatures, every object, nothing unlisted, nothing missing, counts.
+
+    Needs no API, state, token or network, but what PLACE needs. Exit code 0: proven; 1: something differs, each named.
+
+    \b
+    Examples:
+      ionos-poller archive verify /srv/audit --public-key evidence.pub
+      ionos-poller archive verify s3://audit-trail/activity --from 30d
+    """
+    from poller.archive.signing import is_signed_by, read_public_key
+    from poller.pipeline.verify import Verifier
+
+    opened = place_of(settings, place)
+    with _progress() as on_progress:
+        report = Verifier(
+            opened,
+            is_signed_by,
+            key=read_public_key(public_key) if public_key is not None else None,
+            span=span_of(start, end),
+            known=_known(head),
+            workers=min(8, 2 * (os.cpu_count() or 1)),
+            on_progress=on_progress,
+        ).run()
+    if as_json:
+        echo_json(as_data(report))
+    else:
+        for line in lines_of(report):
+            click.echo(printable(line))
+    for finding in [] if as_json else report.findings:
+        tell(f"{finding.where}: {finding.message}")
+    return EXIT_INCOMPLETE if report.findings else EXIT_OK
+
+
+def _known(head: str | None) -> Known | None:
+    from poller.pipeline.verify import Known
+
+    if head is None:
+        return None
+    number, _, digest = head.partition(":")
+    if not (number.isascii() and number.isdigit() and len(digest) == 64 and set(digest) <= set("0123456789abcdef")):
+        raise ConfigError([Problem("--head", "is not N:SHA256", "as `ionos-poller archive list` shows it")])
+    return Known(int(number), digest)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda done, of: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("verify", total=None)
+        yield lambda done, of: bars.update(task, completed=done, total=of)
+
+
+@command.command("list", cls=GlobalOptionsCommand, short_help="Its digests, or the objects of a span.")
+@PLACE
+@_FROM
+@_TO
+@CONTRACTS
+@click.option("--objects", is_flag=True, help="One line for each object instead of each digest.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: one object a line.")
+@click.pass_obj
+def list_(
+    settings: Settings,
+    place: str,
+    start: str | None,
+    end: str | None,
+    contracts: tuple[str, ...],
+    objects: bool,
+    as_json: bool,
+) -> int:
+    """List digests, or with --objects the objects: what is in each, and its SHA-256. Nothing is verified.
+
+    \b
+    Example:
+      ionos-poller archive list /srv/audit --objects --contract 31960001
+    """
+    from poller.pipeline.restore import chosen_objects, digests_of
+
+    opened, span = place_of(settings, place), span_of(start, end)
+    count = entries = 0
+    for number, head, digest in digests_of(opened):
+        chosen = list(chosen_objects(digest, span, contracts))
+        if not chosen and (span is not None or contracts):
+            continue
+        held = sum(entry.entries for entry in chosen)
+        count, entries = count + (len(chosen) if objects else 1), entries + held
+        if objects:
+            for entry in chosen:
+                if as_json:
+                    echo_json(entry)
+                else:
+                    click.echo(f"{entry.sha256}  {entry.entries:>9,}  {printable(entry.key)}")
+        elif as_json:
+            what = {"number": number, "sha256": head, "written_at": digest.written_at, "objects": len(chosen)}
+            echo_json({**what, "entries": held, "statements": len(digest.statements), "key": digest.key})
+        else:
+            click.echo(f"{number}:{head}  {printable(digest.written_at)}  {len(chosen):>4} objects  {held:>9,} entries")
+    note(f"{count:,} {'objects' if objects else 'digests'}, {entries:,} entries")
+    return EXIT_OK

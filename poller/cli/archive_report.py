@@ -1,0 +1,101 @@
+"""What `archive verify` says: in plain words what is proven and what is not, or as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from poller.core.windows import format_time
+
+if TYPE_CHECKING:
+    from poller.pipeline.verify import HeldHour, Report
+
+_TOLD_HOURS = 20
+
+
+def lines_of(report: Report) -> Iterator[str]:
+    """What was found, in a few lines; the findings themselves are told apart."""
+    if not report.digests:
+        yield "nothing is proven: there is no digest"
+        return
+    span = f", {report.first[:10]} to {report.last[:10]}" if report.entries else ""
+    where = f"{report.entries:,} entries of {_count(report.contracts, 'contract')}{span}"
+    state = (
+        "unchanged since written" if not report.findings else f"NOT PROVEN: {_count(len(report.findings), 'finding')}"
+    )
+    yield f"{where}, in {_count(report.objects, 'object')} of {_count(report.digests, 'digest')}: {state}"
+    yield from _completeness(report)
+    yield from _signatures(report)
+    yield f"newest digest: {report.digests}:{report.sha256}"
+    yield "  Keep it in another place: with --head, it finds an archive that was cut at its end."
+
+
+def _completeness(report: Report) -> Iterator[str]:
+    stated = report.complete + len(report.incomplete)
+    if stated:
+        yield f"complete: the API counted the same in {report.complete:,} of {_count(stated, 'hour')}"
+    else:
+        yield "complete: not known: no hour is stated, because no audit has closed one yet"
+    for held in report.incomplete[:_TOLD_HOURS]:
+        yield f"  contract {held.contract}, {format_time(held.start)}: {_difference(held)}"
+    if len(report.incomplete) > _TOLD_HOURS:
+        yield f"  ... and {len(report.incomplete) - _TOLD_HOURS:,} more hours: --json names each"
+    if report.unstated and stated:
+        entries = sum(held.hour.held for held in report.unstated)
+        what = "no statement yet: they are not over, not audited, or only a part of them was collected"
+        yield f"  {_count(len(report.unstated), 'hour')} with {entries:,} entries: {what}"
+
+
+def _difference(held: HeldHour) -> str:
+    statement = held.hour.statement
+    assert statement is not None  # noqa: S101 - only stated hours differ
+    gaps = ", ".join(f"{gap.start}/{gap.end} ({gap.kind})" for gap in statement.gaps)
+    if statement.api is None:
+        return f"a gap lies in it, {gaps or 'closed since'}; {held.hour.held:,} entries are here"
+    later = ", some of them came later" if held.hour.held > statement.archived else ""
+    return f"the API counted {statement.api:,}, {held.hour.held:,} are here{later}{f'; gaps: {gaps}' if gaps else ''}"
+
+
+def _signatures(report: Report) -> Iterator[str]:
+    if not report.is_signed:
+        yield "not signed: whoever can write there could have made all of it anew (see `archive keygen`)"
+    elif report.key is not None:
+        yield f"signed with the given key, {report.key}"
+        if others := [key for key in report.keys if key != report.key]:
+            yield f"  and with {', '.join(others)}, which follow from it"
+    else:
+        yield f"signed with a key that the archive itself names, {', '.join(report.keys)}"
+        yield "  Give yours with --public-key: else whoever can write there could have made all of it anew."
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """The same, for machines."""
+    return {
+        "proven": not report.findings,
+        "findings": [finding._asdict() for finding in report.findings],
+        "head": {"number": report.digests, "sha256": report.sha256},
+        "digests": report.digests,
+        "objects": report.objects,
+        "entries": report.entries,
+        "contracts": report.contracts,
+        "first": report.first,
+        "last": report.last,
+        "hours": {
+            "complete": report.complete,
+            "incomplete": [_hour(held) for held in report.incomplete],
+            "unstated": [_hour(held) for held in report.unstated],
+        },
+        "signed": report.is_signed,
+        "keys": report.keys,
+        "trusted_key": report.key,
+    }
+
+
+def _hour(held: HeldHour) -> dict[str, Any]:
+    statement = held.hour.statement
+    known = {"contract": held.contract, "hour": format_time(held.start), "archived": held.hour.held}
+    return known if statement is None else {**known, "api": statement.api, "gaps": statement.gaps}
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

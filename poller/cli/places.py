@@ -1,0 +1,49 @@
+"""What PLACE means on the command line: a directory, a URL, or the name of a sink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from poller.archive import Place
+from poller.cli.options import Settings
+from poller.config import ArchiveSink, Config
+from poller.config.checks import BadValueError, check_archive
+from poller.core.errors import ConfigError, Problem
+
+PLACE = click.argument("place", metavar="PLACE")
+
+
+def place_of(settings: Settings, text: str) -> Place:
+    """The place that a person named. A directory needs no configuration; a bucket that a sink has is opened as the sink does.
+
+    Raises: ConfigError.
+    """
+    from poller.archive.directory import DirectoryPlace
+    from poller.archive.places import open_place
+
+    if "://" not in text and (Path(text).is_dir() or "/" in text):
+        settings.setup_logging()
+        return DirectoryPlace(Path(text))
+    if text.startswith("file://"):
+        settings.setup_logging()
+        return open_place(ArchiveSink(name="archive", url=_checked(text)), Config())
+    config = settings.load()
+    sinks = [sink for sink in config.sinks if isinstance(sink, ArchiveSink)]
+    if "://" in text:
+        url = _checked(text)
+        known = next((sink for sink in sinks if sink.url == url), None)
+        return open_place(known or ArchiveSink(name="archive", url=url), config)
+    for sink in sinks:
+        if sink.name == text:
+            return open_place(sink, config)
+    hint = "give a directory, a URL such as s3://bucket/prefix, or the name of a sink of type archive"
+    raise ConfigError([Problem("PLACE", f"{text} is no directory and no archive of the configuration", hint)])
+
+
+def _checked(text: str) -> str:
+    try:
+        return check_archive(text)
+    except BadValueError as error:
+        raise ConfigError([Problem("PLACE", error.message, error.hint)]) from error

@@ -1,0 +1,135 @@
+"""The chain: what digests, read from the first to the last, prove together, and what is wrong with each. Pure.
+
+`Chain` takes the digests in order and collects findings. It knows no place, and no library that checks signatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from poller.core.evidence.digest import Digest, DigestError, Statement, decode, digest_key, sha256, signature_key
+
+Verify = Callable[[str, bytes, bytes], bool]
+"""Whether a key (as digests have it) made this signature of these bytes."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong: the key of the object or digest that it concerns, and what it is."""
+
+    where: str
+    message: str
+
+
+class Hour(NamedTuple):
+    """What is known of an hour in the end: the newest statement (None where there is none), and what the objects hold."""
+
+    statement: Statement | None
+    held: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the API counted as many as the archive holds."""
+        return self.statement is not None and self.statement.api == self.statement.archived == self.held
+
+
+class Chain:
+    """The digests of one archive, to be given in the order of their numbers."""
+
+    def __init__(self, verify: Verify, trusted_key: str | None = None) -> None:
+        """`trusted_key`: one of the archive's keys, given by a person. Without it the keys are those that the archive names.
+
+        Any of them will do: a digest holds the hash of all before it, and a key is followed by the one that it announced.
+        """
+        self._verify = verify
+        self._trusted = trusted_key
+        self._keys: list[str] = []
+        self._key: str | None = None
+        self._archive = ""
+        self._entries = 0
+        self._hours: dict[tuple[str, str], Hour] = {}
+        self.number = 0
+        """Of the last digest that was read; 0 before the first."""
+        self.head = ""
+        """Its SHA-256."""
+        self.is_signed = False
+
+    @property
+    def keys(self) -> list[str]:
+        """The public keys that signed the chain, in order."""
+        return self._keys
+
+    @property
+    def hours(self) -> Mapping[tuple[str, str], Hour]:
+        """By contract and hour."""
+        return self._hours
+
+    def add(self, number: int, content: bytes, signature: bytes | None) -> tuple[Digest | None, list[Finding]]:
+        """Read digest `number`, from its bytes and those of its signature. None where it is no digest at all."""
+        where = digest_key(number)
+        found = [Finding(digest_key(gone), "is missing") for gone in range(self.number + 1, number)]
+        is_gap, previous = bool(found), self.head
+        self.number, self.head = number, sha256(content)
+        try:
+            digest = decode(content)
+        except DigestError as error:
+            return None, [*found, Finding(where, f"was changed: {error}")]
+        found += (Finding(where, message) for message in self._judge(digest, number, previous, is_gap=is_gap))
+        found += self._judge_signature(digest, content, signature)
+        self._count(digest)
+        found += (Finding(where, message) for message in self._judge_counts(digest, is_gap=is_gap))
+        return digest, found
+
+    def finish(self) -> list[Finding]:
+        """What can be said only when all digests were read."""
+        if self._trusted is not None and self._keys and self._trusted not in self._keys:
+            return [Finding(digest_key(1), "the given public key signed no digest of this archive")]
+        return []
+
+    def _judge(self, digest: Digest, number: int, previous: str, *, is_gap: bool) -> Iterator[str]:
+        if digest.number != number:
+            yield f"was moved: it is digest {digest.number}"
+        if not self._archive:
+            self._archive = digest.archive
+        elif digest.archive != self._archive:
+            yield "belongs to another archive"
+        if number == 1 and digest.previous:
+            yield "is not the first of its archive"
+        elif not is_gap and digest.previous != previous:
+            yield f"does not follow digest {number - 1}: one of the two was changed or replaced"
+
+    def _judge_signature(self, digest: Digest, content: bytes, signature: bytes | None) -> Iterator[Finding]:
+        where = digest_key(digest.number)
+        expected, self._key = self._key, digest.next_key or digest.key
+        if digest.key is None:
+            if self.is_signed or self._trusted is not None:
+                yield Finding(where, "has no signature, though the archive is signed")
+            return
+        if expected is not None and digest.key != expected:
+            yield Finding(where, "is signed with another key, which the one before did not announce")
+        if digest.key not in self._keys:
+            self._keys.append(digest.key)
+        self.is_signed = True
+        if signature is None:
+            yield Finding(signature_key(digest.number), "is missing")
+        elif not self._verify(digest.key, content, signature):
+            yield Finding(where, "was changed: its signature does not fit")
+
+    def _count(self, digest: Digest) -> None:
+        for entry in digest.objects:
+            self._entries += entry.entries
+            before = self._hours.get((entry.contract, entry.hour), Hour(None, 0))
+            self._hours[entry.contract, entry.hour] = before._replace(held=before.held + entry.entries)
+
+    def _judge_counts(self, digest: Digest, *, is_gap: bool) -> Iterator[str]:
+        for statement in digest.statements:
+            before = self._hours.get((statement.contract, statement.hour), Hour(None, 0))
+            self._hours[statement.contract, statement.hour] = Hour(statement, before.held)
+            if statement.archived != before.held:
+                yield (
+                    f"states {statement.archived:,} entries of contract {statement.contract} in the hour {statement.hour},"
+                    f" but the digests up to it name {before.held:,}"
+                )
+        if digest.entries != self._entries and not is_gap:
+            yield f"states {digest.entries:,} entries in all, but the digests up to it name {self._entries:,}"
+        self._entries = digest.entries

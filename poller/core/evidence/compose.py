@@ -1,0 +1,92 @@
+"""Composes the digest of a batch from what the state says in the transaction that commits it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from poller.core.evidence.batches import HOUR_SECONDS, Head
+from poller.core.evidence.digest import FORMAT, Books, ContractBooks, Digest, Object, SinkBooks, StatedGap, Statement
+from poller.core.windows import Window, format_time
+
+
+class DueHour(NamedTuple):
+    """An hour to be stated: its start in unix seconds, what the API counted (None: not all of it could be), what is held."""
+
+    contract: str
+    start: int
+    api: int | None
+    held: int
+
+
+class ContractRow(NamedTuple):
+    """The books of a contract: complete from `origin` to before `watermark` (unix seconds), but for gaps."""
+
+    contract: str
+    fetched: int
+    new: int
+    seen: int
+    filtered: int
+    origin: int
+    watermark: int
+
+
+class Facts(NamedTuple):
+    """What the state says. `gaps`: by contract, each with its kind. `waiting`: behind this batch."""
+
+    head: Head
+    due: Sequence[DueHour]
+    gaps: Mapping[str, Sequence[tuple[Window, str]]]
+    contracts: Sequence[ContractRow]
+    assigned: int
+    delivered: int
+    dead: int
+    waiting: int
+
+
+def compose(
+    facts: Facts,
+    objects: Iterable[Object],
+    *,
+    written_at: int,
+    program: str,
+    entry_format: str,
+    key: str | None,
+    next_key: str | None,
+) -> Digest:
+    """The digest that follows the head. `written_at` in unix seconds."""
+    objects = tuple(objects)
+    head = facts.head
+    contracts = {
+        row.contract: ContractBooks(
+            row.fetched, row.new, row.seen, row.filtered, format_time(row.origin), format_time(row.watermark)
+        )
+        for row in facts.contracts
+    }
+    sink = SinkBooks(facts.assigned, facts.delivered, facts.dead, facts.waiting)
+    return Digest(
+        format=FORMAT,
+        archive=head.archive,
+        number=head.number + 1,
+        previous=head.sha256,
+        written_at=format_time(written_at),
+        program=program,
+        entry_format=entry_format,
+        key=key,
+        next_key=next_key,
+        entries=head.entries + sum(entry.entries for entry in objects),
+        objects=objects,
+        statements=tuple(_statements(facts)),
+        books=Books(contracts, sink, is_all=facts.waiting == 0),
+    )
+
+
+def _statements(facts: Facts) -> Iterator[Statement]:
+    for contract, start, api, held in facts.due:
+        hour = Window(start, start + HOUR_SECONDS)
+        gaps = tuple(
+            StatedGap(format_time(max(gap.start, hour.start)), format_time(min(gap.end, hour.end)), kind)
+            for gap, kind in facts.gaps.get(contract, ())
+            if gap.start < hour.end and hour.start < gap.end
+        )
+        yield Statement(contract, format_time(start), api, held, gaps)

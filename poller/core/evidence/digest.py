@@ -1,0 +1,222 @@
+"""Digests: what one batch added to an archive, as canonical JSON, and where digests and objects lie.
+
+Canonical: UTF-8, keys sorted, no white space, whole numbers only. The hash of a digest is the SHA-256 of its bytes, and its
+signature is of these bytes, too, in a file of its own: `sha256sum` and `openssl` need no JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import struct
+from collections.abc import Mapping
+
+import msgspec
+
+from poller.core.events import IDENTITY_BYTES
+
+FORMAT = "ionos-poller-archive/1"
+DIGESTS = "digests/"
+DATA = "data/"
+PROBES = "probes/"
+"""Where `check` tries to write; nothing there belongs to the archive."""
+
+_NUMBER_DIGITS = 9
+_DIGEST_KEY = re.compile(rf"{DIGESTS}([0-9]{{{_NUMBER_DIGITS}}})\.(json|sig)")
+_OBJECT_KEY = re.compile(
+    rf"{DATA}contract=[^/]+/date=[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}/hour=[0-9]{{2}}/([0-9]{{{_NUMBER_DIGITS}}})-[0-9a-f]{{16}}\.ndjson\.gz"
+)
+_IDENTITY = struct.Struct(f"<I{IDENTITY_BYTES}s")
+# Source: RFC 8410: the DER of an Ed25519 public key is this and the 32 bytes of the key.
+_DER_PREFIX = bytes.fromhex("302a300506032b6570032100")
+
+
+class DigestError(ValueError):
+    """The bytes are no digest; the text says why."""
+
+
+class Object(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One object: the entries of one contract and hour in one batch.
+
+    `sha256` and `bytes` are of the object as it is stored, `content_bytes` and `entries` of its text. `first` and `last` are the
+    earliest and the latest time of its entries. `identities` has what tells entries from each other where their lines do not
+    (`pack_identities`); it is empty where every entry has an `@uuid` of its own.
+    """
+
+    key: str
+    contract: str
+    hour: str
+    sha256: str
+    bytes: int
+    content_bytes: int
+    entries: int
+    first: str
+    last: str
+    identities: str
+
+
+class StatedGap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A span of an hour that could not be read, and why."""
+
+    start: str
+    end: str
+    kind: str
+
+
+class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the API counted in an hour of a contract, and what the archive holds of it, this digest included.
+
+    `api` is None where a gap lies in the hour, so that the API could not be asked for all of it.
+    """
+
+    contract: str
+    hour: str
+    api: int | None
+    archived: int
+    gaps: tuple[StatedGap, ...] = ()
+
+
+class ContractBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the state had collected of a contract: complete from `complete_from` to before `complete_to`, but for gaps."""
+
+    fetched: int
+    new: int
+    seen: int
+    filtered: int
+    complete_from: str
+    complete_to: str
+
+
+class SinkBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What became of the events that were meant for the archive, this digest included."""
+
+    assigned: int
+    delivered: int
+    dead: int
+    waiting: int
+
+
+class Books(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The books of the state in the transaction that committed the digest.
+
+    `contracts` are those that the digest concerns. `is_all` says that nothing of what was collected waited for the archive: all
+    up to `complete_to` is in it.
+    """
+
+    contracts: dict[str, ContractBooks]
+    sink: SinkBooks
+    is_all: bool
+
+
+class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The digest of one batch. `previous` is the SHA-256 of digest `number - 1`; empty in the first.
+
+    `key` is the public key whose signature it has, `next_key` the one that later digests have: as DER, in base64. `entries` are
+    all of the archive, this digest included.
+    """
+
+    format: str
+    archive: str
+    number: int
+    previous: str
+    written_at: str
+    program: str
+    entry_format: str
+    key: str | None
+    next_key: str | None
+    entries: int
+    objects: tuple[Object, ...]
+    statements: tuple[Statement, ...]
+    books: Books
+
+
+_decode = msgspec.json.Decoder(Digest).decode
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def encode(digest: Digest) -> bytes:
+    """The canonical bytes of a digest."""
+    return _encode(digest)
+
+
+def decode(content: bytes) -> Digest:
+    """The digest of canonical bytes.  Raises: DigestError."""
+    try:
+        digest = _decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DigestError(f"it is no digest: {error}") from error
+    if digest.format != FORMAT:
+        raise DigestError("its format is unknown: use a newer ionos-poller")
+    if _encode(digest) != content:
+        raise DigestError("it is no canonical JSON")
+    return digest
+
+
+def sha256(content: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_key(number: int) -> str:
+    """Where digest `number` lies."""
+    return f"{DIGESTS}{number:0{_NUMBER_DIGITS}}.json"
+
+
+def signature_key(number: int) -> str:
+    """Where its signature lies: 64 bytes."""
+    return f"{DIGESTS}{number:0{_NUMBER_DIGITS}}.sig"
+
+
+def number_of(key: str) -> tuple[int, str] | None:
+    """The number of the digest that lies there, and `json` or `sig`; None where the key is of neither."""
+    match = _DIGEST_KEY.fullmatch(key)
+    return (int(match[1]), match[2]) if match else None
+
+
+def object_key(contract: str, hour: str, number: int, object_sha256: str) -> str:
+    """Where an object of digest `number` lies. `hour` reads `2026-11-28T09:00:00Z`."""
+    date, time = hour[:10], hour[11:13]
+    return (
+        f"{DATA}contract={contract}/date={date}/hour={time}/{number:0{_NUMBER_DIGITS}}-{object_sha256[:16]}.ndjson.gz"
+    )
+
+
+def batch_of(key: str) -> int | None:
+    """The number of the digest that an object was written for; None where the key is not of an object."""
+    match = _OBJECT_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def encode_key(raw: bytes) -> str:
+    """The 32 bytes of an Ed25519 public key as digests have it."""
+    return base64.b64encode(_DER_PREFIX + raw).decode()
+
+
+def pack_identities(identities: Mapping[int, bytes]) -> str:
+    """The identities of some entries, by their place in the object, as digests have them: base64 of records of 20 bytes."""
+    return base64.b64encode(b"".join(_IDENTITY.pack(*item) for item in sorted(identities.items()))).decode()
+
+
+def unpack_identities(text: str) -> dict[int, bytes]:
+    """The same back.  Raises: DigestError."""
+    try:
+        return dict(_IDENTITY.iter_unpack(base64.b64decode(text, validate=True)))
+    except (ValueError, struct.error) as error:
+        raise DigestError("its identities are damaged") from error
+
+
+def decode_key(text: str) -> bytes:
+    """The 32 bytes again.  Raises: DigestError."""
+    try:
+        der = base64.b64decode(text, validate=True)
+    except ValueError:
+        der = b""
+    if len(der) != len(_DER_PREFIX) + 32 or not der.startswith(_DER_PREFIX):
+        raise DigestError("its key is no Ed25519 public key")
+    return der[len(_DER_PREFIX) :]
+
+
+def fingerprint(key: str) -> str:
+    """What people compare keys by: the SHA-256 of the DER."""
+    return sha256(base64.b64decode(key))

@@ -1,0 +1,38 @@
+"""What AWS's library and services say when something is wrong, as tables of names. The library itself is imported elsewhere."""
+
+from __future__ import annotations
+
+CREDENTIAL_CODES = {
+    *("AccessDenied", "AccessDeniedException", "AuthFailure", "ExpiredToken", "ExpiredTokenException"),
+    *("IncompleteSignature", "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidClientTokenId"),
+    *("InvalidSignature", "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken"),
+    *("MissingAuthenticationTokenException", "NotAuthorized", "OptInRequired", "UnrecognizedClientException"),
+}
+# Of what botocore raises without asking AWS: what a person has to mend.
+CREDENTIAL_ERRORS = (
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"),
+    *(
+        "NoAuthTokenError",
+        "UnknownTokenProviderError",
+        "RefreshWithMFAUnsupportedError",
+        "ConfigNotFound",
+        "ProfileNotFound",
+        "ConfigParseError",
+    ),
+    *("SSOError", "SSOTokenLoadError", "UnauthorizedSSOTokenError", "PendingAuthorizationExpiredError", "LoginError"),
+    *(
+        "MetadataRetrievalError",
+        "InfiniteLoopConfigError",
+        "InvalidConfigError",
+        "UnauthorizedError",
+        "UnknownCredentialError",
+    ),
+)
+CONNECTION_REASONS = (
+    ("ProxyConnectionError", "the proxy did not let the request through (check HTTPS_PROXY)"),
+    ("SSLError", "TLS failed (is the certificate signed by an unknown CA? name its file in ca_file)"),
+    ("ConnectTimeoutError", "no connection within connect_timeout (check the region and the firewall)"),
+    ("ReadTimeoutError", "no answer within read_timeout"),
+    ("EndpointConnectionError", "no connection (check region, endpoint_url and the DNS)"),
+    ("NoRegionError", "no region (give region, or set it in AWS's own configuration)"),
+)

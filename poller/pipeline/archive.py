@@ -1,0 +1,265 @@
+"""Writing archives: a batch is composed, committed with its digest and signature, written, and only then settled.
+
+Whoever finds a committed batch writes it: a crash, a takeover or a lost answer leads to the same bytes under the same
+keys. So a batch is never composed twice, nor sent in halves.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from poller import __version__
+from poller.archive.signing import Signer, read_signer
+from poller.config import Evidence
+from poller.core.delivery import CredentialsRefused, Outcome, Park, Settle, Wait, decide
+from poller.core.errors import ConfigError, Problem
+from poller.core.events import OutboxEvent
+from poller.core.evidence.batches import HOUR_SECONDS, Head, PreparedBatch, pack
+from poller.core.evidence.compose import Facts, compose
+from poller.core.evidence.digest import encode, fingerprint
+from poller.core.windows import Window
+from poller.pipeline.audit import Audited
+from poller.pipeline.deliver import Deliverer, Progress, failure_kind
+from poller.sinks.archive import ArchiveSink, compress
+from poller.sinks.base import Sink
+from poller.store.protocols import Archives, State
+
+log = logging.getLogger(__name__)
+
+# How soon a batch that fills up before its time is found.
+_LOOK_SECONDS = 5.0
+
+
+class _NothingToWriteError(Exception):
+    """There is no entry and no statement."""
+
+
+class ArchiveDeliverer(Deliverer):
+    """Brings one archive what waits for it in a state. The chain is in this state, or in another one (`chain`)."""
+
+    def __init__(
+        self,
+        state: State,
+        sink: ArchiveSink,
+        *,
+        chain: Archives | None = None,
+        writer: str = "",
+        redact: Callable[[bytes], bytes] | None = None,
+        clock: Callable[[], float] = time.time,
+        on_failed: Callable[[str], None] = lambda kind: None,
+    ) -> None:
+        """`writer` names this state among those that write to the chain of another one; empty where the chain is its own."""
+        super().__init__(state.outbox, sink, redact=redact, clock=clock, on_failed=on_failed)
+        self._archive = sink
+        self._chain = chain or state.archives
+        self._writer = writer
+        self._batch: PreparedBatch | None = None
+        self._is_last = False
+        sink.prepare = self._prepare
+        self._chain.begin(sink.name, int(clock()))
+
+    def _step(self, *, is_last: bool) -> Progress:
+        """Write one batch."""
+        if (seconds := self._postponed_seconds()) > 0:
+            return Progress(0, seconds)
+        caught_up = self._catch_up()
+        if caught_up:
+            return Progress(caught_up, 0.0)
+        events: Sequence[OutboxEvent] = ()
+        self._batch = self._chain.prepared(self._sink.name)
+        if self._batch is None:
+            found = self._next(is_last=is_last)
+            if isinstance(found, Progress):
+                return found
+            events = found
+        started = time.monotonic()
+        try:
+            outcome: Outcome = self._archive.write(self._batch) if self._batch else self._sink.send(events)
+        except _NothingToWriteError:
+            return Progress(0, None)
+        except ConfigError as error:
+            outcome = CredentialsRefused("; ".join(map(str, error.problems)))
+        count = self._batch.events if self._batch else len(events)
+        decision = decide(outcome, max(1, count), self._attempts + 1, self._retry, random.random)
+        if isinstance(decision, Settle):
+            return self._complete(time.monotonic() - started)
+        assert isinstance(decision, Wait | Park)  # noqa: S101 - an archive refuses no single event
+        self._on_failed(failure_kind(outcome))
+        return self._put_off(decision, count)
+
+    def _next(self, *, is_last: bool) -> Sequence[OutboxEvent] | Progress:
+        """The events of the next batch, none where there is only something to state; or why there is none now."""
+        events, size, since = self._held().weight()
+        age_seconds = self._settings.batch_age_seconds
+        if since is None:
+            written_at = self._head().written_at
+            is_due = is_last or written_at is None or not 0 <= self._clock() - written_at < age_seconds
+            return () if is_due and self._chain.has_to_state(self._sink.name) else Progress(0, None)
+        age = self._clock() - since
+        is_full = events >= self._settings.batch_events or size >= self._settings.batch_bytes
+        if not is_last and not is_full and 0 <= age < age_seconds:
+            return Progress(0, min(_LOOK_SECONDS, age_seconds - age))
+        batch = self._held().batch(self._settings.batch_events, self._settings.batch_bytes)
+        if batch is None:
+            return Progress(0, None)
+        piece = self._fitting(self._redacted(batch.events))
+        if not piece.dead:
+            return piece.events
+        first = min(piece.dead)
+        if first:
+            return piece.events[:first]
+        self._held().settle(1, dead=[piece.dead[0]], now=self._clock())
+        self._tell_of_dead([piece.dead[0]])
+        return Progress(1, 0.0)
+
+    def _head(self) -> Head:
+        return self._chain.begin(self._sink.name, int(self._clock()))
+
+    def _prepare(self, events: Sequence[OutboxEvent]) -> PreparedBatch:
+        """Commit a batch, or find the one that somebody else committed first.
+
+        Raises: ConfigError when the chain cannot be signed; LeaseLostError when the place was given up.
+        """
+        evidence = self._archive.evidence
+        now = int(self._clock())
+        events = self._archive.rendered(events)
+        while True:
+            head = self._head()
+            signers = _signers(evidence, head)
+            objects = pack(events, head.number + 1, compress)
+
+            def seal(facts: Facts, signers: tuple[Signer | None, str | None] = signers) -> tuple[bytes, bytes | None]:
+                signer, next_key = signers
+                digest = compose(
+                    facts,
+                    [packed.entry for packed in objects],  # noqa: B023 - called before the next round
+                    written_at=now,
+                    program=f"ionos-poller {__version__}",
+                    entry_format=self._archive.entry_format,
+                    key=signer.key if signer else None,
+                    next_key=next_key,
+                )
+                if not digest.objects and not digest.statements:
+                    raise _NothingToWriteError
+                content = encode(digest)
+                return content, signer.sign(content) if signer else None
+
+            self._held().ensure_held()
+            self._batch = self._chain.prepare(
+                self._sink.name, len(events), objects, seal, now, writer=self._writer
+            ) or self._chain.prepared(self._sink.name)
+            if self._batch is not None:
+                return self._batch
+
+    def _complete(self, seconds: float) -> Progress:
+        batch = self._batch
+        assert batch is not None  # noqa: S101 - it was written
+        self._held().ensure_held()
+        is_ours = self._chain.complete(self._sink.name, batch.number, self._clock())
+        self._batch = None
+        self._attempts, self._not_before, self._parked_at, self.refusal = 0, 0.0, None, ""
+        extra = {"sink": self._sink.name, "events": batch.events, "digest": batch.number, "seconds": round(seconds, 3)}
+        if is_ours:
+            log.info("batch.sent", extra={**extra, "dead": 0})
+        settled = self._catch_up() if self._writer else batch.events if not batch.writer else 0
+        return Progress(settled, 0.0)
+
+    def _catch_up(self) -> int:
+        """Settle what of ours the chain of another state holds already. Returns how many events."""
+        if not self._writer:
+            return 0
+        delivered = next(row.delivered for row in self._outbox.sinks() if row.name == self._sink.name)
+        count = self._chain.archived(self._sink.name, self._writer) - delivered
+        if count > 0:
+            self._held().batch(count, sys.maxsize)
+            self._held().settle(count, now=self._clock())
+        return max(0, count)
+
+
+def _signers(evidence: Evidence, head: Head) -> tuple[Signer | None, str | None]:
+    """What signs the next digest, and the key that it announces.  Raises: ConfigError."""
+    name = "evidence.signing_key_file"
+    if evidence.signing_key_file is None:
+        if head.key is None:
+            return None, None
+        message = "is missing, and the archive is signed"
+        raise ConfigError([Problem(name, message, f"give the key {fingerprint(head.key)[:16]}... again")])
+    signer = read_signer(evidence.signing_key_file, name)
+    if head.key in (None, signer.key):
+        return signer, None
+    if evidence.previous_signing_key_file is not None:
+        before = read_signer(evidence.previous_signing_key_file, "evidence.previous_signing_key_file")
+        if before.key == head.key:
+            return before, signer.key
+    message = f"is not the key of the archive, which is {fingerprint(str(head.key))[:16]}..."
+    hint = "name that one in previous_signing_key_file: it signs the change"
+    raise ConfigError([Problem(name, message, hint)])
+
+
+def deliverer_of(state: State, sink: Sink, **options: Any) -> Deliverer:
+    """What brings a sink the events that wait in a state."""
+    if isinstance(sink, ArchiveSink):
+        return ArchiveDeliverer(state, sink, **options)
+    return Deliverer(state.outbox, sink, **options)
+
+
+class HourCloser:
+    """Tells the archives of a state what audits say of each hour, so that their next digests state it."""
+
+    def __init__(self, state: State, sinks: Sequence[Sink]) -> None:
+        self._state = state
+        self._sinks = [sink.name for sink in sinks if isinstance(sink, ArchiveSink)]
+
+    def counts(self, contract: str, span: Window) -> Mapping[int, int]:
+        """The entries collected by hour, to be asked for before an audit; nothing where there is no archive."""
+        if not self._sinks:
+            return {}
+        counts = self._state.contracts.counts(contract, span.start // HOUR_SECONDS * HOUR_SECONDS, span.end)
+        return {hour: count.collected for hour, count in counts.items()}
+
+    def close(self, contract: str, before: Mapping[int, int], compared: Window | None, result: Audited) -> None:
+        """Commits: what an audit said of the hours in `compared`. `before` is what `counts` gave before it."""
+        if compared is None:
+            return
+        for sink in self._sinks:
+            head = self._state.archives.begin(sink, int(time.time()))
+            gaps = [gap.window for gap in self._state.gaps.find(contract)]
+            after = self.counts(contract, compared)
+            counted = closed_hours(compared, before, after, result, gaps, since=head.since)
+            self._state.archives.close_hours(sink, contract, counted)
+
+
+def closed_hours(
+    compared: Window,
+    before: Mapping[int, int],
+    after: Mapping[int, int],
+    result: Audited,
+    gaps: Sequence[Window],
+    *,
+    since: int,
+) -> dict[int, int | None]:
+    """What an audit says of each whole hour that it compared: how many entries the API counted, None where a gap lies in it.
+
+    `before` and `after` are the entries collected by hour, as of before and after the audit. Left out: hours of which entries
+    collected meanwhile, hours that the API refused to count, and those before `since`.
+    """
+    at_api = {row.window.start // HOUR_SECONDS * HOUR_SECONDS: row.at_api for row in result.differences}
+    counted: dict[int, int | None] = {}
+    first = -(-max(compared.start, since) // HOUR_SECONDS) * HOUR_SECONDS
+    for start in range(first, compared.end - HOUR_SECONDS + 1, HOUR_SECONDS):
+        hour = Window(start, start + HOUR_SECONDS)
+        known = before.get(start, 0)
+        is_refused = any(_overlap(part.window, hour) for part in result.refused)
+        if is_refused or known != after.get(start, 0):
+            continue
+        counted[start] = None if any(_overlap(gap, hour) for gap in gaps) else at_api.get(start, known)
+    return counted
+
+
+def _overlap(one: Window, other: Window) -> bool:
+    return one.start < other.end and other.start < one.end

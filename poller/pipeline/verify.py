@@ -1,0 +1,279 @@
+"""Verifying an archive: its chain, its signatures, every object, nothing unlisted, nothing missing, counts against statements.
+
+Needs the place alone: no API, no state, no token. Digests are read one after the other, objects side by side. Kept in memory
+are the keys, the counts by hour, and the findings.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from poller.archive import Listed, Place
+from poller.core.evidence.batches import HOUR_SECONDS
+from poller.core.evidence.chain import Chain, Finding, Hour, Verify
+from poller.core.evidence.digest import (
+    PROBES,
+    Digest,
+    Object,
+    batch_of,
+    digest_key,
+    fingerprint,
+    number_of,
+    sha256,
+    signature_key,
+)
+from poller.core.windows import Window
+
+_GZIP_FORMAT = 31
+_CHUNK_BYTES = 1024 * 1024
+_AHEAD = 4  # objects that wait for each worker
+_MOST_HASHED = 1000  # unlisted objects that are looked at to tell which missing one they are
+
+
+class HeldHour(NamedTuple):
+    """An hour of a contract, in unix seconds, and what is known of it."""
+
+    contract: str
+    start: int
+    hour: Hour
+
+
+class Report(NamedTuple):
+    """What was proven, and what is wrong.
+
+    `first` and `last` are of the entries, as text; empty where there are none. `key` is the one that a person gave, as its
+    fingerprint; None where none was given, so that `keys` are only what the archive itself says.
+    """
+
+    findings: list[Finding]
+    digests: int
+    sha256: str
+    objects: int
+    entries: int
+    contracts: int
+    first: str
+    last: str
+    complete: int
+    incomplete: list[HeldHour]
+    unstated: list[HeldHour]
+    is_signed: bool
+    keys: list[str]
+    key: str | None
+
+
+class Known(NamedTuple):
+    """A digest that a person, or a state, knows to be in the archive: its number and SHA-256."""
+
+    number: int
+    sha256: str
+
+
+class Verifier:
+    """One look at one archive."""
+
+    def __init__(
+        self,
+        place: Place,
+        verify: Verify,
+        *,
+        key: str | None = None,
+        span: Window | None = None,
+        known: Known | None = None,
+        workers: int = 4,
+        on_progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> None:
+        """`key`: a public key to be trusted. `span`: only entries of hours that it touches are read; the chain is read whole.
+
+        `on_progress` is told how many bytes of objects were read, and how many there are in all.
+        """
+        self._place = place
+        self._chain = Chain(verify, key)
+        self._key = key
+        self._span = span
+        self._known = known
+        self._workers = workers
+        self._on_progress = on_progress
+        self._findings: list[Finding] = []
+        self._unlisted: dict[str, int] = {}
+        self._missing: dict[str, str] = {}  # SHA-256 of an object to its key
+        self._waiting: deque[tuple[int, Future[list[Finding]]]] = deque()
+        self._all_bytes = self._read_bytes = 0
+        self._objects = self._entries = 0
+        self._contracts: set[str] = set()
+        self._first = self._last = ""
+
+    def run(self) -> Report:
+        """Verify.  Raises: PlaceError when the place cannot be read."""
+        numbers = self._list()
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
+            try:
+                for number in numbers:
+                    self._read(number, pool)
+                if not self._chain.number:
+                    self._find(digest_key(1), "is missing: no digest is here, so nothing is proven")
+                # What was written since the list was made.
+                while self._unlisted and self._place.get(digest_key(self._chain.number + 1)) is not None:
+                    self._read(self._chain.number + 1, pool)
+                self._collect(0)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        self._findings += self._chain.finish()
+        self._judge_unlisted()
+        self._judge_known()
+        return self._report()
+
+    def _find(self, where: str, message: str) -> None:
+        self._findings.append(Finding(where, message))
+
+    def _list(self) -> list[int]:
+        """List all that is there. Returns the numbers of the digests, in order."""
+        numbers: set[int] = set()
+        signatures: set[int] = set()
+        # Objects come before digests in the order of keys: what a digest names was there before it.
+        for listed in self._place.listing(""):
+            if listed.key.startswith(PROBES):
+                continue
+            self._judge_listed(listed)
+            digest = number_of(listed.key)
+            if digest is None:
+                self._unlisted[listed.key] = listed.size_bytes
+                self._all_bytes += listed.size_bytes
+            elif digest[1] == "json":
+                numbers.add(digest[0])
+            else:
+                signatures.add(digest[0])
+        for number in sorted(signatures - numbers):
+            self._find(signature_key(number), "belongs to no digest: the digest is missing, or was never finished")
+        return sorted(numbers)
+
+    def _judge_listed(self, listed: Listed) -> None:
+        if listed.is_deleted:
+            self._find(listed.key, f"was deleted: {listed.versions} older versions of it are kept")
+        elif listed.versions > 1:
+            self._find(listed.key, f"has {listed.versions} versions: it was written {listed.versions} times")
+
+    def _read(self, number: int, pool: ThreadPoolExecutor) -> None:
+        content = self._place.get(digest_key(number))
+        if content is None:
+            return  # deleted: the next one, or what a person knows, shows it
+        digest, found = self._chain.add(number, content, self._place.get(signature_key(number)))
+        self._findings += found
+        if digest is not None:
+            if self._known is not None and self._known.number == number and self._known.sha256 != self._chain.head:
+                self._find(digest_key(number), "is not the digest that is known: it was replaced")
+            self._read_objects(digest, pool)
+
+    def _read_objects(self, digest: Digest, pool: ThreadPoolExecutor) -> None:
+        for entry in digest.objects:
+            self._unlisted.pop(entry.key, None)
+            if not self._is_wanted(seconds_of(entry.hour)):
+                continue
+            self._objects += 1
+            self._entries += entry.entries
+            self._contracts.add(entry.contract)
+            self._first = min(self._first, entry.first) if self._first else entry.first
+            self._last = max(self._last, entry.last)
+            self._waiting.append((entry.bytes, pool.submit(self._check, digest.number, entry)))
+            self._collect(self._workers * _AHEAD)
+
+    def _collect(self, most: int) -> None:
+        """Wait until no more than `most` objects wait to be checked."""
+        while len(self._waiting) > most:
+            size, future = self._waiting.popleft()
+            self._findings += future.result()
+            self._read_bytes += size
+            self._on_progress(self._read_bytes, self._all_bytes)
+
+    def _check(self, number: int, entry: Object) -> list[Finding]:
+        content = self._place.get(entry.key)
+        if content is None:
+            self._missing[entry.sha256] = entry.key
+            return [Finding(entry.key, f"is missing: digest {number} names it, with {entry.entries:,} entries")]
+        if len(content) < entry.bytes:
+            return [Finding(entry.key, f"was cut or changed: {len(content):,} of {entry.bytes:,} bytes are there")]
+        if sha256(content) != entry.sha256:
+            return [Finding(entry.key, f"was changed: its SHA-256 is not the one that digest {number} names")]
+        try:
+            found = _counted(content)
+        except zlib.error:
+            return [Finding(entry.key, "is no gzip file, though it is what was written")]
+        if found != (entry.entries, entry.content_bytes):
+            return [Finding(entry.key, f"holds {found[0]:,} entries, though digest {number} counts {entry.entries:,}")]
+        return []
+
+    def _judge_unlisted(self) -> None:
+        for position, key in enumerate(self._unlisted):
+            number = batch_of(key)
+            if number is None:
+                what = "is no part of the archive: no digest names it"
+            elif number == self._chain.number + 1:
+                what = f"is named by no digest: digest {number} is being written, was never finished, or was cut off"
+            else:
+                what = f"is named by no digest, though it looks like a part of digest {number}"
+            if self._missing and position < _MOST_HASHED:
+                content = self._place.get(key)
+                if content is not None and (original := self._missing.get(sha256(content))):
+                    what = f"is {original}, moved"
+            self._find(key, what)
+
+    def _judge_known(self) -> None:
+        if self._known is not None and self._known.number > self._chain.number:
+            what = f"is missing: the archive was cut at its end, it ends with digest {self._chain.number}"
+            self._find(digest_key(self._known.number), what)
+
+    def _is_wanted(self, start: int) -> bool:
+        return self._span is None or (self._span.start < start + HOUR_SECONDS and start < self._span.end)
+
+    def _report(self) -> Report:
+        hours = [hour for hour in self._hours() if self._is_wanted(hour.start)]
+        return Report(
+            findings=self._findings,
+            digests=self._chain.number,
+            sha256=self._chain.head,
+            objects=self._objects,
+            entries=self._entries,
+            contracts=len(self._contracts),
+            first=self._first,
+            last=self._last,
+            complete=sum(hour.hour.is_complete for hour in hours),
+            incomplete=[hour for hour in hours if hour.hour.statement is not None and not hour.hour.is_complete],
+            unstated=[hour for hour in hours if hour.hour.statement is None],
+            is_signed=self._chain.is_signed,
+            keys=[fingerprint(key) for key in self._chain.keys],
+            key=fingerprint(self._key) if self._key else None,
+        )
+
+    def _hours(self) -> Iterator[HeldHour]:
+        for (contract, hour), known in sorted(self._chain.hours.items()):
+            yield HeldHour(contract, seconds_of(hour), known)
+
+
+def seconds_of(hour: str) -> int:
+    """The start of an hour as digests write it, in unix seconds; 0 for what is none, in a digest that was changed."""
+    try:
+        return int(datetime.fromisoformat(hour).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return 0
+
+
+def _counted(content: bytes) -> tuple[int, int]:
+    """How many lines and bytes the text of an object has, without holding all of it.  Raises: zlib.error."""
+    lines = size = 0
+    rest = memoryview(content)
+    while rest:
+        inflate = zlib.decompressobj(_GZIP_FORMAT)
+        pending: bytes | memoryview = rest
+        while not inflate.eof:
+            text = inflate.decompress(pending, _CHUNK_BYTES)
+            pending = inflate.unconsumed_tail
+            if not text and not pending and not inflate.eof:
+                raise zlib.error("it ends too early")
+            lines, size = lines + text.count(b"\n"), size + len(text)
+        rest = memoryview(inflate.unused_data)
+    return lines, size

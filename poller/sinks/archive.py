@@ -1,0 +1,91 @@
+"""Archives: compressed objects and a chain of digests, each batch as it was committed before it was sent.
+
+What a batch is made of is decided and committed by who delivers (`pipeline.archive`); here it is written. Objects first, then the
+signature, then the digest: a batch whose digest is there is whole. Writing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from isal import isal_zlib
+
+from poller.archive import Place, PlaceError
+from poller.archive.places import open_place
+from poller.config import ArchiveSink as Settings
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter
+from poller.core.errors import ConfigError, Problem
+from poller.core.events import OutboxEvent
+from poller.core.evidence.batches import PreparedBatch
+from poller.core.evidence.digest import digest_key, signature_key
+from poller.sinks.base import Context, Sink
+from poller.sinks.render import build_render
+from poller.sinks.side_by_side import side_by_side
+from poller.system.liveness import moves
+
+_GZIP_LEVEL = 2
+_GZIP_FORMAT = 31  # zlib's word for a gzip member; its header has no time
+_WRITERS = 8
+
+
+def compress(text: bytes) -> bytes:
+    """An object's text as it is stored: one gzip member."""
+    content: bytes = isal_zlib.compress(text, _GZIP_LEVEL, _GZIP_FORMAT)
+    return content
+
+
+class ArchiveSink(Sink):
+    """Writes to one place."""
+
+    prepare: Callable[[Sequence[OutboxEvent]], PreparedBatch]
+    """Commits what a batch of these events is made of. Given by who delivers."""
+
+    def __init__(self, settings: Settings, context: Context, place: Place | None = None) -> None:
+        """`place` instead of the one that the table names.  Raises: ConfigError for a library that is not installed."""
+        super().__init__(settings)
+        self.evidence = context.config.evidence
+        self._place = place or open_place(settings, context.config)
+        self.entry_format = settings.format
+        self._render = build_render(settings)
+        self._retain_seconds = settings.retain_seconds if settings.object_lock != "none" else None
+        if context.config.evidence.signing_key_file is not None:
+            try:
+                import cryptography  # noqa: F401 - only whether it is there
+            except ImportError as error:
+                hint = "pip install 'ionos-poller[archive]'"
+                raise ConfigError([Problem("evidence.signing_key_file", "needs cryptography", hint)]) from error
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        """Commit a batch and write it."""
+        return self.write(self.prepare(events))
+
+    def rendered(self, events: Sequence[OutboxEvent]) -> Sequence[OutboxEvent]:
+        """The events with the lines that are archived, as `format` says."""
+        render = self._render
+        return events if render is None else [event.with_line(render(event)) for event in events]
+
+    def write(self, batch: PreparedBatch) -> Outcome:
+        """Write a batch that was committed, now or by somebody before."""
+        until = None if self._retain_seconds is None else batch.written_at + self._retain_seconds
+
+        def put(item: tuple[str, bytes]) -> bool:
+            moves()
+            self._place.put(*item, retain_until=until)
+            return True
+
+        try:
+            side_by_side(put, batch.objects, _WRITERS)
+            if batch.signature is not None:
+                put((signature_key(batch.number), batch.signature))
+            put((digest_key(batch.number), batch.digest))
+        except PlaceError as error:
+            return CredentialsRefused(error.reason) if error.is_refused else RetryAfter(error.reason)
+        return Accepted()
+
+    def probe(self) -> Outcome:
+        """Write an object, read it and delete it; where objects are locked, prove that it cannot be deleted."""
+        try:
+            self._place.probe()
+        except PlaceError as error:
+            return CredentialsRefused(error.reason) if error.is_refused else RetryAfter(error.reason)
+        return Accepted()

@@ -1,0 +1,397 @@
+"""Writing an archive: what a batch is made of is committed before it is written, and whoever retries writes the same objects."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from poller.archive import PlaceError, TakenError
+from poller.archive.signing import is_signed_by, new_key, read_public_key
+from poller.config import ArchiveSink as Settings
+from poller.config import Config, Evidence
+from poller.core.evidence.digest import decode, digest_key
+from poller.core.gaps import UNREADABLE, Unread
+from poller.core.windows import Window
+from poller.pipeline.archive import ArchiveDeliverer, HourCloser, closed_hours
+from poller.pipeline.audit import Audited, Difference
+from poller.pipeline.verify import Report, Verifier
+from poller.sinks.archive import ArchiveSink
+from poller.sinks.base import Context
+from poller.store.sqlite import State
+from tests.archives import MemoryPlace
+from tests.states import HOUR, START, commit, event
+
+NAME = "archive"
+NOW = START + 30 * HOUR
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Unreliable(MemoryPlace):
+    """Fails, or kills its writer, before or after an object is written."""
+
+    def __init__(self, chance: random.Random | None = None, share: float = 0.0) -> None:
+        super().__init__()
+        self.chance = chance or random.Random(0)
+        self.share = share
+        self.failures: list[BaseException] = []
+        self.written: Counter[str] = Counter()
+
+    def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        kind = (
+            self.chance.choice(("before", "after", "unavailable", "lost")) if self.chance.random() < self.share else ""
+        )
+        if kind == "before":
+            raise Killed
+        if kind == "unavailable":
+            raise PlaceError("503 SlowDown")
+        self.written[key] += key not in self.objects
+        super().put(key, content)
+        if kind == "after":
+            raise Killed
+        if kind == "lost":
+            raise PlaceError("no answer")
+
+
+class Bench:
+    """A state with an archive, and a clock that stands."""
+
+    def __init__(self, directory: Path, place: MemoryPlace | None = None, **settings: object) -> None:
+        self.directory = directory
+        self.place = place or MemoryPlace()
+        self.now = float(NOW)
+        self.private, self.public = directory / "evidence.key", directory / "evidence.pub"
+        for path, content in zip((self.private, self.public), new_key(), strict=True):
+            path.write_bytes(content)
+        self.private.chmod(0o600)
+        self.evidence = Evidence(signing_key_file=self.private)
+        self.settings = Settings(name=NAME, url="file:///nowhere", **settings)  # type: ignore[arg-type]
+        self.state = State.open(directory / "state", "run")
+        self.state.contracts.enrol(["1", "2"], "default", START, NOW)
+        self.deliverer = self.begin()
+
+    def begin(self) -> ArchiveDeliverer:
+        config = Config(evidence=self.evidence)
+        sink = ArchiveSink(self.settings, Context(config, threading.Event()), self.place)
+        return ArchiveDeliverer(self.state, sink, clock=lambda: self.now)
+
+    def restart(self) -> None:
+        self.state.close()
+        self.state = State.open(self.directory / "state", "run")
+        self.deliverer = self.begin()
+
+    def finish(self) -> None:
+        """Deliver all that waits."""
+        while self.deliverer.step(is_last=True).wait_seconds is not None:
+            self.now += 61
+
+    def verify(self) -> Report:
+        return Verifier(self.place, is_signed_by, key=read_public_key(self.public), workers=1).run()
+
+    def lines(self) -> list[bytes]:
+        objects = [content for key, content in sorted(self.place.objects.items()) if key.startswith("data/")]
+        return [line for content in objects for line in gzip.decompress(content).splitlines()]
+
+    def digest(self, number: int) -> object:
+        return decode(self.place.objects[digest_key(number)])
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.state.close()
+
+
+def test_a_batch_waits_until_it_is_full_or_an_hour_old(bench: Bench) -> None:
+    commit(bench.state, [event(1)], now=NOW)
+    assert bench.deliverer.step().wait_seconds == 5.0
+    bench.now = NOW + 3598
+    assert bench.deliverer.step().wait_seconds == 2.0
+    bench.now = NOW + 3600
+    assert bench.deliverer.step() == (1, 0.0)
+    assert bench.deliverer.step().wait_seconds is None
+    report = bench.verify()
+    assert (report.findings, report.entries, report.is_signed) == ([], 1, True)
+    (row,) = bench.state.outbox.sinks()
+    assert (row.assigned, row.delivered) == (1, 1)
+
+
+def test_a_full_batch_does_not_wait(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, batch_events=2)
+    commit(bench.state, [event(number) for number in range(1, 4)], now=NOW)
+    assert bench.deliverer.step() == (2, 0.0)
+    assert bench.deliverer.step().wait_seconds == 5.0
+    bench.state.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_entry_is_in_one_object_however_often_its_writer_is_killed(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    place = Unreliable(chance, share=0.3)
+    bench = Bench(tmp_path, place, batch_events=40)
+    kills = 0
+    for first in range(0, 400, 20):
+        numbers = range(first, first + 20)
+        commit(bench.state, [event(number, START + number * 60) for number in numbers], contract=chance.choice("12"))
+        while True:
+            try:
+                bench.finish()
+                break
+            except Killed:
+                kills += 1
+                bench.restart()
+    assert kills > 0
+    assert sorted(json.loads(line)["n"] for line in bench.lines()) == list(range(400))
+    assert set(place.written.values()) <= {0, 1}
+    report = bench.verify()
+    assert (report.findings, report.entries) == ([], 400)
+    assert bench.state.overview().imbalances() == []
+    bench.state.close()
+
+
+def test_a_batch_that_was_committed_is_written_as_it_was_whatever_changed_since(tmp_path: Path) -> None:
+    place = Unreliable()
+    bench = Bench(tmp_path, place)
+    commit(bench.state, [event(1), event(2)], now=NOW)
+    place.failures = [Killed()]
+    with pytest.raises(Killed):
+        bench.finish()
+    prepared = bench.state.archives.prepared(NAME)
+    assert prepared is not None
+    bench.settings = Settings(name=NAME, url="file:///nowhere", batch_events=1, max_event_bytes=1024)
+    bench.restart()
+    commit(bench.state, [event(3)], now=NOW)
+    bench.finish()
+    assert place.objects[digest_key(1)] == prepared.digest
+    assert bench.verify().entries == 3
+    bench.state.close()
+
+
+def test_a_place_that_refuses_us_parks_the_sink_and_is_tried_again(tmp_path: Path) -> None:
+    place = Unreliable()
+    bench = Bench(tmp_path, place)
+    commit(bench.state, [event(1)], now=NOW)
+    place.failures = [PlaceError("AccessDenied", hint="check the key", is_refused=True)]
+    assert bench.deliverer.step(is_last=True).wait_seconds == 60.0
+    assert bench.deliverer.refusal == "AccessDenied (check the key)"
+    bench.now += 61
+    assert bench.deliverer.step(is_last=True) == (1, 0.0)
+    assert bench.deliverer.refusal == ""
+    bench.state.close()
+
+
+def test_another_archive_in_the_same_place_is_never_written_over(bench: Bench, tmp_path: Path) -> None:
+    commit(bench.state, [event(1)], now=NOW)
+    bench.finish()
+    (tmp_path / "other").mkdir()
+    other = Bench(tmp_path / "other", bench.place)
+    commit(other.state, [event(9)], now=NOW)
+    before = dict(bench.place.objects)
+    other.deliverer.step(is_last=True)
+    assert "is there already, with other content" in other.deliverer.refusal
+    assert before.items() <= bench.place.objects.items()
+    other.state.close()
+
+
+def test_an_entry_that_is_too_large_becomes_a_dead_letter_and_holds_up_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_event_bytes=1024)
+    large = event(2, line=b'{"x":"%s"}' % (b"x" * 2000))
+    commit(bench.state, [event(1), large, event(3)], now=NOW)
+    bench.finish()
+    assert len(bench.lines()) == 2
+    (row,) = bench.state.outbox.sinks()
+    assert (row.delivered, row.dead) == (2, 1)
+    bench.state.close()
+
+
+# Keys
+
+
+def test_a_new_key_follows_when_the_old_one_signs_the_change(bench: Bench, tmp_path: Path) -> None:
+    commit(bench.state, [event(1)], now=NOW)
+    bench.finish()
+    second = tmp_path / "second.key"
+    second.write_bytes(new_key()[0])
+    second.chmod(0o600)
+    bench.evidence = Evidence(signing_key_file=second)
+    bench.restart()
+    commit(bench.state, [event(2)], now=NOW)
+    bench.deliverer.step(is_last=True)
+    assert "is not the key of the archive" in bench.deliverer.refusal
+    bench.evidence = Evidence(signing_key_file=second, previous_signing_key_file=bench.private)
+    bench.restart()
+    bench.finish()
+    commit(bench.state, [event(3)], now=NOW)
+    bench.evidence = Evidence(signing_key_file=second)
+    bench.restart()
+    bench.finish()
+    report = bench.verify()
+    assert (report.findings, len(report.keys), report.digests) == ([], 2, 3)
+
+
+def test_a_signed_archive_does_not_go_on_without_its_key(bench: Bench) -> None:
+    commit(bench.state, [event(1)], now=NOW)
+    bench.finish()
+    bench.evidence = Evidence()
+    bench.restart()
+    commit(bench.state, [event(2)], now=NOW)
+    bench.deliverer.step(is_last=True)
+    assert "the archive is signed" in bench.deliverer.refusal
+
+
+def test_an_archive_without_a_key_is_not_signed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.evidence = Evidence()
+    bench.restart()
+    commit(bench.state, [event(1)], now=NOW)
+    bench.finish()
+    report = Verifier(bench.place, is_signed_by, workers=1).run()
+    assert (report.findings, report.is_signed, report.entries) == ([], False, 1)
+    bench.state.close()
+
+
+# Statements
+
+
+def audit(bench: Bench, at_api: Mapping[int, int], hours: int = 3) -> None:
+    """As the schedule does it, of the first hours. `at_api` are the API's counts of hours that differ from ours."""
+    sink = ArchiveSink(bench.settings, Context(Config(), threading.Event()), bench.place)
+    closer = HourCloser(bench.state, [sink])
+    span = Window(START, START + hours * HOUR)
+    before = closer.counts("1", span)
+    differences = [
+        Difference("1", Window(START + hour * HOUR, START + (hour + 1) * HOUR), count, 0, 0)
+        for hour, count in at_api.items()
+    ]
+    closer.close("1", before, span, Audited(differences))
+
+
+def test_what_an_audit_counted_is_stated_with_the_next_digest_once(bench: Bench) -> None:
+    commit(bench.state, [event(1), event(2)], now=NOW)
+    bench.finish()
+    audit(bench, {})
+    assert bench.deliverer.step(is_last=True) == (0, 0.0)
+    report = bench.verify()
+    assert (report.findings, report.complete, report.digests) == ([], 3, 2)
+    audit(bench, {})
+    assert bench.deliverer.step(is_last=True).wait_seconds is None
+
+
+def test_a_statement_alone_is_written_once_in_the_age_of_a_batch(bench: Bench) -> None:
+    commit(bench.state, [event(1)], now=NOW)
+    bench.finish()
+    audit(bench, {})
+    assert bench.deliverer.step().wait_seconds is None
+    bench.now += 3600
+    assert bench.deliverer.step() == (0, 0.0)
+
+
+def test_an_hour_that_lacks_entries_is_stated_as_such_and_anew_when_they_came(bench: Bench) -> None:
+    commit(bench.state, [event(1)], now=NOW)
+    bench.finish()
+    audit(bench, {0: 2})
+    bench.finish()
+    (held,) = bench.verify().incomplete
+    assert held.hour.statement is not None
+    assert (held.hour.statement.api, held.hour.statement.archived) == (2, 1)
+    commit(bench.state, [event(2)], now=NOW)
+    bench.finish()
+    audit(bench, {})
+    bench.finish()
+    report = bench.verify()
+    assert (report.findings, report.incomplete, report.complete) == ([], [], 3)
+
+
+def test_a_gap_in_an_hour_is_named(bench: Bench) -> None:
+    unread = [Unread(Window(START + 60, START + 61), UNREADABLE, "no entry")]
+    commit(bench.state, [event(1)], now=NOW, unread=unread)
+    audit(bench, {})
+    bench.finish()
+    (held,) = bench.verify().incomplete
+    statement = held.hour.statement
+    assert statement is not None
+    assert (statement.api, [gap.kind for gap in statement.gaps]) == (None, [UNREADABLE])
+
+
+def test_hours_that_changed_while_they_were_audited_wait_for_the_next_audit() -> None:
+    span = Window(START - 1800, START + 3 * HOUR + 1800)
+    before, after = {START: 1, START + HOUR: 2}, {START: 1, START + HOUR: 3}
+    refused = Unread(Window(START + 2 * HOUR, START + 2 * HOUR + 1), UNREADABLE, "")
+    counted = closed_hours(span, before, after, Audited([], [refused]), [], since=0)
+    assert counted == {START: 1}
+    assert closed_hours(span, before, before, Audited([]), [], since=START + 1) == {
+        START + HOUR: 2,
+        START + 2 * HOUR: 0,
+    }
+
+
+# Several states on one chain
+
+
+def test_a_backfill_writes_to_the_chain_of_run_and_no_entry_is_twice_in_it(bench: Bench, tmp_path: Path) -> None:
+    past = State.open(tmp_path / "state", "backfill-1")
+    past.contracts.enrol(["1"], "default", START, NOW)
+    sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), bench.place)
+    writer = ArchiveDeliverer(past, sink, chain=bench.state.archives, writer="w1", clock=lambda: bench.now)
+    commit(past, [event(1), event(2)], now=NOW)
+    commit(bench.state, [event(3)], now=NOW)
+    bench.finish()
+    assert writer.step(is_last=True) == (2, 0.0)
+    commit(past, [event(4)], now=NOW)
+    bench.place.objects, whole = {}, bench.place.objects
+
+    class Away(MemoryPlace):
+        def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
+            raise Killed
+
+    writer.abandon()
+    sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), Away())
+    writer = ArchiveDeliverer(past, sink, chain=bench.state.archives, writer="w1", clock=lambda: bench.now)
+    with pytest.raises(Killed):
+        writer.step(is_last=True)
+    bench.place.objects = whole
+    # `run` finds the batch and writes it; the backfill finds that it is done.
+    commit(bench.state, [event(5)], now=NOW)
+    bench.finish()
+    assert past.outbox.sinks()[0].delivered == 2
+    assert writer.step(is_last=True) == (1, 0.0)
+    assert writer.step(is_last=True).wait_seconds is None
+    report = bench.verify()
+    assert (report.findings, report.entries, report.digests) == ([], 5, 4)
+    assert past.overview().imbalances() == []
+    past.close()
+
+
+def test_a_sink_that_was_forgotten_while_its_batch_was_written_moves_nothing_on(tmp_path: Path) -> None:
+    place = Unreliable()
+    bench = Bench(tmp_path, place)
+    commit(bench.state, [event(1)], now=NOW)
+    place.failures = [Killed()]
+    with pytest.raises(Killed):
+        bench.finish()
+    bench.state.outbox.forget(NAME)
+    bench.restart()
+    commit(bench.state, [event(2)], now=NOW)
+    bench.finish()
+    report = bench.verify()
+    assert (report.findings, report.entries) == ([], 2)
+    assert bench.state.overview().imbalances() == []
+    bench.state.close()
+
+
+def test_taken_error_names_what_is_there() -> None:
+    place = MemoryPlace({"a": b"1"})
+    with pytest.raises(TakenError, match="a is there already"):
+        place.put("a", b"2")

@@ -1,0 +1,326 @@
+"""The evidence of an archive: digests and their form, the chain, the hours of a day, keys."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from poller.archive.signing import is_signed_by, new_key, read_public_key, read_signer
+from poller.core.errors import ConfigError
+from poller.core.evidence.batches import held_by_hour, pack
+from poller.core.evidence.chain import Chain
+from poller.core.evidence.compose import DueHour
+from poller.core.evidence.digest import (
+    DigestError,
+    batch_of,
+    decode,
+    decode_key,
+    digest_key,
+    encode,
+    encode_key,
+    fingerprint,
+    number_of,
+    object_key,
+    signature_key,
+    unpack_identities,
+)
+from poller.core.evidence.hours import Day, Due
+from poller.core.windows import Window
+from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, lines_of, signer, verify
+
+HASH = "0" * 64
+
+# Objects
+
+
+def test_a_batch_becomes_one_object_for_each_contract_and_hour_in_the_order_in_which_it_came() -> None:
+    events = [entry(2, 1), entry(1, 1), entry(3, 0), entry(4, 0, CONTRACTS[1])]
+    packed = pack(events, 7, lambda text: text)
+    assert [(one.entry.contract, one.entry.hour, one.entry.entries) for one in packed] == [
+        (CONTRACTS[0], "2026-01-01T00:00:00Z", 1),
+        (CONTRACTS[0], "2026-01-01T01:00:00Z", 2),
+        (CONTRACTS[1], "2026-01-01T00:00:00Z", 1),
+    ]
+    second = packed[1]
+    assert second.content == events[0].line + b"\n" + events[1].line + b"\n"
+    assert (second.entry.first, second.entry.last) == ("2026-01-01T01:00:01.000Z", "2026-01-01T01:00:02.000Z")
+    assert second.entry.key.startswith("data/contract=31960001/date=2026-01-01/hour=01/000000007-")
+    assert batch_of(second.entry.key) == 7
+    held = held_by_hour(one.entry for one in [*packed, second])
+    assert held[CONTRACTS[0], "2026-01-01T01:00:00Z"] == 4
+
+
+def test_keys_tell_what_lies_there() -> None:
+    assert (number_of(digest_key(12)), number_of(signature_key(12))) == ((12, "json"), (12, "sig"))
+    assert number_of(object_key("1", "2026-01-01T00:00:00Z", 1, HASH)) is None
+    assert batch_of(digest_key(12)) is None
+
+
+# Digests
+
+
+def test_a_digest_is_read_back_as_it_was_written() -> None:
+    place, _ = archive_of(2)
+    content = place.objects[digest_key(2)]
+    digest = decode(content)
+    assert encode(digest) == content
+    assert (digest.number, digest.entries, len(digest.objects), len(digest.statements)) == (2, 18, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda content: content + b"\n", "no canonical JSON"),
+        (lambda content: content[:-1], "no digest"),
+        (lambda content: b"\xff" + content, "no digest"),
+        (lambda content: content.replace(b"archive/1", b"archive/9"), "format is unknown"),
+        (lambda content: b"[" * 100_000, "no digest"),
+    ],
+)
+def test_what_is_no_digest_is_told_why(change: object, why: str) -> None:
+    place, _ = archive_of(1)
+    with pytest.raises(DigestError, match=why):
+        decode(change(place.objects[digest_key(1)]))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("text", ["", "AAAA", "no base64!", base64.b64encode(bytes(44)).decode()])
+def test_what_is_no_key_is_refused(text: str) -> None:
+    with pytest.raises(DigestError, match="no Ed25519"):
+        decode_key(text)
+
+
+def test_a_key_is_read_back() -> None:
+    assert decode_key(encode_key(bytes(range(32)))) == bytes(range(32))
+    assert len(fingerprint(encode_key(bytes(32)))) == 64
+
+
+def test_what_tells_equal_entries_apart_is_kept_beside_them() -> None:
+    with_id, without = entry(1, 0), entry(2, 0).with_line(b'{"n":1}')
+    second = msgspec.structs.replace(with_id, ordinal=1, identity=bytes(16))
+    (packed,) = pack([with_id, without, second], 1, bytes)
+    assert unpack_identities(packed.entry.identities) == {1: without.identity, 2: bytes(16)}
+    assert unpack_identities("") == {}
+    for damaged in ("AAAA", "no base64!"):
+        with pytest.raises(DigestError, match="identities are damaged"):
+            unpack_identities(damaged)
+
+
+# The chain
+
+
+def chain_of(place: MemoryPlace, count: int, trusted: str | None = None) -> tuple[Chain, list[str]]:
+    chain = Chain(is_signed_by, trusted)
+    found = []
+    for number in range(1, count + 1):
+        content = place.objects[digest_key(number)]
+        found += chain.add(number, content, place.objects.get(signature_key(number)))[1]
+    return chain, [f"{finding.where}: {finding.message}" for finding in [*found, *chain.finish()]]
+
+
+def test_the_newest_statement_of_an_hour_counts() -> None:
+    place = MemoryPlace()
+    writer = Writer(place, signer())
+    hour = "2026-01-01T00:00:00Z"
+    gap = (Window(START + 60, START + 120), "refused")
+    other = (Window(START + 2 * HOUR, START + 3 * HOUR), "dense")
+    writer.write([entry(1, 0)], [DueHour(CONTRACTS[0], START, None, 1)], {CONTRACTS[0]: [gap, other]})
+    chain, found = chain_of(place, 1)
+    statement = chain.hours[CONTRACTS[0], hour].statement
+    assert found == []
+    assert statement is not None
+    assert [(gap.start, gap.kind) for gap in statement.gaps] == [("2026-01-01T00:01:00Z", "refused")]
+    assert not chain.hours[CONTRACTS[0], hour].is_complete
+    writer.write([entry(2, 0)], [DueHour(CONTRACTS[0], START, 2, 2)])
+    chain, found = chain_of(place, 2)
+    assert found == []
+    assert chain.hours[CONTRACTS[0], hour].is_complete
+
+
+def test_a_key_may_be_followed_by_the_one_that_it_announces_and_by_no_other() -> None:
+    place = MemoryPlace()
+    writer = Writer(place, signer(1))
+    writer.write([entry(1, 0)])
+    writer.write([entry(2, 0)], next_key=signer(2))
+    writer.write([entry(3, 0)])
+    chain, found = chain_of(place, 3, signer(2).key)
+    assert found == []
+    assert chain.keys == [signer(1).key, signer(2).key]
+    writer.key = signer(3)
+    writer.write([entry(4, 0)])
+    assert chain_of(place, 4)[1] == [
+        "digests/000000004.json: is signed with another key, which the one before did not announce"
+    ]
+
+
+def test_a_key_that_signed_nothing_is_named() -> None:
+    place, _ = archive_of(1)
+    assert chain_of(place, 1, signer(9).key)[1] == [
+        "digests/000000001.json: the given public key signed no digest of this archive"
+    ]
+
+
+def test_an_archive_without_signatures_says_so() -> None:
+    place = MemoryPlace()
+    writer = Writer(place, None)
+    writer.write([entry(1, 0)])
+    report = verify(place)
+    assert (report.findings, report.is_signed) == ([], False)
+    (finding,) = verify(place, key=signer()).findings
+    assert finding.message == "has no signature, though the archive is signed"
+
+
+def test_a_statement_that_does_not_fit_what_is_there_is_named() -> None:
+    place = MemoryPlace()
+    writer = Writer(place, signer())
+    writer.write([entry(1, 0)], [DueHour(CONTRACTS[0], START, 5, 5)])
+    assert "states 5 entries of contract 31960001" in chain_of(place, 1)[1][0]
+
+
+def test_a_digest_behind_a_missing_one_is_judged_for_itself() -> None:
+    place, known = archive_of(3)
+    del place.objects[digest_key(2)]
+    messages = {finding.where: finding.message for finding in verify(place, known, signer()).findings}
+    assert messages[digest_key(2)] == "is missing"
+    assert digest_key(3) not in messages or "states" in messages[digest_key(3)]
+
+
+def test_the_first_digest_follows_nothing() -> None:
+    place, _ = archive_of(2)
+    digest = msgspec.structs.replace(decode(place.objects[digest_key(1)]), previous=HASH)
+    chain = Chain(is_signed_by)
+    _, found = chain.add(1, encode(digest), None)
+    assert "is not the first of its archive" in {finding.message for finding in found}
+
+
+# The hours of a day
+
+
+def test_an_hour_is_stated_once_the_api_counted_what_is_there() -> None:
+    day = Day()
+    day.add({3: 5})
+    assert not day.is_open
+    day.close({3: 5, 4: 0})
+    assert day.is_open
+    assert list(day.due(is_all=False, added={})) == [Due(3, 5, 5), Due(4, 0, 0)]
+    for hour, api, held in day.due(is_all=False, added={}):
+        day.state(hour, api, held)
+    again = Day(day.encoded())
+    assert (again.is_open, again.held(3), list(again.due(is_all=True, added={}))) == (False, 5, [])
+
+
+def test_what_an_hour_lacks_is_stated_only_when_nothing_waits() -> None:
+    day = Day()
+    day.add({3: 5})
+    day.close({3: 7})
+    assert list(day.due(is_all=False, added={})) == []
+    assert list(day.due(is_all=True, added={3: 5})) == []
+    assert list(day.due(is_all=True, added={})) == [Due(3, 7, 5)]
+    day.state(3, 7, 5)
+    assert not day.is_open
+
+
+def test_a_late_entry_waits_for_the_next_audit() -> None:
+    day = Day()
+    day.add({3: 5})
+    day.close({3: 5})
+    day.state(3, 5, 5)
+    day.add({3: 1})
+    assert not day.is_open
+    day.close({3: 6})
+    assert list(day.due(is_all=False, added={})) == [Due(3, 6, 6)]
+
+
+def test_an_hour_with_a_gap_is_stated_without_a_count() -> None:
+    day = Day()
+    day.close({3: None})
+    day.add({3: 1})
+    assert list(day.due(is_all=False, added={3: 1})) == []
+    assert list(day.due(is_all=True, added={3: 1})) == [Due(3, None, 1)]
+    day.state(3, None, 1)
+    assert not day.is_open
+
+
+def test_a_damaged_day_is_told() -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        Day(b"x")
+
+
+# Verifying
+
+
+def test_a_part_of_the_time_is_verified_alone_and_the_chain_whole() -> None:
+    place, known = archive_of()
+    report = verify(place, known, signer(), span=Window(START + HOUR, START + 2 * HOUR))
+    assert (report.entries, report.objects, report.complete, report.digests) == (10, 2, 2, 5)
+
+
+def test_a_moved_object_is_told_from_where() -> None:
+    place, _ = archive_of(1)
+    key = next(key for key in place.objects if key.startswith("data/"))
+    place.objects["data/elsewhere"] = place.objects.pop(key)
+    found = {finding.where: finding.message for finding in verify(place).findings}
+    assert found["data/elsewhere"] == f"is {key}, moved"
+    assert "is missing" in found[key]
+
+
+def test_an_object_that_is_not_what_its_writer_counted_is_named() -> None:
+    place, _ = archive_of(1)
+    writer = Writer(place, signer())
+    digest = decode(place.objects[digest_key(1)])
+    first, *others = digest.objects
+    changed = msgspec.structs.replace(digest, objects=(msgspec.structs.replace(first, content_bytes=1), *others))
+    place.objects[digest_key(1)] = encode(changed)
+    place.objects[signature_key(1)] = writer.key.sign(encode(changed)) if writer.key else b""
+    (finding,) = verify(place, key=signer()).findings
+    assert (finding.where, finding.message) == (first.key, "holds 4 entries, though digest 1 counts 4")
+    assert len(lines_of(place, first.key)) == 4
+
+
+def test_nothing_is_proven_where_nothing_is() -> None:
+    (finding,) = verify(MemoryPlace()).findings
+    assert finding == (digest_key(1), "is missing: no digest is here, so nothing is proven")
+
+
+def test_objects_of_a_batch_that_is_being_written_are_named_as_such() -> None:
+    place, _ = archive_of(1)
+    other, _ = archive_of(2)
+    place.objects |= {key: content for key, content in other.objects.items() if batch_of(key) == 2}
+    assert {finding.message for finding in verify(place).findings} == {
+        "is named by no digest: digest 2 is being written, was never finished, or was cut off"
+    }
+
+
+# Keys
+
+
+def test_a_key_signs_and_is_known_by_its_public_half(tmp_path: Path) -> None:
+    private, public = tmp_path / "evidence.key", tmp_path / "evidence.pub"
+    for path, content in zip((private, public), new_key(), strict=True):
+        path.write_bytes(content)
+    private.chmod(0o600)
+    made = read_signer(private, "evidence.signing_key_file")
+    assert read_public_key(public) == read_public_key(private) == made.key
+    assert is_signed_by(made.key, b"text", made.sign(b"text"))
+    assert not is_signed_by(made.key, b"other", made.sign(b"text"))
+    assert not is_signed_by("no key", b"text", made.sign(b"text"))
+    assert repr(made) == "<Signer>"
+
+
+def test_a_file_that_is_no_key_is_told_without_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.key"
+    path.write_text("a secret")
+    path.chmod(0o600)
+    for read in (lambda: read_signer(path, "evidence.signing_key_file"), lambda: read_public_key(path)):
+        with pytest.raises(ConfigError, match=r"holds no Ed25519 (private|public) key") as told:
+            read()
+        assert "a secret" not in str(told.value)
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="other users can read"):
+        read_signer(path, "evidence.signing_key_file")
+    path.unlink()
+    for read in (lambda: read_signer(path, "evidence.signing_key_file"), lambda: read_public_key(path)):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read()
