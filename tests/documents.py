@@ -12,7 +12,7 @@ from tests.support import TOP
 PAGES = [
     TOP / "README.md",
     *sorted((TOP / "docs").glob("*.md")),
-    *(TOP / room / "README.md" for room in ("fluent-bit", "grafana", "systemd")),
+    *(TOP / room / "README.md" for room in ("fluent-bit", "grafana", "opensearch", "systemd")),
 ]
 
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)

@@ -9,7 +9,7 @@ from importlib import import_module
 from urllib.parse import urlsplit
 
 from poller.checks import Finding, fail, from_error, ok, warn
-from poller.config import AnySink, Config, FirehoseSink, HttpSink, LoggingServiceSink, MoesifSink
+from poller.config import AnyHttpSink, AnySink, Config, FirehoseSink, HttpSink, LoggingServiceSink, MoesifSink
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused
 from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, ConfigError
 from poller.sinks.build import build_sink
@@ -24,6 +24,9 @@ _LOGIN_HINTS = {
     "logging-service": "is api_key the key of this pipeline? It is shown once: `ionos-poller setup --rotate-key` makes a new one",
     "loki": "check username and password, or bearer_token, and tenant_id",
     "otlp": "check username and password, or bearer_token, and headers",
+    "opensearch": "check username and password, or api_key, and what its role may do",
+    "elasticsearch": "check username and password, or api_key, and what its role may do",
+    "http": "check username and password, or bearer_token, and headers",
     "moesif": "is application_id the Collector Application Id of your Moesif app?",
     "firehose": "check AWS's credentials (environment, profile or role) and firehose:PutRecordBatch",
 }
@@ -78,9 +81,9 @@ def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
     match outcome:
         case Accepted():
             return ok(name, f"{prefix}takes events")
-        case Refused() if isinstance(settings, LoggingServiceSink | MoesifSink):
+        case Refused() if isinstance(settings, LoggingServiceSink | MoesifSink | AnyHttpSink):
             hint = "it was reached and let us in, which may be all: watch the first batch with `ionos-poller status`"
-            return warn(name, f"{prefix}refuses the empty array it was tried with: {outcome.reason}", hint)
+            return warn(name, f"{prefix}refuses what it was tried with, which has no events: {outcome.reason}", hint)
         case CredentialsRefused(status=None) if isinstance(settings, HttpSink):  # not sent: there is nothing to send
             reason, hint = _split(outcome.reason)
             return fail(name, reason, hint or "correct where it comes from", EXIT_CONFIG)

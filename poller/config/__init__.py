@@ -10,6 +10,7 @@ from poller.config.model import Account, Api, Config, Evidence, Filter, Http, Ou
 from poller.config.secrets import MASK, Credentials, Secret, SecretSource
 from poller.config.sinks import (
     ActionSink,
+    AnyHttpSink,
     AnySink,
     ArchiveSink,
     FileSink,
@@ -18,6 +19,7 @@ from poller.config.sinks import (
     LoggingServiceSink,
     LokiSink,
     MoesifSink,
+    OpenSearchSink,
     OtlpSink,
     Redact,
     Sink,
@@ -29,6 +31,7 @@ __all__ = [
     "MASK",
     "Account",
     "ActionSink",
+    "AnyHttpSink",
     "AnySink",
     "Api",
     "ArchiveSink",
@@ -43,6 +46,7 @@ __all__ = [
     "LoggingServiceSink",
     "LokiSink",
     "MoesifSink",
+    "OpenSearchSink",
     "OtlpSink",
     "Outbox",
     "Poll",

@@ -19,6 +19,8 @@ MAX_LOKI_LABELS = 15
 _MAX_LABEL_BYTES = 2048
 _MAX_LABEL_NAME_CHARS = 1024
 _LABEL_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_INDEX = r"[^-_+A-Z\\/*?\"<>|\s,#:{}][^A-Z\\/*?\"<>|\s,#:{}]*"
+_MAX_INDEX_BYTES = 255
 _FIELD_PATH = r"[^\s.\[\]]+(\[\])?(\.[^\s.\[\]]+(\[\])?)*"
 # Source: unix(7), sun_path, with the byte that ends it.
 _MAX_SOCKET_PATH_BYTES = 107
@@ -158,6 +160,30 @@ def check_template(text: str) -> str:
     if text.endswith("/"):
         raise BadValueError("names a directory", "such as /var/log/ionos-activity/{date}.ndjson")
     return text
+
+
+def check_index(text: str) -> str:
+    """The name of an index, an alias or a data stream, with `{date}` as its only placeholder.
+
+    Source: OpenSearch and Elasticsearch, create index API: lower case, no `\\/*?"<>| ,#:`, not beginning with `-_+`, 255 bytes.
+    """
+    check_text(text)
+    for placeholder in re.findall(_PLACEHOLDER, text):
+        if placeholder != "{date}":
+            raise BadValueError(f"has the unknown placeholder {show(placeholder)}", "there is only {date}")
+    name = text.replace("{date}", "2026-05-01")
+    if not re.fullmatch(_INDEX, name) or name in (".", "..") or len(name.encode()) > _MAX_INDEX_BYTES:
+        hint = "lower case, such as ionos-activitylog or ionos-activitylog-{date}"
+        raise BadValueError(f"{show(text)} is not the name of an index", hint)
+    return text
+
+
+def check_status(value: object) -> int:
+    """An HTTP status that means success."""
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{3}", value) else value
+    if not isinstance(number, int) or isinstance(number, bool) or not 200 <= number <= 299:
+        raise BadValueError(f"{show(value)} is not a status that means success", "they go from 200 to 299")
+    return number
 
 
 def check_field_path(value: object) -> str:

@@ -161,8 +161,8 @@ class Converter:
                 return self.table(field.extra["table"], raw, path, credential=field.extra.get("credential", ""))
             case "tables":
                 return tuple(self.tables(field.extra["table"], raw, path).values())
-            case "contracts" | "field_paths" | "hosts":
-                return self._texts(field, raw, path)
+            case "contracts" | "field_paths" | "hosts" | "statuses":
+                return self._items_of(field, raw, path)
             case "headers" | "labels":
                 return self._mapping(field, raw, path)
             case "file" | "directory":
@@ -172,10 +172,12 @@ class Converter:
             case _:
                 return self._attempt(path, read_scalar, field, raw)
 
-    def _texts(self, field: Field, raw: object, path: str) -> tuple[str, ...]:
-        check = {"contracts": checks.check_contract, "hosts": checks.check_host}.get(
-            field.kind, checks.check_field_path
-        )
+    def _items_of(self, field: Field, raw: object, path: str) -> tuple[Any, ...]:
+        check: Callable[[object], Any] = {
+            "contracts": checks.check_contract,
+            "hosts": checks.check_host,
+            "statuses": checks.check_status,
+        }.get(field.kind, checks.check_field_path)
         items = self._attempt(path, expect_list, split_list(raw)) or []
         made = [self._attempt(f"{path}[{at}]", check, item) for at, item in enumerate(items)]
         return tuple(item for item in made if item is not None)

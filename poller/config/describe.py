@@ -62,6 +62,9 @@ _EXAMPLES_OF = {
         "endpoint_url": "https://s3.eu-central-3.ionoscloud.com",
         "region": "eu-central-3",
     },
+    "opensearch": {"url": "https://localhost:9200"},
+    "elasticsearch": {"url": "https://localhost:9200"},
+    "http": {"url": "https://intake.example.com/v2/events"},
 }
 
 
@@ -205,6 +208,8 @@ def _type_name(field: Field) -> str:
         "template": "file",
         "tag": "name",
         "archive": "s3:// or file:// URL",
+        "index": "text",
+        "statuses": "list of numbers",
         "flag": "true or false",
         "headers": "table of text",
         "labels": "table of text",
@@ -278,6 +283,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "contracts": {"type": "array", "items": {"type": ["string", "integer"]}},
     "field_paths": {"type": "array", "items": {"type": "string"}},
     "hosts": {"type": "array", "items": {"type": "string"}},
+    "statuses": {"type": "array", "items": {"type": "integer", "minimum": 200, "maximum": 299}},
     "headers": {"type": "object", "additionalProperties": {"type": "string"}},
     "labels": {"type": "object", "additionalProperties": {"type": "string"}},
 }

@@ -14,6 +14,7 @@ import msgspec
 Kind = Literal[
     "text", "number", "choice", "duration", "size", "url", "file", "directory", "template", "secret", "name",
     "flag", "listen", "hosts", "headers", "labels", "contracts", "field_paths", "table", "tables", "tag", "archive",
+    "index", "statuses",
 ]  # fmt: skip
 
 

@@ -9,7 +9,18 @@ import msgspec
 from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, is_clear_text, is_secret_header
 from poller.config.model import Account, Api, Config, Poll, Rule
 from poller.config.secrets import SecretSource
-from poller.config.sinks import AnySink, ArchiveSink, FileSink, HttpSink, LokiSink, OtlpSink, Redact, Sink
+from poller.config.sinks import (
+    AnyHttpSink,
+    AnySink,
+    ArchiveSink,
+    FileSink,
+    HttpSink,
+    LokiSink,
+    OpenSearchSink,
+    OtlpSink,
+    Redact,
+    Sink,
+)
 from poller.core.errors import Problem
 
 API_PATH = "/activitylog/v1"
@@ -75,11 +86,8 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
         yield Problem("url", *_clear_text("the sink's secret"))
     if isinstance(sink, ArchiveSink):
         yield from _check_archive(sink)
-    if isinstance(sink, LokiSink | OtlpSink):
-        if sink.bearer_token is not None and (sink.username or sink.password is not None):
-            yield Problem("bearer_token", "is given besides a user name and password", "keep one of the two")
-        if bool(sink.username) != (sink.password is not None):
-            yield Problem("username", "and password go together", "give both, or neither")
+    if isinstance(sink, LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink):
+        yield from _check_sink_login(sink)
     if isinstance(sink, LokiSink):
         own = MAX_LOKI_LABELS - len(LOKI_LABELS)
         if len(sink.labels) > own:
@@ -94,6 +102,14 @@ def _check_archive(sink: ArchiveSink) -> Iterator[Problem]:
         yield Problem("object_lock", "needs a bucket: a directory locks nothing", "use an s3:// url, or take it out")
     if sink.endpoint_url and not sink.allow_plain_http and is_clear_text(sink.endpoint_url):
         yield Problem("endpoint_url", *_clear_text("entries and signatures"))
+
+
+def _check_sink_login(sink: LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink) -> Iterator[Problem]:
+    key = "api_key" if isinstance(sink, OpenSearchSink) else "bearer_token"
+    if getattr(sink, key) is not None and (sink.username or sink.password is not None):
+        yield Problem(key, "is given besides a user name and password", "keep one of the two")
+    if bool(sink.username) != (sink.password is not None):
+        yield Problem("username", "and password go together", "give both, or neither")
 
 
 def _has_secret(sink: HttpSink) -> bool:

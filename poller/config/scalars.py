@@ -46,9 +46,12 @@ def read_scalar(field: Field, raw: object) -> Any:
     """The value of a field of one plain value. Raises: ValueError."""
     if reader := _READERS.get(field.kind):
         return reader(field, raw)
-    check = {"url": checks.check_url, "listen": checks.check_listen, "archive": checks.check_archive}.get(
-        field.kind, checks.check_name
-    )
+    check = {
+        "url": checks.check_url,
+        "listen": checks.check_listen,
+        "archive": checks.check_archive,
+        "index": checks.check_index,
+    }.get(field.kind, checks.check_name)
     return check(expect_text(raw))
 
 

@@ -198,6 +198,16 @@ class HttpSink(Sink, frozen=True, kw_only=True):
         return ""
 
 
+class FormatHttpSink(HttpSink, frozen=True, kw_only=True):
+    """Those of them over HTTP: a struct has one base alone."""
+
+    format: FormatChoice = "raw"
+    action_name: ActionName = "event.type"
+    company_id: CompanyId = "contract"
+    user_id: UserId = "principal.identity.username"
+    uri_base: UriBase = "https://api.ionos.com"
+
+
 class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-service"):
     """IONOS Logging Service, or any HTTP source that wants an `APIKEY` header: POST {url}/{tag}."""
 
@@ -318,6 +328,46 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
     requests_per_second: RequestsPerSecond = 40.0
 
 
+class OpenSearchSink(FormatHttpSink, frozen=True, kw_only=True, tag="opensearch"):
+    """OpenSearch: _bulk, an event once by its `_id`. Into a data stream, an alias or an index."""
+
+    index: Annotated[
+        str,
+        describe(
+            "index",
+            "A data stream, an alias or an index; with `{date}`, the event's UTC day, an index for each day.",
+        ),
+    ] = "ionos-activitylog"
+    format: FormatChoice = "ecs"
+    username: BasicUser = None
+    password: BasicPassword = None
+    api_key: Annotated[
+        SecretSource | None,
+        describe("secret", "API key in its encoded form, instead of a user name.", is_alternative=True),
+    ] = None
+    requests_per_second: RequestsPerSecond = 40.0
+
+
+class ElasticsearchSink(OpenSearchSink, frozen=True, kw_only=True, tag="elasticsearch"):
+    """Elasticsearch, 7 or later: likewise."""
+
+
+class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
+    """Any receiver over HTTP that has no type of its own: method, address, headers and body as it wants them."""
+
+    method: Annotated[Literal["POST", "PUT", "PATCH"], describe("choice", "Method of the requests.")] = "POST"
+    body: Annotated[
+        Literal["array", "ndjson", "object"],
+        describe("choice", "A request holds a batch as JSON array or as lines of JSON, or a single event."),
+    ] = "array"
+    successes: Annotated[
+        tuple[int, ...], describe("statuses", "The statuses that mean that all of a request was taken; no other does.")
+    ] = (200, 201, 202, 204)
+    username: BasicUser = None
+    password: BasicPassword = None
+    bearer_token: BearerToken = None
+
+
 class FileSink(FormatSink, frozen=True, kw_only=True, tag="file"):
     """Files of JSON lines, one a day, synced to disk with every batch."""
 
@@ -387,10 +437,22 @@ class StdoutSink(FormatSink, frozen=True, kw_only=True, tag="stdout"):
     """JSON lines on standard output, for another process to read."""
 
 
-ActionSink = MoesifSink | FormatSink
+ActionSink = MoesifSink | FormatSink | FormatHttpSink
 """Those that can send Moesif actions."""
 
-AnySink = LoggingServiceSink | LokiSink | MoesifSink | FirehoseSink | OtlpSink | FileSink | ArchiveSink | StdoutSink
+AnySink = (
+    LoggingServiceSink
+    | LokiSink
+    | MoesifSink
+    | FirehoseSink
+    | OtlpSink
+    | OpenSearchSink
+    | ElasticsearchSink
+    | AnyHttpSink
+    | FileSink
+    | ArchiveSink
+    | StdoutSink
+)
 
 SINK_TYPES: dict[str, type[AnySink]] = {
     "logging-service": LoggingServiceSink,
@@ -398,6 +460,9 @@ SINK_TYPES: dict[str, type[AnySink]] = {
     "moesif": MoesifSink,
     "firehose": FirehoseSink,
     "otlp": OtlpSink,
+    "opensearch": OpenSearchSink,
+    "elasticsearch": ElasticsearchSink,
+    "http": AnyHttpSink,
     "file": FileSink,
     "archive": ArchiveSink,
     "stdout": StdoutSink,

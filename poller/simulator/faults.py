@@ -8,7 +8,7 @@ A fault reads `[SELECTOR:]KIND[:OPTION]...`, for example
     path=contracts:503:x2        the next two listings of contracts (`after=N` lets N pass before)
     sink=logging:lost-ack:30%    an intake stores, then drops the connection (`sink=*`: every intake)
 
-SELECTOR  `contract=NUMBER`, `path=entries|contracts|root`, `sink=logging|loki|moesif|otlp|http|*`; without one,
+SELECTOR  `contract=NUMBER`, `path=entries|contracts|root`, `sink=logging|loki|moesif|otlp|opensearch|http|*`; without one,
           the whole API.
 OPTION    `N%` how often (default always), a duration (`50ms`, `3s`, `1m`), `xN` at most N times, `after=N`,
           `retry-after=N|date+N`, `within=DURATION` (late), `count=N` (rate, pages, limit, null, nan, dense),
@@ -77,7 +77,7 @@ API_FAILURES = (
     "drip",
 )
 SINK_FAILURES = ("500", "503", "429", "hang", "reset", "lost-ack")
-SINK_NAMES = ("logging", "loki", "moesif", "otlp", "http")
+SINK_NAMES = ("logging", "loki", "moesif", "otlp", "opensearch", "http")
 PATHS = ("root", "contracts", "entries")
 
 _BOTH = {  # kind -> default duration in seconds

@@ -32,8 +32,10 @@ _SINK_ROUTES: dict[str, Callable[[list[str]], bool]] = {
     "loki": lambda rest: rest == ["loki", "api", "v1", "push"],
     "moesif": lambda rest: rest in (["v1", "actions"], ["v1", "actions", "batch"]),
     "otlp": lambda rest: rest == ["v1", "logs"],
+    "opensearch": lambda rest: len(rest) <= 2,
     "http": lambda _: True,
 }
+_SINK_METHODS = {"http": ("POST", "PUT", "PATCH"), "opensearch": ("POST", "GET", "HEAD")}
 _INSTEAD = {
     "html": Answer(200, b"<!DOCTYPE html><html><body><h1>Back soon</h1></body></html>", "text/html; charset=utf-8"),
     "missing-hits": Answer(200, b'{"status":"ok"}'),
@@ -77,7 +79,7 @@ class _Connection(BaseHTTPRequestHandler):
         except _DroppedError:
             self.close_connection = True
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names http.server looks for
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_GET  # noqa: N815 - the names http.server looks for
 
     def _read_body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding", "").lower() != "chunked":
@@ -137,7 +139,7 @@ class _Connection(BaseHTTPRequestHandler):
         if name not in _SINK_ROUTES or not _SINK_ROUTES[name](rest):
             self._send(json_answer(404, {"message": "not found"}))
             return
-        if request.method != "POST":
+        if request.method not in _SINK_METHODS.get(name, ("POST",)):
             self._send(json_answer(405, {"message": "method not allowed"}))
             return
         traffic = world.sink_traffic[name]

@@ -50,8 +50,10 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     api_key: str = "demo-key"  # Logging Service
     logging_tag: str = ""  # the only tag its pipeline has: another is 404; empty: any
     pipeline_ready_seconds: float = 0.5  # how long a new pipeline is being provisioned
-    poison: str = ""  # logging, http: a request that contains it is refused with 400, naming nothing ...
-    poison_stores_before: bool = True  # ... but what came before the culprit is stored
+    poison: str = (
+        ""  # logging, http: a request with it is refused (400), naming nothing; opensearch: the item with it ...
+    )
+    poison_stores_before: bool = True  # ... logging, http: but what came before the culprit is stored
     logging_requests_per_second: int = 50  # of a pipeline, in any second; more is 429; 0: any
     max_body_bytes: int = 0  # logging, http: a larger body, inflated, is refused with 413; 0: any
     loki_tenant: str = ""  # required X-Scope-OrgID
@@ -63,6 +65,11 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     loki_stream_bytes_per_second: int = 3 * MIB  # the rate of a stream: more is refused with 429 ...
     loki_stream_burst_bytes: int = 15 * MIB  # ... beyond this burst
     loki_shard_bytes_per_second: int = 1_536_000  # a faster stream is split into shards; 0: never
+    opensearch_authorization: str = ""  # required Authorization, the whole header
+    opensearch_number: str = "2.19.0"  # its version; empty: it does not say
+    opensearch_distribution: str = "opensearch"  # empty: Elasticsearch
+    opensearch_busy_every: int = 0  # one item of so many is refused with 429; 0: none
+    opensearch_readonly: bool = False  # every item is refused with 403, as of an index on a full disk
     application_id: str = "demo-app"  # Moesif
     moesif_max_body_bytes: int = 15 * MIB
     moesif_max_action_bytes: int = MIB

@@ -22,6 +22,7 @@ from poller.simulator.faults import SINK_NAMES, FaultPlan
 from poller.simulator.intakes import Books, HttpIntake, Intake, LoggingIntake, MoesifIntake, Verdict, balance
 from poller.simulator.log import ContractLog
 from poller.simulator.loki import LokiIntake
+from poller.simulator.opensearch import OpenSearchIntake
 from poller.simulator.otlp import OtlpIntake
 from poller.simulator.pipelines import PipelineService
 from poller.simulator.settings import FIRST_CONTRACT, SimulatorSettings, change
@@ -73,7 +74,8 @@ class World:
         self.sink_traffic = {name: Traffic() for name in SINK_NAMES}
         self.loki = LokiIntake()
         self.intakes: dict[str, Intake] = {
-            intake.name: intake for intake in (LoggingIntake(), self.loki, MoesifIntake(), OtlpIntake(), HttpIntake())
+            intake.name: intake
+            for intake in (LoggingIntake(), self.loki, MoesifIntake(), OtlpIntake(), OpenSearchIntake(), HttpIntake())
         }
         self.pipelines = PipelineService(self.now, lambda key: self.change_settings(api_key=key))
         self._intake_locks = {name: threading.Lock() for name in self.intakes}

@@ -20,6 +20,9 @@ FACTORIES: dict[str, tuple[str, str]] = {
     "firehose": ("poller.sinks.firehose", "FirehoseSink"),
     "otlp": ("poller.sinks.otlp", "OtlpSink"),
     "archive": ("poller.sinks.archive", "ArchiveSink"),
+    "opensearch": ("poller.sinks.opensearch", "OpenSearchSink"),
+    "elasticsearch": ("poller.sinks.opensearch", "OpenSearchSink"),
+    "http": ("poller.sinks.post", "build"),
     "file": ("poller.sinks.file", "FileSink"),
     "stdout": ("poller.sinks.stdout", "build"),
 }

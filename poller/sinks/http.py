@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
-from poller.config import HttpSink, LokiSink, OtlpSink, SecretSource
+from poller.config import AnyHttpSink, HttpSink, LokiSink, OpenSearchSink, OtlpSink, SecretSource
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
-from poller.core.errors import ConfigError, TransientError
+from poller.core.errors import BodyTooLargeError, ConfigError, TransientError
 from poller.net.connections import MAX_AGE_SECONDS
 from poller.net.transport import RateLimit, Response, Transport, retry_after_seconds
 from poller.net.words import words_of
@@ -54,9 +54,12 @@ class Login(NamedTuple):
     username: str | None = None
 
 
-def login_of(settings: LokiSink | OtlpSink) -> Login | None:
-    """The login of a table that takes a bearer token, or a user name and a password; None for none."""
-    if settings.bearer_token is not None:
+def login_of(settings: LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink) -> Login | None:
+    """The login of a table that takes a token or a key, or a user name and a password; None for none."""
+    if isinstance(settings, OpenSearchSink):
+        if settings.api_key is not None:
+            return Login("Authorization", settings.api_key, scheme="ApiKey")
+    elif settings.bearer_token is not None:
         return Login("Authorization", settings.bearer_token, scheme="Bearer")
     if settings.username is not None and settings.password is not None:
         return Login("Authorization", settings.password, username=settings.username)
@@ -119,7 +122,7 @@ def _remedy(status: int, place: str) -> str:
 
 
 class Endpoint:
-    """One address that takes bodies by POST. For as many threads at once as it has `connections`."""
+    """One address that takes bodies, mostly by POST. For as many threads at once as it has `connections`."""
 
     def __init__(
         self,
@@ -134,8 +137,12 @@ class Endpoint:
         connections: int = 1,
         content_type: str = "application/json",
         readable: Callable[[Response], Response] = lambda answer: answer,
+        max_answer_bytes: int | None = None,
     ) -> None:
-        """`readable` makes of an answer one whose body is text, where it is none."""
+        """`readable` makes of an answer one whose body is text, where it is none.
+
+        `max_answer_bytes`: the whole answer counts, not its head alone, and no answer is larger.
+        """
         self._url = settings.url + path
         self._stop = context.stop
         self._successes = successes
@@ -143,6 +150,7 @@ class Endpoint:
         self._login = login
         self._content_type = content_type
         self._readable = readable
+        self._max_answer_bytes = max_answer_bytes
         self._secrets: list[str] = []
         self._is_gzip = settings.compression == "gzip"
         self._rate_limit = RateLimit(settings.requests_per_second)
@@ -171,19 +179,19 @@ class Endpoint:
         """
         return self.exchange(body, below)[0]
 
-    def exchange(self, body: bytes, below: str = "") -> tuple[Outcome, Response | None]:
+    def exchange(self, body: bytes, below: str = "", method: str = "POST") -> tuple[Outcome, Response | None]:
         """The same, with the answer for who reads more of it than its status; None where there was none.
 
         Raises: StoppedError while waiting for a turn.
         """
         with self._rate_limit.wait(self._stop):
-            return self._exchange(body, below)
+            return self._exchange(body, below, method)
 
     def words(self, answer: Response, sent: bytes) -> str:
         """The words of an answer as a line that may be shown."""
         return words_of(self._readable(answer), [*self._secrets, *self._masked], sent)
 
-    def _exchange(self, body: bytes, below: str) -> tuple[Outcome, Response | None]:
+    def _exchange(self, body: bytes, below: str, method: str) -> tuple[Outcome, Response | None]:
         headers = {"Content-Type": self._content_type}
         with self._lock:
             if 0 < self._keepalive_seconds <= time.monotonic() - self._used_at:
@@ -197,13 +205,15 @@ class Endpoint:
         except TransientError as error:
             return RetryAfter(str(error)), None
         sent = body
-        if self._is_gzip:
+        if self._is_gzip and body:
             headers["Content-Encoding"] = "gzip"
             sent = isal_zlib.compress(body, _GZIP_LEVEL, _GZIP_FORMAT)
         try:
-            answer = self._transport.ask_status("POST", self._url + below, headers=headers, body=sent)
+            answer = self._ask(method, self._url + below, headers, sent)
         except TransientError as error:
             return RetryAfter(str(error), error.retry_after_seconds, error.is_size_suspect), None
+        except BodyTooLargeError as error:
+            return RetryAfter(f"{error} (check {self._place})", is_size_suspect=True), None
         self._used_at = time.monotonic()
         is_success = answer.status in self._successes
         if is_success and not is_page(answer):
@@ -216,6 +226,11 @@ class Endpoint:
             return RetryAfter(f"HTTP {answer.status}: {words} ({remedy})"), answer
         wait_seconds = retry_after_seconds(answer.headers, datetime.now(UTC))
         return outcome_of(answer.status, self._successes, words, place=self._place, wait_seconds=wait_seconds), answer
+
+    def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Response:
+        if self._max_answer_bytes is None:
+            return self._transport.ask_status(method, url, headers=headers, body=body)
+        return self._transport.request(method, url, headers=headers, body=body, max_bytes=self._max_answer_bytes)
 
     def _log_in(self, headers: dict[str, str]) -> list[str]:
         """Add the login to the headers; all forms in which its secret is now about.  Raises: ConfigError, TransientError."""

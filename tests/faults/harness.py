@@ -21,7 +21,7 @@ from poller.core.errors import StateError
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store.overview import Overview, TakenBack
 from poller.store.sqlite.overview import overview_of
-from tests.daemon import CONTRACTS, LOGGING, LOKI, MOESIF, Daemon
+from tests.daemon import CONTRACTS, HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, Daemon
 from tests.faults import disk, victim
 from tests.faults.oracle import SINKS, Ends, SinkOracle, wanted
 from tests.faults.people import PURGED_SINK, People
@@ -89,6 +89,7 @@ class Harness:
             seed=self._plan.seed,
             port=fixed_port(),
             keep_lines=True,
+            opensearch_busy_every=60,
         )
         self._directory.mkdir(exist_ok=True)
         with Simulator(settings) as self._simulator, disk.Disk(self._directory / "disk") as self._disk:
@@ -113,7 +114,13 @@ class Harness:
             f'path = "{self._disk.place}/archive/{{date}}.ndjson"\nbatch_events = {BATCH_EVENTS}\n'
         )
         self._daemon.configure(
-            sinks={LOGGING: {}, LOKI: {"batch_events": str(_LOKI_BATCH_EVENTS)}, MOESIF: {}},
+            sinks={
+                LOGGING: {},
+                LOKI: {"batch_events": str(_LOKI_BATCH_EVENTS)},
+                MOESIF: {},
+                OPENSEARCH: {},
+                HTTP: {"body": '"ndjson"'},
+            },
             each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"250ms"'},
             api={"read_timeout": '"250ms"', "max_retries": "2", "page_size": "50", "result_window": "400"},
             poll={

@@ -16,10 +16,10 @@ import msgspec
 
 from poller.simulator import Simulator
 from poller.simulator.intakes import digest_of
-from tests.daemon import LOGGING, LOKI, MOESIF
+from tests.daemon import HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH
 
 FILE = "file"
-SINKS = (LOGGING, LOKI, MOESIF, FILE)
+SINKS = (LOGGING, LOKI, MOESIF, OPENSEARCH, HTTP, FILE)
 # The sink has stored, and we may not hear of it.
 _UNHEARD = ("lost-ack", "partial", "latency")
 
@@ -27,6 +27,14 @@ _UNHEARD = ("lost-ack", "partial", "latency")
 class _Action(msgspec.Struct):
     transaction_id: str
     metadata: msgspec.Raw
+
+
+class _Original(msgspec.Struct):
+    original: str
+
+
+class _Document(msgspec.Struct):
+    event: _Original
 
 
 class _Meta(msgspec.Struct):
@@ -84,7 +92,7 @@ def lines_of(files: Iterable[Path]) -> tuple[list[bytes], int]:
 
 
 class SinkOracle:
-    """What the sinks of `run` have: three intakes of the simulator, which must keep lines, and the files of one directory."""
+    """What the sinks of `run` have: intakes of the simulator, which must keep lines, and the files of one directory."""
 
     def __init__(self, simulator: Simulator, archive: Path) -> None:
         self._simulator = simulator
@@ -97,7 +105,11 @@ class SinkOracle:
         if sink == FILE:
             return lines_of(self._archive.glob("*.ndjson"))[0]
         lines = list(self._simulator.intakes[sink].lines)
-        return [bytes(msgspec.json.decode(line, type=_Action).metadata) for line in lines] if sink == MOESIF else lines
+        if sink == MOESIF:
+            return [bytes(msgspec.json.decode(line, type=_Action).metadata) for line in lines]
+        if sink == OPENSEARCH:
+            return [msgspec.json.decode(line, type=_Document).event.original.encode() for line in lines]
+        return lines
 
     def distinct(self, sink: str) -> int:
         """How many different ones; cheap, as it is asked over and over."""
@@ -135,11 +147,11 @@ class SinkOracle:
         """How many may be there twice.
 
         A damaged state is read again from a time that a person gives: then all that was delivered since may come once more.
-        Moesif knows an action by its id, however late it comes again. Loki knows a repeat that is exact; after a damage its
-        stream may be another one, as the entry is late then.
+        Moesif knows an action by its id, and OpenSearch a document, however late it comes again. Loki knows a repeat that is
+        exact; after a damage its stream may be another one, as the entry is late then.
         """
         again = ends.damages * wanted(self._simulator)
-        if sink == MOESIF:
+        if sink in (MOESIF, OPENSEARCH):
             return 0
         if sink == LOKI:
             return again

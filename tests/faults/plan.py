@@ -98,6 +98,9 @@ _SINK_FAULTS = (
     "sink=loki:400:60%",
     "sink=moesif:402",
     "sink=moesif:lost-ack",
+    "sink=opensearch:lost-ack:60%",
+    "sink=opensearch:partial:60%",
+    "sink=http:lost-ack:60%",
 )
 _CLOCKS = (-7200.0, -90.0, 90.0, 7200.0)
 _TROUBLES: tuple[Trouble, ...] = get_args(Trouble)[1:]

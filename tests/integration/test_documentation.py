@@ -40,6 +40,8 @@ SECRETS = {
     "logging.key": "{api_key}",
     "moesif.id": "demo-app",
     "grafana.token": "glc_demo",
+    "search.password": "demo",
+    "elastic.key": "ZGVtbzprZXk=",
     "hash.key": "0123456789abcdef" * 4,
 }
 # What a page says its reader has in files.

@@ -263,7 +263,7 @@ def logging_sink(**keys: object) -> LoggingServiceSink:
     ("outcome", "level", "code", "words"),
     [
         (Accepted(), "ok", EXIT_OK, ("takes events",)),
-        (Refused("HTTP 400: empty"), "warn", EXIT_OK, ("empty array", "HTTP 400: empty", "watch")),
+        (Refused("HTTP 400: empty"), "warn", EXIT_OK, ("has no events", "HTTP 400: empty", "watch")),
         (CredentialsRefused("HTTP 401: no", 401), "fail", EXIT_AUTH, ("HTTP 401: no", "--rotate-key")),
         (CredentialsRefused("unreadable (look)"), "fail", EXIT_CONFIG, ("unreadable", "look")),
         (RetryAfter("connection refused (is it on (really)?)"), "fail", EXIT_INCOMPLETE, ("is it on (really)?",)),

@@ -1,0 +1,212 @@
+"""OpenSearch and Elasticsearch: `_bulk` with `create`, so that an event is there once.
+
+The `_id` is made of the contract and the entry's identity: a repeat is answered with 409 and changes nothing. That holds within
+an index, so with `{date}` always, and in a data stream until it rolls over between an event and its repeat.
+
+`_bulk` answers 200 and has a status for each item. What the receiver has against an event itself becomes a dead letter with its
+words; what concerns the index, the cluster or our rights holds the data.
+Source: docs/facts.md, "OpenSearch and Elasticsearch".
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from poller.config import OpenSearchSink as Settings
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter
+from poller.core.events import OutboxEvent
+from poller.core.mapping import format_time_us, with_time
+from poller.net.transport import Response
+from poller.sinks.base import Context, Sink
+from poller.sinks.http import Endpoint, login_of
+from poller.sinks.render import build_render
+
+SUCCESSES = (200,)
+_DATE, _DATE_CHARS = "{date}", len("2026-05-01")
+# What is wanted of the answer: all of it would be many times as much.
+_BULK = (
+    "/_bulk?filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
+)
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a batch of which every event is refused at length takes less
+_OLDEST_MAJOR = 7  # of Elasticsearch: before it, every document had a type
+_MAX_WORDS = 300
+
+_RIGHTS = ("security_exception", "access_control_exception")
+_RIGHTS_REMEDY = "give its user create_doc and auto_configure on the index (OpenSearch: write and create_index)"
+# 400 or 404, and yet not about the event: what to do.
+_NOT_THE_EVENTS = {
+    "index_closed_exception": "open the index",
+    "index_not_found_exception": "check index, or let it be created",
+    "invalid_index_name_exception": "check index",
+}
+
+
+class OpenSearchSink(Sink):
+    """POST {url}/_bulk."""
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        super().__init__(settings)
+        self._index = settings.index
+        self._render: Callable[[OutboxEvent], bytes] = build_render(settings) or _as_it_is
+        self._is_timed = settings.format == "ecs"
+        self._endpoint = Endpoint(
+            settings,
+            context,
+            path="",
+            successes=SUCCESSES,
+            place="url and index",
+            login=login_of(settings),
+            content_type="application/x-ndjson",
+            readable=_readable,
+            max_answer_bytes=_MAX_ANSWER_BYTES,
+        )
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        """Send a batch. What is refused of it, and what is there already, leaves the others alone."""
+        lines = []
+        for event in events:
+            lines += [self._action(event.time_us, f"{event.contract}-{event.identity.hex()}"), self._document(event)]
+        return self._bulk(lines)
+
+    def _document(self, event: OutboxEvent) -> bytes:
+        document = self._render(event)
+        # A data stream wants a time; an event of ECS has one.
+        return document if self._is_timed else with_time(document, "@timestamp", event.time_us)
+
+    def _index_of(self, time_us: int) -> str:
+        return self._index.replace(_DATE, format_time_us(time_us)[:_DATE_CHARS])
+
+    def _action(self, time_us: int, name: str) -> bytes:
+        return msgspec.json.encode({"create": {"_index": self._index_of(time_us), "_id": name}})
+
+    def _bulk(self, lines: Sequence[bytes]) -> Outcome:
+        outcome, answer = self._endpoint.exchange(b"\n".join([*lines, b""]), _BULK)
+        if answer is None or not isinstance(outcome, Accepted):
+            return outcome
+        return outcome_of_items(answer.body, len(lines) // 2)
+
+    def probe(self) -> Outcome:
+        """Ask for the version; where the index is there, try to create what is no document, which shows the rights."""
+        outcome, answer = self._endpoint.exchange(b"", "/", method="GET")
+        # Whoever may only write may not ask for the version: 403.
+        if answer is None or (answer.status != 403 and not isinstance(outcome, Accepted)):
+            return outcome
+        if too_old := _too_old(answer):
+            return RetryAfter(too_old)
+        now_us = time.time_ns() // 1000
+        outcome, answer = self._endpoint.exchange(b"", f"/{self._index_of(now_us)}", method="HEAD")
+        if answer is None or answer.status == 401:
+            return outcome
+        if answer.status == 404:  # the first event creates it
+            return Accepted(status=404)
+        tried = self._bulk([self._action(now_us, "ionos-poller-check"), b"{"])
+        return Accepted(status=tried.status) if isinstance(tried, Accepted) and not tried.retry else tried
+
+
+def _as_it_is(event: OutboxEvent) -> bytes:
+    return event.line
+
+
+# What is answered
+
+
+class _Cause(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Error(msgspec.Struct):
+    type: str | None = None
+    reason: str | None = None
+    caused_by: _Cause | None = None
+
+
+class _Result(msgspec.Struct):
+    status: int
+    error: _Error | None = None
+
+
+class _Bulk(msgspec.Struct):
+    items: list[dict[str, _Result]]
+
+
+class _Rejected(NamedTuple):
+    """An item that was not taken: the receiver's words, and whether they are about the event itself, or about our rights."""
+
+    words: str
+    is_final: bool
+    is_forbidden: bool
+
+
+_decode_bulk = msgspec.json.Decoder(_Bulk).decode
+
+
+def outcome_of_items(body: bytes, count: int) -> Outcome:
+    """What a 200 means for each of `count` items, which are in the order in which they were sent."""
+    try:
+        items = _decode_bulk(body).items
+    except (msgspec.DecodeError, RecursionError):
+        items = []
+    if len(items) != count or any(len(item) != 1 for item in items):
+        return RetryAfter("the answer is none of _bulk's (check url)", is_size_suspect=True)
+    rejected = {
+        index: found for index, item in enumerate(items) for result in item.values() if (found := _rejected(result))
+    }
+    refused = {index: one.words for index, one in rejected.items() if one.is_final}
+    waiting = {index: one for index, one in rejected.items() if not one.is_final}
+    if not waiting:
+        return Accepted(refused, status=200)
+    words = Counter(one.words for one in waiting.values()).most_common(1)[0][0]
+    if len(waiting) < count:
+        later = RetryAfter(f"{len(waiting)} of {count} events were not taken: {words}", is_size_suspect=True)
+        return Accepted(refused, tuple(waiting), 200, later)
+    if all(one.is_forbidden for one in waiting.values()):
+        return CredentialsRefused(words, 403)
+    return RetryAfter(f"no event was taken: {words}", is_size_suspect=True)
+
+
+def _rejected(result: _Result) -> _Rejected | None:
+    """None for an item that is there, since now or since before."""
+    status, error = result.status, result.error or _Error()
+    kind = error.type or ""
+    if (200 <= status < 300 and result.error is None) or (
+        status == 409 and kind in ("", "version_conflict_engine_exception")
+    ):
+        return None
+    cause = error.caused_by.reason if error.caused_by else None
+    words = ": ".join([part for part in (f"{status} {kind}".strip(), error.reason, cause) if part])[:_MAX_WORDS]
+    is_forbidden = status in (401, 403) and kind in ("", *_RIGHTS)
+    remedy = _RIGHTS_REMEDY if is_forbidden else _NOT_THE_EVENTS.get(kind)
+    return _Rejected(f"{words} ({remedy})" if remedy else words, status == 400 and not remedy, is_forbidden)
+
+
+def _readable(answer: Response) -> Response:
+    """An answer to a request as a whole with its words alone as its body."""
+    try:
+        error = json.loads(answer.body)["error"]
+        words = (
+            error
+            if isinstance(error, str)
+            else ": ".join(str(error[key]) for key in ("type", "reason") if key in error)
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return answer
+    return answer._replace(body=words.encode("utf-8", "replace"))
+
+
+def _too_old(answer: Response) -> str:
+    """What to say of a version that is too old for us; empty for any other, and where the answer does not say."""
+    try:
+        version = json.loads(answer.body)["version"]
+        number, is_elastic = str(version["number"]), version.get("distribution") != "opensearch"
+        major = int(number.partition(".")[0])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
+    if is_elastic and major < _OLDEST_MAJOR:
+        return f"Elasticsearch {number} is too old ({_OLDEST_MAJOR} or later is needed)"
+    return ""

@@ -1,0 +1,86 @@
+"""Any receiver over HTTP: a batch as JSON array or as lines of JSON, or one event a request, as the receiver wants it.
+
+It has no key to tell a repeat by: what was in flight when an answer got lost may show twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from poller.config import AnyHttpSink as Settings
+from poller.config import HttpSink
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter
+from poller.core.events import OutboxEvent, ndjson
+from poller.sinks.base import Context, Sink
+from poller.sinks.http import Endpoint, Login, login_of, probed
+from poller.sinks.render import Render, build_render
+
+_NDJSON = "application/x-ndjson"
+# No receiver has to know HEAD at an address that takes events: these answers say that it was reached, and let us in.
+_REACHED = (400, 405, 415, 422, 501)
+
+
+class Shape(NamedTuple):
+    """How a receiver wants its requests. `place` names the keys that say where to."""
+
+    path: str = ""
+    method: str = "POST"
+    body: Literal["array", "ndjson", "object"] = "array"
+    successes: Collection[int] = (200, 201, 202, 204)
+    place: str = "url"
+    login: Login | None = None
+    render: Render | None = None
+
+
+class PostSink(Sink):
+    """Sends batches in one of three shapes to one address."""
+
+    def __init__(self, settings: HttpSink, context: Context, shape: Shape) -> None:
+        super().__init__(settings)
+        self._shape = shape
+        self._endpoint = Endpoint(
+            settings,
+            context,
+            path=shape.path,
+            successes=shape.successes,
+            place=shape.place,
+            login=shape.login,
+            content_type=_NDJSON if shape.body == "ndjson" else "application/json",
+        )
+
+    def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
+        """All of it at once; where a request holds one event, each on its own."""
+        return [[event] for event in events] if self._shape.body == "object" else (events,)
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        body = ndjson(events, self._shape.render)
+        if self._shape.body == "object":
+            body = body[:-1]
+        elif self._shape.body == "array":
+            # No line holds a newline, so those between the lines are all there are.
+            body = b"[" + body[:-1].replace(b"\n", b",") + b"]"
+        return self._endpoint.exchange(body, method=self._shape.method)[0]
+
+    def probe(self) -> Outcome:
+        """Send an empty array. Refused for being empty means reachable and let in. Of other bodies, ask what is there (HEAD)."""
+        if self._shape.body == "array":
+            return probed(self._endpoint.exchange(b"[]", method=self._shape.method)[0])
+        outcome, answer = self._endpoint.exchange(b"", method="HEAD")
+        if answer is None or isinstance(outcome, Accepted | CredentialsRefused):
+            return outcome
+        if answer.status in _REACHED or 200 <= answer.status < 300:
+            return Refused(f"HTTP {answer.status} to HEAD", answer.status)
+        return outcome if isinstance(outcome, RetryAfter) else RetryAfter(f"HTTP {answer.status} to HEAD")
+
+
+def build(settings: Settings, context: Context) -> Sink:
+    """The sink of a table of type `http`."""
+    shape = Shape(
+        method=settings.method,
+        body=settings.body,
+        successes=settings.successes,
+        login=login_of(settings),
+        render=build_render(settings),
+    )
+    return PostSink(settings, context, shape)

@@ -1,0 +1,268 @@
+"""What the answers of OpenSearch and Elasticsearch mean, item by item and as a whole."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from poller.config import Config, OpenSearchSink, Secret, SecretSource
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
+from poller.core.events import OutboxEvent
+from poller.core.mapping.ecs import ECS
+from poller.net.transport import Response
+from poller.simulator import Simulator, SimulatorSettings
+from poller.simulator.opensearch import basic
+from poller.sinks import opensearch
+from poller.sinks.build import build_sink
+from poller.sinks.opensearch import outcome_of_items
+from tests.formats import ECS_OWN, ecs_fields
+from tests.support import TOP
+
+AT_US = 1_777_621_340_530_000
+TAKEN = {"status": 201}
+THERE = {"status": 409, "error": {"type": "version_conflict_engine_exception", "reason": "document already exists"}}
+BUSY = {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "queue is full"}}
+BAD = {
+    "status": 400,
+    "error": {"type": "mapper_parsing_exception", "reason": "failed to parse", "caused_by": {"reason": "no date"}},
+}
+FORBIDDEN = {"status": 403, "error": {"type": "security_exception", "reason": "no permissions"}}
+
+
+def judged(*results: Any, count: int | None = None) -> Outcome:
+    body = json.dumps({"errors": True, "items": [{"create": result} for result in results]}).encode()
+    return outcome_of_items(body, len(results) if count is None else count)
+
+
+def test_what_is_there_already_was_taken():
+    assert judged(TAKEN, THERE, {"status": 200}, {"status": 409}) == Accepted(status=200)
+
+
+def test_what_is_refused_for_good_leaves_the_others_alone():
+    assert judged(TAKEN, BAD, THERE) == Accepted(
+        {1: "400 mapper_parsing_exception: failed to parse: no date"}, status=200
+    )
+
+
+def test_what_is_busy_is_sent_again_and_nothing_else_is():
+    outcome = judged(TAKEN, BUSY, BAD, BUSY)
+    assert isinstance(outcome, Accepted)
+    assert (outcome.retry, list(outcome.refused)) == ((1, 3), [2])
+    assert outcome.later == RetryAfter(
+        "2 of 4 events were not taken: 429 es_rejected_execution_exception: queue is full", is_size_suspect=True
+    )
+    assert judged(BUSY, BUSY) == RetryAfter(
+        "no event was taken: 429 es_rejected_execution_exception: queue is full", is_size_suspect=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (400, "index_closed_exception", "open the index"),
+        (400, "invalid_index_name_exception", "check index"),
+        (404, "index_not_found_exception", "check index, or let it be created"),
+        (403, "cluster_block_exception", "403 cluster_block_exception"),
+        (409, "resource_already_exists_exception", "409 resource_already_exists_exception"),
+        (500, "", "500"),
+        (503, "unavailable_shards_exception", "503"),
+        (405, "", "405"),
+        (201, "odd", "201 odd"),
+    ],
+)
+def test_what_is_not_about_the_event_costs_none(status, kind, words):
+    result = {"status": status, **({"error": {"type": kind}} if kind else {})}
+    outcome = judged(result)
+    assert isinstance(outcome, RetryAfter)
+    assert words in outcome.reason
+    assert judged(TAKEN, result) == Accepted(retry=(1,), status=200, later=outcome_later(judged(TAKEN, result)))
+
+
+def outcome_later(outcome: Outcome) -> RetryAfter | None:
+    assert isinstance(outcome, Accepted)
+    return outcome.later
+
+
+def test_rights_that_are_missing_stop_delivery_where_nothing_is_taken():
+    refused = judged(FORBIDDEN, FORBIDDEN)
+    assert isinstance(refused, CredentialsRefused)
+    assert "create_doc" in refused.reason
+    assert isinstance(judged(FORBIDDEN, TAKEN), Accepted)
+    assert isinstance(judged(FORBIDDEN, BUSY), RetryAfter)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{}", b"[]", b'{"items":[]}', b'{"items":[{}]}', b'{"items":[{"create":{}}]}', b"<html>"),
+        b'{"items":[{"create":{"status":201},"index":{"status":201}}]}',
+        b'{"items":[{"create":{"status":"201"}}]}',
+        b'{"items":' + b"[" * 5000,
+    ],
+)
+def test_an_answer_that_is_none_of_bulk_is_no_success(body):
+    assert isinstance(outcome_of_items(body, 1), RetryAfter)
+
+
+# Against the stand-in
+
+
+@pytest.fixture(scope="module")
+def simulator():
+    with Simulator(SimulatorSettings(contracts=1, events=0, keep_lines=True)) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def usual(simulator):
+    yield simulator
+    simulator.change_settings(
+        poison="", opensearch_busy_every=0, opensearch_authorization="", opensearch_readonly=False, max_body_bytes=0
+    )
+    simulator.change_settings(opensearch_number="2.19.0", opensearch_distribution="opensearch")
+    simulator.set_faults([])
+
+
+def sink_for(simulator: Simulator, **settings: Any) -> Any:
+    usual = {"name": "s", "url": f"{simulator.url}/sink/opensearch", "requests_per_second": 10_000.0}
+    return build_sink(OpenSearchSink(**{**usual, **settings}), Config(), threading.Event())
+
+
+def events(*numbers: int, contract: str = "1") -> list[OutboxEvent]:
+    return [
+        OutboxEvent(contract, AT_US + number, 0, number.to_bytes(16), 0, b'{"n":%d}' % number) for number in numbers
+    ]
+
+
+def source(value: str) -> SecretSource:
+    return SecretSource("inline", "", path="x", inline=Secret(value))
+
+
+def test_an_event_is_there_once_however_often_it_is_sent(usual):
+    sink, intake = sink_for(usual), usual.intakes["opensearch"]
+    before = intake.stored
+    assert sink.send(events(1, 2, 3)) == sink.send(events(1, 2, 3)) == Accepted(status=200)
+    assert (intake.stored - before, intake.repeats) == (3, 0)
+    # Another contract's entry of the same identity is another one.
+    assert sink.send(events(1, contract="2")) == Accepted(status=200)
+    assert intake.stored - before == 4
+
+
+@pytest.mark.parametrize("name", ["raw", "ocsf", "ecs", "moesif-action"])
+def test_every_format_has_the_time_that_a_data_stream_wants(usual, name):
+    assert sink_for(usual, format=name, index=f"x-{name}").send(events(4)) == Accepted(status=200)
+    kept = usual.intakes["opensearch"].kept[-1]
+    assert json.loads(kept.line)["@timestamp"] == "2026-05-01T07:42:20.530Z"
+    assert kept.key == f"x-{name}/1-{(4).to_bytes(16).hex()}".encode()
+
+
+def test_an_index_for_each_day_is_that_of_the_event(usual):
+    sink_for(usual, index="daily-{date}").send(events(5))
+    assert usual.intakes["opensearch"].kept[-1].key.startswith(b"daily-2026-05-01/")
+
+
+def test_the_stand_in_refuses_item_by_item(usual):
+    usual.change_settings(poison='{\\"n\\":21}', opensearch_busy_every=4)
+    outcome = sink_for(usual, index="items").send(events(21, 22, 23, 24, 25))
+    assert isinstance(outcome, Accepted)
+    assert (len(outcome.retry), list(outcome.refused)) in ((1, [0]), (2, [0]), (2, []))
+    assert all("mapper_parsing_exception" in words for words in outcome.refused.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "faults", "expected", "words"),
+    [
+        ({"opensearch_authorization": "x"}, [], CredentialsRefused, "missing authentication credentials"),
+        ({"opensearch_readonly": True}, [], RetryAfter, "cluster_block_exception"),
+        ({"max_body_bytes": 100}, [], TooLarge, "413"),
+        ({}, ["sink=opensearch:429"], RetryAfter, "429"),
+        ({}, ["sink=opensearch:503"], RetryAfter, "503"),
+        ({}, ["sink=opensearch:400"], Refused, "400"),
+        ({}, ["sink=opensearch:403"], CredentialsRefused, "403"),
+        ({}, ["sink=opensearch:404"], RetryAfter, "check url and index"),
+        ({}, ["sink=opensearch:html"], RetryAfter, "a page for people"),
+        ({}, ["sink=opensearch:lost-ack"], RetryAfter, ""),
+        ({}, ["sink=opensearch:cut"], RetryAfter, ""),
+    ],
+)
+def test_a_request_is_refused_as_a_whole(usual, settings, faults, expected, words):
+    usual.change_settings(**settings)
+    usual.set_faults(faults)
+    outcome = sink_for(usual, index="whole").send(events(30, 31))
+    assert isinstance(outcome, expected)
+    assert words in outcome.reason
+    usual.change_settings(opensearch_authorization="", opensearch_readonly=False, max_body_bytes=0)
+    usual.set_faults([])
+    assert sink_for(usual, index="whole").send(events(30, 31)) == Accepted(status=200)
+
+
+def test_both_logins_are_sent(usual):
+    usual.change_settings(opensearch_authorization=basic("poller", "s3cret-word"))
+    assert sink_for(usual, username="poller", password=source("s3cret-word")).send(events(40)) == Accepted(status=200)
+    refused = sink_for(usual, username="poller", password=source("an-old-word")).send(events(40))
+    assert isinstance(refused, CredentialsRefused)
+    usual.change_settings(opensearch_authorization="ApiKey a2V5")
+    assert sink_for(usual, api_key=source("a2V5")).send(events(41)) == Accepted(status=200)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected", "words"),
+    [
+        ({}, Accepted, ""),
+        ({"opensearch_number": "9.1.0", "opensearch_distribution": ""}, Accepted, ""),
+        ({"opensearch_number": "6.8.23", "opensearch_distribution": ""}, RetryAfter, "6.8.23 is too old"),
+        ({"opensearch_number": "1.0.0"}, Accepted, ""),
+        ({"opensearch_number": ""}, Accepted, ""),
+        ({"opensearch_authorization": "x"}, CredentialsRefused, "401"),
+        ({"opensearch_readonly": True}, RetryAfter, "cluster_block_exception"),
+    ],
+)
+def test_a_probe_tells_what_a_batch_would_meet_and_leaves_nothing(usual, settings, expected, words):
+    sink_for(usual).send(events(50))  # the index is there
+    before = usual.intakes["opensearch"].stored
+    usual.change_settings(**settings)
+    outcome = sink_for(usual).probe()
+    assert isinstance(outcome, expected)
+    assert words in getattr(outcome, "reason", "")
+    assert usual.intakes["opensearch"].stored == before
+
+
+def test_a_probe_finds_a_receiver_that_is_out_of_reach_and_one_that_has_no_such_index_yet(usual):
+    assert isinstance(sink_for(usual, url="http://127.0.0.1:9").probe(), RetryAfter)
+    with Simulator(SimulatorSettings(contracts=1, events=0)) as empty:
+        assert sink_for(empty).probe() == Accepted(status=404)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            b'{"error":{"type":"security_exception","reason":"no permissions"},"status":403}',
+            b"security_exception: no permissions",
+        ),
+        (b'{"error":"alias [x] missing"}', b"alias [x] missing"),
+        (b"Unauthorized", b"Unauthorized"),
+        (b'{"error":7}', b'{"error":7}'),
+    ],
+)
+def test_the_words_of_a_refusal_are_the_servers(body, words):
+    assert opensearch._readable(Response(403, {}, body)).body == words
+
+
+@pytest.mark.parametrize("name", ["data-stream", "daily"])
+def test_the_index_template_has_every_field_with_the_type_of_the_standard(name):
+    template = json.loads((TOP / "opensearch" / f"{name}.json").read_text())
+    assert ("data_stream" in template) == (name == "data-stream")
+    expected = {"match_only_text": "text", "wildcard": "keyword"}  # not every OpenSearch has these two
+    for row in ECS.tables[0]:
+        if not row.field.startswith(ECS_OWN):
+            found = template["template"]["mappings"]
+            for key in row.field.split("."):
+                found = found["properties"][key]
+            kind = ecs_fields()[row.field][0]
+            assert found["type"] == expected.get(kind, kind), row.field
+    original = template["template"]["mappings"]["properties"]["event"]["properties"]["original"]
+    assert (original["index"], original["doc_values"]) == (False, False)

@@ -1,0 +1,158 @@
+"""The sink for any receiver over HTTP: what it sends, what is a success, what a probe finds."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from poller.checks.sinks import check_sink
+from poller.config import AnyHttpSink, Config, Secret, SecretSource
+from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, TooLarge
+from poller.core.events import OutboxEvent
+from poller.sinks.build import build_sink
+from tests.hostile import Answer, Asked, RawServer
+
+LINES = [b'{"n":1.10}', b'{"n":2}']
+EVENTS = [OutboxEvent("1", 0, 0, b"i", 0, line) for line in LINES]
+
+
+class Receiver:
+    """Answers each request with one status, and keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.status = "200 OK"
+        self._server = RawServer(self._answer)
+        self.url = self._server.url
+
+    def _answer(self, asked: Asked) -> Answer:
+        self.asked.append(asked)
+        return f"HTTP/1.1 {self.status}\r\nContent-Length: 0\r\n\r\n".encode()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+def sink_for(receiver: Receiver, **settings: Any) -> Any:
+    usual = {"name": "s", "url": f"{receiver.url}/v2/events", "requests_per_second": 10_000.0}
+    return build_sink(AnyHttpSink(**{**usual, **settings}), Config(), threading.Event())
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "content_type"),
+    [
+        ("array", b'[{"n":1.10},{"n":2}]', "application/json"),
+        ("ndjson", b'{"n":1.10}\n{"n":2}\n', "application/x-ndjson"),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_a_batch_is_an_array_or_lines(receiver, body, expected, content_type, method):
+    sink = sink_for(receiver, body=body, method=method, headers={"X-Team": "audit"})
+    assert list(sink.parts(EVENTS)) == [EVENTS]
+    assert sink.send(EVENTS) == Accepted(status=200)
+    (asked,) = receiver.asked
+    assert (asked.method, asked.path) == (method, "/v2/events")
+    assert (asked.headers["content-type"], asked.headers["x-team"]) == (content_type, "audit")
+    assert gzip.decompress(asked.body) == expected
+
+
+def test_an_event_a_request_is_settled_on_its_own(receiver):
+    sink = sink_for(receiver, body="object", compression="none")
+    parts = list(sink.parts(EVENTS))
+    assert [sink.send(part) for part in parts] == [Accepted(status=200)] * 2
+    assert [asked.body for asked in receiver.asked] == LINES
+
+
+def test_it_sends_any_format(receiver):
+    sink_for(receiver, body="ndjson", format="ocsf", compression="none").send(EVENTS)
+    assert [json.loads(line)["raw_data"].encode() for line in receiver.asked[0].body.splitlines()] == LINES
+
+
+@pytest.mark.parametrize(
+    ("status", "successes", "expected"),
+    [
+        (200, (200, 202), Accepted),
+        (204, (200, 202), RetryAfter),
+        (207, (207,), Accepted),
+        (201, (200,), RetryAfter),
+        (302, (200,), RetryAfter),
+        (400, (200,), Refused),
+        (401, (200,), CredentialsRefused),
+        (413, (200,), TooLarge),
+        (429, (200,), RetryAfter),
+        (500, (200,), RetryAfter),
+    ],
+)
+def test_only_a_status_that_is_named_is_a_success(receiver, status, successes, expected):
+    receiver.status = f"{status} Something"
+    assert isinstance(sink_for(receiver, successes=successes).send(EVENTS), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "header"),
+    [
+        ({"bearer_token": "t0ken"}, "Bearer t0ken"),
+        ({"username": "u", "password": "p"}, "Basic dTpw"),
+    ],
+)
+def test_a_login_is_sent(receiver, settings, header):
+    def source(value: str) -> Any:
+        return SecretSource("inline", "", path="x", inline=Secret(value))
+
+    given = {key: value if key == "username" else source(value) for key, value in settings.items()}
+    sink_for(receiver, **given).send(EVENTS)
+    assert receiver.asked[0].headers["authorization"] == header
+
+
+@pytest.mark.parametrize("body", ["array", "ndjson", "object"])
+def test_a_probe_sends_no_event(receiver, body):
+    assert sink_for(receiver, body=body).probe() == Accepted(status=200)
+    (asked,) = receiver.asked
+    assert (asked.method, asked.body) == (("POST", gzip.compress(b"[]")) if body == "array" else ("HEAD", b"")) or (
+        asked.method == "POST" and gzip.decompress(asked.body) == b"[]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (405, Refused),
+        (404, RetryAfter),
+        (401, CredentialsRefused),
+        (503, RetryAfter),
+        (206, Refused),
+        (413, RetryAfter),
+    ],
+)
+def test_a_probe_by_head_believes_what_it_is_told(receiver, status, expected):
+    receiver.status = f"{status} Something"
+    assert isinstance(sink_for(receiver, body="ndjson").probe(), expected)
+
+
+def test_a_probe_of_a_receiver_out_of_reach_says_so(receiver):
+    receiver.close()
+    assert isinstance(sink_for(receiver, body="object", connect_timeout_seconds=0.2).probe(), RetryAfter)
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "words"),
+    [(200, "ok", "takes events"), (405, "warn", "HTTP 405"), (401, "fail", "bearer_token")],
+)
+def test_check_says_what_it_found(receiver, status, level, words):
+    receiver.status = f"{status} Something"
+    table = AnyHttpSink(name="s", url=receiver.url, body="object")
+    (finding,) = check_sink(table, Config(), threading.Event())
+    assert finding.level == level
+    assert words in f"{finding.message} {finding.hint}"
