@@ -78,7 +78,7 @@ _OPTIONS = (
         ["--log-format"],
         type=click.Choice(["json", "text"]),
         envvar="IONOS_POLLER_LOG_FORMAT",
-        help="Default: $IONOS_POLLER_LOG_FORMAT, else text on a terminal and JSON elsewhere.",
+        help="Default: $IONOS_POLLER_LOG_FORMAT, else JSON, and on a terminal short lines that fit it.",
     ),
 )
 for _option in _OPTIONS:

@@ -11,14 +11,18 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from poller.config import process_environment
 from poller.config.secrets import MASK, Secret
 from poller.system.log_stream import LogStream
+from poller.system.screen_log import MAX_COLUMNS, OncePerOutage, fitted, printable
 
 LogFormat = Literal["text", "json"]
 
@@ -33,7 +37,7 @@ _MAX_DEPTH = 6
 
 
 def setup_logging(level: str, format: LogFormat | None = None, stream: TextIO | None = None) -> None:  # noqa: A002 - reads best at the call
-    """Send the log of this process to `stream` (stderr). No format: text on a terminal, else JSON.
+    """Send the log of this process to `stream` (stderr). No format: text that fits on a terminal, else JSON.
 
     Raises: ValueError for a level that is not in LEVELS.
     """
@@ -42,10 +46,11 @@ def setup_logging(level: str, format: LogFormat | None = None, stream: TextIO | 
     # stderr may be closed, or was never there (a service manager, a GUI).
     target = stream or sys.stderr
     handler: logging.Handler = logging.StreamHandler(target) if target is not None else logging.NullHandler()
-    if format is None:
-        format = "text" if target is not None and target.isatty() else "json"  # noqa: A001 - the same
-    formatter = _json_formatter() if format == "json" else _TextFormatter()
+    is_screen = format is None and target is not None and target.isatty()
+    formatter = _ScreenFormatter(target) if is_screen else _TextFormatter() if format == "text" else _json_formatter()
     handler.setFormatter(formatter)
+    if is_screen:
+        handler.addFilter(OncePerOutage(time.monotonic))
     if isinstance(target, LogStream):
         target.notice = lambda lines: _dropped(formatter, lines)
     root = logging.getLogger()
@@ -79,8 +84,28 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         event = _event(record)
-        head = f"{event.pop('time')} {event.pop('level')} {_printable(str(event.pop('message')))}"
-        return " ".join([head, *(f"{_printable(key)}={_text(value)}" for key, value in event.items())])
+        head = f"{event.pop('time')} {event.pop('level')} {printable(str(event.pop('message')))}"
+        return " ".join([head, *(f"{printable(key)}={_text(value)}" for key, value in event.items())])
+
+
+class _ScreenFormatter(logging.Formatter):
+    """The same in one line that the terminal has room for, without what does not fit."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
+        self._stream = stream
+        self._is_coloured = not process_environment().get("NO_COLOR")
+
+    def format(self, record: logging.LogRecord) -> str:
+        event = {printable(key): value for key, value in _event(record).items()}
+        event.pop("traceback", None)
+        return fitted(event, _text, min(MAX_COLUMNS, self._columns()), is_coloured=self._is_coloured)
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns if self._stream else MAX_COLUMNS
+        except (OSError, ValueError):
+            return MAX_COLUMNS
 
 
 def _json_formatter() -> logging.Formatter:
@@ -97,9 +122,9 @@ def _json_formatter() -> logging.Formatter:
 
 def _event(record: logging.LogRecord) -> dict[str, object]:
     """The line as data, in the order in which it is shown; values are plain."""
-    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     event: dict[str, object] = {
-        "time": time.replace("+00:00", "Z"),
+        "time": at.replace("+00:00", "Z"),
         "level": record.levelname,
         "message": _message(record),
     }
@@ -153,14 +178,5 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         if value and value.isprintable() and not re.search(r"[\s\"'=\\]", value):
             return value
-        return _printable(json.dumps(value, ensure_ascii=False))
-    return _printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-
-
-def _printable(text: str) -> str:
-    """The text with every character that could move a terminal's cursor, or end the line, escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
-    )
+        return printable(json.dumps(value, ensure_ascii=False))
+    return printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

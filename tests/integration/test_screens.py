@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 import pytest
@@ -9,7 +10,7 @@ from rich.cells import cell_len
 
 from tests.integration.fetching import FIRST, Bench, Starter
 from tests.support import COMMAND, wait_until
-from tests.terminal import Terminal, on_terminal
+from tests.terminal import COLOUR, Terminal, on_terminal
 
 SIZES = [(80, 24), (120, 40)]
 
@@ -68,3 +69,24 @@ def test_audit_backfill_and_check_fit_the_screen(bench: Starter, columns: int, r
     assert audit[0].startswith("equal: 2 contracts")
     assert len(lines_of(place, "backfill", "--from", "3h", "--output", "a.ndjson", columns=columns, rows=rows)) < rows
     assert len(lines_of(place, "check", columns=columns, rows=rows)) < rows
+
+
+@pytest.mark.parametrize(("columns", "rows"), SIZES)
+def test_the_log_of_run_has_a_line_for_each_event_and_one_for_an_outage(
+    bench: Starter, columns: int, rows: int
+) -> None:
+    place = bench(events=50)
+    sink = '[[sinks]]\nname = "loki"\ntype = "loki"\nurl = "http://127.0.0.1:9"\nretry_max = "1s"\n'
+    config = f'[poll]\ninterval = "1s"\ninitial_lookback = "2h"\n[http]\nlisten = ""\n{sink}'
+    (place.directory / "ionos-poller.toml").write_text(config)
+    terminal = Terminal([*COMMAND, "run"], place.directory, place.environment(), columns=columns, rows=rows)
+    attempts = lambda: json.loads(place.run("status", "--json").lines[0])["uses"]["run"]["sinks"][0]["attempts"]  # noqa: E731
+    wait_until(lambda: "batch.retry_scheduled" in terminal.shown, what="the sink fails")
+    wait_until(lambda: attempts() >= 3, what="it fails again and again")
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.wait() == 0
+    lines = terminal.shown.splitlines()
+    assert max(map(cell_len, lines)) <= min(columns, 100)
+    assert all(line.startswith("20") and line[4] == "-" for line in lines), "no line goes on in a second one"
+    assert sum("batch.retry_scheduled" in line for line in lines) == 1
+    assert COLOUR.search(terminal.raw)

@@ -1,0 +1,124 @@
+"""The log on a terminal: a line of at most 100 columns for each event, and an outage once."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import pytest
+
+from poller.system import telemetry
+from poller.system.screen_log import OncePerOutage
+from poller.system.telemetry import setup_logging
+from tests.terminal import _ESCAPE
+from tests.unit.test_logging import logging_as_it_was
+
+log = logging.getLogger("poller.test")
+__all__ = ["logging_as_it_was"]  # a fixture of its own for each test here
+REFUSED = "connection refused by loki:3100 (check the address, and that something listens there)"
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(telemetry, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def screen(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Screen:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    screen = Screen()
+    setup_logging("info", None, screen)
+    return screen
+
+
+def lines(screen: Screen) -> list[str]:
+    return _ESCAPE.sub("", screen.getvalue()).splitlines()
+
+
+def test_a_line_says_when_how_grave_what_whom_why_and_what_to_do(screen: Screen) -> None:
+    log.warning("batch.sent_late", extra={"events": 3, "sink": "loki", "why": "HTTP 503", "hint": "wait"})
+    (line,) = lines(screen)
+    assert line[20:] == "WARNING batch.sent_late sink=loki HTTP 503 (wait) events=3"
+    assert "\x1b[35mWARNING" in screen.getvalue()
+    assert "\x1b[33m" not in screen.getvalue(), "yellow cannot be read on white"
+
+
+@pytest.mark.parametrize("why", [REFUSED * 4, "x" * 500, "ü" * 99, "a\nb\x1b[2J " * 30])
+def test_no_line_has_more_than_100_columns_nor_ends_within_a_word(screen: Screen, why: str) -> None:
+    log.error("sink.parked", extra={"sink": "loki", "why": why, "hint": "replace it"})
+    (line,) = lines(screen)
+    assert len(line) <= 100
+    assert line.isprintable()
+    assert line.endswith("…")
+    if " " in why and why.isprintable():
+        assert f"{line.removesuffix('…').split('sink=loki ')[1]} " in f"{why} "
+
+
+def test_no_colour_where_none_is_wanted(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = Screen()
+    setup_logging("info", None, screen)
+    log.error("sink.parked")
+    assert "\x1b" not in screen.getvalue()
+
+
+def failing(**fields: Any) -> None:
+    log.warning("batch.retry_scheduled", extra={"why": REFUSED, **fields})
+
+
+def test_an_outage_is_told_once_and_again_after_it_was_over(screen: Screen, clock: Clock) -> None:
+    for attempt in range(5):
+        failing(sink="loki", attempt=attempt)
+        clock.now += 60
+    assert len(lines(screen)) == 1
+    failing(sink="other")
+    log.warning("batch.retry_scheduled", extra={"sink": "loki", "why": "HTTP 503"})
+    assert len(lines(screen)) == 3, "another sink, and another reason"
+    log.info("batch.sent", extra={"sink": "loki"})
+    failing(sink="loki")
+    assert len(lines(screen)) == 5
+    failing(sink="other")
+    assert len(lines(screen)) == 5
+    clock.now += 3600
+    failing(sink="other")
+    assert len(lines(screen)) == 6, "after an hour it is another outage"
+
+
+def test_an_api_that_is_down_is_told_once_for_all_contracts(screen: Screen) -> None:
+    log.error("discovery.failed", extra={"account": "default", "why": REFUSED})
+    for contract in ("1", "2"):
+        log.warning("contract.failed", extra={"contract": contract, "why": f"contract {contract}: {REFUSED}"})
+    assert len(lines(screen)) == 1
+    log.info("window.collected", extra={"contract": "1"})
+    log.warning("contract.failed", extra={"contract": "2", "why": REFUSED})
+    assert len(lines(screen)) == 2, "the other one fails still"
+
+
+def test_what_has_no_reason_is_always_told() -> None:
+    once = OncePerOutage(lambda: 0.0)
+    record = logging.makeLogRecord({"levelno": logging.WARNING, "msg": "contract.gone", "contract": "1"})
+    assert once.filter(record)
+    assert once.filter(record)
+
+
+def test_a_pipe_and_the_format_text_get_every_event_whole(clock: Clock) -> None:
+    for format_, stream in (("text", Screen()), (None, io.StringIO()), ("json", Screen())):
+        setup_logging("info", format_, stream)  # type: ignore[arg-type]
+        failing(sink="loki", hint="y" * 200)
+        failing(sink="loki", hint="y" * 200)
+        assert stream.getvalue().count("y" * 200) == 2
