@@ -79,11 +79,7 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
     if sink.retry_initial_seconds > sink.retry_max_seconds:
         yield Problem("retry_initial", "is longer than retry_max")
     if isinstance(sink, HttpSink):
-        yield from _check_path(sink.url, sink.own_path)
-    if isinstance(sink, HttpSink) and sink.key_file is not None and sink.cert_file is None:
-        yield Problem("key_file", "has no cert_file beside it")
-    if isinstance(sink, HttpSink) and _has_secret(sink) and not sink.allow_plain_http and is_clear_text(sink.url):
-        yield Problem("url", *_clear_text("the sink's secret"))
+        yield from _check_http(sink)
     if isinstance(sink, ArchiveSink):
         yield from _check_archive(sink)
     if isinstance(sink, LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink):
@@ -93,6 +89,14 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
         if len(sink.labels) > own:
             hint = f"at most {own}: the program adds {' and '.join(LOKI_LABELS)}, and Loki takes {MAX_LOKI_LABELS}"
             yield Problem("labels", f"are {len(sink.labels)}, too many", hint)
+
+
+def _check_http(sink: HttpSink) -> Iterator[Problem]:
+    yield from _check_path(sink.url, sink.own_path)
+    if sink.key_file is not None and sink.cert_file is None:
+        yield Problem("key_file", "has no cert_file beside it")
+    if _has_secret(sink) and not sink.allow_plain_http and is_clear_text(sink.url):
+        yield Problem("url", *_clear_text("the sink's secret"))
 
 
 def _check_archive(sink: ArchiveSink) -> Iterator[Problem]:
