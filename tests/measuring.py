@@ -22,7 +22,6 @@ MEASURED = (
     "tests/integration/test_collecting.py",
     "tests/integration/test_completion.py",
     "tests/integration/test_documentation.py",
-    "tests/integration/test_fetch.py",
     "tests/integration/test_fetch_errors.py",
     "tests/integration/test_filter_redact.py",
     "tests/integration/test_firehose.py",
@@ -33,12 +32,12 @@ MEASURED = (
     "tests/integration/test_journal.py",
     "tests/integration/test_moesif.py",
     "tests/integration/test_planted_links.py",
+    "tests/integration/test_run_faults.py",
     "tests/integration/test_run_operation.py",
     "tests/integration/test_setup.py",
     "tests/integration/test_simulator.py",
-    "tests/integration/test_sinks.py",
+    "tests/integration/test_state_vanished.py",
     "tests/integration/test_status.py",
-    "tests/integration/test_systemd.py",
 )
 
 
