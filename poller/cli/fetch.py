@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -23,21 +21,19 @@ from poller.core.errors import ConfigError, PollerError, Problem, StateHeldError
 from poller.core.events import OutboxEvent
 from poller.core.mapping import SHORTEST_MADE_BYTES, truncated, with_time
 from poller.core.windows import Window, format_time
+from poller.pipeline.adopt import adopt
 from poller.pipeline.collect import Collector, Poll
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
 from poller.sinks.render import Render, chosen_render
 from poller.sinks.stdout import PRINTED, StdoutSink
-from poller.store.journal import Action
 from poller.store.opening import stores_of
-from poller.store.protocols import State
 
 log = logging.getLogger("poller.fetch")
 
 Renderer = Callable[[OutboxEvent], bytes]
 
 _SAMPLE_SECONDS = 3600
-_MAX_ADOPTED_BYTES = 64 * 1024
 
 
 @click.command("fetch", cls=GlobalOptionsCommand)
@@ -60,7 +56,7 @@ _MAX_ADOPTED_BYTES = 64 * 1024
     "--adopt-state",
     type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
-    help='Begin where the tutorial\'s script stopped: {"last_run": "<iso>"}. Heeded once.',
+    help='Begin where the tutorial\'s script stopped: {"last_run": "<iso>"}. Used only if nothing was collected yet.',
 )
 @click.option(
     "--explain-filter",
@@ -125,7 +121,7 @@ def _fetch(
     try:
         if adopt_state is not None:
             with acting(stores, "fetch --adopt-state", str(adopt_state)) as by:
-                _adopt(adopt_state, state, accounts, by)
+                adopt(adopt_state, state, accounts, now=time.time(), by=by)
         transfer = Transfer([Deliverer(state.outbox, sink)], stop)
         collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)
         failures: list[PollerError] = []
@@ -141,31 +137,6 @@ def _fetch(
     finally:
         stop.set()
         state.close()
-
-
-def _adopt(path: Path, state: State, accounts: Iterable[str], by: Action) -> None:
-    """Begin from the `last_run` of the tutorial's state file, unless this state has begun already."""
-    if state.contracts.all():
-        log.info("state.already_adopted", extra={"file": str(path)})
-        return
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_ADOPTED_BYTES)  # what is cut is no JSON
-        text = str(json.loads(content)["last_run"])
-        at = datetime.fromisoformat(text)
-        since = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
-        if not 0 <= since <= time.time():
-            raise ValueError("last_run lies in the future, or before 1970")
-    except OSError as error:
-        hint = "does it exist, and may this user read it?"
-        raise ConfigError([Problem("--adopt-state", f"{path} cannot be read: {error.strerror}", hint)]) from error
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        hint = 'it should read {"last_run": "2026-05-01T07:42:20+00:00"}'
-        raise ConfigError(
-            [Problem("--adopt-state", f"{path} is not a state of the tutorial's script", hint)]
-        ) from error
-    state.request_reread(accounts, since, by=by)
-    log.info("state.adopted", extra={"file": str(path), "last_run": text})
 
 
 def _check_line_bytes(line_format: Format, max_line_bytes: int | None) -> None:

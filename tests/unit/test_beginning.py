@@ -11,53 +11,14 @@ from typing import Any
 import pytest
 
 from poller.config import Config
-from poller.core.errors import RejectedError, TransientError
-from poller.core.events import Event, Page
-from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.audit import Difference, around, parts_of, self_audit_span
 from poller.pipeline.collect import Collector
 from poller.store.rows import Contract
 from poller.store.sqlite import State
+from tests.fake_api import BEGAN, H, Log
 
-H = 3600
-BEGAN = 1_800_000_000 // H * H + 1260  # within an hour
 DAY = Window(BEGAN - 24 * H, BEGAN + 24 * H)
-
-
-class Log:
-    """An API with an entry at each of its seconds, and a clock that is moved."""
-
-    clock_skew_seconds = 0.0
-
-    def __init__(self, *contracts: str) -> None:
-        self.seconds = {contract: list(range(BEGAN - 24 * H, BEGAN + 24 * H, 60)) for contract in contracts}
-        self.now = float(BEGAN)
-        self.refused: Window | None = None
-        self.rejected: Window | None = None
-        self.requests = 0
-
-    def hanging_count(self) -> int:
-        return 0
-
-    def contracts(self) -> ContractList:
-        return ContractList(list(self.seconds))
-
-    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
-        self.requests += 1
-        if self.refused and self.refused.start <= window.start < self.refused.end:
-            raise TransientError("not now")
-        if self.rejected and window.start < self.rejected.end and self.rejected.start < window.end:
-            raise RejectedError("not this second", status=400)
-        shown = [second for second in self.seconds[contract] if window.start <= second < min(window.end, self.now)]
-        events = tuple(
-            Event(second * 1_000_000, b"%d" % second + b"0" * 6, b"{}") for second in shown[offset : offset + limit]
-        )
-        return Page(events, len(shown), is_capped=False, weight_bytes=2 * len(events), is_mended=False)
-
-    def show(self, contract: str, second: int) -> None:
-        """An entry becomes visible that happened then."""
-        self.seconds[contract].append(second)
 
 
 class Place:

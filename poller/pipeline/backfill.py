@@ -1,0 +1,323 @@
+"""A backfill: a past range exported once, to a file, to stdout or to sinks, and gone on with after an interruption.
+
+Its state belongs to an order, which is what was asked for: the same order again goes on with the same state. What a person has to
+know is returned; nothing here prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from poller.config import AnySink, Config
+from poller.config.sinks import Format
+from poller.core.errors import ConfigError, PollerError, Problem
+from poller.core.events import Event
+from poller.core.reading import Limits
+from poller.core.windows import Window, format_time, tile
+from poller.ionos.api import ActivityLog
+from poller.pipeline.audit import Auditor
+from poller.pipeline.collect import Collector, Done, Poll
+from poller.pipeline.deliver import Deliverer
+from poller.pipeline.status import Use
+from poller.pipeline.transfer import Transfer
+from poller.sinks.base import Sink, TooOld
+from poller.sinks.build import build_sink
+from poller.sinks.output import OutputFile
+from poller.sinks.redaction import redactions_of
+from poller.sinks.render import chosen_render
+from poller.sinks.stdout import PRINTED, StdoutSink
+from poller.store.overview import FINISHED
+from poller.store.protocols import State, Stores
+from poller.store.rows import Prepared
+
+PREFIX = "backfill-"  # of the name of its use
+
+# A backfill is over when it ends: it tries whatever is due of its gaps, not one at each poll.
+_ALL_GAPS = 1000
+
+# Larger windows take fewer requests; this much is well within what a backfill may take.
+_JOB_BYTES = 3 * 1024 * 1024
+_ALL_JOBS_BYTES = 24 * 1024 * 1024
+
+# What is too old in an hour would be refused while the backfill runs.
+_AGE_MARGIN_SECONDS = 3600
+
+_RANGE = "range"
+
+
+class Order(NamedTuple):
+    """What was asked for, as it was typed."""
+
+    start: str
+    end: str
+    contracts: tuple[str, ...]
+    output: str
+    sinks: tuple[str, ...]
+    is_again: bool
+    format: Format = "raw"
+
+    @property
+    def digest(self) -> str:
+        # Without the format where there is none, as it was before there were formats.
+        words = tuple(self) if self.format != "raw" else tuple(self)[:-1]
+        return hashlib.blake2b(repr(words).encode(), digest_size=6).hexdigest()
+
+    @property
+    def use(self) -> str:
+        return f"{PREFIX}{self.digest}"
+
+
+class Span(NamedTuple):
+    """The range of an order: of its first run, as an age means the same time in every run."""
+
+    window: Window
+    is_cut: bool  # `--to` lay in the future of the first run: it ends at the time of that
+    is_first: bool
+
+
+class TooOldEntries(NamedTuple):
+    """Entries of a window that are older than these sinks accept, by the API's count."""
+
+    sinks: tuple[str, ...]
+    window: Window
+    entry_count: int
+
+
+class Export(NamedTuple):
+    """What an export came to."""
+
+    polls: list[Poll]
+    left_out: int  # entries that `run` has collected for the same sinks
+    delivered: int
+
+
+class Backfill:
+    """One run of one order: `span`, then `discover`, `limit_age` and `export`, and `finish` once all of it is exported."""
+
+    def __init__(
+        self,
+        config: Config,
+        order: Order,
+        stores: Stores,
+        state: State,
+        accounts: Mapping[str, ActivityLog],
+        stop: threading.Event,
+        *,
+        jobs: int,
+        too_old: TooOld = "dead-letter",
+        prepare: Callable[[str, Sequence[Event]], Prepared] = lambda contract, events: Prepared(events),
+        trusted_now: Callable[[], float | None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`prepare`: see `Collector`. `trusted_now`: see `build_sink`."""
+        window_bytes = max(config.api.window_bytes, min(jobs * _JOB_BYTES, _ALL_JOBS_BYTES))
+        api = msgspec.structs.replace(config.api, concurrency=jobs, window_bytes=window_bytes)
+        poll = msgspec.structs.replace(config.poll, overlap_seconds=0)
+        self._config = msgspec.structs.replace(config, api=api, poll=poll)
+        self._order = order
+        self._stores = stores
+        self._state = state
+        self._accounts = accounts
+        self._stop = stop
+        self._jobs = jobs
+        self._too_old = too_old
+        self._prepare = prepare
+        self._trusted_now = trusted_now
+        self._clock = clock
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do. Dead letters that were replayed since wait to be sent, however complete it was."""
+        return bool(self._state.fact(FINISHED)) and not any(row.waiting for row in self._state.overview().sinks)
+
+    def span(self, asked: Window) -> Span:
+        """The range to export.  Commits: that of the first run."""
+        if known := self._state.fact(_RANGE):
+            start, end, *cut = known.split("/")
+            return Span(Window(int(start), int(end)), is_cut=bool(cut), is_first=False)
+        now = int(self._clock())
+        is_cut = asked.end > now
+        window = Window(asked.start, min(asked.end, now))
+        self._state.remember(_RANGE, f"{window.start}/{window.end}{'/cut' if is_cut else ''}")
+        return Span(window, is_cut, is_first=True)
+
+    def sinks(self) -> list[Sink]:
+        """Where it goes."""
+        render = chosen_render(self._order.format, self._config.sinks)
+        if self._order.output == "-":
+            return [StdoutSink(PRINTED, render)]
+        if self._order.output:
+            return [OutputFile(Path(self._order.output), self._order.digest, render)]
+        return [
+            build_sink(settings, self._config, self._stop, too_old=self._too_old, trusted_now=self._trusted_now)
+            for settings in self._chosen()
+        ]
+
+    def _chosen(self) -> list[AnySink]:
+        return [settings for settings in self._config.sinks if settings.name in self._order.sinks]
+
+    def discover(self, window: Window) -> tuple[list[str], list[PollerError]]:
+        """The contracts to export, and why others are not among them.
+
+        Raises: ConfigError when every account was asked and none of them sees a contract of the order.
+        """
+        with closing(Collector(self._state, self._accounts, self._config, stop=self._stop)) as collector:
+            found, failures = collector.discover(since=window.start, only=self._order.contracts)
+        left_out = {*found, *self._config.poll.exclude_contracts}
+        for row in self._state.contracts.all():
+            if row.contract in left_out:
+                continue
+            if row.account in self._accounts:
+                message = "the API does not list it any more, and none of it was read"
+                hint = "run the same command again when it does, or put it into poll.exclude_contracts"
+            else:
+                message = "its account is not configured any more"
+                hint = "put it back into the configuration, or the contract into poll.exclude_contracts"
+            failures.append(PollerError(message, contract=row.contract, hint=hint))
+        unknown = set(self._order.contracts) - set(found)
+        if unknown and all(error.contract for error in failures):  # every account could be asked
+            hint = "check the number, and which contracts the token may see with `ionos-poller check`"
+            raise ConfigError([Problem("--contract", f"no account sees {', '.join(sorted(unknown))}", hint)])
+        return found, failures
+
+    def limit_age(
+        self, sinks: Sequence[Sink], contracts: Sequence[str], window: Window
+    ) -> tuple[Window, list[TooOldEntries]]:
+        """The window to read, and what in the range is older than the sinks accept.
+
+        Commits: with `skip`, that reading begins where the sinks accept entries.
+        Raises: ConfigError when entries shall be skipped that some of the sinks accept.
+        """
+        ages = {sink.name: sink.max_age_seconds for sink in sinks if sink.max_age_seconds is not None}
+        now = self._clock()
+        if not ages or self._too_old != "skip":
+            limits = {name: min(int(now - age), window.end) for name, age in ages.items()}
+            old = [self._count_old((name,), contracts, Window(window.start, limit)) for name, limit in limits.items()]
+            return window, [entries for entries in old if entries.entry_count]
+        if len(ages) < len(sinks) or len(set(ages.values())) > 1:
+            hint = "skipping would keep them from sinks that take them: make a backfill of its own for each sink"
+            raise ConfigError([Problem("--too-old skip", "these sinks do not take entries equally old", hint)])
+        limit = min(int(now - min(ages.values())) + _AGE_MARGIN_SECONDS, window.end)
+        counts = {contract: self._count(contract, limit) for contract in contracts}
+        for contract, count in counts.items():
+            self._state.contracts.skip_to(contract, limit, count)
+        skipped = TooOldEntries(tuple(ages), Window(window.start, limit), sum(counts.values()))
+        return Window(max(window.start, limit), window.end), [skipped] if skipped.entry_count else []
+
+    def _count_old(self, sinks: tuple[str, ...], contracts: Sequence[str], window: Window) -> TooOldEntries:
+        return TooOldEntries(sinks, window, sum(self._count(contract, window.end) for contract in contracts))
+
+    def _count(self, contract: str, end: int) -> int:
+        """How many entries the API holds from where we are up to `end`."""
+        row = self._state.contracts.get(contract)
+        if row is None or row.watermark >= end:
+            return 0
+        api = self._config.api
+        limits = Limits(api.page_size, api.result_window, api.window_bytes)
+        auditor = Auditor(self._accounts[row.account], contract, limits)
+        return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
+
+    def export(
+        self,
+        sinks: Sequence[Sink],
+        contracts: Sequence[str],
+        window: Window,
+        *,
+        on_window: Callable[[Done], None] = lambda done: None,
+        tick: Callable[[int], None] = lambda delivered: None,
+        tick_seconds: float = 60.0,
+    ) -> Export:
+        """Read the contracts up to the window's end and send what is new; `tick` is told now and then how much was sent.
+
+        Raises: what `Transfer.run` does.
+        """
+        redactions = redactions_of(self._chosen(), self._config)
+        deliverers = [Deliverer(self._state.outbox, sink, redact=redactions.get(sink.name)) for sink in sinks]
+        transfer = Transfer(deliverers, self._stop)
+        left_out: list[int] = []  # from several threads
+
+        def after_window(done: Done) -> None:
+            transfer.after_window(done)
+            left_out.append(done.left_out)
+            on_window(done)
+
+        with ExitStack() as others:
+            collector = Collector(
+                self._state,
+                self._accounts,
+                self._config,
+                stop=self._stop,
+                prepare=self._prepare,
+                elsewhere=self._elsewhere(others),
+                on_window=after_window,
+                until=window.end,
+                gaps_at_once=_ALL_GAPS,
+            )
+            polls = transfer.run(
+                collector, lambda: contracts, self._jobs, lambda: tick(transfer.delivered), tick_seconds
+            )
+        return Export(polls, sum(left_out), transfer.delivered)
+
+    def _elsewhere(self, others: ExitStack) -> Callable[[str, Sequence[Event]], Collection[bytes]]:
+        """What `run` has collected for these sinks, unless it is to be sent again. `others` closes it."""
+        if self._order.is_again or not self._order.sinks or "run" not in self._stores.uses():
+            return lambda contract, events: ()
+        other = others.enter_context(closing(self._stores.collected("run", self._order.sinks)))
+
+        def collected(contract: str, events: Sequence[Event]) -> Collection[bytes]:
+            unseen = {event.identity for event in other.unseen(contract, events)}
+            return {event.identity for event in events if event.identity not in unseen}
+
+        return collected
+
+    def finish(self, sinks: Sequence[Sink]) -> None:
+        """All of it is exported.  Commits: that it is; the file gets its name."""
+        for sink in sinks:
+            if isinstance(sink, OutputFile):
+                sink.finish()
+        self._state.remember(FINISHED, format_time(int(self._clock())))
+        self._state.shrink()
+
+
+def discard(stores: Stores, order: Order) -> None:
+    """Forget what was exported, and delete it where it is in a file: the file that we wrote, and no other of that name."""
+    if order.use not in stores.uses():
+        stores.discard(order.use)  # it may have vanished
+        return
+    with closing(stores.open(order.use)) as state:
+        mark = next((sink.mark for sink in state.outbox.sinks()), None)
+        is_finished = state.fact(FINISHED) is not None
+    stores.discard(order.use)
+    if order.output not in ("", "-"):
+        OutputFile(Path(order.output), order.digest).discard(mark, is_finished=is_finished)
+
+
+def to_forget(uses: Sequence[Use], ids: Sequence[str], *, is_all_finished: bool, may_be_unfinished: bool) -> list[str]:
+    """The uses to be deleted: those named, and with `is_all_finished` every finished one.
+
+    Raises: ConfigError for each that there is not, and for each that is not finished unless `may_be_unfinished`.
+    """
+    known = {use.name: use for use in uses if use.name.startswith(PREFIX)}
+    listed = f"there are: {', '.join(known) or 'none'}"
+    names = [PREFIX + id_.removeprefix(PREFIX) for id_ in ids]
+    names += [name for name, use in known.items() if is_all_finished and use.state.is_done and name not in names]
+    if not names and not is_all_finished:
+        raise ConfigError([Problem("ID", "missing", f"name one, or give --finished; {listed}")])
+    problems = [Problem("ID", f"there is no {name}", listed) for name in names if name not in known]
+    hint = "run it again to go on, or give --yes to forget it all the same"
+    problems += [
+        Problem(name, "is not finished, or has dead letters", hint)
+        for name in names
+        if name in known and not known[name].state.is_done and not may_be_unfinished
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return names

@@ -1,0 +1,66 @@
+"""The adoption of the script's state: which times are used, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from poller.core.errors import ConfigError
+from poller.pipeline.adopt import adopt
+from poller.store.journal import Action, Person
+from poller.store.sqlite import State
+
+NOW = 1_800_000_000
+BY = Action(Person(1000, "anna"), "fetch --adopt-state", clock=lambda: NOW)
+
+
+@pytest.fixture
+def fresh(directory: Path) -> State:
+    return State.open(directory, "fetch")
+
+
+@pytest.mark.parametrize(
+    ("text", "since"),
+    [
+        ("2026-05-01T07:42:20+00:00", 1_777_621_340),
+        ("2026-05-01T09:42:20+02:00", 1_777_621_340),
+        ("2026-05-01T07:42:20", 1_777_621_340),  # the script wrote UTC, whatever this machine's zone is
+    ],
+)
+def test_it_begins_where_the_script_stopped(
+    fresh: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, since: int
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    file = tmp_path / "old.json"
+    file.write_text(f'{{"last_run": "{text}"}}')
+    assert adopt(file, fresh, ["default"], now=NOW, by=BY)
+    assert fresh.requested_reread("default") == since
+    fresh.close()
+
+
+def test_a_state_that_has_begun_is_left_as_it_is(state: State, tmp_path: Path) -> None:
+    assert not adopt(tmp_path / "missing.json", state, ["default"], now=NOW, by=BY)
+    assert state.requested_reread("default") is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"last_run": 7}',
+        '{"last_run": "2099-01-01T00:00:00+00:00"}',
+        '{"last_run": "1969-12-31T00:00:00"}',
+    ],
+)
+def test_what_is_no_state_of_the_script_changes_nothing(fresh: State, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "old.json"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match="not a state of the tutorial's script"):
+        adopt(file, fresh, ["default"], now=NOW, by=BY)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        adopt(tmp_path / "missing.json", fresh, ["default"], now=NOW, by=BY)
+    assert fresh.requested_reread("default") is None
+    fresh.close()
