@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import click
@@ -22,14 +21,13 @@ from poller.core.errors import (
     PollerError,
     Problem,
     StateError,
-    StateHeldError,
-    StoppedError,
 )
 from poller.core.gaps import summary
 from poller.core.hours import HOUR_SECONDS
 from poller.core.windows import Window, format_time
-from poller.pipeline.audit import Audited, Difference, Parts, parts_of, whole_hours
+from poller.pipeline.audit import Audited, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
+from poller.pipeline.repair import Comparison, Repair, compare
 from poller.pipeline.status import gap_data
 from poller.store.gaps import Gap
 from poller.store.journal import Action
@@ -40,8 +38,6 @@ from poller.store.rows import Contract
 # How long a repair that the daemon does is waited for: its next poll begins within an interval, and takes this long.
 _DAEMON_SECONDS = 60.0
 _LONGEST_WAIT_SECONDS = 600.0
-_LOOK_AGAIN_SECONDS = 0.5
-_MAX_REPAIRS = 5  # more may become visible while one is done
 _TOLD_BEGINNINGS = 3
 _TOLD_GAPS = 5
 
@@ -139,8 +135,8 @@ class _Audit:
         contracts, span = [row.contract for row in rows], whole_hours(asked)
         reached = _around([self._parts(row, span).compared for row in rows])
         before = [self._before(row, part) for row in rows if (part := self._parts(row, asked).before) is not None]
-        results, failures = self._compare(contracts, span)
-        differences = _differences(results)
+        comparison = compare(self._collector, contracts, span)
+        results, failures, differences = comparison.results, list(comparison.failures), comparison.differences
         compared = [
             Compared(row.contract, part, results[row.contract])
             for row in rows
@@ -150,14 +146,14 @@ class _Audit:
             self._show(compared, reached, before, self._gaps(contracts, span), is_complete=not failures)
             if compared:
                 self._tell_too_young(asked, reached)
-        if missing := _missing(differences) if by is None and not self._as_json else 0:
+        if missing := comparison.missing if by is None and not self._as_json else 0:
             note(f"{missing:,} entries are missing; the same with --repair collects them")
         if by is not None and differences:
-            results, failed = self._repair_all(contracts, span, results, by)
-            failures += failed
-            differences = _differences(results)
+            comparison = self._repair(contracts, span, comparison, by)
+            failures += comparison.failures
+            results, differences = comparison.results, comparison.differences
             compared = [row._replace(result=results[row.contract]) for row in compared if row.contract in results]
-            missing = _missing(differences)
+            missing = comparison.missing
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
         gaps = self._gaps(contracts, span)
         if self._as_json:  # one answer: what is so in the end
@@ -207,20 +203,6 @@ class _Audit:
                 f"`{self._use}` has not collected any contract yet: there is nothing to compare", hint=hint
             )
         return [row for row in rows if not only or row.contract in only]
-
-    def _compare(self, contracts: Sequence[str], span: Window) -> tuple[dict[str, Audited], list[PollerError]]:
-        """What comparing came to by contract, and which contracts could not be compared."""
-        results: dict[str, Audited] = {}
-        failures: list[PollerError] = []
-        for contract in contracts:
-            try:
-                results[contract] = self._collector.audit(contract, span, by_reading=True)
-            except StateError:
-                raise
-            except PollerError as error:
-                error.contract = error.contract or contract
-                failures.append(error)
-        return results, failures
 
     def _show(
         self,
@@ -306,58 +288,30 @@ class _Audit:
         }
         echo_json(answer)
 
-    def _repair_all(
-        self, contracts: Sequence[str], span: Window, results: dict[str, Audited], by: Action
-    ) -> tuple[dict[str, Audited], list[PollerError]]:
-        """Repair and compare until nothing is missing, or a repair changes nothing. Returns what it came to in the end."""
-        failures: list[PollerError] = []
-        for _ in range(_MAX_REPAIRS):
-            missing = _missing(_differences(results))
-            failures += self._repair(_differences(results), by)
-            results, failed = self._compare(contracts, span)
-            failures += failed
-            if failures or not 0 < _missing(_differences(results)) < missing:
-                break
-        return results, failures
-
-    def _repair(self, differences: Sequence[Difference], by: Action) -> list[PollerError]:
-        """Have the missing hours read: by a running `run`, or else here and now."""
-        forgotten = sum(difference.missing for difference in differences if difference.forgotten)
-        if forgotten:
-            note(f"{forgotten} missing entries lie in hours older than poll.ledger_retention: `backfill` exports those")
-        if not self._collector.repair(differences, by=by):
-            return []
-        with ExitStack() as hold:
-            if not self._hold_or_leave_to_daemon({difference.contract for difference in differences}, hold):
-                return []
-            prepare = preparation(self._config)
-            collector = Collector(self._state, self._accounts, self._config, stop=self._stop, prepare=prepare)
-            polls = [collector.collect(contract) for contract in sorted({row.contract for row in differences})]
-        repaired = sum(poll.repaired for poll in polls)
-        note(f"{repaired} entries collected; the next `{self._use}` delivers them")
-        return [poll.failure for poll in polls if poll.failure]
-
-    def _hold_or_leave_to_daemon(self, contracts: Collection[str], hold: ExitStack) -> bool:
-        """Hold the state until `hold` ends. False where another process holds it: it has repaired then, or takes its time."""
-        deadline = time.monotonic() + min(self._config.poll.interval_seconds + _DAEMON_SECONDS, _LONGEST_WAIT_SECONDS)
-        is_told = False
-        while True:
-            try:
-                hold.enter_context(self._state.held())
-                return True
-            except StateHeldError:
-                if not is_told:
-                    note(
-                        "the running daemon collects them at its next poll; waiting for it (Ctrl-C: it does so anyway)"
-                    )
-                    is_told = True
-            if not any(span.purpose == "repair" for name in contracts for span in self._state.contracts.ranges(name)):
-                return False
-            if time.monotonic() >= deadline:
-                note("it has not done so yet; this audit says later whether it has")
-                return False
-            if self._stop.wait(_LOOK_AGAIN_SECONDS):
-                raise StoppedError("asked to stop")
+    def _repair(self, contracts: Sequence[str], span: Window, first: Comparison, by: Action) -> Comparison:
+        """Have what is missing read, say what came of it, and return the last comparison."""
+        repaired = Repair(
+            self._state,
+            self._collector,
+            lambda: Collector(
+                self._state, self._accounts, self._config, stop=self._stop, prepare=preparation(self._config)
+            ),
+            self._stop,
+            patience_seconds=min(self._config.poll.interval_seconds + _DAEMON_SECONDS, _LONGEST_WAIT_SECONDS),
+            on_waiting=lambda: note(
+                "the running daemon collects them at its next poll; waiting for it (Ctrl-C: it does so anyway)"
+            ),
+        ).run(contracts, span, first, by=by)
+        if repaired.is_late:
+            note("it has not done so yet; this audit says later whether it has")
+        if repaired.forgotten:
+            note(
+                f"{repaired.forgotten} missing entries lie in hours older than poll.ledger_retention:"
+                " `backfill` exports those"
+            )
+        if repaired.collected:
+            note(f"{repaired.collected} entries collected; the next `{self._use}` delivers them")
+        return repaired.comparison
 
 
 def _show_proof(compared: Sequence[Compared]) -> None:
@@ -367,14 +321,6 @@ def _show_proof(compared: Sequence[Compared]) -> None:
         at_api, collected = f"{part.result.at_api:,}", f"{part.result.collected:,}"
         start, end = map(format_time, part.window)
         click.echo(f"{part.contract:<9} {part.hours:>5} {at_api:>9} {collected:>9}  {start}  {end}")
-
-
-def _differences(results: Mapping[str, Audited]) -> list[Difference]:
-    return [row for result in results.values() for row in result.differences]
-
-
-def _missing(differences: Sequence[Difference]) -> int:
-    return sum(difference.missing for difference in differences)
 
 
 def _range(window: Window) -> dict[str, str]:

@@ -1,0 +1,152 @@
+"""The repair of an audit: who reads what is missing, when it gives up, and what it leaves to a backfill."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.config import Config
+from poller.core.errors import AuthError, StateHeldError, StoppedError
+from poller.core.windows import Window
+from poller.pipeline.audit import Audited, Difference
+from poller.pipeline.collect import Collector
+from poller.pipeline.repair import Comparison, Repair, compare
+from poller.store.journal import Action, Person
+from poller.store.protocols import State
+from poller.store.sqlite import Stores
+from tests.fake_api import BEGAN, H, Log
+
+BY = Action(Person(1000, "anna"), "audit --repair", clock=lambda: BEGAN)
+SPAN = Window(BEGAN - H, BEGAN + 3 * H)
+
+
+class Place:
+    """A state of `run` that has collected two hours, and an API that has shown one more entry of them since."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.log, self.stop = Log("1"), threading.Event()
+        self.state: State = stores.open("run")
+        collector = self.collector()
+        for _ in range(4):
+            self.log.now += H / 2
+            for contract in collector.discover()[0]:
+                collector.collect(contract)
+        collector.close()
+        self.log.show("1", BEGAN + H + 1)
+        self.state.close()
+        self.state = stores.attach("run")
+
+    def collector(self) -> Collector:
+        accounts: dict[str, Any] = {"default": self.log}
+        return Collector(self.state, accounts, Config(), stop=self.stop, clock=lambda: self.log.now)
+
+    def repair(self, **options: Any) -> Any:
+        auditor = self.collector()
+        repair = Repair(self.state, auditor, self.collector, self.stop, **{"patience_seconds": 10.0, **options})
+        return repair.run(["1"], SPAN, compare(auditor, ["1"], SPAN), by=BY)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(Stores(tmp_path))
+    with closing(made.state):
+        yield made
+
+
+class HeldElsewhere(AbstractContextManager[None]):
+    def __enter__(self) -> None:
+        raise StateHeldError("another process works on it")
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def held_elsewhere(place: Place, monkeypatch: pytest.MonkeyPatch, is_held: Callable[[], bool] = lambda: True) -> None:
+    real = place.state.held
+    monkeypatch.setattr(place.state, "held", lambda: HeldElsewhere() if is_held() else real())
+
+
+def test_what_is_missing_is_read_here_where_no_other_process_holds_the_state(place: Place) -> None:
+    assert compare(place.collector(), ["1"], SPAN).missing == 1
+    repaired = place.repair()
+    assert (repaired.comparison.missing, repaired.collected, repaired.is_late) == (0, 1, False)
+    assert not place.state.overview().imbalances()
+
+
+def test_the_process_that_holds_the_state_reads_it_and_is_waited_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[str] = []
+
+    def poll_of_the_daemon() -> None:
+        waits.append("began")
+        place.collector().collect("1")
+
+    held_elsewhere(place, monkeypatch)
+    repaired = place.repair(on_waiting=poll_of_the_daemon)
+    assert waits == ["began"]
+    assert (repaired.comparison.missing, repaired.collected, repaired.is_late) == (0, 0, False)
+
+
+def test_a_process_that_does_not_read_it_in_time_is_late(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_elsewhere(place, monkeypatch)
+    times = iter([0.0, 11.0])
+    repaired = place.repair(clock=lambda: next(times))
+    assert (repaired.comparison.missing, repaired.collected, repaired.is_late) == (1, 0, True)
+    assert [span.purpose for span in place.state.contracts.ranges("1")] == ["repair"], "it does so later"
+
+
+def test_what_a_process_that_ended_did_not_read_is_read_here(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_ended = threading.Event()
+    held_elsewhere(place, monkeypatch, lambda: not has_ended.is_set())
+    repaired = place.repair(on_waiting=has_ended.set)
+    assert (repaired.comparison.missing, repaired.collected) == (0, 1)
+
+
+def test_who_stops_it_does_not_wait(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_elsewhere(place, monkeypatch)
+    with pytest.raises(StoppedError):
+        place.repair(on_waiting=place.stop.set)
+
+
+def test_entries_whose_identities_were_pruned_are_counted_and_not_read_again(place: Place) -> None:
+    collected = Comparison({"1": Audited([Difference("1", SPAN, 9, 4, forgotten=4)])}, [])
+    repair = Repair(place.state, place.collector(), place.collector, place.stop, patience_seconds=1.0)
+    repaired = repair.run([], SPAN, collected, by=BY)
+    assert (repaired.forgotten, repaired.collected) == (5, 0)
+    assert place.state.contracts.ranges("1") == []
+
+
+def test_a_repair_that_fails_is_not_tried_again_and_is_told(place: Place) -> None:
+    auditor = place.collector()
+    first = compare(auditor, ["1"], SPAN)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise AuthError("the token was refused")
+
+    place.log.page = refuse  # type: ignore[assignment, method-assign]
+    repaired = Repair(place.state, auditor, place.collector, place.stop, patience_seconds=1.0).run(
+        ["1"], SPAN, first, by=BY
+    )
+    assert repaired.collected == 0
+    assert {type(error) for error in repaired.comparison.failures} == {AuthError}
+
+
+def test_a_contract_that_cannot_be_compared_does_not_stop_the_others(place: Place) -> None:
+    place.log.seconds["2"] = []
+    collector = place.collector()
+    collector.discover()
+    real = collector.audit
+
+    def audit(contract: str, span: Window, *, by_reading: bool = False) -> Audited:
+        if contract == "1":
+            raise AuthError("refused")
+        return real(contract, span, by_reading=by_reading)
+
+    collector.audit = audit  # type: ignore[method-assign]
+    found = compare(collector, ["1", "2"], SPAN)
+    assert ([error.contract for error in found.failures], list(found.results)) == (["1"], ["2"])
