@@ -28,6 +28,8 @@ def check_use(stores: Stores, use: str) -> Iterator[Finding]:
         return
     hint = "keep this machine's clock right: `timedatectl set-ntp true`"
     yield from (warn(f"state {use}", line, hint) for line in overview.clock_troubles(time.time()))
+    hint = "compare `ionos-poller config show` on each machine"
+    yield from (warn(f"state {use}", line, hint) for line in overview.replica_troubles())
     gaps = [gap.window for gap in overview.gaps if gap.is_open]
     if gaps:
         hint = f"`ionos-poller gaps list --use {use}` shows them, `gaps accept` takes one as it is"

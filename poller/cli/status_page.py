@@ -20,7 +20,7 @@ from poller.core.windows import format_time
 from poller.pipeline.status import Seen, Use
 from poller.service.readiness import gaps_told, is_stale
 from poller.store.overview import Overview, SinkOverview
-from poller.store.rows import Contract
+from poller.store.rows import Contract, Replica
 
 _WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
 CONTRACTS_AT_A_GLANCE = 20
@@ -77,15 +77,30 @@ def _finished(done: Sequence[Use]) -> Padding:
 
 def _use(config: Config, use: Use, contracts: int | None) -> Iterator[RenderableType]:
     now = time.time()
-    running = f"at work, process {use.process}" if use.process else "not running"
+    running = _running(use)
     if use.state.finished:
         running += f", finished {use.state.finished}"
-    yield Text.assemble((use.name, "bold"), "   ", (running, "green" if use.process else ""))
+    yield Text.assemble((use.name, "bold"), "   ", (running, "" if running.startswith("not") else "green"))
+    if use.state.replicas:
+        headings = ("replica", "process", "version", "contracts>", "last sign of life")
+        yield _table(*headings, rows=(_replica(row, now) for row in use.state.replicas))
     yield from _contracts(config, use.state, now, contracts)
     if use.state.sinks:
         yield _sink_table(config, use)
     yield from _troubles(config, use, now)
     yield from _books(config, use.state)
+
+
+def _running(use: Use) -> str:
+    if use.state.replicas:
+        count = len(use.state.replicas)
+        return f"at work, {count} replica{'s'[: count != 1]}"
+    return f"at work, process {use.process}" if use.process else "not running"
+
+
+def _replica(row: Replica, now: float) -> list[Text]:
+    ago = Text(f"{_span(now - row.seen_at)} ago", "green")
+    return [Text(printable(row.host)), Text(str(row.pid)), Text(row.version), Text(f"{row.contracts:,}"), ago]
 
 
 def _contracts(config: Config, state: Overview, now: float, at_most: int | None) -> Iterator[RenderableType]:
@@ -152,6 +167,8 @@ def _gaps(use: Use) -> Iterator[Padding]:
 
 def _troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
     """What the tables have one word for, whole."""
+    for line in use.state.replica_troubles():
+        yield _line("yellow", line)
     for line in use.state.clock_troubles(now):
         yield _line("red", line)
     for contract in use.state.contracts:

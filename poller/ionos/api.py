@@ -123,6 +123,10 @@ class ActivityLog:
         """How many requests, of all accounts, wait for an answer for so long that others are sent beside them."""
         return self._asking.turns.hanging_count()
 
+    def take_part(self, part: float) -> None:
+        """Use only this part of `requests_per_second`, above 0 and at most 1: other replicas use the rest."""
+        self._asking.take_part(part)
+
     def admit(self, contract: str) -> bool:
         """Whether a poll of this contract may begin now: of those that do not answer, only a few may at once."""
         return self._asking.turns.admit(contract)

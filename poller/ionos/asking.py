@@ -90,6 +90,10 @@ class Asking:
         self._pace = Pace()
         self._lock = threading.Lock()
 
+    def take_part(self, part: float) -> None:
+        """Use only this part of the account's pace: other replicas use the rest."""
+        self._rate_limit.take_part(part)
+
     def is_slow(self, contract: str) -> bool:
         """Whether the last request of a contract was not answered in time."""
         return self.turns.is_slow(contract)

@@ -340,11 +340,19 @@ class RateLimit:
     """
 
     def __init__(self, per_second: float) -> None:
-        # Below one a second the span grows instead: 0.5 is one request in any two seconds.
-        self._count = max(1, int(per_second))
-        self._span_seconds = max(1.0, 1 / per_second) if per_second > 0 else 0.0
+        self._per_second = per_second
         self._turns: list[Turn] = []
         self._lock = threading.Lock()
+        self.take_part(1.0)
+
+    def take_part(self, part: float) -> None:
+        """Use only this part of the pace, above 0 and at most 1: other processes use the rest."""
+        per_second = self._per_second * part
+        with self._lock:
+            # Below one a second the span grows instead: 0.5 is one request in any two seconds.
+            self._count = max(1, int(per_second))
+            self._span_seconds = max(1.0, 1 / per_second) if per_second > 0 else 0.0
+            self._turns = sorted(self._turns, key=lambda turn: turn.at)[-self._count :]
 
     def wait(self, stop: threading.Event) -> Turn:
         """Wait for a turn, within which the request is sent.  Raises: StoppedError when `stop` is set while waiting."""

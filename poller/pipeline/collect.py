@@ -349,11 +349,16 @@ class Collector:
             repaired=poll.repaired + done.repaired,
         )
 
+    def take_part(self, part: float) -> None:
+        """Use only this part of `requests_per_second`, above 0 and at most 1: other replicas use the rest."""
+        for api in self._first_account():
+            api.take_part(part)
+
     def _hanging_count(self) -> int:
         return sum(api.hanging_count() for api in self._first_account())
 
     def _first_account(self) -> list[ActivityLog]:
-        return [*self._accounts.values()][:1]  # they share their turns
+        return [*self._accounts.values()][:1]  # they share their turns, and their pace
 
     def _wait_for_room(self) -> None:
         """Wait while the outbox and the dead letters are full: the API keeps what is not collected yet."""

@@ -15,7 +15,7 @@ from poller.store.journal import JournalEntry
 from poller.store.letters import NO_LETTERS, LetterBooks
 from poller.store.overview import Overview
 from poller.store.protocols import Stores
-from poller.store.rows import Contract
+from poller.store.rows import Contract, Replica
 
 _TOLD_BY_HOURS = ("compared_start", "compared_end", "differing")
 
@@ -67,8 +67,14 @@ def status_data(seen: Seen) -> dict[str, object]:
     return {
         "uses": {use.name: _use_data(use) for use in seen.uses},
         "gaps": [{"use": use.name, **gap_data(gap)} for use in seen.uses for gap in use.state.gaps],
+        "replicas": [{"use": use.name, **replica_data(row)} for use in seen.uses for row in use.state.replicas],
         "failures": [escaped(str(failure)) for failure in seen.failures],
     }
+
+
+def replica_data(row: Replica) -> dict[str, object]:
+    """A replica for machines."""
+    return {**row._asdict(), "since": _time(row.since), "seen_at": _time(row.seen_at)}
 
 
 def gap_data(gap: Gap) -> dict[str, object]:
@@ -96,6 +102,8 @@ def action_data(entry: JournalEntry) -> dict[str, object]:
 
 def _use_data(use: Use) -> dict[str, object]:
     now, state = time.time(), use.state
+    # Who holds a contract delivers it, to every sink.
+    holders = ", ".join(sorted({row.holder for row in state.contracts if row.holder}))
     return {
         "process": use.process,
         "created_at": _time(state.created_at),
@@ -125,6 +133,7 @@ def _use_data(use: Use) -> dict[str, object]:
                 "retry_at": _time(row.sink.retry_at),
                 "parked_at": _time(row.sink.parked_at),
                 "failure": row.sink.failure,
+                "holder": holders,
                 "balanced": row.is_balanced and state.letters.get(row.sink.name, NO_LETTERS).is_balanced,
             }
             for row in state.sinks

@@ -64,7 +64,7 @@ class Daemon:
         self._build = build
         self._notifier = notifier
         self._clock = clock
-        self.metrics = Metrics(state.overview, clock)
+        self.metrics = Metrics(state.overview, clock, lambda: state.lost_leases)
         # Not an Event: a signal may come while the main thread is inside of one, which would then wait for itself.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_stopping = False

@@ -13,18 +13,26 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from poller import __version__
+from poller.core.errors import StateUnavailableError
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import Overview
 from poller.store.rows import Contract
 from poller.system.telemetry import dropped_lines
 
 _PREFIX = "ionos_poller_"
+_AVAILABLE = "0 while the state cannot be read. Nothing is lost meanwhile: collecting waits."
 
 
 class Metrics:
     """The registry of one process. `read` gives the state; it is called once a scrape."""
 
-    def __init__(self, read: Callable[[], Overview], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Overview],
+        clock: Callable[[], float] = time.time,
+        lost_leases: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`lost_leases`: how often this process lost what it held to another replica."""
         self.registry = CollectorRegistry()
         self._read = read
         self._is_polled: Callable[[Contract], bool] = lambda row: True
@@ -57,10 +65,13 @@ class Metrics:
             "Polls, sinks and jobs that have waited longer than their time-outs allow. /healthz names them.",
             registry=self.registry,
         )
+        self.replica_contracts = Gauge(
+            f"{_PREFIX}replica_contracts", "Contracts that this process polls and delivers.", registry=self.registry
+        )
         build = Gauge(f"{_PREFIX}build_info", "The version that runs.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
         is_polled = lambda row: self._is_polled(row)  # noqa: E731, PLW0108 - as it is at the time of the scrape
-        self.registry.register(_StateCollector(read, clock, is_polled))
+        self.registry.register(_StateCollector(read, clock, is_polled, lost_leases))
 
     def keep(self, accounts: Collection[str], wants: Callable[[str], bool]) -> None:
         """Show the gauges of these accounts and of the contracts that are wanted, no others.
@@ -85,18 +96,33 @@ class Metrics:
 
 class _StateCollector(Collector):
     def __init__(
-        self, read: Callable[[], Overview], clock: Callable[[], float], is_polled: Callable[[Contract], bool]
+        self,
+        read: Callable[[], Overview],
+        clock: Callable[[], float],
+        is_polled: Callable[[Contract], bool],
+        lost_leases: Callable[[], int],
     ) -> None:
         self._read = read
         self._clock = clock
         self._is_polled = is_polled
+        self._lost_leases = lost_leases
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: so that registering does not read the state."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        state = self._read()
+        text = "How often this process lost its contracts to another replica."
+        yield _counter("lease_lost", text, [], {(): self._lost_leases()})
+        try:
+            state = self._read()
+        except StateUnavailableError:  # the rest comes back with it
+            yield _gauge("state_available", _AVAILABLE, [], {(): 0})
+            return
+        yield _gauge("state_available", _AVAILABLE, [], {(): 1})
+        yield from self._of_state(state)
+
+    def _of_state(self, state: Overview) -> Iterable[Metric]:
         now = self._clock()
         by_contract = {row.contract: row for row in state.contracts}
         polled = [row for row in state.contracts if self._is_polled(row)]

@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
 _PRUNE_SECONDS = 3600.0
+_SHARE_SECONDS = 2.0  # so soon what a replica left is taken over
 _FIRST_AUDIT_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
 _AUDIT_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
 _UNAVAILABLE_SECONDS = 3.0
@@ -109,7 +110,10 @@ class Schedule:
             clock=clock,
         )
         self._clocks_lock = threading.Lock()
+        self._found: list[str] = []  # all that discovery found, and of these what is polled here
         self._contracts: set[str] = set()
+        self._has_all = True
+        self._share_lock = threading.Lock()
         self._discovery_failures: list[PollerError] | None = None
         self._tokens = TokenWatch(parts.token_expiries, metrics.token_expires_at, clock)
         self._skewed: set[str] = set()
@@ -138,6 +142,7 @@ class Schedule:
         every(self._tick, HEARTBEAT_SECONDS, "heartbeat", now)
         every(self._state.check_in_place, HEARTBEAT_SECONDS, "state", now)
         every(self._discover, settings.discovery_interval_seconds, "discovery", now)
+        every(self._take_share, _SHARE_SECONDS, "share", now + timedelta(seconds=_SHARE_SECONDS))
         every(self._prune, _PRUNE_SECONDS, "prune", now + timedelta(seconds=_PRUNE_SECONDS))
         every(self._tokens.look, _TOKEN_SECONDS, "tokens", now)
         if settings.audit_interval_seconds:
@@ -209,22 +214,47 @@ class Schedule:
         except StateUnavailableError:
             self._discover_soon()
             raise
-        for contract in sorted(self._contracts - set(contracts)):
-            self._scheduler.remove_job(f"poll-{contract}")
+        for contract in sorted(set(self._found).difference(contracts)):
             log.warning("contract.gone", extra={"contract": contract})
         for contract in contracts:
-            if contract in self._contracts:
-                continue
-            log.info("contract.discovered", extra={"contract": contract})
-            self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
-            poll = self._guarded(f"the poll of contract {contract}", lambda contract=contract: self._poll(contract))  # type: ignore[misc]
-            self._scheduler.add_job(
-                poll, Every(self.parts.config.poll.interval_seconds, is_spread=True), id=f"poll-{contract}"
-            )
-        self._contracts = set(contracts)
+            if contract not in self._found:
+                log.info("contract.discovered", extra={"contract": contract})
+        self._found = contracts
         self._discovery_failures = failures
         if failures:
             self._discover_soon()
+        self._take_share()
+
+    def _take_share(self) -> None:
+        """Poll this replica's fair share of the contracts, and leave the others to the replicas that hold them."""
+        with self._share_lock:
+            held = self._state.contracts.share(self._found)
+            before, self._contracts = self._contracts, set(held)
+            for contract in sorted(before - self._contracts):
+                with suppress(LookupError):  # stopping
+                    self._scheduler.remove_job(f"poll-{contract}")
+            for contract in held:
+                if contract not in before:
+                    self._begin_polling(contract)
+            # A replica asks for what it holds: with such parts, all of them together keep the pace of the account.
+            self._metrics.replica_contracts.set(len(held))
+            self._collector.take_part(max(1, len(held)) / max(1, len(self._found)))
+            if before != self._contracts:
+                self._wake_sinks()  # what waits of these contracts is delivered here from now on
+                self._tell_of_share(before)
+
+    def _begin_polling(self, contract: str) -> None:
+        self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
+        poll = self._guarded(f"the poll of contract {contract}", lambda: self._poll(contract))
+        interval = self.parts.config.poll.interval_seconds
+        self._scheduler.add_job(poll, Every(interval, is_spread=True), id=f"poll-{contract}")
+
+    def _tell_of_share(self, before: set[str]) -> None:
+        had_all, self._has_all = self._has_all, len(self._contracts) == len(self._found)
+        if not (had_all and self._has_all):  # else there is nobody to share with
+            taken, given_back = self._contracts - before, before - self._contracts
+            extra = {"contracts": len(self._contracts), "of": len(self._found)}
+            log.info("share.changed", extra={**extra, "taken": len(taken), "given_back": len(given_back)})
 
     def _discover_soon(self) -> None:
         """The next regular look is an hour away; a failed one is repeated with the polls."""

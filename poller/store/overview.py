@@ -67,6 +67,16 @@ class Overview(NamedTuple):
         has_rest = any(row.waiting or row.dead_letters for row in self.sinks) or any(gap.is_open for gap in self.gaps)
         return self.finished is not None and not has_rest and not self.imbalances()
 
+    def replica_troubles(self) -> list[str]:
+        """What is wrong among the replicas, in a line each: different configurations treat the same entry differently."""
+        configs: dict[str, list[str]] = {}
+        for row in self.replicas:
+            configs.setdefault(row.config, []).append(f"{row.host}:{row.pid}")
+        if len(configs) < 2:
+            return []
+        groups = " | ".join(", ".join(names) for names in sorted(configs.values(), key=len, reverse=True))
+        return [f"replicas have different configurations: {groups}; give all of them the same one, and reload"]
+
     def clock_troubles(self, now: float) -> list[str]:
         """What the state shows of a clock of ours that is or was ahead, in a line each. `now` in unix seconds."""
         ahead = [row for row in self.contracts if row.watermark > now + _AHEAD_SECONDS]

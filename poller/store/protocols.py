@@ -130,6 +130,10 @@ class State(Protocol):
     @property
     def use(self) -> str: ...
     @property
+    def lost_leases(self) -> int:
+        """How often this process lost what it held to another replica, and began anew."""
+
+    @property
     def contracts(self) -> Contracts: ...
     @property
     def outbox(self) -> Outbox: ...

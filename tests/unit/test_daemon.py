@@ -70,6 +70,9 @@ class Api:
     def hanging_count(self) -> int:
         return 0
 
+    def take_part(self, part: float) -> None:
+        pass
+
     def page(self, *args: object) -> Page:
         raise TransientError("no answer")
 

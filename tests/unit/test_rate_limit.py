@@ -50,6 +50,32 @@ def test_a_few_requests_need_not_wait_at_all() -> None:
     assert len(clock.turns) == 1
 
 
+def test_replicas_that_take_parts_keep_the_pace_together() -> None:
+    limits = [RateLimit(10), RateLimit(10)]
+    for limit, part in zip(limits, (0.3, 0.7), strict=True):
+        limit.take_part(part)
+    at_once = []
+    for limit in limits:
+        clock = Clock()
+        at_once.append(next(count for count in range(99) if not limit.wait(clock) or clock.turns))
+        while not clock.turns:
+            limit.wait(clock)
+            at_once[-1] += 1
+    assert at_once == [3, 7]
+
+
+def test_a_smaller_part_counts_the_requests_that_were_just_sent() -> None:
+    limit, clock = RateLimit(10), Clock()
+    for _ in range(10):
+        limit.wait(clock)
+    limit.take_part(0.5)
+    limit.wait(clock)
+    assert len(clock.turns) == 1
+    limit.take_part(1.0)
+    limit.wait(clock)
+    assert len(clock.turns) == 1, "what others do not use is had at once"
+
+
 def test_no_limit_never_waits() -> None:
     clock = Clock()
     limit = RateLimit(0)

@@ -129,7 +129,7 @@ def _of_contracts(view: View, state: Overview, told: str) -> Iterator[Word]:
         yield Word(WARN, f"contract {span.contract}: not complete yet, {span.window} is still to be read")
     if len(state.pending) > _MOST_PENDING:
         yield Word(WARN, f"{plural(len(state.pending) - _MOST_PENDING, 'more span')} still to be read")
-    for line in state.clock_troubles(view.now):
+    for line in [*state.replica_troubles(), *state.clock_troubles(view.now)]:
         yield Word(WARN, line)
 
 

@@ -31,6 +31,9 @@ _SINCE = "since "  # and the account's name
 class State:
     """The open state of one use, held by this process until `close`."""
 
+    lost_leases = 0
+    """Always: nobody else can have it."""
+
     def __init__(self, lock: Lock | None, database: Database) -> None:
         self._lock = lock
         self._database = database
