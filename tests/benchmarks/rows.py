@@ -19,6 +19,7 @@ from tests.benchmarks.measure import (
     state_of,
     sync_count,
 )
+from tests.scale import FETCH_POLL_SECONDS, seconds_for_one_round
 from tests.support import TOP
 
 _REPEATS = 3  # of what has a goal and is short: the median says more than one run
@@ -215,6 +216,14 @@ def many_contracts(room: Path, scale: int) -> Iterator[Row]:
         yield _row(f"{contracts:,} contracts, nothing new, 50 ms", "< 10 s", second, None, 0)
     yield _row(f"{contracts:,} contracts, first poll, 50 ms", "", first, None, 0)
     yield Row("time by contracts", note=_line_through(points, "a contract"))
+    contracts = 2000 // scale
+    with simulator(contracts=contracts, events=1, span="1h", latency_ms=50) as url:
+        env = environment(url, room / "predicted", **_CONCURRENT)
+        run(ours("fetch", "--since", "2h"), env=env, cwd=TOP)
+        mine = run(ours("fetch"), env=env, cwd=TOP)
+    predicted = seconds_for_one_round(contracts, 16, 0.05, FETCH_POLL_SECONDS)
+    name = f"{contracts:,} contracts, nothing new, 50 ms, against the simulation of docs/scale.md"
+    yield Row(name, predicted / mine.seconds, "0.75 to 1.33", mine.seconds, predicted)
 
 
 def quiet(room: Path, scale: int) -> Iterator[Row]:
