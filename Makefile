@@ -5,7 +5,7 @@ ARGS   ?=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test cover durations mutate vulnerabilities sbom lint format types bench bench-compare fuzz soak docs pictures grafana wheel wheel-check check lock clean
+.PHONY: help setup demo run test cover durations mutate vulnerabilities sbom lint format types bench bench-compare fuzz soak docs pictures grafana wheel wheel-check deb check lock clean
 
 BIN   := .venv/bin
 READY := .venv/.ready
@@ -107,6 +107,9 @@ wheel: $(READY) ## dist/: the sdist, and the wheel built from it
 wheel-check: wheel ## install that wheel in a fresh venv and use it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m tests.wheel_check dist
+
+deb: wheel ## dist/: a package for the Debian or Ubuntu that this runs on
+	packaging/build-deb dist/*.whl $(BIN)/pip dist
 
 check: lint types vulnerabilities cover wheel-check sbom ## what CI runs
 
