@@ -149,6 +149,16 @@ def check_host(value: object) -> str:
     return text.lower()
 
 
+def check_broker(value: object) -> str:
+    """Host and port of a Kafka broker."""
+    text = value if isinstance(value, str) else ""
+    host, _, port = text.rpartition(":")
+    is_host = re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host)
+    if not is_host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65_536:
+        raise BadValueError(f"{show(value)} is not host:port", 'such as "10.7.222.11:9093", without a scheme')
+    return text
+
+
 def check_template(text: str) -> str:
     """The path of an output file, with `{date}` as its only placeholder and no way up."""
     check_text(text)

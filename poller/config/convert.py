@@ -161,7 +161,7 @@ class Converter:
                 return self.table(field.extra["table"], raw, path, credential=field.extra.get("credential", ""))
             case "tables":
                 return tuple(self.tables(field.extra["table"], raw, path).values())
-            case "contracts" | "field_paths" | "hosts" | "statuses":
+            case "contracts" | "field_paths" | "hosts" | "brokers" | "statuses":
                 return self._items_of(field, raw, path)
             case "headers" | "labels":
                 return self._mapping(field, raw, path)
@@ -176,6 +176,7 @@ class Converter:
         check: Callable[[object], Any] = {
             "contracts": checks.check_contract,
             "hosts": checks.check_host,
+            "brokers": checks.check_broker,
             "statuses": checks.check_status,
         }.get(field.kind, checks.check_field_path)
         items = self._attempt(path, expect_list, split_list(raw)) or []

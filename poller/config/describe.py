@@ -33,6 +33,7 @@ _EXAMPLES: dict[str, object] = {
     "tenant_id": "audit",
     "region": "eu-central-1",
     "stream": "activity",
+    "topic": "activity",
     "path": "/var/log/ionos-activity/{date}.ndjson",
     "endpoint_url": "https://firehose.eu-central-1.amazonaws.com",
     "ca_file": "/etc/ionos-poller/ca.pem",
@@ -51,6 +52,7 @@ _EXAMPLES: dict[str, object] = {
     "redact": {"mask": ["principal.identity.username"]},
     "hash": ["principal.identity.username"],
     "hosts": ["poller.example.com"],
+    "brokers": ["10.7.222.11:9093"],
     "headers": {"X-Environment": "production"},
 }
 # The same for a type of sink alone.
@@ -65,6 +67,7 @@ _EXAMPLES_OF = {
     "opensearch": {"url": "https://localhost:9200"},
     "elasticsearch": {"url": "https://localhost:9200"},
     "http": {"url": "https://intake.example.com/v2/events"},
+    "otlp": {"url": "http://localhost:4318"},
 }
 
 
@@ -203,6 +206,7 @@ def _type_name(field: Field) -> str:
         "contracts": "list of contract numbers",
         "field_paths": "list of field paths",
         "hosts": "list of host names",
+        "brokers": "list of host:port",
         "tables": "list of tables",
         "listen": "address:port or unix:path",
         "template": "file",
@@ -284,6 +288,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "field_paths": {"type": "array", "items": {"type": "string"}},
     "hosts": {"type": "array", "items": {"type": "string"}},
     "statuses": {"type": "array", "items": {"type": "integer", "minimum": 200, "maximum": 299}},
+    "brokers": {"type": "array", "items": {"type": "string"}, "minItems": 1},
     "headers": {"type": "object", "additionalProperties": {"type": "string"}},
     "labels": {"type": "object", "additionalProperties": {"type": "string"}},
 }

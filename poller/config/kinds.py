@@ -13,8 +13,8 @@ import msgspec
 
 Kind = Literal[
     "text", "number", "choice", "duration", "size", "url", "file", "directory", "template", "secret", "name",
-    "flag", "listen", "hosts", "headers", "labels", "contracts", "field_paths", "table", "tables", "tag", "archive",
-    "index", "statuses",
+    "flag", "listen", "hosts", "brokers", "headers", "labels", "contracts", "field_paths", "table", "tables", "tag",
+    "archive", "index", "statuses",
 ]  # fmt: skip
 
 

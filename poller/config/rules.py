@@ -15,6 +15,7 @@ from poller.config.sinks import (
     ArchiveSink,
     FileSink,
     HttpSink,
+    KafkaSink,
     LokiSink,
     OpenSearchSink,
     OtlpSink,
@@ -82,7 +83,12 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
         yield from _check_http(sink)
     if isinstance(sink, ArchiveSink):
         yield from _check_archive(sink)
-    if isinstance(sink, LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink):
+    if isinstance(sink, KafkaSink):
+        if sink.key_file is not None and sink.cert_file is None:
+            yield Problem("key_file", "has no cert_file beside it")
+        if not sink.brokers:
+            yield Problem("brokers", "must name at least one", 'such as ["10.7.222.11:9093"]')
+    if isinstance(sink, LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink | KafkaSink):
         yield from _check_sink_login(sink)
     if isinstance(sink, LokiSink):
         own = MAX_LOKI_LABELS - len(LOKI_LABELS)
@@ -108,9 +114,9 @@ def _check_archive(sink: ArchiveSink) -> Iterator[Problem]:
         yield Problem("endpoint_url", *_clear_text("entries and signatures"))
 
 
-def _check_sink_login(sink: LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink) -> Iterator[Problem]:
+def _check_sink_login(sink: LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink | KafkaSink) -> Iterator[Problem]:
     key = "api_key" if isinstance(sink, OpenSearchSink) else "bearer_token"
-    if getattr(sink, key) is not None and (sink.username or sink.password is not None):
+    if getattr(sink, key, None) is not None and (sink.username or sink.password is not None):
         yield Problem(key, "is given besides a user name and password", "keep one of the two")
     if bool(sink.username) != (sink.password is not None):
         yield Problem("username", "and password go together", "give both, or neither")

@@ -327,6 +327,49 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
     bearer_token: BearerToken = None
     requests_per_second: RequestsPerSecond = 40.0
 
+    @property
+    def own_path(self) -> str:
+        return "/v1/logs"
+
+
+class KafkaSink(FormatSink, frozen=True, kw_only=True, tag="kafka"):
+    """Apache Kafka, and IONOS Event Streams: idempotent and transactional, in order for each contract."""
+
+    brokers: Annotated[tuple[str, ...], describe("brokers", "Brokers to begin with, as host:port.")]
+    topic: Annotated[str, describe("name", "The topic. It is not created.")]
+    security: Annotated[
+        Literal["auto", "tls", "plain"],
+        describe("choice", "`auto`: TLS where `ca_file`, `cert_file` or `username` is given, else none."),
+    ] = "auto"
+    username: Annotated[str | None, describe("text", "User name for SASL.", is_alternative=True)] = None
+    password: Annotated[
+        SecretSource | None, describe("secret", "Password for SASL.", is_text=True, is_alternative=True)
+    ] = None
+    sasl_mechanism: Annotated[
+        Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"], describe("choice", "How `username` logs in.")
+    ] = "SCRAM-SHA-512"
+    ca_file: CaFile = None
+    cert_file: CertFile = None
+    key_file: KeyFile = None
+    compression: Annotated[
+        Literal["lz4", "gzip", "snappy", "zstd", "none"], describe("choice", "Compression of what is sent.")
+    ] = "lz4"
+    timeout_seconds: Annotated[float, describe("duration", "Time for each step of a transaction.", ge=0.1, le=600)] = (
+        30.0
+    )
+    max_event_bytes: Annotated[
+        int,
+        describe(
+            "size", "An event larger than this is handled as `oversize` says. Keep it below the topic's limit.", ge=KIB
+        ),
+    ] = 1000 * KIB
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the brokers are spoken to over TLS."""
+        is_secret = self.ca_file is not None or self.cert_file is not None or self.username is not None
+        return self.security == "tls" or (self.security == "auto" and is_secret)
+
 
 class OpenSearchSink(FormatHttpSink, frozen=True, kw_only=True, tag="opensearch"):
     """OpenSearch: _bulk, an event once by its `_id`. Into a data stream, an alias or an index."""
@@ -449,6 +492,7 @@ AnySink = (
     | OpenSearchSink
     | ElasticsearchSink
     | AnyHttpSink
+    | KafkaSink
     | FileSink
     | ArchiveSink
     | StdoutSink
@@ -463,6 +507,7 @@ SINK_TYPES: dict[str, type[AnySink]] = {
     "opensearch": OpenSearchSink,
     "elasticsearch": ElasticsearchSink,
     "http": AnyHttpSink,
+    "kafka": KafkaSink,
     "file": FileSink,
     "archive": ArchiveSink,
     "stdout": StdoutSink,

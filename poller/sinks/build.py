@@ -19,6 +19,7 @@ FACTORIES: dict[str, tuple[str, str]] = {
     "moesif": ("poller.sinks.moesif", "MoesifSink"),
     "firehose": ("poller.sinks.firehose", "FirehoseSink"),
     "otlp": ("poller.sinks.otlp", "OtlpSink"),
+    "kafka": ("poller.sinks.kafka", "KafkaSink"),
     "archive": ("poller.sinks.archive", "ArchiveSink"),
     "opensearch": ("poller.sinks.opensearch", "OpenSearchSink"),
     "elasticsearch": ("poller.sinks.opensearch", "OpenSearchSink"),

@@ -28,7 +28,6 @@ from poller.sinks.http import Endpoint, login_of
 log = logging.getLogger(__name__)
 
 SUCCESSES = (200, 202, 204)
-_PATH = "/v1/logs"
 _SCOPE = "ionos-poller"
 # Of a server that is out of reach for a while. Any other 5xx may be what a record that it cannot handle makes of it.
 _TRANSIENT = (502, 503, 504)
@@ -48,11 +47,10 @@ class OtlpSink(Sink):
         """Raises: ConfigError when opentelemetry-proto is not installed."""
         super().__init__(settings)
         self._codec = _Protobuf(settings.name) if settings.encoding == "protobuf" else _Json()
-        url = settings.url.removesuffix(_PATH)  # some copy the whole address
         self._endpoint = Endpoint(
-            msgspec.structs.replace(settings, url=url),
+            settings,
             context,
-            path=_PATH,
+            path=settings.own_path,
             successes=SUCCESSES,
             place="url",
             login=login_of(settings),

@@ -42,6 +42,10 @@ SECRETS = {
     "grafana.token": "glc_demo",
     "search.password": "demo",
     "elastic.key": "ZGVtbzprZXk=",
+    "kafka.password": "demo",
+    "kafka.ca.pem": "demo",
+    "kafka.cert.pem": "demo",
+    "kafka.key.pem": "demo",
     "hash.key": "0123456789abcdef" * 4,
 }
 # What a page says its reader has in files.

@@ -24,9 +24,9 @@ from poller.pipeline.deliver import Deliverer
 from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks.base import Sink
 from poller.sinks.build import build_sink
-from poller.store.rows import Commit
 from poller.store.sqlite import State
 from tests.hostile import Answer, Asked, RawServer, http
+from tests.states import commit
 from tests.support import clean_environment
 
 ENCODINGS = ("protobuf", "json")
@@ -120,7 +120,7 @@ def test_each_refused_record_of_many_is_a_dead_letter_with_the_receivers_words(
     lines = [b'{"n":%d,"k":"%s"}' % (n, b"poison" if n in refused else b"good") for n in range(200)]
     events = [Event(n + 1, n.to_bytes(16), line, True, True) for n, line in enumerate(lines)]
     deliverer = Deliverer(state.outbox, make(f"{simulator.url}/sink/otlp", encoding=encoding))
-    state.contracts.commit_window(Commit(CONTRACT, Window(0, 9), 200, events, 200, events, 9, advance_to=9))
+    commit(state, events, contract=CONTRACT, window=Window(0, 9), now=9)
     while deliverer.step(is_last=True).wait_seconds is not None:
         pass
     letters = state.dead_letters.find()
@@ -209,8 +209,8 @@ def test_neither_a_secret_nor_an_entry_comes_back_in_the_words(serve: Callable[.
     assert "canary" not in str(outcome)
 
 
-def test_an_address_that_holds_the_path_already_is_taken_as_it_is(simulator: Simulator) -> None:
-    assert make(f"{simulator.url}/sink/otlp/v1/logs").probe() == Accepted(status=200)
+def test_a_probe_sends_no_record(simulator: Simulator) -> None:
+    assert make(f"{simulator.url}/sink/otlp").probe() == Accepted(status=200)
     assert simulator.intakes["otlp"].stored == 0
 
 
