@@ -22,7 +22,7 @@ from poller.core.events import OutboxEvent
 from poller.core.mapping import SHORTEST_MADE_BYTES, truncated, with_time
 from poller.core.windows import Window, format_time
 from poller.pipeline.adopt import adopt
-from poller.pipeline.collect import Collector, Poll
+from poller.pipeline.collect import Collector, PollResult
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.transfer import Transfer
 from poller.sinks.render import Render, chosen_render
@@ -172,7 +172,7 @@ def _timed(line: bytes, time_key: str | None, event: OutboxEvent) -> bytes:
     return line if time_key is None else with_time(line, time_key, event.time_us)
 
 
-def _conclude(polls: Sequence[Poll], failures: Sequence[PollerError], delivered: int) -> int:
+def _conclude(polls: Sequence[PollResult], failures: Sequence[PollerError], delivered: int) -> int:
     """Log the sum of it, say what failed in a line each, and choose the exit code."""
     failures = [*failures, *(poll.failure for poll in polls if poll.failure)]
     log.info(

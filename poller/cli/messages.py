@@ -26,7 +26,7 @@ from poller.core.mapping import escaped
 from poller.system.log_stream import LogStream
 
 if TYPE_CHECKING:
-    from poller.pipeline.collect import Poll
+    from poller.pipeline.collect import PollResult
 
 _TOLD_FAILURES = 5
 
@@ -85,7 +85,7 @@ def restarted_if_it_may_pass() -> Iterator[None]:
         raise
 
 
-def told_gaps(polls: Sequence[Poll], use: str = "fetch") -> list[PollerError]:
+def told_gaps(polls: Sequence[PollResult], use: str = "fetch") -> list[PollerError]:
     """An error for each contract with gaps that nobody has accepted: all else is collected."""
     hint = f"`ionos-poller gaps list --use {use}` shows them, `gaps accept` takes them as they are"
     return [
@@ -95,7 +95,7 @@ def told_gaps(polls: Sequence[Poll], use: str = "fetch") -> list[PollerError]:
     ]
 
 
-def exit_code(polls: Sequence[Poll], failures: Sequence[PollerError]) -> int:
+def exit_code(polls: Sequence[PollResult], failures: Sequence[PollerError]) -> int:
     """Say what failed, in a line each, and choose the exit code: 3 only where the credentials kept everything from working."""
     for failure in failures[:_TOLD_FAILURES]:
         tell(str(failure))

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from poller.core.windows import Window, format_time
-from poller.pipeline.collect import Done
+from poller.pipeline.collect import WindowCommitted
 from poller.store.overview import Overview
 
 log = logging.getLogger("poller.backfill")
@@ -36,7 +36,7 @@ class LogProgress:
     ) -> None:
         """Nothing to put away."""
 
-    def after_window(self, done: Done) -> None:
+    def after_window(self, done: WindowCommitted) -> None:
         """To be told of every committed window; may come from several threads, of one contract from one."""
         self.windows[done.contract] += 1
         self.entries[done.contract] += done.fetched

@@ -17,7 +17,7 @@ from poller.core.errors import ConfigError, Problem
 from poller.core.windows import format_time
 from poller.service.daemon import Daemon
 from poller.service.notify import Notifier
-from poller.service.schedule import Parts
+from poller.service.schedule import Components
 from poller.sinks.build import build_sink
 from poller.sinks.redaction import redactions_of
 from poller.store.opening import stores_of
@@ -50,11 +50,11 @@ def _run(settings: Settings, since: int | None) -> int:
     with acting(stores, "run --since", "" if since is None else format_time(since)) as by:
         state = stores.open("run", since=since, accounts=accounts, by=by)
 
-    def build(stop: threading.Event, observe: Callable[[str, float], None], before: Config | None) -> Parts:
+    def build(stop: threading.Event, observe: Callable[[str, float], None], before: Config | None) -> Components:
         current = before or _load(settings)
         accounts = activity_logs(current, stop, observe)
         now = trusted_clock(accounts)
-        return Parts(
+        return Components(
             current,
             accounts,
             [build_sink(sink, current, stop, trusted_now=now) for sink in current.sinks],

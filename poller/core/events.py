@@ -63,7 +63,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     ordinal: int = 0
     shared_id: bytes = b""
 
-    def twin(self, ordinal: int) -> Event:
+    def duplicate(self, ordinal: int) -> Event:
         """The same content once more: the `ordinal`-th entry equal to this one, an entry of its own."""
         identity = _digest(b"twin%d:" % ordinal + self.identity)
         return msgspec.structs.replace(self, identity=identity, ordinal=ordinal)

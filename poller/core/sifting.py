@@ -74,7 +74,7 @@ def each_once(window: Window, events: Sequence[Event]) -> list[Event]:
         seen[event.identity] += 1
         if ordinal and event.has_id:
             continue
-        named = event.twin(ordinal) if ordinal else event
+        named = event.duplicate(ordinal) if ordinal else event
         is_usable = named.is_timed and earliest_us <= named.time_us <= latest_us
         unique.append(named if is_usable else named.at(assumed_time_us))
     unique.sort(key=_order)

@@ -24,7 +24,7 @@ from poller.core.evidence.compose import Facts, compose
 from poller.core.evidence.digest import encode, fingerprint
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited
-from poller.pipeline.deliver import Deliverer, Progress, failure_kind
+from poller.pipeline.deliver import Deliverer, StepResult, failure_kind
 from poller.sinks.archive import ArchiveSink, compress
 from poller.sinks.base import Sink
 from poller.store.protocols import Archives, State
@@ -63,25 +63,25 @@ class ArchiveDeliverer(Deliverer):
         sink.prepare = self._prepare
         self._chain.begin(sink.name, int(clock()))
 
-    def _step(self, *, is_last: bool) -> Progress:
+    def _step(self, *, is_last: bool) -> StepResult:
         """Write one batch."""
         if (seconds := self._postponed_seconds()) > 0:
-            return Progress(0, seconds)
+            return StepResult(0, seconds)
         caught_up = self._catch_up()
         if caught_up:
-            return Progress(caught_up, 0.0)
+            return StepResult(caught_up, 0.0)
         events: Sequence[OutboxEvent] = ()
         self._batch = self._chain.prepared(self._sink.name)
         if self._batch is None:
             found = self._next(is_last=is_last)
-            if isinstance(found, Progress):
+            if isinstance(found, StepResult):
                 return found
             events = found
         started = time.monotonic()
         try:
             outcome: Outcome = self._archive.write(self._batch) if self._batch else self._sink.send(events)
         except _NothingToWriteError:
-            return Progress(0, None)
+            return StepResult(0, None)
         except ConfigError as error:
             outcome = CredentialsRefused("; ".join(map(str, error.problems)))
         count = self._batch.events if self._batch else len(events)
@@ -92,21 +92,21 @@ class ArchiveDeliverer(Deliverer):
         self._on_failed(failure_kind(outcome))
         return self._put_off(decision, count)
 
-    def _next(self, *, is_last: bool) -> Sequence[OutboxEvent] | Progress:
+    def _next(self, *, is_last: bool) -> Sequence[OutboxEvent] | StepResult:
         """The events of the next batch, none where there is only something to state; or why there is none now."""
         events, size, since = self._held().weight()
         age_seconds = self._settings.batch_age_seconds
         if since is None:
             written_at = self._head().written_at
             is_due = is_last or written_at is None or not 0 <= self._clock() - written_at < age_seconds
-            return () if is_due and self._chain.has_to_state(self._sink.name) else Progress(0, None)
+            return () if is_due and self._chain.has_to_state(self._sink.name) else StepResult(0, None)
         age = self._clock() - since
         is_full = events >= self._settings.batch_events or size >= self._settings.batch_bytes
         if not is_last and not is_full and 0 <= age < age_seconds:
-            return Progress(0, min(_LOOK_SECONDS, age_seconds - age))
+            return StepResult(0, min(_LOOK_SECONDS, age_seconds - age))
         batch = self._held().batch(self._settings.batch_events, self._settings.batch_bytes)
         if batch is None:
-            return Progress(0, None)
+            return StepResult(0, None)
         piece = self._fitting(self._redacted(batch.events))
         if not piece.dead:
             return piece.events
@@ -115,7 +115,7 @@ class ArchiveDeliverer(Deliverer):
             return piece.events[:first]
         self._held().settle(1, dead=[piece.dead[0]], now=self._clock())
         self._tell_of_dead([piece.dead[0]])
-        return Progress(1, 0.0)
+        return StepResult(1, 0.0)
 
     def _head(self) -> Head:
         return self._chain.begin(self._sink.name, int(self._clock()))
@@ -156,7 +156,7 @@ class ArchiveDeliverer(Deliverer):
             if self._batch is not None:
                 return self._batch
 
-    def _complete(self, seconds: float) -> Progress:
+    def _complete(self, seconds: float) -> StepResult:
         batch = self._batch
         assert batch is not None  # noqa: S101 - it was written
         self._held().ensure_held()
@@ -167,7 +167,7 @@ class ArchiveDeliverer(Deliverer):
         if is_ours:
             log.info("batch.sent", extra={**extra, "dead": 0})
         settled = self._catch_up() if self._writer else batch.events if not batch.writer else 0
-        return Progress(settled, 0.0)
+        return StepResult(settled, 0.0)
 
     def _catch_up(self) -> int:
         """Settle what of ours the chain of another state holds already. Returns how many events."""

@@ -24,7 +24,7 @@ from poller.core.reading import Limits
 from poller.core.windows import Window, format_time, tile
 from poller.ionos.api import ActivityLog
 from poller.pipeline.audit import Auditor
-from poller.pipeline.collect import Collector, Done, Poll
+from poller.pipeline.collect import Collector, PollResult, WindowCommitted
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.status import Use
 from poller.pipeline.transfer import Transfer
@@ -94,7 +94,7 @@ class TooOldEntries(NamedTuple):
 class Export(NamedTuple):
     """What an export came to."""
 
-    polls: list[Poll]
+    polls: list[PollResult]
     left_out: int  # entries that `run` has collected for the same sinks
     delivered: int
 
@@ -231,7 +231,7 @@ class Backfill:
         contracts: Sequence[str],
         window: Window,
         *,
-        on_window: Callable[[Done], None] = lambda done: None,
+        on_window: Callable[[WindowCommitted], None] = lambda done: None,
         tick: Callable[[int], None] = lambda delivered: None,
         tick_seconds: float = 60.0,
     ) -> Export:
@@ -244,7 +244,7 @@ class Backfill:
         transfer = Transfer(deliverers, self._stop)
         left_out: list[int] = []  # from several threads
 
-        def after_window(done: Done) -> None:
+        def after_window(done: WindowCommitted) -> None:
             transfer.after_window(done)
             left_out.append(done.left_out)
             on_window(done)

@@ -36,7 +36,7 @@ _HOUR_SECONDS = 3600
 _EXTRA_REQUESTS = 2
 
 
-class Poll(NamedTuple):
+class PollResult(NamedTuple):
     """How the poll of one contract ended: counts of entries, the failure if there was one, and what could not be read.
 
     `new` are those that went to the outbox; `gaps` the spans that cannot be read and that nobody has accepted.
@@ -56,7 +56,7 @@ class Poll(NamedTuple):
     is_elsewhere: bool = False
 
 
-class Done(NamedTuple):
+class WindowCommitted(NamedTuple):
     """A window that was committed: what the API sent for it, and what of it went to the outbox.
 
     `left_out` is how many of its new entries another use has delivered already.
@@ -95,7 +95,7 @@ class Collector:
         stop: threading.Event,
         prepare: Callable[[str, Sequence[Event]], Prepared] = lambda contract, events: Prepared(events),
         elsewhere: Callable[[str, Sequence[Event]], Collection[bytes]] = lambda contract, events: (),
-        on_window: Callable[[Done], None] = lambda done: None,
+        on_window: Callable[[WindowCommitted], None] = lambda done: None,
         until: int | None = None,
         gaps_at_once: int = 1,
         clock: Callable[[], float] = time.time,
@@ -137,18 +137,18 @@ class Collector:
         """
         return self._discovery.discover(since, only)
 
-    def poll(self, contract: str, turn_seconds: float = math.inf) -> Poll:
+    def poll(self, contract: str, turn_seconds: float = math.inf) -> PollResult:
         """As `collect`, where polls that hang take turns: one whose turn has not come is left to the next time."""
         with self._claimed(contract) as claim:
             if claim is None or not all(api.admit(contract) for api in self._first_account()):
-                return Poll(contract, is_elsewhere=True)
+                return PollResult(contract, is_elsewhere=True)
             try:
                 return self._collect(claim, turn_seconds)
             finally:
                 for api in self._first_account():
                     api.dismiss(contract)
 
-    def collect(self, contract: str, turn_seconds: float = math.inf) -> Poll:
+    def collect(self, contract: str, turn_seconds: float = math.inf) -> PollResult:
         """Read and commit everything of a contract up to now. Never raises for what concerns this contract alone.
 
         Where that takes longer than `turn_seconds`, it ends with the window that is then committed: others want a turn, too.
@@ -156,7 +156,7 @@ class Collector:
         Raises: StateError, StoppedError.
         """
         with self._claimed(contract) as claim:
-            return Poll(contract, is_elsewhere=True) if claim is None else self._collect(claim, turn_seconds)
+            return PollResult(contract, is_elsewhere=True) if claim is None else self._collect(claim, turn_seconds)
 
     @contextmanager
     def _claimed(self, contract: str) -> Iterator[Claim | None]:
@@ -182,7 +182,7 @@ class Collector:
         for claim in list(self._claims.values()):
             claim.release()
 
-    def _collect(self, claim: Claim, turn_seconds: float) -> Poll:
+    def _collect(self, claim: Claim, turn_seconds: float) -> PollResult:
         row = claim.row
         contract = row.contract
         now = self._clock()
@@ -198,13 +198,13 @@ class Collector:
         claim.record_poll(int(now), poll.failure.reason if poll.failure else "")
         return poll._replace(gaps=tuple(gap for gap in self._state.gaps.find(contract) if gap.is_open))
 
-    def _collect_from(self, claim: Claim, row: Contract, now: float, turn_ends_at: float) -> Poll:
+    def _collect_from(self, claim: Claim, row: Contract, now: float, turn_ends_at: float) -> PollResult:
         """Collect a contract as its account sees it."""
         api = self._accounts[row.account]
         trusted = self._trusted_now(api, now)
         if self._until is None:
             row = self._clock_guard.check(row, api.clock_skew_seconds, int(trusted))
-        poll = Poll(row.contract)
+        poll = PollResult(row.contract)
         for lane in self._lanes(row, api, now):
             if poll.failure is not None and not lane.is_present:
                 continue  # the API had its chance with an older span; only the present is tried as well
@@ -249,9 +249,9 @@ class Collector:
         lane: _Lane,
         now: float,
         trusted: float,
-        poll: Poll,
+        poll: PollResult,
         turn_ends_at: float,
-    ) -> Poll:
+    ) -> PollResult:
         gap = lane.of_gap
         present = Window(int(trusted) - 1, int(trusted))
         is_failing = bool(row.failure) or gap is not None
@@ -304,8 +304,8 @@ class Collector:
         reading: Reading,
         now: float,
         trusted: float,
-        poll: Poll,
-    ) -> Poll:
+        poll: PollResult,
+    ) -> PollResult:
         if self._stop.is_set():
             raise StoppedError("asked to stop")
         contract = poll.contract
@@ -340,7 +340,7 @@ class Collector:
             },
         )
         left_out = len(done.unseen) - done.new_count
-        self._on_window(Done(contract, window, reading.fetched, done.kept_count, left_out))
+        self._on_window(WindowCommitted(contract, window, reading.fetched, done.kept_count, left_out))
         return poll._replace(
             fetched=poll.fetched + reading.fetched,
             new=poll.new + done.kept_count,

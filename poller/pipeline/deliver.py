@@ -53,7 +53,7 @@ def failure_kind(outcome: Outcome) -> str:
     return _FAILURE_KINDS[type(outcome)]
 
 
-class Progress(NamedTuple):
+class StepResult(NamedTuple):
     """What one step did: events settled, and how long nothing is to be done (None: until something new is collected)."""
 
     settled: int
@@ -186,7 +186,7 @@ class Deliverer:
         while self._pieces and not self._pieces[0].open():
             self._settle(self._pieces[0], 0.0)
 
-    def step(self, *, is_last: bool = False) -> Progress:
+    def step(self, *, is_last: bool = False) -> StepResult:
         """Send one batch, or one piece of it. `is_last`: nothing more will be collected, so no batch waits to be filled.
 
         Raises: StateError; OutputError where the sink is our own output; LeaseLostError when its place is lost or given back.
@@ -200,18 +200,18 @@ class Deliverer:
             self._place = None
             raise
 
-    def _step(self, *, is_last: bool) -> Progress:
+    def _step(self, *, is_last: bool) -> StepResult:
         if (seconds := self._postponed_seconds()) > 0:
-            return Progress(0, seconds)
+            return StepResult(0, seconds)
         if not self._pieces:
             batch = self._held().batch(self._size.now, self._settings.batch_bytes)
             if batch is None:
-                return Progress(0, None)
+                return StepResult(0, None)
             # Neither full nor old enough: more may come to go with it.
             if not is_last and not batch.has_more and len(batch.events) < self._size.now:
                 age = self._clock() - batch.events[0].collected_at
                 if 0 <= age < self._settings.batch_age_seconds:
-                    return Progress(0, self._settings.batch_age_seconds - age)
+                    return StepResult(0, self._settings.batch_age_seconds - age)
             parts = self._sink.parts(self._redacted(batch.events))
             self._pieces.extend(self._fitting(part) for part in parts)
         piece = self._pieces[0]
@@ -280,7 +280,7 @@ class Deliverer:
                     dead[index] = DeadLetter(event, None, f"larger than max_event_bytes: {len(event.line)} > {limit}")
         return _Piece(fitting, dead)
 
-    def _carry_out(self, decision: Decision, piece: _Piece, still: Sequence[int], seconds: float) -> Progress:
+    def _carry_out(self, decision: Decision, piece: _Piece, still: Sequence[int], seconds: float) -> StepResult:
         match decision:
             case Settle(dead, retry, status, later):
                 letters = {
@@ -300,29 +300,29 @@ class Deliverer:
                 return self._halve(piece)
             case Shrink(reason, status):
                 self._pieces[0] = self._shrunk(piece, still[0], reason, status)
-                return Progress(0, 0.0)
+                return StepResult(0, 0.0)
             case Wait() | Park():
                 return self._put_off(decision, len(still))
 
-    def _put_off(self, decision: Wait | Park, count: int) -> Progress:
+    def _put_off(self, decision: Wait | Park, count: int) -> StepResult:
         """Keep all that waits, and try to send `count` events again later."""
         if isinstance(decision, Wait):
             self._wait(decision, count)
-            return Progress(0, decision.seconds)
+            return StepResult(0, decision.seconds)
         wait, reason = decision
         self.refusal = reason
         told = reason if reason.endswith(")") else f"{reason} ({self._sink.key_remedy})"  # it says what to do
         self._postpone(wait, told, parked_at=self._parked_at or self._clock())
         hint = "nothing is lost: it is tried again every minute"
         log.error("sink.parked", extra={"sink": self._sink.name, "why": told, "hint": hint})
-        return Progress(0, wait)
+        return StepResult(0, wait)
 
-    def _halve(self, piece: _Piece) -> Progress:
+    def _halve(self, piece: _Piece) -> StepResult:
         self._pieces.popleft()
         self._pieces.extendleft(reversed(piece.halves()))
-        return Progress(0, 0.0)
+        return StepResult(0, 0.0)
 
-    def _settle_part(self, piece: _Piece, start: int, wait: Wait, count: int, seconds: float) -> Progress:
+    def _settle_part(self, piece: _Piece, start: int, wait: Wait, count: int, seconds: float) -> StepResult:
         """Settle what is done before `start`, the first of `count` events that are still to be sent, and wait with the rest."""
         attempts = self._attempts
         if start:
@@ -331,7 +331,7 @@ class Deliverer:
             self._settle(self._pieces[0], seconds)
         self._attempts = attempts
         self._wait(wait, count)
-        return Progress(start, wait.seconds)
+        return StepResult(start, wait.seconds)
 
     def _wait(self, wait: Wait, count: int) -> None:
         """Postpone sending `count` events; reduce how many are sent at once where their number can be the cause."""
@@ -352,7 +352,7 @@ class Deliverer:
         events[index] = event.with_line(truncated(event.line, shorter))
         return piece._replace(events=events)
 
-    def _settle(self, piece: _Piece, seconds: float) -> Progress:
+    def _settle(self, piece: _Piece, seconds: float) -> StepResult:
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
         offset = None if self._output is None else self._output.output_offset
@@ -372,7 +372,7 @@ class Deliverer:
         )
         if letters:
             self._tell_of_dead(letters)
-        return Progress(count, 0.0)
+        return StepResult(count, 0.0)
 
     def _tell_of_dead(self, letters: Sequence[DeadLetter]) -> None:
         hint = "`ionos-poller dead-letters list` shows them, `dead-letters replay` sends them again"

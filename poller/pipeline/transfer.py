@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from poller.core.errors import AuthError, StoppedError
 from poller.core.turns import MOST_OPEN
-from poller.pipeline.collect import Collector, Done, Poll
+from poller.pipeline.collect import Collector, PollResult, WindowCommitted
 from poller.pipeline.deliver import Deliverer
 
 Argument = TypeVar("Argument")
@@ -35,7 +35,7 @@ class Transfer:
         """Events settled so far, over all sinks."""
         return sum(self._delivered)
 
-    def after_window(self, done: Done) -> None:
+    def after_window(self, done: WindowCommitted) -> None:
         """To be told of every committed window (`Collector`'s `on_window`)."""
         if done.kept:
             self._wake()
@@ -47,7 +47,7 @@ class Transfer:
         concurrency: int,
         tick: Callable[[], None] = lambda: None,
         tick_seconds: float = 60.0,
-    ) -> list[Poll]:
+    ) -> list[PollResult]:
         """Collect the contracts, several at once, and return when all is delivered. A poll each, in their order.
 
         `contracts` finds them, after delivering has begun. `tick` is called now and then while it lasts.

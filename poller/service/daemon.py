@@ -28,7 +28,7 @@ from poller.service.health import Answer, Endpoint, Health, Routes
 from poller.service.metrics import Metrics
 from poller.service.notify import Notifier
 from poller.service.rate import Rate
-from poller.service.schedule import HEARTBEAT_SECONDS, Parts, Schedule
+from poller.service.schedule import HEARTBEAT_SECONDS, Components, Schedule
 from poller.service.web.html import HEADERS, render
 from poller.service.web.view import View
 from poller.store.journal import SIGNAL, Action
@@ -47,15 +47,15 @@ _DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS + 5
 
 
 class Daemon:
-    """One running daemon. `build` makes the parts of the configuration as it is now, and raises ConfigError when it is bad.
+    """One running daemon. `build` makes the components of the configuration as it is now, and raises ConfigError when it is bad.
 
-    With a configuration, it makes the parts of that one: to go back to it.
+    With a configuration, it makes the components of that one: to go back to it.
     """
 
     def __init__(
         self,
         state: State,
-        build: Callable[[threading.Event, Callable[[str, float], None], Config | None], Parts],
+        build: Callable[[threading.Event, Callable[[str, float], None], Config | None], Components],
         notifier: Notifier,
         *,
         clock: Callable[[], float] = time.time,
@@ -88,18 +88,18 @@ class Daemon:
             if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job is not to hear Ctrl-C
                 signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
-        parts, stop = self._build_parts()
-        self._stores = stores_of(parts.config)
-        self._config = parts.config
-        self._open_endpoint(parts)
+        components, stop = self._build_components()
+        self._stores = stores_of(components.config)
+        self._config = components.config
+        self._open_endpoint(components)
         self._state.journal.unseen()  # what was done before was logged by the command that did it
-        self._start(parts, stop)
+        self._start(components, stop)
         self._notifier.tell(READY="1", STATUS="collecting")
         log.info(
             "daemon.started",
             extra={
-                "config": str(self._parts.config.source or "environment"),
-                "sinks": [sink.name for sink in self._parts.sinks],
+                "config": str(self._components.config.source or "environment"),
+                "sinks": [sink.name for sink in self._components.sinks],
             },
         )
         try:
@@ -126,13 +126,13 @@ class Daemon:
                 self._reload()
             if self._endpoint is None and time.monotonic() >= self._listen_again_at:
                 with suppress(ConfigError):  # it may be right again; at the start it would have ended the daemon
-                    self._open_endpoint(self._parts)
+                    self._open_endpoint(self._components)
             self._mind_clock()
 
     @property
-    def _parts(self) -> Parts:
+    def _components(self) -> Components:
         assert self._work is not None  # noqa: S101  # set before anything that asks for it runs
-        return self._work.parts
+        return self._work.components
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self._is_stopping = True
@@ -142,14 +142,14 @@ class Daemon:
         self._is_reloading = True
         self._wake.put(None)
 
-    def _build_parts(self, config: Config | None = None) -> tuple[Parts, threading.Event]:
+    def _build_components(self, config: Config | None = None) -> tuple[Components, threading.Event]:
         """What the configuration as it is now makes, or `config` again."""
         stop = StopSignal()
         return self._build(stop, self.metrics.observe_request, config), stop
 
-    def _listen(self, parts: Parts) -> Endpoint | None:
+    def _listen(self, components: Components) -> Endpoint | None:
         """The endpoint that is configured.  Raises: TransientError while its address is not free; ConfigError."""
-        http = parts.config.http
+        http = components.config.http
         if http.address is None:
             return None
         routes = Routes(self.metrics.render, self.alive, self.ready, self._page, self._status)
@@ -174,11 +174,11 @@ class Daemon:
         expiries = self._work.token_expiries if self._work is not None else {}
         return View(now, self._config, seen, reasons, expiries, self._rate.per_minute(now))
 
-    def _open_endpoint(self, parts: Parts) -> None:
+    def _open_endpoint(self, components: Components) -> None:
         """Listen, now or as soon as the address can be had: collecting does not wait for it.  Raises: ConfigError."""
         self._listen_again_at = time.monotonic() + _LISTEN_AGAIN_SECONDS
         try:
-            self._endpoint = self._listen(parts)
+            self._endpoint = self._listen(components)
         except TransientError as error:
             if not self._endpoint_failure:
                 extra = {"why": error.message, "hint": error.hint, "wait_seconds": _LISTEN_AGAIN_SECONDS}
@@ -189,19 +189,19 @@ class Daemon:
                 log.info("endpoint.opened")
             self._endpoint_failure = ""
 
-    def _move_endpoint(self, parts: Parts, before: Parts) -> None:
+    def _move_endpoint(self, components: Components, before: Components) -> None:
         """Listen where the new configuration says.  Raises: PollerError; then it listens where it did before."""
-        if parts.config.http == before.config.http:
+        if components.config.http == before.config.http:
             return
         try:
-            endpoint = self._listen(parts)
+            endpoint = self._listen(components)
         except TransientError:
             if self._endpoint is None:
                 raise
             # The old address may be what is in the way: all addresses of a port exclude each single one.
             self._close_endpoint()
             try:
-                endpoint = self._listen(parts)
+                endpoint = self._listen(components)
             except PollerError:
                 self._open_endpoint(before)
                 raise
@@ -214,10 +214,10 @@ class Daemon:
             self._endpoint.close()
             self._endpoint = None
 
-    def _start(self, parts: Parts, stop: threading.Event) -> None:
-        self._config = parts.config
-        self.metrics.keep(parts.accounts.keys(), parts.config.poll.wants)
-        work = Schedule(self._state, parts, stop, self.metrics, self._tick, self._fail, self._clock)
+    def _start(self, components: Components, stop: threading.Event) -> None:
+        self._config = components.config
+        self.metrics.keep(components.accounts.keys(), components.config.poll.wants)
+        work = Schedule(self._state, components, stop, self.metrics, self._tick, self._fail, self._clock)
         self._work = work
         try:
             work.start()
@@ -231,23 +231,23 @@ class Daemon:
 
     def _reload(self) -> None:
         self._notifier.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
-        before = self._parts
+        before = self._components
         try:
-            parts, stop = self._build_parts()
-            self._move_endpoint(parts, before)
+            components, stop = self._build_components()
+            self._move_endpoint(components, before)
         except PollerError as error:
             log.error("config.reload_failed", extra={"why": str(error), "hint": _OLD_STAYS})
         else:
             self._stop_work()
             try:
-                self._start(parts, stop)
+                self._start(components, stop)
             except Exception as error:  # noqa: BLE001  # whatever it is: what ran until now can run again
                 log.error("config.reload_failed", extra={"why": _words(error), "hint": _OLD_STAYS})
                 self._go_back(before)
             else:
                 self._record_reload()
                 log.info("config.reloaded")
-                self._tell_of_restart(parts)
+                self._tell_of_restart(components)
         self._notifier.tell(READY="1")
         # What worked until now refers to itself, and holds its connections until somebody looks for such things.
         del before
@@ -259,21 +259,21 @@ class Daemon:
         except StateError as error:  # what collects meets it, too, and knows what follows
             log.warning("journal.unavailable", extra={"why": str(error)})
 
-    def _go_back(self, before: Parts) -> None:
+    def _go_back(self, before: Components) -> None:
         """Work as before the reload. Where that fails, too, the daemon ends: then it is not the configuration."""
         try:
-            parts, stop = self._build_parts(before.config)
+            components, stop = self._build_components(before.config)
             with suppress(PollerError):  # it is tried again
-                self._move_endpoint(parts, self._parts)
-            self._start(parts, stop)
+                self._move_endpoint(components, self._components)
+            self._start(components, stop)
         except PollerError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  # as above
             self._fail(PollerError(f"cannot go on: {_words(error)}"))
 
-    def _tell_of_restart(self, parts: Parts) -> None:
+    def _tell_of_restart(self, components: Components) -> None:
         """A reload takes all but the state, which is open and locked."""
-        place = stores_of(parts.config).place
+        place = stores_of(components.config).place
         if place != self._stores.place:
             hint = "restart to use it; until then the old one is used, and everything else of the new configuration"
             extra = {"key": "state_dir", "in_use": self._stores.place, "configured": place}
@@ -332,7 +332,7 @@ class Daemon:
         work = self._work
         if work is None:
             return Health(False, ("starting",))
-        reasons = [*work.troubles(), *filter(None, [self._endpoint_failure])]
+        reasons = [*work.not_ready_reasons(), *filter(None, [self._endpoint_failure])]
         return Health(not reasons, tuple(reasons), tuple(work.notes()))
 
 

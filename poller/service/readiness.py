@@ -17,7 +17,7 @@ from poller.store.rows import Contract
 _STALE_INTERVALS = 3
 
 
-def troubles(
+def not_ready_reasons(
     state: Overview,
     config: Config,
     now: float,

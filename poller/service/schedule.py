@@ -37,10 +37,10 @@ from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS, ActivityLog
 from poller.pipeline.archive import HourCloser, deliverer_of
 from poller.pipeline.audit import compared_by, is_due, self_audit_span
-from poller.pipeline.collect import Collector, Done, Poll
+from poller.pipeline.collect import Collector, PollResult, WindowCommitted
 from poller.pipeline.deliver import Deliverer
 from poller.service.metrics import Metrics
-from poller.service.readiness import notes, troubles
+from poller.service.readiness import not_ready_reasons, notes
 from poller.service.tokens import TokenWatch
 from poller.service.triggers import Every
 from poller.sinks.base import Sink
@@ -61,7 +61,7 @@ _NEXT_TURN_SECONDS = 0.5  # by then this one is over
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
 
 
-class Parts(NamedTuple):
+class Components(NamedTuple):
     """What one configuration makes: built anew for each reload."""
 
     config: Config
@@ -78,14 +78,14 @@ class Schedule:
     def __init__(
         self,
         state: State,
-        parts: Parts,
+        components: Components,
         stop: threading.Event,
         metrics: Metrics,
         tick: Callable[[], None],
         fail: Callable[[PollerError], None],
         clock: Callable[[], float],
     ) -> None:
-        self.parts = parts
+        self.components = components
         self.workers = Workers()
         self._state = state
         self._stop = stop
@@ -93,19 +93,19 @@ class Schedule:
         self._tick = tick
         self._fail = fail
         self._clock = clock
-        self._committed = {sink.name: threading.Event() for sink in parts.sinks}
+        self._committed = {sink.name: threading.Event() for sink in components.sinks}
         self._deliverers: dict[str, Deliverer] = {}
-        self._hours = HourCloser(state, parts.sinks)
+        self._hours = HourCloser(state, components.sinks)
         self._threads = [
             threading.Thread(target=self._work_for, args=(sink,), name=f"sink-{sink.name}", daemon=True)
-            for sink in parts.sinks
+            for sink in components.sinks
         ]
         self._collector = Collector(
             state,
-            parts.accounts,
-            parts.config,
+            components.accounts,
+            components.config,
             stop=stop,
-            prepare=parts.prepare,
+            prepare=components.prepare,
             on_window=self._after_window,
             clock=clock,
         )
@@ -115,13 +115,13 @@ class Schedule:
         self._has_all = True
         self._share_lock = threading.Lock()
         self._discovery_failures: list[PollerError] | None = None
-        self._tokens = TokenWatch(parts.token_expiries, metrics.token_expires_at, clock)
+        self._tokens = TokenWatch(components.token_expiries, metrics.token_expires_at, clock)
         self._skewed: set[str] = set()
         self._audit_tried_at: dict[str, int] = {}
         self._scheduler = BackgroundScheduler(
             executors={
                 # Polls may wait for a full outbox; the heartbeat must not wait with them. More polls than requests: some hang.
-                "default": ThreadPoolExecutor(parts.config.api.concurrency * MOST_OPEN),
+                "default": ThreadPoolExecutor(components.config.api.concurrency * MOST_OPEN),
                 "housekeeping": ThreadPoolExecutor(6),
             },
             # A late run is run all the same, once, and never beside itself: a poll takes all there is up to its start.
@@ -131,9 +131,9 @@ class Schedule:
 
     def start(self) -> None:
         """Start delivering at once, then discover, then poll."""
-        settings = self.parts.config.poll
+        settings = self.components.config.poll
         self._warn_of_unknown_sinks()
-        for sink in self.parts.sinks:
+        for sink in self.components.sinks:
             self._deliverers[sink.name] = self._deliverer(sink)
         for thread in self._threads:
             thread.start()
@@ -236,7 +236,7 @@ class Schedule:
             for contract in held:
                 if contract not in before:
                     self._begin_polling(contract)
-            # A replica asks for what it holds: with such parts, all of them together keep the pace of the account.
+            # A replica asks for what it holds: with such components, all of them together keep the pace of the account.
             self._metrics.replica_contracts.set(len(held))
             self._collector.take_part(max(1, len(held)) / max(1, len(self._found)))
             if before != self._contracts:
@@ -246,7 +246,7 @@ class Schedule:
     def _begin_polling(self, contract: str) -> None:
         self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
         poll = self._guarded(f"the poll of contract {contract}", lambda: self._poll(contract))
-        interval = self.parts.config.poll.interval_seconds
+        interval = self.components.config.poll.interval_seconds
         self._scheduler.add_job(poll, Every(interval, is_spread=True), id=f"poll-{contract}")
 
     def _tell_of_share(self, before: set[str]) -> None:
@@ -258,7 +258,7 @@ class Schedule:
 
     def _discover_soon(self) -> None:
         """The next regular look is an hour away; a failed one is repeated with the polls."""
-        self._run_again("discovery", self.parts.config.poll.interval_seconds)
+        self._run_again("discovery", self.components.config.poll.interval_seconds)
 
     def _run_again(self, job: str, seconds: float) -> None:
         with suppress(LookupError):  # stopping
@@ -266,7 +266,7 @@ class Schedule:
 
     def _turn_seconds(self) -> float:
         """How long a poll may take before it goes to the end of the row: without end where nobody waits for its thread."""
-        settings = self.parts.config
+        settings = self.components.config
         is_crowded = len(self._contracts) > settings.api.concurrency * MOST_OPEN
         return settings.poll.interval_seconds if is_crowded else math.inf
 
@@ -278,7 +278,7 @@ class Schedule:
             self._run_again(f"poll-{contract}", _NEXT_TURN_SECONDS)
         self._after_poll(poll)
 
-    def _after_poll(self, poll: Poll) -> None:
+    def _after_poll(self, poll: PollResult) -> None:
         self._check_clocks()
         log.debug(
             "contract.polled", extra={"contract": poll.contract, "new": poll.new, "failed": poll.failure is not None}
@@ -287,7 +287,7 @@ class Schedule:
     def _check_clocks(self) -> None:
         """Tell when our clock and an account's API part ways, and when they agree again."""
         with self._clocks_lock:  # polls end in several threads
-            for name, api in self.parts.accounts.items():
+            for name, api in self.components.accounts.items():
                 skew = api.clock_skew_seconds
                 if skew is not None:
                     self._check_clock(name, skew)
@@ -305,7 +305,7 @@ class Schedule:
 
     def _audit(self) -> None:
         """Compare every contract whose time has come with the API's own counts, and collect what is missing."""
-        settings = self.parts.config.poll
+        settings = self.components.config.poll
         now = int(self._clock())
         audited = found = repaired = 0
         for row in self._state.contracts.all():
@@ -356,7 +356,7 @@ class Schedule:
         return deliverer_of(
             self._state,
             sink,
-            redact=self.parts.redactions.get(sink.name),
+            redact=self.components.redactions.get(sink.name),
             clock=self._clock,
             on_failed=lambda kind: failed.labels(sink.name, kind).inc(),
         )
@@ -378,7 +378,7 @@ class Schedule:
                 _tell_unavailable(error, sink=sink.name)
                 wait = _UNAVAILABLE_SECONDS
             except OutputError as error:
-                if len(self.parts.sinks) == 1:
+                if len(self.components.sinks) == 1:
                     self._fail_unless_stopping(error)
                     return
                 wait = self._hold(deliverer, error)  # stdout is gone or full: the other sinks go on
@@ -407,7 +407,7 @@ class Schedule:
             return deliverer.hold(error)
         return _UNAVAILABLE_SECONDS
 
-    def _after_window(self, done: Done) -> None:
+    def _after_window(self, done: WindowCommitted) -> None:
         moves()
         if done.kept:
             self._wake_sinks()
@@ -417,11 +417,11 @@ class Schedule:
             event.set()
 
     def _prune(self) -> None:
-        settings = self.parts.config.poll
+        settings = self.components.config.poll
         self._state.prune(settings.ledger_retention_seconds, settings.overlap_seconds, int(self._clock()))
 
     def _warn_of_unknown_sinks(self) -> None:
-        configured = {sink.name for sink in self.parts.sinks}
+        configured = {sink.name for sink in self.components.sinks}
         for sink in self._state.outbox.sinks():
             if sink.name not in configured:
                 log.warning(
@@ -437,15 +437,15 @@ class Schedule:
         """When the token of each account expires, in unix seconds, as of the last look."""
         return self._tokens.expiries
 
-    def troubles(self) -> list[str]:
+    def not_ready_reasons(self) -> list[str]:
         """What keeps us from being ready, in a sentence each."""
         try:
             overview = self._state.overview()
         except StateUnavailableError as error:
             return [error.reason]
-        return troubles(
+        return not_ready_reasons(
             overview,
-            self.parts.config,
+            self.components.config,
             self._clock(),
             contracts=self._contracts,
             discovery_failures=self._discovery_failures,
@@ -458,7 +458,7 @@ class Schedule:
             gaps = [gap for gap in self._state.gaps.find() if gap.contract in self._contracts]
             return notes(self._state.contracts.all(), gaps) if gaps else []
         except StateUnavailableError:
-            return []  # `troubles` says so
+            return []  # `not_ready_reasons` says so
 
 
 def _tell_unavailable(error: StateUnavailableError, **where: str) -> None:

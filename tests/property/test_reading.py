@@ -71,7 +71,7 @@ def without_twins(events: Sequence[Event], log: GrowingLog) -> Counter[bytes]:
     originals = {
         twin.identity: seen.identity
         for seen in log.visible()
-        for twin in (seen, *(seen.twin(ordinal) for ordinal in range(1, 15)))
+        for twin in (seen, *(seen.duplicate(ordinal) for ordinal in range(1, 15)))
     }
     return Counter(originals[event.identity] for event in events)
 

@@ -22,7 +22,7 @@ from poller.pipeline.collect import Prepared
 from poller.service import schedule
 from poller.service.daemon import Daemon
 from poller.service.notify import Notifier
-from poller.service.schedule import Parts
+from poller.service.schedule import Components
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.sqlite import State
 from poller.system import liveness
@@ -108,11 +108,11 @@ class Running:
         self.built: list[Config | None] = []
         self.daemon = Daemon(self.state, self._build, self.ear)
 
-    def _build(self, stop: threading.Event, observe: object, before: Config | None) -> Parts:
+    def _build(self, stop: threading.Event, observe: object, before: Config | None) -> Components:
         self.built.append(before)
         sinks = self.sinks if before is None else self.sinks_before
         accounts: Any = {} if self._api is None else {"default": self._api}
-        return Parts(QUIET, accounts, sinks, dict, lambda contract, events: Prepared(events))
+        return Components(QUIET, accounts, sinks, dict, lambda contract, events: Prepared(events))
 
     def run(self, during: Callable[[], None]) -> None:
         failures: list[BaseException] = []

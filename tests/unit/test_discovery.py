@@ -14,7 +14,7 @@ from poller.core.errors import AuthError, PollerError, RejectedError, TransientE
 from poller.core.events import Page
 from poller.core.listing import ContractList
 from poller.core.windows import Window
-from poller.pipeline.collect import Collector, Poll
+from poller.pipeline.collect import Collector, PollResult
 from poller.store.sqlite import State
 
 NOW = 1_800_000_000
@@ -60,7 +60,7 @@ class World:
         self.failures: list[PollerError] = []
         self.order: list[str] = []
 
-    def poll(self, after_seconds: int = 0, *, only: tuple[str, ...] = ()) -> dict[str, Poll]:
+    def poll(self, after_seconds: int = 0, *, only: tuple[str, ...] = ()) -> dict[str, PollResult]:
         self.now += after_seconds
         state = State.open(self.directory, "fetch")
         accounts: dict[str, Any] = dict(self.accounts)

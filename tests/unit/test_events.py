@@ -318,7 +318,7 @@ def test_an_identity_is_the_same_in_every_version() -> None:
     assert only(b'[{"_id":"h1","_source":{"n":1.10}}]').identity.hex() == "6e682cff521d832f4ebaabcd6e186ccb"
     bare = only(b'[{"n":1.10}]')
     assert bare.identity.hex() == "b92f95ada6e58d182fd50dfa9960ad9d"
-    assert bare.twin(1).identity.hex() == "574ad84a01b436039917cf7e94ce1733"
+    assert bare.duplicate(1).identity.hex() == "574ad84a01b436039917cf7e94ce1733"
 
 
 def test_an_id_that_is_a_number_of_any_length_breaks_nothing() -> None:
@@ -328,10 +328,10 @@ def test_an_id_that_is_a_number_of_any_length_breaks_nothing() -> None:
 
 def test_twins_are_entries_of_their_own_and_each_ordinal_is_always_the_same_one() -> None:
     event = only(hits('{"a":1}'))
-    twins = [event.twin(ordinal) for ordinal in range(1, 20)]
+    twins = [event.duplicate(ordinal) for ordinal in range(1, 20)]
     assert len({event.identity, *(twin.identity for twin in twins)}) == 20
     assert [twin.ordinal for twin in twins] == list(range(1, 20))
-    assert twins[4] == event.twin(5)
+    assert twins[4] == event.duplicate(5)
     assert {twin.line for twin in twins} == {event.line}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from poller.config import Account, Config, Poll
 from poller.core.errors import AuthError, PollerError
-from poller.service.readiness import troubles
+from poller.service.readiness import not_ready_reasons
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Sink, Size
 
@@ -37,7 +37,7 @@ def told(
     is_discovered: bool = True,
     expires_at: float = NOW + 9,
 ) -> list[str]:
-    return troubles(
+    return not_ready_reasons(
         Overview(list(contracts), list(sinks), Size(0, outbox_bytes, letter_bytes), {}),
         config,
         NOW,

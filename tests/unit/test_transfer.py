@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from poller.core.errors import StateError, StoppedError
-from poller.pipeline.collect import Poll
-from poller.pipeline.deliver import Progress
+from poller.pipeline.collect import PollResult
+from poller.pipeline.deliver import StepResult
 from poller.pipeline.transfer import Transfer
 
 
@@ -21,20 +21,20 @@ class Deliverer:
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
 
-    def step(self, *, is_last: bool = False) -> Progress:
+    def step(self, *, is_last: bool = False) -> StepResult:
         if self._error is not None:
             raise self._error
-        return Progress(0, None)
+        return StepResult(0, None)
 
 
 class Collector:
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
 
-    def collect(self, contract: str) -> Poll:
+    def collect(self, contract: str) -> PollResult:
         if self._error is not None:
             raise self._error
-        return Poll(contract)
+        return PollResult(contract)
 
 
 @pytest.mark.parametrize("error", [StateError("full"), AttributeError("a mistake of ours")], ids=type)

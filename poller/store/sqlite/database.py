@@ -89,10 +89,10 @@ class Database:
     def _check(self, *, is_known_format: bool) -> None:
         query = self._connection.execute
         if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise self._set_aside("is not a state of ionos-poller")
+            raise self._quarantine("is not a state of ionos-poller")
         version = query("PRAGMA user_version").fetchone()[0]
         if version < 1:  # a file gets its name only with a schema in it
-            raise self._set_aside("is damaged")
+            raise self._quarantine("is damaged")
         if version > SCHEMA_VERSION:
             raise newer_schema(self.path, version)
         if version < SCHEMA_VERSION and not self.is_owner:
@@ -105,7 +105,7 @@ class Database:
         query("PRAGMA secure_delete = FAST")
         query(f"PRAGMA busy_timeout = {int(_BUSY_TRY_SECONDS * 1000)}")
         if not is_known_format or not is_sound(self._connection, self.path, schema_at(version)):
-            raise self._set_aside("is damaged")
+            raise self._quarantine("is damaged")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -219,7 +219,7 @@ class Database:
                 self.is_damaged = True  # in use: set aside when it is closed
                 hint = "it is set aside now; run once with --since T, T at or before the last good run, to read again from there"
                 return StateError(f"{self.path}: the state is damaged ({error})", hint=hint)
-            return self._set_aside("is damaged or not an SQLite file")
+            return self._quarantine("is damaged or not an SQLite file")
         hints = {
             sqlite3.SQLITE_READONLY: "is the file system read-only, or the file another user's?",
             sqlite3.SQLITE_CANTOPEN: "can this user write to the directory?",
@@ -227,7 +227,7 @@ class Database:
         }
         return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, _UNKNOWN_HINT))
 
-    def _set_aside(self, why: str) -> StateError:
+    def _quarantine(self, why: str) -> StateError:
         self._disconnect()
         if not self.is_owner:
             return StateError(f"{self.path} {why}", hint="the next start of what uses it sets it aside")
