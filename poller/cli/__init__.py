@@ -31,6 +31,7 @@ _COMMANDS = {
     "setup": "Create or reuse a Logging Service pipeline; store its key; write a configuration.",
     "check": "Is everything set up right? What to do where it is not.",
     "run": "The daemon: polls on a schedule, delivers to every sink.",
+    "reload": "Have the daemon take the configuration as it is now; what came of it.",
     "fetch": "One poll: new entries as JSON lines on stdout.",
     "backfill": "One-off export of a past range, resumable.",
     "audit": "What the API holds against what was collected.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 import queue
 import signal
 import threading
@@ -23,6 +24,7 @@ import msgspec
 
 from poller.config import Config
 from poller.core.errors import EXIT_OK, ConfigError, PollerError, StateError, TransientError
+from poller.pipeline.reloads import Reload, note_reload
 from poller.pipeline.status import Seen, read_status, status_data
 from poller.service.health import Answer, Endpoint, Health, Routes
 from poller.service.metrics import Metrics
@@ -236,22 +238,31 @@ class Daemon:
             components, stop = self._build_components()
             self._move_endpoint(components, before)
         except PollerError as error:
-            log.error("config.reload_failed", extra={"why": str(error), "hint": _OLD_STAYS})
+            self._tell_reload_failed(str(error))
         else:
             self._stop_work()
             try:
                 self._start(components, stop)
             except Exception as error:  # noqa: BLE001  # whatever it is: what ran until now can run again
-                log.error("config.reload_failed", extra={"why": _words(error), "hint": _OLD_STAYS})
+                self._tell_reload_failed(_words(error))
                 self._go_back(before)
             else:
                 self._record_reload()
+                self._note_reload("")
                 log.info("config.reloaded")
                 self._tell_of_restart(components)
         self._notifier.tell(READY="1")
         # What worked until now refers to itself, and holds its connections until somebody looks for such things.
         del before
         gc.collect()
+
+    def _tell_reload_failed(self, why: str) -> None:
+        log.error("config.reload_failed", extra={"why": why, "hint": _OLD_STAYS})
+        self._note_reload(why)
+
+    def _note_reload(self, failure: str) -> None:
+        with suppress(StateError):  # what collects meets it, too, and knows what follows
+            note_reload(self._state, Reload(os.getpid(), self._clock(), failure))
 
     def _record_reload(self) -> None:
         try:

@@ -28,3 +28,20 @@ def test_a_sink_whose_key_was_replaced_works_at_once_when_asked_to(daemon_of: Ma
     daemon.stop()
     assert "as soon as `run` runs" in daemon.command("sinks", "retry", LOGGING)
     assert "next try when `run` runs" in daemon.command("status")
+
+
+def test_a_reload_tells_what_came_of_it(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=5)
+    assert "`run` does not run" in daemon.command("reload", code=4)
+    daemon.start()
+    assert daemon.command("reload") == "reloaded\n"
+    assert daemon.command("reload", str(daemon.process.pid if daemon.process else 0)) == "reloaded\n"
+    daemon.configure(host="192.0.2.1")
+    told = daemon.command("reload", code=1)
+    assert "the old configuration stays in force: http.listen: 192.0.2.1" in told
+    daemon.configure(poll={"interval": '"60"'})
+    assert "poll.interval: '60' is not a duration" in daemon.command("reload", code=2)
+    assert daemon.logged("config.reloaded")
+    daemon.configure()
+    assert daemon.command("reload") == "reloaded\n"
+    daemon.stop()

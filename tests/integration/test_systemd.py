@@ -312,8 +312,15 @@ def test_a_reload_takes_a_good_configuration_and_keeps_the_process(machine: Mach
     machine.systemctl("reload", RUN)
     wait_until(lambda: "config.reloaded" in machine.log, what="reloaded")
     machine.write("config.toml", "nonsense", 0o644)
-    machine.systemctl("reload", RUN)
+    machine.systemctl("reload", RUN, code=1)
     wait_until(lambda: "config.reload_failed" in machine.log, what="refused")
+    assert "config.toml: is not valid TOML" in machine.log, "as the reason that the command gives"
+    unusable = re.sub("listen = .*", 'listen = "192.0.2.1:1"', machine.config)
+    machine.write("config.toml", unusable, 0o644)
+    machine.systemctl("reload", RUN, code=1)
+    wait_until(
+        lambda: "the old configuration stays in force: http.listen" in machine.log, what="the daemon's own reason"
+    )
     machine.write("config.toml", machine.config, 0o644)  # for `status`; the daemon is not told
     machine.simulator.add_entries(CONTRACTS[0], count=1)
     machine.await_delivery()

@@ -1,0 +1,77 @@
+"""`reload`: have the running daemon take the configuration as it is now, and tell what came of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+
+import click
+
+from poller.cli.messages import tell
+from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.cli.stopping import until_stopped
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem, StateError
+from poller.pipeline.reloads import Reload, last_reload
+from poller.store.opening import stores_of
+from poller.store.protocols import State
+
+_OUTCOME_SECONDS = 30.0  # a batch in flight is finished before
+_LOOK_AGAIN_SECONDS = 0.1
+
+
+@click.command("reload", cls=GlobalOptionsCommand)
+@click.argument("pid", type=click.IntRange(2), required=False, metavar="[PID]")
+@click.pass_obj
+def command(settings: Settings, pid: int | None) -> int:
+    """Have `run` take the configuration as it is now, and tell what came of it. Default: the process that holds the state.
+
+    Exit code 1 when it kept the old one, 2 when the configuration is wrong. What `systemctl reload ionos-poller` runs. Secrets
+    that come through LoadCredential= of systemd need a restart instead.
+
+    \b
+    Example:
+      ionos-poller reload
+    """
+    try:
+        stores = stores_of(settings.load(check_files=False))
+    except ConfigError:
+        if pid is not None:
+            _signal(pid)  # the daemon says in its log, too, what is wrong
+        raise
+    process = pid or stores.holder("run")
+    if process is None:
+        raise StateError("`run` does not run", hint="start it: it takes the configuration as it is then")
+
+    def work(stop: threading.Event) -> int:
+        with closing(stores.attach("run")) as state:
+            before = last_reload(state)
+            _signal(process)
+            return _outcome(state, process, before, stop)
+
+    return until_stopped(work)
+
+
+def _signal(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError as error:
+        hint = "run it as root, or as the user of the service"
+        raise ConfigError([Problem("PID", f"process {pid} cannot be asked: {error.strerror}", hint)]) from error
+
+
+def _outcome(state: State, pid: int, before: Reload | None, stop: threading.Event) -> int:
+    deadline = time.monotonic() + _OUTCOME_SECONDS
+    while time.monotonic() < deadline and not stop.wait(_LOOK_AGAIN_SECONDS):
+        found = last_reload(state)
+        if found is None or found == before or found.pid != pid:
+            continue
+        if not found.failure:
+            click.echo("reloaded")
+            return EXIT_OK
+        tell(f"not reloaded, the old configuration stays in force: {found.failure}")
+        return EXIT_INCOMPLETE
+    tell(f"process {pid} did not say within {_OUTCOME_SECONDS:.0f} s whether it reloaded (its log says more)")
+    return EXIT_INCOMPLETE
