@@ -124,13 +124,25 @@ ALERTS = (
     Alert(
         "DeliveryStale",
         "prometheus",
-        "ionos_poller_deliver_lag_seconds",
+        # The batches of an archive wait for an hour, as they should.
+        "(ionos_poller_deliver_lag_seconds unless on (instance, sink) ionos_poller_archive_digests_total)",
         ">",
         900,
         "5m",
         "critical",
         "Sink {{ $labels.sink }} leaves events waiting for a quarter of an hour",
         "`ionos-poller status` shows the last reason. Nothing is lost; at outbox.max_bytes collecting pauses.",
+    ),
+    Alert(
+        "ArchiveStale",
+        "prometheus",
+        "(ionos_poller_deliver_lag_seconds and on (instance, sink) ionos_poller_archive_digests_total)",
+        ">",
+        3 * 3600,
+        "5m",
+        "critical",
+        "The archive {{ $labels.sink }} leaves events waiting for three hours",
+        "`ionos-poller status` shows the last reason. With a batch_age of more than two hours, raise the limit of this alert.",
     ),
     Alert(
         "SinkParked",

@@ -26,11 +26,18 @@ from poller.core.evidence.digest import (
 from poller.core.windows import Window
 from poller.pipeline.verify import Known, Report, Verifier
 from poller.sinks.archive import compress
+from tests.documents import blocks
+from tests.support import TOP
 
 START = 1_767_225_600  # 2026-01-01, a whole hour
 HOUR = 3600
 CONTRACTS = ("31960001", "31960002")
 ARCHIVE = "a" * 32
+
+
+def blocks_of_evidence(language: str) -> list[str]:
+    """The blocks of docs/evidence.md that are run on an archive."""
+    return [block.text for block in blocks(TOP / "docs/evidence.md") if block.language == language]
 
 
 class MemoryPlace:

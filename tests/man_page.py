@@ -66,8 +66,9 @@ def _command(command: click.Command, ctx: click.Context) -> Iterator[str]:
     yield from _body(_paragraphs(command))
     yield from _options(ctx, [param for param in command.params if param not in GLOBAL_OPTIONS])
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from _command(inner, click.Context(inner, parent=ctx, info_name=name))
+        for name in command.list_commands(ctx):
+            if (inner := command.get_command(ctx, name)) is not None:
+                yield from _command(inner, click.Context(inner, parent=ctx, info_name=name))
 
 
 def _options(ctx: click.Context, params: Iterable[click.Parameter]) -> Iterator[str]:

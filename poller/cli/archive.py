@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,25 @@ if TYPE_CHECKING:
     from poller.pipeline.verify import Known
 
 
-@click.group("archive", cls=GlobalOptionsGroup)
+_RESTORING = ("restore", "rebuild-state")
+
+
+class _Group(GlobalOptionsGroup):
+    """Has the commands that fill a state or a sink in a module of their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_RESTORING]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _RESTORING:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = getattr(import_module("poller.cli.restoring"), cmd_name.replace("-", "_"))
+        return found
+
+
+@click.group("archive", cls=_Group)
 def command() -> None:
-    """Archives: keygen, verify, list.
+    """Archives: keygen, verify, list, restore, rebuild-state.
 
     PLACE is a directory, a URL (s3://bucket/prefix, file:///srv/audit), or the name of a sink of the configuration.
 

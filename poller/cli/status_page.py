@@ -216,6 +216,9 @@ def _books(config: Config, state: Overview) -> Iterator[Padding]:
         is_full = state.outbox.used_bytes >= config.outbox.max_bytes
         remedy = "; collecting is paused until you replay or purge them" if is_full else ""
         yield _line("red" if is_full else "", letters + remedy)
+    for sink, head in state.archives.items():
+        if head.number:
+            yield _line("", f"archive {sink}: {head.entries:,} entries, newest digest {head.number}:{head.sha256}")
     if state.created_at is not None:
         yield _line("", f"state: created {format_time(state.created_at)}")
     if state.last_action is not None:

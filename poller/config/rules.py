@@ -43,6 +43,8 @@ def check_table(table: msgspec.Struct) -> Iterator[Problem]:
                 yield Problem("", "matches every entry", "name at least one of its keys, such as type")
         case Sink():
             yield from _check_sink(table)
+            if isinstance(table, ArchiveSink):
+                yield from _check_archive(table)
 
 
 def _check_login(table: Api | Account) -> Iterator[Problem]:
@@ -81,8 +83,6 @@ def _check_sink(sink: Sink) -> Iterator[Problem]:
         yield Problem("retry_initial", "is longer than retry_max")
     if isinstance(sink, HttpSink):
         yield from _check_http(sink)
-    if isinstance(sink, ArchiveSink):
-        yield from _check_archive(sink)
     if isinstance(sink, KafkaSink):
         if sink.key_file is not None and sink.cert_file is None:
             yield Problem("key_file", "has no cert_file beside it")

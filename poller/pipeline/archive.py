@@ -10,7 +10,9 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 from poller import __version__
@@ -27,12 +29,13 @@ from poller.pipeline.audit import Audited
 from poller.pipeline.deliver import Deliverer, StepResult, failure_kind
 from poller.sinks.archive import ArchiveSink, compress
 from poller.sinks.base import Sink
-from poller.store.protocols import Archives, State
+from poller.store.protocols import Archives, State, Stores
 
 log = logging.getLogger(__name__)
 
 # How soon a batch that fills up before its time is found.
 _LOOK_SECONDS = 5.0
+_WRITER = "archive_writer"
 
 
 class _NothingToWriteError(Exception):
@@ -201,18 +204,39 @@ def _signers(evidence: Evidence, head: Head) -> tuple[Signer | None, str | None]
     raise ConfigError([Problem(name, message, hint)])
 
 
-def deliverer_of(state: State, sink: Sink, **options: Any) -> Deliverer:
-    """What brings a sink the events that wait in a state."""
+def deliverer_of(state: State, sink: Sink, *, chain: Archives | None = None, **options: Any) -> Deliverer:
+    """What brings a sink the events that wait in a state. `chain`: where the archives are, if not in this state."""
     if isinstance(sink, ArchiveSink):
-        return ArchiveDeliverer(state, sink, **options)
+        return ArchiveDeliverer(state, sink, chain=chain, writer=writer_of(state) if chain else "", **options)
     return Deliverer(state.outbox, sink, **options)
+
+
+@contextmanager
+def chain_of_run(stores: Stores) -> Iterator[Archives]:
+    """The chains of archives, which the state of `run` has for all uses; it is created where there is none yet."""
+    if "run" not in stores.uses():
+        stores.open("run").close()
+    with closing(stores.attach("run")) as state:
+        yield state.archives
+
+
+def writer_of(state: State) -> str:
+    """What a state is called among those that write to the chain of another one.  Commits: its name, if it has none."""
+    name = state.fact(_WRITER)
+    if name is None:
+        name = uuid.uuid4().hex
+        state.remember(_WRITER, name)
+    return name
 
 
 class HourCloser:
     """Tells the archives of a state what audits say of each hour, so that their next digests state it."""
 
-    def __init__(self, state: State, sinks: Sequence[Sink]) -> None:
+    def __init__(self, state: State, sinks: Sequence[Sink], chain: Archives | None = None) -> None:
+        """`chain`: where the archives are, if not in this state, which then knows all of the hours that it audits."""
         self._state = state
+        self._chain = chain or state.archives
+        self._knows_all = chain is not None
         self._sinks = [sink.name for sink in sinks if isinstance(sink, ArchiveSink)]
 
     def counts(self, contract: str, span: Window) -> Mapping[int, int]:
@@ -227,11 +251,11 @@ class HourCloser:
         if compared is None:
             return
         for sink in self._sinks:
-            head = self._state.archives.begin(sink, int(time.time()))
+            since = 0 if self._knows_all else self._chain.begin(sink, int(time.time())).since
             gaps = [gap.window for gap in self._state.gaps.find(contract)]
             after = self.counts(contract, compared)
-            counted = closed_hours(compared, before, after, result, gaps, since=head.since)
-            self._state.archives.close_hours(sink, contract, counted)
+            counted = closed_hours(compared, before, after, result, gaps, since=since)
+            self._chain.close_hours(sink, contract, counted)
 
 
 def closed_hours(

@@ -7,6 +7,7 @@ know is returned; nothing here prints.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,16 +19,17 @@ import msgspec
 
 from poller.config import AnySink, Config
 from poller.config.sinks import Format
-from poller.core.errors import ConfigError, PollerError, Problem
+from poller.core.errors import AuthError, ConfigError, PollerError, Problem, RejectedError, TransientError
 from poller.core.events import Event
 from poller.core.reading import Limits
 from poller.core.windows import Window, format_time, tile
 from poller.ionos.api import ActivityLog
-from poller.pipeline.audit import Auditor
+from poller.pipeline.archive import HourCloser, chain_of_run, deliverer_of
+from poller.pipeline.audit import Auditor, compared_by
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
-from poller.pipeline.deliver import Deliverer
 from poller.pipeline.status import Use
 from poller.pipeline.transfer import Transfer
+from poller.sinks.archive import ArchiveSink
 from poller.sinks.base import Sink, TooOld
 from poller.sinks.build import build_sink
 from poller.sinks.output import OutputFile
@@ -35,8 +37,10 @@ from poller.sinks.redaction import redactions_of
 from poller.sinks.render import chosen_render
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.overview import FINISHED
-from poller.store.protocols import State, Stores
+from poller.store.protocols import Archives, State, Stores
 from poller.store.rows import Prepared
+
+log = logging.getLogger(__name__)
 
 PREFIX = "backfill-"  # of the name of its use
 
@@ -240,8 +244,6 @@ class Backfill:
         Raises: what `Transfer.run` does.
         """
         redactions = redactions_of(self._chosen(), self._config)
-        deliverers = [Deliverer(self._state.outbox, sink, redact=redactions.get(sink.name)) for sink in sinks]
-        transfer = Transfer(deliverers, self._stop)
         left_out: list[int] = []  # from several threads
 
         def after_window(done: WindowCommitted) -> None:
@@ -250,6 +252,12 @@ class Backfill:
             on_window(done)
 
         with ExitStack() as others:
+            has_archive = any(isinstance(sink, ArchiveSink) for sink in sinks)
+            chain = others.enter_context(chain_of_run(self._stores)) if has_archive else None
+            deliverers = [
+                deliverer_of(self._state, sink, chain=chain, redact=redactions.get(sink.name)) for sink in sinks
+            ]
+            transfer = Transfer(deliverers, self._stop)
             collector = Collector(
                 self._state,
                 self._accounts,
@@ -264,7 +272,34 @@ class Backfill:
             polls = transfer.run(
                 collector, lambda: contracts, self._jobs, lambda: tick(transfer.delivered), tick_seconds
             )
+            if chain is not None:
+                self._state_hours(chain, sinks, collector, window)
         return Export(polls, sum(left_out), transfer.delivered)
+
+    def _state_hours(self, chain: Archives, sinks: Sequence[Sink], collector: Collector, window: Window) -> None:
+        """Have the archives state what the API counts of each hour of the range, now that all of it is in them."""
+        closer = HourCloser(self._state, sinks, chain)
+        for row in self._state.contracts.all():
+            span = Window(window.start, min(window.end, row.watermark))
+            if row.failure or span.end <= span.start:
+                continue
+            counts = closer.counts(row.contract, span)
+            try:
+                result = collector.audit(row.contract, span)
+            except (TransientError, AuthError, RejectedError) as error:  # what is archived is archived
+                log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
+                continue
+            compared = compared_by(span, row.origin, self._clock(), 0, result)
+            closer.close(row.contract, counts, compared.window if compared else None, result)
+        for sink in sinks:
+            if isinstance(sink, ArchiveSink):
+                deliverer = deliverer_of(self._state, sink, chain=chain)
+                try:
+                    while (wait := deliverer.step(is_last=True).wait_seconds) is not None:
+                        if deliverer.refusal or self._stop.wait(wait):
+                            return
+                finally:
+                    deliverer.abandon()
 
     def _elsewhere(self, others: ExitStack) -> Callable[[str, Sequence[Event]], Collection[bytes]]:
         """What `run` has collected for these sinks, unless it is to be sent again. `others` closes it."""

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from poller.core import hours
 from poller.core.errors import StateError
+from poller.core.evidence.batches import Head
+from poller.core.evidence.digest import fingerprint
 from poller.core.mapping import escaped
 from poller.core.windows import format_time
 from poller.store.gaps import Gap
@@ -133,6 +135,7 @@ def _use_data(use: Use) -> dict[str, object]:
                 "retry_at": _time(row.sink.retry_at),
                 "parked_at": _time(row.sink.parked_at),
                 "failure": row.sink.failure,
+                "archive": _archive(state.archives.get(row.sink.name)),
                 "holder": holders,
                 "balanced": row.is_balanced and state.letters.get(row.sink.name, NO_LETTERS).is_balanced,
             }
@@ -154,6 +157,19 @@ def _use_data(use: Use) -> dict[str, object]:
         "outbox": state.outbox._asdict(),
         "balanced": not state.imbalances(),
         "imbalances": state.imbalances(),
+    }
+
+
+def _archive(head: Head | None) -> dict[str, object] | None:
+    """How far an archive is: its newest digest, which `archive verify --head NUMBER:SHA256` takes."""
+    if head is None or not head.number:
+        return None
+    return {
+        "number": head.number,
+        "sha256": head.sha256,
+        "entries": head.entries,
+        "written_at": _time(head.written_at),
+        "key": fingerprint(head.key) if head.key else None,
     }
 
 

@@ -222,6 +222,12 @@ class _StateCollector(Collector):
             ["sink"],
             {(row.sink.name,): int(row.sink.parked_at is not None) for row in state.sinks},
         )
+        yield _counter(
+            "archive_digests",
+            "Digests of the archive: each batch has one.",
+            ["sink"],
+            {(sink,): head.number for sink, head in state.archives.items()},
+        )
 
 
 def _gaps(state: Overview, contracts: Collection[str]) -> Iterator[Metric]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from poller.core.evidence.batches import Head
 from poller.core.windows import format_time
 from poller.store.gaps import Gap
 from poller.store.journal import JournalEntry
@@ -45,7 +46,7 @@ class Overview(NamedTuple):
     `letters` are the books of dead letters by sink, also of sinks that were forgotten. `created_at` is when the state was made,
     in unix seconds; None where a program made it that did not note it. `last_action` is what a person did last. `finished` is
     when a backfill had exported all of its range; None for what goes on. `replicas` are the processes that share the state; none
-    if it belongs to one machine.
+    if it belongs to one machine. `archives` says, by sink, how far each archive is.
     """
 
     contracts: list[Contract]
@@ -60,6 +61,7 @@ class Overview(NamedTuple):
     last_action: JournalEntry | None = None
     finished: str | None = None
     replicas: Sequence[Replica] = ()
+    archives: Mapping[str, Head] = {}
 
     @property
     def is_done(self) -> bool:

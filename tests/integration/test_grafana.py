@@ -198,6 +198,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             found[name] |= set(re.findall(r'(\w+)="', labels))
     # These have samples only when something has happened.
     found["ionos_poller_events_filtered_total"] |= {"reason"}
+    found["ionos_poller_archive_digests_total"] |= {"sink"}
     found["ionos_poller_gaps"] |= {"contract", "reason"}
     found["ionos_poller_gap_seconds"] |= {"contract"}
     found["ionos_poller_last_poll_success_at_seconds"] |= {"contract"}
@@ -341,6 +342,7 @@ FIRING = {
         {"account": "a", "contract": "1"},
     ),
     "DeliveryStale": ('deliver_lag_seconds{sink="s"}', "901x120", {"sink": "s"}),
+    "ArchiveStale": ('deliver_lag_seconds{sink="archive"}', "10801x120", {"sink": "archive"}),
     "SinkParked": ('sink_parked{sink="s"}', "1x120", {"sink": "s"}),
     "Gaps": ('gaps{contract="1",reason="dense"}', "1x120", {"contract": "1", "reason": "dense"}),
     "DeadLetters": ('dead_letters{sink="s"}', "1x120", {"sink": "s"}),
@@ -355,6 +357,8 @@ WELL = {
     'collect_lag_seconds{account="a",contract="1"}': "60x120",
     'deliver_lag_seconds{sink="s"}': "2x120",
     'sink_parked{sink="s"}': "0x120",
+    'deliver_lag_seconds{sink="archive"}': "3600x120",
+    'archive_digests_total{sink="archive"}': "0+1x120",
     'dead_letters{sink="s"}': "0x120",
     'gap_seconds{contract="1"}': "0x120",
     'audit_missing_events{contract="1"}': "0x120",

@@ -13,6 +13,7 @@ from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.rows import Size
 from poller.store.sqlite import dead_letters, ledger, outbox
+from poller.store.sqlite.archives import read_heads
 from poller.store.sqlite.contracts import read_contracts, read_filtered, read_ranges
 from poller.store.sqlite.database import CREATED_AT, Database, Reader
 from poller.store.sqlite.gaps import read_gaps
@@ -85,6 +86,7 @@ def _read(connection: sqlite3.Connection) -> Overview:
             int(created) if (created := _fact(connection, CREATED_AT)) else None,
             next(iter(read_journal(connection, limit=1)), None),
             _fact(connection, FINISHED),
+            archives=read_heads(connection),
         )
 
 

@@ -13,9 +13,10 @@ from poller.store.rows import Diagnosis
 from poller.store.sqlite import diagnosis, inspection
 from poller.store.sqlite import overview as reading
 from poller.store.sqlite.database import delete, make_directory, vanished
-from poller.store.sqlite.lock import Lock, was_created
+from poller.store.sqlite.lock import Lock, forget_created, was_created
 from poller.store.sqlite.overview import Collected
 from poller.store.sqlite.state import State
+from poller.store.sqlite.translation import translated_os
 
 
 class Stores:
@@ -78,6 +79,12 @@ class Stores:
             delete(self._path(use))
         finally:
             lock.release()
+
+    def rename(self, use: str, new: str) -> None:
+        """Give the state of a use, which is closed, to another use, which has none."""
+        with translated_os(self._path(use)):
+            forget_created(self._path(use))
+            self._path(use).rename(self._path(new))
 
     def holder(self, use: str) -> int | None:
         return inspection.holder_of(self.directory / f"{use}.lock")

@@ -1,0 +1,265 @@
+"""`archive restore` and `archive rebuild-state`: entries out of an archive again, to a file, to sinks, or into a new state."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from poller.archive import Place
+from poller.cli import suggestions
+from poller.cli.acting import warn_of_root
+from poller.cli.messages import note
+from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
+from poller.cli.places import PLACE, place_of
+from poller.cli.stopping import until_stopped
+from poller.config import ArchiveSink, Config
+from poller.core.errors import EXIT_OK, AuthError, ConfigError, Problem, StateError, StoppedError
+from poller.core.evidence.batches import HOUR_SECONDS
+from poller.core.evidence.digest import DATA, Object, batch_of
+from poller.core.windows import Window
+from poller.pipeline.archive import deliverer_of
+from poller.pipeline.deliver import Deliverer
+from poller.pipeline.restore import Rebuilder, chosen_objects, digests_of, events_in, lines_in
+from poller.pipeline.verify import seconds_of
+from poller.sinks.build import build_sink
+from poller.sinks.redaction import redactions_of
+from poller.store import sqlite
+from poller.store.opening import stores_of
+from poller.store.protocols import State
+from poller.store.rows import Prepared, WindowRead
+from poller.system.files import NewFile
+
+_USE = "restore-"
+_REBUILDING = "rebuilding"
+
+
+@click.command("restore", cls=GlobalOptionsCommand, short_help="Entries out of it, to a file or a sink.")
+@PLACE
+@click.option("--from", "start", type=TIME_TEXT, metavar="T", help="Only entries from T on.")
+@click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entries before T.")
+@CONTRACTS
+@click.option(
+    "--output",
+    type=click.Path(readable=False),
+    metavar="FILE",
+    help="Write JSON lines to FILE. Default: -, for stdout.",
+)
+@click.option(
+    "--sink",
+    "sinks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=suggestions.configured_sinks,
+    help="Send to this sink of the config (repeatable).",
+)
+@click.pass_obj
+def restore(
+    settings: Settings,
+    place: str,
+    start: str | None,
+    end: str | None,
+    contracts: tuple[str, ...],
+    output: str | None,
+    sinks: tuple[str, ...],
+) -> int:
+    """Take entries out of an archive: as JSON lines, or to sinks. It needs no state, and no API.
+
+    Oldest hour first for each contract. Every object is checked against its digest.
+
+    \b
+    Examples:
+      ionos-poller archive restore /srv/audit --from 30d --output month.ndjson
+      ionos-poller archive restore /srv/audit --contract 31960001 --sink loki
+    """
+    if output and sinks:
+        raise ConfigError([Problem("--output", "is given besides --sink", "give one of the two")])
+    opened, span = place_of(settings, place), _span(start, end)
+    objects = [entry for *_, digest in digests_of(opened) for entry in chosen_objects(digest, span, contracts)]
+    objects.sort(key=lambda entry: (entry.contract, entry.hour))
+    if sinks:
+        config = settings.load()
+        return until_stopped(lambda stop: _to_sinks(config, opened, objects, span, sinks, stop))
+    if output in (None, "-"):
+        note(f"{_write(opened, objects, span, sys.stdout.buffer):,} entries restored")
+        return EXIT_OK
+    path = Path(str(output))
+    if path.exists():
+        raise ConfigError([Problem("--output", f"{path} exists already", "name another file, or move it away")])
+    with NewFile(path) as made:
+        with made.draft.open("wb") as file:
+            count = _write(opened, objects, span, file)
+        made.write(b"")
+        made.commit()
+    note(f"{count:,} entries restored to {path}")
+    return EXIT_OK
+
+
+def _span(start: str | None, end: str | None) -> Window | None:
+    if start is None and end is None:
+        return None
+    first = parse_time_option(start, "--from") if start is not None else 0
+    last = parse_time_option(end, "--to", is_end=True) if end is not None else 1 << 40
+    if last <= first:
+        raise ConfigError([Problem("--to", "is not after --from", "check the two times")])
+    return Window(first, last)
+
+
+def _is_whole(entry: Object, span: Window | None) -> bool:
+    """Whether all of an object lies in the span."""
+    start = seconds_of(entry.hour)
+    return span is None or (span.start <= start and start + HOUR_SECONDS <= span.end)
+
+
+def _write(place: Place, objects: list[Object], span: Window | None, file: BinaryIO) -> int:
+    count = 0
+    for entry in objects:
+        lines = lines_in(place, entry)
+        if span is not None and not _is_whole(entry, span):
+            lines = [event.line for event in events_in(place, entry) if _is_in(event.time_us, span)]
+        if lines:
+            file.write(b"\n".join([*lines, b""]))
+        count += len(lines)
+    file.flush()
+    return count
+
+
+def _is_in(time_us: int, span: Window | None) -> bool:
+    return span is None or span.start <= time_us // 1_000_000 < span.end
+
+
+def _to_sinks(
+    config: Config,
+    place: Place,
+    objects: list[Object],
+    span: Window | None,
+    names: tuple[str, ...],
+    stop: threading.Event,
+) -> int:
+    chosen = [sink for sink in config.sinks if sink.name in names]
+    unknown = set(names) - {sink.name for sink in chosen}
+    archives = [sink.name for sink in chosen if isinstance(sink, ArchiveSink)]
+    if unknown or archives:
+        what = f"there is no {', '.join(sorted(unknown))}" if unknown else f"{archives[0]} is an archive itself"
+        raise ConfigError([Problem("--sink", what, "name a sink of the configuration")])
+    stores = stores_of(config)
+    warn_of_root(stores)
+    order = repr((place.url, span, sorted({entry.contract for entry in objects}), sorted(names)))
+    use = _USE + hashlib.blake2b(order.encode(), digest_size=6).hexdigest()
+    state = stores.open(use)
+    try:
+        redactions = redactions_of(chosen, config)
+        sinks = [build_sink(sink, config, stop) for sink in chosen]
+        deliverers = [deliverer_of(state, sink, redact=redactions.get(sink.name)) for sink in sinks]
+        for entry in objects:
+            _collect(state, place, entry, span, config.accounts[0].name)
+            _deliver(deliverers, stop)
+        books = state.overview().sinks
+    finally:
+        state.close()
+    for row in books:
+        note(f"{row.sink.name}: {row.sink.delivered:,} entries delivered, {row.sink.dead:,} dead letters")
+    if not any(row.sink.dead for row in books):
+        stores.discard(use)  # nothing to go on with, nor for `status` to show
+    return EXIT_OK
+
+
+def _collect(state: State, place: Place, entry: Object, span: Window | None, account: str) -> None:
+    """Put the entries of an object into the outbox, unless an interrupted run has done so."""
+    events = [event for event in events_in(place, entry) if _is_in(event.time_us, span)]
+    start = seconds_of(entry.hour)
+    now = int(time.time())
+    state.contracts.enrol([entry.contract], account, start, now)
+    (claim,) = state.contracts.claim([entry.contract])
+    try:
+        claim.commit(WindowRead(Window(start, start + HOUR_SECONDS), events, len(events), now), Prepared)
+    finally:
+        claim.release()
+
+
+def _deliver(deliverers: list[Deliverer], stop: threading.Event) -> None:
+    for deliverer in deliverers:
+        while (wait := deliverer.step(is_last=True).wait_seconds) is not None:
+            if deliverer.refusal:
+                hint = "nothing is lost: correct that and run the same command again"
+                raise AuthError(deliverer.refusal, sink=deliverer.sink_name, hint=hint)
+            if stop.wait(wait):
+                raise StoppedError("asked to stop")
+
+
+@click.command("rebuild-state", cls=GlobalOptionsCommand, short_help="A new state, where it was lost.")
+@PLACE
+@click.pass_obj
+def rebuild_state(settings: Settings, place: str) -> int:
+    """Begin a new state from an archive, where the old one is lost: nothing in the archive is collected or delivered again.
+
+    PLACE must be that of a sink of the configuration; its chain goes on. What was collected last and not archived yet is
+    collected again, and delivered again to the other sinks.
+
+    \b
+    Example:
+      ionos-poller archive rebuild-state /srv/audit
+    """
+    config = settings.load()
+    opened = place_of(settings, place)
+    sink = _sink_of(config, place, opened)
+    stores = stores_of(config)
+    if not isinstance(stores, sqlite.Stores):
+        hint = "rebuild into files with --state-dir and without [state] url, then `ionos-poller state copy`"
+        raise ConfigError([Problem("state.url", "a state is rebuilt into files", hint)])
+    warn_of_root(stores)
+    if "run" in stores.uses():
+        hint = "move it away first, if it is not to be used any more"
+        raise StateError(f"there is a state already: {stores.where('run')}", hint=hint)
+    stores.discard(_REBUILDING)
+    left = _unlisted(opened)
+    state = stores.open(_REBUILDING)
+    try:
+        for known in config.sinks:  # before anything is collected: what is in the archive counts as delivered to each
+            state.outbox.register(known.name, known.type)
+        rebuilder = Rebuilder(opened, sink.name, config.accounts[0].name, int(time.time()))
+        rebuilt = rebuilder.into(state)
+    finally:
+        state.close()
+    for key in left:
+        opened.delete(key)
+        note(f"{key} deleted: it is of a batch that was never finished")
+    stores.rename(_REBUILDING, "run")
+    click.echo(
+        f"state rebuilt from {rebuilt.entries:,} entries of {rebuilt.contracts:,} contracts: the chain goes on after digest"
+        f" {rebuilt.number}"
+    )
+    return EXIT_OK
+
+
+def _sink_of(config: Config, text: str, place: Place) -> ArchiveSink:
+    sinks = [sink for sink in config.sinks if isinstance(sink, ArchiveSink)]
+    for sink in sinks:
+        if text in (sink.name, sink.url) or place.url in (sink.url, sink.url.removeprefix("file://")):
+            return sink
+        if sink.url.startswith("file://") and Path(sink.url.removeprefix("file://")) == Path(place.url).absolute():
+            return sink
+    hint = "give the url of a sink of type archive, as the configuration has it"
+    raise ConfigError([Problem("PLACE", f"no sink of the configuration writes to {place.url}", hint)])
+
+
+def _unlisted(place: Place) -> list[str]:
+    """The objects that were written for a digest that never was: their entries are collected again."""
+    listed: set[str] = set()
+    last = 0
+    for number, _, digest in digests_of(place):
+        last = number
+        listed.update(entry.key for entry in digest.objects)
+    return list(_left(place, listed, last))
+
+
+def _left(place: Place, listed: set[str], last: int) -> Iterator[str]:
+    for found in place.listing(DATA):
+        if found.key not in listed and batch_of(found.key) == last + 1:
+            yield found.key

@@ -1,0 +1,158 @@
+"""Archives through the real command: filled, verified by us and by other programs, broken, restored, and a state from one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.archives import blocks_of_evidence
+from tests.integration.fetching import FIRST, SECOND, Bench, Run, Starter, failed
+
+DAY = datetime(2026, 3, 1, tzinfo=UTC)
+RANGE = ("--from", "2026-03-01", "--to", "2026-03-02")
+COUNT = 600
+
+CONFIG = """
+[evidence]
+signing_key_file = "evidence.key"
+
+[[sinks]]
+name = "proof"
+type = "archive"
+url = "file://{audit}"
+
+[[sinks]]
+name = "files"
+type = "file"
+path = "{files}"
+"""
+
+
+@pytest.fixture
+def filled(bench: Starter) -> Bench:
+    """A directory with an archive of a day of two contracts."""
+    place = bench(contracts=2, events=0)
+    for contract in (FIRST, SECOND):
+        place.simulator.add_entries(contract, count=COUNT, at=DAY + timedelta(minutes=1), span_seconds=20 * 3600)
+    text = CONFIG.format(audit=place.directory / "audit", files=place.directory / "again.ndjson")
+    (place.directory / "ionos-poller.toml").write_text(text)
+    made = place.run("archive", "keygen", "evidence.key")
+    assert made.code == 0, made.stderr
+    run = place.run("backfill", *RANGE, "--sink", "proof")
+    assert run.code == 0, run.stderr
+    return place
+
+
+def verify(place: Bench, *args: str) -> tuple[Run, dict[str, object]]:
+    run = place.run("archive", "verify", "audit", "--public-key", "evidence.pub", "--json", *args)
+    found: dict[str, object] = json.loads(run.lines[0])
+    return run, found
+
+
+def user_of(entry: dict[str, dict[str, dict[str, str]]]) -> str | None:
+    return entry.get("principal", {}).get("identity", {}).get("username")
+
+
+def objects(place: Bench) -> list[Path]:
+    return sorted((place.directory / "audit/data").rglob("*.ndjson.gz"))
+
+
+def test_a_backfill_makes_an_archive_that_others_can_read_and_verify(filled: Bench) -> None:
+    run, found = verify(filled)
+    assert (run.code, found["proven"], found["entries"], found["contracts"]) == (0, True, 2 * COUNT, 2)
+    assert found["hours"] == {"complete": 48, "incomplete": [], "unstated": []}
+    # DuckDB counts, groups and finds, and agrees.
+    pattern = f"{filled.directory}/audit/data/**/*.ndjson.gz"
+    query = f"read_json('{pattern}', hive_partitioning = true, union_by_name = true)"
+    assert duckdb.sql(f"SELECT count(*) FROM {query}").fetchone() == (2 * COUNT,)  # noqa: S608 - our own paths
+    entries = [json.loads(line) for line in filled.oracle()]
+    users = Counter((user_of(entry), entry["event"]["type"]) for entry in entries)
+    by_user = f"SELECT principal.identity.username, event.type, count(*) FROM {query} GROUP BY ALL"  # noqa: S608 - the same
+    assert {(user, kind): count for user, kind, count in duckdb.sql(by_user).fetchall()} == users
+    (shown,) = blocks_of_evidence("sql")
+    grouped = duckdb.sql(shown.replace("/srv/audit", f"{filled.directory}/audit")).fetchall()
+    assert sum(count for *_, count in grouped) == COUNT
+    uuid = next(entry["@uuid"] for entry in entries if "@uuid" in entry)
+    one = f"SELECT contract FROM {query} WHERE \"@uuid\" = '{uuid}'"  # noqa: S608 - the same
+    assert len(duckdb.sql(one).fetchall()) == 1
+    # `status` knows the head, which finds an archive that was cut at its end.
+    (use,) = (use for name, use in json.loads(filled.run("status", "--json").lines[0])["uses"].items() if name == "run")
+    assert use["sinks"] == []
+    head = found["head"]
+    assert isinstance(head, dict)
+    known = f"{head['number']}:{head['sha256']}"
+    assert verify(filled, "--head", known)[0].code == 0
+    for ending in ("json", "sig"):
+        (filled.directory / f"audit/digests/{head['number']:09}.{ending}").unlink()
+    cut, found = verify(filled, "--head", known)
+    assert (cut.code, "cut at its end" in str(found["findings"])) == (1, True)
+
+
+def test_one_byte_that_was_broken_is_named_in_one_line(filled: Bench) -> None:
+    path = objects(filled)[3]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    run = filled.run("archive", "verify", "audit", "--public-key", "evidence.pub")
+    assert run.code == 1
+    assert "NOT PROVEN: 1 finding" in run.lines[0].decode()
+    key = path.relative_to(filled.directory / "audit")
+    assert run.told == [f"ionos-poller: {key}: was changed: its SHA-256 is not the one that digest 1 names"]
+
+
+def test_an_auditor_verifies_with_openssl_sha256sum_and_jq_alone(filled: Bench) -> None:
+    """What docs/evidence.md says is run as it stands there."""
+    (script,) = blocks_of_evidence("sh")
+    assert all(program in script for program in ("openssl", "sha256sum", "jq"))
+    work = filled.directory / "auditor"
+    shutil.copytree(filled.directory / "audit", work)
+    shutil.copy(filled.directory / "evidence.pub", work)
+
+    def audit() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", "-c", script], cwd=work, capture_output=True, text=True, check=False)
+
+    done = audit()
+    assert done.returncode == 0, done.stderr
+    assert f"{2 * COUNT} entries" in done.stdout
+    path = next(iter(sorted((work / "data").rglob("*.ndjson.gz"))))
+    path.write_bytes(path.read_bytes() + b"x")
+    assert audit().returncode != 0
+    path.unlink()
+    assert audit().returncode != 0
+
+
+def test_entries_are_restored_to_a_file_and_to_a_sink(filled: Bench) -> None:
+    run = filled.run("archive", "restore", "audit", "--contract", str(FIRST))
+    assert (run.code, sorted(run.lines)) == (0, sorted(filled.oracle(FIRST)))
+    part = filled.run("archive", "restore", "audit", "--from", "2026-03-01T03:30:00Z", "--to", "2026-03-01T05:10:00Z")
+    times = [json.loads(line)["meta"]["time"] for line in part.lines]
+    assert times
+    assert all("2026-03-01T03:30" <= time < "2026-03-01T05:10" for time in times)
+    sent = filled.run("archive", "restore", "audit", "--sink", "files")
+    assert sent.code == 0, sent.stderr
+    lines = (filled.directory / "again.ndjson").read_bytes().splitlines()
+    assert sorted(lines) == sorted(filled.oracle())
+    objects(filled)[0].unlink()
+    failed(filled.run("archive", "restore", "audit"), 1, "is missing")
+
+
+def test_a_state_is_rebuilt_and_nothing_is_collected_or_archived_twice(filled: Bench) -> None:
+    failed(filled.run("archive", "rebuild-state", "audit"), 4, "there is a state already")
+    shutil.rmtree(filled.state_dir)
+    run = filled.run("archive", "rebuild-state", "audit")
+    assert run.code == 0, run.stderr
+    assert b"1,200 entries of 2 contracts" in run.lines[0]
+    filled.simulator.add_entries(FIRST, count=7, at=DAY + timedelta(hours=22), span_seconds=600)
+    again = filled.run("backfill", *RANGE, "--sink", "proof")
+    assert again.code == 0, again.stderr
+    assert "1,200 entries left out" in again.stderr
+    run, found = verify(filled)
+    assert (run.code, found["proven"], found["entries"]) == (0, True, 2 * COUNT + 7), found
+    assert filled.run("status").code == 0
