@@ -115,6 +115,7 @@ class Schedule:
         self._has_all = True
         self._share_lock = threading.Lock()
         self._discovery_failures: list[PollerError] | None = None
+        self._unavailable: dict[str, str] = {}  # a job or sink that the state does not let work now, and why
         self._tokens = TokenWatch(components.token_expiries, metrics.token_expires_at, clock)
         self._skewed: set[str] = set()
         self._audit_tried_at: dict[str, int] = {}
@@ -196,10 +197,11 @@ class Schedule:
             try:
                 with self.workers.busy(name):
                     job()
+                self._unavailable.pop(name, None)
             except StoppedError:
                 pass
             except StateUnavailableError as error:
-                _tell_unavailable(error)
+                self._note_unavailable(name, error)
             except StateError as error:
                 if not self._stop.is_set():
                     self._fail(error)
@@ -215,6 +217,7 @@ class Schedule:
             self._discover_soon()
             raise
         for contract in sorted(set(self._found).difference(contracts)):
+            self._unavailable.pop(f"the poll of contract {contract}", None)
             log.warning("contract.gone", extra={"contract": contract})
         for contract in contracts:
             if contract not in self._found:
@@ -372,10 +375,11 @@ class Schedule:
             moves()
             try:
                 wait = deliverer.step().wait_seconds
+                self._unavailable.pop(f"sink {sink.name}", None)
             except StoppedError:
                 return
             except StateUnavailableError as error:
-                _tell_unavailable(error, sink=sink.name)
+                self._note_unavailable(f"sink {sink.name}", error, sink=sink.name)
                 wait = _UNAVAILABLE_SECONDS
             except OutputError as error:
                 if len(self.components.sinks) == 1:
@@ -437,13 +441,18 @@ class Schedule:
         """When the token of each account expires, in unix seconds, as of the last look."""
         return self._tokens.expiries
 
+    def _note_unavailable(self, name: str, error: StateUnavailableError, **where: str) -> None:
+        if not isinstance(error, LeaseLostError):  # another process does that work
+            self._unavailable[name] = error.reason
+        _tell_unavailable(error, **where)
+
     def not_ready_reasons(self) -> list[str]:
         """What keeps us from being ready, in a sentence each."""
         try:
             overview = self._state.overview()
         except StateUnavailableError as error:
             return [error.reason]
-        return not_ready_reasons(
+        found = not_ready_reasons(
             overview,
             self.components.config,
             self._clock(),
@@ -451,6 +460,7 @@ class Schedule:
             discovery_failures=self._discovery_failures,
             token_expiries=self._tokens.expiries,
         )
+        return [*sorted(set(self._unavailable.copy().values())), *found]
 
     def notes(self) -> list[str]:
         """What to know though we are ready, in a sentence each."""

@@ -14,7 +14,7 @@ import pytest
 
 from poller.config import Config, Http
 from poller.core.delivery import Accepted, Outcome, RetryAfter
-from poller.core.errors import PollerError, TransientError
+from poller.core.errors import PollerError, StateFullError, TransientError
 from poller.core.events import Event, Page
 from poller.core.listing import ContractList
 from poller.core.windows import Window
@@ -188,6 +188,29 @@ def test_where_the_old_configuration_cannot_start_either_the_daemon_ends_with_th
 
     with pytest.raises(PollerError, match="cannot go on: RuntimeError: again"):
         running.run(during)
+
+
+def test_a_disk_that_is_full_is_told_until_it_is_not(tmp_path: Path) -> None:
+    is_full = threading.Event()
+    is_full.set()
+
+    def send() -> Outcome:
+        if is_full.is_set():
+            raise StateFullError("state/run.db: no space left on the disk", hint="free some")
+        return Accepted()
+
+    running = Running(tmp_path, [Sink(sent=send)])
+
+    def reasons() -> str:
+        return " ".join(running.daemon.ready().reasons)
+
+    def during() -> None:
+        fill(running.state)
+        wait_until(lambda: "no space left on the disk (free some)" in reasons(), 15, what="it is told")
+        is_full.clear()
+        wait_until(lambda: "no space left" not in reasons(), 15, what="it is over")
+
+    running.run(during)
 
 
 def fill(state: State) -> None:
