@@ -12,7 +12,7 @@ from poller.pipeline.status import Seen, Use
 from poller.service.web.view import View
 from poller.store.gaps import Gap
 from poller.store.overview import Overview, SinkOverview
-from poller.store.rows import Contract, Sink, Size
+from poller.store.rows import Contract, Replica, Sink, Size
 
 HOUR = 3600
 NOW = 1_777_644_120  # 2026-05-01T14:02:00Z
@@ -47,6 +47,10 @@ def gap(id_: int = 1, start: int = TOP - 5 * HOUR, seconds: int = 1, **changes: 
     return row._replace(**changes)
 
 
+def replica(host: str = "poller-0", **changes: Any) -> Replica:
+    return Replica(host, 12, "0.1.0", NOW - HOUR, NOW - 2, 3, "1")._replace(**changes)
+
+
 def state(
     contracts: Sequence[Contract] | None = None, sinks: Sequence[SinkOverview] | None = None, **changes: Any
 ) -> Overview:
@@ -68,4 +72,4 @@ def config_of(sinks: Sequence[str], **changes: Any) -> Config:
     return Config(poll=Poll(interval_seconds=60), accounts=(Account(name="default"),), sinks=tables, **changes)
 
 
-__all__ = ["FIRST", "HOUR", "NOW", "TOP", "Window", "config_of", "contract", "gap", "sink", "state", "view"]
+__all__ = ["FIRST", "HOUR", "NOW", "TOP", "Window", "config_of", "contract", "gap", "replica", "sink", "state", "view"]

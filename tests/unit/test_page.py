@@ -15,7 +15,7 @@ from poller.service.rate import MINUTES, Rate
 from poller.service.web.html import HEADERS, render
 from poller.service.web.view import BAD, OK, WARN, View, headline, level, problems, subline
 from poller.store.rows import Range, Size
-from tests.views import FIRST, HOUR, NOW, TOP, config_of, contract, gap, sink, state, view
+from tests.views import FIRST, HOUR, NOW, TOP, config_of, contract, gap, replica, sink, state, view
 
 MINUTE = 60
 NASTY = "<script>alert(1)</script>\"&'\x1b"
@@ -113,6 +113,7 @@ def test_nothing_is_called_complete_over_a_gap_or_a_span_that_is_still_to_be_rea
         (view(state([contract(failure="HTTP 503")])), WARN, "the last poll failed and is tried again: HTTP 503"),
         (view(state([contract(fetched=1)])), BAD, "the books do not balance"),
         (view(state([contract(watermark=NOW + 3600)])), WARN, "lies ahead of this machine's clock"),
+        (view(state(replicas=[replica(), replica("b", config="2")])), WARN, "replicas have different configurations"),
         (view(token_expiries={"default": NOW + 3 * 86_400}), WARN, "the API token expires in 3 d"),
         (view(token_expiries={"default": NOW - 1}), BAD, "the API token has expired"),
         (view(state([])), WARN, "no contract has been found yet"),
@@ -167,9 +168,9 @@ def test_every_text_is_escaped() -> None:
             [contract(NASTY, account=NASTY, failure=NASTY)],
             [sink(NASTY, failure=NASTY, retry_at=NOW + 1.0)],
             gaps=[gap(reason=NASTY, contract=NASTY)],
+            replicas=[replica(NASTY)],
         ),
         reasons=[NASTY],
-        replicas=[{"host": NASTY, "contracts": [1, 2]}],
         token_expiries={NASTY: NOW},
     )
     document = render(seen)
@@ -178,7 +179,7 @@ def test_every_text_is_escaped() -> None:
 
 
 def test_a_document_has_each_id_once_and_nothing_from_elsewhere() -> None:
-    seen = view(state(gaps=[gap()]), per_minute=[1] * 60, replicas=[{"host": "a"}], reasons=["`a"])
+    seen = view(state(gaps=[gap()], replicas=[replica()]), per_minute=[1] * 60, reasons=["`a"])
     document = render(seen)
     found = Text(document).ids
     assert len(found) == len(set(found))
@@ -199,12 +200,13 @@ def test_of_many_contracts_those_that_are_not_well_are_shown_first_and_all_on_de
 
 
 def test_gaps_replicas_and_other_uses_have_a_table_where_there_are_any() -> None:
-    seen = view(state(gaps=[gap(number) for number in range(25)]), replicas=[{"host": "poller-1", "contracts": ["1"]}])
+    seen = view(state(gaps=[gap(number) for number in range(25)], replicas=[replica("poller-1")]))
     other = seen.seen.uses[0]._replace(name="backfill-1", process=None)
     seen.seen.uses.append(other)
     page = shown(seen)
     assert {"gaps", "replicas", "uses"} <= set(page.ids)
     assert "and 15 more" in page.text
+    assert "poller-1 12 0.1.0 3 2 s ago" in " ".join(page.words)
     assert "backfill-1 not running" in " ".join(page.words)
     assert not {"gaps", "replicas", "uses"} & set(shown(view()).ids)
 

@@ -84,7 +84,7 @@ def render(view: View, *, is_whole: bool = False) -> str:
     right: list[str] = []
     if state is not None:
         left = [_contracts(view, state, is_whole=is_whole), _gaps(view, state), _chart(view)]
-        right = [_sinks(view, state), _books(view, state), _replicas(view), _other_uses(view)]
+        right = [_sinks(view, state), _books(view, state), _replicas(view, state), _other_uses(view)]
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -353,13 +353,15 @@ def _gaps(view: View, state: Overview) -> str:
     return _table("gaps", "Gaps", ("No.", "Contract", "From, length", "State", "Reason"), rows, len(gaps))
 
 
-def _replicas(view: View) -> str:
-    if not view.replicas:
+def _replicas(view: View, state: Overview) -> str:
+    if not state.replicas:
         return ""
-    keys = ("host", "pid", "version", "contracts", "seen_at")
-    rows = [tuple(_plain(replica.get(key, "")) for key in keys) for replica in _first(view.replicas)]
-    headings = ("Host", "Process", "Version", "Contracts", "Last seen")
-    return _table("replicas", "Replicas", headings, rows, len(view.replicas))
+    rows = [
+        (row.host, str(row.pid), row.version, f"{row.contracts:,}", f"{duration(view.now - row.seen_at)} ago")
+        for row in _first(state.replicas)
+    ]
+    headings = ("Host", "Process", "Version", "Contracts", "Last sign of life")
+    return _table("replicas", "Replicas", headings, rows, len(state.replicas))
 
 
 def _other_uses(view: View) -> str:
@@ -391,10 +393,6 @@ def _table(id_: str, title: str, headings: Sequence[str], rows: Sequence[Sequenc
 
 def _first(rows: Sequence[T]) -> Sequence[T]:
     return rows[:_ROWS_AT_A_GLANCE]
-
-
-def _plain(value: object) -> str:
-    return str(len(value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _code(text: str) -> str:

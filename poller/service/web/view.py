@@ -32,7 +32,6 @@ class View(NamedTuple):
     reasons: Sequence[str] = ()
     token_expiries: Mapping[str, float] = {}
     per_minute: Sequence[int | None] = ()
-    replicas: Sequence[Mapping[str, object]] = ()
 
     @property
     def run(self) -> Use | None:
