@@ -281,3 +281,17 @@ def test_a_parked_sink_says_what_to_do_with_the_key_it_has(state: State, clock: 
     key = SecretSource("file", "/etc/key", path="sinks[0].api_key")
     sink.settings = LoggingServiceSink(name="out", url="https://127.0.0.1", tag="activityLog", api_key=key)  # type: ignore[assignment]
     assert sink.key_remedy == "replace /etc/key: it is read again each time"
+
+
+def test_after_a_success_the_next_failure_waits_as_the_first_one_did(state: State, clock: Clock) -> None:
+    answers: Iterator[Outcome] = iter(
+        [RetryAfter("no"), RetryAfter("no"), RetryAfter("no"), Accepted(), RetryAfter("no"), Accepted()]
+    )
+    sink = Scripted(lambda events: next(answers), batch_events=1)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 2)
+    attempts: list[int] = []
+    for _ in range(6):
+        clock.now += deliverer.step().wait_seconds or 0
+        attempts.append(state.outbox.sinks()[0].attempts)
+    assert attempts == [1, 2, 3, 0, 1, 0]

@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import json
 import os
+import random
 import stat
 import subprocess
 import sys
@@ -305,3 +306,27 @@ def test_a_probe_of_a_full_disk_says_so(tmp_path):
         check=False,
     )
     assert done.stdout.strip() == f"{tmp_path}: File too large"
+
+
+@both
+def test_a_batch_is_on_the_disk_before_it_counts_as_accepted(tmp_path, compression, monkeypatch):
+    path = tmp_path / "x.ndjson"
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append((os.fstat(descriptor).st_ino, path.stat().st_size))
+    )
+    assert sink(path, compression).send(events(1, 2)) == Accepted()
+    found = path.stat()
+    assert (found.st_ino, found.st_size) in synced, "the file, with all of the batch in it"
+
+
+def test_the_last_batch_is_found_wherever_its_header_lies_between_two_blocks(tmp_path, monkeypatch):
+    # A header of which half lies in the block before: it was missed, and a settled batch cut off.
+    monkeypatch.setattr("poller.sinks.file._BLOCK_BYTES", 100)
+    first = one_batch(1, compression=GZIP)
+    for length in range(60, 120):
+        last = zlib.compress(random.Random(length).randbytes(length) + b"\n", 6, 31)
+        path = tmp_path / f"{length}.gz"
+        path.write_bytes(first + last)
+        assert sink(path, GZIP).send(events(2)) == Accepted()
+        assert path.read_bytes().startswith(first + last), length

@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from poller.core.errors import StateError
@@ -213,3 +214,15 @@ def test_what_letters_weigh_is_counted_anew_when_a_state_is_opened_for_work(stat
         raw.execute("UPDATE outbox_size SET letter_bytes = 1 << 40")
     state.outbox.recount()
     assert state.outbox.size() == right
+
+
+def test_an_event_that_is_replayed_keeps_what_tells_it_from_its_duplicates(state: State) -> None:
+    found = [msgspec.structs.replace(event, ordinal=number) for number, event in enumerate(events(1, 2, 3))]
+    commit(state, found)
+    batch = next_batch(state, "out", 3, 10**9)
+    assert batch is not None
+    settle(state, "out", 3, dead=[DeadLetter(item, 400, "bad") for item in batch.events], now=NOW)
+    state.dead_letters.replay(state.dead_letters.find(), NOW)
+    again = next_batch(state, "out", 3, 10**9)
+    assert again is not None
+    assert [(item.identity, item.ordinal) for item in again.events] == [(item.identity, item.ordinal) for item in found]

@@ -178,3 +178,23 @@ def test_space_is_given_back_in_steps(directory: Path, monkeypatch: pytest.Monke
     assert len(steps) > 30
     assert largest_transaction(said, "incremental_vacuum") == 1
     assert (directory / "fetch.db").stat().st_size < 300_000
+
+
+def test_what_was_added_lately_to_an_old_hour_is_not_forgotten(state: State) -> None:
+    collect(state, 10)
+    end = START + 10 * HOUR
+    late, old = event(999, START + 30), event(2, START + HOUR)
+    commit(state, [late], now=end, advance=False)  # of the first hour, and shown only now
+    state.prune(2 * HOUR, 600, end + 60)
+    assert state.contracts.unseen("1", [late, old]) == [old]
+
+
+def test_what_is_collected_in_an_hour_after_a_sink_came_counts_apart_from_what_came_before(directory: Path) -> None:
+    with closing(with_a_sink(directory)) as state:
+        commit(state, [event(1)])
+        state.outbox.register("new", "file")
+        commit(state, [event(2)])
+    with closing(Collected(directory / "fetch.db", ["out", "new"])) as collected:
+        assert collected.unseen("1", [event(1), event(2)]) == [event(1)]
+    with closing(Collected(directory / "fetch.db", ["out"])) as collected:
+        assert collected.unseen("1", [event(1), event(2)]) == []

@@ -26,6 +26,9 @@ class Deliverer:
             raise self._error
         return StepResult(0, None)
 
+    def abandon(self) -> None:
+        """Its place is given back."""
+
 
 class Collector:
     def __init__(self, error: Exception | None = None) -> None:
@@ -54,3 +57,34 @@ def test_it_does_not_wait_for_a_part_that_failed(part: str, error: Exception) ->
     thread.start()
     thread.join(10)
     assert raised == [error]
+
+
+def test_what_the_last_window_brought_is_delivered_though_collecting_ends_during_a_step() -> None:
+    is_in_step = threading.Event()
+    outbox: list[str] = []
+
+    class Late(Deliverer):
+        """Looks into the outbox before the last window is committed, and is told of it only when collecting is over."""
+
+        steps = 0
+
+        def step(self, *, is_last: bool = False) -> StepResult:
+            self.steps += 1
+            if self.steps > 1:
+                settled, outbox[:] = len(outbox), []
+                return StepResult(settled, None)
+            is_in_step.set()
+            assert transfer._is_collected.wait(10)
+            return StepResult(0, None)
+
+    class Last(Collector):
+        def collect(self, contract: str) -> PollResult:
+            assert is_in_step.wait(10)
+            outbox.append(contract)
+            return PollResult(contract)
+
+    late: Any = Late()
+    last: Any = Last()
+    transfer = Transfer([late], threading.Event())
+    transfer.run(last, lambda: ["1"], 1)
+    assert (transfer.delivered, outbox) == (1, [])
