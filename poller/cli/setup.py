@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,18 +22,30 @@ from poller.cli.check import run_checks, show
 from poller.cli.compose import authorization
 from poller.cli.messages import note, printable
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
+from poller.cli.setup_kafka import KafkaWish, set_up_kafka
+from poller.cli.setup_steps import (
+    DEFAULT_FILE,
+    account_of,
+    add_table,
+    ask,
+    confirm,
+    in_turn,
+    is_terminal,
+    load_existing,
+    path_beside,
+)
 from poller.cli.stopping import until_stopped
-from poller.config import Config, LoggingServiceSink, SecretSource, find_config, load, process_environment
+from poller.config import Config, LoggingServiceSink, SecretSource, find_config, process_environment
 from poller.config.checks import is_clear_text
 from poller.core.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
+from poller.ionos.event_streams import region_url as kafka_url
 from poller.ionos.pipelines import MAX_NAME_CHARS, REGIONS, Pipeline, Pipelines, region_url
 from poller.net.connections import DRIP_FACTOR
 from poller.system.files import NewFile
 
 Result = TypeVar("Result")
 
-_DEFAULT_FILE = Path("ionos-poller.toml")
-_SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
+_SINK = "logging"
 _FIRST_LOOK_SECONDS = 0.2
 _LAST_LOOK_SECONDS = 5.0
 
@@ -81,9 +92,7 @@ class _Plan(NamedTuple):
 @click.option("--region", type=click.Choice(REGIONS), help="Where the pipeline is, or is to be.")
 @click.option("--pipeline", metavar="NAME", help="Its name (at most 20 characters) or id. Made, where there is none.")
 @click.option("--tag", metavar="TAG", help="Tag of its log source: 3 to 20 letters and digits. Default: activityLog.")
-@click.option(
-    "--sink", default="logging", show_default=True, metavar="NAME", help="Name of the sink in the configuration."
-)
+@click.option("--sink", default=_SINK, show_default=True, metavar="NAME", help="Name of the sink in the configuration.")
 @click.option(
     "--retention-days",
     type=click.Choice(["0", "7", "14", "30"]),
@@ -108,6 +117,11 @@ class _Plan(NamedTuple):
     metavar="URL",
     help="Another address of the Logging Service's API than the region's.",
 )
+@click.option(
+    "--kafka", metavar="CLUSTER", help="Fetch the certificates of an Event Streams cluster, and add a kafka sink."
+)
+@click.option("--kafka-user", metavar="NAME", help="Which user of the cluster, where it has several.")
+@click.option("--topic", default="activity", show_default=True, metavar="NAME", help="With --kafka: the topic.")
 @click.pass_obj
 def command(
     settings: Settings,
@@ -122,6 +136,9 @@ def command(
     yes: bool,
     timeout: float,
     api_url: str | None,
+    kafka: str | None,
+    kafka_user: str | None,
+    topic: str,
 ) -> int:
     """Create or reuse a pipeline of the IONOS Logging Service, store its key (0600), write a configuration, then check it.
 
@@ -133,24 +150,30 @@ def command(
       ionos-poller setup
       ionos-poller setup --region de-txl --pipeline audit --tag activityLog --yes
       ionos-poller setup --region de-txl --pipeline audit --dry-run
+      ionos-poller setup --region de-txl --kafka my-cluster --topic activity
     """
     settings.setup_logging()
-    url = api_url or region_url(region or _ask("--region", "Region", "de-txl", REGIONS))
+    if kafka is not None:
+        url = api_url or kafka_url(region or ask("--region", "Region", "de-txl", REGIONS))
+        name = sink if sink != _SINK else "stream"
+        wanted = KafkaWish(kafka, kafka_user, topic, name, account, is_agreed=yes, is_dry_run=dry_run)
+        return set_up_kafka(settings, url, wanted)
+    url = api_url or region_url(region or ask("--region", "Region", "de-txl", REGIONS))
     if is_clear_text(url):
         raise ConfigError([Problem("--api-url", "would send the token in clear text", "use https://")])
     wish = _Wish(
-        pipeline or _ask("--pipeline", "Name of the pipeline", "activity-log"),
-        tag or (_ask("--tag", "Tag", "activityLog") if _is_terminal() else "activityLog"),
+        pipeline or ask("--pipeline", "Name of the pipeline", "activity-log"),
+        tag or (ask("--tag", "Tag", "activityLog") if is_terminal() else "activityLog"),
         sink,
         int(retention_days),
         rotate_key,
     )
     _check_wish(wish)
-    config_path = find_config(settings.config, process_environment()) or _DEFAULT_FILE
-    config = _load(config_path, settings)
+    config_path = find_config(settings.config, process_environment()) or DEFAULT_FILE
+    config = load_existing(config_path, settings)
     pipelines = _connect(url, config, account)
-    found = _in_turn(lambda _: pipelines.find(wish.pipeline))
-    plan = _plan(wish, config, config_path, found, is_asking=_is_terminal() and not yes)
+    found = in_turn(lambda _: pipelines.find(wish.pipeline))
+    plan = _plan(wish, config, config_path, found, is_asking=is_terminal() and not yes)
     steps = list(plan.steps(wish))
     for step in steps:
         click.echo(printable(f"{'would ' if dry_run else ''}{step}"))
@@ -158,7 +181,7 @@ def command(
         click.echo("nothing was changed" if steps else "nothing to do")
         return EXIT_OK
     if steps:
-        _confirm(yes)
+        confirm(yes)
         log_done("setup", "; ".join(steps))
     _carry_out(plan, wish, pipelines, timeout)
     note("all done; checking it:" if steps else "nothing to do; checking it:")
@@ -171,26 +194,6 @@ def command(
 
 
 # What is wanted
-
-
-def _is_terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty()
-
-
-def _ask(option: str, question: str, default: str, choices: tuple[str, ...] = ()) -> str:
-    """Ask on a terminal.  Raises: ConfigError elsewhere."""
-    if not _is_terminal():
-        raise ConfigError([Problem(option, "missing", "give it: nobody is there to be asked")])
-    kind = click.Choice(choices) if choices else None
-    return str(click.prompt(question, default=default, type=kind, err=True))
-
-
-def _confirm(is_agreed: bool) -> None:
-    if is_agreed:
-        return
-    if not _is_terminal():
-        raise ConfigError([Problem("--yes", "missing", "give it to have this done, or --dry-run to only see it")])
-    click.confirm("Do this?", default=True, abort=True, err=True)
 
 
 def _check_wish(wish: _Wish) -> None:
@@ -210,20 +213,10 @@ def _check_wish(wish: _Wish) -> None:
 # What is there
 
 
-def _load(path: Path, settings: Settings) -> Config:
-    """The configuration as it is so far: the file, if there is one yet, and the environment.  Raises: ConfigError."""
-    existing = path if path.exists() else None
-    return load(existing, process_environment(), state_dir=settings.state_dir, check_files=False)
-
-
 def _connect(url: str, config: Config, name: str | None) -> Pipelines:
-    accounts = [account for account in config.accounts if name in (None, account.name)]
-    if len(accounts) != 1:
-        names = ", ".join(account.name for account in config.accounts)
-        raise ConfigError([Problem("--account", "does not name one account", f"there is {names}")])
     return Pipelines(
         url.rstrip("/"),
-        authorization(accounts[0]),
+        authorization(account_of(config, name)),
         proxies=config.proxies_for(url),
         ca_file=str(config.api.ca_file) if config.api.ca_file else config.ca_bundle,
         timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
@@ -288,10 +281,10 @@ def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, timeout_seconds: 
     """Do what is to be done. Whatever stops it, running it again goes on from there."""
     # A key is shown once: no signal comes between it and the disk, unless the API keeps us waiting for longer than it may.
     grace_seconds = plan.config.api.read_timeout_seconds * DRIP_FACTOR
-    found = _in_turn(lambda _: _make(plan, wish, pipelines), grace_seconds=grace_seconds)
+    found = in_turn(lambda _: _make(plan, wish, pipelines), grace_seconds=grace_seconds)
     if not found.is_ready:
         with _progress(f"waiting for the pipeline {found.name}, which takes some minutes"):
-            found = _in_turn(partial(_await_ready, pipelines, found, timeout_seconds))
+            found = in_turn(partial(_await_ready, pipelines, found, timeout_seconds))
     if plan.sink is None:
         _write_config(plan, wish, found)
     if plan.hash_key_path is not None:
@@ -301,18 +294,6 @@ def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, timeout_seconds: 
         note(
             f"stored a new key for redact.hash in {plan.hash_key_path}: keep a copy, it is what makes equal hashes equal"
         )
-
-
-def _in_turn(work: Callable[[threading.Event], Result], *, grace_seconds: float = 1.0) -> Result:
-    """Do one step of several.  Raises: StoppedError when a signal came meanwhile, though it was done."""
-
-    def do(stop: threading.Event) -> Result:
-        result = work(stop)
-        if stop.is_set():
-            raise StoppedError("asked to stop")
-        return result
-
-    return until_stopped(do, grace_seconds=grace_seconds)
 
 
 def _make(plan: _Plan, wish: _Wish, pipelines: Pipelines) -> Pipeline:
@@ -376,27 +357,12 @@ def _progress(text: str) -> Iterator[None]:
 
 
 def _write_config(plan: _Plan, wish: _Wish, found: Pipeline) -> None:
-    """Add the sink's table at the end of the file; all else in it stays as it is.  Raises: ConfigError."""
-    is_elsewhere = plan.key_path.parent != plan.config_path.parent
+    """Add the sink's table to the configuration.  Raises: ConfigError."""
     table = {
         "name": wish.sink,
         "type": "logging-service",
         "url": found.url,
         "tag": wish.tag,
-        "api_key_file": str(plan.key_path.absolute() if is_elsewhere else plan.key_path.name),
+        "api_key_file": path_beside(plan.key_path, plan.config_path),
     }
-    lines = ["[[sinks]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
-    source = plan.config.source
-    before = source.read_bytes() if source else b"# `ionos-poller config example` shows every key.\n"
-    content = before.rstrip(b"\n") + b"\n\n" + "\n".join(lines).encode()
-    with NewFile(plan.config_path) as file:
-        file.write(content)
-        try:
-            load(file.draft, process_environment(), check_files=False)
-        except ConfigError as error:
-            hint = f"add this table to it by hand: {' '.join(lines)}"
-            raise ConfigError([Problem(str(plan.config_path), "cannot be added to as it is", hint)]) from error
-        # The unit's user reads the system's configuration, and it holds no secret: those are in files of their own.
-        is_system = plan.config_path.absolute().parent == _SYSTEM_DIRECTORY
-        file.commit(source.stat().st_mode & 0o777 if source else 0o644 if is_system else 0o600)
-    note(f"wrote {plan.config_path}")
+    add_table(table, plan.config, plan.config_path)

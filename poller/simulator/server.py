@@ -20,6 +20,8 @@ from urllib.parse import parse_qsl, urlsplit
 from poller.simulator.answers import Answer, Request, api_error, json_answer
 from poller.simulator.control import PREFIX as CONTROL_PATH
 from poller.simulator.control import answer_control
+from poller.simulator.event_streams import PREFIX as CLUSTERS_PATH
+from poller.simulator.event_streams import answer_clusters
 from poller.simulator.faults import BAD_BODIES, Fault
 from poller.simulator.pipelines import PREFIX as PIPELINES_PATH
 from poller.simulator.rules import BASE_PATH, answer_api, path_kind
@@ -72,6 +74,8 @@ class _Connection(BaseHTTPRequestHandler):
                 self._serve_sink(world, request)
             elif parts.path.startswith(PIPELINES_PATH):
                 self._send(world.pipelines.answer(request, world.settings, self.server.url))
+            elif parts.path.startswith(CLUSTERS_PATH):
+                self._send(answer_clusters(request, world.settings))
             elif parts.path.startswith(CONTROL_PATH):
                 self._send(answer_control(world, request))
             else:

@@ -71,6 +71,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     opensearch_busy_every: int = 0  # one item of so many is refused with 429; 0: none
     opensearch_readonly: bool = False  # every item is refused with 403, as of an index on a full disk
     application_id: str = "demo-app"  # Moesif
+    kafka_brokers: tuple[str, ...] = ("10.7.222.11:9093",)  # of the cluster of Event Streams
     moesif_max_body_bytes: int = 15 * MIB
     moesif_max_action_bytes: int = MIB
 

@@ -249,6 +249,8 @@ class KafkaSink(OwnOutput):
             outcome = RetryAfter(str(error))
         except _UnfinishedError as error:
             outcome = RetryAfter(str(error), is_size_suspect=True)
+        except TimeoutError:
+            outcome = RetryAfter("the brokers did not answer within timeout")
         except self._kafka.KafkaException as error:
             outcome = self._outcome(error.args[0])
         except StoppedError:

@@ -1,0 +1,95 @@
+"""What the kinds of `setup` have in common: asking a person, and adding a sink to the configuration."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from poller.cli.messages import note
+from poller.cli.options import Settings
+from poller.cli.stopping import until_stopped
+from poller.config import Account, Config, load, process_environment
+from poller.core.errors import ConfigError, Problem, StoppedError
+from poller.system.files import NewFile
+
+Result = TypeVar("Result")
+
+DEFAULT_FILE = Path("ionos-poller.toml")
+_SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
+
+
+def is_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def ask(option: str, question: str, default: str, choices: tuple[str, ...] = ()) -> str:
+    """Ask on a terminal.  Raises: ConfigError elsewhere."""
+    if not is_terminal():
+        raise ConfigError([Problem(option, "missing", "give it: nobody is there to be asked")])
+    kind = click.Choice(choices) if choices else None
+    return str(click.prompt(question, default=default, type=kind, err=True))
+
+
+def confirm(is_agreed: bool) -> None:
+    if is_agreed:
+        return
+    if not is_terminal():
+        raise ConfigError([Problem("--yes", "missing", "give it to have this done, or --dry-run to only see it")])
+    click.confirm("Do this?", default=True, abort=True, err=True)
+
+
+def load_existing(path: Path, settings: Settings) -> Config:
+    """The configuration as it is so far: the file, if there is one yet, and the environment.  Raises: ConfigError."""
+    existing = path if path.exists() else None
+    return load(existing, process_environment(), state_dir=settings.state_dir, check_files=False)
+
+
+def account_of(config: Config, name: str | None) -> Account:
+    """The account of this name; without one, the only one.  Raises: ConfigError."""
+    accounts = [account for account in config.accounts if name in (None, account.name)]
+    if len(accounts) != 1:
+        names = ", ".join(account.name for account in config.accounts)
+        raise ConfigError([Problem("--account", "does not name one account", f"there is {names}")])
+    return accounts[0]
+
+
+def in_turn(work: Callable[[threading.Event], Result], *, grace_seconds: float = 1.0) -> Result:
+    """Do one step of several.  Raises: StoppedError when a signal came meanwhile, though it was done."""
+
+    def do(stop: threading.Event) -> Result:
+        result = work(stop)
+        if stop.is_set():
+            raise StoppedError("asked to stop")
+        return result
+
+    return until_stopped(do, grace_seconds=grace_seconds)
+
+
+def path_beside(path: Path, config_path: Path) -> str:
+    """A file as the configuration names it: by its name alone where they are in one directory."""
+    return str(path.absolute()) if path.parent != config_path.parent else path.name
+
+
+def add_table(table: Mapping[str, str | Sequence[str]], config: Config, config_path: Path) -> None:
+    """Add a sink's table at the end of the file; all else in it stays as it is.  Raises: ConfigError."""
+    lines = ["[[sinks]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
+    source = config.source
+    before = source.read_bytes() if source else b"# `ionos-poller config example` shows every key.\n"
+    content = before.rstrip(b"\n") + b"\n\n" + "\n".join(lines).encode()
+    with NewFile(config_path) as file:
+        file.write(content)
+        try:
+            load(file.draft, process_environment(), check_files=False)
+        except ConfigError as error:
+            hint = f"add this table to it by hand: {' '.join(lines)}"
+            raise ConfigError([Problem(str(config_path), "cannot be added to as it is", hint)]) from error
+        # The unit's user reads the system's configuration, and it holds no secret: those are in files of their own.
+        is_system = config_path.absolute().parent == _SYSTEM_DIRECTORY
+        file.commit(source.stat().st_mode & 0o777 if source else 0o644 if is_system else 0o600)
+    note(f"wrote {config_path}")
