@@ -193,15 +193,14 @@ class S3Place:
         return ["objects can be written"]
 
     def _prove_lock(self, key: str, until: int) -> None:
-        version = self._call("head_object", Key=self._prefix + key).get("VersionId")
+        kept = self._call("head_object", Key=self._prefix + key)
+        version, at = kept.get("VersionId"), kept.get("ObjectLockRetainUntilDate")
         if not version or version == "null":
             hint = "create a bucket with object lock, which turns versions on"
             raise PlaceError(
                 f"{self.url}: the bucket keeps no versions, so it locks nothing", hint=hint, is_refused=True
             )
-        kept = self._call("get_object_retention", Key=self._prefix + key, VersionId=version).get("Retention", {})
-        at = kept.get("RetainUntilDate")
-        if kept.get("Mode") != self._settings.object_lock.upper() or not at or int(at.timestamp()) < until:
+        if kept.get("ObjectLockMode") != self._settings.object_lock.upper() or not at or int(at.timestamp()) < until:
             hint = "check object_lock, and whether the bucket was created with it"
             raise PlaceError(f"{self.url}: an object is not locked as asked for", hint=hint, is_refused=True)
         try:

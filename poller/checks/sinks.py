@@ -8,10 +8,22 @@ from collections.abc import Iterator
 from importlib import import_module
 from urllib.parse import urlsplit
 
+from poller.archive import PlaceError
+from poller.archive.places import open_place
+from poller.archive.signing import read_signer
 from poller.checks import Finding, fail, from_error, ok, warn
-from poller.config import AnyHttpSink, AnySink, Config, FirehoseSink, HttpSink, LoggingServiceSink, MoesifSink
+from poller.config import (
+    AnyHttpSink,
+    AnySink,
+    ArchiveSink,
+    Config,
+    FirehoseSink,
+    HttpSink,
+    LoggingServiceSink,
+    MoesifSink,
+)
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused
-from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, ConfigError
+from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, ConfigError
 from poller.sinks.build import build_sink
 from poller.sinks.redaction import build_redact
 
@@ -41,6 +53,9 @@ def check_sink(settings: AnySink, config: Config, stop: threading.Event) -> Iter
         return
     if isinstance(settings, LoggingServiceSink):
         yield from check_tag(settings, name)
+    if isinstance(settings, ArchiveSink):
+        yield from check_archive(settings, config, name)
+        return
     try:
         build_redact(settings.redact, config.redact.hash_key)
         outcome = build_sink(settings, config, stop).probe()
@@ -50,8 +65,30 @@ def check_sink(settings: AnySink, config: Config, stop: threading.Event) -> Iter
         yield judge(settings, outcome, name)
 
 
+def check_archive(settings: ArchiveSink, config: Config, name: str) -> Iterator[Finding]:
+    """Are objects written, read, and locked as configured; are digests signed?"""
+    key = config.evidence.signing_key_file
+    try:
+        found = open_place(settings, config).probe()
+        if key is not None:
+            read_signer(key, "evidence.signing_key_file")
+    except ConfigError as error:
+        yield from from_error(name, error)
+        return
+    except PlaceError as error:
+        hint = error.hint or "check url and what is there; what is collected waits until it works"
+        yield fail(name, error.message, hint, EXIT_AUTH if error.is_refused else EXIT_INCOMPLETE)
+        return
+    yield ok(name, f"{settings.url}: {', '.join(found)}")
+    if key is None:
+        hint = "make a key with `ionos-poller archive keygen`, and name it in signing_key_file of [evidence]"
+        yield warn(name, "its digests are not signed: whoever can write there could make all of it anew", hint)
+
+
 def is_local(settings: AnySink) -> bool:
     """Whether its probe stays on this machine."""
+    if isinstance(settings, ArchiveSink):
+        return settings.url.startswith("file:")
     return not isinstance(settings, HttpSink | FirehoseSink)
 
 

@@ -19,7 +19,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
 import botocore.exceptions
 import pytest
 
@@ -33,9 +32,10 @@ from poller.sinks.build import build_sink
 from poller.sinks.firehose import outcome_of_answer, outcome_of_error, outcome_of_failure
 from tests.hostile import RawServer, endless, headed
 from tests.integration.fetching import Bench, Starter, is_oldest_first, same
-from tests.support import clean_environment, free_port, wait_until
+from tests.moto import REGION, client, serving
+from tests.support import free_port
 
-STREAM, BUCKET, REGION = "activity", "activity-bucket", "eu-central-1"
+STREAM, BUCKET = "activity", "activity-bucket"
 MIB = 1 << 20
 SECRET, TOKEN = "canary-secret-access-key", "canary-session-token"
 AWS = {
@@ -59,18 +59,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with the bucket and the stream that writes to it; its URL."""
-    output = tmp_path_factory.mktemp("moto") / "output"
-    port = free_port()
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            env=clean_environment() | {"PYTHONWARNINGS": "ignore"},
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        wait_until(lambda: b"Running on" in output.read_bytes(), 30, what="moto answers")
-        url = f"http://127.0.0.1:{port}"
+    with serving(tmp_path_factory.mktemp("moto")) as url:
         location = {"LocationConstraint": REGION}
         client("s3", url).create_bucket(Bucket=BUCKET, CreateBucketConfiguration=location)
         client("firehose", url).create_delivery_stream(
@@ -81,14 +70,6 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             },
         )
         yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def client(service: str, url: str) -> Any:
-    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-    return boto3.session.Session(region_name=REGION, **keys).client(service, endpoint_url=url)
 
 
 def objects(url: str) -> list[bytes]:
