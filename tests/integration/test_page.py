@@ -17,13 +17,16 @@ from typing import Any
 
 import pytest
 
-from poller.service.health import Endpoint
+from poller.service.health import Answer, Endpoint
+from poller.service.web.html import HEADERS, render
+from poller.service.web.view import View
 from tests.browser import Browser, browser, find_browser
 from tests.certificates import make_certificate
 from tests.daemon import FIRST, LOGGING, LOKI, SECOND, Daemon, MakeDaemon
 from tests.documents import blocks
 from tests.endpoint import routes
 from tests.support import TOP, free_port, wait_until
+from tests.views import HOUR, NOW, contract, gap, replica, sink, state, view
 
 AXE = "axe-core@4.10.3"
 INSTALL_SECONDS = 120
@@ -184,9 +187,39 @@ def test_it_loads_and_changes_by_itself_when_an_entry_comes(page: Browser, daemo
     page.wait_for("document.getElementById('stale').hidden", "so does its return")
 
 
-def test_it_says_so_when_a_sink_is_parked_the_outbox_full_or_the_api_down(
-    page: Browser, daemon_of: MakeDaemon, axe: str
+WELL = view(per_minute=[3] * 60, token_expiries={"default": NOW + 41 * 86_400})
+UNWELL = view(
+    state(
+        [contract(failure="HTTP 503"), contract("2", origin=NOW - 9 * HOUR)],
+        [sink("a" * 60, parked_at=NOW - 60, failure="HTTP 401 " * 30), sink("b", dead_letters=3, retry_at=NOW + 9)],
+        gaps=[gap(), gap(2, is_accepted=True)],
+        replicas=[replica(), replica("b", config="2")],
+    ),
+    reasons=["the outbox is full: collecting is paused until a sink takes more"],
+    per_minute=[*[None] * 30, *range(30)],
+    token_expiries={"default": NOW},
+)
+UNWELL.seen.uses.append(UNWELL.seen.uses[0]._replace(name="backfill-1", process=None))
+
+
+@pytest.mark.parametrize("seen", [WELL, UNWELL], ids=["well", "unwell"])
+def test_it_is_accessible_and_fits_in_light_and_dark_from_a_phone_to_a_wide_screen(
+    page: Browser, axe: str, seen: View
 ) -> None:
+    document = Answer(200, "text/html; charset=utf-8", render(seen).encode(), HEADERS)
+    with closing(Endpoint(("127.0.0.1", 0), routes(page=lambda is_whole: document))) as endpoint:
+        page.open(f"http://127.0.0.1:{endpoint.port}/")
+        for is_dark in (False, True):
+            for width in WIDTHS:
+                page.look(width, is_dark=is_dark)
+                assert violations(page, axe) == [], (width, is_dark)
+                assert page.run("document.documentElement.scrollWidth") <= width, "nothing is cut off at the side"
+        page.press("Tab")
+        assert page.run("document.activeElement.matches('a[href], [tabindex=\"0\"]')"), "a keyboard reaches it"
+        assert page.messages == []
+
+
+def test_it_says_so_when_a_sink_is_parked_the_outbox_full_or_the_api_down(page: Browser, daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(events=1600, contracts=2, forbidden=(SECOND,))
     parked = {"api_key_file": f'"{daemon.token_file}"'}
     daemon.configure(
@@ -199,13 +232,6 @@ def test_it_says_so_when_a_sink_is_parked_the_outbox_full_or_the_api_down(
     page.wait_for(f"{BADGE} === 'Needs attention' && document.body.innerText.includes('Sink logging is parked')")
     page.wait_for("document.body.innerText.includes('The outbox is full: collecting is paused')")
     assert f"Contract {SECOND}: last successful poll never: the API denied access" in page.text
-    for is_dark in (False, True):
-        for width in WIDTHS:
-            page.look(width, is_dark=is_dark)
-            assert violations(page, axe) == [], (width, is_dark)
-            assert page.run("document.documentElement.scrollWidth") <= width, "nothing is cut off at the side"
-    page.press("Tab")
-    assert page.run("document.activeElement.tagName") == "A"
     daemon.simulator.set_faults(["503"])
     daemon.key_file.write_text(daemon.simulator.settings.api_key)
     daemon.configure(api={"max_retries": "0"})

@@ -387,7 +387,7 @@ def _table(id_: str, title: str, headings: Sequence[str], rows: Sequence[Sequenc
     body = "".join(f"<tr>{''.join(f'<td>{_code(cell)}</td>' for cell in row)}</tr>" for row in rows)
     more = f'<p class="more-rows">and {count - len(rows):,} more</p>' if count > len(rows) else ""
     return f"""<section class="card" aria-labelledby="{id_}"><h2 id="{id_}">{escape(title)}</h2>
-<div class="scroll" id="{id_}-table" tabindex="0" role="region" aria-labelledby="{id_}"><table>\
+<div class="scroll" id="{id_}-table" tabindex="0" role="region" aria-label="{escape(title)}, the table"><table>\
 <thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}</section>"""
 
 
