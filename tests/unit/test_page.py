@@ -125,6 +125,11 @@ def test_what_is_wrong_is_told_in_words(seen: View, how: str, words: str) -> Non
     assert words.replace("`", "") in shown(seen).text
 
 
+def test_the_worst_is_told_first() -> None:
+    rows = state([contract(failure="HTTP 503")], [sink(parked_at=NOW - HOUR, failure="HTTP 401")])
+    assert [problem.level for problem in problems(view(rows, token_expiries={"default": NOW}))] == [BAD, BAD, WARN]
+
+
 def test_what_makes_the_daemon_not_ready_is_told_once() -> None:
     parked = sink(parked_at=NOW - HOUR, failure="HTTP 401")
     stale = contract(failure="HTTP 503", succeeded_at=NOW - HOUR)

@@ -350,7 +350,7 @@ def _gaps(view: View, state: Overview) -> str:
         )
         for gap in _first(gaps)
     ]
-    return _table("gaps", "Gaps", ("No.", "Contract", "From, length", "State", "Reason"), rows, len(gaps))
+    return _table("gaps", "Gaps", ("No.", "Contract", "From, length", "State", "Reason"), rows, len(gaps), "wide")
 
 
 def _replicas(view: View, state: Overview) -> str:
@@ -382,12 +382,14 @@ def _other_uses(view: View) -> str:
     )
 
 
-def _table(id_: str, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], count: int) -> str:
+def _table(
+    id_: str, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], count: int, look: str = ""
+) -> str:
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     body = "".join(f"<tr>{''.join(f'<td>{_code(cell)}</td>' for cell in row)}</tr>" for row in rows)
     more = f'<p class="more-rows">and {count - len(rows):,} more</p>' if count > len(rows) else ""
     return f"""<section class="card" aria-labelledby="{id_}"><h2 id="{id_}">{escape(title)}</h2>
-<div class="scroll" id="{id_}-table" tabindex="0" role="region" aria-label="{escape(title)}, the table"><table>\
+<div class="scroll" id="{id_}-table" tabindex="0" role="region" aria-label="{escape(title)}, the table"><table class="{look}">\
 <thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}</section>"""
 
 

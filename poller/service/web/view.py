@@ -115,7 +115,7 @@ def problems(view: View) -> list[Word]:
         found += _of_contracts(view, view.state, told)
         found += _of_sinks(view, view.state, told)
     found += _of_tokens(view)
-    return found
+    return sorted(found, key=lambda word: word.level != BAD)
 
 
 def _of_contracts(view: View, state: Overview, told: str) -> Iterator[Word]:
