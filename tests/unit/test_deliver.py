@@ -19,7 +19,7 @@ from poller.core.delivery import (
     Outcome,
     RetryAfter,
 )
-from poller.core.errors import OutputError, StateFullError
+from poller.core.errors import LeaseLostError, OutputError, StateFullError
 from poller.core.events import Event, OutboxEvent
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
@@ -295,3 +295,35 @@ def test_after_a_success_the_next_failure_waits_as_the_first_one_did(state: Stat
         clock.now += deliverer.step().wait_seconds or 0
         attempts.append(state.outbox.sinks()[0].attempts)
     assert attempts == [1, 2, 3, 0, 1, 0]
+
+
+def test_a_place_that_was_lost_drops_what_is_in_flight_and_is_taken_anew(state: State, clock: Clock) -> None:
+    lost: list[bool] = [True]
+
+    def lose(events: Sequence[OutboxEvent]) -> Outcome:
+        if lost and lost.pop():
+            place = deliverer._place
+            assert place is not None
+            place.release()  # as another replica takes it over while this one sends
+        return Accepted()
+
+    sink = Scripted(lose)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 3)
+    with pytest.raises(LeaseLostError):
+        deliverer.step(is_last=True)
+    assert state.outbox.sinks()[0].delivered == 0
+    assert deliverer.step(is_last=True).settled == 3
+    assert sink.sizes == [3, 3], "at most the batch in flight is repeated"
+
+
+def test_nothing_is_sent_once_the_place_is_lost(state: State, clock: Clock) -> None:
+    sink = Scripted(lambda events: Accepted())
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 3)
+    deliverer.abandon()
+    with pytest.raises(LeaseLostError):
+        deliverer.step(is_last=True)
+    with pytest.raises(LeaseLostError):
+        deliverer.step(is_last=True)
+    assert sink.sizes == []
