@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -118,8 +117,7 @@ def command(
     _check_sinks(config, sinks)
     stores = stores_of(config)
     warn_of_root(stores)
-    chosen, only = tuple(sorted(set(sinks))), tuple(sorted(set(contracts)))
-    order = Order(start, end, only, _absolute(output), chosen, again, line_format)
+    order = Order.of(start, end, contracts=contracts, output=output, sinks=sinks, is_again=again, format=line_format)
     window = _window(start, end)
 
     def work(stop: threading.Event) -> int:
@@ -287,7 +285,3 @@ def _check_sinks(config: Config, names: Sequence[str]) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-
-
-def _absolute(output: str | None) -> str:
-    return output if output == "-" else str(Path(output).absolute()) if output else ""

@@ -17,14 +17,12 @@ from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.config.sinks import FORMATS, Format
-from poller.core.errors import ConfigError, PollerError, Problem, StateHeldError
+from poller.core.errors import ConfigError, Problem, StateHeldError
 from poller.core.events import OutboxEvent
 from poller.core.mapping import SHORTEST_MADE_BYTES, truncated, with_time
 from poller.core.windows import Window, format_time
 from poller.pipeline.adopt import adopt
-from poller.pipeline.collect import Collector, PollResult
-from poller.pipeline.deliver import Deliverer
-from poller.pipeline.transfer import Transfer
+from poller.pipeline.fetch import Fetched, fetch
 from poller.sinks.render import Render, chosen_render
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.opening import stores_of
@@ -122,18 +120,7 @@ def _fetch(
         if adopt_state is not None:
             with acting(stores, "fetch --adopt-state", str(adopt_state)) as by:
                 adopt(adopt_state, state, accounts, now=time.time(), by=by)
-        transfer = Transfer([Deliverer(state.outbox, sink)], stop)
-        collector = Collector(state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window)
-        failures: list[PollerError] = []
-
-        def discover() -> list[str]:
-            found, failed = collector.discover(only=only)
-            failures.extend(failed)
-            return found
-
-        polls = transfer.run(collector, discover, config.api.concurrency)
-        state.prune(config.poll.ledger_retention_seconds, config.poll.overlap_seconds, int(time.time()))
-        return _conclude(polls, failures, transfer.delivered)
+        return _conclude(fetch(state, accounts, config, sink, stop, only=only, prepare=prepare))
     finally:
         stop.set()
         state.close()
@@ -172,20 +159,20 @@ def _timed(line: bytes, time_key: str | None, event: OutboxEvent) -> bytes:
     return line if time_key is None else with_time(line, time_key, event.time_us)
 
 
-def _conclude(polls: Sequence[PollResult], failures: Sequence[PollerError], delivered: int) -> int:
+def _conclude(fetched: Fetched) -> int:
     """Log the sum of it, say what failed in a line each, and choose the exit code."""
-    failures = [*failures, *(poll.failure for poll in polls if poll.failure)]
+    polls = fetched.polls
     log.info(
         "fetch.finished",
         extra={
             "contracts": len(polls),
-            "failed": len(failures),
+            "failed": len(fetched.failures),
             "fetched": sum(poll.fetched for poll in polls),
             "new": sum(poll.new for poll in polls),
             "filtered": sum(poll.filtered for poll in polls),
             "late": sum(poll.late for poll in polls),
             "gaps": sum(len(poll.gaps) for poll in polls),
-            "delivered": delivered,
+            "delivered": fetched.delivered,
         },
     )
-    return exit_code(polls, [*failures, *told_gaps(polls)])
+    return exit_code(polls, [*fetched.failures, *told_gaps(polls)])

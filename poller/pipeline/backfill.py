@@ -68,6 +68,22 @@ class Order(NamedTuple):
     is_again: bool
     format: Format = "raw"
 
+    @classmethod
+    def of(
+        cls,
+        start: str,
+        end: str,
+        *,
+        contracts: Collection[str] = (),
+        output: str | None = None,
+        sinks: Collection[str] = (),
+        is_again: bool = False,
+        format: Format = "raw",  # noqa: A002 - the option's name
+    ) -> Order:
+        """The order of these options: contracts and sinks in any order, and a file by any path, are the same order."""
+        place = output if output == "-" else str(Path(output).absolute()) if output else ""
+        return cls(start, end, tuple(sorted(set(contracts))), place, tuple(sorted(set(sinks))), is_again, format)
+
     @property
     def digest(self) -> str:
         # Without the format where there is none, as it was before there were formats.

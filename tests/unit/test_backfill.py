@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from poller.cli.backfill import _close_books
 from poller.config import Config
 from poller.core.delivery import Accepted, Outcome
 from poller.core.errors import ConfigError
@@ -197,3 +198,23 @@ def test_a_backfill_is_forgotten_by_name_or_with_all_that_are_finished(
 def test_what_is_not_there_or_not_finished_is_not_forgotten(ids: list[str], part: str) -> None:
     with pytest.raises(ConfigError, match=part):
         to_forget(USES, ids, is_all_finished=False, may_be_unfinished=False)
+
+
+def test_contracts_and_sinks_in_another_order_and_a_path_from_elsewhere_are_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = Order.of("7d", "now", contracts=("B", "A", "B"), output="x.ndjson", sinks=("loki", "file"))
+    other = Order.of("7d", "now", contracts=("A", "B"), output=str(tmp_path / "x.ndjson"), sinks=("file", "loki"))
+    assert one.use == other.use
+    assert Order.of("7d", "now", output="-").output == "-"
+
+
+@pytest.mark.parametrize(("imbalances", "code"), [([], 0), (["fetched 3, new 2, seen 0, filtered 0"], 1)])
+def test_books_that_do_not_balance_are_told_and_reach_the_exit_code(
+    imbalances: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overview = SimpleNamespace(contracts=[], sinks=[], imbalances=lambda: imbalances)
+    state: Any = SimpleNamespace(overview=lambda: overview, fact=lambda name: None)
+    assert _close_books(state, "backfill-aa") == code
+    assert all(line in capsys.readouterr().err for line in imbalances)
