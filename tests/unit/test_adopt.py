@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,15 @@ def fresh(directory: Path) -> State:
 def test_it_begins_where_the_script_stopped(
     fresh: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, since: int
 ) -> None:
-    monkeypatch.setenv("TZ", "America/New_York")
+    monkeypatch.setenv("TZ", "XYZ+7")
+    time.tzset()
     file = tmp_path / "old.json"
     file.write_text(f'{{"last_run": "{text}"}}')
     assert adopt(file, fresh, ["default"], now=NOW, by=BY)
     assert fresh.requested_reread("default") == since
     fresh.close()
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_a_state_that_has_begun_is_left_as_it_is(state: State, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from poller.core.events import OutboxEvent
 from poller.net.transport import Transport
 from poller.sinks.base import Sink
 from poller.sinks.build import build_sink
+from tests.certificates import make_certificate, serving
 from tests.hostile import Answer, Asked, RawServer, endless, headed, http
 
 EVENTS = [OutboxEvent("31960001", 1_000_000, 1, b"i" * 16, 0, b'{"a":1}')]
@@ -34,7 +37,7 @@ NGINX_PAGE = (
 def serve() -> Iterator[Callable[..., RawServer]]:
     servers: list[RawServer] = []
 
-    def make(answer: Callable[[Asked], Answer], **options: bool) -> RawServer:
+    def make(answer: Callable[[Asked], Answer], **options: Any) -> RawServer:
         servers.append(RawServer(answer, **options))
         return servers[-1]
 
@@ -345,3 +348,26 @@ def test_too_many_open_files_is_no_refused_credential(
         patch.setattr(socket, "socket", no_more)
         assert "raise the limit of open files" in str(refused())
     assert sink.send(EVENTS) == Accepted(status=200)
+
+
+# Certificates of our own
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_a_client_certificate_is_shown_with_its_key_wherever_that_lies(
+    serve: Callable[..., RawServer], tmp_path: Path, is_apart: bool
+) -> None:
+    ours = make_certificate(tmp_path, host="localhost")
+    context = serving(make_certificate(tmp_path))
+    context.load_verify_locations(ours)
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = serve(lambda asked: http(b""), tls=context)
+    key, _, certificate = ours.read_text().partition("-----BEGIN CERTIFICATE-----")
+    files = {"ca_file": str(tmp_path / "127.0.0.1-1.pem"), "cert_file": str(ours)}
+    if is_apart:
+        (tmp_path / "key.pem").write_text(key)
+        (tmp_path / "certificate.pem").write_text(f"-----BEGIN CERTIFICATE-----{certificate}")
+        files |= {"cert_file": str(tmp_path / "certificate.pem"), "key_file": str(tmp_path / "key.pem")}
+    assert sink_of(server.url, **files).send(EVENTS) == Accepted(status=200)
+    without = sink_of(server.url, ca_file=files["ca_file"]).send(EVENTS)
+    assert isinstance(without, RetryAfter)

@@ -15,7 +15,7 @@ from poller.core.errors import LeaseLostError, StateUnavailableError, TransientE
 from poller.core.events import Page
 from poller.core.listing import ContractList
 from poller.service.metrics import Metrics
-from poller.service.schedule import Parts, Schedule
+from poller.service.schedule import Components, Schedule
 from poller.store.overview import Overview
 from poller.store.rows import Prepared, Replica, Size
 from poller.store.sqlite import State
@@ -65,10 +65,12 @@ class Running:
         self.failures: list[Any] = []
         self.metrics = Metrics(self.state.overview)
         accounts: Any = {"default": self.api}
-        parts = Parts(Config(http=Http(listen="")), accounts, [], dict, lambda contract, events: Prepared(events))
+        components = Components(
+            Config(http=Http(listen="")), accounts, [], dict, lambda contract, events: Prepared(events)
+        )
         stop = threading.Event()
         self.schedule = Schedule(
-            self.state, parts, stop, self.metrics, lambda: None, self.failures.append, lambda: 1_777_593_600.0
+            self.state, components, stop, self.metrics, lambda: None, self.failures.append, lambda: 1_777_593_600.0
         )
         self.schedule.start()
 

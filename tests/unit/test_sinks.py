@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -363,3 +364,20 @@ def test_the_trusted_time_is_the_earliest_that_is_known(skews, seconds, expected
     accounts = {str(number): SimpleNamespace(clock_skew_seconds=skew) for number, skew in enumerate(skews)}
     steady = iter([0, seconds])
     assert trusted_clock(accounts, lambda: NOON, lambda: next(steady))() == expected
+
+
+@responses.activate
+def test_an_echo_of_what_was_sent_is_left_out_also_where_it_was_sent_compressed():
+    # The receiver repeats the line as it read it, which is not how it came over the network.
+    canary = b'{"principal":{"identity":{"username":"canary-person@example.com"}}}'
+    bodies = []
+
+    def echo(request):
+        bodies.append(gzip.decompress(request.body))
+        return 422, {}, b"cannot parse: " + bodies[-1]
+
+    responses.add_callback(responses.POST, f"{URL}/activityLog", echo)
+    outcome = logging_sink(compression="gzip").send([event(line=canary)])
+    assert canary in bodies[0]
+    assert "canary" not in repr(outcome)
+    assert outcome.reason.startswith("HTTP 422")
