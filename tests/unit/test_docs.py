@@ -14,6 +14,7 @@ from poller.service.metrics import Metrics
 from tests import man_page
 from tests.documents import PAGES, name_of
 from tests.generate_docs import MAN_PAGE, MAPPINGS, PATH, render, render_mappings
+from tests.pictures import flow
 from tests.states import open_state
 from tests.support import TOP
 
@@ -78,6 +79,11 @@ def test_the_first_page_fits_a_screen_and_begins_with_a_picture() -> None:
     text = (TOP / "README.md").read_text()
     assert len(text.splitlines()) < 70
     assert text.index("<picture>") < text.index("## ")
+
+
+def test_the_drawing_of_where_entries_flow_has_every_sink() -> None:
+    kept = TOP / "docs" / "pictures" / "flow.svg"
+    assert kept.read_text() == flow(), 'run `make pictures ARGS="--only flow"`'
 
 
 def test_every_picture_of_a_page_is_there_and_small() -> None:
