@@ -38,7 +38,7 @@ USER 10001:10001
 WORKDIR /
 VOLUME /var/lib/ionos-poller
 EXPOSE 9464
-# Alive, not ready: /readyz fails while a sink is down, which a restart would not mend. http.client heeds no proxy.
+# Alive, not ready: /readyz fails while a sink is down, which a restart would not mend. http.client uses no proxy.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "import http.client, sys; c = http.client.HTTPConnection('127.0.0.1', 9464, timeout=4); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["ionos-poller"]

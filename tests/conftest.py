@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import measuring, order
-from tests.support import heed_interrupts, is_foreign_setting, start_command
+from tests.support import is_foreign_setting, start_command, take_interrupts
 
 # Hypothesis knows `ci`: the same examples in every run. Here no deadline: a busy machine is not a bug.
 settings.register_profile("local", deadline=None)
@@ -20,7 +20,7 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_health_check=list(HealthCheck))
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-heed_interrupts()
+take_interrupts()
 os.umask(0o077)  # a key file that others can read is refused
 
 

@@ -115,8 +115,8 @@ def wait_until(predicate: Callable[[], Answer], timeout: float = 10, *, what: st
         time.sleep(0.02)
 
 
-def heed_interrupts() -> None:
-    """Have what we start heed Ctrl-C, although we ourselves may have been told not to, as a shell's background job is."""
+def take_interrupts() -> None:
+    """Have Ctrl-C end what we start, although we ourselves may have been told not to, as a shell's background job is."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

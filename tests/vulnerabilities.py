@@ -2,7 +2,7 @@
 
 `pip-audit` asks, this judges its answer, for which its exit code is too coarse: it ends with 0 and "no known vulnerabilities"
 when the index knew none of the packages, and with 1 for a vulnerability as well as for no connection. Where the index cannot
-be asked, that is said aloud, and is no failure: a check that needs somebody else's server must not stop the work.
+be asked, that is reported as skipped, and is no failure: a check that needs somebody else's server must not stop the work.
 """
 
 from __future__ import annotations

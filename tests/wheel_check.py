@@ -22,7 +22,7 @@ from poller import __version__
 from poller.simulator import Simulator, SimulatorSettings
 from tests.documents import PAGES, blocks, commands
 from tests.reader import Reader, path_of
-from tests.support import TOP, clean_environment, heed_interrupts
+from tests.support import TOP, clean_environment, take_interrupts
 
 CONTRACT_COUNT = 2
 EVENT_COUNT = 300
@@ -35,7 +35,7 @@ INSTALL = "pip install 'ionos-poller[setup]'"
 
 
 def main(dist: Path) -> None:
-    heed_interrupts()
+    take_interrupts()
     (wheel,) = dist.resolve().glob("*.whl")
     with tempfile.TemporaryDirectory() as name:
         for number, block in enumerate(quick_starts()):

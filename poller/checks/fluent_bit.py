@@ -112,7 +112,7 @@ def _check_program(section: Section, words: Sequence[str]) -> Iterator[Finding]:
     options = [part for name in _CONFIG_OPTIONS if (value := _option(words, name)) for part in (name, value)]
     arguments = [*module, *options, "config", "show"]
     try:
-        # The command that Fluent Bit is to run, named by whoever runs this.
+        # The command that Fluent Bit runs, named by the person who runs this.
         answer = ask([program, *arguments])
         said = answer.said.strip().partition("\n")[0][:_MAX_SAID_CHARS]
         ending = "" if answer.code == 0 else f"ends with {answer.code}: {said}"

@@ -82,7 +82,7 @@ def check_archive(settings: ArchiveSink, config: Config, name: str) -> Iterator[
     yield ok(name, f"{settings.url}: {', '.join(found)}")
     if key is None:
         hint = "make a key with `ionos-poller archive keygen`, and name it in signing_key_file of [evidence]"
-        yield warn(name, "its digests are not signed: whoever can write there could make all of it anew", hint)
+        yield warn(name, "its digests are not signed: anyone who can write there could write all of it again", hint)
 
 
 def is_local(settings: AnySink) -> bool:

@@ -147,7 +147,7 @@ def _tell_of_crash(crash: threading.ExceptHookArgs) -> None:
 
 
 def _tell_of_failure(error: BaseException) -> None:
-    """One line for a user, the trace for whoever asked for it. An output without room is no mistake of ours."""
+    """One line for a user, the trace for a person who asked for it. An output without room is no mistake of ours."""
     if isinstance(error, OSError) and error.errno in _FULL:
         tell("the output cannot be written: no space left on the disk (free some and run it again)")
         return

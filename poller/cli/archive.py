@@ -93,7 +93,7 @@ def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
             made.write(content)
             made.commit(mode)
     click.echo(f"private key: {private} (keep it secret, and a copy of it in a safe place)")
-    click.echo(f"public key:  {public} (give it to whoever is to verify)")
+    click.echo(f"public key:  {public} (give it to everyone who verifies)")
     click.echo(f"fingerprint: {fingerprint(read_public_key(public))}")
     note(f'next: signing_key_file = "{private.absolute()}" in [evidence] of the configuration')
     return EXIT_OK

@@ -58,14 +58,14 @@ def _difference(held: HeldHour) -> str:
 
 def _signatures(report: Report) -> Iterator[str]:
     if not report.is_signed:
-        yield "not signed: whoever can write there could have made all of it anew (see `archive keygen`)"
+        yield "not signed: anyone who can write there could have written all of it again (see `archive keygen`)"
     elif report.key is not None:
         yield f"signed with the given key, {report.key}"
         if others := [key for key in report.keys if key != report.key]:
             yield f"  and with {', '.join(others)}, which follow from it"
     else:
         yield f"signed with a key that the archive itself names, {', '.join(report.keys)}"
-        yield "  Give yours with --public-key: else whoever can write there could have made all of it anew."
+        yield "  Give yours with --public-key: without it, anyone who can write there could have written all of it again."
 
 
 def as_data(report: Report) -> dict[str, Any]:

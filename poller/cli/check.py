@@ -126,7 +126,7 @@ def run_checks(
         if not problems:
             yield _describe(config)
         for finding in _check_config(config, stop, is_offline=is_offline, is_sending=is_sending):
-            # What the configuration's own check has said of a key file is not said again by whoever needs it.
+            # What the configuration's own check has said of a key file is not said again for each use of it.
             if not any(finding.message in problem for problem in problems):
                 yield finding
     if fluent_bit is not None:
@@ -173,7 +173,7 @@ def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
     seen: list[str] = []
     clients = []
     is_only = len(config.accounts) == 1
-    # Asked once: whoever waits for the answer wants to know that it did not come.
+    # Asked once: a person who waits for the answer wants to know that it did not come.
     asked = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, max_retries=0))
     for account in config.accounts:
         try:

@@ -85,7 +85,7 @@ def _show(shares: Mapping[str, Share], title: str) -> None:
         )
         table.add_row(escape(reason), *cells, style="bold" if reason == STAYS else "")
     table.add_row("all", f"{entries:,}", "", f"{size:,}", "", style="dim")
-    # A pipe has no width: whoever reads it can wrap lines.
+    # A pipe has no width: its reader can wrap lines.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(title, style="dim")
     console.print(table)

@@ -78,7 +78,7 @@ class _Plan(NamedTuple):
         elif wish.tag not in self.found.tags:
             yield f"add an HTTP log source of the tag {wish.tag} to the pipeline {self.found.name} ({self.found.id})"
         if self.found is not None and self.is_key_made:
-            yield f"make a new key for the pipeline {self.found.name}: whoever sends with the old one is refused from then on"
+            yield f"make a new key for the pipeline {self.found.name}: senders with the old one are then refused"
         if self.is_key_made:
             yield f"store its key in {self.key_path} (mode 0600)"
         if self.sink is None:
@@ -243,7 +243,7 @@ def _plan(wish: _Wish, config: Config, config_path: Path, found: Pipeline | None
     if not is_key_made and not key_path.exists() and (sink is None or sink.api_key.origin in ("file", "missing")):
         is_key_made = is_asking and click.confirm(
             f"The pipeline {wish.pipeline} exists, but its key, which is shown once, is not in {key_path}. Make a new one?"
-            " Whoever sends with the old one is refused from then on",
+            " Senders with the old one are then refused",
             err=True,
         )
         if not is_key_made:

@@ -42,7 +42,7 @@ def states(
     gaps: Iterable[Window] = (),
     pending: Iterable[Window] = (),
 ) -> list[str]:
-    """One of STATES for each hour from `first_hour` on, oldest first. `pending` are spans that are to be read once more."""
+    """One of STATES for each hour from `first_hour` on, oldest first. `pending` are spans that will be read once more."""
     gaps, pending = list(gaps), list(pending)
     start = first_hour(now)
     hours = [Window(at, at + HOUR_SECONDS) for at in range(start, start + HOURS * HOUR_SECONDS, HOUR_SECONDS)]

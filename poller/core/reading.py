@@ -423,7 +423,7 @@ def _accounts_for(shown: Mapping[bytes, Event], sweep: _Sweep, total: int | None
 
 
 def _empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
-    """An empty page, and with it the end, where the API heeds no offset: it gave the entries of the page before once more,
+    """An empty page, and with it the end, where the API ignores the offset: it gave the entries of the page before once more,
     and another number of them than it was asked for.
 
     As many as it was asked for may be those of the page before because everything shifted by a page.

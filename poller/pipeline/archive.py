@@ -1,6 +1,6 @@
 """Writing archives: a batch is composed, committed with its digest and signature, written, and only then settled.
 
-Whoever finds a committed batch writes it: a crash, a takeover or a lost answer leads to the same bytes under the same
+The process that finds a committed batch writes it: a crash, a takeover or a lost answer leads to the same bytes under the same
 keys. So a batch is never composed twice, nor sent in halves.
 """
 

@@ -139,7 +139,7 @@ def self_audit_span(row: Contract, now: int, span_seconds: int, retention_second
     """What a regular audit looks at, from a whole hour on; None where there is nothing yet.
 
     It reaches back a span from the audit before, however long ago that was: an entry that became visible a whole span late,
-    just after that audit, or while nothing ran, still lies in this one. Only what the ledger has forgotten is let be. What is
+    just after that audit, or while nothing ran, still lies in this one. Only what the ledger has forgotten is left out. What is
     beyond the watermark is the next poll's, and no gap.
     """
     since = max(min(now, row.audited_at) - span_seconds, now - retention_seconds)

@@ -318,7 +318,7 @@ class Backfill:
                     deliverer.abandon()
 
     def _elsewhere(self, others: ExitStack) -> Callable[[str, Sequence[Event]], Collection[bytes]]:
-        """What `run` has collected for these sinks, unless it is to be sent again. `others` closes it."""
+        """What `run` has collected for these sinks, unless the order sends it again. `others` closes it."""
         if self._order.is_again or not self._order.sinks or "run" not in self._stores.uses():
             return lambda contract, events: ()
         other = others.enter_context(closing(self._stores.collected("run", self._order.sinks)))

@@ -61,7 +61,7 @@ class StepResult(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """A run of the outbox in order, not settled yet: what is `dead` or `delivered` of it, by index; the rest is to be sent."""
+    """A run of the outbox in order, not settled yet: what is `dead` or `delivered` of it, by index; the rest still waits."""
 
     events: Sequence[OutboxEvent]
     dead: Mapping[int, DeadLetter]

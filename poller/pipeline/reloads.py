@@ -1,4 +1,4 @@
-"""What came of the last reload of the daemon on this machine: noted in the state, for whoever asked for it."""
+"""What came of the last reload of the daemon on this machine: noted in the state, for the person who asked for it."""
 
 from __future__ import annotations
 

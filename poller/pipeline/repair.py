@@ -92,7 +92,7 @@ class Repair:
     def run(self, contracts: Sequence[str], span: Window, first: Comparison, *, by: Action) -> Repaired:
         """Repair what `first` found, and compare until nothing is missing, or a repair changes nothing.
 
-        Commits: what is to be read, what was read, and who asked for it.
+        Commits: the spans to read again, what was read, and who asked for it.
         Raises: StateError, StoppedError.
         """
         forgotten = sum(difference.missing for difference in first.differences if difference.forgotten)

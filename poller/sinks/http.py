@@ -157,7 +157,7 @@ class Endpoint:
         self._keepalive_seconds = settings.keepalive_seconds
         self._used_at = time.monotonic()
         self._lock = threading.Lock()  # of `_used_at`
-        # Whoever puts a key into `headers` must not find it in a log: their values are masked like secrets.
+        # A key that a person puts into `headers` must not appear in a log: their values are masked like secrets.
         self._masked = [value for value in settings.headers.values() if len(value) >= _MIN_MASKED_CHARS]
         cert_file, key_file = settings.cert_file, settings.key_file or settings.cert_file
         self._transport = Transport(

@@ -5,8 +5,8 @@ Invariants:
   order of a contract's entries holds.
 - `output_offset` holds who writes (20 bits, drawn once for a state) and which transaction is in doubt (milliseconds since 1970,
   0 for none). It is in the state before the transaction begins, and without the doubt in the commit that settles the batch.
-- A transaction in doubt, after a kill or a lost answer, is ended first: to begin with the same `transactional.id` fences whoever
-  used it, and waits until what they began is committed or aborted. Then the records of that transaction are read back, and what
+- A transaction in doubt, after a kill or a lost answer, is ended first: to begin with the same `transactional.id` fences its last
+  user, and waits until what that one began is committed or aborted. Then the records of that transaction are read back, and what
   is there is not sent again.
 
 Source: docs/facts.md, "Kafka".
@@ -260,7 +260,7 @@ class KafkaSink(OwnOutput):
         return outcome
 
     def _connect(self, transactional_id: str) -> Any:
-        """A producer that may begin a transaction: whoever used this id is fenced, and what they began has ended."""
+        """A producer that may begin a transaction: an earlier user of this id is fenced, and what they began has ended."""
         table = self._table
         producer = self._kafka.Producer(
             {

@@ -94,7 +94,7 @@ class OpenSearchSink(Sink):
     def probe(self) -> Outcome:
         """Ask for the version; where the index is there, try to create what is no document, which shows the rights."""
         outcome, answer = self._endpoint.exchange(b"", "/", method="GET")
-        # Whoever may only write may not ask for the version: 403.
+        # A user that may only write may not ask for the version: 403.
         if answer is None or (answer.status != 403 and not isinstance(outcome, Accepted)):
             return outcome
         if too_old := _too_old(answer):

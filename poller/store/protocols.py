@@ -162,13 +162,13 @@ class State(Protocol):
         """Commits: the times of polls."""
 
     def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
-        """Commits: that the contracts of these accounts are to be read again from `since`, and who asked.
+        """Commits: the wish to read the contracts of these accounts again from `since`, and who asked.
 
         It holds until they have been found, however often that fails. Of two requests the earlier time holds.
         """
 
     def requested_reread(self, account: str) -> int | None:
-        """From when the contracts of an account are to be read again; None if nobody asked, or it is done."""
+        """From when the contracts of an account will be read again; None if nobody asked, or it is done."""
 
     def forget_reread(self, account: str) -> None:
         """Commits: that it is done."""
@@ -359,7 +359,7 @@ class Archives(Protocol):
         """Commits: the head of an archive that another state wrote, and what it holds, by contract and hour's start."""
 
     def prepared(self, sink: str) -> PreparedBatch | None:
-        """The batch that is being written, whoever committed it."""
+        """The batch that is being written, by this process or another."""
 
     def prepare(
         self, sink: str, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""

@@ -39,7 +39,7 @@ def write_most(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # whoever made the pipe wants nobody to wait in a write
+        except BlockingIOError:  # the pipe was made so that nobody waits in a write
             room = select.poll()
             room.register(descriptor, select.POLLOUT)
             room.poll()

@@ -105,7 +105,7 @@ class CommandHarness:
         if death.kind == "term" and death.code not in (0, 1, 3, 130, -signal.SIGTERM):
             self.account.violate(f"SIGTERM ended with {death.code}", number)
         if death.kind == "deaf":
-            self.account.violate("SIGTERM was not heeded", number)
+            self.account.violate("SIGTERM was ignored", number)
         self._check_states(number)
         return death
 

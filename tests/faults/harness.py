@@ -276,7 +276,7 @@ class Harness:
         """By itself it may end only where the state cannot be used."""
         allowed = (*_TROUBLED_CODES.get(life.trouble, ()), *((4,) if self._is_doubtful else ()))
         if death.kind == "deaf":
-            self.account.violate(f"SIGTERM was not heeded within {victim.STOPS_WITHIN_SECONDS:.0f} s", number)
+            self.account.violate(f"it did not end after SIGTERM within {victim.STOPS_WITHIN_SECONDS:.0f} s", number)
         # Before it listens for signals, SIGTERM ends it as it ends any program.
         if death.kind == "term" and death.code not in (0, -signal.SIGTERM, *allowed):
             self.account.violate(f"SIGTERM ended with {death.code}", number)

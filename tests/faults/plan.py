@@ -125,7 +125,7 @@ class Life(NamedTuple):
     """One process from start to end.
 
     It ends `after_seconds`, counted from its start or (`is_from_work`) from its first request; or by itself at the commit or
-    write of number `at`, before, in the midst of, or after it; or (`heal`) by SIGTERM once it has recovered from everything.
+    write of number `at`, before, during, or after it; or (`heal`) by SIGTERM once it has recovered from everything.
     """
 
     end: End

@@ -163,7 +163,7 @@ def drop_on_bad_key() -> None:
 
 
 def ignore_loki_refusals() -> None:
-    """What Loki's 400 says of single entries is not heeded: the request counts as taken."""
+    """What Loki's 400 says of single entries is ignored: the request counts as taken."""
     from poller.core.delivery import Refused
     from poller.sinks.loki import LokiSink
 

@@ -1,7 +1,7 @@
 """The real command with things going wrong inside its process: `python -m tests.faults.shim run ...`. Not part of the product.
 
 FAULT_KILL_AT_COMMIT=N:before|after   kill -9 at the N-th commit of any SQLite file, just before or just after it
-FAULT_KILL_AT_WRITE=N                 kill -9 in the midst of the N-th write of an output, half of it done
+FAULT_KILL_AT_WRITE=N                 kill -9 during the N-th write of an output, half of it done
 FAULT_CLOCK=S=OFF,S=OFF               from S seconds after the start on, this process's clock is off by OFF seconds
 FAULT_FILE_BYTES=N                    no file may grow beyond N bytes: a quota
 FAULT_PLANT=NAME                      a mistake put in on purpose, which the harness must find: see `plants`
@@ -49,7 +49,7 @@ def die() -> NoReturn:
 
 
 def kill_at_commit(number: int, *, is_before: bool) -> None:
-    """Count commits to files as SQLite gets them, whoever asks for one."""
+    """Count commits to files as SQLite gets them, by any caller."""
     count = 0
 
     class Connection(sqlite3.Connection):

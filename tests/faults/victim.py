@@ -32,7 +32,7 @@ class Death(NamedTuple):
 
 
 def fixed_port() -> int:
-    """A port for a server that goes away and comes back: below those that the kernel gives to whoever asks for any."""
+    """A port for a server that goes away and comes back: below those that the kernel gives to a process that asks for any."""
     while True:
         port = random.randint(10_240, 32_000)
         with socket.socket() as listener, suppress(OSError):

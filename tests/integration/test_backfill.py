@@ -149,8 +149,8 @@ def test_the_range_includes_its_start_and_not_its_end(bench: Starter) -> None:
 
 def test_entries_of_the_same_time_and_without_an_id_are_all_there(bench: Starter) -> None:
     place = bench(events=50, contracts=1, ids="none")
-    twin = {"meta": {"time": text(ago(600))}, "principal": {"identity": {"contractNumber": FIRST}}, "event": {}}
-    place.simulator.add_entries(FIRST, [twin, twin, twin])
+    duplicate = {"meta": {"time": text(ago(600))}, "principal": {"identity": {"contractNumber": FIRST}}, "event": {}}
+    place.simulator.add_entries(FIRST, [duplicate, duplicate, duplicate])
     backfill(place, "--from", "2h", "--to", "0m", "--output", "export.ndjson")
     assert assert_exported(place.directory / "export.ndjson", place.simulator) == 53
 

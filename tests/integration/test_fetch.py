@@ -170,18 +170,18 @@ def test_entries_shown_three_seconds_late_come_once_with_and_without_ids(bench: 
 
 
 @pytest.mark.parametrize("ids", ["hit", "none"])
-def test_entries_without_uuid_and_equal_twins_stay_what_they_are(bench: Starter, ids: str) -> None:
+def test_entries_without_uuid_and_equal_duplicates_stay_what_they_are(bench: Starter, ids: str) -> None:
     place = bench(ids=ids, contracts=1)
-    twin = entry(ago(minutes=3), event={"type": "Provision"})
-    place.simulator.add_entries(FIRST, [twin, twin])
+    duplicate = entry(ago(minutes=3), event={"type": "Provision"})
+    place.simulator.add_entries(FIRST, [duplicate, duplicate])
     run = place.fetch("--since", "1h")
     same(run.lines, place.oracle())
     assert len(run.lines) == 302
     assert place.fetch().lines == []
     assert place.fetch("--since", "2h").lines == []
-    place.simulator.add_entries(FIRST, [twin])
+    place.simulator.add_entries(FIRST, [duplicate])
     third = place.fetch()
-    assert [json.loads(line) for line in third.lines] == [twin], "the third of them came late"
+    assert [json.loads(line) for line in third.lines] == [duplicate], "the third of them came late"
     assert place.fetch().lines == []
 
 

@@ -18,12 +18,12 @@ from tests.faults.disk import Disk
 from tests.integration.fetching import FIRST, Bench, Starter, failed, finish, same
 from tests.support import wait_until
 
-VICTIM = [sys.executable, "-m", "tests.faults.shim"]  # the real command, which can be killed in the midst of a write
+VICTIM = [sys.executable, "-m", "tests.faults.shim"]  # the real command, which can be killed during a write
 HEAD = b'{"of":"an earlier day"}\n'
 
 
 def killed_in_a_write(place: Bench, output: Any, *args: str, number: int = 1) -> None:
-    """Run a command that is killed in the midst of a write of entries, half of it done."""
+    """Run a command that is killed during a write of entries, half of it done."""
     process = subprocess.Popen(
         [*VICTIM, *args],
         cwd=place.directory,

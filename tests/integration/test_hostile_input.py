@@ -43,7 +43,7 @@ CASES = {
     "config of a megabyte and more": Case(2, ("larger than 1 MiB",), files=toml("#" * 1_100_000)),
     "config that is a directory": Case(2, ("cannot be read",), ("--config", ".", "fetch")),
     "config of zeros": Case(2, ("is not valid TOML",), files=toml(bytes(1000))),
-    "config cut in the midst": Case(2, ("is not valid TOML",), files=toml('[api]\nurl = "http')),
+    "config cut in the middle": Case(2, ("is not valid TOML",), files=toml('[api]\nurl = "http')),
     "config in UTF-16": Case(2, ("is not UTF-8",), files=toml("[api]".encode("utf-16"))),
     "config with a value a thousand deep": Case(
         2, ("poll.interval", "nested"), files=toml(f"poll.interval.{DOTS} = 1")
@@ -134,7 +134,7 @@ CASES = {
     "adopted state that is missing": Case(2, ("--adopt-state", "cannot be read"), ADOPT),
     "adopted state of brackets": Case(2, ("last_run",), ADOPT, files={"old.json": b"[" * 100_000}),
     "adopted state of zeros": Case(2, ("last_run",), ADOPT, files={"old.json": bytes(100)}),
-    "adopted state cut in the midst": Case(2, ("last_run",), ADOPT, files={"old.json": b'{"last_run": "2026-'}),
+    "adopted state cut in the middle": Case(2, ("last_run",), ADOPT, files={"old.json": b'{"last_run": "2026-'}),
     "adopted state with NaN": Case(2, ("last_run",), ADOPT, files={"old.json": b'{"last_run": NaN}'}),
     "adopted state of another world": Case(2, ("last_run",), ADOPT, files={"old.json": b'{"last_run": "9999-12-31"}'}),
     "adopted state of a long number": Case(

@@ -125,7 +125,7 @@ def test_a_new_key_ends_the_old_one(place: Place) -> None:
     old, new = place.simulator.pipelines.keys
     assert place.key_file.read_text() == f"{new}\n"
     assert mode(place.key_file) == 0o600
-    assert any(b"whoever sends with the old one" in line for line in run.lines)
+    assert any(b"senders with the old one" in line for line in run.lines)
     assert len(place.sinks()) == 1
     assert old not in place.said
     assert new not in place.said

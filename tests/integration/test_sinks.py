@@ -250,12 +250,12 @@ def test_loki_lets_in_whom_it_knows(simulator, required, settings):
 
 def test_equal_entries_stay_two_and_a_repeat_stays_one(simulator):
     (entry,) = make_events(1)
-    twins = [
+    duplicates = [
         OutboxEvent(entry.contract, entry.time_us, entry.collected_at, b"%d" % at, at, entry.line) for at in range(3)
     ]
     sink = make(simulator, LOKI)
     for _ in range(2):
-        assert isinstance(sink.send(twins), Accepted)
+        assert isinstance(sink.send(duplicates), Accepted)
     assert simulator.loki.stored == 3
 
 

@@ -66,12 +66,12 @@ def read(log: GrowingLog, page_size: int) -> Reading:
     return reading
 
 
-def without_twins(events: Sequence[Event], log: GrowingLog) -> Counter[bytes]:
-    """How often each content was read: twins count as what they are twins of."""
+def without_duplicates(events: Sequence[Event], log: GrowingLog) -> Counter[bytes]:
+    """How often each content was read: duplicates count as what they are duplicates of."""
     originals = {
-        twin.identity: seen.identity
+        duplicate.identity: seen.identity
         for seen in log.visible()
-        for twin in (seen, *(seen.duplicate(ordinal) for ordinal in range(1, 15)))
+        for duplicate in (seen, *(seen.duplicate(ordinal) for ordinal in range(1, 15)))
     }
     return Counter(originals[event.identity] for event in events)
 
@@ -88,7 +88,7 @@ def test_a_window_that_holds_still_is_read_as_it_is_equal_entries_included(
     log = GrowingLog(held, is_newest_first=is_newest_first, says_total=says_total)
     reading = read(log, page_size)
     assert reading.is_complete
-    assert without_twins(reading.events, log) == by_identity(log)
+    assert without_duplicates(reading.events, log) == by_identity(log)
     assert len({event.identity for event in reading.events}) == len(held)
     assert [event.time_us for event in reading.events] == sorted(entry.second * 1_000_000 for entry in held)
     assert reading.fetched >= len(held)
@@ -111,7 +111,7 @@ def test_nothing_visible_at_the_start_is_skipped_and_nothing_comes_twice_while_t
         event("did not hold still")
         assert max(entry.visible_from for entry in held) > 0
         return
-    seen = without_twins(reading.events, log)
+    seen = without_duplicates(reading.events, log)
     assert len({event.identity for event in reading.events}) == len(reading.events)
     assert at_start <= seen
     assert seen <= by_identity(log)

@@ -1,4 +1,4 @@
-"""Writing an archive: what a batch is made of is committed before it is written, and whoever retries writes the same objects."""
+"""Writing an archive: what a batch is made of is committed before it is written, and every retry writes the same objects."""
 
 from __future__ import annotations
 

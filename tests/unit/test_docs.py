@@ -151,3 +151,28 @@ def test_every_command_and_option_a_page_names_exists(page: Path) -> None:
         for word in rest:
             if word.startswith("--"):
                 assert word.split("=")[0] in {*known, "--help"}, (page.name, words)
+
+
+# Words that were replaced by plain ones, in everything a person reads: code, tests and pages.
+LITERARY = (
+    r"heed(ed|s|ing)?", "minds", "whoever", "aloud", "in vain", "a liking", "in the midst", "let be", "twins?", "open_beside",
+    r"(is|are) to be (read|made|sent|told|kept|shown)", "so far before", "wants a person",
+)  # fmt: skip
+# What keeps its word: bytes that are part of an entry's identity, and this list.
+KEPT = {"poller/core/events.py", "tests/unit/test_docs.py"}
+READ = ("poller", "tests", "docs", "man", "grafana", "fluent-bit", "systemd", "kubernetes", "opensearch")
+SUFFIXES = {".py", ".md", ".1", ".toml", ".conf", ".yaml", ".service", ""}
+
+
+def test_words_that_were_replaced_by_plain_ones_do_not_come_back() -> None:
+    word = re.compile(rf"\b({'|'.join(LITERARY)})\b", re.IGNORECASE)
+    paths = [path for room in READ for path in (TOP / room).rglob("*") if "__pycache__" not in path.parts]
+    paths += [TOP / name for name in ("README.md", "SECURITY.md", "Makefile", "Dockerfile", "pyproject.toml")]
+    found = [
+        f"{name}:{number}: {line.strip()}"
+        for path in paths
+        if path.is_file() and path.suffix in SUFFIXES and (name := path.relative_to(TOP).as_posix()) not in KEPT
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if word.search(line)
+    ]
+    assert found == []

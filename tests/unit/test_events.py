@@ -326,13 +326,13 @@ def test_an_id_that_is_a_number_of_any_length_breaks_nothing() -> None:
     assert only(f'[{{"@uuid":{digits}}}]'.encode()).line == f'{{"@uuid":{digits}}}'.encode()
 
 
-def test_twins_are_entries_of_their_own_and_each_ordinal_is_always_the_same_one() -> None:
+def test_duplicates_are_entries_of_their_own_and_each_ordinal_is_always_the_same_one() -> None:
     event = only(hits('{"a":1}'))
-    twins = [event.duplicate(ordinal) for ordinal in range(1, 20)]
-    assert len({event.identity, *(twin.identity for twin in twins)}) == 20
-    assert [twin.ordinal for twin in twins] == list(range(1, 20))
-    assert twins[4] == event.duplicate(5)
-    assert {twin.line for twin in twins} == {event.line}
+    duplicates = [event.duplicate(ordinal) for ordinal in range(1, 20)]
+    assert len({event.identity, *(duplicate.identity for duplicate in duplicates)}) == 20
+    assert [duplicate.ordinal for duplicate in duplicates] == list(range(1, 20))
+    assert duplicates[4] == event.duplicate(5)
+    assert {duplicate.line for duplicate in duplicates} == {event.line}
 
 
 # Time

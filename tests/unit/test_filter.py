@@ -183,7 +183,7 @@ def test_fields_are_read_by_path(paths, line, expected):
 
 # Fields of entries that have another shape than most
 
-ODD = ["a", "a.b"]  # one path ends in the midst of the other: no shape holds both
+ODD = ["a", "a.b"]  # one path ends inside the other: no shape holds both
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ with closing(Stores(Path(sys.argv[1])).attach("fetch")) as state:
 
 
 def test_who_comes_and_goes_beside_it_leaves_the_write_ahead_log(directory: Path) -> None:
-    # With its locks lost, whoever came would take itself for the last user, and delete the log under us.
+    # With its locks lost, a process that came would take itself for the last user, and delete the log under us.
     with_a_sink(directory).close()
     with closing(Stores(directory).attach("fetch")) as state:
         for number, way in enumerate(WAYS[:-1]):

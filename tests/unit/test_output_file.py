@@ -55,7 +55,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @contextmanager
 def file_size_limit(size_bytes: int) -> Iterator[None]:
-    """What a full disk does to whoever writes: EFBIG instead of ENOSPC, the same otherwise."""
+    """What a full disk does to a writer: EFBIG instead of ENOSPC, the same otherwise."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:

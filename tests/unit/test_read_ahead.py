@@ -1,4 +1,4 @@
-"""Reading ahead: however windows split and whoever waits for whom, each contract gets all of its own, in order."""
+"""Reading ahead: however windows split, and whatever waits for what, each contract gets all of its own, in order."""
 
 from __future__ import annotations
 

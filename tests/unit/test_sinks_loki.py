@@ -98,8 +98,8 @@ def test_a_request_holds_one_stream_oldest_first_and_the_lines_as_they_are() -> 
 
 
 def test_equal_entries_are_a_nanosecond_apart() -> None:
-    twins = [event(1, ordinal=ordinal) for ordinal in (0, 1, 2, 60_000)]
-    assert [loki.time_ns(twin) % 1000 for twin in twins] == [0, 1, 2, 999]
+    duplicates = [event(1, ordinal=ordinal) for ordinal in (0, 1, 2, 60_000)]
+    assert [loki.time_ns(duplicate) % 1000 for duplicate in duplicates] == [0, 1, 2, 999]
 
 
 @pytest.mark.parametrize(

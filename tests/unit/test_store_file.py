@@ -531,7 +531,7 @@ def test_a_flipped_bit_that_sqlite_does_not_see_is_seen_and_set_aside(directory:
     state.contracts.add_range("1", Window(START, START + 60), "repair")
     commit(state, [event(1)])
     state.close()
-    # Whoever writes past the program cannot know the seal; this one writes a wrong one, as a flipped bit does.
+    # A person who writes past the program cannot know the seal; this one writes a wrong one, as a flipped bit does.
     with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as raw:
         raw.create_function("crc32", 1, lambda text: 4711, deterministic=True)
         raw.execute(change)
@@ -570,7 +570,9 @@ def test_what_another_process_writes_meanwhile_is_there_and_what_we_write_stays(
         "import sys; from pathlib import Path; from poller.store.sqlite import Stores\n"
         "beside = Stores(Path(sys.argv[1])).attach('fetch'); beside.remember('theirs', 'yes'); beside.close()"
     )
-    for _ in range(2):  # whoever closes last takes the write-ahead log away: that must not be somebody beside us
+    for _ in range(
+        2
+    ):  # the process that closes last takes the write-ahead log away: that must not be somebody beside us
         subprocess.run([sys.executable, "-c", code, str(directory)], cwd=TOP, env=clean_environment(), check=True)
         assert (directory / "fetch.db-wal").exists()
     assert state.fact("theirs") == "yes"

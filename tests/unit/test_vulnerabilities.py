@@ -83,7 +83,7 @@ def lock(directory: Path, text: str) -> Path:
     return file
 
 
-def test_pip_audit_without_a_network_is_skipped_aloud(
+def test_pip_audit_without_a_network_is_reported_as_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")

@@ -23,7 +23,7 @@ class Packed(NamedTuple):
 
 
 class PreparedBatch(NamedTuple):
-    """A batch as it was committed before anything of it was written: whoever writes it writes these bytes.
+    """A batch as it was committed before anything of it was written: every process that writes it writes these bytes.
 
     `writer` tells whose events they are: empty for the state that holds the chain, else the name of another one. `events` is how
     many of them, `written_at` (unix seconds) when it was committed. `objects` has the keys and the contents.

@@ -146,7 +146,7 @@ def _taker(rest: Path) -> Callable[[list[Any]], list[str]]:
 
 
 def _shape(paths: Sequence[Path]) -> type[msgspec.Struct] | None:
-    """A struct that holds what the paths name; None where one ends in the midst of another, or they differ in a list."""
+    """A struct that holds what the paths name; None where one ends inside another, or they differ in a list."""
     by_name: dict[str, list[Path]] = {}
     for path in paths:
         by_name.setdefault(path[0].name, []).append(path)

@@ -190,7 +190,7 @@ class Database:
             _move_aside(self.path)
 
     def check_in_place(self) -> None:
-        """Raises: StateError when the file we write to is not the one at its path any more: what we commit would be in vain."""
+        """Raises: StateError when the file we write to is not the one at its path any more: what we commit would be lost."""
         try:
             if identity_of(self.path) == self._file:
                 return
@@ -301,7 +301,7 @@ def _create(path: Path, asked: Mapping[str, str] | None) -> None:
         migrate(connection)
         facts = {**(asked or {}), CREATED_AT: str(int(time.time()))}
         connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
-        # Not only when it has its name: a kill in the midst of it would leave what only a writer can read.
+        # Not only when it has its name: a kill during it would leave what only a writer can read.
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         detach(shared)

@@ -59,7 +59,7 @@ class State:
         """Open or create `<directory>/<use>.db`, for this process alone.
 
         `wait` waits for another process to let go of it, until `stop`. With `since` (unix seconds) the contracts of `accounts`
-        are to be read again from there, as with `request_reread`, and a new file may take the place of one that was set aside: a
+        will be read again from there, as with `request_reread`, and a new file may take the place of one that was set aside: a
         person has decided from when to read.  Raises: StateError, StoppedError.
         """
         asked = None if since is None else {_SINCE + account: str(since) for account in accounts}
@@ -109,7 +109,7 @@ class State:
         self.remember(_TRAIL, " ".join(map(str, (trail.at, *(at for jump in trail.jumps for at in jump)))))
 
     def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
-        """Commits: that the contracts of these accounts are to be read again from `since` (unix seconds), and who asked.
+        """Commits: the wish to read the contracts of these accounts again from `since` (unix seconds), and who asked.
 
         It holds until they have been found, however often that fails; asked for twice, the earlier holds.
         """
@@ -123,7 +123,7 @@ class State:
                 record(connection, by)
 
     def requested_reread(self, account: str) -> int | None:
-        """From when the contracts of an account are to be read again; None where nobody asked, or it is done."""
+        """From when the contracts of an account will be read again; None if nobody asked, or it is done."""
         since = self.fact(_SINCE + account)
         return int(since) if since else None
 
