@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from poller.archive import Listed, TakenError
+from poller.archive import Listed, Place, TakenError
 from poller.archive.signing import Signer, is_signed_by
 from poller.core.events import OutboxEvent
 from poller.core.evidence.batches import Head, pack
@@ -78,7 +78,7 @@ def entry(number: int, hour: int, contract: str = CONTRACTS[0]) -> OutboxEvent:
 class Writer:
     """Writes a chain to a place, batch by batch."""
 
-    def __init__(self, place: MemoryPlace, key: Signer | None, archive: str = ARCHIVE) -> None:
+    def __init__(self, place: Place, key: Signer | None, archive: str = ARCHIVE) -> None:
         self.place = place
         self.key = key
         self.head = Head(archive, 0, "", None, 0, 0, None)

@@ -12,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 # How soon a batch that fills up before its time is found.
 _LOOK_SECONDS = 5.0
+_PACKERS = 2  # threads that compress: the library lets others work meanwhile
 _WRITER = "archive_writer"
 
 
@@ -134,7 +136,8 @@ class ArchiveDeliverer(Deliverer):
         while True:
             head = self._head()
             signers = _signers(evidence, head)
-            objects = pack(events, head.number + 1, compress)
+            with ThreadPoolExecutor(_PACKERS, thread_name_prefix="pack") as pool:
+                objects = pack(events, head.number + 1, compress, pool.map)
 
             def seal(facts: Facts, signers: tuple[Signer | None, str | None] = signers) -> tuple[bytes, bytes | None]:
                 signer, next_key = signers

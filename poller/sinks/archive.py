@@ -23,7 +23,7 @@ from poller.sinks.render import build_render
 from poller.sinks.side_by_side import side_by_side
 from poller.system.liveness import moves
 
-_GZIP_LEVEL = 2
+_GZIP_LEVEL = 1
 _GZIP_FORMAT = 31  # zlib's word for a gzip member; its header has no time
 _WRITERS = 8
 

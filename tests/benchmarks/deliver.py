@@ -1,4 +1,4 @@
-"""Delivery alone: an outbox filled beforehand, emptied into one HTTP sink.
+"""Delivery alone: an outbox filled beforehand, emptied into one sink.
 
 `-m tests.benchmarks.deliver FILE CONFIG STATE [CONTRACTS]`: the lines of FILE, shared out among so many contracts.
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from poller.config import load
 from poller.core.events import parse_page
 from poller.core.windows import Window
-from poller.pipeline.deliver import Deliverer
+from poller.pipeline.archive import deliverer_of
 from poller.sinks.build import build_sink
 from poller.store.sqlite import State
 from tests.states import commit
@@ -24,7 +24,7 @@ from tests.states import commit
 def main(lines: Path, config_file: Path, directory: Path, contracts: int = 1) -> None:
     config = load(config_file, {"IONOS_API_TOKEN": "demo-token"})
     state = State.open(directory, "run")
-    deliverer = Deliverer(state.outbox, build_sink(config.sinks[0], config, threading.Event()))
+    deliverer = deliverer_of(state, build_sink(config.sinks[0], config, threading.Event()))
     fill(state, lines.read_bytes().splitlines(), contracts)
     started = time.monotonic()
     while (wait := deliverer.step(is_last=True).wait_seconds) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -127,6 +128,38 @@ def deliver(room: Path, scale: int) -> Iterator[Row]:
     assert accepted == 2 * events, accepted
     seconds = float(mine.last_line)  # of delivering alone, without the start and the filling
     yield Row(f"deliver {events:,}", theirs.seconds / seconds, ">= 0.7", seconds, theirs.seconds)
+
+
+def archive(room: Path, scale: int) -> Iterator[Row]:
+    """From a filled outbox to an archive in a directory, signed, against the file sink; then what verifying it takes."""
+    events = 100_000 // scale
+    with simulator(contracts=1, events=events, span="24h") as url:
+        env = environment(url, room / "archive")
+        lines = room / "archive.ndjson"
+        run(ours("backfill", "--from", "25h", "--to", "0s", "--output", str(lines)), env=env, cwd=TOP)
+    key, place = room / "evidence.key", room / "audit"
+    run(ours("archive", "keygen", str(key)), env=env, cwd=TOP)
+    tables = {
+        "file": f'type = "file"\npath = "{room}/files/{{date}}.ndjson"\n',
+        "archive": f'type = "archive"\nurl = "file://{place}"\n\n[evidence]\nsigning_key_file = "{key}"\n',
+    }
+    pairs = []
+    for number in range(_REPEATS):
+        seconds = {}
+        for name, table in tables.items():
+            shutil.rmtree(place, ignore_errors=True)
+            config = room / f"archive-{name}.toml"
+            config.write_text(f'[[sinks]]\nname = "{name}"\n{table}')
+            command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(config)]
+            cost = run([*command, str(room / f"archive-state-{name}-{number}"), "5"], env=env, cwd=TOP)
+            seconds[name] = float(cost.last_line)
+        pairs.append((seconds["archive"] / seconds["file"], seconds["archive"], seconds["file"]))
+    times, mine_seconds, theirs_seconds = sorted(pairs)[_REPEATS // 2]
+    note = f"{times:.2f} times the file sink, an entry; goal: 1.3"
+    name = f"archive {events:,}, against the file sink"
+    yield Row(name, 1 / times, ">= 0.77", mine_seconds, theirs_seconds, note=note)
+    mine = run(ours("archive", "verify", str(place)), env=env, cwd=TOP)
+    yield _row(f"verify an archive of {events:,}", "", mine, None, events)
 
 
 def loki(room: Path, scale: int) -> Iterator[Row]:
@@ -304,6 +337,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "collect": collect,
     "filter-redact": filter_redact,
     "deliver": deliver,
+    "archive": archive,
     "loki": loki,
     "end-to-end": end_to_end,
     "growth": growth,

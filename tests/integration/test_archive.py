@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.archives import blocks_of_evidence
+from poller.archive.directory import DirectoryPlace
+from tests.archives import Writer, blocks_of_evidence, entry, signer
+from tests.integration.exporting import peak_bytes
 from tests.integration.fetching import FIRST, SECOND, Bench, Run, Starter, failed
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -156,3 +159,18 @@ def test_a_state_is_rebuilt_and_nothing_is_collected_or_archived_twice(filled: B
     run, found = verify(filled)
     assert (run.code, found["proven"], found["entries"]) == (0, True, 2 * COUNT + 7), found
     assert filled.run("status").code == 0
+
+
+def test_a_million_entries_are_verified_in_a_minute_and_in_little_memory(bench: Starter, tmp_path: Path) -> None:
+    audit = tmp_path / "million"
+    writer = Writer(DirectoryPlace(audit), signer())
+    for hour in range(100):
+        writer.write([entry(10_000 * hour + number, hour) for number in range(10_000)])
+    process = bench(contracts=1, events=0).start("archive", "verify", str(audit))
+    began = time.monotonic()
+    peak = peak_bytes(process)
+    assert process.stdout is not None
+    assert process.stdout.read().startswith(b"1,000,000 entries of 1 contract")
+    assert process.returncode == 0
+    assert time.monotonic() - began < 60
+    assert peak < 120 * 1024 * 1024, f"{peak / 1024 / 1024:.0f} MiB"

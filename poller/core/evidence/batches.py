@@ -15,6 +15,10 @@ _ID = b'"@uuid":"'
 _HOUR_US = HOUR_SECONDS * 1_000_000
 
 
+Group = tuple[tuple[str, int], list[OutboxEvent]]
+"""A contract and an hour (since 1970), and the events of both."""
+
+
 class Packed(NamedTuple):
     """An object and the bytes that are stored under its key."""
 
@@ -53,8 +57,16 @@ class Head(NamedTuple):
     written_at: float | None
 
 
-def pack(events: Sequence[OutboxEvent], number: int, compress: Callable[[bytes], bytes]) -> list[Packed]:
-    """The objects of digest `number`, ordered by contract and hour. The order of entries within each stays."""
+def pack(
+    events: Sequence[OutboxEvent],
+    number: int,
+    compress: Callable[[bytes], bytes],
+    each: Callable[[Callable[[Group], Packed], Iterable[Group]], Iterable[Packed]] = map,
+) -> list[Packed]:
+    """The objects of digest `number`, ordered by contract and hour. The order of entries within each stays.
+
+    `each` is `map`, or one that works side by side: compressing is most of the work.
+    """
     groups: dict[tuple[str, int], list[OutboxEvent]] = {}
     for event in events:
         groups.setdefault((event.contract, event.time_us // _HOUR_US), []).append(event)
