@@ -101,6 +101,22 @@ def filter_redact(room: Path, scale: int) -> Iterator[Row]:
     yield _row(f"filter and redact {events:,}, against neither", ">= 0.75", mine, plain, events)
 
 
+def formats(room: Path, scale: int) -> Iterator[Row]:
+    """Collecting, and an event of a standard made of each entry, against collecting them as they are."""
+    events = 200_000 // scale
+    with simulator(contracts=1, events=events, span="3h") as url:
+
+        def collected(name: str, place: str) -> Cost:
+            env = environment(url, room / place)
+            return run(ours("fetch", "--since", "4h", "--format", name), env=env, cwd=TOP)
+
+        for name in ("ocsf", "ecs"):
+            places = [f"{name}-{number}" for number in range(_REPEATS)]
+            pairs = [(collected(name, place), collected("raw", f"{place}-raw")) for place in places]
+            assert all(mine.lines == raw.lines == events for mine, raw in pairs)
+            yield _row(f"format {name} {events:,}, against raw", ">= 0.6", *_middle(pairs), events)
+
+
 def nothing_new(room: Path, scale: int) -> Iterator[Row]:
     """A `fetch` with nothing new, mostly its start-up, against a bare script that imports requests and makes the same calls."""
     with simulator(contracts=2, events=1000, span="1h") as url:
@@ -336,6 +352,7 @@ _CONCURRENT = {"IONOS_POLLER_API__CONCURRENCY": "16"}
 BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     "collect": collect,
     "filter-redact": filter_redact,
+    "formats": formats,
     "deliver": deliver,
     "archive": archive,
     "loki": loki,

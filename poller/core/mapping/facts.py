@@ -10,7 +10,7 @@ import ipaddress
 import re
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -73,12 +73,12 @@ class What(NamedTuple):
     command: str | None
     """What a POST does that creates nothing, one of COMMANDS."""
     initiator: str | None
+    audit_version: str | None
 
 
 class Own(NamedTuple):
     """What an entry has for itself."""
 
-    # As they are in the entry, in the order of _OWN.
     original_time: str | None
     request_id: str | None
     queue_ref: int | str | None
@@ -86,8 +86,6 @@ class Own(NamedTuple):
     message: str | None
     http_status: int | None
     resources: list[Resource] | None
-    # Made of it.
-    audit_version: str | None
     error_code: str | None
     error_message: str | None
     """The messages of its error, one behind the other."""
@@ -97,24 +95,18 @@ class Own(NamedTuple):
     query: str | None
     odd_uri: str | None
     """The URI as it is written, where it is no path with or without a query."""
-    uid: str
-    """`@uuid`; where it has none, or shares it with another entry, what identifies it here."""
     shared_uid: str | None
     """`@uuid`, where it is not `uid`."""
-    time_ms: int
-    time: str
     is_timed: bool
     """Whether the time is the entry's own."""
+    uid: str
+    """`@uuid`; where it has none, or shares it with another entry, what identifies it here."""
+    time_ms: int
+    time: str
     collected_ms: int
     collected: str
     line: str
     """The entry itself, to the byte."""
-
-
-_OWN = attrgetter(
-    *("meta.time", "meta.requestId", "meta.queueRefId", "meta.transactionId", "event.message"),
-    *("event.param.error.httpStatus", "event.resources"),
-)
 
 
 class Facts(NamedTuple):
@@ -126,59 +118,100 @@ class Facts(NamedTuple):
     rest: Json
 
 
+# All that is read of an entry of any shape, in one go.
+_of_meta = attrgetter("time", "requestId", "queueRefId", "transactionId", "auditVersion")
+_of_event = attrgetter("type", "status", "message", "resources", "param")
+_of_param = attrgetter("action", "uri", "initiator", "sourceService", "errorCode", "error")
+
+
 def read_facts(event: OutboxEvent, line: bytes) -> Facts:
     """The facts of an event; `line` is the entry as it was collected.
 
     Raises: msgspec.DecodeError for a line that is no JSON object, or has a lone surrogate.
     """
+    is_remembered = len(event.line) <= REMEMBERED_BYTES
     rest: Json = {}
     try:
         entry = decode_entry(event.line)
-        known = _who_known if len(event.line) <= REMEMBERED_BYTES else _who_known.__wrapped__
+        known = _who_known if is_remembered else _who_known.__wrapped__
         who = known(bytes(entry.principal), event.contract, entry.event.param.sourceService)
     except msgspec.ValidationError:
         entry, principal, rest = take_apart(event.line)
         who = _who(principal, event.contract, entry.event.param.sourceService)
-    happened = entry.event
-    param, error, uri = happened.param, happened.param.error, happened.param.uri
-    own: tuple[Any, ...] = _OWN(entry)
-    if "" in own or [] in own:
-        own = tuple([None if value in ("", []) else value for value in own])
+    own_time, request_id, queue_ref, transaction_id, audit_version = _of_meta(entry.meta)
+    kind, status, message, resources, param = _of_event(entry.event)
+    action, uri, initiator, _, error_code, error = _of_param(param)
     path, query, odd_uri = _uri_parts(uri) if uri else (None, None, None)
-    error_code = _text(param.errorCode)
-    error_message, error_codes = _messages(error, error_code) if error.messages else (None, None)
-    uuid, time = _text(entry.uuid), format_time_us(event.time_us)
-    is_shared = uuid is not None and event.ordinal > 0
-    return Facts(
-        who,
-        What(
-            happened.type or None,
-            happened.status or None,
-            _first_action(happened.resources) if happened.resources else None,
-            *_action_of(param.action, path),
-            param.initiator or None,
-        ),
-        Own._make(
-            (
-                *own,
-                _text(entry.meta.auditVersion),
-                error_code,
-                error_message,
-                error_codes,
-                path,
-                query,
-                odd_uri,
-                event.identity.hex() if uuid is None or is_shared else uuid,
-                uuid if is_shared else None,
-                event.time_us // 1000,
-                time,
-                own[0] == time or time_us_of(own[0]) == event.time_us,
-                event.collected_at * 1000,
-                format_time_us(event.collected_at * 1_000_000),
-                line.decode(),
-            )
-        ),
-        rest,
+    last = path.rpartition("/")[2] if path and action in _POSTS else None
+    what_of = _what_known if is_remembered else _what_known.__wrapped__
+    first = _first_action(resources) if resources else None
+    what = what_of(kind, status, first, action, last, initiator, audit_version)
+    error_message = error_codes = None
+    if error_code is not None or error.messages:
+        error_code = _text(error_code)
+        error_message, error_codes = _messages(error, error_code)
+    uid = entry.uuid if type(entry.uuid) is str else _text(entry.uuid)
+    shared_uid = uid if event.ordinal else None
+    if not uid or shared_uid:
+        uid = event.identity.hex()
+    time_us = event.time_us
+    time = format_time_us(time_us)
+    own = Own(
+        own_time or None,
+        request_id or None,
+        queue_ref or None,
+        transaction_id or None,
+        message or None,
+        error.httpStatus,
+        resources or None,
+        error_code,
+        error_message,
+        error_codes,
+        path,
+        query,
+        odd_uri,
+        shared_uid,
+        own_time == time or time_us_of(own_time) == time_us,
+        uid,
+        time_us // 1000,
+        time,
+        *_collected(event.collected_at),
+        line.decode(),
+    )
+    return Facts(who, what, own, rest)
+
+
+@lru_cache(16)
+def _collected(second: int) -> tuple[int, str]:
+    return second * 1000, format_time_us(second * 1_000_000)
+
+
+_POSTS = ("POST", "post")
+
+
+@lru_cache(REMEMBERED)
+def _what_known(
+    kind: str | None,
+    status: str | None,
+    first_action: str | None,
+    action: str | None,
+    last: str | None,
+    initiator: str | None,
+    audit_version: str | float | None,
+) -> What:
+    """`last` is the last part of the path of a POST."""
+    method = action.upper() if action else None
+    if method not in METHODS:
+        method = None
+    return What(
+        kind or None,
+        status or None,
+        first_action,
+        method,
+        None if method == action else action or None,
+        last if last in COMMANDS else None,
+        initiator or None,
+        _text(audit_version),
     )
 
 
@@ -225,17 +258,6 @@ def _first_action(resources: list[Resource]) -> str | None:
             if action:
                 return action
     return None
-
-
-def _action_of(action: str | None, path: str | None) -> tuple[str | None, str | None, str | None]:
-    """The method, the word where that is no method or written otherwise, and the command in the path of a POST."""
-    if not action:
-        return None, None, None
-    method = action.upper()
-    if method not in METHODS:
-        return None, action, None
-    command = path.rpartition("/")[2] if path and method == "POST" else None
-    return method, None if method == action else action, command if command in COMMANDS else None
 
 
 def _uri_parts(uri: str) -> tuple[str | None, str | None, str | None]:

@@ -93,13 +93,11 @@ def _of_what(what: What) -> Values:
 def _of_entry(facts: Facts) -> Values:
     who, what, own, _ = facts
     is_token = _table_for(what) == AUTHENTICATION
-    seen: list[_Observable] = []
-    resources: list[_Resource] = []
-    left: list[Resource] = []
-    if who.ip:
-        seen.append(_Observable("src_endpoint.ip", 2, "IP Address", who.ip))
+    seen = [_Observable("src_endpoint.ip", 2, "IP Address", who.ip)] if who.ip else []
     if who.user:
         seen.append(_Observable("user.name" if is_token else "actor.user.name", 4, "User Name", who.user))
+    resources: list[_Resource] = []
+    left: list[Resource] = []
     for resource in own.resources or ():
         if is_token or not resource.id:
             left.append(resource)
@@ -107,19 +105,16 @@ def _of_entry(facts: Facts) -> Values:
             uid = str(resource.id)
             resources.append(_Resource(uid, resource.type, _Data(resource.action) if resource.action else None))
             seen.append(_Observable("resources.uid", 10, "Resource UID", uid))
-    return _operation(what, own.path), seen or None, resources or None, left or None, _labels(own.is_timed)
+    operation = what.action or _operation(what, own.path)
+    return operation, seen or None, resources or None, left or None, None if own.is_timed else _NOT_TIMED
 
 
 def _operation(what: What, path: str | None) -> str:
     request = " ".join(part for part in (what.method or what.word, path) if part)
-    return what.action or request or what.type or UNKNOWN
+    return request or what.type or UNKNOWN
 
 
 _NOT_TIMED = ["the entry has no usable time of its own: time is when the API showed it"]
-
-
-def _labels(is_timed: bool) -> list[str] | None:
-    return None if is_timed else _NOT_TIMED
 
 
 _COMMON = (

@@ -51,7 +51,7 @@ class Meta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     time: str | None = None
     requestId: str | None = None  # noqa: N815
-    queueRefId: int | str | None = None  # noqa: N815
+    queueRefId: Annotated[int, msgspec.Meta(ge=1)] | str | None = None  # noqa: N815
     transactionId: str | None = None  # noqa: N815
     auditVersion: str | int | float | None = None  # noqa: N815
 

@@ -3,16 +3,15 @@
 The rows are the mapping: what they say is what is done, and what docs/mappings.md shows. A field without a value is left out, and
 so is an object without fields.
 
-An event is a template with its values filled in. A template is made once for a kind of thing that happened and the facts that
-there are, and the values of a user are encoded once: few kinds and few users make most of a log.
+The objects of a table are made from the inside out. Those that follow from the user alone, or from the kind of thing that
+happened, are encoded once: few users and few kinds make most of a log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import repeat
-from operator import is_, itemgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,10 +21,9 @@ from poller.core.events import OutboxEvent
 from poller.core.mapping.facts import REMEMBERED, REMEMBERED_BYTES, Own, What, Who, read_facts
 from poller.core.mapping.shapes import Json
 from poller.core.mapping.shorten import SHORTEST_BYTES, truncated
+from poller.core.mapping.stencil import Stencils
 
 _encode = msgspec.json.Encoder().encode
-_encode_lines = msgspec.json.Encoder().encode_lines
-_HOLE = msgspec.Raw(b"%b")
 
 Values = tuple[Any, ...]
 
@@ -46,24 +44,6 @@ class Derived(NamedTuple):
     make: Callable[[Any], Values]
 
 
-class _Encoded(NamedTuple):
-    """The values of a user, each as JSON, and which of them are none."""
-
-    values: list[bytes]
-    absent: bytes
-
-
-class _Template(NamedTuple):
-    """What all such events have in common, with a hole for each other value; and what picks those, in order."""
-
-    text: bytes
-    pick: Callable[[list[bytes]], tuple[bytes, ...]]
-
-
-# An object: its keys, each with the number of a fact, a constant, or an object.
-_Node = tuple[tuple[str, Any], ...]
-
-
 class Standard:
     """Makes events of a standard, each as compact JSON. Safe to use from several threads.
 
@@ -81,48 +61,36 @@ class Standard:
         rest: str,
     ) -> None:
         self.tables = tables
-        self._choose = choose
-        self._who, self._what, self._own = who.make, what.make, own.make
+        self._derive = own.make
         self._rest = rest.split(".")
-        self._whats = (*What._fields, *what.names)
-        self._others = (*Who._fields, *who.names, *Own._fields, *own.names)
-        places = {name: at for at, name in enumerate((*self._whats, *self._others))}
-        self._nodes = {number: _node(rows, places) for number, rows in tables.items()}
-        self._template: Callable[..., _Template] = lru_cache(REMEMBERED)(self._make_template)
-        self._encoded = lru_cache(REMEMBERED)(self._encode_who)
+        compiled = {number: _Table(rows, who, what, own) for number, rows in tables.items()}
+        self._table_for = lru_cache(REMEMBERED)(lambda what: compiled[choose(what)])
+        self._stencils = Stencils(self.map)
 
     def make(self, event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
         """The event; of an entry that was shortened, with a marker, where it would be longer than `max_bytes`."""
-        made = self._make(event)
+        made = self._stencils.make(event)
         limit = len(event.line)
         while max_bytes is not None and len(made) > max_bytes and limit > SHORTEST_BYTES:
             limit = max(SHORTEST_BYTES, min(limit * max_bytes // len(made), limit - limit // 8))
-            made = self._make(event.with_line(truncated(event.line, limit)))
+            made = self.map(event.with_line(truncated(event.line, limit)))
         return made
 
-    def _make(self, event: OutboxEvent) -> bytes:
+    def map(self, event: OutboxEvent) -> bytes:
+        """The event, as the rows say."""
         try:
             facts = read_facts(event, event.line)
         except msgspec.DecodeError:
             facts = read_facts(event.with_line(without_lone_surrogates(event.line)), event.line)
-        is_short = len(event.line) <= REMEMBERED_BYTES
-        who = self._encoded(facts.who) if is_short else self._encode_who(facts.who)
-        own = facts.own + self._own(facts)
-        template = self._template if is_short else self._make_template
-        text, pick = template(facts.what, who.absent, bytes(map(is_, own, repeat(None))))
-        made = text % pick(who.values + _encode_lines(own).split(b"\n"))
-        return made if not facts.rest else self._with_rest(made, facts.rest)
-
-    def _encode_who(self, who: Who) -> _Encoded:
-        values = (*who, *self._who(who))
-        return _Encoded(_encode_lines(values).split(b"\n")[:-1], bytes(map(is_, values, repeat(None))))
-
-    def _make_template(self, what: What, *absent: bytes) -> _Template:
-        known = [None if value is None else _constant(value) for value in (*what, *self._what(what))]
-        others = [None if is_absent else _HOLE for is_absent in b"".join(absent)]
-        holes: list[int] = []
-        made = _filled(self._nodes[self._choose(what)], [*known, *others], holes)
-        return _Template(_encode(made), itemgetter(*(at - len(known) for at in holes)))
+        who, what, own, rest = facts
+        if len(event.line) <= REMEMBERED_BYTES:
+            table = self._table_for(what)
+            of_who, of_what = table.of_who(who), table.of_what(what)
+        else:
+            table = self._table_for.__wrapped__(what)
+            of_who, of_what = table.of_who.__wrapped__(who), table.of_what.__wrapped__(what)
+        made = _encode(table.event([*table.constants, *of_who, *of_what, *own, *self._derive(facts)]))
+        return made if not rest else self._with_rest(made, rest)
 
     def _with_rest(self, made: bytes, rest: Json) -> bytes:
         event = there = msgspec.json.decode(made)
@@ -132,41 +100,109 @@ class Standard:
         return _encode(event)
 
 
-def _constant(value: object) -> msgspec.Raw:
-    return msgspec.Raw(_encode(value).replace(b"%", b"%%"))
+# From what a value follows: nothing, the user, what happened, the whole entry.
+_NOTHING, _WHO, _WHAT, _ENTRY = range(4)
+_Tree = dict[str, "Row | _Tree"]
 
 
-def _node(rows: Sequence[Row], places: Mapping[str, int], depth: int = 0) -> _Node:
-    """The object that the rows make, whose paths have `depth` names in common."""
-    groups: dict[str, list[Row]] = {}
+class _Object(NamedTuple):
+    """How one object is made: what picks its fields of the values, its struct, and what its fields are if it is empty."""
+
+    pick: Callable[[Sequence[Any]], Values]
+    kind: Callable[..., msgspec.Struct]
+    empty: Values
+
+
+class _Table:
+    """Rows, compiled. The values that an event is made of have one order: `constants`, `of_who`, `of_what`, those of the entry.
+
+    Behind the facts of each kind come the objects that follow from them alone, the inner ones first.
+    """
+
+    def __init__(self, rows: Sequence[Row], who: Derived, what: Derived, own: Derived) -> None:
+        names = (
+            [_name(row) for row in rows if not row.fact],
+            [*Who._fields, *who.names],
+            [*What._fields, *what.names],
+            [*Own._fields, *own.names],
+        )
+        scopes = {name: scope for scope, known in enumerate(names) for name in known}
+        found: list[tuple[int, str, _Tree]] = []
+        _find_objects(_tree(rows), "", scopes, found)
+        for scope, path, _ in found:
+            names[scope].append(path)
+        places = {name: at for at, name in enumerate(name for known in names for name in known)}
+        self._objects: list[list[_Object]] = [[], [], [], []]
+        for scope, path, tree in found:
+            self._objects[scope].append(_compiled(path, tree, places))
+        constants: list[Any] = [msgspec.Raw(_encode(row.constant)) for row in rows if not row.fact]
+        self.constants = constants + self._encoded(_NOTHING, constants)
+        blank = [None] * len(names[_WHO])
+
+        @lru_cache(REMEMBERED)
+        def of_who(facts: Who) -> Values:
+            values = [*facts, *who.make(facts)]
+            return (*values, *self._encoded(_WHO, [*self.constants, *values]))
+
+        @lru_cache(REMEMBERED)
+        def of_what(facts: What) -> Values:
+            values = [*facts, *what.make(facts)]
+            return (*values, *self._encoded(_WHAT, [*self.constants, *blank, *values]))
+
+        self.of_who, self.of_what = of_who, of_what
+
+    def event(self, values: list[Any]) -> Any:
+        """The outermost object; `values` are all that it may be made of."""
+        return self._made(_ENTRY, values)[-1]
+
+    def _encoded(self, scope: int, values: Sequence[Any]) -> list[msgspec.Raw | None]:
+        """The objects of a scope as JSON, which another object takes as they are."""
+        made = self._made(scope, [*values])[len(values) :]
+        return [None if value is None else msgspec.Raw(_encode(value)) for value in made]
+
+    def _made(self, scope: int, values: list[Any]) -> list[Any]:
+        """The values, and behind them the objects of a scope."""
+        for pick, kind, empty in self._objects[scope]:
+            fields = pick(values)
+            values.append(None if fields == empty else kind(*fields))
+        return values
+
+
+def _name(row: Row) -> str:
+    """Of the value of a row: that of its fact; no fact is called like a constant."""
+    return row.fact or f"={row.field}"
+
+
+def _tree(rows: Sequence[Row]) -> _Tree:
+    root: _Tree = {}
     for row in rows:
-        groups.setdefault(row.field.split(".")[depth], []).append(row)
-    node: list[tuple[str, Any]] = []
-    for key, members in groups.items():
-        first = members[0]
-        if first.field.count(".") > depth:
-            node.append((key, _node(members, places, depth + 1)))
-        else:
-            node.append((key, places[first.fact] if first.fact else _constant(first.constant)))
-    return tuple(node)
+        *outer, last = row.field.split(".")
+        node: Any = root
+        for key in outer:
+            node = node.setdefault(key, {})
+        node[last] = row
+    return root
 
 
-def _filled(node: _Node, values: Sequence[msgspec.Raw | None], holes: list[int]) -> Json:
-    """The object with its values. The places of the facts that are still to come are added to `holes`."""
-    made: Json = {}
-    for key, part in node:
-        if isinstance(part, tuple):
-            value = _filled(part, values, holes)
-            if value:
-                made[key] = value
-        elif isinstance(part, int):
-            if values[part] is not None:
-                made[key] = values[part]
-                if values[part] is _HOLE:
-                    holes.append(part)
-        else:
-            made[key] = part
-    return made
+def _find_objects(tree: _Tree, path: str, scopes: Mapping[str, int], found: list[tuple[int, str, _Tree]]) -> int:
+    """Add all objects of a tree, the inner ones first, each with its scope and path. Returns the scope of the tree."""
+    inner = {
+        scopes[_name(node)] if isinstance(node, Row) else _find_objects(node, f"{path}.{key}", scopes, found)
+        for key, node in tree.items()
+    } - {_NOTHING}
+    scope = _ENTRY if not path or len(inner) > 1 else max(inner, default=_NOTHING)
+    found.append((scope, path, tree))
+    return scope
+
+
+def _compiled(path: str, tree: _Tree, places: Mapping[str, int]) -> _Object:
+    """`places`: where the value of each fact, constant and object stands."""
+    keys = list(tree)
+    at = [places[_name(node) if isinstance(node, Row) else f"{path}.{key}"] for key, node in tree.items()]
+    fields = [(f"f{number}", Any, msgspec.field(name=key, default=None)) for number, key in enumerate(keys)]
+    kind = msgspec.defstruct("Object", fields, omit_defaults=True, gc=False)
+    pick: Any = itemgetter(*at) if len(at) > 1 else lambda values: (values[at[0]],)
+    return _Object(pick, kind, (None,) * len(keys))
 
 
 def _merge(made: Json, rest: Json) -> None:

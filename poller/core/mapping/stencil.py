@@ -1,0 +1,173 @@
+"""Entries that differ in ids and times alone, mapped once for all of them. Pure.
+
+Most of a log is the same few sentences with other ids. What a mapping makes of such an entry is learned as a stencil: constant
+bytes, with a hole for each id. A stencil is used only where all else in the line is the same, byte for byte. It is made by
+mapping two made-up entries with ids and times of their own, and kept only if it gives exactly what the mapping gives for both of
+them and for the entry at hand. So a mapping may do what it likes with everything in an entry but its ids and its time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple
+
+import msgspec
+
+from poller.core.events import OutboxEvent
+from poller.core.mapping.shorten import format_time_us
+
+# The same for all lines that differ only in digits and in the letters of hexadecimal numbers.
+_MASK = bytes.maketrans(b"0123456789abcdef", b"0" * 16)
+_ID = re.compile(rb"(?<![0-9a-f-])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![0-9a-f-])")
+_TIME = re.compile(rb'(?<="time":")[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z(?=")')
+_NUMBER = re.compile(rb'(?<="queueRefId":)[1-9][0-9]{5,15}(?=[,}])')
+
+MAX_STENCILS = 1500
+MAX_LINE_BYTES = 4096
+# Learning takes as long as mapping three entries, so it may not follow each entry that has no stencil.
+_LEARN_EVERY = 4
+# Times of the two made-up entries, and when they were collected: numbers that nothing else in an event is.
+_PROBES = ((34_401_906_789_000, 35_512_017), (1_187_654_321_987_000, 1_198_765_432))
+
+Map = Callable[[OutboxEvent], bytes]
+
+
+class _Stencil(NamedTuple):
+    take_same: Callable[[bytes], tuple[bytes, ...]]
+    same: tuple[bytes, ...]
+    take_holes: Callable[[bytes], tuple[bytes, ...]]
+    time_hole: int
+    number_hole: int | None
+    text: bytes
+    pick: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
+
+
+class Stencils:
+    """What was learned of one mapping. Safe to use from several threads."""
+
+    def __init__(self, map_event: Map) -> None:
+        self._map = map_event
+        self._known: dict[tuple[str, bytes], _Stencil] = {}
+        self._misses = 0
+
+    def make(self, event: OutboxEvent) -> bytes:
+        """What the mapping makes of the event."""
+        line = event.line
+        if event.ordinal or len(line) > MAX_LINE_BYTES:
+            return self._map(event)
+        key = (event.contract, line.translate(_MASK))
+        stencil = self._known.get(key)
+        if stencil is not None:
+            made = _filled(stencil, event)
+            return self._map(event) if made is None else made
+        made = self._map(event)
+        self._misses += 1
+        if self._misses % _LEARN_EVERY == 0:
+            self._learn(key, event, made)
+        return made
+
+    def _learn(self, key: tuple[str, bytes], event: OutboxEvent, made: bytes) -> None:
+        stencil = _learned(event, self._map)
+        if stencil is None or _filled(stencil, event) != made:
+            return
+        if len(self._known) >= MAX_STENCILS:
+            self._known.clear()
+        self._known[key] = stencil
+
+
+def _filled(stencil: _Stencil, event: OutboxEvent) -> bytes | None:
+    """The event, if it is one of the stencil's."""
+    line = event.line
+    if stencil.take_same(line) != stencil.same:
+        return None
+    holes = stencil.take_holes(line)
+    time = format_time_us(event.time_us).encode()
+    if holes[stencil.time_hole] != time:
+        return None
+    if stencil.number_hole is not None and not holes[stencil.number_hole].isdigit():
+        return None
+    return stencil.text % stencil.pick((*holes, b"%d" % (event.time_us // 1000), *_of_collecting(event.collected_at)))
+
+
+@lru_cache(16)
+def _of_collecting(second: int) -> tuple[bytes, bytes]:
+    return b"%d" % (second * 1000), format_time_us(second * 1_000_000).encode()
+
+
+def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
+    """The stencil of an entry and all that differ from it in ids and time; None where it has no such."""
+    line = event.line
+    times, numbers = [*_TIME.finditer(line)], [*_NUMBER.finditer(line)]
+    if len(times) != 1 or len(numbers) > 1 or times[0][0] != format_time_us(event.time_us).encode():
+        return None
+    spans = sorted(match.span() for match in (*_ID.finditer(line), *times, *numbers))
+    time_hole = spans.index(times[0].span())
+    number_hole = spans.index(numbers[0].span()) if numbers else None
+    first, second = (
+        _probe(event, spans, time_hole, number_hole, time_us, collected_at) for time_us, collected_at in _PROBES
+    )
+    take_holes = _taker(spans)
+    values = (*take_holes(first.line), b"%d" % (first.time_us // 1000), *_of_collecting(first.collected_at))
+    text, order = _cut(map_event(first), values)
+    same = [*_between(spans, len(line))]
+    take_same = _taker(same)
+    stencil = _Stencil(take_same, take_same(line), take_holes, time_hole, number_hole, text, _picker(order))
+    return stencil if _filled(stencil, second) == map_event(second) else None
+
+
+def _probe(
+    event: OutboxEvent,
+    spans: list[tuple[int, int]],
+    time_hole: int,
+    number_hole: int | None,
+    time_us: int,
+    collected_at: int,
+) -> OutboxEvent:
+    """The entry with ids and a time that nothing else in it has."""
+    pieces, end = [], 0
+    for hole, (start, stop) in enumerate(spans):
+        pieces.append(event.line[end:start])
+        if hole == time_hole:
+            pieces.append(format_time_us(time_us).encode())
+        elif hole == number_hole:
+            pieces.append(str(time_us * 7)[: stop - start].encode())
+        else:
+            pieces.append(b"%08x-%04x-4a5b-8c6d-%012x" % (0xC0FFEE00 + hole, hole + 0x7A0, time_us // 1000 + hole))
+        end = stop
+    line = b"".join([*pieces, event.line[end:]])
+    return msgspec.structs.replace(event, line=line, time_us=time_us, collected_at=collected_at)
+
+
+def _between(spans: list[tuple[int, int]], length: int) -> Iterator[tuple[int, int]]:
+    """What lies around the spans."""
+    end = 0
+    for start, stop in spans:
+        yield end, start
+        end = stop
+    yield end, length
+
+
+def _taker(spans: list[tuple[int, int]]) -> Callable[[bytes], tuple[bytes, ...]]:
+    slices = [slice(*span) for span in spans]
+    if len(slices) > 1:
+        take: Callable[[bytes], tuple[bytes, ...]] = itemgetter(*slices)
+        return take
+    return lambda line: (line[slices[0]],)
+
+
+def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[bytes, list[int]]:
+    """The text with a hole wherever it has one of the values, and which one each hole has."""
+    numbers = {value: number for number, value in enumerate(values)}
+    found = re.compile(b"|".join(map(re.escape, sorted(numbers, key=len, reverse=True))))
+    order = [numbers[match[0]] for match in found.finditer(made)]
+    return b"%b".join(piece.replace(b"%", b"%%") for piece in found.split(made)), order
+
+
+def _picker(order: list[int]) -> Callable[[tuple[bytes, ...]], tuple[bytes, ...]]:
+    if len(order) > 1:
+        pick: Callable[[tuple[bytes, ...]], tuple[bytes, ...]] = itemgetter(*order)
+        return pick
+    return lambda values: tuple(values[at] for at in order)
