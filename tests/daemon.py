@@ -19,7 +19,7 @@ from poller.simulator import Simulator
 from poller.store.sqlite.overview import overview_of
 from tests.support import COMMAND, clean_environment, free_port, wait_until
 
-LOGGING, LOKI, MOESIF, OPENSEARCH, HTTP = "logging", "loki", "moesif", "opensearch", "http"
+LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP, HTTP = "logging", "loki", "moesif", "opensearch", "otlp", "http"
 FIRST, SECOND = 31960001, 31960002
 CONTRACTS = (FIRST, SECOND)
 STOPS_WITHIN_SECONDS = 10.0
@@ -102,7 +102,7 @@ class Daemon:
             return {"type": '"loki"', **usual}
         if kind == MOESIF:
             return {"type": '"moesif"', "application_id_file": f'"{self.application_id_file}"', **usual}
-        if kind in (OPENSEARCH, HTTP):
+        if kind in (OPENSEARCH, OTLP, HTTP):
             return {"type": f'"{kind}"', **usual}
         return {"type": '"logging-service"', "tag": '"activityLog"', "api_key_file": f'"{self.key_file}"', **usual}
 

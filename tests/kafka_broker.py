@@ -15,6 +15,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, OFFSET_COMMIT, OFFSET_FETCH, FIND_COORDINATOR = 0, 1, 2, 3, 8, 9, 10
@@ -64,6 +65,13 @@ class Partition:
         self.end += batch.count
         return self.end - batch.count
 
+    def values(self) -> Iterator[bytes]:
+        """The values of the records that are committed."""
+        for batch in self.batches:
+            is_aborted = any(batch.producer == one and first <= batch.offset < end for one, first, end in self.aborted)
+            if batch.offset < self.stable and not batch.is_control and not is_aborted:
+                yield from _values_in(batch.data)
+
     def finish(self, producer: int, epoch: int, *, is_commit: bool) -> None:
         first = self.open.pop(producer, None)
         if first is None:
@@ -94,14 +102,24 @@ class Reader:
 
     def text(self) -> str | None:
         size = self.number("h")
-        return None if size < 0 else self._take(size).decode()
+        return None if size < 0 else self.take(size).decode()
 
     def blob(self) -> bytes:
-        return self._take(max(0, self.number("i")))
+        return self.take(max(0, self.number("i")))
 
-    def _take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         self.at += size
         return self.data[self.at - size : self.at]
+
+    def varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return (value >> 1) ^ -(value & 1)
 
     def each(self) -> Iterator[int]:
         return iter(range(max(0, self.number("i"))))
@@ -124,6 +142,23 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
+@cache
+def _values_in(data: bytes) -> tuple[bytes, ...]:
+    """The values of the records in a batch that is not compressed."""
+    reader = Reader(data)
+    reader.at = _BATCH.size
+    found = []
+    while reader.at < len(data):
+        size = reader.varint()
+        end = reader.at + size
+        reader.at += 1  # attributes
+        reader.varint(), reader.varint()  # time and offset
+        reader.take(max(0, reader.varint()))
+        found.append(reader.take(max(0, reader.varint())))
+        reader.at = end
+    return tuple(found)
+
+
 def _marker(producer: int, epoch: int, *, is_commit: bool) -> bytes:
     """The control batch that ends a transaction."""
     key, value = struct.pack(">hh", 0, int(is_commit)), struct.pack(">hi", 0, 0)
@@ -144,6 +179,7 @@ class Broker:
         self.denied: set[str] = set()
         self.max_bytes = 1_048_588
         self.losing: Callable[[int], bool] = lambda api: False
+        self.is_down = False
         self.requests: list[int] = []
         self._producers: dict[str, Producer] = {}
         self._numbers = itertools.count(1000)
@@ -167,6 +203,11 @@ class Broker:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def values(self, topic: str) -> list[bytes]:
+        """What a `read_committed` reader finds, of records that are not compressed."""
+        with self._lock:
+            return [value for partition in self.topics[topic] for value in partition.values()]
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -183,6 +224,8 @@ class Broker:
         try:
             while head := _receive(connection, 4):
                 body = _receive(connection, struct.unpack(">i", head)[0])
+                if self.is_down:
+                    return
                 reader = Reader(body)
                 api, version, number = reader.number("h"), reader.number("h"), reader.number("i")
                 reader.text()  # the client's name

@@ -13,24 +13,28 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 from poller.core.errors import StateError
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store.overview import Overview, TakenBack
 from poller.store.sqlite.overview import overview_of
-from tests.daemon import CONTRACTS, HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, Daemon
+from tests.daemon import CONTRACTS, HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP, Daemon
 from tests.faults import disk, victim
-from tests.faults.oracle import SINKS, Ends, SinkOracle, wanted
+from tests.faults.oracle import KAFKA, SINKS, TOPIC, Ends, SinkOracle, wanted
 from tests.faults.people import PURGED_SINK, People
 from tests.faults.plan import Life, Plan, is_gap_alone
 from tests.faults.report import Account
 from tests.faults.victim import Death, fixed_port
+from tests.kafka_broker import END_TXN, INIT_PRODUCER_ID, PRODUCE, Broker
 from tests.support import wait_until
 
 BATCH_EVENTS = 20
+UNHEARD = (PRODUCE, END_TXN, INIT_PRODUCER_ID)
 RECOVERY_SECONDS = 10.0
 _PATIENCE_SECONDS = 30.0
 _NEW_ENTRIES = 5
@@ -92,10 +96,14 @@ class Harness:
             opensearch_busy_every=60,
         )
         self._directory.mkdir(exist_ok=True)
-        with Simulator(settings) as self._simulator, disk.Disk(self._directory / "disk") as self._disk:
+        with (
+            Simulator(settings) as self._simulator,
+            closing(Broker(TOPIC)) as self._broker,
+            disk.Disk(self._directory / "disk") as self._disk,
+        ):
             self._daemon = Daemon(self._directory, self._simulator)
             self._daemon.state_dir = self._disk.place / "state"
-            self._oracle = SinkOracle(self._simulator, self._disk.place / "archive")
+            self._oracle = SinkOracle(self._simulator, self._disk.place / "archive", self._broker)
             self._people = People(self._directory)
             self._configure()
             try:
@@ -109,9 +117,14 @@ class Harness:
 
     def _configure(self) -> None:
         """Small pages, windows and batches, so that there is always something on its way."""
+        quick = 'batch_age = "100ms"\nretry_initial = "50ms"\nretry_max = "200ms"\n'
         archive = (
-            '[[sinks]]\nname = "file"\ntype = "file"\nbatch_age = "100ms"\nretry_initial = "50ms"\nretry_max = "200ms"\n'
+            f'[[sinks]]\nname = "file"\ntype = "file"\n{quick}'
             f'path = "{self._disk.place}/archive/{{date}}.ndjson"\nbatch_events = {BATCH_EVENTS}\n'
+        )
+        stream = (
+            f'[[sinks]]\nname = "{KAFKA}"\ntype = "kafka"\nbrokers = ["{self._broker.address}"]\ntopic = "{TOPIC}"\n'
+            f'timeout = "1s"\ncompression = "none"\nbatch_events = {10 * BATCH_EVENTS}\n{quick}'
         )
         self._daemon.configure(
             sinks={
@@ -120,6 +133,7 @@ class Harness:
                 MOESIF: {},
                 OPENSEARCH: {},
                 HTTP: {"body": '"ndjson"'},
+                OTLP: {},
             },
             each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"250ms"'},
             api={"read_timeout": '"250ms"', "max_retries": "2", "page_size": "50", "result_window": "400"},
@@ -129,7 +143,7 @@ class Harness:
                 "audit_interval": '"0s"',
                 "overlap": f'"{self._overlap}"',
             },
-            more=archive,
+            more=archive + stream,
         )
 
     # A life
@@ -140,6 +154,7 @@ class Harness:
             self._ends = self._ends._replace(damages=self._ends.damages + 1)
             self._is_doubtful = True
         self._simulator.set_faults(life.faults)
+        self._trouble_broker(life.faults)
         for contract, count in zip(CONTRACTS, life.entries, strict=True):
             self._add_entries(contract, count, life.late_seconds)
         self._trouble(life)
@@ -158,6 +173,14 @@ class Harness:
         self._undo(life)
         self._judge_end(number, life, death)
         self._check_state(number)
+
+    def _trouble_broker(self, faults: Sequence[str]) -> None:
+        """The broker has stored, and we do not hear of it, where other sinks lose answers or connections."""
+        is_losing = any(fault.startswith(("sink=*:lost-ack", "sink=*:reset")) for fault in faults)
+        chance = Random(self._plan.seed)
+        self._broker.losing = (
+            (lambda api: api in UNHEARD and chance.random() < 0.3) if is_losing else (lambda api: False)
+        )
 
     def _add_entries(self, contract: int, count: int, late_seconds: float) -> None:
         """Of the last seconds, so that no second holds more than the API serves; of now where nothing may come late."""
@@ -191,7 +214,7 @@ class Harness:
                     api_key=self._new_secret("key"), application_id=self._new_secret("application")
                 )
             case "down":
-                self._is_down = True
+                self._is_down = self._broker.is_down = True
                 self._simulator.stop()
             case "disk-full":
                 self._disk.fill()
@@ -211,6 +234,7 @@ class Harness:
                     self._add_entries(contract, _ENTRIES_AFTER_PEOPLE, 0.0)
         else:  # both sides go away and come back
             self._simulator.stop()
+            self._broker.cut()
             self._ends = self._ends._replace(outages=self._ends.outages + 1)
             self._simulator.start()
 
@@ -222,7 +246,7 @@ class Harness:
     def _undo(self, life: Life) -> None:
         """What a person does about it, sooner or later: new credentials, room on the disk, the other side up again."""
         if self._is_down:
-            self._is_down = False
+            self._is_down = self._broker.is_down = False
             self._simulator.start()
         if life.trouble == "read-only":
             self._disk.set_read_only(False)
@@ -241,6 +265,7 @@ class Harness:
         if is_gap_alone(life):
             self._await_progress(number, process)
         self._simulator.set_faults([])
+        self._trouble_broker([])
         self._retry_gaps()  # a gap waits a minute before it is tried for the first time
         self._undo(life)
         if life.trouble == "file-limit":  # it waits for room, and so for a person who raises the limit
@@ -325,6 +350,7 @@ class Harness:
     def _recover(self) -> None:
         """Take all faults away and start it once more: everything must arrive soon. Then compare both sides."""
         self._simulator.set_faults([])
+        self._trouble_broker([])
         self._replay()
         self._retry_gaps()
         for _ in range(_MAX_RESTARTS):

@@ -16,12 +16,16 @@ import msgspec
 
 from poller.simulator import Simulator
 from poller.simulator.intakes import digest_of
-from tests.daemon import HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH
+from tests.daemon import HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP
+from tests.kafka_broker import Broker
 
 FILE = "file"
-SINKS = (LOGGING, LOKI, MOESIF, OPENSEARCH, HTTP, FILE)
+KAFKA, TOPIC = "kafka", "activity"
+SINKS = (LOGGING, LOKI, MOESIF, OPENSEARCH, HTTP, OTLP, KAFKA, FILE)
 # The sink has stored, and we may not hear of it.
 _UNHEARD = ("lost-ack", "partial", "latency")
+# The same where the answer's body counts, too.
+_UNREAD = ("cut", "drip", "encoding", "mixed")
 
 
 class _Action(msgspec.Struct):
@@ -94,8 +98,9 @@ def lines_of(files: Iterable[Path]) -> tuple[list[bytes], int]:
 class SinkOracle:
     """What the sinks of `run` have: intakes of the simulator, which must keep lines, and the files of one directory."""
 
-    def __init__(self, simulator: Simulator, archive: Path) -> None:
+    def __init__(self, simulator: Simulator, archive: Path, broker: Broker) -> None:
         self._simulator = simulator
+        self._broker = broker
         self._archive = archive
         self.purged: Counter[str] = Counter()
         """Dead letters that a person deleted, by sink: those may be missing there."""
@@ -104,6 +109,8 @@ class SinkOracle:
         """The entries a person would find at the sink, in the bytes they have there."""
         if sink == FILE:
             return lines_of(self._archive.glob("*.ndjson"))[0]
+        if sink == KAFKA:
+            return self._broker.values(TOPIC)
         lines = list(self._simulator.intakes[sink].lines)
         if sink == MOESIF:
             return [bytes(msgspec.json.decode(line, type=_Action).metadata) for line in lines]
@@ -113,7 +120,7 @@ class SinkOracle:
 
     def distinct(self, sink: str) -> int:
         """How many different ones; cheap, as it is asked over and over."""
-        return len(set(self.taken(FILE))) if sink == FILE else self._simulator.intakes[sink].distinct
+        return len(set(self.taken(sink))) if sink in (FILE, KAFKA) else self._simulator.intakes[sink].distinct
 
     def has_all(self) -> bool:
         count = wanted(self._simulator)
@@ -148,13 +155,14 @@ class SinkOracle:
 
         A damaged state is read again from a time that a person gives: then all that was delivered since may come once more.
         Moesif knows an action by its id, and OpenSearch a document, however late it comes again. Loki knows a repeat that is
-        exact; after a damage its stream may be another one, as the entry is late then.
+        exact; after a damage its stream may be another one, as the entry is late then. A reader of Kafka sees what is committed.
         """
         again = ends.damages * wanted(self._simulator)
         if sink in (MOESIF, OPENSEARCH):
             return 0
-        if sink == LOKI:
+        if sink in (LOKI, KAFKA):
             return again
         struck = self._simulator.faults.struck
-        unheard = sum(struck[sink, kind] for kind in _UNHEARD) + ends.outages
+        kinds = (*_UNHEARD, *_UNREAD) if sink == OTLP else _UNHEARD
+        unheard = sum(struck[sink, kind] for kind in kinds) + ends.outages
         return again + batch_events * (ends.processes + (0 if sink == FILE else unheard))
