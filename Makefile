@@ -123,7 +123,7 @@ lock: ## newest versions our bounds allow, for Python 3.11 and up, with hashes
 	@$(PYTHON) -m venv --clear build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
 	$(COMPILE) --upgrade pyproject.toml --group dev --no-strip-extras --output-file requirements-dev.lock
-	$(COMPILE) --constraint requirements-dev.lock pyproject.toml --extra firehose --extra setup --extra otlp --extra kafka --extra archive --output-file requirements.lock
+	$(COMPILE) --constraint requirements-dev.lock pyproject.toml --extra firehose --extra setup --extra otlp --extra kafka --extra archive --extra postgres --output-file requirements.lock
 	$(COMPILE) --constraint requirements-dev.lock --group build --output-file requirements-build.lock
 
 clean: ## all that make made; state/ stays

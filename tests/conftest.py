@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import measuring, order
+from tests.postgres import Server
 from tests.support import is_foreign_setting, start_command, take_interrupts
 
 # Hypothesis knows `ci`: the same examples in every run. Here no deadline: a busy machine is not a bug.
@@ -66,6 +67,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     measuring.tell_processes(item)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL server, for all tests of this process."""
+    server = Server()
+    try:
+        server.create()
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_stores(postgres_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The states in one schema of it. Each test opens a use of its own."""
+    from poller.config import load
+    from poller.store.postgres import Stores
+
+    directory = tmp_path_factory.mktemp("exports")
+    stores = Stores(load(None, {"IONOS_POLLER_STATE__URL": postgres_server.url()}, state_dir=directory))
+    yield stores
+    stores.close()
 
 
 @pytest.hookimpl(trylast=True)

@@ -148,7 +148,11 @@ def open_state(directory: Path, *, since: int | None = None) -> State:
 
 def with_a_sink(directory: Path) -> State:
     """An open state with contract 1 and the sink `out`."""
-    state = open_state(directory)
+    return enrolled(open_state(directory))
+
+
+def enrolled(state: State) -> State:
+    """The state with contract 1 and the sink `out`."""
     state.contracts.enrol(["1"], "default", START, START)
     state.outbox.register("out", "stdout")
     return state

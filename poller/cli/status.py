@@ -80,10 +80,10 @@ def _watch_in_place(config: Config, stop: threading.Event, *, is_whole: bool) ->
 
     from poller.cli.status_page import console, fitted
 
-    screen = console()
+    screen, stores = console(), stores_of(config)
 
     def seen() -> RenderableType:
-        return fitted(screen, config, read_status(stores_of(config)), is_whole=is_whole)
+        return fitted(screen, config, read_status(stores), is_whole=is_whole)
 
     with Live(seen(), console=screen, screen=True, auto_refresh=False) as live:
         while not stop.wait(_WATCH_SECONDS):

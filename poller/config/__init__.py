@@ -6,7 +6,7 @@
 
 from poller.config.environment import process_environment
 from poller.config.load import find_config, load
-from poller.config.model import Account, Api, Config, Evidence, Filter, Http, Outbox, Poll, Rule
+from poller.config.model import Account, Api, Config, Evidence, Filter, Http, Outbox, Poll, Rule, State
 from poller.config.secrets import MASK, Credentials, Secret, SecretSource
 from poller.config.sinks import (
     ActionSink,
@@ -57,6 +57,7 @@ __all__ = [
     "Secret",
     "SecretSource",
     "Sink",
+    "State",
     "StdoutSink",
     "find_config",
     "format_duration",

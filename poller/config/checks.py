@@ -61,6 +61,15 @@ def check_name(text: str) -> str:
     return text
 
 
+def check_identifier(text: str) -> str:
+    """A name in PostgreSQL that needs no quotes."""
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", text) or text.startswith("pg_"):
+        raise BadValueError(
+            f"{show(text)} is not a name of a schema", "use lower-case letters, digits and `_`, at most 63"
+        )
+    return text
+
+
 def check_url(text: str) -> str:
     """An absolute http or https URL without credentials, query or fragment; its last slash is taken off."""
     from urllib.parse import urlsplit

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from poller.config.kinds import Field, fields_of
-from poller.config.model import Account, Api, Config, Evidence, Filter, Http, Outbox, Poll
+from poller.config.model import Account, Api, Config, Evidence, Filter, Http, Outbox, Poll, State
 from poller.config.secrets import MASK, SecretSource
 from poller.config.sinks import SINK_TYPES, HttpSink, Redact, Sink
 from poller.config.values import format_duration, format_size
 
 _TABLES: dict[str, type[msgspec.Struct]] = {
-    "api": Api, "poll": Poll, "filter": Filter, "redact": Redact, "outbox": Outbox, "evidence": Evidence, "http": Http,
+    "api": Api, "poll": Poll, "filter": Filter, "redact": Redact, "outbox": Outbox, "state": State,
+    "evidence": Evidence, "http": Http,
 }  # fmt: skip
 
 # What the example says where there is no default, or none that shows anything.
@@ -55,8 +56,9 @@ _EXAMPLES: dict[str, object] = {
     "brokers": ["10.7.222.11:9093"],
     "headers": {"X-Environment": "production"},
 }
-# The same for a type of sink alone.
+# The same for one table or type of sink alone.
 _EXAMPLES_OF = {
+    "state": {"url": "postgresql://ionos_poller@db.example:5432/ionos_poller"},
     "logging-service": {"url": "https://12345678.logging.de-txl.ionos.com"},
     "loki": {"url": "http://localhost:3100"},
     "archive": {
@@ -132,7 +134,8 @@ def example() -> str:
         *_example_fields(_plain_fields(Config)),
     ]
     for name, table in _TABLES.items():
-        lines += ["", *_prose(_doc(table)), f"#[{name}]", *_example_fields(fields_of(table))]
+        fields = _example_fields(fields_of(table), _EXAMPLES_OF.get(name, {}))
+        lines += ["", *_prose(_doc(table)), f"#[{name}]", *fields]
         if name == "poll":
             lines += ["", *_prose(_doc(Account)), "#[[accounts]]", *_example_fields(fields_of(Account))]
             lines += [
@@ -209,6 +212,8 @@ def _type_name(field: Field) -> str:
         "brokers": "list of host:port",
         "tables": "list of tables",
         "listen": "address:port or unix:path",
+        "state_url": "url",
+        "identifier": "name",
         "template": "file",
         "tag": "name",
         "archive": "s3:// or file:// URL",

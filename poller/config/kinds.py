@@ -14,7 +14,7 @@ import msgspec
 Kind = Literal[
     "text", "number", "choice", "duration", "size", "url", "file", "directory", "template", "secret", "name",
     "flag", "listen", "hosts", "brokers", "headers", "labels", "contracts", "field_paths", "table", "tables", "tag",
-    "archive", "index", "statuses",
+    "archive", "index", "statuses", "state_url", "identifier",
 ]  # fmt: skip
 
 

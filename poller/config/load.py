@@ -21,6 +21,7 @@ from poller.config.model import Account, Api, Config
 from poller.config.rules import check_config
 from poller.config.scalars import decode_json
 from poller.config.secrets import SecretSource
+from poller.config.state_url import take_password
 from poller.config.trust import read_trusted
 from poller.core.errors import ConfigError, FileProblem, Problem
 
@@ -54,6 +55,7 @@ def load(
     origins = _apply_environment(tree, environ, problems)
     if state_dir is not None:
         tree.pop("state_dir", None)
+    take_password(tree, origins)
     converter = Converter(
         environ, origins, base=path.parent if path else Path(), is_private=is_private, check_files=check_files
     )

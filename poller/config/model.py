@@ -259,6 +259,31 @@ class Evidence(Table, frozen=True, kw_only=True):
     ] = None
 
 
+class State(Table, frozen=True, kw_only=True):
+    """Where the state is kept, if not in files: a PostgreSQL database that several machines share. See docs/cluster.md."""
+
+    url: Annotated[
+        str,
+        describe(
+            "state_url",
+            "URL of a PostgreSQL database, such as `postgresql://user@host:5432/database`; empty: files in `state_dir`.",
+        ),
+    ] = ""
+    password: Annotated[SecretSource | None, describe("secret", "Password of the user in `url`.", is_text=True)] = None
+    ca_file: Annotated[
+        Path | None, describe("file", "CA certificates (PEM) for the database, instead of the system's.")
+    ] = None
+    schema: Annotated[str, describe("identifier", "Schema that holds the tables.")] = "ionos_poller"
+    lease_seconds: Annotated[
+        int,
+        describe("duration", "How long after its last sign of life a replica keeps its contracts.", ge=3, le=3600),
+    ] = 15
+    allow_unverified: Annotated[
+        bool,
+        describe("flag", "Allow an `sslmode` below `verify-full` in `url`, though the host is not this machine."),
+    ] = False
+
+
 class Http(Table, frozen=True, kw_only=True):
     """The daemon's own endpoint: a page at /, its data at /status.json, /metrics, /healthz, /readyz."""
 
@@ -306,6 +331,7 @@ class Config(Table, frozen=True, kw_only=True):
     redact: Annotated[Redact, describe("table", "Redaction.", table=Redact, credential="redact")] = Redact()
     outbox: Annotated[Outbox, describe("table", "Outbox.", table=Outbox)] = Outbox()
     evidence: Annotated[Evidence, describe("table", "Evidence.", table=Evidence)] = Evidence()
+    state: Annotated[State, describe("table", "The state's database.", table=State, credential="state")] = State()
     http: Annotated[Http, describe("table", "Endpoint.", table=Http)] = Http()
     source: Annotated[Path | None, describe("file", "The file it was read from.", is_internal=True)] = None
     network: Annotated[

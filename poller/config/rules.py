@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, is_clear_text, is_secret_header
-from poller.config.model import Account, Api, Config, Poll, Rule
+from poller.config.model import Account, Api, Config, Poll, Rule, State
 from poller.config.secrets import SecretSource
 from poller.config.sinks import (
     AnyHttpSink,
@@ -22,6 +22,7 @@ from poller.config.sinks import (
     Redact,
     Sink,
 )
+from poller.config.state_url import is_unverified
 from poller.core.errors import Problem
 
 API_PATH = "/activitylog/v1"
@@ -38,6 +39,8 @@ def check_table(table: msgspec.Struct) -> Iterator[Problem]:
             yield from _check_poll(table)
         case Redact():
             yield from _check_redact(table)
+        case State():
+            yield from _check_state(table)
         case Rule():
             if all(getattr(table, key) is None for key in table.__struct_fields__):
                 yield Problem("", "matches every entry", "name at least one of its keys, such as type")
@@ -67,6 +70,16 @@ def _check_poll(poll: Poll) -> Iterator[Problem]:
     for key, span in (("overlap", poll.overlap_seconds), ("audit_span", poll.audit_span_seconds)):
         if poll.ledger_retention_seconds < span:
             yield Problem("ledger_retention", f"is shorter than {key}", "entries read again would count as new")
+
+
+def _check_state(state: State) -> Iterator[Problem]:
+    if not state.url:
+        if state.password is not None and state.password.origin != "credential":
+            yield Problem("password", "has no url beside it")
+        return
+    if not state.allow_unverified and is_unverified(state.url):
+        hint = "remove sslmode from the URL, or set allow_unverified = true if the network is yours"
+        yield Problem("url", "names a host on the network without verifying its certificate", hint)
 
 
 def _check_redact(redact: Redact) -> Iterator[Problem]:

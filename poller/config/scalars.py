@@ -16,6 +16,7 @@ from poller.config import checks
 from poller.config.checks import BadValueError
 from poller.config.environment import EnvText
 from poller.config.kinds import Field
+from poller.config.state_url import check_state_url
 from poller.config.values import format_duration, format_size, parse_duration, parse_size, show
 
 _MAX_SECONDS = 10**9
@@ -51,6 +52,8 @@ def read_scalar(field: Field, raw: object) -> Any:
         "listen": checks.check_listen,
         "archive": checks.check_archive,
         "index": checks.check_index,
+        "state_url": check_state_url,
+        "identifier": checks.check_identifier,
     }.get(field.kind, checks.check_name)
     return check(expect_text(raw))
 

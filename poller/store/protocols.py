@@ -60,6 +60,12 @@ class Stores(Protocol):
     def where(self, use: str) -> str:
         """Where the state of a use is, for a person."""
 
+    def prepare(self) -> list[int]:
+        """Create what the states lie in, or bring it up to this program's version, where it is not made by `open`.
+
+        Returns: the versions that were applied.
+        """
+
     def uses(self) -> list[str]:
         """The uses that have a state, by name; none where nothing was begun yet."""
 

@@ -26,7 +26,7 @@ type = "stdout"
 """
 # What is typed before TAB, and what stands there after it.
 CASES = [
-    ("ionos-poller stat", "ionos-poller status"),
+    ("ionos-poller statu", "ionos-poller status"),
     ("ionos-poller dead-letters pu", "ionos-poller dead-letters purge"),
     ("ionos-poller fetch --expl", "ionos-poller fetch --explain-filter"),
     ("ionos-poller backfill --sink ar", "ionos-poller backfill --sink archive"),

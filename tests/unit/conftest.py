@@ -1,14 +1,24 @@
-"""A state to try the store with, where a test asks for one."""
+"""A state to try the store with, where a test asks for one: on every backend, unless the test is about one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from poller.store.sqlite import State
-from tests.states import with_a_sink
+from poller.store.protocols import State
+from tests.states import enrolled, open_state
+
+_numbers = count()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for a `state` on both backends, or on those that its mark `backends` names."""
+    if "backend" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("backends")
+        metafunc.parametrize("backend", mark.args if mark else ("sqlite", "postgres"))
 
 
 @pytest.fixture
@@ -17,8 +27,18 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def state(directory: Path) -> Iterator[State]:
+def opened(backend: str, directory: Path, request: pytest.FixtureRequest) -> Callable[[], State]:
+    """Opens the same new state each time, empty at first."""
+    if backend == "sqlite":
+        return lambda: open_state(directory)
+    use = f"test-{next(_numbers)}"
+    stores = request.getfixturevalue("postgres_stores")
+    return lambda: stores.open(use)
+
+
+@pytest.fixture
+def state(opened: Callable[[], State]) -> Iterator[State]:
     """An open state with contract 1 and the sink `out`."""
-    state = with_a_sink(directory)
+    state = enrolled(opened())
     yield state
     state.close()

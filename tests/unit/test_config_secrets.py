@@ -317,3 +317,29 @@ def test_a_file_of_several_lines_where_one_token_belongs_is_told_as_that(tmp_pat
     with pytest.raises(ConfigError, match="it has several lines") as caught:
         SecretSource("file", str(file), path="api.token_file").read()
     assert "canary" not in str(caught.value)
+
+
+def test_a_password_in_the_url_of_the_state_is_taken_out_of_it_and_masked(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[state]\nurl = "postgresql://poller:ca%6eary@db.example/poller"\n')
+    path.chmod(0o600)
+    config = load(path, {})
+    assert config.state.url == "postgresql://poller@db.example/poller"
+    assert config.state.password is not None
+    assert config.state.password.read().reveal() == "canary"
+    assert "canary" not in effective(config)
+
+
+def test_a_password_in_the_url_of_the_state_needs_a_file_that_others_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[state]\nurl = "postgresql://poller:canary@db.example/poller"\n')
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="others can read") as caught:
+        load(path, {})
+    assert "canary" not in str(caught.value)
+
+
+def test_the_environment_gives_url_and_password_of_the_state() -> None:
+    state = load(None, {"IONOS_POLLER_STATE__URL": "postgresql://u:canary@127.0.0.1/x"}).state
+    assert state.password is not None
+    assert (state.url, state.password.read().reveal()) == ("postgresql://u@127.0.0.1/x", "canary")

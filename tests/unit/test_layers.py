@@ -39,6 +39,7 @@ MAY_IMPORT = {
 NETWORK = {"net", "ionos", "sinks", "system", "service", "simulator"}
 LIBRARIES = {
     "sqlite3": {"store.sqlite"},
+    "psycopg": {"store.postgres"},
     "apscheduler": {"service"},
     "click": {"cli"},
     "rich": {"cli"},
@@ -223,6 +224,7 @@ def test_the_root_holds_packages_and_the_way_in_alone() -> None:
         ("poller.sinks.loki", "import sqlite3"),
         ("poller.store.sqlite.state", "import requests"),
         ("poller.store.rows", "import sqlite3"),
+        ("poller.store.sqlite.state", "import psycopg"),
         ("poller.store", "import sqlite3"),
         ("poller.pipeline", "from poller.service.daemon import run"),
         ("poller.pipeline", "import apscheduler.schedulers.background"),

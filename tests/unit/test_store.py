@@ -84,6 +84,7 @@ def test_when_a_contract_was_audited_is_remembered_from_its_beginning_on(state: 
         ("ranges", "DELETE"),
     ],
 )
+@pytest.mark.backends("sqlite")
 def test_a_window_is_committed_whole_or_not_at_all(state: State, directory: Path, table: str, action: str) -> None:
     commit(state, events(1))
     state.contracts.add_range("1", Window(START - 60, START), "since")
@@ -103,6 +104,7 @@ def test_a_window_is_committed_whole_or_not_at_all(state: State, directory: Path
     assert state.contracts.ranges("1") == []
 
 
+@pytest.mark.backends("sqlite")
 def test_an_interrupt_in_a_transaction_leaves_nothing_behind(state: State) -> None:
     def interrupt() -> None:
         with state._database.transaction() as connection:
@@ -115,6 +117,7 @@ def test_an_interrupt_in_a_transaction_leaves_nothing_behind(state: State) -> No
     commit(state, events(1))  # and the next transaction begins as ever
 
 
+@pytest.mark.backends("sqlite")
 def test_what_was_committed_is_there_after_a_crash(state: State, directory: Path, tmp_path: Path) -> None:
     commit(state, events(1, 2))
     settle(state, "out", 1, now=NOW)
@@ -204,6 +207,7 @@ def test_what_was_filtered_is_seen_as_well(state: State) -> None:
 
 @pytest.mark.parametrize("count", [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
 @pytest.mark.parametrize("step", [CHUNK - 1, CHUNK, CHUNK + 1, 5000])
+@pytest.mark.backends("sqlite")
 def test_no_identity_is_lost_at_the_edge_of_a_chunk(state: State, count: int, step: int) -> None:
     every = [event(number, START + number % HOUR) for number in range(count)]
     every.sort(key=lambda item: item.time_us)

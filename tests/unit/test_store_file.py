@@ -28,6 +28,8 @@ from tests.support import TOP, UNMEASURED, clean_environment
 
 # The file
 
+pytestmark = pytest.mark.backends("sqlite")
+
 
 def test_the_state_is_readable_by_nobody_else(directory: Path) -> None:
     before = os.umask(0)

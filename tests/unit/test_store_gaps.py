@@ -120,6 +120,7 @@ def test_an_accepted_gap_does_not_hide_what_follows_it(state: State) -> None:
     assert commit(state, [], window=Window(START + 8, START + 9), unread=[at(8)]).opened
 
 
+@pytest.mark.backends("sqlite")
 def test_a_gap_that_a_bit_was_flipped_in_is_not_believed(state: State, directory: Path) -> None:
     commit(state, [], unread=[at(7)])
     with closing(sqlite3.connect(directory / "fetch.db", isolation_level=None)) as raw:

@@ -37,8 +37,8 @@ def in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_became_of_every_letter_is_in_the_books(state: State) -> None:
     refuse(state, 1, 2, 3, 4, 5)
     assert state.overview().letters == {"out": LetterBooks(written=5, at_hand=5)}
-    state.dead_letters.replay(state.dead_letters.find(ids=[1, 2]), NOW)
-    state.dead_letters.purge(state.dead_letters.find(ids=[3]))
+    state.dead_letters.replay(state.dead_letters.find(limit=2), NOW)
+    state.dead_letters.purge(state.dead_letters.find(limit=1))
     assert state.overview().letters == {"out": LetterBooks(written=5, at_hand=2, replayed=2, purged=1)}
     assert state.overview().imbalances() == []
     assert state.dead_letters.replay([], NOW) == state.dead_letters.purge([]) == 0
@@ -48,7 +48,7 @@ def test_the_books_of_letters_outlive_the_sink_they_are_of(state: State) -> None
     refuse(state, 1, 2)
     state.outbox.forget("out")
     assert state.dead_letters.replay(state.dead_letters.find(), NOW) == 0
-    assert state.dead_letters.purge(state.dead_letters.find(ids=[1])) == 1
+    assert state.dead_letters.purge(state.dead_letters.find(limit=1)) == 1
     assert state.overview().letters == {"out": LetterBooks(written=2, at_hand=1, purged=1)}
     state.outbox.register("out", "stdout")
     assert state.dead_letters.replay(state.dead_letters.find(), NOW) == 1
@@ -69,6 +69,7 @@ def test_the_books_of_letters_outlive_the_sink_they_are_of(state: State) -> None
         ),
     ],
 )
+@pytest.mark.backends("sqlite")
 def test_a_letter_that_disappears_otherwise_shows_in_the_books(state: State, change: str, expected: str) -> None:
     refuse(state, 1, 2, 3)
     with state._database.transaction() as connection:
@@ -127,6 +128,7 @@ def largest_transaction(said: list[str], word: str) -> int:
 
 
 @pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.backends("sqlite")
 def test_replay_and_purge_change_a_piece_of_the_letters_in_each_transaction(state: State) -> None:
     refuse(state, *range(20))
     said = statements_of(state)
@@ -139,6 +141,7 @@ def test_replay_and_purge_change_a_piece_of_the_letters_in_each_transaction(stat
 
 
 @pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.backends("sqlite")
 def test_letters_are_read_a_piece_at_a_time_however_many_or_large_they_are(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +160,7 @@ def test_letters_are_read_a_piece_at_a_time_however_many_or_large_they_are(
     assert [letter.id for letter in state.dead_letters.find("out", limit=2)] == [1, 2]
 
 
+@pytest.mark.backends("sqlite")
 def test_a_piece_of_large_letters_is_as_small_as_their_bytes_ask_for(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +172,7 @@ def test_a_piece_of_large_letters_is_as_small_as_their_bytes_ask_for(
 
 
 @pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.backends("sqlite")
 def test_a_replay_that_fails_halfway_is_finished_by_the_same_command(state: State) -> None:
     refuse(state, *range(8))
     connection = state._database._connection
@@ -185,6 +190,7 @@ def test_a_replay_that_fails_halfway_is_finished_by_the_same_command(state: Stat
 
 
 @pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.backends("sqlite")
 def test_letters_that_somebody_else_deals_with_meanwhile_are_left_to_them(state: State, directory: Path) -> None:
     refuse(state, *range(8))
     letters = state.dead_letters.each(state.dead_letters.numbers())
@@ -207,6 +213,7 @@ def test_letters_count_against_the_limit_of_the_outbox_until_they_are_gone(state
     assert (size.letter_bytes, size.used_bytes) == (0, size.bytes)
 
 
+@pytest.mark.backends("sqlite")
 def test_what_letters_weigh_is_counted_anew_when_a_state_is_opened_for_work(state: State, directory: Path) -> None:
     refuse(state, 1)
     right = state.outbox.size()

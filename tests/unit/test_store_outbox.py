@@ -162,6 +162,7 @@ def test_a_batch_of_dead_letters_alone_is_no_success(state: State) -> None:
 
 
 @pytest.mark.parametrize(("table", "action"), [("dead_letters", "INSERT"), ("sinks", "UPDATE"), ("segments", "DELETE")])
+@pytest.mark.backends("sqlite")
 def test_a_batch_is_settled_whole_or_not_at_all(state: State, table: str, action: str) -> None:
     commit(state, events(1, 2))
     batch = next_batch(state, "out", 10, 10**6)

@@ -45,6 +45,7 @@ def largest_transaction(said: list[str], word: str) -> int:
 
 
 @pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.backends("sqlite")
 def test_pruned_rows_go_away_piece_by_piece_and_their_numbers_stay(state: State) -> None:
     collect(state)
     end = START + HOURS * HOUR
@@ -66,6 +67,7 @@ def test_pruned_rows_go_away_piece_by_piece_and_their_numbers_stay(state: State)
     assert state.contracts.counts("1", START, START + HOUR) == {START: ledger.Count(3, 3)}
 
 
+@pytest.mark.backends("sqlite")
 def test_a_piece_is_as_small_as_the_bytes_of_its_identities_ask_for(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +80,7 @@ def test_a_piece_is_as_small_as_the_bytes_of_its_identities_ask_for(
     assert rows_of(state, "ledger") == 0
 
 
+@pytest.mark.backends("sqlite")
 def test_where_nothing_is_old_enough_nothing_is_written(state: State) -> None:
     collect(state, 5)
     said: list[str] = []
@@ -122,6 +125,7 @@ def test_what_is_collected_after_a_sink_came_counts_as_that_though_all_before_wa
             assert other.unseen("1", events(0, 101, 102, 103)) == events(0, 103)
 
 
+@pytest.mark.backends("sqlite")
 def test_a_flipped_bit_in_the_numbers_of_a_day_is_told_from_a_number(state: State) -> None:
     collect(state, 5)
     state.prune(0, 0, START + 5 * HOUR)
@@ -133,6 +137,7 @@ def test_a_flipped_bit_in_the_numbers_of_a_day_is_told_from_a_number(state: Stat
 
 
 @pytest.mark.usefixtures("in_small_pieces")
+@pytest.mark.backends("sqlite")
 def test_what_waited_for_a_forgotten_sink_is_deleted_in_pieces_and_an_interrupt_is_made_up_for(state: State) -> None:
     state.outbox.register("gone", "file")
     for number in range(35):

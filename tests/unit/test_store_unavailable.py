@@ -17,6 +17,8 @@ from poller.store.sqlite import State, Stores, database
 from poller.store.sqlite.translation import as_passing, translated_os, translated_reading
 from tests.states import with_a_sink
 
+pytestmark = pytest.mark.backends("sqlite")
+
 
 @pytest.fixture
 def locked(state: State, directory: Path) -> Iterator[sqlite3.Connection]:

@@ -9,20 +9,15 @@ hour, in one row for each contract and day. Works inside its caller's transactio
 from __future__ import annotations
 
 import sqlite3
-import struct
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from poller.core.events import IDENTITY_BYTES, Event
+from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked
 from poller.store.rows import HOUR_SECONDS, Count
 from poller.store.sqlite.database import DamagedRowError
 
-_HOUR_US = HOUR_SECONDS * 1_000_000
-_DAY_US = 24 * _HOUR_US
 _CHUNK_IDENTITIES = 4096
-_DAY_HOURS = 24
-_DAY_COUNTS = struct.Struct(f"<{_DAY_HOURS}I")
 # As many rows, or bytes of identities, are pruned at once.
 PIECE_ROWS = 1000
 PIECE_BYTES = 4 * 1024 * 1024
@@ -34,18 +29,18 @@ def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event
     `after_id` leaves out rows up to that one, so that only what was collected since counts as seen.
     """
     known: set[bytes] = set()
-    for first, last in _spans(sorted(event.time_us for event in events if event.is_timed)):
+    for first, last in spans(sorted(event.time_us for event in events if event.is_timed)):
         rows = connection.execute(
             "SELECT identities FROM ledger"
             " WHERE contract = ? AND hour BETWEEN ? AND ? AND is_timed AND last_us >= ? AND first_us <= ? AND id > ?",
-            (contract, first // _HOUR_US, last // _HOUR_US, first, last, after_id),
+            (contract, first // HOUR_US, last // HOUR_US, first, last, after_id),
         )
-        known.update(_identities(rows))
+        known.update(unpacked(blob for (blob,) in rows))
     if not all(event.is_timed for event in events):
         rows = connection.execute(
             "SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0 AND id > ?", (contract, after_id)
         )
-        known.update(_identities(rows))
+        known.update(unpacked(blob for (blob,) in rows))
     rest = [event for event in events if event.identity not in known]
     # One of several that share an id may come alone once the others lie before the window.
     if any(event.has_id and not event.shared_id for event in rest) and _has_sharing(connection, contract):
@@ -59,29 +54,13 @@ def _has_sharing(connection: sqlite3.Connection, contract: str) -> bool:
     return row is not None and row[0] > 0
 
 
-def _spans(times_us: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Sorted times in as few spans as cover them without a gap of more than a day.
-
-    A query for each hour would be hundreds for a quiet month; one for all would read years where one entry's time is off.
-    """
-    if not times_us:
-        return
-    first = last = times_us[0]
-    for time_us in times_us:
-        if time_us - last > _DAY_US:
-            yield first, last
-            first = time_us
-        last = time_us
-    yield first, last
-
-
 def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], now: int) -> None:
     """Enter events, all of them new. `now` in unix seconds."""
     if not events:
         return
     # A row that was begun before the newest sink came is not added to: see `Sink.ledger_id`.
     sealed = connection.execute("SELECT coalesce(max(ledger_id), 0) FROM sinks").fetchone()[0]
-    hours = [event.time_us // _HOUR_US for event in events]
+    hours = [event.time_us // HOUR_US for event in events]
     # The newest row of each hour: with max(), SQLite takes the other columns from the row that has it.
     begun = {
         (hour, is_timed == 1): (id_, length // IDENTITY_BYTES)
@@ -104,7 +83,7 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
 
 
 def _extend(connection: sqlite3.Connection, id_: int, chunk: Sequence[Event], now: int) -> None:
-    first, last, identities = _packed(chunk)
+    first, last, identities = packed(chunk)
     connection.execute(
         "UPDATE ledger SET identities = CAST(identities || ? AS BLOB), first_us = min(first_us, ?),"
         " last_us = max(last_us, ?), updated_at = ? WHERE id = ?",
@@ -120,19 +99,13 @@ def _begin(
     now: int,
     sealed: int,
 ) -> None:
-    first, last, identities = _packed(chunk)
+    first, last, identities = packed(chunk)
     # Pruned rows free their numbers, but a new row must come after what a sink was begun at.
     connection.execute(
         "INSERT INTO ledger (id, contract, hour, is_timed, first_us, last_us, updated_at, identities)"
         " VALUES (1 + max(?, (SELECT coalesce(max(id), 0) FROM ledger)), ?, ?, ?, ?, ?, ?, ?)",
         (sealed, contract, *bucket, first, last, now, identities),
     )
-
-
-def _packed(chunk: Sequence[Event]) -> tuple[int, int, bytes]:
-    """The earliest and the latest time in a chunk, and its identities."""
-    times = [event.time_us for event in chunk]
-    return min(times), max(times), b"".join([event.identity for event in chunk])
 
 
 def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) -> dict[int, Count]:
@@ -190,13 +163,13 @@ def _outdated(
 
 
 def _add_forgotten(connection: sqlite3.Connection, contract: str, counts: Mapping[int, int]) -> None:
-    for day in sorted({hour // _DAY_HOURS for hour in counts}):
-        first = day * _DAY_HOURS
-        before = _read_forgotten(connection, contract, first, first + _DAY_HOURS - 1)
-        numbers = [before.get(hour, 0) + counts.get(hour, 0) for hour in range(first, first + _DAY_HOURS)]
+    for day in sorted({hour // DAY_HOURS for hour in counts}):
+        first = day * DAY_HOURS
+        before = _read_forgotten(connection, contract, first, first + DAY_HOURS - 1)
+        total = {hour: before.get(hour, 0) + counts.get(hour, 0) for hour in range(first, first + DAY_HOURS)}
         connection.execute(
             "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?)",
-            (contract, day, zlib.compress(_DAY_COUNTS.pack(*numbers))),
+            (contract, day, pack_day(day, total)),
         )
 
 
@@ -204,19 +177,12 @@ def _read_forgotten(connection: sqlite3.Connection, contract: str, first: int, l
     """Entries known by number alone, of the hours from `first` to `last`; empty hours are left out."""
     rows = connection.execute(
         "SELECT day, counts FROM forgotten WHERE contract = ? AND day BETWEEN ? AND ?",
-        (contract, first // _DAY_HOURS, last // _DAY_HOURS),
+        (contract, first // DAY_HOURS, last // DAY_HOURS),
     )
     found: dict[int, int] = {}
     for day, blob in rows:
         try:
-            numbers = _DAY_COUNTS.unpack(zlib.decompress(blob))
-        except (zlib.error, struct.error) as error:
-            raise DamagedRowError("the counts of a day fail their checksum") from error
-        found.update(enumerate(numbers, day * _DAY_HOURS))
-    return {hour: number for hour, number in found.items() if number and first <= hour <= last}
-
-
-def _identities(rows: Iterable[tuple[bytes]]) -> Iterable[bytes]:
-    for (blob,) in rows:
-        for start in range(0, len(blob), IDENTITY_BYTES):
-            yield blob[start : start + IDENTITY_BYTES]
+            found |= unpack_day(day, blob)
+        except ValueError as error:
+            raise DamagedRowError(str(error)) from error
+    return {hour: number for hour, number in found.items() if first <= hour <= last}

@@ -39,6 +39,10 @@ class Stores:
     def where(self, use: str) -> str:
         return str(self._path(use).absolute())
 
+    def prepare(self) -> list[int]:
+        """Nothing: each file is created and upgraded when it is opened."""
+        return []
+
     def uses(self) -> list[str]:
         try:
             return sorted(path.stem for path in self.directory.iterdir() if path.suffix == ".db")

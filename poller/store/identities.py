@@ -1,0 +1,58 @@
+"""How the ledger looks events up, whatever it is kept in. Pure."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from poller.core.events import IDENTITY_BYTES, Event
+
+HOUR_US = 3600 * 1_000_000
+DAY_HOURS = 24
+_DAY_US = DAY_HOURS * HOUR_US
+_DAY_COUNTS = struct.Struct(f"<{DAY_HOURS}I")
+
+
+def spans(times_us: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Sorted times in as few spans as cover them without a gap of more than a day.
+
+    A query for each hour would be hundreds for a quiet month; one for all would read years where one entry's time is off.
+    """
+    if not times_us:
+        return
+    first = last = times_us[0]
+    for time_us in times_us:
+        if time_us - last > _DAY_US:
+            yield first, last
+            first = time_us
+        last = time_us
+    yield first, last
+
+
+def packed(events: Sequence[Event]) -> tuple[int, int, bytes]:
+    """The earliest and the latest time of events, and their identities."""
+    times = [event.time_us for event in events]
+    return min(times), max(times), b"".join([event.identity for event in events])
+
+
+def unpacked(blobs: Iterable[bytes]) -> Iterator[bytes]:
+    """The identities in rows of the ledger."""
+    for blob in blobs:
+        for start in range(0, len(blob), IDENTITY_BYTES):
+            yield blob[start : start + IDENTITY_BYTES]
+
+
+def pack_day(day: int, counts: Mapping[int, int]) -> bytes:
+    """How many entries the hours of a day have; `counts` by hour since 1970."""
+    first = day * DAY_HOURS
+    return zlib.compress(_DAY_COUNTS.pack(*(counts.get(hour, 0) for hour in range(first, first + DAY_HOURS))))
+
+
+def unpack_day(day: int, blob: bytes) -> dict[int, int]:
+    """The counts by hour since 1970, without those that are 0.  Raises: ValueError when that is not what was packed."""
+    try:
+        numbers = _DAY_COUNTS.unpack(zlib.decompress(blob))
+    except (zlib.error, struct.error) as error:
+        raise ValueError("the counts of a day fail their checksum") from error
+    return {hour: number for hour, number in enumerate(numbers, day * DAY_HOURS) if number}

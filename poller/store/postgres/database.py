@@ -1,0 +1,199 @@
+"""Connections to a PostgreSQL database, and transactions on it.
+
+Every transaction is whole in itself, so that a pooler may give each to another connection of the server: no session state, no
+prepared statements, limits by `SET LOCAL`. A connection that hangs ends by time-outs of the kernel. psycopg-pool is not used: it
+connects in the background with growing waits, and what the server said stays there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import psycopg
+
+from poller import __version__
+from poller.config import State as StateConfig
+from poller.config.state_url import parse_state_url
+from poller.core.errors import ConfigError, StateError, StateUnavailableError
+from poller.store.postgres.translation import RETRIED, translated
+from poller.system.liveness import moves
+
+RawConnection = psycopg.Connection[tuple[Any, ...]]
+T = TypeVar("T")
+
+_MOST_CONNECTIONS = 8
+_WAIT_SECONDS = 10.0
+_CONNECT_SECONDS = 5
+_IDLE_SECONDS = 60.0
+_TRIES = 4
+_LIMITS = (
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s';"
+    " SET LOCAL idle_in_transaction_session_timeout = '60s'"
+)
+
+
+class Connection:
+    """A connection of the server, for queries. All of them are constants of this package; what varies is a parameter."""
+
+    def __init__(self, raw: RawConnection) -> None:
+        self.raw = raw
+
+    def execute(
+        self, query: str, values: Sequence[object] | Mapping[str, object] | None = None, *, binary: bool = False
+    ) -> psycopg.Cursor[tuple[Any, ...]]:
+        """Carry out one statement. `binary`: columns of bytes come as such, not as text twice as long."""
+        return self.raw.execute(query, values, binary=binary)
+
+    def executemany(self, query: str, rows: Sequence[Sequence[object]]) -> None:
+        """Carry out one statement for each row, all on the way at once."""
+        if rows:
+            with self.raw.cursor() as cursor:
+                cursor.executemany(query, rows)
+
+
+class Database:
+    """A database as this process uses it: by up to `_MOST_CONNECTIONS` threads at once."""
+
+    def __init__(self, config: StateConfig, ca_bundle: str | None = None) -> None:
+        """`ca_bundle`: certificates of the environment, where the configuration names none.  Connects to nothing yet."""
+        self.url = parse_state_url(config.url)
+        self.schema = config.schema
+        self.place = f"postgresql://{self.url.shown}"
+        self._config = config
+        self._ca_bundle = ca_bundle
+        self._slots = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._idle: list[tuple[RawConnection, float]] = []
+        self._idle_lock = threading.Lock()
+        self._is_closed = False
+        self.is_available = True
+        """Whether the last transaction reached the database."""
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Commits: what `work` does, as one transaction. `work` may be called again, on a new one, where it collided with others.
+
+        Raises: StateUnavailableError, also where the answer to COMMIT was lost: then it may have happened. StateError.
+        """
+        moves()
+        return self._run(f"BEGIN; SET LOCAL search_path TO {self.schema}; {_LIMITS}", work)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Queries that see one and the same moment.  Raises: StateUnavailableError, StateError."""
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        return self._run(f"{begin}; SET LOCAL search_path TO {self.schema}; {_LIMITS}", work)
+
+    def _run(self, begin: str, work: Callable[[Connection], T]) -> T:
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                result = self._attempt(begin, work)
+            except psycopg.Error as error:
+                if error.sqlstate in RETRIED and tries_left:
+                    time.sleep(0.02 * (_TRIES - tries_left))
+                    continue
+                failure = translated(error, self.place)
+                self.is_available = not isinstance(failure, StateUnavailableError)
+                raise failure from error
+            self.is_available = True
+            return result
+        raise AssertionError  # pragma: no cover  # the last try returned or raised
+
+    def _attempt(self, begin: str, work: Callable[[Connection], T]) -> T:
+        with self._connection(begin) as connection:
+            try:
+                result = work(Connection(connection))
+                connection.execute("COMMIT")
+            except BaseException:  # an interrupt, too, must leave no transaction open
+                with suppress(psycopg.Error):
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+
+    @contextmanager
+    def _connection(self, begin: str) -> Iterator[RawConnection]:
+        """A connection on which a transaction has begun."""
+        if not self._slots.acquire(timeout=_WAIT_SECONDS):
+            raise StateUnavailableError(f"{self.place}: all {_MOST_CONNECTIONS} connections are busy", hint="wait")
+        try:
+            connection = self._begun(begin)
+            try:
+                yield connection
+            finally:
+                self._give_back(connection)
+        finally:
+            self._slots.release()
+
+    def _begun(self, begin: str) -> RawConnection:
+        while (connection := self._take_idle()) is not None:
+            try:
+                connection.execute(begin)
+            except psycopg.OperationalError:  # it broke while it was idle
+                connection.close()
+                continue
+            return connection
+        connection = self.connect()
+        try:
+            connection.execute(begin)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _take_idle(self) -> RawConnection | None:
+        with self._idle_lock:
+            while self._idle:
+                connection, since = self._idle.pop()
+                if time.monotonic() - since < _IDLE_SECONDS:
+                    return connection
+                connection.close()
+        return None
+
+    def _give_back(self, connection: RawConnection) -> None:
+        is_sound = connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
+        with self._idle_lock:
+            if is_sound and not self._is_closed:
+                self._idle.append((connection, time.monotonic()))
+                return
+        connection.close()
+
+    def connect(self) -> RawConnection:
+        """A new connection, outside of any transaction.  Raises: psycopg.Error; StateError where a secret cannot be read."""
+        return psycopg.connect(autocommit=True, prepare_threshold=None, **self._parameters())
+
+    def _parameters(self) -> dict[str, Any]:
+        url, mode = self.url, self.url.ssl_mode
+        parameters: dict[str, Any] = {
+            name: value for name, value in url.parameters.items() if name not in ("host", "port")
+        }
+        parameters |= {
+            "host": ",".join(url.hosts),
+            "port": ",".join(url.ports),
+            "dbname": url.database,
+            "sslmode": mode,
+            "connect_timeout": _CONNECT_SECONDS,
+            "fallback_application_name": f"ionos-poller {__version__}",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
+        }
+        if url.user:
+            parameters["user"] = url.user
+        if mode.startswith("verify") and "sslrootcert" not in parameters:
+            parameters["sslrootcert"] = str(self._config.ca_file or self._ca_bundle or "system")
+        if self._config.password is not None:
+            try:
+                parameters["password"] = self._config.password.read().reveal()
+            except ConfigError as error:
+                raise StateError(f"{self.place}: {error.message}") from error
+        return parameters
+
+    def close(self) -> None:
+        """Close what is idle now, and the others when they are given back."""
+        with self._idle_lock:
+            self._is_closed = True
+            for connection, _ in self._idle:
+                connection.close()
+            self._idle.clear()

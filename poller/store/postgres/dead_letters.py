@@ -1,0 +1,147 @@
+"""Dead letters: events that a sink refused for good, kept with the reason until a person replays or purges them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from poller.core.events import Event
+from poller.store.journal import Action
+from poller.store.letters import PIECE_BYTES, PIECE_LETTERS, LetterBooks, StoredLetter, pieces
+from poller.store.postgres import outbox
+from poller.store.postgres.database import Connection, Database
+from poller.store.postgres.journal import Acted, write_by
+
+
+class DeadLetters:
+    """The tables `dead_letters` and `letter_books` of one use. Reads and commits in pieces."""
+
+    def __init__(self, database: Database, use: int) -> None:
+        self._database = database
+        self._use = use
+
+    def numbers(self, sink: str | None = None, ids: Sequence[int] = ()) -> list[int]:
+        """The numbers of the letters of a sink (None: of all), and of these only `ids` if given, oldest first."""
+        query = (
+            "SELECT id FROM dead_letters WHERE use_id = %s AND (%s::text IS NULL OR sink = %s)"
+            " AND (%s OR id = ANY(%s::bigint[])) ORDER BY id"
+        )
+        values = (self._use, sink, sink, not ids, list(ids))
+        return self._database.read(lambda connection: [row[0] for row in connection.execute(query, values)])
+
+    def each(self, numbers: Sequence[int]) -> Iterator[StoredLetter]:
+        """The letters of these numbers, in this order, one piece in memory at a time; without those that are gone."""
+        query = f"SELECT {', '.join(StoredLetter._fields)} FROM dead_letters WHERE use_id = %s AND id = ANY(%s)"
+        lengths = "SELECT id, length(line) FROM dead_letters WHERE use_id = %s AND id = ANY(%s)"
+        for start in range(0, len(numbers), PIECE_LETTERS):
+            chosen = list(numbers[start : start + PIECE_LETTERS])
+            sizes = dict(
+                self._database.read(lambda c, chosen=chosen: c.execute(lengths, (self._use, chosen)).fetchall())  # type: ignore[misc]
+            )
+            for piece in _by_size([number for number in chosen if number in sizes], sizes):
+                found = self._database.read(
+                    lambda c, piece=piece: c.execute(query, (self._use, piece), binary=True).fetchall()  # type: ignore[misc]
+                )
+                letters = {row[0]: StoredLetter(*row) for row in found}
+                yield from (letters[number] for number in piece if number in letters)
+
+    def find(self, sink: str | None = None, ids: Sequence[int] = (), limit: int | None = None) -> list[StoredLetter]:
+        """Letters of a sink (None: of all), and of these only `ids` if given, oldest first, at most `limit`."""
+        return list(self.each(self.numbers(sink, ids)[:limit]))
+
+    def replay(self, letters: Iterable[StoredLetter], now: int, *, by: Action | None = None) -> int:
+        """Put letters back into the outbox, each for the sink that refused it, as if collected `now` (unix seconds).
+
+        Commits: piece by piece, the events as segments of their sink alone, the books, the end of the letters, and who did it.
+        Returns how many.
+        """
+        return sum(
+            write_by(self._database, self._use, by, lambda c, piece=piece: self._replay(c, piece, now))  # type: ignore[misc]
+            for piece in pieces(letters)
+        )
+
+    def _replay(self, connection: Connection, letters: Sequence[StoredLetter], now: int) -> Acted[int]:
+        use = self._use
+        last = dict(
+            connection.execute(
+                "SELECT contract, segment FROM contracts WHERE use_id = %s AND contract = ANY(%s) ORDER BY contract FOR UPDATE",
+                (use, sorted({letter.contract for letter in letters})),
+            ).fetchall()
+        )
+        known = {sink.name for sink in outbox.read_sinks(connection, use)}
+        chosen = [letter for letter in letters if letter.sink in known and letter.contract in last]
+        gone = self._delete(connection, [letter.id for letter in chosen])
+        by_contract = sorted((letter for letter in chosen if letter.id in gone), key=_contract_first)
+        for (contract, sink), group in groupby(by_contract, lambda letter: (letter.contract, letter.sink)):
+            members = list(group)
+            outbox.ensure_places(connection, use, sink, [contract])
+            events = [Event(letter.time_us, letter.identity, letter.line, ordinal=letter.ordinal) for letter in members]
+            size = outbox.put(connection, use, contract, last[contract], events, now, only_for=sink)
+            last[contract] += size.segments
+            connection.execute(
+                "UPDATE contracts SET segment = %s, outbox_events = outbox_events + %s, outbox_bytes = outbox_bytes + %s"
+                " WHERE use_id = %s AND contract = %s",
+                (last[contract], size.events, size.bytes, use, contract),
+            )
+            connection.execute(
+                "UPDATE places SET dead = dead - %s WHERE use_id = %s AND sink = %s AND contract = %s",
+                (len(members), use, sink, contract),
+            )
+            weight = sum(len(letter.line) for letter in members)
+            outbox.count_letters(connection, use, sink, replayed=len(members), size=-weight)
+        return Acted(len(by_contract), len(by_contract), is_recorded=bool(by_contract))
+
+    def purge(self, letters: Iterable[StoredLetter], *, by: Action | None = None) -> int:
+        """Commits: piece by piece, the end of letters, for good, and who did it. Their sink's books go on counting them as dead.
+
+        Returns how many.
+        """
+        return sum(
+            write_by(self._database, self._use, by, lambda c, piece=piece: self._purge(c, piece))  # type: ignore[misc]
+            for piece in pieces(letters)
+        )
+
+    def _purge(self, connection: Connection, letters: Sequence[StoredLetter]) -> Acted[int]:
+        gone = self._delete(connection, [letter.id for letter in letters])
+        purged: Counter[str] = Counter()
+        weight: Counter[str] = Counter()
+        for letter in letters:
+            if letter.id in gone:
+                purged[letter.sink] += 1
+                weight[letter.sink] += len(letter.line)
+        for sink in sorted(purged):
+            outbox.count_letters(connection, self._use, sink, purged=purged[sink], size=-weight[sink])
+        return Acted(len(gone), len(gone), is_recorded=bool(gone))
+
+    def _delete(self, connection: Connection, ids: Sequence[int]) -> set[int]:
+        query = "DELETE FROM dead_letters WHERE use_id = %s AND id = ANY(%s) RETURNING id"
+        return {row[0] for row in connection.execute(query, (self._use, list(ids)))}
+
+
+def read_books(connection: Connection, use: int) -> dict[str, LetterBooks]:
+    """What became of the letters, by sink: those that lie there are counted, not taken from the books."""
+    rows = connection.execute(
+        "SELECT sink, coalesce(b.written, 0), coalesce(h.count, 0), coalesce(b.replayed, 0), coalesce(b.purged, 0)"
+        " FROM (SELECT * FROM letter_books WHERE use_id = %s) b FULL JOIN"
+        " (SELECT sink, count(*) AS count FROM dead_letters WHERE use_id = %s GROUP BY sink) h USING (sink) ORDER BY sink",
+        (use, use),
+    )
+    return {sink: LetterBooks(*numbers) for sink, *numbers in rows}
+
+
+def _contract_first(letter: StoredLetter) -> tuple[str, str, int, int]:
+    return letter.contract, letter.sink, letter.time_us, letter.id
+
+
+def _by_size(numbers: Sequence[int], sizes: dict[int, int]) -> Iterator[list[int]]:
+    piece: list[int] = []
+    size = 0
+    for number in numbers:
+        piece.append(number)
+        size += sizes[number]
+        if size >= PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece

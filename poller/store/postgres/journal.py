@@ -1,0 +1,90 @@
+"""The table `journal`: the lines that `poller.store.journal` describes, written in the transactions that they speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from poller.store.journal import Action, JournalEntry
+from poller.store.postgres.database import Connection, Database
+
+T = TypeVar("T")
+
+# Lines are committed in another order than they are numbered: so many behind the newest one may still come.
+_LATE_LINES = 1000
+
+
+def record(connection: Connection, use: int, action: Action, count: int | None = None) -> JournalEntry:
+    """Write the line of an action, or add to its count, inside the caller's transaction.
+
+    Returns: the line, which is the action's once the transaction is committed.
+    """
+    entry = action.entry
+    if entry is None:
+        entry = action.new_entry()
+        columns, values = JournalEntry._fields[1:], entry[1:]
+        row = connection.execute(
+            f"INSERT INTO journal (use_id, {', '.join(columns)}) VALUES (%s{', %s' * len(columns)}) RETURNING id",
+            (use, *values),
+        ).fetchone()
+        entry = entry._replace(id=row[0] if row else 0)
+    if count is not None:
+        entry = entry._replace(affected=(entry.affected or 0) + count)
+        connection.execute("UPDATE journal SET affected = %s WHERE id = %s", (entry.affected, entry.id))
+    return entry
+
+
+class Acted(NamedTuple, Generic[T]):
+    """What a transaction of a person did: how many it concerned, if that is counted, and whether it is worth a line."""
+
+    result: T
+    affected: int | None = None
+    is_recorded: bool = True
+
+
+def write_by(database: Database, use: int, by: Action | None, work: Callable[[Connection], Acted[T]]) -> T:
+    """Commits: what `work` does, and who did it (None: nobody in particular). Returns: its result."""
+
+    def whole(connection: Connection) -> tuple[T, JournalEntry | None]:
+        acted = work(connection)
+        if by is None:
+            return acted.result, None
+        return acted.result, record(connection, use, by, acted.affected) if acted.is_recorded else by.entry
+
+    result, entry = database.write(whole)
+    if by is not None:  # only now: what was rolled back left no line
+        by.entry = entry
+    return result
+
+
+class Journal:
+    """The table `journal` of one use."""
+
+    def __init__(self, database: Database, use: int) -> None:
+        self._database = database
+        self._use = use
+        self._seen: set[int] = set()
+
+    def unseen(self) -> list[JournalEntry]:
+        """What was written since the last call, by this process or another."""
+        after = max(self._seen, default=0) - _LATE_LINES
+        entries = self._database.read(lambda connection: read_journal(connection, self._use, after_id=after))
+        found = [entry for entry in entries if entry.id not in self._seen]
+        self._seen = {entry.id for entry in entries}
+        return found
+
+    def add(self, action: Action) -> None:
+        """Commits: the line of something that changes nothing else in the state."""
+        write_by(self._database, self._use, action, lambda _connection: Acted(None))
+
+
+def read_journal(
+    connection: Connection, use: int, *, since: int = 0, after_id: int = 0, limit: int | None = None
+) -> list[JournalEntry]:
+    """The lines from `since` (unix seconds) on, and after that id, oldest first; with `limit` the latest of them."""
+    rows = connection.execute(
+        f"SELECT {', '.join(JournalEntry._fields)} FROM journal WHERE use_id = %s AND at >= %s AND id > %s"
+        " ORDER BY id DESC LIMIT %s",
+        (use, since, after_id, limit),
+    ).fetchall()
+    return [JournalEntry(*row) for row in reversed(rows)]

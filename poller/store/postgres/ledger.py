@@ -1,0 +1,174 @@
+"""The table `ledger`: which entries of a contract have been collected. Works inside its caller's transaction.
+
+A commit adds a row for each hour of its events and changes none: to append to a row would write the whole row anew each time. The
+rows of hours that are over are packed into few later. The number of a row is that of its contract's commit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from poller.core.errors import StateError
+from poller.core.events import IDENTITY_BYTES, Event
+from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked
+from poller.store.postgres.database import Connection
+from poller.store.rows import HOUR_SECONDS, Count
+
+# As many rows are pruned or packed at once.
+PIECE_ROWS = 1000
+_PACKED_BYTES = 64 * 1024
+_WORTH_ROWS = 8  # fewer rows of an hour are left as they are
+
+
+def unseen(connection: Connection, use: int, contract: str, events: Sequence[Event], *, after: int = 0) -> list[Event]:
+    """Those of the events that are not in the ledger, in the same order. Each event must be in `events` only once.
+
+    `after` leaves out rows up to that number.
+    """
+    known: set[bytes] = set()
+    for first, last in spans(sorted(event.time_us for event in events if event.is_timed)):
+        rows = connection.execute(
+            "SELECT identities FROM ledger WHERE use_id = %s AND contract = %s AND hour BETWEEN %s AND %s AND is_timed"
+            " AND last_us >= %s AND first_us <= %s AND number > %s",
+            (use, contract, first // HOUR_US, last // HOUR_US, first, last, after),
+            binary=True,
+        )
+        known.update(unpacked(blob for (blob,) in rows))
+    if not all(event.is_timed for event in events):
+        rows = connection.execute(
+            "SELECT identities FROM ledger WHERE use_id = %s AND contract = %s AND NOT is_timed AND number > %s",
+            (use, contract, after),
+            binary=True,
+        )
+        known.update(unpacked(blob for (blob,) in rows))
+    rest = [event for event in events if event.identity not in known]
+    # One of several that share an id may come alone once the others lie before the window.
+    if any(event.has_id and not event.shared_id for event in rest) and _has_sharing(connection, use, contract):
+        rest = [event for event in rest if event.shared_id or event.apart().identity not in known]
+    return rest
+
+
+def _has_sharing(connection: Connection, use: int, contract: str) -> bool:
+    """Whether different entries of a contract were ever collected under one id."""
+    row = connection.execute(
+        "SELECT sharing > 0 FROM contracts WHERE use_id = %s AND contract = %s", (use, contract)
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def add(connection: Connection, use: int, contract: str, events: Sequence[Event], now: int, number: int) -> None:
+    """Enter events, all of them new, as the commit of this number. `now` in unix seconds."""
+    groups: dict[tuple[int, bool], list[Event]] = {}
+    for event in events:
+        groups.setdefault((event.time_us // HOUR_US, event.is_timed), []).append(event)
+    connection.executemany(
+        "INSERT INTO ledger (use_id, contract, hour, is_timed, number, first_us, last_us, updated_at, identities)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        [
+            (use, contract, hour, is_timed, number, first, last, now, identities)
+            for (hour, is_timed), members in groups.items()
+            for first, last, identities in [packed(members)]
+        ],
+    )
+
+
+def counts(connection: Connection, use: int, contract: str, start: int, end: int) -> dict[int, Count]:
+    """Entries collected by hour, of the hours that begin in `[start, end)` (unix seconds); empty hours are left out."""
+    first, last = start // HOUR_SECONDS, (end - 1) // HOUR_SECONDS
+    forgotten = Counter(_read_forgotten(connection, use, contract, first, last))
+    rows = connection.execute(
+        "SELECT hour, sum(length(identities))::bigint FROM ledger"
+        " WHERE use_id = %s AND contract = %s AND hour BETWEEN %s AND %s GROUP BY hour",
+        (use, contract, first, last),
+    )
+    known = {hour: size // IDENTITY_BYTES for hour, size in rows}
+    hours = sorted(known.keys() | forgotten.keys())
+    return {hour * HOUR_SECONDS: Count(known.get(hour, 0) + forgotten[hour], forgotten[hour]) for hour in hours}
+
+
+def prune(connection: Connection, use: int, contract: str, before: int) -> bool:
+    """Forget identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
+
+    Not of hours with a gap: when that can be read, what was read of it before must not repeat.
+    Returns: whether there are more.
+    """
+    rows = connection.execute(
+        "DELETE FROM ledger WHERE (use_id, contract, hour, is_timed, number) IN ("
+        " SELECT use_id, contract, hour, is_timed, number FROM ledger l"
+        " WHERE use_id = %s AND contract = %s AND hour < %s AND updated_at < %s"
+        " AND NOT EXISTS (SELECT 1 FROM gaps g WHERE g.use_id = l.use_id AND g.contract = l.contract"
+        f" AND l.hour BETWEEN g.start_at / {HOUR_SECONDS} AND (g.end_at - 1) / {HOUR_SECONDS})"
+        " LIMIT %s) RETURNING hour, length(identities)",
+        (use, contract, before // HOUR_SECONDS, before, PIECE_ROWS),
+    ).fetchall()
+    gone: Counter[int] = Counter()
+    for hour, size in rows:
+        gone[hour] += size // IDENTITY_BYTES
+    for day in sorted({hour // DAY_HOURS for hour in gone}):
+        first = day * DAY_HOURS
+        known = _read_forgotten(connection, use, contract, first, first + DAY_HOURS - 1)
+        total = {hour: known.get(hour, 0) + gone[hour] for hour in range(first, first + DAY_HOURS)}
+        connection.execute(
+            "INSERT INTO forgotten VALUES (%s, %s, %s, %s)"
+            " ON CONFLICT (use_id, contract, day) DO UPDATE SET counts = excluded.counts",
+            (use, contract, day, pack_day(day, total)),
+        )
+    return len(rows) == PIECE_ROWS
+
+
+def pack(connection: Connection, use: int, contract: str, before: int) -> None:
+    """Make few rows of many, for hours that ended before `before` (unix seconds). What is in them stays.
+
+    Rows from before the newest sink was known stay apart from later ones: see `places.ledger_number`.
+    """
+    hours = connection.execute(
+        "SELECT hour, is_timed FROM ledger WHERE use_id = %s AND contract = %s AND hour < %s AND number >"
+        " (SELECT coalesce(max(ledger_number), 0) FROM places WHERE use_id = %s AND contract = %s)"
+        " GROUP BY hour, is_timed HAVING count(*) >= %s AND avg(length(identities)) < %s LIMIT 100",
+        (use, contract, (before - HOUR_SECONDS) // HOUR_SECONDS, use, contract, _WORTH_ROWS, _PACKED_BYTES // 2),
+    ).fetchall()
+    for hour, is_timed in hours:
+        rows = connection.execute(
+            "DELETE FROM ledger WHERE use_id = %s AND contract = %s AND hour = %s AND is_timed = %s AND number >"
+            " (SELECT coalesce(max(ledger_number), 0) FROM places WHERE use_id = %s AND contract = %s)"
+            " RETURNING number, first_us, last_us, updated_at, identities",
+            (use, contract, hour, is_timed, use, contract),
+            binary=True,
+        ).fetchall()
+        for group in _groups(sorted(rows)):
+            numbers, firsts, lasts, updates, blobs = zip(*group, strict=True)
+            connection.execute(
+                "INSERT INTO ledger (use_id, contract, hour, is_timed, number, first_us, last_us, updated_at, identities)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                (use, contract, hour, is_timed, max(numbers), min(firsts), max(lasts), max(updates), b"".join(blobs)),
+            )
+
+
+def _groups(rows: Sequence[tuple[int, int, int, int, bytes]]) -> Iterable[list[tuple[int, int, int, int, bytes]]]:
+    group: list[tuple[int, int, int, int, bytes]] = []
+    size = 0
+    for row in rows:
+        if group and size + len(row[4]) > _PACKED_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(row)
+        size += len(row[4])
+    if group:
+        yield group
+
+
+def _read_forgotten(connection: Connection, use: int, contract: str, first: int, last: int) -> dict[int, int]:
+    """Entries known by number alone, of the hours from `first` to `last`; empty hours are left out."""
+    rows = connection.execute(
+        "SELECT day, counts FROM forgotten WHERE use_id = %s AND contract = %s AND day BETWEEN %s AND %s",
+        (use, contract, first // DAY_HOURS, last // DAY_HOURS),
+        binary=True,
+    )
+    found: dict[int, int] = {}
+    for day, blob in rows:
+        try:
+            found |= unpack_day(day, blob)
+        except ValueError as error:
+            raise StateError(f"contract {contract}: {error}", hint="restore the database") from error
+    return {hour: number for hour, number in found.items() if first <= hour <= last}

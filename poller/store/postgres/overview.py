@@ -1,0 +1,85 @@
+"""Reads from the database what a state says of itself: for `status`, `/metrics`, and what another use has collected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from poller.core.events import Event
+from poller.store.letters import NO_LETTERS
+from poller.store.overview import Overview, SinkOverview, TakenBack
+from poller.store.postgres import dead_letters, ledger, outbox
+from poller.store.postgres.contracts import read_contracts, read_filtered, read_ranges
+from poller.store.postgres.database import Connection, Database
+from poller.store.postgres.gaps import read_gaps
+from poller.store.postgres.journal import read_journal
+from poller.store.rows import Replica
+
+
+def read_overview(connection: Connection, use: int) -> Overview:
+    """The state of a use, in a transaction that sees one moment."""
+    letters = dead_letters.read_books(connection, use)
+    waiting = outbox.read_waiting(connection, use)
+    sinks = [
+        SinkOverview(sink, *waiting.get(sink.name, (0, None)), dead_letters=letters.get(sink.name, NO_LETTERS).at_hand)
+        for sink in outbox.read_sinks(connection, use)
+    ]
+    created = connection.execute("SELECT created_at FROM uses WHERE id = %s", (use,)).fetchone()
+    taken_back = read_fact(connection, use, "taken_back")
+    return Overview(
+        contracts=read_contracts(connection, use),
+        sinks=sinks,
+        outbox=outbox.read_size(connection, use),
+        filtered=read_filtered(connection, use),
+        pending=read_ranges(connection, use),
+        letters=letters,
+        taken_back=TakenBack(*map(int, taken_back.split())) if taken_back else None,
+        gaps=read_gaps(connection, use),
+        created_at=created[0] if created else None,
+        last_action=next(iter(read_journal(connection, use, limit=1)), None),
+        replicas=read_replicas(connection, use),
+    )
+
+
+def read_replicas(connection: Connection, use: int) -> list[Replica]:
+    """The replicas that live, oldest first."""
+    rows = connection.execute(
+        "SELECT r.host, r.pid, r.version, extract(epoch FROM r.since)::float8, extract(epoch FROM r.seen_at)::float8,"
+        " (SELECT count(*) FROM contracts c WHERE c.use_id = r.use_id AND c.holder = r.token), r.config FROM replicas r"
+        " WHERE r.use_id = %s AND r.expires_at > clock_timestamp() ORDER BY r.since, r.host, r.pid",
+        (use,),
+    )
+    return [Replica(*row) for row in rows]
+
+
+def read_fact(connection: Connection, use: int, name: str) -> str | None:
+    row = connection.execute("SELECT value FROM facts WHERE use_id = %s AND name = %s", (use, name)).fetchone()
+    return row[0] if row else None
+
+
+class Collected:
+    """What another use, such as `run`, has collected and sent to some sinks."""
+
+    def __init__(self, database: Database, use: int, sinks: Sequence[str]) -> None:
+        """`sinks`: only what was collected since all of these were known to that use counts."""
+        self._database = database
+        self._use = use
+        self._sinks = list(sinks)
+        known = database.read(lambda connection: {sink.name for sink in outbox.read_sinks(connection, use)})
+        self.knows_sinks = known.issuperset(sinks)
+
+    def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
+        """Those of the events that it has not collected, in the same order."""
+        if not self.knows_sinks:
+            return events
+
+        def work(connection: Connection) -> list[Event]:
+            row = connection.execute(
+                "SELECT coalesce(max(ledger_number), 0) FROM places WHERE use_id = %s AND contract = %s AND sink = ANY(%s)",
+                (self._use, contract, self._sinks),
+            ).fetchone()
+            return ledger.unseen(connection, self._use, contract, events, after=row[0] if row else 0)
+
+        return self._database.read(work)
+
+    def close(self) -> None:
+        """Nothing is held."""

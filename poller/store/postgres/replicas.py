@@ -1,0 +1,210 @@
+"""Replicas: the processes that share a state, the signs of life that keep what they hold, and who holds what.
+
+A replica is a random token. It holds contracts while its row in `replicas` is not expired, by the database's clock. It trusts
+that only until `deadline`, taken from before the last renewal was asked for, on the monotonic clock, less a margin. Safety does
+not depend on any of it: every commit names the token and is refused where another one stands.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from poller import __version__
+from poller.core.errors import StateError
+from poller.store.postgres.database import Connection, Database
+
+log = logging.getLogger(__name__)
+
+_MARGIN = 0.2  # of the lease, for clocks of different speed and a slow answer
+_KEPT_SECONDS = 600  # a dead replica is shown so long
+
+LIVE = "SELECT token FROM replicas WHERE use_id = %s AND expires_at > clock_timestamp()"
+
+
+class Identity(NamedTuple):
+    """What others are told of this process: its host, and a fingerprint of its configuration."""
+
+    host: str
+    config: str
+
+
+class Replica:
+    """This process among those that work on one use. `held` are the contracts it has, as far as it knows."""
+
+    def __init__(self, database: Database, use: int, identity: Identity, lease_seconds: int) -> None:
+        self._database = database
+        self._use = use
+        self._identity = identity
+        self._lease_seconds = lease_seconds
+        self._lock = threading.RLock()
+        self._deadline = 0.0
+        self._held: set[str] = set()
+        self._in_hand: Counter[str] = Counter()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.token: UUID = uuid4()
+        self.lost_count = 0
+        """How often this process lost what it held."""
+
+    def join(self) -> None:
+        """Commits: that it is here. From then on it says so every third of a lease."""
+        self._register()
+        self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Commits: that it gives back all it holds. Where the database is away, the lease runs out instead."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+        try:
+            self._database.write(self._erase)
+        except StateError as error:
+            log.debug("lease.not_given_back", extra={"why": error.message})
+
+    def _erase(self, connection: Connection) -> None:
+        connection.execute(
+            "UPDATE contracts SET holder = NULL WHERE use_id = %s AND holder = %s", (self._use, self.token)
+        )
+        connection.execute("DELETE FROM replicas WHERE token = %s", (self.token,))
+
+    # Signs of life
+
+    def _register(self) -> None:
+        asked_at = time.monotonic()
+        token = uuid4()
+        self._database.write(lambda connection: self._insert(connection, token))
+        with self._lock:
+            self.token = token
+            self._held.clear()
+            self._deadline = self._deadline_from(asked_at)
+
+    def _insert(self, connection: Connection, token: UUID) -> None:
+        connection.execute(
+            "DELETE FROM replicas WHERE expires_at < clock_timestamp() - make_interval(secs => %s)", (_KEPT_SECONDS,)
+        )
+        connection.execute(
+            "INSERT INTO replicas SELECT %s, %s, %s, %s, %s, %s, t, t, t + make_interval(secs => %s)"
+            " FROM clock_timestamp() AS t",
+            (
+                token, self._use, self._identity.host, os.getpid(), __version__, self._identity.config,
+                self._lease_seconds,
+            ),
+        )  # fmt: skip
+
+    def _deadline_from(self, asked_at: float) -> float:
+        return asked_at + self._lease_seconds * (1 - _MARGIN)
+
+    def _keep_alive(self) -> None:
+        while not self._stopped.wait(self._lease_seconds / 3):
+            try:
+                self.renew()
+            except StateError as error:
+                log.warning("lease.renewal_failed", extra={"why": error.message, "hint": error.hint})
+            except Exception:  # the thread must go on: without it everything is lost again and again
+                log.exception("lease.renewal_crashed")
+
+    def renew(self) -> None:
+        """Commits: a sign of life; where it comes too late, a new beginning under another token, with nothing held."""
+        asked_at = time.monotonic()
+        token = self.token
+        query = (
+            "UPDATE replicas SET seen_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => %s)"
+            " WHERE token = %s AND expires_at > clock_timestamp()"
+        )
+        is_renewed = self._database.write(
+            lambda connection: connection.execute(query, (self._lease_seconds, token)).rowcount == 1
+        )
+        with self._lock:
+            if is_renewed and time.monotonic() < self._deadline_from(asked_at):
+                self._deadline = self._deadline_from(asked_at)
+                return
+            count = len(self._held)
+        if self._stopped.is_set():
+            return
+        self._register()
+        self.lost_count += 1
+        log.warning(
+            "lease.lost", extra={"contracts": count, "hint": "others go on with them; this replica begins anew"}
+        )
+
+    def is_trusted(self, token: UUID) -> bool:
+        """Whether what this token holds is surely still its own."""
+        with self._lock:
+            return token == self.token and time.monotonic() < self._deadline
+
+    # What it holds
+
+    def holds(self, token: UUID, contracts: Iterable[str]) -> bool:
+        """Whether it still has them all, as far as can be told without asking."""
+        with self._lock:
+            return self.is_trusted(token) and self._held.issuperset(contracts)
+
+    def held(self) -> set[str]:
+        with self._lock:
+            return set(self._held)
+
+    def take_in_hand(self, contracts: Collection[str]) -> None:
+        """Keep them from being given back, until `put_down` as often."""
+        with self._lock:
+            self._in_hand.update(contracts)
+
+    def put_down(self, contracts: Collection[str]) -> None:
+        with self._lock:
+            self._in_hand.subtract(contracts)
+            self._in_hand += Counter()
+
+    def share(self, wanted: Sequence[str]) -> None:
+        """Commits: that it has its fair share of what is wanted; what is too much, and in nobody's hand, is given back."""
+        token = self.token
+        with self._lock:
+            in_hand = set(self._in_hand)
+        held = self._database.write(lambda connection: self._share(connection, token, wanted, in_hand))
+        with self._lock:
+            if token == self.token:
+                self._held = held
+
+    def _share(self, connection: Connection, token: UUID, wanted: Sequence[str], in_hand: set[str]) -> set[str]:
+        live = {row[0] for row in connection.execute(LIVE, (self._use,))}
+        if token not in live:
+            return set()
+        query = "SELECT contract FROM contracts WHERE use_id = %s AND holder = %s"
+        held = {row[0] for row in connection.execute(query, (self._use, token))}
+        known = set(wanted)
+        fair = -(-len(known) // len(live))
+        kept = sorted(held, key=lambda contract: (contract not in known, contract not in in_hand, contract))
+        surplus = [contract for contract in [*kept[fair:], *(held - known)] if contract not in in_hand]
+        if surplus:
+            connection.execute(
+                "UPDATE contracts SET holder = NULL WHERE use_id = %s AND holder = %s AND contract = ANY(%s)",
+                (self._use, token, surplus),
+            )
+            held -= set(surplus)
+        if len(held) < fair and known - held:
+            held |= self._take(connection, token, list(known - held), fair - len(held))
+        return held
+
+    def take(self, contracts: Sequence[str]) -> None:
+        """Commits: that it has those of the contracts that nobody has."""
+        token = self.token
+        taken = self._database.write(lambda connection: self._take(connection, token, contracts, None))
+        with self._lock:
+            if token == self.token:
+                self._held |= taken
+
+    def _take(self, connection: Connection, token: UUID, contracts: Sequence[str], limit: int | None) -> set[str]:
+        rows = connection.execute(
+            "UPDATE contracts SET holder = %s WHERE use_id = %s AND contract IN (SELECT contract FROM contracts"
+            f" WHERE use_id = %s AND contract = ANY(%s) AND (holder IS NULL OR holder NOT IN ({LIVE}))"
+            " ORDER BY contract FOR UPDATE SKIP LOCKED LIMIT %s)"
+            " AND EXISTS (SELECT 1 FROM replicas WHERE token = %s AND expires_at > clock_timestamp()) RETURNING contract",
+            (token, self._use, self._use, list(contracts), self._use, limit, token),
+        )
+        return {row[0] for row in rows}

@@ -1,0 +1,214 @@
+"""The tables in PostgreSQL, version by version. Several programs of different versions may use them at once during an upgrade.
+
+What each table is for is said beside it. All are keyed by the use (`run`, `fetch`, `backfill-...`). No column with an index is
+ever updated in the tables that change with every commit, and they have room on their pages, so that updates stay there (HOT).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import psycopg
+
+from poller.core.errors import StateError
+from poller.store.postgres.database import Connection, Database
+from poller.store.postgres.translation import translated
+
+_OFTEN = (
+    "WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500,"
+    " autovacuum_vacuum_cost_delay = 0)"
+)
+
+
+class Migration(NamedTuple):
+    """One step: what it does, and the oldest version of the program, counted in steps, that may still write afterwards."""
+
+    script: str
+    needs: int
+
+
+# Applied in order; never edit a released one. Expand before contract: a step adds, and a later release removes.
+MIGRATIONS = (
+    Migration(
+        f"""
+        CREATE TABLE uses (
+            id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE, created_at bigint NOT NULL
+        );
+        CREATE TABLE replicas (          -- a process that works on a use; alive until expires_at, by the database's clock
+            token uuid PRIMARY KEY, use_id integer NOT NULL, host text NOT NULL, pid integer NOT NULL,
+            version text NOT NULL, config text NOT NULL, since timestamptz NOT NULL, seen_at timestamptz NOT NULL,
+            expires_at timestamptz NOT NULL
+        ) {_OFTEN};
+        CREATE TABLE contracts (
+            use_id integer NOT NULL, contract text COLLATE "C" NOT NULL, account text NOT NULL,
+            origin bigint NOT NULL,      -- the earliest second ever asked for
+            watermark bigint NOT NULL,   -- complete up to this second
+            fetched bigint NOT NULL DEFAULT 0, new bigint NOT NULL DEFAULT 0, seen bigint NOT NULL DEFAULT 0,
+            filtered bigint NOT NULL DEFAULT 0, late bigint NOT NULL DEFAULT 0, repaired bigint NOT NULL DEFAULT 0,
+            succeeded_at bigint, failed_at bigint, failure text NOT NULL DEFAULT '',
+            audited_at bigint NOT NULL DEFAULT 0, compared_start bigint NOT NULL DEFAULT 0,
+            compared_end bigint NOT NULL DEFAULT 0, differing text NOT NULL DEFAULT '',
+            sharing bigint NOT NULL DEFAULT 0,
+            holder uuid,                 -- the token of the replica that has it; NULL: nobody
+            commits bigint NOT NULL DEFAULT 0,        -- numbers the rows of its ledger
+            segment bigint NOT NULL DEFAULT 0,        -- the number of its last segment
+            put_events bigint NOT NULL DEFAULT 0,     -- ever put into the outbox for all sinks
+            outbox_events bigint NOT NULL DEFAULT 0, outbox_bytes bigint NOT NULL DEFAULT 0,
+            PRIMARY KEY (use_id, contract)
+        ) {_OFTEN};
+        CREATE TABLE ranges (            -- spans still to be read, besides what the watermark asks for
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, use_id integer NOT NULL, contract text COLLATE "C" NOT NULL,
+            start_at bigint NOT NULL, end_at bigint NOT NULL, purpose text NOT NULL
+        );
+        CREATE INDEX ranges_contract ON ranges (use_id, contract);
+        CREATE TABLE filtered (
+            use_id integer NOT NULL, contract text COLLATE "C" NOT NULL, reason text NOT NULL, count bigint NOT NULL,
+            PRIMARY KEY (use_id, contract, reason)
+        ) {_OFTEN};
+        CREATE TABLE ledger (            -- a row for each commit and hour, later one for many; never updated
+            use_id integer NOT NULL, contract text COLLATE "C" NOT NULL, hour bigint NOT NULL, is_timed boolean NOT NULL,
+            number bigint NOT NULL, first_us bigint NOT NULL, last_us bigint NOT NULL, updated_at bigint NOT NULL,
+            identities bytea NOT NULL,
+            PRIMARY KEY (use_id, contract, hour, is_timed, number)
+        );
+        ALTER TABLE ledger ALTER COLUMN identities SET STORAGE EXTERNAL;
+        CREATE INDEX ledger_untimed ON ledger (use_id, contract) WHERE NOT is_timed;
+        CREATE TABLE forgotten (         -- entries known by number alone: those of a day's hours
+            use_id integer NOT NULL, contract text COLLATE "C" NOT NULL, day bigint NOT NULL, counts bytea NOT NULL,
+            PRIMARY KEY (use_id, contract, day)
+        );
+        CREATE TABLE segments (          -- the outbox; numbered by contract, so that no commit appears behind a later one
+            use_id integer NOT NULL, contract text COLLATE "C" NOT NULL, number bigint NOT NULL,
+            stamp uuid NOT NULL,         -- tells its content from another one's that has the number after a failover
+            sink text COLLATE "C",       -- only for this sink; NULL: for all
+            collected_at bigint NOT NULL, events integer NOT NULL, bytes bigint NOT NULL, first_us bigint NOT NULL,
+            checksum bigint NOT NULL, directory bytea NOT NULL, lines bytea NOT NULL,
+            PRIMARY KEY (use_id, contract, number)
+        ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0,
+            toast.autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_vacuum_cost_delay = 0);
+        ALTER TABLE segments ALTER COLUMN directory SET STORAGE EXTERNAL;
+        ALTER TABLE segments ALTER COLUMN lines SET STORAGE EXTERNAL;
+        CREATE TABLE sinks (
+            use_id integer NOT NULL, name text COLLATE "C" NOT NULL, type text NOT NULL,
+            attempts integer NOT NULL DEFAULT 0, retry_at double precision, postponed_at double precision,
+            parked_at double precision, failure text NOT NULL DEFAULT '', mark bigint,
+            PRIMARY KEY (use_id, name)
+        ) {_OFTEN};
+        CREATE TABLE places (            -- where a sink is in a contract's outbox; no row: at its beginning
+            use_id integer NOT NULL, sink text COLLATE "C" NOT NULL, contract text COLLATE "C" NOT NULL,
+            segment bigint NOT NULL DEFAULT 0,        -- the last one it is done with
+            position integer NOT NULL DEFAULT 0,      -- and how many events of the next one
+            base bigint NOT NULL DEFAULT 0,           -- put_events when the sink became known
+            ledger_number bigint NOT NULL DEFAULT 0,  -- commits when the sink became known
+            delivered bigint NOT NULL DEFAULT 0, dead bigint NOT NULL DEFAULT 0,
+            settled_by uuid,             -- which settling made it what it is
+            succeeded_at double precision,
+            PRIMARY KEY (use_id, sink, contract)
+        ) {_OFTEN};
+        CREATE TABLE dead_letters (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, use_id integer NOT NULL, sink text COLLATE "C" NOT NULL,
+            contract text COLLATE "C" NOT NULL, time_us bigint NOT NULL, collected_at bigint NOT NULL,
+            identity bytea NOT NULL, ordinal integer NOT NULL, line bytea NOT NULL, status integer, reason text NOT NULL,
+            died_at double precision NOT NULL
+        );
+        CREATE INDEX dead_letters_sink ON dead_letters (use_id, sink);
+        CREATE TABLE letter_books (      -- written = at hand + replayed + purged; bytes are of those at hand
+            use_id integer NOT NULL, sink text COLLATE "C" NOT NULL, written bigint NOT NULL DEFAULT 0,
+            replayed bigint NOT NULL DEFAULT 0, purged bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0,
+            PRIMARY KEY (use_id, sink)
+        ) {_OFTEN};
+        CREATE TABLE facts (
+            use_id integer NOT NULL, name text NOT NULL, value text NOT NULL, PRIMARY KEY (use_id, name)
+        ) {_OFTEN};
+        CREATE TABLE gaps (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, use_id integer NOT NULL, contract text COLLATE "C" NOT NULL,
+            start_at bigint NOT NULL, end_at bigint NOT NULL, kind text NOT NULL, reason text NOT NULL,
+            first_seen bigint NOT NULL, tries integer NOT NULL DEFAULT 0, next_try_at bigint NOT NULL,
+            is_accepted boolean NOT NULL DEFAULT false, is_narrow boolean NOT NULL DEFAULT true
+        );
+        CREATE INDEX gaps_contract ON gaps (use_id, contract);
+        CREATE TABLE gap_entries (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, gap bigint NOT NULL, size bigint NOT NULL,
+            content bytea NOT NULL
+        );
+        CREATE INDEX gap_entries_gap ON gap_entries (gap);
+        CREATE TABLE journal (           -- what people did by hand
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, use_id integer NOT NULL, at bigint NOT NULL, uid bigint,
+            login text NOT NULL, sudo_user text NOT NULL, action text NOT NULL, subject text NOT NULL, affected bigint,
+            reason text NOT NULL, export text
+        );
+        """,
+        needs=1,
+    ),
+)
+SCHEMA_VERSION = len(MIGRATIONS)
+TABLES = (
+    "replicas", "contracts", "ranges", "filtered", "ledger", "forgotten", "segments", "sinks", "places", "dead_letters",
+    "letter_books", "facts", "gaps", "journal",
+)  # fmt: skip
+"""Those that are keyed by the use."""
+
+_LOCK = 0x494F4E50  # "IONP"
+
+
+def version_of(connection: Connection, schema: str) -> tuple[int, int]:
+    """The version of the tables, and the oldest version of the program that may write to them; (0, 0) where there are none."""
+    found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.schema_version",)).fetchone()
+    if not found or not found[0]:
+        return 0, 0
+    row = connection.execute(f"SELECT version, needs FROM {schema}.schema_version").fetchone()
+    return (row[0], row[1]) if row else (0, 0)
+
+
+def prepare(database: Database) -> list[int]:
+    """Create the tables, or bring them up to this program's version; nothing where they are, or are newer and may be used.
+
+    Commits: all steps at once, one process at a time.  Returns: the versions that were applied.
+    Raises: StateError where they are too new, or the role may not change them.
+    """
+    try:
+        raw = database.connect()
+    except psycopg.Error as error:
+        raise translated(error, database.place) from error
+    connection = Connection(raw)
+    try:
+        version = check_version(database, *version_of(connection, database.schema))
+        if version >= SCHEMA_VERSION:
+            return []
+        return _migrate(connection, database)
+    except psycopg.Error as error:
+        raise translated(error, database.place) from error
+    finally:
+        raw.close()
+
+
+def check_version(database: Database, version: int, needs: int) -> int:
+    """The version.  Raises: StateError where this program must not write to it."""
+    if needs > SCHEMA_VERSION:
+        raise StateError(
+            f"{database.place}: the schema {database.schema} is of a newer ionos-poller"
+            f" (version {version}, this one knows {SCHEMA_VERSION})",
+            hint="upgrade ionos-poller, or name another schema in [state]",
+        )
+    return version
+
+
+def _migrate(connection: Connection, database: Database) -> list[int]:
+    with connection.raw.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        version, needs = version_of(connection, database.schema)
+        check_version(database, version, needs)
+        exists = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.schema,)).fetchone()
+        if not exists:
+            connection.execute(f"CREATE SCHEMA {database.schema}")
+        connection.execute(f"SET LOCAL search_path TO {database.schema}")
+        if not version:
+            connection.execute("CREATE TABLE schema_version (version integer NOT NULL, needs integer NOT NULL)")
+            connection.execute("INSERT INTO schema_version VALUES (0, 0)")
+        for step in MIGRATIONS[version:]:
+            connection.execute(step.script)
+        connection.execute(
+            "UPDATE schema_version SET version = %s, needs = %s",
+            (SCHEMA_VERSION, max(step.needs for step in MIGRATIONS)),
+        )
+    return list(range(version + 1, SCHEMA_VERSION + 1))

@@ -1,0 +1,144 @@
+"""The open state of one use, kept in a PostgreSQL database that several machines may use at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from poller.core.clocks import Trail
+from poller.store.journal import Action
+from poller.store.overview import Overview
+from poller.store.postgres.archives import Archives
+from poller.store.postgres.contracts import Contracts, set_fact
+from poller.store.postgres.database import Connection, Database
+from poller.store.postgres.dead_letters import DeadLetters
+from poller.store.postgres.gaps import Gaps
+from poller.store.postgres.journal import Acted, Journal, write_by
+from poller.store.postgres.outbox import Outbox
+from poller.store.postgres.overview import read_fact, read_overview
+from poller.store.postgres.replicas import Identity, Replica
+
+_TRAIL = "clock_trail "  # and the host's name: each has a clock of its own
+_SINCE = "since "  # and the account's name
+
+
+class State:
+    """The open state of one use. It joins the replicas of the use with the first that it claims, shares or takes."""
+
+    def __init__(
+        self,
+        database: Database,
+        use: str,
+        use_id: int,
+        identity: Identity,
+        lease_seconds: int,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.use = use
+        self._database = database
+        self._use = use_id
+        self._identity = identity
+        self._lease_seconds = lease_seconds
+        self._on_close = on_close
+        self._replica: Replica | None = None
+        self._lock = threading.Lock()
+        self.contracts = Contracts(database, use_id, self._joined)
+        self.outbox = Outbox(database, use_id, self._joined)
+        self.dead_letters = DeadLetters(database, use_id)
+        self.journal = Journal(database, use_id)
+        self.gaps = Gaps(database, use_id)
+        self.archives = Archives()
+
+    @property
+    def lost_leases(self) -> int:
+        """How often this process lost what it held to another replica, and began anew."""
+        replica = self._replica
+        return replica.lost_count if replica is not None else 0
+
+    def _joined(self) -> Replica:
+        with self._lock:
+            if self._replica is None:
+                replica = Replica(self._database, self._use, self._identity, self._lease_seconds)
+                replica.join()
+                self._replica = replica
+            return self._replica
+
+    def check_in_place(self) -> None:
+        """A database is not moved away from under us unnoticed: the next transaction says so."""
+
+    def fact(self, name: str) -> str | None:
+        """Something remembered by name; None where it never was."""
+        return self._database.read(lambda connection: read_fact(connection, self._use, name))
+
+    def remember(self, name: str, value: str) -> None:
+        """Commits: a fact, in place of what was known by that name."""
+        self._database.write(lambda connection: set_fact(connection, self._use, name, value))
+
+    def clock_trail(self) -> Trail:
+        """The times of earlier polls of this machine, as far as they tell of a clock that was ahead."""
+        at, *jumps = map(int, (self.fact(_TRAIL + self._identity.host) or "0").split())
+        return Trail(at, tuple(zip(jumps[::2], jumps[1::2], strict=True)))
+
+    def remember_clock_trail(self, trail: Trail) -> None:
+        """Commits: the times of polls."""
+        value = " ".join(map(str, (trail.at, *(at for jump in trail.jumps for at in jump))))
+        self.remember(_TRAIL + self._identity.host, value)
+
+    def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
+        """Commits: that these accounts are read again from `since` (unix seconds), and who asked."""
+
+        def work(connection: Connection) -> Acted[None]:
+            for account in names:
+                connection.execute(
+                    "INSERT INTO facts VALUES (%s, %s, %s) ON CONFLICT (use_id, name) DO UPDATE SET value = excluded.value"
+                    " WHERE excluded.value::bigint < facts.value::bigint",
+                    (self._use, _SINCE + account, str(since)),
+                )
+            return Acted(None)
+
+        names = sorted(accounts)
+        write_by(self._database, self._use, by, work)
+
+    def requested_reread(self, account: str) -> int | None:
+        """From when the contracts of an account are read again; None if nobody asked, or it is done."""
+        since = self.fact(_SINCE + account)
+        return int(since) if since else None
+
+    def forget_reread(self, account: str) -> None:
+        """Commits: that it is done."""
+        query = "DELETE FROM facts WHERE use_id = %s AND name = %s"
+        self._database.write(lambda connection: connection.execute(query, (self._use, _SINCE + account)))
+
+    def overview(self) -> Overview:
+        """Everything at one moment, for status, metrics and the books."""
+        return self._database.read(lambda connection: read_overview(connection, self._use))
+
+    def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
+        """Commits: piece by piece, the end of old identities. Autovacuum gives the space back."""
+        # A clock that turns out to have been ahead has all read again from before it was set.
+        now = min([now, *(before for before, _ in self.clock_trail().jumps)])
+        self.contracts.prune(retention_seconds, overlap_seconds, now)
+
+    def shrink(self) -> None:
+        """Space is the server's: autovacuum gives it back."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Work on an attached state while the block lasts: as one of the replicas."""
+        self._joined()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            replica, self._replica = self._replica, None
+        if replica is not None:
+            replica.leave()
+
+    def close(self) -> None:
+        """Give back all that is held, and let go of the database."""
+        self._leave()
+        self._on_close()

