@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,11 @@ UNIT_DIRECTORIES = tuple(
         "/usr/lib/systemd/system",
         "/lib/systemd/system",
     )
+)
+_RUNNING_CREDENTIALS = Path("/run/credentials") / UNIT
+# What the program reads of its environment, so that a shell's is none of the service's.
+_OWN_SETTINGS = re.compile(
+    r"IONOS_(?!POLLER_LOG_).*|(https?|all|no)_proxy|(requests|curl)_ca_bundle|state_directory", re.IGNORECASE
 )
 _DEFAULT_CONFIG = "/etc/ionos-poller/config.toml"
 
@@ -57,6 +63,8 @@ def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Fi
         yield fail("credentials", f"{directory}: {error.strerror}", hint, EXIT_CONFIG)
         return
     used = {Path(source.place).name for source in secret_sources(config) if source.origin == "credential"}
+    if Path(directory) != _RUNNING_CREDENTIALS and "config.toml" in names:
+        return  # not systemd's: where its files lie, beside others
     for name in names:
         # A unit may set an empty one in place of a file that need not be there.
         if name not in used and not _is_blank(Path(directory) / name):
@@ -82,9 +90,49 @@ def secret_sources(config: Config) -> Iterator[SecretSource]:
                 yield value
 
 
+def service_environment(
+    environ: Mapping[str, str], directories: Sequence[Path] = UNIT_DIRECTORIES, running: Path = _RUNNING_CREDENTIALS
+) -> dict[str, str] | None:
+    """The environment as the installed unit gives it to its service; None where there is no unit.
+
+    Of ours it has what says nothing to the program. Credentials are the copies that the running service has, else their files.
+    """
+    path = _unit_path(directories)
+    if path is None:
+        return None
+    keys = _unit_keys(path, directories)
+    found = {name: value for name, value in environ.items() if not _OWN_SETTINGS.fullmatch(name)}
+    for setting in keys.get("Environment", []):
+        found |= dict(word.split("=", 1) for word in shlex.split(setting) if "=" in word)
+    for name in keys.get("EnvironmentFile", []):
+        found |= _environment_file(Path(name.removeprefix("-")))
+    sources = [value.partition(":")[2] for value in keys.get("LoadCredential", [])]
+    if running.is_dir():
+        found["CREDENTIALS_DIRECTORY"] = str(running)
+    elif sources:
+        found["CREDENTIALS_DIRECTORY"] = str(Path(sources[0]).parent)
+    if state := keys.get("StateDirectory"):
+        found["STATE_DIRECTORY"] = f"/var/lib/{state[-1].split()[0]}"
+    return found
+
+
+def _environment_file(path: Path) -> dict[str, str]:
+    """The settings of a unit's EnvironmentFile=.  Source: systemd.exec(5); values over several lines are not read."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.strip().partition("=") for line in lines if not line.strip().startswith(("#", ";")))
+    return {name: value.strip().strip("\"'") for name, is_setting, value in pairs if is_setting}
+
+
+def _unit_path(directories: Sequence[Path]) -> Path | None:
+    return next((found for directory in directories if (found := directory / UNIT).is_file()), None)
+
+
 def check_unit(directories: Sequence[Path] = UNIT_DIRECTORIES) -> Iterator[Finding]:
     """The installed unit, if there is one: are its program, its configuration and its credentials there for its user?"""
-    path = next((found for directory in directories if (found := directory / UNIT).is_file()), None)
+    path = _unit_path(directories)
     if path is None:
         return
     keys = _unit_keys(path, directories)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from poller.checks.account import AccountCheck, check_local_token, check_unliste
 from poller.checks.fluent_bit import check_fluent_bit
 from poller.checks.sinks import check_sink, is_local
 from poller.checks.state import check_state
-from poller.checks.system import check_credentials, check_listen, check_unit
+from poller.checks.system import UNIT, check_credentials, check_listen, check_unit, service_environment
 from poller.cli.compose import activity_logs
 from poller.cli.messages import echo_json, printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
-from poller.config import AnySink, Config, process_environment
+from poller.config import AnySink, Config, find_config
+from poller.config.load import SYSTEM_CONFIG
 from poller.core.errors import EXIT_CONFIG, ConfigError
 from poller.store.opening import stores_of
 
@@ -116,6 +118,7 @@ def run_checks(
     """Every finding as soon as it is known. What is wrong with one thing keeps none of the others from being tried."""
     problems: set[str] = set()
     config = None
+    yield from _see_as_the_service(settings)
     for part in _load(settings):
         if isinstance(part, Config):
             config = part
@@ -125,12 +128,24 @@ def run_checks(
     if config is not None:
         if not problems:
             yield _describe(config)
-        for finding in _check_config(config, stop, is_offline=is_offline, is_sending=is_sending):
+        for finding in _check_config(config, settings.variables, stop, is_offline=is_offline, is_sending=is_sending):
             # What the configuration's own check has said of a key file is not said again for each use of it.
             if not any(finding.message in problem for problem in problems):
                 yield finding
     if fluent_bit is not None:
         yield from check_fluent_bit(fluent_bit, config)
+
+
+def _see_as_the_service(settings: Settings) -> Iterator[Finding]:
+    """Root that checks the system's configuration checks it for the service: with its secrets, settings and state."""
+    environ = settings.variables
+    is_systems = find_config(settings.config, environ) == SYSTEM_CONFIG
+    if os.geteuid() != 0 or not is_systems or "CREDENTIALS_DIRECTORY" in environ:
+        return
+    found = service_environment(environ)
+    if found is not None:
+        settings.variables = found
+        yield ok("service", f"checked as {UNIT} sees it: secrets of {found.get('CREDENTIALS_DIRECTORY', 'none')}")
 
 
 def _load(settings: Settings) -> Iterator[Finding | Config]:
@@ -152,7 +167,9 @@ def _describe(config: Config) -> Finding:
     return ok("config", f"{where}: {sinks}")
 
 
-def _check_config(config: Config, stop: threading.Event, *, is_offline: bool, is_sending: bool) -> Iterator[Finding]:
+def _check_config(
+    config: Config, environ: Mapping[str, str], stop: threading.Event, *, is_offline: bool, is_sending: bool
+) -> Iterator[Finding]:
     if is_offline:
         for account in config.accounts:
             suffix = "" if len(config.accounts) == 1 else f" {account.name}"
@@ -165,7 +182,7 @@ def _check_config(config: Config, stop: threading.Event, *, is_offline: bool, is
         yield from _check_sinks([sink for sink in config.sinks if not is_offline or is_local(sink)], config, stop)
     if config.sinks:  # only `run` listens, and it needs one
         yield check_listen(config.http.address, stores.holder("run"))
-    yield from check_credentials(process_environment(), config)
+    yield from check_credentials(environ, config)
     yield from check_unit()
 
 

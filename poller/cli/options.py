@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +33,7 @@ class Settings:
         self.state_dir: Path | None = None
         self.log_level: str | None = None
         self.log_format: LogFormat | None = None
+        self.variables: Mapping[str, str] = process_environment()
 
     def setup_logging(self, default_level: str = "info") -> None:
         """Logging to stderr as asked."""
@@ -42,10 +43,9 @@ class Settings:
 
     def load(self, *, check_files: bool = True) -> Config:
         """The configuration, with logging set up as asked.  Raises: ConfigError."""
-        environ = process_environment()
         self.setup_logging()
-        path = find_config(self.config, environ)
-        return load(path, environ, state_dir=self.state_dir, check_files=check_files)
+        path = find_config(self.config, self.variables)
+        return load(path, self.variables, state_dir=self.state_dir, check_files=check_files)
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import click
 
 from poller.checks.sinks import PIPELINE_TAG
+from poller.cli import setup_service as service
 from poller.cli import suggestions
 from poller.cli.acting import log_done
 from poller.cli.check import run_checks, show
@@ -35,7 +37,7 @@ from poller.cli.setup_steps import (
     path_beside,
 )
 from poller.cli.stopping import until_stopped
-from poller.config import Config, LoggingServiceSink, SecretSource, find_config, process_environment
+from poller.config import Config, LoggingServiceSink, SecretSource, find_config
 from poller.config.checks import is_clear_text
 from poller.core.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
 from poller.ionos.event_streams import region_url as kafka_url
@@ -106,6 +108,9 @@ class _Plan(NamedTuple):
     shell_complete=suggestions.accounts,
     help="Whose token to use, where the configuration has several accounts.",
 )
+@click.option(
+    "--service", "is_service", is_flag=True, help="Also install and start it as a service of systemd. Needs root."
+)
 @click.option("--rotate-key", is_flag=True, help="Make a new key, which ends the old one.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--yes", is_flag=True, help="Do it without asking.")
@@ -131,6 +136,7 @@ def command(
     sink: str,
     retention_days: str,
     account: str | None,
+    is_service: bool,
     rotate_key: bool,
     dry_run: bool,
     yes: bool,
@@ -145,12 +151,17 @@ def command(
     Asks on a terminal for what the options do not say. Run again, it changes nothing that is as it should be. Needs the
     extra `setup` and the token of a user who may manage the Logging Service.
 
+    With `--service`, as root, it also stores the token and the keys in /etc/ionos-poller (0600) for systemd's LoadCredential=,
+    installs the unit, starts it, and waits for the first entry that arrives. With a configuration that has sinks, it makes no
+    pipeline. Without root it prints the commands.
+
     \b
     Examples:
       ionos-poller setup
       ionos-poller setup --region de-txl --pipeline audit --tag activityLog --yes
       ionos-poller setup --region de-txl --pipeline audit --dry-run
       ionos-poller setup --region de-txl --kafka my-cluster --topic activity
+      sudo --preserve-env=IONOS_API_TOKEN ionos-poller setup --service
     """
     settings.setup_logging()
     if kafka is not None:
@@ -158,6 +169,12 @@ def command(
         name = sink if sink != _SINK else "stream"
         wanted = KafkaWish(kafka, kafka_user, topic, name, account, is_agreed=yes, is_dry_run=dry_run)
         return set_up_kafka(settings, url, wanted)
+    config_path = _place(settings, is_service=is_service)
+    config = load_existing(config_path, settings)
+    if is_service and os.geteuid() != 0:
+        return _tell_commands(config, config_path)
+    if is_service and config.sinks and region is None and pipeline is None:
+        return _start_service(config, is_agreed=yes, is_dry_run=dry_run)
     url = api_url or region_url(region or ask("--region", "Region", "de-txl", REGIONS))
     if is_clear_text(url):
         raise ConfigError([Problem("--api-url", "would send the token in clear text", "use https://")])
@@ -169,28 +186,68 @@ def command(
         rotate_key,
     )
     _check_wish(wish)
-    config_path = find_config(settings.config, process_environment()) or DEFAULT_FILE
-    config = load_existing(config_path, settings)
     pipelines = _connect(url, config, account)
     found = in_turn(lambda _: pipelines.find(wish.pipeline))
     plan = _plan(wish, config, config_path, found, is_asking=is_terminal() and not yes)
     steps = list(plan.steps(wish))
-    for step in steps:
-        click.echo(printable(f"{'would ' if dry_run else ''}{step}"))
+    _tell_steps(steps, is_dry_run=dry_run)
     if dry_run:
-        click.echo("nothing was changed" if steps else "nothing to do")
         return EXIT_OK
     if steps:
         confirm(yes)
         log_done("setup", "; ".join(steps))
+    if is_service:
+        service.make_directory()
     _carry_out(plan, wish, pipelines, timeout)
-    note("all done; checking it:" if steps else "nothing to do; checking it:")
+    if is_service:
+        return _start_service(load_existing(config_path, settings), is_agreed=yes, is_dry_run=False)
+    return _check(settings, config_path, is_changed=bool(steps))
+
+
+def _place(settings: Settings, *, is_service: bool) -> Path:
+    """Which configuration is meant. A service has the system's, made of a local one where there is none yet."""
+    found = find_config(settings.config, settings.variables)
+    if not is_service:
+        return found or DEFAULT_FILE
+    settings.variables = service.service_environment(settings.variables)
+    return found if found is not None and not service.SYSTEM_CONFIG.exists() else service.SYSTEM_CONFIG
+
+
+def _check(settings: Settings, config_path: Path, *, is_changed: bool) -> int:
+    """Check what was made, and say how to go on.  Returns: the exit code."""
+    note("all done; checking it:" if is_changed else "nothing to do; checking it:")
     where = f" --config {config_path}" if settings.config else ""
     settings.config = str(config_path)
     code = until_stopped(lambda stop: show(run_checks(settings, stop)))
     if code == EXIT_OK:
         note(f"ready: `ionos-poller{where} run` begins to collect and deliver")
+        note("as a service of systemd: `ionos-poller setup --service`, as root")
     return code
+
+
+def _tell_steps(steps: Sequence[str], *, is_dry_run: bool) -> None:
+    for step in steps:
+        click.echo(printable(f"{'would ' if is_dry_run else ''}{step}"))
+    if is_dry_run:
+        click.echo("nothing was changed" if steps else "nothing to do")
+
+
+def _tell_commands(config: Config, config_path: Path) -> int:
+    """Without root, the way there is told and not gone."""
+    note("a service needs root; these commands make one of this configuration:")
+    for command in service.commands_for_root(config, config_path):
+        click.echo(command)
+    return EXIT_OK
+
+
+def _start_service(config: Config, *, is_agreed: bool, is_dry_run: bool) -> int:
+    found = service.installation(config)
+    _tell_steps(list(found.steps()), is_dry_run=is_dry_run)
+    if is_dry_run:
+        return EXIT_OK
+    confirm(is_agreed)
+    service.install(found)
+    return service.await_first_entry()
 
 
 # What is wanted

@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 DEFAULT_FILE = Path("ionos-poller.toml")
 _SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
+_SYSTEM_STATE = Path("/var/lib/ionos-poller")
 
 
 def is_terminal() -> bool:
@@ -47,7 +48,7 @@ def confirm(is_agreed: bool) -> None:
 def load_existing(path: Path, settings: Settings) -> Config:
     """The configuration as it is so far: the file, if there is one yet, and the environment.  Raises: ConfigError."""
     existing = path if path.exists() else None
-    return load(existing, process_environment(), state_dir=settings.state_dir, check_files=False)
+    return load(existing, settings.variables, state_dir=settings.state_dir, check_files=False)
 
 
 def account_of(config: Config, name: str | None) -> Account:
@@ -80,7 +81,10 @@ def add_table(table: Mapping[str, str | Sequence[str]], config: Config, config_p
     """Add a sink's table at the end of the file; all else in it stays as it is.  Raises: ConfigError."""
     lines = ["[[sinks]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
     source = config.source
+    is_system = config_path.absolute().parent == _SYSTEM_DIRECTORY
     before = source.read_bytes() if source else b"# `ionos-poller config example` shows every key.\n"
+    if source is None and is_system:  # so that commands by hand find the service's state
+        before += f'state_dir = "{_SYSTEM_STATE}"\n'.encode()
     content = before.rstrip(b"\n") + b"\n\n" + "\n".join(lines).encode()
     with NewFile(config_path) as file:
         file.write(content)
@@ -90,6 +94,5 @@ def add_table(table: Mapping[str, str | Sequence[str]], config: Config, config_p
             hint = f"add this table to it by hand: {' '.join(lines)}"
             raise ConfigError([Problem(str(config_path), "cannot be added to as it is", hint)]) from error
         # The unit's user reads the system's configuration, and it holds no secret: those are in files of their own.
-        is_system = config_path.absolute().parent == _SYSTEM_DIRECTORY
         file.commit(source.stat().st_mode & 0o777 if source else 0o644 if is_system else 0o600)
     note(f"wrote {config_path}")

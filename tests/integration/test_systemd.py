@@ -387,3 +387,61 @@ def test_what_root_does_by_hand_leaves_the_state_to_the_service(machine: Machine
     machine.simulator.add_entries(CONTRACTS[1], count=5)
     machine.await_delivery()
     assert {path.stat().st_uid for path in machine.state_dir.iterdir()} == {machine.state_dir.stat().st_uid}
+
+
+def test_setup_makes_a_service_of_a_token_and_a_configuration(machine: Machine) -> None:
+    for name in ("token", "logging.key", "config.toml"):
+        (machine.etc / name).unlink()
+    local = machine.root / "root/mine"
+    local.mkdir(exist_ok=True)
+    (local / "ionos-poller.toml").write_text(machine.config + 'api_key_file = "logging.key"\n')
+    (local / "logging.key").write_text(machine.simulator.settings.api_key)
+    for path in local.iterdir():
+        path.chmod(0o600)
+    env = {"IONOS_API_TOKEN": machine.simulator.token}
+    inside = ("sh", "-c", 'cd /root/mine && exec "$@"', "sh", PROGRAM, "setup", "--service")
+    steps = machine.command(*inside, "--dry-run", env=env)
+    assert "would write /etc/ionos-poller/token (mode 0600)" in steps
+    assert not (machine.etc / "token").exists()
+    told = machine.command(*inside, "--yes", env=env)
+    assert "the service runs and delivers: 3" not in steps
+    assert "the service runs and delivers: " in told
+    assert 'look: in the Grafana that the DCD shows for the pipeline, {tag_name="activityLog"} | json' in told
+    assert machine.simulator.token not in told + machine.log
+    assert (machine.etc / "token").stat().st_mode & 0o777 == 0o600
+    assert machine.show("ActiveState") == "active"
+    machine.await_delivery()
+    assert "write " not in machine.command(*inside, "--yes", env=env), "again, nothing is left to write"
+    (machine.etc / "token").write_text("wrong\n")
+    seen = machine.command(PROGRAM, "check", env={"IONOS_API_TOKEN": "of the shell"})
+    assert "secrets of /run/credentials/ionos-poller.service" in seen
+    assert "ok    token               accepted" in seen, "the service's copy, not the file and not the shell's"
+    assert "ok    sink logging" in seen
+    assert "/var/lib/ionos-poller: writable" in seen
+    machine.systemctl("stop", RUN)
+    machine.command(PROGRAM, "check", "--no-send", code=3)
+
+
+def test_without_root_setup_prints_the_commands_that_make_a_service(machine: Machine) -> None:
+    done = machine.command("setpriv", "--reuid=65534", "--clear-groups", PROGRAM, "setup", "--service")
+    lines = done.splitlines()
+    assert lines[0] == "sudo install -D -m 0644 /etc/ionos-poller/config.toml /etc/ionos-poller/config.toml"
+    assert "printenv IONOS_API_TOKEN | sudo sh -c 'umask 077; cat > /etc/ionos-poller/token'" in lines
+    assert lines[-1].endswith("systemctl enable --now ionos-poller.service")
+
+
+def test_from_a_token_alone_to_a_running_service(machine: Machine) -> None:
+    shutil.rmtree(machine.root / "root/mine", ignore_errors=True)
+    for path in machine.etc.iterdir():
+        path.unlink()
+    url = machine.simulator.url
+    machine.write("environment", f"IONOS_API_URL={url}\n")
+    for contract in CONTRACTS:
+        machine.simulator.add_entries(contract, count=5)
+    env = {"IONOS_API_TOKEN": machine.simulator.token, "IONOS_API_URL": url, "IONOS_LOGGING_API_URL": url}
+    options = ("--region", "de-txl", "--pipeline", "first-hour", "--yes")
+    told = machine.command(PROGRAM, "setup", "--service", *options, env=env)
+    assert "the service runs and delivers: " in told
+    assert sorted(path.name for path in machine.etc.iterdir()) == ["config.toml", "environment", "logging.key", "token"]
+    assert 'state_dir = "/var/lib/ionos-poller"' in (machine.etc / "config.toml").read_text()
+    assert "run   at work" in machine.command(PROGRAM, "status"), "root finds its state"

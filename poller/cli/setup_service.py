@@ -1,0 +1,228 @@
+"""`setup --service`: from a configuration to a running service of systemd: secrets as credentials, the unit, the first entry.
+
+A secret is written to files of root (0600) alone, which systemd hands over; it is never in an environment that stays.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from poller.checks.programs import ask
+from poller.checks.system import UNIT, UNIT_DIRECTORIES, secret_sources
+from poller.cli.acting import log_done
+from poller.cli.messages import note, printable, tell
+from poller.cli.stopping import until_stopped
+from poller.config import Config, LoggingServiceSink, load
+from poller.config.sinks import LokiSink
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StateError
+from poller.store.opening import stores_of
+from poller.store.overview import Overview
+from poller.system.files import NewFile
+
+SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
+SYSTEM_CONFIG = SYSTEM_DIRECTORY / "config.toml"
+STATE_DIRECTORY = Path("/var/lib/ionos-poller")
+_TOKEN = SYSTEM_DIRECTORY / "token"
+_USUAL_PROGRAM = "/usr/local/bin/ionos-poller"
+_HIDDEN = ("/home/", "/root/", "/run/user/")  # from the unit, by ProtectHome=
+_IN_UNIT = {_TOKEN, SYSTEM_DIRECTORY / "logging.key"}  # what it asks for already
+_LOOK_AGAIN_SECONDS = 0.5
+_FIRST_ENTRY_SECONDS = 120.0
+
+
+class Installation(NamedTuple):
+    """What makes the service: files by their path, each with its content and mode, and what to run then."""
+
+    files: Mapping[Path, tuple[bytes, int]]
+    commands: tuple[tuple[str, ...], ...] = (
+        ("systemctl", "daemon-reload"),
+        ("systemctl", "enable", UNIT),
+        ("systemctl", "restart", "--no-block", UNIT),
+    )
+
+    def steps(self) -> Iterator[str]:
+        """In a line each, what is done. No content: there may be a secret in it."""
+        for path, (_, mode) in self.files.items():
+            yield f"write {path} (mode {mode:04o})"
+        for command in self.commands:
+            yield f"run {shlex.join(command)}"
+
+
+def service_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the secrets that are there for the service already."""
+    return {"CREDENTIALS_DIRECTORY": str(SYSTEM_DIRECTORY), **environ}
+
+
+def installation(config: Config) -> Installation:
+    """What is to be installed for this configuration.  Raises: ConfigError."""
+    program = _program()
+    files: dict[Path, tuple[bytes, int]] = {}
+    token = config.accounts[0].credentials().token
+    if token is None:
+        raise ConfigError(
+            [Problem("--service", "needs a token, not a user name and a password", "make one in the DCD")]
+        )
+    source = config.source
+    if source is not None and source.absolute() != SYSTEM_CONFIG:
+        files[SYSTEM_CONFIG] = (source.read_bytes(), 0o644)
+    if any(found.origin == "inline" for found in secret_sources(config)):
+        hint = "keep each in a file of its own, named by its ..._file key"
+        raise ConfigError([Problem("--service", "the configuration holds secrets, which the service's may not", hint)])
+    files[_TOKEN] = (token.reveal().encode() + b"\n", 0o600)
+    loaded = []
+    for found in secret_sources(config):
+        if found.origin not in ("file", "credential"):
+            continue
+        path = Path(found.place).absolute()
+        is_moved = source is not None and path.parent == source.absolute().parent != SYSTEM_DIRECTORY
+        target = SYSTEM_DIRECTORY / path.name if is_moved else path
+        if is_moved:
+            files.setdefault(target, (found.read().reveal().encode() + b"\n", 0o600))
+        if target not in _IN_UNIT:
+            loaded.append(f"LoadCredential={target.name}:{target}")
+    if not any((directory / UNIT).exists() for directory in UNIT_DIRECTORIES[1:]):
+        files[UNIT_DIRECTORIES[0] / UNIT] = (_unit().replace(_USUAL_PROGRAM, program).encode(), 0o644)
+    if loaded:
+        text = "\n".join(["# Written by `ionos-poller setup --service`.", "[Service]", *dict.fromkeys(loaded), ""])
+        files[UNIT_DIRECTORIES[0] / f"{UNIT}.d" / "credentials.conf"] = (text.encode(), 0o644)
+    is_there = {path: path.is_file() and path.read_bytes() == content for path, (content, _) in files.items()}
+    return Installation({path: found for path, found in files.items() if not is_there[path]})
+
+
+def install(found: Installation) -> None:
+    """Write the files and start the service.  Raises: ConfigError, PollerError."""
+    log_done("setup --service", "; ".join(found.steps()))
+    make_directory()
+    for path, (content, mode) in found.files.items():
+        path.parent.mkdir(exist_ok=True)
+        with NewFile(path) as file:
+            file.write(content)
+            file.commit(mode)
+    for command in found.commands:
+        answer = ask(command)
+        if answer.code:
+            said = printable(answer.said.strip())
+            raise PollerError(f"{shlex.join(command)} failed: {said}", hint=f"journalctl -u {UNIT} -n 20 says more")
+
+
+def commands_for_root(config: Config, config_path: Path) -> list[str]:
+    """What a person without root can have done, with the secrets out of every command line."""
+    secrets = [Path(found.place) for found in secret_sources(config) if found.origin == "file"]
+    return [
+        f"sudo install -D -m 0644 {shlex.quote(str(config_path))} {SYSTEM_CONFIG}",
+        f"printenv IONOS_API_TOKEN | sudo sh -c 'umask 077; cat > {_TOKEN}'",
+        *(f"sudo install -m 0600 {shlex.quote(str(path))} {SYSTEM_DIRECTORY}/" for path in dict.fromkeys(secrets)),
+        f"sudo install -m 0644 {shlex.quote(str(_unit_path()))} {UNIT_DIRECTORIES[0] / UNIT}",
+        f"sudo systemctl daemon-reload && sudo systemctl enable --now {UNIT}",
+    ]
+
+
+def make_directory() -> None:
+    """The directory of the configuration, which the service's user must be able to enter."""
+    if not SYSTEM_DIRECTORY.exists():
+        SYSTEM_DIRECTORY.mkdir(parents=True)
+        SYSTEM_DIRECTORY.chmod(0o755)
+
+
+def await_first_entry() -> int:
+    """Wait until the service has delivered an entry, and say where to look.  Returns: the exit code."""
+    config = load(SYSTEM_CONFIG, service_environment({}), state_dir=STATE_DIRECTORY, check_files=False)
+    note("waiting for the first entry (Ctrl-C: the service goes on)")
+    return until_stopped(lambda stop: _await(config, stop))
+
+
+def _await(config: Config, stop: threading.Event) -> int:
+    started = time.time()
+    while not stop.wait(_LOOK_AGAIN_SECONDS):
+        state = _state(config)
+        trouble = _trouble(state, started)
+        if trouble or _has_failed():
+            tell(f"the service does not deliver: {trouble or 'it ended'} (journalctl -u {UNIT} -n 20 says more)")
+            return EXIT_INCOMPLETE
+        delivered = {row.sink.name: row.sink.delivered for row in state.sinks} if state else {}
+        if state is not None and any(delivered.values()) and _is_polled(state, started):
+            told = ", ".join(f"{count:,} to {name}" for name, count in delivered.items())
+            click.echo(f"the service runs and delivers: {told}")
+            break
+        if time.time() - started > _FIRST_ENTRY_SECONDS:
+            note("no entry came yet: nothing may have happened in your contracts. The service goes on")
+            break
+    for line in _where_to_look(config):
+        click.echo(line)
+    return EXIT_OK
+
+
+def _state(config: Config) -> Overview | None:
+    try:
+        return stores_of(config).snapshot("run")
+    except StateError:  # it is made when the service starts
+        return None
+
+
+def _trouble(state: Overview | None, since: float) -> str:
+    """What keeps the first entry from coming, and needs a person."""
+    if state is None:
+        return ""
+    parked = [
+        f"sink {row.sink.name}: {row.sink.failure}"
+        for row in state.sinks
+        if row.sink.parked_at is not None and (row.sink.postponed_at or 0) >= since
+    ]
+    failed = [
+        f"contract {row.contract}: {row.failure}" for row in state.contracts if row.failure and not row.succeeded_at
+    ]
+    return next(iter([*parked, *failed]), "")
+
+
+def _is_polled(state: Overview, since: float) -> bool:
+    """Whether this start has read every contract."""
+    return all((row.succeeded_at or 0) >= int(since) for row in state.contracts)
+
+
+def _has_failed() -> bool:
+    """Whether systemd has given it up, or starts it again and again."""
+    said = ask(["systemctl", "show", "--value", "--property=ActiveState,SubState", UNIT]).said.split()
+    return "failed" in said or "auto-restart" in said
+
+
+def _where_to_look(config: Config) -> Iterator[str]:
+    for sink in config.sinks:
+        if isinstance(sink, LoggingServiceSink):
+            yield f'look: in the Grafana that the DCD shows for the pipeline, {{tag_name="{sink.tag}"}} | json'
+        elif isinstance(sink, LokiSink):
+            labels = ", ".join(f'{name}="{value}"' for name, value in sink.labels.items())
+            yield f"look: in the Grafana of {sink.name}, {{{labels}}} | json"
+    yield f"look: ionos-poller --state-dir {STATE_DIRECTORY} status; journalctl -fu {UNIT}"
+
+
+def _program() -> str:
+    """The command as the unit is to start it.  Raises: ConfigError where the service could not."""
+    name = Path(sys.argv[0])
+    found = str(name.absolute()) if name.name == "ionos-poller" else shutil.which("ionos-poller")
+    if found is None:
+        raise ConfigError([Problem("--service", "there is no command ionos-poller", "install it, such as in /opt")])
+    for path in (found, os.path.realpath(found)):
+        if path.startswith(_HIDDEN):
+            hint = "install it elsewhere, such as with python3 -m venv /opt/ionos-poller"
+            raise ConfigError([Problem("--service", f"the service cannot read {path}", hint)])
+    return found
+
+
+def _unit_path() -> Path:
+    """The unit: in the wheel beside this file, else in the checkout."""
+    beside = Path(__file__).with_name(UNIT)
+    return beside if beside.exists() else Path(__file__).resolve().parents[2] / "systemd" / UNIT
+
+
+def _unit() -> str:
+    return _unit_path().read_text(encoding="utf-8")

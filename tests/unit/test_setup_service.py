@@ -1,0 +1,160 @@
+"""What `setup --service` installs for a configuration, and what it says of a service that does not deliver."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from poller.checks.programs import Answer
+from poller.checks.system import service_environment
+from poller.cli import setup_service
+from poller.cli.setup_service import commands_for_root, install, installation
+from poller.config import Config, load
+from poller.core.errors import ConfigError, PollerError
+from poller.store.overview import SinkOverview
+from tests.states import open_state
+
+LOGGING = '[[sinks]]\nname = "logging"\ntype = "logging-service"\nurl = "https://x"\ntag = "activityLog"\n'
+LOKI = '[[sinks]]\nname = "loki"\ntype = "loki"\nurl = "https://x"\nusername = "u"\npassword_file = "loki.password"\n'
+TOKEN = {"IONOS_API_TOKEN": "canary"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a configuration's files, and the system's directories beside it."""
+    etc = tmp_path / "etc"
+    monkeypatch.setattr(setup_service, "SYSTEM_DIRECTORY", etc)
+    monkeypatch.setattr(setup_service, "SYSTEM_CONFIG", etc / "config.toml")
+    monkeypatch.setattr(setup_service, "_TOKEN", etc / "token")
+    monkeypatch.setattr(setup_service, "_IN_UNIT", {etc / "token", etc / "logging.key"})
+    monkeypatch.setattr(setup_service, "UNIT_DIRECTORIES", (tmp_path / "system", tmp_path / "lib"))
+    monkeypatch.setattr(sys, "argv", ["/opt/ionos-poller/bin/ionos-poller"])
+    (tmp_path / "mine").mkdir()
+    for name in ("logging.key", "loki.password"):
+        (tmp_path / "mine" / name).write_text(f"{name}-canary\n")
+        (tmp_path / "mine" / name).chmod(0o600)
+    return tmp_path
+
+
+def config(place: Path, text: str, environ: dict[str, str] = TOKEN) -> Config:
+    file = place / "mine" / "my.toml"
+    file.write_text(text)
+    file.chmod(0o600)
+    return load(file, environ)
+
+
+def test_secrets_become_files_of_root_and_the_unit_starts_the_program_that_is_there(place: Path) -> None:
+    found = installation(config(place, LOGGING + 'api_key_file = "logging.key"\n' + LOKI))
+    etc, system = place / "etc", place / "system"
+    assert {path: mode for path, (_, mode) in found.files.items()} == {
+        etc / "config.toml": 0o644,
+        etc / "token": 0o600,
+        etc / "logging.key": 0o600,
+        etc / "loki.password": 0o600,
+        system / "ionos-poller.service": 0o644,
+        system / "ionos-poller.service.d" / "credentials.conf": 0o644,
+    }
+    assert found.files[etc / "token"][0] == b"canary\n"
+    assert b"ExecStart=/opt/ionos-poller/bin/ionos-poller run" in found.files[system / "ionos-poller.service"][0]
+    drop_in = found.files[system / "ionos-poller.service.d" / "credentials.conf"][0].decode()
+    assert f"LoadCredential=loki.password:{etc}/loki.password" in drop_in
+    assert "logging.key" not in drop_in, "the unit asks for it"
+    assert not [step for step in found.steps() if "canary" in step]
+
+
+def test_what_is_there_already_is_not_written_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[str]] = []
+    monkeypatch.setattr(setup_service, "ask", lambda command: asked.append(command) or Answer(0, ""))
+    (place / "lib").mkdir()
+    (place / "lib" / "ionos-poller.service").write_text("the package's own")
+    wanted = config(place, LOGGING + 'api_key_file = "logging.key"\n')
+    found = installation(wanted)
+    install(found)
+    assert sorted(path.name for path in found.files) == ["config.toml", "logging.key", "token"]
+    assert (place / "etc").stat().st_mode & 0o777 == 0o755
+    assert (place / "etc/token").stat().st_mode & 0o777 == 0o600
+    assert [command[1] for command in asked] == ["daemon-reload", "enable", "restart"]
+    assert installation(wanted).files == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "why"),
+    [
+        (LOGGING + 'api_key = "inline"\n', TOKEN, "the configuration holds secrets"),
+        (LOGGING + 'api_key_file = "logging.key"\n', {"IONOS_USERNAME": "u", "IONOS_PASSWORD": "p"}, "needs a token"),
+        (LOGGING + 'api_key_file = "logging.key"\n', {}, "no IONOS API token"),
+    ],
+)
+def test_what_makes_no_service_is_told(place: Path, text: str, environ: dict[str, str], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        installation(config(place, text, environ))
+
+
+@pytest.mark.parametrize("program", ["/home/anna/.local/bin/ionos-poller", "/root/venv/bin/ionos-poller"])
+def test_a_program_that_the_sandbox_hides_is_told(place: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program])
+    with pytest.raises(ConfigError, match=f"the service cannot read {program}"):
+        installation(config(place, LOKI))
+    monkeypatch.setattr(sys, "argv", ["python -m poller"])
+    monkeypatch.setenv("PATH", str(place))
+    with pytest.raises(ConfigError, match="there is no command"):
+        installation(config(place, LOKI))
+
+
+def test_a_systemd_that_refuses_is_told_with_its_words(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup_service, "ask", lambda command: Answer(1, "Access denied\n"))
+    with pytest.raises(PollerError, match="systemctl daemon-reload failed: Access denied"):
+        install(installation(config(place, LOKI)))
+
+
+def test_the_commands_for_root_hold_no_secret(place: Path) -> None:
+    lines = commands_for_root(config(place, LOKI), Path("my.toml"))
+    assert f"sudo install -m 0600 {place}/mine/loki.password {place}/etc/" in lines
+    assert "canary" not in "".join(lines)
+
+
+def test_what_keeps_the_first_entry_away_is_told(place: Path) -> None:
+    with closing(open_state(place / "state")) as state:
+        state.outbox.register("logging", "logging-service")
+        empty = state.overview()
+    assert setup_service._trouble(None, 0) == setup_service._trouble(empty, 0) == ""
+    (row,) = empty.sinks
+    parked = SinkOverview(row.sink._replace(parked_at=1.0, postponed_at=5.0, failure="HTTP 401"), 1, None, 0)
+    assert setup_service._trouble(empty._replace(sinks=[parked]), 4.0) == "sink logging: HTTP 401"
+    assert setup_service._trouble(empty._replace(sinks=[parked]), 6.0) == "", "that was before"
+
+
+def test_where_to_look_is_said_for_each_sink(place: Path) -> None:
+    lines = list(setup_service._where_to_look(config(place, LOGGING + 'api_key_file = "logging.key"\n' + LOKI)))
+    assert '{tag_name="activityLog"} | json' in lines[0]
+    assert "the Grafana of loki" in lines[1]
+    assert "status; journalctl -fu ionos-poller.service" in lines[2]
+
+
+def test_the_environment_of_the_service_is_that_of_its_unit_and_not_of_the_shell(tmp_path: Path) -> None:
+    assert service_environment({}, [tmp_path]) is None
+    settings = tmp_path / "environment"
+    settings.write_text('# a comment\nIONOS_API_URL="https://x"\n; another\nHTTPS_PROXY=http://proxy\n')
+    (tmp_path / "ionos-poller.service").write_text(
+        f"[Service]\nEnvironment=A=1 B=2\nEnvironmentFile=-{settings}\nEnvironmentFile=-/nowhere\n"
+        "LoadCredential=token:/etc/x/token\nStateDirectory=ionos-poller\n"
+    )
+    shell = {"PATH": "/bin", "IONOS_API_TOKEN": "t", "http_proxy": "p", "IONOS_POLLER_LOG_LEVEL": "debug"}
+    found = service_environment(shell, [tmp_path], running=tmp_path / "no")
+    assert found == {
+        "PATH": "/bin",
+        "IONOS_POLLER_LOG_LEVEL": "debug",
+        "A": "1",
+        "B": "2",
+        "IONOS_API_URL": "https://x",
+        "HTTPS_PROXY": "http://proxy",
+        "CREDENTIALS_DIRECTORY": "/etc/x",
+        "STATE_DIRECTORY": "/var/lib/ionos-poller",
+    }
+    running = service_environment(shell, [tmp_path], running=tmp_path)
+    assert running is not None
+    assert running["CREDENTIALS_DIRECTORY"] == str(tmp_path)
