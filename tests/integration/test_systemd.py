@@ -392,14 +392,14 @@ def test_what_root_does_by_hand_leaves_the_state_to_the_service(machine: Machine
 def test_setup_makes_a_service_of_a_token_and_a_configuration(machine: Machine) -> None:
     for name in ("token", "logging.key", "config.toml"):
         (machine.etc / name).unlink()
-    local = machine.root / "root/mine"
+    local = machine.root / "srv/mine"
     local.mkdir(exist_ok=True)
     (local / "ionos-poller.toml").write_text(machine.config + 'api_key_file = "logging.key"\n')
     (local / "logging.key").write_text(machine.simulator.settings.api_key)
     for path in local.iterdir():
         path.chmod(0o600)
     env = {"IONOS_API_TOKEN": machine.simulator.token}
-    inside = ("sh", "-c", 'cd /root/mine && exec "$@"', "sh", PROGRAM, "setup", "--service")
+    inside = ("sh", "-c", 'cd /srv/mine && exec "$@"', "sh", PROGRAM, "setup", "--service")
     steps = machine.command(*inside, "--dry-run", env=env)
     assert "would write /etc/ionos-poller/token (mode 0600)" in steps
     assert not (machine.etc / "token").exists()
@@ -431,7 +431,7 @@ def test_without_root_setup_prints_the_commands_that_make_a_service(machine: Mac
 
 
 def test_from_a_token_alone_to_a_running_service(machine: Machine) -> None:
-    shutil.rmtree(machine.root / "root/mine", ignore_errors=True)
+    shutil.rmtree(machine.root / "srv/mine", ignore_errors=True)
     for path in machine.etc.iterdir():
         path.unlink()
     url = machine.simulator.url

@@ -94,7 +94,7 @@ def test_what_makes_no_service_is_told(place: Path, text: str, environ: dict[str
         installation(config(place, text, environ))
 
 
-@pytest.mark.parametrize("program", ["/home/anna/.local/bin/ionos-poller", "/root/venv/bin/ionos-poller"])
+@pytest.mark.parametrize("program", ["/home/anna/.local/bin/ionos-poller", "/run/user/1/ionos-poller"])
 def test_a_program_that_the_sandbox_hides_is_told(place: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [program])
     with pytest.raises(ConfigError, match=f"the service cannot read {program}"):
