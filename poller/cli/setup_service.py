@@ -34,7 +34,7 @@ SYSTEM_CONFIG = SYSTEM_DIRECTORY / "config.toml"
 STATE_DIRECTORY = Path("/var/lib/ionos-poller")
 _TOKEN = SYSTEM_DIRECTORY / "token"
 _USUAL_PROGRAM = "/usr/local/bin/ionos-poller"
-_HIDDEN = ("/home/", "/root/", "/run/user/")  # from the unit, by ProtectHome=
+_HIDDEN = ("/home", "/root", "/run/user")  # from the unit, by ProtectHome=
 _IN_UNIT = {_TOKEN, SYSTEM_DIRECTORY / "logging.key"}  # what it asks for already
 _LOOK_AGAIN_SECONDS = 0.5
 _FIRST_ENTRY_SECONDS = 120.0
@@ -212,7 +212,7 @@ def _program() -> str:
     if found is None:
         raise ConfigError([Problem("--service", "there is no command ionos-poller", "install it, such as in /opt")])
     for path in (found, os.path.realpath(found)):
-        if path.startswith(_HIDDEN):
+        if any(Path(path).is_relative_to(hidden) for hidden in _HIDDEN):
             hint = "install it elsewhere, such as with python3 -m venv /opt/ionos-poller"
             raise ConfigError([Problem("--service", f"the service cannot read {path}", hint)])
     return found
