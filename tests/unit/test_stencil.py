@@ -109,6 +109,8 @@ def test_a_mapping_that_is_wrong_for_this_entry_alone_has_no_stencil():
         b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},"time":"2026-05-01T07:42:20.530Z"}',
         b'{"meta":{"time":"2026-05-01T07:42:20.530Z","queueRefId":123456},"a":{"queueRefId":123456}}',
         b'{"meta":{"time":"2026-05-01T07:42:20.531Z"}}',
+        b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},"what a made-up entry has":"2408139"}',
+        b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},"what a made-up entry has":"34401906789"}',
         b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},"padding":"' + b"x" * 5000 + b'"}',
     ],
 )

@@ -32,6 +32,12 @@ _LEARN_EVERY = 4
 # Times of the two made-up entries, and when they were collected: numbers that nothing else in an event is.
 _PROBES = ((34_401_906_789_000, 35_512_017), (1_187_654_321_987_000, 1_198_765_432))
 
+# What the first of them has in place of ids, of a number, of its time, and of when it was collected.
+_MADE_UP = re.compile(
+    b"c0ffee[0-9a-f]{2}-[0-9a-f]{4}-4a5b-8c6d-[0-9a-f]{12}|240813[0-9]*|1971-02-03T04:05:06\\.789Z|34401906789"
+    b"|1971-02-16T00:26:57\\.000Z|35512017000"
+)
+
 Map = Callable[[OutboxEvent], bytes]
 
 
@@ -111,7 +117,10 @@ def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
     )
     take_holes = _taker(spans)
     values = (*take_holes(first.line), b"%d" % (first.time_us // 1000), *_of_collecting(first.collected_at))
-    text, order = _cut(map_event(first), values)
+    cut = _cut(map_event(first), values)
+    if cut is None:
+        return None
+    text, order = cut
     same = [*_between(spans, len(line))]
     take_same = _taker(same)
     stencil = _Stencil(take_same, take_same(line), take_holes, time_hole, number_hole, text, _picker(order))
@@ -135,7 +144,7 @@ def _probe(
         elif hole == number_hole:
             pieces.append(str(time_us * 7)[: stop - start].encode())
         else:
-            pieces.append(b"%08x-%04x-4a5b-8c6d-%012x" % (0xC0FFEE00 + hole, hole + 0x7A0, time_us // 1000 + hole))
+            pieces.append(b"c0ffee%02x-%04x-4a5b-8c6d-%012x" % (hole % 256, hole, time_us // 1000 + hole))
         end = stop
     line = b"".join([*pieces, event.line[end:]])
     return msgspec.structs.replace(event, line=line, time_us=time_us, collected_at=collected_at)
@@ -158,12 +167,13 @@ def _taker(spans: list[tuple[int, int]]) -> Callable[[bytes], tuple[bytes, ...]]
     return lambda line: (line[slices[0]],)
 
 
-def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[bytes, list[int]]:
-    """The text with a hole wherever it has one of the values, and which one each hole has."""
+def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[bytes, list[int]] | None:
+    """The text with a hole wherever it has one of the values, and which one each hole has; None where it has half of one."""
     numbers = {value: number for number, value in enumerate(values)}
-    found = re.compile(b"|".join(map(re.escape, sorted(numbers, key=len, reverse=True))))
-    order = [numbers[match[0]] for match in found.finditer(made)]
-    return b"%b".join(piece.replace(b"%", b"%%") for piece in found.split(made)), order
+    order = [numbers.get(found, -1) for found in _MADE_UP.findall(made)]
+    if -1 in order:
+        return None
+    return b"%b".join(piece.replace(b"%", b"%%") for piece in _MADE_UP.split(made)), order
 
 
 def _picker(order: list[int]) -> Callable[[tuple[bytes, ...]], tuple[bytes, ...]]:
