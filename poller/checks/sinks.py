@@ -19,6 +19,7 @@ from poller.config import (
     Config,
     FirehoseSink,
     HttpSink,
+    KafkaSink,
     LoggingServiceSink,
     MoesifSink,
 )
@@ -39,13 +40,14 @@ _LOGIN_HINTS = {
     "opensearch": "check username and password, or api_key, and what its role may do",
     "elasticsearch": "check username and password, or api_key, and what its role may do",
     "http": "check username and password, or bearer_token, and headers",
+    "kafka": "check username and password, or cert_file and key_file",
     "moesif": "is application_id the Collector Application Id of your Moesif app?",
     "firehose": "check AWS's credentials (environment, profile or role) and firehose:PutRecordBatch",
 }
 
 
 def check_sink(settings: AnySink, config: Config, stop: threading.Event) -> Iterator[Finding]:
-    """Build the sink and let it probe. What is not HTTP or AWS touches no network."""
+    """Build the sink and let it probe. What is not HTTP, AWS or Kafka touches no network."""
     name = f"sink {settings.name}"
     missing = check_extra(settings.type)
     if missing is not None:
@@ -89,7 +91,7 @@ def is_local(settings: AnySink) -> bool:
     """Whether its probe stays on this machine."""
     if isinstance(settings, ArchiveSink):
         return settings.url.startswith("file:")
-    return not isinstance(settings, HttpSink | FirehoseSink)
+    return not isinstance(settings, HttpSink | FirehoseSink | KafkaSink)
 
 
 def check_extra(type_name: str) -> Finding | None:
@@ -115,6 +117,8 @@ def check_tag(settings: LoggingServiceSink, name: str) -> Iterator[Finding]:
 def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
     """What a probe's outcome means to a person."""
     prefix = f"{settings.url}: " if isinstance(settings, HttpSink) else ""
+    if isinstance(settings, KafkaSink):
+        prefix = f"topic {settings.topic} at {settings.brokers[0]}: "
     match outcome:
         case Accepted():
             return ok(name, f"{prefix}takes events")
@@ -130,7 +134,9 @@ def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
             return fail(name, f"{prefix}the credentials are refused: {reason}", hint, EXIT_AUTH)
         case _:
             reason, hint = _split(outcome.reason)
-            place = "url" if isinstance(settings, HttpSink) else "path"
+            place = (
+                "url" if isinstance(settings, HttpSink) else "brokers" if isinstance(settings, KafkaSink) else "path"
+            )
             hint = hint or f"check {place} and what is there; what is collected waits until it works"
             return fail(name, f"{prefix}{reason}", hint)
 

@@ -73,6 +73,7 @@ _REMEDIES = {
     "_TRANSPORT": "check brokers, the network on the way, and whether they want TLS",
     "_ALL_BROKERS_DOWN": "check brokers, the network on the way, and whether they want TLS",
     "_RESOLVE": "check brokers",
+    "_INVALID_ARG": "check that ca_file, cert_file and key_file are PEM, and belong together",
     "_TIMED_OUT": "check brokers and the network on the way",
     "NOT_ENOUGH_REPLICAS": "the topic has fewer replicas in sync than its min.insync.replicas",
     "NOT_ENOUGH_REPLICAS_AFTER_APPEND": "the topic has fewer replicas in sync than its min.insync.replicas",
@@ -417,7 +418,7 @@ class KafkaSink(OwnOutput):
         if told is not None and (error.name() == "_TIMED_OUT" or told.name() in _CREDENTIALS | {"_SSL"}):
             error = told
         name = error.name()
-        reason = self._words(f"{name.strip('_').lower().replace('_', ' ')}: {error.str()}")
+        reason = self._words(error.str().replace("Local: ", "").replace("Broker: ", ""))
         if remedy := _REMEDIES.get(name):
             reason = f"{reason} ({remedy})"
         if name in _CREDENTIALS:

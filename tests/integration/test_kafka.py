@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from poller.checks.sinks import check_sink
+from poller.checks.sinks import check_sink, is_local
 from poller.config import Config, KafkaSink, Secret, SecretSource
 from poller.core.delivery import Accepted, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, StoppedError
@@ -255,7 +255,7 @@ def told(address: str, **settings: Any) -> Any:
 
 def test_check_says_that_the_topic_takes_events(broker: Broker) -> None:
     finding = told(broker.address)
-    assert "takes events" in finding.message
+    assert finding.message == f"topic {TOPIC} at {broker.address}: takes events"
     assert lines(broker) == []
 
 
@@ -268,6 +268,15 @@ def test_check_says_what_is_wrong_with_the_topic(broker: Broker) -> None:
     assert "1 replicas in sync, and wants 2" in told(broker.address).message
     broker.settings["max.message.bytes"] = "1000"
     assert "raise its max.message.bytes" in told(broker.address).hint
+
+
+def test_check_touches_no_network_when_it_is_not_to() -> None:
+    assert not is_local(KafkaSink(name="k", brokers=("127.0.0.1:1",), topic=TOPIC))
+
+
+def test_a_file_that_is_no_certificate_is_told_as_such(broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    assert "are PEM" in told(broker.address, ca_file=tmp_path / "ca.pem").hint
 
 
 def test_brokers_that_are_out_of_reach_are_told_as_such() -> None:
