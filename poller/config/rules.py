@@ -151,6 +151,9 @@ def check_config(config: Config, sinks: Mapping[str, AnySink]) -> Iterator[Probl
         key = "path" if isinstance(sink, FileSink) else "url" if isinstance(sink, ArchiveSink) else ""
         if key and (first := places.setdefault(f"{key} {getattr(sink, key)}", path)) != path:
             yield Problem(f"{path}.{key}", f"is the same as that of {first}")
+        if isinstance(sink, ArchiveSink) and config.state.url:
+            hint = "give it a configuration of its own, with a state_dir and without state.url"
+            yield Problem(f"{path}.type", "an archive needs a state in files", hint)
     redacts = {"redact": config.redact} | {f"{path}.redact": sink.redact for path, sink in sinks.items()}
     for path, redact in redacts.items():
         if redact and redact.hash and redact.hash_key is None and config.redact.hash_key is None:

@@ -24,6 +24,7 @@ from poller.pipeline.verify import Verifier
 from poller.sinks.archive import ArchiveSink as Sink
 from poller.sinks.base import Context
 from poller.store.sqlite import State
+from tests.archive_soak import soak
 from tests.hostile import RawServer, headed
 from tests.integration.fetching import Starter
 from tests.moto import REGION, client, serving
@@ -136,6 +137,12 @@ def test_every_entry_is_in_one_object_and_one_version_through_kills_and_lost_ans
     findings = Verifier(place, is_signed_by).run().findings
     assert {finding.where for finding in findings} == {key}
     assert any("was deleted" in finding.message for finding in findings)
+
+
+def test_the_daemon_is_killed_again_and_again_and_no_entry_is_twice_in_the_archive_or_missing() -> None:
+    result = soak(kills=4, entries=1500)
+    assert (result.archived, result.repeated, result.missing, result.more_versions) == (1500, 0, 0, 0)
+    assert result.code == 0, result.verified
 
 
 def test_an_object_is_locked_encrypted_and_stored_as_configured(s3: str) -> None:

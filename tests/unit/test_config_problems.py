@@ -11,6 +11,7 @@ from poller.core.errors import ConfigError
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "https://loki:3100"\n'
 LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
+ARCHIVE = '[[sinks]]\nname = "a"\ntype = "archive"\n'
 FILE = '[[sinks]]\nname = "a"\ntype = "file"\n'
 
 # Text of the file, path of the problem, part of its message or hint.
@@ -20,6 +21,31 @@ PROBLEMS = [
     ("unknown key of a sink", LOKI + "lables = {}", "sinks[0].lables", "did you mean labels?"),
     ("internal field", 'network = "x"', "network", "unknown key"),
     ("quoted key", '"a.b\\u001b" = 1', "'a.b\\x1b'", "unknown key"),
+    ("archive, no url", ARCHIVE, "sinks[0].url", "missing"),
+    ("archive, web address", ARCHIVE + 'url = "https://x/y"', "sinks[0].url", "must begin with file:/// or s3://"),
+    ("archive, relative", ARCHIVE + 'url = "file://srv/audit"', "sinks[0].url", "not the URL of a directory"),
+    ("archive, way up", ARCHIVE + 'url = "file:///srv/../etc"', "sinks[0].url", "`..` in its path"),
+    ("archive, bucket", ARCHIVE + 'url = "s3://Not_a_bucket/x"', "sinks[0].url", "names no bucket"),
+    ("archive, half a login", ARCHIVE + 'url = "s3://abc"\naccess_key_env = "KEY"', "sinks[0].access_key", "go together"),
+    ("archive, lock", ARCHIVE + 'url = "file:///a"\nobject_lock = "compliance"', "sinks[0].object_lock", "needs a bucket"),
+    (
+        "archive, clear text",
+        ARCHIVE + 'url = "s3://abc"\nendpoint_url = "http://storage.example"',
+        "sinks[0].endpoint_url",
+        "in clear text",
+    ),
+    (
+        "archive, the same twice",
+        ARCHIVE + 'url = "file:///a"\n' + ARCHIVE.replace('"a"', '"b"') + 'url = "file:///a"',
+        "sinks[1].url",
+        "is the same as that of sinks[0]",
+    ),
+    (
+        "archive, state in a database",
+        '[state]\nurl = "postgresql://u@localhost/x"\n' + ARCHIVE + 'url = "file:///a"',
+        "sinks[0].type",
+        "needs a state in files",
+    ),
     ("state, another database", '[state]\nurl = "mysql://db/x"', "state.url", "must begin with postgresql://"),
     ("state, no database", '[state]\nurl = "postgresql://db"', "state.url", "names no database"),
     ("state, port", '[state]\nurl = "postgresql://u@db:99999/x"', "state.url", "no usable host and port"),

@@ -1,0 +1,113 @@
+"""An archive in a directory: objects that are written whole, never again, and by nobody else's links."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from poller.archive import PlaceError, TakenError
+from poller.archive.directory import DirectoryPlace
+from poller.archive.places import open_place
+from poller.config import ArchiveSink, Config
+
+KEY = "data/contract=1/x.ndjson.gz"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> DirectoryPlace:
+    return DirectoryPlace(tmp_path / "audit")
+
+
+def test_an_object_is_written_once_for_its_owner_alone(place: DirectoryPlace, tmp_path: Path) -> None:
+    place.put(KEY, b"text")
+    path = tmp_path / "audit" / KEY
+    before = path.stat()
+    assert before.st_mode & 0o777 == 0o600
+    place.put(KEY, b"text")
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(TakenError, match="is there already, with other content"):
+        place.put(KEY, b"other")
+    assert place.get(KEY) == b"text"
+    assert [(listed.key, listed.size_bytes) for listed in place.listing("data/")] == [(KEY, 4)]
+    assert [listed.key for listed in place.listing("dat")] == [KEY]
+    assert list(place.listing("digests/")) == []
+    place.delete(KEY)
+    place.delete(KEY)
+    assert place.get(KEY) is None
+
+
+def test_what_a_kill_left_of_an_object_is_written_over_and_never_counts(place: DirectoryPlace, tmp_path: Path) -> None:
+    path = tmp_path / "audit" / KEY
+    path.parent.mkdir(parents=True)
+    path.with_name(f".{path.name}.part").write_bytes(b"half of a longer te")
+    place.put(KEY, b"text")
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_system_without_hard_links_will_do(place: DirectoryPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    place.put(KEY, b"text")
+    assert place.get(KEY) == b"text"
+
+
+@pytest.mark.parametrize("content", [b"text", b"other"])
+def test_another_writer_who_was_faster_is_not_written_over(
+    place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    def faster(source: Path, target: Path) -> None:
+        target.write_bytes(content)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", faster)
+    if content == b"text":
+        place.put(KEY, b"text")
+    else:
+        with pytest.raises(TakenError):
+            place.put(KEY, b"text")
+    assert place.get(KEY) == content
+
+
+def test_a_link_in_the_place_of_an_object_is_not_followed(place: DirectoryPlace, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    path = tmp_path / "audit" / KEY
+    path.parent.mkdir(parents=True)
+    path.symlink_to(secret)
+    with pytest.raises(PlaceError):
+        place.get(KEY)
+    with pytest.raises(PlaceError):
+        place.put(KEY, b"text")
+    assert [listed.size_bytes for listed in place.listing("")] == [0]
+    assert secret.read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "data/../../x", "data//x", "data/\0"])
+def test_a_key_leads_nowhere_else(place: DirectoryPlace, key: str) -> None:
+    with pytest.raises(PlaceError, match="no key of an object"):
+        place.get(key)
+
+
+def test_a_place_that_cannot_be_used_says_why(place: DirectoryPlace, tmp_path: Path) -> None:
+    with pytest.raises(PlaceError, match="no such directory"):
+        list(place.listing(""))
+    (tmp_path / "audit").write_text("a file")
+    with pytest.raises(PlaceError, match="check that this user can write there"):
+        place.put(KEY, b"text")
+
+
+def test_a_probe_leaves_nothing_behind(place: DirectoryPlace, tmp_path: Path) -> None:
+    assert place.probe() == ["objects can be written"]
+    assert list((tmp_path / "audit").iterdir()) == []
+
+
+def test_the_url_says_which_place_it_is(tmp_path: Path) -> None:
+    opened = open_place(ArchiveSink(name="a", url=f"file://{tmp_path}"), Config())
+    assert isinstance(opened, DirectoryPlace)
+    assert opened.url == str(tmp_path)
+    assert open_place(ArchiveSink(name="a", url="s3://bucket/x"), Config()).url == "s3://bucket/x"
