@@ -1,0 +1,246 @@
+"""Two replicas on one state in PostgreSQL: who holds what, and what a replica that lost it can still do: nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from poller.core.errors import LeaseLostError, StateHeldError, StateUnavailableError
+from poller.core.events import Event
+from poller.core.windows import Window
+from poller.store.rows import Batch, DeadLetter, Prepared, WindowRead
+from tests.states import NOW, START, commit, enrolled, events, waiting
+
+pytestmark = pytest.mark.backends("postgres")
+
+CONTRACTS = [str(number) for number in range(1, 8)]
+
+
+@pytest.fixture
+def two(opened: Callable[[], Any]) -> Iterator[tuple[Any, Any]]:
+    """Two replicas of one use, with seven contracts and the sink `out`."""
+    one, other = enrolled(opened()), opened()
+    one.contracts.enrol(CONTRACTS, "default", START, START)
+    yield one, other
+    one.close()
+    other.close()
+
+
+def expire(state: Any) -> None:
+    """Let the lease of a replica end, as when it stood still for too long."""
+    query = "UPDATE replicas SET expires_at = clock_timestamp() - interval '1 second' WHERE token = %s"
+    state._database.write(lambda connection: connection.execute(query, (state._joined().token,)))
+
+
+def read(*numbers: int) -> WindowRead:
+    new = events(*numbers)
+    return WindowRead(Window(START, START + 60), new, len(new), NOW, advance_to=START + 60)
+
+
+def keep(fresh: list[Event]) -> Prepared:
+    return Prepared(fresh)
+
+
+def batch_of(place: Any) -> Batch:
+    found = place.batch(10**9, 10**9)
+    assert found is not None
+    return found
+
+
+def test_contracts_are_shared_out_and_one_that_leaves_gives_its_share_back(two: tuple[Any, Any]) -> None:
+    one, other = two
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+    assert other.contracts.share(CONTRACTS) == []
+    assert len(one.contracts.share(CONTRACTS)) == 4
+    assert len(other.contracts.share(CONTRACTS)) == 3
+    assert {row.holder != "" for row in one.contracts.all()} == {True}
+    assert [replica.contracts for replica in one.overview().replicas] == [4, 3]
+    other.close()
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+
+
+def test_a_contract_in_somebodys_hand_is_given_back_later(two: tuple[Any, Any]) -> None:
+    one, other = two
+    one.contracts.share(CONTRACTS)
+    claims = one.contracts.claim(CONTRACTS)
+    other.contracts.share(CONTRACTS)
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+    for claim in claims:
+        claim.release()
+    assert len(one.contracts.share(CONTRACTS)) == 4
+
+
+def test_what_an_expired_replica_held_is_taken_and_its_commit_is_refused(two: tuple[Any, Any]) -> None:
+    one, other = two
+    (claim,) = one.contracts.claim(["1"])
+    assert other.contracts.claim(["1"]) == []
+    expire(one)
+    (taken,) = other.contracts.claim(["1"])
+    with pytest.raises(LeaseLostError):
+        claim.commit(read(1), keep)
+    with pytest.raises(LeaseLostError):
+        claim.record_poll(NOW, "")
+    assert taken.commit(read(1, 2), keep).new_count == 2
+    assert one.contracts.get("1").new == 2
+    assert one.overview().imbalances() == []
+
+
+def test_two_that_commit_the_same_entries_store_them_once(two: tuple[Any, Any]) -> None:
+    one, other = two
+    (claim,) = one.contracts.claim(["1"])
+    claim.commit(read(1, 2), keep)
+    expire(one)
+    (taken,) = other.contracts.claim(["1"])
+    assert taken.commit(read(1, 2, 3), keep).new_count == 1
+    taken.release()
+    assert waiting(other, "out") == [1, 2, 3]
+
+
+def test_a_replica_that_comes_back_begins_anew_under_another_token(two: tuple[Any, Any]) -> None:
+    one, _ = two
+    one.contracts.share(CONTRACTS)
+    before = one._joined().token
+    (claim,) = one.contracts.claim(["1"])
+    expire(one)
+    one._joined().renew()
+    assert one._joined().token != before
+    assert one.lost_leases == 1
+    with pytest.raises(LeaseLostError):
+        claim.commit(read(1), keep)
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+
+
+def test_a_batch_of_a_replica_that_lost_its_lease_is_neither_sent_nor_settled(two: tuple[Any, Any]) -> None:
+    one, other = two
+    commit(one, events(1, 2))
+    place = one.outbox.take("out")
+    batch_of(place)
+    place.ensure_held()
+    expire(one)
+    (claim,) = other.contracts.claim(["1"])
+    claim.release()
+    with pytest.raises(LeaseLostError):
+        place.settle(2, now=NOW)
+    assert waiting(other, "out") == [1, 2]
+    one._joined().renew()
+    with pytest.raises(LeaseLostError):
+        place.ensure_held()
+    assert place.batch(10, 10**6) is None
+
+
+def test_of_a_batch_what_is_still_held_is_settled_and_the_rest_is_sent_by_the_other(two: tuple[Any, Any]) -> None:
+    one, other = two
+    commit(one, events(1))
+    commit(one, events(2), contract="2")
+    place = one.outbox.take("out")
+    assert len(batch_of(place).events) == 2
+    one._database.write(
+        lambda c: c.execute("UPDATE contracts SET holder = NULL WHERE use_id = %s AND contract = '2'", (one._use,))
+    )
+    (claim,) = other.contracts.claim(["2"])
+    claim.release()
+    with pytest.raises(LeaseLostError):
+        place.settle(2, now=NOW)
+    assert place.batch(10, 10**6) is None
+    assert waiting(other, "out") == [2]
+
+
+class AnswerLost:
+    """The connection breaks when COMMIT was carried out, before its answer comes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_armed = True
+        execute = psycopg.Connection.execute
+
+        def lost(connection: Any, query: Any, *args: Any, **options: Any) -> Any:
+            answer = execute(connection, query, *args, **options)
+            if self.is_armed and query == "COMMIT":
+                self.is_armed = False
+                connection.close()
+                raise psycopg.OperationalError("the connection is lost")
+            return answer
+
+        monkeypatch.setattr(psycopg.Connection, "execute", lost)
+
+
+def test_when_the_answer_to_a_commit_is_lost_reading_again_stores_nothing_twice(
+    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = two
+    (claim,) = one.contracts.claim(["1"])
+    AnswerLost(monkeypatch)
+    with pytest.raises(StateUnavailableError):
+        claim.commit(read(1, 2), keep)
+    assert claim.commit(read(1, 2), keep).new_count == 0
+    claim.release()
+    assert waiting(one, "out") == [1, 2]
+
+
+def test_when_the_answer_to_a_settling_is_lost_the_same_call_finds_that_it_is_done(
+    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = two
+    commit(one, events(1, 2, 3))
+    place = one.outbox.take("out")
+    batch = batch_of(place)
+    AnswerLost(monkeypatch)
+    dead = [DeadLetter(batch.events[0], 400, "no")]
+    with pytest.raises(StateUnavailableError):
+        place.settle(2, dead=dead, now=NOW)
+    place.settle(2, dead=dead, now=NOW)
+    place.settle(1, now=NOW)
+    place.release()
+    (sink,) = one.overview().sinks
+    assert (sink.sink.delivered, sink.sink.dead, sink.waiting, sink.dead_letters) == (2, 1, 0, 1)
+    assert one.overview().imbalances() == []
+
+
+def test_a_number_that_comes_again_with_other_content_is_not_settled_for_the_old_one(two: tuple[Any, Any]) -> None:
+    """As after a failover to a standby that lacked the last commit."""
+    one, _ = two
+    commit(one, events(1))
+    place = one.outbox.take("out")
+    batch_of(place)
+
+    def fail_over(connection: Any) -> None:
+        connection.execute("DELETE FROM segments WHERE use_id = %s", (one._use,))
+        connection.execute("DELETE FROM ledger WHERE use_id = %s", (one._use,))
+        connection.execute(
+            "UPDATE contracts SET segment = 0, commits = 0, new = 0, fetched = 0, put_events = 0, outbox_events = 0,"
+            " outbox_bytes = 0 WHERE use_id = %s",
+            (one._use,),
+        )
+
+    one._database.write(fail_over)
+    commit(one, events(1, 2))
+    with pytest.raises(LeaseLostError):
+        place.settle(1, now=NOW)
+    place.release()
+    assert waiting(one, "out") == [1, 2]
+
+
+def test_a_state_that_a_replica_works_on_is_not_discarded(two: tuple[Any, Any], postgres_stores: Any) -> None:
+    one, other = two
+    one.contracts.share(CONTRACTS)
+    with pytest.raises(StateHeldError):
+        postgres_stores.discard(one.use)
+    one.close()
+    other.close()
+    postgres_stores.discard(one.use)
+    assert one.use not in postgres_stores.uses()
+
+
+def test_old_rows_of_the_ledger_are_packed_and_still_known(two: tuple[Any, Any]) -> None:
+    one, _ = two
+    for number in range(20):
+        commit(one, events(number), advance=False)
+    one.contracts.share(CONTRACTS)
+    one.contracts._prune_contract("1", START - 9000, START + 90_000)
+    rows = one._database.read(
+        lambda c: c.execute("SELECT count(*) FROM ledger WHERE use_id = %s", (one._use,)).fetchone()[0]
+    )
+    assert rows == 1
+    assert one.contracts.unseen("1", events(*range(21))) == events(20)
