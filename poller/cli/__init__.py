@@ -41,7 +41,7 @@ _COMMANDS = {
     "dead-letters": "Events a sink refused for good: list, show, replay, purge.",
     "sinks": "Sinks known to the state: list, retry, forget.",
     "archive": "Proof of what was collected: keygen, verify, restore.",
-    "state": "Tables in PostgreSQL: create, upgrade.",
+    "state": "The state in PostgreSQL: create its tables, copy from files and back.",
     "journal": "What people did to the state by hand: who, when, what, why.",
     "demo": "The whole thing on this machine, no account needed.",
     "simulate": "Only the simulator, for trying configs.",

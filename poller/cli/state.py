@@ -1,21 +1,34 @@
-"""`state`: the tables of a state in a database."""
+"""`state`: the tables of a state in a database, and copies from files to a database and back."""
 
 from __future__ import annotations
 
+import logging
+import sys
+from pathlib import Path
+
 import click
+import msgspec
 
 from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, Settings
+from poller.config import Config
+from poller.config.checks import BadValueError
+from poller.config.state_url import parse_state_url
 from poller.core.errors import EXIT_OK, ConfigError, Problem
+from poller.pipeline.copy import copy as copy_states
 from poller.store.opening import stores_of
+from poller.store.protocols import Stores
+
+log = logging.getLogger(__name__)
 
 
 @click.group("state", cls=GlobalOptionsGroup)
 def command() -> None:
-    """The state in a database: its tables.
+    """The state in a database: its tables, and copies from files to a database and back.
 
     \b
     Examples:
       ionos-poller state init
+      ionos-poller state copy --from /var/lib/ionos-poller --to postgresql://poller@db.example/poller
     """
 
 
@@ -38,3 +51,48 @@ def init(settings: Settings) -> int:
     applied = stores.prepare()
     click.echo(f"{stores.place}: schema {config.state.schema} {'is ready' if applied else 'was ready already'}")
     return EXIT_OK
+
+
+@command.command("copy", cls=GlobalOptionsCommand, short_help="From files to a database, and back.")
+@click.option(
+    "--from", "source", required=True, metavar="PLACE", help="The state directory or database URL to copy from."
+)
+@click.option("--to", "target", required=True, metavar="PLACE", help="The state directory or database URL to copy to.")
+@click.pass_obj
+def copy(settings: Settings, source: str, target: str) -> int:
+    """Copy every state of a place to another: watermarks, ledger, outbox, places, dead letters, gaps, journal and books.
+
+    Whole or not at all. Refused while anything works on either, and where the target has a state already. The source stays
+    as it is: do not run both. The password of a database is that of `[state]` in the configuration.
+
+    \b
+    Examples:
+      ionos-poller state copy --from /var/lib/ionos-poller --to postgresql://poller@db.example/poller
+      ionos-poller state copy --from postgresql://poller@db.example/poller --to /var/lib/ionos-poller
+    """
+    config = settings.load(check_files=False)
+    before, after = _stores(config, source, "--from"), _stores(config, target, "--to")
+    uses = copy_states(before, after, _tell)
+    click.echo(f"copied {', '.join(uses)} from {before.place} to {after.place}")
+    return EXIT_OK
+
+
+def _stores(config: Config, place: str, option: str) -> Stores:
+    """The states at a place.  Raises: ConfigError."""
+    if "://" not in place:
+        state = msgspec.structs.replace(config.state, url="")
+        return stores_of(msgspec.structs.replace(config, state=state, state_dir=Path(place)))
+    try:
+        if parse_state_url(place).password:
+            hint = "a command line is not secret: give password_file in [state]"
+            raise ConfigError([Problem(option, "holds a password", hint)])
+    except BadValueError as error:
+        raise ConfigError([Problem(option, error.message, error.hint)]) from error
+    return stores_of(msgspec.structs.replace(config, state=msgspec.structs.replace(config.state, url=place)))
+
+
+def _tell(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{done:,} of {total:,} rows", nl=done == total, err=True)
+    elif done == total or done % 100_000 == 0:
+        log.info("state.copied", extra={"rows": done, "of": total})

@@ -23,6 +23,7 @@ from poller.core.evidence.batches import Head, Packed, PreparedBatch
 from poller.core.evidence.compose import Facts
 from poller.core.hours import Compared
 from poller.core.windows import Window
+from poller.store.copying import Dump, Tick
 from poller.store.gaps import Entry, Gap
 from poller.store.journal import Action, JournalEntry
 from poller.store.letters import StoredLetter
@@ -112,6 +113,12 @@ class Stores(Protocol):
 
     def missing(self) -> dict[str, StateError]:
         """By use: states that were set aside or have vanished. None of them begins anew before a person decides."""
+
+    def dump(self) -> AbstractContextManager[Sequence[Dump]]:
+        """All states at one moment, while nobody may begin to work on any.  Raises: StateHeldError when somebody works on one."""
+
+    def load(self, dumps: Sequence[Dump], tick: Tick) -> None:
+        """Commits: all these states at once, or none.  Raises: StateError where one is there already."""
 
     def diagnose(self, max_bytes: int) -> Iterator[Diagnosis]:
         """All that `check` can tell without changing anything. `max_bytes` is the outbox's limit.  Raises: nothing."""

@@ -6,12 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from poller.config import Config
 from poller.core.errors import StateError, StateHeldError
+from poller.store.copying import Dump, Tick
 from poller.store.journal import Action, JournalEntry
 from poller.store.overview import Overview
-from poller.store.postgres import diagnosis
+from poller.store.postgres import copying, diagnosis
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.fingerprint import fingerprint
 from poller.store.postgres.journal import read_journal
@@ -141,6 +143,14 @@ class Stores:
     def missing(self) -> dict[str, StateError]:
         """None: a database that was lost says so by itself."""
         return {}
+
+    def dump(self) -> AbstractContextManager[Sequence[Dump]]:
+        self.prepare()
+        return copying.reading(self._database)
+
+    def load(self, dumps: Sequence[Dump], tick: Tick) -> None:
+        self.prepare()
+        copying.load(self._database, dumps, tick)
 
     def diagnose(self, max_bytes: int) -> Iterator[Diagnosis]:
         return diagnosis.diagnose(self._database, max_bytes)

@@ -285,8 +285,17 @@ def _create(path: Path, asked: Mapping[str, str] | None) -> None:
         raise StateError(f"{path} was set aside as {aside[-1].name}", hint=way_out(aside[-1]))
     if asked is None and was_created(path):
         raise vanished(path)
-    # Made under another name, and given its own when it is whole: one that is empty or half made is a damaged one.
     new = path.with_name(f"{path.name}.new")
+    with new_file(path, new) as connection:
+        facts = {**(asked or {}), CREATED_AT: str(int(time.time()))}
+        connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+    with translated_os(path):
+        new.rename(path)
+
+
+@contextmanager
+def new_file(path: Path, new: Path) -> Iterator[sqlite3.Connection]:
+    """A state made under another name, to be given its own when it is whole: one that is half made would be a damaged one."""
     with translated_os(path):
         # What a deleted state left beside it would be taken for this one's.
         for stale in (new, *(file.with_name(file.name + suffix) for file in (new, path) for suffix in SIDE_FILES)):
@@ -299,14 +308,11 @@ def _create(path: Path, asked: Mapping[str, str] | None) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(connection)
-        facts = {**(asked or {}), CREATED_AT: str(int(time.time()))}
-        connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+        yield connection
         # Not only when it has its name: a kill during it would leave what only a writer can read.
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         detach(shared)
-    with translated_os(path):
-        new.rename(path)
 
 
 def delete(path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from poller.core.errors import StateError
+from poller.store.copying import Dump, Tick
 from poller.store.journal import Action, JournalEntry
 from poller.store.overview import Overview
 from poller.store.rows import Diagnosis
-from poller.store.sqlite import diagnosis, inspection
+from poller.store.sqlite import copying, diagnosis, inspection
 from poller.store.sqlite import overview as reading
 from poller.store.sqlite.database import delete, make_directory, vanished
 from poller.store.sqlite.lock import Lock, forget_created, was_created
@@ -95,6 +97,12 @@ class Stores:
 
     def missing(self) -> dict[str, StateError]:
         return inspection.missing_in(self.directory)
+
+    def dump(self) -> AbstractContextManager[Sequence[Dump]]:
+        return copying.reading(self.directory, self.uses())
+
+    def load(self, dumps: Sequence[Dump], tick: Tick) -> None:
+        copying.load(self.directory, dumps, tick)
 
     def diagnose(self, max_bytes: int) -> Iterator[Diagnosis]:
         return diagnosis.diagnose(self.directory, max_bytes)

@@ -1,0 +1,143 @@
+"""A state copied from files to a database and back: everything is there, or nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.config import load
+from poller.core.errors import StateError, StateHeldError
+from poller.core.gaps import UNREADABLE, Unread
+from poller.core.windows import Window
+from poller.pipeline.copy import copy
+from poller.store.copying import differences
+from poller.store.journal import Action, Person
+from poller.store.rows import DeadLetter
+from poller.store.sqlite import Stores as FileStores
+from tests.postgres import Server
+from tests.states import HOUR, NOW, START, commit, counts, event, events, next_batch, settle, waiting
+
+_schemas = count()
+
+
+@pytest.fixture
+def database(postgres_server: Server, tmp_path: Path) -> Iterator[Any]:
+    """The states in a schema of their own."""
+    from poller.store.postgres import Stores
+
+    variables = {"STATE__URL": postgres_server.url(), "STATE__SCHEMA": f"copy_{next(_schemas)}"}
+    stores = Stores(
+        load(None, {f"IONOS_POLLER_{name}": value for name, value in variables.items()}, state_dir=tmp_path)
+    )
+    yield stores
+    stores.close()
+
+
+def fill(state: Any) -> None:
+    """Three contracts, and three sinks at different places: one within a segment, one with letters, one put back."""
+    state.contracts.enrol(["1", "2", "3"], "default", START, START)
+    commit(state, events(90, 91), window=Window(START, START + 60))
+    for sink in ("first", "second"):
+        state.outbox.register(sink, "loki")
+    commit(state, events(1, 2, 3))
+    commit(
+        state,
+        [event(4, START + HOUR)],
+        contract="2",
+        kept=[],
+        unread=[Unread(Window(START + 7, START + 8), UNREADABLE, "x", (b"{",))],
+    )
+    commit(state, events(5, 6), contract="2")
+    batch = next_batch(state, "second", 2)
+    assert batch is not None
+    settle(
+        state,
+        "second",
+        2,
+        dead=[DeadLetter(batch.events[0], 400, "no"), DeadLetter(batch.events[1], None, "no")],
+        now=NOW,
+    )
+    settle(state, "first", 4, now=NOW)
+    state.outbox.register("third", "file")
+    commit(state, events(7))
+    state.dead_letters.replay(state.dead_letters.find(limit=1), NOW)
+    state.contracts.add_range("3", Window(START - HOUR, START), "repair")
+    state.journal.add(Action(Person(1, "anna"), "test", "x"))
+    state.remember("fact", "value")
+
+
+def everything(state: Any) -> dict[str, Any]:
+    """What the copy must do as the original does."""
+    state.contracts.share(["1", "2", "3"])
+    return {
+        "waiting": {sink.name: sorted(waiting(state, sink.name)) for sink in state.outbox.sinks()},
+        "unseen": [item.identity for item in state.contracts.unseen("1", events(1, 2, 3, 7, 8, 90))],
+        "counts": counts(state, START, START + 2 * HOUR),
+        "letters": [letter[1:] for letter in state.dead_letters.find()],
+        "entries": [state.gaps.entries(gap.id) for gap in state.gaps.find()],
+        "fact": state.fact("fact"),
+        "journal": [entry[1:] for entry in state.journal.unseen()],
+        "imbalances": state.overview().imbalances(),
+    }
+
+
+def with_state(stores: Any, do: Callable[[Any], Any], use: str = "run") -> Any:
+    state = stores.open(use)
+    try:
+        return do(state)
+    finally:
+        state.close()
+
+
+def test_a_state_that_goes_to_a_database_and_back_is_the_same(tmp_path: Path, database: Any) -> None:
+    source, back = FileStores(tmp_path / "source"), FileStores(tmp_path / "back")
+    with_state(source, fill)
+    with_state(source, lambda state: state.contracts.enrol(["9"], "default", START, START), use="fetch")
+    told: list[tuple[int, int]] = []
+    assert copy(source, database, lambda *numbers: told.append(numbers)) == ["fetch", "run"]
+    assert copy(database, back, lambda *numbers: None) == ["fetch", "run"]
+    assert told[-1][0] == told[-1][1] > 0
+    assert back.uses() == ["fetch", "run"]
+    assert differences(source.snapshot("run"), back.snapshot("run")) == []
+    before = with_state(source, everything)
+    assert with_state(database, everything) == before
+    assert with_state(back, everything) == before
+    assert before["waiting"] == {"first": [6, 7], "second": [1, 3, 5, 6, 7], "third": [7]}
+
+
+def test_a_state_that_is_in_use_is_not_copied(tmp_path: Path, database: Any) -> None:
+    source = FileStores(tmp_path / "source")
+    with_state(source, fill)
+    state = source.open("run")
+    with pytest.raises(StateHeldError):
+        copy(source, database, lambda *numbers: None)
+    state.close()
+    assert database.uses() == []
+    copy(source, database, lambda *numbers: None)
+    state = database.open("run")
+    state.contracts.share(["1"])
+    with pytest.raises(StateHeldError):
+        copy(database, FileStores(tmp_path / "back"), lambda *numbers: None)
+    state.close()
+
+
+def test_nothing_is_copied_over_a_state_that_is_there_nor_a_part_of_what_is_asked_for(
+    tmp_path: Path, database: Any
+) -> None:
+    source, back = FileStores(tmp_path / "source"), FileStores(tmp_path / "back")
+    with_state(source, fill)
+    with_state(source, fill, use="fetch")
+    with_state(database, lambda state: None)
+    with pytest.raises(StateError, match="has a state of `run` already"):
+        copy(source, database, lambda *numbers: None)
+    assert database.uses() == ["run"]
+    with_state(back, lambda state: None)
+    with pytest.raises(StateError, match="is there already"):
+        copy(source, back, lambda *numbers: None)
+    assert back.uses() == ["run"]
+    with pytest.raises(StateError, match="no state to copy"):
+        copy(FileStores(tmp_path / "empty"), database, lambda *numbers: None)
