@@ -272,6 +272,24 @@ def _details(built: Dashboard) -> Dashboard:
             )
         )
         .with_panel(
+            curves(
+                "prometheus",
+                "Contracts of each replica",
+                Query(metric("replica_contracts"), "{{instance}}"),
+                is_stacked=True,
+                description="With a state in PostgreSQL. One that stops gives its share to the others.",
+            )
+        )
+        .with_panel(
+            curves(
+                "prometheus",
+                "State that can be reached, and lost leases",
+                Query(metric("state_available"), "{{instance}}: 1 is yes"),
+                Query(f"increase({metric('lease_lost_total')}[10m])", "{{instance}}: leases lost in 10 minutes"),
+                description="While the state cannot be reached, collecting waits. Nothing is lost.",
+            )
+        )
+        .with_panel(
             number(
                 "prometheus",
                 "Age of the state",

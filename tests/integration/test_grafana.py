@@ -334,6 +334,8 @@ def test_every_promql_passes_promtool(promtool: str, tmp_path: Path) -> None:
 FIRING = {
     "WorkersStuck": ("workers_stuck", "1x120", {}),
     "StateReplaced": ("state_created_at_seconds", "5x60 9x60", {}),
+    "StateUnavailable": ("state_available", "0x120", {}),
+    "LeasesLost": ("lease_lost_total", "0+1x120", {}),
     "LogLinesDropped": ("log_lines_dropped_total", "0+1x120", {}),
     "PollStale": ('last_poll_success_at_seconds{contract="1"}', "0x120", {"contract": "1"}),
     "CollectingBehind": (
@@ -366,6 +368,8 @@ WELL = {
     "log_lines_dropped_total": "5x120",
     "workers_stuck": "0x120",
     "state_created_at_seconds": "5x120",
+    "state_available": "1x120",
+    "lease_lost_total": "1x120",
     'token_expires_at_seconds{account="a"}': f"{30 * 86_400}x120",
     'build_info{version="1"}': "1x120",
 }

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.checks.account import check_token
-from poller.cli.fetch import _adopt
 from poller.config import Config, Credentials, Secret, load
 from poller.config.environment import NetworkEnvironment
 from poller.core.errors import ConfigError, StateError
 from poller.ionos.api import token_expiry
+from poller.pipeline.adopt import adopt
 from poller.store.journal import Action, Person
 from poller.store.sqlite import State
 from poller.store.sqlite.overview import overview_of
@@ -208,9 +208,10 @@ def test_a_state_to_adopt_is_a_time_in_the_past_or_one_problem(content: bytes) -
         file = Path(directory) / "state.json"
         file.write_bytes(content)
         with suppress(ConfigError):
-            _adopt(file, state, ["default"], Action(Person(0, "root"), "fetch --adopt-state"))
+            now = datetime.now(UTC).timestamp()
+            adopt(file, state, ["default"], now=now, by=Action(Person(0, "root"), "fetch --adopt-state"))
             (since,) = asked
-            assert 0 <= since <= datetime.now(UTC).timestamp()
+            assert 0 <= since <= now
 
 
 @given(any_text | claims.map(lambda text: "a." + msgspec.json.encode(text.encode()).decode().strip('"') + ".c"))
