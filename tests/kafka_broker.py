@@ -14,6 +14,7 @@ import socketserver
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -87,6 +88,7 @@ class Producer:
     def __init__(self, number: int) -> None:
         self.number, self.epoch = number, -1
         self.partitions: set[tuple[str, int]] = set()
+        self.began = 0.0
 
 
 class Reader:
@@ -180,6 +182,7 @@ class Broker:
         self.max_bytes = 1_048_588
         self.losing: Callable[[int], bool] = lambda api: False
         self.is_down = False
+        self.transaction_seconds = 5.0  # instead of what a producer asks for
         self.requests: list[int] = []
         self._producers: dict[str, Producer] = {}
         self._numbers = itertools.count(1000)
@@ -206,6 +209,7 @@ class Broker:
     def values(self, topic: str) -> list[bytes]:
         """What a `read_committed` reader finds, of records that are not compressed."""
         with self._lock:
+            self._expire()
             return [value for partition in self.topics[topic] for value in partition.values()]
 
     def close(self) -> None:
@@ -231,6 +235,7 @@ class Broker:
                 reader.text()  # the client's name
                 with self._lock:
                     self.requests.append(api)
+                    self._expire()
                     answer = self._answer(api, version, reader)
                 if self.losing(api):
                     return
@@ -301,6 +306,13 @@ class Broker:
             self.topics[topic][number].finish(producer.number, producer.epoch, is_commit=is_commit)
         producer.partitions.clear()
 
+    def _expire(self) -> None:
+        """Abort the transactions that nobody ended in time, as of a producer that is gone for good."""
+        for producer in self._producers.values():
+            if producer.partitions and time.monotonic() - producer.began > self.transaction_seconds:
+                self._finish(producer, is_commit=False)
+                producer.epoch += 1
+
     def _producer_of(self, reader: Reader) -> tuple[Producer, int]:
         """The producer that a request names, and what is wrong with it."""
         producer = self._producers[reader.text() or ""]
@@ -318,6 +330,7 @@ class Broker:
                 number = reader.number("i")
                 wrong = error or (TOPIC_DENIED if topic in self.denied else OK)
                 if not wrong:
+                    producer.began = producer.began if producer.partitions else time.monotonic()
                     producer.partitions.add((topic, number))
                     partition = self.topics[topic][number]
                     partition.open.setdefault(producer.number, partition.end)

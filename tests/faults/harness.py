@@ -131,9 +131,10 @@ class Harness:
                 LOGGING: {},
                 LOKI: {"batch_events": str(_LOKI_BATCH_EVENTS)},
                 MOESIF: {},
-                OPENSEARCH: {},
-                HTTP: {"body": '"ndjson"'},
-                OTLP: {},
+                # Small batches at the usual ten requests a second would take longer than a recovery may.
+                OPENSEARCH: {"requests_per_second": "1000"},
+                HTTP: {"body": '"ndjson"', "requests_per_second": "1000"},
+                OTLP: {"requests_per_second": "1000"},
             },
             each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"250ms"'},
             api={"read_timeout": '"250ms"', "max_retries": "2", "page_size": "50", "result_window": "400"},
