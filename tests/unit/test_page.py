@@ -204,6 +204,11 @@ def test_of_many_contracts_those_that_are_not_well_are_shown_first_and_all_on_de
     assert len(render(view(state(rows)))) < 300_000
 
 
+def test_of_many_reasons_the_first_are_shown_and_where_the_others_are() -> None:
+    page = shown(view(reasons=[f"reason {number}" for number in range(30)]))
+    assert "reason 9 and 20 more: ionos-poller status has all" in " ".join(" ".join(page.words).split())
+
+
 def test_gaps_replicas_and_other_uses_have_a_table_where_there_are_any() -> None:
     seen = view(state(gaps=[gap(number) for number in range(25)], replicas=[replica("poller-1")]))
     other = seen.seen.uses[0]._replace(name="backfill-1", process=None)

@@ -140,7 +140,8 @@ def _verdict(view: View, how: str) -> str:
     found = problems(view)
     rows = "".join(f'<li class="{word.level}">{_code(word.text)}</li>' for word in _first(found))
     if len(found) > _ROWS_AT_A_GLANCE:
-        rows += f'<li class="{WARN}">and {len(found) - _ROWS_AT_A_GLANCE:,} more: `ionos-poller status` has all</li>'
+        rest = f"and {len(found) - _ROWS_AT_A_GLANCE:,} more: `ionos-poller status` has all"
+        rows += f'<li class="{WARN}">{_code(rest)}</li>'
     reasons = f'<ul class="reasons">{rows}</ul>' if rows else ""
     return f"""<section class="verdict {how}" aria-labelledby="headline">
 <p class="badge" id="badge">{sign}{_BADGES[how]}</p>
