@@ -1,4 +1,4 @@
-"""The use cases: collect, deliver, transfer (both at once), audit. No scheduling, no printing.
+"""The use cases: collect, deliver, transfer (both at once), fetch, backfill, audit, repair, adopt. No scheduling, no printing.
 
 Invariants:
 1. New entries and the watermark that covers them are committed in one transaction. A failed page fails its window.
