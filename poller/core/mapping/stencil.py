@@ -43,7 +43,7 @@ Map = Callable[[OutboxEvent], bytes]
 
 class _Stencil(NamedTuple):
     take_same: Callable[[bytes], tuple[bytes, ...]]
-    same: tuple[bytes, ...]
+    same: bytes
     take_holes: Callable[[bytes], tuple[bytes, ...]]
     time_hole: int
     number_hole: int | None
@@ -87,7 +87,7 @@ class Stencils:
 def _filled(stencil: _Stencil, event: OutboxEvent) -> bytes | None:
     """The event, if it is one of the stencil's."""
     line = event.line
-    if stencil.take_same(line) != stencil.same:
+    if b"".join(stencil.take_same(line)) != stencil.same:
         return None
     holes = stencil.take_holes(line)
     time = format_time_us(event.time_us).encode()
@@ -123,7 +123,7 @@ def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
     text, order = cut
     same = [*_between(spans, len(line))]
     take_same = _taker(same)
-    stencil = _Stencil(take_same, take_same(line), take_holes, time_hole, number_hole, text, _picker(order))
+    stencil = _Stencil(take_same, b"".join(take_same(line)), take_holes, time_hole, number_hole, text, _picker(order))
     return stencil if _filled(stencil, second) == map_event(second) else None
 
 
@@ -160,11 +160,17 @@ def _between(spans: list[tuple[int, int]], length: int) -> Iterator[tuple[int, i
 
 
 def _taker(spans: list[tuple[int, int]]) -> Callable[[bytes], tuple[bytes, ...]]:
-    slices = [slice(*span) for span in spans]
+    slices = [_slice(*span) for span in spans]
     if len(slices) > 1:
         take: Callable[[bytes], tuple[bytes, ...]] = itemgetter(*slices)
         return take
     return lambda line: (line[slices[0]],)
+
+
+@lru_cache(MAX_LINE_BYTES)
+def _slice(start: int, stop: int) -> slice:
+    """One for all stencils: a thousand of them would have ten thousand, scattered over the memory."""
+    return slice(start, stop)
 
 
 def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[bytes, list[int]] | None:
