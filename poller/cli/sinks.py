@@ -78,7 +78,7 @@ def retry(settings: Settings, name: str, use: str | None) -> int:
                 return EXIT_OK
             with acting(stores, "sinks retry", name) as by:
                 state.outbox.retry(name, time.time(), by=by)
-            if stores.holder(use) is None:
+            if stores.holder(use) is None and not state.overview().replicas:  # nor on another machine
                 click.echo(f"{name} is tried as soon as `{use}` runs: it does not run now")
                 return EXIT_OK
             return _outcome(state, before, stop)
