@@ -83,7 +83,7 @@ class Outbox:
     def register(self, name: str, type_: str) -> Sink:
         return self.row
 
-    def take(self, sink: str) -> Outbox:
+    def take(self, sink: str, *, is_whole: bool = False) -> Outbox:
         return self
 
     def release(self) -> None:

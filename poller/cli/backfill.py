@@ -24,9 +24,9 @@ from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.config.sinks import FORMATS, Format
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem, StoppedError
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.core.windows import Window, format_time
-from poller.pipeline.backfill import Backfill, Order, Span, TooOldEntries, discard, to_forget
+from poller.pipeline.backfill import Backfill, Order, Span, TooOldEntries, discard, open_state, to_forget
 from poller.pipeline.status import read_status
 from poller.sinks.base import TooOld
 from poller.store.opening import stores_of
@@ -124,8 +124,8 @@ def command(
         accounts = activity_logs(config, stop)
         if restart:
             discard(stores, order)
-        is_new, is_refused = order.use not in stores.uses(), False
-        state = stores.open(order.use)
+        is_refused = False
+        state, is_new = open_state(stores, order)
         try:
             backfill = Backfill(
                 config,
@@ -217,6 +217,11 @@ def _run(backfill: Backfill, state: State, use: str, asked: Window, too_old: Too
             " (--again sends them, too)"
         )
     failures += [poll.failure for poll in export.polls if poll.failure]
+    failures += [
+        PollerError("another machine is reading it", contract=poll.contract, hint="run the same command again later")
+        for poll in export.polls
+        if poll.is_elsewhere
+    ]
     code = exit_code(export.polls, [*failures, *told_gaps(export.polls, use)])
     if code == EXIT_OK:
         backfill.finish(sinks)

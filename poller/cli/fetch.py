@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
 from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation
@@ -92,7 +93,9 @@ def command(
         window = Window(since or int(time.time()) - _SAMPLE_SECONDS, int(time.time()))
         return until_stopped(lambda stop: explain(config, activity_logs(config, stop), window, contracts))
     _check_line_bytes(line_format, max_line_bytes)
-    sink = StdoutSink(PRINTED, _renderer(chosen_render(line_format, config.sinks), time_key, max_line_bytes))
+    # Each machine prints what it has collected: there is nothing that all of them could resume.
+    printed = msgspec.structs.replace(PRINTED, shared=bool(config.state.url))
+    sink = StdoutSink(printed, _renderer(chosen_render(line_format, config.sinks), time_key, max_line_bytes))
     return until_stopped(lambda stop: _fetch(config, stop, sink, since, contracts, adopt_state, is_waiting=wait))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from poller.cli.messages import restarted_if_it_may_pass
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import end_soon_after_a_signal
 from poller.config import Config, process_environment
+from poller.config.sinks import AnySink, LocalSink
 from poller.core.errors import ConfigError, Problem
 from poller.core.windows import format_time
 from poller.service.daemon import Daemon
@@ -57,7 +59,7 @@ def _run(settings: Settings, since: int | None) -> int:
         return Components(
             current,
             accounts,
-            [build_sink(sink, current, stop, trusted_now=now) for sink in current.sinks],
+            [build_sink(sink, current, stop, trusted_now=now) for sink in current.sinks if _is_here(sink)],
             lambda: token_expiries(current),
             preparation(current),
             redactions_of(current.sinks, current),
@@ -68,6 +70,11 @@ def _run(settings: Settings, since: int | None) -> int:
         return Daemon(state, build, Notifier(process_environment().get("NOTIFY_SOCKET"))).run()
     finally:
         state.close()
+
+
+def _is_here(sink: AnySink) -> bool:
+    """Whether this machine delivers to a sink: not if it is on the disk of another one."""
+    return not isinstance(sink, LocalSink) or sink.is_here(os.uname().nodename)
 
 
 def _load(settings: Settings) -> Config:

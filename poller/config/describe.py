@@ -70,6 +70,8 @@ _EXAMPLES_OF = {
     "elasticsearch": {"url": "https://localhost:9200"},
     "http": {"url": "https://intake.example.com/v2/events"},
     "otlp": {"url": "http://localhost:4318"},
+    "file": {"host": "collector-1"},
+    "stdout": {"host": "collector-1"},
 }
 
 

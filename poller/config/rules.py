@@ -16,6 +16,7 @@ from poller.config.sinks import (
     FileSink,
     HttpSink,
     KafkaSink,
+    LocalSink,
     LokiSink,
     OpenSearchSink,
     OtlpSink,
@@ -144,6 +145,24 @@ def _clear_text(what: str) -> tuple[str, str]:
     return f"would send {what} in clear text", "use https://, or set allow_plain_http = true if the network is yours"
 
 
+def _check_for_machines(path: str, sink: AnySink) -> Iterator[Problem]:
+    """The problems of a sink where several machines share a state: who writes what is on one machine's disk?"""
+    if isinstance(sink, ArchiveSink):
+        hint = "give it a configuration of its own, with a state_dir and without state.url"
+        yield Problem(f"{path}.type", "an archive needs a state in files", hint)
+    if not isinstance(sink, LocalSink):
+        return
+    if not sink.host and not sink.shared:
+        hint = (
+            'name the machine that writes all of it, such as host = "collector-1"; or shared = true: each writes a part'
+        )
+        yield Problem(
+            f"{path}.host", "missing: the state is in PostgreSQL, and each machine has a disk of its own", hint
+        )
+    if sink.host and sink.shared:
+        yield Problem(f"{path}.shared", "contradicts host", "keep one of the two")
+
+
 def check_config(config: Config, sinks: Mapping[str, AnySink]) -> Iterator[Problem]:
     """The problems between tables. `sinks` has those of the configuration by their paths."""
     places: dict[str, str] = {}
@@ -151,9 +170,8 @@ def check_config(config: Config, sinks: Mapping[str, AnySink]) -> Iterator[Probl
         key = "path" if isinstance(sink, FileSink) else "url" if isinstance(sink, ArchiveSink) else ""
         if key and (first := places.setdefault(f"{key} {getattr(sink, key)}", path)) != path:
             yield Problem(f"{path}.{key}", f"is the same as that of {first}")
-        if isinstance(sink, ArchiveSink) and config.state.url:
-            hint = "give it a configuration of its own, with a state_dir and without state.url"
-            yield Problem(f"{path}.type", "an archive needs a state in files", hint)
+        if config.state.url:
+            yield from _check_for_machines(path, sink)
     redacts = {"redact": config.redact} | {f"{path}.redact": sink.redact for path, sink in sinks.items()}
     for path, redact in redacts.items():
         if redact and redact.hash and redact.hash_key is None and config.redact.hash_key is None:

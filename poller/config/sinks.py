@@ -411,7 +411,26 @@ class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
     bearer_token: BearerToken = None
 
 
-class FileSink(FormatSink, frozen=True, kw_only=True, tag="file"):
+class LocalSink(FormatSink, frozen=True, kw_only=True):
+    """What every sink takes that writes to a machine's own disk or output."""
+
+    host: Annotated[
+        str | None,
+        describe(
+            "text", "With a state in PostgreSQL: the machine that writes all of it, by its host name (`uname -n`)."
+        ),
+    ] = None
+    shared: Annotated[
+        bool,
+        describe("flag", "With a state in PostgreSQL: every machine writes a part, that of the contracts it holds."),
+    ] = False
+
+    def is_here(self, host: str) -> bool:
+        """Whether the machine of that name writes it."""
+        return self.host is None or self.host == host
+
+
+class FileSink(LocalSink, frozen=True, kw_only=True, tag="file"):
     """Files of JSON lines, one a day, synced to disk with every batch."""
 
     path: Annotated[
@@ -476,7 +495,7 @@ class ArchiveSink(FormatSink, frozen=True, kw_only=True, tag="archive"):
     allow_plain_http: AllowPlainHttp = False
 
 
-class StdoutSink(FormatSink, frozen=True, kw_only=True, tag="stdout"):
+class StdoutSink(LocalSink, frozen=True, kw_only=True, tag="stdout"):
     """JSON lines on standard output, for another process to read."""
 
 

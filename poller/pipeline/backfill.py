@@ -19,7 +19,15 @@ import msgspec
 
 from poller.config import AnySink, Config
 from poller.config.sinks import Format
-from poller.core.errors import AuthError, ConfigError, PollerError, Problem, RejectedError, TransientError
+from poller.core.errors import (
+    AuthError,
+    ConfigError,
+    PollerError,
+    Problem,
+    RejectedError,
+    StateHeldError,
+    TransientError,
+)
 from poller.core.events import Event
 from poller.core.reading import Limits
 from poller.core.windows import Window, format_time, tile
@@ -336,6 +344,20 @@ class Backfill:
                 sink.finish()
         self._state.remember(FINISHED, format_time(int(self._clock())))
         self._state.shrink()
+
+
+def open_state(stores: Stores, order: Order) -> tuple[State, bool]:
+    """The state of an order, and whether it is new.
+
+    Raises: StateHeldError while another process works on it; also on another machine where the output is a file: each of the
+    two would write a part of the range.
+    """
+    is_new = order.use not in stores.uses()
+    replicas = stores.snapshot(order.use).replicas if order.output and not is_new else ()
+    for replica in replicas:
+        hint = "wait until it has ended, or export to a sink, which several machines can share"
+        raise StateHeldError(f"{replica.host} works on this backfill (process {replica.pid})", hint=hint)
+    return stores.open(order.use), is_new
 
 
 def discard(stores: Stores, order: Order) -> None:

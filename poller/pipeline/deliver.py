@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from poller.config.sinks import LocalSink
 from poller.core.delivery import (
     CRASHED,
     Accepted,
@@ -140,12 +141,16 @@ class Deliverer:
         self._output = sink if isinstance(sink, OwnOutput) else None
         if self._output is not None:
             self._output.note_offset = self._note_offset
+        # On one machine's disk there is all of it, or, where every machine writes a part, nothing that all of them could resume.
+        self._is_whole = isinstance(settings, LocalSink) and bool(settings.host)
+        if isinstance(settings, LocalSink) and settings.shared:
+            self._output = None
         outbox.register(settings.name, settings.type)
         self._take()
 
     def _take(self) -> None:
         """Take the sink's place, and go on from where the state says that it is."""
-        place = None if self._is_abandoned else self._outbox.take(self._sink.name)
+        place = None if self._is_abandoned else self._outbox.take(self._sink.name, is_whole=self._is_whole)
         if place is None:
             raise LeaseLostError("its place is another's", sink=self._sink.name)
         row = place.row

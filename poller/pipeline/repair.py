@@ -118,19 +118,24 @@ class Repair:
             return 0, [], False
         contracts = sorted({difference.contract for difference in differences})
         deadline: float | None = None
+        collected, failures = 0, list[PollerError]()
         while True:
             with ExitStack() as hold:
                 if self._hold(hold):
                     collector = self._reader()
                     polls = [collector.collect(contract) for contract in contracts]
-                    return sum(poll.repaired for poll in polls), [poll.failure for poll in polls if poll.failure], False
+                    collected += sum(poll.repaired for poll in polls)
+                    failures += [poll.failure for poll in polls if poll.failure]
+                    contracts = [poll.contract for poll in polls if poll.is_elsewhere]  # its replica reads it
+                    if not contracts:
+                        return collected, failures, False
             if deadline is None:
                 deadline = self._clock() + self._patience_seconds
                 self._on_waiting()
             if not self._is_wanted(contracts):
-                return 0, [], False
+                return collected, failures, False
             if self._clock() >= deadline:
-                return 0, [], True
+                return collected, failures, True
             if self._stop.wait(_LOOK_AGAIN_SECONDS):
                 raise StoppedError("asked to stop")
 

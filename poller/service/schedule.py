@@ -134,6 +134,10 @@ class Schedule:
         """Start delivering at once, then discover, then poll."""
         settings = self.components.config.poll
         self._warn_of_unknown_sinks()
+        here = {sink.name for sink in self.components.sinks}
+        for settings_ in self.components.config.sinks:
+            if settings_.name not in here:  # another machine's: what is collected from now on waits for it
+                self._state.outbox.register(settings_.name, settings_.type)
         for sink in self.components.sinks:
             self._deliverers[sink.name] = self._deliverer(sink)
         for thread in self._threads:
@@ -425,7 +429,7 @@ class Schedule:
         self._state.prune(settings.ledger_retention_seconds, settings.overlap_seconds, int(self._clock()))
 
     def _warn_of_unknown_sinks(self) -> None:
-        configured = {sink.name for sink in self.components.sinks}
+        configured = {sink.name for sink in [*self.components.sinks, *self.components.config.sinks]}
         for sink in self._state.outbox.sinks():
             if sink.name not in configured:
                 log.warning(

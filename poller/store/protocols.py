@@ -306,8 +306,11 @@ class Outbox(Protocol):
         Its dead letters stay.  Returns: whether it was known.
         """
 
-    def take(self, sink: str) -> Place | None:
-        """The right to deliver to a registered sink, for one thread of this process until `release`; None if another has it."""
+    def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
+        """The right to deliver to a registered sink, for one thread of this process until `release`; None if another has it.
+
+        `is_whole`: of all contracts, also of those that another replica holds; for a sink that is on one machine only.
+        """
 
 
 class Place(Protocol):

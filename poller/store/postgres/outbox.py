@@ -122,8 +122,12 @@ class Outbox:
         """What lies in the outbox, of all replicas."""
         return self._database.read(lambda connection: read_size(connection, self._use))
 
-    def take(self, sink: str) -> Place | None:
-        """The right to deliver to a registered sink, for one thread until `release`; None if another has it."""
+    def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
+        """The right to deliver to a registered sink, for one thread until `release`; None if another has it.
+
+        `is_whole`: of all contracts, also of those that another replica holds. Then the places as they were read are the only
+        fence.
+        """
         with self._lock:
             if sink in self._places:
                 return None
@@ -132,7 +136,9 @@ class Outbox:
                 raise StateError(
                     f"the state does not know the sink {sink} any more", hint="it was forgotten: start again"
                 )
-            place = self._places[sink] = Place(self._database, self._use, self._replica(), known[0], self._give_back)
+            place = self._places[sink] = Place(
+                self._database, self._use, self._replica(), known[0], self._give_back, is_whole=is_whole
+            )
             return place
 
     def _give_back(self, place: Place) -> None:
@@ -162,12 +168,20 @@ class _Move(NamedTuple):
 
 
 class Place:
-    """A sink's place in the outbox of every contract in this replica's share, and the right to move it on."""
+    """A sink's place in the outbox of every contract in this replica's share, or of all, and the right to move it on."""
 
     def __init__(
-        self, database: Database, use: int, replica: Replica, row: Sink, give_back: Callable[[Place], None]
+        self,
+        database: Database,
+        use: int,
+        replica: Replica,
+        row: Sink,
+        give_back: Callable[[Place], None],
+        *,
+        is_whole: bool = False,
     ) -> None:
         self.row = row
+        self._is_whole = is_whole
         self._database = database
         self._use = use
         self._replica = replica
@@ -186,16 +200,18 @@ class Place:
             "SELECT coalesce(sum(s.events), 0)::bigint, coalesce(sum(s.bytes), 0)::bigint, min(s.collected_at)"
             " FROM contracts c JOIN segments s ON s.use_id = c.use_id AND s.contract = c.contract"
             " LEFT JOIN places p ON p.use_id = c.use_id AND p.sink = %(sink)s AND p.contract = c.contract"
-            " WHERE c.use_id = %(use)s AND c.holder = %(token)s AND s.number > coalesce(p.segment, 0)"
+            " WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s) AND s.number > coalesce(p.segment, 0)"
             " AND (s.sink IS NULL OR s.sink = %(sink)s)"
         )
-        values = {"sink": self.row.name, "use": self._use, "token": self._replica.token}
+        values = {
+            "sink": self.row.name, "use": self._use, "token": self._replica.token, "whole": self._is_whole
+        }  # fmt: skip
         row = self._database.read(lambda connection: connection.execute(query, values).fetchone())
         return Weight(*row) if row else Weight(0, 0, None)
 
     def ensure_held(self) -> None:
         """Raises: LeaseLostError when what was read may be another replica's by now."""
-        contracts = {part.contract for part in self._parts}
+        contracts = set() if self._is_whole else {part.contract for part in self._parts}
         if not self._is_held or not self._replica.holds(self._token, contracts):
             raise self._lost()
 
@@ -237,10 +253,10 @@ class Place:
             " CROSS JOIN LATERAL (SELECT number, stamp, events, bytes, collected_at FROM segments s"
             "  WHERE s.use_id = c.use_id AND s.contract = c.contract AND s.number > coalesce(p.segment, 0)"
             f"  AND (s.sink IS NULL OR s.sink = %(sink)s) ORDER BY number LIMIT {_MOST_SEGMENTS_OF_CONTRACT}) s"
-            " WHERE c.use_id = %(use)s AND c.holder = %(token)s AND c.segment > coalesce(p.segment, 0)"
+            " WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s) AND c.segment > coalesce(p.segment, 0)"
             " ORDER BY min(s.collected_at) OVER (PARTITION BY c.contract), c.contract, s.number"
             f" LIMIT {_MOST_SEGMENTS}",
-            {"sink": sink, "use": self._use, "token": self._token},
+            {"sink": sink, "use": self._use, "token": self._token, "whole": self._is_whole},
         ).fetchall()
         if not heads:
             return None
@@ -350,9 +366,9 @@ class Place:
         held = {
             row[0]
             for row in connection.execute(
-                "SELECT contract FROM contracts WHERE use_id = %s AND contract = ANY(%s) AND holder = %s"
+                "SELECT contract FROM contracts WHERE use_id = %s AND contract = ANY(%s) AND (%s OR holder = %s)"
                 " ORDER BY contract FOR UPDATE",
-                (use, chosen, self._token),
+                (use, chosen, self._is_whole, self._token),
             )
         }
         known = connection.execute(

@@ -104,8 +104,11 @@ class Outbox:
         with self._database.reading() as connection:
             return [row.sink for row in read_sinks(connection)]
 
-    def take(self, sink: str) -> Place | None:
-        """The right to deliver to a registered sink, for one thread until `release`; None if another has it."""
+    def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
+        """The right to deliver to a registered sink, for one thread until `release`; None if another has it.
+
+        It is always of all contracts.
+        """
         with self._places_lock:
             if sink in self._places:
                 return None
