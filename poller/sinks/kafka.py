@@ -127,6 +127,7 @@ class KafkaSink(OwnOutput):
         self._told: Any = None  # what a connection failed of, which is not in the error of a call
         self._found: set[Uid] = set()  # of the transaction in doubt, and not settled yet
         self._secrets: list[str] = []
+        self._last_ms = 0
 
     def resume(self, offset: int | None) -> None:
         """Go on from there. What was known of a transaction may not hold any more: another process may have been here."""
@@ -150,10 +151,11 @@ class KafkaSink(OwnOutput):
             log.info("kafka.batch_found", extra={"sink": self.name, "events": len(events) - len(rest)})
             self._found.difference_update(map(_uid_of, events))
         if rest:
-            position = position._replace(doubt_ms=max(round(self._clock() * 1000), position.doubt_ms + 1))
+            self._last_ms = max(round(self._clock() * 1000), position.doubt_ms + 1, self._last_ms + 1)
+            position = position._replace(doubt_ms=self._last_ms)
             self.output_offset = position.offset
             self.note_offset(position.offset)
-            refusal = self._transact(rest, position.transaction)
+            refusal = self._transact(rest, position)
             if refusal is not None:
                 self._disconnect()
                 return refusal
@@ -162,7 +164,7 @@ class KafkaSink(OwnOutput):
             self.output_offset = position._replace(doubt_ms=0).offset
         return Accepted()
 
-    def _transact(self, events: Sequence[OutboxEvent], transaction: bytes) -> Outcome | None:
+    def _transact(self, events: Sequence[OutboxEvent], position: Position) -> Outcome | None:
         """Write the events in one transaction; why not, where a record was refused."""
         producer, table, render = self._producer, self._table, self._render
         failed: list[Any] = []
@@ -178,9 +180,9 @@ class KafkaSink(OwnOutput):
                 table.topic,
                 render(event) if render else event.line,
                 key=key,
-                headers=[("uid", uid), ("tx", transaction)],
-                # Not the entry's own, by which a topic's retention would delete late ones at once.
-                timestamp=event.collected_at * 1000,
+                headers=[("uid", uid), ("tx", position.transaction)],
+                # Of sending, by which a batch in doubt is found. By the entry's own, retention would delete late ones at once.
+                timestamp=position.doubt_ms,
                 on_delivery=report,
             )
         deadline = time.monotonic() + table.timeout_seconds
