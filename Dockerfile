@@ -14,6 +14,7 @@ WORKDIR /src
 COPY requirements.lock requirements-build.lock pyproject.toml README.md LICENSE ./
 COPY poller ./poller
 COPY man ./man
+COPY systemd ./systemd
 # Every package is the one whose hash a lock names: those that build the wheel, and those that run.
 RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock \
     && python -m venv /opt/ionos-poller \

@@ -23,7 +23,7 @@ from tests.support import TOP, clean_environment, free_port, wait_until
 
 INSTALL_SECONDS = 300
 UV = "uv>=0.8,<1"
-COPIED = ("LICENSE", "README.md", "man", "poller", "pyproject.toml")
+COPIED = ("LICENSE", "README.md", "man", "poller", "pyproject.toml", "systemd")
 LINES = [
     shown.command
     for block in blocks(TOP / "docs/install.md")

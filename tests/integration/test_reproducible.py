@@ -13,7 +13,7 @@ from tests.support import TOP
 
 
 def test_two_builds_of_the_same_files_are_equal(tmp_path: Path) -> None:
-    names = ["pyproject.toml", "README.md", "LICENSE", "poller", "man"]
+    names = ["pyproject.toml", "README.md", "LICENSE", "poller", "man", "systemd"]
     built = []
     for number, umask in enumerate((0o022, 0o077), 1):
         place = tmp_path / ("a" * number)
