@@ -106,10 +106,10 @@ class ArchiveDeliverer(Deliverer):
             is_due = is_last or written_at is None or not 0 <= self._clock() - written_at < age_seconds
             return () if is_due and self._chain.has_to_state(self._sink.name) else StepResult(0, None)
         age = self._clock() - since
-        is_full = events >= self._settings.batch_events or size >= self._settings.batch_bytes
+        is_full = events >= self._settings.batch_events or size >= self._archive.batch_bytes
         if not is_last and not is_full and 0 <= age < age_seconds:
             return StepResult(0, min(_LOOK_SECONDS, age_seconds - age))
-        batch = self._held().batch(self._settings.batch_events, self._settings.batch_bytes)
+        batch = self._held().batch(self._settings.batch_events, self._archive.batch_bytes)
         if batch is None:
             return StepResult(0, None)
         piece = self._fitting(self._redacted(batch.events))

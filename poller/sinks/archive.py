@@ -45,6 +45,8 @@ class ArchiveSink(Sink):
         super().__init__(settings)
         self.evidence = context.config.evidence
         self._place = place or open_place(settings, context.config)
+        # A batch must become full before the outbox does: else collecting would pause until it is old enough.
+        self.batch_bytes = min(settings.batch_bytes, context.config.outbox.max_bytes // 4)
         self.entry_format = settings.format
         self._render = build_render(settings)
         self._retain_seconds = settings.retain_seconds if settings.object_lock != "none" else None

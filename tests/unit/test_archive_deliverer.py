@@ -15,7 +15,7 @@ import pytest
 from poller.archive import PlaceError, TakenError
 from poller.archive.signing import is_signed_by, new_key, read_public_key
 from poller.config import ArchiveSink as Settings
-from poller.config import Config, Evidence
+from poller.config import Config, Evidence, Outbox
 from poller.core.evidence.digest import decode, digest_key
 from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window
@@ -134,6 +134,17 @@ def test_a_full_batch_does_not_wait(tmp_path: Path) -> None:
     assert bench.deliverer.step() == (2, 0.0)
     assert bench.deliverer.step().wait_seconds == 5.0
     bench.state.close()
+
+
+def test_a_batch_is_full_before_a_small_outbox_is(bench: Bench) -> None:
+    config = Config(evidence=bench.evidence, outbox=Outbox(max_bytes=4000))
+    sink = ArchiveSink(bench.settings, Context(config, threading.Event()), bench.place)
+    bench.deliverer.abandon()
+    deliverer = ArchiveDeliverer(bench.state, sink, clock=lambda: bench.now)
+    commit(bench.state, [event(1, line=b'{"x":"%s"}' % (b"x" * 900))], now=NOW)
+    assert deliverer.step().wait_seconds == 5.0
+    commit(bench.state, [event(2, line=b'{"x":"%s"}' % (b"x" * 900))], now=NOW)
+    assert deliverer.step() == (1, 0.0)
 
 
 @pytest.mark.parametrize("seed", range(3))
