@@ -19,31 +19,32 @@ def lines_of(report: Report) -> Iterator[str]:
         yield "nothing is proven: there is no digest"
         return
     span = f", {report.first[:10]} to {report.last[:10]}" if report.entries else ""
-    where = f"{report.entries:,} entries of {_count(report.contracts, 'contract')}{span}"
     state = (
         "unchanged since written" if not report.findings else f"NOT PROVEN: {_count(len(report.findings), 'finding')}"
     )
-    yield f"{where}, in {_count(report.objects, 'object')} of {_count(report.digests, 'digest')}: {state}"
+    yield f"{report.entries:,} entries of {_count(report.contracts, 'contract')}{span}, {state}"
+    yield f"  in {_count(report.objects, 'object')} of {_count(report.digests, 'digest')}"
     yield from _completeness(report)
     yield from _signatures(report)
-    yield f"newest digest: {report.digests}:{report.sha256}"
-    yield "  Keep it in another place: with --head, it finds an archive that was cut at its end."
+    yield "newest digest (with --head, it finds an archive that was cut at its end):"
+    yield f"  {report.digests}:{report.sha256}"
 
 
 def _completeness(report: Report) -> Iterator[str]:
-    stated = report.complete + len(report.incomplete)
+    stated = report.complete + len(report.incomplete) + report.damaged
     if stated:
         yield f"complete: the API counted the same in {report.complete:,} of {_count(stated, 'hour')}"
     else:
-        yield "complete: not known: no hour is stated, because no audit has closed one yet"
+        yield "complete: not known, as no hour is stated: no audit has closed one yet"
+    if report.damaged:
+        yield f"  {_count(report.damaged, 'hour')} with findings"
     for held in report.incomplete[:_TOLD_HOURS]:
         yield f"  contract {held.contract}, {format_time(held.start)}: {_difference(held)}"
     if len(report.incomplete) > _TOLD_HOURS:
         yield f"  ... and {len(report.incomplete) - _TOLD_HOURS:,} more hours: --json names each"
     if report.unstated and stated:
         entries = sum(held.hour.held for held in report.unstated)
-        what = "no statement yet: they are not over, not audited, or only a part of them was collected"
-        yield f"  {_count(len(report.unstated), 'hour')} with {entries:,} entries: {what}"
+        yield f"  {_count(len(report.unstated), 'hour')} with {entries:,} entries not stated yet: not over, or not audited"
 
 
 def _difference(held: HeldHour) -> str:
@@ -58,14 +59,13 @@ def _difference(held: HeldHour) -> str:
 
 def _signatures(report: Report) -> Iterator[str]:
     if not report.is_signed:
-        yield "not signed: anyone who can write there could have written all of it again (see `archive keygen`)"
-    elif report.key is not None:
-        yield f"signed with the given key, {report.key}"
-        if others := [key for key in report.keys if key != report.key]:
-            yield f"  and with {', '.join(others)}, which follow from it"
+        yield "not signed: who can write there could have made all of it anew"
+        return
+    if report.key is None:
+        yield "signed, with the key that the archive itself names (--public-key: your own):"
     else:
-        yield f"signed with a key that the archive itself names, {', '.join(report.keys)}"
-        yield "  Give yours with --public-key: without it, anyone who can write there could have written all of it again."
+        yield "signed with the given key:" if len(report.keys) == 1 else "signed with the given key, and its others:"
+    yield from (f"  {key}" for key in report.keys)
 
 
 def as_data(report: Report) -> dict[str, Any]:
@@ -82,6 +82,7 @@ def as_data(report: Report) -> dict[str, Any]:
         "last": report.last,
         "hours": {
             "complete": report.complete,
+            "damaged": report.damaged,
             "incomplete": [_hour(held) for held in report.incomplete],
             "unstated": [_hour(held) for held in report.unstated],
         },

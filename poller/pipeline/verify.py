@@ -59,6 +59,7 @@ class Report(NamedTuple):
     first: str
     last: str
     complete: int
+    damaged: int  # hours with a finding in one of their objects
     incomplete: list[HeldHour]
     unstated: list[HeldHour]
     is_signed: bool
@@ -101,7 +102,8 @@ class Verifier:
         self._findings: list[Finding] = []
         self._unlisted: dict[str, int] = {}
         self._missing: dict[str, str] = {}  # SHA-256 of an object to its key
-        self._waiting: deque[tuple[int, Future[list[Finding]]]] = deque()
+        self._waiting: deque[tuple[Object, Future[list[Finding]]]] = deque()
+        self._damaged: set[tuple[str, int]] = set()
         self._all_bytes = self._read_bytes = 0
         self._objects = self._entries = 0
         self._contracts: set[str] = set()
@@ -179,15 +181,17 @@ class Verifier:
             self._contracts.add(entry.contract)
             self._first = min(self._first, entry.first) if self._first else entry.first
             self._last = max(self._last, entry.last)
-            self._waiting.append((entry.bytes, pool.submit(self._check, digest.number, entry)))
+            self._waiting.append((entry, pool.submit(self._check, digest.number, entry)))
             self._collect(self._workers * _AHEAD)
 
     def _collect(self, most: int) -> None:
         """Wait until no more than `most` objects wait to be checked."""
         while len(self._waiting) > most:
-            size, future = self._waiting.popleft()
-            self._findings += future.result()
-            self._read_bytes += size
+            entry, future = self._waiting.popleft()
+            if found := future.result():
+                self._findings += found
+                self._damaged.add((entry.contract, seconds_of(entry.hour)))
+            self._read_bytes += entry.bytes
             self._on_progress(self._read_bytes, self._all_bytes)
 
     def _check(self, number: int, entry: Object) -> list[Finding]:
@@ -231,7 +235,8 @@ class Verifier:
         return self._span is None or (self._span.start < start + HOUR_SECONDS and start < self._span.end)
 
     def _report(self) -> Report:
-        hours = [hour for hour in self._hours() if self._is_wanted(hour.start)]
+        wanted = [hour for hour in self._hours() if self._is_wanted(hour.start)]
+        hours = [hour for hour in wanted if (hour.contract, hour.start) not in self._damaged]
         return Report(
             findings=self._findings,
             digests=self._chain.number,
@@ -242,6 +247,7 @@ class Verifier:
             first=self._first,
             last=self._last,
             complete=sum(hour.hour.is_complete for hour in hours),
+            damaged=len(wanted) - len(hours),
             incomplete=[hour for hour in hours if hour.hour.statement is not None and not hour.hour.is_complete],
             unstated=[hour for hour in hours if hour.hour.statement is None],
             is_signed=self._chain.is_signed,
