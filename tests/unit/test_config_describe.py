@@ -25,7 +25,7 @@ def uncommented() -> str:
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "ionos-poller.toml"
     # What the example shows side by side is not all for one configuration: an archive needs a state in files.
-    path.write_text(re.sub(r'^url = "postgresql:.*$', "", uncommented(), flags=re.MULTILINE))
+    path.write_text(re.sub(r"^\[state\].*?(?=^\[)", "", uncommented(), flags=re.MULTILINE | re.DOTALL))
     return path
 
 
