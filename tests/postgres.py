@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,11 @@ class Server:
     def kill(self) -> None:
         """End all of it at once, as a crash does."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            leader = self._process.pid
+            children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()  # each in a group of its own
+            for pid in [leader, *map(int, children)]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
             (self.data / "postmaster.pid").unlink(missing_ok=True)
