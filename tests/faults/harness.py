@@ -267,8 +267,8 @@ class Harness:
             self._await_progress(number, process)
         self._simulator.set_faults([])
         self._trouble_broker([])
-        self._retry_gaps()  # a gap waits a minute before it is tried for the first time
         self._undo(life)
+        self._retry_gaps()  # a gap waits a minute before it is tried for the first time
         if life.trouble == "file-limit":  # it waits for room, and so for a person who raises the limit
             with suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
