@@ -259,6 +259,7 @@ def try_elsewhere(place: Place, block: Block) -> None:
 
 LANGUAGES = {
     "sh": try_elsewhere,
+    "text": try_elsewhere,
     "sql": try_elsewhere,
     "console": try_console,
     "toml": try_toml,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
@@ -31,6 +32,7 @@ class Stores:
         self.directory = config.state_dir
         self._config = config
         self._database = Database(config.state, config.ca_bundle)
+        weakref.finalize(self, self._database.close)  # a command that ends leaves no connection open
         self._identity = Identity(os.uname().nodename, fingerprint(config))
         self._is_prepared = False
         self._lock = threading.Lock()
