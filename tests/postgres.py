@@ -40,7 +40,7 @@ class Server:
 
     def __init__(self, *, programs: Path | None = None, settings: dict[str, str] | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-        self._identity = _unprivileged(self.directory)
+        self.identity = _unprivileged(self.directory)
         self._settings = FAST if settings is None else settings
         chosen = programs or wheel_programs() or debian_programs()
         assert chosen is not None, "no PostgreSQL server: install Debian's postgresql"
@@ -52,7 +52,7 @@ class Server:
         """The programs, or a copy of them where the server's user cannot reach them."""
         probe = [str(programs / "postgres"), "--version"]
         try:
-            if subprocess.run(probe, capture_output=True, check=False, **self._identity).returncode == 0:
+            if subprocess.run(probe, capture_output=True, check=False, **self.identity).returncode == 0:
                 return programs
         except PermissionError:
             pass
@@ -71,7 +71,7 @@ class Server:
             text=True,
             check=False,
             env=_environment(),
-            **self._identity,
+            **self.identity,
         )
         assert done.returncode == 0 or not check, f"{program}: {done.stderr}"
         return done.stdout
@@ -108,7 +108,7 @@ class Server:
                 stderr=log,
                 env=_environment(),
                 start_new_session=True,
-                **self._identity,
+                **self.identity,
             )
         deadline = time.monotonic() + 60
         while self.run("psql", *self._psql("postgres"), "-c", "SELECT 1", check=False).strip() != "1":
