@@ -37,6 +37,7 @@ from tests.support import TOP, clean_environment
 HARMLESS = ["cat", "env", "head", "install", "ln", "openssl", "sed"]
 PLACES = re.compile(r"(?<![\w./>-])/(etc|opt|path|srv|tmp|usr/local|var/lib|var/log)\b")
 SECRETS = {
+    "db.password": "secret",
     "token": "{token}",
     "logging.key": "{api_key}",
     "moesif.id": "demo-app",
