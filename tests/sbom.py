@@ -21,7 +21,9 @@ from packaging.markers import Marker
 LICENCES = {
     "Apache-2.0": ("Apache-2.0", "Apache License 2.0", "Apache Software License"),
     "BSD-2-Clause": ("BSD-2-Clause",),
-    "BSD-3-Clause": ("BSD-3-Clause", "BSD License"),
+    "BSD-3-Clause": ("BSD-3-Clause", "BSD License", "3-Clause BSD License"),
+    # A library that is used as it is, in an extra: the program stays under its own licence.
+    "LGPL-3.0-only": ("LGPL-3.0-only",),
     "MIT-0": ("MIT-0",),
     "MIT": ("MIT", "MIT License"),
     "MPL-2.0": ("MPL-2.0", "Mozilla Public License 2.0 (MPL 2.0)"),

@@ -28,7 +28,7 @@ def command() -> None:
     \b
     Examples:
       ionos-poller state init
-      ionos-poller state copy --from /var/lib/ionos-poller --to postgresql://poller@db.example/poller
+      ionos-poller state copy --from state --to postgresql://poller@db/poller
     """
 
 
@@ -41,7 +41,7 @@ def init(settings: Settings) -> int:
 
     \b
     Example:
-      IONOS_POLLER_STATE__URL=postgresql://owner@db.example/poller ionos-poller state init
+      IONOS_POLLER_STATE__URL=postgresql://owner@db/poller ionos-poller state init
     """
     config = settings.load(check_files=False)
     if not config.state.url:
@@ -67,8 +67,8 @@ def copy(settings: Settings, source: str, target: str) -> int:
 
     \b
     Examples:
-      ionos-poller state copy --from /var/lib/ionos-poller --to postgresql://poller@db.example/poller
-      ionos-poller state copy --from postgresql://poller@db.example/poller --to /var/lib/ionos-poller
+      ionos-poller state copy --from state --to postgresql://poller@db/poller
+      ionos-poller state copy --from postgresql://poller@db/poller --to state
     """
     config = settings.load(check_files=False)
     before, after = _stores(config, source, "--from"), _stores(config, target, "--to")

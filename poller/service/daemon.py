@@ -95,15 +95,15 @@ class Daemon:
         self._config = components.config
         self._open_endpoint(components)
         self._state.journal.unseen()  # what was done before was logged by the command that did it
-        self._start(components, stop)
-        self._notifier.tell(READY="1", STATUS="collecting")
         log.info(
             "daemon.started",
             extra={
-                "config": str(self._components.config.source or "environment"),
-                "sinks": [sink.name for sink in self._components.sinks],
+                "config": str(components.config.source or "environment"),
+                "sinks": [sink.name for sink in components.sinks],
             },
         )
+        self._start(components, stop)
+        self._notifier.tell(READY="1", STATUS="collecting")
         try:
             with self._workers.busy("the main thread"):
                 self._loop()

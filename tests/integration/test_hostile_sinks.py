@@ -40,7 +40,7 @@ HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
     "teapot": http(b"", status="418 Teapot"),
     "refused-for-good": http(b"\xff\xfe", status="260 Blocked"),
     "cookies": http(b"", "Set-Cookie: a=b", status="500 Oh"),
-    "headers": http(b"", *["X: y"] * 3000),
+    "headers": http(b"", *["X: y"] * 3000, status="500 Oh"),
 }
 
 
