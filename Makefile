@@ -48,10 +48,10 @@ run: $(READY) ## the daemon from this checkout: make run ARGS="--config my.toml"
 	@$(BIN)/ionos-poller $(ARGS) run
 
 test: $(READY) ## all tests, as fast as they go
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(COVER)
 
-cover: $(READY) ## the same with the coverage floors: one for all, and all of the core; pages to browse in htmlcov/
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term --cov-report=html
+cover: COVER := --cov --cov-report=term --cov-report=html
+cover: test ## the same with the coverage floors: one for all, and all of the core; pages to browse in htmlcov/
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=100
 
 durations: $(READY) ## what each test takes, for the order in which they run and for docs/testing.md

@@ -100,7 +100,7 @@ class Browser:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not self.run(f"Boolean({condition})"):
             assert time.monotonic() < deadline, (what or condition, self.text)
-            time.sleep(0.1)
+            time.sleep(0.1)  # the pace of looking, up to a deadline; nothing is assumed to be over after it
 
     @property
     def text(self) -> str:

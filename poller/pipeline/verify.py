@@ -122,7 +122,7 @@ class Verifier:
                 while self._unlisted and self._place.get(digest_key(self._chain.number + 1)) is not None:
                     self._read(self._chain.number + 1, pool)
                 self._collect(0)
-            except BaseException:
+            except BaseException:  # an interrupt, too, must not wait for what is still to be read
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         self._findings += self._chain.finish()

@@ -137,7 +137,7 @@ class KafkaSink(OwnOutput):
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Send a batch as one transaction, without what a transaction in doubt brought already.
 
-        Raises: StoppedError; StateError.
+        Raises: StoppedError; what `note_offset` raises.
         """
         return self._guarded(lambda: self._send(events))
 

@@ -51,7 +51,10 @@ class StdoutSink(OwnOutput):
         self._is_seen = False  # whether the file's end was looked at
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Write all of it.  Raises: OutputError when nobody reads any more, or the disk behind it is full; StateError."""
+        """Write all of it.
+
+        Raises: OutputError when nobody reads any more, or the disk behind it is full; what `note_offset` raises.
+        """
         self._require_output()
         data = ndjson(events, self._render)
         if os.isatty(self._descriptor):
@@ -86,7 +89,7 @@ class StdoutSink(OwnOutput):
     # A pipe, a terminal or a device
 
     def _put(self, data: bytes, pipe: int) -> None:
-        """Write to what keeps whatever it was given.  Raises: OSError; StateError."""
+        """Write to what keeps whatever it was given.  Raises: OSError; what `note_offset` raises."""
         if self.output_offset == pipe:
             data = b"\n" + data
         self.output_offset = pipe
@@ -102,7 +105,10 @@ class StdoutSink(OwnOutput):
     # A regular file
 
     def _append(self, data: bytes, size: int) -> None:
-        """Write what is not there yet behind `output_offset`.  Raises: OSError, and then no half line stays; StateError."""
+        """Write what is not there yet behind `output_offset`.
+
+        Raises: OSError, and then no half line stays; what `note_offset` raises.
+        """
         is_at_end = bool(fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_APPEND)
         place = size if is_at_end else os.lseek(self._descriptor, 0, os.SEEK_CUR)
         there = self._count_there(data, place) if self._is_behind(place) else None

@@ -73,7 +73,7 @@ def _listen_at(path: Path) -> socket.socket:
         listener.bind(str(path))
         path.chmod(0o666)  # who may ask is up to its directory, as with a port it is up to the network
         listener.listen(_BACKLOG)
-    except BaseException:
+    except BaseException:  # an interrupt, too, must not leave the socket open
         listener.close()
         raise
     return listener

@@ -153,7 +153,7 @@ class Contracts:
                 self._claims[contract] = Claim(self._database, self._use, replica, token, self._give_back)
         try:
             rows = self._database.read(lambda connection: read_contracts(connection, self._use, free))
-        except BaseException:
+        except BaseException:  # an interrupt, too, must not keep the contracts claimed
             self._drop(free)
             raise
         by_name = {row.contract: row for row in rows}

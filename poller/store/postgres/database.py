@@ -136,7 +136,7 @@ class Database:
         connection = self.connect()
         try:
             connection.execute(begin)
-        except BaseException:
+        except BaseException:  # an interrupt, too, must not leave it open at the server
             connection.close()
             raise
         return connection

@@ -262,7 +262,7 @@ class Reader:
                     )
                 if not has_usual_types(connection):
                     raise StateError(f"{path} is damaged", hint="the next start of what uses it sets it aside")
-        except BaseException:
+        except BaseException:  # an interrupt, too, must not leave the file open
             self.close()
             raise
 
