@@ -142,7 +142,7 @@ class Deliverer:
         if self._output is not None:
             self._output.note_offset = self._note_offset
         # On one machine's disk there is all of it, or, where every machine writes a part, nothing that all of them could resume.
-        self._is_whole = isinstance(settings, LocalSink) and bool(settings.host)
+        self._is_whole = isinstance(settings, LocalSink) and settings.is_whole
         if isinstance(settings, LocalSink) and settings.shared:
             self._output = None
         outbox.register(settings.name, settings.type)
@@ -202,7 +202,9 @@ class Deliverer:
             return self._step(is_last=is_last)
         except LeaseLostError:  # what is in flight is another one's
             self._pieces.clear()
-            self._place = None
+            place, self._place = self._place, None
+            if place is not None:
+                place.release()  # it is taken anew with the next step
             raise
 
     def _step(self, *, is_last: bool) -> StepResult:

@@ -25,7 +25,7 @@ from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.sqlite import State
-from tests.states import commit
+from tests.states import commit, enrolled, events
 
 CONTRACT = "31960001"
 EVENTS = [Event(second * 1_000_000, bytes([second]) * 16, b"{}", True, True) for second in range(1, 4)]
@@ -315,6 +315,30 @@ def test_a_place_that_was_lost_drops_what_is_in_flight_and_is_taken_anew(state: 
     assert state.outbox.sinks()[0].delivered == 0
     assert deliverer.step(is_last=True).settled == 3
     assert sink.sizes == [3, 3], "at most the batch in flight is repeated"
+
+
+@pytest.mark.backends("postgres")
+def test_a_replica_that_lost_its_lease_while_it_sent_delivers_again_when_it_has_begun_anew(
+    opened: Callable[[], Any], clock: Clock
+) -> None:
+    state = enrolled(opened())
+    lost: list[bool] = [True]
+
+    def lose(events: Sequence[OutboxEvent]) -> Outcome:
+        if lost and lost.pop():
+            query = "UPDATE contracts SET holder = gen_random_uuid() WHERE use_id = %s"
+            state._database.write(lambda connection: connection.execute(query, (state._use,)))
+        return Accepted()
+
+    sink = Scripted(lose)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    commit(state, events(1, 2, 3))
+    with pytest.raises(LeaseLostError):
+        deliverer.step(is_last=True)
+    state.contracts.share(["1"])
+    assert deliverer.step(is_last=True).settled == 3
+    assert sink.sizes == [3, 3]
+    state.close()
 
 
 def test_nothing_is_sent_once_the_place_is_lost(state: State, clock: Clock) -> None:
