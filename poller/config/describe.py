@@ -65,6 +65,7 @@ _EXAMPLES_OF = {
         "url": "s3://audit-trail/activity",
         "endpoint_url": "https://s3.eu-central-3.ionoscloud.com",
         "region": "eu-central-3",
+        "host": "collector-1",
     },
     "opensearch": {"url": "https://localhost:9200"},
     "elasticsearch": {"url": "https://localhost:9200"},

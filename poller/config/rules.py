@@ -147,15 +147,11 @@ def _clear_text(what: str) -> tuple[str, str]:
 
 def _check_for_machines(path: str, sink: AnySink) -> Iterator[Problem]:
     """The problems of a sink where several machines share a state: who writes what is on one machine's disk?"""
-    if isinstance(sink, ArchiveSink):
-        hint = "give it a configuration of its own, with a state_dir and without state.url"
-        yield Problem(f"{path}.type", "an archive needs a state in files", hint)
     if not isinstance(sink, LocalSink):
         return
-    if not sink.host and not sink.shared:
-        hint = (
-            'name the machine that writes all of it, such as host = "collector-1"; or shared = true: each writes a part'
-        )
+    if sink.is_local and not sink.host and not sink.shared:
+        what = "all machines have the same directory" if isinstance(sink, ArchiveSink) else "each writes a part"
+        hint = f'name the machine that writes all of it, such as host = "collector-1"; or shared = true: {what}'
         yield Problem(
             f"{path}.host", "missing: the state is in PostgreSQL, and each machine has a disk of its own", hint
         )

@@ -429,6 +429,16 @@ class LocalSink(FormatSink, frozen=True, kw_only=True):
         """Whether the machine of that name writes it."""
         return self.host is None or self.host == host
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether one replica writes all of it, also of the contracts that others hold."""
+        return self.host is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on the disk or output of the machine that writes it."""
+        return True
+
 
 class FileSink(LocalSink, frozen=True, kw_only=True, tag="file"):
     """Files of JSON lines, one a day, synced to disk with every batch."""
@@ -443,7 +453,7 @@ class FileSink(LocalSink, frozen=True, kw_only=True, tag="file"):
     compression: CompressionChoice = "none"
 
 
-class ArchiveSink(FormatSink, frozen=True, kw_only=True, tag="archive"):
+class ArchiveSink(LocalSink, frozen=True, kw_only=True, tag="archive"):
     """An archive that proves what it holds: compressed objects and a chain of signed digests, on a disk or in a bucket."""
 
     url: Annotated[
@@ -493,6 +503,22 @@ class ArchiveSink(FormatSink, frozen=True, kw_only=True, tag="archive"):
     read_timeout_seconds: ReadTimeout = 30.0
     ca_file: CaFile = None
     allow_plain_http: AllowPlainHttp = False
+    shared: Annotated[
+        bool,
+        describe(
+            "flag",
+            "With a state in PostgreSQL: the directory of `url` is the same one on every machine, such as a network mount.",
+        ),
+    ] = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Always: there is one chain, so one replica writes it."""
+        return True
+
+    @property
+    def is_local(self) -> bool:
+        return self.url.startswith("file:")
 
 
 class StdoutSink(LocalSink, frozen=True, kw_only=True, tag="stdout"):

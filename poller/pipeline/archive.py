@@ -70,6 +70,8 @@ class ArchiveDeliverer(Deliverer):
 
     def _step(self, *, is_last: bool) -> StepResult:
         """Write one batch."""
+        if not self._held().hold():
+            return StepResult(0, _LOOK_SECONDS)
         if (seconds := self._postponed_seconds()) > 0:
             return StepResult(0, seconds)
         caught_up = self._catch_up()
@@ -155,9 +157,10 @@ class ArchiveDeliverer(Deliverer):
                 content = encode(digest)
                 return content, signer.sign(content) if signer else None
 
-            self._held().ensure_held()
+            place = self._held()
+            place.ensure_held()
             self._batch = self._chain.prepare(
-                self._sink.name, len(events), objects, seal, now, writer=self._writer
+                self._sink.name, place, len(events), objects, seal, now, writer=self._writer
             ) or self._chain.prepared(self._sink.name)
             if self._batch is not None:
                 return self._batch
@@ -172,8 +175,8 @@ class ArchiveDeliverer(Deliverer):
         extra = {"sink": self._sink.name, "events": batch.events, "digest": batch.number, "seconds": round(seconds, 3)}
         if is_ours:
             log.info("batch.sent", extra={**extra, "dead": 0})
-        settled = self._catch_up() if self._writer else batch.events if not batch.writer else 0
-        return StepResult(settled, 0.0)
+        caught_up = self._catch_up()
+        return StepResult(max(caught_up, batch.events if batch.writer == self._writer else 0), 0.0)
 
     def _catch_up(self) -> int:
         """Settle what of ours the chain of another state holds already. Returns how many events."""

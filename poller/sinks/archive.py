@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from isal import isal_zlib
 
-from poller.archive import Place, PlaceError
+from poller.archive import Place, PlaceError, TakenError
 from poller.archive.places import open_place
 from poller.config import ArchiveSink as Settings
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter
@@ -76,6 +76,10 @@ class ArchiveSink(Sink):
             return True
 
         try:
+            # Where the state lost its last commits, another batch has this number: nothing of this one may come beside it.
+            there = self._place.get(digest_key(batch.number))
+            if there is not None and there != batch.digest:
+                raise TakenError(f"{self._place.url}/{digest_key(batch.number)}")
             side_by_side(put, batch.objects, _WRITERS)
             if batch.signature is not None:
                 put((signature_key(batch.number), batch.signature))

@@ -309,7 +309,8 @@ class Outbox(Protocol):
     def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
         """The right to deliver to a registered sink, for one thread of this process until `release`; None if another has it.
 
-        `is_whole`: of all contracts, also of those that another replica holds; for a sink that is on one machine only.
+        `is_whole`: of all contracts, also of those that another replica holds; for a sink that one replica delivers. Several
+        may have such a place: `Place.hold` says whose turn it is.
         """
 
 
@@ -327,6 +328,12 @@ class Place(Protocol):
         """What to send next: at most so many events and bytes, but at least one event; None if nothing waits.
 
         The events of a contract come in the order of their commits. Ask again only when the last batch is settled.
+        """
+
+    def hold(self) -> bool:
+        """Whether this replica is the one that delivers a sink of which the place is whole.
+
+        Commits: that it is, if no other replica that lives is. A backend without replicas has one, always.
         """
 
     def ensure_held(self) -> None:
@@ -362,7 +369,7 @@ class Archives(Protocol):
     """The archives that sinks write: how far each is, the batch that is being written, and what it holds of each hour.
 
     A batch is committed whole, objects, digest and signature, before anything of it is written; there is one at a time for each
-    archive. Other states (a backfill's) write to the same chain: how many of their events are in it is counted here.
+    archive. Other states (a backfill's) write to the same chain.
     """
 
     def head(self, sink: str) -> Head | None:
@@ -378,12 +385,21 @@ class Archives(Protocol):
         """The batch that is being written, by this process or another."""
 
     def prepare(
-        self, sink: str, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""
+        self,
+        sink: str,
+        place: Place,
+        events: int,
+        objects: Sequence[Packed],
+        seal: Seal,
+        now: int,
+        *,
+        writer: str = "",
     ) -> PreparedBatch | None:
-        """Commit a batch of the next `events` events of the sink, or of another state if `writer` names it.
+        """Commit a batch of the first `events` events that `place` gave last; they are another state's if `writer` names it.
 
         `objects` are made for the number after the head's.  Commits: the batch.  Returns: it; None, and nothing is committed, if
         another one is being written, or was since the number was looked up.
+        Raises: LeaseLostError where another replica delivers the sink now, or these events are not what waits for it any more.
         """
 
     def complete(self, sink: str, number: int, now: float) -> bool:
@@ -394,7 +410,7 @@ class Archives(Protocol):
         """
 
     def archived(self, sink: str, writer: str) -> int:
-        """How many events of another state are in the archive."""
+        """How many events of another state are in the archive; 0 where `complete` has moved on their place, too."""
 
     def close_hours(self, sink: str, contract: str, counted: Mapping[int, int | None]) -> None:
         """Commits: what an audit said of hours, by their start: what the API counted, None where a gap lies in the hour."""

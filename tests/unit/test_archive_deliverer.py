@@ -7,8 +7,12 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from copy import copy
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +20,8 @@ from poller.archive import PlaceError, TakenError
 from poller.archive.signing import is_signed_by, new_key, read_public_key
 from poller.config import ArchiveSink as Settings
 from poller.config import Config, Evidence, Outbox
-from poller.core.evidence.digest import decode, digest_key
+from poller.core.errors import LeaseLostError
+from poller.core.evidence.digest import decode, digest_key, sha256, signature_key
 from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window
 from poller.pipeline.archive import ArchiveDeliverer, HourCloser, closed_hours
@@ -24,12 +29,15 @@ from poller.pipeline.audit import Audited, Difference
 from poller.pipeline.verify import Report, Verifier
 from poller.sinks.archive import ArchiveSink
 from poller.sinks.base import Context
-from poller.store.sqlite import State
+from poller.store.protocols import State
+from poller.store.rows import DeadLetter
+from poller.store.sqlite import State as FileState
 from tests.archives import MemoryPlace
 from tests.states import HOUR, START, commit, event
 
 NAME = "archive"
 NOW = START + 30 * HOUR
+_numbers = count()
 
 
 class Killed(BaseException):
@@ -45,6 +53,11 @@ class Unreliable(MemoryPlace):
         self.share = share
         self.failures: list[BaseException] = []
         self.written: Counter[str] = Counter()
+        self.puts_left: int | None = None
+
+    def kill_after(self, puts: int) -> None:
+        """Kill the writer after so many objects, before the first with 0."""
+        self.puts_left = puts
 
     def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
         if self.failures:
@@ -56,8 +69,16 @@ class Unreliable(MemoryPlace):
             raise Killed
         if kind == "unavailable":
             raise PlaceError("503 SlowDown")
+        if self.puts_left == 0:
+            self.puts_left = None
+            raise Killed
         self.written[key] += key not in self.objects
         super().put(key, content)
+        if self.puts_left is not None:
+            self.puts_left -= 1
+            if not self.puts_left:
+                self.puts_left = None
+                raise Killed
         if kind == "after":
             raise Killed
         if kind == "lost":
@@ -67,8 +88,11 @@ class Unreliable(MemoryPlace):
 class Bench:
     """A state with an archive, and a clock that stands."""
 
-    def __init__(self, directory: Path, place: MemoryPlace | None = None, **settings: object) -> None:
-        self.directory = directory
+    def __init__(
+        self, open_: Callable[[str], State], directory: Path, place: MemoryPlace | None = None, **settings: object
+    ) -> None:
+        """`open_` opens a state by the name of its use."""
+        self.open = open_
         self.place = place or MemoryPlace()
         self.now = float(NOW)
         self.private, self.public = directory / "evidence.key", directory / "evidence.pub"
@@ -77,7 +101,7 @@ class Bench:
         self.private.chmod(0o600)
         self.evidence = Evidence(signing_key_file=self.private)
         self.settings = Settings(name=NAME, url="file:///nowhere", **settings)  # type: ignore[arg-type]
-        self.state = State.open(directory / "state", "run")
+        self.state = self.open("run")
         self.state.contracts.enrol(["1", "2"], "default", START, NOW)
         self.deliverer = self.begin()
 
@@ -88,7 +112,7 @@ class Bench:
 
     def restart(self) -> None:
         self.state.close()
-        self.state = State.open(self.directory / "state", "run")
+        self.state = self.open("run")
         self.deliverer = self.begin()
 
     def finish(self) -> None:
@@ -107,11 +131,33 @@ class Bench:
         return decode(self.place.objects[digest_key(number)])
 
 
+Make = Callable[..., Bench]
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    made.state.close()
+def make(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes benches, on each backend."""
+    made: list[Bench] = []
+
+    def make_one(place: MemoryPlace | None = None, **settings: object) -> Bench:
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        if backend == "sqlite":
+            open_: Callable[[str], State] = lambda use: FileState.open(directory / "state", use)  # noqa: E731 - one of two
+        else:
+            stores, name = request.getfixturevalue("postgres_stores"), f"archive-{next(_numbers)}"
+            open_ = lambda use: stores.open(f"{name}-{use}")  # noqa: E731 - one of two
+        made.append(Bench(open_, directory, place, **settings))
+        return made[-1]
+
+    yield make_one
+    for bench in made:
+        bench.state.close()
+
+
+@pytest.fixture
+def bench(make: Make) -> Bench:
+    return make()
 
 
 def test_a_batch_waits_until_it_is_full_or_an_hour_old(bench: Bench) -> None:
@@ -128,12 +174,11 @@ def test_a_batch_waits_until_it_is_full_or_an_hour_old(bench: Bench) -> None:
     assert (row.assigned, row.delivered) == (1, 1)
 
 
-def test_a_full_batch_does_not_wait(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, batch_events=2)
+def test_a_full_batch_does_not_wait(make: Make) -> None:
+    bench = make(batch_events=2)
     commit(bench.state, [event(number) for number in range(1, 4)], now=NOW)
     assert bench.deliverer.step() == (2, 0.0)
     assert bench.deliverer.step().wait_seconds == 5.0
-    bench.state.close()
 
 
 def test_a_batch_is_full_before_a_small_outbox_is(bench: Bench) -> None:
@@ -148,10 +193,10 @@ def test_a_batch_is_full_before_a_small_outbox_is(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_entry_is_in_one_object_however_often_its_writer_is_killed(tmp_path: Path, seed: int) -> None:
+def test_every_entry_is_in_one_object_however_often_its_writer_is_killed(make: Make, seed: int) -> None:
     chance = random.Random(seed)
     place = Unreliable(chance, share=0.3)
-    bench = Bench(tmp_path, place, batch_events=40)
+    bench = make(place, batch_events=40)
     kills = 0
     for first in range(0, 400, 20):
         numbers = range(first, first + 20)
@@ -169,12 +214,11 @@ def test_every_entry_is_in_one_object_however_often_its_writer_is_killed(tmp_pat
     report = bench.verify()
     assert (report.findings, report.entries) == ([], 400)
     assert bench.state.overview().imbalances() == []
-    bench.state.close()
 
 
-def test_a_batch_that_was_committed_is_written_as_it_was_whatever_changed_since(tmp_path: Path) -> None:
+def test_a_batch_that_was_committed_is_written_as_it_was_whatever_changed_since(make: Make) -> None:
     place = Unreliable()
-    bench = Bench(tmp_path, place)
+    bench = make(place)
     commit(bench.state, [event(1), event(2)], now=NOW)
     place.failures = [Killed()]
     with pytest.raises(Killed):
@@ -187,12 +231,11 @@ def test_a_batch_that_was_committed_is_written_as_it_was_whatever_changed_since(
     bench.finish()
     assert place.objects[digest_key(1)] == prepared.digest
     assert bench.verify().entries == 3
-    bench.state.close()
 
 
-def test_a_place_that_refuses_us_parks_the_sink_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_place_that_refuses_us_parks_the_sink_and_is_tried_again(make: Make) -> None:
     place = Unreliable()
-    bench = Bench(tmp_path, place)
+    bench = make(place)
     commit(bench.state, [event(1)], now=NOW)
     place.failures = [PlaceError("AccessDenied", hint="check the key", is_refused=True)]
     assert bench.deliverer.step(is_last=True).wait_seconds == 60.0
@@ -200,31 +243,27 @@ def test_a_place_that_refuses_us_parks_the_sink_and_is_tried_again(tmp_path: Pat
     bench.now += 61
     assert bench.deliverer.step(is_last=True) == (1, 0.0)
     assert bench.deliverer.refusal == ""
-    bench.state.close()
 
 
-def test_another_archive_in_the_same_place_is_never_written_over(bench: Bench, tmp_path: Path) -> None:
+def test_another_archive_in_the_same_place_is_never_written_over(bench: Bench, make: Make) -> None:
     commit(bench.state, [event(1)], now=NOW)
     bench.finish()
-    (tmp_path / "other").mkdir()
-    other = Bench(tmp_path / "other", bench.place)
+    other = make(bench.place)
     commit(other.state, [event(9)], now=NOW)
     before = dict(bench.place.objects)
     other.deliverer.step(is_last=True)
     assert "is there already, with other content" in other.deliverer.refusal
     assert before.items() <= bench.place.objects.items()
-    other.state.close()
 
 
-def test_an_entry_that_is_too_large_becomes_a_dead_letter_and_holds_up_nothing(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, max_event_bytes=1024)
+def test_an_entry_that_is_too_large_becomes_a_dead_letter_and_holds_up_nothing(make: Make) -> None:
+    bench = make(max_event_bytes=1024)
     large = event(2, line=b'{"x":"%s"}' % (b"x" * 2000))
     commit(bench.state, [event(1), large, event(3)], now=NOW)
     bench.finish()
     assert len(bench.lines()) == 2
     (row,) = bench.state.outbox.sinks()
     assert (row.delivered, row.dead) == (2, 1)
-    bench.state.close()
 
 
 # Keys
@@ -262,15 +301,14 @@ def test_a_signed_archive_does_not_go_on_without_its_key(bench: Bench) -> None:
     assert "the archive is signed" in bench.deliverer.refusal
 
 
-def test_an_archive_without_a_key_is_not_signed(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
+def test_an_archive_without_a_key_is_not_signed(make: Make) -> None:
+    bench = make()
     bench.evidence = Evidence()
     bench.restart()
     commit(bench.state, [event(1)], now=NOW)
     bench.finish()
     report = Verifier(bench.place, is_signed_by, workers=1).run()
     assert (report.findings, report.is_signed, report.entries) == ([], False, 1)
-    bench.state.close()
 
 
 # Statements
@@ -351,8 +389,8 @@ def test_hours_that_changed_while_they_were_audited_wait_for_the_next_audit() ->
 # Several states on one chain
 
 
-def test_a_backfill_writes_to_the_chain_of_run_and_no_entry_is_twice_in_it(bench: Bench, tmp_path: Path) -> None:
-    past = State.open(tmp_path / "state", "backfill-1")
+def test_a_backfill_writes_to_the_chain_of_run_and_no_entry_is_twice_in_it(bench: Bench) -> None:
+    past = bench.open("backfill-1")
     past.contracts.enrol(["1"], "default", START, NOW)
     sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), bench.place)
     writer = ArchiveDeliverer(past, sink, chain=bench.state.archives, writer="w1", clock=lambda: bench.now)
@@ -376,18 +414,18 @@ def test_a_backfill_writes_to_the_chain_of_run_and_no_entry_is_twice_in_it(bench
     # `run` finds the batch and writes it; the backfill finds that it is done.
     commit(bench.state, [event(5)], now=NOW)
     bench.finish()
-    assert past.outbox.sinks()[0].delivered == 2
-    assert writer.step(is_last=True) == (1, 0.0)
-    assert writer.step(is_last=True).wait_seconds is None
+    while writer.step(is_last=True).wait_seconds is not None:
+        pass
+    assert past.outbox.sinks()[0].delivered == 3
     report = bench.verify()
     assert (report.findings, report.entries, report.digests) == ([], 5, 4)
     assert past.overview().imbalances() == []
     past.close()
 
 
-def test_a_sink_that_was_forgotten_while_its_batch_was_written_moves_nothing_on(tmp_path: Path) -> None:
+def test_a_sink_that_was_forgotten_while_its_batch_was_written_moves_nothing_on(make: Make) -> None:
     place = Unreliable()
-    bench = Bench(tmp_path, place)
+    bench = make(place)
     commit(bench.state, [event(1)], now=NOW)
     place.failures = [Killed()]
     with pytest.raises(Killed):
@@ -399,7 +437,189 @@ def test_a_sink_that_was_forgotten_while_its_batch_was_written_moves_nothing_on(
     report = bench.verify()
     assert (report.findings, report.entries) == ([], 2)
     assert bench.state.overview().imbalances() == []
-    bench.state.close()
+
+
+# Several replicas on one chain
+
+
+@pytest.fixture
+def two(make: Make) -> Iterator[tuple[Bench, Bench]]:
+    """Two replicas of one use, which write to one place. The other one's bench shares clock and place with the first."""
+    one = make(Unreliable(), batch_events=3)
+    other = copy(one)
+    other.state = one.open("run")
+    other.deliverer = other.begin()
+    yield one, other
+    other.state.close()
+
+
+def expire(bench: Bench) -> None:
+    """Let the lease of a replica end at the database, though it knows nothing of that: it stood still."""
+    state: Any = bench.state
+    query = "UPDATE replicas SET expires_at = clock_timestamp() - interval '1 second' WHERE token = %s"
+    state._database.write(lambda connection: connection.execute(query, (state._joined().token,)))
+
+
+def keys_and_hashes(bench: Bench) -> dict[str, str]:
+    return {key: sha256(content) for key, content in bench.place.objects.items()}
+
+
+@pytest.mark.backends("postgres")
+def test_one_replica_writes_an_archive_and_the_other_waits(two: tuple[Bench, Bench]) -> None:
+    one, other = two
+    commit(one.state, [event(number) for number in range(3)], now=NOW)
+    assert one.deliverer.step() == (3, 0.0)
+    commit(one.state, [event(number) for number in range(3, 6)], now=NOW)
+    assert other.deliverer.step() == (0, 5.0)
+    assert one.deliverer.step() == (3, 0.0)
+    one.state.close()
+    commit(other.state, [event(6)], now=NOW, contract="2")
+    other.finish()
+    report = other.verify()
+    assert (report.findings, report.entries, report.digests) == ([], 7, 3)
+    assert other.state.overview().imbalances() == []
+
+
+@pytest.mark.backends("postgres")
+@pytest.mark.parametrize("written", range(4), ids=["nothing", "an object", "the signature", "the digest"])
+def test_a_takeover_in_mid_batch_writes_the_same_bytes_under_the_same_keys(
+    two: tuple[Bench, Bench], written: int
+) -> None:
+    one, other = two
+    commit(one.state, [event(number, START + number * 60) for number in range(3)], now=NOW)
+    place = one.place
+    assert isinstance(place, Unreliable)
+    place.kill_after(written)
+    with pytest.raises(Killed):
+        one.deliverer.step()
+    prepared = other.state.archives.prepared(NAME)
+    assert prepared is not None
+    expire(one)
+    commit(other.state, [event(9)], now=NOW, contract="2")
+    assert other.deliverer.step() == (3, 0.0)
+    wanted = {**dict(prepared.objects), digest_key(1): prepared.digest, signature_key(1): prepared.signature}
+    assert place.objects == wanted
+    assert set(place.written.values()) == {1}
+    other.finish()
+    report = other.verify()
+    assert (report.findings, report.entries) == ([], 4)
+    assert other.state.overview().imbalances() == []
+
+
+@pytest.mark.backends("postgres")
+def test_a_writer_that_lost_its_lease_commits_no_batch_and_goes_on_later(two: tuple[Bench, Bench]) -> None:
+    one, other = two
+    commit(one.state, [event(number) for number in range(3)], now=NOW)
+    assert one.deliverer._held().hold()
+    batch = one.deliverer._held().batch(3, 10**6)
+    assert batch is not None
+    expire(one)
+    assert other.deliverer.step() == (3, 0.0)
+    with pytest.raises(LeaseLostError, match="another replica delivers it now"):
+        one.deliverer._prepare(batch.events)
+    commit(other.state, [event(number) for number in range(3, 6)], now=NOW, contract="2")
+    with pytest.raises(LeaseLostError):
+        one.deliverer.step()
+    assert one.deliverer.step() == (0, 5.0)
+    other.state.close()
+    one_state: Any = one.state
+    one_state._joined().renew()
+    assert one.deliverer.step() == (3, 0.0)
+    report = one.verify()
+    assert (report.findings, report.entries, report.digests) == ([], 6, 2)
+
+
+@pytest.mark.backends("postgres")
+def test_of_two_that_both_think_they_are_the_writer_one_commits_and_nothing_forks(two: tuple[Bench, Bench]) -> None:
+    """The fence is what the data says: here nobody looks who holds the sink."""
+    one, other = two
+    commit(one.state, [event(number) for number in range(3)], now=NOW)
+    batches = []
+    for bench in two:
+        hold(bench)
+        batches.append(bench.deliverer._held().batch(3, 10**6))
+    hold(one)
+    assert batches[0] is not None
+    first = one.deliverer._prepare(batches[0].events)
+    hold(other)
+    assert batches[1] is not None
+    # It finds the batch that the other one committed, instead of one of its own with the same entries.
+    assert other.deliverer._prepare(batches[1].events).digest == first.digest
+    assert other.state.archives.complete(NAME, 1, NOW)
+    assert not one.state.archives.complete(NAME, 1, NOW)
+    with pytest.raises(LeaseLostError, match="does not wait any more"):
+        other.deliverer._prepare(batches[1].events)
+    assert other.state.overview().imbalances() == []
+    assert other.state.outbox.sinks()[0].delivered == 3
+
+
+@pytest.mark.backends("postgres")
+def test_a_dead_letter_of_one_that_is_no_longer_the_writer_is_refused(two: tuple[Bench, Bench]) -> None:
+    one, other = two
+    commit(one.state, [event(number) for number in range(3)], now=NOW)
+    hold(one)
+    place = one.deliverer._held()
+    batch = place.batch(3, 10**6)
+    assert batch is not None
+    hold(other)
+    other.place.failures = [Killed()]
+    with pytest.raises(Killed):
+        other.deliverer.step()
+    with pytest.raises(LeaseLostError):
+        place.settle(1, dead=[DeadLetter(batch.events[0], None, "too large")], now=NOW)
+    other.finish()
+    (row,) = other.state.outbox.sinks()
+    assert (row.delivered, row.dead) == (3, 0)
+
+
+@pytest.mark.backends("postgres")
+def test_many_writers_at_once_make_one_chain(make: Make) -> None:
+    """Four replicas, none of which asks who is the writer, in threads: each entry is in one object."""
+    first = make(batch_events=7)
+    benches = [first]
+    for _ in range(3):
+        other = copy(first)
+        other.state = first.open("run")
+        other.deliverer = other.begin()
+        benches.append(other)
+    for number in range(60):
+        commit(first.state, [event(number, START + number * 60)], contract="12"[number % 2])
+
+    def work(bench: Bench) -> None:
+        for _ in range(200):
+            with suppress(LeaseLostError):
+                hold(bench)
+                if bench.deliverer.step(is_last=True).wait_seconds is None:
+                    return
+
+    threads = [threading.Thread(target=work, args=(bench,)) for bench in benches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(json.loads(line)["n"] for line in first.lines()) == list(range(60))
+    report = first.verify()
+    assert (report.findings, report.entries) == ([], 60)
+    assert first.state.overview().imbalances() == []
+    for bench in benches[1:]:
+        bench.state.close()
+
+
+def hold(bench: Bench) -> None:
+    """Make a replica the writer, though the one before lives."""
+    state: Any = bench.state
+    query = "UPDATE sinks SET holder = %s WHERE use_id = %s AND name = %s"
+    token = state._joined().token
+    state._database.write(lambda connection: connection.execute(query, (token, state._use, NAME)))
+
+
+@pytest.mark.backends("postgres")
+def test_a_batch_is_large_though_each_segment_has_one_entry(make: Make) -> None:
+    bench = make()
+    for number in range(200):
+        commit(bench.state, [event(number)])
+    bench.finish()
+    assert bench.verify().digests == 1
 
 
 def test_taken_error_names_what_is_there() -> None:

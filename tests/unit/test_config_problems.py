@@ -41,10 +41,10 @@ PROBLEMS = [
         "is the same as that of sinks[0]",
     ),
     (
-        "archive, state in a database",
+        "archive in a directory, state in a database",
         '[state]\nurl = "postgresql://u@localhost/x"\n' + ARCHIVE + 'url = "file:///a"',
-        "sinks[0].type",
-        "needs a state in files",
+        "sinks[0].host",
+        "each machine has a disk of its own",
     ),
     ("state, another database", '[state]\nurl = "mysql://db/x"', "state.url", "must begin with postgresql://"),
     ("state, no database", '[state]\nurl = "postgresql://db"', "state.url", "names no database"),

@@ -37,6 +37,15 @@ def test_a_sink_on_a_disk_says_whose_where_machines_share_a_state(tmp_path: Path
         loaded(tmp_path, DATABASE + kind + 'host = "collector-1"\nshared = true\n')
 
 
+def test_an_archive_in_a_bucket_needs_no_machine_and_a_directory_may_be_the_same_everywhere(tmp_path: Path) -> None:
+    archive = '[[sinks]]\nname = "proof"\ntype = "archive"\nurl = '
+    assert loaded(tmp_path, DATABASE + archive + '"s3://audit/activity"\n')
+    with pytest.raises(ConfigError, match="all machines have the same directory"):
+        loaded(tmp_path, DATABASE + archive + '"file:///srv/audit"\n')
+    assert loaded(tmp_path, DATABASE + archive + '"file:///srv/audit"\nshared = true\n')
+    assert loaded(tmp_path, DATABASE + archive + '"file:///srv/audit"\nhost = "collector-1"\n')
+
+
 def test_a_machine_writes_what_is_its_own_or_nobody_s() -> None:
     pinned = FileSink(name="file", path="x", host="collector-1")
     assert [pinned.is_here(host) for host in ("collector-1", "collector-2")] == [True, False]

@@ -19,7 +19,7 @@ from poller.store.rows import DeadLetter
 from poller.store.sqlite.inspection import schema_of
 from poller.store.sqlite.overview import overview_of
 from tests.archives import entry
-from tests.states import FIRST_MINUTE, HOUR, START, commit, event, events, next_batch, open_state, settle
+from tests.states import FIRST_MINUTE, HOUR, START, commit, event, events, next_batch, open_state, settle, taken
 
 
 def columns_of(path: Path) -> list[tuple[str, str]]:
@@ -43,10 +43,11 @@ def with_an_archive(state: State) -> None:
             compose(facts, objects, written_at=START, program="", entry_format="raw", key=None, next_key=None)
         ), b"signature"
 
-    state.archives.prepare("archive", 1, packed, seal, START, writer="other")
-    state.archives.complete("archive", 1, START)
-    packed = pack([entry(2, 0)], 2, bytes)
-    state.archives.prepare("archive", 1, packed, seal, START)
+    with taken(state, "out") as place:
+        state.archives.prepare("archive", place, 1, packed, seal, START, writer="other")
+        state.archives.complete("archive", 1, START)
+        packed = pack([entry(2, 0)], 2, bytes)
+        state.archives.prepare("archive", place, 1, packed, seal, START)
 
 
 def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_of_it(directory: Path) -> None:

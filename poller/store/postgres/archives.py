@@ -1,33 +1,101 @@
-"""Archives are written by one machine: a state in a database has none, and says so."""
+"""The tables of archives: how far each is, the batch that is being written, and what it holds of each hour.
+
+`poller.store.archives` has the rules and the invariants. One replica writes an archive, for all contracts: the one that holds the
+sink (`Place.hold`). Safety does not depend on it. `prepare` is refused where another replica holds the sink, where a batch is
+being written, where the chain went on, and where a place is not where its events were read. `complete` does its work for who
+comes first.
+
+What changes anything here locks the row in `archives`, the last of all locks. A batch moves the places of the use whose events
+it has, which may be another one's (a backfill's): both lie in the same database.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 
-from poller.core.errors import StateError
+import msgspec
+
+from poller.core.errors import LeaseLostError, StateError
 from poller.core.evidence.batches import Head, Packed, PreparedBatch
-from poller.store.protocols import Seal
+from poller.core.evidence.compose import Facts
+from poller.core.evidence.digest import decode
+from poller.core.evidence.hours import Day
+from poller.store import archives as rules
+from poller.store.archives import Change, DayKey
+from poller.store.postgres import outbox
+from poller.store.postgres.contracts import read_contracts
+from poller.store.postgres.database import Connection, Database
+from poller.store.postgres.gaps import read_gaps
+from poller.store.protocols import Place, Seal
+from poller.store.rows import Sink
+
+_FIELDS = ", ".join(Head._fields)
+_BATCH = "number, writer, events, written_at, digest, signature"
+_moves = msgspec.json.Decoder(dict[str, outbox.Move])
 
 
 class Archives:
-    """No archive: none can be begun, and what was never begun has no head."""
+    """The tables `archives` and `archive_...` of one use. Every method is one transaction or one read."""
+
+    def __init__(self, database: Database, use: int) -> None:
+        self._database = database
+        self._use = use
 
     def head(self, sink: str) -> Head | None:
-        return None
+        """How far the archive of a sink is; None where it was never begun."""
+        return self._database.read(lambda connection: read_heads(connection, self._use).get(sink))
 
     def begin(self, sink: str, now: int) -> Head:
-        _refuse(sink)
+        """How far the archive of a sink is.  Commits: its beginning, where it is new."""
+
+        def work(connection: Connection) -> Head:
+            connection.execute(
+                "INSERT INTO archives (use_id, sink, archive, since) SELECT %(use)s, %(sink)s, %(name)s,"
+                " CASE WHEN EXISTS (SELECT 1 FROM ledger WHERE use_id = %(use)s) THEN %(now)s ELSE 0 END"
+                " ON CONFLICT (use_id, sink) DO NOTHING",
+                {"use": self._use, "sink": sink, "name": uuid.uuid4().hex, "now": now},
+            )
+            return _known_head(connection, self._use, sink)
+
+        return self.head(sink) or self._database.write(work)
 
     def adopt(self, sink: str, head: Head, held: Mapping[tuple[str, int], int]) -> None:
-        _refuse(sink)
+        """Commits: the head of an archive that another state wrote, and what it holds, by contract and hour's start."""
+
+        def work(connection: Connection) -> None:
+            places = ", ".join(["%s"] * len(head))
+            connection.execute(
+                f"INSERT INTO archives (use_id, sink, {_FIELDS}) VALUES (%s, %s, {places})", (self._use, sink, *head)
+            )
+            _change(connection, self._use, sink, rules.adding(held))
+
+        self._database.write(work)
 
     def prepared(self, sink: str) -> PreparedBatch | None:
-        return None
+        """The batch that is being written, by this replica or another.  Raises: StateError when it is not what was committed."""
+
+        def work(connection: Connection) -> PreparedBatch | None:
+            query = f"SELECT {_BATCH} FROM archive_batches WHERE use_id = %s AND sink = %s"
+            row = connection.execute(query, (self._use, sink), binary=True).fetchone()
+            if row is None:
+                return None
+            query = "SELECT key, content FROM archive_objects WHERE use_id = %s AND sink = %s ORDER BY key"
+            objects = connection.execute(query, (self._use, sink), binary=True).fetchall()
+            number, name, events, written_at, digest, signature = row
+            contents = [(key, content) for key, content in objects]
+            return PreparedBatch(number, name, events, written_at, digest, signature, contents)
+
+        batch = self._database.read(work)
+        if batch is not None and not rules.is_as_committed(batch):
+            message = f"{self._database.place}: a batch of the archive {sink} is not what its digest names"
+            raise StateError(message, hint="restore the database")
+        return batch
 
     def prepare(
         self,
         sink: str,
+        place: Place,
         events: int,
         objects: Sequence[Packed],
         seal: Seal,
@@ -35,22 +103,157 @@ class Archives:
         *,
         writer: str = "",
     ) -> PreparedBatch | None:
-        _refuse(sink)
+        """Commit a batch of the first `events` events that `place` gave last. See the protocol.
+
+        Raises: LeaseLostError where another replica holds the sink, or its place has moved on.
+        """
+        assert isinstance(place, outbox.Place)  # noqa: S101 - it is of the same backend
+        of_use, token, moves = place.claimed(events)
+
+        def work(connection: Connection) -> PreparedBatch | None:
+            # What the digest says of the state is of one moment.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            # No other replica may begin to hold the sink until this is committed: it must find the batch.
+            query = "SELECT 1 FROM sinks WHERE use_id = %s AND name = %s AND holder = %s FOR SHARE"
+            if connection.execute(query, (of_use, sink, token)).fetchone() is None:
+                raise LeaseLostError("another replica delivers it now", sink=sink)
+            places = outbox.lock_places(connection, of_use, sink, moves, sorted(moves))
+            if len(outbox.waiting_there(connection, of_use, moves, places)) < len(moves):
+                raise LeaseLostError("what was read does not wait any more", sink=sink)
+            head = _known_head(connection, self._use, sink, is_locked=True)
+            query = "SELECT 1 FROM archive_batches WHERE use_id = %s AND sink = %s"
+            is_busy = connection.execute(query, (self._use, sink)).fetchone() is not None
+            if is_busy or not rules.is_made_for(objects, head.number + 1):
+                return None
+            digest, signature = seal(self._facts(connection, sink, head, events if of_use == self._use else 0, objects))
+            contents = [(packed.entry.key, packed.content) for packed in objects]
+            batch = PreparedBatch(head.number + 1, writer, events, now, digest, signature, contents)
+            connection.execute(
+                f"INSERT INTO archive_batches (use_id, sink, {_BATCH}, of_use, moves)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                (self._use, sink, *batch[:-1], of_use, msgspec.json.encode(moves)),
+            )
+            connection.executemany(
+                "INSERT INTO archive_objects (use_id, sink, key, content) VALUES (%s, %s, %s, %s)",
+                [(self._use, sink, key, content) for key, content in contents],
+            )
+            return batch
+
+        batch = self._database.write(work)
+        if batch is not None:
+            place.drop()
+        return batch
 
     def complete(self, sink: str, number: int, now: float) -> bool:
-        _refuse(sink)
+        """Batch `number` is written. See the protocol."""
+
+        def work(connection: Connection) -> bool:
+            query = "SELECT of_use, moves, digest FROM archive_batches WHERE use_id = %s AND sink = %s AND number = %s"
+            key = (self._use, sink, number)
+            row = connection.execute(query, key, binary=True).fetchone()
+            if row is None:
+                return False
+            of_use, moves, content = row[0], _moves.decode(row[1]), row[2]
+            connection.execute(
+                "SELECT 1 FROM contracts WHERE use_id = %s AND contract = ANY(%s) ORDER BY contract FOR UPDATE",
+                (of_use, sorted(moves)),
+            )
+            outbox.note_success(connection, of_use, sink)
+            places = outbox.lock_places(connection, of_use, sink, (), sorted(moves))
+            _known_head(connection, self._use, sink, is_locked=True)
+            query = "DELETE FROM archive_batches WHERE use_id = %s AND sink = %s AND number = %s"
+            if connection.execute(query, key).rowcount == 0:
+                return False  # somebody else has completed it
+            connection.execute("DELETE FROM archive_objects WHERE use_id = %s AND sink = %s", (self._use, sink))
+            connection.execute(
+                "UPDATE archives SET sha256 = %s, key = %s, entries = %s, number = %s, written_at = %s"
+                " WHERE use_id = %s AND sink = %s",
+                (*rules.next_head(content), number, now, self._use, sink),
+            )
+            _change(connection, self._use, sink, rules.writing(decode(content)))
+            # A sink that was forgotten meanwhile, and added again, is elsewhere.
+            waiting = outbox.waiting_there(connection, of_use, moves, places)
+            moved = {contract: moves[contract] for contract in waiting}
+            outbox.move_on(connection, of_use, sink, moved, (), uuid.uuid4(), now)
+            return True
+
+        return self._database.write(work)
 
     def archived(self, sink: str, writer: str) -> int:
+        """None: `complete` has moved on the places of the other state, too."""
         return 0
 
     def close_hours(self, sink: str, contract: str, counted: Mapping[int, int | None]) -> None:
-        """Nothing states them."""
+        """Commits: what an audit said of hours, by their start, to be stated with the next batch."""
+
+        def work(connection: Connection) -> None:
+            _known_head(connection, self._use, sink, is_locked=True)
+            _change(connection, self._use, sink, rules.closing(contract, counted))
+
+        self._database.write(work)
 
     def has_to_state(self, sink: str) -> bool:
-        return False
+        """Whether an hour may have to be stated, though nothing else waits."""
+        query = "SELECT 1 FROM archive_days WHERE use_id = %s AND sink = %s AND is_open LIMIT 1"
+        return self._database.read(
+            lambda connection: connection.execute(query, (self._use, sink)).fetchone() is not None
+        )
+
+    def _facts(self, connection: Connection, sink: str, head: Head, events: int, objects: Sequence[Packed]) -> Facts:
+        added = rules.hours_of(objects)
+        known = outbox.read_sinks(connection, self._use, sink)
+        waiting = outbox.read_waiting(connection, self._use).get(sink, (0, None))[0] - events
+        open_ = connection.execute(
+            "SELECT contract, day FROM archive_days WHERE use_id = %s AND sink = %s AND is_open"
+            " ORDER BY contract, day LIMIT %s",
+            (self._use, sink, rules.MOST_DAYS),
+        ).fetchall()
+        days = _read_days(connection, self._use, sink, {*((contract, day) for contract, day in open_), *added})
+        hours = list(rules.due(days, added, is_all=waiting == 0))
+        concerned = {contract for contract, _ in added} | {hour.contract for hour in hours}
+        rows = read_contracts(connection, self._use, sorted(concerned)) if concerned else []
+        gaps = [gap for gap in read_gaps(connection, self._use) if gap.contract in concerned] if hours else []
+        return rules.facts(head, hours, gaps, rows, known[0] if known else Sink(sink, "archive"), events, waiting)
 
 
-def _refuse(sink: str) -> NoReturn:
-    raise StateError(
-        "an archive needs a state in files", sink=sink, hint="run it with a state_dir of its own, without state.url"
+def read_heads(connection: Connection, use: int) -> dict[str, Head]:
+    """How far each archive is, by its sink."""
+    rows = connection.execute(f"SELECT sink, {_FIELDS} FROM archives WHERE use_id = %s ORDER BY sink", (use,))
+    return {sink: Head(*values) for sink, *values in rows}
+
+
+def _known_head(connection: Connection, use: int, sink: str, *, is_locked: bool = False) -> Head:
+    lock = " FOR UPDATE" if is_locked else ""
+    row = connection.execute(
+        f"SELECT {_FIELDS} FROM archives WHERE use_id = %s AND sink = %s{lock}", (use, sink)
+    ).fetchone()
+    if row is None:
+        raise LookupError(f"the archive of {sink} was never begun")
+    return Head(*row)
+
+
+def _read_days(connection: Connection, use: int, sink: str, keys: Iterable[DayKey]) -> dict[DayKey, Day]:
+    chosen = sorted(keys)
+    rows = connection.execute(
+        "SELECT contract, day, counts FROM archive_days WHERE use_id = %s AND sink = %s"
+        " AND (contract, day) IN (SELECT * FROM unnest(%s::text[], %s::bigint[]))",
+        (use, sink, [contract for contract, _ in chosen], [day for _, day in chosen]),
+        binary=True,
+    )
+    known = {(contract, day): counts for contract, day, counts in rows}
+    try:
+        return {key: Day(known.get(key)) for key in chosen}
+    except ValueError as error:
+        raise StateError(f"{error} (archive {sink})", hint="restore the database") from error
+
+
+def _change(connection: Connection, use: int, sink: str, changes: Mapping[DayKey, Change]) -> None:
+    """Change days, under the lock of the archive's row."""
+    days = _read_days(connection, use, sink, changes)
+    for key, change in changes.items():
+        change(days[key])
+    connection.executemany(
+        "INSERT INTO archive_days (use_id, sink, contract, day, counts, is_open) VALUES (%s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (use_id, sink, contract, day) DO UPDATE SET counts = excluded.counts, is_open = excluded.is_open",
+        [(use, sink, *key, day.encoded(), day.is_open) for key, day in days.items()],
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -20,13 +20,15 @@ from poller.store import segments
 from poller.store.journal import Action
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
-from poller.store.postgres.replicas import Replica
+from poller.store.postgres.replicas import LIVE, Replica
 from poller.store.rows import Batch, DeadLetter, Sink, Size, Weight
 from poller.store.segments import Stored
 
 PIECE_CONTRACTS = 16  # of so many at once what nobody waits for is deleted
-_MOST_SEGMENTS = 128  # looked at for one batch
-_MOST_SEGMENTS_OF_CONTRACT = 32
+# Looked at for one batch: so many, and of a contract a part of these; more where the batch is a large one.
+_MOST_SEGMENTS, _SEGMENTS_OF_LARGE = 128, 4096
+_OF_CONTRACT = 4
+_LARGE_EVENTS = 50_000
 
 
 class PutSize(NamedTuple):
@@ -158,8 +160,8 @@ class _Part(NamedTuple):
     total: int
 
 
-class _Move(NamedTuple):
-    """How far a settling moves a contract's place, and from where."""
+class Move(NamedTuple):
+    """How far a settling moves a contract's place, and from where; `stamps` are of the segments that it passes."""
 
     start: tuple[int, int]
     end: tuple[int, int]
@@ -193,15 +195,42 @@ class Place:
         self._settling: tuple[int, UUID] | None = None  # how many events, and the mark that it leaves
         self._is_postponed = bool(row.attempts or row.retry_at or row.parked_at)
         self._mark = row.mark
+        self._holding: UUID | None = None  # the token by which this replica alone delivers the sink
+
+    def hold(self) -> bool:
+        """Whether this replica is the one that delivers the sink.  Commits: that it is, if no other one that lives is."""
+        token = self._replica.token
+        if self._holding != token or not self._replica.is_trusted(token):
+            query = (
+                "UPDATE sinks SET holder = %s WHERE use_id = %s AND name = %s"
+                f" AND (holder IS NULL OR holder = %s OR holder NOT IN ({LIVE}))"
+                " AND EXISTS (SELECT 1 FROM replicas WHERE token = %s AND expires_at > clock_timestamp())"
+            )
+            values = (token, self._use, self.row.name, token, self._use, token)
+            is_held = self._database.write(lambda connection: connection.execute(query, values).rowcount == 1)
+            self._holding = token if is_held else None
+        return self._holding is not None
+
+    def claimed(self, events: int) -> tuple[int, UUID, dict[str, Move]]:
+        """The use, the token of this replica, and how the next `events` events of the last batch move the places on."""
+        if not self._is_held:
+            raise self._lost()
+        moves, _ = self._moves(events)
+        return self._use, self._token, moves
+
+    def drop(self) -> None:
+        """Forget the last batch: another transaction moves its place on."""
+        self._drop()
 
     def weight(self) -> Weight:
-        """What waits in this replica's share, without reading it; of a segment that is begun, all of it."""
+        """What waits in this replica's share, without reading it; the bytes of a segment that is begun are all of it."""
         query = (
-            "SELECT coalesce(sum(s.events), 0)::bigint, coalesce(sum(s.bytes), 0)::bigint, min(s.collected_at)"
-            " FROM contracts c JOIN segments s ON s.use_id = c.use_id AND s.contract = c.contract"
-            " LEFT JOIN places p ON p.use_id = c.use_id AND p.sink = %(sink)s AND p.contract = c.contract"
-            " WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s) AND s.number > coalesce(p.segment, 0)"
-            " AND (s.sink IS NULL OR s.sink = %(sink)s)"
+            "SELECT coalesce(sum(w.events - w.position), 0)::bigint, coalesce(sum(w.bytes), 0)::bigint, min(w.first) FROM ("
+            " SELECT sum(s.events) AS events, coalesce(max(p.position), 0) AS position, sum(s.bytes) AS bytes,"
+            "  min(s.collected_at) AS first FROM contracts c JOIN segments s ON s.use_id = c.use_id AND s.contract = c.contract"
+            "  LEFT JOIN places p ON p.use_id = c.use_id AND p.sink = %(sink)s AND p.contract = c.contract"
+            "  WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s) AND s.number > coalesce(p.segment, 0)"
+            "  AND (s.sink IS NULL OR s.sink = %(sink)s) GROUP BY c.contract) w"
         )
         values = {
             "sink": self.row.name, "use": self._use, "token": self._replica.token, "whole": self._is_whole
@@ -223,7 +252,7 @@ class Place:
             self._give_back(self)
 
     def _drop(self) -> None:
-        self._replica.put_down({part.contract for part in self._parts})
+        self._put_down()
         self._parts, self._starts, self._settling = [], {}, None
 
     def _lost(self) -> LeaseLostError:
@@ -239,23 +268,28 @@ class Place:
         if found is None:
             return None
         self._parts, self._starts, batch = found
-        self._replica.take_in_hand({part.contract for part in self._parts})
+        self._take_in_hand()
         return batch
+
+    def _take_in_hand(self) -> None:
+        if not self._is_whole:  # else who has the contracts does not matter
+            self._replica.take_in_hand({part.contract for part in self._parts})
 
     def _read(
         self, connection: Connection, max_events: int, max_bytes: int
     ) -> tuple[list[_Part], dict[str, tuple[int, int]], Batch] | None:
         sink = self.row.name
+        most = _SEGMENTS_OF_LARGE if max_events >= _LARGE_EVENTS else _MOST_SEGMENTS
         heads = connection.execute(
             "SELECT c.contract, coalesce(p.segment, 0), coalesce(p.position, 0), s.number, s.stamp, s.events, s.bytes"
             " FROM contracts c JOIN sinks k ON k.use_id = c.use_id AND k.name = %(sink)s"
             " LEFT JOIN places p ON p.use_id = c.use_id AND p.sink = %(sink)s AND p.contract = c.contract"
             " CROSS JOIN LATERAL (SELECT number, stamp, events, bytes, collected_at FROM segments s"
             "  WHERE s.use_id = c.use_id AND s.contract = c.contract AND s.number > coalesce(p.segment, 0)"
-            f"  AND (s.sink IS NULL OR s.sink = %(sink)s) ORDER BY number LIMIT {_MOST_SEGMENTS_OF_CONTRACT}) s"
+            f"  AND (s.sink IS NULL OR s.sink = %(sink)s) ORDER BY number LIMIT {most // _OF_CONTRACT}) s"
             " WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s) AND c.segment > coalesce(p.segment, 0)"
             " ORDER BY min(s.collected_at) OVER (PARTITION BY c.contract), c.contract, s.number"
-            f" LIMIT {_MOST_SEGMENTS}",
+            f" LIMIT {most}",
             {"sink": sink, "use": self._use, "token": self._token, "whole": self._is_whole},
         ).fetchall()
         if not heads:
@@ -325,17 +359,21 @@ class Place:
         )
         lost = moves.keys() - settled
         self._settling = None
-        self._replica.put_down({part.contract for part in self._parts})
+        self._put_down()
         self._parts = rest
         self._starts |= {contract: move.end for contract, move in moves.items()}
-        self._replica.take_in_hand({part.contract for part in self._parts})
+        self._take_in_hand()
         self._is_postponed, self._mark = False, mark
         if lost:
             raise self._lost()
 
-    def _moves(self, count: int) -> tuple[dict[str, _Move], list[_Part]]:
+    def _put_down(self) -> None:
+        if not self._is_whole:
+            self._replica.put_down({part.contract for part in self._parts})
+
+    def _moves(self, count: int) -> tuple[dict[str, Move], list[_Part]]:
         """What settling the next events means for each contract, and the parts that remain."""
-        moves: dict[str, _Move] = {}
+        moves: dict[str, Move] = {}
         rest = list(self._parts)
         while count and rest:
             part = rest.pop(0)
@@ -346,7 +384,7 @@ class Place:
             start = before.start if before else self._starts[part.contract]
             end = (part.number, 0) if at == part.total else (before.end[0] if before else start[0], at)
             stamps = {**(before.stamps if before else {}), part.number: part.stamp}
-            moves[part.contract] = _Move(start, end, stamps, used + (before.events if before else 0))
+            moves[part.contract] = Move(start, end, stamps, used + (before.events if before else 0))
             if at < part.end:
                 rest.insert(0, part._replace(start=at))
         return moves, rest
@@ -354,7 +392,7 @@ class Place:
     def _settle(
         self,
         connection: Connection,
-        moves: dict[str, _Move],
+        moves: dict[str, Move],
         dead: Sequence[DeadLetter],
         now: float,
         mark: int | None,
@@ -372,46 +410,21 @@ class Place:
             )
         }
         known = connection.execute(
-            "SELECT 1 FROM sinks WHERE use_id = %s AND name = %s FOR KEY SHARE", (use, sink)
+            "SELECT holder FROM sinks WHERE use_id = %s AND name = %s FOR KEY SHARE", (use, sink)
         ).fetchone()
         if known is None:
             return set(moves)  # forgotten meanwhile
-        ensure_places(connection, use, sink, held)
-        places = {
-            contract: ((segment, position), settled_by)
-            for contract, segment, position, settled_by in connection.execute(
-                "SELECT contract, segment, position, settled_by FROM places"
-                " WHERE use_id = %s AND sink = %s AND contract = ANY(%s) ORDER BY contract FOR UPDATE",
-                (use, sink, chosen),
-            )
-        }
+        if known[0] not in (None, self._token):
+            return set()  # another replica delivers it
+        places = lock_places(connection, use, sink, held, chosen)
         done = {contract for contract in chosen if contract in places and places[contract][1] == settling}
-        stamps = self._stamps(connection, moves)
         open_ = [
             contract
-            for contract in chosen
-            if contract in held
-            and contract not in done
-            and places[contract][0] == moves[contract].start
-            and all(stamps.get((contract, number)) == stamp for number, stamp in moves[contract].stamps.items())
+            for contract in waiting_there(connection, use, moves, places)
+            if contract in held and contract not in done
         ]
         letters = [letter for letter in dead if letter.event.contract in open_]
-        dead_by = Counter(letter.event.contract for letter in letters)
-        connection.executemany(
-            "UPDATE places SET segment = %s, position = %s, delivered = delivered + %s, dead = dead + %s,"
-            " settled_by = %s, succeeded_at = CASE WHEN %s > 0 THEN %s ELSE succeeded_at END"
-            " WHERE use_id = %s AND sink = %s AND contract = %s",
-            [
-                (
-                    *moves[contract].end, moves[contract].events - dead_by[contract], dead_by[contract], settling,
-                    moves[contract].events - dead_by[contract], now, use, sink, contract,
-                )
-                for contract in open_
-            ],
-        )  # fmt: skip
-        if letters:
-            _write_letters(connection, use, sink, letters, now)
-        delete_done(connection, use, open_)
+        move_on(connection, use, sink, {contract: moves[contract] for contract in open_}, letters, settling, now)
         if self._is_postponed or mark != self._mark:
             connection.execute(
                 "UPDATE sinks SET attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '',"
@@ -419,15 +432,6 @@ class Place:
                 (mark, use, sink),
             )
         return done.union(open_)
-
-    def _stamps(self, connection: Connection, moves: dict[str, _Move]) -> dict[tuple[str, int], UUID]:
-        keys = [(contract, number) for contract, move in moves.items() for number in move.stamps]
-        rows = connection.execute(
-            "SELECT contract, number, stamp FROM segments"
-            " WHERE use_id = %s AND (contract, number) IN (SELECT * FROM unnest(%s::text[], %s::bigint[]))",
-            (self._use, [contract for contract, _ in keys], [number for _, number in keys]),
-        )
-        return {(contract, number): stamp for contract, number, stamp in rows}
 
     def postpone(self, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None) -> None:
         """Commits: that nothing was sent, why, and when to try again, so that a restart loses no backoff."""
@@ -477,6 +481,79 @@ def put(
         ],
     )  # fmt: skip
     return PutSize(len(encoded), len(events), sum(segment.size_bytes for segment in encoded))
+
+
+def lock_places(
+    connection: Connection, use: int, sink: str, new: Iterable[str], contracts: Sequence[str]
+) -> dict[str, tuple[tuple[int, int], UUID | None]]:
+    """The places of a sink in these contracts, locked, and by which settling each is there. It gets one in those in `new`."""
+    ensure_places(connection, use, sink, new)
+    rows = connection.execute(
+        "SELECT contract, segment, position, settled_by FROM places"
+        " WHERE use_id = %s AND sink = %s AND contract = ANY(%s) ORDER BY contract FOR UPDATE",
+        (use, sink, list(contracts)),
+    )
+    return {contract: ((segment, position), settled_by) for contract, segment, position, settled_by in rows}
+
+
+def waiting_there(
+    connection: Connection,
+    use: int,
+    moves: Mapping[str, Move],
+    places: Mapping[str, tuple[tuple[int, int], UUID | None]],
+) -> list[str]:
+    """The contracts, in order, in which the place is where the move begins, and what it passes is what was read."""
+    keys = [(contract, number) for contract, move in moves.items() for number in move.stamps]
+    rows = connection.execute(
+        "SELECT contract, number, stamp FROM segments"
+        " WHERE use_id = %s AND (contract, number) IN (SELECT * FROM unnest(%s::text[], %s::bigint[]))",
+        (use, [contract for contract, _ in keys], [number for _, number in keys]),
+    )
+    stamps = {(contract, number): stamp for contract, number, stamp in rows}
+    return [
+        contract
+        for contract, move in sorted(moves.items())
+        if contract in places
+        and places[contract][0] == move.start
+        and all(stamps.get((contract, number)) == stamp for number, stamp in move.stamps.items())
+    ]
+
+
+def move_on(
+    connection: Connection,
+    use: int,
+    sink: str,
+    moves: Mapping[str, Move],
+    letters: Sequence[DeadLetter],
+    settling: UUID,
+    now: float,
+) -> None:
+    """Move a sink on in contracts whose rows and places the caller has locked; `letters` of it are dead, the rest delivered."""
+    dead_by = Counter(letter.event.contract for letter in letters)
+    connection.executemany(
+        "UPDATE places SET segment = %s, position = %s, delivered = delivered + %s, dead = dead + %s,"
+        " settled_by = %s, succeeded_at = CASE WHEN %s > 0 THEN %s ELSE succeeded_at END"
+        " WHERE use_id = %s AND sink = %s AND contract = %s",
+        [
+            (
+                *move.end, move.events - dead_by[contract], dead_by[contract], settling, move.events - dead_by[contract],
+                now, use, sink, contract,
+            )
+            for contract, move in sorted(moves.items())
+        ],
+    )  # fmt: skip
+    if letters:
+        _write_letters(connection, use, sink, letters, now)
+    delete_done(connection, use, sorted(moves))
+
+
+def note_success(connection: Connection, use: int, sink: str) -> None:
+    """A sink that waited after a failure has taken something."""
+    connection.execute(
+        "UPDATE sinks SET attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = ''"
+        " WHERE use_id = %s AND name = %s AND attempts > 0",
+        (use, sink),
+    )
 
 
 def ensure_places(connection: Connection, use: int, sink: str, contracts: Iterable[str]) -> None:

@@ -140,11 +140,39 @@ MIGRATIONS = (
         """,
         needs=1,
     ),
+    Migration(
+        f"""
+        ALTER TABLE sinks ADD COLUMN holder uuid;  -- the replica that alone delivers it; NULL: who has a contract does
+        CREATE TABLE archives (          -- how far the archive of a sink is: its newest complete digest
+            use_id integer NOT NULL, sink text COLLATE "C" NOT NULL, archive text NOT NULL, number bigint NOT NULL DEFAULT 0,
+            sha256 text NOT NULL DEFAULT '', key text, entries bigint NOT NULL DEFAULT 0, since bigint NOT NULL,
+            written_at double precision, PRIMARY KEY (use_id, sink)
+        ) {_OFTEN};
+        CREATE TABLE archive_batches (   -- the batch that is being written, as it was committed
+            use_id integer NOT NULL, sink text COLLATE "C" NOT NULL, number bigint NOT NULL, writer text NOT NULL,
+            events bigint NOT NULL, written_at bigint NOT NULL, digest bytea NOT NULL, signature bytea,
+            of_use integer NOT NULL,     -- whose places it moves on when it is written
+            moves bytea NOT NULL,        -- and how, as JSON
+            PRIMARY KEY (use_id, sink)
+        );
+        CREATE TABLE archive_objects (
+            use_id integer NOT NULL, sink text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, content bytea NOT NULL,
+            PRIMARY KEY (use_id, sink, key)
+        );
+        ALTER TABLE archive_objects ALTER COLUMN content SET STORAGE EXTERNAL;
+        CREATE TABLE archive_days (      -- by hour: what it holds, what the API counted, what was stated
+            use_id integer NOT NULL, sink text COLLATE "C" NOT NULL, contract text COLLATE "C" NOT NULL, day bigint NOT NULL,
+            counts bytea NOT NULL, is_open boolean NOT NULL, PRIMARY KEY (use_id, sink, contract, day)
+        ) {_OFTEN};
+        CREATE INDEX archive_days_open ON archive_days (use_id, sink) WHERE is_open;
+        """,
+        needs=1,
+    ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 TABLES = (
     "replicas", "contracts", "ranges", "filtered", "ledger", "forgotten", "segments", "sinks", "places", "dead_letters",
-    "letter_books", "facts", "gaps", "journal",
+    "letter_books", "facts", "gaps", "journal", "archives", "archive_batches", "archive_objects", "archive_days",
 )  # fmt: skip
 """Those that are keyed by the use."""
 

@@ -48,7 +48,7 @@ class State:
         self.dead_letters = DeadLetters(database, use_id)
         self.journal = Journal(database, use_id)
         self.gaps = Gaps(database, use_id)
-        self.archives = Archives()
+        self.archives = Archives(database, use_id)
 
     @property
     def lost_leases(self) -> int:

@@ -1,40 +1,30 @@
-"""The archives that sinks write: how far each is, the batch that is being written, and what it holds of each hour.
+"""The tables of archives: how far each is, the batch that is being written, and what it holds of each hour.
 
-Invariants:
-1. A batch is committed whole, objects, digest and signature, before anything of it is written. There is one at a time.
-2. `complete` moves the head of the chain and, in the same transaction, the place of the sink whose events these are. So no
-   number is given twice, and no entry is in two batches.
-3. Other states (a backfill's) write to the same chain: how many of their events are in it is counted here, in that transaction.
+`poller.store.archives` has the rules and the invariants. Other states (a backfill's) write to the same chain: how many of their
+events are in it is counted here, in the transaction that completes the batch.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from poller.core.evidence.batches import HOUR_SECONDS, Head, Packed, PreparedBatch
-from poller.core.evidence.compose import ContractRow, DueHour, Facts
-from poller.core.evidence.digest import batch_of, decode, sha256
-from poller.core.evidence.hours import DAY_SECONDS, Day
-from poller.store.protocols import Seal
+from poller.core.evidence.batches import Head, Packed, PreparedBatch
+from poller.core.evidence.compose import Facts
+from poller.core.evidence.digest import decode
+from poller.core.evidence.hours import Day
+from poller.store import archives as rules
+from poller.store.archives import Change, DayKey
+from poller.store.protocols import Place, Seal
+from poller.store.rows import Sink
 from poller.store.sqlite import outbox
 from poller.store.sqlite.contracts import read_contracts
 from poller.store.sqlite.database import DamagedRowError, Database
 from poller.store.sqlite.gaps import read_gaps
 from poller.store.sqlite.schema import SEALED_ARCHIVE
 
-# So many days are looked through at most for hours to state in one batch: what is left is stated in the next one.
-_MOST_DAYS = 500
 _SELECT = f"SELECT {', '.join(Head._fields)}, seal = crc32({SEALED_ARCHIVE}) FROM archives WHERE sink = ?"
-
-
-class _Hour(NamedTuple):
-    contract: str
-    day: int
-    hour: int
 
 
 class Archives:
@@ -64,8 +54,7 @@ class Archives:
             connection.execute(
                 f"INSERT INTO archives (sink, {', '.join(Head._fields)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (sink, *head)
             )
-            for (contract, day), hours in _by_day(held).items():
-                _change_day(connection, sink, contract, day, lambda known, hours=hours: known.add(hours))  # type: ignore[misc]
+            _change(connection, sink, rules.adding(held))
 
     def prepared(self, sink: str) -> PreparedBatch | None:
         """The batch that is being written.  Raises: StateError when it is not what was committed."""
@@ -73,27 +62,30 @@ class Archives:
             return _read_prepared(connection, sink)
 
     def prepare(
-        self, sink: str, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""
+        self,
+        sink: str,
+        place: Place,
+        events: int,
+        objects: Sequence[Packed],
+        seal: Seal,
+        now: int,
+        *,
+        writer: str = "",
     ) -> PreparedBatch | None:
-        """Commit a batch of so many events, the next ones of the sink, or of another state where `writer` names it.
-
-        `objects` are made for the number after the head's.  Commits: the batch. Returns it; None where another one is being
-        written, or was since the number was looked up: then nothing is committed.
-        """
+        """Commit a batch. See the protocol. The order of what waits is the same for everybody here: a count tells the events."""
         with self._database.transaction() as connection:
             head = _known_head(connection, sink)
             is_busy = connection.execute("SELECT EXISTS (SELECT 1 FROM archive_batches WHERE sink = ?)", (sink,))
-            is_late = any(batch_of(packed.entry.key) != head.number + 1 for packed in objects)
-            if is_late or is_busy.fetchone()[0]:
+            if is_busy.fetchone()[0] or not rules.is_made_for(objects, head.number + 1):
                 return None
             known = outbox.read_sinks(connection, sink)
             facts = _facts(connection, sink, head, known, events if not writer else 0, objects)
             digest, signature = seal(facts)
-            place = (known[0].segment, known[0].position) if known and not writer else (None, None)
+            at = (known[0].segment, known[0].position) if known and not writer else (None, None)
             connection.execute(
                 "INSERT INTO archive_batches (sink, number, writer, events, written_at, digest, signature, segment, position)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (sink, head.number + 1, writer, events, now, digest, signature, *place),
+                (sink, head.number + 1, writer, events, now, digest, signature, *at),
             )
             connection.executemany(
                 "INSERT INTO archive_objects (sink, key, content) VALUES (?, ?, ?)",
@@ -116,21 +108,11 @@ class Archives:
             if row is None:
                 return False
             writer, events, content, segment, position = row
-            digest = decode(content)
             connection.execute(
-                "UPDATE archives SET number = ?, sha256 = ?, key = ?, entries = ?, written_at = ? WHERE sink = ?",
-                (number, sha256(content), digest.next_key or digest.key, digest.entries, now, sink),
+                "UPDATE archives SET sha256 = ?, key = ?, entries = ?, number = ?, written_at = ? WHERE sink = ?",
+                (*rules.next_head(content), number, now, sink),
             )
-            held = {(entry.contract, _seconds_of(entry.hour)): entry.entries for entry in digest.objects}
-            for (contract, day), hours in _by_day(held).items():
-                _change_day(connection, sink, contract, day, lambda known, hours=hours: known.add(hours))  # type: ignore[misc]
-            for statement in digest.statements:
-                place = _hour_of(statement.contract, _seconds_of(statement.hour))
-
-                def state(known: Day, statement=statement, hour=place.hour) -> None:  # type: ignore[no-untyped-def]
-                    known.state(hour, statement.api, statement.archived)
-
-                _change_day(connection, sink, place.contract, place.day, state)
+            _change(connection, sink, rules.writing(decode(content)))
             connection.execute("DELETE FROM archive_objects WHERE sink = ?", (sink,))
             connection.execute("DELETE FROM archive_batches WHERE sink = ?", (sink,))
             if writer:
@@ -159,13 +141,8 @@ class Archives:
 
         Commits: that, to be stated with the next batch.
         """
-        days: dict[int, dict[int, int | None]] = {}
-        for start, api in counted.items():
-            place = _hour_of(contract, start)
-            days.setdefault(place.day, {})[place.hour] = api
         with self._database.transaction() as connection:
-            for day, hours in days.items():
-                _change_day(connection, sink, contract, day, lambda known, hours=hours: known.close(hours))  # type: ignore[misc]
+            _change(connection, sink, rules.closing(contract, counted))
 
     def has_to_state(self, sink: str) -> bool:
         """Whether an hour may have to be stated, though nothing else waits."""
@@ -208,8 +185,7 @@ def _read_prepared(connection: sqlite3.Connection, sink: str) -> PreparedBatch |
     ).fetchall()
     number, writer, events, written_at, digest, signature = row
     prepared = PreparedBatch(number, writer, events, written_at, digest, signature, objects)
-    named = {entry.key: entry.sha256 for entry in decode(prepared.digest).objects}
-    if named != {key: sha256(content) for key, content in objects}:
+    if not rules.is_as_committed(prepared):
         raise DamagedRowError("a batch of an archive is not what its digest names")
     return prepared
 
@@ -220,84 +196,38 @@ def _facts(
     head: Head,
     known: Sequence[outbox.SinkRow],
     events: int,
-    objects: Iterable[Packed],
+    objects: Sequence[Packed],
 ) -> Facts:
-    held: dict[tuple[str, int], int] = {}
-    for packed in objects:
-        hour = (packed.entry.contract, _seconds_of(packed.entry.hour))
-        held[hour] = held.get(hour, 0) + packed.entry.entries
-    added = _by_day(held)
+    added = rules.hours_of(objects)
     waiting = outbox.waiting(connection, known[0])[0] - events if known else 0
-    due = list(_due(connection, sink, added, is_all=waiting == 0))
-    concerned = {contract for contract, _ in added} | {hour.contract for hour in due}
-    rows = [row for row in read_contracts(connection) if row.contract in concerned] if concerned else []
-    gaps = [gap for gap in read_gaps(connection) if gap.contract in concerned] if due else []
-    return Facts(
-        head,
-        due,
-        {
-            contract: [(gap.window, gap.kind) for gap in gaps if gap.contract == contract]
-            for contract in {gap.contract for gap in gaps}
-        },
-        [
-            ContractRow(row.contract, row.fetched, row.new, row.seen, row.filtered, row.origin, row.watermark)
-            for row in rows
-        ],
-        assigned=known[0].sink.assigned if known else 0,
-        delivered=known[0].sink.delivered + events if known else 0,
-        dead=known[0].sink.dead if known else 0,
-        waiting=waiting,
-    )
-
-
-def _due(
-    connection: sqlite3.Connection, sink: str, added: Mapping[tuple[str, int], Mapping[int, int]], *, is_all: bool
-) -> Iterator[DueHour]:
-    rows = connection.execute(
+    open_ = connection.execute(
         "SELECT contract, day FROM archive_days WHERE sink = ? AND is_open ORDER BY contract, day LIMIT ?",
-        (sink, _MOST_DAYS),
+        (sink, rules.MOST_DAYS),
     ).fetchall()
-    for contract, day in sorted({*rows, *added}):
-        known = _read_day(connection, sink, contract, day)
-        hours = added.get((contract, day), {})
-        known.add(hours)
-        for hour, api, held in known.due(is_all=is_all, added=hours):
-            yield DueHour(contract, day * DAY_SECONDS + hour * HOUR_SECONDS, api, held)
+    days = {key: _read_day(connection, sink, key) for key in {*open_, *added}}
+    hours = list(rules.due(days, added, is_all=waiting == 0))
+    concerned = {contract for contract, _ in added} | {hour.contract for hour in hours}
+    rows = [row for row in read_contracts(connection) if row.contract in concerned] if concerned else []
+    gaps = [gap for gap in read_gaps(connection) if gap.contract in concerned] if hours else []
+    row = known[0].sink if known else Sink(sink, "archive")
+    return rules.facts(head, hours, gaps, rows, row, events, waiting)
 
 
-def _read_day(connection: sqlite3.Connection, sink: str, contract: str, day: int) -> Day:
+def _read_day(connection: sqlite3.Connection, sink: str, key: DayKey) -> Day:
     row = connection.execute(
-        "SELECT counts FROM archive_days WHERE sink = ? AND contract = ? AND day = ?", (sink, contract, day)
+        "SELECT counts FROM archive_days WHERE sink = ? AND contract = ? AND day = ?", (sink, *key)
     ).fetchone()
     try:
         return Day(row[0] if row else None)
     except ValueError as error:
-        raise DamagedRowError(f"{error} (archive {sink}, contract {contract})") from error
+        raise DamagedRowError(f"{error} (archive {sink}, contract {key[0]})") from error
 
 
-def _change_day(
-    connection: sqlite3.Connection, sink: str, contract: str, day: int, change: Callable[[Day], None]
-) -> None:
-    known = _read_day(connection, sink, contract, day)
-    change(known)
-    connection.execute(
-        "INSERT OR REPLACE INTO archive_days (sink, contract, day, counts, is_open) VALUES (?, ?, ?, ?, ?)",
-        (sink, contract, day, known.encoded(), known.is_open),
-    )
-
-
-def _by_day(held: Mapping[tuple[str, int], int]) -> dict[tuple[str, int], dict[int, int]]:
-    """Counts by contract and hour's start as counts by contract and day, and in it by hour."""
-    days: dict[tuple[str, int], dict[int, int]] = {}
-    for (contract, start), count in held.items():
-        place = _hour_of(contract, start)
-        days.setdefault((contract, place.day), {})[place.hour] = count
-    return days
-
-
-def _hour_of(contract: str, start: int) -> _Hour:
-    return _Hour(contract, start // DAY_SECONDS, start % DAY_SECONDS // HOUR_SECONDS)
-
-
-def _seconds_of(hour: str) -> int:
-    return int(datetime.fromisoformat(hour).replace(tzinfo=UTC).timestamp())
+def _change(connection: sqlite3.Connection, sink: str, changes: Mapping[DayKey, Change]) -> None:
+    for key, change in changes.items():
+        known = _read_day(connection, sink, key)
+        change(known)
+        connection.execute(
+            "INSERT OR REPLACE INTO archive_days (sink, contract, day, counts, is_open) VALUES (?, ?, ?, ?, ?)",
+            (sink, *key, known.encoded(), known.is_open),
+        )

@@ -151,6 +151,10 @@ class Place:
         if not self._is_held:
             raise LeaseLostError("its place was given back", sink=self.row.name)
 
+    def hold(self) -> bool:
+        """Always: there are no other replicas."""
+        return True
+
     def release(self) -> None:
         """Give the right back, also while another thread is in a send."""
         self._is_held = False
