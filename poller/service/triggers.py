@@ -18,6 +18,7 @@ class Every(BaseTrigger):  # type: ignore[misc]  # ships no types
     def __init__(self, seconds: float, *, is_spread: bool = False) -> None:
         self.interval = timedelta(seconds=max(1.0, seconds))
         self._first_share = random.uniform(0.1, 1.0) if is_spread else 1.0
+        self._first_at: datetime | None = None
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """The first due time after both. The scheduler asks again for each one that is not after `now`.
@@ -26,6 +27,8 @@ class Every(BaseTrigger):  # type: ignore[misc]  # ships no types
         """
         if previous_fire_time is None:
             return now
-        share, self._first_share = self._first_share, 1.0
+        # The scheduler asks more than once what comes after the same run.
+        self._first_at = self._first_at or previous_fire_time
+        share = self._first_share if previous_fire_time == self._first_at else 1.0
         due = previous_fire_time + self.interval * share
         return due if due > now else due + self.interval * ((now - due) // self.interval + 1)

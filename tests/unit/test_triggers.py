@@ -47,4 +47,5 @@ def test_contracts_found_together_are_polled_apart_from_the_second_poll_on() -> 
     assert 6 <= min(seconds) <= max(seconds) <= 60
     trigger = Every(60, is_spread=True)
     second = trigger.get_next_fire_time(NOW, NOW)
+    assert trigger.get_next_fire_time(NOW, NOW) == second  # the scheduler asks twice, and goes by the second answer
     assert trigger.get_next_fire_time(second, second) == second + timedelta(seconds=60)
