@@ -196,7 +196,7 @@ class Collector:
                 log.warning("contract.account_changed", extra={"contract": contract, "account": other})
                 self._state.contracts.enrol([contract], other, row.origin, int(now))
         claim.record_poll(int(now), poll.failure.reason if poll.failure else "")
-        return poll._replace(gaps=tuple(gap for gap in self._state.gaps.find(contract) if gap.is_open))
+        return poll._replace(gaps=tuple(gap for gap in claim.gaps() if gap.is_open))
 
     def _collect_from(self, claim: Claim, row: Contract, now: float, turn_ends_at: float) -> PollResult:
         """Collect a contract as its account sees it."""
@@ -205,30 +205,27 @@ class Collector:
         if self._until is None:
             row = self._clock_guard.check(row, api.clock_skew_seconds, int(trusted))
         poll = PollResult(row.contract)
-        for lane in self._lanes(row, api, now):
+        for lane in self._lanes(claim, row, api, now):
             if poll.failure is not None and not lane.is_present:
                 continue  # the API had its chance with an older span; only the present is tried as well
             poll = self._collect_lane(claim, row, api, lane, now, trusted, poll, turn_ends_at)
         return poll
 
-    def _lanes(self, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:
+    def _lanes(self, claim: Claim, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:
         """What to read, in order: a span that failed last time after the present, and a gap that is due last of all."""
-        spans = [
-            _Lane(self._around_gaps(row, span.window), span.id, span.purpose == "repair")
-            for span in self._state.contracts.ranges(row.contract)
-        ]
-        present = self._present(row, api, now)
+        spans = [_Lane(_around_gaps(claim, span.window), span.id, span.purpose == "repair") for span in claim.ranges()]
+        present = self._present(claim, row, api, now)
         yield from [*present, *spans] if row.failure else [*spans, *present]
-        due = [gap for gap in self._state.gaps.find(row.contract) if gap.is_open and gap.next_try_at <= now]
+        due = [gap for gap in claim.gaps() if gap.is_open and gap.next_try_at <= now]
         yield from (_gap_lane(gap) for gap in sorted(due, key=_by_next_try)[: self._gaps_at_once])
 
-    def _present(self, row: Contract, api: ActivityLog, now: float) -> list[_Lane]:
+    def _present(self, claim: Claim, row: Contract, api: ActivityLog, now: float) -> list[_Lane]:
         # Read as far as either clock says, so that nothing comes later than it must; the watermark believes the earlier.
         reach = latest_now(api.clock_skew_seconds, now) if self._until is None else self._until
         window = next_window(row.watermark, row.origin, int(reach), self._config.poll.overlap_seconds)
         if window is None:
             return []
-        gaps = self._state.gaps.find(row.contract)
+        gaps = claim.gaps()
         # What is served, if not as it should be, is read for late entries as before; but not looked at second by second again.
         is_exact = not any(_is_wide(gap) and gap.end > window.start for gap in gaps)
         turn = int(now / self._config.poll.interval_seconds)
@@ -236,10 +233,6 @@ class Collector:
         pieces = without(window, [gap.window for gap in gaps if not _is_wide(gap)])
         chosen = in_turn(pieces, row.watermark, turn, 0 if is_one_due else _EXTRA_REQUESTS)
         return [_Lane([part for piece in chosen for part in tile(piece)], is_exact=is_exact)]
-
-    def _around_gaps(self, row: Contract, window: Window) -> list[Window]:
-        gaps = [gap.window for gap in self._state.gaps.find(row.contract)]
-        return [part for piece in without(window, gaps) for part in tile(piece)]
 
     def _collect_lane(
         self,
@@ -363,9 +356,10 @@ class Collector:
     def _wait_for_room(self) -> None:
         """Wait while the outbox and the dead letters are full: the API keeps what is not collected yet."""
         is_told = False
-        while (size := self._state.outbox.size()).used_bytes >= self._config.outbox.max_bytes:
+        max_bytes = self._config.outbox.max_bytes
+        while (size := self._state.outbox.size(below=max_bytes)).used_bytes >= max_bytes:
             if not is_told:
-                fields = {"max_bytes": self._config.outbox.max_bytes, "dead_letter_bytes": size.letter_bytes}
+                fields = {"max_bytes": max_bytes, "dead_letter_bytes": size.letter_bytes}
                 log.warning("outbox.full", extra=fields)
                 is_told = True
             if self._stop.wait(0.2):
@@ -447,6 +441,11 @@ class Collector:
 
     def close(self) -> None:
         self._ahead.close()
+
+
+def _around_gaps(claim: Claim, window: Window) -> list[Window]:
+    gaps = [gap.window for gap in claim.gaps()]
+    return [part for piece in without(window, gaps) for part in tile(piece)]
 
 
 def _gap_lane(gap: Gap) -> _Lane:

@@ -307,15 +307,17 @@ class Daemon:
         self._ticked_at = time.monotonic()
         stuck = self._stuck()  # once: the log and the watchdog must not differ
         self._tell_of_stuck(stuck)
+        collected: int | None = None
         try:
-            health = self.ready()
+            health, collected = self._look()
         except PollerError as error:  # it moves all the same
             health = Health(False, (str(error),))
         reasons = [*self.alive().reasons, *health.reasons]
         watchdog = {} if stuck else {"WATCHDOG": "1"}
         self._notifier.tell(**watchdog, STATUS=("; ".join(reasons) or "ready")[:500])
         with suppress(PollerError):  # what collects meets it, too
-            self._rate.observe(self._clock(), sum(row.new for row in self._state.contracts.all()))
+            if collected is not None:
+                self._rate.observe(self._clock(), collected)
             for entry in self._state.journal.unseen():
                 log.info("journal.recorded", extra=entry.fields)
 
@@ -340,11 +342,16 @@ class Daemon:
 
     def ready(self) -> Health:
         """Whether every contract was polled lately and every sink takes what we send."""
+        return self._look()[0]
+
+    def _look(self) -> tuple[Health, int | None]:
+        """Whether we are ready, and how many entries were ever collected, if that can be told."""
         work = self._work
         if work is None:
-            return Health(False, ("starting",))
-        reasons = [*work.not_ready_reasons(), *filter(None, [self._endpoint_failure])]
-        return Health(not reasons, tuple(reasons), tuple(work.notes()))
+            return Health(False, ("starting",)), None
+        look = work.look()
+        reasons = [*look.not_ready, *filter(None, [self._endpoint_failure])]
+        return Health(not reasons, tuple(reasons), tuple(look.notes)), look.collected
 
 
 def _words(error: Exception) -> str:

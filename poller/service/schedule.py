@@ -72,6 +72,14 @@ class Components(NamedTuple):
     redactions: Mapping[str, Callable[[bytes], bytes]] = {}  # by sink
 
 
+class Look(NamedTuple):
+    """What keeps us from being ready, what to know though we are, a sentence each, and how many entries were ever collected."""
+
+    not_ready: list[str]
+    notes: Sequence[str] = ()
+    collected: int | None = None
+
+
 class Schedule:
     """The schedule and the threads of one configuration, from `start` to `stop`."""
 
@@ -450,12 +458,12 @@ class Schedule:
             self._unavailable[name] = error.reason
         _tell_unavailable(error, **where)
 
-    def not_ready_reasons(self) -> list[str]:
-        """What keeps us from being ready, in a sentence each."""
+    def look(self) -> Look:
+        """How it is going, as of one moment."""
         try:
             overview = self._state.overview()
         except StateUnavailableError as error:
-            return [error.reason]
+            return Look([error.reason])
         found = not_ready_reasons(
             overview,
             self.components.config,
@@ -464,15 +472,11 @@ class Schedule:
             discovery_failures=self._discovery_failures,
             token_expiries=self._tokens.expiries,
         )
-        return [*sorted(set(self._unavailable.copy().values())), *found]
-
-    def notes(self) -> list[str]:
-        """What to know though we are ready, in a sentence each."""
-        try:
-            gaps = [gap for gap in self._state.gaps.find() if gap.contract in self._contracts]
-            return notes(self._state.contracts.all(), gaps) if gaps else []
-        except StateUnavailableError:
-            return []  # `not_ready_reasons` says so
+        return Look(
+            [*sorted(set(self._unavailable.copy().values())), *found],
+            notes(overview.contracts, [gap for gap in overview.gaps if gap.contract in self._contracts]),
+            sum(row.new for row in overview.contracts),
+        )
 
 
 def _tell_unavailable(error: StateUnavailableError, **where: str) -> None:

@@ -264,11 +264,19 @@ class Claim(Protocol):
     def row(self) -> Contract:
         """The contract as it was when it was claimed."""
 
+    def ranges(self) -> Sequence[Range]:
+        """The spans still to be read, oldest first, as far as they were known when it was claimed."""
+
+    def gaps(self) -> Sequence[Gap]:
+        """What could not be read of the contract, oldest first, with what this claim has committed of it."""
+
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
         """Decide what of a window is new, and store it.
 
         Commits, all in one transaction: the new events to ledger and outbox, the books, what could not be read, and the progress.
         `prepare` is called inside the transaction with those new events that are not `elsewhere`, if there are any.
+        Where a window brought nothing new, that may be committed some seconds later, together with others': a crash until then
+        means that it is read again. This program sees it at once.
         Raises: LeaseLostError.
         """
 
@@ -276,7 +284,7 @@ class Claim(Protocol):
         """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
 
     def record_poll(self, now: int, failure: str) -> None:
-        """Commits: how the poll ended; `failure` is empty when it succeeded."""
+        """Commits: how the poll ended; `failure` is empty when it succeeded. A success may be committed later, as above."""
 
     def release(self) -> None:
         """Give the right back. Again: nothing."""
@@ -297,8 +305,8 @@ class Outbox(Protocol):
     def retry_at(self, sink: str) -> float | None:
         """When a sink that waits is tried again; None if it does not wait, or is not known."""
 
-    def size(self) -> Size:
-        """What lies in the outbox, of all replicas."""
+    def size(self, *, below: int = 0) -> Size:
+        """What lies in the outbox, of all replicas. As long as it is surely below so many bytes, it may be seconds old."""
 
     def forget(self, sink: str, *, by: Action | None = None) -> bool:
         """Commits: piece by piece, the end of a sink and of what waited for it alone; with the first piece who did it.

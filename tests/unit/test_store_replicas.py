@@ -215,6 +215,8 @@ def test_a_number_that_comes_again_with_other_content_is_not_settled_for_the_old
         )
 
     one._database.write(fail_over)
+    with pytest.raises(LeaseLostError):  # what this replica remembers is no longer so
+        commit(one, events(1, 2))
     commit(one, events(1, 2))
     with pytest.raises(LeaseLostError):
         place.settle(1, now=NOW)

@@ -14,10 +14,12 @@ from poller.core.errors import LeaseLostError
 from poller.core.events import Event
 from poller.core.hours import Compared
 from poller.core.windows import Window
+from poller.store.gaps import Gap
 from poller.store.journal import Action
 from poller.store.postgres import gaps, ledger, outbox
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
+from poller.store.postgres.quiet import COLUMNS, Known, Quiet, known_of
 from poller.store.postgres.replicas import Replica
 from poller.store.rows import Committed, Contract, Count, Prepare, Prepared, Range, WindowRead, late_and_repaired
 
@@ -25,18 +27,31 @@ from poller.store.rows import Committed, Contract, Count, Prepare, Prepared, Ran
 class Contracts:
     """The tables `contracts`, `ranges`, `ledger` and `filtered`, and the fact `skipped`, of one use."""
 
-    def __init__(self, database: Database, use: int, replica: Callable[[], Replica]) -> None:
-        """`replica` is this process among the replicas: asked for only where something is claimed."""
+    def __init__(
+        self, database: Database, use: int, replica: Callable[[], Replica], note_put: Callable[[int], None]
+    ) -> None:
+        """`replica` is this process among the replicas: asked for only where something is claimed.
+
+        `note_put` is told how many bytes a commit has put into the outbox.
+        """
         self._database = database
         self._use = use
         self._replica = replica
+        self._note_put = note_put
         self._claims: dict[str, Claim] = {}
         self._lock = threading.Lock()
+        self._quiet = Quiet(database, use)
+
+    def flush(self) -> None:
+        """Commits: what polls that brought nothing new have still to write."""
+        self._quiet.flush()
 
     def all(self) -> list[Contract]:
+        self.flush()
         return self._database.read(lambda connection: read_contracts(connection, self._use))
 
     def get(self, contract: str) -> Contract | None:
+        self._quiet.settle(contract)
         rows = self._database.read(lambda connection: read_contracts(connection, self._use, [contract]))
         return rows[0] if rows else None
 
@@ -54,6 +69,7 @@ class Contracts:
         chosen = sorted(contracts)
         if chosen:
             self._database.write(work)
+            self._quiet.forget(chosen)
 
     def skip_to(self, contract: str, start: int, count: int) -> None:
         """Commits: the watermark at `start`, unless it is there already; the fact `skipped` grows by `count`."""
@@ -68,6 +84,7 @@ class Contracts:
                 )
 
         self._database.write(work)
+        self._quiet.forget([contract])
 
     def take_back(self, contract: str, watermark: int, now: int) -> None:
         """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person."""
@@ -80,6 +97,7 @@ class Contracts:
             set_fact(connection, self._use, "taken_back", f"{now} {watermark}")
 
         self._database.write(work)
+        self._quiet.forget([contract])
 
     def add_range(
         self, contract: str, window: Window, purpose: str, *, by: Action | None = None, count: int = 0
@@ -106,6 +124,7 @@ class Contracts:
             return Acted(None, count)
 
         write_by(self._database, self._use, by, work)
+        self._quiet.forget([contract])
 
     def ranges(self, contract: str) -> list[Range]:
         """The spans still to be read, oldest first."""
@@ -135,8 +154,11 @@ class Contracts:
     def share(self, wanted: Sequence[str]) -> list[str]:
         """Take this replica's fair share, and give back what is too much or not wanted. Returns: those held, in that order."""
         replica = self._replica()
+        self.flush()
         replica.share(wanted)
         held = replica.held()
+        self._quiet.keep(held)
+        self._quiet.forget(replica.unsettled)
         return [contract for contract in wanted if contract in held]
 
     def claim(self, only: Collection[str], limit: int | None = None) -> list[Claim]:
@@ -144,27 +166,42 @@ class Contracts:
         replica = self._replica()
         token = replica.token
         held = replica.held()
+        self._quiet.of(token)
         if unheld := [contract for contract in only if contract not in held]:
+            self._quiet.forget(unheld)
             replica.take(unheld)
             held = replica.held()
         with self._lock:
             free = [contract for contract in only if contract in held and contract not in self._claims][:limit]
             for contract in free:  # the place is taken before the row is read
-                self._claims[contract] = Claim(self._database, self._use, replica, token, self._give_back)
+                self._claims[contract] = Claim(
+                    self._database, self._use, replica, token, self._quiet, self._note_put, self._give_back
+                )
         try:
-            rows = self._database.read(lambda connection: read_contracts(connection, self._use, free))
+            found = self._read(free, is_trusted=replica.is_trusted(token))
         except BaseException:  # an interrupt, too, must not keep the contracts claimed
             self._drop(free)
             raise
-        by_name = {row.contract: row for row in rows}
-        self._drop([contract for contract in free if contract not in by_name])
+        self._drop([contract for contract in free if contract not in found])
         claims = []
         for contract in free:
-            if contract in by_name:
+            if contract in found:
                 claim = self._claims[contract]
-                claim.begin(by_name[contract])
+                claim.begin(found[contract])
                 claims.append(claim)
         return claims
+
+    def _read(self, contracts: Sequence[str], *, is_trusted: bool) -> dict[str, Known]:
+        """The contracts as they are: from memory while they are surely held, and from the database."""
+        for contract in contracts:
+            self._quiet.settle(contract)
+        known = {contract: self._quiet.known(contract) for contract in contracts if is_trusted}
+        found = {contract: one for contract, one in known.items() if one is not None}
+        if rest := [contract for contract in contracts if contract not in found]:
+            for one in self._database.read(lambda connection: _read_known(connection, self._use, rest)):
+                found[one.row.contract] = one
+                self._quiet.learn(one)
+        return found
 
     def _drop(self, contracts: Iterable[str]) -> None:
         with self._lock:
@@ -211,33 +248,73 @@ class Claim:
     row: Contract
 
     def __init__(
-        self, database: Database, use: int, replica: Replica, token: UUID, give_back: Callable[[Claim], None]
+        self,
+        database: Database,
+        use: int,
+        replica: Replica,
+        token: UUID,
+        quiet: Quiet,
+        note_put: Callable[[int], None],
+        give_back: Callable[[Claim], None],
     ) -> None:
         self._database = database
         self._use = use
         self._replica = replica
         self._token = token
+        self._quiet = quiet
+        self._note_put = note_put
         self._give_back = give_back
         self._is_held = True
 
-    def begin(self, row: Contract) -> None:
+    def begin(self, known: Known) -> None:
         """Hold it, with the contract as it is now."""
-        self.row = row
-        self._replica.take_in_hand([row.contract])
+        self.row, self._known = known.row, known
+        self._replica.take_in_hand([self.row.contract])
+
+    def ranges(self) -> Sequence[Range]:
+        """The spans still to be read, oldest first."""
+        if self._known.is_plain:
+            return ()
+        return self._database.read(lambda connection: read_ranges(connection, self._use, self.row.contract))
+
+    def gaps(self) -> Sequence[Gap]:
+        """What could not be read of the contract, oldest first."""
+        if self._known.is_plain:
+            return ()
+        return self._database.read(lambda connection: gaps.read_gaps(connection, self._use, self.row.contract))
 
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
         """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress."""
         self._ensure_held()
-        return self._database.write(lambda connection: self._commit(connection, read, prepare))
+        row = self._known.row
+        advance_to = min(read.advance_to, read.window.end) if read.advance_to is not None else 0
+        if self._quiet.is_quiet(self._known, read):
+            self._quiet.add(self._token, self._known, advance_to=advance_to, fetched=read.fetched)
+            self._known = self._known._replace(row=row._replace(watermark=max(row.watermark, advance_to)))
+            return Committed((), 0, 0)
+        self._quiet.settle(row.contract)
+        try:
+            done, self._known = self._database.write(
+                lambda connection: self._commit(connection, read, prepare, advance_to)
+            )
+        except BaseException:
+            self._quiet.forget([row.contract])  # it may have happened
+            raise
+        self._quiet.note_seen(self._known, read.events)
+        self._note_put(sum(len(event.line) for event in done.unseen))
+        return done
 
-    def _commit(self, connection: Connection, read: WindowRead, prepare: Prepare) -> Committed:
+    def _commit(
+        self, connection: Connection, read: WindowRead, prepare: Prepare, advance_to: int
+    ) -> tuple[Committed, Known]:
         use, contract = self._use, self.row.contract
         locked = connection.execute(
             "SELECT watermark, commits, segment, EXISTS (SELECT 1 FROM gaps WHERE use_id = %s AND contract = %s)"
             " FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE",
             (use, contract, use, contract, self._token),
         ).fetchone()
-        if locked is None or not self._is_held:
+        # Fewer commits: a failover has lost what this claim committed. What its windows held is read again.
+        if locked is None or not self._is_held or locked[1] < self._known.commits:
             raise self._lost()
         watermark, commits, segment, has_gaps = locked
         unseen = ledger.unseen(connection, use, contract, read.events) if read.events else []
@@ -255,8 +332,7 @@ class Claim:
             " sharing = sharing + %s, commits = %s, segment = segment + %s, put_events = put_events + %s,"
             " outbox_events = outbox_events + %s, outbox_bytes = outbox_bytes + %s WHERE use_id = %s AND contract = %s",
             (
-                min(read.advance_to, read.window.end) if read.advance_to is not None else 0,
-                read.fetched, new, read.fetched - len(fresh), len(fresh) - new, late, repaired,
+                advance_to, read.fetched, new, read.fetched - len(fresh), len(fresh) - new, late, repaired,
                 sum(bool(event.shared_id) for event in unseen), commits + bool(unseen), size.segments, new, new,
                 size.bytes, use, contract,
             ),
@@ -277,7 +353,9 @@ class Claim:
                 "DELETE FROM ranges WHERE id = %s AND use_id = %s AND contract = %s AND start_at >= end_at", key
             )
         opened, closed = gaps.settle(connection, use, contract, read, has_gaps=has_gaps)
-        return Committed(unseen, len(fresh), new, late, repaired, opened, closed)
+        row = self._known.row._replace(watermark=max(watermark, advance_to))
+        known = Known(row, commits + bool(unseen), self._known.is_plain and not has_gaps and not opened)
+        return Committed(unseen, len(fresh), new, late, repaired, opened, closed), known
 
     def end_range(self, id_: int) -> None:
         """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
@@ -296,6 +374,10 @@ class Claim:
 
     def record_poll(self, now: int, failure: str) -> None:
         """Commits: how the poll ended; `failure` is empty when it succeeded."""
+        self._ensure_held()
+        if not failure and self._quiet.known(self.row.contract) is not None:
+            self._quiet.add(self._token, self._known, polled_at=now)
+            return
 
         def work(connection: Connection) -> None:
             column = "failed_at" if failure else "succeeded_at"
@@ -306,8 +388,8 @@ class Claim:
             if connection.execute(query, values).rowcount != 1:
                 raise self._lost()
 
-        self._ensure_held()
         self._database.write(work)
+        self._quiet.forget([self.row.contract])
 
     def release(self) -> None:
         """Give the right back. What is being committed ends first, or is refused."""
@@ -333,6 +415,17 @@ def read_contracts(connection: Connection, use: int, only: Sequence[str] | None 
         (use, only if only is None else list(only), only if only is None else list(only)),
     )
     return [Contract(*row) for row in rows]
+
+
+def _read_known(connection: Connection, use: int, contracts: Sequence[str]) -> list[Known]:
+    """Contracts of this replica as they are, for claims."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS}, coalesce(p.host || ':' || p.pid, '') FROM contracts c"
+        " LEFT JOIN replicas p ON p.token = c.holder AND p.expires_at > clock_timestamp()"
+        " WHERE c.use_id = %s AND c.contract = ANY(%s)",
+        (use, list(contracts)),
+    )
+    return [known_of(columns, holder) for *columns, holder in rows]
 
 
 def read_ranges(connection: Connection, use: int, contract: str | None = None) -> list[Range]:

@@ -1,8 +1,8 @@
 """Connections to a PostgreSQL database, and transactions on it.
 
 Every transaction is whole in itself, so that a pooler may give each to another connection of the server: no session state, no
-prepared statements, limits by `SET LOCAL`. A connection that hangs ends by time-outs of the kernel. psycopg-pool is not used: it
-connects in the background with growing waits, and what the server said stays there.
+prepared statements, limits that end with the transaction. A connection that hangs ends by time-outs of the kernel. psycopg-pool
+is not used: it connects in the background with growing waits, and what the server said stays there.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _WAIT_SECONDS = 10.0
 _CONNECT_SECONDS = 5
 _IDLE_SECONDS = 60.0
 _TRIES = 4
-_LIMITS = (
-    "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s';"
-    " SET LOCAL idle_in_transaction_session_timeout = '60s'"
+# As SET LOCAL does, all in one statement.
+_SETTINGS = (
+    "SELECT set_config('search_path', '{schema}', true), set_config('lock_timeout', '5s', true),"
+    " set_config('statement_timeout', '60s', true), set_config('idle_in_transaction_session_timeout', '60s', true)"
 )
 
 
@@ -62,6 +63,7 @@ class Database:
         """`ca_bundle`: certificates of the environment, where the configuration names none.  Connects to nothing yet."""
         self.url = parse_state_url(config.url)
         self.schema = config.schema
+        self._settings = _SETTINGS.format(schema=config.schema)
         self.place = f"postgresql://{self.url.shown}"
         self._config = config
         self._ca_bundle = ca_bundle
@@ -78,12 +80,11 @@ class Database:
         Raises: StateUnavailableError, also where the answer to COMMIT was lost: then it may have happened. StateError.
         """
         moves()
-        return self._run(f"BEGIN; SET LOCAL search_path TO {self.schema}; {_LIMITS}", work)
+        return self._run(f"BEGIN; {self._settings}", work)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Queries that see one and the same moment.  Raises: StateUnavailableError, StateError."""
-        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        return self._run(f"{begin}; SET LOCAL search_path TO {self.schema}; {_LIMITS}", work)
+        return self._run(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {self._settings}", work)
 
     def _run(self, begin: str, work: Callable[[Connection], T]) -> T:
         for tries_left in reversed(range(_TRIES)):

@@ -8,7 +8,9 @@ apart.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -29,6 +31,7 @@ PIECE_CONTRACTS = 16  # of so many at once what nobody waits for is deleted
 _MOST_SEGMENTS, _SEGMENTS_OF_LARGE = 128, 4096
 _OF_CONTRACT = 4
 _LARGE_EVENTS = 50_000
+_SIZE_SECONDS = 2.0  # so old may be what is known of a size
 
 
 class PutSize(NamedTuple):
@@ -48,6 +51,8 @@ class Outbox:
         self._replica = replica
         self._places: dict[str, Place] = {}
         self._lock = threading.Lock()
+        self._put_bytes = 0
+        self._size = Size(0, 0), 0, -math.inf  # as it was, with how much had been put by then, and when that was
 
     def register(self, name: str, type_: str) -> Sink:
         """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
@@ -120,9 +125,21 @@ class Outbox:
         row = self._database.read(lambda connection: connection.execute(query, (self._use, sink)).fetchone())
         return row[0] if row else None
 
-    def size(self) -> Size:
-        """What lies in the outbox, of all replicas."""
-        return self._database.read(lambda connection: read_size(connection, self._use))
+    def size(self, *, below: int = 0) -> Size:
+        """What lies in the outbox, of all replicas. As long as it is surely below so many bytes, it may be seconds old."""
+        put_bytes = self._put_bytes
+        size, as_of, looked_at = self._size
+        added = put_bytes - as_of
+        if time.monotonic() - looked_at < _SIZE_SECONDS and size.used_bytes + added < below:
+            return size._replace(bytes=size.bytes + added)
+        size = self._database.read(lambda connection: read_size(connection, self._use))
+        self._size = size, put_bytes, time.monotonic()
+        return size
+
+    def note_put(self, size_bytes: int) -> None:
+        """So much was just put into it by this process."""
+        with self._lock:
+            self._put_bytes += size_bytes
 
     def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
         """The right to deliver to a registered sink, for one thread until `release`; None if another has it.

@@ -47,6 +47,8 @@ class Replica:
         self._deadline = 0.0
         self._held: set[str] = set()
         self._in_hand: Counter[str] = Counter()
+        self.unsettled: frozenset[str] = frozenset()
+        """Contracts of the use with gaps or spans still to be read, as of the last `share`."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self.token: UUID = uuid4()
@@ -172,11 +174,15 @@ class Replica:
                 self._held = held
 
     def _share(self, connection: Connection, token: UUID, wanted: Sequence[str], in_hand: set[str]) -> set[str]:
-        live = {row[0] for row in connection.execute(LIVE, (self._use,))}
+        row = connection.execute(
+            f"SELECT ARRAY({LIVE}), ARRAY(SELECT contract FROM contracts WHERE use_id = %s AND holder = %s),"
+            " ARRAY(SELECT contract FROM ranges WHERE use_id = %s UNION SELECT contract FROM gaps WHERE use_id = %s)",
+            (self._use, self._use, token, self._use, self._use),
+        ).fetchone()
+        live, held, unsettled = map(set, row or ((), (), ()))
+        self.unsettled = frozenset(unsettled)
         if token not in live:
             return set()
-        query = "SELECT contract FROM contracts WHERE use_id = %s AND holder = %s"
-        held = {row[0] for row in connection.execute(query, (self._use, token))}
         known = set(wanted)
         fair = -(-len(known) // len(live))
         kept = sorted(held, key=lambda contract: (contract not in known, contract not in in_hand, contract))

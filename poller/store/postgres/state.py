@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from poller.core.clocks import Trail
+from poller.core.errors import StateError
 from poller.store.journal import Action
 from poller.store.overview import Overview
 from poller.store.postgres.archives import Archives
@@ -43,8 +44,8 @@ class State:
         self._on_close = on_close
         self._replica: Replica | None = None
         self._lock = threading.Lock()
-        self.contracts = Contracts(database, use_id, self._joined)
         self.outbox = Outbox(database, use_id, self._joined)
+        self.contracts = Contracts(database, use_id, self._joined, self.outbox.note_put)
         self.dead_letters = DeadLetters(database, use_id)
         self.journal = Journal(database, use_id)
         self.gaps = Gaps(database, use_id)
@@ -112,6 +113,7 @@ class State:
 
     def overview(self) -> Overview:
         """Everything at one moment, for status, metrics and the books."""
+        self.contracts.flush()
         return self._database.read(lambda connection: read_overview(connection, self._use))
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
@@ -136,6 +138,8 @@ class State:
         with self._lock:
             replica, self._replica = self._replica, None
         if replica is not None:
+            with suppress(StateError):  # what polls without anything new brought is read again
+                self.contracts.flush()
             replica.leave()
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from poller.core.errors import LeaseLostError
 from poller.core.events import Event
 from poller.core.hours import Compared
 from poller.core.windows import Window
+from poller.store.gaps import Gap
 from poller.store.journal import Action
 from poller.store.rows import Committed, Contract, Count, Prepare, Prepared, Range, WindowRead, late_and_repaired
 from poller.store.sqlite import gaps, ledger, outbox
@@ -177,6 +178,16 @@ class Claim:
         self._database = database
         self._give_back = give_back
         self._is_held = True
+
+    def ranges(self) -> Sequence[Range]:
+        """The spans still to be read, oldest first."""
+        with self._database.reading() as connection:
+            return read_ranges(connection, self.row.contract)
+
+    def gaps(self) -> Sequence[Gap]:
+        """What could not be read of the contract, oldest first."""
+        with self._database.reading() as connection:
+            return gaps.read_gaps(connection, self.row.contract)
 
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
         """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress."""

@@ -132,7 +132,7 @@ class Outbox:
             connection.execute(f"UPDATE outbox_size SET (events, bytes) = {size} WHERE (events, bytes) <> {size}")
             connection.execute(f"UPDATE outbox_size SET letter_bytes = {letters} WHERE letter_bytes <> {letters}")
 
-    def size(self) -> Size:
+    def size(self, *, below: int = 0) -> Size:
         with self._database.reading() as connection:
             return Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
 
