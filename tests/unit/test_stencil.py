@@ -57,6 +57,22 @@ def test_entries_that_differ_in_ids_and_times_are_mapped_once(standard):
     assert mapping.count == learned
 
 
+def test_a_kind_that_comes_once_costs_no_learning():
+    mapping = Counted(OCSF.map)
+    stencils = Stencils(mapping)
+    for number in range(500):
+        stencils.make(line_of(number, action="y" * (number + 1)))
+    assert mapping.count == 500
+
+
+def test_what_cannot_be_learned_is_tried_ever_more_rarely():
+    mapping = Counted(lambda event: blake2b(event.line).hexdigest().encode())
+    stencils = Stencils(mapping)
+    for number in range(1000):
+        stencils.make(line_of(number))
+    assert mapping.count < 1000 + 3 * 10
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -109,7 +125,7 @@ def test_a_mapping_that_is_wrong_for_this_entry_alone_has_no_stencil():
         b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},"time":"2026-05-01T07:42:20.530Z"}',
         b'{"meta":{"time":"2026-05-01T07:42:20.530Z","queueRefId":123456},"a":{"queueRefId":123456}}',
         b'{"meta":{"time":"2026-05-01T07:42:20.531Z"}}',
-        b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},"what a made-up entry has":"2408139"}',
+        b'{"meta":{"time":"2026-05-01T07:42:20.530Z","queueRefId":123456},"what a made-up entry has":"2408139"}',
         b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},"what a made-up entry has":"34401906789"}',
         b'{"meta":{"time":"2026-05-01T07:42:20.530Z"},"padding":"' + b"x" * 5000 + b'"}',
     ],
@@ -132,9 +148,11 @@ def test_an_entry_with_a_time_and_no_id_has_a_stencil_and_so_has_a_mapping_to_no
 
 def test_what_is_known_is_bounded(monkeypatch):
     monkeypatch.setattr(stencil, "MAX_STENCILS", 3)
+    monkeypatch.setattr(stencil, "MAX_SEEN", 5)
     stencils = Stencils(OCSF.map)
     for number in range(100):
         event = line_of(number, action="x" * (number % 10 + 1))
         for _ in range(4):
             assert stencils.make(event) == OCSF.map(event)
         assert len(stencils._known) <= 3
+        assert len(stencils._seen) <= 5

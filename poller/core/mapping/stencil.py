@@ -21,22 +21,21 @@ from poller.core.mapping.shorten import format_time_us
 
 # The same for all lines that differ only in digits and in the letters of hexadecimal numbers.
 _MASK = bytes.maketrans(b"0123456789abcdef", b"0" * 16)
-_ID = re.compile(rb"(?<![0-9a-f-])[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(?![0-9a-f-])")
-_TIME = re.compile(rb'(?<="time":")[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z(?=")')
-_NUMBER = re.compile(rb'(?<="queueRefId":)[1-9][0-9]{5,15}(?=[,}])')
+_WORD = (b"0", b"-")
+_ID = b"00000000-0000-0000-0000-000000000000"  # behind the mask
+_TIME = re.compile(rb'"time":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z)"')
+_NUMBER = re.compile(rb'"queueRefId":([1-9][0-9]{5,15})[,}]')
 
 MAX_STENCILS = 1500
 MAX_LINE_BYTES = 4096
-# Learning takes as long as mapping three entries, so it may not follow each entry that has no stencil.
-_LEARN_EVERY = 4
+MAX_SEEN = 8192
+"""Of so many kinds of entries without a stencil it is remembered how often they came."""
 # Times of the two made-up entries, and when they were collected: numbers that nothing else in an event is.
 _PROBES = ((34_401_906_789_000, 35_512_017), (1_187_654_321_987_000, 1_198_765_432))
 
-# What the first of them has in place of ids, of a number, of its time, and of when it was collected.
-_MADE_UP = re.compile(
-    b"c0ffee[0-9a-f]{2}-[0-9a-f]{4}-4a5b-8c6d-[0-9a-f]{12}|240813[0-9]*|1971-02-03T04:05:06\\.789Z|34401906789"
-    b"|1971-02-16T00:26:57\\.000Z|35512017000"
-)
+# In place of a made-up value: a byte that no JSON has, and its number. Within a longer word or number it is not the value.
+_MARK = re.compile(rb"\x00(.)", re.DOTALL)
+_IS_PART = re.compile(rb"[0-9a-f]\x00|\x00.[0-9a-f]", re.DOTALL)
 
 Map = Callable[[OutboxEvent], bytes]
 
@@ -57,7 +56,7 @@ class Stencils:
     def __init__(self, map_event: Map) -> None:
         self._map = map_event
         self._known: dict[tuple[str, bytes], _Stencil] = {}
-        self._misses = 0
+        self._seen: dict[int, int] = {}
 
     def make(self, event: OutboxEvent) -> bytes:
         """What the mapping makes of the event."""
@@ -66,12 +65,19 @@ class Stencils:
             return self._map(event)
         key = (event.contract, line.translate(_MASK))
         stencil = self._known.get(key)
-        if stencil is not None:
-            made = _filled(stencil, event)
-            return self._map(event) if made is None else made
+        if stencil is None:
+            return self._mapped(key, event)
+        made = _filled(stencil, event)
+        return self._map(event) if made is None else made
+
+    def _mapped(self, key: tuple[str, bytes], event: OutboxEvent) -> bytes:
+        """Learning takes as long as mapping three entries: it is tried when a kind comes a 2nd, 4th, 8th ... time."""
         made = self._map(event)
-        self._misses += 1
-        if self._misses % _LEARN_EVERY == 0:
+        if len(self._seen) >= MAX_SEEN:
+            self._seen.clear()
+        digest = hash(key)
+        self._seen[digest] = count = self._seen.get(digest, 0) + 1
+        if count > 1 and not count & (count - 1):
             self._learn(key, event, made)
         return made
 
@@ -86,16 +92,26 @@ class Stencils:
 
 def _filled(stencil: _Stencil, event: OutboxEvent) -> bytes | None:
     """The event, if it is one of the stencil's."""
-    line = event.line
-    if b"".join(stencil.take_same(line)) != stencil.same:
+    take_same, same, take_holes, time_hole, number_hole, text, pick = stencil
+    line, time_us = event.line, event.time_us
+    if b"".join(take_same(line)) != same:
         return None
-    holes = stencil.take_holes(line)
-    time = format_time_us(event.time_us).encode()
-    if holes[stencil.time_hole] != time:
+    holes = take_holes(line)
+    second, rest = divmod(time_us, 1_000_000)
+    if holes[time_hole] != _second_text(second) + _MILLISECONDS[rest // 1000]:
         return None
-    if stencil.number_hole is not None and not holes[stencil.number_hole].isdigit():
+    if number_hole is not None and not holes[number_hole].isdigit():
         return None
-    return stencil.text % stencil.pick((*holes, b"%d" % (event.time_us // 1000), *_of_collecting(event.collected_at)))
+    return text % pick((*holes, b"%d" % (time_us // 1000), *_of_collecting(event.collected_at)))
+
+
+_MILLISECONDS = tuple(b"%03dZ" % ms for ms in range(1000))
+
+
+@lru_cache(64)
+def _second_text(second: int) -> bytes:
+    """A second as `format_time_us` writes it, up to the dot."""
+    return format_time_us(second * 1_000_000)[: -len("000Z")].encode()
 
 
 @lru_cache(16)
@@ -106,12 +122,12 @@ def _of_collecting(second: int) -> tuple[bytes, bytes]:
 def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
     """The stencil of an entry and all that differ from it in ids and time; None where it has no such."""
     line = event.line
-    times, numbers = [*_TIME.finditer(line)], [*_NUMBER.finditer(line)]
-    if len(times) != 1 or len(numbers) > 1 or times[0][0] != format_time_us(event.time_us).encode():
+    times, numbers = ([match.span(1) for match in pattern.finditer(line)] for pattern in (_TIME, _NUMBER))
+    if len(times) != 1 or len(numbers) > 1 or line[slice(*times[0])] != format_time_us(event.time_us).encode():
         return None
-    spans = sorted(match.span() for match in (*_ID.finditer(line), *times, *numbers))
-    time_hole = spans.index(times[0].span())
-    number_hole = spans.index(numbers[0].span()) if numbers else None
+    spans = sorted([*_ids(line.translate(_MASK)), *times, *numbers])
+    time_hole = spans.index(times[0])
+    number_hole = spans.index(numbers[0]) if numbers else None
     first, second = (
         _probe(event, spans, time_hole, number_hole, time_us, collected_at) for time_us, collected_at in _PROBES
     )
@@ -125,6 +141,15 @@ def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
     take_same = _taker(same)
     stencil = _Stencil(take_same, b"".join(take_same(line)), take_holes, time_hole, number_hole, text, _picker(order))
     return stencil if _filled(stencil, second) == map_event(second) else None
+
+
+def _ids(masked: bytes) -> Iterator[tuple[int, int]]:
+    """Where the ids are that are no part of a longer word."""
+    end = 0
+    while (start := masked.find(_ID, end)) >= 0:
+        end = start + len(_ID)
+        if masked[start - 1 : start] not in _WORD and masked[end : end + 1] not in _WORD:
+            yield start, end
 
 
 def _probe(
@@ -174,12 +199,13 @@ def _slice(start: int, stop: int) -> slice:
 
 
 def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[bytes, list[int]] | None:
-    """The text with a hole wherever it has one of the values, and which one each hole has; None where it has half of one."""
-    numbers = {value: number for number, value in enumerate(values)}
-    order = [numbers.get(found, -1) for found in _MADE_UP.findall(made)]
-    if -1 in order:
+    """The text with a hole wherever it has one of the values, and which one each hole has; None where a longer word has one."""
+    for number, value in enumerate(values):
+        made = made.replace(value, b"\0%c" % number)
+    if _IS_PART.search(made):
         return None
-    return b"%b".join(piece.replace(b"%", b"%%") for piece in _MADE_UP.split(made)), order
+    pieces = _MARK.split(made)
+    return b"%b".join(piece.replace(b"%", b"%%") for piece in pieces[::2]), [piece[0] for piece in pieces[1::2]]
 
 
 def _picker(order: list[int]) -> Callable[[tuple[bytes, ...]], tuple[bytes, ...]]:
