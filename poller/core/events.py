@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import email.utils
 import functools
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -134,8 +135,10 @@ def ndjson(events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes]
     """The events' lines, each with its newline: as `render` makes them, else as they are."""
     if render is not None:
         # In pieces: while there are few of them in memory, they stay in the processor's cache.
-        pieces = [b"\n".join(map(render, events[at : at + _PIECE])) for at in range(0, len(events), _PIECE)]
-        return b"\n".join([*pieces, b""])
+        lines = io.BytesIO()
+        for at in range(0, len(events), _PIECE):
+            lines.write(b"\n".join([*map(render, events[at : at + _PIECE]), b""]))
+        return lines.getvalue()
     return events.lines if isinstance(events, StoredEvents) else b"\n".join([*(event.line for event in events), b""])
 
 

@@ -9,8 +9,10 @@ them and for the entry at hand. So a mapping may do what it likes with everythin
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -41,11 +43,14 @@ Map = Callable[[OutboxEvent], bytes]
 
 
 class _Stencil(NamedTuple):
-    take_same: Callable[[bytes], tuple[bytes, ...]]
-    same: bytes
-    take_holes: Callable[[bytes], tuple[bytes, ...]]
-    time_hole: int
-    number_hole: int | None
+    """`take` cuts a line of `size` bytes into what must be the `same`, and what lies between, which are the holes."""
+
+    contract: str
+    size: int
+    take: Callable[[bytes], tuple[bytes, ...]]
+    same: tuple[bytes, ...]
+    time_at: int
+    number_at: int | None
     text: bytes
     pick: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
 
@@ -55,7 +60,7 @@ class Stencils:
 
     def __init__(self, map_event: Map) -> None:
         self._map = map_event
-        self._known: dict[tuple[str, bytes], _Stencil] = {}
+        self._known: dict[int, _Stencil] = {}
         self._seen: dict[int, int] = {}
 
     def make(self, event: OutboxEvent) -> bytes:
@@ -63,25 +68,24 @@ class Stencils:
         line = event.line
         if event.ordinal or len(line) > MAX_LINE_BYTES:
             return self._map(event)
-        key = (event.contract, line.translate(_MASK))
+        key = hash((event.contract, line.translate(_MASK)))
         stencil = self._known.get(key)
         if stencil is None:
             return self._mapped(key, event)
         made = _filled(stencil, event)
         return self._map(event) if made is None else made
 
-    def _mapped(self, key: tuple[str, bytes], event: OutboxEvent) -> bytes:
+    def _mapped(self, key: int, event: OutboxEvent) -> bytes:
         """Learning takes as long as mapping three entries: it is tried when a kind comes a 2nd, 4th, 8th ... time."""
         made = self._map(event)
         if len(self._seen) >= MAX_SEEN:
             self._seen.clear()
-        digest = hash(key)
-        self._seen[digest] = count = self._seen.get(digest, 0) + 1
+        self._seen[key] = count = self._seen.get(key, 0) + 1
         if count > 1 and not count & (count - 1):
             self._learn(key, event, made)
         return made
 
-    def _learn(self, key: tuple[str, bytes], event: OutboxEvent, made: bytes) -> None:
+    def _learn(self, key: int, event: OutboxEvent, made: bytes) -> None:
         stencil = _learned(event, self._map)
         if stencil is None or _filled(stencil, event) != made:
             return
@@ -92,17 +96,19 @@ class Stencils:
 
 def _filled(stencil: _Stencil, event: OutboxEvent) -> bytes | None:
     """The event, if it is one of the stencil's."""
-    take_same, same, take_holes, time_hole, number_hole, text, pick = stencil
+    contract, size, take, same, time_at, number_at, text, pick = stencil
     line, time_us = event.line, event.time_us
-    if b"".join(take_same(line)) != same:
+    if len(line) != size or event.contract != contract:
         return None
-    holes = take_holes(line)
+    pieces = take(line)
+    if pieces[::2] != same:
+        return None
     second, rest = divmod(time_us, 1_000_000)
-    if holes[time_hole] != _second_text(second) + _MILLISECONDS[rest // 1000]:
+    if pieces[time_at] != _second_text(second) + _MILLISECONDS[rest // 1000]:
         return None
-    if number_hole is not None and not holes[number_hole].isdigit():
+    if number_at is not None and not pieces[number_at].isdigit():
         return None
-    return text % pick((*holes, b"%d" % (time_us // 1000), *_of_collecting(event.collected_at)))
+    return text % pick((*pieces, b"%d" % (time_us // 1000), *_of_collecting(event.collected_at)))
 
 
 _MILLISECONDS = tuple(b"%03dZ" % ms for ms in range(1000))
@@ -131,15 +137,18 @@ def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
     first, second = (
         _probe(event, spans, time_hole, number_hole, time_us, collected_at) for time_us, collected_at in _PROBES
     )
-    take_holes = _taker(spans)
-    values = (*take_holes(first.line), b"%d" % (first.time_us // 1000), *_of_collecting(first.collected_at))
+    take = _taker(spans, len(line))
+    pieces = take(first.line)
+    values = (*pieces[1::2], b"%d" % (first.time_us // 1000), *_of_collecting(first.collected_at))
     cut = _cut(map_event(first), values)
     if cut is None:
         return None
     text, order = cut
-    same = [*_between(spans, len(line))]
-    take_same = _taker(same)
-    stencil = _Stencil(take_same, b"".join(take_same(line)), take_holes, time_hole, number_hole, text, _picker(order))
+    # Of all pieces, every other one is a hole; what follows from the event besides comes behind them.
+    at = [*range(1, len(pieces), 2), *range(len(pieces), len(pieces) + 3)]
+    number_at = None if number_hole is None else at[number_hole]
+    pick = _picker([at[number] for number in order])
+    stencil = _Stencil(event.contract, len(line), take, take(line)[::2], at[time_hole], number_at, text, pick)
     return stencil if _filled(stencil, second) == map_event(second) else None
 
 
@@ -175,27 +184,10 @@ def _probe(
     return msgspec.structs.replace(event, line=line, time_us=time_us, collected_at=collected_at)
 
 
-def _between(spans: list[tuple[int, int]], length: int) -> Iterator[tuple[int, int]]:
-    """What lies around the spans."""
-    end = 0
-    for start, stop in spans:
-        yield end, start
-        end = stop
-    yield end, length
-
-
-def _taker(spans: list[tuple[int, int]]) -> Callable[[bytes], tuple[bytes, ...]]:
-    slices = [_slice(*span) for span in spans]
-    if len(slices) > 1:
-        take: Callable[[bytes], tuple[bytes, ...]] = itemgetter(*slices)
-        return take
-    return lambda line: (line[slices[0]],)
-
-
-@lru_cache(MAX_LINE_BYTES)
-def _slice(start: int, stop: int) -> slice:
-    """One for all stencils: a thousand of them would have ten thousand, scattered over the memory."""
-    return slice(start, stop)
+def _taker(spans: list[tuple[int, int]], length: int) -> Callable[[bytes], tuple[bytes, ...]]:
+    """What cuts a line of that length at both ends of each span."""
+    ends = [0, *(place for span in spans for place in span), length]
+    return struct.Struct("".join(f"{end - start}s" for start, end in pairwise(ends))).unpack
 
 
 def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[bytes, list[int]] | None:
