@@ -87,6 +87,15 @@ class Server:
             "--encoding=UTF8", "--no-locale",
         )  # fmt: skip
 
+    def follow(self, primary: Server, port: int) -> None:
+        """A copy of another server, to be its standby: it asks for what is new there at `port`."""
+        self.run(
+            "pg_basebackup", "--pgdata", str(self.data), "--host", str(primary.directory), "--port", str(primary.port),
+            "--username=postgres", "--checkpoint=fast", "--no-sync", "--wal-method=stream",
+        )  # fmt: skip
+        (self.data / "standby.signal").touch()
+        self._settings = {**self._settings, "primary_conninfo": f"host=127.0.0.1 port={port} user=postgres"}
+
     def start(self, port: int = 0) -> None:
         from tests.support import free_port
 

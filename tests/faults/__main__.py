@@ -3,6 +3,8 @@
     make soak ARGS="--kills 1000"            until the program was killed so often; its report goes to build/faults.md and .json
     make soak ARGS="--seed 7 --lives 25"     the plan of that seed once more, and no other
     make soak ARGS="--seconds 28800"         for a night
+    make soak ARGS="--cluster --faults 1000" three replicas on a PostgreSQL database, until so many faults have struck
+    make soak ARGS="--cluster --rolling"     three replicas, each replaced three times under load
 
 Ends with 1 when anything was found; the directories of plans that found something are kept, and named.
 """
@@ -20,6 +22,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tests.faults.cluster_plan import ClusterPlan, draw_cluster, rolling_restart
 from tests.faults.plan import LIVES_A_PLAN, Plan, draw
 from tests.faults.report import Account, as_markdown, save
 from tests.faults.runs import JOBS, carry_out_all
@@ -38,12 +41,15 @@ def main() -> int:
         print(account, flush=True)
 
     def is_enough() -> bool:
-        kills = sum(account.kills for account in accounts)
-        return kills >= arguments.kills or time.monotonic() - started >= arguments.seconds
+        if arguments.cluster:
+            is_done = sum(account.faults.total() for account in accounts) >= arguments.faults
+        else:
+            is_done = sum(account.kills for account in accounts) >= arguments.kills
+        return is_done or time.monotonic() - started >= arguments.seconds
 
     with contextlib.suppress(KeyboardInterrupt):  # what was found until then is worth a report, too
         carry_out_all(
-            _plans(arguments.seed, arguments.lives), place, jobs=arguments.jobs, tell=tell, is_enough=is_enough
+            _chosen(arguments), place, jobs=arguments.jobs, tell=tell, is_enough=is_enough, plant=arguments.plant
         )
     if not accounts:
         return 1
@@ -67,6 +73,14 @@ def read_arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="stop after so long")
     parser.add_argument("--jobs", type=int, default=JOBS, help="so many plans at a time")
     parser.add_argument("--report", type=Path, default=Path("build/faults"), help="where to, without the suffix")
+    parser.add_argument("--cluster", action="store_true", help="plans of three replicas on a database instead")
+    parser.add_argument("--faults", type=int, default=1000, help="of a cluster: stop after so many")
+    parser.add_argument(
+        "--rolling", action="store_true", help="of a cluster: a rolling restart, three times, and no other plan"
+    )
+    parser.add_argument(
+        "--plant", default="", help="a mistake of tests/faults/plants.py or cluster_plants.py to put in"
+    )
     arguments = parser.parse_args(given)
     if arguments.kills is None:
         has_another_end = arguments.lives is not None or arguments.seconds is not None
@@ -74,6 +88,14 @@ def read_arguments(given: Sequence[str]) -> argparse.Namespace:
     if arguments.seconds is None:
         arguments.seconds = float("inf")
     return arguments
+
+
+def _chosen(arguments: argparse.Namespace) -> Iterable[Plan] | Iterable[ClusterPlan]:
+    if not arguments.cluster:
+        return _plans(arguments.seed, arguments.lives)
+    if arguments.rolling:
+        return [rolling_restart(arguments.seed)]
+    return map(draw_cluster, itertools.count(arguments.seed))
 
 
 def _plans(seed: int, lives: int | None) -> Iterable[Plan]:

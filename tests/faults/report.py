@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from poller import __version__
+from tests.faults.cluster_plan import ClusterPlan
 from tests.faults.oracle import Books
 from tests.faults.plan import Plan
 from tests.faults.victim import Death
@@ -33,11 +34,14 @@ class Account:
     allowed: Counter[str] = field(default_factory=Counter)
     recoveries: int = 0
     recovery_seconds: float = 0.0
+    takeovers: int = 0
+    takeover_seconds: float = 0.0
+    unpolled_intervals: float = 0.0
     seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, plan: Plan) -> Account:
+    def of(cls, plan: Plan | ClusterPlan) -> Account:
         return cls(plan.seed, plan.subject)
 
     @property
@@ -68,12 +72,24 @@ class Account:
         if seconds > limit:
             self.violate(f"recovery took {seconds:.1f} s")
 
+    def taken_over(self, seconds: float, limit: float, step: int) -> None:
+        """Enter how long the contracts of a replica that was lost were not polled."""
+        self.takeovers += 1
+        self.takeover_seconds = max(self.takeover_seconds, seconds)
+        if seconds > limit:
+            self.violate(f"takeover took {seconds:.1f} s", step)
+
     def violate(self, what: str, life: int | None = None) -> None:
         self.violations.append(what if life is None else f"life {life}: {what}")
 
     def __str__(self) -> str:
         ends = ", ".join(f"{kind} {count}" for kind, count in sorted(self.ends.items()))
         repeats = ", ".join(f"{name} {count}/{self.allowed[name]}" for name, count in sorted(self.repeats.items()))
+        if self.takeovers or self.unpolled_intervals:
+            repeats += (
+                f"; {self.takeovers} takeovers of at most {self.takeover_seconds:.1f} s, {self.faults.total()} faults,"
+                f" unpolled for at most {self.unpolled_intervals:.1f} intervals"
+            )
         return (
             f"seed {self.seed} {self.subject}: {self.lives} lives ({ends}), {self.kills_at_work} of {self.kills} kills at"
             f" work, {self.entries} entries, repeats/allowed: {repeats}; {self.recoveries} recoveries of at most"
@@ -94,6 +110,9 @@ def total(accounts: Iterable[Account]) -> Account:
         whole.invented += account.invented
         whole.recoveries += account.recoveries
         whole.recovery_seconds = max(whole.recovery_seconds, account.recovery_seconds)
+        whole.takeovers += account.takeovers
+        whole.takeover_seconds = max(whole.takeover_seconds, account.takeover_seconds)
+        whole.unpolled_intervals = max(whole.unpolled_intervals, account.unpolled_intervals)
         for mine, theirs in (
             (whole.ends, account.ends),
             (whole.faults, account.faults),
@@ -125,6 +144,7 @@ def as_markdown(accounts: Sequence[Account], seconds: float) -> str:
         ("**lost**", f"**{whole.lost}**"),
         ("**invented, or other bytes**", f"**{whole.invented}**"),
         ("recoveries", f"{whole.recoveries}, the slowest {whole.recovery_seconds:.1f} s"),
+        *_of_cluster(whole),
         ("violations of any kind", str(len(whole.violations))),
         ("time", f"{seconds / 60:.0f} min"),
     ]
@@ -135,6 +155,17 @@ def as_markdown(accounts: Sequence[Account], seconds: float) -> str:
     lines += [f"| {name} | {count:,} |" for name, count in sorted(whole.faults.items())]
     lines += ["", *(f"- VIOLATION {violation}" for violation in whole.violations)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _of_cluster(whole: Account) -> list[tuple[str, str]]:
+    """What only several replicas can show; nothing where there was one."""
+    if not (whole.takeovers or whole.unpolled_intervals):
+        return []
+    return [
+        ("**faults**", f"**{whole.faults.total():,}**, by kind below"),
+        ("takeovers", f"{whole.takeovers}, the slowest {whole.takeover_seconds:.1f} s"),
+        ("longest time without a poll, else", f"{whole.unpolled_intervals:.1f} intervals"),
+    ]
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -10,6 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
+from tests.faults.cluster import ClusterHarness
+from tests.faults.cluster_plan import ClusterPlan
 from tests.faults.commands import CommandHarness
 from tests.faults.harness import Harness
 from tests.faults.plan import Life, Plan, Subject
@@ -20,35 +22,41 @@ _SWEPT_ENTRIES = 15  # by contract: two batches at each sink, one window for eac
 _SWEPT_PATIENCE_SECONDS = 8.0  # a busy machine must not end the sweep before its last commit
 
 
-def carry_out(plan: Plan, directory: Path, **options: Any) -> Account:
+def carry_out(plan: Plan | ClusterPlan, directory: Path, **options: Any) -> Account:
     """One plan, with the harness of its command."""
-    harness = Harness if plan.subject in ("run", "damage") else CommandHarness
-    account = harness(directory, plan, **options).run()
+    if isinstance(plan, ClusterPlan):
+        account = ClusterHarness(directory, plan, **options).run()
+    else:
+        harness = Harness if plan.subject in ("run", "damage") else CommandHarness
+        account = harness(directory, plan, **options).run()
     if account.violations:
         (directory / "account").write_text(f"{account}\n")
     return account
 
 
 def carry_out_all(
-    plans: Iterable[Plan],
+    plans: Iterable[Plan] | Iterable[ClusterPlan],
     directory: Path,
     *,
     jobs: int = JOBS,
     tell: Callable[[Account], None] = print,
     is_enough: Callable[[], bool] = lambda: False,
+    plant: str = "",
 ) -> list[Account]:
     """Plans, some at a time, until there are no more or it is enough; `tell` is given each account as it comes.
 
     Returns the accounts in the order of their seeds. A plan that could not be carried out is one of them, and says why.
     """
     accounts: list[Account] = []
-    waiting: dict[Future[Account], Plan] = {}
-    rest = iter(plans)
+    waiting: dict[Future[Account], Plan | ClusterPlan] = {}
+    rest: Iterator[Plan | ClusterPlan] = iter(plans)
     with pool(jobs) as workers:
         while True:
             if not is_enough():
                 for plan in itertools.islice(rest, jobs - len(waiting)):
-                    waiting[workers.submit(carry_out, plan, directory / f"{plan.subject}-{plan.seed}")] = plan
+                    waiting[workers.submit(carry_out, plan, directory / f"{plan.subject}-{plan.seed}", plant=plant)] = (
+                        plan
+                    )
             if not waiting:
                 return sorted(accounts, key=lambda account: account.seed)
             for done in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -57,7 +65,7 @@ def carry_out_all(
                 tell(account)
 
 
-def _account(done: Future[Account], plan: Plan) -> Account:
+def _account(done: Future[Account], plan: Plan | ClusterPlan) -> Account:
     error = done.exception()
     if error is None:
         return done.result()
