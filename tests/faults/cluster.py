@@ -22,7 +22,7 @@ from poller.core.events import IDENTITY_BYTES
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store.overview import Overview
 from poller.store.postgres import Stores
-from tests.daemon import LOGGING, LOKI, MOESIF, OPENSEARCH, Daemon
+from tests.daemon import LOGGING, LOKI, MOESIF, Daemon
 from tests.faults import victim
 from tests.faults.cluster_plan import REPLICAS, ClusterPlan, Fault, Step
 from tests.faults.databases import Database, programs_of
@@ -32,9 +32,7 @@ from tests.faults.proxy import LEASE, WORK, Proxy
 from tests.faults.report import Account
 from tests.support import wait_until
 
-SINKS = (LOGGING, LOKI, MOESIF, OPENSEARCH)
-WITH_KEYS = (LOKI, MOESIF, OPENSEARCH)
-CONTRACTS = 6
+SINKS = (LOGGING, LOKI, MOESIF)
 BATCH_EVENTS = 20
 _LOKI_BATCH_EVENTS = 200
 RECOVERY_SECONDS = 10.0
@@ -43,9 +41,9 @@ _BUSY_SECONDS = 2.0  # a busy machine may add
 _PATIENCE_SECONDS = 40.0
 _LOSING_SECONDS = 3.0
 _STOPS_WITHIN_SECONDS = 12.0
-_FIRST_ENTRIES = 300
-_LOAD_SECONDS, _LOAD_ENTRIES = 0.3, 4
-_BURST_ENTRIES = 60
+_FIRST_ENTRIES = 200
+_LOAD_SECONDS, _LOAD_ENTRIES = 0.4, 3
+_BURST_ENTRIES = 25
 _SLOW_SINKS = "sink=*:latency:50%:150ms"  # else there is seldom a batch on its way
 # These concern one replica: the contracts of the others must be polled as ever.
 _OF_A_REPLICA = ("kill", "freeze", "pause", "term", "cut", "away", "stall", "lose-answers", "lose-leases", "rolling")
@@ -132,7 +130,6 @@ class Replica:
                 LOGGING: {},
                 LOKI: {"batch_events": str(_LOKI_BATCH_EVENTS)},
                 MOESIF: {},
-                OPENSEARCH: {},
             },
             each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"2s"'},
             api={"read_timeout": '"2s"', "page_size": "50", "result_window": "400"},
@@ -213,7 +210,7 @@ class ClusterHarness:
         plan = self._plan
         self._directory.mkdir(exist_ok=True)
         settings = SimulatorSettings(
-            contracts=CONTRACTS, events=_FIRST_ENTRIES, span_seconds=900, seed=plan.seed, keep_lines=True
+            contracts=plan.contracts, events=_FIRST_ENTRIES, span_seconds=900, seed=plan.seed, keep_lines=True
         )
         self._database = Database(programs_of(plan.server), is_pooled=plan.is_pooled)
         self._replicas: list[Replica] = []
@@ -429,7 +426,7 @@ class ClusterHarness:
         """Whether each replica that lives is known as one, and has its share."""
         pids = {replica.pid for replica in self._replicas}
         held = self._held()
-        return held.keys() >= pids and all(len(held[pid]) >= CONTRACTS // REPLICAS for pid in pids)
+        return held.keys() >= pids and all(len(held[pid]) >= self._plan.contracts // REPLICAS for pid in pids)
 
     def _judge_polls(self, number: int, held: dict[int, list[int]], struck: set[int], began: float) -> None:
         """The contracts of replicas that nothing happened to."""
@@ -512,7 +509,7 @@ class ClusterHarness:
         """
         if sink == LOKI:
             return self._again[sink]
-        if sink in WITH_KEYS:
+        if sink == MOESIF:
             return 0
         return self._again[sink] + self._takeovers * _batch(sink)
 

@@ -77,6 +77,7 @@ class ClusterPlan(NamedTuple):
     is_pooled: bool = False
     is_held: bool = False
     """Whether a transaction stays open all the time that sees the database as it was."""
+    contracts: int = 6
     lease_seconds: int = 3
     interval_seconds: int = 2
     overlap: str = "10m"

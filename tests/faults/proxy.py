@@ -98,6 +98,7 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
 
 _Side = tuple[asyncio.StreamReader, asyncio.StreamWriter]
