@@ -111,8 +111,6 @@ class Archives:
         of_use, token, moves = place.claimed(events)
 
         def work(connection: Connection) -> PreparedBatch | None:
-            # What the digest says of the state is of one moment.
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             # No other replica may begin to hold the sink until this is committed: it must find the batch.
             query = "SELECT 1 FROM sinks WHERE use_id = %s AND name = %s AND holder = %s FOR SHARE"
             if connection.execute(query, (of_use, sink, token)).fetchone() is None:
@@ -139,7 +137,7 @@ class Archives:
             )
             return batch
 
-        batch = self._database.write(work)
+        batch = self._database.write(work, is_of_one_moment=True)  # what the digest says of the state
         if batch is not None:
             place.drop()
         return batch

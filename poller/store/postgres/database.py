@@ -74,13 +74,16 @@ class Database:
         self.is_available = True
         """Whether the last transaction reached the database."""
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    def write(self, work: Callable[[Connection], T], *, is_of_one_moment: bool = False) -> T:
         """Commits: what `work` does, as one transaction. `work` may be called again, on a new one, where it collided with others.
+
+        `is_of_one_moment`: all that it reads is as it was when it began, and a row that was changed since is a collision.
 
         Raises: StateUnavailableError, also where the answer to COMMIT was lost: then it may have happened. StateError.
         """
         moves()
-        return self._run(f"BEGIN; {self._settings}", work)
+        level = " ISOLATION LEVEL REPEATABLE READ" if is_of_one_moment else ""
+        return self._run(f"BEGIN{level}; {self._settings}", work)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Queries that see one and the same moment.  Raises: StateUnavailableError, StateError."""
