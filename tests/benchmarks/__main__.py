@@ -17,9 +17,11 @@ import tempfile
 from pathlib import Path
 
 from poller import __version__
-from tests.benchmarks.rows import BENCHMARKS, Row
+from tests.benchmarks import postgres, rows
+from tests.benchmarks.row import Row
 from tests.support import TOP
 
+BENCHMARKS = rows.BENCHMARKS | postgres.BENCHMARKS
 RESULTS = TOP / "tests" / "benchmarks" / "results"
 HEADING = (
     "| what | ratio | goal | ours s | bare s | peak MB | CPU us/entry | KB written/1,000 | syncs/1,000 | |\n"
@@ -46,17 +48,17 @@ def main() -> None:
     if arguments.show:
         print("\n".join(table_of(arguments.show)))
         return
-    rows = []
+    found = []
     print(HEADING)
     with tempfile.TemporaryDirectory() as name:
         for title, benchmark in BENCHMARKS.items():
             if arguments.only in title:
                 for row in benchmark(Path(name), 10 if arguments.quick else 1):
-                    rows.append(row)
+                    found.append(row)
                     print(line(row), flush=True)
     path = arguments.save or RESULTS / f"{__version__}-{revision()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+    path.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n")
     print(f"\nsaved as {path}")
 
 

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,14 +62,25 @@ def sync_count(arguments: Sequence[str], *, env: dict[str, str], cwd: Path) -> i
 
 
 def cost_of_idling(
-    arguments: Sequence[str], seconds: float, *, env: dict[str, str], cwd: Path, settling_seconds: float = 20.0
+    arguments: Sequence[str],
+    seconds: float,
+    *,
+    env: dict[str, str],
+    cwd: Path,
+    settling_seconds: float = 20.0,
+    look: Callable[[], None] = lambda: None,
 ) -> Cost:
-    """What so many seconds of a program cost that goes on until it is told to stop, without those in which it settles."""
+    """What so many seconds of a program cost that goes on until it is told to stop, without those in which it settles.
+
+    `look` is called when they begin and when they end.
+    """
     process = subprocess.Popen(arguments, env=env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         time.sleep(settling_seconds)  # what it does at its start is measured elsewhere
+        look()
         before, started = _so_far(process.pid), time.monotonic()
         time.sleep(seconds)  # what it does meanwhile, idle, is what is measured
+        look()
         after, elapsed = _so_far(process.pid), time.monotonic() - started
     finally:
         process.terminate()

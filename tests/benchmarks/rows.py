@@ -7,7 +7,6 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.benchmarks.measure import (
     Cost,
@@ -20,44 +19,9 @@ from tests.benchmarks.measure import (
     state_of,
     sync_count,
 )
+from tests.benchmarks.row import REPEATS, Row, middle, row_of
 from tests.scale import FETCH_POLL_SECONDS, seconds_for_one_round
 from tests.support import TOP
-
-_REPEATS = 3  # of what has a goal and is short: the median says more than one run
-
-
-class Row(NamedTuple):
-    """One line of the table. `ratio` is how fast we are against what we are measured against; 1 is as fast."""
-
-    name: str
-    ratio: float | None = None
-    goal: str = ""
-    ours_seconds: float | None = None
-    theirs_seconds: float | None = None
-    peak_mb: float | None = None
-    cpu_us_per_entry: float | None = None
-    written_kb_per_1000: float | None = None
-    syncs_per_1000: float | None = None
-    note: str = ""
-
-
-def _row(name: str, goal: str, mine: Cost, theirs: Cost | None, entries: int, note: str = "") -> Row:
-    return Row(
-        name,
-        theirs.seconds / mine.seconds if theirs else None,
-        goal,
-        mine.seconds,
-        theirs.seconds if theirs else None,
-        mine.peak_mb,
-        mine.cpu_seconds / entries * 1e6 if entries else None,
-        mine.written_bytes / entries * 1000 / 1024 if entries else None,
-        note=note,
-    )
-
-
-def _middle(pairs: Sequence[tuple[Cost, Cost]]) -> tuple[Cost, Cost]:
-    """The pair with the median ratio."""
-    return sorted(pairs, key=lambda pair: pair[1].seconds / pair[0].seconds)[len(pairs) // 2]
 
 
 def collect(room: Path, scale: int) -> Iterator[Row]:
@@ -71,7 +35,7 @@ def collect(room: Path, scale: int) -> Iterator[Row]:
         total = contracts * events
         pairs = []
         with simulator(contracts=contracts, events=events, span="3h", latency_ms=latency) as url:
-            for number in range(_REPEATS if goal else 1):
+            for number in range(REPEATS if goal else 1):
                 theirs = run(bare("collect", url, "10800", str(events)), env=environment(url, room), cwd=TOP)
                 env = environment(
                     url, room / f"collect-{contracts}-{latency}-{number}", **(_CONCURRENT if latency else {})
@@ -79,7 +43,7 @@ def collect(room: Path, scale: int) -> Iterator[Row]:
                 mine = run(ours("fetch", "--since", "4h"), env=env, cwd=TOP)
                 assert mine.lines == theirs.lines == total, (mine.lines, theirs.lines)
                 pairs.append((mine, theirs))
-        yield _row(f"collect {contracts} x {events:,}, {latency} ms", goal, *_middle(pairs), total)
+        yield row_of(f"collect {contracts} x {events:,}, {latency} ms", goal, *middle(pairs), total)
 
 
 def filter_redact(room: Path, scale: int) -> Iterator[Row]:
@@ -98,7 +62,7 @@ def filter_redact(room: Path, scale: int) -> Iterator[Row]:
         command = ours("--config", str(config), "fetch", "--since", "4h")
         mine = run(command, env=environment(url, room / "redacted"), cwd=TOP)
     assert mine.lines == plain.lines == events
-    yield _row(f"filter and redact {events:,}, against neither", ">= 0.75", mine, plain, events)
+    yield row_of(f"filter and redact {events:,}, against neither", ">= 0.75", mine, plain, events)
 
 
 def formats(room: Path, scale: int) -> Iterator[Row]:
@@ -111,10 +75,10 @@ def formats(room: Path, scale: int) -> Iterator[Row]:
             return run(ours("fetch", "--since", "4h", "--format", name), env=env, cwd=TOP)
 
         for name in ("ocsf", "ecs"):
-            places = [f"{name}-{number}" for number in range(_REPEATS)]
+            places = [f"{name}-{number}" for number in range(REPEATS)]
             pairs = [(collected(name, place), collected("raw", f"{place}-raw")) for place in places]
             assert all(mine.lines == raw.lines == events for mine, raw in pairs)
-            yield _row(f"format {name} {events:,}, against raw", ">= 0.6", *_middle(pairs), events)
+            yield row_of(f"format {name} {events:,}, against raw", ">= 0.6", *middle(pairs), events)
 
 
 def nothing_new(room: Path, scale: int) -> Iterator[Row]:
@@ -160,7 +124,7 @@ def archive(room: Path, scale: int) -> Iterator[Row]:
         "archive": f'type = "archive"\nurl = "file://{place}"\n\n[evidence]\nsigning_key_file = "{key}"\n',
     }
     pairs = []
-    for number in range(_REPEATS):
+    for number in range(REPEATS):
         seconds = {}
         for name, table in tables.items():
             shutil.rmtree(place, ignore_errors=True)
@@ -170,12 +134,12 @@ def archive(room: Path, scale: int) -> Iterator[Row]:
             cost = run([*command, str(room / f"archive-state-{name}-{number}"), "5"], env=env, cwd=TOP)
             seconds[name] = float(cost.last_line)
         pairs.append((seconds["archive"] / seconds["file"], seconds["archive"], seconds["file"]))
-    times, mine_seconds, theirs_seconds = sorted(pairs)[_REPEATS // 2]
+    times, mine_seconds, theirs_seconds = sorted(pairs)[REPEATS // 2]
     note = f"{times:.2f} times the file sink, an entry; goal: 1.3"
     name = f"archive {events:,}, against the file sink"
     yield Row(name, 1 / times, ">= 0.77", mine_seconds, theirs_seconds, note=note)
     mine = run(ours("archive", "verify", str(place)), env=env, cwd=TOP)
-    yield _row(f"verify an archive of {events:,}", "", mine, None, events)
+    yield row_of(f"verify an archive of {events:,}", "", mine, None, events)
 
 
 def loki(room: Path, scale: int) -> Iterator[Row]:
@@ -218,15 +182,15 @@ def end_to_end(room: Path, scale: int) -> Iterator[Row]:
         pairs = []
         with simulator(contracts=contracts, events=events, span="3h", latency_ms=latency) as url:
             sink_url = f"{url}/sink/logging/activityLog"
-            for number in range(_REPEATS if goal else 1):
+            for number in range(REPEATS if goal else 1):
                 before = state_of(url)["intakes"]["logging"]["accepted"]
                 env = environment(url, room / f"end-{contracts}-{latency}-{number}")
                 theirs = run(bare("end-to-end", url, "10800", str(events), sink_url), env=env, cwd=TOP)
-                mine = run(_export(room, url, jobs=16 if latency else 4), env=env, cwd=TOP)
+                mine = run(export(room, url, jobs=16 if latency else 4), env=env, cwd=TOP)
                 accepted = state_of(url)["intakes"]["logging"]["accepted"] - before
                 assert accepted == 2 * total, (accepted, total)
                 pairs.append((mine, theirs))
-        yield _row(f"end to end {contracts:,} x {events:,}, {latency} ms", goal, *_middle(pairs), total)
+        yield row_of(f"end to end {contracts:,} x {events:,}, {latency} ms", goal, *middle(pairs), total)
 
 
 def growth(room: Path, scale: int) -> Iterator[Row]:
@@ -234,10 +198,10 @@ def growth(room: Path, scale: int) -> Iterator[Row]:
     points = []
     for events in (50_000 // scale, 200_000 // scale, 500_000 // scale, 1_000_000 // scale, 2_000_000 // scale):
         with simulator(contracts=1, events=events, span="12h") as url:
-            mine = run(_export(room, url, jobs=4), env=environment(url, room / f"growth-{events}"), cwd=TOP)
+            mine = run(export(room, url, jobs=4), env=environment(url, room / f"growth-{events}"), cwd=TOP)
             assert state_of(url)["intakes"]["logging"]["accepted"] == events
         points.append((events, mine.seconds))
-        yield _row(f"end to end {events:,}: memory", "< 90 MB", mine, None, events)
+        yield row_of(f"end to end {events:,}: memory", "< 90 MB", mine, None, events)
     yield Row("time by entries", note=_line_through(points, "an entry"))
 
 
@@ -245,7 +209,7 @@ def syncs(room: Path, scale: int) -> Iterator[Row]:
     """Waits for the disk: how often a 1,000 entries are synced, end to end."""
     events = 50_000 // scale
     with simulator(contracts=1, events=events, span="3h") as url:
-        count = sync_count(_export(room, url, jobs=4), env=environment(url, room / "syncs"), cwd=TOP)
+        count = sync_count(export(room, url, jobs=4), env=environment(url, room / "syncs"), cwd=TOP)
     if count is None:
         yield Row("syncs", note="not measured: there is no strace here")
     else:
@@ -262,8 +226,8 @@ def many_contracts(room: Path, scale: int) -> Iterator[Row]:
             second = run(ours("fetch"), env=env, cwd=TOP)
         assert first.lines == contracts * 10
         points.append((contracts, second.seconds))
-        yield _row(f"{contracts:,} contracts, nothing new, 50 ms", "< 10 s", second, None, 0)
-    yield _row(f"{contracts:,} contracts, first poll, 50 ms", "", first, None, 0)
+        yield row_of(f"{contracts:,} contracts, nothing new, 50 ms", "< 10 s", second, None, 0)
+    yield row_of(f"{contracts:,} contracts, first poll, 50 ms", "", first, None, 0)
     yield Row("time by contracts", note=_line_through(points, "a contract"))
     contracts = 2000 // scale
     with simulator(contracts=contracts, events=1, span="1h", latency_ms=50) as url:
@@ -283,7 +247,7 @@ def quiet(room: Path, scale: int) -> Iterator[Row]:
         run(ours("fetch", "--since", "2h"), env=env, cwd=TOP)
         pairs = [
             (run(ours("fetch"), env=env, cwd=TOP), run(bare("idle", url, "600"), env=env, cwd=TOP))
-            for _ in range(_REPEATS)
+            for _ in range(REPEATS)
         ]
     mine, theirs = sorted(pairs, key=lambda pair: pair[1].cpu_seconds / pair[0].cpu_seconds)[len(pairs) // 2]
     yield Row(
@@ -318,7 +282,7 @@ def tutorial(room: Path, scale: int) -> Iterator[Row]:
             theirs = run(bare("tutorial", url, "10800", str(events)), env=environment(url, room), cwd=TOP)
             mine = run(ours("fetch", "--since", "4h"), env=environment(url, room / f"tutorial-{latency}"), cwd=TOP)
         assert mine.lines == theirs.lines == 2 * events
-        yield _row(f"collect 2 x {events:,}, {latency} ms, against the tutorial's way", "", mine, theirs, 2 * events)
+        yield row_of(f"collect 2 x {events:,}, {latency} ms, against the tutorial's way", "", mine, theirs, 2 * events)
 
 
 def sink_config(room: Path, url: str) -> Path:
@@ -332,7 +296,7 @@ def sink_config(room: Path, url: str) -> Path:
     return path
 
 
-def _export(room: Path, url: str, *, jobs: int) -> list[str]:
+def export(room: Path, url: str, *, jobs: int) -> list[str]:
     """End to end once: everything that the simulator holds, to its Logging Service."""
     config = str(sink_config(room, url))
     what = ("--from", "13h", "--to", "0s", "--sink", "logging", "--jobs", str(jobs))

@@ -1,0 +1,173 @@
+"""What the state costs in PostgreSQL: one replica against a file, what is written, whether the tables stay small, and replicas.
+
+The server is Debian's where there is one, which counts statements; durable, and configured as it comes. It runs on this machine
+and takes its share of the processor.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+
+from tests.benchmarks.measure import cost_of_idling, environment, ours, run, simulator, state_of
+from tests.benchmarks.row import REPEATS, Row, middle
+from tests.benchmarks.rows import export, sink_config
+from tests.postgres import Server, debian_programs
+from tests.support import TOP, clean_environment
+
+_COUNTED = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
+_MB = 1024 * 1024
+
+
+@contextmanager
+def _server() -> Iterator[Server]:
+    programs = debian_programs()
+    server = Server(programs=programs, settings={"shared_buffers": "128MB", **(_COUNTED if programs else {})})
+    try:
+        server.create()
+        server.start()
+        if programs is not None:
+            server.sql("CREATE EXTENSION pg_stat_statements")
+        yield server
+    finally:
+        server.remove()
+
+
+def _in_database(url: str, room: Path, server: Server, **more: str) -> dict[str, str]:
+    return environment(url, room, IONOS_POLLER_STATE__URL=server.url(), IONOS_POLLER_HTTP__LISTEN="", **more)
+
+
+def _wal_bytes(server: Server) -> int:
+    return int(server.sql("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"))
+
+
+def idle(room: Path, scale: int) -> Iterator[Row]:
+    """A minute of `run` in which nothing new comes, as configured by default, after the first polls."""
+    contracts, seconds = 1000 // scale, 60
+    with _server() as server, simulator(contracts=contracts, events=10, span="1h") as url:
+        if not server.sql("SELECT 1 FROM pg_extension WHERE extname = 'pg_stat_statements'"):
+            yield Row("PostgreSQL, idle", note="not measured: this server has no pg_stat_statements")
+            return
+        env = _in_database(url, room / "postgres-idle", server)
+        command = ours("--config", str(sink_config(room, url)), "run")
+        counts: list[int] = []
+
+        def count() -> None:
+            counts.append(int(server.sql("SELECT sum(calls) FROM pg_stat_statements")))
+
+        mine = cost_of_idling(command, seconds, env=env, cwd=TOP, settling_seconds=65.0, look=count)
+    rate = (counts[1] - counts[0]) / mine.seconds
+    share = mine.cpu_seconds / mine.seconds
+    name = f"PostgreSQL, idle, {contracts:,} contracts"
+    note = f"{rate:.1f} statements/s, {share:.1%} of a core; goal: 20 and 5 %"
+    yield Row(name, min(20 / rate, 0.05 / share), ">= 1", mine.seconds, peak_mb=mine.peak_mb, note=note)
+
+
+def end_to_end(room: Path, scale: int) -> Iterator[Row]:
+    """Collect, commit durably, deliver over HTTP: with the state in PostgreSQL against one in a file."""
+    events = 200_000 // scale
+    pairs, per_byte = [], []
+    with _server() as server, simulator(contracts=1, events=events, span="3h") as url:
+        lines = room / "lines.ndjson"
+        run(ours("backfill", "--from", "4h", "--to", "0s", "--output", str(lines)), env=environment(url, room), cwd=TOP)
+        payload_bytes = lines.stat().st_size
+        lines.unlink()
+        for number in range(REPEATS):
+            theirs = run(export(room, url, jobs=4), env=environment(url, room / f"file-{number}"), cwd=TOP)
+            before = _wal_bytes(server)
+            env = _in_database(url, room / f"database-{number}", server, IONOS_POLLER_STATE__SCHEMA=f"run_{number}")
+            pairs.append((run(export(room, url, jobs=4), env=env, cwd=TOP), theirs))
+            per_byte.append((_wal_bytes(server) - before) / payload_bytes)
+        accepted = state_of(url)["intakes"]["logging"]["accepted"]
+        assert accepted == 2 * REPEATS * events, accepted
+    mine, theirs = middle(pairs)
+    name = f"PostgreSQL, end to end {events:,}, against a file"
+    yield Row(name, theirs.seconds / mine.seconds, ">= 0.5", mine.seconds, theirs.seconds, mine.peak_mb)
+    wal = sorted(per_byte)[REPEATS // 2]
+    yield Row(
+        f"PostgreSQL, WAL of {events:,}", 3 / wal, ">= 1", note=f"{wal:.2f} bytes per byte of the entries; goal: 3"
+    )
+    yield Row(
+        f"PostgreSQL, memory of {events:,}", 110 / mine.peak_mb, ">= 1", peak_mb=mine.peak_mb, note="goal: 110 MB"
+    )
+
+
+def growth(room: Path, scale: int) -> Iterator[Row]:
+    """A million entries through and delivered: the tables afterwards, and how fast commits are, with a held snapshot, too."""
+    commits, size, contracts = 2000 // scale, 500, 20
+    for is_held in (False, True):
+        with _server() as server, ExitStack() as stack:
+            if is_held:
+                reader = stack.enter_context(psycopg.connect(server.url(), autocommit=True))
+                reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+                reader.execute("SELECT 1")
+            command = [sys.executable, "-m", "tests.benchmarks.churn", server.url(), "run"]
+            numbers = [str(commits), str(size), str(contracts)]
+            mine = run([*command, *numbers], env=clean_environment({"PYTHONPATH": str(TOP)}), cwd=TOP)
+            found = json.loads(mine.last_line)
+            what = f"{commits * size:,} entries" + (", a snapshot held open" if is_held else "")
+            note = (
+                f"{found['first'] * 1000:.1f} ms a commit of {size} at first, {found['last'] * 1000:.1f} ms in the end"
+            )
+            goal = ">= 0.9"
+            yield Row(f"PostgreSQL, commits, {what}", found["first"] / found["last"], goal, found["seconds"], note=note)
+            if not is_held:
+                kept = _table_bytes(server)
+                rest = sum(count for table, count in kept.items() if table != "ledger")
+                note = f"{rest / _MB:.0f} MB, and {kept['ledger'] / _MB:.0f} MB of ledger; goal: 64 MB"
+                yield Row(f"PostgreSQL, tables after {what}", 64 * _MB / rest, ">= 1", note=note)
+
+
+def _table_bytes(server: Server) -> dict[str, int]:
+    """By table, with its indexes, once autovacuum has had its turn."""
+    server.sql("VACUUM")  # what autovacuum does within a minute, by default
+    query = (
+        "SELECT relname, pg_total_relation_size(oid) FROM pg_class"
+        " WHERE relkind = 'r' AND relnamespace = 'ionos_poller'::regnamespace"
+    )
+    return {name: int(size) for name, size in (row.split("|") for row in server.sql(query).splitlines())}
+
+
+def replicas(room: Path, scale: int) -> Iterator[Row]:
+    """Contracts polled as fast as they can be, by one replica and by three; the API answers in 50 ms."""
+    contracts, seconds = 1000 // scale, 20
+    rates = []
+    with _server() as server, simulator(contracts=contracts, events=1, span="1h", latency_ms=50) as url:
+        for count in (1, 3):
+            more = {"IONOS_POLLER_POLL__INTERVAL": "1s", "IONOS_POLLER_API__CONCURRENCY": "4"}
+            env = _in_database(url, room / f"replicas-{count}", server, **more)
+            command = ours("--config", str(sink_config(room, url)), "run")
+            processes = [subprocess.Popen(command, env=env, cwd=TOP, stderr=subprocess.DEVNULL) for _ in range(count)]
+            try:
+                time.sleep(30)  # they have shared the contracts out, and polled each
+                before, started = _polls(url), time.monotonic()
+                time.sleep(seconds)  # what is polled meanwhile is what is measured
+                rates.append((_polls(url) - before) / (time.monotonic() - started))
+            finally:
+                for process in processes:
+                    process.terminate()
+                for process in processes:
+                    process.wait()
+    note = f"{rates[0]:.0f} and {rates[1]:.0f} polls/s; goal: 2.5 times as many"
+    yield Row(
+        f"PostgreSQL, three replicas against one, {contracts:,} contracts", rates[1] / rates[0], ">= 2.5", note=note
+    )
+
+
+def _polls(url: str) -> int:
+    return int(sum(state_of(url)["api"]["requests"]["entries"].values()))
+
+
+BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
+    "postgres-idle": idle,
+    "postgres-end-to-end": end_to_end,
+    "postgres-growth": growth,
+    "postgres-replicas": replicas,
+}

@@ -1,0 +1,44 @@
+"""A line of the table that `make bench` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tests.benchmarks.measure import Cost
+
+REPEATS = 3  # of what has a goal and is short: the median says more than one run
+
+
+class Row(NamedTuple):
+    """One line of the table. `ratio` is how fast we are against what we are measured against; 1 is as fast."""
+
+    name: str
+    ratio: float | None = None
+    goal: str = ""
+    ours_seconds: float | None = None
+    theirs_seconds: float | None = None
+    peak_mb: float | None = None
+    cpu_us_per_entry: float | None = None
+    written_kb_per_1000: float | None = None
+    syncs_per_1000: float | None = None
+    note: str = ""
+
+
+def row_of(name: str, goal: str, mine: Cost, theirs: Cost | None, entries: int, note: str = "") -> Row:
+    return Row(
+        name,
+        theirs.seconds / mine.seconds if theirs else None,
+        goal,
+        mine.seconds,
+        theirs.seconds if theirs else None,
+        mine.peak_mb,
+        mine.cpu_seconds / entries * 1e6 if entries else None,
+        mine.written_bytes / entries * 1000 / 1024 if entries else None,
+        note=note,
+    )
+
+
+def middle(pairs: Sequence[tuple[Cost, Cost]]) -> tuple[Cost, Cost]:
+    """The pair with the median ratio."""
+    return sorted(pairs, key=lambda pair: pair[1].seconds / pair[0].seconds)[len(pairs) // 2]
