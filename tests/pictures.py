@@ -18,12 +18,13 @@ import tempfile
 import time
 from html import escape
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from poller.config.sinks import SINK_TYPES
+from poller.config import AnySink
 from poller.simulator import Simulator, SimulatorSettings
 from tests.browser import browser
 from tests.daemon import Daemon
@@ -212,7 +213,7 @@ _NAMES = {
 
 def flow() -> str:
     """Where entries flow: from the API through the state to each kind of sink."""
-    names = [_NAMES.get(kind, kind) for kind in SINK_TYPES]
+    names = [_NAMES.get(tag, tag) for tag in (table.__struct_config__.tag for table in get_args(AnySink))]
     step, top = 36, 24
     height = max(300, len(names) * step + 2 * top)
     middle = height / 2

@@ -19,7 +19,7 @@ from typing import Any
 
 from poller.archive import Listed, PlaceError, TakenError
 from poller.config import ArchiveSink, Config
-from poller.config.sinks import MIB
+from poller.config.sink_base import MIB
 from poller.core.errors import ConfigError, Problem
 from poller.core.evidence.digest import PROBES, sha256
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS

@@ -23,7 +23,7 @@ from poller.cli.options import (
 from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.config.sinks import FORMATS, Format
+from poller.config.sink_base import FORMATS, Format
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.core.windows import Window, format_time
 from poller.pipeline.backfill import Backfill, Order, Span, TooOldEntries, discard, open_state, to_forget

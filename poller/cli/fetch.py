@@ -17,7 +17,7 @@ from poller.cli.messages import exit_code, told_gaps
 from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.config.sinks import FORMATS, Format
+from poller.config.sink_base import FORMATS, Format
 from poller.core.errors import ConfigError, Problem, StateHeldError
 from poller.core.events import OutboxEvent
 from poller.core.mapping import SHORTEST_MADE_BYTES, truncated, with_time

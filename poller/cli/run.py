@@ -14,7 +14,8 @@ from poller.cli.messages import restarted_if_it_may_pass
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import end_soon_after_a_signal
 from poller.config import Config, process_environment
-from poller.config.sinks import AnySink, LocalSink
+from poller.config.sink_base import LocalSink
+from poller.config.sinks import AnySink
 from poller.core.errors import ConfigError, Problem
 from poller.core.windows import format_time
 from poller.service.daemon import Daemon

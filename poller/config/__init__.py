@@ -8,6 +8,7 @@ from poller.config.environment import process_environment
 from poller.config.load import find_config, load
 from poller.config.model import Account, Api, Config, Evidence, Filter, Http, Outbox, Poll, Rule, State
 from poller.config.secrets import MASK, Credentials, Secret, SecretSource
+from poller.config.sink_base import HttpSink, Redact, Sink
 from poller.config.sinks import (
     ActionSink,
     AnyHttpSink,
@@ -15,15 +16,12 @@ from poller.config.sinks import (
     ArchiveSink,
     FileSink,
     FirehoseSink,
-    HttpSink,
     KafkaSink,
     LoggingServiceSink,
     LokiSink,
     MoesifSink,
     OpenSearchSink,
     OtlpSink,
-    Redact,
-    Sink,
     StdoutSink,
 )
 from poller.config.values import format_duration, format_size, parse_duration, parse_size, parse_time

@@ -49,6 +49,20 @@ def check_text(text: str) -> str:
     return text
 
 
+def check_user(text: str) -> str:
+    """A user name for Basic authentication."""
+    if ":" in check_text(text):
+        raise BadValueError("must not contain a colon")
+    return text
+
+
+def check_header_text(text: str) -> str:
+    """Text that a header may hold."""
+    if " " in check_text(text) or not text.isascii():
+        raise BadValueError("holds a space or a character beyond ASCII")
+    return text
+
+
 def is_name(text: str) -> bool:
     """Whether it is safe as a file name, a metric label and a path segment."""
     return re.fullmatch(_NAME, text) is not None and text not in (".", "..")
@@ -217,6 +231,7 @@ def check_field_path(value: object) -> str:
 
 def check_mapping(text: str) -> str:
     """The path of a field, or text with such paths in braces."""
+    check_text(text)
     if "{" not in text and "}" not in text:
         return check_field_path(text)
     paths = re.findall(r"\{([^{}]*)\}", text)

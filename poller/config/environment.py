@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 PREFIX = "IONOS_POLLER_"
-# Not configuration keys: options of the command line, and the state directory, which load.py ranks itself.
+# Not configuration keys by this name: options of the command line, and the state directory, which has no table.
 _RESERVED = {"CONFIG", "STATE_DIR", "LOG_LEVEL", "LOG_FORMAT"}
 # Kubernetes sets these in every pod beside a service that is called ionos-poller.
 _KUBERNETES = r"SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?"
@@ -25,14 +25,16 @@ class EnvText(str):
 
 
 def config_variables(environ: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """(variable, key parts) of each `IONOS_POLLER_A__B`; empty variables count as unset."""
+    """(variable, key parts) of each variable that sets a key; empty ones count as unset. Where two set one, the last wins."""
+    short = {"IONOS_API_URL": ["api", "url"], "IONOS_POLLER_STATE_DIR": ["state_dir"]}
     found = []
     for variable, value in environ.items():
         rest = variable.removeprefix(PREFIX)
         if rest == variable or not value or rest in _RESERVED or re.fullmatch(_KUBERNETES, rest):
             continue
         found.append((variable, rest.lower().split("__")))
-    return sorted(found, key=lambda pair: [(part.zfill(6) if part.isdigit() else part) for part in pair[1]])
+    found.sort(key=lambda pair: [(part.zfill(6) if part.isdigit() else part) for part in pair[1]])
+    return [(variable, parts) for variable, parts in short.items() if environ.get(variable)] + found
 
 
 _CA_BUNDLES = ("requests_ca_bundle", "curl_ca_bundle")  # the first that is set counts

@@ -1,73 +1,387 @@
-"""What a configuration field is, as data: its description, its bounds, and how its TOML value is read.
+"""The kinds of configuration values: each reads its TOML value, writes it, and describes itself.
 
-The kind in a field's `msgspec.Meta.extra` picks its reader in `convert.py` and its shape in the JSON Schema.
-A new field of a known kind needs nothing but its line in the model.
+A kind is the annotation of a field: `interval_seconds: Annotated[int, Duration("Time between two polls.", ge=1)]`. It gives the
+field its description, its bounds, its word in the reference and its shape in the JSON Schema. A new kind is a class; nothing
+else has to know it. `tables.py` has the kinds that hold other fields, `files.py` those of files and secrets.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+import math
+import re
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Annotated, Any, ClassVar, NamedTuple, Never, get_args, get_origin
 
 import msgspec
 
-Kind = Literal[
-    "text", "number", "choice", "duration", "size", "url", "file", "directory", "template", "secret", "name",
-    "flag", "listen", "hosts", "brokers", "headers", "labels", "contracts", "field_paths", "table", "tables", "tag",
-    "archive", "index", "statuses", "state_url", "identifier",
-]  # fmt: skip
+from poller.config import checks
+from poller.config.checks import BadValueError
+from poller.config.environment import EnvText
+from poller.config.reading import Place
+from poller.config.secrets import MASK
+from poller.config.state_url import check_state_url
+from poller.config.values import format_duration, format_size, parse_duration, parse_size, show
+
+_MAX_SECONDS = 10**9
+_INTEGER = r"-?[0-9]{1,18}"
 
 
-def describe(
-    kind: Kind, description: str, *, ge: float | None = None, le: float | None = None, **extra: Any
-) -> msgspec.Meta:
-    """The metadata of one field. `ge` and `le` are in the field's unit (seconds, bytes), both inclusive."""
-    return msgspec.Meta(description=description, extra={"kind": kind, "ge": ge, "le": le, **extra})
+class Kind(msgspec.Struct, frozen=True):
+    """What a field holds. `word` is what the reference calls it. `type` is the field's bare type; `fields_of` fills it in.
+
+    `example` is shown where there is no default. `is_alternative`: the field is given instead of another one.
+    """
+
+    description: str = ""
+    word: str = "text"
+    example: object = None
+    is_alternative: bool = False
+    type: Any = None
+
+    SHAPE: ClassVar[dict[str, Any]] = {"type": "string"}
+    endings: ClassVar[tuple[str, ...]] = ("",)
+    """What is appended to the field's key in TOML; the first that the reference shows comes first."""
+
+    def read(self, raw: object, at: Place) -> Any:
+        """The value of the field.  Raises: ValueError with a sentence for the user. Further problems are noted at the place."""
+        raise NotImplementedError
+
+    def find(self, field: Field, at: Place) -> Any:
+        """The value where the table does not give it; None: the default.  Raises: BadValueError where it is required."""
+        if field.is_required:
+            raise BadValueError("missing", self.description)
+        return None
+
+    def write(self, value: Any) -> Any:
+        """The value as TOML and JSON know it."""
+        return value
+
+    def entries(self, key: str, value: Any) -> dict[str, Any]:
+        """The keys and values that give the field this value."""
+        return {key: self.write(value)}
+
+    def sample(self, key: str) -> Any:
+        """What the example shows where there is no default."""
+        return self.example
+
+    def name(self) -> str:
+        """What the reference calls it, with its bounds."""
+        return f"{self.word}{self.bounds()}"
+
+    def bounds(self) -> str:
+        """Its bounds in brackets, or nothing."""
+        return ""
+
+    def note(self, key: str) -> str:
+        """What the reference says behind the description."""
+        return ""
+
+    def schema(self) -> dict[str, Any]:
+        """Its shape in JSON Schema."""
+        return self.SHAPE
 
 
 class Field(NamedTuple):
-    """One field of a table: `name` in Python, `key` in TOML. `type` is bare, without its metadata."""
+    """One field of a table: `name` in Python, `key` in TOML."""
 
     name: str
     key: str
-    type: Any
     kind: Kind
-    description: str
-    ge: float | None
-    le: float | None
-    extra: dict[str, Any]
     default: Any
     is_required: bool
 
     @property
     def keys(self) -> tuple[str, ...]:
         """All TOML keys that give this field a value."""
-        return (self.key, f"{self.key}_file", f"{self.key}_env") if self.kind == "secret" else (self.key,)
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values of a choice."""
-        return get_args(self.type) if get_origin(self.type) is Literal else ()
+        return tuple(f"{self.key}{ending}" for ending in self.kind.endings)
 
 
 @cache
 def fields_of(table: type[msgspec.Struct]) -> tuple[Field, ...]:
-    """The fields of a table, in the order of the model."""
-    found = []
-    for info in msgspec.structs.fields(table):
-        meta = info.type.__metadata__[0]
-        extra = dict(meta.extra)
-        field = Field(
-            name=info.name,
-            key=info.encode_name,
-            type=info.type.__origin__,
-            kind=extra.pop("kind"),
-            description=meta.description,
-            ge=extra.pop("ge"),
-            le=extra.pop("le"),
-            extra=extra,
-            default=info.default if info.default_factory is msgspec.NODEFAULT else info.default_factory(),
-            is_required=info.required,
+    """The fields of a table that have a kind, in the order of the model; what has none is no key."""
+    return tuple(
+        Field(
+            info.name,
+            info.encode_name,
+            msgspec.structs.replace(info.type.__metadata__[0], type=_bare(info.type.__origin__)),
+            info.default if info.default_factory is msgspec.NODEFAULT else info.default_factory(),
+            info.required,
         )
-        found.append(field)
-    return tuple(found)
+        for info in msgspec.structs.fields(table)
+        if get_origin(info.type) is Annotated
+    )
+
+
+def _bare(annotated: Any) -> Any:
+    """The type without its None."""
+    others = [one for one in get_args(annotated) if one is not type(None)]
+    return others[0] if len(others) == 1 and type(None) in get_args(annotated) else annotated
+
+
+# Text
+
+
+class Text(Kind, frozen=True):
+    """Text that `check` accepts: it returns the value, or raises ValueError."""
+
+    check: Callable[[str], str] = checks.check_text
+
+    def read(self, raw: object, at: Place) -> str:
+        return self.check(raw) if isinstance(raw, str) else refuse(raw, "text")
+
+
+class Glob(Text, frozen=True):
+    """A pattern. It may be written as the number it matches."""
+
+    check: Callable[[str], str] = checks.check_glob
+
+    SHAPE = {"type": ["string", "integer"]}
+
+    def read(self, raw: object, at: Place) -> str:
+        is_whole = isinstance(raw, int) and not isinstance(raw, bool)
+        return super().read(str(raw) if is_whole else raw, at)
+
+
+class Choice(Kind, frozen=True):
+    """One of a few words, those of the field's Literal."""
+
+    def read(self, raw: object, at: Place) -> object:
+        choices = get_args(self.type)
+        if raw not in choices:
+            raise BadValueError(f"{show(raw)} is not one of {', '.join(choices)}", suggest(show(raw), choices))
+        return raw
+
+    def name(self) -> str:
+        return " or ".join(f'"{choice}"' for choice in get_args(self.type))
+
+    def schema(self) -> dict[str, Any]:
+        return {"enum": list(get_args(self.type))}
+
+
+class Flag(Kind, frozen=True):
+    """True or false."""
+
+    word: str = "true or false"
+
+    SHAPE = {"type": "boolean"}
+
+    def read(self, raw: object, at: Place) -> bool:
+        if isinstance(raw, EnvText) and raw.lower() in ("true", "false"):
+            return raw.lower() == "true"
+        return raw if isinstance(raw, bool) else refuse(raw, self.word)
+
+
+# Numbers
+
+
+class Amount(Kind, frozen=True):
+    """A value between bounds. `ge` and `le` are in the field's unit, both inclusive."""
+
+    ge: float | None = None
+    le: float | None = None
+
+    def bounded(self, value: float) -> float:
+        """The value, if it is within the bounds."""
+        if self.ge is not None and value < self.ge:
+            raise BadValueError(f"{self._shown(value)} is too small", f"at least {self._shown(self.ge)}")
+        if self.le is not None and value > self.le:
+            raise BadValueError(f"{self._shown(value)} is too large", f"at most {self._shown(self.le)}")
+        return value
+
+    def _shown(self, value: float) -> str:
+        written = self.write(value)
+        return written if isinstance(written, str) else show(value)
+
+    def bounds(self) -> str:
+        if self.ge is None:
+            return ""
+        upper = "or more" if self.le is None else f"to {self.write(self.le)}"
+        return f" ({self.write(self.ge)} {upper})"
+
+
+class Number(Amount, frozen=True):
+    """A number, whole where the field's type is int."""
+
+    word: str = "number"
+
+    def read(self, raw: object, at: Place) -> float:
+        if isinstance(raw, EnvText):
+            try:
+                raw = int(raw) if re.fullmatch(_INTEGER, raw) else float(raw)
+            except ValueError:
+                raise BadValueError(f"{show(str(raw))} is not a number") from None
+        if isinstance(raw, int) and not isinstance(raw, bool):
+            # Bounds come before float(): beyond 10**308 an integer has none.
+            value = self.bounded(raw)
+            return value if self.type is int else float(value)
+        if isinstance(raw, float) and self.type is float and math.isfinite(raw):
+            return self.bounded(raw)
+        raise BadValueError(f"{show(raw)} is not a {'whole number' if self.type is int else 'number'}")
+
+    def write(self, value: float) -> Any:
+        return int(value) if value == int(value) else value
+
+    def name(self) -> str:
+        return f"{'whole ' if self.type is int else ''}{super().name()}"
+
+    def schema(self) -> dict[str, Any]:
+        bounds = {"minimum": self.ge, "maximum": self.le}
+        found: dict[str, Any] = {"type": "integer" if self.type is int else "number"}
+        return found | {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+class Duration(Amount, frozen=True):
+    """A span of time such as `1h30m`, in seconds."""
+
+    word: str = "duration"
+
+    SHAPE = {"type": "string", "pattern": "^([0-9]+(d|h|m|s|ms))+$"}
+
+    def read(self, raw: object, at: Place) -> float:
+        if not isinstance(raw, str):
+            example = f'"{raw}s"' if isinstance(raw, int) and 0 < raw < _MAX_SECONDS else '"60s" or "1h30m"'
+            raise BadValueError(f"{show(raw)} is not a duration", f"quote it with its unit, such as {example}")
+        if re.fullmatch(r"[0-9]{1,9}", raw):
+            raise BadValueError(f"{show(raw)} is not a duration", f'it has no unit: "{int(raw)}s", "5m" or "1h30m"')
+        seconds = self.bounded(parse_duration(raw))
+        if self.type is int and not seconds.is_integer():
+            raise BadValueError(f"{show(raw)} is not in whole seconds")
+        return int(seconds) if self.type is int else seconds
+
+    def write(self, value: float) -> str:
+        return format_duration(value)
+
+
+class Size(Amount, frozen=True):
+    """A number of bytes such as `512KiB`."""
+
+    word: str = "size"
+
+    SHAPE = {"type": ["string", "integer"], "pattern": "^[0-9]+ ?([KMGTkmgt][Ii]?)?[Bb]?$", "minimum": 0}
+
+    def read(self, raw: object, at: Place) -> float:
+        if not isinstance(raw, str | int) or isinstance(raw, bool):
+            raise BadValueError(f"{show(raw)} is not a size", 'such as "512KiB" or 1000')
+        return self.bounded(parse_size(raw if isinstance(raw, str) else show(raw)))
+
+    def write(self, value: float) -> str:
+        return format_size(int(value))
+
+
+# Lists and tables of plain values
+
+
+class Items(Kind, frozen=True, kw_only=True):
+    """A list; `check` accepts each of its values. `shape` is their schema, else text."""
+
+    check: Callable[[object], Any]
+    shape: dict[str, Any] | None = None
+    at_least: int = 0
+
+    def read(self, raw: object, at: Place) -> tuple[Any, ...]:
+        if isinstance(raw, EnvText) and not raw.lstrip().startswith("["):
+            raw = [item.strip() for item in raw.split(",") if item.strip()]
+        made: list[Any] = []
+        raw = list_of(raw)
+        if len(raw) < self.at_least:
+            raise BadValueError(
+                f"must name at least {self.at_least}", f"such as {msgspec.json.encode(self.example).decode()}"
+            )
+        for index, item in enumerate(raw):
+            with at.item(index).noting():
+                made.append(self.check(item))
+        return tuple(made)
+
+    def write(self, value: tuple[Any, ...]) -> list[Any]:
+        return list(value)
+
+    def schema(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"type": "array", "items": self.shape or {"type": "string"}}
+        return found | {"minItems": self.at_least} if self.at_least else found
+
+
+class Pairs(Kind, frozen=True, kw_only=True):
+    """A table of text; `check` accepts each name and value. `is_hidden`: values are not shown, and some may be secrets."""
+
+    check: Callable[[str, object], Any]
+    is_hidden: bool = False
+    word: str = "table of text"
+
+    SHAPE = {"type": "object", "additionalProperties": {"type": "string"}}
+
+    def read(self, raw: object, at: Place) -> dict[str, str]:
+        pairs: dict[str, Any] = table_of(raw)
+        for name, value in pairs.items():
+            with at.noting():
+                self.check(name, value)
+            if self.is_hidden and checks.is_secret_header(name) and not at.may_hold_secrets:
+                at.add_exposed(f"the value of {show(name)}")
+        return dict(pairs)
+
+    def write(self, value: dict[str, str]) -> dict[str, str]:
+        return dict.fromkeys(value, MASK) if self.is_hidden else value
+
+
+# A kind of text, list or pairs is its check, and its word in the reference.
+Url = partial(Text, check=checks.check_url, word="url")
+StateUrl = partial(Text, check=check_state_url, word="url")
+ArchiveUrl = partial(Text, check=checks.check_archive, word="s3:// or file:// URL")
+Listen = partial(Text, check=checks.check_listen, word="address:port or unix:path")
+Name = partial(Text, check=checks.check_name, word="name")
+Identifier = partial(Text, check=checks.check_identifier, word="name")
+UserName = partial(Text, check=checks.check_user)
+HeaderText = partial(Text, check=checks.check_header_text)
+FieldTemplate = partial(Text, check=checks.check_mapping)
+Index = partial(Text, check=checks.check_index)
+FieldPaths = partial(Items, check=checks.check_field_path, word="list of field paths")
+Contracts = partial(
+    Items, check=checks.check_contract, word="list of contract numbers", shape={"type": ["string", "integer"]}
+)
+Hosts = partial(Items, check=checks.check_host, word="list of host names")
+Brokers = partial(Items, check=checks.check_broker, word="list of host:port", at_least=1)
+Statuses = partial(
+    Items, check=checks.check_status, word="list of numbers", shape={"type": "integer", "minimum": 200, "maximum": 299}
+)
+Labels = partial(Pairs, check=checks.check_label)
+Headers = partial(Pairs, check=checks.check_header, is_hidden=True)
+
+
+# What a raw value is
+
+
+def table_of(raw: object) -> dict[str, object]:
+    """The value, if it is a table, or JSON of one in a variable."""
+    value = decode_json(raw) if isinstance(raw, EnvText) else raw
+    return value if isinstance(value, dict) else refuse(value, "a table")
+
+
+def list_of(raw: object) -> list[object]:
+    """The value, if it is a list, or JSON of one in a variable."""
+    value = decode_json(raw) if isinstance(raw, EnvText) else raw
+    return value if isinstance(value, list) else refuse(value, "a list")
+
+
+def decode_json(value: EnvText) -> object:
+    """The structure that an environment variable holds as JSON.  Raises: BadValueError."""
+    try:
+        return msgspec.json.decode(value.encode())
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise BadValueError("is not valid JSON") from None
+
+
+def refuse(raw: object, wanted: str) -> Never:
+    """Say what the value should be.  Raises: BadValueError."""
+    names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
+    name = "text" if isinstance(raw, str) else names.get(type(raw), "a date or time")
+    raise BadValueError(f"must be {wanted}, not {name}")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the known word the user may have meant, or all of them where they are few."""
+    from difflib import get_close_matches
+
+    words = list(known)
+    if close := get_close_matches(word.lower(), words, n=1, cutoff=0.6):
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(words)}" if len(words) <= 12 else ""

@@ -15,13 +15,14 @@ from typing import Any
 import msgspec
 
 from poller.config.checks import BadValueError
-from poller.config.convert import Converter, find_credential
 from poller.config.environment import EnvText, NetworkEnvironment, config_variables
+from poller.config.files import find_credential
+from poller.config.kinds import decode_json
 from poller.config.model import Account, Api, Config
-from poller.config.rules import check_config
-from poller.config.scalars import decode_json
+from poller.config.reading import Place, Reading
 from poller.config.secrets import SecretSource
 from poller.config.state_url import take_password
+from poller.config.tables import Nested
 from poller.config.trust import read_trusted
 from poller.core.errors import ConfigError, FileProblem, Problem
 
@@ -52,22 +53,28 @@ def load(
     """
     problems: list[Problem] = []
     tree, is_private, text = _read_file(path, problems) if path is not None else ({}, True, "")
-    origins = _apply_environment(tree, environ, problems)
+    origins: dict[str, str] = {}
+    for variable, parts in config_variables(environ):
+        try:
+            origins[_place(tree, parts, EnvText(environ[variable]))] = variable
+        except BadValueError as error:
+            problems.append(Problem(variable, error.message, error.hint))
     if state_dir is not None:
         tree.pop("state_dir", None)
-    take_password(tree, origins)
-    converter = Converter(
+    if isinstance(state := tree.get("state"), dict):
+        take_password(state, origins)
+    reading = Reading(
         environ, origins, base=path.parent if path else Path(), is_private=is_private, check_files=check_files
     )
-    config = _convert(converter, tree)
-    problems += converter.problems
+    config = Nested(type=Config, is_partial=True).read(tree, Place(reading))
+    problems += reading.problems
     network = NetworkEnvironment(environ)
     if check_files and network.ca_bundle and not os.access(network.ca_bundle, os.R_OK):
         problems.append(
             FileProblem(network.ca_bundle_variable, f"unreadable file {network.ca_bundle}", "correct or unset it")
         )
     problems += _check_username(environ)
-    if config is None or problems:
+    if problems or not isinstance(config, Config):
         raise ConfigError(_placed(problems, path, text))
     if state_dir is None and "state_dir" not in tree:
         # Under systemd it may hold several, separated by colons.
@@ -75,23 +82,11 @@ def load(
     return msgspec.structs.replace(
         config,
         state_dir=state_dir or config.state_dir,
-        accounts=_resolve_accounts(config, environ),
+        accounts=_resolve_accounts(config.accounts, config.api, environ),
         api=msgspec.structs.replace(config.api, token=None, username=None, password=None),
         source=path,
         network=network,
     )
-
-
-def _convert(converter: Converter, tree: dict[str, Any]) -> Config | None:
-    """The configuration as written, or None where the tables themselves have problems."""
-    plain = {key: value for key, value in tree.items() if key not in ("accounts", "sinks")}
-    config = converter.table(Config, plain, "") or Config()
-    accounts = converter.tables(Account, tree.get("accounts", []), "accounts")
-    sinks = converter.sinks(tree.get("sinks", []), "sinks")
-    config = msgspec.structs.replace(config, accounts=tuple(accounts.values()), sinks=tuple(sinks.values()))
-    for problem in check_config(config, sinks):
-        converter.add(problem.path, problem.message, problem.hint)
-    return None if converter.problems else config
 
 
 def _placed(problems: Sequence[Problem], file: Path | None, text: str) -> list[Problem]:
@@ -133,24 +128,6 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
     return {}, is_private, ""
 
 
-def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str], problems: list[Problem]) -> dict[str, str]:
-    """Put the variables' values into the tree. Returns the path of each and the variable that set it."""
-    origins: dict[str, str] = {}
-    variables = config_variables(environ)
-    # These two come first, so that a key's own variable wins over them.
-    variables[:0] = [
-        (name, parts)
-        for name, parts in (("IONOS_API_URL", ["api", "url"]), ("IONOS_POLLER_STATE_DIR", ["state_dir"]))
-        if environ.get(name)
-    ]
-    for variable, parts in variables:
-        try:
-            origins[_place(tree, parts, EnvText(environ[variable]))] = variable
-        except BadValueError as error:
-            problems.append(Problem(variable, error.message, error.hint))
-    return origins
-
-
 def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
     """Set one value deep in the tree; lists are counted from 0. Returns its path."""
     node: Any = tree
@@ -176,17 +153,18 @@ def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
         if is_last:
             node[key] = value
         else:
-            node[key] = decode_json(node[key])
+            if isinstance(node[key], EnvText):
+                node[key] = decode_json(node[key])
             node = node[key]
     return path
 
 
-def _resolve_accounts(config: Config, environ: Mapping[str, str]) -> tuple[Account, ...]:
+def _resolve_accounts(accounts: tuple[Account, ...], api: Api, environ: Mapping[str, str]) -> tuple[Account, ...]:
     """At least one account, each with its URL and, where there is any, the source of its secret."""
-    accounts = config.accounts or (Account(name="default"),)
+    accounts = accounts or (Account(name="default"),)
     if len(accounts) == 1:
-        accounts = (_with_fallback(accounts[0], config.api, environ),)
-    return tuple(msgspec.structs.replace(account, url=account.url or config.api.url) for account in accounts)
+        accounts = (_with_fallback(accounts[0], api, environ),)
+    return tuple(msgspec.structs.replace(account, url=account.url or api.url) for account in accounts)
 
 
 def _with_fallback(account: Account, api: Api, environ: Mapping[str, str]) -> Account:

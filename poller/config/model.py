@@ -7,19 +7,49 @@ from them.
 
 # Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, TypeVar
 
-import msgspec
-
+from poller.config.checks import is_clear_text
 from poller.config.environment import NetworkEnvironment
-from poller.config.kinds import describe
+from poller.config.files import Directory, File, PrivateFile, SecretKind
+from poller.config.kinds import (
+    Contracts,
+    Duration,
+    Flag,
+    Glob,
+    Hosts,
+    Identifier,
+    Listen,
+    Name,
+    Number,
+    Size,
+    StateUrl,
+    Url,
+    UserName,
+)
 from poller.config.secrets import Credentials, SecretSource
-from poller.config.sinks import KIB, MIB, AllowPlainHttp, AnySink, CaFile, ConnectTimeout, ReadTimeout, Redact, toml_key
+from poller.config.sink_base import (
+    KIB,
+    MIB,
+    AllowPlainHttp,
+    CaFile,
+    ConnectTimeout,
+    ReadTimeout,
+    Redact,
+    clear_text,
+    path_problems,
+)
+from poller.config.sinks import AnySink, ArchiveSink, FileSink
+from poller.config.state_url import is_unverified
+from poller.config.tables import Nested, NestedList, Table, TypedList
 from poller.core.errors import ConfigError, Problem
 
+T = TypeVar("T")
 API_URL = "https://api.ionos.com"
+API_PATH = "/activitylog/v1"
+"""What is appended to the URL of the API."""
 YEAR_SECONDS = 366 * 86_400
 
 WHAT_TO_SET = (
@@ -28,23 +58,13 @@ WHAT_TO_SET = (
 )
 
 
-class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=toml_key):
-    """A table of the configuration."""
-
-
-ApiUrl = Annotated[
-    str, describe("url", "Base URL of the IONOS API; `/activitylog/v1` is appended. Also $IONOS_API_URL.")
-]
-Token = Annotated[
-    SecretSource | None, describe("secret", "IONOS API token (a JWT with the privilege ACCESS_ACTIVITY_LOG).")
-]
+ApiUrl = Annotated[str, Url("Base URL of the IONOS API; `/activitylog/v1` is appended. Also $IONOS_API_URL.")]
+Token = Annotated[SecretSource | None, SecretKind("IONOS API token (a JWT with the privilege ACCESS_ACTIVITY_LOG).")]
 Username = Annotated[
     str | None,
-    describe("text", "User name, instead of a token; works only without 2FA.", is_user=True, is_alternative=True),
+    UserName("User name, instead of a token; works only without 2FA.", example="user@example.com", is_alternative=True),
 ]
-Password = Annotated[
-    SecretSource | None, describe("secret", "Password of `username`.", is_text=True, is_alternative=True)
-]
+Password = Annotated[SecretSource | None, SecretKind("Password of `username`.", is_alternative=True, is_text=True)]
 
 
 class Api(Table, frozen=True, kw_only=True):
@@ -58,73 +78,60 @@ class Api(Table, frozen=True, kw_only=True):
     password: Password = None
     page_size: Annotated[
         int,
-        describe(
-            "number",
+        Number(
             "Entries asked for in one request; 1000 is known to work. Lowered where the API refuses it.",
             ge=1,
             le=10_000,
         ),
     ] = 1000
     result_window: Annotated[
-        int,
-        describe(
-            "number",
-            "`offset + limit` the API can serve; larger windows are split in time.",
-            ge=1,
-            le=1_000_000,
-        ),
+        int, Number("`offset + limit` the API can serve; larger windows are split in time.", ge=1, le=1_000_000)
     ] = 10_000
     concurrency: Annotated[
         int,
-        describe(
-            "number",
+        Number(
             "Requests at the same time, over all contracts. One that hangs for 2 s is not counted; three times as many at most.",
             ge=1,
             le=64,
         ),
     ] = 4
     requests_per_second: Annotated[
-        float,
-        describe("number", "At most so many requests a second, over all contracts.", ge=0.01, le=10_000),
+        float, Number("At most so many requests a second, over all contracts.", ge=0.01, le=10_000)
     ] = 10.0
     connect_timeout_seconds: ConnectTimeout = 5.0
     read_timeout_seconds: ReadTimeout = 30.0
     allow_plain_http: AllowPlainHttp = False
     ca_file: CaFile = None
     max_retries: Annotated[
-        int, describe("number", "Further attempts at a failed request before its window fails.", ge=0, le=100)
+        int, Number("Further attempts at a failed request before its window fails.", ge=0, le=100)
     ] = 4
     max_page_bytes: Annotated[
         int,
-        describe(
-            "size",
+        Size(
             "A larger answer is refused, and an eighth of the entries asked for; a single entry may be twice as large.",
             ge=64 * KIB,
             le=1 << 30,
         ),
     ] = 8 * MIB
-    window_bytes: Annotated[
-        int, describe("size", "Memory spent on windows in flight, over all contracts.", ge=MIB, le=1 << 34)
-    ] = 8 * MIB
+    window_bytes: Annotated[int, Size("Memory spent on windows in flight, over all contracts.", ge=MIB, le=1 << 34)] = (
+        8 * MIB
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        yield from _login_problems(self.token, self.username, self.password)
+        yield from path_problems(self.url, API_PATH)
 
 
 class Poll(Table, frozen=True, kw_only=True):
     """When and what is collected."""
 
-    interval_seconds: Annotated[int, describe("duration", "Time between two polls.", ge=1, le=86_400)] = 60
+    interval_seconds: Annotated[int, Duration("Time between two polls.", ge=1, le=86_400)] = 60
     overlap_seconds: Annotated[
-        int,
-        describe(
-            "duration",
-            "Span before the watermark that is read again, for late entries.",
-            ge=0,
-            le=30 * 86_400,
-        ),
+        int, Duration("Span before the watermark that is read again, for late entries.", ge=0, le=30 * 86_400)
     ] = 600
     initial_lookback_seconds: Annotated[
         int,
-        describe(
-            "duration",
+        Duration(
             "How far back the first run ever begins; a contract that appears later begins at the last look without it.",
             ge=0,
             le=20 * YEAR_SECONDS,
@@ -132,32 +139,24 @@ class Poll(Table, frozen=True, kw_only=True):
     ] = 300
     contracts: Annotated[
         tuple[str, ...],
-        describe("contracts", "Contract numbers to collect, listed or not; empty: all that the token may see."),
+        Contracts(
+            "Contract numbers to collect, listed or not; empty: all that the token may see.", example=["31960001"]
+        ),
     ] = ()
-    exclude_contracts: Annotated[tuple[str, ...], describe("contracts", "Contract numbers to leave out.")] = ()
+    exclude_contracts: Annotated[
+        tuple[str, ...], Contracts("Contract numbers to leave out.", example=["31960002"])
+    ] = ()
     discovery_interval_seconds: Annotated[
-        int, describe("duration", "Time between two looks for new contracts.", ge=1, le=30 * 86_400)
+        int, Duration("Time between two looks for new contracts.", ge=1, le=30 * 86_400)
     ] = 3600
     audit_interval_seconds: Annotated[
-        int, describe("duration", "Time between two self-audits; `0s` turns them off.", ge=0, le=30 * 86_400)
+        int, Duration("Time between two self-audits; `0s` turns them off.", ge=0, le=30 * 86_400)
     ] = 3600
     audit_span_seconds: Annotated[
-        int,
-        describe(
-            "duration",
-            "How far back a self-audit looks before the previous audit.",
-            ge=1,
-            le=YEAR_SECONDS,
-        ),
+        int, Duration("How far back a self-audit looks before the previous audit.", ge=1, le=YEAR_SECONDS)
     ] = 7 * 86_400
     ledger_retention_seconds: Annotated[
-        int,
-        describe(
-            "duration",
-            "How long it is remembered which entries were collected.",
-            ge=3600,
-            le=20 * YEAR_SECONDS,
-        ),
+        int, Duration("How long it is remembered which entries were collected.", ge=3600, le=20 * YEAR_SECONDS)
     ] = 35 * 86_400
 
     def wants(self, contract: str, only: Collection[str] = ()) -> bool:
@@ -165,12 +164,20 @@ class Poll(Table, frozen=True, kw_only=True):
         wanted = only or self.contracts
         return (not wanted or contract in wanted) and contract not in self.exclude_contracts
 
+    def problems(self) -> Iterator[Problem]:
+        for contract in self.contracts:
+            if contract in self.exclude_contracts:
+                yield Problem("exclude_contracts", f"{contract} is also in contracts", "keep one of the two")
+        for key, span in (("overlap", self.overlap_seconds), ("audit_span", self.audit_span_seconds)):
+            if self.ledger_retention_seconds < span:
+                yield Problem("ledger_retention", f"is shorter than {key}", "entries read again would count as new")
+
 
 class Account(Table, frozen=True, kw_only=True):
     """One IONOS account. Without `[[accounts]]` there is one, `default`, from `[api]` and the environment."""
 
-    name: Annotated[str, describe("name", "Its name in logs and metrics: letters, digits, `_`, `.`, `-`.")]
-    url: Annotated[str, describe("url", "Base URL of the API for this account. Default: `api.url`.")] = ""
+    name: Annotated[str, Name("Its name in logs and metrics: letters, digits, `_`, `.`, `-`.", example="prod")]
+    url: Annotated[str, Url("Base URL of the API for this account. Default: `api.url`.", example=API_URL)] = ""
     token: Token = None
     username: Username = None
     password: Password = None
@@ -194,33 +201,53 @@ class Account(Table, frozen=True, kw_only=True):
         hint = f"give the account a token_file, or a systemd credential {self.name}.token"
         raise ConfigError([Problem(f"accounts.{self.name}.token", "no IONOS API token", hint)])
 
+    def problems(self) -> Iterator[Problem]:
+        yield from _login_problems(self.token, self.username, self.password)
+        yield from path_problems(self.url, API_PATH)
 
-def _rule(description: str) -> msgspec.Meta:
-    return describe("text", description, is_glob=True)
+
+def _login_problems(
+    token: SecretSource | None, username: str | None, password: SecretSource | None
+) -> Iterator[Problem]:
+    if token is not None and (username or password is not None):
+        yield Problem("token", "is given besides a user name and password", "keep one of the two")
+    if password is not None and not username:
+        yield Problem("password", "has no username beside it")
 
 
 class Rule(Table, frozen=True, kw_only=True):
     """Glob patterns that must all match (case ignored nowhere); at least one."""
 
-    contract: Annotated[str | None, _rule("Contract number.")] = None
-    type: Annotated[str | None, _rule("`event.type`, such as `RequestStatusUpdate`.")] = None
-    service: Annotated[str | None, _rule("`principal.sourceService`, such as `DCD`.")] = None
-    username: Annotated[str | None, _rule("`principal.identity.username`.")] = None
-    action: Annotated[str | None, _rule("`event.param.action`, such as `GET`.")] = None
-    resource_type: Annotated[str | None, _rule("`event.resources[].type`; one of them is enough.")] = None
-    source_ip: Annotated[str | None, _rule("`principal.sourceIP`.")] = None
-    status: Annotated[str | None, _rule("`event.status`.")] = None
+    contract: Annotated[str | None, Glob("Contract number.")] = None
+    type: Annotated[str | None, Glob("`event.type`, such as `RequestStatusUpdate`.")] = None
+    service: Annotated[str | None, Glob("`principal.sourceService`, such as `DCD`.")] = None
+    username: Annotated[str | None, Glob("`principal.identity.username`.")] = None
+    action: Annotated[str | None, Glob("`event.param.action`, such as `GET`.")] = None
+    resource_type: Annotated[str | None, Glob("`event.resources[].type`; one of them is enough.")] = None
+    source_ip: Annotated[str | None, Glob("`principal.sourceIP`.")] = None
+    status: Annotated[str | None, Glob("`event.status`.")] = None
+
+    def problems(self) -> Iterator[Problem]:
+        if all(getattr(self, key) is None for key in self.__struct_fields__):
+            yield Problem("", "matches every entry", "name at least one of its keys, such as type")
 
 
 class Filter(Table, frozen=True, kw_only=True):
     """Which entries are passed on. What is filtered is counted, and the ledger still knows it."""
 
     exclude: Annotated[
-        tuple[Rule, ...], describe("tables", "Entries that match one of these are left out.", table=Rule)
+        tuple[Rule, ...],
+        NestedList(
+            "Entries that match one of these are left out.",
+            example=[{"type": "RequestStatusUpdate"}, {"action": "GET"}],
+        ),
     ] = ()
     include: Annotated[
         tuple[Rule, ...],
-        describe("tables", "If not empty, only entries that match one of these pass.", table=Rule),
+        NestedList(
+            "If not empty, only entries that match one of these pass.",
+            example=[{"service": "DCD"}, {"resource_type": "server*"}],
+        ),
     ] = ()
 
 
@@ -229,12 +256,7 @@ class Outbox(Table, frozen=True, kw_only=True):
 
     max_bytes: Annotated[
         int,
-        describe(
-            "size",
-            "When so much waits, with dead letters, collecting pauses; nothing is dropped.",
-            ge=64 * KIB,
-            le=1 << 50,
-        ),
+        Size("When so much waits, with dead letters, collecting pauses; nothing is dropped.", ge=64 * KIB, le=1 << 50),
     ] = 1 << 30
 
 
@@ -243,18 +265,16 @@ class Evidence(Table, frozen=True, kw_only=True):
 
     signing_key_file: Annotated[
         Path | None,
-        describe(
-            "file",
+        PrivateFile(
             "Private key (Ed25519, PEM) of `ionos-poller archive keygen`; unset: digests are not signed.",
-            is_private=True,
+            example="/etc/ionos-poller/evidence.key",
         ),
     ] = None
     previous_signing_key_file: Annotated[
         Path | None,
-        describe(
-            "file",
+        PrivateFile(
             "The key before it, until each archive has one more digest: it signs the change of keys.",
-            is_private=True,
+            example="/etc/ionos-poller/evidence-2025.key",
         ),
     ] = None
 
@@ -264,24 +284,30 @@ class State(Table, frozen=True, kw_only=True):
 
     url: Annotated[
         str,
-        describe(
-            "state_url",
+        StateUrl(
             "URL of a PostgreSQL database, such as `postgresql://user@host:5432/database`; empty: files in `state_dir`.",
+            example="postgresql://ionos_poller@db.example:5432/ionos_poller",
         ),
     ] = ""
-    password: Annotated[SecretSource | None, describe("secret", "Password of the user in `url`.", is_text=True)] = None
+    password: Annotated[SecretSource | None, SecretKind("Password of the user in `url`.", is_text=True)] = None
     ca_file: Annotated[
-        Path | None, describe("file", "CA certificates (PEM) for the database, instead of the system's.")
+        Path | None,
+        File("CA certificates (PEM) for the database, instead of the system's.", example="/etc/ionos-poller/ca.pem"),
     ] = None
-    schema: Annotated[str, describe("identifier", "Schema that holds the tables.")] = "ionos_poller"
+    schema: Annotated[str, Identifier("Schema that holds the tables.")] = "ionos_poller"
     lease_seconds: Annotated[
-        int,
-        describe("duration", "How long after its last sign of life a replica keeps its contracts.", ge=3, le=3600),
+        int, Duration("How long after its last sign of life a replica keeps its contracts.", ge=3, le=3600)
     ] = 15
     allow_unverified: Annotated[
-        bool,
-        describe("flag", "Allow an `sslmode` below `verify-full` in `url`, though the host is not this machine."),
+        bool, Flag("Allow an `sslmode` below `verify-full` in `url`, though the host is not this machine.")
     ] = False
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.url and self.password is not None and self.password.origin != "credential":
+            yield Problem("password", "has no url beside it")
+        if self.url and not self.allow_unverified and is_unverified(self.url):
+            hint = "remove sslmode from the URL, or set allow_unverified = true if the network is yours"
+            yield Problem("url", "names a host on the network without verifying its certificate", hint)
 
 
 class Http(Table, frozen=True, kw_only=True):
@@ -289,16 +315,15 @@ class Http(Table, frozen=True, kw_only=True):
 
     listen: Annotated[
         str,
-        describe(
-            "listen",
-            "Address and port to listen on, or `unix:` and the path of a socket; `[::]` takes IPv4, too; empty: none.",
+        Listen(
+            "Address and port to listen on, or `unix:` and the path of a socket; `[::]` takes IPv4, too; empty: none."
         ),
     ] = "127.0.0.1:9464"
     hosts: Annotated[
         tuple[str, ...],
-        describe(
-            "hosts",
+        Hosts(
             "Host names it may be asked by, beside IP addresses, `localhost`, this machine's and that of `listen`; `*`: any.",
+            example=["poller.example.com"],
         ),
     ] = ()
 
@@ -316,27 +341,49 @@ class Http(Table, frozen=True, kw_only=True):
 class Config(Table, frozen=True, kw_only=True):
     """The whole configuration. `accounts` is resolved: at least one, each with its URL."""
 
+    EXAMPLES: ClassVar = {"state_dir": "/var/lib/ionos-poller"}
+
     state_dir: Annotated[
-        Path,
-        describe(
-            "directory",
-            "Where the state is kept. Default: $STATE_DIRECTORY, else `./state`. Also --state-dir.",
-        ),
+        Path, Directory("Where the state is kept. Default: $STATE_DIRECTORY, else `./state`. Also --state-dir.")
     ] = Path("state")
-    api: Annotated[Api, describe("table", "The API.", table=Api)] = Api()
-    poll: Annotated[Poll, describe("table", "Polling.", table=Poll)] = Poll()
-    accounts: Annotated[tuple[Account, ...], describe("tables", "Only for several IONOS accounts.", table=Account)] = ()
-    sinks: Annotated[tuple[AnySink, ...], describe("tables", "Where events go; each on its own.")] = ()
-    filter: Annotated[Filter, describe("table", "Filter.", table=Filter)] = Filter()
-    redact: Annotated[Redact, describe("table", "Redaction.", table=Redact, credential="redact")] = Redact()
-    outbox: Annotated[Outbox, describe("table", "Outbox.", table=Outbox)] = Outbox()
-    evidence: Annotated[Evidence, describe("table", "Evidence.", table=Evidence)] = Evidence()
-    state: Annotated[State, describe("table", "The state's database.", table=State, credential="state")] = State()
-    http: Annotated[Http, describe("table", "Endpoint.", table=Http)] = Http()
-    source: Annotated[Path | None, describe("file", "The file it was read from.", is_internal=True)] = None
-    network: Annotated[
-        NetworkEnvironment, describe("text", "Proxies and CA bundle of the environment.", is_internal=True)
-    ] = NetworkEnvironment({})
+    api: Annotated[Api, Nested()] = Api()
+    poll: Annotated[Poll, Nested()] = Poll()
+    accounts: Annotated[tuple[Account, ...], NestedList("Only for several IONOS accounts.")] = ()
+    sinks: Annotated[tuple[AnySink, ...], TypedList("Where events go; each on its own.")] = ()
+    filter: Annotated[Filter, Nested()] = Filter()
+    redact: Annotated[Redact, Nested(credential="redact")] = Redact()
+    outbox: Annotated[Outbox, Nested()] = Outbox()
+    state: Annotated[State, Nested(credential="state")] = State()
+    evidence: Annotated[Evidence, Nested()] = Evidence()
+    http: Annotated[Http, Nested()] = Http()
+    source: Path | None = None
+    """The file it was read from."""
+    network: NetworkEnvironment = NetworkEnvironment({})
+    """Proxies and CA bundle of the environment."""
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong between the tables. While a configuration is read, None stands for a table that has problems."""
+        accounts, sinks = _by_path("accounts", self.accounts), _by_path("sinks", self.sinks)
+        places: dict[str, str] = {}
+        for path, sink in sinks.items():
+            key = "path" if isinstance(sink, FileSink) else "url" if isinstance(sink, ArchiveSink) else ""
+            if key and (first := places.setdefault(f"{key} {getattr(sink, key)}", path)) != path:
+                yield Problem(f"{path}.{key}", f"is the same as that of {first}")
+            if self.state.url:
+                yield from (found._replace(path=f"{path}.{found.path}") for found in sink.problems_with_machines())
+        redacts = {"redact": self.redact} | {f"{path}.redact": sink.redact for path, sink in sinks.items()}
+        for path, redact in redacts.items():
+            if redact and redact.hash and redact.hash_key is None and self.redact.hash_key is None:
+                yield Problem(
+                    f"{path}.hash", "needs a key", "give hash_key_file, or a systemd credential redact.hash-key"
+                )
+        urls = {"api.url": self.api.url} | {f"{path}.url": account.url for path, account in accounts.items()}
+        for path, url in urls.items():
+            if is_clear_text(url) and not self.api.allow_plain_http:
+                yield clear_text(path, "the token")
+        if len(self.accounts) > 1 and (self.api.token or self.api.username or self.api.password):
+            hint = "move them to the account they belong to"
+            yield Problem("api", "holds credentials, but there are several accounts", hint)
 
     def proxies_for(self, url: str) -> dict[str, str]:
         """The proxies `requests` is to use for this URL; empty for none. Not for logs."""
@@ -346,3 +393,7 @@ class Config(Table, frozen=True, kw_only=True):
     def ca_bundle(self) -> str | None:
         """CA certificates for every server that has no `ca_file` of its own ($REQUESTS_CA_BUNDLE)."""
         return self.network.ca_bundle
+
+
+def _by_path(key: str, tables: Sequence[T | None]) -> dict[str, T]:
+    return {f"{key}[{index}]": table for index, table in enumerate(tables) if table is not None}

@@ -23,26 +23,43 @@ _PIECE = re.compile(
 
 
 def places(text: str) -> dict[str, int]:
-    """The line of each table and key by its path, such as `poll.interval` and `sinks[0].url`; not of what is inside of braces."""
+    """The line of each table, key and element of a list by its path, such as `poll.interval` and `sinks[0].labels.x`."""
     found: dict[str, int] = {}
     counts: Counter[str] = Counter()
-    line, depth = 1, 0
-    table, key, is_key = "", "", True  # `is_key`: before the `=` of a line
+    inside: list[
+        tuple[str, int | None]
+    ] = []  # the lists and inline tables that are open: path, and number of the element
+    line, table, key, here, is_key = 1, "", "", "", True  # `is_key`: before the `=`
     for match in _PIECE.finditer(text):
         piece = match[0]
-        if piece == "\n" and depth == 0:
+        if piece == "\n" and not inside:
             if is_key and key.startswith("["):
                 table = _table(key, counts)
                 found.setdefault(table.partition("[")[0], line)
                 found.setdefault(table, line)
             key, is_key = "", True
-        elif not is_key:
-            depth += (piece in "[{") - (piece in "]}") if len(piece) == 1 else 0
-        elif piece == "=" and not key.startswith("["):
-            found.setdefault(f"{table}.{key}" if table else key, line)
-            is_key = False
-        elif not piece.isspace() and not piece.startswith("#"):
+        elif piece.isspace() or piece.startswith("#"):
+            pass
+        elif piece in ("]", "}") and inside:
+            here, is_key = inside.pop()[0], False
+        elif piece == "=" and is_key and not key.startswith("["):
+            above = inside[-1][0] if inside else table
+            here = f"{above}.{key}" if above else key
+            found.setdefault(here, line)
+            key, is_key = "", False
+        elif is_key:
             key += piece[1:-1] if len(piece) > 1 and piece[0] in "\"'" else piece
+        elif piece == "," and inside:
+            path, number = inside.pop()
+            is_key = number is None
+            inside.append((path, None if number is None else number + 1))
+            here = path if number is None else f"{path}[{number + 1}]"
+        else:
+            found.setdefault(here, line)
+            if piece in ("[", "{"):
+                is_key = piece == "{"
+                inside.append((here, None if is_key else 0))
+                here = here if is_key else f"{here}[0]"
         line += piece.count("\n")
     return found
 

@@ -110,15 +110,14 @@ def is_unverified(text: str) -> bool:
     return not url.is_local and url.ssl_mode != _VERIFYING
 
 
-def take_password(tree: dict[str, Any], origins: dict[str, str]) -> None:
-    """Move a password from the state's URL to its own key, so that no URL that is shown or logged has one.
+def take_password(state: dict[str, Any], origins: dict[str, str]) -> None:
+    """Move a password from the URL of `[state]` to its own key, so that no URL that is shown or logged has one.
 
-    `origins` as in `Converter`: where a variable gave the URL, it gave the password, too.
+    `origins` as in `Reading`: where a variable gave the URL, it gave the password, too.
     """
-    state = tree.get("state")
-    url = state.get("url") if isinstance(state, dict) else None
+    url = state.get("url")
     match = re.match(r"(postgres(?:ql)?://[^:@/?#]*):([^@/?#]*)@", url) if isinstance(url, str) else None
-    if not isinstance(state, dict) or match is None or not isinstance(url, str):
+    if match is None or not isinstance(url, str):
         return
     state["url"] = type(url)(f"{match[1]}@{url[match.end() :]}")
     if match[2]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from poller.config import AnySink, Config
-from poller.config.sinks import Format
+from poller.config.sink_base import Format
 from poller.core.errors import (
     AuthError,
     ConfigError,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from poller.config.sinks import LocalSink
+from poller.config.sink_base import LocalSink
 from poller.core.delivery import (
     CRASHED,
     Accepted,

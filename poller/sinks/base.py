@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from poller.config import Config, SecretSource
-from poller.config.sinks import Sink as Table
+from poller.config.sink_base import Sink as Table
 from poller.core.delivery import Outcome
 from poller.core.events import OutboxEvent
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from poller.config import FirehoseSink as Settings
-from poller.config.sinks import KIB, MIB
+from poller.config.sink_base import KIB, MIB
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from poller.config.sinks import Sink as Table
+from poller.config.sink_base import Sink as Table
 from poller.core.delivery import Accepted, Outcome
 from poller.core.errors import ConfigError, OutputError, Problem
 from poller.core.events import OutboxEvent, ndjson

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from poller.config import ActionSink, MoesifSink, Sink
-from poller.config.sinks import Format
+from poller.config.sink_base import Format
 from poller.core.events import OutboxEvent
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from poller.config import AnyHttpSink, Config, OpenSearchSink
+from poller.config.sink_base import Sink as Table
 from poller.config.sinks import ElasticsearchSink
-from poller.config.sinks import Sink as Table
 from poller.core.events import Event
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer

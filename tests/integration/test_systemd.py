@@ -130,7 +130,7 @@ def test_what_no_restart_mends_is_not_restarted() -> None:
 
 def test_the_ceilings_are_above_what_any_configuration_takes() -> None:
     run = options(RUN)
-    concurrency = next(field.le for field in fields_of(Api) if field.name == "concurrency") or 0
+    concurrency = next(field.kind.le for field in fields_of(Api) if field.name == "concurrency")
     workers = 2 * concurrency + MAX_CONNECTIONS
     assert int(run["TasksMax"][0]) > 2 * workers
     assert int(run["LimitNOFILE"][0]) > 4 * workers

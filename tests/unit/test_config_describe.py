@@ -6,15 +6,16 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
-from poller.config import load
+from poller.config import AnySink, load
 from poller.config.describe import effective, example, schema, sections
 from poller.config.kinds import fields_of
-from poller.config.sinks import SINK_TYPES
+
+SINK_TYPES = {table.__struct_config__.tag: table for table in get_args(AnySink)}
 
 
 def uncommented() -> str:

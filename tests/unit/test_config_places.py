@@ -51,17 +51,25 @@ exclude = [{ type = "x" },
         ("sinks[0].name", 12),
         ("sinks[0].labels", 13),
         ("sinks[0].labels.x", 13),
-        ("sinks[0].redact.drop[1]", 15),
+        ("sinks[0].redact.drop[0]", 16),
+        ("sinks[0].redact.drop[1]", 17),
         ("sinks[1]", 19),
         ("sinks[1].url", 19),
         ("sinks[1].redact.mask", 21),
-        ("filter.exclude[1].type", 23),
+        ("filter.exclude[0]", 23),
+        ("filter.exclude[0].type", 23),
+        ("filter.exclude[1]", 24),
+        ("filter.exclude[1].type", 24),
+        ("filter.exclude[1].user", 24),
+        ("filter.exclude[2]", 23),
         ("poll.interval", None),
         ("poll", None),
         ("IONOS_POLLER_POLL__INTERVAL", None),
     ],
 )
-def test_a_key_is_found_on_its_line_and_what_is_inside_it_on_the_same(path: str, line: int | None) -> None:
+def test_each_key_and_element_is_found_on_its_line_and_what_is_missing_on_the_line_around_it(
+    path: str, line: int | None
+) -> None:
     assert line_of(path, places(TEXT)) == line
 
 

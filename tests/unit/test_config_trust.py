@@ -193,7 +193,7 @@ def test_a_secret_crosses_no_network_in_clear_text_unless_a_person_allows_it(
 ) -> None:
     tables = {
         "api.url": '[api]\nurl = "{url}"\n',
-        "accounts.a.url": '[[accounts]]\nname = "a"\ntoken = "t"\nurl = "{url}"\n',
+        "accounts[0].url": '[[accounts]]\nname = "a"\ntoken = "t"\nurl = "{url}"\n',
         "sinks[0].url": SINK.replace("http://localhost:3100", "{url}") + 'bearer_token = "t"\n',
         "sinks[0].url ": SINK.replace("http://localhost:3100", "{url}") + 'headers = {{ X-Key = "t" }}\n',
     }

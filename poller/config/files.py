@@ -1,0 +1,150 @@
+"""The kinds of files and secrets: what a load looks at on the disk.
+
+A secret is given as a file, by the name of a variable, or as itself, or it is a credential of systemd. What stands where the
+name of a file or variable belongs may be the secret itself, so no message repeats it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from poller.config.checks import BadValueError, check_template, check_text
+from poller.config.kinds import Field, Kind, refuse
+from poller.config.reading import Place
+from poller.config.secrets import MASK, Secret, SecretSource
+from poller.config.trust import read_trusted
+from poller.core.errors import FileProblem
+
+
+class Directory(Kind, frozen=True):
+    """A directory. It is created if it does not exist."""
+
+    word: str = "directory"
+
+    def read(self, raw: object, at: Place) -> Path:
+        return at.file(check_text(raw) if isinstance(raw, str) else refuse(raw, "text"))
+
+    def write(self, value: Path) -> str:
+        return str(value)
+
+
+class File(Directory, frozen=True):
+    """A file that must be readable."""
+
+    word: str = "file"
+
+    def read(self, raw: object, at: Place) -> Path:
+        file = super().read(raw, at)
+        if at.reading.check_files and not os.access(file, os.R_OK):
+            hint = "check that the file exists and that this user can read it"
+            at.add(f"unreadable file {file}", hint, FileProblem)
+        return file
+
+
+class PrivateFile(File, frozen=True):
+    """A file that nobody else may read, such as a private key."""
+
+    def read(self, raw: object, at: Place) -> Path:
+        file = super().read(raw, at)
+        if at.reading.check_files and os.access(file, os.R_OK):
+            _, _, refusal = read_trusted(file, 0, is_secret=True)
+            if refusal is not None:
+                raise BadValueError(*refusal)
+        return file
+
+
+class OutputPath(Kind, frozen=True):
+    """The path of a file that is written, with `{date}` in it or without."""
+
+    word: str = "file"
+
+    def read(self, raw: object, at: Place) -> str:
+        return str(at.file(check_template(raw) if isinstance(raw, str) else refuse(raw, "text")))
+
+
+class SecretKind(Kind, frozen=True):
+    """A token or key. `is_text`: it may hold spaces, as a password may. `aliases` end further names of its systemd credential."""
+
+    word: str = "file"
+    aliases: tuple[str, ...] = ()
+    is_text: bool = False
+
+    endings = ("_file", "", "_env")
+
+    def read(self, raw: object, at: Place) -> SecretSource | None:
+        if not isinstance(raw, str) or not raw:
+            raise BadValueError("must be text, not empty")
+        where = at.variable or at.path
+        key = at.path.rpartition(".")[2]
+        if key.endswith("_env"):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", raw) or _looks_like_secret(raw):
+                raise BadValueError("is not the name of an environment variable")
+            source = SecretSource("env", raw, path=where, is_text=self.is_text, environ=at.reading.environ)
+        elif key.endswith("_file"):
+            if _looks_like_secret(raw) or not raw.isprintable():
+                hint = f"the secret itself goes into {key.removesuffix('_file')}, or better a file"
+                raise BadValueError("is not the name of a file", hint)
+            source = self._file(at.file(raw), where, at.reading.environ)
+        elif at.may_hold_secrets:
+            source = SecretSource("inline", "", path=where, is_text=self.is_text, inline=Secret(raw))
+        else:
+            at.add_exposed("the secret")
+            return None
+        return self._tried(source, at)
+
+    def find(self, field: Field, at: Place) -> SecretSource | None:
+        names = [f"{at.credential}.{ending}" for ending in (field.key.replace("_", "-"), *self.aliases)]
+        where = at.variable or at.path
+        if at.credential and (found := find_credential(at.reading.environ, names)):
+            return self._tried(SecretSource("credential", found, path=where, is_text=self.is_text), at)
+        if not field.is_required:
+            return None
+        hint = f"give {field.key}_file or {field.key}_env, or a systemd credential {names[-1]}"
+        return self._tried(SecretSource("missing", "", path=where, is_text=self.is_text, hint=hint), at)
+
+    def _file(self, file: Path, where: str, environ: Mapping[str, str]) -> SecretSource:
+        """The file, or where we may not read it, systemd's copy of it: a credential of the same name."""
+        if not os.access(file, os.R_OK) and (found := find_credential(environ, [file.name])):
+            return SecretSource("credential", found, path=where, is_text=self.is_text)
+        return SecretSource("file", str(file), path=where, is_text=self.is_text)
+
+    def _tried(self, source: SecretSource, at: Place) -> SecretSource:
+        """The source. Where files are checked, it was read once.  Raises: ConfigError."""
+        if at.reading.check_files:
+            source.read()
+        return source
+
+    def entries(self, key: str, value: SecretSource) -> dict[str, Any]:
+        match value.origin:
+            case "file" | "credential":
+                return {f"{key}_file": value.place}
+            case "env":
+                return {f"{key}_env": value.place}
+            case "inline":
+                return {key: MASK}
+            case _:
+                return {}
+
+    def sample(self, key: str) -> str:
+        return f"/etc/ionos-poller/{key.replace('_', '-')}"
+
+    def note(self, key: str) -> str:
+        return f" Or `{key}_env`, or `{key}` in a file that is not readable by others."
+
+
+def find_credential(environ: Mapping[str, str], names: Iterable[str]) -> str | None:
+    """The first of these files that systemd left in $CREDENTIALS_DIRECTORY."""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    files = (os.path.join(directory, name) for name in names)  # noqa: PTH118 - text in, text out
+    return next((file for file in files if os.path.isfile(file)), None)  # noqa: PTH113 - never raises
+
+
+def _looks_like_secret(text: str) -> bool:
+    """A token put where the name of a file or variable belongs; it must not be repeated in a message."""
+    return text.startswith("eyJ") or (len(text) > 80 and "/" not in text)

@@ -1,0 +1,286 @@
+"""What several types of sinks have in common: their shared keys, and the tables that they begin with."""
+
+# Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from poller.config.checks import is_clear_text, is_secret_header
+from poller.config.files import File, PrivateFile, SecretKind
+from poller.config.kinds import (
+    Choice,
+    Duration,
+    FieldPaths,
+    FieldTemplate,
+    Flag,
+    Headers,
+    Name,
+    Number,
+    Size,
+    Text,
+    Url,
+    UserName,
+)
+from poller.config.secrets import SecretSource
+from poller.config.tables import Nested, Table
+from poller.core.errors import Problem
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+Oversize = Literal["truncate", "dead-letter"]
+Compression = Literal["gzip", "none"]
+Format = Literal["raw", "ocsf", "ecs", "moesif-action"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+SinkName = Annotated[
+    str, Name("Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`.")
+]
+BatchEvents = Annotated[int, Number("At most so many events in one batch.", ge=1, le=100_000)]
+BatchBytes = Annotated[int, Size("At most so many bytes in one batch, before compression.", ge=KIB)]
+BatchAge = Annotated[
+    float, Duration("A batch that is not full is sent when its oldest event waited this long.", ge=0, le=3600)
+]
+RetryInitial = Annotated[
+    float, Duration("The wait after a first failed attempt; doubles, with jitter.", ge=0.01, le=3600)
+]
+RetryMax = Annotated[float, Duration("The longest wait between two attempts. Retrying never ends.", ge=0.01, le=86_400)]
+MaxEventBytes = Annotated[int, Size("An event larger than this is handled as `oversize` says.", ge=KIB)]
+OversizeChoice = Annotated[
+    Oversize, Choice("What becomes of an event over `max_event_bytes`: kept as dead letter, or cut with a marker.")
+]
+CompressionChoice = Annotated[Compression, Choice("Compression of what is sent or written.")]
+FormatChoice = Annotated[
+    Format, Choice("The entry as the API gave it, an event of OCSF or of ECS that holds it, or a Moesif action.")
+]
+ActionName = Annotated[
+    str, FieldTemplate("`action_name` of an action: a path such as `event.type`, or a template of paths in braces.")
+]
+CompanyId = Annotated[str, FieldTemplate("`company_id` of an action, likewise; `contract` is the contract number.")]
+UserId = Annotated[str, FieldTemplate("`user_id` of an action, likewise.")]
+UriBase = Annotated[str, Url("What goes before `event.param.uri` in the `uri` of an action.")]
+BaseUrl = Annotated[str, Url("Base URL of the receiver, http or https, without credentials or query.")]
+ConnectTimeout = Annotated[float, Duration("Time to connect, TLS included.", ge=0.01, le=600)]
+SendTimeout = Annotated[
+    float,
+    Duration(
+        "Time for the receiver to take the next 64 KiB of a batch. A large batch may take many times as long.",
+        ge=0.01,
+        le=3600,
+    ),
+]
+ReadTimeout = Annotated[float, Duration("Time to wait for an answer.", ge=0.01, le=3600)]
+RequestsPerSecond = Annotated[float, Number("At most so many requests a second.", ge=0.01, le=10_000)]
+RequestHeaders = Annotated[
+    dict[str, str],
+    Headers(
+        "Further request headers. Values are masked wherever the configuration is shown.",
+        example={"X-Environment": "production"},
+    ),
+]
+AllowPlainHttp = Annotated[
+    bool, Flag("Send secrets in clear text, to an `http://` address beyond this machine, too. Others may read them.")
+]
+BasicUser = Annotated[
+    str | None, UserName("User name for Basic authentication.", example="user@example.com", is_alternative=True)
+]
+BasicPassword = Annotated[
+    SecretSource | None, SecretKind("Password for Basic authentication.", is_alternative=True, is_text=True)
+]
+BearerToken = Annotated[SecretSource | None, SecretKind("Bearer token, instead of a user name.", is_alternative=True)]
+CaFile = Annotated[
+    Path | None,
+    File("CA certificates (PEM) to trust instead of the system's for this server.", example="/etc/ionos-poller/ca.pem"),
+]
+CertFile = Annotated[
+    Path | None, File("Client certificate (PEM) for mutual TLS.", example="/etc/ionos-poller/client.pem")
+]
+KeyFile = Annotated[
+    Path | None,
+    PrivateFile(
+        "Private key (PEM) of `cert_file`, where it is not in that file.", example="/etc/ionos-poller/client.key"
+    ),
+]
+
+
+class Redact(Table, frozen=True, kw_only=True):
+    """What is removed from entries before they touch the disk. Paths read `event.resources[].id`."""
+
+    drop: Annotated[tuple[str, ...], FieldPaths("Fields to remove.", example=["event.param.uri"])] = ()
+    mask: Annotated[
+        tuple[str, ...], FieldPaths("Fields whose value is replaced by a mask.", example=["principal.sourceIP"])
+    ] = ()
+    hash: Annotated[
+        tuple[str, ...],
+        FieldPaths(
+            "Fields replaced by a keyed hash, the same for the same value.", example=["principal.identity.username"]
+        ),
+    ] = ()
+    hash_key: Annotated[
+        SecretSource | None, SecretKind("Key of the hashes; needed where `hash` is used.", is_text=True)
+    ] = None
+
+    def problems(self) -> Iterator[Problem]:
+        first: dict[str, str] = {}
+        for key, paths in (("drop", self.drop), ("mask", self.mask), ("hash", self.hash)):
+            for path in paths:
+                if path in first:
+                    yield Problem(key, f"{path} is also in {first[path]}", "keep one of the two")
+                first[path] = key
+
+
+RedactTable = Annotated[
+    Redact | None,
+    Nested(
+        "What is removed from entries for this sink alone, besides what `[redact]` removes for all. Without a `hash_key`"
+        " of its own it uses that of `[redact]`.",
+        example={"mask": ["principal.identity.username"]},
+    ),
+]
+
+
+class Sink(Table, frozen=True, kw_only=True, tag_field="type"):
+    """What every sink takes."""
+
+    name: SinkName
+    batch_events: BatchEvents = 1000
+    batch_bytes: BatchBytes = MIB
+    batch_age_seconds: BatchAge = 1.0
+    retry_initial_seconds: RetryInitial = 1.0
+    retry_max_seconds: RetryMax = 60.0
+    max_event_bytes: MaxEventBytes = MIB
+    oversize: OversizeChoice = "dead-letter"
+    redact: RedactTable = None
+
+    @property
+    def type(self) -> str:
+        """The `type` of its table."""
+        return self.type_name()
+
+    def problems(self) -> Iterator[Problem]:
+        if self.retry_initial_seconds > self.retry_max_seconds:
+            yield Problem("retry_initial", "is longer than retry_max")
+
+    def problems_with_machines(self) -> Iterator[Problem]:
+        """What is wrong where several machines share a state: who writes what is on one machine's disk?"""
+        return iter(())
+
+
+class FormatSink(Sink, frozen=True, kw_only=True):
+    """What every sink takes that can send entries in several formats. All but `format` is for Moesif actions."""
+
+    format: FormatChoice = "raw"
+    action_name: ActionName = "event.type"
+    company_id: CompanyId = "contract"
+    user_id: UserId = "principal.identity.username"
+    uri_base: UriBase = "https://api.ionos.com"
+
+
+class HttpSink(Sink, frozen=True, kw_only=True):
+    """What every sink over HTTP takes."""
+
+    url: BaseUrl
+    compression: CompressionChoice = "gzip"
+    connect_timeout_seconds: ConnectTimeout = 5.0
+    send_timeout_seconds: SendTimeout = 30.0
+    read_timeout_seconds: ReadTimeout = 30.0
+    keepalive_seconds: Annotated[
+        float,
+        Duration("A connection that was idle for longer is not used again; `0s`: a new one each time.", ge=0, le=3600),
+    ] = 60.0
+    requests_per_second: RequestsPerSecond = 10.0
+    headers: RequestHeaders = {}  # noqa: RUF012 - msgspec copies it
+    allow_plain_http: AllowPlainHttp = False
+    ca_file: CaFile = None
+    cert_file: CertFile = None
+    key_file: KeyFile = None
+
+    @property
+    def own_path(self) -> str:
+        """What is appended to the URL."""
+        return ""
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether a request holds one."""
+        values = (getattr(self, name) for name in self.__struct_fields__)
+        return any(isinstance(value, SecretSource) for value in values) or any(map(is_secret_header, self.headers))
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        yield from path_problems(self.url, self.own_path)
+        if self.key_file is not None and self.cert_file is None:
+            yield Problem("key_file", "has no cert_file beside it")
+        if self.has_secret and not self.allow_plain_http and is_clear_text(self.url):
+            yield clear_text("url", "the sink's secret")
+
+
+class FormatHttpSink(HttpSink, frozen=True, kw_only=True):
+    """Those of them over HTTP: a struct has one base alone."""
+
+    format: FormatChoice = "raw"
+    action_name: ActionName = "event.type"
+    company_id: CompanyId = "contract"
+    user_id: UserId = "principal.identity.username"
+    uri_base: UriBase = "https://api.ionos.com"
+
+
+class LocalSink(FormatSink, frozen=True, kw_only=True):
+    """What every sink takes that writes to a machine's own disk or output."""
+
+    host: Annotated[
+        str | None,
+        Text(
+            "With a state in PostgreSQL: the machine that writes all of it, by its host name (`uname -n`).",
+            example="collector-1",
+        ),
+    ] = None
+    shared: Annotated[
+        bool, Flag("With a state in PostgreSQL: every machine writes a part, that of the contracts it holds.")
+    ] = False
+
+    def is_here(self, host: str) -> bool:
+        """Whether the machine of that name writes it."""
+        return self.host is None or self.host == host
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one replica writes all of it, also of the contracts that others hold."""
+        return self.host is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on the disk or output of the machine that writes it."""
+        return True
+
+    def problems_with_machines(self) -> Iterator[Problem]:
+        if self.is_local and not self.host and not self.shared:
+            what = "all machines have the same directory" if self.is_whole else "each writes a part"
+            hint = f'name the machine that writes all of it, such as host = "collector-1"; or shared = true: {what}'
+            yield Problem("host", "missing: the state is in PostgreSQL, and each machine has a disk of its own", hint)
+        if self.host and self.shared:
+            yield Problem("shared", "contradicts host", "keep one of the two")
+
+
+def path_problems(url: str, own_path: str) -> Iterator[Problem]:
+    """A path that the program appends, at the end of the URL already."""
+    if own_path and url.endswith(own_path):
+        yield Problem("url", f"ends in {own_path}, which the program appends", "leave that out")
+
+
+def login_problems(
+    username: str | None, password: SecretSource | None, **others: SecretSource | None
+) -> Iterator[Problem]:
+    """What is wrong with a user name and a password, and with another secret beside them."""
+    for key, secret in others.items():
+        if secret is not None and (username or password is not None):
+            yield Problem(key, "is given besides a user name and password", "keep one of the two")
+    if bool(username) != (password is not None):
+        yield Problem("username", "and password go together", "give both, or neither")
+
+
+def clear_text(path: str, what: str) -> Problem:
+    """A secret would be sent unencrypted."""
+    hint = "use https://, or set allow_plain_http = true if the network is yours"
+    return Problem(path, f"would send {what} in clear text", hint)

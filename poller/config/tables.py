@@ -1,0 +1,172 @@
+"""Tables: what each table of the configuration is, and the kinds of values that are tables.
+
+A table with a problem is not made, so that no rule speaks about what is not there; the tables beside it are read all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, get_args
+
+import msgspec
+
+from poller.config.checks import BadValueError, is_name
+from poller.config.kinds import Kind, fields_of, list_of, suggest, table_of
+from poller.config.reading import Place
+from poller.config.values import show
+from poller.core.errors import Problem
+
+
+def toml_key(name: str) -> str:
+    """The TOML key of a field: its name without the unit, which TOML values carry themselves."""
+    return name.removesuffix("_seconds")
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=toml_key):
+    """A table of the configuration."""
+
+    EXAMPLES: ClassVar[Mapping[str, str]] = {}
+    """Values for the example, where the kind's own do not fit this table."""
+
+    @classmethod
+    def type_name(cls) -> str:
+        """What its `type` says, where a list has tables of several structs; else empty."""
+        return str(cls.__struct_config__.tag or "")
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong between its fields; the paths are keys of this table, empty for the table itself."""
+        return iter(())
+
+
+class Nested(Kind, frozen=True):
+    """A table. Without a description it has that of its struct.
+
+    `credential` begins the names of its files in $CREDENTIALS_DIRECTORY. `is_partial`: it is made of what is good in it.
+    """
+
+    word: str = "table"
+    credential: str = ""
+    is_partial: bool = False
+
+    def read(self, raw: object, at: Place) -> Table | None:
+        given = raw if isinstance(raw, dict) else table_of(raw)
+        at = at._replace(credential=self.credential or at.credential)
+        fields = fields_of(self.type)
+        known = [key for field in fields for key in field.keys]
+        before = len(at.reading.problems)
+        for key in given:
+            if key not in known and not (key == "type" and self.type.type_name()):
+                at.key(key).add("unknown key", suggest(key, known))
+        values: dict[str, Any] = {}
+        for field in fields:
+            keys = [key for key in sorted(field.keys) if key in given]
+            here = at.key(keys[0] if keys else field.key)
+            with here.noting():
+                if len(keys) > 1:
+                    here.add(f"given more than once: {', '.join(keys)}", "keep one of them")
+                else:
+                    value = field.kind.read(given[keys[0]], here) if keys else field.kind.find(field, here)
+                    values |= {} if value is None else {field.name: value}
+        if len(at.reading.problems) > before and not self.is_partial:
+            return None
+        made: Table = self.type(**values)
+        for problem in made.problems():
+            at.below(problem.path).add(problem.message, problem.hint)
+        return made
+
+    def write(self, value: Table) -> dict[str, Any]:
+        return write_table(value)
+
+    def schema(self) -> dict[str, Any]:
+        return table_schema(self.type)
+
+
+class NestedList(Kind, frozen=True):
+    """A list of tables. None stands where one has problems, so that each keeps its number."""
+
+    word: str = "list of tables"
+
+    def read(self, raw: object, at: Place) -> tuple[Table | None, ...]:
+        if isinstance(raw, dict):
+            raise BadValueError("must be a list, not a table", f"write [[{at.path}]]")
+        names: dict[str, str] = {}
+        made: list[Table | None] = []
+        for index, item in enumerate(list_of(raw)):
+            here = at.item(index)
+            made.append(None)
+            with here.noting():
+                table = table_of(item)
+                name = table.get("name")
+                if isinstance(name, str) and is_name(name):
+                    here = here._replace(credential=name)
+                    if (first := names.setdefault(name, here.path)) != here.path:
+                        here.key("name").add(f"is the same as that of {first}", "give each a name of its own")
+                if struct := self.struct_of(table, here):
+                    made[-1] = Nested(type=struct).read(
+                        {key: value for key, value in table.items() if key != "type" or not struct.type_name()}, here
+                    )
+        return tuple(made)
+
+    def struct_of(self, table: Mapping[str, object], at: Place) -> type[Table] | None:
+        """The struct of one table of the list, or None with a problem noted."""
+        return self.structs()[0]
+
+    def structs(self) -> tuple[type[Table], ...]:
+        """What a table of the list may be."""
+        item = get_args(self.type)[0]
+        return get_args(item) or (item,)
+
+    def write(self, value: tuple[Table, ...]) -> list[dict[str, Any]]:
+        return [write_table(table) for table in value]
+
+    def schema(self) -> dict[str, Any]:
+        shapes = [table_schema(struct) for struct in self.structs()]
+        return {"type": "array", "items": shapes[0] if len(shapes) == 1 else {"oneOf": shapes}}
+
+
+class TypedList(NestedList, frozen=True):
+    """A list of tables of several structs; `type` says of which, by its tag."""
+
+    def struct_of(self, table: Mapping[str, object], at: Place) -> type[Table] | None:
+        word, structs = table.get("type"), {struct.type_name(): struct for struct in self.structs()}
+        if isinstance(word, str) and word in structs:
+            return structs[word]
+        message = "missing" if word is None else f"{show(word)} is not a type of sink"
+        at.key("type").add(message, suggest("" if word is None else show(word), structs))
+        return None
+
+
+def doc(table: type[Table]) -> str:
+    """What the table is, in a sentence or two."""
+    return " ".join((table.__doc__ or "").split())
+
+
+def table_schema(table: type[Table]) -> dict[str, Any]:
+    """The JSON Schema of a table."""
+    tag = table.type_name()
+    properties: dict[str, Any] = {"type": {"const": tag}} if tag else {}
+    required = ["type"] if tag else []
+    for field in fields_of(table):
+        shape = field.kind.schema()
+        if field.kind.description:
+            shape = shape | {"description": field.kind.description}
+        has_default = not field.is_required and field.default is not None
+        if has_default and not isinstance(field.kind, Nested | NestedList):
+            shape["default"] = field.kind.write(field.default)
+        properties |= dict.fromkeys(field.keys, shape)
+        # A required secret may lie in $CREDENTIALS_DIRECTORY, so that the file need not name it.
+        required += [field.key] if field.is_required and len(field.keys) == 1 else []
+    found = {"type": "object", "description": doc(table), "additionalProperties": False, "properties": properties}
+    return found | {"required": required} if required else found
+
+
+def write_table(table: Table) -> dict[str, Any]:
+    """The table as TOML and JSON know it, without what is unset."""
+    tree: dict[str, Any] = {}
+    for field in fields_of(type(table)):
+        value = getattr(table, field.name)
+        if value is not None:
+            tree |= field.kind.entries(field.key, value)
+        if field.key == "name" and (tag := table.type_name()):
+            tree["type"] = tag
+    return tree
