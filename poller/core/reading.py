@@ -13,7 +13,7 @@ or a failure is the window's own only if the API serves the present (`narrowing`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -41,6 +41,8 @@ _MICROSECONDS = 1_000_000
 _MIB = 1024 * 1024
 # A second cannot be split, so this much of it is held in memory, and what a window may weigh where that is more.
 _SECOND_BYTES = 24 * _MIB
+# A window heavier than this, and than its share, is one that cannot be split: a few of those at once would take all memory.
+_HEAVY_BYTES = 4 * _MIB
 _MOST_SKIPPED = 8  # places in a row that give nothing, before it is the window that gives nothing
 # Where Elasticsearch stops counting unless told otherwise, with or without saying so.
 USUAL_CAP = 10_000
@@ -119,7 +121,16 @@ class _Sweep(NamedTuple):
 class WindowReader:
     """Reads windows of one contract; remembers between them how many of its entries make a page of bearable size."""
 
-    def __init__(self, source: Source, contract: str, limits: Limits, conduct: Conduct = CAREFUL) -> None:
+    def __init__(
+        self,
+        source: Source,
+        contract: str,
+        limits: Limits,
+        conduct: Conduct = CAREFUL,
+        before_heavy: Callable[[Window], None] = lambda window: None,
+    ) -> None:
+        """`before_heavy` is called before more of a window is held in memory than its share; it may raise."""
+        self._before_heavy = before_heavy
         self._source = source
         self._contract = contract
         self._limits = limits
@@ -240,6 +251,8 @@ class WindowReader:
             parts = self._parts_needed(page, offset, weight_bytes)
             if parts > 1 and is_splittable:
                 return Split(split_around(window, _dense_part(window, page), parts))
+            if weight_bytes > max(_HEAVY_BYTES, self._limits.window_bytes):
+                self._before_heavy(window)
             unreadable += [element.behind(len(events)) for element in page.unreadable]
             events.extend(page.events)
             offset += page.count
@@ -282,6 +295,10 @@ class WindowReader:
     def _page(self, window: Window, offset: int, limit: int) -> Page:
         is_retried = not self._conduct.is_trial
         while True:
+            if (
+                limit == 1 < self._limits.page_size
+            ):  # the entries were heavy, and a single one may be as heavy as two pages
+                self._before_heavy(window)
             try:
                 page = self._source.page(self._contract, window, offset, limit, is_retried=is_retried)
             except BodyTooLargeError as error:

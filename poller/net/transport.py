@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from io import BytesIO
 from types import TracebackType
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -219,15 +220,13 @@ def _read(answer: requests.Response, max_bytes: int) -> Response:
     original = _original(answer)
     if original is not None and original.broken_head:
         raise TransientError(original.broken_head, hint="check the url and any proxy or firewall on the way")
-    chunks = []
-    size = 0
+    body = BytesIO()  # of which the bytes are had without a copy
     # read1 gives what has come; read would wait for a whole chunk.
     while chunk := answer.raw.read1(_CHUNK_BYTES, decode_content=True):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > max_bytes:
+        body.write(chunk)
+        if body.tell() > max_bytes:
             raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
-    return Response(answer.status_code, answer.headers, b"".join(chunks))
+    return Response(answer.status_code, answer.headers, body.getvalue())
 
 
 def _translate(error: Exception, host: str) -> TransientError:

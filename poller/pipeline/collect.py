@@ -250,10 +250,11 @@ class Collector:
         is_failing = bool(row.failure) or gap is not None
         is_trial = gap is not None and gap.is_narrow
         conduct = Conduct(present, is_failing, is_trial, lane.is_exact)
-        reader = WindowReader(api, row.contract, self._limits, conduct)
+        turn = self._ahead.turn()
+        reader = WindowReader(api, row.contract, self._limits, conduct, turn.take)
         reason = ""
         try:
-            with closing(self._ahead.read(reader, lane.windows)) as readings:
+            with closing(self._ahead.read(reader, lane.windows, turn)) as readings:
                 for window, reading in readings:
                     if conduct.is_trial and _is_all_unread(window, reading):
                         reason = reading.unread[-1].reason
@@ -262,6 +263,7 @@ class Collector:
                     if conduct.is_trial and reading.unread:
                         reason = reading.unread[-1].reason
                         break
+                    del reading  # before the next one is read: it may be as heavy
                     if gap is None and time.monotonic() >= turn_ends_at and window.end < lane.windows[-1].end:
                         return poll._replace(is_unfinished=True)
             if lane.of_range is not None:
@@ -281,7 +283,9 @@ class Collector:
                 },
             )
             if gap is None:
-                return poll._replace(failure=poll.failure or error)
+                # It is kept until all contracts are polled; what it came from holds the answer that could not be read.
+                error.__cause__ = error.__context__ = None
+                return poll._replace(failure=poll.failure or error.with_traceback(None))
             reason = error.message
         if gap is not None and reason:
             wait = wait_seconds(gap.tries + 1, random.random)

@@ -71,16 +71,24 @@ LISTS: dict[str, Callable[[], bytes]] = {
     "2.8 million objects beside the contracts": lambda: b'{"items":[],"x":[%s]}' % many(b"{}", PAGE - 100),
 }
 HEAVY_SECOND = "a second of 8 GB"
+# The heaviest come from eight contracts at the same time.
+OF_EIGHT = [
+    HEAVY_SECOND,
+    "a string of 16 MiB",
+    "an entry of 600,000 keys",
+    "8 MiB that are not UTF-8",
+    "600,000 entries that are not valid",
+]
+EIGHT_CONTRACTS = b"[%s]" % b",".join(b'{"id":%d}' % number for number in range(31960001, 31960009))
 COMMANDS = {
     "fetch": ["fetch", "--since", "2s"],
     "check": ["check"],
     "audit": ["audit", "--from", "2h", "--to", "1h"],
 }
 
-# Reads the peak of its child's memory for as long as the child lives, at most for a while.
+# Reads the peak of its child's memory for as long as the child lives, at most for a while of processor time.
 METER = """
-import subprocess, sys, time
-began = time.monotonic()
+import os, subprocess, sys
 child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
 peak = 0
 while True:
@@ -90,7 +98,9 @@ while True:
         child.wait(0.005)
         break
     except subprocess.TimeoutExpired:
-        if time.monotonic() - began > 4:  # with so many contracts or windows it goes on for long
+        with open(f"/proc/{child.pid}/stat") as stat:
+            ticks = sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+        if ticks / os.sysconf("SC_CLK_TCK") > 4:  # with so many contracts or windows it goes on for long
             child.kill()
 with open(sys.argv[1], "w") as file:
     file.write(str(peak))
@@ -115,13 +125,14 @@ def measured(directory: Path, command: Sequence[str], name: str) -> tuple[int, f
     """The peak of a command's memory, in bytes, its time, and what it said."""
 
     is_kind = command[0] == "audit"  # something was collected before
+    contracts = EIGHT_CONTRACTS if command[0] == "fetch" and name in OF_EIGHT else CONTRACTS
 
     def answer(asked: Asked) -> bytes:
         is_list = asked.path.partition("?")[0].endswith("/contracts")
         if is_list == (name in LISTS) and not is_kind:
             packed_answer = gzip.compress(second_of_gigabytes(asked), 1) if name == HEAVY_SECOND else packed(name)
             return http(packed_answer, "Content-Encoding: gzip", "Connection: close")
-        return http(CONTRACTS if is_list else EMPTY, "Connection: close")
+        return http(contracts if is_list else EMPTY, "Connection: close")
 
     peak = directory / "peak"
     with RawServer(answer) as server:
@@ -163,4 +174,5 @@ def test_no_answer_takes_more_memory_than_the_bound(tmp_path: Path, command: str
     assert "Traceback" not in errors
     assert peak_bytes < MAX_BYTES
     assert seconds < 60
+    name += " from eight contracts" if command == "fetch" and name in OF_EIGHT else ""
     print(f"| `{command}` | {name} | {peak_bytes // MIB} MiB | {seconds:.1f} s |")

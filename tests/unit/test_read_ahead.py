@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, cast
 
 import pytest
 
 from poller.core.errors import StoppedError, TransientError
+from poller.core.events import Event
 from poller.core.reading import Reading, Split, WindowReader
 from poller.core.windows import Window, split
 from poller.pipeline.ahead import ReadAhead
@@ -54,6 +56,10 @@ class Where:
     def read(self, window: Window) -> Reading | Split:
         self.threads.append(threading.current_thread())
         return Split(split(window, 2)) if window.seconds > 1 else Reading([], 1)
+
+
+class Token:
+    """What a reading is made of; it is told when it is gone."""
 
 
 def windows(count: int) -> Iterator[Window]:
@@ -131,3 +137,81 @@ def test_closing_ends_a_reading_that_waits() -> None:
     ahead.close()
     with pytest.raises(StoppedError):
         list(readings)
+
+
+class Heavy:
+    """Each window is heavy: it may be held by one at a time."""
+
+    def __init__(self, before_heavy: Callable[[Window], None], fails_at: int = -1) -> None:
+        self._before_heavy = before_heavy
+        self._fails_at = fails_at
+
+    def read(self, window: Window) -> Reading | Split:
+        self._before_heavy(window)
+        if window.start == self._fails_at:
+            raise TransientError("as asked for")
+        return Reading([], window.seconds)
+
+
+def test_one_heavy_window_is_held_at_a_time_and_each_contract_gets_all_of_its_own_in_order() -> None:
+    ahead = ReadAhead(6, 4, lambda: None)
+    got: list[list[Window]] = [[] for _ in range(5)]
+    held = most_held = 0
+    lock = threading.Lock()
+
+    def collect(number: int) -> None:
+        nonlocal held, most_held
+        turn = ahead.turn()
+        reader = cast(WindowReader, Heavy(turn.take))
+        for window, _ in ahead.read(reader, windows(8), turn):
+            with lock:
+                held += 1
+                most_held = max(most_held, held)
+            time.sleep(0)  # another thread may run
+            got[number].append(window)
+            with lock:
+                held -= 1
+
+    threads = [threading.Thread(target=collect, args=(number,), daemon=True) for number in range(len(got))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive(), "nothing moves any more"
+    ahead.close()
+    assert got == [list(windows(8))] * len(got)
+    assert most_held == 1
+
+
+def test_a_contract_that_fails_or_is_left_gives_the_turn_to_hold_a_heavy_window_back() -> None:
+    ahead = ReadAhead(2, 2, lambda: None)
+    turn = ahead.turn()
+    with (
+        pytest.raises(TransientError),
+        closing(ahead.read(cast(WindowReader, Heavy(turn.take, 0)), windows(8), turn)) as it,
+    ):
+        next(it)
+    turn = ahead.turn()
+    with closing(ahead.read(cast(WindowReader, Heavy(turn.take)), windows(8), turn)) as readings:
+        next(readings)
+    turn = ahead.turn()
+    assert len(list(ahead.read(cast(WindowReader, Heavy(turn.take)), windows(8), turn))) == 8
+    ahead.close()
+
+
+def test_nothing_that_was_handed_on_is_kept_while_the_next_window_is_waited_for() -> None:
+    """What is kept then would be in memory beside the window that another contract holds."""
+    ahead = ReadAhead(1, 1, lambda: None)
+    kept: list[weakref.ref[Token]] = []
+
+    class Giving:
+        def read(self, window: Window) -> Reading | Split:
+            assert all(token() is None for token in kept)
+            token = Token()
+            kept.append(weakref.ref(token))
+            return Reading(cast(list[Event], [token]), 1)
+
+    for _, reading in ahead.read(cast(WindowReader, Giving()), windows(4)):
+        del reading
+    assert len(kept) == 4
+    ahead.close()
