@@ -11,12 +11,13 @@ import codecs
 import email.utils
 import functools
 import io
+import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import msgspec
 
@@ -96,6 +97,18 @@ class OutboxEvent(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, line=line)
 
 
+Record = tuple[int, int, int, bytes]
+"""Of an event: its time in microseconds, the length of its line without the newline, its ordinal, its identity."""
+
+
+class Run(NamedTuple):
+    """Events of one contract: a record of each, and their lines, newline-terminated, one behind the other."""
+
+    contract: str
+    records: Iterable[Record]
+    lines: bytes
+
+
 class StoredEvents(Sequence[OutboxEvent]):
     """Events of which the lines lie ready, one behind the other; each is made an object only when somebody asks for one.
 
@@ -103,14 +116,23 @@ class StoredEvents(Sequence[OutboxEvent]):
     """
 
     def __init__(
-        self, count: int, lines: bytes, open_: Callable[[], list[OutboxEvent]], longest_bytes: Callable[[], int]
+        self,
+        count: int,
+        runs: Callable[[], Iterable[Run]],
+        open_: Callable[[], list[OutboxEvent]],
+        longest_bytes: Callable[[], int],
     ) -> None:
-        """`lines`: newline-terminated; `open_` makes the objects, `count` of them; `longest_bytes`: of a line, without it."""
+        """`open_` makes the objects, `count` of them, of what is in `runs`; `longest_bytes`: of a line, without its newline."""
         self._count = count
         self._open = open_
         self.longest_bytes = longest_bytes
         self._events: list[OutboxEvent] | None = None
-        self.lines = lines
+        self.runs = runs
+
+    @property
+    def lines(self) -> bytes:
+        """All lines, newline-terminated."""
+        return b"".join([run.lines for run in self.runs()])
 
     def __len__(self) -> int:
         return self._count
@@ -129,6 +151,17 @@ class StoredEvents(Sequence[OutboxEvent]):
         if self._events is None:
             self._events = self._open()
         return self._events
+
+
+def runs(events: Sequence[OutboxEvent]) -> Iterable[Run]:
+    """The events in order, in runs of one contract each."""
+    if isinstance(events, StoredEvents):
+        yield from events.runs()
+        return
+    for contract, group in itertools.groupby(events, key=lambda event: event.contract):
+        run = list(group)
+        records = [(event.time_us, len(event.line), event.ordinal, event.identity) for event in run]
+        yield Run(contract, records, b"\n".join([*(event.line for event in run), b""]))
 
 
 def ndjson(events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes] | None = None) -> bytes:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from poller.core.events import IDENTITY_BYTES, Event, OutboxEvent, StoredEvents
+from poller.core.events import IDENTITY_BYTES, Event, OutboxEvent, Run, StoredEvents
 
 MAX_EVENTS = 1000
 MAX_BYTES = 1024 * 1024
@@ -100,11 +100,10 @@ class Stored(NamedTuple):
 
 def stored_events(parts: Sequence[Stored]) -> StoredEvents:
     """The events of segments, one segment behind the other."""
-    lines = parts[0].lines if len(parts) == 1 else b"".join([part.lines for part in parts])
     count = sum(part.event_count for part in parts)
     return StoredEvents(
         count,
-        lines,
+        lambda: (Run(part.contract, _RECORD.iter_unpack(part.directory), part.lines) for part in parts),
         lambda: [event for part in parts for event in decode(part)],
         lambda: max(max(part.lengths()) for part in parts),
     )

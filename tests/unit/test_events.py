@@ -16,6 +16,7 @@ from poller.core.events import (
     OutboxEvent,
     Page,
     PartialAnswerError,
+    Run,
     StoredEvents,
     ndjson,
     parse_page,
@@ -548,7 +549,7 @@ def test_stored_events_are_made_once_and_only_when_somebody_asks() -> None:
         opened.append(1)
         return outbox(b"{}", b"[1]")
 
-    stored = StoredEvents(2, b"{}\n[1]\n", open_, lambda: 3)
+    stored = StoredEvents(2, lambda: [Run("1", [], b"{}\n[1]\n")], open_, lambda: 3)
     assert (len(stored), stored.longest_bytes(), ndjson(stored)) == (2, 3, b"{}\n[1]\n")
     assert opened == []
     assert list(stored) == outbox(b"{}", b"[1]")

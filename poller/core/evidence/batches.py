@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
-from poller.core.events import OutboxEvent
+from poller.core.events import OutboxEvent, Record, Run, runs
 from poller.core.evidence.digest import Object, object_key, pack_identities, sha256
 from poller.core.mapping import format_time_us
 from poller.core.windows import format_time
@@ -15,8 +16,31 @@ _ID = b'"@uuid":"'
 _HOUR_US = HOUR_SECONDS * 1_000_000
 
 
-Group = tuple[tuple[str, int], list[OutboxEvent]]
-"""A contract and an hour (since 1970), and the events of both."""
+class Group:
+    """The entries of a contract and an hour (since 1970) in a batch: their lines, their times, and what tells them apart."""
+
+    __slots__ = ("contract", "count", "first_us", "hour", "identities", "last_us", "texts")
+
+    def __init__(self, contract: str, hour: int) -> None:
+        self.contract = contract
+        self.hour = hour
+        self.texts: list[bytes] = []
+        self.count = 0
+        self.first_us, self.last_us = (hour + 1) * _HOUR_US, hour * _HOUR_US
+        self.identities: dict[int, bytes] = {}  # by place, of those whose lines do not tell them apart
+
+    def add(self, records: Sequence[Record], lines: bytes, start: int) -> int:
+        """Add entries whose lines begin at `start`.  Returns: where the next one's begins."""
+        times = [record[0] for record in records]
+        self.first_us, self.last_us = min(self.first_us, *times), max(self.last_us, *times)
+        at = start
+        for place, (_, length, ordinal, identity) in enumerate(records, self.count):
+            if ordinal or lines.find(_ID, at, at + length) < 0:
+                self.identities[place] = identity
+            at += length + 1
+        self.texts.append(lines[start:at])
+        self.count += len(records)
+        return at
 
 
 class Packed(NamedTuple):
@@ -67,34 +91,36 @@ def pack(
 
     `each` is `map`, or one that works side by side: compressing is most of the work.
     """
-    groups: dict[tuple[str, int], list[OutboxEvent]] = {}
-    for event in events:
-        groups.setdefault((event.contract, event.time_us // _HOUR_US), []).append(event)
-    return [_packed(contract, hour, members, number, compress) for (contract, hour), members in sorted(groups.items())]
+    groups = _grouped(runs(events))
+    return list(each(lambda group: _packed(group, number, compress), groups))
 
 
-def _packed(
-    contract: str, hour: int, events: Sequence[OutboxEvent], number: int, compress: Callable[[bytes], bytes]
-) -> Packed:
-    lines = [event.line for event in events]
-    text = b"\n".join([*lines, b""])
+def _grouped(parts: Iterable[Run]) -> list[Group]:
+    groups: dict[tuple[str, int], Group] = {}
+    for contract, records, lines in parts:
+        at = 0
+        for hour, members in groupby(records, key=lambda record: record[0] // _HOUR_US):
+            group = groups.setdefault((contract, hour), Group(contract, hour))
+            at = group.add(list(members), lines, at)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _packed(group: Group, number: int, compress: Callable[[bytes], bytes]) -> Packed:
+    text = b"".join(group.texts)
     content = compress(text)
     digest = sha256(content)
-    begins = format_time(hour * HOUR_SECONDS)
-    times = [event.time_us for event in events]
+    begins = format_time(group.hour * HOUR_SECONDS)
     entry = Object(
-        key=object_key(contract, begins, number, digest),
-        contract=contract,
+        key=object_key(group.contract, begins, number, digest),
+        contract=group.contract,
         hour=begins,
         sha256=digest,
         bytes=len(content),
         content_bytes=len(text),
-        entries=len(events),
-        first=format_time_us(min(times)),
-        last=format_time_us(max(times)),
-        identities=pack_identities(
-            {index: event.identity for index, event in enumerate(events) if event.ordinal or _ID not in event.line}
-        ),
+        entries=group.count,
+        first=format_time_us(group.first_us),
+        last=format_time_us(group.last_us),
+        identities=pack_identities(group.identities),
     )
     return Packed(entry, content)
 
