@@ -7,9 +7,10 @@
 # The token is for the user of the image alone: chown 10001 token && chmod 600 token. Any other command works, too:
 # docker run ... ionos-poller check
 
-ARG PYTHON=3.13
+# Tag and digest change together: docker buildx imagetools inspect python:3.13-slim
+ARG BASE=python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
-FROM python:${PYTHON}-slim AS build
+FROM ${BASE} AS build
 WORKDIR /src
 COPY requirements.lock requirements-build.lock pyproject.toml README.md LICENSE ./
 COPY poller ./poller
@@ -22,7 +23,7 @@ RUN python -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --req
     && /opt/build/bin/python -m hatchling build -t wheel \
     && /opt/ionos-poller/bin/pip install --no-cache-dir --no-deps --no-index dist/*.whl
 
-FROM python:${PYTHON}-slim
+FROM ${BASE}
 LABEL org.opencontainers.image.title="ionos-poller" \
       org.opencontainers.image.licenses="Apache-2.0"
 # A number, so that Kubernetes can tell that it is not root; what it owns is the state.

@@ -53,13 +53,17 @@ def test_hadolint_has_nothing_to_say() -> None:
 def test_it_has_two_stages_and_the_last_one_runs_as_nobody_special() -> None:
     stages = [rest for name, rest in instructions() if name == "FROM"]
     assert len(stages) == 2
-    assert all(":" in stage for stage in stages), "a version, not latest"
+    assert {stage.partition(" AS ")[0] for stage in stages} == {"${BASE}"}
     user, _, group = last("USER").partition(":")
     assert int(user) > 0
     assert int(group) > 0
     assert json.loads(last("ENTRYPOINT")) == ["ionos-poller"]
     assert json.loads(last("CMD")) == ["run"]
     assert not re.search(r"(?i)(token|key|password|secret)=", TEXT), "no secret, nor a place for one, in an image"
+
+
+def test_its_base_is_named_by_version_and_digest_so_that_a_build_of_tomorrow_begins_with_the_same_bytes() -> None:
+    assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", last("ARG"))
 
 
 def test_what_it_copies_is_there_and_not_ignored() -> None:
