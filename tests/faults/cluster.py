@@ -266,7 +266,9 @@ class ClusterHarness:
         self._load.pause(True)
         if not self._await_healthy(back):
             self.account.violate("it did not recover", number)
-        self.account.recovered(max(0.0, time.monotonic() - back), RECOVERY_SECONDS)
+        self.account.recovered(
+            max(0.0, time.monotonic() - back), RECOVERY_SECONDS, step=number, after=f" after {', '.join(sorted(kinds))}"
+        )
         if kinds <= set(_OF_A_REPLICA):
             self._judge_polls(number, held, struck, began)
         if kinds == {"kill"}:

@@ -66,11 +66,11 @@ class Account:
         if books.repeated > allowed:
             self.violate(f"{name}: {books.repeated} REPEATED, {allowed} are allowed")
 
-    def recovered(self, seconds: float, limit: float) -> None:
+    def recovered(self, seconds: float, limit: float, *, step: int | None = None, after: str = "") -> None:
         self.recoveries += 1
         self.recovery_seconds = max(self.recovery_seconds, seconds)
         if seconds > limit:
-            self.violate(f"recovery took {seconds:.1f} s")
+            self.violate(f"recovery took {seconds:.1f} s{after}", step)
 
     def taken_over(self, seconds: float, limit: float, step: int) -> None:
         """Enter how long the contracts of a replica that was lost were not polled."""

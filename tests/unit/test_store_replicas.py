@@ -198,30 +198,67 @@ def test_when_the_answer_to_a_settling_is_lost_the_same_call_finds_that_it_is_do
     assert one.overview().imbalances() == []
 
 
+def fail_over(state: Any) -> None:
+    """As after a failover to a standby that lacked all that was committed."""
+
+    def lose(connection: Any) -> None:
+        for table in ("segments", "ledger", "places", "dead_letters", "letter_books"):
+            connection.execute(f"DELETE FROM {table} WHERE use_id = %s", (state._use,))  # noqa: S608 - names of ours
+        connection.execute(
+            "UPDATE contracts SET segment = 0, commits = 0, new = 0, fetched = 0, put_events = 0, outbox_events = 0,"
+            " outbox_bytes = 0 WHERE use_id = %s",
+            (state._use,),
+        )
+
+    state._database.write(lose)
+
+
 def test_a_number_that_comes_again_with_other_content_is_not_settled_for_the_old_one(two: tuple[Any, Any]) -> None:
-    """As after a failover to a standby that lacked the last commit."""
     one, _ = two
     commit(one, events(1))
     place = one.outbox.take("out")
     batch_of(place)
-
-    def fail_over(connection: Any) -> None:
-        connection.execute("DELETE FROM segments WHERE use_id = %s", (one._use,))
-        connection.execute("DELETE FROM ledger WHERE use_id = %s", (one._use,))
-        connection.execute(
-            "UPDATE contracts SET segment = 0, commits = 0, new = 0, fetched = 0, put_events = 0, outbox_events = 0,"
-            " outbox_bytes = 0 WHERE use_id = %s",
-            (one._use,),
-        )
-
-    one._database.write(fail_over)
-    with pytest.raises(LeaseLostError):  # what this replica remembers is no longer so
+    fail_over(one)
+    with pytest.raises(LeaseLostError):  # what it remembers of the contract is not so any more
         commit(one, events(1, 2))
     commit(one, events(1, 2))
     with pytest.raises(LeaseLostError):
         place.settle(1, now=NOW)
     place.release()
     assert waiting(one, "out") == [1, 2]
+
+
+def test_a_span_of_which_a_failover_lost_a_part_is_not_at_its_end(two: tuple[Any, Any]) -> None:
+    one, _ = two
+    one.contracts.add_range("1", Window(START - 120, START), "since")
+    (span,) = one.contracts.ranges("1")
+    (claim,) = one.contracts.claim(["1"])
+    claim.commit(WindowRead(Window(START - 120, START - 60), events(1), 1, NOW, of_range=span.id), keep)
+    fail_over(one)
+    with pytest.raises(LeaseLostError):
+        claim.end_range(span.id)
+    claim.release()
+    assert [span.id] == [left.id for left in one.contracts.ranges("1")]
+
+
+@pytest.mark.parametrize("deed", ["replay", "purge"])
+def test_a_letter_that_has_the_number_of_one_that_a_failover_lost_is_left_alone(
+    two: tuple[Any, Any], deed: str
+) -> None:
+    one, _ = two
+    commit(one, events(1))
+    place = one.outbox.take("out")
+    place.settle(1, dead=[DeadLetter(batch_of(place).events[0], 400, "no")], now=NOW)
+    letters = one.dead_letters.find()
+    fail_over(one)
+    one.contracts.share([])
+    commit(one, events(2))
+    place.settle(1, dead=[DeadLetter(batch_of(place).events[0], 400, "no")], now=NOW)
+    place.release()
+    (other,) = one.dead_letters.find()
+    lost = letters[0]._replace(id=other.id)
+    done = one.dead_letters.replay([lost], NOW) if deed == "replay" else one.dead_letters.purge([lost])
+    assert (done, one.dead_letters.find()) == (0, [other])
 
 
 def test_a_state_that_a_replica_works_on_is_not_discarded(two: tuple[Any, Any], postgres_stores: Any) -> None:

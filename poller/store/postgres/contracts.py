@@ -361,8 +361,9 @@ class Claim:
         """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
 
         def work(connection: Connection) -> None:
-            query = "SELECT 1 FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE"
-            if connection.execute(query, (self._use, self.row.contract, self._token)).fetchone() is None:
+            query = "SELECT commits FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE"
+            locked = connection.execute(query, (self._use, self.row.contract, self._token)).fetchone()
+            if locked is None or locked[0] < self._known.commits:  # as in `_commit`
                 raise self._lost()
             connection.execute(
                 "DELETE FROM ranges WHERE id = %s AND use_id = %s AND contract = %s",

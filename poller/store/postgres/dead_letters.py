@@ -71,7 +71,7 @@ class DeadLetters:
         )
         known = {sink.name for sink in outbox.read_sinks(connection, use)}
         chosen = [letter for letter in letters if letter.sink in known and letter.contract in last]
-        gone = self._delete(connection, [letter.id for letter in chosen])
+        gone = self._delete(connection, chosen)
         by_contract = sorted((letter for letter in chosen if letter.id in gone), key=_contract_first)
         for (contract, sink), group in groupby(by_contract, lambda letter: (letter.contract, letter.sink)):
             members = list(group)
@@ -103,7 +103,7 @@ class DeadLetters:
         )
 
     def _purge(self, connection: Connection, letters: Sequence[StoredLetter]) -> Acted[int]:
-        gone = self._delete(connection, [letter.id for letter in letters])
+        gone = self._delete(connection, letters)
         purged: Counter[str] = Counter()
         weight: Counter[str] = Counter()
         for letter in letters:
@@ -114,9 +114,17 @@ class DeadLetters:
             outbox.count_letters(connection, self._use, sink, purged=purged[sink], size=-weight[sink])
         return Acted(len(gone), len(gone), is_recorded=bool(gone))
 
-    def _delete(self, connection: Connection, ids: Sequence[int]) -> set[int]:
-        query = "DELETE FROM dead_letters WHERE use_id = %s AND id = ANY(%s) RETURNING id"
-        return {row[0] for row in connection.execute(query, (self._use, list(ids)))}
+    def _delete(self, connection: Connection, letters: Sequence[StoredLetter]) -> set[int]:
+        """Those that are still what they were: after a failover, a number may have come again with another letter."""
+        rows = connection.execute(
+            "DELETE FROM dead_letters WHERE use_id = %s AND (id, sink, contract, identity) IN"
+            " (SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[])) RETURNING id",
+            (
+                self._use,
+                *([getattr(letter, name) for letter in letters] for name in ("id", "sink", "contract", "identity")),
+            ),
+        )
+        return {row[0] for row in rows}
 
 
 def read_books(connection: Connection, use: int) -> dict[str, LetterBooks]:
