@@ -238,7 +238,6 @@ class ClusterHarness:
         for replica in self._replicas[1:]:
             replica.start()
         self._await(self._is_shared_out, "the contracts are shared out")
-        self._simulator.set_faults([_SLOW_SINKS])
         if plan.is_held:
             self._database.hold_snapshot()
             self.account.faults["snapshot held open"] += 1
@@ -254,6 +253,7 @@ class ClusterHarness:
 
     def _step(self, number: int, step: Step) -> None:
         self._load.pause(False)
+        self._simulator.set_faults([_SLOW_SINKS])
         kinds = {fault.kind for fault in step.faults}
         held = self._held()
         struck = {self._replicas[fault.replica].pid for fault in step.faults}
@@ -264,6 +264,7 @@ class ClusterHarness:
         if killed:
             back = max(back, max(killed.values()) + self._plan.lease_seconds + _LOOK_SECONDS)
         self._load.pause(True)
+        self._simulator.set_faults([])
         if not self._await_healthy(back):
             self.account.violate("it did not recover", number)
         self.account.recovered(
