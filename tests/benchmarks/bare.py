@@ -2,10 +2,12 @@
 
     python -m tests.benchmarks.bare collect|end-to-end|tutorial URL SPAN_SECONDS EVENTS [SINK_URL]
     python -m tests.benchmarks.bare deliver FILE SINK_URL
+    python -m tests.benchmarks.bare kafka FILE BROKER TOPIC
     python -m tests.benchmarks.bare idle URL SPAN_SECONDS
 
 `collect` asks for pages, parses, prints. `end-to-end` gzips and posts them instead. `tutorial` is a stand-in of the vendor's
-tutorial script: one contract after the other, all in memory, a sleep between requests. `deliver` reads lines and posts them.
+tutorial script: one contract after the other, all in memory, a sleep between requests. `deliver` reads lines and posts them,
+`kafka` gives them to an idempotent producer of librdkafka.
 `idle` makes the calls of a poll that finds nothing.
 """
 
@@ -16,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -33,10 +36,39 @@ def main(arguments: list[str]) -> None:
     mode, *rest = arguments
     if mode == "deliver":
         deliver(*rest)
+    elif mode == "kafka":
+        kafka(*rest)
     elif mode == "idle":
         idle(rest[0], int(rest[1]))
     else:
         collect(mode, rest[0], int(rest[1]), int(rest[2]), *rest[3:])
+
+
+def kafka(file: str, broker: str, topic: str) -> None:
+    from confluent_kafka import Producer
+
+    started = time.monotonic()
+    producer = Producer(
+        {
+            "bootstrap.servers": broker,
+            "acks": "all",
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 5,
+            "log_level": 0,
+        }
+    )
+    with Path(file).open("rb") as lines:
+        for line in lines:
+            while True:
+                try:
+                    producer.produce(topic, line[:-1], key=b"1")
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            producer.poll(0)
+    producer.flush()
+    print(time.monotonic() - started)
 
 
 def collect(mode: str, url: str, span: int, events: int, sink_url: str = "") -> None:

@@ -149,3 +149,10 @@ def state_of(url: str) -> dict[str, Any]:
     """What the simulator has seen so far."""
     with urllib.request.urlopen(f"{url}/_simulator/state") as answer:
         return dict(json.load(answer))
+
+
+def count_of(broker: str, topic: str) -> int:
+    """How many records of a topic a reader of what is committed finds."""
+    from tests.kafka_broker import read_committed
+
+    return len(read_committed(broker, topic))

@@ -192,6 +192,27 @@ def several_streams_in_one_push() -> None:
     loki.LokiSink._push = push  # type: ignore[method-assign]
 
 
+def settle_before_kafka_reports() -> None:
+    """A batch counts as delivered when librdkafka has it: it is written and committed with the next one."""
+    from poller.sinks.kafka import KafkaSink
+
+    real = KafkaSink._transact
+    late: dict[int, Any] = {}
+
+    def transact(self: Any, events: Events, position: Any) -> Any:
+        earlier, late[id(self)] = late.get(id(self)), list(events)
+        return real(self, earlier, position) if earlier else None
+
+    KafkaSink._transact = transact  # type: ignore[method-assign]
+
+
+def forget_transaction_in_doubt() -> None:
+    """After a kill or a lost answer nobody looks whether Kafka has the batch."""
+    from poller.sinks.kafka import KafkaSink
+
+    KafkaSink._read_back = lambda self, position: set()  # type: ignore[method-assign]
+
+
 def advance_too_far() -> None:
     """The watermark goes an hour past the window's end."""
     from poller.core.windows import Window
@@ -392,6 +413,8 @@ PLANTS = {
         drop_on_bad_key,
         ignore_loki_refusals,
         several_streams_in_one_push,
+        settle_before_kafka_reports,
+        forget_transaction_in_doubt,
         advance_too_far,
         never_take_back,
         skip_failed_page,

@@ -342,7 +342,7 @@ def test_a_login_is_given_over_tls_unless_told_otherwise() -> None:
     password = SecretSource("inline", "", path="test", inline=Secret("canary-password"))
 
     def given(**settings: Any) -> dict[str, Any]:
-        return Sink("127.0.0.1:1", **settings)._settings_of_client()
+        return Sink("127.0.0.1:1", **settings)._brokers.settings()
 
     login = {"username": "jane", "password": password}
     assert given(**login)["security.protocol"] == "SASL_SSL"

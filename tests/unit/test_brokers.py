@@ -1,0 +1,70 @@
+"""What the errors of librdkafka and of brokers mean for what is sent."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from poller.config import KafkaSink
+from poller.core.delivery import CredentialsRefused, Refused, RetryAfter, TooLarge
+from poller.sinks.brokers import Brokers
+
+TABLE = KafkaSink(name="k", brokers=("127.0.0.1:1",), topic="activity")
+
+
+def outcome_of(name: str) -> Any:
+    def fail() -> Any:
+        raise KafkaException(KafkaError(getattr(KafkaError, name)))
+
+    return Brokers(TABLE, threading.Event()).guarded(fail)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"), TooLarge),
+        (("INVALID_RECORD",), Refused),
+        (
+            ("TOPIC_AUTHORIZATION_FAILED", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED"),
+            CredentialsRefused,
+        ),
+        (("SASL_AUTHENTICATION_FAILED", "_AUTHENTICATION", "UNSUPPORTED_SASL_MECHANISM"), CredentialsRefused),
+    ],
+)
+def test_what_is_about_an_entry_or_about_our_rights(names, kind):
+    assert [type(outcome_of(name)) for name in names] == [kind] * len(names)
+
+
+ABOUT_AN_ENTRY_OR_RIGHTS = (
+    *("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_RECORD", "ILLEGAL_SASL_STATE", "_AUTHENTICATION"),
+    *("SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM"),
+)
+
+
+def test_any_other_error_costs_no_entry():
+    """Also what librdkafka or Kafka adds some day."""
+    names = [name for name in dir(KafkaError) if name.isupper() and "AUTHORIZATION" not in name]
+    assert len(names) > 150
+    for name in set(names) - set(ABOUT_AN_ENTRY_OR_RIGHTS):
+        assert isinstance(outcome_of(name), RetryAfter), name
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("_FENCED", "no copy of this state runs"),
+        ("INVALID_PRODUCER_EPOCH", "a transaction was not ended in time"),
+        ("UNKNOWN_TOPIC_OR_PART", "create the topic"),
+        ("TOPIC_EXCEPTION", "check topic"),
+        ("UNSUPPORTED_COMPRESSION_TYPE", 'compression = "none"'),
+        ("INVALID_TRANSACTION_TIMEOUT", "lower timeout"),
+        ("NOT_ENOUGH_REPLICAS", "min.insync.replicas"),
+        ("TOPIC_AUTHORIZATION_FAILED", "let this user write and read the topic"),
+        ("_RESOLVE", "check brokers"),
+    ],
+)
+def test_it_says_what_to_do(name, remedy):
+    assert remedy in outcome_of(name).reason
