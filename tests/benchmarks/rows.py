@@ -126,7 +126,7 @@ def kafka(room: Path, scale: int) -> Iterator[Row]:
     (broker,) = cluster.list_topics(timeout=10).brokers.values()
     address = f"{broker.host}:{broker.port}"
     pairs = []
-    for number in range(_REPEATS):
+    for number in range(REPEATS):
         config = room / "kafka.toml"
         config.write_text(
             f'[[sinks]]\nname = "k"\ntype = "kafka"\nbrokers = ["{address}"]\ntopic = "ours-{number}"\nsecurity = "plain"\n'
@@ -138,7 +138,7 @@ def kafka(room: Path, scale: int) -> Iterator[Row]:
         assert found == [events, events], found
         pairs.append((float(theirs.last_line) / float(mine.last_line), float(mine.last_line), float(theirs.last_line)))
     cluster.flush()
-    ratio, mine_seconds, theirs_seconds = sorted(pairs)[_REPEATS // 2]
+    ratio, mine_seconds, theirs_seconds = sorted(pairs)[REPEATS // 2]
     note = f"{events / mine_seconds:,.0f} entries/s"
     yield Row(f"kafka {events:,}, against a bare producer", ratio, ">= 0.5", mine_seconds, theirs_seconds, note=note)
 
