@@ -33,6 +33,7 @@ from poller.core.errors import (
     TransientError,
 )
 from poller.core.events import Event
+from poller.core.outages import Outage
 from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS, ActivityLog
 from poller.pipeline.archive import HourCloser, deliverer_of
@@ -123,6 +124,8 @@ class Schedule:
         self._has_all = True
         self._share_lock = threading.Lock()
         self._discovery_failures: list[PollerError] | None = None
+        self._outage = Outage()  # of the state
+        self._outage_lock = threading.Lock()
         self._unavailable: dict[str, str] = {}  # a job or sink that the state does not let work now, and why
         self._tokens = TokenWatch(components.token_expiries, metrics.token_expires_at, clock)
         self._skewed: set[str] = set()
@@ -209,7 +212,7 @@ class Schedule:
             try:
                 with self.workers.busy(name):
                     job()
-                self._unavailable.pop(name, None)
+                self._note_available(name)
             except StoppedError:
                 pass
             except StateUnavailableError as error:
@@ -387,7 +390,7 @@ class Schedule:
             moves()
             try:
                 wait = deliverer.step().wait_seconds
-                self._unavailable.pop(f"sink {sink.name}", None)
+                self._note_available(f"sink {sink.name}")
             except StoppedError:
                 return
             except StateUnavailableError as error:
@@ -454,9 +457,25 @@ class Schedule:
         return self._tokens.expiries
 
     def _note_unavailable(self, name: str, error: StateUnavailableError, **where: str) -> None:
-        if not isinstance(error, LeaseLostError):  # another process does that work
+        extra = {**where, "why": error.message, "hint": error.hint}
+        if isinstance(error, LeaseLostError):  # another process does that work
+            log.warning("lease.lost", extra={**extra, "contract": error.contract})
+            return
+        with self._outage_lock:
             self._unavailable[name] = error.reason
-        _tell_unavailable(error, **where)
+            is_told = self._outage.has_to_be_told(time.monotonic())
+        message = "state.full" if isinstance(error, StateFullError) else "state.unavailable"
+        log.log(logging.ERROR if is_told else logging.DEBUG, message, extra=extra)
+
+    def _note_available(self, name: str) -> None:
+        """A job has worked. That the state is back is seen by one that it kept from working before."""
+        if name not in self._unavailable:
+            return
+        with self._outage_lock:
+            self._unavailable.pop(name, None)
+            seconds = self._outage.ended(time.monotonic())
+        if seconds is not None:
+            log.info("state.available", extra={"seconds": round(seconds)})
 
     def look(self) -> Look:
         """How it is going, as of one moment."""
@@ -477,13 +496,3 @@ class Schedule:
             notes(overview.contracts, [gap for gap in overview.gaps if gap.contract in self._contracts]),
             sum(row.new for row in overview.contracts),
         )
-
-
-def _tell_unavailable(error: StateUnavailableError, **where: str) -> None:
-    extra = {**where, "why": error.message, "hint": error.hint}
-    if isinstance(error, LeaseLostError):
-        log.warning("lease.lost", extra={**extra, "contract": error.contract})
-    elif isinstance(error, StateFullError):
-        log.error("state.full", extra=extra)
-    else:
-        log.error("state.unavailable", extra=extra)

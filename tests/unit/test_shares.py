@@ -122,6 +122,27 @@ def test_the_loss_of_a_claim_ends_a_poll_and_not_the_daemon(
     assert running.failures == []
 
 
+def test_a_state_that_is_away_is_told_once_and_once_when_it_is_back(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    wait_until(lambda: running.replica_contracts() == 1, what="it knows its share")
+    is_away = True
+
+    def work() -> None:
+        if is_away:
+            raise StateUnavailableError("no connection")
+
+    jobs = [running.schedule._guarded(f"job {number}", work) for number in range(3)]
+    for job in [*jobs, *jobs]:
+        job()
+    is_away = False
+    for job in [*jobs, *jobs]:
+        job()
+    told = [(record.levelname, record.message) for record in caplog.records if record.message.startswith("state.")]
+    assert told == [("ERROR", "state.unavailable"), ("INFO", "state.available")]
+
+
 def test_a_state_that_cannot_be_read_is_a_metric(tmp_path: Path) -> None:
     answers: list[Overview | None] = [Overview([], [], Size(0, 0), {}), None]
 

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 from poller import __version__
 from poller.core.errors import StateError
+from poller.core.outages import Outage
 from poller.store.postgres.database import Connection, Database
 
 log = logging.getLogger(__name__)
@@ -105,11 +106,14 @@ class Replica:
         return asked_at + self._lease_seconds * (1 - _MARGIN)
 
     def _keep_alive(self) -> None:
+        outage = Outage()
         while not self._stopped.wait(self._lease_seconds / 3):
             try:
                 self.renew()
+                outage.ended(time.monotonic())
             except StateError as error:
-                log.warning("lease.renewal_failed", extra={"why": error.message, "hint": error.hint})
+                level = logging.WARNING if outage.has_to_be_told(time.monotonic()) else logging.DEBUG
+                log.log(level, "lease.renewal_failed", extra={"why": error.message, "hint": error.hint})
             except Exception:  # the thread must go on: without it everything is lost again and again
                 log.exception("lease.renewal_crashed")
 
