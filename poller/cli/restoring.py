@@ -30,7 +30,6 @@ from poller.pipeline.restore import Rebuilder, chosen_objects, digests_of, event
 from poller.pipeline.verify import seconds_of
 from poller.sinks.build import build_sink
 from poller.sinks.redaction import redactions_of
-from poller.store import sqlite
 from poller.store.opening import stores_of
 from poller.store.protocols import State
 from poller.store.rows import Prepared, WindowRead
@@ -210,9 +209,6 @@ def rebuild_state(settings: Settings, place: str) -> int:
     opened = place_of(settings, place)
     sink = _sink_of(config, place, opened)
     stores = stores_of(config)
-    if not isinstance(stores, sqlite.Stores):
-        hint = "rebuild into files with --state-dir and without [state] url, then `ionos-poller state copy`"
-        raise ConfigError([Problem("state.url", "a state is rebuilt into files", hint)])
     warn_of_root(stores)
     if "run" in stores.uses():
         hint = "move it away first, if it is not to be used any more"

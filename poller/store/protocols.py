@@ -108,6 +108,9 @@ class Stores(Protocol):
     def discard(self, use: str) -> None:
         """Commits: the end of a state that nobody works on, also of one that is not there.  Raises: StateHeldError."""
 
+    def rename(self, use: str, new: str) -> None:
+        """Commits: that the state of a use, which nobody works on, is that of another one, which has none."""
+
     def holder(self, use: str) -> int | None:
         """The process of this machine that works on a state, or None."""
 

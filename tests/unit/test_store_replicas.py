@@ -261,6 +261,21 @@ def test_a_letter_that_has_the_number_of_one_that_a_failover_lost_is_left_alone(
     assert (done, one.dead_letters.find()) == (0, [other])
 
 
+def test_a_state_is_given_to_another_use_with_all_that_is_in_it(
+    opened: Callable[[], Any], postgres_stores: Any
+) -> None:
+    state = enrolled(opened())
+    commit(state, events(1, 2))
+    books = state.overview()._replace(replicas=[])
+    state.close()
+    postgres_stores.rename(state.use, f"{state.use}-new")
+    assert state.use not in postgres_stores.uses()
+    found = postgres_stores.snapshot(f"{state.use}-new")
+    assert found._replace(contracts=[row._replace(holder="") for row in found.contracts]) == books._replace(
+        contracts=[row._replace(holder="") for row in books.contracts]
+    )
+
+
 def test_a_state_that_a_replica_works_on_is_not_discarded(two: tuple[Any, Any], postgres_stores: Any) -> None:
     one, other = two
     one.contracts.share(CONTRACTS)

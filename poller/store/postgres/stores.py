@@ -136,6 +136,10 @@ class Stores:
         self.prepare()
         self._database.write(work)
 
+    def rename(self, use: str, new: str) -> None:
+        query = "UPDATE uses SET name = %s WHERE name = %s"
+        self._database.write(lambda connection: connection.execute(query, (new, use)))
+
     def holder(self, use: str) -> int | None:
         """The oldest live replica of this machine."""
         use_id = self._id_of(use)
