@@ -97,10 +97,12 @@ def patch_pieces(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None
         monkeypatch.setattr(module, name, value)
 
 
-def next_batch(state: State, sink: str, max_events: int = 10**9, max_bytes: int = 10**9) -> Batch | None:
-    """The next batch of a sink."""
+def next_batch(
+    state: State, sink: str, max_events: int = 10**9, max_bytes: int = 10**9, *, contract: str | None = None
+) -> Batch | None:
+    """The next batch of a sink; of a contract that waits on its own, if one is named."""
     with taken(state, sink) as place:
-        return place.batch(max_events, max_bytes)
+        return place.batch(max_events, max_bytes, contract)
 
 
 def settle(

@@ -67,7 +67,8 @@ def differences(source: Overview, target: Overview) -> Sequence[str]:
     found = []
     if [row._replace(holder="") for row in source.contracts] != [row._replace(holder="") for row in target.contracts]:
         found.append("contracts")
-    if source.sinks != target.sinks:
+    # What waits on its own in the one is found to be refused, and does so again, in the other.
+    if [row._replace(postponed=()) for row in source.sinks] != [row._replace(postponed=()) for row in target.sinks]:
         found.append("sinks")
     pairs = (
         ("filtered", source.filtered, target.filtered),

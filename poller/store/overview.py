@@ -10,7 +10,7 @@ from poller.core.windows import format_time
 from poller.store.gaps import Gap
 from poller.store.journal import JournalEntry
 from poller.store.letters import LetterBooks
-from poller.store.rows import Contract, Range, Replica, Sink, Size
+from poller.store.rows import Contract, Postponed, Range, Replica, Sink, Size
 
 FINISHED = "finished"
 """The fact that a backfill leaves when it is complete."""
@@ -20,12 +20,16 @@ _MOST_LINES = 5
 
 
 class SinkOverview(NamedTuple):
-    """A sink, what waits for it (counted, not derived from its books), since when, and its dead letters at hand."""
+    """A sink, what waits for it (counted, not derived from its books), since when, and its dead letters at hand.
+
+    `postponed` are the contracts that it does not take while it takes others.
+    """
 
     sink: Sink
     waiting: int
     waiting_since: int | None
     dead_letters: int
+    postponed: Sequence[Postponed] = ()
 
     @property
     def is_balanced(self) -> bool:

@@ -35,6 +35,7 @@ from poller.store.rows import (
     Count,
     DeadLetter,
     Diagnosis,
+    Postponed,
     Prepare,
     Range,
     Sink,
@@ -303,7 +304,10 @@ class Outbox(Protocol):
         """The sinks that are known, by name."""
 
     def retry(self, sink: str, now: float, *, by: Action | None = None) -> bool:
-        """Commits: that a sink which waits after a failure is tried again now, and who asked.  Returns: whether it waits."""
+        """Commits: that a sink which waits after a failure is tried again now, and who asked.  Returns: whether it waits.
+
+        So are the contracts that wait on their own.
+        """
 
     def retry_at(self, sink: str) -> float | None:
         """When a sink that waits is tried again; None if it does not wait, or is not known."""
@@ -335,10 +339,11 @@ class Place(Protocol):
     def row(self) -> Sink:
         """The sink as it was when the place was taken."""
 
-    def batch(self, max_events: int, max_bytes: int) -> Batch | None:
+    def batch(self, max_events: int, max_bytes: int, contract: str | None = None) -> Batch | None:
         """What to send next: at most so many events and bytes, but at least one event; None if nothing waits.
 
-        The events of a contract come in the order of their commits. Ask again only when the last batch is settled.
+        Of a contract that waits on its own, if one is named; else of all others. The events of a contract come in the order of
+        their commits. Ask again only when the last batch is settled, or its contract was postponed.
         """
 
     def hold(self) -> bool:
@@ -346,6 +351,12 @@ class Place(Protocol):
 
         Commits: that it is, if no other replica that lives is. A backend without replicas has one, always.
         """
+
+    def has_others(self, contracts: Collection[str]) -> bool:
+        """Whether anything waits of contracts that neither wait on their own nor are among these."""
+
+    def postponed(self) -> Sequence[Postponed]:
+        """The contracts that wait on their own, in the order in which they are to be tried."""
 
     def ensure_held(self) -> None:
         """To be called right before sending.  Raises: LeaseLostError when what was read may be another replica's by now."""
@@ -364,6 +375,13 @@ class Place(Protocol):
 
     def postpone(self, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None) -> None:
         """Commits: that nothing was sent, why, and when to try again, so that a restart loses no backoff."""
+
+    def postpone_contract(self, contract: str, attempts: int, now: float, retry_at: float, failure: str) -> None:
+        """Commits: that a contract waits on its own from its first event that is not settled, and when it is tried again.
+
+        What the last batch has of it is not settled with that batch. Once all that waits of it before the sink's place is
+        settled, it is one of all again.
+        """
 
     def note_mark(self, mark: int | None) -> None:
         """Commits: where the sink's own output that is not settled begins, while nothing else changes."""

@@ -154,6 +154,20 @@ class Sink(NamedTuple):
     mark: int | None = None
 
 
+class Postponed(NamedTuple):
+    """A contract that waits on its own at a sink, which takes others: when it is tried again, and why. Times in unix seconds.
+
+    `attempts` is how often in a row it was not taken; 0 while it catches up with the others.
+    """
+
+    contract: str
+    attempts: int
+    postponed_at: float
+    retry_at: float
+    failure: str
+    since: float
+
+
 class Batch(NamedTuple):
     """Events to send next, in order, and whether more wait behind them."""
 

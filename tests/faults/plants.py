@@ -39,7 +39,7 @@ def watermark_first() -> None:
 
 def settle_first() -> None:
     """A batch counts as delivered before it is sent; until it is, only this process knows of it."""
-    from poller.store.sqlite.outbox import Place
+    from poller.store.sqlite.places import Place
 
     settle = Place.settle
     Place.settle = lambda *args, **options: None  # type: ignore[method-assign]
@@ -305,7 +305,7 @@ def leave_half_lines() -> None:
 
 def settle_more_than_sent() -> None:
     """One event more is settled than was sent."""
-    from poller.store.sqlite.outbox import Place
+    from poller.store.sqlite.places import Place
 
     real = Place.settle
     Place.settle = lambda self, count, **options: real(self, count + 1, **options)  # type: ignore[method-assign]
@@ -313,7 +313,7 @@ def settle_more_than_sent() -> None:
 
 def never_settle() -> None:
     """What was accepted is not noted at once: only every other time."""
-    from poller.store.sqlite.outbox import Place
+    from poller.store.sqlite.places import Place
 
     real = Place.settle
 

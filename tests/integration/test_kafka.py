@@ -26,7 +26,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.sinks import kafka
 from poller.sinks.base import Context
 from poller.store.sqlite import State
-from poller.store.sqlite.outbox import Place
+from poller.store.sqlite.places import Place
 from tests.certificates import make_certificate, serving
 from tests.kafka_broker import END_TXN, INIT_PRODUCER_ID, PRODUCE, Broker, read_committed
 from tests.states import commit

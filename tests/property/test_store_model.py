@@ -19,7 +19,7 @@ from poller.core.windows import Window
 from poller.store import segments
 from poller.store.rows import DeadLetter, Prepared, WindowRead
 from poller.store.sqlite import State, ledger
-from tests.states import claimed, next_batch, postpone
+from tests.states import claimed, next_batch, postpone, taken
 
 HOUR = 3600
 START = 100 * HOUR
@@ -233,17 +233,28 @@ class StoreMachine(RuleBasedStateMachine):
         sink = self.sinks[name]
         place = self.state.outbox.take(name)
         assert place is not None
-        batch = place.batch(max_events, max_bytes)
+        own = {row.contract for row in place.postponed()}
+        ways = [contract for contract in own if any(item.contract == contract for item in sink.waiting)]
+        others = any(item.contract not in own for item in sink.waiting)
+        contract = data.draw(st.sampled_from([*sorted(ways), *([None] if others else [])]))
+        waiting = [
+            item for item in sink.waiting if (item.contract == contract if contract else item.contract not in own)
+        ]
+        batch = place.batch(max_events, max_bytes, contract)
         assert batch is not None
+        assert [Item(event.contract, event.identity, event.line) for event in batch.events] == waiting[
+            : len(batch.events)
+        ]
         assert 1 <= len(batch.events) <= max_events
         assert len(batch.events) == 1 or sum(len(event.line) + 1 for event in batch.events) <= max_bytes
-        assert batch.has_more == (len(batch.events) < len(sink.waiting))
+        assert batch.has_more == (len(batch.events) < len(waiting))
         count = data.draw(st.integers(1, len(batch.events)))
         dead = batch.events[:count][dead_every - 1 :: dead_every]
         place.settle(count, dead=[DeadLetter(event, 400, "refused") for event in dead], now=self.now)
         place.release()
         self.letters += [(name, Item(event.contract, event.identity, event.line)) for event in dead]
-        del sink.waiting[:count]
+        for item in waiting[:count]:
+            sink.waiting.remove(item)
         sink.delivered += count - len(dead)
         sink.dead += len(dead)
 
@@ -251,6 +262,26 @@ class StoreMachine(RuleBasedStateMachine):
     def postpone(self, sink: str, attempts: int) -> None:
         if sink in self.sinks:
             postpone(self.state, sink, attempts, self.now, self.now + 60.0, "no connection")
+
+    @precondition(lambda self: any(sink.waiting for sink in self.sinks.values()))
+    @rule(data=st.data(), max_events=st.integers(1, 9), attempts=st.integers(1, 9))
+    def postpone_contract(self, data: st.DataObject, max_events: int, attempts: int) -> None:
+        """Set a contract of a batch apart, before or after some of that batch was settled."""
+        name = data.draw(st.sampled_from(sorted(name for name, sink in self.sinks.items() if sink.waiting)))
+        place = self.state.outbox.take(name)
+        assert place is not None
+        batch = place.batch(max_events, 10**6)
+        if batch is not None:
+            contract = data.draw(st.sampled_from(sorted({event.contract for event in batch.events})))
+            place.postpone_contract(contract, attempts, self.now, self.now + 60.0, "429")
+            assert contract in {row.contract for row in place.postponed()}
+            rest = [event for event in batch.events if event.contract != contract]
+            if rest and data.draw(st.booleans()):
+                place.settle(1, now=self.now)
+                sink = self.sinks[name]
+                sink.waiting.remove(Item(rest[0].contract, rest[0].identity, rest[0].line))
+                sink.delivered += 1
+        place.release()
 
     @precondition(lambda self: self.letters)
     @rule(sink=st.sampled_from(SINKS))
@@ -331,14 +362,24 @@ class StoreMachine(RuleBasedStateMachine):
                 model.dead,
             )
             assert row.waiting == len(model.waiting)
-            batch = next_batch(self.state, row.sink.name)
-            found = [Item(event.contract, event.identity, event.line) for event in batch.events] if batch else []
-            assert found == model.waiting
+            own = self._on_their_own(row.sink.name)
+            for contract in [None, *own]:
+                batch = next_batch(self.state, row.sink.name, contract=contract)
+                found = [Item(event.contract, event.identity, event.line) for event in batch.events] if batch else []
+                assert found == [
+                    item
+                    for item in model.waiting
+                    if (item.contract == contract if contract else item.contract not in own)
+                ]
         letters = [
             (letter.sink, Item(letter.contract, letter.identity, letter.line))
             for letter in self.state.dead_letters.find()
         ]
         assert letters == self.letters
+
+    def _on_their_own(self, sink: str) -> set[str]:
+        with taken(self.state, sink) as place:
+            return {row.contract for row in place.postponed()}
 
     @invariant()
     def the_outbox_holds_what_is_waited_for_and_no_finished_segment(self) -> None:

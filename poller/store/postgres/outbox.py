@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -23,7 +23,7 @@ from poller.store.journal import Action
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
 from poller.store.postgres.replicas import LIVE, Replica
-from poller.store.rows import Batch, DeadLetter, Sink, Size, Weight
+from poller.store.rows import Batch, DeadLetter, Postponed, Sink, Size, Weight
 from poller.store.segments import Stored
 
 PIECE_CONTRACTS = 16  # of so many at once what nobody waits for is deleted
@@ -32,6 +32,9 @@ _MOST_SEGMENTS, _SEGMENTS_OF_LARGE = 128, 4096
 _OF_CONTRACT = 4
 _LARGE_EVENTS = 50_000
 _SIZE_SECONDS = 2.0  # so old may be what is known of a size
+_IS_POSTPONED = (
+    "EXISTS (SELECT 1 FROM postponed q WHERE q.use_id = c.use_id AND q.sink = %(sink)s AND q.contract = c.contract)"
+)
 
 
 class PutSize(NamedTuple):
@@ -99,6 +102,7 @@ class Outbox:
             count, _ = read_waiting(connection, self._use).get(sink, (0, None))
             connection.execute("DELETE FROM sinks WHERE use_id = %s AND name = %s", (self._use, sink))
             connection.execute("DELETE FROM places WHERE use_id = %s AND sink = %s", (self._use, sink))
+            connection.execute("DELETE FROM postponed WHERE use_id = %s AND sink = %s", (self._use, sink))
             return Acted(result=True, affected=count)
 
         was_known = write_by(self._database, self._use, by, work)
@@ -115,6 +119,8 @@ class Outbox:
         def work(connection: Connection) -> Acted[bool]:
             query = "UPDATE sinks SET retry_at = least(retry_at, %s) WHERE use_id = %s AND name = %s AND retry_at IS NOT NULL"
             is_waiting = connection.execute(query, (now, self._use, sink)).rowcount == 1
+            query = "UPDATE postponed SET retry_at = least(retry_at, %s) WHERE use_id = %s AND sink = %s"
+            is_waiting |= connection.execute(query, (now, self._use, sink)).rowcount > 0
             return Acted(result=is_waiting, is_recorded=is_waiting)
 
         return write_by(self._database, self._use, by, work)
@@ -209,6 +215,7 @@ class Place:
         self._is_held = True
         self._parts: list[_Part] = []  # of the last batch, not settled yet
         self._starts: dict[str, tuple[int, int]] = {}  # the places that they were read from
+        self._contract: str | None = None  # theirs, if it waits on its own
         self._settling: tuple[int, UUID] | None = None  # how many events, and the mark that it leaves
         self._is_postponed = bool(row.attempts or row.retry_at or row.parked_at)
         self._mark = row.mark
@@ -277,9 +284,13 @@ class Place:
         self._token = self._replica.token
         return LeaseLostError("another replica delivers it now", sink=self.row.name)
 
-    def batch(self, max_events: int, max_bytes: int) -> Batch | None:
-        """What to send next: at most so many events and bytes, but at least one event; None if nothing waits."""
+    def batch(self, max_events: int, max_bytes: int, contract: str | None = None) -> Batch | None:
+        """What to send next: at most so many events and bytes, but at least one event; None if nothing waits.
+
+        Of a contract that waits on its own, if one is named; else of all others.
+        """
         self._drop()
+        self._contract = contract
         self._token = self._replica.token
         found = self._database.read(lambda connection: self._read(connection, max_events, max_bytes))
         if found is None:
@@ -305,10 +316,13 @@ class Place:
             "  WHERE s.use_id = c.use_id AND s.contract = c.contract AND s.number > coalesce(p.segment, 0)"
             f"  AND (s.sink IS NULL OR s.sink = %(sink)s) ORDER BY number LIMIT {most // _OF_CONTRACT}) s"
             " WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s) AND c.segment > coalesce(p.segment, 0)"
+            f" AND {'c.contract = %(contract)s' if self._contract else f'NOT {_IS_POSTPONED}'}"
             " ORDER BY min(s.collected_at) OVER (PARTITION BY c.contract), c.contract, s.number"
             f" LIMIT {most}",
-            {"sink": sink, "use": self._use, "token": self._token, "whole": self._is_whole},
-        ).fetchall()
+            {
+                "sink": sink, "use": self._use, "token": self._token, "whole": self._is_whole, "contract": self._contract
+            },
+        ).fetchall()  # fmt: skip
         if not heads:
             return None
         wanted: list[tuple[str, int, int, int, UUID, int]] = []
@@ -442,6 +456,10 @@ class Place:
         ]
         letters = [letter for letter in dead if letter.event.contract in open_]
         move_on(connection, use, sink, {contract: moves[contract] for contract in open_}, letters, settling, now)
+        if self._contract is not None:  # it is one of all again
+            connection.execute(
+                "DELETE FROM postponed WHERE use_id = %s AND sink = %s AND contract = ANY(%s)", (use, sink, open_)
+            )
         if self._is_postponed or mark != self._mark:
             connection.execute(
                 "UPDATE sinks SET attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '',"
@@ -459,6 +477,51 @@ class Place:
             "attempts = %s, postponed_at = %s, retry_at = %s, failure = %s, parked_at = %s",
             (attempts, now, retry_at, failure.replace("\0", "\ufffd"), parked_at),
         )
+
+    def has_others(self, contracts: Collection[str]) -> bool:
+        """Whether anything waits of contracts that neither wait on their own nor are among these."""
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM contracts c LEFT JOIN places p"
+            " ON p.use_id = c.use_id AND p.sink = %(sink)s AND p.contract = c.contract"
+            " JOIN segments s ON s.use_id = c.use_id AND s.contract = c.contract AND s.number > coalesce(p.segment, 0)"
+            " WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s) AND c.segment > coalesce(p.segment, 0)"
+            " AND (s.sink IS NULL OR s.sink = %(sink)s) AND c.contract <> ALL(%(contracts)s)"
+            f" AND NOT {_IS_POSTPONED})"
+        )
+        values = {
+            "sink": self.row.name, "use": self._use, "token": self._token, "whole": self._is_whole,
+            "contracts": list(contracts),
+        }  # fmt: skip
+        row = self._database.read(lambda connection: connection.execute(query, values).fetchone())
+        return bool(row and row[0])
+
+    def postponed(self) -> Sequence[Postponed]:
+        """The contracts in this replica's share that wait on their own, in the order in which they are to be tried."""
+        query = (
+            f"SELECT {', '.join(f'q.{name}' for name in Postponed._fields)} FROM postponed q JOIN contracts c"
+            " ON c.use_id = q.use_id AND c.contract = q.contract WHERE q.use_id = %s AND q.sink = %s"
+            " AND (%s OR c.holder = %s) ORDER BY q.retry_at, q.contract"
+        )
+        values = (self._use, self.row.name, self._is_whole, self._replica.token)
+        return self._database.read(lambda connection: [Postponed(*row) for row in connection.execute(query, values)])
+
+    def postpone_contract(self, contract: str, attempts: int, now: float, retry_at: float, failure: str) -> None:
+        """Commits: that a contract waits on its own from its first event that is not settled, and when it is tried again."""
+        if not self._is_held:
+            raise self._lost()
+        values = (self._use, self.row.name, contract, attempts, now, retry_at, failure.replace("\0", "\ufffd"), now)
+        self._database.write(
+            lambda connection: connection.execute(
+                "INSERT INTO postponed (use_id, sink, contract, attempts, postponed_at, retry_at, failure, since)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (use_id, sink, contract) DO UPDATE SET"
+                " attempts = excluded.attempts, postponed_at = excluded.postponed_at, retry_at = excluded.retry_at,"
+                " failure = excluded.failure",
+                values,
+            )
+        )
+        self._replica.put_down({part.contract for part in self._parts})
+        self._parts = [part for part in self._parts if part.contract != contract]
+        self._replica.take_in_hand({part.contract for part in self._parts})
 
     def note_mark(self, mark: int | None) -> None:
         """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
@@ -672,6 +735,15 @@ def read_sinks(connection: Connection, use: int, name: str | None = None) -> lis
         (use, name, name),
     )
     return [Sink(*row) for row in rows]
+
+
+def read_postponed(connection: Connection, use: int) -> dict[str, list[Postponed]]:
+    """By sink: the contracts that it does not take while it takes others, by when they are tried again."""
+    found: dict[str, list[Postponed]] = {}
+    query = f"SELECT sink, {', '.join(Postponed._fields)} FROM postponed WHERE use_id = %s ORDER BY sink, retry_at, contract"
+    for sink, *row in connection.execute(query, (use,)):
+        found.setdefault(sink, []).append(Postponed(*row))
+    return found
 
 
 def read_waiting(connection: Connection, use: int) -> dict[str, tuple[int, int | None]]:

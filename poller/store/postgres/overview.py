@@ -19,8 +19,14 @@ def read_overview(connection: Connection, use: int) -> Overview:
     """The state of a use, in a transaction that sees one moment."""
     letters = dead_letters.read_books(connection, use)
     waiting = outbox.read_waiting(connection, use)
+    postponed = outbox.read_postponed(connection, use)
     sinks = [
-        SinkOverview(sink, *waiting.get(sink.name, (0, None)), dead_letters=letters.get(sink.name, NO_LETTERS).at_hand)
+        SinkOverview(
+            sink,
+            *waiting.get(sink.name, (0, None)),
+            dead_letters=letters.get(sink.name, NO_LETTERS).at_hand,
+            postponed=postponed.get(sink.name, []),
+        )
         for sink in outbox.read_sinks(connection, use)
     ]
     created = connection.execute("SELECT created_at FROM uses WHERE id = %s", (use,)).fetchone()

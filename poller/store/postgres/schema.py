@@ -168,11 +168,23 @@ MIGRATIONS = (
         """,
         needs=1,
     ),
+    Migration(
+        f"""
+        CREATE TABLE postponed (         -- contracts that a sink does not take while it takes others
+            use_id integer NOT NULL, sink text COLLATE "C" NOT NULL, contract text COLLATE "C" NOT NULL,
+            attempts integer NOT NULL, postponed_at double precision NOT NULL, retry_at double precision NOT NULL,
+            failure text NOT NULL, since double precision NOT NULL,
+            PRIMARY KEY (use_id, sink, contract)
+        ) {_OFTEN};
+        """,
+        needs=1,
+    ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 TABLES = (
     "replicas", "contracts", "ranges", "filtered", "ledger", "forgotten", "segments", "sinks", "places", "dead_letters",
     "letter_books", "facts", "gaps", "journal", "archives", "archive_batches", "archive_objects", "archive_days",
+    "postponed",
 )  # fmt: skip
 """Those that are keyed by the use."""
 

@@ -18,7 +18,7 @@ from poller.store.sqlite import overview as reading_overview
 from poller.store.sqlite.connection import SIDE_FILES
 from poller.store.sqlite.database import Reader, make_directory, new_file
 from poller.store.sqlite.lock import Lock
-from poller.store.sqlite.outbox import SinkRow, read_sinks
+from poller.store.sqlite.places import SinkRow, read_places, read_sinks
 from poller.store.sqlite.translation import translated_os, translated_reading
 
 _DAY_HOURS = 24
@@ -71,17 +71,25 @@ class FileDump:
                 yield from self._connection.execute(f"SELECT {_PLAIN[table]}")
 
     def _places(self, row: SinkRow) -> Iterator[Row]:
-        """The place of a sink in each contract: here it has one in all of them together."""
+        """The place of a sink in each contract: here it has one in all of them together, but for those that wait on their own."""
+        own = read_places(self._connection, row.sink.name)
         done = dict(
             self._connection.execute(
                 "SELECT contract, count(*) FROM segments WHERE id <= ? GROUP BY contract", (row.segment,)
             ).fetchall()
         )
         begun = self._connection.execute(
-            "SELECT contract FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?) ORDER BY id LIMIT 1",
-            (row.segment, row.sink.name),
+            "SELECT contract FROM segments WHERE id > ? AND (sink IS NULL OR sink = ?)"
+            " AND contract NOT IN (SELECT contract FROM postponed WHERE sink = ?) ORDER BY id LIMIT 1",
+            (row.segment, row.sink.name, row.sink.name),
         ).fetchone()
         for contract in self.overview.contracts:
+            if contract.contract in own:
+                segment, position = own[contract.contract]
+                query = "SELECT count(*) FROM segments WHERE contract = ? AND id <= ?"
+                (number,) = self._connection.execute(query, (contract.contract, segment)).fetchone()
+                yield row.sink.name, contract.contract, number, position
+                continue
             is_begun = begun is not None and begun[0] == contract.contract
             position = row.position if is_begun else 0
             yield row.sink.name, contract.contract, done.get(contract.contract, 0), position

@@ -16,6 +16,7 @@ SEALED_CONTRACT = "contract || ' ' || account || ' ' || origin || ' ' || waterma
 SEALED_RANGE = "contract || ' ' || start || ' ' || end || ' ' || purpose"
 SEALED_GAP = "id || ' ' || contract || ' ' || start || ' ' || end"
 SEALED_SINK = "name || ' ' || segment || ' ' || position || ' ' || ledger_id || ' ' || coalesce(mark, '')"
+SEALED_POSTPONED = "sink || ' ' || contract || ' ' || segment || ' ' || position"
 SEALED_ARCHIVE = (
     "sink || ' ' || archive || ' ' || number || ' ' || sha256 || ' ' || coalesce(key, '') || ' ' || entries"
 )
@@ -169,6 +170,17 @@ MIGRATIONS = (
         PRIMARY KEY (sink, contract, day)
     ) WITHOUT ROWID;
     CREATE INDEX archive_days_open ON archive_days (sink) WHERE is_open;
+    """,
+    f"""
+    CREATE TABLE postponed (         -- contracts that a sink does not take while it takes others: each has its own place
+        sink TEXT NOT NULL, contract TEXT NOT NULL,
+        segment INTEGER NOT NULL,    -- the last segment of the contract that it is done with
+        position INTEGER NOT NULL,   -- and how many events of the contract's next one
+        attempts INTEGER NOT NULL, postponed_at REAL NOT NULL, retry_at REAL NOT NULL, failure TEXT NOT NULL,
+        since REAL NOT NULL,
+        seal INTEGER GENERATED ALWAYS AS (crc32({SEALED_POSTPONED})) STORED,
+        PRIMARY KEY (sink, contract)
+    ) WITHOUT ROWID;
     """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
