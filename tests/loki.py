@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from poller.config import Config, LokiSink
@@ -17,7 +17,7 @@ from poller.simulator.settings import SimulatorSettings
 from poller.sinks import loki
 from poller.sinks.base import Context
 from poller.sinks.http import outcome_of
-from poller.store.rows import Batch, DeadLetter, Sink
+from poller.store.rows import Batch, DeadLetter, Postponed, Sink
 
 Fault = Callable[[int], str]
 """What happens to the request of this number, from 1: nothing, `lost-ack`, or `503`."""
@@ -79,6 +79,8 @@ class Outbox:
     def __init__(self, events: Sequence[OutboxEvent]) -> None:
         self.waiting = list(events)
         self.dead: list[DeadLetter] = []
+        self._own: dict[str, Postponed] = {}
+        self._contract: str | None = None
 
     def register(self, name: str, type_: str) -> Sink:
         return self.row
@@ -92,12 +94,36 @@ class Outbox:
     def ensure_held(self) -> None:
         """It is."""
 
-    def batch(self, max_events: int, max_bytes: int) -> Batch | None:
-        return Batch(self.waiting[:max_events], len(self.waiting) > max_events) if self.waiting else None
+    def retry_at(self, sink: str) -> float | None:
+        """Nobody asks for a try."""
+
+    def postponed(self) -> Sequence[Postponed]:
+        return list(self._own.values())
+
+    def has_others(self, contracts: Collection[str]) -> bool:
+        return any(event.contract not in self._own.keys() | contracts for event in self.waiting)
+
+    def postpone_contract(self, contract: str, attempts: int, now: float, retry_at: float, failure: str) -> None:
+        self._own[contract] = Postponed(contract, attempts, now, retry_at, failure, now)
+
+    def _of(self, contract: str | None) -> list[OutboxEvent]:
+        return [
+            event
+            for event in self.waiting
+            if (event.contract == contract if contract else event.contract not in self._own)
+        ]
+
+    def batch(self, max_events: int, max_bytes: int, contract: str | None = None) -> Batch | None:
+        self._contract = contract
+        found = self._of(contract)
+        return Batch(found[:max_events], len(found) > max_events) if found else None
 
     def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None) -> None:
-        del self.waiting[:count]
+        gone = {id(event) for event in self._of(self._contract)[:count]}
+        self.waiting = [event for event in self.waiting if id(event) not in gone]
         self.dead += dead
+        if self._contract is not None:
+            self._own.pop(self._contract, None)
 
     def postpone(self, *args: Any, **options: Any) -> None:
         """It is not kept."""

@@ -87,6 +87,8 @@ class RetryPolicy(NamedTuple):
 PARKED_RETRY_SECONDS = 60.0
 # A batch that failed this often, for a reason that its size can explain, is sent in halves.
 HALVE_AT_ATTEMPT = 3
+# A sink that failed this often in a row is tried with each contract alone: the fault may be that of one of them.
+POSTPONE_AT_ATTEMPT = 3
 # After this many batches of a reduced size were taken, a size that failed before is tried again.
 GROW_AFTER_BATCHES = 16
 # A wish beyond this is a mistake of the other side's: `Retry-After: 1e9` must not silence a sink for thirty years.

@@ -92,7 +92,7 @@ class ArchiveDeliverer(Deliverer):
         except ConfigError as error:
             outcome = CredentialsRefused("; ".join(map(str, error.problems)))
         count = self._batch.events if self._batch else len(events)
-        decision = decide(outcome, max(1, count), self._attempts + 1, self._retry, random.random)
+        decision = decide(outcome, max(1, count), self._queues.others.attempts + 1, self._retry, random.random)
         if isinstance(decision, Settle):
             return self._complete(time.monotonic() - started)
         assert isinstance(decision, Wait | Park)  # noqa: S101 - an archive refuses no single event
@@ -171,7 +171,8 @@ class ArchiveDeliverer(Deliverer):
         self._held().ensure_held()
         is_ours = self._chain.complete(self._sink.name, batch.number, self._clock())
         self._batch = None
-        self._attempts, self._not_before, self._parked_at, self.refusal = 0, 0.0, None, ""
+        self._queues.others.attempts = 0
+        self._not_before, self._parked_at, self.refusal = 0.0, None, ""
         extra = {"sink": self._sink.name, "events": batch.events, "digest": batch.number, "seconds": round(seconds, 3)}
         if is_ours:
             log.info("batch.sent", extra={**extra, "dead": 0})

@@ -7,15 +7,15 @@ import random
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from poller.config.sink_base import LocalSink
 from poller.core.delivery import (
     CRASHED,
+    POSTPONE_AT_ATTEMPT,
     Accepted,
-    BatchSize,
     CredentialsRefused,
     Decision,
     Halve,
@@ -34,6 +34,8 @@ from poller.core.delivery import (
 from poller.core.errors import LeaseLostError, PollerError
 from poller.core.events import OutboxEvent, StoredEvents
 from poller.core.mapping import SHORTEST_BYTES, truncated
+from poller.pipeline.pieces import Piece
+from poller.pipeline.queues import Queue, Queues
 from poller.sinks.base import OwnOutput, Sink
 from poller.store.protocols import Outbox, Place
 from poller.store.rows import DeadLetter
@@ -61,32 +63,6 @@ class StepResult(NamedTuple):
     wait_seconds: float | None
 
 
-class _Piece(NamedTuple):
-    """A run of the outbox in order, not settled yet: what is `dead` or `delivered` of it, by index; the rest still waits."""
-
-    events: Sequence[OutboxEvent]
-    dead: Mapping[int, DeadLetter]
-    delivered: frozenset[int] = frozenset()
-
-    def open(self) -> Sequence[int]:
-        """The indexes of the events that are still to be sent."""
-        if not self.dead and not self.delivered:
-            return range(len(self.events))
-        return [index for index in range(len(self.events)) if index not in self.dead and index not in self.delivered]
-
-    def halves(self) -> tuple[_Piece, _Piece]:
-        """Two runs, with as many events to be sent in the first as in the second, or one less."""
-        still = self.open()
-        cut = still[len(still) // 2]
-        return self.part(0, cut), self.part(cut, len(self.events))
-
-    def part(self, start: int, end: int) -> _Piece:
-        """The events from `start` to before `end`, with what is known of each."""
-        dead = {index - start: letter for index, letter in self.dead.items() if start <= index < end}
-        delivered = frozenset(index - start for index in self.delivered if start <= index < end)
-        return _Piece(self.events[start:end], dead, delivered)
-
-
 def _is_shorter(events: Sequence[OutboxEvent], limit: int) -> bool:
     """Whether no line is longer than `limit`, as far as that shows without looking at each."""
     return isinstance(events, StoredEvents) and events.longest_bytes() <= limit
@@ -102,6 +78,8 @@ class Deliverer:
     """Brings one sink what waits for it. `step` does one unit of work; the caller decides when the next one is due.
 
     What is in flight is kept between steps: the halves of a batch that was refused, each settled on its own, in order.
+
+    A contract that the sink does not take while it takes others waits on its own: it is tried in turn with them, and alone.
     """
 
     def __init__(
@@ -123,19 +101,21 @@ class Deliverer:
         self._sink = sink
         self._settings = settings = sink.settings
         self._redact = redact
-        self._size = BatchSize(settings.batch_events, settings.batch_events)
+        self._queues = Queues(settings.batch_events)
+        # Where the output is ours, there is one order of all.
+        self._is_parting = not isinstance(sink, OwnOutput)
         self._retry = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds)
         self._clock = clock
         self._on_failed = on_failed
         self.refusal = ""
         """Why the sink is parked; empty while it is not, or was not tried yet."""
-        self._pieces: deque[_Piece] = deque()
+        self._pieces: deque[Piece] = deque()
         # What is printed for a person or a pipe is no news; what crosses a network is.
         self._sent_level = logging.DEBUG if settings.type == "stdout" else logging.INFO
         self._outbox = outbox
         self._place: Place | None = None
         self._is_abandoned = False
-        self._attempts, self._not_before, self._postponed_at = 0, 0.0, 0.0
+        self._not_before, self._postponed_at = 0.0, 0.0
         self._parked_at: float | None = None
         self._noted: int | None = None
         self._output = sink if isinstance(sink, OwnOutput) else None
@@ -154,7 +134,7 @@ class Deliverer:
         if place is None:
             raise LeaseLostError("its place is another's", sink=self._sink.name)
         row = place.row
-        self._attempts = row.attempts
+        self._queues.begin(row.attempts)
         self._not_before = 0.0 if row.parked_at is not None else row.retry_at or 0.0
         self._postponed_at = row.postponed_at or 0.0
         self._parked_at = row.parked_at
@@ -211,21 +191,15 @@ class Deliverer:
         if (seconds := self._postponed_seconds()) > 0:
             return StepResult(0, seconds)
         if not self._pieces:
-            batch = self._held().batch(self._size.now, self._settings.batch_bytes)
-            if batch is None:
-                return StepResult(0, None)
-            # Neither full nor old enough: more may come to go with it.
-            if not is_last and not batch.has_more and len(batch.events) < self._size.now:
-                age = self._clock() - batch.events[0].collected_at
-                if 0 <= age < self._settings.batch_age_seconds:
-                    return StepResult(0, self._settings.batch_age_seconds - age)
-            parts = self._sink.parts(self._redacted(batch.events))
-            self._pieces.extend(self._fitting(part) for part in parts)
+            wait = self._fill(is_last=is_last)
+            if not self._pieces:
+                return StepResult(0, wait)
         piece = self._pieces[0]
         still = piece.open()
         if not still:
             return self._settle(piece, 0.0)
-        if len(still) > self._size.now:
+        queue = self._queues.current
+        if len(still) > queue.size.now:
             return self._halve(piece)
         self._held().ensure_held()
         started = time.monotonic()
@@ -233,14 +207,34 @@ class Deliverer:
         decision = decide(
             outcome,
             len(still),
-            self._attempts + 1,
+            queue.attempts + 1,
             self._retry,
             random.random,
-            is_doubtful=self._size.is_doubtful(len(still)),
+            is_doubtful=queue.size.is_doubtful(len(still)),
         )
         if not isinstance(decision, Settle) or decision.retry:
             self._on_failed(failure_kind(outcome))
         return self._carry_out(decision, piece, still, time.monotonic() - started)
+
+    def _fill(self, *, is_last: bool) -> float | None:
+        """Take the next batch in hand, if there is one.  Returns: how long to wait if not; None: until something is collected."""
+        others = self._queues.others
+        turns, waits = self._queues.turns(self._held(), self._clock()) if self._is_parting else ([others], [])
+        for queue in turns:
+            batch = self._held().batch(queue.size.now, self._settings.batch_bytes, queue.contract)
+            if batch is None:
+                continue
+            # Neither full nor old enough: more may come to go with it.
+            if queue is others and not is_last and not batch.has_more and len(batch.events) < queue.size.now:
+                age = self._clock() - batch.events[0].collected_at
+                if 0 <= age < self._settings.batch_age_seconds:
+                    waits.append(self._settings.batch_age_seconds - age)
+                    continue
+            self._queues.take_up(queue)
+            parts = self._sink.parts(self._redacted(batch.events))
+            self._pieces.extend(self._queues.knowing(self._fitting(part)) for part in parts)
+            break
+        return min(waits, default=None)
 
     def _postponed_seconds(self) -> float:
         """How long nothing may be sent yet; 0 where it may."""
@@ -257,26 +251,29 @@ class Deliverer:
 
         Raises: StateError; LeaseLostError when its place is lost or given back.
         """
-        count = len(self._pieces[0].open()) if self._pieces else 0
+        if not self._pieces:
+            self._queues.take_up(self._queues.others)
+        still = self._pieces[0].open() if self._pieces else ()
+        queue, count = self._queues.current, len(still)
         is_crash = not isinstance(error, PollerError)
         # Never the words of a foreign exception: they may hold a part of an event.
         reason = f"{CRASHED}: {type(error).__name__} in {_place_of(error)}" if is_crash else str(error)
         later = RetryAfter(reason, is_size_suspect=is_crash)
-        wait = wait_after(later, count, self._attempts + 1, self._retry, random.random, self._size.is_doubtful(count))
+        is_doubtful = queue.size.is_doubtful(count)
+        wait = wait_after(later, count, queue.attempts + 1, self._retry, random.random, is_doubtful)
         self._on_failed("crashed" if is_crash else _FAILURE_KINDS[RetryAfter])
-        self._wait(wait, count)
-        return wait.seconds
+        return self._retry_later(wait, still).wait_seconds or 0.0
 
     def _redacted(self, events: Sequence[OutboxEvent]) -> Sequence[OutboxEvent]:
         """The events as this sink may see them; as such they become dead letters, too."""
         redact = self._redact
         return events if redact is None else [event.with_line(redact(event.line)) for event in events]
 
-    def _fitting(self, events: Sequence[OutboxEvent]) -> _Piece:
+    def _fitting(self, events: Sequence[OutboxEvent]) -> Piece:
         """The events with those that are larger than the sink takes shortened or dead, as `oversize` says."""
         limit = self._settings.max_event_bytes
         if _is_shorter(events, limit) or all(len(event.line) <= limit for event in events):
-            return _Piece(events, {})
+            return Piece(events, {})
         fitting = list(events)
         dead = {}
         for index, event in enumerate(events):
@@ -285,9 +282,9 @@ class Deliverer:
                     fitting[index] = event.with_line(truncated(event.line, limit))
                 else:
                     dead[index] = DeadLetter(event, None, f"larger than max_event_bytes: {len(event.line)} > {limit}")
-        return _Piece(fitting, dead)
+        return Piece(fitting, dead)
 
-    def _carry_out(self, decision: Decision, piece: _Piece, still: Sequence[int], seconds: float) -> StepResult:
+    def _carry_out(self, decision: Decision, piece: Piece, still: Sequence[int], seconds: float) -> StepResult:
         match decision:
             case Settle(dead, retry, status, later):
                 letters = {
@@ -296,11 +293,13 @@ class Deliverer:
                 }
                 again = {still[index] for index in retry}
                 delivered = piece.delivered.union(still).difference(letters, again)
-                piece = _Piece(piece.events, {**piece.dead, **letters}, delivered)
+                piece = Piece(piece.events, {**piece.dead, **letters}, delivered)
                 self._pieces[0] = piece
                 if later is not None:
-                    return self._settle_part(piece, min(again), later, len(again), seconds)
-                self._size = self._size.after_success(len(still))
+                    taken = {piece.events[index].contract for index in still if index in delivered}
+                    return self._settle_part(piece, sorted(again), later, taken, seconds)
+                queue = self._queues.current
+                queue.size = queue.size.after_success(len(still))
                 return self._settle(piece, seconds)
             case Halve():
                 log.debug("batch.halved", extra={"sink": self._sink.name, "events": len(still)})
@@ -308,7 +307,9 @@ class Deliverer:
             case Shrink(reason, status):
                 self._pieces[0] = self._shrunk(piece, still[0], reason, status)
                 return StepResult(0, 0.0)
-            case Wait() | Park():
+            case Wait():
+                return self._retry_later(decision, still)
+            case Park():
                 return self._put_off(decision, len(still))
 
     def _put_off(self, decision: Wait | Park, count: int) -> StepResult:
@@ -324,32 +325,91 @@ class Deliverer:
         log.error("sink.parked", extra={"sink": self._sink.name, "why": told, "hint": hint})
         return StepResult(0, wait)
 
-    def _halve(self, piece: _Piece) -> StepResult:
+    def _halve(self, piece: Piece) -> StepResult:
         self._pieces.popleft()
         self._pieces.extendleft(reversed(piece.halves()))
         return StepResult(0, 0.0)
 
-    def _settle_part(self, piece: _Piece, start: int, wait: Wait, count: int, seconds: float) -> StepResult:
-        """Settle what is done before `start`, the first of `count` events that are still to be sent, and wait with the rest."""
-        attempts = self._attempts
+    def _settle_part(
+        self, piece: Piece, again: Sequence[int], wait: Wait, taken: Collection[str], seconds: float
+    ) -> StepResult:
+        """Settle what is done before the first of the events that are still to be sent (`again`), and wait with the rest.
+
+        `taken` are the contracts of what the sink has just taken.
+        """
+        start, queue, others = again[0], self._queues.current, self._queues.others
+        attempts = queue.attempts, others.attempts
         if start:
             self._pieces[0] = piece.part(start, len(piece.events))
             self._pieces.appendleft(piece.part(0, start))
             self._settle(self._pieces[0], seconds)
-        self._attempts = attempts
-        self._wait(wait, count)
-        return StepResult(start, wait.seconds)
+        queue.attempts, others.attempts = attempts
+        result = self._retry_later(wait, [index - start for index in again], taken)
+        return result._replace(settled=start + result.settled)
+
+    def _retry_later(self, wait: Wait, again: Sequence[int], taken: Collection[str] = ()) -> StepResult:
+        """Wait with the events of the first piece that were not taken (`again`).
+
+        Their contracts wait on their own where the sink has just taken others (`taken`), or where it failed so often that each
+        is to be tried without the others.
+        """
+        queue, others = self._queues.current, self._queues.others
+        self._reduce(queue, wait, len(again))
+        if queue.contract is not None:
+            self._part_from({queue.contract}, wait)
+            if not others.attempts:
+                return StepResult(0, 0.0)
+            self._wait(wait, len(again))  # it did not take others either
+            return StepResult(0, wait.seconds)
+        stuck = {self._pieces[0].events[index].contract for index in again} if self._is_parting else set()
+        if self._is_parting and not stuck.issuperset(taken):
+            # How long the other side wants us to wait is about them. A moment is enough for the sink, which takes the others.
+            settled, pause = self._part_from(stuck, wait), self._retry.wait_seconds(1, random.random)
+            self._postponed_at = self._clock()
+            self._not_before = self._postponed_at + pause
+            return StepResult(settled, pause)
+        attempts, settled = others.attempts, 0
+        is_doubtful = bool(stuck) and attempts + 1 >= POSTPONE_AT_ATTEMPT
+        if is_doubtful and (len(stuck) > 1 or self._held().has_others(stuck)):
+            settled = self._part_from(stuck, wait)
+        others.attempts = attempts
+        self._wait(wait, len(again))
+        return StepResult(settled, wait.seconds)
+
+    def _part_from(self, contracts: Collection[str], wait: Wait) -> int:
+        """Have contracts wait on their own, with what is in hand of them.  Returns: how many events of others are settled."""
+        now = self._clock()
+        if self._pieces:
+            self._queues.remember(self._pieces[0], contracts)
+        for contract in sorted(contracts):
+            queue = self._queues.part(contract)
+            self._held().postpone_contract(contract, queue.attempts + 1, now, now + wait.seconds, wait.reason)
+            queue.attempts += 1
+            extra = {"contract": contract, "attempt": queue.attempts, "wait_seconds": round(wait.seconds, 3)}
+            log.warning("contract.postponed", extra={"sink": self._sink.name, **extra, "why": wait.reason})
+        pieces = [piece.without(contracts) for piece in self._pieces]
+        self._pieces = deque(piece for piece in pieces if piece.events)
+        # What is left of the first one was taken or refused.
+        return self._settle(pieces[0], 0.0).settled if pieces and pieces[0].events else 0
+
+    def _reduce(self, queue: Queue, wait: Wait, count: int) -> None:
+        """Send fewer events of a queue at once, where the number of `count` can be why they were not taken."""
+        if wait.is_halved:
+            queue.size = queue.size.after_failure(count)
+            log.info("batch.size_reduced", extra={"sink": self._sink.name, "events": queue.size.now})
 
     def _wait(self, wait: Wait, count: int) -> None:
         """Postpone sending `count` events; reduce how many are sent at once where their number can be the cause."""
         self._postpone(wait.seconds, wait.reason, parked_at=None)
-        extra = {"events": count, "attempt": self._attempts, "wait_seconds": round(wait.seconds, 3), "why": wait.reason}
+        extra = {
+            "events": count,
+            "attempt": self._queues.others.attempts,
+            "wait_seconds": round(wait.seconds, 3),
+            "why": wait.reason,
+        }
         log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra})
-        if wait.is_halved:
-            self._size = self._size.after_failure(count)
-            log.info("batch.size_reduced", extra={"sink": self._sink.name, "events": self._size.now})
 
-    def _shrunk(self, piece: _Piece, index: int, reason: str, status: int | None) -> _Piece:
+    def _shrunk(self, piece: Piece, index: int, reason: str, status: int | None) -> Piece:
         """The piece with one event, which alone is too large for the other side, half as long or dead."""
         event = piece.events[index]
         shorter = max(SHORTEST_BYTES, len(event.line) // 2)
@@ -359,14 +419,15 @@ class Deliverer:
         events[index] = event.with_line(truncated(event.line, shorter))
         return piece._replace(events=events)
 
-    def _settle(self, piece: _Piece, seconds: float) -> StepResult:
+    def _settle(self, piece: Piece, seconds: float) -> StepResult:
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
         offset = None if self._output is None else self._output.output_offset
         self._held().settle(count, dead=letters, now=self._clock(), mark=offset)
         self._noted = offset
         self._pieces.popleft()
-        self._attempts, self._not_before, self._parked_at, self.refusal = 0, 0.0, None, ""
+        self._queues.settled(piece)
+        self._not_before, self._parked_at, self.refusal = 0.0, None, ""
         log.log(
             self._sent_level,
             "batch.sent",
@@ -387,11 +448,13 @@ class Deliverer:
         log.error("event.dead_lettered", extra=extra)
 
     def _postpone(self, wait: float, reason: str, *, parked_at: float | None) -> None:
-        self._attempts += 1
+        self._queues.others.attempts += 1
         self._postponed_at = self._clock()
         self._not_before = self._postponed_at + wait
         self._parked_at = parked_at
-        self._held().postpone(self._attempts, self._postponed_at, self._not_before, reason, parked_at=parked_at)
+        self._held().postpone(
+            self._queues.others.attempts, self._postponed_at, self._not_before, reason, parked_at=parked_at
+        )
 
     def _note_offset(self, offset: int | None) -> None:
         if offset != self._noted:

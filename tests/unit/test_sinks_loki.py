@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def event(
 ) -> OutboxEvent:
     """One that happened so long before it was collected."""
     time_us = round((collected_at - age_seconds) * 1_000_000)
-    return OutboxEvent(contract, time_us, collected_at, b"i" * 16, ordinal, line)
+    return OutboxEvent(contract, time_us, collected_at, blake2b(line, digest_size=16).digest(), ordinal, line)
 
 
 def numbered(

@@ -1,0 +1,346 @@
+"""What a sink does not take of one contract never keeps it from getting the others: the contract waits on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from poller.config.sinks import HttpSink as Settings
+from poller.core.delivery import MAX_RETRY_AFTER_SECONDS, POSTPONE_AT_ATTEMPT, Accepted, Outcome, Refused, RetryAfter
+from poller.core.errors import StateUnavailableError
+from poller.core.events import Event, OutboxEvent
+from poller.core.windows import Window
+from poller.pipeline.deliver import Deliverer
+from poller.sinks.base import Sink
+from poller.store.protocols import State
+from tests.states import commit
+
+A, B, C = "31960001", "31960002", "31960003"
+LIMITED = RetryAfter("HTTP 429: maximum active stream limit exceeded")
+
+
+class Scripted(Sink):
+    """Answers as `answer` says, and keeps what it took."""
+
+    def __init__(self, answer: Callable[[Sequence[OutboxEvent]], Outcome], **settings: Any) -> None:
+        super().__init__(Settings(name="out", url="http://127.0.0.1", **{"batch_age_seconds": 0.0, **settings}))
+        self.answer = answer
+        self.taken: list[tuple[str, int]] = []
+        self.contracts: list[set[str]] = []
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        self.contracts.append({event.contract for event in events})
+        outcome = self.answer(events)
+        if isinstance(outcome, Accepted):
+            left = {*outcome.retry, *outcome.refused}
+            self.taken += [(event.contract, event.time_us) for index, event in enumerate(events) if index not in left]
+        return outcome
+
+    def probe(self) -> Outcome:
+        return Accepted()
+
+    @property
+    def sends(self) -> int:
+        return len(self.contracts)
+
+    def of(self, contract: str) -> list[int]:
+        return [number for owner, number in self.taken if owner == contract]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def state(opened: Callable[[], State]) -> Iterator[State]:
+    state = opened()
+    state.contracts.enrol([A, B, C], "default", 0, 0)
+    state.contracts.share([A, B, C])
+    yield state
+    state.close()
+
+
+def collect(state: State, contract: str, *numbers: int) -> None:
+    events = [Event(number, bytes([number]) * 16, b"{}", True, True) for number in numbers]
+    commit(state, events, contract=contract, window=Window(0, 9), now=9)
+
+
+def run(deliverer: Deliverer, clock: Clock, seconds: float) -> None:
+    """Deliver for so long, the clock moved on over each wait."""
+    until = clock.now + seconds
+    for _ in range(1000):
+        wait = deliverer.step().wait_seconds
+        if wait is None or clock.now + wait > until:
+            clock.now = until
+            return
+        clock.now += wait
+    raise AssertionError("it does not come to rest")
+
+
+def by_contract(refusing: Callable[[str], bool], later: RetryAfter = LIMITED) -> Any:
+    """Answers as Loki does, which has a stream for each contract."""
+
+    def answer(events: Sequence[OutboxEvent]) -> Outcome:
+        again = tuple(index for index, event in enumerate(events) if refusing(event.contract))
+        return later if len(again) == len(events) else Accepted(retry=again, later=later if again else None)
+
+    return answer
+
+
+def at_once(refusing: Callable[[str], bool], later: RetryAfter = LIMITED) -> Any:
+    """Answers for the request as a whole, which is put off for one event in it."""
+    return lambda events: later if any(refusing(event.contract) for event in events) else Accepted()
+
+
+def status(state: State) -> dict[str, str]:
+    """By contract that waits on its own, why."""
+    (row,) = state.overview().sinks
+    return {one.contract: one.failure for one in row.postponed}
+
+
+def test_a_contract_that_is_refused_for_hours_does_not_hold_the_others(state: State, clock: Clock) -> None:
+    is_open = False
+    sink = Scripted(by_contract(lambda contract: contract == A and not is_open))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    for number in range(1, 4):
+        for contract in (A, B, C):
+            collect(state, contract, number)
+    run(deliverer, clock, 2)
+    assert (sink.of(A), sink.of(B), sink.of(C)) == ([], [1, 2, 3], [1, 2, 3])
+    for number in range(4, 30):
+        for contract in (A, B):
+            collect(state, contract, number)
+        run(deliverer, clock, 300)
+        assert sink.of(B)[-1] == number, "what is collected later is not held up either"
+    overview = state.overview()
+    assert status(state) == {A: LIMITED.reason}
+    assert overview.sinks[0].waiting == 29
+    assert overview.imbalances() == []
+    sends = sink.sends
+    run(deliverer, clock, 3600)
+    assert sink.sends - sends <= 3600 / 20, "it is tried with growing waits"
+    assert state.overview().sinks[0].dead_letters == 0
+    is_open = True
+    run(deliverer, clock, 120)
+    assert sink.of(A) == list(range(1, 30)), "in order, each once"
+    assert status(state) == {}
+    assert [(row.waiting, row.sink.delivered) for row in state.overview().sinks] == [(0, 61)]
+    assert state.outbox.size().events == 0
+
+
+def test_a_batch_of_that_contract_alone_does_not_hold_them_either(state: State, clock: Clock) -> None:
+    sink = Scripted(by_contract(lambda contract: contract == A), batch_events=2)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, *range(1, 9))
+    collect(state, B, 1)
+    run(deliverer, clock, 10)
+    assert sink.of(B) == [1]
+    assert sink.contracts[: POSTPONE_AT_ATTEMPT + 1] == [{A}] * POSTPONE_AT_ATTEMPT + [{B}]
+
+
+@pytest.mark.parametrize("contracts", [{A}, {A, C}], ids=len)
+def test_it_is_found_by_trying_where_the_answer_is_for_all_of_a_request(
+    state: State, clock: Clock, contracts: set[str]
+) -> None:
+    sink = Scripted(at_once(contracts.__contains__))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    for contract in (A, B, C):
+        collect(state, contract, 1)
+    run(deliverer, clock, 30)
+    collect(state, B, 2)
+    run(deliverer, clock, 120)
+    assert sorted(sink.taken) == sorted([(contract, 1) for contract in {B, C} - contracts] + [(B, 2)])
+    assert set(status(state)) == contracts
+
+
+def test_what_was_taken_behind_an_entry_that_is_not_is_sent_once(state: State, clock: Clock) -> None:
+    def answer(events: Sequence[OutboxEvent]) -> Outcome:
+        again = tuple(i for i, event in enumerate(events) if (event.contract, event.time_us) == (A, 2))
+        refused = {i: "no" for i, event in enumerate(events) if (event.contract, event.time_us) == (A, 4)}
+        return Accepted(refused, again, 200, RetryAfter("1 was not taken") if again else None)
+
+    sink = Scripted(answer)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, 1, 2, 3, 4, 5)
+    collect(state, B, 1)
+    run(deliverer, clock, 600)
+    assert sorted(sink.taken) == [(A, 1), (A, 3), (A, 5), (B, 1)]
+    assert [row.waiting for row in state.overview().sinks] == [4], "A's 2, and what cannot be settled before it"
+    sink.answer = lambda events: Accepted()
+    run(deliverer, clock, 120)
+    assert sorted(sink.taken) == [(A, 1), (A, 2), (A, 3), (A, 5), (B, 1)]
+    assert [(row.waiting, row.sink.dead) for row in state.overview().sinks] == [(0, 1)]
+    assert state.overview().imbalances() == []
+
+
+def test_a_contract_waits_on_its_own_after_a_restart_too(state: State, clock: Clock) -> None:
+    sink = Scripted(by_contract(lambda contract: contract == A))
+    first = Deliverer(state.outbox, sink, clock=clock)
+    for contract in (A, B):
+        collect(state, contract, 1)
+    collect(state, A, 7)
+    run(first, clock, 600)
+    (before,) = state.overview().sinks[0].postponed
+    first.abandon()
+    sends = sink.sends
+    again = Deliverer(state.outbox, sink, clock=clock)
+    clock.now = before.retry_at - 1
+    assert (again.step().wait_seconds, sink.sends) == (1.0, sends)
+    collect(state, B, 9)
+    again.step()
+    assert sink.of(B)[-1] == 9
+    sink.answer = lambda events: Accepted()
+    run(again, clock, 120)
+    assert sink.of(A) == [1, 7]
+
+
+def test_a_wait_that_the_answer_asks_for_is_that_contracts_alone(state: State, clock: Clock) -> None:
+    sink = Scripted(by_contract(lambda contract: contract == A, LIMITED._replace(seconds=MAX_RETRY_AFTER_SECONDS)))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, 1)
+    collect(state, B, 1)
+    run(deliverer, clock, 5)
+    collect(state, B, 2)
+    run(deliverer, clock, 60)
+    assert sink.of(B) == [1, 2]
+    assert sink.sends <= 3
+
+
+def test_an_outage_costs_no_more_requests_than_with_one_contract(state: State, clock: Clock) -> None:
+    sink = Scripted(lambda events: RetryAfter("no connection"), retry_max_seconds=60.0)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    for contract in (A, B, C):
+        collect(state, contract, 1)
+    run(deliverer, clock, 3600)
+    assert sink.sends < 3600 / 60 * 3, "each wait is up to a minute, half of that on average"
+    assert state.outbox.sinks()[0].attempts > 20
+    sink.answer = lambda events: Accepted()
+    run(deliverer, clock, 121)
+    assert sorted(sink.taken) == [(A, 1), (B, 1), (C, 1)]
+    assert state.overview().imbalances() == []
+    assert status(state) == {}
+
+
+def test_a_sink_with_one_contract_waits_as_a_whole(state: State, clock: Clock) -> None:
+    deliverer = Deliverer(state.outbox, Scripted(lambda events: LIMITED), clock=clock)
+    collect(state, A, 1)
+    run(deliverer, clock, 600)
+    assert status(state) == {}
+    assert state.outbox.sinks()[0].failure == LIMITED.reason
+
+
+def test_a_sink_that_ends_in_an_error_at_one_contract_gets_the_others(state: State, clock: Clock) -> None:
+    def answer(events: Sequence[OutboxEvent]) -> Outcome:
+        if any(event.contract == A for event in events):
+            raise ValueError("a mistake of ours")
+        return Accepted()
+
+    sink = Scripted(answer)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    for number in (1, 2):
+        for contract in (A, B, C):
+            collect(state, contract, number)
+    for _ in range(100):
+        try:
+            wait = deliverer.step().wait_seconds
+        except ValueError as error:
+            wait = deliverer.hold(error)
+        clock.now += wait or 0
+    assert (sink.of(B), sink.of(C)) == ([1, 2], [1, 2])
+    assert set(status(state)) == {A}
+
+
+def test_a_person_may_have_it_tried_at_once(state: State, clock: Clock) -> None:
+    sink = Scripted(by_contract(lambda contract: contract == A, LIMITED._replace(seconds=3000.0)))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, 1)
+    collect(state, B, 1)
+    run(deliverer, clock, 60)
+    sink.answer = lambda events: Accepted()
+    assert state.outbox.retry("out", clock.now)
+    run(deliverer, clock, 1)
+    assert sink.of(A) == [1]
+    assert not state.outbox.retry("out", clock.now)
+
+
+def test_an_entry_refused_for_good_while_its_contract_waits_becomes_a_dead_letter(state: State, clock: Clock) -> None:
+    sink = Scripted(by_contract(lambda contract: contract == A))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, 1, 2)
+    collect(state, B, 1)
+    run(deliverer, clock, 60)
+    sink.answer = lambda events: Refused("HTTP 400") if any(event.time_us == 1 for event in events) else Accepted()
+    run(deliverer, clock, 120)
+    assert sink.of(A) == [2]
+    assert [letter.contract for letter in state.dead_letters.find()] == [A]
+    assert state.overview().imbalances() == []
+
+
+def test_forgetting_the_sink_deletes_what_waited_there(state: State, clock: Clock) -> None:
+    deliverer = Deliverer(state.outbox, Scripted(by_contract(lambda contract: contract == A)), clock=clock)
+    collect(state, A, 1)
+    collect(state, B, 1)
+    run(deliverer, clock, 60)
+    deliverer.abandon()
+    assert state.outbox.forget("out")
+    assert state.outbox.size().events == 0
+    state.outbox.register("out", "http")
+    assert status(state) == {}
+
+
+def test_a_kill_right_after_a_contract_was_postponed_repeats_no_more_than_the_batch(
+    state: State, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Scripted(by_contract(lambda contract: contract == A))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, 1)
+    collect(state, B, 1)
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise StateUnavailableError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deliverer._place, "settle", fail)
+        with pytest.raises(StateUnavailableError):
+            deliverer.step()
+    deliverer.abandon()
+    again = Deliverer(state.outbox, sink, clock=clock)
+    run(again, clock, 600)
+    assert sink.of(B) == [1, 1]
+    sink.answer = lambda events: Accepted()
+    run(again, clock, 600)
+    assert sink.of(A) == [1]
+    assert state.overview().imbalances() == []
+
+
+def test_a_full_disk_while_a_contract_is_postponed_loses_nothing(
+    state: State, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Scripted(by_contract(lambda contract: contract == A))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, 1, 2)
+    collect(state, B, 1)
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise StateUnavailableError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deliverer._place, "postpone_contract", fail)
+        with pytest.raises(StateUnavailableError):
+            deliverer.step()
+    run(deliverer, clock, 60)
+    assert sink.of(B) == [1]
+    sink.answer = lambda events: Accepted()
+    run(deliverer, clock, 600)
+    assert sink.of(A) == [1, 2]
+    assert state.overview().imbalances() == []
