@@ -179,6 +179,18 @@ ALERTS = (
         " `systemctl restart ionos-poller`, as a reload keeps the old copy. Its events wait; `ionos-poller status` says why.",
     ),
     Alert(
+        "ContractPostponed",
+        "prometheus",
+        "ionos_poller_contracts_postponed",
+        ">",
+        0,
+        "30m",
+        "warning",
+        "Sink {{ $labels.sink }} has not taken the entries of a contract for half an hour",
+        "It takes those of others. `ionos-poller status` names the contract and gives the sink's words: for Loki, mostly a"
+        " limit of streams or of one stream's rate.",
+    ),
+    Alert(
         "Gaps",
         "prometheus",
         "ionos_poller_gaps",

@@ -97,6 +97,15 @@ def _overview(built: Dashboard) -> Dashboard:
         .with_panel(
             number(
                 "prometheus",
+                "Contracts not taken",
+                Query(f"sum({metric('contracts_postponed', BY_SINK)})"),
+                warning=1,
+                description="Contracts that a sink does not take while it takes others. Each waits on its own.",
+            )
+        )
+        .with_panel(
+            number(
+                "prometheus",
                 "Gaps",
                 Query(f"sum({metric('gaps', BY_CONTRACT)}) or vector(0)"),
                 warning=1,

@@ -73,7 +73,7 @@ def retry(settings: Settings, name: str, use: str | None) -> int:
     def work(stop: threading.Event) -> int:
         with closing(stores.attach(use)) as state:
             before = _sink(state, name)
-            if before.sink.retry_at is None:
+            if before.sink.retry_at is None and not before.postponed:
                 click.echo(f"{name} does not wait for anything: {_told(before)}")
                 return EXIT_OK
             with acting(stores, "sinks retry", name) as by:
@@ -91,14 +91,20 @@ def _outcome(state: State, before: SinkOverview, stop: threading.Event) -> int:
     name, deadline = before.sink.name, time.monotonic() + _OUTCOME_SECONDS
     while time.monotonic() < deadline and not stop.wait(_LOOK_AGAIN_SECONDS):
         after = _sink(state, name)
-        if after.sink.retry_at is None:
+        if after.sink.retry_at is None and not after.postponed:
             click.echo(f"{name} works again: {_told(after)}")
             return EXIT_OK
-        if after.sink.postponed_at != before.sink.postponed_at:
-            tell(str(PollerError(f"it failed again: {after.sink.failure}", sink=name)))
+        if _tries(after) != _tries(before):
+            failures = [after.sink.failure, *(f"contract {row.contract}: {row.failure}" for row in after.postponed)]
+            tell(str(PollerError(f"it failed again: {next(filter(None, failures))}", sink=name)))
             return EXIT_INCOMPLETE
     click.echo(f"{name} is being tried; `ionos-poller status` shows what came of it")
     return EXIT_OK
+
+
+def _tries(row: SinkOverview) -> list[float | None]:
+    """When the sink, and each contract that waits on its own, was tried last."""
+    return [row.sink.postponed_at, *(one.postponed_at for one in row.postponed)]
 
 
 def _told(row: SinkOverview) -> str:

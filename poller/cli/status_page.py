@@ -26,6 +26,7 @@ _WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no t
 CONTRACTS_AT_A_GLANCE = 20
 _FEWER_CONTRACTS = (CONTRACTS_AT_A_GLANCE, 10, 5, 2)
 _FINISHED_AT_A_GLANCE = 3
+_POSTPONED_AT_A_GLANCE = 5
 _PENDING_AT_A_GLANCE = 5
 
 
@@ -150,7 +151,8 @@ def _state(config: Config, row: SinkOverview, use: Use) -> Text:
         return Text("left", "yellow")
     if row.sink.parked_at is not None:
         return Text("parked", "red")
-    return Text("retrying", "yellow") if row.sink.retry_at is not None else Text("ok", "green")
+    is_retrying = row.sink.retry_at is not None or row.postponed
+    return Text("retrying", "yellow") if is_retrying else Text("ok", "green")
 
 
 def _has_left(config: Config, row: SinkOverview, use: Use) -> bool:
@@ -197,6 +199,19 @@ def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
             at_once = f"; now: `ionos-poller sinks retry {sink.name}`" if use.process else ""
             style = "red" if sink.parked_at else "yellow"
             yield _line(style, f"sink {sink.name}, {since}, {again}{at_once}: {sink.failure}")
+        yield from _postponed(row, use, now)
+
+
+def _postponed(row: SinkOverview, use: Use, now: float) -> Iterator[Padding]:
+    """The contracts that the sink does not take while it takes others."""
+    for one in row.postponed[:_POSTPONED_AT_A_GLANCE]:
+        again = f"next try in {_span(one.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
+        since = f"for {_span(now - one.since)}, attempt {one.attempts}"
+        what = f"sink {row.sink.name}: contract {one.contract} waits on its own {since}, {again}: {one.failure}"
+        yield _line("yellow", what)
+    if len(row.postponed) > _POSTPONED_AT_A_GLANCE:
+        count = len(row.postponed) - _POSTPONED_AT_A_GLANCE
+        yield _line("yellow", f"... and {count:,} more contracts wait on their own: --json names each")
 
 
 def _books(config: Config, state: Overview) -> Iterator[Padding]:

@@ -17,7 +17,7 @@ from poller.store.journal import JournalEntry
 from poller.store.letters import NO_LETTERS, LetterBooks
 from poller.store.overview import Overview
 from poller.store.protocols import Stores
-from poller.store.rows import Contract, Replica
+from poller.store.rows import Contract, Postponed, Replica
 
 _TOLD_BY_HOURS = ("compared_start", "compared_end", "differing")
 
@@ -135,6 +135,7 @@ def _use_data(use: Use) -> dict[str, object]:
                 "retry_at": _time(row.sink.retry_at),
                 "parked_at": _time(row.sink.parked_at),
                 "failure": row.sink.failure,
+                "postponed": [_postponed(one) for one in row.postponed],
                 "archive": _archive(state.archives.get(row.sink.name)),
                 "holder": holders,
                 "balanced": row.is_balanced and state.letters.get(row.sink.name, NO_LETTERS).is_balanced,
@@ -158,6 +159,12 @@ def _use_data(use: Use) -> dict[str, object]:
         "balanced": not state.imbalances(),
         "imbalances": state.imbalances(),
     }
+
+
+def _postponed(row: Postponed) -> dict[str, object]:
+    """A contract that a sink does not take while it takes others."""
+    at = {name: _time(getattr(row, name)) for name in ("since", "postponed_at", "retry_at")}
+    return {**row._asdict(), **at}
 
 
 def _archive(head: Head | None) -> dict[str, object] | None:

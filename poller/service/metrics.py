@@ -222,6 +222,12 @@ class _StateCollector(Collector):
             ["sink"],
             {(row.sink.name,): int(row.sink.parked_at is not None) for row in state.sinks},
         )
+        yield _gauge(
+            "contracts_postponed",
+            "Contracts that the sink does not take while it takes others. They wait on their own.",
+            ["sink"],
+            {(row.sink.name,): len(row.postponed) for row in state.sinks},
+        )
         yield _counter(
             "archive_digests",
             "Digests of the archive: each batch has one.",

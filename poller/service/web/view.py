@@ -176,4 +176,11 @@ def sink_word(view: View, row: SinkOverview) -> Word:
         return Word(BAD, f"parked for {duration(view.now - sink.parked_at)}, {again}", at_once)
     if sink.retry_at is not None:
         return Word(WARN, f"attempt {sink.attempts}, {again}", at_once)
+    if row.postponed:
+        first = row.postponed[0]
+        count = (
+            f"{plural(len(row.postponed), 'contract')} {'waits' if len(row.postponed) == 1 else 'wait'} on their own"
+        )
+        again = f"next try in {duration(first.retry_at - view.now)}"
+        return Word(WARN, count, f"contract {first.contract}, {again}: {first.failure}")
     return Word(OK, "delivering" if row.waiting else "up to date")
