@@ -14,7 +14,7 @@ from poller.pipeline.status import Seen
 from poller.service.rate import MINUTES, Rate
 from poller.service.web.html import HEADERS, render
 from poller.service.web.view import BAD, OK, WARN, View, headline, level, problems, subline
-from poller.store.rows import Range, Size
+from poller.store.rows import Postponed, Range, Size
 from tests.views import FIRST, HOUR, NOW, TOP, config_of, contract, gap, replica, sink, state, view
 
 MINUTE = 60
@@ -102,12 +102,16 @@ def test_nothing_is_called_complete_over_a_gap_or_a_span_that_is_still_to_be_rea
     assert (level(accepted), headline(accepted)) == (OK, "Complete up to 14:01:57 UTC")
 
 
+OWN = Postponed(FIRST, 5, NOW - 10.0, NOW + 30.0, "HTTP 429: limit", NOW - 600.0)
+
+
 @pytest.mark.parametrize(
     ("seen", "how", "words"),
     [
         (view(reasons=["the outbox is full: collecting is paused until a sink takes more"]), BAD, "the outbox is full"),
         (view(state(sinks=[sink(parked_at=NOW - HOUR, failure="HTTP 401")])), BAD, "parked for 1 h, next try in 0 s: HTTP 401"),
         (view(state(sinks=[sink(retry_at=NOW + 12, attempts=4, failure="refused")])), WARN, "attempt 4, next try in 12 s"),
+        (view(state(sinks=[sink()._replace(postponed=[OWN])])), WARN, f"contract {FIRST}, next try in 30 s: HTTP 429: limit"),
         (view(state(sinks=[sink(dead_letters=3)])), WARN, "sink archive has refused 3 entries for good"),
         (view(state(sinks=[sink()]), config=config_of([])), WARN, "sinks forget archive"),
         (view(state([contract(failure="HTTP 503")])), WARN, "the last poll failed and is tried again: HTTP 503"),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from poller.cli.status_page import sinks_page
 from poller.config.sinks import HttpSink as Settings
 from poller.core.delivery import MAX_RETRY_AFTER_SECONDS, POSTPONE_AT_ATTEMPT, Accepted, Outcome, Refused, RetryAfter
 from poller.core.errors import StateUnavailableError
 from poller.core.events import Event, OutboxEvent
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
+from poller.pipeline.status import Seen, Use, status_data
 from poller.sinks.base import Sink
 from poller.store.protocols import State
 from tests.states import commit
+from tests.views import config_of
 
 A, B, C = "31960001", "31960002", "31960003"
 LIMITED = RetryAfter("HTTP 429: maximum active stream limit exceeded")
@@ -284,6 +289,24 @@ def test_an_entry_refused_for_good_while_its_contract_waits_becomes_a_dead_lette
     assert sink.of(A) == [2]
     assert [letter.contract for letter in state.dead_letters.find()] == [A]
     assert state.overview().imbalances() == []
+
+
+def test_status_names_it_with_the_reason_and_the_next_try(state: State, clock: Clock) -> None:
+    deliverer = Deliverer(state.outbox, Scripted(by_contract(lambda contract: contract == A)), clock=clock)
+    collect(state, A, 1)
+    collect(state, B, 1)
+    run(deliverer, clock, 2)
+    use = Use("run", "here", state.overview(), 12)
+    data: Any = status_data(Seen([use], []))["uses"]
+    (told,) = data["run"]["sinks"][0]["postponed"]
+    assert (told["contract"], told["failure"]) == (A, LIMITED.reason)
+    assert told["retry_at"] > told["postponed_at"] >= told["since"]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(sinks_page(config_of(["out"]), use))
+    text = console.export_text()
+    assert "retrying" in text
+    assert f"sink out: contract {A} waits on its own for" in text
+    assert LIMITED.reason in text
 
 
 def test_forgetting_the_sink_deletes_what_waited_there(state: State, clock: Clock) -> None:

@@ -178,9 +178,8 @@ def sink_word(view: View, row: SinkOverview) -> Word:
         return Word(WARN, f"attempt {sink.attempts}, {again}", at_once)
     if row.postponed:
         first = row.postponed[0]
-        count = (
-            f"{plural(len(row.postponed), 'contract')} {'waits' if len(row.postponed) == 1 else 'wait'} on their own"
-        )
+        own = "waits on its own" if len(row.postponed) == 1 else "wait on their own"
+        count = f"{plural(len(row.postponed), 'contract')} {own}"
         again = f"next try in {duration(first.retry_at - view.now)}"
         return Word(WARN, count, f"contract {first.contract}, {again}: {first.failure}")
     return Word(OK, "delivering" if row.waiting else "up to date")
