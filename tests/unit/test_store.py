@@ -159,7 +159,9 @@ def test_a_range_is_read_piece_by_piece_and_gone_at_its_end(state: State) -> Non
     assert (span.contract, span.window, span.purpose) == ("1", Window(START - 100, START - 40), "since")
     commit(state, events(1), window=Window(START - 100, START - 70), advance=False, of_range=span.id)
     assert [left.window for left in state.contracts.ranges("1")] == [Window(START - 70, START - 40)]
-    commit(state, events(2), window=Window(START - 70, START - 40), advance=False, of_range=span.id)
+    commit(state, events(2), window=Window(START - 70, START - 41), advance=False, of_range=span.id)
+    assert [left.window for left in state.contracts.ranges("1")] == [Window(START - 41, START - 40)]
+    commit(state, events(3), window=Window(START - 41, START - 40), advance=False, of_range=span.id)
     assert state.contracts.ranges("1") == []
     assert state.contracts.all()[0].watermark == START
 
