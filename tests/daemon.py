@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from poller.simulator import Simulator
 from poller.store.sqlite.overview import overview_of
+from tests.in_process import run_here
 from tests.support import COMMAND, clean_environment, free_port, wait_until
 
 LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP, HTTP = "logging", "loki", "moesif", "opensearch", "otlp", "http"
@@ -176,19 +177,11 @@ class Daemon:
 
     def command(self, *args: str, code: int = 0) -> str:
         """Another command on the same config, to its end; its stdout, or where it fails, its stderr."""
-        done = subprocess.run(
-            [*COMMAND, *args],
-            cwd=self.directory,
-            env=clean_environment(),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=30,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr
-        self.told = done.stderr
-        assert done.returncode == code, (args, done.returncode, done.stdout, done.stderr)
-        return done.stderr if code else done.stdout
+        got, stdout, stderr = run_here(*args, cwd=self.directory, env=clean_environment())
+        self.told = stderr.decode()
+        assert "Traceback" not in self.told
+        assert got == code, (args, got, stdout, self.told)
+        return self.told if code else stdout.decode()
 
     # What it says
 
@@ -245,7 +238,10 @@ class Daemon:
         return dict(json.loads(self.command("status", "--json"))["uses"]["run"])
 
     def sink(self, name: str) -> dict[str, Any]:
-        return next(sink for sink in self.state()["sinks"] if sink["name"] == name)
+        """What it says of a sink, once the daemon has made it known to the state."""
+        return wait_until(
+            lambda: next((sink for sink in self.state()["sinks"] if sink["name"] == name), {}), what=f"{name} is known"
+        )
 
     # What came of it
 

@@ -1,4 +1,4 @@
-"""What the tests of `fetch` share: the real command as a process, a simulator as the API, and what came of it."""
+"""What the tests of `fetch` share: the real command, a simulator as the API, and what came of it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from poller.simulator import Simulator
+from tests.in_process import run_here
 from tests.support import COMMAND, clean_environment
 
 Given = TypeVar("Given")
@@ -61,17 +61,13 @@ class Bench:
         )
 
     def run(self, *args: str, env: Mapping[str, str] | None = None, **options: Any) -> Run:
-        """Run any command to its end; whatever happens, there must be no trace of Python in what it says."""
-        done = subprocess.run(
-            [*COMMAND, *args],
-            cwd=self.directory,
-            env=self.environment(env),
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-            check=False,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-        )
-        return finished(done.returncode, done.stdout or b"", done.stderr or b"")
+        """Run any command to its end; whatever happens, there must be no trace of Python in what it says.
+
+        In the process of the test, but where it needs one of its own: for `options`, or modules in place of ours.
+        """
+        if options or "PYTHONPATH" in (env or {}):
+            return finish(self.start(*args, env=env, **options), timeout=60)
+        return finished(*run_here(*args, cwd=self.directory, env=self.environment(env)))
 
     def fetch(self, *args: str, **options: Any) -> Run:
         return self.run("fetch", *args, **options)
@@ -170,9 +166,3 @@ def contract_of(entry: Any) -> str:
 def is_oldest_first(lines: Iterable[bytes]) -> bool:
     """Per contract; entries of the same time may stand either way."""
     return all(times == sorted(times) for times in times_by_contract(lines).values())
-
-
-def together(work: Callable[..., object], *cases: Iterable[Any]) -> None:
-    """`work` for each of the cases, two at a time: starting Python is most of what these tests do."""
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(work, *cases))

@@ -342,7 +342,9 @@ def test_skipped_entries_are_counted_and_not_read(bench: Starter) -> None:
     run = backfill(place, *ORDER, "--too-old", "skip")
     assert [line for line in run.told if line.startswith("600 entries of 14 days") and "they are skipped" in line]
     assert loki(place)[:2] == (2 * YOUNG, 0)
-    assert books(run) == [*balanced(2 * YOUNG, LOKI), "books: skipped as too old: 600, by the API's count"]
+    *balance, skipped = books(run)
+    assert balance == balanced(2 * YOUNG, LOKI)
+    assert "too old: 600" in skipped
 
 
 def test_skipping_goes_on_after_an_interruption_and_counts_once(bench: Starter) -> None:
@@ -352,7 +354,9 @@ def test_skipping_goes_on_after_an_interruption_and_counts_once(bench: Starter) 
     place.simulator.set_faults([])
     run = backfill(place, *ORDER, "--too-old", "skip")
     assert loki(place)[:2] == (2 * YOUNG, 0)
-    assert books(run) == [*balanced(2 * YOUNG, LOKI), "books: skipped as too old: 600, by the API's count"]
+    *balance, skipped = books(run)
+    assert balance == balanced(2 * YOUNG, LOKI)
+    assert "too old: 600" in skipped
 
 
 def test_entries_stamped_now_are_all_taken(bench: Starter) -> None:

@@ -85,7 +85,8 @@ def test_ctrl_c_ends_it_with_130_and_a_word_on_how_to_go_on(bench: Starter) -> N
         assert interrupt(place, order, 10, number) == 130
         assert not (place.directory / "x").exists()
     told = [line for line in (place.directory / "stderr").read_text().splitlines() if not line.startswith("{")]
-    assert told == ["not complete: run the same command again to go on where it stopped"] * 2
+    assert len(told) == 2
+    assert all("not complete" in line and "same command again" in line for line in told)
     place.simulator.set_faults([])
     run = backfill(place, *order, env=SMALL_WINDOWS)
     assert_exported(place.directory / "x", place.simulator)

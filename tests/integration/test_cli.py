@@ -14,7 +14,8 @@ import pytest
 
 from poller import __version__
 from poller.cli import _COMMANDS
-from tests.integration.fetching import FIRST, Starter, failed, finish, same, together
+from tests.in_process import run_here
+from tests.integration.fetching import FIRST, Starter, failed, finish, finished, same
 from tests.support import run_command
 
 
@@ -36,31 +37,31 @@ def subcommands(text: str) -> list[str]:
 
 def test_every_command_explains_itself_with_an_example(tmp_path: Path) -> None:
     def explains(*command: str) -> None:
-        done = run_command(*command, "--help", cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (0, ""), command
-        assert re.search(r"Examples?:\n +(\S+=\S+ )*ionos-poller ", done.stdout), f"{command}: no example"
-        assert max(map(len, done.stdout.splitlines())) <= 80, f"{command}: wider than a terminal"
-        assert "...\n" not in done.stdout.partition("Commands:")[2], f"{command}: a line that is cut short"
-        if command:
-            together(lambda name: explains(*command, name), subcommands(done.stdout))
-        else:
-            assert subcommands(done.stdout) == [*_COMMANDS]
+        code, stdout, stderr = run_here(*command, "--help", cwd=tmp_path, env={})
+        assert (code, stderr) == (0, b""), command
+        page = stdout.decode()
+        assert re.search(r"Examples?:\n +(\S+=\S+ )*ionos-poller ", page), f"{command}: no example"
+        assert max(map(len, page.splitlines())) <= 80, f"{command}: wider than a terminal"
+        assert "...\n" not in page.partition("Commands:")[2], f"{command}: a line that is cut short"
+        if not command:
+            assert subcommands(page) == [*_COMMANDS]
+        for name in subcommands(page):
+            explains(*command, name)
 
     explains()
-    together(explains, _COMMANDS)
     assert not list(tmp_path.iterdir()), "asking for help leaves nothing behind"
 
 
 def test_what_is_unknown_is_a_usage_error(tmp_path: Path) -> None:
     def is_refused(*args: str) -> None:
-        done = run_command(*args, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (2, ""), args
-        assert "Traceback" not in done.stderr
-        assert "Error: " in done.stderr
-        assert "--help" in done.stderr
+        run = finished(*run_here(*args, cwd=tmp_path, env={}))
+        assert (run.code, run.lines) == (2, []), args
+        assert "Error: " in run.stderr
+        assert "--help" in run.stderr
 
     unknown = (("nope",), ("--nope",), ("fetch", "--nope"), ("fetch", "surplus"), ("fetch", "--max-line-bytes", "5"))
-    together(lambda args: is_refused(*args), unknown)
+    for args in unknown:
+        is_refused(*args)
 
 
 def test_global_options_stand_before_or_behind_the_command(bench: Starter) -> None:
@@ -212,9 +213,8 @@ def test_an_output_without_room_is_told_in_a_line(bench: Starter, command: tuple
     with Path("/dev/full").open("wb") as full:
         run = bench(events=0).run(*command, stdout=full)
     assert run.code == 1
-    assert run.told == [
-        "ionos-poller: the output cannot be written: no space left on the disk (free some and run it again)"
-    ]
+    (line,) = run.told
+    assert "no space left" in line
 
 
 def test_without_a_state_there_is_no_status(bench: Starter) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.fetching import FIRST, SECOND, Bench, Starter, failed, same, together
+from tests.integration.fetching import FIRST, SECOND, Bench, Starter, failed, same
 from tests.support import free_port
 
 # Credentials
@@ -113,7 +113,8 @@ def test_a_dead_proxy_is_named_and_no_proxy_goes_around_it(bench: Starter) -> No
 def test_a_bad_date_is_refused_before_anything_is_done(bench: Starter) -> None:
     place = bench()
     dates = ["yesterday", "2026-13-01", "2099-01-01", "", "-5m", "0001-01-01", "1969-12-31", "5000000d"]
-    together(lambda text: failed(place.fetch("--since", text), 2, "--since", "36h"), dates)
+    for text in dates:
+        failed(place.fetch("--since", text), 2, "--since", "36h")
     assert place.requests("contracts") == 0
 
 
@@ -173,7 +174,8 @@ def test_a_state_directory_that_cannot_be_is_told_with_its_path(bench: Starter) 
     place = bench()
     (place.directory / "file").write_text("")
     paths = ("file", "file/below", "/proc/nowhere")
-    together(lambda path: failed(place.fetch("--state-dir", path), 4, path, "--state-dir"), paths)
+    for path in paths:
+        failed(place.fetch("--state-dir", path), 4, path, "--state-dir")
     failed(place.fetch(env={"IONOS_POLLER_STATE_DIR": "file"}), 4, "file", "--state-dir")
     (place.state_dir / "fetch.db").mkdir(parents=True)
     failed(place.fetch(), 4, "fetch.db")
@@ -337,7 +339,8 @@ def test_a_state_that_cannot_be_used_is_set_aside_and_the_way_out_works(bench: S
         same(again.lines, place.oracle())
         assert aside.exists()
 
-    together(damaged, DAMAGES)
+    for damage in DAMAGES:
+        damaged(damage)
 
 
 def test_a_state_written_by_a_newer_version_is_refused_and_left_alone(bench: Starter) -> None:

@@ -329,9 +329,11 @@ def test_a_throttled_stream_is_not_asked_again_at_once(firehose: Firehose, aws: 
 
 def test_one_record_that_was_not_taken_is_sent_again_alone(firehose: Firehose, aws: None) -> None:
     firehose.judge = lambda record: "InternalFailure" if b'"n":1,' in record else ""
-    assert make(firehose.url).send([event_of(n) for n in range(3)]) == Accepted(
-        retry=(1,), later=RetryAfter("1 of 3 records were not taken: InternalFailure")
-    )
+    outcome = make(firehose.url).send([event_of(n) for n in range(3)])
+    assert isinstance(outcome, Accepted)
+    assert outcome.retry == (1,)
+    assert isinstance(outcome.later, RetryAfter)
+    assert "InternalFailure" in outcome.later.reason
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from poller.sinks.base import Sink
 from poller.sinks.build import build_sink
 from tests.certificates import make_certificate, serving
 from tests.hostile import Asked, RawServer, http, page_of
+from tests.in_process import run_here
 from tests.integration.fetching import Run, Starter, failed, finished
 from tests.support import COMMAND, clean_environment
 
@@ -66,12 +67,21 @@ def serve() -> Iterator[Serve]:
         server.close()
 
 
-def fetch(directory: Path, server: RawServer, env: Mapping[str, str] | None = None) -> Run:
+def settings_to(server: RawServer, env: Mapping[str, str] | None = None) -> dict[str, str]:
     settings = {"IONOS_API_URL": server.url, "IONOS_API_TOKEN": TOKEN, "IONOS_POLLER_API__MAX_RETRIES": "0"}
+    return settings | dict(env or {})
+
+
+def fetch(directory: Path, server: RawServer, env: Mapping[str, str] | None = None) -> Run:
+    return finished(*run_here("fetch", cwd=directory, env=settings_to(server, env)))
+
+
+def fetch_in_a_process(directory: Path, server: RawServer, env: Mapping[str, str]) -> Run:
+    """For variables that Python and OpenSSL may look at when they start."""
     done = subprocess.run(
         [*COMMAND, "fetch"],
         cwd=directory,
-        env=clean_environment(settings | dict(env or {})),
+        env=clean_environment(settings_to(server, env)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=30,
@@ -94,7 +104,7 @@ UNVERIFIED = {
 @pytest.mark.parametrize("name", UNVERIFIED)
 def test_no_variable_turns_verification_off(tmp_path: Path, serve: Serve, name: str) -> None:
     server = serve(make_certificate(tmp_path))
-    run = fetch(tmp_path, server, UNVERIFIED[name])
+    run = fetch_in_a_process(tmp_path, server, UNVERIFIED[name])
     assert run.code == 1
     (line,) = run.told
     assert "self-signed certificate" in line

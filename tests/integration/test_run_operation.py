@@ -358,7 +358,7 @@ def test_a_sink_that_left_the_config_holds_the_outbox_until_it_is_forgotten(daem
     wait_until(lambda: daemon.metric("outbox_events", sink=LOGGING) == 0)
     assert daemon.metric("outbox_bytes") > 0
     assert "configured sink" in daemon.command("sinks", "forget", LOGGING, code=2)
-    assert daemon.command("sinks", "forget", LOKI) == "loki forgotten, and 200 entries that waited for it\n"
+    assert "200 entries" in daemon.command("sinks", "forget", LOKI)
     assert daemon.metric("outbox_bytes") == 0
     add(daemon)
     daemon.await_delivery(LOGGING)
