@@ -164,7 +164,8 @@ def test_plain_http_to_a_tls_port_costs_no_event_and_is_no_yes(
     young = [OutboxEvent("1", round(time.time() * 1_000_000), int(time.time()), b"i" * 16, 0, b'{"a":1}')]
     assert isinstance(sink.send(young), RetryAfter)
     found = judge(settings, sink.probe(), "sink s")
-    assert (found.level, found.hint) == ("fail", "the url must begin with https://")
+    assert found.level == "fail"
+    assert "https://" in found.hint
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,8 @@ def test_a_missing_tenant_is_named_and_no_key_is_asked_for(serve: Callable[..., 
     server = serve(lambda asked: http(b"no org id\n", status="401 Unauthorized"))
     settings = LokiSink(name="s", url=server.url)
     outcome = build_sink(settings, Config(), threading.Event()).probe()
-    assert outcome == CredentialsRefused("HTTP 401: no org id (set tenant_id)", 401)
+    assert isinstance(outcome, CredentialsRefused)
+    assert "no org id" in outcome.reason
     assert judge(settings, outcome, "sink s").hint == "set tenant_id"
 
 

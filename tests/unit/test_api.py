@@ -722,16 +722,14 @@ def test_what_names_no_contract_in_the_list_is_told_and_the_others_are_polled(se
     server.replies = [Reply(body=b'[{"id":1},null,{"id":2}]')]
     found = client().contracts()
     assert found == ["1", "2"]
-    assert found.missing == "1 in the list of contracts have no number: these are not polled"
+    assert "1 in the list" in found.missing
 
 
 def test_of_a_list_of_contracts_without_end_a_bounded_part_is_polled_and_told(server: Server, client: Client) -> None:
     server.replies = [Reply(body=b"[" + b",".join(b'{"id":%d}' % number for number in range(60_000)) + b"]")]
     found = client().contracts()
-    assert (len(found), found.missing) == (
-        50_000,
-        "the list of contracts names more than 50,000: the others are not polled",
-    )
+    assert len(found) == 50_000
+    assert "more than 50,000" in found.missing
 
 
 def test_an_answer_of_a_part_of_the_log_is_asked_again(server: Server, client: Client) -> None:

@@ -79,7 +79,9 @@ def test_a_contract_that_is_polled_no_more_is_no_trouble() -> None:
 
 
 def test_a_parked_sink_a_full_outbox_and_a_start_without_contracts_are_told() -> None:
-    assert told(contract(), sinks=(sink(parked_at=NOW),)) == ["sink loki is parked: HTTP 401"]
+    (parked,) = told(contract(), sinks=(sink(parked_at=NOW),))
+    assert "loki" in parked
+    assert "HTTP 401" in parked
     assert "outbox is full" in told(contract(), outbox_bytes=1 << 30)[0]
     assert told(is_discovered=False) == ["no contracts discovered yet"]
 

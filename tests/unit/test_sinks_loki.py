@@ -381,7 +381,7 @@ def test_what_loki_would_call_too_old_costs_no_request() -> None:
     outcome = sink_at_noon().send([event(week + age) for age in range(5)])
     assert isinstance(outcome, Accepted)
     assert sorted(outcome.refused) == [0, 1, 2, 3, 4]
-    assert outcome.refused[0] == "older than the 7 days that Loki takes: 2026-04-24T12:00:00.000Z"
+    assert "2026-04-24T12:00:00" in outcome.refused[0]
     assert outcome.status is None
     assert len(responses.calls) == 0
 
