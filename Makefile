@@ -58,9 +58,8 @@ durations: $(READY) ## what each test takes, for the order in which they run and
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --record-durations
 	$(BIN)/python -m tests.order
 
-mutate: $(READY) ## small mistakes put into the core, one at a time: which does no test find?
-	CI=true $(BIN)/mutmut run
-	$(BIN)/mutmut results
+mutate: $(READY) ## small mistakes put into each module, one at a time: which does no unit test find? make mutate ARGS="pipeline sinks"
+	$(BIN)/python -m tests.mutation $(ARGS)
 
 sbom: $(READY) ## dist/: what the image installs, with licences and hashes, in CycloneDX's form
 	$(BIN)/python -m tests.sbom requirements.lock dist

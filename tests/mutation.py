@@ -1,0 +1,93 @@
+"""`make mutate`: a sample of the mistakes that mutmut can put into each module, and how many of them unit tests find.
+
+There are 40,000 of them, so a few are drawn from each module: the same ones for the same seed. A package is judged by the
+files of unit tests that import it, and a mutant by those of their tests that reach its function. Tests on PostgreSQL are left
+out but for the modules that talk to one: each mutant would start a server of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.utils.format_utils import get_mutant_name
+
+from tests.support import TOP
+
+PACKAGES = (
+    *("core", "core/mapping", "core/evidence", "config", "net", "ionos", "store", "store/sqlite", "store/postgres"),
+    *("sinks", "archive", "pipeline", "service", "service/web", "system", "checks"),
+)
+SERVED = "store/postgres"
+PER_MODULE = 15
+SEED = 14
+_NOT_FOUND = (0, 5, 33)  # mutmut's for: survived, and twice that no test reaches it
+
+
+def modules_of(package: str) -> list[Path]:
+    return sorted(path.relative_to(TOP) for path in (TOP / "poller" / package).glob("*.py"))
+
+
+def drawn(module: Path, count: int, seed: int) -> list[str]:
+    """The names of the mutants to try."""
+    found = mutate_file_contents(str(module), (TOP / module).read_text()).mutant_names
+    names = [get_mutant_name(module, name) for name in found]
+    return sorted(random.Random(f"{seed} {module}").sample(names, min(count, len(names))))
+
+
+def tests_of(package: str) -> list[str]:
+    """The files of unit tests, without their ending, that import something of a package."""
+    imported = "poller." + package.replace("/", ".")
+    return sorted(path.stem for path in (TOP / "tests" / "unit").glob("test_*.py") if imported in path.read_text())
+
+
+def tried(package: str, names: Sequence[str], workers: int) -> None:
+    """Have mutmut try them. It keeps what came of it beside the copies that it made of the modules."""
+    chosen = " or ".join(tests_of(package))
+    options = f"-k '({chosen})'" if package == SERVED else f"-k '({chosen}) and not postgres'"
+    environment = {**os.environ, "CI": "true", "PYTEST_ADDOPTS": options}
+    command = [Path(sys.executable).with_name("mutmut"), "run", f"--max-children={workers}", *names]
+    done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, encoding="utf-8", check=False)
+    if done.returncode:
+        sys.exit(f"mutmut ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}")
+
+
+def survivors(module: Path, names: Sequence[str]) -> list[str]:
+    """Those of the mutants that no test found."""
+    found = json.loads((TOP / "mutants" / f"{module}.meta").read_text())["exit_code_by_key"]
+    return [name for name in names if found[name] is None or found[name] in _NOT_FOUND]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("packages", nargs="*", default=PACKAGES, help="core, or store/sqlite; all if none is named")
+    options.add_argument("--per-module", type=int, default=PER_MODULE)
+    options.add_argument("--seed", type=int, default=SEED)
+    options.add_argument("--workers", type=int, default=2)
+    chosen = options.parse_args()
+    for package in chosen.packages:
+        drawn_here = {module: drawn(module, chosen.per_module, chosen.seed) for module in modules_of(package)}
+        tried(package, [name for names in drawn_here.values() for name in names], chosen.workers)
+        report(drawn_here)
+
+
+def report(samples: dict[Path, list[str]]) -> None:
+    """Print each mutant that survived, and a line for the package."""
+    alive = [name for module, names in samples.items() for name in survivors(module, names)]
+    count = sum(map(len, samples.values()))
+    print(*alive, sep="\n")
+    print(
+        f"{next(iter(samples)).parent}: {count - len(alive)} of {count} found, {100 - 100 * len(alive) / count:.0f} %",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
