@@ -29,7 +29,7 @@ VERSIONS = {
 }  # fmt: skip
 
 OK, UNKNOWN_TOPIC, TOO_LARGE, UNSUPPORTED_VERSION, OUT_OF_ORDER, BAD_EPOCH, BAD_STATE = 0, 3, 10, 35, 45, 47, 48
-TOPIC_DENIED, FENCED = 29, 90
+TOPIC_DENIED, INVALID_RECORD, FENCED = 29, 87, 90
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20
 _BATCH = struct.Struct(">qiibIhiqqqhii")  # a record batch up to its records
 _SIZE_AT = 8
@@ -180,6 +180,7 @@ class Broker:
         self.settings = {"max.message.bytes": "1048588", "min.insync.replicas": "1", **settings}
         self.denied: set[str] = set()
         self.max_bytes = 1_048_588
+        self.poison = b""  # a batch that holds it is refused; only where batches are not compressed
         self.losing: Callable[[int], bool] = lambda api: False
         self.is_down = False
         self.transaction_seconds = 5.0  # instead of what a producer asks for
@@ -363,6 +364,8 @@ class Broker:
     def _store(self, topic: str, number: int, data: bytes) -> tuple[int, int]:
         if len(data) > self.max_bytes:
             return TOO_LARGE, -1
+        if self.poison and self.poison in data:
+            return INVALID_RECORD, -1
         head = _BATCH.unpack_from(data)
         _, _, _, _, _, _, last, _, newest_ms, pid, epoch, sequence, _ = head
         partition = self.topics[topic][number]

@@ -85,7 +85,9 @@ class OpenSearchIntake(Intake):
                 results.append({"status": status, "error": {"type": kind, "reason": reason}})
         answer = {
             "errors": len(items) < len(pairs),
-            "items": [{"create": result} for result in results],
+            "items": [
+                {"create": {"_id": target.id, **result}} for (target, _), result in zip(pairs, results, strict=True)
+            ],
         }
         refused = sum(result["status"] == 400 for result in results)
         return Verdict(json_answer(200, answer), items, refused)

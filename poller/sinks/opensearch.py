@@ -11,6 +11,7 @@ Source: docs/facts.md, "OpenSearch and Elasticsearch".
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -31,7 +32,8 @@ SUCCESSES = (200,)
 _DATE, _DATE_CHARS = "{date}", len("2026-05-01")
 # What is wanted of the answer: all of it would be many times as much.
 _BULK = (
-    "/_bulk?filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
+    "/_bulk?filter_path=errors,items.*._id,items.*.status"
+    ",items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 )
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a batch of which every event is refused at length takes less
 _OLDEST_MAJOR = 7  # of Elasticsearch: before it, every document had a type
@@ -39,12 +41,17 @@ _MAX_WORDS = 300
 
 _RIGHTS = ("security_exception", "access_control_exception")
 _RIGHTS_REMEDY = "give its user create_doc and auto_configure on the index (OpenSearch: write and create_index)"
-# 400 or 404, and yet not about the event: what to do.
-_NOT_THE_EVENTS = {
-    "index_closed_exception": "open the index",
-    "index_not_found_exception": "check index, or let it be created",
-    "invalid_index_name_exception": "check index",
-}
+# 400 or 404, and yet not about the event: how the words begin, and what to do.
+_NOT_THE_EVENTS = (
+    ("index_closed_exception", "open the index"),
+    ("index_not_found_exception", "check index, or let it be created"),
+    ("invalid_index_name_exception", "check index"),
+    ("resource_already_exists_exception", "the index was created at the same time"),
+    ("routing_missing_exception", "use an index that wants no routing"),
+    ("validation_exception.* shards", "delete old indices, or raise cluster.max_shards_per_node"),
+    ("illegal_argument_exception.*no write index", "give the alias in index a write index"),
+    ("illegal_argument_exception.*pipeline with id", "create the pipeline, or take it out of the index's settings"),
+)
 
 
 class OpenSearchSink(Sink):
@@ -69,10 +76,11 @@ class OpenSearchSink(Sink):
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Send a batch. What is refused of it, and what is there already, leaves the others alone."""
+        names = [f"{event.contract}-{event.identity.hex()}" for event in events]
         lines = []
-        for event in events:
-            lines += [self._action(event.time_us, f"{event.contract}-{event.identity.hex()}"), self._document(event)]
-        return self._bulk(lines)
+        for event, name in zip(events, names, strict=True):
+            lines += [self._action(event.time_us, name), self._document(event)]
+        return self._bulk(lines, names)
 
     def _document(self, event: OutboxEvent) -> bytes:
         document = self._render(event)
@@ -85,11 +93,11 @@ class OpenSearchSink(Sink):
     def _action(self, time_us: int, name: str) -> bytes:
         return msgspec.json.encode({"create": {"_index": self._index_of(time_us), "_id": name}})
 
-    def _bulk(self, lines: Sequence[bytes]) -> Outcome:
+    def _bulk(self, lines: Sequence[bytes], names: Sequence[str]) -> Outcome:
         outcome, answer = self._endpoint.exchange(b"\n".join([*lines, b""]), _BULK)
         if answer is None or not isinstance(outcome, Accepted):
             return outcome
-        return outcome_of_items(answer.body, len(lines) // 2)
+        return outcome_of_items(answer.body, names)
 
     def probe(self) -> Outcome:
         """Ask for the version; where the index is there, try to create what is no document, which shows the rights."""
@@ -105,7 +113,8 @@ class OpenSearchSink(Sink):
             return outcome
         if answer.status == 404:  # the first event creates it
             return Accepted(status=404)
-        tried = self._bulk([self._action(now_us, "ionos-poller-check"), b"{"])
+        name = "ionos-poller-check"
+        tried = self._bulk([self._action(now_us, name), b"{"], [name])
         return Accepted(status=tried.status) if isinstance(tried, Accepted) and not tried.retry else tried
 
 
@@ -129,6 +138,7 @@ class _Error(msgspec.Struct):
 class _Result(msgspec.Struct):
     status: int
     error: _Error | None = None
+    id: str | None = msgspec.field(name="_id", default=None)
 
 
 class _Bulk(msgspec.Struct):
@@ -146,17 +156,12 @@ class _Rejected(NamedTuple):
 _decode_bulk = msgspec.json.Decoder(_Bulk).decode
 
 
-def outcome_of_items(body: bytes, count: int) -> Outcome:
-    """What a 200 means for each of `count` items, which are in the order in which they were sent."""
-    try:
-        items = _decode_bulk(body).items
-    except (msgspec.DecodeError, RecursionError):
-        items = []
-    if len(items) != count or any(len(item) != 1 for item in items):
+def outcome_of_items(body: bytes, names: Sequence[str]) -> Outcome:
+    """What a 200 means for each of the items, whose `_id`s are `names`."""
+    count, results = len(names), _results(body, names)
+    if results is None:
         return RetryAfter("the answer is none of _bulk's (check url)", is_size_suspect=True)
-    rejected = {
-        index: found for index, item in enumerate(items) for result in item.values() if (found := _rejected(result))
-    }
+    rejected = {index: found for index, result in enumerate(results) if (found := _rejected(result))}
     refused = {index: one.words for index, one in rejected.items() if one.is_final}
     waiting = {index: one for index, one in rejected.items() if not one.is_final}
     if not waiting:
@@ -170,6 +175,22 @@ def outcome_of_items(body: bytes, count: int) -> Outcome:
     return RetryAfter(f"no event was taken: {words}", is_size_suspect=True)
 
 
+def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
+    """The result of each item, by its `_id`, or by its place where the answer has none. None where that cannot be told."""
+    try:
+        items = _decode_bulk(body).items
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    found = [result for item in items for result in item.values()]
+    if len(items) != len(names) or any(len(item) != 1 for item in items):
+        return None
+    ids = [result.id for result in found]
+    if ids.count(None) == len(ids) or ids == names:
+        return found
+    by_id = {result.id: result for result in found}
+    return [by_id[name] for name in names] if by_id.keys() == set(names) else None
+
+
 def _rejected(result: _Result) -> _Rejected | None:
     """None for an item that is there, since now or since before."""
     status, error = result.status, result.error or _Error()
@@ -181,7 +202,10 @@ def _rejected(result: _Result) -> _Rejected | None:
     cause = error.caused_by.reason if error.caused_by else None
     words = ": ".join([part for part in (f"{status} {kind}".strip(), error.reason, cause) if part])[:_MAX_WORDS]
     is_forbidden = status in (401, 403) and kind in ("", *_RIGHTS)
-    remedy = _RIGHTS_REMEDY if is_forbidden else _NOT_THE_EVENTS.get(kind)
+    told = f"{kind}: {error.reason}: {cause}"
+    remedy = (
+        _RIGHTS_REMEDY if is_forbidden else next((do for words, do in _NOT_THE_EVENTS if re.match(words, told)), "")
+    )
     return _Rejected(f"{words} ({remedy})" if remedy else words, status == 400 and not remedy, is_forbidden)
 
 

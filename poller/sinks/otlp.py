@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -74,7 +74,7 @@ class OtlpSink(Sink):
         """What a success means for `count` records."""
         if not answer.is_whole:
             return RetryAfter("the answer ended early, and may have named refused records", is_size_suspect=True)
-        partial = self._codec.partial(answer)
+        partial = partial_of(answer.body)
         if partial.refused > 0:
             words = self._endpoint.words(answer, sent) or "no reason given"
             return Refused(words if count == 1 else f"{partial.refused} of {count}: {words}", answer.status)
@@ -90,7 +90,7 @@ class OtlpSink(Sink):
 
     def _readable(self, answer: Response) -> Response:
         """The answer with its message alone as its body."""
-        words = self._codec.partial(answer).words if answer.status in SUCCESSES else self._codec.message(answer)
+        words = partial_of(answer.body).words if answer.status in SUCCESSES else message_of(answer)
         return answer._replace(body=words.encode("utf-8", "replace")) if words else answer
 
 
@@ -118,12 +118,6 @@ class _Json:
             }
         )
 
-    def partial(self, answer: Response) -> Partial:
-        return _partial_of_json(answer.body)
-
-    def message(self, answer: Response) -> str:
-        return _field(answer.body, "message")
-
 
 def _json_attributes(attributes: Any) -> list[dict[str, Any]]:
     return [
@@ -147,32 +141,6 @@ def _json_record(record: Record) -> dict[str, Any]:
         "body": {"stringValue": record.body},
         "attributes": _json_attributes(record.attributes),
     }
-
-
-def _decoded(body: bytes) -> dict[str, Any]:
-    """The JSON object of an answer; empty where it is none: then it refuses nothing."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _field(body: bytes, name: str) -> str:
-    value = _decoded(body).get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _partial_of_json(body: bytes) -> Partial:
-    found = _decoded(body).get("partialSuccess")
-    if not isinstance(found, dict):
-        return Partial(0, "")
-    try:
-        refused = int(found.get("rejectedLogRecords") or 0)
-    except (TypeError, ValueError, OverflowError):
-        refused = 0
-    words = found.get("errorMessage")
-    return Partial(refused, words if isinstance(words, str) else "")
 
 
 class _Protobuf:
@@ -218,31 +186,94 @@ class _Protobuf:
             else:
                 made.array_value.values.extend(self._common.AnyValue(string_value=text) for text in value)
 
-    def partial(self, answer: Response) -> Partial:
-        if _is_json(answer):
-            return _partial_of_json(answer.body)
-        found = self._parsed(self._service.ExportLogsServiceResponse, answer.body)
-        return Partial(found.partial_success.rejected_log_records, found.partial_success.error_message)
 
-    def message(self, answer: Response) -> str:
-        """The words of an error, a google.rpc.Status: a number and a text, as ExportLogsPartialSuccess has them, too."""
-        if _is_json(answer):
-            return _field(answer.body, "message")
-        if "protobuf" not in answer.headers.get("Content-Type", ""):
-            return ""
-        return str(self._parsed(self._service.ExportLogsPartialSuccess, answer.body).error_message)
-
-    def _parsed(self, kind: Callable[[], Any], body: bytes) -> Any:
-        """The message in an answer; an empty one where there is none."""
-        from google.protobuf.message import DecodeError
-
-        message = kind()
-        try:
-            message.ParseFromString(body)
-        except DecodeError:
-            return kind()
-        return message
+# What is answered: JSON or protobuf, whatever was sent, and whatever the answer calls itself
 
 
-def _is_json(answer: Response) -> bool:
-    return "json" in answer.headers.get("Content-Type", "") or answer.body.lstrip()[:1] == b"{"
+def partial_of(body: bytes) -> Partial:
+    """What a success says of the records. Of what is neither, nothing."""
+    found = _decoded(body)
+    if found is None:
+        number, text = _pair_in(_field_in(body, 1))
+        return Partial(number, text)
+    of_records = _either(found, "partialSuccess", "partial_success")
+    if not isinstance(of_records, dict):
+        return Partial(0, "")
+    try:
+        refused = int(float(_either(of_records, "rejectedLogRecords", "rejected_log_records") or 0))
+    except (TypeError, ValueError, OverflowError):
+        refused = 0
+    words = _either(of_records, "errorMessage", "error_message")
+    return Partial(refused, words if isinstance(words, str) else "")
+
+
+def message_of(answer: Response) -> str:
+    """The words of an error, a google.rpc.Status: a number and a text, as a partial success has them, too."""
+    found = _decoded(answer.body)
+    if found is None:
+        return _pair_in(answer.body)[1] if "protobuf" in answer.headers.get("Content-Type", "") else ""
+    words = found.get("message")
+    return words if isinstance(words, str) else ""
+
+
+def _decoded(body: bytes) -> dict[str, Any] | None:
+    """An answer that is a JSON object; None for any other."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _either(fields: dict[str, Any], name: str, other: str) -> Any:
+    return fields.get(name, fields.get(other))
+
+
+def _pair_in(message: bytes) -> tuple[int, str]:
+    """A number in field 1 and a text in field 2 of a protobuf message."""
+    number = _field_in(message, 1, is_number=True)
+    return int.from_bytes(number, "big", signed=True), _field_in(message, 2).decode("utf-8", "replace")
+
+
+def _field_in(message: bytes, wanted: int, *, is_number: bool = False) -> bytes:
+    """The last value of a field of a protobuf message: bytes, or a number in eight of them; empty where there is none.
+
+    Source: https://protobuf.dev/programming-guides/encoding. What comes behind bytes that are no protobuf is not read.
+    """
+    found, at = b"", 0
+    try:
+        while at < len(message):
+            key, at = _varint(message, at)
+            kind = key & 7
+            if kind == _VARINT:
+                value, at = _varint(message, at)
+                content = (value & _ALL_BITS).to_bytes(8, "big")
+            elif kind in _FIXED_BYTES:
+                content, at = b"", at + _FIXED_BYTES[kind]
+            elif kind == _LENGTH:
+                size, start = _varint(message, at)
+                at = start + size
+                content = message[start:at]
+            else:
+                break
+            if key >> 3 == wanted and at <= len(message) and (kind == _VARINT) == is_number:
+                found = content
+    except IndexError:
+        pass
+    return found
+
+
+_VARINT, _LENGTH, _FIXED_BYTES = 0, 2, {1: 8, 5: 4}
+_ALL_BITS = (1 << 64) - 1
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """A number, and where it ends.  Raises: IndexError where the message ends in it."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, at

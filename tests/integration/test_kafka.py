@@ -267,6 +267,28 @@ def test_a_record_that_is_too_large_for_the_broker_is_said_to_be(broker: Broker)
     assert lines(broker) == LINES[:1]
 
 
+def test_each_refused_entry_is_a_dead_letter_with_the_brokers_words_and_every_other_is_there_once(
+    broker: Broker, tmp_path: Path
+) -> None:
+    broker.poison = b"poison"
+    refused = {b'{"n":%d,"poison":1}' % n for n in (3, 16)}
+    events = [
+        Event(n + 1, n.to_bytes(16), b'{"n":%d%s}' % (n, b',"poison":1' if n in (3, 16) else b""), True, True)
+        for n in range(24)
+    ]
+    state = State.open(tmp_path, "run")
+    state.contracts.enrol([CONTRACTS[0]], "default", 0, 0)
+    deliverer = Deliverer(state.outbox, Sink(broker.address, compression="none"))
+    commit(state, events, contract=CONTRACTS[0], window=Window(0, 9), now=9)
+    while deliverer.step(is_last=True).wait_seconds is not None:
+        pass
+    letters = state.dead_letters.find()
+    assert {letter.line for letter in letters} == refused
+    assert all("failed to validate" in letter.reason for letter in letters), letters
+    assert lines(broker) == sorted({event.line for event in events} - refused, key=len_then_text)
+    state.close()
+
+
 def told(address: str, **settings: Any) -> Any:
     table = KafkaSink(**{"name": "k", "brokers": (address,), "topic": TOPIC, "timeout_seconds": 2.0, **settings})
     (finding,) = check_sink(table, Config(), threading.Event())

@@ -32,9 +32,9 @@ BAD = {
 FORBIDDEN = {"status": 403, "error": {"type": "security_exception", "reason": "no permissions"}}
 
 
-def judged(*results: Any, count: int | None = None) -> Outcome:
+def judged(*results: Any) -> Outcome:
     body = json.dumps({"errors": True, "items": [{"create": result} for result in results]}).encode()
-    return outcome_of_items(body, len(results) if count is None else count)
+    return outcome_of_items(body, [str(number) for number in range(len(results))])
 
 
 def test_what_is_there_already_was_taken():
@@ -65,6 +65,8 @@ def test_what_is_busy_is_sent_again_and_nothing_else_is():
         (400, "index_closed_exception", "open the index"),
         (400, "invalid_index_name_exception", "check index"),
         (404, "index_not_found_exception", "check index, or let it be created"),
+        (400, "resource_already_exists_exception", "at the same time"),
+        (400, "routing_missing_exception", "no routing"),
         (403, "cluster_block_exception", "403 cluster_block_exception"),
         (409, "resource_already_exists_exception", "409 resource_already_exists_exception"),
         (500, "", "500"),
@@ -79,6 +81,50 @@ def test_what_is_not_about_the_event_costs_none(status, kind, words):
     assert isinstance(outcome, RetryAfter)
     assert words in outcome.reason
     assert judged(TAKEN, result) == Accepted(retry=(1,), status=200, later=outcome_later(judged(TAKEN, result)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "words"),
+    [
+        ("validation_exception", "this action would add [2] shards, but this cluster has [1000]/[1000]", "max_shards"),
+        ("illegal_argument_exception", "no write index is defined for alias [x]", "a write index"),
+        ("illegal_argument_exception", "pipeline with id [x] does not exist", "create the pipeline"),
+        ("illegal_argument_exception", "Document contains at least one immense term", None),
+        ("strict_dynamic_mapping_exception", "mapping set to strict", None),
+        ("document_parsing_exception", "pipeline with id [x]", None),
+    ],
+)
+def test_what_a_400_is_about_is_told_by_its_words_too(kind, reason, words):
+    outcome = judged(TAKEN, {"status": 400, "error": {"type": kind, "reason": reason}})
+    assert isinstance(outcome, Accepted)
+    assert (outcome.retry, list(outcome.refused)) == (((), [1]) if words is None else ((1,), []))
+    assert words is None or words in outcome_later(outcome).reason
+
+
+def test_items_are_told_by_their_ids_in_whatever_order_they_come():
+    def answer(*items: tuple[str, Any]) -> Outcome:
+        body = {"items": [{"create": {"_index": "x", "_id": name, **result}} for name, result in items]}
+        return outcome_of_items(json.dumps(body).encode(), ["a", "b", "c"])
+
+    assert list(answer(("a", TAKEN), ("b", BAD), ("c", TAKEN)).refused) == [1]
+    swapped = answer(("c", BAD), ("a", BUSY), ("b", THERE))
+    assert (swapped.retry, list(swapped.refused)) == ((0,), [2])
+    for items in (
+        (("a", TAKEN), ("b", TAKEN)),
+        (("a", TAKEN), ("b", TAKEN), ("d", TAKEN)),
+        (("a", TAKEN), ("b", TAKEN), ("b", TAKEN)),
+        (("a", TAKEN), ("b", TAKEN), ("c", TAKEN), ("d", TAKEN)),
+    ):
+        assert isinstance(answer(*items), RetryAfter)
+
+
+def test_whether_there_are_errors_is_what_the_items_say():
+    for errors in (True, False, None):
+        body = json.dumps({"errors": errors, "items": [{"create": TAKEN}, {"create": BAD}]}).encode()
+        assert list(outcome_of_items(body, ["a", "b"]).refused) == [1]
+    assert outcome_of_items(b'{"took":3,"errors":true,"items":[{"create":{"status":201}}]}', ["a"]) == Accepted(
+        status=200
+    )
 
 
 def outcome_later(outcome: Outcome) -> RetryAfter | None:
@@ -99,12 +145,13 @@ def test_rights_that_are_missing_stop_delivery_where_nothing_is_taken():
     [
         *(b"", b"{}", b"[]", b'{"items":[]}', b'{"items":[{}]}', b'{"items":[{"create":{}}]}', b"<html>"),
         b'{"items":[{"create":{"status":201},"index":{"status":201}}]}',
+        b'{"items":[{"create":{"status":201},"index":{"status":201}},{}]}',
         b'{"items":[{"create":{"status":"201"}}]}',
         b'{"items":' + b"[" * 5000,
     ],
 )
 def test_an_answer_that_is_none_of_bulk_is_no_success(body):
-    assert isinstance(outcome_of_items(body, 1), RetryAfter)
+    assert isinstance(outcome_of_items(body, ["0"]), RetryAfter)
 
 
 # Against the stand-in
