@@ -118,8 +118,10 @@ def install(found: Installation) -> None:
 def commands_for_root(config: Config, config_path: Path) -> list[str]:
     """What a person without root can have done, with the secrets out of every command line."""
     secrets = [Path(found.place) for found in secret_sources(config) if found.origin == "file"]
+    secrets = [path for path in secrets if path.parent != SYSTEM_DIRECTORY]
+    is_there = config_path == SYSTEM_CONFIG
     return [
-        f"sudo install -D -m 0644 {shlex.quote(str(config_path))} {SYSTEM_CONFIG}",
+        *([] if is_there else [f"sudo install -D -m 0644 {shlex.quote(str(config_path))} {SYSTEM_CONFIG}"]),
         f"printenv IONOS_API_TOKEN | sudo sh -c 'umask 077; cat > {_TOKEN}'",
         *(f"sudo install -m 0600 {shlex.quote(str(path))} {SYSTEM_DIRECTORY}/" for path in dict.fromkeys(secrets)),
         f"sudo install -m 0644 {shlex.quote(str(_unit_path()))} {UNIT_DIRECTORIES[0] / UNIT}",
