@@ -22,8 +22,11 @@ _COMMANDS = (
     ("dead-letters", "list", "--json", "--use", "{use}"),
     ("sinks", "forget", "nobody", "--use", "{use}"),
     ("dead-letters", "replay", "--use", "{use}"),
+    ("sinks", "retry", "{sink}", "--use", "{use}"),
+    ("gaps", "retry", "--use", "{use}"),
 )
 _AUDIT = ("audit", "--from", "1h", "--to", "0m", "--repair", "--use", "{use}")
+_FORGET = ("backfill", "forget", "--finished")
 _PURGE = ("dead-letters", "purge", "--sink", "{sink}", "--reason", "test", "--no-export", "--yes", "--use", "{use}")
 PURGED_SINK = "logging"
 
@@ -39,7 +42,7 @@ class People:
     def start(self, use: str, *, may_purge: bool = False) -> None:
         commands: list[Sequence[str]] = [*_COMMANDS]
         if use in ("run", "fetch"):
-            commands.append(_AUDIT)
+            commands += [_AUDIT, _FORGET]
         if may_purge:
             commands.append(_PURGE)
         for command in commands:
