@@ -205,19 +205,31 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return found
 
 
+def is_asked_for_what_is_there(where: str, expr: str, metrics: Mapping[str, set[str]]) -> None:
+    """Hold a query to the names and labels that the poller has."""
+    for name, _, selector in re.findall(r"(ionos_poller_\w+)(\{([^}]*)})?", expr):
+        assert name in metrics, where
+        chosen = set(re.findall(r"(\w+)=~?\"", selector)) - {"instance"}
+        assert chosen <= metrics[name], where
+    (group,) = re.findall(r" by \(([^)]*)\)", expr) or [""]
+    names = re.findall(r"ionos_poller_\w+", expr)
+    assert {label for label in group.split(", ") if label} <= metrics[names[0]] | {"instance"}, where
+
+
 def test_every_metric_and_label_in_a_query_is_one_that_the_poller_has(metrics: Mapping[str, set[str]]) -> None:
     asked = list(queries("prometheus"))
     board = text_of("poller.json")
     asked += [("a variable", query) for query in re.findall(r"label_values\([^)]*\)", board)]
     assert len(asked) > 30
     for where, expr in asked:
-        for name, _, selector in re.findall(r"(ionos_poller_\w+)(\{([^}]*)})?", expr):
-            assert name in metrics, where
-            chosen = set(re.findall(r"(\w+)=~?\"", selector)) - {"instance"}
-            assert chosen <= metrics[name], where
-        (group,) = re.findall(r" by \(([^)]*)\)", expr) or [""]
-        names = re.findall(r"ionos_poller_\w+", expr)
-        assert {label for label in group.split(", ") if label} <= metrics[names[0]] | {"instance"}, where
+        is_asked_for_what_is_there(where, expr, metrics)
+
+
+def test_the_dashboard_and_the_alerts_of_0_1_0_still_find_what_they_ask_for(metrics: Mapping[str, set[str]]) -> None:
+    asked = (TOP / "tests" / "data" / "0.1.0" / "queries.txt").read_text().splitlines()
+    assert len(asked) > 30
+    for expr in asked:
+        is_asked_for_what_is_there(f"0.1.0: {expr}", expr, metrics)
 
 
 def test_every_metric_of_the_poller_is_on_its_dashboard(metrics: Mapping[str, set[str]]) -> None:
