@@ -25,12 +25,14 @@ MAPPINGS = TOP / "docs" / "mappings.md"
 _HEAD = """# Configuration
 
 Made from the model by `make docs`; do not edit. `ionos-poller config example` prints all of it as a commented file, `config show`
-what is in force, `config schema` a JSON Schema for editors.
+what is in effect, `config schema` a JSON Schema for editors.
 
-Every key can also be set as an environment variable, such as `IONOS_POLLER_POLL__INTERVAL=60s`; the order is command line,
-environment, file, default. A secret `x` is given as `x_file`, as `x_env`, by its file name in `$CREDENTIALS_DIRECTORY`, or as
-plain `x` in a file that only its owner can read. Durations read `10s`, `5m`, `1h30m`, `7d`; sizes `512KiB`, `1GiB`. Unknown keys
-are errors, and all problems are reported at once.
+- Command line, environment, file, default: the first that sets a key counts. The variable of a key is its path, such as
+  `IONOS_POLLER_POLL__INTERVAL=60s`.
+- A `secret` named `x` is given as `x_file`, as `x_env`, by its file name in `$CREDENTIALS_DIRECTORY`, or as plain `x` in a file
+  that only its owner can read.
+- Durations: `10s`, `5m`, `1h30m`, `7d`. Sizes: `512KiB`, `1GiB`.
+- Unknown keys are errors. All problems are reported at once, with file and line.
 """
 
 
@@ -38,11 +40,10 @@ def render() -> str:
     """The whole page."""
     parts = [_HEAD]
     for section in describe.sections():
-        parts.append(
-            f"## {section.title}\n\n{section.description}\n\n| key | type | default | |\n| --- | --- | --- | --- |"
-        )
+        parts.append(f"## {section.title}\n\n{section.description}\n")
+        parts += ["| key | type | default | |\n| --- | --- | --- | --- |"] if section.rows else []
         parts += [f"| `{row.key}` | {row.type} | {_code(row.default)} | {row.description} |" for row in section.rows]
-        parts.append("")
+        parts += [""] if section.rows else []
     return "\n".join(parts)
 
 

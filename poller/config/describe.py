@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from poller.config.kinds import Field, fields_of
 from poller.config.model import Config
-from poller.config.sink_base import HttpSink, Sink
+from poller.config.sink_base import FormatSink, HttpSink, Sink
 from poller.config.tables import Nested, NestedList, Table, TypedList, doc, table_schema, write_table
 
 
@@ -54,8 +54,13 @@ def sections() -> Iterator[Section]:
             case TypedList() as kind:
                 yield Section(f"[[{field.key}]]", doc(Sink), _rows(fields_of(Sink)))
                 yield Section(f"[[{field.key}]] over HTTP", doc(HttpSink), _rows(_own_fields(HttpSink, Sink)))
+                with_format = [table for table in kind.structs() if "format" in table.__struct_fields__]
+                types = ", ".join(table.type_name() for table in with_format)
+                about = f"{doc(FormatSink)} Types: {types}."
+                yield Section(f"[[{field.key}]] with a format", about, _rows(_own_fields(FormatSink, Sink)))
                 for table in kind.structs():
-                    rows = _rows(_own_fields(table, _base(table)))
+                    shown = fields_of(FormatSink) if table in with_format else ()
+                    rows = _rows([own for own in _own_fields(table, _base(table, kind.structs())) if own not in shown])
                     yield Section(f'[[{field.key}]] of type "{table.type_name()}"', doc(table), rows)
             case NestedList() as kind:
                 yield _section(f"[[{field.key}]]", kind.structs()[0])
@@ -73,15 +78,15 @@ def _rows(fields: Iterable[Field]) -> tuple[Row, ...]:
             field.keys[0],
             field.kind.name(),
             "" if field.is_required or field.default is None else _literal(field.kind.write(field.default)),
-            f"{field.kind.description}{field.kind.note(field.key)}",
+            field.kind.description,
         )
         for field in fields
     )
 
 
-def _base(sink: type[Table]) -> type[Table]:
+def _base(sink: type[Table], types: Iterable[type[Table]]) -> type[Table]:
     """The table that the reference shows before this one: what it has from there is not repeated."""
-    return HttpSink if issubclass(sink, HttpSink) else Sink
+    return next(base for base in sink.__mro__[1:] if base in (HttpSink, Sink, *types))
 
 
 # The example
@@ -105,7 +110,7 @@ def example() -> str:
                 lines += ["", *_prose(f"{kind.description} The first shows every key of a sink over HTTP.")]
                 for number, sink in enumerate(kind.structs()):
                     lines += ["", *_prose(doc(sink)), f"#[[{field.key}]]"]
-                    lines += _example_sink(sink, is_first=number == 0)
+                    lines += _example_sink(sink, kind.structs(), is_first=number == 0)
             case NestedList() as kind:
                 table = kind.structs()[0]
                 lines += ["", *_prose(doc(table)), f"#[[{field.key}]]", *_example_fields(table, fields_of(table))]
@@ -119,11 +124,11 @@ def example() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _example_sink(sink: type[Table], *, is_first: bool) -> Iterator[str]:
+def _example_sink(sink: type[Table], types: Iterable[type[Table]], *, is_first: bool) -> Iterator[str]:
     """The first sink shows what all of its kind take; the others only what is theirs."""
     yield f"#name = {_literal(sink.EXAMPLES.get('name', sink.type_name()))}"
     yield f"#type = {_literal(sink.type_name())}"
-    own = _own_fields(sink, _base(sink))
+    own = _own_fields(sink, _base(sink, types))
     if issubclass(sink, HttpSink):
         own = [field for field in fields_of(sink) if field.key == "url" and field not in own] + own
     shared = [field for field in fields_of(sink) if is_first and field not in own]

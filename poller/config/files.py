@@ -69,7 +69,7 @@ class OutputPath(Kind, frozen=True):
 class SecretKind(Kind, frozen=True):
     """A token or key. `is_text`: it may hold spaces, as a password may. `aliases` end further names of its systemd credential."""
 
-    word: str = "file"
+    word: str = "secret"
     aliases: tuple[str, ...] = ()
     is_text: bool = False
 
@@ -131,9 +131,6 @@ class SecretKind(Kind, frozen=True):
 
     def sample(self, key: str) -> str:
         return f"/etc/ionos-poller/{key.replace('_', '-')}"
-
-    def note(self, key: str) -> str:
-        return f" Or `{key}_env`, or `{key}` in a file that is not readable by others."
 
 
 def find_credential(environ: Mapping[str, str], names: Iterable[str]) -> str | None:

@@ -73,10 +73,6 @@ class Kind(msgspec.Struct, frozen=True):
         """Its bounds in brackets, or nothing."""
         return ""
 
-    def note(self, key: str) -> str:
-        """What the reference says behind the description."""
-        return ""
-
     def schema(self) -> dict[str, Any]:
         """Its shape in JSON Schema."""
         return self.SHAPE

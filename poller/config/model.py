@@ -77,43 +77,39 @@ class Api(Table, frozen=True, kw_only=True):
     username: Username = None
     password: Password = None
     page_size: Annotated[
-        int,
-        Number(
-            "Entries asked for in one request; 1000 is known to work. Lowered where the API refuses it.",
-            ge=1,
-            le=10_000,
-        ),
+        int, Number("Entries per request; 1000 is known to work. Lowered if the API refuses it.", ge=1, le=10_000)
     ] = 1000
     result_window: Annotated[
-        int, Number("`offset + limit` the API can serve; larger windows are split in time.", ge=1, le=1_000_000)
+        int,
+        Number("Highest `offset + limit` that the API serves. Larger windows are split in time.", ge=1, le=1_000_000),
     ] = 10_000
     concurrency: Annotated[
         int,
         Number(
-            "Requests at the same time, over all contracts. One that hangs for 2 s is not counted; three times as many at most.",
+            "Maximum requests at once, over all contracts. One that hangs for 2 s is not counted, up to three times as many.",
             ge=1,
             le=64,
         ),
     ] = 4
     requests_per_second: Annotated[
-        float, Number("At most so many requests a second, over all contracts.", ge=0.01, le=10_000)
+        float, Number("Maximum requests per second, over all contracts.", ge=0.01, le=10_000)
     ] = 10.0
     connect_timeout_seconds: ConnectTimeout = 5.0
     read_timeout_seconds: ReadTimeout = 30.0
     allow_plain_http: AllowPlainHttp = False
     ca_file: CaFile = None
     max_retries: Annotated[
-        int, Number("Further attempts at a failed request before its window fails.", ge=0, le=100)
+        int, Number("How often a failed request is repeated before its window fails.", ge=0, le=100)
     ] = 4
     max_page_bytes: Annotated[
         int,
         Size(
-            "A larger answer is refused, and an eighth of the entries asked for; a single entry may be twice as large.",
+            "Maximum answer. After a larger one, an eighth of the entries is asked for. A single entry may be twice as large.",
             ge=64 * KIB,
             le=1 << 30,
         ),
     ] = 8 * MIB
-    window_bytes: Annotated[int, Size("Memory spent on windows in flight, over all contracts.", ge=MIB, le=1 << 34)] = (
+    window_bytes: Annotated[int, Size("Memory for windows in flight, over all contracts.", ge=MIB, le=1 << 34)] = (
         8 * MIB
     )
 
@@ -127,12 +123,13 @@ class Poll(Table, frozen=True, kw_only=True):
 
     interval_seconds: Annotated[int, Duration("Time between two polls.", ge=1, le=86_400)] = 60
     overlap_seconds: Annotated[
-        int, Duration("Span before the watermark that is read again, for late entries.", ge=0, le=30 * 86_400)
+        int,
+        Duration("How far before the watermark each poll begins, for entries that appear late.", ge=0, le=30 * 86_400),
     ] = 600
     initial_lookback_seconds: Annotated[
         int,
         Duration(
-            "How far back the first run ever begins; a contract that appears later begins at the last look without it.",
+            "How far back the first run begins. A contract that appears later begins at the last search without it.",
             ge=0,
             le=20 * YEAR_SECONDS,
         ),
@@ -140,14 +137,15 @@ class Poll(Table, frozen=True, kw_only=True):
     contracts: Annotated[
         tuple[str, ...],
         Contracts(
-            "Contract numbers to collect, listed or not; empty: all that the token may see.", example=["31960001"]
+            "Contract numbers to collect, listed by the API or not. Empty: all that the token may see.",
+            example=["31960001"],
         ),
     ] = ()
     exclude_contracts: Annotated[
         tuple[str, ...], Contracts("Contract numbers to leave out.", example=["31960002"])
     ] = ()
     discovery_interval_seconds: Annotated[
-        int, Duration("Time between two looks for new contracts.", ge=1, le=30 * 86_400)
+        int, Duration("Time between two searches for new contracts.", ge=1, le=30 * 86_400)
     ] = 3600
     audit_interval_seconds: Annotated[
         int, Duration("Time between two self-audits; `0s` turns them off.", ge=0, le=30 * 86_400)
@@ -156,7 +154,7 @@ class Poll(Table, frozen=True, kw_only=True):
         int, Duration("How far back a self-audit looks before the previous audit.", ge=1, le=YEAR_SECONDS)
     ] = 7 * 86_400
     ledger_retention_seconds: Annotated[
-        int, Duration("How long it is remembered which entries were collected.", ge=3600, le=20 * YEAR_SECONDS)
+        int, Duration("How long the ledger keeps the identities of collected entries.", ge=3600, le=20 * YEAR_SECONDS)
     ] = 35 * 86_400
 
     def wants(self, contract: str, only: Collection[str] = ()) -> bool:
@@ -216,7 +214,7 @@ def _login_problems(
 
 
 class Rule(Table, frozen=True, kw_only=True):
-    """Glob patterns that must all match (case ignored nowhere); at least one."""
+    """Glob patterns, at least one. All must match, in upper and lower case as written."""
 
     contract: Annotated[str | None, Glob("Contract number.")] = None
     type: Annotated[str | None, Glob("`event.type`, such as `RequestStatusUpdate`.")] = None
@@ -233,7 +231,7 @@ class Rule(Table, frozen=True, kw_only=True):
 
 
 class Filter(Table, frozen=True, kw_only=True):
-    """Which entries are passed on. What is filtered is counted, and the ledger still knows it."""
+    """Which entries are delivered. The others are counted, and the ledger knows them."""
 
     exclude: Annotated[
         tuple[Rule, ...],
@@ -245,18 +243,22 @@ class Filter(Table, frozen=True, kw_only=True):
     include: Annotated[
         tuple[Rule, ...],
         NestedList(
-            "If not empty, only entries that match one of these pass.",
+            "If not empty, only entries that match one of these are delivered.",
             example=[{"service": "DCD"}, {"resource_type": "server*"}],
         ),
     ] = ()
 
 
 class Outbox(Table, frozen=True, kw_only=True):
-    """What waits for delivery."""
+    """Events that wait for delivery."""
 
     max_bytes: Annotated[
         int,
-        Size("When so much waits, with dead letters, collecting pauses; nothing is dropped.", ge=64 * KIB, le=1 << 50),
+        Size(
+            "Collecting pauses while this much waits, dead letters included. Nothing is dropped.",
+            ge=64 * KIB,
+            le=1 << 50,
+        ),
     ] = 1 << 30
 
 
@@ -273,7 +275,7 @@ class Evidence(Table, frozen=True, kw_only=True):
     previous_signing_key_file: Annotated[
         Path | None,
         PrivateFile(
-            "The key before it, until each archive has one more digest: it signs the change of keys.",
+            "The previous key. It signs the change of keys: keep it until each archive has one more digest.",
             example="/etc/ionos-poller/evidence-2025.key",
         ),
     ] = None
@@ -296,10 +298,10 @@ class State(Table, frozen=True, kw_only=True):
     ] = None
     schema: Annotated[str, Identifier("Schema that holds the tables.")] = "ionos_poller"
     lease_seconds: Annotated[
-        int, Duration("How long after its last sign of life a replica keeps its contracts.", ge=3, le=3600)
+        int, Duration("How long a replica keeps its contracts after its last sign of life.", ge=3, le=3600)
     ] = 15
     allow_unverified: Annotated[
-        bool, Flag("Allow an `sslmode` below `verify-full` in `url`, though the host is not this machine.")
+        bool, Flag("Allow an `sslmode` below `verify-full` in `url` for a host that is not this machine.")
     ] = False
 
     def problems(self) -> Iterator[Problem]:
@@ -315,14 +317,12 @@ class Http(Table, frozen=True, kw_only=True):
 
     listen: Annotated[
         str,
-        Listen(
-            "Address and port to listen on, or `unix:` and the path of a socket; `[::]` takes IPv4, too; empty: none."
-        ),
+        Listen("Address and port, or `unix:` and the path of a socket. `[::]` also takes IPv4. Empty: no endpoint."),
     ] = "127.0.0.1:9464"
     hosts: Annotated[
         tuple[str, ...],
         Hosts(
-            "Host names it may be asked by, beside IP addresses, `localhost`, this machine's and that of `listen`; `*`: any.",
+            "Further host names for requests, beside IP addresses, `localhost`, this machine and that of `listen`. `*`: any.",
             example=["poller.example.com"],
         ),
     ] = ()

@@ -37,29 +37,32 @@ FORMATS: tuple[str, ...] = get_args(Format)
 SinkName = Annotated[
     str, Name("Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`.")
 ]
-BatchEvents = Annotated[int, Number("At most so many events in one batch.", ge=1, le=100_000)]
-BatchBytes = Annotated[int, Size("At most so many bytes in one batch, before compression.", ge=KIB)]
+BatchEvents = Annotated[int, Number("Maximum events in one batch.", ge=1, le=100_000)]
+BatchBytes = Annotated[int, Size("Maximum bytes in one batch, before compression.", ge=KIB)]
 BatchAge = Annotated[
-    float, Duration("A batch that is not full is sent when its oldest event waited this long.", ge=0, le=3600)
+    float, Duration("A batch that is not full is sent when its oldest event has waited this long.", ge=0, le=3600)
 ]
 RetryInitial = Annotated[
-    float, Duration("The wait after a first failed attempt; doubles, with jitter.", ge=0.01, le=3600)
+    float, Duration("Wait after the first failed attempt. It doubles with each attempt, with jitter.", ge=0.01, le=3600)
 ]
-RetryMax = Annotated[float, Duration("The longest wait between two attempts. Retrying never ends.", ge=0.01, le=86_400)]
-MaxEventBytes = Annotated[int, Size("An event larger than this is handled as `oversize` says.", ge=KIB)]
+RetryMax = Annotated[float, Duration("Longest wait between two attempts. Retrying never ends.", ge=0.01, le=86_400)]
+MaxEventBytes = Annotated[int, Size("Larger events are handled as `oversize` says.", ge=KIB)]
 OversizeChoice = Annotated[
-    Oversize, Choice("What becomes of an event over `max_event_bytes`: kept as dead letter, or cut with a marker.")
+    Oversize,
+    Choice("What happens to an event over `max_event_bytes`: it becomes a dead letter, or is cut with a marker."),
 ]
 CompressionChoice = Annotated[Compression, Choice("Compression of what is sent or written.")]
 FormatChoice = Annotated[
-    Format, Choice("The entry as the API gave it, an event of OCSF or of ECS that holds it, or a Moesif action.")
+    Format, Choice("The entry as the API gave it, an OCSF or ECS event that holds it, or a Moesif action.")
 ]
 ActionName = Annotated[
-    str, FieldTemplate("`action_name` of an action: a path such as `event.type`, or a template of paths in braces.")
+    str, FieldTemplate("`action_name` of a Moesif action: a path such as `event.type`, or text with paths in braces.")
 ]
-CompanyId = Annotated[str, FieldTemplate("`company_id` of an action, likewise; `contract` is the contract number.")]
-UserId = Annotated[str, FieldTemplate("`user_id` of an action, likewise.")]
-UriBase = Annotated[str, Url("What goes before `event.param.uri` in the `uri` of an action.")]
+CompanyId = Annotated[
+    str, FieldTemplate("`company_id` of a Moesif action, in the same form; `contract` is the contract number.")
+]
+UserId = Annotated[str, FieldTemplate("`user_id` of a Moesif action, in the same form.")]
+UriBase = Annotated[str, Url("Base of the `uri` of a Moesif action, before `event.param.uri`.")]
 BaseUrl = Annotated[str, Url("Base URL of the receiver, http or https, without credentials or query.")]
 ConnectTimeout = Annotated[float, Duration("Time to connect, TLS included.", ge=0.01, le=600)]
 SendTimeout = Annotated[
@@ -71,16 +74,13 @@ SendTimeout = Annotated[
     ),
 ]
 ReadTimeout = Annotated[float, Duration("Time to wait for an answer.", ge=0.01, le=3600)]
-RequestsPerSecond = Annotated[float, Number("At most so many requests a second.", ge=0.01, le=10_000)]
+RequestsPerSecond = Annotated[float, Number("Maximum requests per second.", ge=0.01, le=10_000)]
 RequestHeaders = Annotated[
     dict[str, str],
-    Headers(
-        "Further request headers. Values are masked wherever the configuration is shown.",
-        example={"X-Environment": "production"},
-    ),
+    Headers("Further request headers. `config show` masks their values.", example={"X-Environment": "production"}),
 ]
 AllowPlainHttp = Annotated[
-    bool, Flag("Send secrets in clear text, to an `http://` address beyond this machine, too. Others may read them.")
+    bool, Flag("Also send secrets unencrypted to an `http://` address on another machine. Others may read them.")
 ]
 BasicUser = Annotated[
     str | None, UserName("User name for Basic authentication.", example="user@example.com", is_alternative=True)
@@ -98,9 +98,7 @@ CertFile = Annotated[
 ]
 KeyFile = Annotated[
     Path | None,
-    PrivateFile(
-        "Private key (PEM) of `cert_file`, where it is not in that file.", example="/etc/ionos-poller/client.key"
-    ),
+    PrivateFile("Private key (PEM) of `cert_file`, if it is not in that file.", example="/etc/ionos-poller/client.key"),
 ]
 
 
@@ -108,17 +106,15 @@ class Redact(Table, frozen=True, kw_only=True):
     """What is removed from entries before they touch the disk. Paths read `event.resources[].id`."""
 
     drop: Annotated[tuple[str, ...], FieldPaths("Fields to remove.", example=["event.param.uri"])] = ()
-    mask: Annotated[
-        tuple[str, ...], FieldPaths("Fields whose value is replaced by a mask.", example=["principal.sourceIP"])
-    ] = ()
+    mask: Annotated[tuple[str, ...], FieldPaths("Fields to replace by a mask.", example=["principal.sourceIP"])] = ()
     hash: Annotated[
         tuple[str, ...],
         FieldPaths(
-            "Fields replaced by a keyed hash, the same for the same value.", example=["principal.identity.username"]
+            "Fields to replace by a keyed hash, the same for the same value.", example=["principal.identity.username"]
         ),
     ] = ()
     hash_key: Annotated[
-        SecretSource | None, SecretKind("Key of the hashes; needed where `hash` is used.", is_text=True)
+        SecretSource | None, SecretKind("Key of the hashes. Needed if `hash` is used.", is_text=True)
     ] = None
 
     def problems(self) -> Iterator[Problem]:
@@ -133,8 +129,8 @@ class Redact(Table, frozen=True, kw_only=True):
 RedactTable = Annotated[
     Redact | None,
     Nested(
-        "What is removed from entries for this sink alone, besides what `[redact]` removes for all. Without a `hash_key`"
-        " of its own it uses that of `[redact]`.",
+        "What is removed from entries for this sink only, besides what `[redact]` removes. Its default `hash_key` is that of"
+        " `[redact]`.",
         example={"mask": ["principal.identity.username"]},
     ),
 ]
@@ -168,7 +164,7 @@ class Sink(Table, frozen=True, kw_only=True, tag_field="type"):
 
 
 class FormatSink(Sink, frozen=True, kw_only=True):
-    """What every sink takes that can send entries in several formats. All but `format` is for Moesif actions."""
+    """What sinks take that can send entries in several formats. All but `format` is for `moesif-action`."""
 
     format: FormatChoice = "raw"
     action_name: ActionName = "event.type"
@@ -187,7 +183,9 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     read_timeout_seconds: ReadTimeout = 30.0
     keepalive_seconds: Annotated[
         float,
-        Duration("A connection that was idle for longer is not used again; `0s`: a new one each time.", ge=0, le=3600),
+        Duration(
+            "A connection that was idle for longer is not used again. `0s`: a new one for each request.", ge=0, le=3600
+        ),
     ] = 60.0
     requests_per_second: RequestsPerSecond = 10.0
     headers: RequestHeaders = {}  # noqa: RUF012 - msgspec copies it
@@ -217,7 +215,7 @@ class HttpSink(Sink, frozen=True, kw_only=True):
 
 
 class FormatHttpSink(HttpSink, frozen=True, kw_only=True):
-    """Those of them over HTTP: a struct has one base alone."""
+    """The same over HTTP; a struct can have one base only."""
 
     format: FormatChoice = "raw"
     action_name: ActionName = "event.type"
@@ -227,18 +225,16 @@ class FormatHttpSink(HttpSink, frozen=True, kw_only=True):
 
 
 class LocalSink(FormatSink, frozen=True, kw_only=True):
-    """What every sink takes that writes to a machine's own disk or output."""
+    """What sinks take that write to a machine's own disk or output."""
 
     host: Annotated[
         str | None,
         Text(
-            "With a state in PostgreSQL: the machine that writes all of it, by its host name (`uname -n`).",
+            "With a state in PostgreSQL: host name (`uname -n`) of the machine that writes all of it.",
             example="collector-1",
         ),
     ] = None
-    shared: Annotated[
-        bool, Flag("With a state in PostgreSQL: every machine writes a part, that of the contracts it holds.")
-    ] = False
+    shared: Annotated[bool, Flag("With a state in PostgreSQL: every machine writes the contracts it holds.")] = False
 
     def is_here(self, host: str) -> bool:
         """Whether the machine of that name writes it."""

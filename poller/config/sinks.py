@@ -68,7 +68,9 @@ class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-servi
 
     EXAMPLES: ClassVar = {"name": "logging", "url": "https://12345678.logging.de-txl.ionos.com"}
 
-    tag: Annotated[str, Name("Tag of the pipeline's log source; becomes the path of the URL.", example="activityLog")]
+    tag: Annotated[
+        str, Name("Tag of the pipeline's log source. It becomes the path of the URL.", example="activityLog")
+    ]
     api_key: Annotated[SecretSource, SecretKind("Key of the pipeline, sent as `APIKEY` header.", aliases=("key",))]
     max_event_bytes: MaxEventBytes = 256 * KIB
     requests_per_second: RequestsPerSecond = 40.0
@@ -79,12 +81,12 @@ class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-servi
 
 
 class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
-    """Grafana Loki: its JSON push API, the event's own time, labels kept few."""
+    """Grafana Loki, by its JSON push API. Each line has the event's own time; labels are few."""
 
     EXAMPLES: ClassVar = {"url": "http://localhost:3100"}
 
     labels: Annotated[
-        dict[str, str], Labels("Labels of the stream. `contract` is added; all else stays in the line.")
+        dict[str, str], Labels("Labels of the stream. `contract` is added. Everything else stays in the line.")
     ] = msgspec.field(default_factory=lambda: {"tag_name": "activityLog"})
     tenant_id: Annotated[str | None, HeaderText("Tenant, sent as `X-Scope-OrgID`.", example="audit")] = None
     username: BasicUser = None
@@ -95,20 +97,20 @@ class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
     max_event_bytes: MaxEventBytes = 256 * KIB
     requests_per_second: RequestsPerSecond = 1000.0
     connections: Annotated[
-        int, Number("How many streams of a batch are sent side by side, a request each.", ge=1, le=100)
+        int, Number("Streams of a batch that are sent at the same time, one request each.", ge=1, le=100)
     ] = 32
     stream_bytes_per_second: Annotated[
         int,
         Size(
-            "Bytes of lines a second, per stream, that the sink stays below: `desired_rate` of Loki's `shard_streams`, or its"
-            " limit per stream if that is less. A faster stream would be split into shards.",
+            "Maximum bytes of lines per second and stream: `desired_rate` of Loki's `shard_streams`, or Loki's limit per stream"
+            " if that is lower. Loki splits a faster stream into shards.",
             ge=16 * KIB,
         ),
     ] = 1_536_000
     late_streams: Annotated[
         int,
         Number(
-            "Streams of each contract for events that were collected late. More of them make a first poll or a backfill faster.",
+            "Streams per contract for events that were collected late. More of them make a first poll or a backfill faster.",
             ge=2,
             le=168,
         ),
@@ -139,12 +141,12 @@ class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
     user_id: UserId = "principal.identity.username"
     uri_base: UriBase = "https://api.ionos.com"
     compression: CompressionChoice = "none"
-    batch_bytes: Annotated[
-        int, Size("At most so many bytes in one batch; Moesif takes 15 MB.", ge=KIB, le=12_000_000)
-    ] = 12_000_000
-    max_event_bytes: Annotated[
-        int, Size("An action larger than this is handled as `oversize` says.", ge=KIB, le=1_000_000)
-    ] = 1_000_000
+    batch_bytes: Annotated[int, Size("Maximum bytes in one batch. Moesif takes 15 MB.", ge=KIB, le=12_000_000)] = (
+        12_000_000
+    )
+    max_event_bytes: Annotated[int, Size("Larger actions are handled as `oversize` says.", ge=KIB, le=1_000_000)] = (
+        1_000_000
+    )
 
     @property
     def own_path(self) -> str:
@@ -161,15 +163,13 @@ class FirehoseSink(FormatSink, frozen=True, kw_only=True, tag="firehose"):
         None
     )
     endpoint_url: Annotated[
-        str | None, Url("Another endpoint than AWS's own.", example="https://firehose.eu-central-1.amazonaws.com")
+        str | None, Url("Endpoint, if it is not AWS's own.", example="https://firehose.eu-central-1.amazonaws.com")
     ] = None
-    batch_events: Annotated[int, Number("At most so many records a call; Firehose takes 500.", ge=1, le=500)] = 500
-    batch_bytes: Annotated[int, Size("At most so many bytes a call; Firehose takes 4 MiB.", ge=KIB, le=4 * MIB)] = (
-        4 * MIB
+    batch_events: Annotated[int, Number("Maximum records per call. Firehose takes 500.", ge=1, le=500)] = 500
+    batch_bytes: Annotated[int, Size("Maximum bytes per call. Firehose takes 4 MiB.", ge=KIB, le=4 * MIB)] = 4 * MIB
+    max_event_bytes: Annotated[int, Size("Larger records are handled as `oversize` says.", ge=KIB, le=1000 * KIB)] = (
+        1000 * KIB
     )
-    max_event_bytes: Annotated[
-        int, Size("A record larger than this is handled as `oversize` says.", ge=KIB, le=1000 * KIB)
-    ] = 1000 * KIB
     connect_timeout_seconds: ConnectTimeout = 5.0
     send_timeout_seconds: SendTimeout = 30.0
     read_timeout_seconds: ReadTimeout = 30.0
@@ -200,13 +200,15 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
 
 
 class KafkaSink(FormatSink, frozen=True, kw_only=True, tag="kafka"):
-    """Apache Kafka, and IONOS Event Streams: idempotent and transactional, in order for each contract."""
+    """Apache Kafka and IONOS Event Streams: idempotent, transactional, in order per contract."""
 
-    brokers: Annotated[tuple[str, ...], Brokers("Brokers to begin with, as host:port.", example=["10.7.222.11:9093"])]
-    topic: Annotated[str, Name("The topic. It is not created.", example="activity")]
+    brokers: Annotated[
+        tuple[str, ...], Brokers("First brokers to connect to, as host:port.", example=["10.7.222.11:9093"])
+    ]
+    topic: Annotated[str, Name("Topic. It is not created.", example="activity")]
     security: Annotated[
         Literal["auto", "tls", "plain"],
-        Choice("`auto`: TLS where `ca_file`, `cert_file` or `username` is given, else none."),
+        Choice("`auto`: TLS if `ca_file`, `cert_file` or `username` is set, else none."),
     ] = "auto"
     username: Annotated[str | None, Text("User name for SASL.", example="user@example.com", is_alternative=True)] = None
     password: Annotated[SecretSource | None, SecretKind("Password for SASL.", is_alternative=True, is_text=True)] = None
@@ -221,7 +223,7 @@ class KafkaSink(FormatSink, frozen=True, kw_only=True, tag="kafka"):
     )
     timeout_seconds: Annotated[float, Duration("Time for each step of a transaction.", ge=0.1, le=600)] = 30.0
     max_event_bytes: Annotated[
-        int, Size("An event larger than this is handled as `oversize` says. Keep it below the topic's limit.", ge=KIB)
+        int, Size("Larger events are handled as `oversize` says. Keep it below the topic's limit.", ge=KIB)
     ] = 1000 * KIB
 
     @property
@@ -238,7 +240,7 @@ class KafkaSink(FormatSink, frozen=True, kw_only=True, tag="kafka"):
 
 
 class OpenSearchSink(FormatHttpSink, frozen=True, kw_only=True, tag="opensearch"):
-    """OpenSearch: _bulk, an event once by its `_id`. Into a data stream, an alias or an index."""
+    """OpenSearch, by `_bulk` into a data stream, an alias or an index. Each event is stored once, by its `_id`."""
 
     EXAMPLES: ClassVar = {"url": "https://localhost:9200"}
 
@@ -259,21 +261,22 @@ class OpenSearchSink(FormatHttpSink, frozen=True, kw_only=True, tag="opensearch"
 
 
 class ElasticsearchSink(OpenSearchSink, frozen=True, kw_only=True, tag="elasticsearch"):
-    """Elasticsearch, 7 or later: likewise."""
+    """Elasticsearch 7 or later, with the keys of `opensearch`."""
 
 
 class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
-    """Any receiver over HTTP that has no type of its own: method, address, headers and body as it wants them."""
+    """Any other receiver over HTTP. You choose method, URL, headers and body."""
 
     EXAMPLES: ClassVar = {"url": "https://intake.example.com/v2/events"}
 
     method: Annotated[Literal["POST", "PUT", "PATCH"], Choice("Method of the requests.")] = "POST"
     body: Annotated[
         Literal["array", "ndjson", "object"],
-        Choice("A request holds a batch as JSON array or as lines of JSON, or a single event."),
+        Choice("What a request holds: a batch as JSON array or as lines of JSON, or a single event."),
     ] = "array"
     successes: Annotated[
-        tuple[int, ...], Statuses("The statuses that mean that all of a request was taken; no other does.")
+        tuple[int, ...],
+        Statuses("Statuses that mean that all events of a request were accepted. No other status does."),
     ] = (200, 201, 202, 204)
     username: BasicUser = None
     password: BasicPassword = None
@@ -292,7 +295,7 @@ class FileSink(LocalSink, frozen=True, kw_only=True, tag="file"):
     path: Annotated[
         str,
         OutputPath(
-            "The file, compressed if it ends in `.gz`; `{date}` is the event's UTC day. Relative to the configuration file.",
+            "The file. `.gz` at its end: compressed. `{date}`: the event's UTC day. It is relative to the configuration file.",
             example="/var/log/ionos-activity/{date}.ndjson",
         ),
     ]
@@ -322,8 +325,7 @@ class ArchiveSink(LocalSink, frozen=True, kw_only=True, tag="archive"):
     ] = None
     secret_key: Annotated[SecretSource | None, SecretKind("Secret key of `access_key`.", is_text=True)] = None
     object_lock: Annotated[
-        ObjectLock,
-        Choice("Lock each object against deletion for `retain`. The bucket must have been created with object lock."),
+        ObjectLock, Choice("Lock each object against deletion for `retain`. Create the bucket with object lock.")
     ] = "none"
     retain_seconds: Annotated[int, Duration("How long objects are locked.", ge=1, le=100 * 366 * 86_400)] = 365 * 86_400
     encryption: Annotated[Encryption, Choice("Encryption by the object storage; `none`: as the bucket has it.")] = (
@@ -336,7 +338,8 @@ class ArchiveSink(LocalSink, frozen=True, kw_only=True, tag="archive"):
     batch_events: BatchEvents = 100_000
     batch_bytes: BatchBytes = 16 * MIB
     batch_age_seconds: Annotated[
-        float, Duration("A batch that is not full is written when its oldest event waited this long.", ge=0, le=86_400)
+        float,
+        Duration("A batch that is not full is written when its oldest event has waited this long.", ge=0, le=86_400),
     ] = 3600.0
     max_event_bytes: MaxEventBytes = 64 * MIB
     connect_timeout_seconds: ConnectTimeout = 5.0
