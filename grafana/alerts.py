@@ -210,7 +210,7 @@ ALERTS = (
         "0s",
         "warning",
         "Sink {{ $labels.sink }} refused events for good",
-        "`ionos-poller dead-letters list` shows why; `replay` sends them again, `purge` lets go of them.",
+        "`ionos-poller dead-letters list` shows why; `replay` sends them again, `purge` deletes them.",
     ),
     Alert(
         "AuditFindsMissing",

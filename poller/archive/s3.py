@@ -40,7 +40,7 @@ _REMEDIES = {
     "PermanentRedirect": "the bucket is in another region: check region and endpoint_url",
     "AuthorizationHeaderMalformed": "the bucket is in another region: check region",
     "InvalidStorageClass": "check storage_class",
-    "InvalidRequest": "was the bucket created with object lock? check object_lock, encryption and storage_class",
+    "InvalidRequest": "check that the bucket was created with object lock; check object_lock, encryption and storage_class",
     "ObjectLockConfigurationNotFoundError": "create the bucket with object lock",
     "MissingContentLength": "check endpoint_url",
 }

@@ -14,11 +14,11 @@ from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_OK,
 Level = Literal["ok", "warn", "fail"]
 
 # What to mend first: nothing works without a configuration, and little without a token.
-_GRAVEST_FIRST = (EXIT_CONFIG, EXIT_AUTH, EXIT_STATE, EXIT_INCOMPLETE)
+_WORST_FIRST = (EXIT_CONFIG, EXIT_AUTH, EXIT_STATE, EXIT_INCOMPLETE)
 
 
 class Finding(NamedTuple):
-    """What one check found: `name` says where, `hint` is the remedy. `exit_code` is the command's, if it is the gravest."""
+    """What one check found: `name` says where, `hint` is the remedy. `exit_code` is the command's, if it is the worst."""
 
     level: Level
     name: str
@@ -58,6 +58,6 @@ def from_error(name: str, error: PollerError) -> list[Finding]:
 
 
 def exit_code_of(findings: Iterable[Finding]) -> int:
-    """The exit code of the gravest failure; 0 where there is none."""
+    """The exit code of the worst failure; 0 if there is none."""
     codes = {finding.exit_code for finding in findings if finding.level == "fail"}
-    return next((code for code in _GRAVEST_FIRST if code in codes), EXIT_OK)
+    return next((code for code in _WORST_FIRST if code in codes), EXIT_OK)

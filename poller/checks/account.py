@@ -95,7 +95,7 @@ class AccountCheck:
             hint = "name the others in poll.contracts, and report it to IONOS"
             yield warn(f"contracts{self._suffix}", numbers.missing, hint)
         if not numbers and not self._poll.contracts:
-            hint = "is it the token of a user of this contract? The DCD shows users and groups in the User Manager"
+            hint = "use the token of a user of this contract: the DCD shows users and groups in the User Manager"
             yield fail(f"contracts{self._suffix}", "the token sees no contract", hint)
         elif not wanted and not self._poll.contracts:
             hint = "take out of it what is to be collected"
@@ -130,10 +130,10 @@ def check_token(
     if days is not None and days <= 0 and (refusal is not None or not is_asked):
         return fail(name, f"the token expired {_date(expires_at)}", renew, EXIT_AUTH)
     if refusal is not None:
-        hint = renew if credentials.token is not None else "are they right? They do not work with 2FA: use a token"
+        hint = renew if credentials.token is not None else "check both; with 2FA they do not work: use a token"
         return fail(name, f"the API refused the {what} (401)", hint, EXIT_AUTH)
     if days is not None and days <= 0:
-        return warn(name, f"accepted, though it expired {_date(expires_at)}", "is the clock of this machine right?")
+        return warn(name, f"accepted, though it expired {_date(expires_at)}", "check the clock of this machine")
     state = "accepted" if is_asked else f"{what} found, not tried"
     if days is None:
         return ok(name, f"{state}; it does not say when it expires" if credentials.token is not None else state)

@@ -93,14 +93,18 @@ def _read(path: Path, base: Path, depth: int, variables: dict[str, str], what: s
             content = file.read(_MAX_BYTES + 1)
         text = content.decode()
     except OSError as error:
-        hint = f"correct {what}, or put the file there" if what else "does it exist, and may this user read it?"
+        hint = (
+            f"correct {what}, or put the file there"
+            if what
+            else "check that the file exists and that this user can read it"
+        )
         raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}", hint)]) from error
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), "is not UTF-8", "is it the right file?")]) from error
+        raise ConfigError([Problem(str(path), "is not UTF-8", "check that this is the right file")]) from error
     except ValueError as error:
         raise ConfigError([Problem(str(base), f"names a {what} with NUL in its name", "correct it")]) from error
     if len(content) > _MAX_BYTES:
-        raise ConfigError([Problem(str(path), "is larger than 1 MiB", "is it the right file?")])
+        raise ConfigError([Problem(str(path), "is larger than 1 MiB", "check that this is the right file")])
     if path.suffix.lower() in (".yaml", ".yml"):
         return _read_yaml(path, text, base, depth, variables)
     return list(_read_classic(path, text, base, depth, variables))
@@ -170,7 +174,7 @@ def _inner(line: str, indent: str, where: str) -> str:
 def _add(section: Section | None, text: str, where: str) -> None:
     key, space, value = text.partition(" ")
     if section is None:
-        hint = "is it a Fluent Bit configuration? YAML ends in .yaml"
+        hint = "check that it is a Fluent Bit configuration; YAML ends in .yaml"
         raise ConfigError([Problem(where, "stands in no section", hint)])
     if key.startswith("["):
         raise ConfigError([Problem(where, "a section is indented", "begin it in the first column")])
@@ -209,7 +213,7 @@ def _load_yaml(path: Path, text: str) -> dict[Any, Any]:
         raise ConfigError([Problem(str(path), f"is not valid YAML{where}", "mind the indentation there")]) from error
     except (ValueError, RecursionError) as error:
         message = "holds a value that is too long, too deep, or no date"
-        raise ConfigError([Problem(str(path), message, "is it the right file?")]) from error
+        raise ConfigError([Problem(str(path), message, "check that this is the right file")]) from error
     if not isinstance(tree, dict):
         raise ConfigError([Problem(str(path), "is no Fluent Bit configuration", "it has `pipeline:` at its top")])
     return tree

@@ -34,14 +34,14 @@ EXTRAS = {"firehose": ("boto3", "firehose"), "kafka": ("confluent_kafka", "kafka
 PIPELINE_TAG = r"[A-Za-z0-9]{3,20}"
 
 _LOGIN_HINTS = {
-    "logging-service": "is api_key the key of this pipeline? It is shown once: `ionos-poller setup --rotate-key` makes a new one",
+    "logging-service": "check that api_key is the key of this pipeline; `ionos-poller setup --rotate-key` creates a new one",
     "loki": "check username and password, or bearer_token, and tenant_id",
     "otlp": "check username and password, or bearer_token, and headers",
     "opensearch": "check username and password, or api_key, and what its role may do",
     "elasticsearch": "check username and password, or api_key, and what its role may do",
     "http": "check username and password, or bearer_token, and headers",
     "kafka": "check username and password, or cert_file and key_file",
-    "moesif": "is application_id the Collector Application Id of your Moesif app?",
+    "moesif": "check that application_id is the Collector Application Id of your Moesif app",
     "firehose": "check AWS's credentials (environment, profile or role) and firehose:PutRecordBatch",
 }
 

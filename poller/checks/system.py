@@ -59,7 +59,7 @@ def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Fi
     try:
         names = sorted(os.listdir(directory))  # noqa: PTH208 - names only
     except OSError as error:
-        hint = "has the unit LoadCredential=, and is this the unit's user?"
+        hint = "check that the unit has LoadCredential= and that this is the unit's user"
         yield fail("credentials", f"{directory}: {error.strerror}", hint, EXIT_CONFIG)
         return
     used = {Path(source.place).name for source in secret_sources(config) if source.origin == "credential"}
@@ -68,7 +68,9 @@ def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Fi
     for name in names:
         # A unit may set an empty one in place of a file that need not be there.
         if name not in used and not _is_blank(Path(directory) / name):
-            hint = "name it token, or after its sink, such as logging.key; or is it given otherwise, too?"
+            hint = (
+                "name it token, or after its sink, such as logging.key; check whether it is also given in another way"
+            )
             yield warn("credentials", f"nothing uses the credential {name}", hint)
     if used:
         yield ok("credentials", f"from systemd: {', '.join(sorted(used))}")

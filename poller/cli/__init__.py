@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 # Command to the module in this package that defines it, and its line in `--help`.
 _COMMANDS = {
     "setup": "Create or reuse a Logging Service pipeline; store its key; write a configuration.",
-    "check": "Is everything set up right? What to do where it is not.",
+    "check": "Check the whole set-up; what to do where something is wrong.",
     "run": "The daemon: polls on a schedule, delivers to every sink.",
-    "reload": "Have the daemon take the configuration as it is now; what came of it.",
+    "reload": "Have the daemon load its configuration again; report the result.",
     "fetch": "One poll: new entries as JSON lines on stdout.",
     "backfill": "One-off export of a past range, resumable.",
-    "audit": "What the API holds against what was collected.",
-    "tail": "Who did what, as it comes.",
-    "status": "Per contract watermark and lag, per sink backlog; the books.",
+    "audit": "Compare what the API holds with what was collected.",
+    "tail": "Show who did what, live.",
+    "status": "Watermark and lag per contract, backlog per sink, the books.",
     "gaps": "Spans that could not be read: list, show, retry, accept.",
     "dead-letters": "Events a sink refused for good: list, show, replay, purge.",
     "sinks": "Sinks known to the state: list, retry, forget.",
     "archive": "Proof of what was collected: keygen, verify, restore.",
     "state": "The state in PostgreSQL: create its tables, copy from files and back.",
     "journal": "What people did to the state by hand: who, when, what, why.",
-    "demo": "The whole thing on this machine, no account needed.",
+    "demo": "Show how it works, without an account.",
     "simulate": "Only the simulator, for trying configs.",
     "config": "Example, effective configuration, JSON Schema.",
-    "completion": "The script for TAB in bash, zsh or fish.",
+    "completion": "Print the script for TAB in bash, zsh or fish.",
 }
 
 
@@ -90,7 +90,7 @@ def cli() -> None:
     Examples:
       ionos-poller demo                       see it work, no account needed
       IONOS_API_TOKEN=... ionos-poller fetch  the entries since the last fetch
-      ionos-poller --config my.toml check     is everything set up right?
+      ionos-poller --config my.toml check     check the whole set-up
 
     T is a time: 2026-05-01T07:42:20Z, 2026-05-01 (UTC midnight), `now`, or an age such as 90m, 36h, 7d.
 

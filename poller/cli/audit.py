@@ -43,8 +43,10 @@ _TOLD_GAPS = 5
 
 
 @click.command("audit", cls=GlobalOptionsCommand)
-@click.option("--from", "start", type=TIME, required=True, metavar="T", help="The range's start.")
-@click.option("--to", "end", type=TIME_END, default="now", metavar="T", help="Its end, not included. Default: now.")
+@click.option("--from", "start", type=TIME, required=True, metavar="T", help="Start of the range.")
+@click.option(
+    "--to", "end", type=TIME_END, default="now", metavar="T", help="End of the range, not included. Default: now."
+)
 @CONTRACTS
 @click.option("--use", type=click.Choice(["run", "fetch"]), help="Whose state. Default: run, if there is one.")
 @click.option("--repair", is_flag=True, help="Collect what is missing, so that it is delivered once.")
@@ -61,10 +63,10 @@ def command(
 ) -> int:
     """Compare what the API says it holds with what was collected, per contract and hour.
 
-    Every hour that the range touches, up to poll.overlap ago: what is younger may still be on its way. What lies before
-    collecting began is named, and is no difference: `backfill` exports it. Gaps are named and left out. Exit code 0 when all is
-    equal, or repaired; 1 when something differs, or while a gap in the range is not accepted. What `--repair` collects waits
-    for the next `run` or `fetch` to be delivered; while `run` runs, it collects it itself at its next poll, which is waited for.
+    Compares every hour that the range touches, up to poll.overlap ago: younger entries may still appear. What lies before
+    collecting began is named and is no difference: `backfill` exports it. Gaps are named and left out. Exit code 0: all is
+    equal, or repaired; 1: something differs, or a gap in the range is not accepted. The next `run` or `fetch` delivers what
+    `--repair` collects. While `run` runs, it collects it at its next poll, and the command waits for that.
 
     \b
     Examples:
@@ -198,7 +200,7 @@ class _Audit:
             hint = f"`{self._use}` has collected: {', '.join(known) or 'none'}"
             raise ConfigError([Problem("--contract", f"{', '.join(unknown)} was never collected", hint)])
         if not known:
-            hint = "is the token accepted? `ionos-poller check` says what it sees"
+            hint = "check that the token is accepted: `ionos-poller check` says what it sees"
             raise StateError(
                 f"`{self._use}` has not collected any contract yet: there is nothing to compare", hint=hint
             )

@@ -42,8 +42,10 @@ _TOO_OLD: dict[TooOld, str] = {
 
 
 @click.group("backfill", cls=GlobalOptionsGroup, invoke_without_command=True)
-@click.option("--from", "start", type=TIME_TEXT, metavar="T", help="The range's start. Needed.")
-@click.option("--to", "end", type=TIME_TEXT, metavar="T", default="now", help="Its end, not included. Default: now.")
+@click.option("--from", "start", type=TIME_TEXT, metavar="T", help="Start of the range. Required.")
+@click.option(
+    "--to", "end", type=TIME_TEXT, metavar="T", default="now", help="End of the range, not included. Default: now."
+)
 @CONTRACTS
 @click.option(
     "--output",
@@ -68,14 +70,14 @@ _TOO_OLD: dict[TooOld, str] = {
     help="Of --output: the entry as the API gave it, or an event that holds it.",
 )
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Windows fetched at once.")
-@click.option("--restart", is_flag=True, help="Begin anew instead of going on.")
-@click.option("--again", is_flag=True, help="Send to the sinks also what `run` has collected for them already.")
+@click.option("--restart", is_flag=True, help="Start again instead of continuing.")
+@click.option("--again", is_flag=True, help="Also send what `run` has already collected for these sinks.")
 @click.option(
     "--too-old",
     type=click.Choice(["dead-letter", "skip", "stamp-now"]),
     default="dead-letter",
     show_default=True,
-    help="What becomes of entries older than a sink takes.",
+    help="What to do with entries that are too old for a sink.",
 )
 @click.pass_context
 def command(
@@ -157,15 +159,15 @@ def command(
         raise
 
 
-@command.command("forget", cls=GlobalOptionsCommand, short_help="Take a finished one off the lists.")
+@command.command("forget", cls=GlobalOptionsCommand, short_help="Remove a finished one from the lists.")
 @click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=suggestions.uses)
 @click.option("--finished", "is_all_finished", is_flag=True, help="All that are finished.")
-@click.option("--yes", is_flag=True, help="Also one that is not finished: what it had exported is not known any more.")
+@click.option("--yes", is_flag=True, help="Also one that is not finished. What it exported is then unknown.")
 @click.pass_obj
 def forget(settings: Settings, ids: tuple[str, ...], is_all_finished: bool, yes: bool) -> int:
     """Forget a backfill that is finished, as `status` names it: its state is deleted, and what it exported stays.
 
-    One that still has something to export or dead letters is forgotten with `--yes` alone. The same backfill later begins anew.
+    With `--yes` also one that still has something to export, or dead letters. The same backfill later starts from the beginning.
 
     \b
     Examples:

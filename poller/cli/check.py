@@ -36,8 +36,8 @@ _SINKS_AT_ONCE = 8
 
 
 @click.command("check", cls=GlobalOptionsCommand)
-@click.option("--offline", is_flag=True, help="Only what can be told without the network.")
-@click.option("--no-send", is_flag=True, help="Leave the sinks alone.")
+@click.option("--offline", is_flag=True, help="Only what can be checked without the network.")
+@click.option("--no-send", is_flag=True, help="Do not contact the sinks.")
 @click.option(
     "--fluent-bit",
     type=click.Path(path_type=Path, readable=False),
@@ -47,12 +47,12 @@ _SINKS_AT_ONCE = 8
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.pass_obj
 def command(settings: Settings, offline: bool, no_send: bool, fluent_bit: Path | None, as_json: bool) -> int:
-    """Is everything set up right? Tries it, says so in a line each, and what to do where it is not.
+    """Check the whole set-up: try each part, print one line for it, and say what to do if it is wrong.
 
-    Looks at the configuration, the token (accepted? until when?), the API, the contracts, the state directory, every sink
-    (by a request that comes close to sending), the port, and systemd's unit. Writes nothing, and may run beside the daemon.
+    Checks the configuration, the token and until when it is valid, the API, the contracts, the state directory, every sink
+    (by a request that is close to sending), the port, and systemd's unit. Writes nothing, and may run beside the daemon.
 
-    Exit code 0: all ok, perhaps with warnings. Else that of the gravest failure: 2 configuration, 3 authentication,
+    Exit code 0: all ok, perhaps with warnings. Otherwise the code of the worst failure: 2 configuration, 3 authentication,
     4 state, 1 any other.
 
     \b

@@ -35,11 +35,11 @@ def example() -> int:
     return EXIT_OK
 
 
-@command.command("show", cls=GlobalOptionsCommand, short_help="What is in force, with secrets masked.")
+@command.command("show", cls=GlobalOptionsCommand, short_help="What is in effect, with secrets masked.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON instead of TOML.")
 @click.pass_obj
 def show(settings: Settings, as_json: bool) -> int:
-    """Print the configuration in force, from file, environment and defaults, with secrets masked.
+    """Print the configuration in effect, from file, environment and defaults, with secrets masked.
 
     \b
     Example:

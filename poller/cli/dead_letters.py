@@ -49,7 +49,7 @@ def _which(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command.command("list", cls=GlobalOptionsCommand, short_help="Number, sink, contract, time and reason.")
 @_SINK
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, all of them, with the entry.")
 @USE
 @click.pass_obj

@@ -49,7 +49,7 @@ class _Polled(NamedTuple):
 @click.command("demo", cls=GlobalOptionsCommand)
 @click.pass_obj
 def command(settings: Settings) -> int:
-    """See it work in a few seconds: no account, nothing is installed, nothing stays.
+    """Show how it works, in a few seconds. Needs no account, installs nothing, leaves nothing behind.
 
     Starts a simulated Activity Log API and an HTTP sink on loopback, collects through failing requests and a late
     entry, delivers, and shows the books.

@@ -24,7 +24,7 @@ from poller.store.protocols import State, Stores
 def command() -> None:
     """Spans that could not be read whole: list, show, retry, accept.
 
-    All else is collected and delivered. A gap is tried again after a minute, later once an hour, and closes when it can be read.
+    Everything else is collected and delivered. A gap is tried again after a minute, later every hour, and closes when it is read.
 
     \b
     Examples:
@@ -100,7 +100,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
 @USE
 @click.pass_obj
 def retry(settings: Settings, id_: int | None, use: str | None) -> int:
-    """Have a gap tried again at the next poll, or all that are not accepted. One that was accepted is open again.
+    """Try a gap again at the next poll, or all that are not accepted. An accepted one is open again.
 
     A contract tries one gap at each poll.
 
@@ -113,16 +113,16 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
         chosen = [gap for gap in state.gaps.find() if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:
             state.gaps.retry(gap.id, int(time.time()), by=by)
-    click.echo(f"{len(chosen):,} to be tried at the next poll")
+    click.echo(f"{len(chosen):,} will be tried at the next poll")
     return EXIT_OK
 
 
-@command.command("accept", cls=GlobalOptionsCommand, short_help="Take a gap as it is: no alert, no more tries.")
+@command.command("accept", cls=GlobalOptionsCommand, short_help="Accept that a gap stays: no alert, no more tries.")
 @click.argument("id_", type=int, metavar="ID")
 @USE
 @click.pass_obj
 def accept(settings: Settings, id_: int, use: str | None) -> int:
-    """Take a gap as it is: it stays in the list, and is neither tried again nor an alert any more. `retry` takes that back.
+    """Accept that a gap stays: it remains in the list, is not tried again, and is no alert any more. `retry` undoes this.
 
     \b
     Example:

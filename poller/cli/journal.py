@@ -26,7 +26,7 @@ _LINES = 50
 def command(settings: Settings, since: int | None, limit: int | None, as_json: bool, use: str | None) -> int:
     """What people did to the state by hand: when, who, what, how many, and why. Oldest first.
 
-    It has dead-letters replay and purge, sinks forget and retry, gaps accept and retry, audit --repair, --since, --adopt-state,
+    It lists dead-letters replay and purge, sinks forget and retry, gaps accept and retry, audit --repair, --since, --adopt-state,
     and reloads of `run`.
 
     \b

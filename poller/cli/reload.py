@@ -1,4 +1,4 @@
-"""`reload`: have the running daemon take the configuration as it is now, and tell what came of it."""
+"""`reload`: tell the running daemon to load its configuration again, and report the result."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LOOK_AGAIN_SECONDS = 0.1
 @click.argument("pid", type=click.IntRange(2), required=False, metavar="[PID]")
 @click.pass_obj
 def command(settings: Settings, pid: int | None) -> int:
-    """Have `run` take the configuration as it is now, and tell what came of it. Default: the process that holds the state.
+    """Tell `run` to load its configuration again, and report the result. Default PID: the process that holds the state.
 
-    Exit code 1 when it kept the old one, 2 when the configuration is wrong. What `systemctl reload ionos-poller` runs. Secrets
-    that come through LoadCredential= of systemd need a restart instead.
+    Exit code 1: it kept the old one; 2: the configuration is wrong. `systemctl reload ionos-poller` runs this. Secrets that
+    come through LoadCredential= of systemd need a restart instead.
 
     \b
     Example:

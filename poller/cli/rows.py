@@ -38,7 +38,7 @@ def heading(width: int) -> str:
 
 
 def line_for_terminal(row: Row, width: int) -> str:
-    """A row in one line of at most so many columns. What does not fit its column ends in `…`; the day is not in it."""
+    """A row in one line that fits the columns. What does not fit its column ends in `…`; the day is not in it."""
     widths = _widths(width, max(_CONTRACT, len(row.contract)))
     resource = row.resource
     if cell_len(resource) > widths[4] and _UUID.fullmatch(row.resource_id):

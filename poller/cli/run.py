@@ -35,12 +35,12 @@ _END_SECONDS = 9.5
 def command(settings: Settings, since: int | None) -> int:
     """The daemon: polls every contract on a schedule and delivers to every sink, until SIGTERM.
 
-    SIGHUP reloads the configuration and the secrets; a bad one is reported and the old one stays in force.
+    SIGHUP reloads the configuration and the secrets; a bad one is reported and the old one stays in use.
 
     \b
     Examples:
       ionos-poller --config /etc/ionos-poller/config.toml run
-      curl -s localhost:9464/readyz      is it well, and if not, why?
+      curl -s localhost:9464/readyz      ready or not, and why
     """
     with restarted_if_it_may_pass():
         return _run(settings, since)

@@ -91,8 +91,10 @@ class _Plan(NamedTuple):
 
 
 @click.command("setup", cls=GlobalOptionsCommand)
-@click.option("--region", type=click.Choice(REGIONS), help="Where the pipeline is, or is to be.")
-@click.option("--pipeline", metavar="NAME", help="Its name (at most 20 characters) or id. Made, where there is none.")
+@click.option("--region", type=click.Choice(REGIONS), help="Region of the pipeline.")
+@click.option(
+    "--pipeline", metavar="NAME", help="Its name (at most 20 characters) or id. Created if it does not exist."
+)
 @click.option("--tag", metavar="TAG", help="Tag of its log source: 3 to 20 letters and digits. Default: activityLog.")
 @click.option("--sink", default=_SINK, show_default=True, metavar="NAME", help="Name of the sink in the configuration.")
 @click.option(
@@ -100,19 +102,19 @@ class _Plan(NamedTuple):
     type=click.Choice(["0", "7", "14", "30"]),
     default="30",
     show_default=True,
-    help="How long a log source made here keeps its entries; 0: without limit. IONOS's Grafana shows 30 days only.",
+    help="How long a log source created here keeps its entries; 0: without limit. IONOS's Grafana shows 30 days only.",
 )
 @click.option(
     "--account",
     metavar="NAME",
     shell_complete=suggestions.accounts,
-    help="Whose token to use, where the configuration has several accounts.",
+    help="Account whose token is used, if there are several.",
 )
 @click.option(
     "--service", "is_service", is_flag=True, help="Also install and start it as a service of systemd. Needs root."
 )
-@click.option("--rotate-key", is_flag=True, help="Make a new key, which ends the old one.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--rotate-key", is_flag=True, help="Create a new key. The old one stops working.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be done.")
 @click.option("--yes", is_flag=True, help="Do it without asking.")
 @click.option("--timeout", type=DURATION, default="10m", show_default=True, help="How long to wait for a new pipeline.")
 @click.option(
@@ -120,12 +122,12 @@ class _Plan(NamedTuple):
     envvar="IONOS_LOGGING_API_URL",
     show_envvar=True,
     metavar="URL",
-    help="Another address of the Logging Service's API than the region's.",
+    help="Address of the Logging Service's API, instead of the region's.",
 )
 @click.option(
     "--kafka", metavar="CLUSTER", help="Fetch the certificates of an Event Streams cluster, and add a kafka sink."
 )
-@click.option("--kafka-user", metavar="NAME", help="Which user of the cluster, where it has several.")
+@click.option("--kafka-user", metavar="NAME", help="User of the cluster, if it has several.")
 @click.option("--topic", default="activity", show_default=True, metavar="NAME", help="With --kafka: the topic.")
 @click.pass_obj
 def command(
@@ -148,12 +150,12 @@ def command(
 ) -> int:
     """Create or reuse a pipeline of the IONOS Logging Service, store its key (0600), write a configuration, then check it.
 
-    Asks on a terminal for what the options do not say. Run again, it changes nothing that is as it should be. Needs the
+    On a terminal it asks for what the options leave open. A second run changes nothing that is right already. Needs the
     extra `setup` and the token of a user who may manage the Logging Service.
 
     With `--service`, as root, it also stores the token and the keys in /etc/ionos-poller (0600) for systemd's LoadCredential=,
-    installs the unit, starts it, and waits for the first entry that arrives. With a configuration that has sinks, it makes no
-    pipeline. Without root it prints the commands.
+    installs the unit, starts it, and waits for the first entry. If the configuration has sinks, it creates no pipeline.
+    Without root it prints the commands.
 
     \b
     Examples:

@@ -42,8 +42,10 @@ path = "activity-{{date}}.ndjson"
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
 @click.option("--contracts", type=click.IntRange(0, 100_000), default=2, show_default=True, help="How many contracts.")
 @click.option("--events", type=click.IntRange(0), default=1000, show_default=True, help="Entries of each contract.")
-@click.option("--span", type=DURATION, default="1h", show_default=True, help="Over which they are spread, up to now.")
-@click.option("--rate", type=float, default=0.0, show_default=True, help="New entries a second of each contract.")
+@click.option(
+    "--span", type=DURATION, default="1h", show_default=True, help="Time over which they are spread, up to now."
+)
+@click.option("--rate", type=float, default=0.0, show_default=True, help="New entries per second and contract.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same entries.")
 @click.option("--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see above.")
 @click.option(
@@ -71,11 +73,11 @@ def command(
       /sink/logging    a Logging Service pipeline; its key is demo-key
       /sink/loki       a Loki
       /sink/moesif     Moesif; its application id is demo-app
-      /sink/http       takes whatever comes
+      /sink/http       accepts everything
       /pipelines       the Logging Service's own API: `setup --api-url ADDRESS`
 
     \b
-    A fault reads [SELECTOR:]KIND[:OPTION]..., for example
+    A fault has the form [SELECTOR:]KIND[:OPTION]..., for example
       500:10%                      every tenth API request answers 500
       429:10%:retry-after=2        with a Retry-After header
       contract=31960002:500        every page of one contract

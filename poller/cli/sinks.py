@@ -1,4 +1,4 @@
-"""`sinks`: those the state knows, a try at once where something was mended, and letting go of one that left the configuration."""
+"""`sinks`: list those the state knows, try one now, and forget one that is no longer configured."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def list_(settings: Settings, use: str | None) -> int:
     return EXIT_OK
 
 
-@command.command("retry", cls=GlobalOptionsCommand, short_help="Try it now: what it waited for was mended.")
+@command.command("retry", cls=GlobalOptionsCommand, short_help="Try it now, after its problem was fixed.")
 @click.argument("name", shell_complete=suggestions.known_sinks)
 @USE
 @click.pass_obj
@@ -121,12 +121,12 @@ def _sink(state: State, name: str) -> SinkOverview:
     return rows[name]
 
 
-@command.command("forget", cls=GlobalOptionsCommand, short_help="Let go of a sink that left the config.")
+@command.command("forget", cls=GlobalOptionsCommand, short_help="Forget a sink that is no longer configured.")
 @click.argument("name", shell_complete=suggestions.sinks_gone)
 @USE
 @click.pass_obj
 def forget(settings: Settings, name: str, use: str | None) -> int:
-    """Let go of a sink that left the configuration: what waited for it alone is deleted.
+    """Forget a sink that is no longer configured. What waits for this sink only is deleted.
 
     \b
     Example:

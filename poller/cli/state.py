@@ -37,7 +37,7 @@ def command() -> None:
 def init(settings: Settings) -> int:
     """Create the schema and its tables in the database of `[state] url`, or bring them up to this version.
 
-    The first start does so as well, where its role may. Run it as the owner of the database where it may not.
+    The first start does the same if its database role may. If it may not, run this as the owner of the database.
 
     \b
     Example:
@@ -62,8 +62,8 @@ def init(settings: Settings) -> int:
 def copy(settings: Settings, source: str, target: str) -> int:
     """Copy every state of a place to another: watermarks, ledger, outbox, places, dead letters, gaps, journal and books.
 
-    Whole or not at all. Refused while anything works on either, and where the target has a state already. The source stays
-    as it is: do not run both. The password of a database is that of `[state]` in the configuration.
+    All or nothing. Refused while a process uses either, and if the target already has a state. The source is not changed:
+    do not run both. The password of a database is that of `[state]` in the configuration.
 
     \b
     Examples:

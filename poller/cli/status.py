@@ -29,11 +29,11 @@ _WATCH_SECONDS = 2.0
     "--all",
     "is_whole",
     is_flag=True,
-    help="Every contract, and every finished backfill; else a terminal shows 20, those not well first.",
+    help="Every contract and every finished backfill. Otherwise a terminal shows 20, those with problems first.",
 )
 @click.pass_obj
 def command(settings: Settings, as_json: bool, watch: bool, is_whole: bool) -> int:
-    """What the state says: per contract watermark and lag, per sink backlog, retry state and dead letters; the books.
+    """Show the state: watermark and lag per contract; backlog, retries and dead letters per sink; the books.
 
     Exit code 1 when the books do not balance, 4 when a state cannot be used.
 

@@ -37,7 +37,7 @@ def console() -> Console:
 
 
 def page(config: Config, seen: Seen, *, contracts: int | None) -> RenderableType:
-    """What the state directory holds, the daemon first. `contracts`: at most so many, those first that are not well; None: all of
+    """What the state directory holds, the daemon first. `contracts`: how many, those with problems first; None: all of
     them, and what finished backfills did in full.
     """
     is_whole = contracts is None

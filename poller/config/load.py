@@ -105,7 +105,7 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
     try:
         content, rights, refusal = read_trusted(path, _MAX_FILE_BYTES + 1, is_named=path != LOCAL_CONFIG)
     except OSError as error:
-        hint = "does it exist, and may this user read it? See `ionos-poller config example`"
+        hint = "check that the file exists and that this user can read it; `ionos-poller config example` prints one"
         problems.append(Problem(str(path), f"cannot be read: {error.strerror}", hint))
         return {}, False, ""
     if refusal is not None:
@@ -113,7 +113,7 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
         return {}, False, ""
     is_private = rights.mode & 0o077 == 0
     if len(content) > _MAX_FILE_BYTES:
-        problems.append(Problem(str(path), "is larger than 1 MiB", "is it the right file?"))
+        problems.append(Problem(str(path), "is larger than 1 MiB", "check that this is the right file"))
         return {}, is_private, ""
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")

@@ -141,12 +141,12 @@ class SecretSource:
                     f"key file {self.place} cannot be read now: {error.strerror}", hint=hint
                 ) from error
             message = f"unreadable key file {self.place}: {error.strerror}"
-            problem = FileProblem(self.path, message, "does it exist, and may this user read it?")
+            problem = FileProblem(self.path, message, "check that the file exists and that this user can read it")
             raise ConfigError([problem]) from error
-        if self.origin == "file" and refusal is not None:  # a credential is systemd's, which sees to that
+        if self.origin == "file" and refusal is not None:  # systemd protects a credential
             raise self._error(*refusal)
         if len(content) > _MAX_SECRET_BYTES:
-            raise self._error(f"key file {self.place} is larger than 64 KiB", "is it the right file?")
+            raise self._error(f"key file {self.place} is larger than 64 KiB", "check that this is the right file")
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             hint = "save it as UTF-8: in PowerShell, Out-File -Encoding ascii -NoNewline"
             raise self._error(f"key file {self.place} is UTF-16 text", hint)

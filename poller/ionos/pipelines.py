@@ -128,7 +128,7 @@ class Pipelines:
         self._call(self._pipelines.pipelines_patch, pipeline_id, self._sdk.PipelinePatch(properties=properties))
 
     def new_key(self, pipeline_id: str) -> Secret:
-        """Make a new key, which ends the old one. It is shown this once."""
+        """Create a new key. The old one stops working. It is shown this once."""
         key = self._call(self._keys.pipelines_key_post, pipeline_id).key
         if not key:
             raise RejectedError("the API made a key and did not show it", hint="try `setup --rotate-key` again")

@@ -49,10 +49,10 @@ _PROXY_HINT = "check HTTPS_PROXY"
 _TLS_HINTS = (
     ("issuer|self.signed", "is the certificate signed by an unknown CA? name its file in ca_file"),
     ("mismatch, certificate|not valid for", "the certificate is for another name: check the url"),
-    ("expired|not yet valid", "is this machine's clock right? Else its certificate has to be renewed"),
+    ("expired|not yet valid", "check the clock of this machine; if it is right, the server needs a new certificate"),
     (
         "WRONG_VERSION|RECORD_LAYER|HTTP_REQUEST|UNEXPECTED_EOF",
-        "does it speak TLS at that port? If not, the url begins with http://",
+        "check that it speaks TLS at that port; if it does not, the url begins with http://",
     ),
     (
         "KEY_VALUES_MISMATCH|NO_CERTIFICATE|PEM",
@@ -279,7 +279,7 @@ def _connection_error(error: Exception, root: BaseException, host: str) -> Trans
         case socket.gaierror():
             return TransientError(f"the host name of {host} is not known", hint="check the url and the DNS")
         case ConnectionRefusedError():
-            hint = "is the address right, and something listening there?"
+            hint = "check the address, and that a server listens there"
             return TransientError(f"connection refused by {host}", hint=hint)
         case _:
             return None

@@ -128,7 +128,7 @@ class ReadAhead:
             item.future.add_done_callback(lambda _: has_changed.set())
 
     def close(self) -> None:
-        """Begin nothing more; what is being read is let go of."""
+        """Begin nothing more, and drop what is being read."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
 

@@ -351,7 +351,7 @@ class Deliverer:
         """Wait with the events of the first piece that were not taken (`again`).
 
         Their contracts wait on their own where the sink has just taken others (`taken`), or where it failed so often that each
-        is to be tried without the others.
+        is tried without the others.
         """
         queue, others = self._queues.current, self._queues.others
         self._reduce(queue, wait, len(again))

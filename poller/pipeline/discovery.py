@@ -87,7 +87,7 @@ class Discovery:
         try:
             listed = api.contracts()
             if not listed and not known and not wanted:
-                hint = "is it the token of a user of this contract? `ionos-poller check` says more"
+                hint = "use the token of a user of this contract; `ionos-poller check` says more"
                 raise PollerError("no contract is visible", hint=hint)
         except PollerError as error:
             if len(self._accounts) > 1:

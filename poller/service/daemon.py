@@ -119,7 +119,7 @@ class Daemon:
     def _loop(self) -> None:
         """Do what signals ask for, and what has to be tried again, until the end."""
         while not self._is_stopping and self._fatal is None:
-            # A signal that comes in the moment before we begin to wait does not end the wait: hence the time-out.
+            # A signal that comes in the moment before we begin to wait does not end the wait, so it has a time-out.
             with suppress(queue.Empty):
                 self._wake.get(timeout=_WAKE_SECONDS)
             moves()

@@ -30,7 +30,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     # The API
     token: str = "demo-token"  # noqa: S105 - the made-up API's, for everyone to see
     username: str = "demo"
-    password: str = "demo"  # noqa: S105 - likewise
+    password: str = "demo"  # noqa: S105 - as above
     forbidden: tuple[int, ...] = ()  # contracts that answer 403
     unlisted: tuple[int, ...] = ()  # contracts that are not in the list of contracts, though they answer
     max_limit: int = 1000  # more is cut to this, without a word

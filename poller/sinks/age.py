@@ -11,7 +11,7 @@ from poller.core.events import OutboxEvent
 from poller.core.mapping import format_time_us
 from poller.sinks.base import Context
 
-_SET_CLOCK = "is the API out of reach, or this clock wrong? set it with NTP"
+_SET_CLOCK = "check that the API can be reached and that the clock is right: set it with NTP"
 
 
 class AgeLimit:

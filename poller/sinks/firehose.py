@@ -34,7 +34,7 @@ _NEWLINE = b"\n"
 
 _WRONG_STREAM = ("ParamValidationError", "AWS's library does not take the request (check stream)")
 _REMEDIES = {
-    "ResourceNotFoundException": "is there a stream of this name in this region? check stream and region",
+    "ResourceNotFoundException": "check stream and region: there is no such stream there",
     "InvalidArgumentException": "does the stream take direct PUT? check its source",
     "InvalidKMSResourceException": "the stream's key cannot be used: check its state and policy in KMS",
 }

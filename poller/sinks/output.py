@@ -76,7 +76,7 @@ class OutputFile(OwnOutput):
             os.ftruncate(self._file, self.output_offset)
             os.lseek(self._file, self.output_offset, os.SEEK_SET)
         except OSError as error:
-            hint = _BEGIN_ANEW if offset else "can this user write there?"
+            hint = _BEGIN_ANEW if offset else "check that this user can write there"
             raise ConfigError([Problem("--output", f"{self._partial}: {error.strerror}", hint)]) from error
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:

@@ -61,6 +61,6 @@ class Pace:
         self._due[stream] = time.monotonic() + size_bytes / self._bytes_per_second
 
     def forget(self) -> None:
-        """Let go of the streams that need not wait. While no stream is used."""
+        """Close the streams that need not wait. Call it while no stream is used."""
         now = time.monotonic()
         self._due = {stream: due for stream, due in self._due.items() if due > now}

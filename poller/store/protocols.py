@@ -83,7 +83,7 @@ class Stores(Protocol):
     ) -> State:
         """Open the state of a use to work on it, or create it. A backend without replicas gives it to one process at a time.
 
-        `wait` waits for another process to let go of it, until `stop`. With `since` the contracts of `accounts` are read again
+        `wait` waits for another process to release it, until `stop`. With `since` the contracts of `accounts` are read again
         from there, as with `State.request_reread`, and a new state may replace one that was set aside or deleted.
         Raises: StateHeldError, StoppedError.
         """
@@ -340,7 +340,7 @@ class Place(Protocol):
         """The sink as it was when the place was taken."""
 
     def batch(self, max_events: int, max_bytes: int, contract: str | None = None) -> Batch | None:
-        """What to send next: at most so many events and bytes, but at least one event; None if nothing waits.
+        """What to send next, within these numbers of events and bytes, but at least one event; None if nothing waits.
 
         Of a contract that waits on its own, if one is named; else of all others. The events of a contract come in the order of
         their commits. Ask again only when the last batch is settled, or its contract was postponed.
@@ -356,7 +356,7 @@ class Place(Protocol):
         """Whether anything waits of contracts that neither wait on their own nor are among these."""
 
     def postponed(self) -> Sequence[Postponed]:
-        """The contracts that wait on their own, in the order in which they are to be tried."""
+        """The contracts that wait on their own, in the order of their next tries."""
 
     def ensure_held(self) -> None:
         """To be called right before sending.  Raises: LeaseLostError when what was read may be another replica's by now."""

@@ -224,5 +224,5 @@ class NewFile:
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
-    hint = "does the directory exist, may this user write there, and is there room?"
+    hint = "check that the directory exists, that this user can write there, and that there is room"
     return ConfigError([Problem(str(path), f"cannot be written: {error.strerror}", hint)])

@@ -87,7 +87,7 @@ def printable(text: str) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    """At most so many columns, cut between words where there is a word to keep."""
+    """Cut to the columns, between words where there is a word to keep."""
     if len(text) <= width:
         return text
     kept = text[: width - 1]

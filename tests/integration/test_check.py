@@ -241,11 +241,11 @@ MISTAKES: dict[Callable[[Bench], Environment | None], Told] = {
     port_taken: Told(2, "http.listen", "taken by another program", "choose another http.listen"),
     unknown_key: Told(2, "config", "poll.intervall: unknown key", "interval"),
     bad_duration: Told(2, "config", "poll.interval: '1 minute' is not a duration", "10s, 5m, 1h30m"),
-    sink_down: Told(1, "sink logging", "connection refused", "something listening there"),
+    sink_down: Told(1, "sink logging", "connection refused", "a server listens there"),
     second_instance: Told(4, "ionos-poller:", "another process holds this state", "stop one of the two", ("run",)),
     bad_glob: Told(2, "config", "has a `[` without its `]`", "patterns know"),
     missing_extra: Told(2, "sink aws", "needs boto3, which is not installed", "pip install 'ionos-poller[firehose]'"),
-    unreadable_key_file: Told(2, "config", "unreadable key file", "may this user read it?"),
+    unreadable_key_file: Told(2, "config", "unreadable key file", "this user can read it"),
 }
 
 

@@ -37,7 +37,7 @@ def unread_bytes(pipe: Any) -> int:
 
 
 def union(lines: list[bytes], oracle: list[bytes], *, repeats: int) -> int:
-    """That the lines are the oracle's, with at most so many repeated; how many were."""
+    """That the lines are the oracle's, with no more repeated than that; how many were."""
     counts = Counter(lines)
     same(set(lines), set(oracle))
     repeated = sum(counts.values()) - len(counts)

@@ -159,7 +159,7 @@ def make_trust(directory: Path, kind: str) -> Path:
     [
         ("another host", "another name: check the url"),
         ("another address", "another name: check the url"),
-        ("expired", "clock right?"),
+        ("expired", "check the clock of this machine"),
         ("an empty file", "are PEM"),
         ("a file of something else", "are PEM"),
         ("an empty directory", "unknown CA?"),
@@ -178,7 +178,7 @@ def test_trust_in_something_else_is_no_trust(tmp_path: Path, serve: Serve, kind:
 def test_who_speaks_no_tls_is_told(bench: Starter) -> None:
     place = bench(events=1)
     url = place.simulator.url.replace("http://", "https://")
-    failed(place.fetch("--since", "1h", env={"IONOS_API_URL": url}), 1, "does it speak TLS at that port?")
+    failed(place.fetch("--since", "1h", env={"IONOS_API_URL": url}), 1, "check that it speaks TLS at that port")
 
 
 def test_a_certificate_that_is_trusted_opens_the_door(tmp_path: Path, serve: Serve) -> None:

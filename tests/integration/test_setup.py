@@ -198,7 +198,7 @@ def test_no_pipeline_is_made_where_its_key_has_no_place(place: Place) -> None:
     place.setup("--yes")
     only_told(place.setup("--config", str(config), "--rotate-key", "--yes"), 2, "something else")
     config.write_text(config.read_text().replace("https://x", f"{place.simulator.url}/sink/logging"))
-    only_told(place.setup("--config", str(config), "--rotate-key", "--yes"), 2, "nowhere/logging.key", "may this user")
+    only_told(place.setup("--config", str(config), "--rotate-key", "--yes"), 2, "nowhere/logging.key", "this user")
     assert len(place.simulator.pipelines.keys) == 1, "the old key is still good"
 
 

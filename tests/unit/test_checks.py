@@ -480,7 +480,7 @@ def test_yaml_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
     only(check_fluent_bit(path, None), "not valid YAML (line")
     path.write_text("- a\n")
     only(check_fluent_bit(path, None), "pipeline:")
-    only(check_fluent_bit(tmp_path / "none.conf", None), "No such file", "does it exist")
+    only(check_fluent_bit(tmp_path / "none.conf", None), "No such file", "check that the file exists")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def collect(state: State, count: int, start: int = 1) -> None:
 
 
 def run(deliverer: Deliverer, clock: Clock, sends: int = 1000, *, until: Callable[[], bool] = lambda: False) -> None:
-    """Deliver until nothing waits, for at most so many steps, the clock moved on over each wait."""
+    """Deliver until nothing waits, within a number of steps, the clock moved on over each wait."""
     for _ in range(sends):
         wait = deliverer.step().wait_seconds
         if wait is None or until():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from contextlib import closing
 from pathlib import Path
@@ -156,7 +157,9 @@ def test_every_command_and_option_a_page_names_exists(page: Path) -> None:
 # Words that were replaced by plain ones, in everything a person reads: code, tests and pages.
 LITERARY = (
     r"heed(ed|s|ing)?", "minds", "whoever", "aloud", "in vain", "a liking", "in the midst", "let be", "twins?", "open_beside",
-    r"(is|are) to be (read|made|sent|told|kept|shown)", "so far before", "wants a person",
+    r"(is|are) to be (read|made|sent|told|kept|shown|tried)", "so far before", "wants a person", "gravest", "at most so many",
+    "likewise", r"lets? go of", r"letting go of", "takes whatever comes", "case ignored nowhere", r"where (there )?is none,",
+    "may this user", "is it the right file", "sees to", "hence", r"made, where",
 )  # fmt: skip
 # What keeps its word: bytes that are part of an entry's identity, and this list.
 KEPT = {"poller/core/events.py", "tests/unit/test_docs.py"}
@@ -175,4 +178,26 @@ def test_words_that_were_replaced_by_plain_ones_do_not_come_back() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if word.search(line)
     ]
+    assert found == []
+
+
+def test_what_the_program_says_to_do_is_no_question() -> None:
+    """But a suggestion of a word, and what a person has to confirm."""
+    asked = {
+        "Do this?",
+        "'?",
+        "?",
+        " dead letters for good?",
+        ". Make a new one? Senders with the old one are then refused",
+    }
+    found = []
+    for path in (TOP / "poller").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        parts = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        docstrings = {ast.get_docstring(part, clean=False) for part in parts}
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            is_pattern = "[" in text  # of a regular expression
+            if re.search(r"[a-z'`]\?( |$)", text) and not is_pattern and text not in docstrings | asked:
+                found.append(f"{path.name}:{node.lineno}: {text}")
     assert found == []

@@ -58,7 +58,7 @@ MISTAKES = [
     Mistake("run", '[api]\ntoken_file = "token"\n', "sinks", "nowhere to deliver to",
             "add one, such as the [[sinks]] of `ionos-poller config example`; `fetch` needs none"),
     Mistake("--config nowhere.toml run", "", "nowhere.toml", "cannot be read: No such file or directory",
-            "does it exist, and may this user read it? See `ionos-poller config example`"),
+            "check that the file exists and that this user can read it; `ionos-poller config example` prints one"),
     # The configuration
     in_file('[poll]\ninterval = "60"\n', 2, "poll.interval", "'60' is not a duration", UNIT),
     in_file("[poll]\ninterval = 60\n", 2, "poll.interval", "60 is not a duration", 'quote it with its unit, such as "60s"'),
@@ -85,7 +85,7 @@ MISTAKES = [
             "see `ionos-poller config example`"),
     # Secrets
     in_file('[api]\ntoken_file = "missing"\n', 2, "api.token_file", "unreadable key file missing: No such file or directory",
-            "does it exist, and may this user read it?"),
+            "check that the file exists and that this user can read it"),
     in_file('[api]\ntoken_file = "open"\n', 2, "api.token_file", "other users can read open", "chmod 600 open"),
     in_file('[api]\ntoken_file = "lines"\n', 2, "api.token_file",
             "key file lines holds a control character: it has several lines", "leave the one line of the token or key in it"),
@@ -95,7 +95,7 @@ MISTAKES = [
     in_file('[api]\ntoken_file = "eyJabc.def"\n', 2, "api.token_file", "is not the name of a file",
             "the secret itself goes into token, or better a file"),
     in_file('[api]\ntoken = "abc"\n', 2, "api.token", "the secret stands in a file that others can read",
-            "chmod 600 the file, or keep the secret in its own", mode=0o644),
+            "chmod 600 the file, or keep the secret in its own file", mode=0o644),
 ]  # fmt: skip
 
 

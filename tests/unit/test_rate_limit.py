@@ -1,4 +1,4 @@
-"""At most so many requests in any second, and no wait that is not needed. Time passes without being waited for."""
+"""No more requests in any second than allowed, and no wait that is not needed. Time passes without being waited for."""
 
 from __future__ import annotations
 

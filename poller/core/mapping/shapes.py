@@ -104,7 +104,7 @@ decode_entry = msgspec.json.Decoder(Entry).decode
 """An entry of the usual shape.  Raises: msgspec.ValidationError for any other, msgspec.DecodeError for what is no JSON."""
 
 decode_principal = msgspec.json.Decoder(Principal).decode
-"""Its principal, likewise."""
+"""Its principal, in the same way."""
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode

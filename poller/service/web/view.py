@@ -168,7 +168,7 @@ def sink_word(view: View, row: SinkOverview) -> Word:
     """How it goes with a sink."""
     sink = row.sink
     if sink.name not in {configured.name for configured in view.config.sinks}:
-        what = f"`ionos-poller sinks forget {sink.name}` lets go of what waits for it"
+        what = f"`ionos-poller sinks forget {sink.name}` deletes what waits for it"
         return Word(WARN, "no longer in the configuration", what)
     again = f"next try in {duration((sink.retry_at or view.now) - view.now)}"
     at_once = f"{sink.failure} (`ionos-poller sinks retry {sink.name}` tries it at once)"

@@ -285,7 +285,7 @@ class Place:
         return LeaseLostError("another replica delivers it now", sink=self.row.name)
 
     def batch(self, max_events: int, max_bytes: int, contract: str | None = None) -> Batch | None:
-        """What to send next: at most so many events and bytes, but at least one event; None if nothing waits.
+        """What to send next, within these numbers of events and bytes, but at least one event; None if nothing waits.
 
         Of a contract that waits on its own, if one is named; else of all others.
         """
@@ -496,7 +496,7 @@ class Place:
         return bool(row and row[0])
 
     def postponed(self) -> Sequence[Postponed]:
-        """The contracts in this replica's share that wait on their own, in the order in which they are to be tried."""
+        """The contracts in this replica's share that wait on their own, in the order of their next tries."""
         query = (
             f"SELECT {', '.join(f'q.{name}' for name in Postponed._fields)} FROM postponed q JOIN contracts c"
             " ON c.use_id = q.use_id AND c.contract = q.contract WHERE q.use_id = %s AND q.sink = %s"

@@ -143,6 +143,6 @@ class State:
             replica.leave()
 
     def close(self) -> None:
-        """Give back all that is held, and let go of the database."""
+        """Give back all that is held, and close the database."""
         self._leave()
         self._on_close()

@@ -74,7 +74,7 @@ def _refuse_links(path: Path) -> None:
 
 
 def detach(shared: SharedConnection) -> None:
-    """Let go of it: closed when nobody has it any more.  Raises: sqlite3.Error."""
+    """Give it back: it is closed when nobody uses it any more.  Raises: sqlite3.Error."""
     with _opening:
         if shared.remove_user():
             del _open[shared.identity]

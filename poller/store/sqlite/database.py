@@ -34,7 +34,7 @@ CREATED_AT = "created_at"  # the fact that says when the file was made, in unix 
 # Less than that will be used again soon: moving pages costs more than it gives.
 _VACUUM_BYTES = 32 * 1024 * 1024
 _VACUUM_PAGES = 1000
-_UNKNOWN_HINT = "is it damaged? Move it away, and run once with --since T, T at or before the last good run"
+_UNKNOWN_HINT = "move it away, and run once with --since T, T at or before the last good run"
 Piece = TypeVar("Piece")
 
 
@@ -221,8 +221,8 @@ class Database:
                 return StateError(f"{self.path}: the state is damaged ({error})", hint=hint)
             return self._quarantine("is damaged or not an SQLite file")
         hints = {
-            sqlite3.SQLITE_READONLY: "is the file system read-only, or the file another user's?",
-            sqlite3.SQLITE_CANTOPEN: "can this user write to the directory?",
+            sqlite3.SQLITE_READONLY: "check that the file system is writable and that the file belongs to this user",
+            sqlite3.SQLITE_CANTOPEN: "check that this user can write to the directory",
             sqlite3.SQLITE_IOERR: "check whether the disk reports errors",
         }
         return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, _UNKNOWN_HINT))

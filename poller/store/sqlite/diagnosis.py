@@ -30,7 +30,7 @@ def diagnose(directory: Path, max_bytes: int) -> Iterator[Diagnosis]:
 
 
 def check_directory(directory: Path) -> Diagnosis:
-    """May this user write there? If it is missing: may it be created?"""
+    """Whether this user can write there, or create it if it is missing."""
     existing = _existing(directory)
     try:
         with tempfile.TemporaryFile(dir=existing, buffering=0) as file:

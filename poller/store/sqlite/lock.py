@@ -23,7 +23,7 @@ _CREATED = b"state created"
 
 
 class Lock:
-    """The right to write one state, held by one process at a time; the kernel lets go of it when the process ends."""
+    """The right to write one state, held by one process at a time; the kernel releases it when the process ends."""
 
     def __init__(self, path: Path, *, wait: bool, stop: threading.Event) -> None:
         with translated_os(path):

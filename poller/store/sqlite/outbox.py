@@ -78,7 +78,7 @@ class Outbox:
             return next((row.sink.retry_at for row in read_sinks(connection, sink)), None)
 
     def forget(self, sink: str, *, by: Action | None = None) -> bool:
-        """Let go of a sink: what waited for it alone is deleted. Commits: that, piece by piece; who did it, with the first.
+        """Forget a sink: what waits for it only is deleted. Commits: that, piece by piece; who did it, with the first.
 
         Returns whether it was known.
 

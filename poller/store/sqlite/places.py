@@ -80,7 +80,7 @@ class Place:
         self._give_back(self)
 
     def batch(self, max_events: int, max_bytes: int, contract: str | None = None) -> Batch | None:
-        """What the sink has to send next: at most so many events and bytes, but always at least one; None when nothing waits.
+        """What the sink has to send next: within these numbers of events and bytes, but at least one event; None: nothing.
 
         Raises: StateError when a segment is not what was written.
         """
@@ -163,7 +163,7 @@ class Place:
             return bool(connection.execute(query, values).fetchone()[0])
 
     def postponed(self) -> Sequence[Postponed]:
-        """The contracts that wait on their own, in the order in which they are to be tried."""
+        """The contracts that wait on their own, in the order of their next tries."""
         with self._database.reading() as connection:
             return read_postponed(connection, self.row.name)
 
@@ -392,6 +392,6 @@ def read_sinks(connection: sqlite3.Connection, name: str | None = None) -> list[
 
 
 def read_postponed(connection: sqlite3.Connection, sink: str) -> list[Postponed]:
-    """The contracts that wait on their own at a sink, in the order in which they are to be tried."""
+    """The contracts that wait on their own at a sink, in the order of their next tries."""
     query = f"SELECT {', '.join(Postponed._fields)} FROM postponed WHERE sink = ? ORDER BY retry_at, contract"
     return [Postponed(*row) for row in connection.execute(query, (sink,))]

@@ -58,7 +58,7 @@ class State:
     ) -> State:
         """Open or create `<directory>/<use>.db`, for this process alone.
 
-        `wait` waits for another process to let go of it, until `stop`. With `since` (unix seconds) the contracts of `accounts`
+        `wait` waits for another process to release it, until `stop`. With `since` (unix seconds) the contracts of `accounts`
         will be read again from there, as with `request_reread`, and a new file may take the place of one that was set aside: a
         person has decided from when to read.  Raises: StateError, StoppedError.
         """

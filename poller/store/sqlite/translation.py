@@ -33,7 +33,7 @@ def translated_reading(path: Path) -> Iterator[None]:
     try:
         yield
     except SQLITE_ERRORS as error:
-        hint = "is it damaged, or another user's?"
+        hint = "check that it belongs to this user and is not damaged"
         raise as_passing(path, error) or StateError(f"{path}: cannot be read: {error}", hint=hint) from error
     except OSError as error:
         raise StateError(
