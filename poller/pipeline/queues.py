@@ -16,9 +16,9 @@ class Queue:
     """Events that are sent in order: those of a contract that waits on its own, or (None) those of all others."""
 
     def __init__(self, contract: str | None, most: int) -> None:
-        """`most` is how many events are sent at once."""
+        """`most` is how many events are sent at once. A contract that was not taken is tried with one: that repeats least."""
         self.contract = contract
-        self.size = BatchSize(most, most)
+        self.size = BatchSize(most, most if contract is None else 1)
         self.attempts = 0
         """How often in a row it was put off."""
 

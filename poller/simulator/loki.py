@@ -217,7 +217,8 @@ class LokiIntake(Intake):
         stream.used_at = now
         size = sum(len(item.line) for item in items)
         rate = settings.loki_stream_bytes_per_second
-        if not stream.bucket.takes(size, rate, settings.loki_stream_burst_bytes, now):
+        limited = f'contract="{settings.loki_limited_contract}"'
+        if limited in name or not stream.bucket.takes(size, rate, settings.loki_stream_burst_bytes, now):
             return _Answered(
                 [],
                 429,

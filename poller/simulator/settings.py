@@ -64,6 +64,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     loki_idle_seconds: float = 1800  # after which a stream is not active any more
     loki_stream_bytes_per_second: int = 3 * MIB  # the rate of a stream: more is refused with 429 ...
     loki_stream_burst_bytes: int = 15 * MIB  # ... beyond this burst
+    loki_limited_contract: str = ""  # whatever comes for the streams of this contract is more than that rate
     loki_shard_bytes_per_second: int = 1_536_000  # a faster stream is split into shards; 0: never
     opensearch_authorization: str = ""  # required Authorization, the whole header
     opensearch_number: str = "2.19.0"  # its version; empty: it does not say

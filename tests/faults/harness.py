@@ -23,11 +23,11 @@ from poller.core.errors import StateError
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store.overview import Overview, TakenBack
 from poller.store.sqlite.overview import overview_of
-from tests.daemon import CONTRACTS, HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP, Daemon
+from tests.daemon import CONTRACTS, FIRST, HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP, Daemon
 from tests.faults import disk, victim
 from tests.faults.oracle import KAFKA, SINKS, TOPIC, Ends, SinkOracle, wanted
 from tests.faults.people import PURGED_SINK, People
-from tests.faults.plan import Life, Plan, is_gap_alone
+from tests.faults.plan import Life, Plan, is_gap_alone, is_limit_alone
 from tests.faults.report import Account
 from tests.faults.victim import Death, fixed_port
 from tests.kafka_broker import END_TXN, INIT_PRODUCER_ID, PRODUCE, Broker
@@ -223,6 +223,8 @@ class Harness:
                 self._disk.set_read_only(True)
             case "loki-limits":
                 self._simulator.change_settings(**_TIGHT_LOKI)
+            case "contract-limited":
+                self._simulator.change_settings(loki_limited_contract=str(FIRST))
 
     def _trouble_at_work(self, number: int, life: Life) -> None:
         if life.trouble == "disk-fills":
@@ -253,7 +255,9 @@ class Harness:
             self._disk.set_read_only(False)
         self._disk.empty()
         usual = SimulatorSettings()
-        self._simulator.change_settings(**{name: getattr(usual, name) for name in _TIGHT_LOKI})
+        self._simulator.change_settings(
+            **{name: getattr(usual, name) for name in (*_TIGHT_LOKI, "loki_limited_contract")}
+        )
         settings = self._simulator.settings
         _replace(self._daemon.token_file, settings.token)
         _replace(self._daemon.key_file, settings.api_key)
@@ -265,6 +269,8 @@ class Harness:
             return Death(process.wait(life.after_seconds), "exit")
         if is_gap_alone(life):
             self._await_progress(number, process)
+        if is_limit_alone(life):
+            self._await_others(number, process)
         self._simulator.set_faults([])
         self._trouble_broker([])
         self._undo(life)
@@ -291,6 +297,16 @@ class Harness:
             wait_until(lambda: self._has_readable(present) or process.poll() is not None, RECOVERY_SECONDS)
         if process.poll() is None and not self._is_doubtful and not self._has_readable(present):
             self.account.violate("STANDS STILL: what is outside of the gaps did not arrive", number)
+
+    def _await_others(self, number: int, process: subprocess.Popen[bytes]) -> None:
+        """A sink does not take one contract: all that is of the others must arrive there, and everything at the other sinks."""
+        for contract in CONTRACTS:
+            self._add_entries(contract, _NEW_ENTRIES, 0.0)
+        missing = lambda: self._oracle.missing_but_of(LOKI, FIRST)  # noqa: E731
+        with suppress(AssertionError):
+            wait_until(lambda: not missing() or process.poll() is not None, RECOVERY_SECONDS)
+        if process.poll() is None and not self._is_doubtful and (found := missing()):
+            self.account.violate(f"STANDS STILL: but for {FIRST} at {LOKI}, there did not arrive {dict(found)}", number)
 
     def _has_readable(self, present: int) -> bool:
         state = self._overview()

@@ -143,6 +143,16 @@ class SinkOracle:
         ]
         return all(any(number == of and start <= at < end for of, start, end in gaps) for number, at in missing)
 
+    def missing_but_of(self, limited: str, contract: int) -> Counter[str]:
+        """By sink, how many entries it has not, leaving out one contract at `limited`."""
+        missing: Counter[str] = Counter()
+        for sink in self._sinks:
+            had = set(map(digest_of, self.taken(sink)))
+            numbers = [number for number in self._simulator.contracts if not (sink == limited and number == contract)]
+            lines = (line for number in numbers for line in self._simulator.oracle(number))
+            missing[sink] = sum(digest_of(line) not in had for line in lines) - self.purged[sink]
+        return +missing
+
     def is_behind(self) -> bool:
         """Whether there is work: something that the API shows has not arrived at some sink."""
         count = shown(self._simulator)

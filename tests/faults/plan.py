@@ -17,7 +17,18 @@ Subject = Literal["run", "damage", "fetch", "backfill"]
 End = Literal["kill", "commit", "write", "term", "heal"]
 # `blinks`, `disk-fills` and `people` come when it is at work, all others before it starts.
 Trouble = Literal[
-    "", "token", "keys", "down", "blinks", "disk-full", "disk-fills", "read-only", "file-limit", "people", "loki-limits"
+    "",
+    "token",
+    "keys",
+    "down",
+    "blinks",
+    "disk-full",
+    "disk-fills",
+    "read-only",
+    "file-limit",
+    "people",
+    "loki-limits",
+    "contract-limited",  # Loki takes nothing of one contract
 ]
 
 # Of ten plans: those of the daemon, of the daemon with a damaged state, and of the two commands that end by themselves.
@@ -157,6 +168,11 @@ def draw(seed: int, lives: int = LIVES_A_PLAN, subject: Subject | None = None) -
     return Plan(seed, subject, tuple(_life(dice, subject) for _ in range(lives)))
 
 
+def is_limit_alone(life: Life) -> bool:
+    """Whether nothing is wrong in a life but that a sink does not take one contract."""
+    return life.trouble == "contract-limited" and not (life.faults or life.clock or life.damage)
+
+
 def is_gap_alone(life: Life) -> bool:
     """Whether nothing is wrong in a life but that a part cannot be read."""
     return (
@@ -172,7 +188,8 @@ def _life(dice: random.Random, subject: Subject) -> Life:
     faults = [_some(dice, api_faults, 0.5), _some(dice, _SINK_FAULTS, 0.5 if is_daemon else 0.0)]
     end = dice.choices(("kill", "commit", "write", "term", "heal"), (10, 7, 1, 1, 1 if is_daemon else 0))[0]
     if end == "heal" and dice.random() < 0.5:
-        return Life(end, faults=(dice.choice(_GAP_FAULTS),))
+        fault = dice.choice((*_GAP_FAULTS, ""))
+        return Life(end, faults=(fault,)) if fault else Life(end, trouble="contract-limited")
     return Life(
         end,  # type: ignore[arg-type]
         after_seconds=round(dice.uniform(0.0, 0.6), 3),

@@ -392,6 +392,26 @@ def gap_holds_watermark() -> None:
     _change_commits(change)
 
 
+def one_contract_holds_all() -> None:
+    """What a sink does not take of one contract holds all that waits behind it."""
+    from poller.pipeline.deliver import Deliverer
+
+    real = Deliverer.__init__
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        real(self, *args, **options)
+        self._is_parting = False
+
+    Deliverer.__init__ = init  # type: ignore[method-assign]
+
+
+def postpone_unwritten() -> None:
+    """That a contract waits on its own is not committed: it is left out of the batch, and its place with it."""
+    from poller.store.sqlite.places import Place
+
+    Place.postpone_contract = lambda *args: None  # type: ignore[method-assign]
+
+
 def _change_commits(change: Callable[[Any], Any]) -> None:
     from poller.store.sqlite.contracts import Claim
 
@@ -431,5 +451,7 @@ PLANTS = {
         distrust_bad_bodies,
         forget_gaps,
         gap_holds_watermark,
+        one_contract_holds_all,
+        postpone_unwritten,
     )
 }

@@ -51,6 +51,8 @@ FOUND_BY = {
     "distrust-bad-bodies": ("REPEATED", "10m", _lives("sink=*:cut", after_seconds=1.5)),
     "forget-gaps": ("LOST", "0s", _lives("null:count=150", after_seconds=2.5)),
     "gap-holds-watermark": ("STANDS STILL", "10m", (Life("heal", faults=("null:count=150",)),)),
+    "one-contract-holds-all": ("STANDS STILL", "10m", (Life("heal", trouble="contract-limited"),)),
+    "postpone-unwritten": ("loki:", "10m", _lives(trouble="contract-limited", after_seconds=2.5, count=2)),
 }
 
 

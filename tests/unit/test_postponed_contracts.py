@@ -34,8 +34,10 @@ class Scripted(Sink):
         self.answer = answer
         self.taken: list[tuple[str, int]] = []
         self.contracts: list[set[str]] = []
+        self.sizes: list[int] = []
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        self.sizes.append(len(events))
         self.contracts.append({event.contract for event in events})
         outcome = self.answer(events)
         if isinstance(outcome, Accepted):
@@ -225,13 +227,14 @@ def test_an_outage_costs_no_more_requests_than_with_one_contract(state: State, c
     sink = Scripted(lambda events: RetryAfter("no connection"), retry_max_seconds=60.0)
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     for contract in (A, B, C):
-        collect(state, contract, 1)
+        collect(state, contract, 1, 2, 3)
     run(deliverer, clock, 3600)
     assert sink.sends < 3600 / 60 * 3, "each wait is up to a minute, half of that on average"
     assert state.outbox.sinks()[0].attempts > 20
+    assert set(sink.sizes[POSTPONE_AT_ATTEMPT:-1]) == {1}, "what may be stored is not sent over and over"
     sink.answer = lambda events: Accepted()
     run(deliverer, clock, 121)
-    assert sorted(sink.taken) == [(A, 1), (B, 1), (C, 1)]
+    assert sorted(sink.taken) == [(contract, number) for contract in (A, B, C) for number in (1, 2, 3)]
     assert state.overview().imbalances() == []
     assert status(state) == {}
 
