@@ -28,7 +28,7 @@ from tests.support import TOP
 def collect(room: Path, scale: int) -> Iterator[Row]:
     """From the simulator into the state and out to stdout, against a loop that only asks, parses and prints."""
     for contracts, events, latency, goal in (
-        (1, 200_000 // scale, 0, ">= 0.7"),
+        (1, 200_000 // scale, 0, ">= 0.75"),
         (10, 20_000 // scale, 0, ""),
         (10, 5_000 // scale, 50, ""),
         (10, 5_000 // scale, 150, ""),

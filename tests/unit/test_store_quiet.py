@@ -258,3 +258,15 @@ def test_the_size_of_the_outbox_is_asked_for_again_where_it_may_be_full(
     size = one.outbox.size()
     assert one.outbox.size(below=100) == size
     assert size.bytes > 100
+
+
+@postgres
+def test_pruning_costs_a_contract_without_anything_old_no_statement(
+    two: tuple[Any, Any], statements: list[str]
+) -> None:
+    one, _ = two
+    poll(one, "1", 1, 2)
+    statements.clear()
+    one.prune(35 * 86_400, 600, NOW)
+    assert len(statements) < 15, statements
+    assert row(one).new == 2

@@ -23,6 +23,8 @@ from poller.store.postgres.quiet import COLUMNS, Known, Quiet, known_of
 from poller.store.postgres.replicas import Replica
 from poller.store.rows import Committed, Contract, Count, Prepare, Prepared, Range, WindowRead, late_and_repaired
 
+_PRUNED_AT_ONCE = 500
+
 
 class Contracts:
     """The tables `contracts`, `ranges`, `ledger` and `filtered`, and the fact `skipped`, of one use."""
@@ -220,13 +222,24 @@ class Contracts:
         replica's share, if it has one.  Commits: piece by piece.
         """
         held = self._replica().held()
-        for contract in self.all():
-            if contract.contract not in held:
-                continue
-            pending = [span.window.start for span in self.ranges(contract.contract)]
-            watermark = contract.watermark
-            before = min(min(now, watermark) - retention_seconds, watermark - overlap_seconds, *pending)
-            self._prune_contract(contract.contract, before, watermark - overlap_seconds)
+        limits: list[tuple[str, int, int]] = []
+        pending: dict[str, int] = {}
+        for span in self._database.read(lambda connection: read_ranges(connection, self._use)):
+            pending[span.contract] = min(pending.get(span.contract, span.window.start), span.window.start)
+        for row in self.all():
+            if row.contract in held:
+                latest = row.watermark - overlap_seconds
+                oldest = min(now, row.watermark) - retention_seconds
+                before = min(oldest, latest, pending.get(row.contract, latest))
+                limits.append((row.contract, before, latest))
+        for start in range(0, len(limits), _PRUNED_AT_ONCE):
+            for limit in self._with_work(limits[start : start + _PRUNED_AT_ONCE]):
+                self._prune_contract(*limit)
+
+    def _with_work(self, limits: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+        """Those of the contracts that have something to forget or to pack: mostly few, and asked for together."""
+        found = self._database.read(lambda connection: ledger.with_work(connection, self._use, limits))
+        return [limit for limit in limits if limit[0] in found]
 
     def _prune_contract(self, contract: str, before: int, packed_before: int) -> None:
         while self._database.write(lambda connection: self._prune(connection, contract, before, packed_before)):

@@ -87,6 +87,21 @@ def counts(connection: Connection, use: int, contract: str, start: int, end: int
     return {hour * HOUR_SECONDS: Count(known.get(hour, 0) + forgotten[hour], forgotten[hour]) for hour in hours}
 
 
+def with_work(connection: Connection, use: int, limits: Sequence[tuple[str, int, int]]) -> set[str]:
+    """Those of the contracts of which `prune` or `pack` may have something to do: (contract, before, packed before)."""
+    contracts, befores, packed_befores = map(list, zip(*limits, strict=True))
+    rows = connection.execute(
+        "SELECT q.contract FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS q(contract, before, packed_before)"
+        f" WHERE EXISTS (SELECT 1 FROM ledger l WHERE l.use_id = %s AND l.contract = q.contract"
+        f"  AND l.hour < q.before / {HOUR_SECONDS} AND l.updated_at < q.before)"
+        f" OR EXISTS (SELECT 1 FROM ledger l WHERE l.use_id = %s AND l.contract = q.contract"
+        f"  AND l.hour < (q.packed_before - {HOUR_SECONDS}) / {HOUR_SECONDS}"
+        "  GROUP BY l.hour, l.is_timed HAVING count(*) >= %s)",
+        (contracts, befores, packed_befores, use, use, _WORTH_ROWS),
+    )
+    return {contract for (contract,) in rows}
+
+
 def prune(connection: Connection, use: int, contract: str, before: int) -> bool:
     """Forget identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
 

@@ -31,7 +31,7 @@ PIECE_CONTRACTS = 16  # of so many at once what nobody waits for is deleted
 _MOST_SEGMENTS, _SEGMENTS_OF_LARGE = 128, 4096
 _OF_CONTRACT = 4
 _LARGE_EVENTS = 50_000
-_SIZE_SECONDS = 2.0  # so old may be what is known of a size
+_SIZE_SECONDS = 5.0  # so old may be what is known of a size
 _IS_POSTPONED = (
     "EXISTS (SELECT 1 FROM postponed q WHERE q.use_id = c.use_id AND q.sink = %(sink)s AND q.contract = c.contract)"
 )

@@ -2,8 +2,8 @@
 
 What is remembered of a contract is good while its replica holds it, because nobody else commits to it. It is looked at again all
 the same: the statement that writes names the holder, the watermark and the number of commits that it was decided from, and a
-contract of which that is not so any more is left as it is, and forgotten here. A crash loses nothing but a second of such polls:
-there was nothing new in them, and what they read is read again.
+contract of which that is not so any more is left as it is, and forgotten here. A crash loses nothing but the last seconds of such
+polls: there was nothing new in them, and what they read is read again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from poller.core.events import Event
 from poller.store.postgres.database import Connection, Database
 from poller.store.rows import Contract, WindowRead
 
-_GATHERED_SECONDS = 1.0
+_GATHERED_SECONDS = 2.0
 _MOST_GATHERED = 1000
 _MOST_SEEN = 32  # entries of a contract: one with more of them in its overlap is not quiet
 
@@ -144,7 +144,7 @@ class Quiet:
     ) -> None:
         """Have it written that a window brought nothing new, or when a poll ended well.
 
-        Commits: within a second or two, with the others; at once where that is due.  Raises: StateUnavailableError.
+        Commits: within a few seconds, with the others; at once where that is due.  Raises: StateUnavailableError.
         """
         row = known.row
         with self._lock:
