@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import click
+import msgspec
 import pytest
 
 from poller.cli import cli
+from poller.config import AnySink
 from poller.service.metrics import Metrics
+from poller.sinks.build import FACTORIES
 from tests import man_page
 from tests.documents import PAGES, name_of
 from tests.generate_docs import MAN_PAGE, MAPPINGS, PATH, render, render_mappings
@@ -115,6 +121,36 @@ def test_the_pages_on_sinks_and_delivery_have_every_type() -> None:
     for name in types:
         assert f'\ntype = "{name}"\n' in page
         assert f"\n| `{name}`" in promises
+
+
+def test_the_table_of_sinks_says_what_the_tables_and_the_sinks_say() -> None:
+    page = (TOP / "docs" / "sinks.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| [`")]
+    extras = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    units = {"KiB": 1024, "MiB": 1024**2, "MB": 1000**2}
+    told = {name: row for row in rows for name in re.findall("`([a-z-]+)`", row[0])}
+    for table in get_args(AnySink):
+        name = table.__struct_config__.tag
+        defaults = {field.name: field.default for field in msgspec.structs.fields(table)}
+        limits = told[name][5]
+        size, unit = re.findall(r"([\d,]+) (KiB|MiB|MB)", limits)[0]
+        assert int(size.replace(",", "")) * units[unit] == defaults["max_event_bytes"], name
+        paces = re.findall(r"(\d+) requests a second", limits)
+        assert all(float(pace) == defaults["requests_per_second"] for pace in paces), name
+        assert paces or "requests_per_second" not in defaults or name in ("loki", "moesif", "firehose"), name
+        module = import_module(FACTORIES[name][0])
+        statuses = {int(status) for status in re.findall(r"\b20\d\b", told[name][2].partition("of the item")[0])}
+        assert statuses == set(getattr(module, "SUCCESSES", ())), name
+        wanted = re.findall(r"ionos-poller\[(\w+)\]", " ".join(told[name][6:]))
+        assert set(wanted) <= set(extras)
+        assert bool(wanted) == (name in extras), name
+    of_format = page.partition("**`format`**")[2].partition(":")[0]
+    formats = {
+        table.__struct_config__.tag
+        for table in get_args(AnySink)
+        if any(field.name == "format" for field in msgspec.structs.fields(table))
+    }
+    assert set(re.findall("`([a-z]+)`", of_format)) == formats - {"elasticsearch"}
 
 
 def test_every_source_that_is_cited_is_a_section_of_the_page_on_facts() -> None:

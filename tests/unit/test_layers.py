@@ -48,7 +48,7 @@ LIBRARIES = {
     "botocore": {"sinks", "archive"},
     "cryptography": {"archive", "sinks"},
     "confluent_kafka": {"sinks"},
-    "google": {"sinks", "simulator"},
+    "google": {"simulator"},
     "opentelemetry": {"sinks", "simulator"},
     "ionoscloud_logging": {"ionos"},
     "requests": NETWORK - {"system"},
