@@ -40,6 +40,7 @@ _LOOK_SECONDS = 2.0  # so soon a replica sees what another one left
 _BUSY_SECONDS = 2.0  # a busy machine may add
 _PATIENCE_SECONDS = 40.0
 _LOSING_SECONDS = 3.0
+_COUNT_WITH_NEWCOMERS = 5  # of a failover: two replicas join in what it loses
 _STOPS_WITHIN_SECONDS = 12.0
 _FIRST_ENTRIES = 200
 _LOAD_SECONDS, _LOAD_ENTRIES = 0.4, 3
@@ -335,7 +336,7 @@ class ClusterHarness:
             case "database-restart":
                 database.restart()
             case "fail-over":
-                self._fail_over(fault.seconds)
+                self._fail_over(fault)
             case "pooler-kill":
                 database.restart_pooler()
         return True
@@ -372,12 +373,14 @@ class ClusterHarness:
         for purpose, lost in (replica.proxy.lost - before).items():
             self.account.faults[f"answer to COMMIT lost: {purpose}"] += lost
 
-    def _fail_over(self, seconds: float) -> None:
+    def _fail_over(self, fault: Fault) -> None:
         before: dict[str, int] = {}
 
         def meanwhile() -> None:
             before.update({sink: self._oracle.distinct(sink) for sink in SINKS})
-            time.sleep(seconds)  # what is committed from now on will be lost
+            if fault.count >= _COUNT_WITH_NEWCOMERS:
+                self._replace([each for each in self._replicas if each is not self._replicas[fault.replica]])
+            time.sleep(fault.seconds)  # what is committed from now on will be lost
 
         self._database.fail_over(meanwhile)
         for replica in self._replicas:
@@ -387,6 +390,21 @@ class ClusterHarness:
         self._may_go_back = True
         if self._plan.is_held:
             self._database.hold_snapshot()
+
+    def _replace(self, replicas: Sequence[Replica]) -> None:
+        """Kill them, and have their successors join: of which the database will know nothing after the failover."""
+        for replica in replicas:
+            self._died(replica, "kill")
+            self.account.faults["kill"] += 1
+            replica.end(signal.SIGKILL)
+            replica.start()
+        with suppress(AssertionError):
+            wait_until(lambda: self._pids() >= {replica.pid for replica in replicas}, RECOVERY_SECONDS)
+
+    def _pids(self) -> set[int]:
+        """The processes that the database knows as replicas."""
+        query = "SELECT pid FROM ionos_poller.replicas WHERE expires_at > clock_timestamp()"
+        return set(map(int, self._database.primary.sql(query).split()))
 
     def _died(self, replica: Replica, how: str) -> None:
         self.account.lives += 1
@@ -429,7 +447,7 @@ class ClusterHarness:
         """Whether each replica that lives is known as one, and has its share."""
         pids = {replica.pid for replica in self._replicas}
         held = self._held()
-        return held.keys() >= pids and all(len(held[pid]) >= self._plan.contracts // REPLICAS for pid in pids)
+        return self._pids() == pids and all(len(held.get(pid, ())) >= self._plan.contracts // REPLICAS for pid in pids)
 
     def _judge_polls(self, number: int, held: dict[int, list[int]], struck: set[int], began: float) -> None:
         """The contracts of replicas that nothing happened to."""

@@ -4,7 +4,7 @@ FAULT_KILL_AT_COMMIT=N:before|after   kill -9 at the N-th commit of any SQLite f
 FAULT_KILL_AT_WRITE=N                 kill -9 during the N-th write of an output, half of it done
 FAULT_CLOCK=S=OFF,S=OFF               from S seconds after the start on, this process's clock is off by OFF seconds
 FAULT_FILE_BYTES=N                    no file may grow beyond N bytes: a quota
-FAULT_PLANT=NAME                      a mistake put in on purpose, which the harness must find: see `plants`
+FAULT_PLANT=NAME                      a mistake put in on purpose, which the harness must find: see `plants`, `cluster_plants`
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def main() -> None:
     if number := os.environ.get("FAULT_KILL_AT_WRITE", ""):
         kill_at_write(int(number))
     if plant := os.environ.get("FAULT_PLANT"):
+        from tests.faults.cluster_plants import CLUSTER_PLANTS
         from tests.faults.plants import PLANTS
 
-        PLANTS[plant]()
+        (PLANTS | CLUSTER_PLANTS)[plant]()
     from poller.cli import main as run
 
     sys.argv[0] = "ionos-poller"
