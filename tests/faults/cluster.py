@@ -40,12 +40,13 @@ _LOOK_SECONDS = 2.0  # so soon a replica sees what another one left
 _BUSY_SECONDS = 2.0  # a busy machine may add
 _PATIENCE_SECONDS = 40.0
 _LOSING_SECONDS = 3.0
+_READ_SECONDS = 0.05
 _COUNT_WITH_NEWCOMERS = 5  # of a failover: two replicas join in what it loses
 _STOPS_WITHIN_SECONDS = 12.0
 _FIRST_ENTRIES = 200
 _LOAD_SECONDS, _LOAD_ENTRIES = 0.4, 3
-_BURST_ENTRIES = 25
-_SLOW_SINKS = "sink=*:latency:50%:150ms"  # else there is seldom a batch on its way
+_BURST_ENTRIES = 40
+_SLOW_SINKS = "sink=*:latency:90%:150ms"  # else there is seldom a batch on its way
 # These concern one replica: the contracts of the others must be polled as ever.
 _OF_A_REPLICA = ("kill", "freeze", "pause", "term", "cut", "away", "stall", "lose-answers", "lose-leases", "rolling")
 
@@ -235,9 +236,10 @@ class ClusterHarness:
                 Replica(self._directory / f"replica-{number}", self._simulator, self._database, plan, self._plant)
             )
         self._replicas[0].start()  # it makes the tables
-        wait_until(self._all_arrived, _PATIENCE_SECONDS, what="the first entries arrive")
+        self._await(lambda: self._polls.has_all_since(0.0), "the first polls")
         for replica in self._replicas[1:]:
             replica.start()
+        self._await(self._all_arrived, "the first entries arrive")
         self._await(self._is_shared_out, "the contracts are shared out")
         if plan.is_held:
             self._database.hold_snapshot()
@@ -291,13 +293,29 @@ class ClusterHarness:
         for place, fault in enumerate(step.faults):
             if place:
                 time.sleep(step.gap_seconds)  # the plan's own pace: nothing is assumed to be over after it
-            self._load.burst()
+            self._await_work(fault)
             if self._begin(number, fault, killed):
                 self.account.faults[fault.kind] += 1
                 ends.append((time.monotonic() + fault.seconds, fault))
         for at, fault in sorted(ends):
             time.sleep(max(0.0, at - time.monotonic()))  # as before
             self._end(fault, killed)
+
+    def _await_work(self, fault: Fault) -> None:
+        """Have many entries come in, and wait until they are collected, or sent: then the fault does most harm."""
+        began, before = time.monotonic(), self._oracle.distinct(LOGGING)
+        self._load.burst()
+        if fault.count % 2:
+            with suppress(AssertionError):
+                wait_until(lambda: self._oracle.distinct(LOGGING) > before, self._plan.interval_seconds)
+            return
+        contracts = self._held().get(self._replicas[fault.replica].pid, []) if self._database.is_up else []
+        with suppress(AssertionError):
+            wait_until(
+                lambda: any(self._polls.first_after(number, began) for number in contracts),
+                self._plan.interval_seconds,
+            )
+        time.sleep(_READ_SECONDS * fault.count)  # reading takes some time: no assumption, a spread of moments
 
     def _begin(  # noqa: C901, PLR0912 - a case for each kind, and nothing else
         self, number: int, fault: Fault, killed: dict[int, float]

@@ -52,6 +52,7 @@ class Database:
         self._pooler = Pooler(self.primary, self._front.port) if is_pooled else None
         self._held: psycopg.Connection | None = None
         self.version = self.primary.sql("SHOW server_version").split()[0]
+        self.is_up = True
 
     @property
     def port(self) -> int:
@@ -60,11 +61,13 @@ class Database:
 
     def kill(self) -> None:
         """As a crash of the server."""
+        self.is_up = False
         self.primary.kill()
         self._front.cut()
 
     def start(self) -> None:
         self.primary.start()
+        self.is_up = True
 
     def restart(self) -> None:
         """As an administrator does it."""
