@@ -1,7 +1,10 @@
-"""An archive in moto's S3 through many `kill -9` of the daemon: `python -m tests.archive_soak --kills 300 --entries 100000`.
+"""An archive in moto's S3 through many `kill -9` of who writes it: `python -m tests.archive_soak --kills 300 --entries 100000`.
 
-The bucket has versions and object lock. In the end every entry must be in exactly one object, every object have one version, and
-`archive verify` find nothing. Prints what came of it; `test_archive_s3.py` runs a short one.
+With `--replicas 2`, so many daemons share a state in PostgreSQL, and take over from each other. The bucket has versions and
+object lock. On the way there requests fail: see `hostile_storage`. After each kill `archive verify` may find nothing but the
+batch that was being written; in the end nothing, with every entry in exactly one object, and every object of one version.
+
+Prints what came of it; `test_archive_s3.py` runs a short one of each.
 """
 
 from __future__ import annotations
@@ -9,24 +12,42 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from poller.archive import Listed
+from poller.archive.s3 import S3Place
+from poller.archive.signing import is_signed_by, read_public_key
+from poller.config import ArchiveSink, Config, Secret, SecretSource
+from poller.core.evidence.digest import DATA, batch_of, number_of
+from poller.pipeline.verify import Report, Verifier
 from poller.simulator import Simulator, SimulatorSettings
+from tests.hostile_storage import HostileStorage
 from tests.moto import REGION, client, serving
+from tests.postgres import Server
 from tests.support import COMMAND, clean_environment, run_command, wait_until
 
 BUCKET = "audit-soak"
+URL = f"s3://{BUCKET}/prefix"
+_LEASE_SECONDS = 3
+_PATIENCE_SECONDS = 6.0
+_SHARE = 0.05  # of the requests to the storage fail
+_EXPIRED_SHARE = 0.1  # of the rounds are with an expired key
 _CONFIG = """
 state_dir = "{directory}/state"
-
+{state}
 [api]
 url = "{api}"
 requests_per_second = 1000
@@ -45,7 +66,7 @@ listen = ""
 [[sinks]]
 name = "proof"
 type = "archive"
-url = "s3://{bucket}/prefix"
+url = "{url}"
 endpoint_url = "{s3}"
 region = "{region}"
 access_key_env = "ACCESS"
@@ -60,101 +81,206 @@ retry_max = "200ms"
 
 
 class Result(NamedTuple):
-    """What came of it."""
+    """What came of it. `in_mid_batch`: so many kills left a batch of which a part was written."""
 
     kills: int
+    stops: int
+    in_mid_batch: int
+    faults: dict[str, int]
     entries: int
     archived: int
     repeated: int
     missing: int
     objects: int
+    digests: int
     more_versions: int
+    found_after_kills: list[str]
     verified: str
     code: int
 
 
-def soak(kills: int, entries: int, seed: int = 1) -> Result:
-    """Kill the daemon so often while it archives so many entries of five contracts, then let it finish, and look."""
-    chance = random.Random(seed)
-    directory = Path(tempfile.mkdtemp(prefix="archive-soak-"))
-    settings = SimulatorSettings(contracts=5, events=0)
-    try:
-        with serving(directory) as s3, Simulator(settings) as api:
-            location = {"LocationConstraint": REGION}
-            client("s3", s3).create_bucket(
-                Bucket=BUCKET, CreateBucketConfiguration=location, ObjectLockEnabledForBucket=True
-            )
-            config = directory / "ionos-poller.toml"
-            config.write_text(_CONFIG.format(directory=directory, api=api.url, bucket=BUCKET, s3=s3, region=REGION))
-            environment = {"IONOS_API_TOKEN": api.token, "ACCESS": "testing", "SECRET": "testing"}
-            run_command("archive", "keygen", str(directory / "evidence.key"), cwd=directory)
-            for round_ in range(kills + 1):
-                _add(api, entries, round_, kills + 1)
-                process = _start(directory, environment)
-                if round_ < kills:
-                    time.sleep(chance.uniform(0.3, 2.0))  # that is the fault: at any moment
-                else:
-                    wait_until(lambda: _archived(s3) >= entries, 300, what="all is archived")
-                    process.terminate()
-                    process.wait(30)
-                process.kill()
-                process.wait()
-            verified = run_command(
-                "archive", "verify", f"s3://{BUCKET}/prefix", cwd=directory, env=environment, timeout=120
-            )
-            held = _lines(s3)
-            expected = Counter(line for contract in api.contracts for line in api.oracle(contract))
-            found = client("s3", s3).get_paginator("list_object_versions").paginate(Bucket=BUCKET)
-            versions = Counter(version["Key"] for page in found for version in page.get("Versions", ()))
-            return Result(
-                kills,
-                expected.total(),
-                held.total(),
-                (held - expected).total(),
-                (expected - held).total(),
-                len(versions),
-                sum(count > 1 for count in versions.values()),
-                verified.stdout.splitlines()[0] if verified.stdout else verified.stderr,
-                verified.returncode,
-            )
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+class Soak:
+    """Daemons, the API that they read, and the storage that they write to."""
 
-
-def _add(api: Simulator, entries: int, round_: int, rounds: int) -> None:
-    """This round's share of the entries, of the last two minutes."""
-    contracts = list(api.contracts)
-    count = entries * (round_ + 1) // rounds - entries * round_ // rounds
-    for number, contract in enumerate(contracts):
-        share = count * (number + 1) // len(contracts) - count * number // len(contracts)
-        if share:
-            at = datetime.now(UTC) - timedelta(seconds=120)
-            api.add_entries(contract, count=share, at=at, span_seconds=100)
-
-
-def _start(directory: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    with (directory / "log").open("ab") as log:
-        return subprocess.Popen(
-            [*COMMAND, "run"], cwd=directory, env=clean_environment(environment), stdout=log, stderr=log
+    def __init__(self, stack: ExitStack, replicas: int, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.directory = Path(tempfile.mkdtemp(prefix="archive-soak-"))
+        stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.s3 = stack.enter_context(serving(self.directory))
+        self.storage = stack.enter_context(HostileStorage(self.s3, _SHARE, seed))
+        self.api = stack.enter_context(Simulator(SimulatorSettings(contracts=5, events=0)))
+        client("s3", self.s3).create_bucket(
+            Bucket=BUCKET,
+            CreateBucketConfiguration={"LocationConstraint": REGION},
+            ObjectLockEnabledForBucket=True,
         )
+        state = ""
+        if replicas > 1:
+            server = Server()
+            stack.callback(server.remove)
+            server.create()
+            server.start()
+            state = f'[state]\nurl = "{server.url()}"\nlease = "{_LEASE_SECONDS}s"\n'
+        keys = {
+            "directory": self.directory, "state": state, "api": self.api.url, "url": URL, "s3": self.storage.url,
+            "region": REGION,
+        }  # fmt: skip
+        (self.directory / "ionos-poller.toml").write_text(_CONFIG.format(**keys))
+        self.environment = {"IONOS_API_TOKEN": self.api.token, "ACCESS": "testing", "SECRET": "testing"}
+        self.command("archive", "keygen", str(self.directory / "evidence.key"))
+        self._public = read_public_key(self.directory / "evidence.pub")
+        self._seen = Seen(self.s3)
+        self.processes = [self.start() for _ in range(replicas)]
+        stack.callback(self.end)
+        self.kills = self.stops = self.in_mid_batch = 0
+        self.found: list[str] = []
+
+    def command(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return run_command(*args, cwd=self.directory, env=self.environment, timeout=300)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with (self.directory / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*COMMAND, "run"], cwd=self.directory, env=clean_environment(self.environment), stdout=log, stderr=log
+            )
+
+    def kill_one(self) -> None:
+        """At any moment; then look at the archive, and start it again. Of several replicas one may stand still before."""
+        index = self.chance.randrange(len(self.processes))
+        self.storage.is_expired = self.chance.random() < _EXPIRED_SHARE
+        before, deadline = self.storage.requests, time.monotonic() + _PATIENCE_SECONDS
+        while self.storage.requests == before and time.monotonic() < deadline:
+            time.sleep(0.01)  # until somebody writes; nothing is assumed after the deadline
+        time.sleep(self.chance.uniform(0.0, 1.0))  # that is the fault: at any moment
+        if len(self.processes) > 1 and self.chance.random() < 0.1:
+            self.stand_still(1 - index)
+        process = self.processes[index]
+        process.kill()
+        process.wait()
+        self.judge()
+        self.processes[index] = self.start()
+        if self.storage.is_expired:
+            self.storage.is_expired = False
+            if len(self.processes) > 1:  # who lives is parked: a person says that the key is a good one again
+                self.command("sinks", "retry", "proof")
+
+    def stand_still(self, index: int) -> None:
+        """For longer than its lease: the other one takes over, and what this one still commits is refused."""
+        self.processes[index].send_signal(signal.SIGSTOP)
+        time.sleep(_LEASE_SECONDS + 1)
+        self.processes[index].send_signal(signal.SIGCONT)
+        self.stops += 1
+
+    def judge(self) -> None:
+        """What `archive verify` finds now: nothing but the batch that is being written."""
+        report = self.verify()
+        open_ = 0
+        for where, message in report.findings:
+            digest = number_of(where)
+            number = digest[0] if digest else batch_of(where)
+            open_ += number == report.digests + 1
+            if number != report.digests + 1:
+                self.found.append(f"{where} {message}")
+        self.in_mid_batch += open_ > 0
+
+    def verify(self) -> Report:
+        return Verifier(self._seen, is_signed_by, key=self._public, workers=2).run()
+
+    def add(self, count: int) -> None:
+        """Entries of the last two minutes, of all contracts."""
+        contracts = list(self.api.contracts)
+        for number, contract in enumerate(contracts):
+            share = count * (number + 1) // len(contracts) - count * number // len(contracts)
+            if share:
+                at = datetime.now(UTC) - timedelta(seconds=120)
+                self.api.add_entries(contract, count=share, at=at, span_seconds=100)
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
 
-def _archived(s3: str) -> int:
-    """How many entries the newest digest counts."""
-    found = client("s3", s3).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="prefix/digests/")
-    keys = [item["Key"] for page in found for item in page.get("Contents", ()) if item["Key"].endswith(".json")]
-    if not keys:
-        return 0
-    content = client("s3", s3).get_object(Bucket=BUCKET, Key=max(keys))["Body"].read()
-    return int(json.loads(content)["entries"])
+class Seen(S3Place):
+    """The bucket, without the faults on the way. What lies under a key of one version is read once."""
+
+    def __init__(self, s3: str) -> None:
+        key = SecretSource("inline", "", path="secret", inline=Secret("testing"))
+        keys = {"endpoint_url": s3, "region": REGION, "access_key": key, "secret_key": key}
+        super().__init__(ArchiveSink(name="archive", url=URL, **keys), Config())  # type: ignore[arg-type]
+        self._contents: dict[str, bytes] = {}
+        self._written_again: set[str] = set()
+
+    def listing(self, prefix: str) -> Iterator[Listed]:
+        for listed in super().listing(prefix):
+            if listed.versions > 1 or listed.is_deleted:
+                self._written_again.add(listed.key)
+            yield listed
+
+    def get(self, key: str) -> bytes | None:
+        if key not in self._contents or key in self._written_again:
+            content = super().get(key)
+            if content is None:
+                return None
+            self._contents[key] = content
+        return self._contents[key]
 
 
-def _lines(s3: str) -> Counter[bytes]:
-    bucket = client("s3", s3)
-    pages = bucket.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="prefix/data/")
-    keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
-    texts = (gzip.decompress(bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read()) for key in keys)
-    return Counter(line for text in texts for line in text.splitlines())
+def soak(kills: int, entries: int, seed: int = 1, replicas: int = 1, seconds: float = math.inf) -> Result:
+    """Kill a daemon so often while so many entries of five contracts are archived, then let it finish, and look.
+
+    After `seconds` no further kill is begun.
+    """
+    with ExitStack() as stack:
+        run = Soak(stack, replicas, seed)
+        started, added = time.monotonic(), 0
+        for round_ in range(kills):
+            if time.monotonic() - started > seconds:
+                break
+            count = entries * (round_ + 1) // (kills + 1) - added
+            run.add(count)
+            added += count
+            run.kill_one()
+            run.kills += 1
+            if round_ % 50 == 49:
+                print(
+                    f"{round_ + 1} kills, {run.in_mid_batch} in mid-batch, found: {run.found}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        run.add(entries - added)
+        wait_until(lambda: run.verify().entries >= entries, 300, what="all is archived")
+        for process in run.processes:
+            process.terminate()
+            process.wait(30)
+        run.storage.share = 0.0
+        verified = run.command("archive", "verify", URL)
+        place = Seen(run.s3)
+        held = Counter(
+            line
+            for listed in place.listing(DATA)
+            for line in gzip.decompress(place.get(listed.key) or b"").splitlines()
+        )
+        expected = Counter(line for contract in run.api.contracts for line in run.api.oracle(contract))
+        listed = list(place.listing(""))
+        report = run.verify()
+        run.found += [f"{where} {message}" for where, message in report.findings]
+        return Result(
+            kills=run.kills,
+            stops=run.stops,
+            in_mid_batch=run.in_mid_batch,
+            faults=dict(run.storage.faults),
+            entries=expected.total(),
+            archived=held.total(),
+            repeated=(held - expected).total(),
+            missing=(expected - held).total(),
+            objects=len(listed),
+            digests=report.digests,
+            more_versions=sum(one.versions > 1 for one in listed),
+            found_after_kills=run.found,
+            verified=verified.stdout.splitlines()[0] if verified.stdout else verified.stderr,
+            code=verified.returncode,
+        )
 
 
 def main() -> None:
@@ -162,10 +288,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--replicas", type=int, default=1, choices=(1, 2), help="2: with a state in PostgreSQL")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further kill after so long")
     given = parser.parse_args()
-    result = soak(given.kills, given.entries, given.seed)
+    result = soak(given.kills, given.entries, given.seed, given.replicas, given.seconds)
     for name, value in result._asdict().items():
-        print(f"{name:>14}: {value}")
+        print(f"{name:>17}: {json.dumps(value) if isinstance(value, dict | list) else value}")
 
 
 if __name__ == "__main__":
