@@ -148,10 +148,10 @@ class Soak:
         """At any moment; then look at the archive, and start it again. Of several replicas one may stand still before."""
         index = self.chance.randrange(len(self.processes))
         self.storage.is_expired = self.chance.random() < _EXPIRED_SHARE
-        before, deadline = self.storage.requests, time.monotonic() + _PATIENCE_SECONDS
-        while self.storage.requests == before and time.monotonic() < deadline:
-            time.sleep(0.01)  # until somebody writes; nothing is assumed after the deadline
-        time.sleep(self.chance.uniform(0.0, 1.0))  # that is the fault: at any moment
+        last, deadline = self.storage.requests + self.chance.randrange(40), time.monotonic() + _PATIENCE_SECONDS
+        while self.storage.requests <= last and time.monotonic() < deadline:
+            time.sleep(0.01)  # until so much is written; nothing is assumed after the deadline
+        time.sleep(self.chance.uniform(0.0, 0.1))  # that is the fault: at any moment
         if len(self.processes) > 1 and self.chance.random() < 0.1:
             self.stand_still(1 - index)
         process = self.processes[index]

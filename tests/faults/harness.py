@@ -25,7 +25,7 @@ from poller.store.overview import Overview, TakenBack
 from poller.store.sqlite.overview import overview_of
 from tests.daemon import CONTRACTS, FIRST, HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP, Daemon
 from tests.faults import disk, victim
-from tests.faults.oracle import KAFKA, SINKS, TOPIC, Ends, SinkOracle, wanted
+from tests.faults.oracle import KAFKA, PROOF, SINKS, TOPIC, Ends, SinkOracle, wanted
 from tests.faults.people import PURGED_SINK, People
 from tests.faults.plan import Life, Plan, is_gap_alone, is_limit_alone
 from tests.faults.report import Account
@@ -103,7 +103,9 @@ class Harness:
         ):
             self._daemon = Daemon(self._directory, self._simulator)
             self._daemon.state_dir = self._disk.place / "state"
-            self._oracle = SinkOracle(self._simulator, self._disk.place / "archive", self._broker)
+            # A state that was set aside takes its archive's chain with it: a person begins another archive.
+            sinks = SINKS if self._plan.subject == "damage" else (*SINKS, PROOF)
+            self._oracle = SinkOracle(self._simulator, self._disk.place, self._broker, sinks)
             self._people = People(self._directory)
             self._configure()
             try:
@@ -118,10 +120,11 @@ class Harness:
     def _configure(self) -> None:
         """Small pages, windows and batches, so that there is always something on its way."""
         quick = 'batch_age = "100ms"\nretry_initial = "50ms"\nretry_max = "200ms"\n'
-        archive = (
+        files = (
             f'[[sinks]]\nname = "file"\ntype = "file"\n{quick}'
-            f'path = "{self._disk.place}/archive/{{date}}.ndjson"\nbatch_events = {BATCH_EVENTS}\n'
+            f'path = "{self._disk.place}/files/{{date}}.ndjson"\nbatch_events = {BATCH_EVENTS}\n'
         )
+        proof = f'[[sinks]]\nname = "{PROOF}"\ntype = "archive"\n{quick}url = "file://{self._disk.place}/proof"\n'
         stream = (
             f'[[sinks]]\nname = "{KAFKA}"\ntype = "kafka"\nbrokers = ["{self._broker.address}"]\ntopic = "{TOPIC}"\n'
             f'timeout = "1s"\ncompression = "none"\nbatch_events = {10 * BATCH_EVENTS}\n{quick}'
@@ -144,7 +147,7 @@ class Harness:
                 "audit_interval": '"0s"',
                 "overlap": f'"{self._overlap}"',
             },
-            more=archive + stream,
+            more=files + stream + (proof if PROOF in self._oracle.sinks else ""),
         )
 
     # A life
@@ -450,9 +453,12 @@ class Harness:
     def _compare(self) -> None:
         """Each entry at each sink: none lost, none invented, each in the bytes it was given, repeats few."""
         self.account.entries = wanted(self._simulator)
-        for sink in SINKS:
+        for sink in self._oracle.sinks:
             allowed = self._oracle.allowed_repeats(sink, self._ends, BATCH_EVENTS)
             self.account.judge(sink, self._oracle.books(sink), allowed)
+        if PROOF in self._oracle.sinks:
+            for what in self._oracle.proof.findings():
+                self.account.violate(f"archive: {what}")
         if self._oracle.torn_files():
             self.account.violate("a file ends in half a line")
         if "Traceback" in self._daemon.stderr:

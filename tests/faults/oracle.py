@@ -6,6 +6,7 @@ each answer that was lost. Payloads are compared by digest of their bytes.
 
 from __future__ import annotations
 
+import gzip
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -14,12 +15,16 @@ from typing import NamedTuple
 
 import msgspec
 
+from poller.archive.directory import DirectoryPlace
+from poller.archive.signing import is_signed_by
+from poller.pipeline.verify import Verifier
 from poller.simulator import Simulator
 from poller.simulator.intakes import digest_of
 from tests.daemon import HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP
 from tests.kafka_broker import Broker
 
 FILE = "file"
+PROOF = "proof"
 KAFKA, TOPIC = "kafka", "activity"
 SINKS = (LOGGING, LOKI, MOESIF, OPENSEARCH, HTTP, OTLP, KAFKA, FILE)
 # The sink has stored, and we may not hear of it.
@@ -95,24 +100,47 @@ def lines_of(files: Iterable[Path]) -> tuple[list[bytes], int]:
     return lines, torn
 
 
+class Proof:
+    """The archive of a sink `proof`, in a directory. What lies there under a name never changes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lines: dict[Path, list[bytes]] = {}
+
+    def lines(self) -> list[bytes]:
+        """The entries of all objects."""
+        for path in self.directory.glob("data/**/*.ndjson.gz"):
+            if path not in self._lines:
+                self._lines[path] = gzip.decompress(path.read_bytes()).splitlines()
+        return [line for lines in self._lines.values() for line in lines]
+
+    def findings(self) -> list[str]:
+        """What `archive verify` finds there."""
+        report = Verifier(DirectoryPlace(self.directory), is_signed_by, workers=1).run()
+        return [f"{where} {message}" for where, message in report.findings]
+
+
 class SinkOracle:
-    """What the sinks of `run` have: intakes of the simulator, which must keep lines, and the files of one directory."""
+    """What the sinks of `run` have: intakes of the simulator, which must keep lines, and the files below one directory."""
 
     def __init__(
-        self, simulator: Simulator, archive: Path, broker: Broker | None, sinks: Sequence[str] = SINKS
+        self, simulator: Simulator, directory: Path, broker: Broker | None, sinks: Sequence[str] = SINKS
     ) -> None:
-        """`broker` may be missing where Kafka is not one of the `sinks`."""
+        """`directory` has `files` and `proof`. `broker` may be missing where Kafka is not one of the `sinks`."""
         self._simulator = simulator
         self._broker = broker
-        self._sinks = sinks
-        self._archive = archive
+        self.sinks = sinks
+        self._files = directory / "files"
+        self.proof = Proof(directory / "proof")
         self.purged: Counter[str] = Counter()
         """Dead letters that a person deleted, by sink: those may be missing there."""
 
     def taken(self, sink: str) -> list[bytes]:
         """The entries a person would find at the sink, in the bytes they have there."""
         if sink == FILE:
-            return lines_of(self._archive.glob("*.ndjson"))[0]
+            return lines_of(self._files.glob("*.ndjson"))[0]
+        if sink == PROOF:
+            return self.proof.lines()
         if sink == KAFKA:
             assert self._broker is not None
             return self._broker.values(TOPIC)
@@ -125,11 +153,11 @@ class SinkOracle:
 
     def distinct(self, sink: str) -> int:
         """How many different ones; cheap, as it is asked over and over."""
-        return len(set(self.taken(sink))) if sink in (FILE, KAFKA) else self._simulator.intakes[sink].distinct
+        return len(set(self.taken(sink))) if sink in (FILE, KAFKA, PROOF) else self._simulator.intakes[sink].distinct
 
     def has_all(self) -> bool:
         count = wanted(self._simulator)
-        return all(self.distinct(sink) + self.purged[sink] >= count for sink in self._sinks)
+        return all(self.distinct(sink) + self.purged[sink] >= count for sink in self.sinks)
 
     def has_all_but(self, gaps: Iterable[tuple[int, int, int]]) -> bool:
         """Whether the files hold every entry outside of the gaps: contract, start and end in unix seconds."""
@@ -156,14 +184,14 @@ class SinkOracle:
     def is_behind(self) -> bool:
         """Whether there is work: something that the API shows has not arrived at some sink."""
         count = shown(self._simulator)
-        return any(self.distinct(sink) < count for sink in self._sinks)
+        return any(self.distinct(sink) < count for sink in self.sinks)
 
     def books(self, sink: str) -> Books:
         books = compare(self._simulator, self.taken(sink))
         return books._replace(lost=max(0, books.lost - self.purged[sink]))
 
     def torn_files(self) -> int:
-        return lines_of(self._archive.glob("*.ndjson"))[1]
+        return lines_of(self._files.glob("*.ndjson"))[1]
 
     def allowed_repeats(self, sink: str, ends: Ends, batch_events: int) -> int:
         """How many may be there twice.
@@ -171,9 +199,10 @@ class SinkOracle:
         A damaged state is read again from a time that a person gives: then all that was delivered since may come once more.
         Moesif knows an action by its id, and OpenSearch a document, however late it comes again. Loki knows a repeat that is
         exact; after a damage its stream may be another one, as the entry is late then. A reader of Kafka sees what is committed.
+        An archive has each entry in one object.
         """
         again = ends.damages * wanted(self._simulator)
-        if sink in (MOESIF, OPENSEARCH):
+        if sink in (MOESIF, OPENSEARCH, PROOF):
             return 0
         if sink in (LOKI, KAFKA):
             return again

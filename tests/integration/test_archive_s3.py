@@ -139,9 +139,13 @@ def test_every_entry_is_in_one_object_and_one_version_through_kills_and_lost_ans
     assert any("was deleted" in finding.message for finding in findings)
 
 
-def test_the_daemon_is_killed_again_and_again_and_no_entry_is_twice_in_the_archive_or_missing() -> None:
-    result = soak(kills=4, entries=1500)
-    assert (result.archived, result.repeated, result.missing, result.more_versions) == (1500, 0, 0, 0)
+@pytest.mark.parametrize(("replicas", "kills"), [(1, 3), (2, 3)], ids=["one daemon", "two replicas on PostgreSQL"])
+def test_who_writes_is_killed_again_and_again_and_no_entry_is_twice_in_the_archive_or_missing(
+    replicas: int, kills: int
+) -> None:
+    result = soak(kills, entries=1000, replicas=replicas)
+    assert (result.archived, result.repeated, result.missing, result.more_versions) == (1000, 0, 0, 0)
+    assert result.found_after_kills == []
     assert result.code == 0, result.verified
 
 
