@@ -101,6 +101,7 @@ class Verifier:
         self._on_progress = on_progress
         self._findings: list[Finding] = []
         self._unlisted: dict[str, int] = {}
+        self._signatures: set[int] = set()  # of no digest that is known so far
         self._missing: dict[str, str] = {}  # SHA-256 of an object to its key
         self._waiting: deque[tuple[Object, Future[list[Finding]]]] = deque()
         self._damaged: set[tuple[str, int]] = set()
@@ -119,12 +120,16 @@ class Verifier:
                 if not self._chain.number:
                     self._find(digest_key(1), "is missing: no digest is here, so nothing is proven")
                 # What was written since the list was made.
-                while self._unlisted and self._place.get(digest_key(self._chain.number + 1)) is not None:
+                while (self._unlisted or self._signatures) and self._place.get(
+                    digest_key(self._chain.number + 1)
+                ) is not None:
                     self._read(self._chain.number + 1, pool)
                 self._collect(0)
             except BaseException:  # an interrupt, too, must not wait for what is still to be read
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        for number in sorted(self._signatures):
+            self._find(signature_key(number), "belongs to no digest: the digest is missing, or was never finished")
         self._findings += self._chain.finish()
         self._judge_unlisted()
         self._judge_known()
@@ -150,8 +155,7 @@ class Verifier:
                 numbers.add(digest[0])
             else:
                 signatures.add(digest[0])
-        for number in sorted(signatures - numbers):
-            self._find(signature_key(number), "belongs to no digest: the digest is missing, or was never finished")
+        self._signatures = signatures - numbers
         return sorted(numbers)
 
     def _judge_listed(self, listed: Listed) -> None:
@@ -164,6 +168,7 @@ class Verifier:
         content = self._place.get(digest_key(number))
         if content is None:
             return  # deleted: the next one, or what a person knows, shows it
+        self._signatures.discard(number)
         digest, found = self._chain.add(number, content, self._place.get(signature_key(number)))
         self._findings += found
         if digest is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from poller.archive import Listed
 from poller.archive.signing import is_signed_by, new_key, read_public_key, read_signer
 from poller.core.errors import ConfigError
 from poller.core.evidence.batches import held_by_hour, pack
@@ -24,6 +26,7 @@ from poller.core.evidence.digest import (
     fingerprint,
     number_of,
     object_key,
+    sha256,
     signature_key,
     unpack_identities,
 )
@@ -291,6 +294,24 @@ def test_objects_of_a_batch_that_is_being_written_are_named_as_such() -> None:
     assert {finding.message for finding in verify(place).findings} == {
         "is named by no digest: digest 2 is being written, was never finished, or was cut off"
     }
+
+
+@pytest.mark.parametrize("has_objects", [True, False], ids=["entries", "statements alone"])
+def test_a_digest_that_is_written_while_the_archive_is_listed_is_read_too(has_objects: bool) -> None:
+    place, _ = archive_of(1)
+    writer = Writer(place, signer())
+    writer.head = writer.head._replace(number=1, sha256=sha256(place.objects[digest_key(1)]), entries=8)
+    before = set(place.objects)
+    writer.write([entry(9000, 2)] if has_objects else [], [DueHour(CONTRACTS[0], START, 4, 4)])
+    written_late = digest_key(2)
+
+    class Growing(MemoryPlace):
+        def listing(self, prefix: str) -> Iterator[Listed]:
+            return (listed for listed in super().listing(prefix) if listed.key != written_late)
+
+    assert set(place.objects) - before >= {written_late, signature_key(2)}
+    report = verify(Growing(place.objects), key=signer())
+    assert (report.findings, report.digests) == ([], 2)
 
 
 # Keys
