@@ -106,12 +106,18 @@ def next_batch(
 
 
 def settle(
-    state: State, sink: str, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None
+    state: State,
+    sink: str,
+    count: int,
+    *,
+    dead: Sequence[DeadLetter] = (),
+    now: float,
+    output_offset: int | None = None,
 ) -> None:
     """Settle the next events of a sink."""
     with taken(state, sink) as place:
         place.batch(count, 10**9)
-        place.settle(count, dead=dead, now=now, mark=mark)
+        place.settle(count, dead=dead, now=now, output_offset=output_offset)
 
 
 def postpone(
@@ -128,9 +134,9 @@ def postpone(
         place.postpone(attempts, now, retry_at, failure, parked_at=parked_at)
 
 
-def note_mark(state: State, sink: str, mark: int | None) -> None:
+def note_output_offset(state: State, sink: str, output_offset: int | None) -> None:
     with taken(state, sink) as place:
-        place.note_mark(mark)
+        place.note_output_offset(output_offset)
 
 
 def waiting(state: State, sink: str, max_events: int = 10**9, max_bytes: int = 10**9) -> list[int]:

@@ -35,7 +35,7 @@ def sink(
     row = Sink(
         name=name, type="file", assigned=2010, delivered=2010 - waiting - dead_letters,
         dead=dead_letters, attempts=0, retry_at=None, postponed_at=None, parked_at=None, failure="", succeeded_at=NOW - 4,
-        mark=None,
+        output_offset=None,
     )  # fmt: skip
     return SinkOverview(row._replace(**changes), waiting, since, dead_letters)
 

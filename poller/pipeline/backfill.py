@@ -366,11 +366,11 @@ def discard(stores: Stores, order: Order) -> None:
         stores.discard(order.use)  # it may have vanished
         return
     with closing(stores.open(order.use)) as state:
-        mark = next((sink.mark for sink in state.outbox.sinks()), None)
+        offset = next((sink.output_offset for sink in state.outbox.sinks()), None)
         is_finished = state.fact(FINISHED) is not None
     stores.discard(order.use)
     if order.output not in ("", "-"):
-        OutputFile(Path(order.output), order.digest).discard(mark, is_finished=is_finished)
+        OutputFile(Path(order.output), order.digest).discard(offset, is_finished=is_finished)
 
 
 def to_forget(uses: Sequence[Use], ids: Sequence[str], *, is_all_finished: bool, may_be_unfinished: bool) -> list[str]:

@@ -138,10 +138,10 @@ class Deliverer:
         self._not_before = 0.0 if row.parked_at is not None else row.retry_at or 0.0
         self._postponed_at = row.postponed_at or 0.0
         self._parked_at = row.parked_at
-        self._place, self._noted = place, row.mark
+        self._place, self._noted = place, row.output_offset
         try:
             if self._output is not None:
-                self._output.resume(row.mark)
+                self._output.resume(row.output_offset)
         except BaseException:  # an interrupt, too, must not keep the place from the next who asks
             self._place = None
             place.release()
@@ -423,7 +423,7 @@ class Deliverer:
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
         offset = None if self._output is None else self._output.output_offset
-        self._held().settle(count, dead=letters, now=self._clock(), mark=offset)
+        self._held().settle(count, dead=letters, now=self._clock(), output_offset=offset)
         self._noted = offset
         self._pieces.popleft()
         self._queues.settled(piece)
@@ -458,5 +458,5 @@ class Deliverer:
 
     def _note_offset(self, offset: int | None) -> None:
         if offset != self._noted:
-            self._held().note_mark(offset)
+            self._held().note_output_offset(offset)
             self._noted = offset

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from poller.store.journal import JournalEntry
 from poller.store.letters import StoredLetter
 from poller.store.overview import Overview
-from poller.store.rows import Contract, Sink
+from poller.store.rows import SINK_COLUMNS, Contract
 
 Row = tuple[Any, ...]
 
@@ -29,7 +29,7 @@ COLUMNS = {
     "journal": JournalEntry._fields[1:],
     "letter_books": ("sink", "written", "replayed", "purged"),
     "dead_letters": StoredLetter._fields[1:],
-    "sinks": Sink._fields,
+    "sinks": SINK_COLUMNS,
     "ledger": ("contract", "number", "hour", "is_timed", "first_us", "last_us", "updated_at", "identities"),
     "cuts": ("sink", "contract", "number"),
     "segments": (

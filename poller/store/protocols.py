@@ -364,10 +364,12 @@ class Place(Protocol):
     def weight(self) -> Weight:
         """What waits, without reading it."""
 
-    def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None) -> None:
+    def settle(
+        self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, output_offset: int | None = None
+    ) -> None:
         """Move on past the next `count` events of the last batch: those in `dead` were refused for good, all others accepted.
 
-        `mark` is how many bytes of the sink's own output that makes, if it has one.
+        `output_offset` is how many bytes of the sink's own output that makes, if it has one.
 
         Commits: the place, the books, the dead letters, and the end of events that all sinks are done with. Nothing for a sink
         that was forgotten meanwhile.  Raises: LeaseLostError.
@@ -383,7 +385,7 @@ class Place(Protocol):
         settled, it is one of all again.
         """
 
-    def note_mark(self, mark: int | None) -> None:
+    def note_output_offset(self, output_offset: int | None) -> None:
         """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
 
     def release(self) -> None:

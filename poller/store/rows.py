@@ -137,7 +137,7 @@ def late_and_repaired(
 class Sink(NamedTuple):
     """What the state knows of a sink. `retry_at`, `postponed_at`, `parked_at`, `succeeded_at` in unix seconds.
 
-    `mark` is how many bytes of its own output are settled, where it has one.
+    `output_offset` is how many bytes of its own output are settled, where it has one.
     """
 
     name: str
@@ -151,7 +151,11 @@ class Sink(NamedTuple):
     parked_at: float | None = None
     failure: str = ""
     succeeded_at: float | None = None
-    mark: int | None = None
+    output_offset: int | None = None
+
+
+SINK_COLUMNS = tuple("mark" if name == "output_offset" else name for name in Sink._fields)
+"""The columns of those fields in a state: one kept its first name."""
 
 
 class Postponed(NamedTuple):

@@ -50,7 +50,9 @@ def settle_first() -> None:
         def sending(events: Events) -> Any:
             nonlocal is_settled
             if not is_settled:
-                settle(deliverer._place, len(events), now=time.time(), mark=getattr(sink, "output_offset", None))
+                settle(
+                    deliverer._place, len(events), now=time.time(), output_offset=getattr(sink, "output_offset", None)
+                )
             outcome = send(events)
             is_settled = not isinstance(outcome, Accepted)
             return outcome

@@ -107,7 +107,7 @@ def test_a_place_that_was_given_back_moves_nothing_on(state: State) -> None:
             before.ensure_held,
             lambda: before.settle(2, now=NOW),
             lambda: before.postpone(1, NOW, NOW + 60, "down", parked_at=None),
-            lambda: before.note_mark(7),
+            lambda: before.note_output_offset(7),
         ):
             with pytest.raises(LeaseLostError, match="out"):
                 write()
@@ -115,4 +115,4 @@ def test_a_place_that_was_given_back_moves_nothing_on(state: State) -> None:
         place.settle(1, now=NOW)
     assert waiting(state, "out") == [2]
     (sink,) = state.outbox.sinks()
-    assert (sink.delivered, sink.attempts, sink.mark) == (1, 0, None)
+    assert (sink.delivered, sink.attempts, sink.output_offset) == (1, 0, None)

@@ -21,7 +21,7 @@ from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.sqlite import State
-from tests.states import commit, note_mark
+from tests.states import commit, note_output_offset
 
 CONTRACT = "31960001"
 LINES = [b'{"n":%d,"text":"%s"}' % (number, b"x" * 200) for number in range(40)]
@@ -64,9 +64,9 @@ class Place:
             os.close(descriptor)
 
     @property
-    def mark(self) -> int | None:
+    def output_offset(self) -> int | None:
         (row,) = self.state.outbox.sinks()
-        return row.mark
+        return row.output_offset
 
 
 @pytest.fixture
@@ -116,10 +116,10 @@ def test_what_a_killed_process_wrote_is_completed(
 ) -> None:
     path = tmp_path / "out"
     path.write_bytes(before + ALL[:written])
-    note_mark(place.state, "stdout", len(before))
+    note_output_offset(place.state, "stdout", len(before))
     place.append(path, batch_events=batch)
     assert path.read_bytes() == before + ALL
-    assert place.mark == len(before + ALL)
+    assert place.output_offset == len(before + ALL)
 
 
 def test_where_a_process_begins_is_in_the_state_before_it_writes(
@@ -130,7 +130,7 @@ def test_where_a_process_begins_is_in_the_state_before_it_writes(
     marks = []
 
     def killed(*args: Any) -> tuple[int, OSError | None]:
-        marks.append(place.mark)
+        marks.append(place.output_offset)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("poller.sinks.stdout.write_most", killed)
@@ -145,7 +145,7 @@ def test_half_a_line_that_is_not_ours_stays_and_a_new_line_begins(
 ) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"somebody's {")
-    note_mark(place.state, "stdout", mark)
+    note_output_offset(place.state, "stdout", mark)
     place.append(path)
     assert path.read_bytes() == b"somebody's {\n" + ALL
 
@@ -153,7 +153,7 @@ def test_half_a_line_that_is_not_ours_stays_and_a_new_line_begins(
 def test_lines_of_others_between_ours_are_left_alone(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(ALL[:100] + b"\nlog line\n")
-    note_mark(place.state, "stdout", 0)
+    note_output_offset(place.state, "stdout", 0)
     place.append(path)
     assert path.read_bytes() == ALL[:100] + b"\nlog line\n" + ALL
 
@@ -181,7 +181,7 @@ def test_half_a_line_behind_which_others_have_written_is_not_cut(
 def test_in_a_file_that_was_emptied_meanwhile_it_begins_anew(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_bytes(HEAD)
-    note_mark(place.state, "stdout", 5000)
+    note_output_offset(place.state, "stdout", 5000)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
     deliverer = Deliverer(place.state.outbox, place.sink(descriptor, batch_events=30))
     assert deliverer.step().settled == 30
@@ -197,7 +197,7 @@ def test_where_the_file_cannot_be_read_a_new_line_begins_behind_what_is_not_sett
 ) -> None:
     path = tmp_path / "out"
     path.write_bytes(HEAD)
-    note_mark(place.state, "stdout", mark)
+    note_output_offset(place.state, "stdout", mark)
     real = os.open
 
     def refused(name: Any, *args: Any, **options: Any) -> int:
@@ -242,18 +242,18 @@ def drained(reader: int) -> bytes:
 def test_a_repeat_into_a_pipe_that_has_half_a_line_begins_with_a_new_line(place: Place) -> None:
     reader, writer = os.pipe()
     other_reader, other = os.pipe()
-    note_mark(place.state, "stdout", -os.fstat(writer).st_ino)  # by a process that did not come to its end
+    note_output_offset(place.state, "stdout", -os.fstat(writer).st_ino)  # by a process that did not come to its end
     os.write(writer, ALL[:100])
     place.deliver(writer)
     assert drained(reader) == ALL[:100] + b"\n" + ALL
-    assert place.mark is None
+    assert place.output_offset is None
     for descriptor in (reader, writer, other_reader, other):
         os.close(descriptor)
 
 
 def test_another_pipe_has_no_half_line(place: Place) -> None:
     reader, writer = os.pipe()
-    note_mark(place.state, "stdout", -os.fstat(writer).st_ino - 1)
+    note_output_offset(place.state, "stdout", -os.fstat(writer).st_ino - 1)
     place.deliver(writer)
     assert drained(reader) == ALL
     os.close(reader)
@@ -275,6 +275,6 @@ def test_only_a_part_that_a_reader_has_is_remembered(
     monkeypatch.setattr("poller.sinks.stdout.write_most", lambda *args: (written, error))
     with pytest.raises(OutputError):
         place.deliver(writer)
-    assert (place.mark == -os.fstat(writer).st_ino) == is_noted
+    assert (place.output_offset == -os.fstat(writer).st_ino) == is_noted
     os.close(reader)
     os.close(writer)

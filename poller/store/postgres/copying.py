@@ -222,7 +222,7 @@ def _load_sinks(connection: Connection, use: int, dump: Dump) -> None:
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
             (
                 use, sink.name, sink.type, sink.attempts, sink.retry_at, sink.postponed_at, sink.parked_at, sink.failure,
-                sink.mark,
+                sink.output_offset,
             ),
         )  # fmt: skip
     cuts = {(sink, contract): number for sink, contract, number in dump.rows("cuts")}

@@ -218,7 +218,7 @@ class Place:
         self._contract: str | None = None  # theirs, if it waits on its own
         self._settling: tuple[int, UUID] | None = None  # how many events, and the mark that it leaves
         self._is_postponed = bool(row.attempts or row.retry_at or row.parked_at)
-        self._mark = row.mark
+        self._output_offset = row.output_offset
         self._holding: UUID | None = None  # the token by which this replica alone delivers the sink
 
     def hold(self) -> bool:
@@ -373,7 +373,9 @@ class Place:
             found[contract, number] = part
         return found
 
-    def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None) -> None:
+    def settle(
+        self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, output_offset: int | None = None
+    ) -> None:
         """Move on past the next `count` events of the last batch: those in `dead` were refused for good, all others accepted.
 
         Where only some of their contracts are still held, those are settled, and the rest of the batch is dropped.
@@ -386,7 +388,7 @@ class Place:
         if len(moves) == 0 and count:
             raise self._lost()
         settled = self._database.write(
-            lambda connection: self._settle(connection, moves, dead, now, mark, self._settling[1])  # type: ignore[index]
+            lambda connection: self._settle(connection, moves, dead, now, output_offset, self._settling[1])  # type: ignore[index]
         )
         lost = moves.keys() - settled
         self._settling = None
@@ -394,7 +396,7 @@ class Place:
         self._parts = rest
         self._starts |= {contract: move.end for contract, move in moves.items()}
         self._take_in_hand()
-        self._is_postponed, self._mark = False, mark
+        self._is_postponed, self._output_offset = False, output_offset
         if lost:
             raise self._lost()
 
@@ -426,7 +428,7 @@ class Place:
         moves: dict[str, Move],
         dead: Sequence[DeadLetter],
         now: float,
-        mark: int | None,
+        output_offset: int | None,
         settling: UUID,
     ) -> set[str]:
         """Returns: the contracts that are settled, now or, where the answer was lost, by an earlier try."""
@@ -460,11 +462,11 @@ class Place:
             connection.execute(
                 "DELETE FROM postponed WHERE use_id = %s AND sink = %s AND contract = ANY(%s)", (use, sink, open_)
             )
-        if self._is_postponed or mark != self._mark:
+        if self._is_postponed or output_offset != self._output_offset:
             connection.execute(
                 "UPDATE sinks SET attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '',"
                 " mark = %s WHERE use_id = %s AND name = %s",
-                (mark, use, sink),
+                (output_offset, use, sink),
             )
         return done.union(open_)
 
@@ -523,12 +525,12 @@ class Place:
         self._parts = [part for part in self._parts if part.contract != contract]
         self._replica.take_in_hand({part.contract for part in self._parts})
 
-    def note_mark(self, mark: int | None) -> None:
+    def note_output_offset(self, output_offset: int | None) -> None:
         """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
         if not self._is_held:
             raise self._lost()
-        self._mark = mark
-        self._update_sink("mark = %s", (mark,))
+        self._output_offset = output_offset
+        self._update_sink("mark = %s", (output_offset,))
 
     def _update_sink(self, assignments: str, values: tuple[object, ...]) -> None:
         query = f"UPDATE sinks SET {assignments} WHERE use_id = %s AND name = %s"

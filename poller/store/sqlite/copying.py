@@ -13,6 +13,7 @@ from poller.core.errors import StateError
 from poller.store.copying import COLUMNS, Dump, Row, Tick, differences
 from poller.store.identities import pack_day, unpack_day
 from poller.store.overview import Overview
+from poller.store.rows import SINK_COLUMNS
 from poller.store.segments import Stored, checksum
 from poller.store.sqlite import overview as reading_overview
 from poller.store.sqlite.connection import SIDE_FILES
@@ -168,7 +169,7 @@ def _fill(connection: sqlite3.Connection, dump: Dump, tick: Tick) -> None:
     _insert(connection, "gap_entries", COLUMNS["gap_entries"], dump.rows("gap_entries"))
     ledger_ids = _fill_ledger(connection, dump, tick)
     for row in dump.overview.sinks:
-        columns = (*row.sink._fields, "segment", "position", "ledger_id")
+        columns = (*SINK_COLUMNS, "segment", "position", "ledger_id")
         _insert(connection, "sinks", columns, [(*row.sink, 0, 0, ledger_ids[row.sink.name])])
     _fill_outbox(connection, dump, tick)
     connection.execute(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from poller.core.errors import LeaseLostError
 from poller.store import segments
-from poller.store.rows import Batch, DeadLetter, Postponed, Sink, Weight
+from poller.store.rows import SINK_COLUMNS, Batch, DeadLetter, Postponed, Sink, Weight
 from poller.store.segments import Stored
 from poller.store.sqlite.database import DamagedRowError, Database
 from poller.store.sqlite.schema import SEALED_POSTPONED, SEALED_SINK
@@ -128,17 +128,27 @@ class Place:
             ).fetchone()
             return Weight(events, size, first if events else None)
 
-    def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None = None) -> None:
+    def settle(
+        self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, output_offset: int | None = None
+    ) -> None:
         """Move a sink past the next `count` events: those in `dead` were refused for good, all others accepted.
 
-        `mark` is how many bytes of the sink's own output that makes, where it has one.
+        `output_offset` is how many bytes of the sink's own output that makes, where it has one.
 
         Commits: the place, the books, the dead letters, and the deletion of segments that all sinks are done with.
         Nothing for a sink that was forgotten while its batch was on the way.
         """
         with self._database.transaction() as connection:
             self.ensure_held()
-            move_on(connection, self.row.name, count, dead=dead, now=now, mark=mark, contract=self._contract)
+            move_on(
+                connection,
+                self.row.name,
+                count,
+                dead=dead,
+                now=now,
+                output_offset=output_offset,
+                contract=self._contract,
+            )
 
     def postpone(self, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None) -> None:
         """Commits: that nothing went, why, and when to try again, so that a restart loses no backoff."""
@@ -191,11 +201,11 @@ class Place:
                 (attempts, now, retry_at, failure, sink, contract),
             )
 
-    def note_mark(self, mark: int | None) -> None:
+    def note_output_offset(self, output_offset: int | None) -> None:
         """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
         with self._database.transaction() as connection:
             self.ensure_held()
-            connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (mark, self.row.name))
+            connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (output_offset, self.row.name))
 
 
 def move_on(
@@ -205,7 +215,7 @@ def move_on(
     *,
     dead: Sequence[DeadLetter] = (),
     now: float,
-    mark: int | None = None,
+    output_offset: int | None = None,
     contract: str | None = None,
 ) -> None:
     """As `Place.settle`, inside the caller's transaction; of a contract that waits on its own, if one is named."""
@@ -218,7 +228,7 @@ def move_on(
         "UPDATE sinks SET delivered = delivered + ?, dead = dead + ?,"
         " attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '', mark = ?,"
         " succeeded_at = CASE WHEN ? > 0 THEN ? ELSE succeeded_at END WHERE name = ?",
-        (delivered, len(dead), mark, delivered, now, sink),
+        (delivered, len(dead), output_offset, delivered, now, sink),
     )
     if contract is None:
         place = (moved.segment, moved.position, sink)
@@ -378,7 +388,7 @@ def delete_done(
 
 
 _SELECT_SINKS = (
-    f"SELECT {', '.join(Sink._fields)}, segment, position, ledger_id, seal = crc32({SEALED_SINK}) FROM sinks"
+    f"SELECT {', '.join(SINK_COLUMNS)}, segment, position, ledger_id, seal = crc32({SEALED_SINK}) FROM sinks"
 )
 
 
