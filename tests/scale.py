@@ -16,6 +16,14 @@ from typing import NamedTuple
 # Measured: `make bench`, rows "quiet contracts" and "idle, 1,000 contracts".
 FETCH_POLL_SECONDS = 0.0013
 DAEMON_POLL_SECONDS = 0.0024
+# Measured: `make bench`, rows "PostgreSQL, idle" and "PostgreSQL, WAL". What a replica asks of the database, a second:
+_LOOKS_PER_SECOND = 1.6  # for its share, its lease, whether it is ready, and how full the outbox is
+_SINK_LOOKS_PER_SECOND = 0.2
+_GATHERED_PER_SECOND = 0.8  # quiet polls, all of them together
+_AUDIT_TRANSACTIONS = 7.0  # of a contract, an hour
+QUIET_WAL_BYTES = 370
+_WAL_PER_BYTE = 1.2
+_CONNECTIONS = 8  # of a replica at most
 
 
 class Plan(NamedTuple):
@@ -118,6 +126,42 @@ def simulate(plan: Plan, seed: int = 1) -> Outcome:
     )
 
 
+class Load(NamedTuple):
+    """How many contracts and replicas, and how much comes: entries by contract and hour, each in a window of its own."""
+
+    contracts: int
+    replicas: int = 1
+    sinks: int = 1
+    interval_seconds: float = 60.0
+    entries_per_hour: float = 0.0
+    entry_bytes: int = 800
+    audits_per_hour: float = 0.0
+
+
+class DatabaseLoad(NamedTuple):
+    """What follows for the database. `ledger_rows` are those of a day, before they are packed."""
+
+    connections: int
+    transactions_per_second: float
+    wal_bytes_per_second: float
+    ledger_rows: int
+
+
+def database_load(load: Load) -> DatabaseLoad:
+    """What so many contracts ask of the database: each replica's looks, a commit for each window with news, and its delivery."""
+    news = load.contracts * load.entries_per_hour / 3600
+    # A batch waits for a second: a replica sends one a second and sink at most, of all its contracts.
+    batches = load.sinks * min(news, load.replicas)
+    fixed = load.replicas * (_LOOKS_PER_SECOND + load.sinks * _SINK_LOOKS_PER_SECOND + _GATHERED_PER_SECOND)
+    audits = load.contracts * load.audits_per_hour * _AUDIT_TRANSACTIONS / 3600
+    return DatabaseLoad(
+        load.replicas * _CONNECTIONS,
+        fixed + news + 2 * batches + audits,
+        load.contracts / load.interval_seconds * QUIET_WAL_BYTES + news * load.entry_bytes * _WAL_PER_BYTE,
+        round(news * 86_400),
+    )
+
+
 def seconds_for_one_round(contracts: int, concurrency: int, latency_seconds: float, poll_seconds: float) -> float:
     """How long a `fetch` takes for one poll of each contract, which are all due at once; a fixed latency."""
     replica = _Replica(concurrency)
@@ -173,9 +217,34 @@ def table() -> str:
     return "\n".join(rows)
 
 
+LOADS = {
+    "1,000 contracts, one replica, nothing new": Load(1000, audits_per_hour=1),
+    "1,000 contracts, two replicas, ten entries an hour each": Load(1000, 2, entries_per_hour=10, audits_per_hour=1),
+    "10,000 contracts, two replicas, ten entries an hour each": Load(10_000, 2, entries_per_hour=10, audits_per_hour=1),
+    "50,000 contracts, four replicas, ten entries an hour each": Load(
+        50_000, 4, entries_per_hour=10, audits_per_hour=1
+    ),
+}
+
+
+def database_table() -> str:
+    """What follows for the database, as in docs/scale.md."""
+    rows = [
+        "| what | connections | transactions/s | WAL | rows of the ledger, a day |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, load in LOADS.items():
+        found = database_load(load)
+        rows.append(
+            f"| {name} | {found.connections} | {found.transactions_per_second:,.0f}"
+            f" | {found.wal_bytes_per_second / 1000:,.0f} KB/s | {found.ledger_rows:,} |"
+        )
+    return "\n".join(rows)
+
+
 def _seconds(value: float) -> str:
     return "too long" if value == math.inf else f"{value:.0f} s"
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(), database_table(), sep="\n\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scale import Plan, seconds_for_one_round, simulate, table
+from tests.scale import Load, Plan, database_load, database_table, seconds_for_one_round, simulate, table
 from tests.support import TOP
 
 SMALL = Plan(600, concurrency=16, latency_seconds=0.1, interval_seconds=20, poll_seconds=0.001)
@@ -48,4 +48,20 @@ def test_a_round_takes_what_latency_and_workers_allow_or_what_the_core_does() ->
 
 
 def test_the_page_shows_what_the_simulation_says() -> None:
-    assert table() in (TOP / "docs/scale.md").read_text(encoding="utf-8")
+    page = (TOP / "docs/scale.md").read_text(encoding="utf-8")
+    assert table() in page
+    assert database_table() in page
+
+
+def test_what_the_database_does_for_quiet_contracts_depends_on_the_replicas_and_not_on_the_contracts() -> None:
+    small, large, more = database_load(Load(100)), database_load(Load(10_000)), database_load(Load(10_000, 2))
+    assert small.transactions_per_second == large.transactions_per_second
+    assert more.transactions_per_second == pytest.approx(2 * large.transactions_per_second)
+    assert large.wal_bytes_per_second == pytest.approx(100 * small.wal_bytes_per_second)
+    assert (large.ledger_rows, more.connections) == (0, 2 * large.connections)
+
+
+def test_what_comes_costs_a_commit_each_and_a_batch_of_a_second() -> None:
+    quiet, busy = database_load(Load(3600)), database_load(Load(3600, entries_per_hour=10))
+    assert busy.transactions_per_second - quiet.transactions_per_second == pytest.approx(10 + 2)
+    assert busy.ledger_rows == 864_000
