@@ -166,13 +166,24 @@ def runs(events: Sequence[OutboxEvent]) -> Iterable[Run]:
 
 def ndjson(events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes] | None = None) -> bytes:
     """The events' lines, each with its newline: as `render` makes them, else as they are."""
-    if render is not None:
-        # In pieces: while there are few of them in memory, they stay in the processor's cache.
-        lines = io.BytesIO()
-        for at in range(0, len(events), _PIECE):
-            lines.write(b"\n".join([*map(render, events[at : at + _PIECE]), b""]))
-        return lines.getvalue()
-    return events.lines if isinstance(events, StoredEvents) else b"\n".join([*(event.line for event in events), b""])
+    if render is None:
+        return (
+            events.lines if isinstance(events, StoredEvents) else b"\n".join([*(event.line for event in events), b""])
+        )
+    lines = io.BytesIO()
+    lines.writelines(ndjson_pieces(events, render))
+    return lines.getvalue()
+
+
+def ndjson_pieces(
+    events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes] | None = None
+) -> Iterator[bytes]:
+    """The same in pieces of whole lines, each so small that it stays in the processor's cache while it is made and used."""
+    if render is None:
+        yield ndjson(events)
+        return
+    for at in range(0, len(events), _PIECE):
+        yield b"\n".join([*map(render, events[at : at + _PIECE]), b""])
 
 
 class Unreadable(msgspec.Struct, frozen=True, gc=False):

@@ -18,12 +18,12 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from poller.config.sinks import StdoutSink as Settings
 from poller.core.delivery import Accepted, Outcome
 from poller.core.errors import OutputError, StateError
-from poller.core.events import OutboxEvent, ndjson
+from poller.core.events import OutboxEvent, ndjson_pieces
 from poller.core.mapping import escaped
 from poller.sinks.base import Context, OwnOutput
 from poller.sinks.render import build_render
@@ -56,16 +56,17 @@ class StdoutSink(OwnOutput):
         Raises: OutputError when nobody reads any more, or the disk behind it is full; what `note_offset` raises.
         """
         self._require_output()
-        data = ndjson(events, self._render)
+        pieces = ndjson_pieces(events, self._render)
         if os.isatty(self._descriptor):
-            data = escaped(data.decode("utf-8", "replace")).encode()
+            pieces = (escaped(piece.decode("utf-8", "replace")).encode() for piece in pieces)
         with _WRITING:
             try:
                 output = os.fstat(self._descriptor)
                 if stat.S_ISREG(output.st_mode):
-                    self._append(data, output.st_size)
+                    self._append_all(pieces)
                 else:
-                    self._put(data, -output.st_ino)
+                    for piece in pieces:
+                        self._put(piece, -output.st_ino)
             except BrokenPipeError as error:
                 raise OutputError(
                     "the reader of our output has gone away", hint="what it did not take comes with the next run"
@@ -104,12 +105,25 @@ class StdoutSink(OwnOutput):
 
     # A regular file
 
-    def _append(self, data: bytes, size: int) -> None:
-        """Write what is not there yet behind `output_offset`.
+    def _append_all(self, pieces: Iterable[bytes]) -> None:
+        """Write a batch, one piece behind the other.  Raises: what `_append` does."""
+        first: int | None = None
+        for data in pieces:
+            try:
+                start = self._append(data)
+            except BaseException:
+                if first is not None:  # nothing of the batch is settled: the next send looks for all of it
+                    self.output_offset = first
+                raise
+            first = start if first is None else first
+
+    def _append(self, data: bytes) -> int:
+        """Write what is not there yet behind `output_offset`. Returns where it begins.
 
         Raises: OSError, and then no half line stays; what `note_offset` raises.
         """
         is_at_end = bool(fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_APPEND)
+        size = os.fstat(self._descriptor).st_size
         place = size if is_at_end else os.lseek(self._descriptor, 0, os.SEEK_CUR)
         there = self._count_there(data, place) if self._is_behind(place) else None
         if there is None:
@@ -128,6 +142,7 @@ class StdoutSink(OwnOutput):
             raise error
         # Where others write, too, our lines may not follow on each other.
         self.output_offset = os.lseek(self._descriptor, 0, os.SEEK_CUR) if written else start + len(data)
+        return start
 
     def _is_behind(self, place: int) -> bool:
         """Whether the file may hold at `output_offset`, and up to `place`, what we wrote and did not settle."""

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from poller.core.errors import OutputError
-from poller.core.events import Event
+from poller.core.events import Event, OutboxEvent
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.stdout import PRINTED, StdoutSink
@@ -37,6 +37,7 @@ class Place:
     def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
         self.state = State.open(directory / "state", "fetch")
         self._patch = patch
+        self.render: Callable[[OutboxEvent], bytes] | None = None
 
     def collect(self) -> None:
         self.state.contracts.enrol([CONTRACT], "default", 0, 0)
@@ -44,7 +45,7 @@ class Place:
 
     def sink(self, descriptor: int, **settings: Any) -> StdoutSink:
         self._patch.setattr("sys.stdout", open(descriptor, "wb", closefd=False))  # noqa: SIM115
-        return StdoutSink(msgspec.structs.replace(PRINTED, **settings))
+        return StdoutSink(msgspec.structs.replace(PRINTED, **settings), self.render)
 
     def deliver(self, descriptor: int, **settings: Any) -> None:
         """What a process does with one output. Raises: OutputError."""
@@ -69,9 +70,12 @@ class Place:
         return row.output_offset
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+@pytest.fixture(params=["at once", "in pieces"])
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Place]:
     found = Place(tmp_path, monkeypatch)
+    if request.param == "in pieces":
+        found.render = lambda event: event.line
+        monkeypatch.setattr("poller.core.events._PIECE", 7)
     found.state.outbox.register("stdout", "stdout")
     found.collect()
     yield found
