@@ -36,7 +36,7 @@ _FEW_COMMAS = 50_000
 _MAX_SCALAR_BYTES = 64 * 1024  # no id and no time is longer
 _MAX_CANONICAL_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
-_PIECE = 64  # events that are rendered at once
+_PIECE = 256  # events that are rendered at once
 _FIRST_US, _LAST_US = 0, (2**63 - 1) // 1000
 
 
