@@ -1,24 +1,41 @@
-"""The state against a model of plain lists and sets: any legal actions in any order, with restarts and crashes in between."""
+"""The state against a model of plain lists and sets: any legal actions in any order, with restarts and crashes in between.
+
+The same on every backend; where several replicas may share a state, with a second one, leases that end, a replica that goes on
+though it lost what it held, and answers to COMMIT that are lost.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import psycopg
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.errors import LeaseLostError, StateUnavailableError
+from poller.core.events import IDENTITY_BYTES, Event, OutboxEvent
 from poller.core.windows import Window
 from poller.store import segments
+from poller.store.protocols import State
 from poller.store.rows import DeadLetter, Prepared, WindowRead
-from poller.store.sqlite import State, ledger
+from poller.store.sqlite import State as FileState
+from poller.store.sqlite import ledger
 from tests.states import claimed, next_batch, postpone, taken
 
 HOUR = 3600
@@ -38,6 +55,10 @@ class Item(NamedTuple):
     contract: str
     identity: bytes
     line: bytes
+
+
+def item_of(event: OutboxEvent) -> Item:
+    return Item(event.contract, event.identity, event.line)
 
 
 class ContractModel:
@@ -90,17 +111,29 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.parts = small_parts()
         self.parts.__enter__()
-        self.top = Path(tempfile.mkdtemp(prefix="store-model-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
-        self.directory = self.top / "0"
-        self.state = State.open(self.directory, "run")
+        self.state: Any = self._open()
         self.now = START
         self.contracts: dict[str, ContractModel] = {}
         self.sinks: dict[str, SinkModel] = {}
         self.letters: list[tuple[str, Item]] = []
 
+    def _open(self) -> State:
+        """Open the state, which is made anew the first time."""
+        raise NotImplementedError
+
+    def _hold(self) -> None:
+        """Have all contracts in this process's share."""
+
+    def _remembered(self, contract: str) -> set[bytes]:
+        """Every identity in the ledger: how it lies there is nobody's business but this model's."""
+        raise NotImplementedError
+
+    def _lies_there(self) -> tuple[int, int, int]:
+        """The events and bytes of all segments, and the bytes of all dead letters, counted one by one."""
+        raise NotImplementedError
+
     def teardown(self) -> None:
         self.state.close()
-        shutil.rmtree(self.top)
         self.parts.__exit__(None, None, None)
 
     @initialize()
@@ -114,6 +147,7 @@ class StoreMachine(RuleBasedStateMachine):
     def enrol(self, contract: str) -> None:
         self.state.contracts.enrol([contract], "default", START, START)
         self.contracts.setdefault(contract, ContractModel())
+        self._hold()
 
     @rule(
         contract=st.sampled_from(CONTRACTS),
@@ -177,13 +211,19 @@ class StoreMachine(RuleBasedStateMachine):
         read = WindowRead(window, events, len(events) + repeats, self.now, advance_to=advance_to, of_range=of_range)
         with claimed(self.state, contract) as claim:
             done = claim.commit(read, lambda fresh: Prepared(fresh[filtered:], left_out))
-        assert (done.unseen, done.kept_count) == (unseen, len(kept))
+        assert (list(done.unseen), done.kept_count) == (unseen, len(kept))
+        self._enter(contract, model, read, unseen, kept)
+
+    def _enter(
+        self, contract: str, model: ContractModel, read: WindowRead, unseen: Sequence[Event], kept: Sequence[Event]
+    ) -> None:
+        """What a commit means for the model."""
         for event in unseen:
             hour = event.time_us // (HOUR * 1_000_000)
             model.known[event.identity] = hour
             model.counts[hour] = model.counts.get(hour, 0) + 1
-        model.fetched += len(events) + repeats
-        model.seen += len(events) - len(unseen) + repeats
+        model.fetched += read.fetched
+        model.seen += read.fetched - len(unseen)
         model.new += len(kept)
         model.filtered += len(unseen) - len(kept)
         for sink in self.sinks.values():
@@ -201,14 +241,6 @@ class StoreMachine(RuleBasedStateMachine):
             assert {identity for identity, hour in model.known.items() if hour >= before} <= remembered
             assert remembered <= set(model.known)
             model.known = {identity: hour for identity, hour in model.known.items() if identity in remembered}
-
-    def _remembered(self, contract: str) -> set[bytes]:
-        """Every identity in the ledger: how it lies there is nobody's business but this model's."""
-        with self.state._database.reading() as connection:
-            rows = connection.execute("SELECT identities FROM ledger WHERE contract = ?", (contract,)).fetchall()
-        return {
-            blob[start : start + IDENTITY_BYTES] for (blob,) in rows for start in range(0, len(blob), IDENTITY_BYTES)
-        }
 
     @rule(seconds=st.integers(1, 3 * HOUR))
     def time_passes(self, seconds: int) -> None:
@@ -230,9 +262,20 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), max_events=st.integers(1, 9), max_bytes=st.integers(1, 100), dead_every=st.integers(2, 9))
     def settle(self, data: st.DataObject, max_events: int, max_bytes: int, dead_every: int) -> None:
         name = data.draw(st.sampled_from(sorted(name for name, sink in self.sinks.items() if sink.waiting)))
-        sink = self.sinks[name]
         place = self.state.outbox.take(name)
         assert place is not None
+        events = self._batch(data, name, place, max_events, max_bytes)
+        count = data.draw(st.integers(1, len(events)))
+        dead = events[:count][dead_every - 1 :: dead_every]
+        place.settle(count, dead=[DeadLetter(event, 400, "refused") for event in dead], now=self.now)
+        place.release()
+        self._settled(name, events[:count], dead)
+
+    def _batch(
+        self, data: st.DataObject, name: str, place: Any, max_events: int, max_bytes: int = 10**6
+    ) -> Sequence[OutboxEvent]:
+        """The next batch, of all contracts or of one that waits on its own: it must be as large as it may."""
+        sink = self.sinks[name]
         own = {row.contract for row in place.postponed()}
         ways = [contract for contract in own if any(item.contract == contract for item in sink.waiting)]
         others = any(item.contract not in own for item in sink.waiting)
@@ -242,20 +285,28 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         batch = place.batch(max_events, max_bytes, contract)
         assert batch is not None
-        assert [Item(event.contract, event.identity, event.line) for event in batch.events] == waiting[
-            : len(batch.events)
-        ]
-        assert 1 <= len(batch.events) <= max_events
-        assert len(batch.events) == 1 or sum(len(event.line) + 1 for event in batch.events) <= max_bytes
-        assert batch.has_more == (len(batch.events) < len(waiting))
-        count = data.draw(st.integers(1, len(batch.events)))
-        dead = batch.events[:count][dead_every - 1 :: dead_every]
-        place.settle(count, dead=[DeadLetter(event, 400, "refused") for event in dead], now=self.now)
-        place.release()
-        self.letters += [(name, Item(event.contract, event.identity, event.line)) for event in dead]
-        for item in waiting[:count]:
+        events = list(batch.events)
+        found = [item_of(event) for event in events]
+        assert self._is_beginning(found, waiting)
+        assert 1 <= len(events) <= max_events
+        assert len(events) == 1 or sum(len(event.line) + 1 for event in events) <= max_bytes
+        assert batch.has_more == (len(events) < len(waiting))
+        return events
+
+    def _is_beginning(self, found: Sequence[Item], waiting: Sequence[Item]) -> bool:
+        """Whether these come next, as far as an order is promised: of a contract always."""
+        return list(found) == list(waiting[: len(found)])
+
+    def _settled(self, name: str, events: Iterable[OutboxEvent], dead: Sequence[OutboxEvent]) -> None:
+        """What a settling means for the model: each event is the next one of its contract."""
+        sink = self.sinks[name]
+        self.letters += [(name, item_of(event)) for event in dead]
+        for event in events:
+            item = item_of(event)
+            assert next(waiting for waiting in sink.waiting if waiting.contract == item.contract) == item
             sink.waiting.remove(item)
-        sink.delivered += count - len(dead)
+            sink.delivered += 1
+        sink.delivered -= len(dead)
         sink.dead += len(dead)
 
     @rule(sink=st.sampled_from(SINKS), attempts=st.integers(1, 9))
@@ -279,7 +330,7 @@ class StoreMachine(RuleBasedStateMachine):
             if rest and data.draw(st.booleans()):
                 place.settle(1, now=self.now)
                 sink = self.sinks[name]
-                sink.waiting.remove(Item(rest[0].contract, rest[0].identity, rest[0].line))
+                sink.waiting.remove(item_of(rest[0]))
                 sink.delivered += 1
         place.release()
 
@@ -310,20 +361,17 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.state.close()
-        self.state = State.open(self.directory, "run")
+        self.state = self._open()
+        self._hold()
 
     @rule()
     def crash(self) -> None:
-        """Go on with what lay on the disk at this moment."""
-        crashed = self.top / str(len(list(self.top.iterdir())))
-        crashed.mkdir()
-        for suffix in ("", "-wal"):
-            path = self.directory / f"run.db{suffix}"
-            if path.exists():
-                shutil.copy(path, crashed)
-        self.state.close()
-        self.directory = crashed
-        self.state = State.open(self.directory, "run")
+        """Go on with what was committed at this moment."""
+        self._crash()
+        self._hold()
+
+    def _crash(self) -> None:
+        raise NotImplementedError
 
     # What must hold at every step
 
@@ -365,12 +413,14 @@ class StoreMachine(RuleBasedStateMachine):
             own = self._on_their_own(row.sink.name)
             for contract in [None, *own]:
                 batch = next_batch(self.state, row.sink.name, contract=contract)
-                found = [Item(event.contract, event.identity, event.line) for event in batch.events] if batch else []
-                assert found == [
+                found = [item_of(event) for event in batch.events] if batch else []
+                waiting = [
                     item
                     for item in model.waiting
                     if (item.contract == contract if contract else item.contract not in own)
                 ]
+                assert len(found) == len(waiting)
+                assert self._is_beginning(found, waiting)
         letters = [
             (letter.sink, Item(letter.contract, letter.identity, letter.line))
             for letter in self.state.dead_letters.find()
@@ -389,13 +439,238 @@ class StoreMachine(RuleBasedStateMachine):
         assert (size.events == 0) == (size.bytes == 0)
         if self.sinks and not longest:
             assert size.events == 0
+        assert size == self._lies_there()
+
+
+class FileMachine(StoreMachine):
+    """The state in a file."""
+
+    def __init__(self) -> None:
+        self.top = Path(tempfile.mkdtemp(prefix="store-model-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
+        self.directory = self.top / "0"
+        super().__init__()
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.top)
+
+    def _open(self) -> State:
+        return FileState.open(self.directory, "run")
+
+    def _crash(self) -> None:
+        crashed = self.top / str(len(list(self.top.iterdir())))
+        crashed.mkdir()
+        for suffix in ("", "-wal"):
+            path = self.directory / f"run.db{suffix}"
+            if path.exists():
+                shutil.copy(path, crashed)
+        self.state.close()
+        self.directory = crashed
+        self.state = self._open()
+
+    def _remembered(self, contract: str) -> set[bytes]:
         with self.state._database.reading() as connection:
-            held = connection.execute(
+            rows = connection.execute("SELECT identities FROM ledger WHERE contract = ?", (contract,)).fetchall()
+        return identities_in(blob for (blob,) in rows)
+
+    def _lies_there(self) -> tuple[int, int, int]:
+        with self.state._database.reading() as connection:
+            row = connection.execute(
                 "SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0),"
                 " (SELECT coalesce(sum(length(line)), 0) FROM dead_letters) FROM segments"
             ).fetchone()
-        assert size == held
+        return (row[0], row[1], row[2])
 
 
-StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
-test_any_legal_actions_leave_the_state_as_the_model_says = StoreMachine.TestCase
+_numbers = count()
+
+
+class DatabaseMachine(StoreMachine):
+    """The state in a database, with a second replica beside the one that works."""
+
+    stores: Any
+
+    def __init__(self) -> None:
+        self.use = f"model-{next(_numbers)}"
+        self.other: Any = self._open()
+        super().__init__()
+
+    def teardown(self) -> None:
+        self.other.close()
+        super().teardown()
+
+    def _open(self) -> State:
+        opened: State = self.stores.open(self.use)
+        return opened
+
+    def _hold(self) -> None:
+        for claim in self.state.contracts.claim(sorted(self.contracts)):
+            claim.release()
+
+    def _crash(self) -> None:
+        """Its lease ends; nothing is given back."""
+        self._expire()
+        self.state._joined()._stopped.set()
+        self.state = self._open()
+
+    def _is_beginning(self, found: Sequence[Item], waiting: Sequence[Item]) -> bool:
+        """Contracts are not in order among each other: they may be different replicas'."""
+        return all(
+            super(DatabaseMachine, self)._is_beginning(
+                [item for item in found if item.contract == contract],
+                [item for item in waiting if item.contract == contract],
+            )
+            for contract in CONTRACTS
+        )
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        return list(
+            self.state._database.read(
+                lambda connection: connection.execute(query, (self.state._use, *values), binary=True).fetchall()
+            )
+        )
+
+    def _remembered(self, contract: str) -> set[bytes]:
+        rows = self._read("SELECT identities FROM ledger WHERE use_id = %s AND contract = %s", contract)
+        return identities_in(bytes(blob) for (blob,) in rows)
+
+    def _lies_there(self) -> tuple[int, int, int]:
+        ((events, size),) = self._read(
+            "SELECT coalesce(sum(events), 0)::bigint, coalesce(sum(bytes), 0)::bigint FROM segments WHERE use_id = %s"
+        )
+        ((letters,),) = self._read("SELECT coalesce(sum(length(line)), 0)::bigint FROM dead_letters WHERE use_id = %s")
+        return (events, size, letters)
+
+    # A second replica
+
+    def _expire(self) -> None:
+        """The lease of the replica at work ends, as when it stands still for too long."""
+        token = self.state._joined().token
+        query = "UPDATE replicas SET expires_at = clock_timestamp() - interval '1 second' WHERE token = %s"
+        self.state._database.write(lambda connection: connection.execute(query, (token,)))
+
+    def _swap(self) -> None:
+        self.state, self.other = self.other, self.state
+        self._hold()
+
+    @rule()
+    def give_over(self) -> None:
+        """The replica at work gives everything back, and the other one goes on."""
+        self.state.contracts.share([])
+        self._swap()
+
+    @rule(contract=st.sampled_from(CONTRACTS), events=EVENTS, others=EVENTS)
+    def a_zombie_commits(self, contract: str, events: list[Event], others: list[Event]) -> None:
+        """The lease ends while a window is read; the other replica commits one, and then the zombie tries to."""
+        model = self.contracts.get(contract)
+        if model is None:
+            return
+        window = Window(max(model.origin, model.watermark - HOUR), model.watermark + 60)
+        zombie = self.state
+        (claim,) = zombie.contracts.claim([contract])
+        self._expire()
+        self._swap()
+        self._commit(contract, model, window, others, 0, 0, None, None)
+        zombie._joined().renew()
+        read = WindowRead(window, events, len(events), self.now, advance_to=window.end)
+        with pytest.raises(LeaseLostError):
+            claim.commit(read, Prepared)
+        claim.release()
+
+    @precondition(lambda self: any(sink.waiting for sink in self.sinks.values()))
+    @rule(data=st.data(), max_events=st.integers(1, 9), is_delivered=st.booleans())
+    def a_zombie_settles(self, data: st.DataObject, max_events: int, is_delivered: bool) -> None:
+        """The lease ends while a batch is sent; the other replica perhaps delivers it, and then the zombie tries to settle."""
+        name = data.draw(st.sampled_from(sorted(name for name, sink in self.sinks.items() if sink.waiting)))
+        zombie = self.state.outbox.take(name)
+        assert zombie is not None
+        sent = self._batch(data, name, zombie, max_events)
+        self._expire()
+        self._swap()
+        if is_delivered:
+            place = self.state.outbox.take(name)
+            events = self._batch(data, name, place, max_events)
+            place.settle(len(events), now=self.now)
+            place.release()
+            self._settled(name, events, [])
+        with pytest.raises(LeaseLostError):
+            zombie.settle(len(sent), now=self.now)
+        zombie.release()
+        self.other._joined().renew()
+
+    # The answer to COMMIT is lost
+
+    @rule(contract=st.sampled_from(CONTRACTS), events=EVENTS)
+    def commit_without_an_answer(self, contract: str, events: list[Event]) -> None:
+        model = self.contracts.get(contract)
+        new = [event for event in events if model is not None and event.identity not in model.known]
+        if model is None or not new:
+            return
+        window = Window(max(model.origin, model.watermark - HOUR), model.watermark + 60)
+        read = WindowRead(window, events, len(events), self.now)
+        with claimed(self.state, contract) as claim:
+            with answer_lost(), pytest.raises(StateUnavailableError):
+                claim.commit(read, Prepared)
+            self._enter(contract, model, read, new, new)
+            assert claim.commit(read, Prepared).new_count == 0
+            self._enter(contract, model, read, [], [])
+
+    @precondition(lambda self: any(sink.waiting for sink in self.sinks.values()))
+    @rule(data=st.data(), max_events=st.integers(1, 9))
+    def settle_without_an_answer(self, data: st.DataObject, max_events: int) -> None:
+        name = data.draw(st.sampled_from(sorted(name for name, sink in self.sinks.items() if sink.waiting)))
+        place = self.state.outbox.take(name)
+        assert place is not None
+        events = self._batch(data, name, place, max_events)
+        dead = [DeadLetter(events[0], 400, "refused")]
+        with answer_lost(), pytest.raises(StateUnavailableError):
+            place.settle(len(events), dead=dead, now=self.now)
+        place.settle(len(events), dead=dead, now=self.now)
+        place.release()
+        self._settled(name, events, events[:1])
+
+
+@contextmanager
+def answer_lost() -> Iterator[None]:
+    """The connection breaks when the next COMMIT was carried out, before its answer comes."""
+    real = psycopg.Connection.execute
+    is_armed = True
+
+    def execute(connection: Any, query: Any, *args: Any, **options: Any) -> Any:
+        nonlocal is_armed
+        answer = real(connection, query, *args, **options)
+        if is_armed and query == "COMMIT":
+            is_armed = False
+            connection.close()
+            raise psycopg.OperationalError("the connection is lost")
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", execute)
+        yield
+
+
+def identities_in(blobs: Iterable[bytes]) -> set[bytes]:
+    return {blob[start : start + IDENTITY_BYTES] for blob in blobs for start in range(0, len(blob), IDENTITY_BYTES)}
+
+
+class Tried(NamedTuple):
+    """A machine, and how often it is tried: to ask a server takes longer."""
+
+    machine: type[StoreMachine]
+    examples: int
+    steps: int
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def tried(request: pytest.FixtureRequest) -> Tried:
+    """Each backend."""
+    if request.param == "sqlite":
+        return Tried(FileMachine, 30, 30)
+    DatabaseMachine.stores = request.getfixturevalue("postgres_stores")
+    return Tried(DatabaseMachine, 8, 20)
+
+
+def test_any_legal_actions_leave_the_state_as_the_model_says(tried: Tried) -> None:
+    chosen = settings(max_examples=tried.examples, stateful_step_count=tried.steps, deadline=None)
+    run_state_machine_as_test(tried.machine, settings=chosen)  # type: ignore[no-untyped-call]
