@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import click
@@ -16,7 +18,7 @@ from poller.cli.stopping import end_soon_after_a_signal
 from poller.config import Config, process_environment
 from poller.config.sink_base import LocalSink
 from poller.config.sinks import AnySink
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError, Problem, StateUnavailableError
 from poller.core.windows import format_time
 from poller.service.daemon import Daemon
 from poller.service.notify import Notifier
@@ -25,8 +27,11 @@ from poller.sinks.build import build_sink
 from poller.sinks.redaction import redactions_of
 from poller.store.opening import stores_of
 
+log = logging.getLogger(__name__)
+
 # More than a batch in flight may take (`schedule.DRAIN_SECONDS`), less than service managers wait.
 _END_SECONDS = 9.5
+_AWAY_SECONDS = 3.0  # after which it is tried to begin, while the database is away
 
 
 @click.command("run", cls=GlobalOptionsCommand)
@@ -42,12 +47,21 @@ def command(settings: Settings, since: int | None) -> int:
       ionos-poller --config /etc/ionos-poller/config.toml run
       curl -s localhost:9464/readyz      ready or not, and why
     """
-    with restarted_if_it_may_pass():
-        return _run(settings, since)
+    end_soon_after_a_signal(_END_SECONDS)
+    while True:
+        with restarted_if_it_may_pass():
+            config = _load(settings)
+        try:
+            with restarted_if_it_may_pass():
+                return _run(settings, config, since)
+        except StateUnavailableError as error:
+            if not config.state.url:
+                raise  # a disk of this machine: its service manager starts it again
+            log.error("state.unavailable", extra={"why": error.message, "hint": error.hint})
+            time.sleep(_AWAY_SECONDS)  # a signal ends it meanwhile
 
 
-def _run(settings: Settings, since: int | None) -> int:
-    config = _load(settings)
+def _run(settings: Settings, config: Config, since: int | None) -> int:
     accounts = [account.name for account in config.accounts]
     stores = stores_of(config)
     with acting(stores, "run --since", "" if since is None else format_time(since)) as by:
@@ -66,7 +80,6 @@ def _run(settings: Settings, since: int | None) -> int:
             redactions_of(current.sinks, current),
         )
 
-    end_soon_after_a_signal(_END_SECONDS)
     try:
         return Daemon(state, build, Notifier(process_environment().get("NOTIFY_SOCKET"))).run()
     finally:

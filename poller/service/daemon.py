@@ -85,7 +85,10 @@ class Daemon:
         self._listen_again_at = math.inf
 
     def run(self) -> int:
-        """Work until SIGTERM or SIGINT. Returns 0.  Raises: ConfigError at the start; StateError when the state fails."""
+        """Work until SIGTERM or SIGINT. Returns 0.
+
+        Raises: ConfigError at the start; StateError when the state fails, StateUnavailableError only while it starts.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job is not to hear Ctrl-C
                 signal.signal(number, self._on_stop)
@@ -94,17 +97,17 @@ class Daemon:
         self._stores = stores_of(components.config)
         self._config = components.config
         self._open_endpoint(components)
-        self._state.journal.unseen()  # what was done before was logged by the command that did it
-        log.info(
-            "daemon.started",
-            extra={
-                "config": str(components.config.source or "environment"),
-                "sinks": [sink.name for sink in components.sinks],
-            },
-        )
-        self._start(components, stop)
-        self._notifier.tell(READY="1", STATUS="collecting")
         try:
+            self._state.journal.unseen()  # what was done before was logged by the command that did it
+            log.info(
+                "daemon.started",
+                extra={
+                    "config": str(components.config.source or "environment"),
+                    "sinks": [sink.name for sink in components.sinks],
+                },
+            )
+            self._start(components, stop)
+            self._notifier.tell(READY="1", STATUS="collecting")
             with self._workers.busy("the main thread"):
                 self._loop()
         finally:

@@ -1,4 +1,4 @@
-"""A state that another program has locked: the daemon waits for it and goes on; a command ends with 1, to be started again."""
+"""A state that cannot be used for a while, locked or away: the daemon waits; a command ends with 1, to be started again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 from contextlib import closing, suppress
 
 from tests.daemon import LOGGING, LOKI, MakeDaemon
+from tests.faults.proxy import Proxy
+from tests.postgres import Server
 from tests.support import COMMAND, clean_environment, wait_until
 
 
@@ -38,3 +40,29 @@ def test_a_state_locked_for_longer_than_is_waited_stops_neither_the_daemon_nor_w
     daemon.stop()
     daemon.assert_once()
     daemon.assert_clean()
+
+
+def test_a_daemon_that_starts_while_its_database_is_away_begins_when_it_is_back(
+    daemon_of: MakeDaemon, postgres_server: Server
+) -> None:
+    daemon = daemon_of(contracts=2, events=40)
+    way = Proxy(postgres_server.port)
+    way.is_refusing = True
+    postgres_server.sql("CREATE DATABASE away")
+    try:
+        daemon.configure(more=f'[state]\nurl = "postgresql://postgres@127.0.0.1:{way.port}/away"\n')
+        daemon.start(is_awaited=False)
+        wait_until(lambda: daemon.logged("state.unavailable"), 20, what="the daemon says so")
+        fetch = [*COMMAND, "fetch"]
+        options = {"cwd": daemon.directory, "env": clean_environment(), "capture_output": True, "encoding": "utf-8"}
+        done = subprocess.run(fetch, **options, check=False)  # type: ignore[call-overload]
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        way.is_refusing = False
+        daemon.await_delivery()
+        assert daemon.troubles() == []
+        daemon.stop()
+    finally:
+        daemon.close()
+        way.close()
+    daemon.assert_once()
+    assert "Traceback" not in daemon.stderr
