@@ -8,6 +8,7 @@ set.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,12 @@ def load(
 
 
 def _placed(problems: Sequence[Problem], file: Path | None, text: str) -> list[Problem]:
-    """The problems, those of keys in the file with their line. What a variable set is told by its name, which is no key."""
+    """The problems in the order of the file, those of its keys with their line. Those of variables come last."""
     from poller.config.places import line_of, places
 
     found = places(text)
     lines = [(problem, line_of(problem.path, found)) for problem in problems]
+    lines.sort(key=lambda pair: pair[1] or len(text))
     return [problem._replace(place=f"{file}:{line}") if line else problem for problem, line in lines]
 
 
@@ -120,11 +122,13 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
         return tomllib.loads(text), is_private, text
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        problems.append(Problem(str(path), f"is not UTF-8 (line {line})", "save it as UTF-8"))
+        problems.append(Problem(f"{path}:{line}", f"is not UTF-8 (line {line})", "save it as UTF-8"))
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or thousands of brackets, fail without a position.
         message = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long or too deep"
-        problems.append(Problem(str(path), f"is not valid TOML: {message}", "see `ionos-poller config example`"))
+        at = re.search(r" \(at line ([0-9]+), ", message)
+        where = f"{path}:{at[1]}" if at else str(path)
+        problems.append(Problem(where, f"is not valid TOML: {message}", "see `ionos-poller config example`"))
     return {}, is_private, ""
 
 

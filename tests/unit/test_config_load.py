@@ -152,7 +152,7 @@ def test_each_type_of_sink_has_the_defaults_of_its_receiver(write: Any) -> None:
 def test_a_file_that_is_no_toml_says_where(write: Any, content: bytes, part: str) -> None:
     path = write(content)
     (problem,) = problems_of(path)
-    assert problem.path == str(path)
+    assert problem.path.startswith(str(path))
     assert part in problem.message
 
 

@@ -90,3 +90,28 @@ def test_a_problem_is_told_with_file_and_line_unless_a_variable_made_it(tmp_path
     assert told[0].startswith(f"{file}:3: poll.interval: 0s is too small")
     assert told[1].startswith(f"{file}:4: sinks[0].url: missing")
     assert told[2].startswith("IONOS_POLLER_POLL__OVERLAP: ")
+
+
+def test_problems_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('[redact]\nhash = ["a"]\n[poll]\ninterval = "x"\nintervall = 1\n[api]\nurl = 5\n')
+    with pytest.raises(ConfigError) as caught:
+        load(file, {"IONOS_POLLER_OUTBOX__MAX_BYTES": "many"})
+    assert [problem.place.rpartition(":")[2] for problem in caught.value.problems] == ["2", "4", "5", "7", ""]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[api]\n\nurl = \n", ":3: is not valid TOML: Invalid value (at line 3, column 7)"),
+        (b"[api]\n[api]\n", ":2: is not valid TOML: Cannot declare"),
+        (b"a = [", ": is not valid TOML: "),
+        (b"# one\nx = '\xff'\n", ":2: is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_toml_is_told_with_its_line(tmp_path: Path, content: bytes, told: str) -> None:
+    file = tmp_path / "my.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert str(caught.value).startswith(f"{file}{told}")

@@ -81,7 +81,7 @@ MISTAKES = [
     in_file(LOKI.replace("127.0.0.1:9", "loki.example") + 'username = "a"\npassword = "b"\n', 4, "sinks[0].url",
             "would send the sink's secret in clear text",
             "use https://, or set allow_plain_http = true if the network is yours"),
-    Mistake("run", "[api]\ntoken = eyJ\n", "ionos-poller.toml", "is not valid TOML: Invalid value (at line 2, column 9)",
+    Mistake("run", "[api]\ntoken = eyJ\n", "ionos-poller.toml:2", "is not valid TOML: Invalid value (at line 2, column 9)",
             "see `ionos-poller config example`"),
     # Secrets
     in_file('[api]\ntoken_file = "missing"\n', 2, "api.token_file", "unreadable key file missing: No such file or directory",
