@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ from poller.ionos.api import ActivityLog
 from poller.pipeline.archive import HourCloser, chain_of_run, deliverer_of
 from poller.pipeline.audit import Auditor, compared_by
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
+from poller.pipeline.loop import Loop
 from poller.pipeline.status import Use
 from poller.pipeline.transfer import Transfer
 from poller.sinks.archive import ArchiveSink
@@ -318,10 +319,11 @@ class Backfill:
         for sink in sinks:
             if isinstance(sink, ArchiveSink):
                 deliverer = deliverer_of(self._state, sink, chain=chain)
+                loop = Loop(deliverer, self._stop, is_alone=True)
+                loop.end()
                 try:
-                    while (wait := deliverer.step(is_last=True).wait_seconds) is not None:
-                        if deliverer.refusal or self._stop.wait(wait):
-                            return
+                    with suppress(AuthError):  # what is archived is archived
+                        loop.run()
                 finally:
                     deliverer.abandon()
 

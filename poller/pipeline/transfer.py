@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from poller.core.errors import AuthError, StoppedError
+from poller.core.errors import StoppedError
 from poller.core.turns import MOST_OPEN
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
 from poller.pipeline.deliver import Deliverer
+from poller.pipeline.loop import Loop
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -24,10 +25,12 @@ class Transfer:
         """The caller sets `stop` at the end; until then threads may be waiting for it."""
         self._deliverers = deliverers
         self._stop = stop
-        self._wakeups = [threading.Event() for _ in deliverers]
-        self._is_collected = threading.Event()
+        self._delivered: list[int] = []
+        self._loops = [
+            Loop(deliverer, stop, is_alone=len(deliverers) == 1, on_settled=self._delivered.append)
+            for deliverer in deliverers
+        ]
         self._failure: Exception | None = None
-        self._delivered = [0] * len(deliverers)
         self._finished = threading.Semaphore(0)
 
     @property
@@ -55,8 +58,8 @@ class Transfer:
         what was not delivered stays in the outbox.
         """
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        for index in range(len(self._deliverers)):
-            threading.Thread(target=self._deliver, args=(index,), name=f"deliver-{index}", daemon=True).start()
+        for index, loop in enumerate(self._loops):
+            threading.Thread(target=self._deliver, args=(loop,), name=f"deliver-{index}", daemon=True).start()
         pool: ThreadPoolExecutor | None = None
         try:
             found = contracts()
@@ -65,8 +68,8 @@ class Transfer:
             for poll in polls:
                 poll.add_done_callback(lambda _: self._finished.release())
             self._await(len(polls), tick, tick_seconds)
-            self._is_collected.set()
-            self._wake()
+            for loop in self._loops:
+                loop.end()
             self._await(len(self._deliverers), tick, tick_seconds)
             for deliverer in self._deliverers:
                 deliverer.abandon()  # its place is free for the next run
@@ -108,30 +111,11 @@ class Transfer:
             self._stop.set()
             raise
 
-    def _deliver(self, index: int) -> None:
+    def _deliver(self, loop: Loop) -> None:
         with suppress(Exception):  # `_guarded` has remembered it
-            self._guarded(self._deliver_all, index)
+            self._guarded(lambda _: loop.run(), None)
         self._finished.release()
 
-    def _deliver_all(self, index: int) -> None:
-        deliverer, wakeup = self._deliverers[index], self._wakeups[index]
-        while not self._stop.is_set():
-            # Asked before the step: what is committed in between is delivered by it, or by a later one.
-            is_collected = self._is_collected.is_set()
-            progress = deliverer.step(is_last=is_collected)
-            self._delivered[index] += progress.settled
-            if deliverer.refusal:
-                hint = "nothing is lost: correct that and run the same command again"
-                raise AuthError(deliverer.refusal, sink=deliverer.sink_name, hint=hint)
-            if progress.wait_seconds is None:
-                if is_collected:
-                    return
-                wakeup.wait()
-                wakeup.clear()
-            elif progress.wait_seconds:
-                wakeup.wait(progress.wait_seconds)  # a batch that waits to be filled is sent when all is collected
-                wakeup.clear()
-
     def _wake(self) -> None:
-        for wakeup in self._wakeups:
-            wakeup.set()
+        for loop in self._loops:
+            loop.wake()

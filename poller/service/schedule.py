@@ -23,7 +23,6 @@ from poller.config import Config
 from poller.core.errors import (
     AuthError,
     LeaseLostError,
-    OutputError,
     PollerError,
     RejectedError,
     StateError,
@@ -40,6 +39,7 @@ from poller.pipeline.archive import HourCloser, deliverer_of
 from poller.pipeline.audit import compared_by, is_due, self_audit_span
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
 from poller.pipeline.deliver import Deliverer
+from poller.pipeline.loop import Loop
 from poller.service.metrics import Metrics
 from poller.service.readiness import not_ready_reasons, notes
 from poller.service.tokens import TokenWatch
@@ -57,7 +57,6 @@ _PRUNE_SECONDS = 3600.0
 _SHARE_SECONDS = 2.0  # so soon what a replica left is taken over
 _FIRST_AUDIT_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
 _AUDIT_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
-_UNAVAILABLE_SECONDS = 3.0
 _NEXT_TURN_SECONDS = 0.5  # by then this one is over
 _TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
 
@@ -102,8 +101,8 @@ class Schedule:
         self._tick = tick
         self._fail = fail
         self._clock = clock
-        self._committed = {sink.name: threading.Event() for sink in components.sinks}
         self._deliverers: dict[str, Deliverer] = {}
+        self._loops: dict[str, Loop] = {}
         self._hours = HourCloser(state, components.sinks)
         self._threads = [
             threading.Thread(target=self._work_for, args=(sink,), name=f"sink-{sink.name}", daemon=True)
@@ -150,7 +149,8 @@ class Schedule:
             if settings_.name not in here:  # another machine's: what is collected from now on waits for it
                 self._state.outbox.register(settings_.name, settings_.type)
         for sink in self.components.sinks:
-            self._deliverers[sink.name] = self._deliverer(sink)
+            self._deliverers[sink.name] = deliverer = self._deliverer(sink)
+            self._loops[sink.name] = self._loop(sink, deliverer)
         for thread in self._threads:
             thread.start()
         now = datetime.now(UTC)
@@ -184,7 +184,8 @@ class Schedule:
         if self._scheduler.running:  # else its start failed
             self._scheduler.shutdown(wait=False)
         self._collector.close()
-        self._wake_sinks()
+        for loop in self._loops.values():
+            loop.end()
         deadline = time.monotonic() + DRAIN_SECONDS
         for thread in filter(threading.Thread.is_alive, self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -379,52 +380,27 @@ class Schedule:
             on_failed=lambda kind: failed.labels(sink.name, kind).inc(),
         )
 
+    def _loop(self, sink: Sink, deliverer: Deliverer) -> Loop:
+        name = f"sink {sink.name}"
+        return Loop(
+            deliverer,
+            self._stop,
+            is_alone=len(self.components.sinks) == 1,
+            endured_seconds=math.inf,
+            on_unavailable=lambda error: self._note_unavailable(name, error, sink=sink.name),
+            on_available=lambda: self._note_available(name),
+        )
+
     def _work_for(self, sink: Sink) -> None:
         with self.workers.busy(f"sink {sink.name}"):
-            self._deliver(sink)
-
-    def _deliver(self, sink: Sink) -> None:
-        """The loop of one sink's thread."""
-        deliverer, committed = self._deliverers[sink.name], self._committed[sink.name]
-        while not self._stop.is_set():
-            moves()
             try:
-                wait = deliverer.step().wait_seconds
-                self._note_available(f"sink {sink.name}")
-            except StoppedError:
-                return
-            except StateUnavailableError as error:
-                self._note_unavailable(f"sink {sink.name}", error, sink=sink.name)
-                wait = _UNAVAILABLE_SECONDS
-            except OutputError as error:
-                if len(self.components.sinks) == 1:
-                    self._fail_unless_stopping(error)
-                    return
-                wait = self._hold(deliverer, error)  # stdout is gone or full: the other sinks go on
+                self._loops[sink.name].run()
             except PollerError as error:
                 self._fail_unless_stopping(error)
-                return
-            except Exception as error:  # a mistake of ours in one sink: the others go on, and nothing of it is lost
-                log.exception("sink.crashed", extra={"sink": sink.name})
-                wait = self._hold(deliverer, error)
-            if wait is None:
-                # Letters replayed by another process are found within seconds, too.
-                committed.wait(HEARTBEAT_SECONDS)
-                committed.clear()
-            elif wait:
-                self._stop.wait(min(wait, HEARTBEAT_SECONDS))  # a person may ask for a try before
-        with suppress(StateError, StoppedError):  # no room still: the sink gets it twice
-            deliverer.finish()
 
     def _fail_unless_stopping(self, error: PollerError) -> None:
         if not self._stop.is_set():
             self._fail(error)
-
-    def _hold(self, deliverer: Deliverer, error: Exception) -> float:
-        """Have a sink wait after an error, and the state say why. A trouble of the state shows at its next step."""
-        with suppress(StateError, StoppedError):
-            return deliverer.hold(error)
-        return _UNAVAILABLE_SECONDS
 
     def _after_window(self, done: WindowCommitted) -> None:
         moves()
@@ -432,8 +408,8 @@ class Schedule:
             self._wake_sinks()
 
     def _wake_sinks(self) -> None:
-        for event in self._committed.values():
-            event.set()
+        for loop in self._loops.values():
+            loop.wake()
 
     def _prune(self) -> None:
         settings = self.components.config.poll

@@ -26,6 +26,12 @@ class Deliverer:
             raise self._error
         return StepResult(0, None)
 
+    def finish(self) -> None:
+        """Nothing is left to settle."""
+
+    def hold(self, error: Exception) -> float:
+        return 10.0
+
     def abandon(self) -> None:
         """Its place is given back."""
 
@@ -74,7 +80,7 @@ def test_what_the_last_window_brought_is_delivered_though_collecting_ends_during
                 settled, outbox[:] = len(outbox), []
                 return StepResult(settled, None)
             is_in_step.set()
-            assert transfer._is_collected.wait(10)
+            assert transfer._loops[0]._is_last.wait(10)
             return StepResult(0, None)
 
     class Last(Collector):
