@@ -1,4 +1,9 @@
-"""Whether a state file is as it was written: its tables, its pages, and the types of its values, which SQLite does not mind."""
+"""Whether a state file is as it was written: its tables, its pages, and the types of its values.
+
+SQLite's own check sees pages that do not fit together, and no more. A bit that flips elsewhere is found by what stands beside it:
+a type here (a number that became text would end every start in a mistake of ours), a row that progress depends on by its seal
+(`schema`), a segment by its checksum, and the format number, for which SQLite calls the file read-only, in `connection`.
+"""
 
 from __future__ import annotations
 
