@@ -98,6 +98,7 @@ class SecretKind(Kind, frozen=True):
 
     def find(self, field: Field, at: Place) -> SecretSource | None:
         names = [f"{at.credential}.{ending}" for ending in (field.key.replace("_", "-"), *self.aliases)]
+        at = at.key(field.key)
         where = at.variable or at.path
         if at.credential and (found := find_credential(at.reading.environ, names)):
             return self._tried(SecretSource("credential", found, path=where, is_text=self.is_text), at)

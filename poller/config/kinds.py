@@ -48,7 +48,7 @@ class Kind(msgspec.Struct, frozen=True):
         raise NotImplementedError
 
     def find(self, field: Field, at: Place) -> Any:
-        """The value where the table does not give it; None: the default.  Raises: BadValueError where it is required."""
+        """The value where the table at this place does not give it; None: the default.  Raises: ValueError if it is required."""
         if field.is_required:
             raise BadValueError("missing", self.description)
         return None
@@ -285,8 +285,10 @@ class Items(Kind, frozen=True, kw_only=True):
                 f"must name at least {self.at_least}", f"such as {msgspec.json.encode(self.example).decode()}"
             )
         for index, item in enumerate(raw):
-            with at.item(index).noting():
+            try:
                 made.append(self.check(item))
+            except ValueError as error:
+                at.item(index).note(error)
         return tuple(made)
 
     def write(self, value: tuple[Any, ...]) -> list[Any]:
@@ -309,8 +311,10 @@ class Pairs(Kind, frozen=True, kw_only=True):
     def read(self, raw: object, at: Place) -> dict[str, str]:
         pairs: dict[str, Any] = table_of(raw)
         for name, value in pairs.items():
-            with at.noting():
+            try:
                 self.check(name, value)
+            except ValueError as error:
+                at.note(error)
             if self.is_hidden and checks.is_secret_header(name) and not at.may_hold_secrets:
                 at.add_exposed(f"the value of {show(name)}")
         return dict(pairs)

@@ -7,8 +7,7 @@ value that the environment gave names the variable.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,14 +94,11 @@ class Place(NamedTuple):
             f"{what} stands in a file that others can read", "chmod 600 the file, or keep the secret in its own file"
         )
 
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Turn what is wrong with the value that is read inside into a problem here."""
-        try:
-            yield
-        except BadValueError as error:
-            self.add(error.message, error.hint)
-        except ValueError as error:
-            self.add(str(error))
-        except ConfigError as error:
+    def note(self, error: ValueError | ConfigError) -> None:
+        """Turn what is wrong with the value here into a problem."""
+        if isinstance(error, ConfigError):
             self.reading.problems.extend(error.problems)
+        elif isinstance(error, BadValueError):
+            self.add(error.message, error.hint)
+        else:
+            self.add(str(error))

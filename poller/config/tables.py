@@ -14,7 +14,7 @@ from poller.config.checks import BadValueError, is_name
 from poller.config.kinds import Kind, fields_of, list_of, suggest, table_of
 from poller.config.reading import Place
 from poller.config.values import show
-from poller.core.errors import Problem
+from poller.core.errors import ConfigError, Problem
 
 
 def toml_key(name: str) -> str:
@@ -59,14 +59,16 @@ class Nested(Kind, frozen=True):
                 at.key(key).add("unknown key", suggest(key, known))
         values: dict[str, Any] = {}
         for field in fields:
-            keys = [key for key in sorted(field.keys) if key in given]
-            here = at.key(keys[0] if keys else field.key)
-            with here.noting():
+            keys = [key for key in field.keys if key in given]
+            try:
                 if len(keys) > 1:
-                    here.add(f"given more than once: {', '.join(keys)}", "keep one of them")
-                else:
-                    value = field.kind.read(given[keys[0]], here) if keys else field.kind.find(field, here)
-                    values |= {} if value is None else {field.name: value}
+                    raise BadValueError(f"given more than once: {', '.join(keys)}", "keep one of them")
+                value = field.kind.read(given[keys[0]], at.key(keys[0])) if keys else field.kind.find(field, at)
+            except (ValueError, ConfigError) as error:
+                at.key(min(keys, default=field.key)).note(error)
+            else:
+                if value is not None:
+                    values[field.name] = value
         if len(at.reading.problems) > before and not self.is_partial:
             return None
         made: Table = self.type(**values)
@@ -94,7 +96,7 @@ class NestedList(Kind, frozen=True):
         for index, item in enumerate(list_of(raw)):
             here = at.item(index)
             made.append(None)
-            with here.noting():
+            try:
                 table = table_of(item)
                 name = table.get("name")
                 if isinstance(name, str) and is_name(name):
@@ -105,6 +107,8 @@ class NestedList(Kind, frozen=True):
                     made[-1] = Nested(type=struct).read(
                         {key: value for key, value in table.items() if key != "type" or not struct.type_name()}, here
                     )
+            except BadValueError as error:
+                here.note(error)
         return tuple(made)
 
     def struct_of(self, table: Mapping[str, object], at: Place) -> type[Table] | None:
