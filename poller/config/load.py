@@ -83,7 +83,7 @@ def load(
     return msgspec.structs.replace(
         config,
         state_dir=state_dir or config.state_dir,
-        accounts=_resolve_accounts(config.accounts, config.api, environ),
+        accounts=_resolve_accounts(_placed_accounts(config.accounts, path, text), config.api, environ),
         api=msgspec.structs.replace(config.api, token=None, username=None, password=None),
         source=path,
         network=network,
@@ -98,6 +98,20 @@ def _placed(problems: Sequence[Problem], file: Path | None, text: str) -> list[P
     lines = [(problem, line_of(problem.path, found)) for problem in problems]
     lines.sort(key=lambda pair: pair[1] or len(text))
     return [problem._replace(place=f"{file}:{line}") if line else problem for problem, line in lines]
+
+
+def _placed_accounts(accounts: tuple[Account, ...], file: Path | None, text: str) -> tuple[Account, ...]:
+    """The accounts. One without credentials is no problem yet, so it keeps where it stands for when they are needed."""
+    if file is None or all(account.token or account.password for account in accounts):
+        return accounts
+    from poller.config.places import line_of, places
+
+    lines = places(text)
+    found = [line_of(f"accounts[{index}]", lines) for index in range(len(accounts))]
+    return tuple(
+        msgspec.structs.replace(account, place=f"{file}:{line}") if line else account
+        for account, line in zip(accounts, found, strict=True)
+    )
 
 
 def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], bool, str]:

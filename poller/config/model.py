@@ -179,6 +179,7 @@ class Account(Table, frozen=True, kw_only=True):
     token: Token = None
     username: Username = None
     password: Password = None
+    place: str = ""  # file and line, if it has no credentials
 
     def credentials(self) -> Credentials:
         """What to authenticate with, read anew from its source.
@@ -193,11 +194,11 @@ class Account(Table, frozen=True, kw_only=True):
             only = self.name == "default"
             place = "password" if only else f"accounts.{self.name}.password"
             hint = "set IONOS_PASSWORD, or name a password_file" if only else "give the account a password_file"
-            raise ConfigError([Problem(place, f"no password for {self.username}", hint)])
+            raise ConfigError([Problem(place, f"no password for {self.username}", hint, self.place)])
         if self.name == "default":
             raise ConfigError([Problem("token", "no IONOS API token", WHAT_TO_SET)])
         hint = f"give the account a token_file, or a systemd credential {self.name}.token"
-        raise ConfigError([Problem(f"accounts.{self.name}.token", "no IONOS API token", hint)])
+        raise ConfigError([Problem(f"accounts.{self.name}.token", "no IONOS API token", hint, self.place)])
 
     def problems(self) -> Iterator[Problem]:
         yield from _login_problems(self.token, self.username, self.password)

@@ -115,3 +115,12 @@ def test_a_file_that_cannot_be_read_as_toml_is_told_with_its_line(tmp_path: Path
     with pytest.raises(ConfigError) as caught:
         load(file, {})
     assert str(caught.value).startswith(f"{file}{told}")
+
+
+def test_an_account_without_credentials_is_told_with_its_line_when_they_are_needed(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('[[accounts]]\nname = "a"\ntoken_env = "T"\n\n[[accounts]]\nname = "b"\n')
+    accounts = load(file, {"T": "t"}).accounts
+    with pytest.raises(ConfigError) as caught:
+        accounts[1].credentials()
+    assert str(caught.value).startswith(f"{file}:5: accounts.b.token: no IONOS API token")
