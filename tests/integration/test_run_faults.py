@@ -73,6 +73,37 @@ def test_all_failures_of_sinks_and_api_at_once_lose_nothing(daemon_of: MakeDaemo
     daemon.assert_clean()
 
 
+# A contract that is not taken
+
+
+def test_what_loki_does_not_take_of_one_contract_holds_no_other_contract_and_is_shown(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=2, events=200)
+    daemon.simulator.change_settings(loki_limited_contract=str(FIRST))
+    daemon.start()
+    other = next(contract for contract in CONTRACTS if contract != FIRST)
+    count = lambda: daemon.simulator.intakes[LOKI].distinct  # noqa: E731
+    wait_until(lambda: count() == 200, what="Loki has all of the other contract")
+    daemon.simulator.add_entries(other, count=10)
+    daemon.simulator.add_entries(FIRST, count=10)
+    wait_until(lambda: count() == 210, what="what comes later of it arrives, too")
+    daemon.await_delivery(LOGGING)
+    assert wait_until(lambda: daemon.metric("contracts_postponed", sink=LOKI) == 1)
+    assert daemon.metric("outbox_events", sink=LOKI) == 210
+    shown = daemon.command("status")
+    assert f"contract {FIRST} waits on its own" in " ".join(shown.split())
+    (told,) = daemon.sink(LOKI)["postponed"]
+    assert told["contract"] == str(FIRST)
+    assert "Per stream rate limit exceeded" in told["failure"]
+    daemon.simulator.change_settings(loki_limited_contract="")
+    daemon.command("sinks", "retry", LOKI)
+    daemon.await_delivery()
+    wait_until(lambda: daemon.metric("contracts_postponed", sink=LOKI) == 0, what="it is one of all again")
+    assert daemon.metric("dead_letters", sink=LOKI) == 0
+    daemon.stop()
+    daemon.assert_once()
+    daemon.assert_clean()
+
+
 # A key that is refused
 
 
