@@ -20,9 +20,9 @@ from poller.config.sink_base import LocalSink
 from poller.config.sinks import AnySink
 from poller.core.errors import ConfigError, Problem, StateUnavailableError
 from poller.core.windows import format_time
+from poller.service.components import Components
 from poller.service.daemon import Daemon
 from poller.service.notify import Notifier
-from poller.service.schedule import Components
 from poller.sinks.build import build_sink
 from poller.sinks.redaction import redactions_of
 from poller.store.opening import stores_of

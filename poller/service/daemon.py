@@ -26,11 +26,12 @@ from poller.config import Config
 from poller.core.errors import EXIT_OK, ConfigError, PollerError, StateError, TransientError
 from poller.pipeline.reloads import Reload, note_reload
 from poller.pipeline.status import Seen, read_status, status_data
+from poller.service.components import Components
 from poller.service.health import Answer, Endpoint, Health, Routes
 from poller.service.metrics import Metrics
 from poller.service.notify import Notifier
 from poller.service.rate import Rate
-from poller.service.schedule import HEARTBEAT_SECONDS, Components, Schedule
+from poller.service.schedule import HEARTBEAT_SECONDS, Schedule
 from poller.service.web.html import HEADERS, render
 from poller.service.web.view import View
 from poller.store.journal import SIGNAL, Action
@@ -333,7 +334,7 @@ class Daemon:
         self._told_stuck = frozenset(stuck)
 
     def _stuck(self) -> dict[str, float]:
-        return self._workers.stuck() | (self._work.workers.stuck() if self._work is not None else {})
+        return self._workers.stuck() | (self._work.jobs.workers.stuck() if self._work is not None else {})
 
     def alive(self) -> Health:
         """Whether the scheduler ticks, and every poll, sink and job moves."""

@@ -11,10 +11,11 @@ from poller.core.errors import PollerError
 from poller.core.gaps import summary
 from poller.core.windows import format_time
 from poller.store.gaps import Gap
-from poller.store.overview import Overview
+from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract
 
 _STALE_INTERVALS = 3
+_MOST_POSTPONED = 5
 
 
 def not_ready_reasons(
@@ -68,13 +69,17 @@ def gaps_told(gaps: Iterable[Gap]) -> dict[str, str]:
     }
 
 
-def notes(rows: Iterable[Contract], gaps: Iterable[Gap]) -> list[str]:
+def notes(rows: Iterable[Contract], gaps: Iterable[Gap], sinks: Iterable[SinkOverview] = ()) -> list[str]:
     """What a person should know though all is well, in a sentence each: beside a gap, all else goes on."""
     told = gaps_told(gaps)
     return [
         f"contract {row.contract}: complete up to {format_time(row.watermark)}, but for {told[row.contract]}"
         for row in rows
         if row.contract in told
+    ] + [
+        f"sink {row.sink.name}: contract {one.contract} waits on its own: {one.failure}"
+        for row in sinks
+        for one in row.postponed[:_MOST_POSTPONED]
     ]
 
 

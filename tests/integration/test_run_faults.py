@@ -89,6 +89,9 @@ def test_what_loki_does_not_take_of_one_contract_holds_no_other_contract_and_is_
     daemon.await_delivery(LOGGING)
     assert wait_until(lambda: daemon.metric("contracts_postponed", sink=LOKI) == 1)
     assert daemon.metric("outbox_events", sink=LOKI) == 210
+    code, body = daemon.get("/readyz")
+    assert code == 200, "the others go on"
+    assert f"sink {LOKI}: contract {FIRST} waits on its own" in body
     shown = daemon.command("status")
     assert f"contract {FIRST} waits on its own" in " ".join(shown.split())
     (told,) = daemon.sink(LOKI)["postponed"]

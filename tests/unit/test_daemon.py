@@ -20,9 +20,9 @@ from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Prepared
 from poller.service import schedule
+from poller.service.components import Components
 from poller.service.daemon import Daemon
 from poller.service.notify import Notifier
-from poller.service.schedule import Components
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.sqlite import State
 from poller.system import liveness
@@ -279,7 +279,7 @@ def test_every_job_catches_up_in_one_step_with_a_clock_set_forward_by_a_year(tmp
     running = Running(tmp_path, [Sink()], Api(lambda: None, ["1"]))
 
     def during() -> None:
-        scheduler = running.daemon._work._scheduler  # type: ignore[union-attr]
+        scheduler = running.daemon._work.jobs.scheduler  # type: ignore[union-attr]
         wait_until(lambda: scheduler.get_job("poll-1"), what="a contract is polled")
         for job in scheduler.get_jobs():
             assert len(due_times(job.trigger, job.next_run_time, job.next_run_time + timedelta(days=366))) == 2, job.id

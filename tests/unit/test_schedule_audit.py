@@ -13,8 +13,9 @@ from poller.config import Config, Http
 from poller.core.errors import TransientError
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited, Difference
+from poller.service.components import Components
 from poller.service.metrics import Metrics
-from poller.service.schedule import Components, Schedule
+from poller.service.schedule import Schedule
 from poller.store.rows import Prepared
 from poller.store.sqlite import State
 from tests.fake_api import BEGAN, H, Log
@@ -40,7 +41,6 @@ class Audits:
         self.schedule = Schedule(
             self.state, components, stop, self.metrics, lambda: None, lambda error: None, lambda: self.now
         )
-        self.schedule._contracts = {"1"}
         self.schedule._collector.audit = self._audit  # type: ignore[method-assign]
         with self.state._database.transaction() as connection:
             connection.execute("UPDATE contracts SET watermark = ?", (int(self.now),))
@@ -56,7 +56,7 @@ class Audits:
         before = len(self.asked)
         until = self.now + seconds
         while self.now < until:
-            self.schedule._audit()
+            self.schedule.auditing.audit({"1"}, lambda contract: None)
             self.now += MINUTE
         return len(self.asked) - before
 
@@ -81,7 +81,6 @@ def test_an_audit_that_fails_is_tried_again_at_its_next_time_not_every_minute(au
 def test_what_an_audit_misses_is_shown_until_an_audit_finds_nothing(audits: Audits) -> None:
     interval = audits.schedule.components.config.poll.audit_interval_seconds
     hour = Window(BEGAN // H * H + H, BEGAN // H * H + 2 * H)
-    audits.schedule._poll = lambda contract: None  # type: ignore[assignment, method-assign]
 
     def missing() -> float | None:
         return audits.metrics.registry.get_sample_value("ionos_poller_audit_missing_events", {"contract": "1"})

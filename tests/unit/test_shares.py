@@ -14,8 +14,9 @@ from poller.config import Config, Http
 from poller.core.errors import LeaseLostError, StateUnavailableError, TransientError
 from poller.core.events import Page
 from poller.core.listing import ContractList
+from poller.service.components import Components
 from poller.service.metrics import Metrics
-from poller.service.schedule import Components, Schedule
+from poller.service.schedule import Schedule
 from poller.store.overview import Overview
 from poller.store.rows import Prepared, Replica, Size
 from poller.store.sqlite import State
@@ -60,7 +61,7 @@ class Running:
         self.held = list(held)
         self.api = Api()
         self.state = State.open(directory, "run")
-        monkeypatch.setattr("poller.service.schedule._SHARE_SECONDS", 0.0)
+        monkeypatch.setattr("poller.service.polling._SHARE_SECONDS", 0.0)
         monkeypatch.setattr(self.state.contracts, "share", lambda wanted: [row for row in wanted if row in self.held])
         self.failures: list[Any] = []
         self.metrics = Metrics(self.state.overview)
@@ -106,7 +107,7 @@ def test_what_another_replica_left_is_polled_at_once_and_what_it_takes_no_more(
     wait_until(lambda: running.api.parts[-1] == 0.75, what="it asks at the pace of three of four")
     assert running.replica_contracts() == 3
     assert "share.changed" in caplog.messages
-    assert [job.id for job in running.schedule._scheduler.get_jobs() if job.id == "poll-2"] == []
+    assert [job.id for job in running.schedule.jobs.scheduler.get_jobs() if job.id == "poll-2"] == []
     assert running.failures == []
 
 
@@ -133,7 +134,7 @@ def test_a_state_that_is_away_is_told_once_and_once_when_it_is_back(
         if is_away:
             raise StateUnavailableError("no connection")
 
-    jobs = [running.schedule._guarded(f"job {number}", work) for number in range(3)]
+    jobs = [running.schedule.jobs.guarded(f"job {number}", work) for number in range(3)]
     for job in [*jobs, *jobs]:
         job()
     is_away = False

@@ -1,0 +1,95 @@
+"""The self-audit: compares what was collected with the API's own counts, and has what is missing collected."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+
+from poller.core.errors import AuthError, RejectedError, TransientError
+from poller.pipeline.archive import HourCloser
+from poller.pipeline.audit import compared_by, is_due, self_audit_span
+from poller.pipeline.collect import Collector
+from poller.service.components import Components
+from poller.service.jobs import Jobs
+from poller.service.metrics import Metrics
+from poller.store.protocols import State
+
+log = logging.getLogger(__name__)
+
+_FIRST_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
+_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
+
+
+class Auditing:
+    """The audits of one configuration."""
+
+    def __init__(
+        self,
+        state: State,
+        components: Components,
+        collector: Collector,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._state = state
+        self._settings = components.config.poll
+        self._collector = collector
+        self._metrics = metrics
+        self._clock = clock
+        self._hours = HourCloser(state, components.sinks)
+        self._audit_tried_at: dict[str, int] = {}
+
+    def start(self, jobs: Jobs, contracts: Callable[[], Collection[str]], poll: Callable[[str], None]) -> None:
+        """Audit what `contracts` names, when its time has come; `poll` is done where something is missing."""
+        interval = self._settings.audit_interval_seconds
+        if interval:
+            work = lambda: self.audit(contracts(), poll)  # noqa: E731
+            jobs.add_housekeeping(work, min(interval, _LOOK_SECONDS), "audit", _FIRST_LOOK_SECONDS)
+
+    def audit(self, contracts: Collection[str], poll: Callable[[str], None]) -> None:
+        """Compare every contract whose time has come with the API's own counts, and collect what is missing."""
+        settings = self._settings
+        now = int(self._clock())
+        audited = found = repaired = 0
+        for row in self._state.contracts.all():
+            last = max(row.audited_at, self._audit_tried_at.get(row.contract, 0))
+            if row.contract not in contracts or not is_due(last, now, settings.audit_interval_seconds):
+                continue
+            span = self_audit_span(row, now, settings.audit_span_seconds, settings.ledger_retention_seconds)
+            if span is None:
+                continue
+            self._audit_tried_at[row.contract] = now
+            counts = self._hours.counts(row.contract, span)
+            try:
+                result = self._collector.audit(row.contract, span)
+            except (TransientError, AuthError, RejectedError) as error:
+                log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
+                continue
+            for part in result.refused:
+                log.warning(
+                    "audit.span_refused",
+                    extra={"contract": row.contract, "span": str(part.window), "why": part.reason},
+                )
+            missing = sum(difference.missing for difference in result.differences)
+            self._metrics.audit_missing.labels(row.contract).set(missing)
+            for difference in result.differences:
+                log.warning(
+                    "audit.difference_found",
+                    extra={
+                        "contract": row.contract,
+                        "hour": str(difference.window),
+                        "at_api": difference.at_api,
+                        "collected": difference.collected,
+                    },
+                )
+            repairing = self._collector.repair(result.differences)
+            compared = compared_by(span, row.origin, now, settings.overlap_seconds, result)
+            self._state.contracts.record_audit(row.contract, now, compared)
+            self._hours.close(row.contract, counts, compared.window if compared else None, result)
+            audited += 1
+            found += missing
+            repaired += repairing
+            if repairing:
+                poll(row.contract)
+        if audited:
+            log.info("audit.finished", extra={"contracts": audited, "missing": found, "repairing": repaired})

@@ -1,0 +1,146 @@
+"""The jobs of a schedule: when each runs, what its errors mean, and what the state does not let work now."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from poller.core.errors import (
+    LeaseLostError,
+    PollerError,
+    StateError,
+    StateFullError,
+    StateUnavailableError,
+    StoppedError,
+)
+from poller.core.outages import Outage
+from poller.service.triggers import Every
+from poller.system.liveness import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Jobs:
+    """Polls and housekeeping, each in threads of its own kind. Errors of a job are its own; a broken state ends the daemon."""
+
+    def __init__(self, stop: threading.Event, fail: Callable[[PollerError], None], *, polls_at_once: int) -> None:
+        self.workers = Workers()
+        self._stop = stop
+        self._fail = fail
+        self._outage = Outage()  # of the state
+        self._outage_lock = threading.Lock()
+        self._unavailable: dict[str, str] = {}  # a job or sink that the state does not let work now, and why
+        self.scheduler = BackgroundScheduler(
+            executors={
+                # Polls may wait for a full outbox; the heartbeat must not wait with them.
+                "default": ThreadPoolExecutor(polls_at_once),
+                "housekeeping": ThreadPoolExecutor(6),
+            },
+            # A late run is run all the same, once, and never beside itself: a poll takes all there is up to its start.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            timezone=UTC,
+        )
+        # A poll may take longer than the interval, or wait for a full outbox: `collect_lag_seconds` tells how far behind it is.
+        tell_skipped = lambda event: log.debug("job.skipped", extra={"job": event.job_id})  # noqa: E731 - it is all there is
+        self.scheduler.add_listener(tell_skipped, EVENT_JOB_MAX_INSTANCES)
+
+    def start(self) -> None:
+        self.scheduler.start()
+
+    def stop(self) -> None:
+        if self.scheduler.running:  # else its start failed
+            self.scheduler.shutdown(wait=False)
+
+    def add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first_seconds: float = 0.0) -> None:
+        """Run a job every so many seconds, for the first time `first_seconds` from now."""
+        first = datetime.now(UTC) + timedelta(seconds=first_seconds)
+        run = self.guarded(f"the job {name}", job)
+        self.scheduler.add_job(run, Every(seconds), id=name, executor="housekeeping", next_run_time=first)
+
+    def add_poll(self, job: Callable[[], None], seconds: float, contract: str) -> None:
+        """Poll a contract every so many seconds, the contracts one after the other."""
+        run = self.guarded(_poll_of(contract), job)
+        self.scheduler.add_job(run, Every(seconds, is_spread=True), id=f"poll-{contract}")
+
+    def remove_poll(self, contract: str) -> None:
+        with suppress(LookupError):  # stopping
+            self.scheduler.remove_job(f"poll-{contract}")
+
+    def forget(self, contract: str) -> None:
+        """Nobody polls it any more: that its poll could not work is no news."""
+        self._unavailable.pop(_poll_of(contract), None)
+
+    def run_again(self, job: str, seconds: float) -> None:
+        """Run a job so soon, and from then on as usual."""
+        with suppress(LookupError):  # stopping
+            self.scheduler.modify_job(job, next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
+
+    def catch_up(self) -> None:
+        """Run now what is due later than one interval from now: the clock was set back since it was planned."""
+        now = datetime.now(UTC)
+        for job in self.scheduler.get_jobs():
+            if job.next_run_time - now > job.trigger.interval:
+                with suppress(LookupError):  # its contract is gone
+                    self.scheduler.modify_job(job.id, next_run_time=now)
+
+    def guarded(self, name: str, job: Callable[[], None]) -> Callable[[], None]:
+        """The job with its errors told. A state that is unavailable may come back; other troubles of it end the daemon."""
+
+        def run() -> None:
+            try:
+                with self.workers.busy(name):
+                    job()
+                self.note_available(name)
+            except StoppedError:
+                pass
+            except StateUnavailableError as error:
+                self.note_unavailable(name, error)
+            except StateError as error:
+                self.fail(error)
+            except PollerError as error:
+                log.error("job.failed", extra={"why": str(error)})
+
+        return run
+
+    def fail(self, error: PollerError) -> None:
+        """End the daemon with an error, unless it ends already."""
+        if not self._stop.is_set():
+            self._fail(error)
+
+    @property
+    def unavailable(self) -> list[str]:
+        """Why the state does not let some of it work now, in a sentence each."""
+        return sorted(set(self._unavailable.copy().values()))
+
+    def note_unavailable(self, name: str, error: StateUnavailableError, **where: str) -> None:
+        extra = {**where, "why": error.message, "hint": error.hint}
+        if isinstance(error, LeaseLostError):  # another process does that work
+            log.warning("lease.lost", extra={**extra, "contract": error.contract})
+            return
+        with self._outage_lock:
+            self._unavailable[name] = error.reason
+            is_told = self._outage.has_to_be_told(time.monotonic())
+        message = "state.full" if isinstance(error, StateFullError) else "state.unavailable"
+        log.log(logging.ERROR if is_told else logging.DEBUG, message, extra=extra)
+
+    def note_available(self, name: str) -> None:
+        """A job has worked. That the state is back is seen by one that it kept from working before."""
+        if name not in self._unavailable:
+            return
+        with self._outage_lock:
+            self._unavailable.pop(name, None)
+            seconds = self._outage.ended(time.monotonic())
+        if seconds is not None:
+            log.info("state.available", extra={"seconds": round(seconds)})
+
+
+def _poll_of(contract: str) -> str:
+    return f"the poll of contract {contract}"

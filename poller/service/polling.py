@@ -1,0 +1,146 @@
+"""Polling: which contracts there are, which of them this replica polls, and a poll of each. Decides nothing about entries."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+
+from poller.core.errors import PollerError, StateUnavailableError
+from poller.core.turns import MOST_OPEN
+from poller.ionos.api import WARN_SKEW_SECONDS
+from poller.pipeline.collect import Collector, PollResult
+from poller.service.components import Components
+from poller.service.jobs import Jobs
+from poller.service.metrics import Metrics
+from poller.store.protocols import State
+
+log = logging.getLogger(__name__)
+
+_SHARE_SECONDS = 2.0  # so soon what a replica left is taken over
+_NEXT_TURN_SECONDS = 0.5  # by then this one is over
+
+
+class Polling:
+    """The polls of one configuration. Each contract is polled by one thread at a time."""
+
+    def __init__(
+        self,
+        state: State,
+        components: Components,
+        collector: Collector,
+        jobs: Jobs,
+        metrics: Metrics,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called when what waits of other contracts is to be delivered here."""
+        self._state = state
+        self._config = components.config
+        self._accounts = components.accounts
+        self._collector = collector
+        self._jobs = jobs
+        self._metrics = metrics
+        self._wake = wake
+        self._found: list[str] = []
+        self.contracts: set[str] = set()
+        """What is polled here, of all that discovery found."""
+        self.discovery_failures: list[PollerError] | None = None
+        """What the last look for contracts could not tell; None before the first."""
+        self._has_all = True
+        self._share_lock = threading.Lock()
+        self._clocks_lock = threading.Lock()
+        self._skewed: set[str] = set()
+
+    def start(self) -> None:
+        self._jobs.add_housekeeping(self._discover, self._config.poll.discovery_interval_seconds, "discovery")
+        self._jobs.add_housekeeping(self._take_share, _SHARE_SECONDS, "share", _SHARE_SECONDS)
+
+    def _discover(self) -> None:
+        try:
+            contracts, failures = self._collector.discover()
+        except StateUnavailableError:
+            self._discover_soon()
+            raise
+        for contract in sorted(set(self._found).difference(contracts)):
+            self._jobs.forget(contract)
+            log.warning("contract.gone", extra={"contract": contract})
+        for contract in contracts:
+            if contract not in self._found:
+                log.info("contract.discovered", extra={"contract": contract})
+        self._found = contracts
+        self.discovery_failures = failures
+        if failures:
+            self._discover_soon()
+        self._take_share()
+
+    def _take_share(self) -> None:
+        """Poll this replica's fair share of the contracts, and leave the others to the replicas that hold them."""
+        with self._share_lock:
+            held = self._state.contracts.share(self._found)
+            before, self.contracts = self.contracts, set(held)
+            for contract in sorted(before - self.contracts):
+                self._jobs.remove_poll(contract)
+            for contract in held:
+                if contract not in before:
+                    self._begin_polling(contract)
+            # A replica asks for what it holds: with such components, all of them together keep the pace of the account.
+            self._metrics.replica_contracts.set(len(held))
+            self._collector.take_part(max(1, len(held)) / max(1, len(self._found)))
+            if before != self.contracts:
+                self._wake()  # what waits of these contracts is delivered here from now on
+                self._tell_of_share(before)
+
+    def _begin_polling(self, contract: str) -> None:
+        self._metrics.audit_missing.labels(contract)  # 0 until an audit says otherwise
+        self._jobs.add_poll(lambda: self.poll(contract), self._config.poll.interval_seconds, contract)
+
+    def _tell_of_share(self, before: set[str]) -> None:
+        had_all, self._has_all = self._has_all, len(self.contracts) == len(self._found)
+        if not (had_all and self._has_all):  # else there is nobody to share with
+            taken, given_back = self.contracts - before, before - self.contracts
+            extra = {"contracts": len(self.contracts), "of": len(self._found)}
+            log.info("share.changed", extra={**extra, "taken": len(taken), "given_back": len(given_back)})
+
+    def _discover_soon(self) -> None:
+        """The next regular look is an hour away; a failed one is repeated with the polls."""
+        self._jobs.run_again("discovery", self._config.poll.interval_seconds)
+
+    def _turn_seconds(self) -> float:
+        """How long a poll may take before it goes to the end of the row: without end where nobody waits for its thread."""
+        settings = self._config
+        is_crowded = len(self.contracts) > settings.api.concurrency * MOST_OPEN
+        return settings.poll.interval_seconds if is_crowded else math.inf
+
+    def poll(self, contract: str) -> None:
+        poll = self._collector.poll(contract, self._turn_seconds())
+        if poll.is_elsewhere:
+            return
+        if poll.is_unfinished:
+            self._jobs.run_again(f"poll-{contract}", _NEXT_TURN_SECONDS)
+        self._after_poll(poll)
+
+    def _after_poll(self, poll: PollResult) -> None:
+        self._check_clocks()
+        log.debug(
+            "contract.polled", extra={"contract": poll.contract, "new": poll.new, "failed": poll.failure is not None}
+        )
+
+    def _check_clocks(self) -> None:
+        """Tell when our clock and an account's API part ways, and when they agree again."""
+        with self._clocks_lock:  # polls end in several threads
+            for name, api in self._accounts.items():
+                skew = api.clock_skew_seconds
+                if skew is not None:
+                    self._check_clock(name, skew)
+
+    def _check_clock(self, name: str, skew: float) -> None:
+        self._metrics.clock_skew.labels(name).set(skew)
+        extra = {"account": name, "seconds_ahead": round(skew, 1)}
+        if abs(skew) > WARN_SKEW_SECONDS and name not in self._skewed:
+            self._skewed.add(name)
+            hint = "set this machine's clock (NTP); no entry is lost meanwhile"
+            log.warning("clock.skewed", extra={**extra, "hint": hint})
+        elif abs(skew) <= WARN_SKEW_SECONDS and name in self._skewed:
+            self._skewed.discard(name)
+            log.info("clock.agreed", extra=extra)
