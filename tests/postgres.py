@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-_PROGRAMS = ("initdb", "postgres", "psql", "pg_ctl", "pg_basebackup")
+# The directory of another server's programs, to try that version: for all tests that do not ask for a certain one.
+_CHOSEN = os.environ.get("IONOS_POLLER_TEST_POSTGRES")
 
 
 def wheel_programs() -> Path | None:
@@ -42,7 +43,7 @@ class Server:
         self.directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self.identity = _unprivileged(self.directory)
         self._settings = FAST if settings is None else settings
-        chosen = programs or wheel_programs() or debian_programs()
+        chosen = programs or (Path(_CHOSEN) if _CHOSEN else None) or wheel_programs() or debian_programs()
         assert chosen is not None, "no PostgreSQL server: install Debian's postgresql"
         self.programs = self._readable(chosen)
         self.port = 0

@@ -28,14 +28,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from poller.config import load
 from poller.core.errors import LeaseLostError, StateUnavailableError
 from poller.core.events import IDENTITY_BYTES, Event, OutboxEvent
 from poller.core.windows import Window
 from poller.store import segments
+from poller.store.opening import stores_of
 from poller.store.protocols import State
 from poller.store.rows import DeadLetter, Prepared, WindowRead
 from poller.store.sqlite import State as FileState
 from poller.store.sqlite import ledger
+from tests.postgres import Server, debian_programs
 from tests.states import claimed, next_batch, postpone, taken
 
 HOUR = 3600
@@ -662,13 +665,29 @@ class Tried(NamedTuple):
     steps: int
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(scope="module")
+def debian_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The states on Debian's server, which is of another version than the wheel's."""
+    programs = debian_programs()
+    if programs is None:
+        pytest.skip("NOT CHECKED: the store on another version of PostgreSQL; Debian's is not there (postgresql)")
+    server = Server(programs=programs)
+    try:
+        server.create()
+        server.start()
+        directory = tmp_path_factory.mktemp("exports")
+        yield stores_of(load(None, {"IONOS_POLLER_STATE__URL": server.url()}, state_dir=directory))
+    finally:
+        server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgres", "debian"])
 def tried(request: pytest.FixtureRequest) -> Tried:
     """Each backend."""
     if request.param == "sqlite":
         return Tried(FileMachine, 30, 30)
-    DatabaseMachine.stores = request.getfixturevalue("postgres_stores")
-    return Tried(DatabaseMachine, 8, 20)
+    DatabaseMachine.stores = request.getfixturevalue(f"{request.param}_stores")
+    return Tried(DatabaseMachine, 8 if request.param == "postgres" else 3, 20)
 
 
 def test_any_legal_actions_leave_the_state_as_the_model_says(tried: Tried) -> None:
