@@ -30,6 +30,7 @@ from poller.pipeline.audit import Audited
 from poller.pipeline.deliver import Deliverer, StepResult, failure_kind
 from poller.sinks.archive import ArchiveSink, compress
 from poller.sinks.base import Sink
+from poller.store.archives import WRITER
 from poller.store.protocols import Archives, State, Stores
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 # How soon a batch that fills up before its time is found.
 _LOOK_SECONDS = 5.0
 _PACKERS = 2  # threads that compress: the library lets others work meanwhile
-_WRITER = "archive_writer"
 
 
 class _NothingToWriteError(Exception):
@@ -229,10 +229,10 @@ def chain_of_run(stores: Stores) -> Iterator[Archives]:
 
 def writer_of(state: State) -> str:
     """What a state is called among those that write to the chain of another one.  Commits: its name, if it has none."""
-    name = state.fact(_WRITER)
+    name = state.fact(WRITER)
     if name is None:
         name = uuid.uuid4().hex
-        state.remember(_WRITER, name)
+        state.remember(WRITER, name)
     return name
 
 

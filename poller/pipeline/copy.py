@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poller.core.errors import StateError
+from poller.store.archives import WRITER
+from poller.store.copying import Dump
 from poller.store.protocols import Stores
 
 
@@ -12,13 +14,15 @@ def copy(source: Stores, target: Stores, on_progress: Callable[[int, int], None]
     """Commits: all states of `source` at `target`, which must not have them. The source stays as it is.
 
     `on_progress` is told how many rows of how many are copied, now and then.  Returns: the uses.
-    Raises: StateHeldError when somebody works on either, StateError.
+    Raises: StateHeldError when somebody works on either, StateError, also while a batch of an archive is being written.
     """
     with source.dump() as dumps:
         if not dumps:
             raise StateError(
                 f"{source.place}: there is no state to copy", hint="name the state_dir or URL that has one"
             )
+        for dump in dumps:
+            _check_archives(source, dump)
         total = sum(dump.count() for dump in dumps)
         done = 0
 
@@ -31,3 +35,17 @@ def copy(source: Stores, target: Stores, on_progress: Callable[[int, int], None]
         target.load(dumps, tick)
         on_progress(total, total)
         return [dump.use for dump in dumps]
+
+
+def _check_archives(source: Stores, dump: Dump) -> None:
+    """A batch that is being written belongs to where it was committed, and so do the events of a backfill that are in one.
+
+    Raises: StateError.
+    """
+    where = source.where(dump.use)
+    for sink, _ in dump.rows("archive_batches"):
+        hint = "start `ionos-poller run` until it is written, stop it, and copy again"
+        raise StateError(f"{where}: a batch of the archive {sink} is being written", hint=hint)
+    if dump.overview.finished is None and any(name == WRITER for name, _ in dump.rows("facts")):
+        hint = "run the same backfill again until it is finished, and copy again"
+        raise StateError(f"{where}: this backfill to an archive is not finished", hint=hint)

@@ -22,6 +22,9 @@ from poller.store.rows import Contract, Sink
 MOST_DAYS = 500
 """So many days are looked through at most for hours to state in one batch: what is left is stated in the next one."""
 
+WRITER = "archive_writer"
+"""The fact that names a state among those that write to the chain of another one."""
+
 DayKey = tuple[str, int]
 """A contract and a day since 1970."""
 

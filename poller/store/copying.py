@@ -1,7 +1,8 @@
 """What a state is made of, whatever it is kept in: the rows that a copy of it must have. Pure.
 
 Rows are tuples in the order of the columns below. `ledger` and `segments` are numbered by contract, oldest first, from 1. The
-number in `places` is the last one that a sink is done with, and that in `cuts` the last one from before the sink was known.
+number in `places` is the last one that a sink is done with, and that in `cuts` the last one from before the sink was known. Rows
+of `archive_batches` tell that a batch of an archive is being written; it is not copied.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from poller.core.evidence.batches import Head
 from poller.store.journal import JournalEntry
 from poller.store.letters import StoredLetter
 from poller.store.overview import Overview
@@ -36,6 +38,9 @@ COLUMNS = {
         "contract", "number", "sink", "collected_at", "events", "bytes", "first_us", "checksum", "directory", "lines",
     ),
     "places": ("sink", "contract", "number", "position"),
+    "archives": ("sink", *Head._fields),
+    "archive_days": ("sink", "contract", "day", "counts", "is_open"),
+    "archive_batches": ("sink", "number"),
 }  # fmt: skip
 
 CLOCK_TRAIL = "clock_trail"
@@ -74,6 +79,7 @@ def differences(source: Overview, target: Overview) -> Sequence[str]:
         ("filtered", source.filtered, target.filtered),
         ("letters", source.letters, target.letters),
         ("pending", [row[1:] for row in source.pending], [row[1:] for row in target.pending]),
+        ("archives", source.archives, target.archives),
         ("gaps", [row[1:] for row in source.gaps], [row[1:] for row in target.gaps]),
     )
     return [*found, *(name for name, before, after in pairs if before != after)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -9,15 +10,24 @@ from typing import Any
 
 import pytest
 
-from poller.config import load
+from poller.archive import PlaceError
+from poller.archive.signing import is_signed_by
+from poller.config import ArchiveSink, Config, Evidence, load
 from poller.core.errors import StateError, StateHeldError
 from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window
+from poller.pipeline.archive import ArchiveDeliverer, HourCloser, writer_of
+from poller.pipeline.audit import Audited
 from poller.pipeline.copy import copy
+from poller.pipeline.verify import Verifier
+from poller.sinks.archive import ArchiveSink as Archiving
+from poller.sinks.base import Context
 from poller.store.copying import differences
 from poller.store.journal import Action, Person
+from poller.store.overview import FINISHED
 from poller.store.rows import DeadLetter
 from poller.store.sqlite import Stores as FileStores
+from tests.archives import MemoryPlace
 from tests.postgres import Server
 from tests.states import HOUR, NOW, START, commit, counts, event, events, next_batch, settle, waiting
 
@@ -107,6 +117,65 @@ def test_a_state_that_goes_to_a_database_and_back_is_the_same(tmp_path: Path, da
     assert with_state(database, everything) == before
     assert with_state(back, everything) == before
     assert before["waiting"] == {"first": [6, 7], "second": [1, 3, 5, 6, 7], "third": [7]}
+
+
+def archived(stores: Any, evidence: Evidence, place: MemoryPlace, batches: int | None = None, use: str = "run") -> None:
+    """Write what waits for the archive of a state, or so many batches of it; and have an hour audited."""
+
+    def work(state: Any) -> None:
+        settings = ArchiveSink(name="proof", url="s3://bucket")
+        sink = Archiving(settings, Context(Config(evidence=evidence), threading.Event()), place)
+        deliverer = ArchiveDeliverer(state, sink, clock=lambda: NOW)
+        while deliverer.step(is_last=True).wait_seconds is not None and batches is None:
+            pass
+        HourCloser(state, [sink]).close("1", {START: 3}, Window(START, START + HOUR), Audited([]))
+
+    with_state(stores, work, use)
+
+
+def test_an_archive_goes_on_in_one_chain_when_its_state_is_copied(tmp_path: Path, database: Any) -> None:
+    source, back, place = FileStores(tmp_path / "source"), FileStores(tmp_path / "back"), MemoryPlace()
+
+    def begin(state: Any) -> None:
+        state.contracts.enrol(["1"], "default", START, START)
+        state.outbox.register("proof", "archive")
+        commit(state, events(1, 2, 3))
+
+    with_state(source, begin)
+    archived(source, Evidence(), place)
+    with_state(source, lambda state: commit(state, events(4)))
+    copy(source, database, lambda *numbers: None)
+    archived(database, Evidence(), place)
+    with_state(database, lambda state: commit(state, events(5)))
+    copy(database, back, lambda *numbers: None)
+    archived(back, Evidence(), place)
+    report = Verifier(place, is_signed_by, workers=1).run()
+    assert (report.findings, report.digests, report.entries) == ([], 3, 5)
+    assert with_state(back, lambda state: state.overview().imbalances()) == []
+
+
+def test_a_state_is_not_copied_while_a_batch_of_its_archive_is_being_written(tmp_path: Path, database: Any) -> None:
+    source = FileStores(tmp_path / "source")
+
+    class Away(MemoryPlace):
+        def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
+            raise PlaceError("no connection")
+
+    with_state(source, fill)
+    archived(source, Evidence(), MemoryPlace())
+    with_state(source, lambda state: commit(state, events(8)))
+    archived(source, Evidence(), Away(), batches=1)
+    with pytest.raises(StateError, match="a batch of the archive proof is being written"):
+        copy(source, database, lambda *numbers: None)
+
+
+def test_a_backfill_to_an_archive_is_copied_when_it_is_finished(tmp_path: Path, database: Any) -> None:
+    source = FileStores(tmp_path / "source")
+    with_state(source, writer_of, use="backfill-1")
+    with pytest.raises(StateError, match="is not finished"):
+        copy(source, database, lambda *numbers: None)
+    with_state(source, lambda state: state.remember(FINISHED, "2026-11-28T00:00:00Z"), use="backfill-1")
+    assert copy(source, database, lambda *numbers: None) == ["backfill-1"]
 
 
 def test_a_state_that_is_in_use_is_not_copied(tmp_path: Path, database: Any) -> None:

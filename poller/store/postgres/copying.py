@@ -34,8 +34,10 @@ _PLAIN = {
     "places": "sink, contract, segment, position FROM places",
 } | {
     name: f"{', '.join(COLUMNS[name])} FROM {name}"
-    for name in ("contracts", "facts", "journal", "dead_letters", "ledger", "segments")
-}
+    for name in (
+        "contracts", "facts", "journal", "dead_letters", "ledger", "segments", "archives", "archive_days", "archive_batches",
+    )
+}  # fmt: skip
 _ORDER = {
     "journal": " ORDER BY id", "dead_letters": " ORDER BY id", "ledger": " ORDER BY contract, number",
     "segments": " ORDER BY contract, number", "filtered": " GROUP BY reason", "gaps": " ORDER BY id",
@@ -137,7 +139,7 @@ def _load_use(connection: Connection, database: Database, dump: Dump, tick: Tick
         "INSERT INTO uses (name, created_at) VALUES (%s, %s) RETURNING id", (dump.use, created_at)
     ).fetchone()
     use = found[0] if found else 0
-    for table in ("contracts", "forgotten"):
+    for table in ("contracts", "forgotten", "archives", "archive_days"):
         _copy_in(connection, table, COLUMNS[table], use, dump.rows(table), lambda _count: None)
     _copy_in(connection, "ranges", ("contract", "start_at", "end_at", "purpose"), use, dump.rows("ranges"), _ignore)
     _copy_in(connection, "facts", COLUMNS["facts"], use, _facts(dump), _ignore)

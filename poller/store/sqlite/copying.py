@@ -37,7 +37,7 @@ _PLAIN = {
     "facts": "name, value FROM facts",
     "journal": f"{', '.join(COLUMNS['journal'])} FROM journal ORDER BY id",
     "dead_letters": f"{', '.join(COLUMNS['dead_letters'])} FROM dead_letters ORDER BY id",
-}
+} | {name: f"{', '.join(COLUMNS[name])} FROM {name}" for name in ("archives", "archive_days", "archive_batches")}
 
 
 class FileDump:
@@ -118,9 +118,6 @@ def reading(directory: Path, uses: Sequence[str]) -> Iterator[list[FileDump]]:
             stack.callback(lock.release)
             path = directory / f"{use}.db"
             overview = reading_overview.overview_of(path)
-            if overview.archives:
-                hint = "an archive needs a state in files: keep this one"
-                raise StateError(f"{path}: has the archive of a sink, which is not copied", hint=hint)
             reader = stack.enter_context(closing(Reader(path)))
             connection = stack.enter_context(reader.reading())
             dumps.append(FileDump(use, connection, overview))
@@ -164,6 +161,8 @@ def _fill(connection: sqlite3.Connection, dump: Dump, tick: Tick) -> None:
         "letter_books",
         "dead_letters",
         "gaps",
+        "archives",
+        "archive_days",
     ):
         _insert(connection, table, COLUMNS[table], dump.rows(table))
     _insert(connection, "gap_entries", COLUMNS["gap_entries"], dump.rows("gap_entries"))
