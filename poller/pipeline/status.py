@@ -104,7 +104,7 @@ def action_data(entry: JournalEntry) -> dict[str, object]:
 
 def _use_data(use: Use) -> dict[str, object]:
     now, state = time.time(), use.state
-    # Who holds a contract delivers it, to every sink.
+    # Who holds a contract delivers it, to every sink but those that one replica delivers alone.
     holders = ", ".join(sorted({row.holder for row in state.contracts if row.holder}))
     return {
         "process": use.process,
@@ -137,7 +137,7 @@ def _use_data(use: Use) -> dict[str, object]:
                 "failure": row.sink.failure,
                 "postponed": [_postponed(one) for one in row.postponed],
                 "archive": _archive(state.archives.get(row.sink.name)),
-                "holder": holders,
+                "holder": row.holder or holders,
                 "balanced": row.is_balanced and state.letters.get(row.sink.name, NO_LETTERS).is_balanced,
             }
             for row in state.sinks

@@ -22,7 +22,8 @@ _MOST_LINES = 5
 class SinkOverview(NamedTuple):
     """A sink, what waits for it (counted, not derived from its books), since when, and its dead letters at hand.
 
-    `postponed` are the contracts that it does not take while it takes others.
+    `postponed` are the contracts that it does not take while it takes others. `holder` names the replica that alone delivers it
+    (`host:pid`); empty where those do that hold the contracts.
     """
 
     sink: Sink
@@ -30,6 +31,7 @@ class SinkOverview(NamedTuple):
     waiting_since: int | None
     dead_letters: int
     postponed: Sequence[Postponed] = ()
+    holder: str = ""
 
     @property
     def is_balanced(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import threading
 from collections import Counter
@@ -469,6 +470,8 @@ def test_one_replica_writes_an_archive_and_the_other_waits(two: tuple[Bench, Ben
     one, other = two
     commit(one.state, [event(number) for number in range(3)], now=NOW)
     assert one.deliverer.step() == (3, 0.0)
+    (row,) = other.state.overview().sinks
+    assert row.holder == f"{os.uname().nodename}:{os.getpid()}"
     commit(one.state, [event(number) for number in range(3, 6)], now=NOW)
     assert other.deliverer.step() == (0, 5.0)
     assert one.deliverer.step() == (3, 0.0)

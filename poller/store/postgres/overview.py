@@ -20,12 +20,20 @@ def read_overview(connection: Connection, use: int) -> Overview:
     letters = dead_letters.read_books(connection, use)
     waiting = outbox.read_waiting(connection, use)
     postponed = outbox.read_postponed(connection, use)
+    holders = dict(
+        connection.execute(
+            "SELECT k.name, r.host || ':' || r.pid FROM sinks k JOIN replicas r ON r.token = k.holder"
+            " AND r.expires_at > clock_timestamp() WHERE k.use_id = %s",
+            (use,),
+        ).fetchall()
+    )
     sinks = [
         SinkOverview(
             sink,
             *waiting.get(sink.name, (0, None)),
             dead_letters=letters.get(sink.name, NO_LETTERS).at_hand,
             postponed=postponed.get(sink.name, []),
+            holder=holders.get(sink.name, ""),
         )
         for sink in outbox.read_sinks(connection, use)
     ]
