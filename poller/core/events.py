@@ -178,12 +178,24 @@ def ndjson(events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes]
 def ndjson_pieces(
     events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes] | None = None
 ) -> Iterator[bytes]:
-    """The same in pieces of whole lines, each so small that it stays in the processor's cache while it is made and used."""
+    """The same in pieces of whole lines, each so small that it stays in the processor's cache while it is made and used.
+
+    What `render` has as `pieces` makes an event in pieces of its own, which are copied once, all together.
+    """
     if render is None:
         yield ndjson(events)
         return
+    pieces_of: Callable[[OutboxEvent], Sequence[bytes]] | None = getattr(render, "pieces", None)
     for at in range(0, len(events), _PIECE):
-        yield b"\n".join([*map(render, events[at : at + _PIECE]), b""])
+        some = events[at : at + _PIECE]
+        if pieces_of is None:
+            yield b"\n".join([*map(render, some), b""])
+            continue
+        pieces: list[bytes] = []
+        for event in some:
+            pieces += pieces_of(event)
+            pieces.append(b"\n")
+        yield b"".join(pieces)
 
 
 class Unreadable(msgspec.Struct, frozen=True, gc=False):

@@ -40,11 +40,11 @@ def _render(name: Format, actions: ActionSink | None) -> Render | None:
         case "ocsf":
             from poller.core.mapping.ocsf import OCSF
 
-            return OCSF.make
+            return OCSF
         case "ecs":
             from poller.core.mapping.ecs import ECS
 
-            return ECS.make
+            return ECS
         case "moesif-action":
             return build_actions(actions).make
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 import msgspec
 import pytest
 
-from poller.core.events import OutboxEvent
+from poller.core.events import OutboxEvent, ndjson
 from poller.core.mapping import stencil
 from poller.core.mapping.ecs import ECS
 from poller.core.mapping.ocsf import OCSF
@@ -156,3 +156,9 @@ def test_what_is_known_is_bounded(monkeypatch):
             assert stencils.make(event) == OCSF.map(event)
         assert len(stencils._known) <= 3
         assert len(stencils._seen) <= 5
+
+
+def test_lines_of_many_events_are_the_same_whether_they_are_made_whole_or_in_pieces():
+    events = [line_of(number, action="xyz"[number % 3]) for number in range(700)]
+    for standard in (OCSF, ECS):
+        assert ndjson(events, standard) == b"".join(standard.make(event) + b"\n" for event in events)

@@ -51,8 +51,9 @@ class _Stencil(NamedTuple):
     same: tuple[bytes, ...]
     time_at: int
     number_at: int | None
-    text: bytes
-    pick: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
+    constants: tuple[bytes, ...]
+    arrange: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
+    """Puts the pieces of an event in order: of a line's pieces, what follows from the event besides, and the constants."""
 
 
 class Stencils:
@@ -65,15 +66,18 @@ class Stencils:
 
     def make(self, event: OutboxEvent) -> bytes:
         """What the mapping makes of the event."""
+        return b"".join(self.pieces(event))
+
+    def pieces(self, event: OutboxEvent) -> tuple[bytes, ...]:
+        """The same in pieces: who joins those of many events spares copying each."""
         line = event.line
         if event.ordinal or len(line) > MAX_LINE_BYTES:
-            return self._map(event)
+            return (self._map(event),)
         key = hash((event.contract, line.translate(_MASK)))
         stencil = self._known.get(key)
         if stencil is None:
-            return self._mapped(key, event)
-        made = _filled(stencil, event)
-        return self._map(event) if made is None else made
+            return (self._mapped(key, event),)
+        return _filled(stencil, event) or (self._map(event),)
 
     def _mapped(self, key: int, event: OutboxEvent) -> bytes:
         """Learning takes as long as mapping three entries: it is tried when a kind comes a 2nd, 4th, 8th ... time."""
@@ -87,28 +91,28 @@ class Stencils:
 
     def _learn(self, key: int, event: OutboxEvent, made: bytes) -> None:
         stencil = _learned(event, self._map)
-        if stencil is None or _filled(stencil, event) != made:
+        if stencil is None or b"".join(_filled(stencil, event)) != made:
             return
         if len(self._known) >= MAX_STENCILS:
             self._known.clear()
         self._known[key] = stencil
 
 
-def _filled(stencil: _Stencil, event: OutboxEvent) -> bytes | None:
-    """The event, if it is one of the stencil's."""
-    contract, size, take, same, time_at, number_at, text, pick = stencil
+def _filled(stencil: _Stencil, event: OutboxEvent) -> tuple[bytes, ...]:
+    """The event in pieces; none, if it is not one of the stencil's."""
+    contract, size, take, same, time_at, number_at, constants, arrange = stencil
     line, time_us = event.line, event.time_us
     if len(line) != size or event.contract != contract:
-        return None
+        return ()
     pieces = take(line)
     if pieces[::2] != same:
-        return None
+        return ()
     second, rest = divmod(time_us, 1_000_000)
     if pieces[time_at] != _second_text(second) + _MILLISECONDS[rest // 1000]:
-        return None
+        return ()
     if number_at is not None and not pieces[number_at].isdigit():
-        return None
-    return text % pick((*pieces, b"%d" % (time_us // 1000), *_of_collecting(event.collected_at)))
+        return ()
+    return arrange((*pieces, b"%d" % (time_us // 1000), *_of_collecting(event.collected_at), *constants))
 
 
 _MILLISECONDS = tuple(b"%03dZ" % ms for ms in range(1000))
@@ -143,13 +147,14 @@ def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
     cut = _cut(map_event(first), values)
     if cut is None:
         return None
-    text, order = cut
-    # Of all pieces, every other one is a hole; what follows from the event besides comes behind them.
+    constants, order = cut
+    # Of all pieces, every other one is a hole; what follows from the event besides comes behind them, then the constants.
     at = [*range(1, len(pieces), 2), *range(len(pieces), len(pieces) + 3)]
     number_at = None if number_hole is None else at[number_hole]
-    pick = _picker([at[number] for number in order])
-    stencil = _Stencil(event.contract, len(line), take, take(line)[::2], at[time_hole], number_at, text, pick)
-    return stencil if _filled(stencil, second) == map_event(second) else None
+    arrange = _arranger([at[number] for number in order], len(pieces) + 3)
+    same = take(line)[::2]
+    stencil = _Stencil(event.contract, len(line), take, same, at[time_hole], number_at, constants, arrange)
+    return stencil if b"".join(_filled(stencil, second)) == map_event(second) else None
 
 
 def _ids(masked: bytes) -> Iterator[tuple[int, int]]:
@@ -190,18 +195,22 @@ def _taker(spans: list[tuple[int, int]], length: int) -> Callable[[bytes], tuple
     return struct.Struct("".join(f"{end - start}s" for start, end in pairwise(ends))).unpack
 
 
-def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[bytes, list[int]] | None:
-    """The text with a hole wherever it has one of the values, and which one each hole has; None where a longer word has one."""
+def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], list[int]] | None:
+    """What lies around the values, and which value each hole has; None where a longer word has one."""
     for number, value in enumerate(values):
         made = made.replace(value, b"\0%c" % number)
     if _IS_PART.search(made):
         return None
     pieces = _MARK.split(made)
-    return b"%b".join(piece.replace(b"%", b"%%") for piece in pieces[::2]), [piece[0] for piece in pieces[1::2]]
+    return tuple(pieces[::2]), [piece[0] for piece in pieces[1::2]]
 
 
-def _picker(order: list[int]) -> Callable[[tuple[bytes, ...]], tuple[bytes, ...]]:
-    if len(order) > 1:
-        pick: Callable[[tuple[bytes, ...]], tuple[bytes, ...]] = itemgetter(*order)
-        return pick
-    return lambda values: tuple(values[at] for at in order)
+def _arranger(holes: list[int], first: int) -> Callable[[tuple[bytes, ...]], tuple[bytes, ...]]:
+    """What puts holes, which are at these places, between the constants, which begin at the place `first`."""
+    order = [first]
+    for number, hole in enumerate(holes, 1):
+        order += [hole, first + number]
+    if len(order) == 1:
+        return lambda values: (values[first],)
+    arrange: Callable[[tuple[bytes, ...]], tuple[bytes, ...]] = itemgetter(*order)
+    return arrange
