@@ -44,7 +44,7 @@ def _page() -> Iterator[str]:
     top = click.Context(cli, info_name=NAME, **cli.context_settings)
     summary, *description = _paragraphs(cli)
     yield f'.TH {NAME.upper()} 1 "" "{NAME} {_text(__version__)}"'  # no date: the same commands make the same page
-    yield from (".ad l", ".nh")  # neither stretched nor hyphenated: names of options are to be found
+    yield from (".ad l", ".nh")  # neither stretched nor hyphenated: a reader searches for names of options
     yield from (".SH NAME", _text(f"{NAME} - {summary[0].lower()}{summary[1:].rstrip('.')}"))
     yield from (".SH SYNOPSIS", f".B {_text(NAME)}", _text(" ".join(cli.collect_usage_pieces(top))))
     yield from (".SH DESCRIPTION", *_body([summary, *description]))

@@ -20,7 +20,7 @@ class PlaceError(PollerError):
 
 
 class TakenError(PlaceError):
-    """Under the key lies something else than what was to be written. Nothing was changed."""
+    """The key already holds something else. Nothing was changed."""
 
     def __init__(self, where: str) -> None:
         hint = "another state writes to this archive: give it a prefix of its own, or see `ionos-poller archive rebuild-state`"

@@ -81,7 +81,7 @@ class AccountCheck:
         if not self._poll.contracts:
             return fail(f"api{self._suffix}", f"{self._account.url}: {error.message}", error.hint)
         hint = "the contracts of poll.contracts are polled all the same"
-        return warn(f"contracts{self._suffix}", f"the list of contracts is not to be had: {error.message}", hint)
+        return warn(f"contracts{self._suffix}", f"the list of contracts cannot be read: {error.message}", hint)
 
     def _unasked_token(self) -> Iterator[Finding]:
         """What the token says of itself, where the API cannot be asked."""
@@ -98,7 +98,7 @@ class AccountCheck:
             hint = "use the token of a user of this contract: the DCD shows users and groups in the User Manager"
             yield fail(f"contracts{self._suffix}", "the token sees no contract", hint)
         elif not wanted and not self._poll.contracts:
-            hint = "take out of it what is to be collected"
+            hint = "remove from it what you want to collect"
             yield warn(f"contracts{self._suffix}", "poll.exclude_contracts leaves out all that the token sees", hint)
         for number in islice(wanted, _MAX_ASKED):
             yield check_contract(self._client, number, time.time(), self._page_size)

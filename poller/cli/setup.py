@@ -63,7 +63,7 @@ class _Wish(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What is there, and what is to be done."""
+    """What is there, and what must be done."""
 
     config: Config
     config_path: Path
@@ -337,7 +337,7 @@ def _missing_hash_key(source: SecretSource | None) -> Path | None:
 
 
 def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, timeout_seconds: float) -> None:
-    """Do what is to be done. Whatever stops it, running it again goes on from there."""
+    """Do what must be done. If anything stops it, a second run continues from there."""
     # A key is shown once: no signal comes between it and the disk, unless the API keeps us waiting for longer than it may.
     grace_seconds = plan.config.api.read_timeout_seconds * DRIP_FACTOR
     found = in_turn(lambda _: _make(plan, wish, pipelines), grace_seconds=grace_seconds)

@@ -158,7 +158,7 @@ class Poll(Table, frozen=True, kw_only=True):
     ] = 35 * 86_400
 
     def wants(self, contract: str, only: Collection[str] = ()) -> bool:
-        """Whether a contract is to be collected; `only` takes the place of `contracts` where it is given."""
+        """Whether this contract is collected; `only` replaces `contracts` if it is given."""
         wanted = only or self.contracts
         return (not wanted or contract in wanted) and contract not in self.exclude_contracts
 

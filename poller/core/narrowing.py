@@ -38,7 +38,7 @@ class Narrowing:
         return window.seconds > 1 and self._soft_requests_left >= 0
 
     def narrowed(self, unread: Unread, is_served: Callable[[int], bool]) -> Unread | list[Window]:
-        """Windows to read instead of one that cannot be read, or that it is to be left as it is.
+        """Windows to read instead of one that cannot be read, or that it stays as it is.
 
         `is_served` asks for a single second.  Raises: what that raises.
         """

@@ -57,7 +57,7 @@ def failure_kind(outcome: Outcome) -> str:
 
 
 class StepResult(NamedTuple):
-    """What one step did: events settled, and how long nothing is to be done (None: until something new is collected)."""
+    """What one step did: events settled, and how long there is nothing to do (None: until something new is collected)."""
 
     settled: int
     wait_seconds: float | None

@@ -34,7 +34,7 @@ class _Look(NamedTuple):
 
 
 class _LastLook(NamedTuple):
-    """The last look that listed every contract of an account: when it was, and which of them were not to be collected."""
+    """The last look that listed every contract of an account: when it was, and which of them are not collected."""
 
     at: int
     left_out: frozenset[str]

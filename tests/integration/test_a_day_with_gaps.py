@@ -117,7 +117,7 @@ def collector_of(directory: Path, api: Api, came: set[str]) -> Iterator[tuple[St
 
 
 def day_of(directory: Path, *, has_troubles: bool) -> Day:
-    """A day of polls, after each of which all that was to be had two polls before is there."""
+    """A day of polls, after each of which all that the API had two polls before is there."""
     api, came, requests = Api(has_troubles=has_troubles), set[str](), dict[int, int]()
     since = NOON - 300
     with collector_of(directory, api, came) as (state, collector):

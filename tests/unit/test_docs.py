@@ -193,7 +193,8 @@ def test_every_command_and_option_a_page_names_exists(page: Path) -> None:
 # Words that were replaced by plain ones, in everything a person reads: code, tests and pages.
 LITERARY = (
     r"heed(ed|s|ing)?", "minds", "whoever", "aloud", "in vain", "a liking", "in the midst", "let be", "twins?", "open_beside",
-    r"(is|are) to be (read|made|sent|told|kept|shown|tried)", "so far before", "wants a person", "gravest", "at most so many",
+    r"(is|are|was|were)( not)? to be (read|made|sent|told|kept|shown|tried|had|mended|collected|done|taken|found)",
+    "so far before", "wants a person", "gravest", "at most so many",
     "likewise", r"lets? go of", r"letting go of", "takes whatever comes", "case ignored nowhere", r"where (there )?is none,",
     "may this user", "is it the right file", "sees to", "hence", r"made, where",
 )  # fmt: skip

@@ -58,7 +58,7 @@ class Redactor:
             node.remembered = lru_cache(_REMEMBERED)(partial(_rewrite, node))
 
     def __call__(self, line: bytes) -> bytes:
-        """The line of an entry without what is to be taken out."""
+        """The line of an entry without what is redacted."""
         try:
             try:
                 return _rewrite(self._root, line) or b"{}"
