@@ -14,7 +14,7 @@ from poller.core.windows import Window
 from poller.store.postgres.database import Connection, Database
 from poller.store.protocols import State
 from poller.store.rows import Prepared, WindowRead
-from tests.states import FIRST_MINUTE, NOW, START, claimed, commit, enrolled, events, waiting
+from tests.states import FIRST_MINUTE, NOW, START, claimed, commit, enrolled, events, settle, waiting
 
 CONTRACTS = [str(number) for number in range(1, 101)]
 postgres = pytest.mark.backends("postgres")
@@ -270,3 +270,18 @@ def test_pruning_costs_a_contract_without_anything_old_no_statement(
     one.prune(35 * 86_400, 600, NOW)
     assert len(statements) < 15, statements
     assert row(one).new == 2
+
+
+@postgres
+def test_what_an_interrupted_forget_left_in_the_outbox_is_deleted_by_the_next_pruning(two: tuple[Any, Any]) -> None:
+    one, _ = two
+    one.outbox.register("slow", "http")
+    commit(one, events(1, 2))
+    settle(one, "out", 2, now=NOW)
+    one._database.write(
+        lambda connection: connection.execute("DELETE FROM sinks WHERE use_id = %s AND name = 'slow'", (one._use,))
+    )
+    assert one.outbox.size().events == 2
+    one.prune(35 * 86_400, 600, NOW)
+    assert one.outbox.size().events == 0
+    assert one.overview().imbalances() == []

@@ -322,15 +322,15 @@ class Claim:
     ) -> tuple[Committed, Known]:
         use, contract = self._use, self.row.contract
         locked = connection.execute(
-            "SELECT watermark, commits, segment, EXISTS (SELECT 1 FROM gaps WHERE use_id = %s AND contract = %s)"
+            "SELECT watermark, commits, segment, sharing > 0, EXISTS (SELECT 1 FROM gaps WHERE use_id = %s AND contract = %s)"
             " FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE",
             (use, contract, use, contract, self._token),
         ).fetchone()
         # Fewer commits: a failover has lost what this claim committed. What its windows held is read again.
         if locked is None or not self._is_held or locked[1] < self._known.commits:
             raise self._lost()
-        watermark, commits, segment, has_gaps = locked
-        unseen = ledger.unseen(connection, use, contract, read.events) if read.events else []
+        watermark, commits, segment, is_sharing, has_gaps = locked
+        unseen = ledger.unseen(connection, use, contract, read.events, is_sharing=is_sharing) if read.events else []
         fresh = [event for event in unseen if event.identity not in read.elsewhere] if read.elsewhere else unseen
         prepared = prepare(fresh) if fresh else Prepared(fresh)
         late = repaired = 0

@@ -21,10 +21,19 @@ _PACKED_BYTES = 64 * 1024
 _WORTH_ROWS = 8  # fewer rows of an hour are left as they are
 
 
-def unseen(connection: Connection, use: int, contract: str, events: Sequence[Event], *, after: int = 0) -> list[Event]:
+def unseen(
+    connection: Connection,
+    use: int,
+    contract: str,
+    events: Sequence[Event],
+    *,
+    after: int = 0,
+    is_sharing: bool | None = None,
+) -> list[Event]:
     """Those of the events that are not in the ledger, in the same order. Each event must be in `events` only once.
 
-    `after` leaves out rows up to that number.
+    `after` leaves out rows up to that number. `is_sharing`: whether different entries of the contract were ever collected under
+    one id, if the caller knows.
     """
     known: set[bytes] = set()
     for first, last in spans(sorted(event.time_us for event in events if event.is_timed)):
@@ -44,7 +53,9 @@ def unseen(connection: Connection, use: int, contract: str, events: Sequence[Eve
         known.update(unpacked(blob for (blob,) in rows))
     rest = [event for event in events if event.identity not in known]
     # One of several that share an id may come alone once the others lie before the window.
-    if any(event.has_id and not event.shared_id for event in rest) and _has_sharing(connection, use, contract):
+    if any(event.has_id and not event.shared_id for event in rest) and (
+        _has_sharing(connection, use, contract) if is_sharing is None else is_sharing
+    ):
         rest = [event for event in rest if event.shared_id or event.apart().identity not in known]
     return rest
 

@@ -83,10 +83,10 @@ class Outbox:
         is_new: list[bool] = []
         sink = self._database.write(work)
         if is_new:
-            self._sweep()  # what was collected while there was no sink waits for nobody
+            self.sweep()  # what was collected while there was no sink waits for nobody
         return sink
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Commits: piece by piece, the end of segments that nobody waits for."""
         done: list[str] = self._database.read(lambda connection: _contracts_with_done(connection, self._use))
         for start in range(0, len(done), PIECE_CONTRACTS):
@@ -106,7 +106,7 @@ class Outbox:
             return Acted(result=True, affected=count)
 
         was_known = write_by(self._database, self._use, by, work)
-        self._sweep()
+        self.sweep()
         return was_known
 
     def sinks(self) -> list[Sink]:
@@ -626,7 +626,7 @@ def move_on(
     )  # fmt: skip
     if letters:
         _write_letters(connection, use, sink, letters, now)
-    delete_done(connection, use, sorted(moves))
+    delete_done(connection, use, sorted(moves), after=[moves[contract].start[0] for contract in sorted(moves)])
 
 
 def note_success(connection: Connection, use: int, sink: str) -> None:
@@ -676,17 +676,25 @@ def _sweep_piece(connection: Connection, use: int, contracts: Sequence[str]) -> 
     delete_done(connection, use, contracts)
 
 
-def delete_done(connection: Connection, use: int, contracts: Sequence[str]) -> None:
-    """Delete what nobody waits for any more, of contracts whose rows the caller has locked."""
+def delete_done(
+    connection: Connection, use: int, contracts: Sequence[str], *, after: Sequence[int] | None = None
+) -> None:
+    """Delete what nobody waits for any more, of contracts whose rows the caller has locked.
+
+    `after`: behind which segment of each contract. What lies before a place that moves on was deleted, or waits for another sink;
+    while a snapshot is held open, the server would go through all that was ever deleted there.
+    """
     if not contracts:
         return
     gone: Counter[str] = Counter()
     freed: Counter[str] = Counter()
     for contract, events, size in connection.execute(
-        f"DELETE FROM segments s USING (SELECT * FROM unnest(%(contracts)s::text[]) AS t(contract) LEFT JOIN"
+        f"DELETE FROM segments s USING (SELECT * FROM unnest(%(contracts)s::text[], %(after)s::bigint[])"
+        f" AS t(contract, after) LEFT JOIN"
         f" ({_UPTO} AND c.contract = ANY(%(contracts)s) GROUP BY c.contract) u USING (contract)) d"
-        f" WHERE s.use_id = %(use)s AND s.contract = d.contract AND ({_IS_DONE}) RETURNING s.contract, s.events, s.bytes",
-        {"use": use, "contracts": list(contracts)},
+        f" WHERE s.use_id = %(use)s AND s.contract = d.contract AND s.number > d.after AND ({_IS_DONE})"
+        " RETURNING s.contract, s.events, s.bytes",
+        {"use": use, "contracts": list(contracts), "after": list(after or [0] * len(contracts))},
     ):
         gone[contract] += events
         freed[contract] += size

@@ -121,6 +121,7 @@ class State:
         # A clock that turns out to have been ahead has all read again from before it was set.
         now = min([now, *(before for before, _ in self.clock_trail().jumps)])
         self.contracts.prune(retention_seconds, overlap_seconds, now)
+        self.outbox.sweep()  # what an interrupted `forget` has left
 
     def shrink(self) -> None:
         """Space is the server's: autovacuum gives it back."""
