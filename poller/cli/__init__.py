@@ -76,6 +76,7 @@ class _LazyGroup(SuggestingGroup):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
+_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": wants_color()}
 
@@ -151,6 +152,9 @@ def _tell_of_failure(error: BaseException) -> None:
     """One line for a user, the trace for a person who asked for it. An output without room is no mistake of ours."""
     if isinstance(error, OSError) and error.errno in _FULL:
         tell("the output cannot be written: no space left on the disk (free some and run it again)")
+        return
+    if isinstance(error, OSError) and error.errno in _NO_MORE_FILES:
+        tell("too many open files (raise the limit: LimitNOFILE= of systemd, ulimit -n); nothing is lost")
         return
     logging.getLogger("poller").debug("program.failed", exc_info=error)
     tell(

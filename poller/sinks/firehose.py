@@ -8,7 +8,6 @@ Source: docs/facts.md, "AWS Data Firehose"; the API reference of PutRecordBatch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from poller.net.transport import RateLimit, Response, root_cause
 from poller.net.words import words_of
 from poller.sinks.base import Context, Sink
 from poller.sinks.render import build_render
+from poller.system.files import can_open_files
 from poller.system.liveness import moves
 
 MAX_RECORDS = 500
@@ -117,7 +117,7 @@ class FirehoseSink(Sink):
             return answer
         if isinstance(outcome, CredentialsRefused):
             self._client = None  # the next call looks for credentials anew
-            if not _can_open_files():  # the library takes a file that it could not open for one without credentials
+            if not can_open_files():  # the library takes a file that it could not open for one without credentials
                 return RetryAfter("too many open files (raise the limit of open files: LimitNOFILE=, ulimit -n)")
         return outcome
 
@@ -150,14 +150,6 @@ class FirehoseSink(Sink):
         if found is not None:
             keys = found.get_frozen_credentials()
             self._secrets = [secret for secret in (keys.secret_key, keys.token, keys.access_key) if secret]
-
-
-def _can_open_files() -> bool:
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:

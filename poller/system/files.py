@@ -21,6 +21,8 @@ from poller.core.errors import ConfigError, Problem
 
 _MAX_LINKS = 40
 
+_SOME_FILES = 4
+
 
 def write_whole(descriptor: int, data: bytes) -> None:
     """Write on until nothing is left.  Raises: OSError."""
@@ -226,3 +228,16 @@ class NewFile:
 def _unwritable(path: Path, error: OSError) -> ConfigError:
     hint = "check that the directory exists, that this user can write there, and that there is room"
     return ConfigError([Problem(str(path), f"cannot be written: {error.strerror}", hint)])
+
+
+def can_open_files() -> bool:
+    """Whether this process may open some files more: libraries say in other words that it may not."""
+    opened: list[int] = []
+    try:
+        opened.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(_SOME_FILES))
+    except OSError:
+        return False
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return True

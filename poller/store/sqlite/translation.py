@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from poller.core.errors import StateError, StateFullError, StateUnavailableError
+from poller.system.files import can_open_files
 
 # A damaged file can also give SQLite names and messages that are no UTF-8.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
@@ -25,6 +26,7 @@ _FAILED_WRITES = (
     sqlite3.SQLITE_IOERR_SHMSIZE,
 )
 _ROOM_BYTES = 1024 * 1024
+_RAISE_LIMIT = "raise the limit (LimitNOFILE= of systemd, ulimit -n), or wait"
 
 
 @contextmanager
@@ -49,8 +51,7 @@ def translated_os(path: Path) -> Iterator[None]:
         if error.errno in _NO_SPACE:
             raise StateFullError(f"{path}: no space left on the disk", hint="free some and start again") from error
         if error.errno in _NO_RESOURCES:
-            hint = "raise the limit (LimitNOFILE= of systemd), or wait"
-            raise StateUnavailableError(f"{path}: cannot be opened: {error.strerror}", hint=hint) from error
+            raise StateUnavailableError(f"{path}: cannot be opened: {error.strerror}", hint=_RAISE_LIMIT) from error
         raise StateError(
             f"{path}: cannot be written: {error.strerror}",
             hint="choose another --state-dir, or give this user the right to write there",
@@ -75,6 +76,8 @@ def as_passing(path: Path, error: Exception) -> StateUnavailableError | None:
             f"{path}: another program has the state locked",
             hint="find it with `fuser` and let it end; nothing is lost meanwhile",
         )
+    if kind == sqlite3.SQLITE_CANTOPEN and not can_open_files():
+        return StateUnavailableError(f"{path}: cannot be opened: too many open files", hint=_RAISE_LIMIT)
     if code in _FAILED_WRITES:
         return StateUnavailableError(
             f"{path}: cannot be written: {error}",
