@@ -9,6 +9,7 @@ header, which SQLite does not offer, comes before it, while nobody else in this 
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -88,6 +89,8 @@ def identity_of(path: Path) -> Identity:
 
 def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
     address = f"{path.absolute().as_uri()}?mode={'rw' if is_writable else 'ro'}"
+    if not is_writable and _is_complete(path):
+        address += "&immutable=1"  # else SQLite wants to create its side files
     return with_functions(
         sqlite3.connect(
             address,
@@ -98,6 +101,13 @@ def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
             cached_statements=64,
         )
     )
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a file is on a read-only file system, and all of the state is in it: nothing is in a write-ahead log."""
+    log = path.with_name(f"{path.name}-wal")
+    is_read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    return is_read_only and not (log.exists() and log.stat().st_size)
 
 
 def _has_known_format(path: Path) -> bool:
