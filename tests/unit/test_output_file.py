@@ -94,6 +94,17 @@ def test_what_was_begun_before_anything_was_settled_is_begun_anew(path: Path) ->
     assert read(path) == lines(events(0, 2))
 
 
+def test_a_batch_is_on_the_disk_before_it_counts_as_accepted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_size))
+    )
+    output = opened(path)
+    assert isinstance(output.send(events(0, 3)), Accepted)
+    written = partial(path).stat()
+    assert (written.st_ino, written.st_size) in synced, "the file, with all of the batch in it"
+
+
 @pytest.mark.parametrize("torn", range(1, 60, 7))
 def test_half_a_batch_leaves_no_half_line(path: Path, torn: int) -> None:
     output = opened(path)

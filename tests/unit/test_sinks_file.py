@@ -320,6 +320,19 @@ def test_a_batch_is_on_the_disk_before_it_counts_as_accepted(tmp_path, compressi
     assert (found.st_ino, found.st_size) in synced, "the file, with all of the batch in it"
 
 
+@both
+def test_the_name_of_a_new_file_is_on_the_disk_too(tmp_path, compression, monkeypatch):
+    path = tmp_path / "x.ndjson"
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    written = sink(path, compression)
+    assert written.send(events(1)) == Accepted()
+    assert tmp_path.stat().st_ino in synced
+    synced.clear()
+    assert written.send(events(2)) == Accepted()
+    assert tmp_path.stat().st_ino not in synced, "it has its name already"
+
+
 def test_the_last_batch_is_found_wherever_its_header_lies_between_two_blocks(tmp_path, monkeypatch):
     # A header of which half lies in the block before: it was missed, and a settled batch cut off.
     monkeypatch.setattr("poller.sinks.file._BLOCK_BYTES", 100)
