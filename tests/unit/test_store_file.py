@@ -583,3 +583,10 @@ def test_what_another_process_writes_meanwhile_is_there_and_what_we_write_stays(
     reopened = open_state(directory)
     assert (reopened.fact("theirs"), reopened.fact("ours")) == ("yes", "yes")
     reopened.close()
+
+
+def test_a_power_cut_undoes_whole_commits_and_breaks_no_page(directory: Path) -> None:
+    """What SQLite promises for a write-ahead log that is synced when its pages go into the file, and not without that."""
+    with closing(open_state(directory)) as state, state._database.reading() as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() in ((1,), (2,))
