@@ -19,7 +19,7 @@ from poller.config.checks import BadValueError
 from poller.config.environment import EnvText, NetworkEnvironment, config_variables
 from poller.config.files import find_credential
 from poller.config.kinds import decode_json
-from poller.config.model import Account, Api, Config
+from poller.config.model import Account, Config
 from poller.config.reading import Place, Reading
 from poller.config.secrets import SecretSource
 from poller.config.state_url import take_password
@@ -80,11 +80,13 @@ def load(
     if state_dir is None and "state_dir" not in tree:
         # Under systemd it may hold several, separated by colons.
         state_dir = Path(environ.get("STATE_DIRECTORY", "").partition(":")[0] or "state")
+    api = config.api
+    own = Account(name="default", url=api.url, token=api.token, username=api.username, password=api.password)
     return msgspec.structs.replace(
         config,
         state_dir=state_dir or config.state_dir,
-        accounts=_resolve_accounts(_placed_accounts(config.accounts, path, text), config.api, environ),
-        api=msgspec.structs.replace(config.api, token=None, username=None, password=None),
+        accounts=_resolve_accounts(_placed_accounts(config.accounts, path, text), own, environ),
+        api=msgspec.structs.replace(api, token=None, username=None, password=None),
         source=path,
         network=network,
     )
@@ -177,21 +179,21 @@ def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
     return path
 
 
-def _resolve_accounts(accounts: tuple[Account, ...], api: Api, environ: Mapping[str, str]) -> tuple[Account, ...]:
+def _resolve_accounts(accounts: tuple[Account, ...], own: Account, environ: Mapping[str, str]) -> tuple[Account, ...]:
     """At least one account, each with its URL and, where there is any, the source of its secret."""
     accounts = accounts or (Account(name="default"),)
     if len(accounts) == 1:
-        accounts = (_with_fallback(accounts[0], api, environ),)
-    return tuple(msgspec.structs.replace(account, url=account.url or api.url) for account in accounts)
+        accounts = (_with_fallback(accounts[0], own, environ),)
+    return tuple(msgspec.structs.replace(account, url=account.url or own.url) for account in accounts)
 
 
-def _with_fallback(account: Account, api: Api, environ: Mapping[str, str]) -> Account:
+def _with_fallback(account: Account, own: Account, environ: Mapping[str, str]) -> Account:
     """The only account, with what `[api]`, IONOS_* variables or systemd's credentials add."""
     if account.token is not None:
         return account
     if not account.username:
         account = msgspec.structs.replace(
-            account, token=api.token, username=api.username, password=account.password or api.password
+            account, token=own.token, username=own.username, password=account.password or own.password
         )
     if account.token is None and not account.username:
         token = _from_variable("IONOS_API_TOKEN", environ) or _from_variable("IONOS_TOKEN", environ)

@@ -97,7 +97,7 @@ def stops(file: Path, wanted: tuple[object, ...]) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [('[poll]\ninterval = "47s"', ("47s", 47, 47.0)), ("[api]\nmax_retries = 73", (73,))],
+    [('[poll]\ninterval = "47s"', ("47s", 47, 47.0)), ("[api]\npage_size = 743", (743,))],
     ids=["a duration", "a number"],
 )
 def test_the_way_of_a_key_from_the_file_to_the_configuration_is_short(
@@ -112,7 +112,7 @@ def test_the_way_of_a_key_from_the_file_to_the_configuration_is_short(
         if not rooms or rooms[-1] != module:
             rooms.append(module)
     assert way[0] == ("load", "load")
-    assert len(way) <= 10, way
+    assert len(way) + 1 <= 10, way  # and one who uses it
     assert len(rooms) - len(set(rooms)) <= 2, rooms
 
 
