@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,6 +72,40 @@ def test_a_contract_in_somebodys_hand_is_given_back_later(two: tuple[Any, Any]) 
     for claim in claims:
         claim.release()
     assert len(one.contracts.share(CONTRACTS)) == 4
+
+
+def test_what_is_given_back_while_a_batch_is_read_is_not_in_that_batch(
+    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The contract was the other replica's by the time it was sent: at sinks without keys it showed twice.
+    one, other = two
+    one.contracts.share(CONTRACTS)
+    for number, contract in enumerate(CONTRACTS):
+        commit(one, events(number), contract=contract)
+    other.contracts.share(CONTRACTS)
+    place = one.outbox.take("out")
+    read, share = place._read, one._joined()._share
+    is_read = threading.Event()
+
+    def reading(*args: Any) -> Any:
+        found = read(*args)
+        is_read.set()
+        return found
+
+    def sharing(*args: Any) -> Any:
+        delivering.start()
+        assert is_read.wait(10)
+        return share(*args)
+
+    found: list[Batch] = []
+    delivering = threading.Thread(target=lambda: found.append(batch_of(place)))
+    monkeypatch.setattr(place, "_read", reading)
+    monkeypatch.setattr(one._joined(), "_share", sharing)
+    kept = one.contracts.share(CONTRACTS)
+    delivering.join(10)
+    assert len(kept) == 4
+    assert sorted({event.contract for event in found[0].events}) == sorted(kept)
+    place.ensure_held()
 
 
 def test_what_an_expired_replica_held_is_taken_and_its_commit_is_refused(two: tuple[Any, Any]) -> None:

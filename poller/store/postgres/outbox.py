@@ -31,6 +31,7 @@ PIECE_CONTRACTS = 16  # of so many at once what nobody waits for is deleted
 _MOST_SEGMENTS, _SEGMENTS_OF_LARGE = 128, 4096
 _OF_CONTRACT = 4
 _LARGE_EVENTS = 50_000
+_READ_TRIES = 3  # of a batch, while contracts are given back
 _SIZE_SECONDS = 5.0  # so old may be what is known of a size
 _IS_POSTPONED = (
     "EXISTS (SELECT 1 FROM postponed q WHERE q.use_id = c.use_id AND q.sink = %(sink)s AND q.contract = c.contract)"
@@ -289,19 +290,27 @@ class Place:
 
         Of a contract that waits on its own, if one is named; else of all others.
         """
-        self._drop()
         self._contract = contract
-        self._token = self._replica.token
-        found = self._database.read(lambda connection: self._read(connection, max_events, max_bytes))
-        if found is None:
-            return None
-        self._parts, self._starts, batch = found
-        self._take_in_hand()
-        return batch
+        for _ in range(_READ_TRIES):
+            self._drop()
+            self._token = self._replica.token
+            found = self._database.read(lambda connection: self._read(connection, max_events, max_bytes))
+            if found is None:
+                return None
+            parts, self._starts, batch = found
+            if self._have_in_hand(parts):
+                return batch
+            # Else a contract was given back meanwhile.
+        raise self._lost()
 
-    def _take_in_hand(self) -> None:
-        if not self._is_whole:  # else who has the contracts does not matter
-            self._replica.take_in_hand({part.contract for part in self._parts})
+    def _have_in_hand(self, parts: list[_Part]) -> bool:
+        """Keep these contracts from being given back, and no others.  Returns: whether they are held."""
+        before, self._parts = self._parts, parts
+        if self._is_whole:  # who has the contracts does not matter
+            return True
+        is_held = self._replica.take_in_hand({part.contract for part in parts})
+        self._replica.put_down({part.contract for part in before})
+        return is_held
 
     def _read(
         self, connection: Connection, max_events: int, max_bytes: int
@@ -392,10 +401,8 @@ class Place:
         )
         lost = moves.keys() - settled
         self._settling = None
-        self._put_down()
-        self._parts = rest
+        self._have_in_hand(rest)
         self._starts |= {contract: move.end for contract, move in moves.items()}
-        self._take_in_hand()
         self._is_postponed, self._output_offset = False, output_offset
         if lost:
             raise self._lost()
@@ -521,9 +528,7 @@ class Place:
                 values,
             )
         )
-        self._replica.put_down({part.contract for part in self._parts})
-        self._parts = [part for part in self._parts if part.contract != contract]
-        self._replica.take_in_hand({part.contract for part in self._parts})
+        self._have_in_hand([part for part in self._parts if part.contract != contract])
 
     def note_output_offset(self, output_offset: int | None) -> None:
         """Commits: where the sink's own output that is not settled begins, while nothing else changes."""

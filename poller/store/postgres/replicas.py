@@ -45,6 +45,7 @@ class Replica:
         self._identity = identity
         self._lease_seconds = lease_seconds
         self._lock = threading.RLock()
+        self._sharing = threading.Lock()  # taken before `_lock`
         self._deadline = 0.0
         self._held: set[str] = set()
         self._in_hand: Counter[str] = Counter()
@@ -157,10 +158,14 @@ class Replica:
         with self._lock:
             return set(self._held)
 
-    def take_in_hand(self, contracts: Collection[str]) -> None:
-        """Keep them from being given back, until `put_down` as often."""
-        with self._lock:
+    def take_in_hand(self, contracts: Collection[str]) -> bool:
+        """Keep them from being given back, until `put_down` as often. Waits while it is decided what is given back.
+
+        Returns: whether they are all held.
+        """
+        with self._sharing, self._lock:
             self._in_hand.update(contracts)
+            return self._held.issuperset(contracts)
 
     def put_down(self, contracts: Collection[str]) -> None:
         with self._lock:
@@ -170,12 +175,13 @@ class Replica:
     def share(self, wanted: Sequence[str]) -> None:
         """Commits: that it has its fair share of what is wanted; what is too much, and in nobody's hand, is given back."""
         token = self.token
-        with self._lock:
-            in_hand = set(self._in_hand)
-        held = self._database.write(lambda connection: self._share(connection, token, wanted, in_hand))
-        with self._lock:
-            if token == self.token:
-                self._held = held
+        with self._sharing:  # what was read of a contract that is given back just now must not be sent
+            with self._lock:
+                in_hand = set(self._in_hand)
+            held = self._database.write(lambda connection: self._share(connection, token, wanted, in_hand))
+            with self._lock:
+                if token == self.token:
+                    self._held = held
 
     def _share(self, connection: Connection, token: UUID, wanted: Sequence[str], in_hand: set[str]) -> set[str]:
         row = connection.execute(
