@@ -33,6 +33,7 @@ CONNECTION_REASONS = (
     ("SSLError", "TLS failed (is the certificate signed by an unknown CA? name its file in ca_file)"),
     ("ConnectTimeoutError", "no connection within connect_timeout (check the region and the firewall)"),
     ("ReadTimeoutError", "no answer within read_timeout"),
+    ("ConnectionClosedError", "the connection was closed before the answer came"),
     ("EndpointConnectionError", "no connection (check region, endpoint_url and the DNS)"),
     ("NoRegionError", "no region (give region, or set it in AWS's own configuration)"),
 )
