@@ -66,6 +66,8 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
     state.remember("name", "value")
     state.request_reread(["default"], START, by=Action(Person(0, "root"), "fetch --since"))
     with_an_archive(state)
+    with taken(state, "out") as place:
+        place.postpone_contract("1", 1, START, START + 60, "HTTP 429")
     state.close()
     path = directory / "fetch.db"
     content = path.read_bytes()
