@@ -207,6 +207,7 @@ def test_contracts_and_sinks_in_another_order_and_a_path_from_elsewhere_are_the_
     one = Order.of("7d", "now", contracts=("B", "A", "B"), output="x.ndjson", sinks=("loki", "file"))
     other = Order.of("7d", "now", contracts=("A", "B"), output=str(tmp_path / "x.ndjson"), sinks=("file", "loki"))
     assert one.use == other.use
+    assert one.use != Order.of("7d", "now", contracts=("A", "B"), output="x.ndjson", sinks=one.sinks, is_again=True).use
     assert Order.of("7d", "now", output="-").output == "-"
 
 

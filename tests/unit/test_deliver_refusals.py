@@ -93,11 +93,12 @@ def test_what_is_larger_than_the_sink_takes_is_a_dead_letter_and_the_rest_is_sen
     assert not state.overview().imbalances()
 
 
-def test_what_is_as_large_as_the_sink_takes_is_sent_as_it_is(state: State) -> None:
+def test_what_is_as_large_as_the_sink_takes_is_sent_as_it_is_also_beside_a_larger_one(state: State) -> None:
     line = long(1, 100)
     side = Side(lambda sent: Accepted(), max_event_bytes=len(line), oversize="dead-letter")
-    delivered(deliverer_of(state, side, [line]))
-    assert (side.sends, letters(state)) == ([[line]], [])
+    delivered(deliverer_of(state, side, [line, long(2, 101)]))
+    assert side.sends == [[line]]
+    assert [letter.line for letter in letters(state)] == [long(2, 101)]
 
 
 def test_what_is_larger_than_the_sink_takes_is_shortened_if_that_was_asked_for(state: State) -> None:

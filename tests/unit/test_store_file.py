@@ -590,3 +590,15 @@ def test_a_power_cut_undoes_whole_commits_and_breaks_no_page(directory: Path) ->
     with closing(open_state(directory)) as state, state._database.reading() as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() in ((1,), (2,))
+
+
+@pytest.mark.parametrize("name", ["fetch.db", "fetch.db-wal", "fetch.db-journal"])
+def test_a_link_in_the_place_of_a_file_of_the_state_is_not_followed(directory: Path, name: str) -> None:
+    open_state(directory).close()
+    precious = directory / "precious"
+    (directory / name).unlink(missing_ok=True)
+    precious.write_bytes(b"not a database")
+    (directory / name).symlink_to("precious")
+    with pytest.raises(StateError, match="link"):
+        open_state(directory)
+    assert precious.read_bytes() == b"not a database"

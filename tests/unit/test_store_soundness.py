@@ -13,6 +13,7 @@ from poller.core.evidence.batches import pack
 from poller.core.evidence.compose import Facts, compose
 from poller.core.evidence.digest import encode
 from poller.core.gaps import UNREADABLE, Unread
+from poller.core.windows import Window
 from poller.store.journal import Action, Person
 from poller.store.protocols import State
 from poller.store.rows import DeadLetter
@@ -63,6 +64,10 @@ def test_a_value_of_another_type_is_found_in_any_column_before_anything_is_made_
     assert batch is not None
     letter = DeadLetter(batch.events[0], 400, "test")
     settle(state, "out", 1, dead=[letter], now=START)
+    commit(state, events(11, 12), window=Window(START + 60, START + 120))
+    with taken(state, "out") as place:
+        place.batch(10, 10**6)
+        place.postpone_contract("1", 3, START, START + 60, "refused")
     state.remember("name", "value")
     state.request_reread(["default"], START, by=Action(Person(0, "root"), "fetch --since"))
     with_an_archive(state)

@@ -28,6 +28,8 @@ from poller.net.transport import (
     retry_after_seconds,
 )
 from poller.net.words import api_words_of, words_of
+from tests.certificates import make_certificate, serving
+from tests.hostile import RawServer, http
 from tests.support import free_port
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -419,3 +421,16 @@ def test_no_text_breaks_the_reading_of_a_wish_or_a_date(text: str) -> None:
     assert seconds is None or seconds >= 0
     at = parse_http_date(text)
     assert at is None or at.utcoffset() == timedelta(0)
+
+
+def test_a_server_that_cannot_prove_who_it_is_sees_no_request_until_its_certificate_is_trusted(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+    with RawServer(lambda asked: http(b"{}"), tls=serving(certificate)) as other:
+        stranger = Transport(timeout_seconds=(1.0, 1.0))
+        with pytest.raises(TransientError, match="TLS failed"):
+            stranger.request("GET", f"{other.url}/x", headers={"Authorization": "secret"})
+        assert other.asked == []
+        trusting = Transport(timeout_seconds=(1.0, 1.0), ca_file=str(certificate))
+        assert trusting.request("GET", f"{other.url}/x").body == b"{}"
+        for transport in (stranger, trusting):
+            transport.close()
