@@ -162,3 +162,23 @@ def test_lines_of_many_events_are_the_same_whether_they_are_made_whole_or_in_pie
     events = [line_of(number, action="xyz"[number % 3]) for number in range(700)]
     for standard in (OCSF, ECS):
         assert ndjson(events, standard) == b"".join(standard.make(event) + b"\n" for event in events)
+
+
+def test_a_stencil_gives_nothing_of_an_entry_of_another_contract_or_length():
+    stencils = Stencils(OCSF.map)
+    for number in range(4):
+        stencils.make(line_of(number))
+    (known,) = stencils._known.values()
+    assert b"".join(stencil._filled(known, line_of(5))) == OCSF.map(line_of(5))
+    assert stencil._filled(known, msgspec.structs.replace(line_of(5), contract="2")) == ()
+    assert stencil._filled(known, line_of(5, more=',"new":1')) == ()
+
+
+def test_an_id_within_a_longer_word_is_none():
+    def event(number: int) -> OutboxEvent:
+        return line_of(number, more=',"new":"0c0ffee00-0000-4a5b-8c6d-000000000000"')
+
+    stencils = Stencils(OCSF.map)
+    for number in range(20):
+        assert stencils.make(event(number)) == OCSF.map(event(number))
+    assert len(stencils._known) == 1

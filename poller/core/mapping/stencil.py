@@ -35,9 +35,9 @@ MAX_SEEN = 8192
 # Times of the two made-up entries, and when they were collected: numbers that nothing else in an event is.
 _PROBES = ((34_401_906_789_000, 35_512_017), (1_187_654_321_987_000, 1_198_765_432))
 
-# In place of a made-up value: a byte that no JSON has, and its number. Within a longer word or number it is not the value.
+# In place of a made-up value: a byte that no JSON has, and its number.
 _MARK = re.compile(rb"\x00(.)", re.DOTALL)
-_IS_PART = re.compile(rb"[0-9a-f]\x00|\x00.[0-9a-f]", re.DOTALL)
+_HEX_BYTES = frozenset(b"%c" % char for char in b"0123456789abcdef")
 
 Map = Callable[[OutboxEvent], bytes]
 
@@ -199,10 +199,13 @@ def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], lis
     """What lies around the values, and which value each hole has; None where a longer word has one."""
     for number, value in enumerate(values):
         made = made.replace(value, b"\0%c" % number)
-    if _IS_PART.search(made):
-        return None
     pieces = _MARK.split(made)
-    return tuple(pieces[::2]), [piece[0] for piece in pieces[1::2]]
+    constants = tuple(pieces[::2])
+    if any(left[-1:] in _HEX_BYTES for left in constants[:-1]) or any(
+        right[:1] in _HEX_BYTES for right in constants[1:]
+    ):
+        return None
+    return constants, [piece[0] for piece in pieces[1::2]]
 
 
 def _arranger(holes: list[int], first: int) -> Callable[[tuple[bytes, ...]], tuple[bytes, ...]]:
