@@ -364,7 +364,8 @@ class Deliverer:
         stuck = {self._pieces[0].events[index].contract for index in again} if self._is_parting else set()
         if self._is_parting and not stuck.issuperset(taken):
             # How long the other side wants us to wait is about them. A moment is enough for the sink, which takes the others.
-            settled, pause = self._part_from(stuck, wait), self._retry.wait_seconds(1, random.random)
+            settled = self._part_from(stuck, wait, is_answered=True)
+            pause = self._retry.wait_seconds(1, random.random)
             self._postponed_at = self._clock()
             self._not_before = self._postponed_at + pause
             return StepResult(settled, pause)
@@ -376,13 +377,13 @@ class Deliverer:
         self._wait(wait, len(again))
         return StepResult(settled, wait.seconds)
 
-    def _part_from(self, contracts: Collection[str], wait: Wait) -> int:
+    def _part_from(self, contracts: Collection[str], wait: Wait, *, is_answered: bool = False) -> int:
         """Have contracts wait on their own, with what is in hand of them.  Returns: how many events of others are settled."""
         now = self._clock()
         if self._pieces:
             self._queues.remember(self._pieces[0], contracts)
         for contract in sorted(contracts):
-            queue = self._queues.part(contract)
+            queue = self._queues.part(contract, is_answered=is_answered)
             self._held().postpone_contract(contract, queue.attempts + 1, now, now + wait.seconds, wait.reason)
             queue.attempts += 1
             extra = {"contract": contract, "attempt": queue.attempts, "wait_seconds": round(wait.seconds, 3)}

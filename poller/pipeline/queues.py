@@ -46,10 +46,17 @@ class Queues:
         self.current = queue
         self._is_own_turn = queue is self.others
 
-    def part(self, contract: str) -> Queue:
-        """The queue of a contract that waits on its own, from now on if it does not yet. All others are sent before it is."""
+    def part(self, contract: str, *, is_answered: bool) -> Queue:
+        """The queue of a contract that waits on its own, from now on if it does not yet. All others are sent before it is.
+
+        `is_answered`: the other side said that it did not take it, so that trying as many events again repeats nothing.
+        """
         self._is_own_turn = False
-        return self._own.setdefault(contract, Queue(contract, self._most))
+        if contract not in self._own:
+            queue = self._own[contract] = Queue(contract, self._most)
+            if is_answered:
+                queue.size = self.others.size
+        return self._own[contract]
 
     def turns(self, place: Place, now: float) -> tuple[list[Queue], list[float]]:
         """The queues to look at, in order, and how long those wait whose time has not come.

@@ -176,7 +176,7 @@ def test_a_connection_that_says_nothing_is_given_up_in_time():
 def test_an_address_without_a_receiver_says_what_to_check(simulator):
     outcome = make(f"http://127.0.0.1:{free_port()}", LOGGING).probe()
     assert isinstance(outcome, RetryAfter)
-    assert "is the address right" in outcome.reason
+    assert "check the address" in outcome.reason
     outcome = make(f"{simulator.url}/sink/nowhere", LOGGING).probe()
     assert isinstance(outcome, RetryAfter)
     assert "check url and tag" in outcome.reason
