@@ -118,7 +118,7 @@ class Outbox:
         found = self._of(contract)
         return Batch(found[:max_events], len(found) > max_events) if found else None
 
-    def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, mark: int | None) -> None:
+    def settle(self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, output_offset: int | None) -> None:
         gone = {id(event) for event in self._of(self._contract)[:count]}
         self.waiting = [event for event in self.waiting if id(event) not in gone]
         self.dead += dead
