@@ -174,7 +174,7 @@ class SinkOracle:
     def missing_but_of(self, limited: str, contract: int) -> Counter[str]:
         """By sink, how many entries it has not, leaving out one contract at `limited`."""
         missing: Counter[str] = Counter()
-        for sink in self._sinks:
+        for sink in self.sinks:
             had = set(map(digest_of, self.taken(sink)))
             numbers = [number for number in self._simulator.contracts if not (sink == limited and number == contract)]
             lines = (line for number in numbers for line in self._simulator.oracle(number))
