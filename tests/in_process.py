@@ -35,7 +35,10 @@ def run_here(*args: str, cwd: Path, env: Mapping[str, str]) -> tuple[int, bytes,
         patch.object(sys, "stdout", stdout),
         patch.object(sys, "stderr", stderr),
     ):
-        code = run(list(args))
+        try:
+            code = run(list(args))
+        except SystemExit as end:  # click ends a completion so
+            code = int(end.code or 0)
         stdout.flush()
         stderr.flush()
         output.seek(0)
