@@ -34,6 +34,9 @@ class Deliverer:
         step = self._steps.pop(0)
         return step() if callable(step) else step
 
+    def finish(self) -> None:
+        """Nothing was taken that is not settled."""
+
     def abandon(self) -> None:
         self.is_abandoned = True
 
