@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from poller import cli
+from poller.cli import cli, run
 from poller.core.errors import StateUnavailableError
 from poller.store.sqlite.translation import as_passing
 from poller.system.files import can_open_files
@@ -51,8 +51,8 @@ def test_a_command_that_ends_for_it_says_so_in_a_line(
     def fail(*args: Any, **options: Any) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/etc/hosts")
 
-    monkeypatch.setattr(cli.cli, "main", fail)
-    assert cli.run(["run"]) == 1
+    monkeypatch.setattr(cli, "main", fail)
+    assert run(["run"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "too many open files" in line
     assert REMEDY in line

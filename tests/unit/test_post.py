@@ -32,7 +32,7 @@ class Receiver:
 
     def _answer(self, asked: Asked) -> Answer:
         self.asked.append(asked)
-        return f"HTTP/1.1 {self.status}\r\nContent-Length: 0\r\n\r\n".encode()
+        return f"HTTP/1.1 {self.status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
 
     def close(self) -> None:
         self._server.close()

@@ -74,6 +74,7 @@ def test_work_that_does_not_stop_is_left_where_it_stands_and_the_process_ends_so
 
 def test_the_handlers_are_afterwards_as_they_were() -> None:
     before = [signal.getsignal(number) for number in NUMBERS]
+    signal.set_wakeup_fd(-1)  # a command in the process of a test may have left its own
     until_stopped(lambda stop: None)
     assert [signal.getsignal(number) for number in NUMBERS] == before
     assert signal.set_wakeup_fd(-1) == -1
