@@ -371,7 +371,7 @@ class Deliverer:
             return StepResult(settled, pause)
         attempts, settled = others.attempts, 0
         is_doubtful = bool(stuck) and attempts + 1 >= POSTPONE_AT_ATTEMPT
-        if is_doubtful and (len(stuck) > 1 or self._held().has_others(stuck)):
+        if is_doubtful and (len(stuck) > 1 or self._queues.has_own or self._held().has_others(stuck)):
             settled = self._part_from(stuck, wait)
         others.attempts = attempts
         self._wait(wait, len(again))

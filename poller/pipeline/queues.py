@@ -41,6 +41,11 @@ class Queues:
         self.current = self.others
         self._own, self._looked_at, self._done = {}, None, {}
 
+    @property
+    def has_own(self) -> bool:
+        """Whether any contract waits on its own."""
+        return bool(self._own)
+
     def take_up(self, queue: Queue) -> None:
         """Send of this one from now on."""
         self.current = queue
@@ -75,7 +80,7 @@ class Queues:
                     waits.append(row.retry_at - now)
                 else:
                     due.append(queue)
-        return ([*due[:1], self.others] if self._is_own_turn else [self.others, *due[:1]]), waits
+        return ([*due, self.others] if self._is_own_turn else [self.others, *due]), waits
 
     def knowing(self, piece: Piece) -> Piece:
         """A piece with what is known of its events from an earlier send."""

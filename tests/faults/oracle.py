@@ -115,7 +115,9 @@ class Proof:
         return [line for lines in self._lines.values() for line in lines]
 
     def findings(self) -> list[str]:
-        """What `archive verify` finds there."""
+        """What `archive verify` finds there; nothing where nothing was ever written."""
+        if not self.directory.is_dir():
+            return []
         report = Verifier(DirectoryPlace(self.directory), is_signed_by, workers=1).run()
         return [f"{where} {message}" for where, message in report.findings]
 

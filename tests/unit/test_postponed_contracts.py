@@ -111,7 +111,7 @@ def at_once(refusing: Callable[[str], bool], later: RetryAfter = LIMITED) -> Any
 
 def status(state: State) -> dict[str, str]:
     """By contract that waits on its own, why."""
-    (row,) = state.overview().sinks
+    (row,) = [row for row in state.overview().sinks if row.sink.name == "out"]
     return {one.contract: one.failure for one in row.postponed}
 
 
@@ -143,6 +143,34 @@ def test_a_contract_that_is_refused_for_hours_does_not_hold_the_others(state: St
     assert status(state) == {}
     assert [(row.waiting, row.sink.delivered) for row in state.overview().sinks] == [(0, 61)]
     assert state.outbox.size().events == 0
+
+
+def test_contracts_that_all_wait_on_their_own_are_each_tried_and_are_of_all_again_though_another_sink_has_its_part_still(
+    state: State, clock: Clock
+) -> None:
+    """None is left that moves the sink's place on; and what all have to wait for stays in the outbox."""
+    state.outbox.register("slow", "http")
+    refused = {A, B}
+    sink = Scripted(by_contract(lambda contract: contract in refused), batch_events=2)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    for contract in (C, A, B):
+        collect(state, contract, 1, 2, 3)
+    run(deliverer, clock, 60)
+    assert (sink.of(A), sink.of(B), sink.of(C)) == ([], [], [1, 2, 3])
+    refused.remove(A)
+    run(deliverer, clock, 1200)
+    assert (sink.of(A), sink.of(B)) == ([1, 2, 3], [])
+    assert set(status(state)) == {B}
+    refused.clear()
+    run(deliverer, clock, 1200)
+    assert sink.of(B) == [1, 2, 3]
+    assert status(state) == {}
+    collect(state, A, 4)
+    run(deliverer, clock, 2)
+    assert sink.of(A) == [1, 2, 3, 4]
+    overview = state.overview()
+    assert {row.sink.name: row.waiting for row in overview.sinks} == {"out": 0, "slow": 10}
+    assert overview.imbalances() == []
 
 
 def test_a_batch_of_that_contract_alone_does_not_hold_them_either(state: State, clock: Clock) -> None:

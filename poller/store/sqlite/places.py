@@ -334,7 +334,14 @@ def _join_others(connection: sqlite3.Connection, sink: str, others: Spot) -> Non
     ).fetchall()
     if not caught_up:
         return
-    begun = _head(connection, sink, others) if others.position else None
+    head = _head(connection, sink, others)
+    begun = head if others.position else None
+    if not others.position:
+        # What lies here is of contracts that wait on their own: their places count for it, and others are behind it.
+        behind = "SELECT coalesce(max(id), 0) FROM segments WHERE id < ?"
+        (last,) = connection.execute(behind, (_NO_END if head is None else head[0],)).fetchone()
+        others = others._replace(segment=max(others.segment, last))
+        connection.execute("UPDATE sinks SET segment = ? WHERE name = ?", (others.segment, sink))
     for (contract,) in caught_up:
         spot = _spot(connection, sink, contract)
         if spot is None:
