@@ -253,8 +253,8 @@ class Daemon:
             else:
                 self._record_reload()
                 self._note_reload("")
-                log.info("config.reloaded")
                 self._tell_of_restart(components)
+                log.info("config.reloaded")
         self._notifier.tell(READY="1")
         # What worked until now refers to itself, and holds its connections until somebody looks for such things.
         del before

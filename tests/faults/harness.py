@@ -60,10 +60,13 @@ class Harness:
         plant: str = "",
         overlap: str = "10m",
         interval: str = "1s",
+        read_timeout: str = "250ms",
         first_entries: int = 1000,
         span_seconds: int = 600,
     ) -> None:
         """`plant`: a mistake of `plants`. `overlap` "0s": nothing is read twice, which would heal some of them.
+
+        `read_timeout` of the sinks is short for those that hang; a busy machine may be slower, and then a batch is sent again.
 
         `span_seconds` is how far back the first entries lie.
         """
@@ -72,6 +75,7 @@ class Harness:
         self._plant = plant
         self._overlap = overlap
         self._interval = interval
+        self._read_timeout = read_timeout
         self._first_entries = first_entries
         self._span_seconds = span_seconds
         self.account = Account.of(plan)
@@ -139,7 +143,7 @@ class Harness:
                 HTTP: {"body": '"ndjson"', "requests_per_second": "1000"},
                 OTLP: {"requests_per_second": "1000"},
             },
-            each={"batch_events": str(BATCH_EVENTS), "read_timeout": '"250ms"'},
+            each={"batch_events": str(BATCH_EVENTS), "read_timeout": f'"{self._read_timeout}"'},
             api={"read_timeout": '"250ms"', "max_retries": "2", "page_size": "50", "result_window": "400"},
             poll={
                 "interval": f'"{self._interval}"',

@@ -31,7 +31,7 @@ FOUND_BY = {
     "drop-on-4xx": ("LOST", "10m", _lives("sink=*:422:60%")),
     "drop-on-5xx": ("LOST", "10m", _lives("sink=*:500:60%")),
     "drop-on-bad-key": ("LOST", "10m", _lives(trouble="keys")),
-    "ignore-loki-refusals": ("loki", "10m", _lives("sink=loki:400:60%")),
+    "ignore-loki-refusals": ("loki", "10m", _lives("sink=loki:400:60%", after_seconds=1.5, count=2)),
     "several-streams-in-one-push": ("loki:", "10m", _lives(trouble="loki-limits", after_seconds=1.5, count=2)),
     "settle-before-kafka-reports": ("kafka:", "10m", QUIET),
     "forget-transaction-in-doubt": ("kafka:", "10m", _lives("sink=*:lost-ack:30%", after_seconds=2.5, count=2)),
