@@ -300,6 +300,7 @@ class Deliverer:
                     return self._settle_part(piece, sorted(again), later, taken, seconds)
                 queue = self._queues.current
                 queue.size = queue.size.after_success(len(still))
+                self._queues.taken_whole()
                 return self._settle(piece, seconds)
             case Halve():
                 log.debug("batch.halved", extra={"sink": self._sink.name, "events": len(still)})
@@ -362,10 +363,15 @@ class Deliverer:
             self._wait(wait, len(again))  # it did not take others either
             return StepResult(0, wait.seconds)
         stuck = {self._pieces[0].events[index].contract for index in again} if self._is_parting else set()
-        if self._is_parting and not stuck.issuperset(taken):
-            # How long the other side wants us to wait is about them. A moment is enough for the sink, which takes the others.
-            settled = self._part_from(stuck, wait, is_answered=True)
-            pause = self._retry.wait_seconds(1, random.random)
+        if self._is_parting and (self._queues.is_any_stuck or not stuck.issuperset(taken)):
+            # How long the other side wants us to wait is about them. Less is enough for the sink, which takes the others; but a
+            # limit of so many bytes a second must have time to pass.
+            times = self._queues.note_stuck(stuck, taken, self._pieces[0].events[again[0]])
+            pause = self._retry.wait_seconds(times, lambda: 1.0)
+            if times < POSTPONE_AT_ATTEMPT:
+                self._wait(wait._replace(seconds=min(wait.seconds, pause)), len(again))
+                return StepResult(0, min(wait.seconds, pause))
+            settled = self._part_from(self._queues.long_stuck(), wait)
             self._postponed_at = self._clock()
             self._not_before = self._postponed_at + pause
             return StepResult(settled, pause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from poller.core.delivery import BatchSize
+from poller.core.events import OutboxEvent
 from poller.pipeline.pieces import Key, Piece, key_of
 from poller.store.protocols import Place
 from poller.store.rows import DeadLetter
@@ -34,17 +35,44 @@ class Queues:
         self._looked_at: float | None = None
         # What was taken or refused behind an event that was put off: it is not settled, and must not be sent again.
         self._done: dict[Key, DeadLetter | None] = {}
+        # The contracts that were not taken while others were, how often in a row, and the first event of these.
+        self._stuck: set[str] = set()
+        self._stuck_times = 0
+        self._first_stuck: Key | None = None
 
     def begin(self, attempts: int) -> None:
         """Forget what is in hand: the sink's place was taken, after so many attempts of others."""
         self.others.attempts = attempts
         self.current = self.others
         self._own, self._looked_at, self._done = {}, None, {}
+        self.taken_whole()
 
     @property
     def has_own(self) -> bool:
         """Whether any contract waits on its own."""
         return bool(self._own)
+
+    @property
+    def is_any_stuck(self) -> bool:
+        """Whether a contract was not taken the last time, while others were."""
+        return self._first_stuck is not None
+
+    def note_stuck(self, contracts: Collection[str], taken: Collection[str], first: OutboxEvent) -> int:
+        """Contracts were not taken, while others were, or had just been. Returns: how often in a row that began with this event.
+
+        What is sent first is taken the next time, where it was only too much at once.
+        """
+        if key_of(first) != self._first_stuck:
+            self._first_stuck, self._stuck_times, self._stuck = key_of(first), 0, set(contracts)
+        self._stuck_times += 1
+        self._stuck = self._stuck.intersection(contracts).difference(taken) or {first.contract}
+        return self._stuck_times
+
+    def long_stuck(self) -> set[str]:
+        """The contracts of which nothing was taken all that time: they wait on their own from now on."""
+        stuck = self._stuck
+        self.taken_whole()
+        return stuck
 
     def take_up(self, queue: Queue) -> None:
         """Send of this one from now on."""
@@ -95,3 +123,7 @@ class Queues:
         for event in piece.events if self._done else ():
             self._done.pop(key_of(event), None)
         self.current.attempts = self.others.attempts = 0
+
+    def taken_whole(self) -> None:
+        """The sink took all that it was sent."""
+        self._stuck, self._stuck_times, self._first_stuck = set(), 0, None
