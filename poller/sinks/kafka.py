@@ -7,7 +7,7 @@ Invariants:
   0 for none). It is in the state before the transaction begins, and without the doubt in the commit that settles the batch.
 - A transaction in doubt, after a kill or a lost answer, is ended first: to begin with the same `transactional.id` fences its last
   user, and waits until what that one began is committed or aborted. Then the records of that transaction are read back, and what
-  is there is not sent again.
+  is there is not sent again. What goes with it in the same batch has the same name, so that a second kill finds both.
 
 Source: docs/facts.md, "Kafka".
 """
@@ -77,6 +77,7 @@ class KafkaSink(OwnOutput):
         self._render = build_render(settings)
         self._producer: Any = None
         self._found: set[Uid] = set()  # of the transaction in doubt, and not settled yet
+        self._is_any_found = False
         self._last_ms = 0
 
     def resume(self, offset: int | None) -> None:
@@ -102,15 +103,17 @@ class KafkaSink(OwnOutput):
         if self._producer is None:
             self._producer = self._brokers.producer(f"ionos-poller-{self.name}-{position.writer:05x}")
             self._found = self._read_back(position) if position.doubt_ms else set()
+            self._is_any_found = bool(self._found)
         rest = [event for event in events if _uid_of(event) not in self._found]
         if len(rest) < len(events):
             log.info("kafka.batch_found", extra={"sink": self.name, "events": len(events) - len(rest)})
             self._found.difference_update(map(_uid_of, events))
         if rest:
             self._last_ms = max(round(self._clock() * 1000), position.doubt_ms + 1, self._last_ms + 1)
-            position = position._replace(doubt_ms=self._last_ms)
-            self.output_offset = position.offset
-            self.note_offset(position.offset)
+            if not (position.doubt_ms and self._is_any_found):
+                position = position._replace(doubt_ms=self._last_ms)
+                self.output_offset = position.offset
+                self.note_offset(position.offset)
             refusal = self._transact(rest, position)
             if refusal is not None:
                 return refusal
@@ -137,7 +140,7 @@ class KafkaSink(OwnOutput):
                 key=key,
                 headers=[("uid", uid), ("tx", position.transaction)],
                 # Of sending, by which a batch in doubt is found. By the entry's own, retention would delete late ones at once.
-                timestamp=position.doubt_ms,
+                timestamp=self._last_ms,
                 on_delivery=report,
             )
         deadline = time.monotonic() + table.timeout_seconds

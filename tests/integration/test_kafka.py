@@ -122,6 +122,15 @@ def test_a_batch_that_was_committed_and_not_settled_is_not_sent_again(broker: Br
     assert lines(broker) == LINES[:40]
 
 
+def test_what_was_found_is_not_sent_again_after_a_second_kill_though_more_was_sent_with_it(broker: Broker) -> None:
+    noted: list[int | None] = [None]
+    for count in (10, 25, 25, 40):  # each killed before it could settle
+        killed = Sink(broker.address, noted[-1])
+        assert killed.send(EVENTS[:count]) == Accepted()
+        noted += killed.noted
+    assert lines(broker) == LINES[:40]
+
+
 def test_it_is_found_behind_many_records_of_others_and_however_long_its_entries_waited(broker: Broker) -> None:
     waited = [event_collected_at(event, 1_000_000) for event in EVENTS[:10]]
     killed = Sink(broker.address, batch_events=10)
