@@ -32,19 +32,20 @@ class DirectoryPlace:
     def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
         """As `Place.put`. A directory locks nothing: use the file system's own means, or a bucket."""
         path = self._path(key)
+        partial = path.with_name(f".{path.name}{_PARTIAL}")
         try:
-            if self._is_there(path, content):
-                return
-            make_directory(path.parent)
-            partial = path.with_name(f".{path.name}{_PARTIAL}")
-            descriptor = open_own(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            try:
-                write_whole(descriptor, content)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if not _name(partial, path):  # another writer was here first
-                self._is_there(path, content)
+            if not self._is_there(path, content):
+                make_directory(path.parent)
+                descriptor = open_own(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                try:
+                    write_whole(descriptor, content)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                if not _name(partial, path):  # another writer was here first
+                    self._is_there(path, content)
+            # Also where it was there: its writer may have been killed as soon as it had its name.
+            partial.unlink(missing_ok=True)
             sync_directory(path.parent)
         except OSError as error:
             raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can write there") from error
@@ -119,19 +120,17 @@ class DirectoryPlace:
 def _name(partial: Path, path: Path) -> bool:
     """Give a file its name, unless something has it already. Returns whether it was given.
 
-    A hard link, as a rename would replace what another writer put there; a rename where the file system knows no links.
+    A hard link, as a rename would replace what another writer put there; a rename where the file system knows no links. The
+    caller deletes the file of the first name.
     """
     try:
         os.link(partial, path)
     except FileExistsError:
-        partial.unlink()
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
         partial.rename(path)
-        return True
-    partial.unlink()
     return True
 
 

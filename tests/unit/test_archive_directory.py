@@ -47,6 +47,14 @@ def test_what_a_kill_left_of_an_object_is_written_over_and_never_counts(place: D
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_a_kill_right_after_an_object_had_its_name_leaves_no_second_one(place: DirectoryPlace, tmp_path: Path) -> None:
+    path = tmp_path / "audit" / KEY
+    place.put(KEY, b"text")
+    os.link(path, path.with_name(f".{path.name}.part"))
+    place.put(KEY, b"text")
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 def test_a_file_system_without_hard_links_will_do(place: DirectoryPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
