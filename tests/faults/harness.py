@@ -306,7 +306,12 @@ class Harness:
             self.account.violate("STANDS STILL: what is outside of the gaps did not arrive", number)
 
     def _await_others(self, number: int, process: subprocess.Popen[bytes]) -> None:
-        """A sink does not take one contract: all that is of the others must arrive there, and everything at the other sinks."""
+        """A sink does not take one contract: all that is of the others must arrive there, and everything at the other sinks.
+
+        Gaps and dead letters of earlier lives are not held up by it.
+        """
+        self._retry_gaps()
+        self._replay()
         for contract in CONTRACTS:
             self._add_entries(contract, _NEW_ENTRIES, 0.0)
         missing = lambda: self._oracle.missing_but_of(LOKI, FIRST)  # noqa: E731
