@@ -167,7 +167,7 @@ class Soak:
     def stand_still(self, index: int) -> None:
         """For longer than its lease: the other one takes over, and what this one still commits is refused."""
         self.processes[index].send_signal(signal.SIGSTOP)
-        time.sleep(_LEASE_SECONDS + 1)
+        time.sleep(_LEASE_SECONDS + 1)  # that is the fault
         self.processes[index].send_signal(signal.SIGCONT)
         self.stops += 1
 

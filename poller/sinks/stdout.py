@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from poller.config.sinks import StdoutSink as Settings
 from poller.core.delivery import Accepted, Outcome
-from poller.core.errors import OutputError, StateError
+from poller.core.errors import OutputError, PollerError
 from poller.core.events import OutboxEvent, ndjson_pieces
 from poller.core.mapping import escaped
 from poller.sinks.base import Context, OwnOutput
@@ -99,7 +99,7 @@ class StdoutSink(OwnOutput):
         if written in (0, len(data)) or isinstance(error, BrokenPipeError):  # nobody has half a line
             self.output_offset = None
         if error is not None:
-            with contextlib.suppress(StateError):
+            with contextlib.suppress(PollerError):
                 self.note_offset(self.output_offset)
             raise error
 
@@ -111,7 +111,7 @@ class StdoutSink(OwnOutput):
         for data in pieces:
             try:
                 start = self._append(data)
-            except BaseException:
+            except BaseException:  # an interrupt, too
                 if first is not None:  # nothing of the batch is settled: the next send looks for all of it
                     self.output_offset = first
                 raise

@@ -133,7 +133,7 @@ def _connect(address: Address) -> socket.socket:
         try:
             channel.settimeout(1.0)
             channel.connect(str(address))
-        except BaseException:
+        except BaseException:  # an interrupt must not leave it open either
             channel.close()
             raise
         return channel

@@ -310,7 +310,7 @@ class Claim:
             done, self._known = self._database.write(
                 lambda connection: self._commit(connection, read, prepare, advance_to)
             )
-        except BaseException:
+        except BaseException:  # an interrupt, too
             self._quiet.forget([row.contract])  # it may have happened
             raise
         self._quiet.note_seen(self._known, read.events)
