@@ -34,7 +34,11 @@ FOUND_BY = {
     "ignore-loki-refusals": ("loki", "10m", _lives("sink=loki:400:60%", after_seconds=1.5, count=2)),
     "several-streams-in-one-push": ("loki:", "10m", _lives(trouble="loki-limits", after_seconds=1.5, count=2)),
     "settle-before-kafka-reports": ("kafka:", "10m", QUIET),
-    "forget-transaction-in-doubt": ("kafka:", "10m", _lives("sink=*:lost-ack:30%", after_seconds=2.5, count=2)),
+    "forget-transaction-in-doubt": (
+        "kafka:",
+        "10m",
+        _lives("sink=*:lost-ack:30%", after_seconds=2.5, count=2, entries=(1500, 1500)),
+    ),
     "advance-too-far": ("future", "10m", QUIET),
     "never-take-back": ("LOST", "10m", _lives("undated", clock=((0.0, 7200.0),)) + _lives(count=2)),
     "skip-failed-page": ("LOST", "0s", _lives(f"contract={FIRST}:500", after_seconds=2.5)),

@@ -150,6 +150,7 @@ def test_other_libraries_are_heard_from_warning_on_without_queries() -> None:
 
 def test_warnings_become_log_lines() -> None:
     stream = io.StringIO()
+    logging.captureWarnings(False)  # a command in the process of a test may have begun to
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         setup_logging("info", "json", stream)
