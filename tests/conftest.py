@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -43,6 +44,13 @@ def restored_logging() -> Iterator[None]:
     for logger, level, handlers in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def unwatched_signals() -> Iterator[None]:
+    """Let signals wake nobody: `run` in this process would have it ended soon after the next SIGTERM of any test."""
+    yield
+    signal.set_wakeup_fd(-1)
 
 
 @pytest.fixture

@@ -74,7 +74,6 @@ def test_work_that_does_not_stop_is_left_where_it_stands_and_the_process_ends_so
 
 def test_the_handlers_are_afterwards_as_they_were() -> None:
     before = [signal.getsignal(number) for number in NUMBERS]
-    signal.set_wakeup_fd(-1)  # a command in the process of a test may have left its own
     until_stopped(lambda stop: None)
     assert [signal.getsignal(number) for number in NUMBERS] == before
     assert signal.set_wakeup_fd(-1) == -1
@@ -98,6 +97,5 @@ def test_a_process_that_hangs_is_ended_soon_after_a_signal_and_by_no_other(
         signal.raise_signal(number)
         wait_until(lambda: exits == [0], what="it ends")
     finally:
-        signal.set_wakeup_fd(-1)
         for other, handler in handlers.items():
             signal.signal(other, handler)
