@@ -263,6 +263,10 @@ class ClusterHarness:
         began = time.monotonic()
         killed: dict[int, float] = {}
         self._strike_all(number, step, killed)
+        is_one_left = len(killed) < REPLICAS
+        if not is_one_left:  # to take over
+            for replica in self._replicas:
+                replica.start()
         back = time.monotonic()
         if killed:
             back = max(back, max(killed.values()) + self._plan.lease_seconds + _LOOK_SECONDS)
@@ -275,7 +279,7 @@ class ClusterHarness:
         )
         if kinds <= set(_OF_A_REPLICA):
             self._judge_polls(number, held, struck, began)
-        if kinds == {"kill"}:
+        if kinds == {"kill"} and is_one_left:
             for pid, at in killed.items():
                 self._judge_takeover(number, held.get(pid, []), at)
         for replica in self._replicas:

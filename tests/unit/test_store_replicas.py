@@ -74,6 +74,28 @@ def test_a_contract_in_somebodys_hand_is_given_back_later(two: tuple[Any, Any]) 
     assert len(one.contracts.share(CONTRACTS)) == 4
 
 
+def test_what_is_too_much_is_given_back_though_there_is_always_something_to_do(two: tuple[Any, Any]) -> None:
+    # Whenever it was looked at, a poll or a batch had it in hand: the newcomer never got its share.
+    one, other = two
+    one.contracts.share(CONTRACTS)
+    for number, contract in enumerate(CONTRACTS):
+        commit(one, events(number, number + 100), contract=contract)
+    place = one.outbox.take("out")
+    batch_of(place)
+    claims = one.contracts.claim(CONTRACTS)
+    other.contracts.share(CONTRACTS)
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+    for claim in claims:
+        claim.release()
+    begun = {claim.row.contract for claim in one.contracts.claim(CONTRACTS)}
+    found = batch_of(place)
+    assert begun == {event.contract for event in found.events}
+    assert len(begun) == 4
+    assert set(one.contracts.share(CONTRACTS)) == begun
+    assert {*other.contracts.share(CONTRACTS)} == {*CONTRACTS} - begun
+    place.ensure_held()
+
+
 def test_what_is_given_back_while_a_batch_is_read_is_not_in_that_batch(
     two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

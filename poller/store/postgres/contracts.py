@@ -174,7 +174,8 @@ class Contracts:
             replica.take(unheld)
             held = replica.held()
         with self._lock:
-            free = [contract for contract in only if contract in held and contract not in self._claims][:limit]
+            free = [contract for contract in only if contract in held and contract not in self._claims]
+            free = [contract for contract in free if contract not in replica.leaving][:limit]
             for contract in free:  # the place is taken before the row is read
                 self._claims[contract] = Claim(
                     self._database, self._use, replica, token, self._quiet, self._note_put, self._give_back

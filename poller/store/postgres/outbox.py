@@ -324,12 +324,14 @@ class Place:
             " CROSS JOIN LATERAL (SELECT number, stamp, events, bytes, collected_at FROM segments s"
             "  WHERE s.use_id = c.use_id AND s.contract = c.contract AND s.number > coalesce(p.segment, 0)"
             f"  AND (s.sink IS NULL OR s.sink = %(sink)s) ORDER BY number LIMIT {most // _OF_CONTRACT}) s"
-            " WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s) AND c.segment > coalesce(p.segment, 0)"
+            " WHERE c.use_id = %(use)s AND (%(whole)s OR c.holder = %(token)s AND c.contract <> ALL(%(leaving)s))"
+            " AND c.segment > coalesce(p.segment, 0)"
             f" AND {'c.contract = %(contract)s' if self._contract else f'NOT {_IS_POSTPONED}'}"
             " ORDER BY min(s.collected_at) OVER (PARTITION BY c.contract), c.contract, s.number"
             f" LIMIT {most}",
             {
-                "sink": sink, "use": self._use, "token": self._token, "whole": self._is_whole, "contract": self._contract
+                "sink": sink, "use": self._use, "token": self._token, "whole": self._is_whole, "contract": self._contract,
+                "leaving": list(self._replica.leaving),
             },
         ).fetchall()  # fmt: skip
         if not heads:

@@ -51,6 +51,8 @@ class Replica:
         self._in_hand: Counter[str] = Counter()
         self.unsettled: frozenset[str] = frozenset()
         """Contracts of the use with gaps or spans still to be read, as of the last `share`."""
+        self.leaving: frozenset[str] = frozenset()
+        """Contracts that are too much and in somebody's hand: nothing more is begun with them, so that they can be given back."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self.token: UUID = uuid4()
@@ -173,7 +175,7 @@ class Replica:
             self._in_hand += Counter()
 
     def share(self, wanted: Sequence[str]) -> None:
-        """Commits: that it has its fair share of what is wanted; what is too much, and in nobody's hand, is given back."""
+        """Commits: that it has its fair share of what is wanted; what is too much is given back, once it is in nobody's hand."""
         token = self.token
         with self._sharing:  # what was read of a contract that is given back just now must not be sent
             with self._lock:
@@ -196,13 +198,15 @@ class Replica:
         known = set(wanted)
         fair = -(-len(known) // len(live))
         kept = sorted(held, key=lambda contract: (contract not in known, contract not in in_hand, contract))
-        surplus = [contract for contract in [*kept[fair:], *(held - known)] if contract not in in_hand]
+        excess = {*kept[fair:], *(held - known)}
+        self.leaving = frozenset(excess & in_hand)
+        surplus = excess - in_hand
         if surplus:
             connection.execute(
                 "UPDATE contracts SET holder = NULL WHERE use_id = %s AND holder = %s AND contract = ANY(%s)",
-                (self._use, token, surplus),
+                (self._use, token, list(surplus)),
             )
-            held -= set(surplus)
+            held -= surplus
         if len(held) < fair and known - held:
             held |= self._take(connection, token, list(known - held), fair - len(held))
         return held
