@@ -242,7 +242,9 @@ def test_what_run_has_collected_is_not_sent_again_unless_asked(daemon_of: MakeDa
     daemon = daemon_of(contracts=2, events=1000, span_seconds=3 * 3600)
     daemon.configure(poll={"initial_lookback": '"1h"'})
     daemon.start()
-    collected = wait_until(lambda: [row["new"] for row in daemon.state()["contracts"] if row["new"]][1:] and daemon.state())
+    collected = wait_until(
+        lambda: [row["new"] for row in daemon.state()["contracts"] if row["new"]][1:] and daemon.state()
+    )
     recent = sum(row["new"] for row in collected["contracts"])
     wait_until(lambda: daemon.simulator.intakes[LOGGING].distinct >= recent, what="the last hour is delivered")
     order = ("backfill", "--from", "6h", "--to", "0m", "--sink", LOGGING, "--sink", LOKI)
