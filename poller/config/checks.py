@@ -259,11 +259,11 @@ def check_glob(text: str) -> str:
 
 
 def check_contract(value: object) -> str:
-    """A contract number, given as a number or as text."""
+    """A contract number, given as a number or as text. Zeros before it are no part of it."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not re.fullmatch(r"[0-9]{1,20}", text):
         raise BadValueError(f"{show(value)} is not a contract number", "such as 31960001")
-    return text
+    return str(int(text))
 
 
 def check_header(name: str, value: object) -> str:

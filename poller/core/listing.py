@@ -126,7 +126,7 @@ def _numbers_of(elements: Sequence[msgspec.Raw]) -> tuple[list[str], int]:
         except msgspec.DecodeError:
             number = None
         if number is not None:
-            found[number[1].decode()] = None
+            found[str(int(number[1]))] = None
         else:
             unreadable_count += 1
         if len(found) > MAX_CONTRACTS or unreadable_count > _MAX_UNREADABLE:

@@ -57,6 +57,11 @@ def test_the_environment_alone_is_enough() -> None:
     assert config.http.address == ("127.0.0.1", 9464)
 
 
+def test_zeros_before_a_contract_number_make_no_other_contract(write: Any) -> None:
+    poll = load(write('[poll]\ncontracts = ["031960001", 31960002]\nexclude_contracts = ["0031960003"]'), {}).poll
+    assert (poll.contracts, poll.exclude_contracts) == (("31960001", "31960002"), ("31960003",))
+
+
 def test_every_table_is_read(write: Any, tmp_path: Path) -> None:
     config = load(
         write(

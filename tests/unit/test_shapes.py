@@ -163,3 +163,7 @@ def assert_redacted(before: Any, after: Any, names: list[str], kind: str) -> Non
 
 def test_a_contract_number_has_64_bits() -> None:
     assert parse_contracts(b'[{"id": 9223372036854775807}]').numbers == ["9223372036854775807"]
+
+
+def test_zeros_before_a_contract_number_make_no_other_contract() -> None:
+    assert parse_contracts(b'[{"id": "031960001"}, {"id": 31960001}, {"id": "0"}]').numbers == ["31960001", "0"]
