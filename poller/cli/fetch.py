@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -20,7 +21,7 @@ from poller.config import Config
 from poller.config.sink_base import FORMATS, Format
 from poller.core.errors import ConfigError, Problem, StateHeldError
 from poller.core.events import OutboxEvent
-from poller.core.mapping import SHORTEST_MADE_BYTES, truncated, with_time
+from poller.core.mapping import SHORTEST_ACTION_BYTES, SHORTEST_BYTES, SHORTEST_MADE_BYTES, truncated, with_time
 from poller.core.windows import Window, format_time
 from poller.pipeline.adopt import adopt
 from poller.pipeline.fetch import Fetched, fetch
@@ -33,6 +34,22 @@ log = logging.getLogger("poller.fetch")
 Renderer = Callable[[OutboxEvent], bytes]
 
 _SAMPLE_SECONDS = 3600
+_SHORTEST_BYTES: dict[Format, int] = {
+    "raw": SHORTEST_BYTES,
+    "ocsf": SHORTEST_MADE_BYTES,
+    "ecs": SHORTEST_MADE_BYTES,
+    "moesif-action": SHORTEST_ACTION_BYTES,
+}
+_TIME_KEY_BYTES = 60  # as JSON: the shortest lines have room for it
+
+
+def _checked_time_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Raises: ConfigError for a name that is no name, or that leaves no room for an entry in the shortest line."""
+    if value is not None and not 0 < len(json.dumps(value)) - 2 <= _TIME_KEY_BYTES:
+        raise ConfigError(
+            [Problem("--time-key", f"{value!r} is not a name of 1 to {_TIME_KEY_BYTES} bytes", "such as time")]
+        )
+    return value
 
 
 @click.command("fetch", cls=GlobalOptionsCommand)
@@ -46,7 +63,12 @@ _SAMPLE_SECONDS = 3600
     show_default=True,
     help="The entry as the API gave it, or an event that holds it.",
 )
-@click.option("--time-key", metavar="NAME", help="Add a top-level copy of the entry's time under this name.")
+@click.option(
+    "--time-key",
+    metavar="NAME",
+    callback=_checked_time_key,
+    help="Add a top-level copy of the entry's time under this name.",
+)
 @click.option(
     "--max-line-bytes", type=click.IntRange(min=512), metavar="N", help="Shorten longer lines, with a marker."
 )
@@ -131,9 +153,10 @@ def _fetch(
 
 def _check_line_bytes(line_format: Format, max_line_bytes: int | None) -> None:
     """Raises: ConfigError where not even the shortest entry fits."""
-    if line_format in ("ocsf", "ecs") and max_line_bytes is not None and max_line_bytes < SHORTEST_MADE_BYTES:
+    shortest = _SHORTEST_BYTES[line_format]
+    if max_line_bytes is not None and max_line_bytes < shortest:
         hint = "use a larger one, or --format raw"
-        what = f"an event of {line_format} may take {SHORTEST_MADE_BYTES} bytes, however short its entry is"
+        what = f"an event of {line_format} may take {shortest} bytes, however short its entry is"
         raise ConfigError([Problem("--max-line-bytes", what, hint)])
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.events import OutboxEvent
+from poller.core.mapping import SHORTEST_ACTION_BYTES, with_time
 from poller.core.mapping.moesif import ActionMaker
 from tests.actions import Action
 
@@ -170,6 +171,31 @@ def test_what_is_too_long_is_shortened_in_its_metadata_alone(max_bytes):
     assert msgspec.json.decode(action.metadata)["_truncated"]
     assert (action.user_id, action.transaction_id) == ("anna@example.org", UUID)
     assert action.request.uri.endswith("?depth=1")
+
+
+@pytest.mark.parametrize("text", ["u", "\u0001", "\ud800", "\U0001f600", "%", "\u00e9"])
+def test_an_action_fits_in_the_shortest_line_however_long_its_own_texts_are(text):
+    text *= 9000
+    entry = {
+        "@uuid": text,
+        "meta": {"time": text},
+        "event": {"type": text, "param": {"uri": text}},
+        "principal": {"identity": {"username": text}, "sourceIP": ":".join(["ffff"] * 8) + "%" + "z" * 9000},
+    }
+    room = SHORTEST_ACTION_BYTES - len(with_time(b"{}", "k" * 60, AT_US) + b"\n")
+    made = ActionMaker().make(event_of(entry), max_bytes=room)
+    assert len(made) <= room
+    assert "_truncated" in json.loads(made)["metadata"]
+
+
+def test_a_short_action_keeps_the_beginning_of_its_texts_and_no_half_of_an_escape():
+    entry = {
+        "event": {"type": "t", "param": {"uri": "/v/" + "\u00e9" * 900}},
+        "principal": {"sourceIP": "fe80::1%eth0"},
+    }
+    request = json.loads(ActionMaker().make(event_of(entry), max_bytes=600))["request"]
+    assert request["uri"] == "https://api.ionos.com/v/" + "%C3%A9" * 10 + "..."
+    assert request["ip_address"] == "fe80::1"
 
 
 ANY = (

@@ -5,7 +5,22 @@
 Nothing here is done unless it was asked for: by default a line leaves as the API gave it.
 """
 
-from poller.core.mapping.shorten import SHORTEST_BYTES, SHORTEST_MADE_BYTES, format_time_us, truncated, with_time
+from poller.core.mapping.shorten import (
+    SHORTEST_ACTION_BYTES,
+    SHORTEST_BYTES,
+    SHORTEST_MADE_BYTES,
+    format_time_us,
+    truncated,
+    with_time,
+)
 from poller.core.mapping.terminal import escaped
 
-__all__ = ["SHORTEST_BYTES", "SHORTEST_MADE_BYTES", "escaped", "format_time_us", "truncated", "with_time"]
+__all__ = [
+    "SHORTEST_ACTION_BYTES",
+    "SHORTEST_BYTES",
+    "SHORTEST_MADE_BYTES",
+    "escaped",
+    "format_time_us",
+    "truncated",
+    "with_time",
+]

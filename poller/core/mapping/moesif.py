@@ -11,6 +11,7 @@ import ipaddress
 import json
 import re
 import uuid
+from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ import msgspec
 
 from poller.core.events import OutboxEvent
 from poller.core.mapping.fields import Fields, Value
-from poller.core.mapping.shorten import format_time_us, truncated
+from poller.core.mapping.shorten import format_time_us, short_text, truncated
 
 NO_NAME = "unknown"
 NO_ADDRESS = "0.0.0.0"  # noqa: S104 - without one Moesif would take the caller's for the user's
@@ -29,6 +30,7 @@ CONTRACT = "contract"
 _UUID_NAMESPACE = uuid.UUID("5b0f3a52-6d1c-5b7e-9f0e-2c7a4d3e81b6")  # ours; it must never change
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_CUT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?(?=\.\.\.$)")
 _ABSOLUTE = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
 # What may stand in a URI as it is: RFC 3986, and `%`, as what the API gives is escaped already.
 _URI_CHARS = "!#$%&'()*+,/:;=?@[]~"
@@ -57,26 +59,35 @@ class ActionMaker:
         self._fields = Fields(self._paths)
 
     def make(self, event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
-        """The action as compact JSON; its `metadata` is shortened, with a marker, where it would be longer than `max_bytes`."""
+        """The action as compact JSON.
+
+        Where it would be longer than `max_bytes`, its `metadata` is shortened, with a marker, and then its own texts.
+        """
         values = dict(zip(self._paths, self._fields.read(event.line), strict=True))
         values[CONTRACT] = event.contract
+        head = self._head(event, values)
+        made = _join(head, event.line)
+        if max_bytes is None or len(made) <= max_bytes:
+            return made
+        made = _shortened(head, event.line, max_bytes)
+        return (
+            made if len(made) <= max_bytes else _shortened(self._head(event, values, short_text), event.line, max_bytes)
+        )
+
+    def _head(self, event: OutboxEvent, values: dict[str, Value], fit: Callable[[str], str] = str) -> bytes:
+        """The action without its entry, each of its texts made to `fit`."""
         action = {
-            "action_name": self._name.fill(values) or NO_NAME,
+            "action_name": fit(self._name.fill(values)) or NO_NAME,
             "transaction_id": _transaction_id(event, values["@uuid"]),
-            "company_id": self._company.fill(values),
-            "user_id": self._user.fill(values),
+            "company_id": fit(self._company.fill(values)),
+            "user_id": fit(self._user.fill(values)),
             "request": {
                 "time": format_time_us(event.time_us),
-                "uri": _uri(self._uri_base, values["event.param.uri"]),
+                "uri": _uri(self._uri_base, values["event.param.uri"], fit),
                 "ip_address": _address(values["principal.sourceIP"]),
             },
         }
-        head = _dump({key: value for key, value in action.items() if value})
-        around = len(head) + len(b',"metadata":')
-        line = event.line
-        if max_bytes is not None and around + len(line) > max_bytes:
-            line = truncated(line, max_bytes - around)
-        return b'%s,"metadata":%s}' % (head[:-1], line)
+        return _dump({key: value for key, value in action.items() if value})
 
 
 class _Template:
@@ -104,10 +115,20 @@ def _transaction_id(event: OutboxEvent, entry_id: Value) -> str:
     return str(uuid.uuid5(_UUID_NAMESPACE, f"{event.contract}:{event.identity.hex()}"))
 
 
-def _uri(base: str, path: Value) -> str:
+def _join(head: bytes, line: bytes) -> bytes:
+    return b'%s,"metadata":%s}' % (head[:-1], line)
+
+
+def _shortened(head: bytes, line: bytes, max_bytes: int) -> bytes:
+    return _join(head, truncated(line, max_bytes - len(_join(head, b""))))
+
+
+def _uri(base: str, path: Value, fit: Callable[[str], str]) -> str:
     text = path if isinstance(path, str) else ""
     if not re.fullmatch(r"[\w.~/-]*", text, re.ASCII):
         text = quote(text, safe=_URI_CHARS, errors="ignore")
+    if fit(text) != text:
+        text = _CUT_ESCAPE.sub("", fit(text))
     if _ABSOLUTE.match(text):
         return text
     return f"{base}/{text.lstrip('/')}"
@@ -120,7 +141,7 @@ def _address(value: Value) -> str:
 @lru_cache(4096)
 def _known_address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text.strip()))
+        return str(ipaddress.ip_address(text.strip().partition("%")[0]))  # a zone says nothing outside its host
     except ValueError:  # masked, or hashed
         return NO_ADDRESS
 

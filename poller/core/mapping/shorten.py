@@ -45,6 +45,9 @@ SHORTEST_BYTES = 512
 SHORTEST_MADE_BYTES = 8192
 """An event of a standard, made of an entry that was shortened to that, is not longer."""
 
+SHORTEST_ACTION_BYTES = 1100
+"""A line with a Moesif action, made of an entry that was shortened to that, is not longer."""
+
 _LONGEST_TEXTS = (4096, 1024, 256, 64, 16)
 _CORE_CHARS = 64  # no text is made shorter: a UUID, a time, a type stay whole
 _CORE_BYTES = 110  # of one of them as JSON, where every character may take twelve
@@ -76,11 +79,17 @@ def _core(line: bytes) -> dict[str, Any]:
         for outer, inner in (("@uuid", ""), ("meta", "time"), ("event", "type")):
             with suppress(msgspec.DecodeError, KeyError):
                 text = msgspec.json.decode(_decode_keys(fields[outer])[inner] if inner else fields[outer], type=str)
-                short = _shortened(text, _CORE_CHARS)
-                while len(_dump(short)) > _CORE_BYTES:
-                    short = short[: len(short) // 2]
+                short = short_text(text)
                 core[outer] = {inner: short} if inner else short
     return core
+
+
+def short_text(text: str) -> str:
+    """The text, or its beginning: 64 characters and what is at most 110 bytes as JSON."""
+    short: str = _shortened(text, _CORE_CHARS)
+    while len(_dump(short)) > _CORE_BYTES:
+        short = short[: len(short) // 2]
+    return short
 
 
 def _shortened(value: Any, longest: int) -> Any:
