@@ -12,7 +12,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -282,14 +282,17 @@ class ClusterHarness:
         if kinds == {"kill"} and is_one_left:
             for pid, at in killed.items():
                 self._judge_takeover(number, held.get(pid, []), at)
+        self._start_ended(number, killed)
+        self._await(self._is_shared_out, "the contracts are shared out", number)
+        self._check_tables(number)
+
+    def _start_ended(self, number: int, killed: Mapping[int, float]) -> None:
         for replica in self._replicas:
             assert replica.process is not None
             if replica.process.poll() is not None:
                 if replica.pid not in killed:
                     self.account.violate(f"a replica ended by itself with {replica.process.returncode}", number)
                 replica.start()
-        self._await(self._is_shared_out, "the contracts are shared out", number)
-        self._check_tables(number)
 
     def _strike_all(self, number: int, step: Step, killed: dict[int, float]) -> None:
         """All faults of a step begin, one after the other, and end, each at its time. `killed` is filled: by process, when."""
