@@ -174,25 +174,23 @@ class Flag(Kind, frozen=True):
 class Amount(Kind, frozen=True):
     """A value between bounds. `ge` and `le` are in the field's unit, both inclusive."""
 
-    ge: float | None = None
-    le: float | None = None
+    ge: float = -math.inf
+    le: float = math.inf
 
-    def bounded(self, value: float) -> float:
-        """The value, if it is within the bounds."""
-        if self.ge is not None and value < self.ge:
-            raise BadValueError(f"{self._shown(value)} is too small", f"at least {self._shown(self.ge)}")
-        if self.le is not None and value > self.le:
-            raise BadValueError(f"{self._shown(value)} is too large", f"at most {self._shown(self.le)}")
-        return value
+    def outside(self, value: float) -> BadValueError:
+        """What is wrong with a value beyond the bounds."""
+        if value < self.ge:
+            return BadValueError(f"{self._shown(value)} is too small", f"at least {self._shown(self.ge)}")
+        return BadValueError(f"{self._shown(value)} is too large", f"at most {self._shown(self.le)}")
 
     def _shown(self, value: float) -> str:
         written = self.write(value)
         return written if isinstance(written, str) else show(value)
 
     def bounds(self) -> str:
-        if self.ge is None:
+        if self.ge == -math.inf:
             return ""
-        upper = "or more" if self.le is None else f"to {self.write(self.le)}"
+        upper = "or more" if self.le == math.inf else f"to {self.write(self.le)}"
         return f" ({self.write(self.ge)} {upper})"
 
 
@@ -201,19 +199,18 @@ class Number(Amount, frozen=True):
 
     word: str = "number"
 
-    def read(self, raw: object, at: Place) -> float:
+    def read(self, raw: Any, at: Place) -> float:
         if isinstance(raw, EnvText):
             try:
                 raw = int(raw) if re.fullmatch(_INTEGER, raw) else float(raw)
             except ValueError:
                 raise BadValueError(f"{show(str(raw))} is not a number") from None
-        if isinstance(raw, int) and not isinstance(raw, bool):
-            # Bounds come before float(): beyond 10**308 an integer has none.
-            value = self.bounded(raw)
-            return value if self.type is int else float(value)
-        if isinstance(raw, float) and self.type is float and math.isfinite(raw):
-            return self.bounded(raw)
-        raise BadValueError(f"{show(raw)} is not a {'whole number' if self.type is int else 'number'}")
+        is_whole = isinstance(raw, int) and not isinstance(raw, bool)
+        if not is_whole and not (isinstance(raw, float) and self.type is float and math.isfinite(raw)):
+            raise BadValueError(f"{show(raw)} is not a {'whole number' if self.type is int else 'number'}")
+        if not self.ge <= raw <= self.le:  # before float(): beyond 10**308 an integer has none
+            raise self.outside(raw)
+        return int(raw) if self.type is int else float(raw)
 
     def write(self, value: float) -> Any:
         return int(value) if value == int(value) else value
@@ -224,7 +221,7 @@ class Number(Amount, frozen=True):
     def schema(self) -> dict[str, Any]:
         bounds = {"minimum": self.ge, "maximum": self.le}
         found: dict[str, Any] = {"type": "integer" if self.type is int else "number"}
-        return found | {name: bound for name, bound in bounds.items() if bound is not None}
+        return found | {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
 
 
 class Duration(Amount, frozen=True):
@@ -240,7 +237,9 @@ class Duration(Amount, frozen=True):
             raise BadValueError(f"{show(raw)} is not a duration", f"quote it with its unit, such as {example}")
         if re.fullmatch(r"[0-9]{1,9}", raw):
             raise BadValueError(f"{show(raw)} is not a duration", f'it has no unit: "{int(raw)}s", "5m" or "1h30m"')
-        seconds = self.bounded(parse_duration(raw))
+        seconds = parse_duration(raw)
+        if not self.ge <= seconds <= self.le:
+            raise self.outside(seconds)
         if self.type is int and not seconds.is_integer():
             raise BadValueError(f"{show(raw)} is not in whole seconds")
         return int(seconds) if self.type is int else seconds
@@ -259,7 +258,10 @@ class Size(Amount, frozen=True):
     def read(self, raw: object, at: Place) -> float:
         if not isinstance(raw, str | int) or isinstance(raw, bool):
             raise BadValueError(f"{show(raw)} is not a size", 'such as "512KiB" or 1000')
-        return self.bounded(parse_size(raw if isinstance(raw, str) else show(raw)))
+        size = parse_size(raw if isinstance(raw, str) else show(raw))
+        if not self.ge <= size <= self.le:
+            raise self.outside(size)
+        return size
 
     def write(self, value: float) -> str:
         return format_size(int(value))
