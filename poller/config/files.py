@@ -9,15 +9,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from poller.config.checks import BadValueError, check_template, check_text
 from poller.config.kinds import Field, Kind, refuse
 from poller.config.reading import Place
-from poller.config.secrets import MASK, Secret, SecretSource
+from poller.config.secrets import MASK, Origin, Secret, SecretSource
 from poller.config.trust import read_trusted
 from poller.core.errors import FileProblem
+
+# A token put where the name of a file or variable belongs; it must not be repeated in a message.
+_MISPLACED = r"(?s)eyJ.*|[^/]{81,}"
+_VARIABLE = r"(?!eyJ)[A-Za-z_][A-Za-z0-9_]{0,79}"
 
 
 class Directory(Kind, frozen=True):
@@ -33,28 +38,24 @@ class Directory(Kind, frozen=True):
 
 
 class File(Directory, frozen=True):
-    """A file that must be readable."""
+    """A file that must be readable. `is_private`: nobody else may read it, such as a private key."""
 
     word: str = "file"
+    is_private: bool = False
 
     def read(self, raw: object, at: Place) -> Path:
         file = super().read(raw, at)
         if at.reading.check_files and not os.access(file, os.R_OK):
             hint = "check that the file exists and that this user can read it"
             at.add(f"unreadable file {file}", hint, FileProblem)
-        return file
-
-
-class PrivateFile(File, frozen=True):
-    """A file that nobody else may read, such as a private key."""
-
-    def read(self, raw: object, at: Place) -> Path:
-        file = super().read(raw, at)
-        if at.reading.check_files and os.access(file, os.R_OK):
+        elif at.reading.check_files and self.is_private:
             _, _, refusal = read_trusted(file, 0, is_secret=True)
             if refusal is not None:
                 raise BadValueError(*refusal)
         return file
+
+
+PrivateFile = partial(File, is_private=True)
 
 
 class OutputPath(Kind, frozen=True):
@@ -78,43 +79,45 @@ class SecretKind(Kind, frozen=True):
     def read(self, raw: object, at: Place) -> SecretSource | None:
         if not isinstance(raw, str) or not raw:
             raise BadValueError("must be text, not empty")
-        where = at.variable or at.path
         key = at.path.rpartition(".")[2]
         if key.endswith("_env"):
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", raw) or _looks_like_secret(raw):
+            if not re.fullmatch(_VARIABLE, raw):
                 raise BadValueError("is not the name of an environment variable")
-            source = SecretSource("env", raw, path=where, is_text=self.is_text, environ=at.reading.environ)
-        elif key.endswith("_file"):
-            if _looks_like_secret(raw) or not raw.isprintable():
+            return self._source(at, "env", raw)
+        if key.endswith("_file"):
+            if re.fullmatch(_MISPLACED, raw) or not raw.isprintable():
                 hint = f"the secret itself goes into {key.removesuffix('_file')}, or better a file"
                 raise BadValueError("is not the name of a file", hint)
-            source = self._file(at.file(raw), where, at.reading.environ)
-        elif at.may_hold_secrets:
-            source = SecretSource("inline", "", path=where, is_text=self.is_text, inline=Secret(raw))
-        else:
-            at.add_exposed("the secret")
-            return None
-        return self._tried(source, at)
+            file = at.file(raw)
+            # Where we may not read it, systemd's copy of it: a credential of the same name.
+            copy = None if os.access(file, os.R_OK) else find_credential(at.reading.environ, [file.name])
+            return self._source(at, "credential" if copy else "file", copy or str(file))
+        if at.may_hold_secrets:
+            return self._source(at, "inline", inline=raw)
+        at.add_exposed("the secret")
+        return None
 
     def find(self, field: Field, at: Place) -> SecretSource | None:
         names = [f"{at.credential}.{ending}" for ending in (field.key.replace("_", "-"), *self.aliases)]
         at = at.key(field.key)
-        where = at.variable or at.path
         if at.credential and (found := find_credential(at.reading.environ, names)):
-            return self._tried(SecretSource("credential", found, path=where, is_text=self.is_text), at)
+            return self._source(at, "credential", found)
         if not field.is_required:
             return None
         hint = f"give {field.key}_file or {field.key}_env, or a systemd credential {names[-1]}"
-        return self._tried(SecretSource("missing", "", path=where, is_text=self.is_text, hint=hint), at)
+        return self._source(at, "missing", hint=hint)
 
-    def _file(self, file: Path, where: str, environ: Mapping[str, str]) -> SecretSource:
-        """The file, or where we may not read it, systemd's copy of it: a credential of the same name."""
-        if not os.access(file, os.R_OK) and (found := find_credential(environ, [file.name])):
-            return SecretSource("credential", found, path=where, is_text=self.is_text)
-        return SecretSource("file", str(file), path=where, is_text=self.is_text)
-
-    def _tried(self, source: SecretSource, at: Place) -> SecretSource:
+    def _source(self, at: Place, origin: Origin, place: str = "", *, inline: str = "", hint: str = "") -> SecretSource:
         """The source. Where files are checked, it was read once.  Raises: ConfigError."""
+        source = SecretSource(
+            origin,
+            place,
+            path=at.variable or at.path,
+            is_text=self.is_text,
+            environ=at.reading.environ,
+            inline=Secret(inline) if inline else None,
+            hint=hint,
+        )
         if at.reading.check_files:
             source.read()
         return source
@@ -141,8 +144,3 @@ def find_credential(environ: Mapping[str, str], names: Iterable[str]) -> str | N
         return None
     files = (os.path.join(directory, name) for name in names)  # noqa: PTH118 - text in, text out
     return next((file for file in files if os.path.isfile(file)), None)  # noqa: PTH113 - never raises
-
-
-def _looks_like_secret(text: str) -> bool:
-    """A token put where the name of a file or variable belongs; it must not be repeated in a message."""
-    return text.startswith("eyJ") or (len(text) > 80 and "/" not in text)
