@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from poller.config.kinds import Field, fields_of
 from poller.config.model import Config
 from poller.config.sink_base import FormatSink, HttpSink, Sink
-from poller.config.tables import Nested, NestedList, Table, TypedList, doc, table_schema, write_table
+from poller.config.tables import Nested, NestedList, Table, doc, table_schema, write_table
 
 
 class Row(NamedTuple):
@@ -51,7 +51,7 @@ def sections() -> Iterator[Section]:
     yield Section("top level", "Before any table.", _rows(_plain_fields(Config)))
     for field in fields_of(Config):
         match field.kind:
-            case TypedList() as kind:
+            case NestedList() as kind if len(kind.structs()) > 1:
                 yield Section(f"[[{field.key}]]", doc(Sink), _rows(fields_of(Sink)))
                 yield Section(f"[[{field.key}]] over HTTP", doc(HttpSink), _rows(_own_fields(HttpSink, Sink)))
                 with_format = [table for table in kind.structs() if "format" in table.__struct_fields__]
@@ -106,7 +106,7 @@ def example() -> str:
     ]
     for field in fields_of(Config):
         match field.kind:
-            case TypedList() as kind:
+            case NestedList() as kind if len(kind.structs()) > 1:
                 lines += ["", *_prose(f"{kind.description} The first shows every key of a sink over HTTP.")]
                 for number, sink in enumerate(kind.structs()):
                     lines += ["", *_prose(doc(sink)), f"#[[{field.key}]]"]

@@ -43,7 +43,7 @@ from poller.config.sink_base import (
 )
 from poller.config.sinks import AnySink, ArchiveSink, FileSink
 from poller.config.state_url import is_unverified
-from poller.config.tables import Nested, NestedList, Table, TypedList
+from poller.config.tables import Nested, NestedList, Table
 from poller.core.errors import ConfigError, Problem
 
 T = TypeVar("T")
@@ -350,7 +350,7 @@ class Config(Table, frozen=True, kw_only=True):
     api: Annotated[Api, Nested()] = Api()
     poll: Annotated[Poll, Nested()] = Poll()
     accounts: Annotated[tuple[Account, ...], NestedList("Only for several IONOS accounts.")] = ()
-    sinks: Annotated[tuple[AnySink, ...], TypedList("Where events go; each on its own.")] = ()
+    sinks: Annotated[tuple[AnySink, ...], NestedList("Where events go; each on its own.")] = ()
     filter: Annotated[Filter, Nested()] = Filter()
     redact: Annotated[Redact, Nested(credential="redact")] = Redact()
     outbox: Annotated[Outbox, Nested()] = Outbox()

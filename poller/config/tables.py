@@ -91,32 +91,32 @@ class NestedList(Kind, frozen=True):
     def read(self, raw: object, at: Place) -> tuple[Table | None, ...]:
         if isinstance(raw, dict):
             raise BadValueError("must be a list, not a table", f"write [[{at.path}]]")
+        structs = {struct.type_name(): struct for struct in self.structs()}
         names: dict[str, str] = {}
         made: list[Table | None] = []
-        for index, item in enumerate(list_of(raw)):
+        for index, item in enumerate(raw if isinstance(raw, list) else list_of(raw)):
             here = at.item(index)
             made.append(None)
             try:
-                table = table_of(item)
-                name = table.get("name")
-                if isinstance(name, str) and is_name(name):
-                    here = here._replace(credential=name)
-                    if (first := names.setdefault(name, here.path)) != here.path:
-                        here.key("name").add(f"is the same as that of {first}", "give each a name of its own")
-                if struct := self.struct_of(table, here):
-                    made[-1] = Nested(type=struct).read(
-                        {key: value for key, value in table.items() if key != "type" or not struct.type_name()}, here
-                    )
+                table = item if isinstance(item, dict) else table_of(item)
             except BadValueError as error:
                 here.note(error)
+                continue
+            name = table.get("name")
+            if isinstance(name, str) and is_name(name):
+                here = here._replace(credential=name)
+                if (first := names.setdefault(name, here.path)) != here.path:
+                    here.key("name").add(f"is the same as that of {first}", "give each a name of its own")
+            word = "" if "" in structs else table.get("type")
+            if isinstance(word, str) and word in structs:
+                made[-1] = Nested(type=structs[word]).read(table, here)
+            else:
+                message = "missing" if word is None else f"{show(word)} is not a type of sink"
+                here.key("type").add(message, suggest("" if word is None else show(word), structs))
         return tuple(made)
 
-    def struct_of(self, table: Mapping[str, object], at: Place) -> type[Table] | None:
-        """The struct of one table of the list, or None with a problem noted."""
-        return self.structs()[0]
-
     def structs(self) -> tuple[type[Table], ...]:
-        """What a table of the list may be."""
+        """What a table of the list may be. Where there are several, `type` says which, by its tag."""
         item = get_args(self.type)[0]
         return get_args(item) or (item,)
 
@@ -126,18 +126,6 @@ class NestedList(Kind, frozen=True):
     def schema(self) -> dict[str, Any]:
         shapes = [table_schema(struct) for struct in self.structs()]
         return {"type": "array", "items": shapes[0] if len(shapes) == 1 else {"oneOf": shapes}}
-
-
-class TypedList(NestedList, frozen=True):
-    """A list of tables of several structs; `type` says of which, by its tag."""
-
-    def struct_of(self, table: Mapping[str, object], at: Place) -> type[Table] | None:
-        word, structs = table.get("type"), {struct.type_name(): struct for struct in self.structs()}
-        if isinstance(word, str) and word in structs:
-            return structs[word]
-        message = "missing" if word is None else f"{show(word)} is not a type of sink"
-        at.key("type").add(message, suggest("" if word is None else show(word), structs))
-        return None
 
 
 def doc(table: type[Table]) -> str:
