@@ -9,7 +9,7 @@ from them.
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar
 
 from poller.config.checks import is_clear_text
 from poller.config.environment import NetworkEnvironment
@@ -46,7 +46,6 @@ from poller.config.state_url import is_unverified
 from poller.config.tables import Nested, NestedList, Table
 from poller.core.errors import ConfigError, Problem
 
-T = TypeVar("T")
 API_URL = "https://api.ionos.com"
 API_PATH = "/activitylog/v1"
 """What is appended to the URL of the API."""
@@ -363,10 +362,15 @@ class Config(Table, frozen=True, kw_only=True):
     """Proxies and CA bundle of the environment."""
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong between the tables. While a configuration is read, None stands for a table that has problems."""
-        accounts, sinks = _by_path("accounts", self.accounts), _by_path("sinks", self.sinks)
+        """What is wrong between the tables, and in any sink. None stands for a table whose values are bad."""
+        read_accounts: Sequence[Account | None] = self.accounts
+        read_sinks: Sequence[AnySink | None] = self.sinks
+        accounts = {f"accounts[{index}]": account for index, account in enumerate(read_accounts) if account is not None}
+        sinks = {f"sinks[{index}]": sink for index, sink in enumerate(read_sinks) if sink is not None}
         places: dict[str, str] = {}
         for path, sink in sinks.items():
+            if sink.retry_initial_seconds > sink.retry_max_seconds:
+                yield Problem(f"{path}.retry_initial", "is longer than retry_max")
             key = "path" if isinstance(sink, FileSink) else "url" if isinstance(sink, ArchiveSink) else ""
             if key and (first := places.setdefault(f"{key} {getattr(sink, key)}", path)) != path:
                 yield Problem(f"{path}.{key}", f"is the same as that of {first}")
@@ -394,7 +398,3 @@ class Config(Table, frozen=True, kw_only=True):
     def ca_bundle(self) -> str | None:
         """CA certificates for every server that has no `ca_file` of its own ($REQUESTS_CA_BUNDLE)."""
         return self.network.ca_bundle
-
-
-def _by_path(key: str, tables: Sequence[T | None]) -> dict[str, T]:
-    return {f"{key}[{index}]": table for index, table in enumerate(tables) if table is not None}

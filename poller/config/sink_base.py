@@ -4,7 +4,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
+
+import msgspec
 
 from poller.config.checks import is_clear_text, is_secret_header
 from poller.config.files import File, PrivateFile, SecretKind
@@ -154,10 +156,6 @@ class Sink(Table, frozen=True, kw_only=True, tag_field="type"):
         """The `type` of its table."""
         return self.type_name()
 
-    def problems(self) -> Iterator[Problem]:
-        if self.retry_initial_seconds > self.retry_max_seconds:
-            yield Problem("retry_initial", "is longer than retry_max")
-
     def problems_with_machines(self) -> Iterator[Problem]:
         """What is wrong where several machines share a state: who writes what is on one machine's disk?"""
         return iter(())
@@ -175,6 +173,9 @@ class FormatSink(Sink, frozen=True, kw_only=True):
 
 class HttpSink(Sink, frozen=True, kw_only=True):
     """What every sink over HTTP takes."""
+
+    OWN_PATH: ClassVar[str] = ""
+    """What is appended to the URL; `{tag}` stands for what that key says."""
 
     url: BaseUrl
     compression: CompressionChoice = "gzip"
@@ -194,24 +195,16 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     cert_file: CertFile = None
     key_file: KeyFile = None
 
-    @property
-    def own_path(self) -> str:
-        """What is appended to the URL."""
-        return ""
-
-    @property
-    def has_secret(self) -> bool:
-        """Whether a request holds one."""
-        values = (getattr(self, name) for name in self.__struct_fields__)
-        return any(isinstance(value, SecretSource) for value in values) or any(map(is_secret_header, self.headers))
-
     def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
-        yield from path_problems(self.url, self.own_path)
+        fields = msgspec.structs.asdict(self)
+        secrets = {key: value for key, value in fields.items() if isinstance(value, SecretSource)}
+        yield from path_problems(self.url, self.OWN_PATH.format_map(fields))
         if self.key_file is not None and self.cert_file is None:
             yield Problem("key_file", "has no cert_file beside it")
-        if self.has_secret and not self.allow_plain_http and is_clear_text(self.url):
+        has_secret = secrets or any(map(is_secret_header, self.headers))
+        if has_secret and not self.allow_plain_http and is_clear_text(self.url):
             yield clear_text("url", "the sink's secret")
+        yield from login_problems(fields.get("username"), secrets.pop("password", None), **secrets)
 
 
 class FormatHttpSink(HttpSink, frozen=True, kw_only=True):

@@ -67,6 +67,7 @@ class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-servi
     """IONOS Logging Service, or any HTTP source that wants an `APIKEY` header: POST {url}/{tag}."""
 
     EXAMPLES: ClassVar = {"name": "logging", "url": "https://12345678.logging.de-txl.ionos.com"}
+    OWN_PATH = "/{tag}"
 
     tag: Annotated[
         str, Name("Tag of the pipeline's log source. It becomes the path of the URL.", example="activityLog")
@@ -75,15 +76,12 @@ class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-servi
     max_event_bytes: MaxEventBytes = 256 * KIB
     requests_per_second: RequestsPerSecond = 40.0
 
-    @property
-    def own_path(self) -> str:
-        return f"/{self.tag}"
-
 
 class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
     """Grafana Loki, by its JSON push API. Each line has the event's own time; labels are few."""
 
     EXAMPLES: ClassVar = {"url": "http://localhost:3100"}
+    OWN_PATH = "/loki/api/v1/push"
 
     labels: Annotated[
         dict[str, str], Labels("Labels of the stream. `contract` is added. Everything else stays in the line.")
@@ -116,13 +114,8 @@ class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
         ),
     ] = 4
 
-    @property
-    def own_path(self) -> str:
-        return "/loki/api/v1/push"
-
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        yield from login_problems(self.username, self.password, bearer_token=self.bearer_token)
         own = MAX_LOKI_LABELS - len(LOKI_LABELS)
         if len(self.labels) > own:
             hint = f"at most {own}: the program adds {' and '.join(LOKI_LABELS)}, and Loki takes {MAX_LOKI_LABELS}"
@@ -131,6 +124,8 @@ class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
 
 class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
     """Moesif Actions API."""
+
+    OWN_PATH = "/v1/actions"
 
     url: BaseUrl = "https://api.moesif.net"
     application_id: Annotated[
@@ -147,10 +142,6 @@ class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
     max_event_bytes: Annotated[int, Size("Larger actions are handled as `oversize` says.", ge=KIB, le=1_000_000)] = (
         1_000_000
     )
-
-    @property
-    def own_path(self) -> str:
-        return "/v1/actions"
 
 
 class FirehoseSink(FormatSink, frozen=True, kw_only=True, tag="firehose"):
@@ -181,6 +172,7 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
     """OpenTelemetry logs over OTLP/HTTP: POST {url}/v1/logs. For the Collector, Loki, VictoriaLogs, Grafana Cloud."""
 
     EXAMPLES: ClassVar = {"url": "http://localhost:4318"}
+    OWN_PATH = "/v1/logs"
 
     encoding: Annotated[
         Literal["protobuf", "json"], Choice("How records are encoded; `json` needs no extra library.")
@@ -189,14 +181,6 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
     password: BasicPassword = None
     bearer_token: BearerToken = None
     requests_per_second: RequestsPerSecond = 40.0
-
-    @property
-    def own_path(self) -> str:
-        return "/v1/logs"
-
-    def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
-        yield from login_problems(self.username, self.password, bearer_token=self.bearer_token)
 
 
 class KafkaSink(FormatSink, frozen=True, kw_only=True, tag="kafka"):
@@ -233,7 +217,6 @@ class KafkaSink(FormatSink, frozen=True, kw_only=True, tag="kafka"):
         return self.security == "tls" or (self.security == "auto" and is_secret)
 
     def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
         if self.key_file is not None and self.cert_file is None:
             yield Problem("key_file", "has no cert_file beside it")
         yield from login_problems(self.username, self.password)
@@ -254,10 +237,6 @@ class OpenSearchSink(FormatHttpSink, frozen=True, kw_only=True, tag="opensearch"
         SecretSource | None, SecretKind("API key in its encoded form, instead of a user name.", is_alternative=True)
     ] = None
     requests_per_second: RequestsPerSecond = 40.0
-
-    def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
-        yield from login_problems(self.username, self.password, api_key=self.api_key)
 
 
 class ElasticsearchSink(OpenSearchSink, frozen=True, kw_only=True, tag="elasticsearch"):
@@ -281,10 +260,6 @@ class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
     username: BasicUser = None
     password: BasicPassword = None
     bearer_token: BearerToken = None
-
-    def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
-        yield from login_problems(self.username, self.password, bearer_token=self.bearer_token)
 
 
 class FileSink(LocalSink, frozen=True, kw_only=True, tag="file"):
@@ -364,7 +339,6 @@ class ArchiveSink(LocalSink, frozen=True, kw_only=True, tag="archive"):
         return self.url.startswith("file:")
 
     def problems(self) -> Iterator[Problem]:
-        yield from super().problems()
         if (self.access_key is None) != (self.secret_key is None):
             yield Problem("access_key", "and secret_key go together", "give both, or neither")
         if self.url.startswith("file:") and self.object_lock != "none":

@@ -71,7 +71,7 @@ class LokiSink(Sink):
         self._endpoint = Endpoint(
             settings,
             context,
-            path=settings.own_path,
+            path=settings.OWN_PATH,
             successes=SUCCESSES,
             place="url",
             login=login_of(settings),

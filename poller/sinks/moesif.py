@@ -35,7 +35,7 @@ class MoesifSink(Sink):
         self._endpoint = Endpoint(
             settings,
             context,
-            path=settings.own_path,
+            path=settings.OWN_PATH,
             successes=SUCCESSES,
             place="url",
             login=Login("X-Moesif-Application-Id", settings.application_id),
