@@ -85,7 +85,7 @@ def load(
     return msgspec.structs.replace(
         config,
         state_dir=state_dir or config.state_dir,
-        accounts=_resolve_accounts(_placed_accounts(config.accounts, path, text), own, environ),
+        accounts=_resolve_accounts(config.accounts, own, environ, path, text),
         api=msgspec.structs.replace(api, token=None, username=None, password=None),
         source=path,
         network=network,
@@ -100,20 +100,6 @@ def _placed(problems: Sequence[Problem], file: Path | None, text: str) -> list[P
     lines = [(problem, line_of(problem.path, found)) for problem in problems]
     lines.sort(key=lambda pair: pair[1] or len(text))
     return [problem._replace(place=f"{file}:{line}") if line else problem for problem, line in lines]
-
-
-def _placed_accounts(accounts: tuple[Account, ...], file: Path | None, text: str) -> tuple[Account, ...]:
-    """The accounts. One without credentials is no problem yet, so it keeps where it stands for when they are needed."""
-    if file is None or all(account.token or account.password for account in accounts):
-        return accounts
-    from poller.config.places import line_of, places
-
-    lines = places(text)
-    found = [line_of(f"accounts[{index}]", lines) for index in range(len(accounts))]
-    return tuple(
-        msgspec.structs.replace(account, place=f"{file}:{line}") if line else account
-        for account, line in zip(accounts, found, strict=True)
-    )
 
 
 def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], bool, str]:
@@ -179,18 +165,30 @@ def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
     return path
 
 
-def _resolve_accounts(accounts: tuple[Account, ...], own: Account, environ: Mapping[str, str]) -> tuple[Account, ...]:
-    """At least one account, each with its URL and, where there is any, the source of its secret."""
+def _resolve_accounts(
+    accounts: tuple[Account, ...], own: Account, environ: Mapping[str, str], file: Path | None, text: str
+) -> tuple[Account, ...]:
+    """At least one account, each with its URL and, where there is any, the source of its secret.
+
+    One without credentials is no problem yet, so it keeps where it stands for when they are needed.
+    """
     accounts = accounts or (Account(name="default"),)
-    if len(accounts) == 1:
+    if len(accounts) == 1 and accounts[0].token is None:
         accounts = (_with_fallback(accounts[0], own, environ),)
-    return tuple(msgspec.structs.replace(account, url=account.url or own.url) for account in accounts)
+    lines: list[int | None] = [None] * len(accounts)
+    if file is not None and not all(account.token or account.password for account in accounts):
+        from poller.config.places import line_of, places
+
+        found = places(text)
+        lines = [line_of(f"accounts[{index}]", found) for index in range(len(accounts))]
+    return tuple(
+        msgspec.structs.replace(account, url=account.url or own.url, place=f"{file}:{line}" if line else "")
+        for account, line in zip(accounts, lines, strict=True)
+    )
 
 
 def _with_fallback(account: Account, own: Account, environ: Mapping[str, str]) -> Account:
-    """The only account, with what `[api]`, IONOS_* variables or systemd's credentials add."""
-    if account.token is not None:
-        return account
+    """The only account, which has no token, with what `[api]`, IONOS_* variables or systemd's credentials add."""
     if not account.username:
         account = msgspec.structs.replace(
             account, token=own.token, username=own.username, password=account.password or own.password

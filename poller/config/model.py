@@ -66,6 +66,14 @@ Username = Annotated[
 Password = Annotated[SecretSource | None, SecretKind("Password of `username`.", is_alternative=True, is_text=True)]
 
 
+def _access_problems(one: "Api | Account") -> Iterator[Problem]:
+    if one.token is not None and (one.username or one.password is not None):
+        yield Problem("token", "is given besides a user name and password", "keep one of the two")
+    if one.password is not None and not one.username:
+        yield Problem("password", "has no username beside it")
+    yield from path_problems(one.url, API_PATH)
+
+
 class Api(Table, frozen=True, kw_only=True):
     """How the Activity Log API is asked."""
 
@@ -112,9 +120,7 @@ class Api(Table, frozen=True, kw_only=True):
         8 * MIB
     )
 
-    def problems(self) -> Iterator[Problem]:
-        yield from _login_problems(self.token, self.username, self.password)
-        yield from path_problems(self.url, API_PATH)
+    problems = _access_problems
 
 
 class Poll(Table, frozen=True, kw_only=True):
@@ -199,18 +205,7 @@ class Account(Table, frozen=True, kw_only=True):
         hint = f"give the account a token_file, or a systemd credential {self.name}.token"
         raise ConfigError([Problem(f"accounts.{self.name}.token", "no IONOS API token", hint, self.place)])
 
-    def problems(self) -> Iterator[Problem]:
-        yield from _login_problems(self.token, self.username, self.password)
-        yield from path_problems(self.url, API_PATH)
-
-
-def _login_problems(
-    token: SecretSource | None, username: str | None, password: SecretSource | None
-) -> Iterator[Problem]:
-    if token is not None and (username or password is not None):
-        yield Problem("token", "is given besides a user name and password", "keep one of the two")
-    if password is not None and not username:
-        yield Problem("password", "has no username beside it")
+    problems = _access_problems
 
 
 class Rule(Table, frozen=True, kw_only=True):
