@@ -2,7 +2,7 @@
 
 # Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -204,7 +204,7 @@ class HttpSink(Sink, frozen=True, kw_only=True):
         has_secret = secrets or any(map(is_secret_header, self.headers))
         if has_secret and not self.allow_plain_http and is_clear_text(self.url):
             yield clear_text("url", "the sink's secret")
-        yield from login_problems(fields.get("username"), secrets.pop("password", None), **secrets)
+        yield from login_problems(fields.get("username"), secrets.pop("password", None), secrets.keys())
 
 
 class FormatHttpSink(HttpSink, frozen=True, kw_only=True):
@@ -259,12 +259,11 @@ def path_problems(url: str, own_path: str) -> Iterator[Problem]:
 
 
 def login_problems(
-    username: str | None, password: SecretSource | None, **others: SecretSource | None
+    username: str | None, password: SecretSource | None, others: Iterable[str] = ()
 ) -> Iterator[Problem]:
-    """What is wrong with a user name and a password, and with another secret beside them."""
-    for key, secret in others.items():
-        if secret is not None and (username or password is not None):
-            yield Problem(key, "is given besides a user name and password", "keep one of the two")
+    """What is wrong with a user name and a password. `others`: the keys of secrets beside them."""
+    if username or password is not None:
+        yield from (Problem(key, "is given besides a user name and password", "keep one of the two") for key in others)
     if bool(username) != (password is not None):
         yield Problem("username", "and password go together", "give both, or neither")
 
