@@ -27,8 +27,9 @@ from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import AnySink, Config, find_config
 from poller.config.load import SYSTEM_CONFIG
-from poller.core.errors import EXIT_CONFIG, ConfigError
+from poller.core.errors import EXIT_CONFIG, ConfigError, StateError
 from poller.store.opening import stores_of
+from poller.store.protocols import Stores
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _NAME_WIDTH = 18
@@ -181,9 +182,17 @@ def _check_config(
     if is_sending:
         yield from _check_sinks([sink for sink in config.sinks if not is_offline or is_local(sink)], config, stop)
     if config.sinks:  # only `run` listens, and it needs one
-        yield check_listen(config.http.address, stores.holder("run"))
+        yield check_listen(config.http.address, _holder(stores))
     yield from check_credentials(environ, config)
     yield from check_unit()
+
+
+def _holder(stores: Stores) -> int | None:
+    """The daemon of this machine; None also where its state cannot be used, which its own check has told."""
+    try:
+        return stores.holder("run")
+    except StateError:
+        return None
 
 
 def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:

@@ -51,6 +51,10 @@ def batch_of(place: Any) -> Batch:
     return found
 
 
+def test_nobody_holds_a_state_that_is_not_there_yet(postgres_stores: Any) -> None:
+    assert postgres_stores.holder("never-opened") is None
+
+
 def test_contracts_are_shared_out_and_one_that_leaves_gives_its_share_back(two: tuple[Any, Any]) -> None:
     one, other = two
     assert one.contracts.share(CONTRACTS) == CONTRACTS

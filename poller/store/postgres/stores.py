@@ -96,16 +96,18 @@ class Stores:
     def _state(self, use: str, use_id: int) -> State:
         return State(self._database, use, use_id, self._identity, self._config.state.lease_seconds)
 
-    def _id_of(self, use: str) -> int:
-        """Raises: StateError when it has no state."""
-
+    def _found(self, use: str) -> int | None:
         def work(connection: Connection) -> int | None:
             if connection.execute("SELECT to_regclass('uses')").fetchone() == (None,):
                 return None
             row = connection.execute("SELECT id FROM uses WHERE name = %s", (use,)).fetchone()
             return row[0] if row else None
 
-        found = self._database.read(work)
+        return self._database.read(work)
+
+    def _id_of(self, use: str) -> int:
+        """Raises: StateError when it has no state."""
+        found = self._found(use)
         if found is None:
             raise StateError(f"{self.where(use)} does not exist", hint=f"`{use}` has not run with this state.url yet")
         return found
@@ -142,7 +144,9 @@ class Stores:
 
     def holder(self, use: str) -> int | None:
         """The oldest live replica of this machine."""
-        use_id = self._id_of(use)
+        use_id = self._found(use)
+        if use_id is None:
+            return None
         replicas = self._database.read(lambda connection: read_replicas(connection, use_id))
         return next((replica.pid for replica in replicas if replica.host == self._identity.host), None)
 
