@@ -246,7 +246,7 @@ MISTAKES: dict[Callable[[Bench], Environment | None], Told] = {
     unknown_key: Told(2, "config", "poll.intervall: unknown key", "interval"),
     bad_duration: Told(2, "config", "poll.interval: '1 minute' is not a duration", "10s, 5m, 1h30m"),
     sink_down: Told(1, "sink logging", "connection refused", "a server listens there"),
-    database_down: Told(1, "state", "cannot be reached: Connection refused", "check that it runs, "),
+    database_down: Told(4, "state", "cannot be reached: Connection refused", "check that it runs, "),
     second_instance: Told(4, "ionos-poller:", "another process holds this state", "stop one of the two", ("run",)),
     bad_glob: Told(2, "config", "has a `[` without its `]`", "patterns know"),
     missing_extra: Told(2, "sink aws", "needs boto3, which is not installed", "pip install 'ionos-poller[firehose]'"),

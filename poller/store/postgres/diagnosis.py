@@ -54,7 +54,7 @@ def diagnose(database: Database, max_bytes: int) -> Iterator[Diagnosis]:
 
 
 def _failed(error: StateError) -> Diagnosis:
-    return Diagnosis("fail", _NAME, error.message, error.hint, error.exit_code)
+    return Diagnosis("fail", _NAME, error.message, error.hint, EXIT_STATE)
 
 
 def _one(connection: Connection, query: str, *values: object) -> object:
