@@ -263,10 +263,7 @@ class ClusterHarness:
         began = time.monotonic()
         killed: dict[int, float] = {}
         self._strike_all(number, step, killed)
-        is_one_left = len(killed) < REPLICAS
-        if not is_one_left:  # to take over
-            for replica in self._replicas:
-                replica.start()
+        is_one_left = self._ensure_one_is_left(killed)
         back = time.monotonic()
         if killed:
             back = max(back, max(killed.values()) + self._plan.lease_seconds + _LOOK_SECONDS)
@@ -293,6 +290,14 @@ class ClusterHarness:
                 if replica.pid not in killed:
                     self.account.violate(f"a replica ended by itself with {replica.process.returncode}", number)
                 replica.start()
+
+    def _ensure_one_is_left(self, killed: dict[int, float]) -> bool:
+        """Start the successors where all were killed. Returns: whether one is left to take over."""
+        if len(killed) < REPLICAS:
+            return True
+        for replica in self._replicas:
+            replica.start()
+        return False
 
     def _strike_all(self, number: int, step: Step, killed: dict[int, float]) -> None:
         """All faults of a step begin, one after the other, and end, each at its time. `killed` is filled: by process, when."""

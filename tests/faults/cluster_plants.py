@@ -18,13 +18,13 @@ _PAUSE_SECONDS = 0.3  # in which a replica may be stopped
 
 def unlooked_fence(patch: Patch = setattr) -> None:
     """Who commits or settles, and from where, is not looked at."""
-    from poller.store.postgres import outbox
+    from poller.store.postgres import places
 
     _rewrite(patch, _FENCE, ("(%s OR holder = %s)", "(%s OR holder = %s OR true)"))
     patch(
-        outbox,
+        places,
         "waiting_there",
-        lambda connection, use, moves, places: [contract for contract in sorted(moves) if contract in places],
+        lambda connection, use, moves, found: [contract for contract in sorted(moves) if contract in found],
     )
 
 

@@ -23,16 +23,18 @@ from poller.core.evidence.digest import decode
 from poller.core.evidence.hours import Day
 from poller.store import archives as rules
 from poller.store.archives import Change, DayKey
-from poller.store.postgres import outbox
+from poller.store.postgres import moving
 from poller.store.postgres.contracts import read_contracts
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
+from poller.store.postgres.outbox import read_sinks, read_waiting
+from poller.store.postgres.places import Place as SharedPlace
 from poller.store.protocols import Place, Seal
 from poller.store.rows import Sink
 
 _FIELDS = ", ".join(Head._fields)
 _BATCH = "number, writer, events, written_at, digest, signature"
-_moves = msgspec.json.Decoder(dict[str, outbox.Move])
+_moves = msgspec.json.Decoder(dict[str, moving.Move])
 
 
 class Archives:
@@ -107,7 +109,7 @@ class Archives:
 
         Raises: LeaseLostError where another replica holds the sink, or its place has moved on.
         """
-        assert isinstance(place, outbox.Place)  # noqa: S101 - it is of the same backend
+        assert isinstance(place, SharedPlace)  # noqa: S101 - it is of the same backend
         of_use, token, moves = place.claimed(events)
 
         def work(connection: Connection) -> PreparedBatch | None:
@@ -115,8 +117,8 @@ class Archives:
             query = "SELECT 1 FROM sinks WHERE use_id = %s AND name = %s AND holder = %s FOR SHARE"
             if connection.execute(query, (of_use, sink, token)).fetchone() is None:
                 raise LeaseLostError("another replica delivers it now", sink=sink)
-            places = outbox.lock_places(connection, of_use, sink, moves, sorted(moves))
-            if len(outbox.waiting_there(connection, of_use, moves, places)) < len(moves):
+            places = moving.lock_places(connection, of_use, sink, moves, sorted(moves))
+            if len(moving.waiting_there(connection, of_use, moves, places)) < len(moves):
                 raise LeaseLostError("what was read does not wait any more", sink=sink)
             head = _known_head(connection, self._use, sink, is_locked=True)
             query = "SELECT 1 FROM archive_batches WHERE use_id = %s AND sink = %s"
@@ -156,8 +158,8 @@ class Archives:
                 "SELECT 1 FROM contracts WHERE use_id = %s AND contract = ANY(%s) ORDER BY contract FOR UPDATE",
                 (of_use, sorted(moves)),
             )
-            outbox.note_success(connection, of_use, sink)
-            places = outbox.lock_places(connection, of_use, sink, (), sorted(moves))
+            moving.note_success(connection, of_use, sink)
+            places = moving.lock_places(connection, of_use, sink, (), sorted(moves))
             _known_head(connection, self._use, sink, is_locked=True)
             query = "DELETE FROM archive_batches WHERE use_id = %s AND sink = %s AND number = %s"
             if connection.execute(query, key).rowcount == 0:
@@ -170,9 +172,9 @@ class Archives:
             )
             _change(connection, self._use, sink, rules.writing(decode(content)))
             # A sink that was forgotten meanwhile, and added again, is elsewhere.
-            waiting = outbox.waiting_there(connection, of_use, moves, places)
+            waiting = moving.waiting_there(connection, of_use, moves, places)
             moved = {contract: moves[contract] for contract in waiting}
-            outbox.move_on(connection, of_use, sink, moved, (), uuid.uuid4(), now)
+            moving.move_on(connection, of_use, sink, moved, (), uuid.uuid4(), now)
             return True
 
         return self._database.write(work)
@@ -199,8 +201,8 @@ class Archives:
 
     def _facts(self, connection: Connection, sink: str, head: Head, events: int, objects: Sequence[Packed]) -> Facts:
         added = rules.hours_of(objects)
-        known = outbox.read_sinks(connection, self._use, sink)
-        waiting = outbox.read_waiting(connection, self._use).get(sink, (0, None))[0] - events
+        known = read_sinks(connection, self._use, sink)
+        waiting = read_waiting(connection, self._use).get(sink, (0, None))[0] - events
         open_ = connection.execute(
             "SELECT contract, day FROM archive_days WHERE use_id = %s AND sink = %s AND is_open"
             " ORDER BY contract, day LIMIT %s",

@@ -9,7 +9,7 @@ from itertools import groupby
 from poller.core.events import Event
 from poller.store.journal import Action
 from poller.store.letters import PIECE_BYTES, PIECE_LETTERS, LetterBooks, StoredLetter, pieces
-from poller.store.postgres import outbox
+from poller.store.postgres import moving, outbox
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
 
@@ -75,7 +75,7 @@ class DeadLetters:
         by_contract = sorted((letter for letter in chosen if letter.id in gone), key=_contract_first)
         for (contract, sink), group in groupby(by_contract, lambda letter: (letter.contract, letter.sink)):
             members = list(group)
-            outbox.ensure_places(connection, use, sink, [contract])
+            moving.ensure_places(connection, use, sink, [contract])
             events = [Event(letter.time_us, letter.identity, letter.line, ordinal=letter.ordinal) for letter in members]
             size = outbox.put(connection, use, contract, last[contract], events, now, only_for=sink)
             last[contract] += size.segments
@@ -89,7 +89,7 @@ class DeadLetters:
                 (len(members), use, sink, contract),
             )
             weight = sum(len(letter.line) for letter in members)
-            outbox.count_letters(connection, use, sink, replayed=len(members), size=-weight)
+            moving.count_letters(connection, use, sink, replayed=len(members), size=-weight)
         return Acted(len(by_contract), len(by_contract), is_recorded=bool(by_contract))
 
     def purge(self, letters: Iterable[StoredLetter], *, by: Action | None = None) -> int:
@@ -111,7 +111,7 @@ class DeadLetters:
                 purged[letter.sink] += 1
                 weight[letter.sink] += len(letter.line)
         for sink in sorted(purged):
-            outbox.count_letters(connection, self._use, sink, purged=purged[sink], size=-weight[sink])
+            moving.count_letters(connection, self._use, sink, purged=purged[sink], size=-weight[sink])
         return Acted(len(gone), len(gone), is_recorded=bool(gone))
 
     def _delete(self, connection: Connection, letters: Sequence[StoredLetter]) -> set[int]:
