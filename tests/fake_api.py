@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from poller.core.answers import Page
 from poller.core.errors import RejectedError, TransientError
-from poller.core.events import Event, Page
+from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 

@@ -7,7 +7,8 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from poller.core.events import OutboxEvent, parse_page
+from poller.core.answers import parse_page
+from poller.core.events import OutboxEvent
 from poller.simulator.entries import EntryMaker
 
 CONTRACT = 31960001

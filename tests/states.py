@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.events import Event
 from poller.core.gaps import UNREADABLE, Unread
+from poller.core.identity import IDENTITY_BYTES
 from poller.core.windows import Window
 from poller.store import letters
 from poller.store.protocols import Claim, Place, State

@@ -17,8 +17,8 @@ from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.rows import heading, line_for_pipe, line_for_terminal
 from poller.cli.stopping import until_stopped
 from poller.config import Config, load
+from poller.core.answers import parse_page
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK
-from poller.core.events import parse_page
 from poller.core.mapping.rows import row_of
 from poller.pipeline.collect import Collector
 from poller.pipeline.deliver import Deliverer

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 
 import msgspec
 
-from poller.core.events import BadAnswerError
+from poller.core.answers import BadAnswerError
 
 _TOTALS = ("total", "totalCount", "totalItems", "totalElements")
 _NEXT_LINKS = ("next", "nextLink", "nextPage", "@odata.nextLink")

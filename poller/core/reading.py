@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from poller.core.answers import Page, Unreadable
 from poller.core.errors import (
     AuthError,
     BodyTooLargeError,
@@ -26,7 +27,7 @@ from poller.core.errors import (
     TransientError,
     UnusableAnswerError,
 )
-from poller.core.events import Event, Page, Unreadable
+from poller.core.events import Event
 from poller.core.gaps import DENSE, FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, merged
 from poller.core.narrowing import Narrowing
 from poller.core.sifting import each_once, has_repeats, is_by_time, span_of, told_apart

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from poller.core.events import Event, Unreadable
+from poller.core.answers import Unreadable
+from poller.core.events import Event
 from poller.core.windows import Window
 
 _MICROSECONDS = 1_000_000

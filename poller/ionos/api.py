@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from poller.core.answers import NOTHING, BadAnswerError, Page, PartialAnswerError, parse_page
 from poller.core.clocks import measured_skew
 from poller.core.delivery import RetryPolicy
 from poller.core.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError, UnusableAnswerError
-from poller.core.events import NOTHING, BadAnswerError, Page, PartialAnswerError, parse_page
 from poller.core.listing import (
     MAX_CONTRACTS,
     ContractList,

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from poller.core.answers import Page
 from poller.core.errors import RejectedError, TransientError
-from poller.core.events import Event, Page
+from poller.core.events import Event
 from poller.core.gaps import REFUSED, Unread, merged, without
 from poller.core.hours import Compared
 from poller.core.reading import USUAL_CAP, Limits, Source, WindowReader

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from poller.archive import Place
+from poller.core.answers import parse_page
 from poller.core.errors import PollerError
-from poller.core.events import Event, parse_page
+from poller.core.events import Event
 from poller.core.evidence.batches import HOUR_SECONDS, Head
 from poller.core.evidence.digest import (
     Digest,

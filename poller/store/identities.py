@@ -6,7 +6,8 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.events import Event
+from poller.core.identity import IDENTITY_BYTES
 
 HOUR_US = 3600 * 1_000_000
 DAY_HOURS = 24

@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from poller.core.events import IDENTITY_BYTES, Event, OutboxEvent, Run, StoredEvents
+from poller.core.events import Event, OutboxEvent, Run, StoredEvents
+from poller.core.identity import IDENTITY_BYTES
 
 MAX_EVENTS = 1000
 MAX_BYTES = 1024 * 1024

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from poller.config import load
-from poller.core.events import parse_page
+from poller.core.answers import parse_page
 from poller.core.windows import Window
 from poller.pipeline.archive import deliverer_of
 from poller.sinks.build import build_sink

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from poller.config import load
-from poller.core.events import IDENTITY_BYTES
+from poller.core.identity import IDENTITY_BYTES
 from poller.simulator import Simulator, SimulatorSettings
 from poller.store.overview import Overview
 from poller.store.postgres import Stores

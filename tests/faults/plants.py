@@ -230,8 +230,8 @@ def advance_too_far() -> None:
 
 def skip_failed_page() -> None:
     """A page that cannot be read counts as the end of its window."""
+    from poller.core.answers import Page
     from poller.core.errors import TransientError
-    from poller.core.events import Page
     from poller.ionos.api import ActivityLog
 
     real = ActivityLog.page

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from poller.config import Api as ApiTable
 from poller.config import Config, Poll
+from poller.core.answers import Page, parse_page
 from poller.core.errors import RejectedError
-from poller.core.events import Event, Page, parse_page
+from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector, Prepared

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.events import BadAnswerError, parse_page
+from poller.core.answers import BadAnswerError, parse_page
 from poller.core.listing import parse_contracts
 from poller.core.mapping import truncated, with_time
 

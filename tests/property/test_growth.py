@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from poller.core.events import BadAnswerError, parse_page
+from poller.core.answers import BadAnswerError, parse_page
 from poller.core.listing import parse_contracts
 from poller.core.mapping import escaped, truncated
 from poller.core.mapping.filter import Filter

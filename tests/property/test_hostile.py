@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poller.core.answers import parse_page
 from poller.core.delivery import (
     Accepted,
     CredentialsRefused,
@@ -22,7 +23,7 @@ from poller.core.delivery import (
     decide,
 )
 from poller.core.errors import BodyTooLargeError, TransientError
-from poller.core.events import OutboxEvent, parse_page
+from poller.core.events import OutboxEvent
 from poller.core.mapping import truncated, with_time
 from poller.core.mapping.filter import Filter
 from poller.core.mapping.moesif import ActionMaker

@@ -18,8 +18,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from poller.config import Config
+from poller.core.answers import Page, Unreadable
 from poller.core.errors import AuthError, RejectedError, TransientError
-from poller.core.events import IDENTITY_BYTES, Event, Page, Unreadable
+from poller.core.events import Event
+from poller.core.identity import IDENTITY_BYTES
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector, Prepared

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from poller.core.events import Event, Page
+from poller.core.answers import Page
+from poller.core.events import Event
 from poller.core.reading import Limits, Reading, Split, WindowReader
 from poller.core.windows import Window
 

@@ -30,7 +30,8 @@ from hypothesis.stateful import (
 
 from poller.config import load
 from poller.core.errors import LeaseLostError, StateUnavailableError
-from poller.core.events import IDENTITY_BYTES, Event, OutboxEvent
+from poller.core.events import Event, OutboxEvent
+from poller.core.identity import IDENTITY_BYTES
 from poller.core.windows import Window
 from poller.store import segments
 from poller.store.opening import stores_of

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from poller.core.answers import Page
 from poller.core.errors import RejectedError, TransientError
-from poller.core.events import Event, Page
+from poller.core.events import Event
 from poller.core.reading import Conduct, Limits, Reading, Split, WindowReader
 from poller.core.windows import MAX_SPAN_SECONDS, Window, next_window, parts_for, split, split_around, tile
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poller.core.answers import Page
 from poller.core.errors import RejectedError
-from poller.core.events import Event, Page
+from poller.core.events import Event
 from poller.core.gaps import merged
 from poller.core.reading import Limits
 from poller.core.windows import MAX_SPAN_SECONDS, Window

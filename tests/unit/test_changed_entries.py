@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from poller.config import Config
-from poller.core.events import Page, parse_page
+from poller.core.answers import Page, parse_page
 from poller.core.listing import ContractList
 from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector

@@ -19,6 +19,7 @@ from poller.checks.sinks import check_sink, judge
 from poller.checks.state import check_state
 from poller.checks.system import check_credentials, check_listen, check_unit
 from poller.config import Config, Credentials, FileSink, LoggingServiceSink, LokiSink, Secret, SecretSource, load
+from poller.core.answers import Page
 from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
 from poller.core.errors import (
     EXIT_AUTH,
@@ -32,7 +33,6 @@ from poller.core.errors import (
     RejectedError,
     StateError,
 )
-from poller.core.events import Page
 from poller.core.windows import Window
 from poller.store.overview import TakenBack
 from poller.store.sqlite import State, Stores

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from poller.config import Config
+from poller.core.answers import Page
 from poller.core.clocks import Trail
-from poller.core.events import Event, Page
+from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector, Prepared

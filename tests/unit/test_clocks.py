@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from poller.config import Config
-from poller.core.events import Page
+from poller.core.answers import Page
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from poller.core.errors import LeaseLostError
-from poller.core.events import IDENTITY_BYTES
+from poller.core.identity import IDENTITY_BYTES
 from poller.core.windows import Window
 from poller.store.rows import Prepared, WindowRead
 from tests.faults.cluster_plants import counter_as_token, cursor_over_sequence, unlooked_fence, unseen_before_lock

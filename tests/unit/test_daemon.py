@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from poller.config import Config, Http
+from poller.core.answers import Page
 from poller.core.delivery import Accepted, Outcome, RetryAfter
 from poller.core.errors import PollerError, StateFullError, TransientError
-from poller.core.events import Event, Page
+from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Prepared

@@ -10,8 +10,8 @@ import pytest
 
 from poller.config import Config
 from poller.config.model import Poll as PollSettings
+from poller.core.answers import Page
 from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
-from poller.core.events import Page
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector, PollResult

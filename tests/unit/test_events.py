@@ -7,20 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from poller.core.answers import MAX_ENTRIES, BadAnswerError, Page, PartialAnswerError, parse_page
 from poller.core.errors import BodyTooLargeError
-from poller.core.events import (
-    IDENTITY_BYTES,
-    MAX_ENTRIES,
-    BadAnswerError,
-    Event,
-    OutboxEvent,
-    Page,
-    PartialAnswerError,
-    Run,
-    StoredEvents,
-    ndjson,
-    parse_page,
-)
+from poller.core.events import Event, OutboxEvent, Run, StoredEvents, ndjson
+from poller.core.identity import IDENTITY_BYTES
 from poller.core.listing import MAX_CONTRACTS, parse_contracts
 from poller.core.mapping import format_time_us
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from poller.config import Config
+from poller.core.answers import Page, parse_page
 from poller.core.errors import AuthError, PollerError, TransientError
-from poller.core.events import Page, parse_page
 from poller.core.listing import ContractList
 from poller.core.windows import Window, format_time
 from poller.pipeline.follow import Follower

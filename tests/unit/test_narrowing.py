@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
+from poller.core.answers import Page, Unreadable, parse_page
 from poller.core.errors import (
     AuthError,
     BodyTooLargeError,
@@ -15,7 +16,7 @@ from poller.core.errors import (
     TransientError,
     UnusableAnswerError,
 )
-from poller.core.events import Event, Page, Unreadable, parse_page
+from poller.core.events import Event
 from poller.core.gaps import (
     DENSE,
     FAILING,

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from poller.core.answers import Page
 from poller.core.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
-from poller.core.events import Event, Page
+from poller.core.events import Event
 from poller.core.gaps import DENSE, UNSTABLE, Unread
 from poller.core.reading import Limits, Reading, Split, WindowReader
 from poller.core.sifting import each_once

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from poller.core.events import Event, OutboxEvent, parse_page
+from poller.core.answers import parse_page
+from poller.core.events import Event, OutboxEvent
 from poller.core.listing import parse_contracts
 from poller.core.mapping import truncated, with_time
 from poller.core.mapping.filter import Filter

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from poller.config import Config, Http
+from poller.core.answers import Page
 from poller.core.errors import LeaseLostError, StateUnavailableError, TransientError
-from poller.core.events import Page
 from poller.core.listing import ContractList
 from poller.service.components import Components
 from poller.service.metrics import Metrics

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from poller.core.errors import StateError
-from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.events import Event
+from poller.core.identity import IDENTITY_BYTES
 from poller.core.sifting import told_apart
 from poller.core.windows import Window
 from poller.store.sqlite import State, database

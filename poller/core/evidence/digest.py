@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from poller.core.events import IDENTITY_BYTES
+from poller.core.identity import IDENTITY_BYTES
 
 FORMAT = "ionos-poller-archive/1"
 DIGESTS = "digests/"

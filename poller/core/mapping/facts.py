@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from poller.core.events import OutboxEvent, time_us_of
+from poller.core.events import OutboxEvent
 from poller.core.mapping.shapes import (
     Error,
     Json,
@@ -25,6 +25,7 @@ from poller.core.mapping.shapes import (
     take_apart,
 )
 from poller.core.mapping.shorten import format_time_us
+from poller.core.times import time_us_of
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 COMMANDS = frozenset({"start", "stop", "reboot"})

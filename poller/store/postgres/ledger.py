@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from poller.core.errors import StateError
-from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.events import Event
+from poller.core.identity import IDENTITY_BYTES
 from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked
 from poller.store.postgres.database import Connection
 from poller.store.rows import HOUR_SECONDS, Count

@@ -1,4 +1,4 @@
-"""How the places of sinks move on, and what is deleted behind them: the steps of a transaction, of whoever holds the locks.
+"""How the places of sinks move on, and what is deleted behind them: steps of a transaction that holds the locks already.
 
 A place is moved on from what was read: the place as it was, and the stamps of the segments. After a failover that lost commits,
 numbers come again with other content, which the stamps tell apart.

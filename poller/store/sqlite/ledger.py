@@ -12,7 +12,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from poller.core.events import IDENTITY_BYTES, Event
+from poller.core.events import Event
+from poller.core.identity import IDENTITY_BYTES
 from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked
 from poller.store.rows import HOUR_SECONDS, Count
 from poller.store.sqlite.database import DamagedRowError
