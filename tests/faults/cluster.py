@@ -170,6 +170,7 @@ class Replica:
         """Send a signal and wait; its code, or None where it did not end in time and was killed."""
         assert self.process is not None
         self.send(number)
+        self.send(signal.SIGCONT)  # as systemd does: one that stands still hears nothing
         try:
             return self.process.wait(_STOPS_WITHIN_SECONDS)
         except subprocess.TimeoutExpired:
