@@ -45,12 +45,12 @@ SHORTEST_BYTES = 512
 SHORTEST_MADE_BYTES = 8192
 """An event of a standard, made of an entry that was shortened to that, is not longer."""
 
-SHORTEST_ACTION_BYTES = 1100
+SHORTEST_ACTION_BYTES = 1024
 """A line with a Moesif action, made of an entry that was shortened to that, is not longer."""
 
 _LONGEST_TEXTS = (4096, 1024, 256, 64, 16)
 _CORE_CHARS = 64  # no text is made shorter: a UUID, a time, a type stay whole
-_CORE_BYTES = 110  # of one of them as JSON, where every character may take twelve
+_CORE_BYTES = 98  # of one of them as JSON, where every character may take twelve
 
 
 def truncated(line: bytes, max_bytes: int) -> bytes:
@@ -85,7 +85,7 @@ def _core(line: bytes) -> dict[str, Any]:
 
 
 def short_text(text: str) -> str:
-    """The text, or its beginning: 64 characters and what is at most 110 bytes as JSON."""
+    """The text, or its beginning: 64 characters and what is at most 98 bytes as JSON."""
     short: str = _shortened(text, _CORE_CHARS)
     while len(_dump(short)) > _CORE_BYTES:
         short = short[: len(short) // 2]
