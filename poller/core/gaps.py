@@ -16,7 +16,7 @@ REFUSED, FAILING, DENSE, UNREADABLE, UNSTABLE = "refused", "failing", "dense", "
 KINDS = (REFUSED, FAILING, DENSE, UNREADABLE, UNSTABLE)
 
 _FIRST_WAIT_SECONDS = 60
-_LONGEST_WAIT_SECONDS = 3600
+LONGEST_WAIT_SECONDS = 3600
 _JITTER = 0.1
 KEPT_ENTRIES = 20
 
@@ -97,7 +97,5 @@ def _span(seconds: int) -> str:
 
 def wait_seconds(tries: int, random: Callable[[], float]) -> float:
     """How long to wait before a gap is tried again that was tried so often: a minute, growing to an hour."""
-    longest = min(_FIRST_WAIT_SECONDS << min(tries, 20), _LONGEST_WAIT_SECONDS)
-    return (
-        longest * (1 - _JITTER * random()) if longest == _LONGEST_WAIT_SECONDS else longest * (1 + _JITTER * random())
-    )
+    longest = min(_FIRST_WAIT_SECONDS << min(tries, 20), LONGEST_WAIT_SECONDS)
+    return longest * (1 - _JITTER * random()) if longest == LONGEST_WAIT_SECONDS else longest * (1 + _JITTER * random())

@@ -216,7 +216,7 @@ class Collector:
         spans = [_Lane(_around_gaps(claim, span.window), span.id, span.purpose == "repair") for span in claim.ranges()]
         present = self._present(claim, row, api, now)
         yield from [*present, *spans] if row.failure else [*spans, *present]
-        due = [gap for gap in claim.gaps() if gap.is_open and gap.next_try_at <= now]
+        due = [gap for gap in claim.gaps() if gap.is_due(now)]
         yield from (_gap_lane(gap) for gap in sorted(due, key=_by_next_try)[: self._gaps_at_once])
 
     def _present(self, claim: Claim, row: Contract, api: ActivityLog, now: float) -> list[_Lane]:
@@ -229,7 +229,7 @@ class Collector:
         # What is served, if not as it should be, is read for late entries as before; but not looked at second by second again.
         is_exact = not any(_is_wide(gap) and gap.end > window.start for gap in gaps)
         turn = int(now / self._config.poll.interval_seconds)
-        is_one_due = any(gap.is_open and gap.next_try_at <= now for gap in gaps)
+        is_one_due = any(gap.is_due(now) for gap in gaps)
         pieces = without(window, [gap.window for gap in gaps if not _is_wide(gap)])
         chosen = in_turn(pieces, row.watermark, turn, 0 if is_one_due else _EXTRA_REQUESTS)
         return [_Lane([part for piece in chosen for part in tile(piece)], is_exact=is_exact)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from poller.core.gaps import Unread, merged, without
+from poller.core.gaps import LONGEST_WAIT_SECONDS, Unread, merged, without
 from poller.core.windows import Window
 
 _MOST = 500
@@ -44,6 +44,10 @@ class Gap(NamedTuple):
     def is_open(self) -> bool:
         """Whether it is tried again, and somebody should look at it."""
         return not self.is_accepted
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is tried again now. One that would wait longer than any does was tried by a clock that was ahead."""
+        return self.is_open and not now < self.next_try_at <= now + LONGEST_WAIT_SECONDS
 
 
 class Entry(NamedTuple):

@@ -251,6 +251,18 @@ def test_a_second_that_is_refused_is_a_gap_that_is_tried_again_at_longer_and_lon
     assert place.row().new == 5 + (int(place.log.now) - 1) // MINUTE - (BEGAN - 1) // MINUTE
 
 
+def test_a_gap_tried_by_a_clock_that_was_hours_ahead_does_not_wait_for_these_hours(place: Place) -> None:
+    place.log.rejected = Window(BEGAN - 120, BEGAN - 119)
+    collector = place.collector()
+    collector.collect("1")
+    tries = []
+    for now in (BEGAN + 5 * H, BEGAN + MINUTE, BEGAN + MINUTE):
+        place.log.now = float(now)
+        (gap,) = collector.collect("1").gaps
+        tries.append(gap.tries)
+    assert tries == [1, 2, 2]
+
+
 def test_where_even_the_present_is_refused_the_contract_fails_and_nothing_is_called_a_gap(place: Place) -> None:
     collector = place.collector()
     before = place.row().watermark
