@@ -42,10 +42,12 @@ def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgeme
     daemon.await_delivery()
     wait_until(lambda: daemon.metric("outbox_events", sink=LOGGING) == 0)
     wait_until(lambda: daemon.metric("outbox_events", sink=LOKI) == 0)
-    failures = daemon.simulator.sink_traffic[LOGGING].counts[LOGGING][fault.partition(":")[0]]
+    outcomes = daemon.simulator.sink_traffic[LOGGING].counts[LOGGING]
+    failures = outcomes[fault.partition(":")[0]]
     assert failures > 2
-    # Each is counted; a busy machine may add a broken connection of its own.
-    assert daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable") >= failures
+    # With those beyond the rate of the pipeline: a contract that waits on its own is tried in small batches.
+    refused = sum(count for outcome, count in outcomes.items() if not outcome.startswith("2"))
+    assert daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable") == refused
     daemon.stop()
     repeated = daemon.simulator.books(LOGGING).repeated
     if fault == "lost-ack":
