@@ -16,6 +16,7 @@ from poller.core.errors import ConfigError, Problem
 
 _MAX_DEPTH = 8
 _MAX_BYTES = 1024 * 1024
+_MAX_NESTING = 50  # of lists and tables in YAML; Fluent Bit itself has use for some eight
 _PARTS = ("inputs", "filters", "outputs")
 _TOP = (
     *("service", "pipeline", "parsers", "multiline_parsers", "includes", "env", "customs", "plugins"),
@@ -206,12 +207,17 @@ def _load_yaml(path: Path, text: str) -> dict[Any, Any]:
         hint = "pip install 'ionos-poller[fluent-bit]'"
         raise ConfigError([Problem(str(path), "reading YAML needs PyYAML, which is not installed", hint)]) from error
     try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # reading events does not recurse, as loading does
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_NESTING:
+                raise ValueError(f"nested more than {_MAX_NESTING} deep")
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""
         raise ConfigError([Problem(str(path), f"is not valid YAML{where}", "mind the indentation there")]) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         message = "holds a value that is too long, too deep, or no date"
         raise ConfigError([Problem(str(path), message, "check that this is the right file")]) from error
     if not isinstance(tree, dict):

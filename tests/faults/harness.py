@@ -8,6 +8,7 @@ replay dead letters.
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 import subprocess
@@ -60,13 +61,10 @@ class Harness:
         plant: str = "",
         overlap: str = "10m",
         interval: str = "1s",
-        read_timeout: str = "250ms",
         first_entries: int = 1000,
         span_seconds: int = 600,
     ) -> None:
         """`plant`: a mistake of `plants`. `overlap` "0s": nothing is read twice, which would heal some of them.
-
-        `read_timeout` of the sinks is short for those that hang; a busy machine may be slower, and then a batch is sent again.
 
         `span_seconds` is how far back the first entries lie.
         """
@@ -75,7 +73,6 @@ class Harness:
         self._plant = plant
         self._overlap = overlap
         self._interval = interval
-        self._read_timeout = read_timeout
         self._first_entries = first_entries
         self._span_seconds = span_seconds
         self.account = Account.of(plan)
@@ -111,7 +108,6 @@ class Harness:
             sinks = SINKS if self._plan.subject == "damage" else (*SINKS, PROOF)
             self._oracle = SinkOracle(self._simulator, self._disk.place, self._broker, sinks)
             self._people = People(self._directory)
-            self._configure()
             try:
                 for number, life in enumerate(self._plan.lives):
                     self._live(number, life)
@@ -121,8 +117,13 @@ class Harness:
         self.account.seconds = time.monotonic() - started
         return self.account
 
-    def _configure(self) -> None:
-        """Small pages, windows and batches, so that there is always something on its way."""
+    def _configure(self, faults: Sequence[str]) -> None:
+        """Small pages, windows and batches, so that there is always something on its way.
+
+        A sink is waited for shortly only while one hangs: a busy machine answers late, too, and then a batch is sent again.
+        """
+        is_hanging = any(re.match(r"sink=[^:]+:(hang|latency|drip|mixed)", fault) for fault in faults)
+        read_timeout = "250ms" if is_hanging else "10s"
         quick = 'batch_age = "100ms"\nretry_initial = "50ms"\nretry_max = "200ms"\n'
         files = (
             f'[[sinks]]\nname = "file"\ntype = "file"\n{quick}'
@@ -143,7 +144,7 @@ class Harness:
                 HTTP: {"body": '"ndjson"', "requests_per_second": "1000"},
                 OTLP: {"requests_per_second": "1000"},
             },
-            each={"batch_events": str(BATCH_EVENTS), "read_timeout": f'"{self._read_timeout}"'},
+            each={"batch_events": str(BATCH_EVENTS), "read_timeout": f'"{read_timeout}"'},
             api={"read_timeout": '"250ms"', "max_retries": "2", "page_size": "50", "result_window": "400"},
             poll={
                 "interval": f'"{self._interval}"',
@@ -161,6 +162,7 @@ class Harness:
             self._count("state cut off" if life.damage.is_cut else "state with flipped bits")
             self._ends = self._ends._replace(damages=self._ends.damages + 1)
             self._is_doubtful = True
+        self._configure(life.faults)
         self._simulator.set_faults(life.faults)
         self._trouble_broker(life.faults)
         for contract, count in zip(CONTRACTS, life.entries, strict=True):
@@ -378,6 +380,7 @@ class Harness:
 
     def _recover(self) -> None:
         """Take all faults away and start it once more: everything must arrive soon. Then compare both sides."""
+        self._configure([])
         self._simulator.set_faults([])
         self._trouble_broker([])
         self._replay()

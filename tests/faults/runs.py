@@ -92,7 +92,6 @@ def _kills(directory: Path, subject: Subject, is_before: bool, numbers: Iterable
     options: dict[str, Any] = {"first_entries": _SWEPT_ENTRIES}
     if subject == "run":
         options["interval"] = "1m"  # else there is always one more commit: of a poll that brings nothing
-        options["read_timeout"] = "10s"  # nothing hangs here
     for number in numbers:
         life = Life("commit", at=number, is_before=is_before, entries=(0, 0), patience_seconds=_SWEPT_PATIENCE_SECONDS)
         yield carry_out(Plan(number, subject, (life,)), directory / f"{subject}-{is_before}-{number}", **options)

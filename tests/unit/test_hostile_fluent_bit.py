@@ -23,6 +23,8 @@ def laughs(count: int) -> str:
     ("name", "content", "part"),
     [
         ("deep.yaml", b"[" * 3000, "too deep"),
+        ("deep-block.yaml", b"- " * 51 + b"x", "too deep"),
+        ("deep-tables.yaml", b"{a: " * 51 + b"x" + b"}" * 51, "too deep"),
         ("date.yaml", b"pipeline: {inputs: [{name: 2001-99-99}]}", "no date"),
         ("digits.yaml", f"pipeline: {{inputs: [{{name: {DIGITS}}}]}}".encode(), "too long"),
         ("command.yaml", b"pipeline: !!python/object/apply:os.system ['true']", "not valid YAML"),
