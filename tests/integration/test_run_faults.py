@@ -35,8 +35,8 @@ def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgeme
     daemon_of: MakeDaemon, fault: str
 ) -> None:
     daemon = daemon_of(contracts=2, events=1000, faults=(f"sink=*:{fault}:30%",))
-    # Short for what hangs; on a busy machine it would be a failure more.
-    read_timeout = '"200ms"' if fault.startswith("hang") else '"10s"'
+    is_hanging = fault.startswith("hang")
+    read_timeout = '"200ms"' if is_hanging else '"10s"'
     daemon.configure(each={"batch_events": str(BATCH_EVENTS), "read_timeout": read_timeout})
     daemon.start()
     daemon.await_delivery()
@@ -47,7 +47,8 @@ def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgeme
     assert failures > 2
     # With those beyond the rate of the pipeline: a contract that waits on its own is tried in small batches.
     refused = sum(count for outcome, count in outcomes.items() if not outcome.startswith("2"))
-    assert daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable") == refused
+    failed = daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable")
+    assert failed >= refused if is_hanging else failed == refused  # a busy machine's answer may be late, too
     daemon.stop()
     repeated = daemon.simulator.books(LOGGING).repeated
     if fault == "lost-ack":
