@@ -47,8 +47,8 @@ def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgeme
     assert failures > 2
     # With those beyond the rate of the pipeline: a contract that waits on its own is tried in small batches.
     refused = sum(count for outcome, count in outcomes.items() if not outcome.startswith("2"))
-    failed = daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable")
-    assert failed >= refused if is_hanging else failed == refused  # a busy machine's answer may be late, too
+    late = daemon.metric("batches_failed_total", sink=LOGGING, reason="unavailable") - refused
+    assert late >= 0 if is_hanging else late == 0  # what is waited for shortly may be late on a busy machine, too
     daemon.stop()
     repeated = daemon.simulator.books(LOGGING).repeated
     if fault == "lost-ack":
@@ -56,7 +56,7 @@ def test_with_every_third_send_failing_all_arrives_and_only_a_lost_acknowledgeme
         assert 0 < repeated <= failures * BATCH_EVENTS
         assert daemon.simulator.loki.accepted > daemon.simulator.loki.stored
     else:
-        assert repeated == 0
+        assert repeated <= late * BATCH_EVENTS
     daemon.assert_once(LOKI)
     daemon.assert_clean()
 
