@@ -19,6 +19,7 @@ from typing import Any
 
 from poller.archive import Listed, PlaceError, TakenError
 from poller.config import ArchiveSink, Config
+from poller.config.installed import how_to_add
 from poller.config.sink_base import MIB
 from poller.core.errors import ConfigError, Problem
 from poller.core.evidence.digest import PROBES, sha256
@@ -54,7 +55,7 @@ class S3Place:
         try:
             import boto3  # noqa: F401 - only whether it is there
         except ImportError as error:
-            hint = "pip install 'ionos-poller[archive]'"
+            hint = how_to_add("archive")
             raise ConfigError([Problem(f"sinks.{settings.name}.url", "s3:// needs boto3", hint)]) from error
         self._bucket, _, prefix = settings.url.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""

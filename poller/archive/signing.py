@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from poller.config.installed import how_to_add
 from poller.config.trust import read_trusted
 from poller.core.errors import ConfigError, FileProblem, Problem
 from poller.core.evidence.digest import DigestError, decode_key, encode_key
 
 _MAX_KEY_BYTES = 64 * 1024
-_HINT = "pip install 'ionos-poller[archive]'"
 
 
 class Signer:
@@ -106,4 +106,5 @@ def _library() -> _Library:
     try:
         return _Library()
     except ImportError as error:
-        raise ConfigError([Problem("extras", "signing needs cryptography, which is not installed", _HINT)]) from error
+        hint = how_to_add("archive")
+        raise ConfigError([Problem("extras", "signing needs cryptography, which is not installed", hint)]) from error

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from poller.config.installed import how_to_add
 from poller.core.errors import ConfigError, Problem
 
 _MAX_DEPTH = 8
@@ -204,7 +205,7 @@ def _load_yaml(path: Path, text: str) -> dict[Any, Any]:
     try:
         import yaml
     except ImportError as error:
-        hint = "pip install 'ionos-poller[fluent-bit]'"
+        hint = how_to_add("fluent-bit")
         raise ConfigError([Problem(str(path), "reading YAML needs PyYAML, which is not installed", hint)]) from error
     try:
         depth = 0

@@ -23,6 +23,7 @@ from poller.config import (
     LoggingServiceSink,
     MoesifSink,
 )
+from poller.config.installed import how_to_add
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused
 from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, ConfigError
 from poller.sinks.build import build_sink
@@ -101,8 +102,8 @@ def check_extra(type_name: str) -> Finding | None:
         if module:
             import_module(module)
     except ImportError:
-        hint = f"pip install 'ionos-poller[{extra}]'"
-        return fail("extras", f"type {type_name} needs {module}, which is not installed", hint, EXIT_CONFIG)
+        message = f"type {type_name} needs {module}, which is not installed"
+        return fail("extras", message, how_to_add(extra), EXIT_CONFIG)
     return None
 
 

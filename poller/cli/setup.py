@@ -8,7 +8,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from poller.system.files import NewFile
 Result = TypeVar("Result")
 
 _SINK = "logging"
+_TAG = "activityLog"
 _FIRST_LOOK_SECONDS = 0.2
 _LAST_LOOK_SECONDS = 5.0
 
@@ -174,7 +175,7 @@ def command(
     config_path = _place(settings, is_service=is_service)
     config = load_existing(config_path, settings)
     if is_service and os.geteuid() != 0:
-        return _tell_commands(config, config_path)
+        return _tell_commands(config, settings.variables)
     if is_service and config.sinks and region is None and pipeline is None:
         return _start_service(config, is_agreed=yes, is_dry_run=dry_run)
     url = api_url or region_url(region or ask("--region", "Region", "de-txl", REGIONS))
@@ -182,7 +183,7 @@ def command(
         raise ConfigError([Problem("--api-url", "would send the token in clear text", "use https://")])
     wish = _Wish(
         pipeline or ask("--pipeline", "Name of the pipeline", "activity-log"),
-        tag or (ask("--tag", "Tag", "activityLog") if is_terminal() else "activityLog"),
+        tag or (_TAG if yes or not is_terminal() else ask("--tag", "Tag", _TAG)),
         sink,
         int(retention_days),
         rotate_key,
@@ -234,10 +235,10 @@ def _tell_steps(steps: Sequence[str], *, is_dry_run: bool) -> None:
         click.echo("nothing was changed" if steps else "nothing to do")
 
 
-def _tell_commands(config: Config, config_path: Path) -> int:
+def _tell_commands(config: Config, environ: Mapping[str, str]) -> int:
     """Without root, the way there is told and not gone."""
-    note("a service needs root; these commands make one of this configuration:")
-    for command in service.commands_for_root(config, config_path):
+    note("a service needs root; these commands make one:")
+    for command in service.commands_for_root(config, environ):
         click.echo(command)
     return EXIT_OK
 

@@ -23,6 +23,7 @@ from poller.cli.acting import log_done
 from poller.cli.messages import note, printable, tell
 from poller.cli.stopping import until_stopped
 from poller.config import Config, LoggingServiceSink, load
+from poller.config.installed import source
 from poller.config.sinks import LokiSink
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StateError
 from poller.store.opening import stores_of
@@ -33,6 +34,8 @@ SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
 SYSTEM_CONFIG = SYSTEM_DIRECTORY / "config.toml"
 STATE_DIRECTORY = Path("/var/lib/ionos-poller")
 _TOKEN = SYSTEM_DIRECTORY / "token"
+_PROGRAM = Path("/opt/ionos-poller/bin/ionos-poller")  # of an installation for a service alone
+_EXTRAS = {"archive", "firehose", "kafka", "otlp"}  # as the types of sinks that need them are called
 _USUAL_PROGRAM = "/usr/local/bin/ionos-poller"
 _HIDDEN = ("/home", "/root", "/run/user")  # from the unit, by ProtectHome=
 _IN_UNIT = {_TOKEN, SYSTEM_DIRECTORY / "logging.key"}  # what it asks for already
@@ -65,7 +68,7 @@ def service_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def installation(config: Config) -> Installation:
     """What is to be installed for this configuration.  Raises: ConfigError."""
-    program = _program()
+    program = _program(config)
     files: dict[Path, tuple[bytes, int]] = {}
     token = config.accounts[0].credentials().token
     if token is None:
@@ -115,18 +118,20 @@ def install(found: Installation) -> None:
             raise PollerError(f"{shlex.join(command)} failed: {said}", hint=f"journalctl -u {UNIT} -n 20 says more")
 
 
-def commands_for_root(config: Config, config_path: Path) -> list[str]:
-    """What a person without root can have done, with the secrets out of every command line."""
-    secrets = [Path(found.place) for found in secret_sources(config) if found.origin == "file"]
-    secrets = [path for path in secrets if path.parent != SYSTEM_DIRECTORY]
-    is_there = config_path == SYSTEM_CONFIG
-    return [
-        *([] if is_there else [f"sudo install -D -m 0644 {shlex.quote(str(config_path))} {SYSTEM_CONFIG}"]),
-        f"printenv IONOS_API_TOKEN | sudo sh -c 'umask 077; cat > {_TOKEN}'",
-        *(f"sudo install -m 0600 {shlex.quote(str(path))} {SYSTEM_DIRECTORY}/" for path in dict.fromkeys(secrets)),
-        f"sudo install -m 0644 {shlex.quote(str(_unit_path()))} {UNIT_DIRECTORIES[0] / UNIT}",
-        f"sudo systemctl daemon-reload && sudo systemctl enable --now {UNIT}",
-    ]
+def commands_for_root(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """What a person without root can have done: this very command as root, of a program that the service can read, too."""
+    found, hidden = _found_program()
+    installing = [f"sudo {command}" for command in _installing(config)] if hidden else []
+    kept = sorted(name for name in environ if name.startswith("IONOS_"))
+    words = ["sudo", *([f"--preserve-env={','.join(kept)}"] if kept else []), str(_PROGRAM) if hidden else found]
+    return [*installing, shlex.join([*words, *sys.argv[1:]])]
+
+
+def _installing(config: Config) -> list[str]:
+    """The commands that install this program where the service can read it, with what the configuration needs."""
+    extras = {"setup", *({"postgres"} if config.state.url else ()), *(_EXTRAS & {sink.type for sink in config.sinks})}
+    wanted = shlex.quote(f"{source()}[{','.join(sorted(extras))}]")
+    return [f"python3 -m venv {_PROGRAM.parents[1]}", f"{_PROGRAM.with_name('pip')} install {wanted}"]
 
 
 def make_directory() -> None:
@@ -207,17 +212,24 @@ def _where_to_look(config: Config) -> Iterator[str]:
     yield f"look: ionos-poller --state-dir {STATE_DIRECTORY} status; journalctl -fu {UNIT}"
 
 
-def _program() -> str:
+def _program(config: Config) -> str:
     """The command as the unit is to start it.  Raises: ConfigError where the service could not."""
+    found, hidden = _found_program()
+    if hidden:
+        hint = f"{' && '.join(_installing(config))}; then {_PROGRAM} setup --service"
+        raise ConfigError([Problem("--service", f"the service cannot read {hidden}", hint)])
+    return found
+
+
+def _found_program() -> tuple[str, str]:
+    """The command that runs, and what of it the sandbox of the unit hides, if anything.  Raises: ConfigError."""
     name = Path(sys.argv[0])
     found = str(name.absolute()) if name.name == "ionos-poller" else shutil.which("ionos-poller")
     if found is None:
         raise ConfigError([Problem("--service", "there is no command ionos-poller", "install it, such as in /opt")])
-    for path in (found, os.path.realpath(found)):
-        if any(Path(path).is_relative_to(hidden) for hidden in _HIDDEN):
-            hint = "install it elsewhere, such as with python3 -m venv /opt/ionos-poller"
-            raise ConfigError([Problem("--service", f"the service cannot read {path}", hint)])
-    return found
+    places = (found, os.path.realpath(found))
+    hidden = (path for path in places if any(Path(path).is_relative_to(directory) for directory in _HIDDEN))
+    return found, next(hidden, "")
 
 
 def _unit_path() -> Path:

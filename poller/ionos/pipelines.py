@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from poller.config import Secret
+from poller.config.installed import how_to_add
 from poller.core.errors import (
     AuthError,
     BodyTooLargeError,
@@ -78,7 +79,7 @@ class Pipelines:
         try:
             import ionoscloud_logging
         except ImportError as error:
-            hint = "pip install 'ionos-poller[setup]'"
+            hint = how_to_add("setup")
             raise ConfigError([Problem("setup", "needs ionoscloud-logging, which is not installed", hint)]) from error
         self._sdk: Any = ionoscloud_logging  # its types are not made to be read with `strict`
         configuration = self._sdk.Configuration(host=url, retries=0)

@@ -15,6 +15,7 @@ from contextlib import closing
 from typing import Any
 
 from poller.config import KafkaSink as Settings
+from poller.config.installed import how_to_add
 from poller.core.delivery import CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, Problem, StoppedError, TransientError
 from poller.net.transport import Response
@@ -81,7 +82,7 @@ class Brokers:
         try:
             import confluent_kafka
         except ImportError as error:
-            hint = "pip install 'ionos-poller[kafka]'"
+            hint = how_to_add("kafka")
             raise ConfigError([Problem(f"sinks.{table.name}.type", "kafka needs confluent-kafka", hint)]) from error
         self._kafka: Any = confluent_kafka
         self.error: Any = confluent_kafka.KafkaException

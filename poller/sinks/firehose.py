@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from poller.config import FirehoseSink as Settings
+from poller.config.installed import how_to_add
 from poller.config.sink_base import KIB, MIB
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, Problem
@@ -48,7 +49,7 @@ class FirehoseSink(Sink):
         try:
             import boto3  # noqa: F401 - only whether it is there
         except ImportError as error:
-            hint = "pip install 'ionos-poller[firehose]'"
+            hint = how_to_add("firehose")
             raise ConfigError([Problem(f"sinks.{settings.name}.type", "firehose needs boto3", hint)]) from error
         # Each record's newline counts.
         settings = msgspec.structs.replace(

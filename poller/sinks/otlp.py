@@ -17,6 +17,7 @@ import msgspec
 
 from poller import __version__
 from poller.config import OtlpSink as Settings
+from poller.config.installed import how_to_add
 from poller.core.delivery import Accepted, Outcome, Refused, RetryAfter
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
@@ -154,7 +155,7 @@ class _Protobuf:
             from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
             from opentelemetry.proto.common.v1 import common_pb2
         except ImportError as error:
-            hint = "pip install 'ionos-poller[otlp]', or set encoding = \"json\""
+            hint = f'{how_to_add("otlp")}, or set encoding = "json"'
             raise ConfigError([Problem(f"sinks.{name}.type", "otlp needs opentelemetry-proto", hint)]) from error
         self._service: Any = logs_service_pb2
         self._common: Any = common_pb2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from poller.config import Config
+from poller.config.installed import how_to_add
 from poller.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -24,6 +25,6 @@ def _in_database(config: Config) -> Stores:
     try:
         from poller.store import postgres
     except ImportError as error:
-        hint = "pip install 'ionos-poller[postgres]'"
+        hint = how_to_add("postgres")
         raise ConfigError([Problem("state.url", "needs the extra `postgres`, which is not installed", hint)]) from error
     return postgres.Stores(config)

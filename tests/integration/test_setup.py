@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import stat
 import subprocess
@@ -253,14 +254,21 @@ def test_without_the_extra_it_says_how_to_get_it(place: Place) -> None:
     only_told(run, 2, "ionoscloud-logging", "pip install 'ionos-poller[setup]'")
 
 
-def test_on_a_terminal_it_asks(place: Place) -> None:
+def on_terminal(place: Place, *args: str, typed: bytes = b"") -> bytes:
+    """What is said on a terminal, to its good end."""
     env = place.environment({"IONOS_LOGGING_API_URL": place.simulator.url, "TERM": "dumb"})
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "setup"], cwd=place.directory, env=env, stdin=slave, stdout=slave, stderr=slave, close_fds=True
+        [*COMMAND, "setup", *args],
+        cwd=place.directory,
+        env=env,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        close_fds=True,
     )
     os.close(slave)
-    os.write(master, b"audit\nactivityLog\n\n")  # the last: yes, do it
+    os.write(master, typed)
     said = b""
     while True:
         try:
@@ -272,8 +280,20 @@ def test_on_a_terminal_it_asks(place: Place) -> None:
         said += piece
     os.close(master)
     assert process.wait(30) == 0, said
+    return said
+
+
+def test_on_a_terminal_it_asks(place: Place) -> None:
+    said = on_terminal(place, typed=b"audit\nactivityLog\n\n")  # the last: yes, do it
     assert b"Name of the pipeline" in said
     assert b"Do this?" in said
     assert b"sink logging" in said
     assert place.simulator.pipelines.keys[0].encode() not in said
+    assert json.dumps("activityLog") in place.config_file.read_text()
+
+
+def test_the_line_of_the_readme_asks_nothing_on_a_terminal(place: Place) -> None:
+    (line,) = re.findall(r"^\$ ionos-poller setup (.*)$", (TOP / "README.md").read_text(), re.MULTILINE)
+    said = on_terminal(place, *line.split())
+    assert b"Tag [" not in said
     assert json.dumps("activityLog") in place.config_file.read_text()

@@ -97,8 +97,10 @@ def test_what_makes_no_service_is_told(place: Path, text: str, environ: dict[str
 @pytest.mark.parametrize("program", ["/home/anna/.local/bin/ionos-poller", "/run/user/1/ionos-poller"])
 def test_a_program_that_the_sandbox_hides_is_told(place: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [program])
-    with pytest.raises(ConfigError, match=f"the service cannot read {program}"):
+    with pytest.raises(ConfigError, match=f"the service cannot read {program}") as caught:
         installation(config(place, LOKI))
+    (problem,) = caught.value.problems
+    assert problem.hint.startswith("python3 -m venv /opt/ionos-poller && /opt/ionos-poller/bin/pip install ")
     monkeypatch.setattr(sys, "argv", ["python -m poller"])
     monkeypatch.setenv("PATH", str(place))
     with pytest.raises(ConfigError, match="there is no command"):
@@ -111,10 +113,34 @@ def test_a_systemd_that_refuses_is_told_with_its_words(place: Path, monkeypatch:
         install(installation(config(place, LOKI)))
 
 
-def test_the_commands_for_root_hold_no_secret(place: Path) -> None:
-    lines = commands_for_root(config(place, LOKI), Path("my.toml"))
-    assert f"sudo install -m 0600 {place}/mine/loki.password {place}/etc/" in lines
-    assert "canary" not in "".join(lines)
+ARCHIVE = '[[sinks]]\nname = "a"\ntype = "archive"\nurl = "file:///srv/audit"\nshared = true\n'
+STATE = '[state]\nurl = "postgresql://u@h/d"\n'
+
+
+def test_root_is_told_to_type_the_same_command_with_what_it_needs_of_the_environment(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["setup", "--service", "--pipeline", "my trail"]
+    environ = {**TOKEN, "IONOS_POLLER_CONFIG": "my.toml", "HOME": "/home/anna"}
+    monkeypatch.setattr(sys, "argv", ["/usr/local/bin/ionos-poller", *typed])
+    assert commands_for_root(config(place, LOKI), {}) == [
+        "sudo /usr/local/bin/ionos-poller setup --service --pipeline 'my trail'"
+    ]
+    (line,) = commands_for_root(config(place, LOKI), environ)
+    assert "canary" not in line
+    assert line.startswith("sudo --preserve-env=IONOS_API_TOKEN,IONOS_POLLER_CONFIG /usr/local/bin/ionos-poller setup")
+
+
+def test_root_is_told_to_install_first_what_the_service_could_not_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/home/anna/.local/bin/ionos-poller", "setup", "--service"])
+    monkeypatch.setattr(setup_service, "source", lambda: "/home/anna/a checkout")
+    assert commands_for_root(config(place, STATE + ARCHIVE + LOKI), {}) == [
+        "sudo python3 -m venv /opt/ionos-poller",
+        "sudo /opt/ionos-poller/bin/pip install '/home/anna/a checkout[archive,postgres,setup]'",
+        "sudo /opt/ionos-poller/bin/ionos-poller setup --service",
+    ]
 
 
 def test_what_keeps_the_first_entry_away_is_told(place: Path) -> None:

@@ -1,0 +1,40 @@
+"""How this program was installed, so that what a hint says to type works as it stands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+NAME = "ionos-poller"
+
+
+def how_to_add(extra: str) -> str:
+    """The command that installs an extra beside what is there."""
+    wanted = shlex.quote(f"{source()}[{extra}]")
+    prefix = Path(sys.prefix)
+    if (prefix / "pipx_metadata.json").exists():
+        return f"pipx runpip {NAME} install {wanted}"
+    if (prefix / "uv-receipt.toml").exists():
+        return f"uv pip install --python {shlex.quote(sys.prefix)} {wanted}"
+    return f"pip install {wanted}"
+
+
+@cache
+def source() -> str:
+    """What pip is to be given: the checkout or the file that it was installed from, if that is still there, else its name."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        told = distribution(NAME).read_text("direct_url.json")
+    except PackageNotFoundError:
+        told = None
+    found = json.loads(told or "{}")
+    url = urlsplit(found.get("url", ""))
+    path = unquote(url.path)
+    if url.scheme != "file" or found.get("dir_info", {}).get("editable") or not Path(path).exists():
+        return NAME
+    return path
