@@ -159,7 +159,7 @@ def _rewritten(change: Callable[[random.Random, list[bytes]], None]) -> Mutate:
         key = chance.choice(_objects(place))
         lines = lines_of(place, key)
         change(chance, lines)
-        place.objects[key] = compress(b"".join(line + b"\n" for line in lines))
+        place.objects[key] = compress(line + b"\n" for line in lines)
         return [key]
 
     return mutate
@@ -194,7 +194,7 @@ def _move_entry(chance: random.Random, place: MemoryPlace) -> Iterable[str]:
     lines, others = lines_of(place, one), lines_of(place, other)
     others.append(lines.pop(chance.randrange(len(lines))))
     for key, content in ((one, lines), (other, others)):
-        place.objects[key] = compress(b"".join(line + b"\n" for line in content))
+        place.objects[key] = compress(line + b"\n" for line in content)
     return [one, other]
 
 

@@ -6,7 +6,7 @@ signature, then the digest: a batch whose digest is there is whole. Writing it a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from isal import isal_zlib
 
@@ -28,10 +28,10 @@ _GZIP_FORMAT = 31  # zlib's word for a gzip member; its header has no time
 _WRITERS = 8
 
 
-def compress(text: bytes) -> bytes:
-    """An object's text as it is stored: one gzip member."""
-    content: bytes = isal_zlib.compress(text, _GZIP_LEVEL, _GZIP_FORMAT)
-    return content
+def compress(parts: Iterable[bytes | memoryview]) -> bytes:
+    """An object's text, in parts, as it is stored: one gzip member."""
+    member = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, _GZIP_FORMAT)
+    return b"".join([*map(member.compress, parts), member.flush()])
 
 
 class ArchiveSink(Sink):

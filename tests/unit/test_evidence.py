@@ -41,7 +41,7 @@ HASH = "0" * 64
 
 def test_a_batch_becomes_one_object_for_each_contract_and_hour_in_the_order_in_which_it_came() -> None:
     events = [entry(2, 1), entry(1, 1), entry(3, 0), entry(4, 0, CONTRACTS[1])]
-    packed = pack(events, 7, lambda text: text)
+    packed = pack(events, 7, b"".join)
     assert [(one.entry.contract, one.entry.hour, one.entry.entries) for one in packed] == [
         (CONTRACTS[0], "2026-01-01T00:00:00Z", 1),
         (CONTRACTS[0], "2026-01-01T01:00:00Z", 2),
@@ -103,7 +103,7 @@ def test_a_key_is_read_back() -> None:
 def test_what_tells_equal_entries_apart_is_kept_beside_them() -> None:
     with_id, without = entry(1, 0), entry(2, 0).with_line(b'{"n":1}')
     second = msgspec.structs.replace(with_id, ordinal=1, identity=bytes(16))
-    (packed,) = pack([with_id, without, second], 1, bytes)
+    (packed,) = pack([with_id, without, second], 1, b"".join)
     assert unpack_identities(packed.entry.identities) == {1: without.identity, 2: bytes(16)}
     assert unpack_identities("") == {}
     for damaged in ("AAAA", "no base64!"):

@@ -36,7 +36,7 @@ def columns_of(path: Path) -> list[tuple[str, str]]:
 def with_an_archive(state: State) -> None:
     """A row in each of its tables."""
     head = state.archives.begin("archive", START)
-    packed = pack([entry(1, 0)], head.number + 1, bytes)
+    packed = pack([entry(1, 0)], head.number + 1, b"".join)
 
     def seal(facts: Facts) -> tuple[bytes, bytes]:
         objects = [one.entry for one in packed]
@@ -47,7 +47,7 @@ def with_an_archive(state: State) -> None:
     with taken(state, "out") as place:
         state.archives.prepare("archive", place, 1, packed, seal, START, writer="other")
         state.archives.complete("archive", 1, START)
-        packed = pack([entry(2, 0)], 2, bytes)
+        packed = pack([entry(2, 0)], 2, b"".join)
         state.archives.prepare("archive", place, 1, packed, seal, START)
 
 

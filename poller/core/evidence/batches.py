@@ -16,6 +16,10 @@ _ID = b'"@uuid":"'
 _HOUR_US = HOUR_SECONDS * 1_000_000
 
 
+Compress = Callable[[Iterable[bytes | memoryview]], bytes]
+"""Makes one gzip member of a text that comes in parts."""
+
+
 class Group:
     """The entries of a contract and an hour (since 1970) in a batch: their lines, their times, and what tells them apart."""
 
@@ -24,7 +28,7 @@ class Group:
     def __init__(self, contract: str, hour: int) -> None:
         self.contract = contract
         self.hour = hour
-        self.texts: list[bytes] = []
+        self.texts: list[memoryview] = []
         self.count = 0
         self.first_us, self.last_us = (hour + 1) * _HOUR_US, hour * _HOUR_US
         self.identities: dict[int, bytes] = {}  # by place, of those whose lines do not tell them apart
@@ -38,7 +42,7 @@ class Group:
             if ordinal or lines.find(_ID, at, at + length) < 0:
                 self.identities[place] = identity
             at += length + 1
-        self.texts.append(lines[start:at])
+        self.texts.append(memoryview(lines)[start:at])
         self.count += len(records)
         return at
 
@@ -84,7 +88,7 @@ class Head(NamedTuple):
 def pack(
     events: Sequence[OutboxEvent],
     number: int,
-    compress: Callable[[bytes], bytes],
+    compress: Compress,
     each: Callable[[Callable[[Group], Packed], Iterable[Group]], Iterable[Packed]] = map,
 ) -> list[Packed]:
     """The objects of digest `number`, ordered by contract and hour. The order of entries within each stays.
@@ -105,9 +109,8 @@ def _grouped(parts: Iterable[Run]) -> list[Group]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _packed(group: Group, number: int, compress: Callable[[bytes], bytes]) -> Packed:
-    text = b"".join(group.texts)
-    content = compress(text)
+def _packed(group: Group, number: int, compress: Compress) -> Packed:
+    content = compress(group.texts)
     digest = sha256(content)
     begins = format_time(group.hour * HOUR_SECONDS)
     entry = Object(
@@ -116,7 +119,7 @@ def _packed(group: Group, number: int, compress: Callable[[bytes], bytes]) -> Pa
         hour=begins,
         sha256=digest,
         bytes=len(content),
-        content_bytes=len(text),
+        content_bytes=sum(map(len, group.texts)),
         entries=group.count,
         first=format_time_us(group.first_us),
         last=format_time_us(group.last_us),
