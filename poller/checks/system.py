@@ -62,12 +62,15 @@ def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Fi
         hint = "check that the unit has LoadCredential= and that this is the unit's user"
         yield fail("credentials", f"{directory}: {error.strerror}", hint, EXIT_CONFIG)
         return
-    used = {Path(source.place).name for source in secret_sources(config) if source.origin == "credential"}
+    sources = list(secret_sources(config))
+    used = {Path(source.place).name for source in sources if source.origin == "credential"}
+    # Of a file that the service may not read, it takes the copy of that name. Who asks may read it, such as root.
+    files = {Path(source.place).name for source in sources if source.origin == "file"}
     if Path(directory) != _RUNNING_CREDENTIALS and "config.toml" in names:
         return  # not systemd's: where its files lie, beside others
     for name in names:
         # A unit may set an empty one in place of a file that need not be there.
-        if name not in used and not _is_blank(Path(directory) / name):
+        if name not in used | files and not _is_blank(Path(directory) / name):
             hint = (
                 "name it token, or after its sink, such as logging.key; check whether it is also given in another way"
             )

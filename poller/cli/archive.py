@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from poller.cli.archive_report import as_data, lines_of
-from poller.cli.messages import echo_json, note, printable, tell
+from poller.cli.messages import echo_json, note, printable, settle, tell
 from poller.cli.options import (
     CONTRACTS,
     TIME_TEXT,
@@ -196,6 +196,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("verify", total=None)
         yield lambda done, of: bars.update(task, completed=done, total=of)
+    settle()
 
 
 @command.command("list", cls=GlobalOptionsCommand, short_help="Its digests, or the objects of a span.")

@@ -70,6 +70,11 @@ def _wrapped(line: str) -> str:
 def _say(line: str) -> None:
     with suppress(OSError):
         click.echo(line, err=True, color=wants_color())
+    settle()
+
+
+def settle() -> None:
+    """Have on the terminal what was said on stderr, before more is printed on stdout: two ways lead there."""
     if isinstance(sys.stderr, LogStream):
         sys.stderr.settle()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
+from poller.cli.messages import settle
 from poller.core.windows import Window, format_time
 from poller.pipeline.collect import WindowCommitted
 from poller.store.overview import Overview
@@ -109,6 +110,7 @@ class BarProgress(LogProgress):
             handler.setStream(sys.stderr)
             handler.setLevel(level)
         self._handlers.clear()
+        settle()
 
     def show(self, delivered: int) -> None:
         """Move the bars."""

@@ -22,7 +22,7 @@ from poller.cli import suggestions
 from poller.cli.acting import log_done
 from poller.cli.check import run_checks, show
 from poller.cli.compose import authorization
-from poller.cli.messages import note, printable
+from poller.cli.messages import note, printable, settle
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.cli.setup_kafka import KafkaWish, set_up_kafka
 from poller.cli.setup_steps import (
@@ -414,6 +414,7 @@ def _progress(text: str) -> Iterator[None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         progress.add_task(text, total=None)
         yield
+    settle()
 
 
 def _write_config(plan: _Plan, wish: _Wish, found: Pipeline) -> None:

@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +78,7 @@ def installation(config: Config) -> Installation:
         )
     source = config.source
     if source is not None and source.absolute() != SYSTEM_CONFIG:
-        files[SYSTEM_CONFIG] = (source.read_bytes(), 0o644)
+        files[SYSTEM_CONFIG] = (_with_state_directory(source, config), 0o644)
     if any(found.origin == "inline" for found in secret_sources(config)):
         hint = "keep each in a file of its own, named by its ..._file key"
         raise ConfigError([Problem("--service", "the configuration holds secrets, which the service's may not", hint)])
@@ -100,6 +101,13 @@ def installation(config: Config) -> Installation:
         files[UNIT_DIRECTORIES[0] / f"{UNIT}.d" / "credentials.conf"] = (text.encode(), 0o644)
     is_there = {path: path.is_file() and path.read_bytes() == content for path, (content, _) in files.items()}
     return Installation({path: found for path, found in files.items() if not is_there[path]})
+
+
+def _with_state_directory(source: Path, config: Config) -> bytes:
+    """The configuration, which names the service's state where it names none, so that commands by hand find it."""
+    text = source.read_text(encoding="utf-8-sig")
+    is_named = config.state.url or "state_dir" in tomllib.loads(text)
+    return (text if is_named else f'state_dir = "{STATE_DIRECTORY}"\n{text}').encode()
 
 
 def install(found: Installation) -> None:

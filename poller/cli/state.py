@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from poller.cli.messages import settle
 from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, Settings
 from poller.config import Config
 from poller.config.checks import BadValueError
@@ -94,5 +95,6 @@ def _stores(config: Config, place: str, option: str) -> Stores:
 def _tell(done: int, total: int) -> None:
     if sys.stderr.isatty():
         click.echo(f"\r{done:,} of {total:,} rows", nl=done == total, err=True)
+        settle()
     elif done == total or done % 100_000 == 0:
         log.info("state.copied", extra={"rows": done, "of": total})

@@ -317,6 +317,14 @@ def test_credentials_of_systemd_that_nothing_uses_are_told(tmp_path: Path) -> No
     findings = list(check_credentials(environ, load(None, environ)))
     assert only(findings[:1], "loging.key", "after its sink").level == "warn"
     assert only(findings[1:], "from systemd: token").level == "ok"
+    config = tmp_path / "my.toml"
+    config.write_text(
+        '[[sinks]]\nname = "l"\ntype = "loki"\nurl = "https://x"\nusername = "u"\npassword_file = "loging.key"\n'
+    )
+    config.chmod(0o600)
+    (tmp_path / "loging.key").chmod(0o600)
+    (finding,) = check_credentials(environ, load(config, environ))
+    assert finding.level == "ok", "the service takes it where it may not read the file of that name"
     missing = {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}
     assert only(list(check_credentials(missing, load(None, {}))), "LoadCredential=").exit_code == EXIT_CONFIG
     assert list(check_credentials({}, load(None, {}))) == []

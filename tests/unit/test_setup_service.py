@@ -20,6 +20,8 @@ from tests.states import open_state
 
 LOGGING = '[[sinks]]\nname = "logging"\ntype = "logging-service"\nurl = "https://x"\ntag = "activityLog"\n'
 LOKI = '[[sinks]]\nname = "loki"\ntype = "loki"\nurl = "https://x"\nusername = "u"\npassword_file = "loki.password"\n'
+ARCHIVE = '[[sinks]]\nname = "a"\ntype = "archive"\nurl = "file:///srv/audit"\nshared = true\n'
+STATE = '[state]\nurl = "postgresql://u@h/d"\n'
 TOKEN = {"IONOS_API_TOKEN": "canary"}
 
 
@@ -64,6 +66,14 @@ def test_secrets_become_files_of_root_and_the_unit_starts_the_program_that_is_th
     assert f"LoadCredential=loki.password:{etc}/loki.password" in drop_in
     assert "logging.key" not in drop_in, "the unit asks for it"
     assert not [step for step in found.steps() if "canary" in step]
+
+
+@pytest.mark.parametrize("first", ["", 'state_dir = "/srv/state"\n', STATE])
+def test_the_configuration_names_the_state_so_that_commands_by_hand_find_it(place: Path, first: str) -> None:
+    found = installation(config(place, f"\ufeff# mine\n{first}{LOKI}"))
+    (text,) = [content.decode() for path, (content, _) in found.files.items() if path.name == "config.toml"]
+    added = "" if first else 'state_dir = "/var/lib/ionos-poller"\n'
+    assert text == f"{added}# mine\n{first}{LOKI}"
 
 
 def test_what_is_there_already_is_not_written_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +121,6 @@ def test_a_systemd_that_refuses_is_told_with_its_words(place: Path, monkeypatch:
     monkeypatch.setattr(setup_service, "ask", lambda command: Answer(1, "Access denied\n"))
     with pytest.raises(PollerError, match="systemctl daemon-reload failed: Access denied"):
         install(installation(config(place, LOKI)))
-
-
-ARCHIVE = '[[sinks]]\nname = "a"\ntype = "archive"\nurl = "file:///srv/audit"\nshared = true\n'
-STATE = '[state]\nurl = "postgresql://u@h/d"\n'
 
 
 def test_root_is_told_to_type_the_same_command_with_what_it_needs_of_the_environment(
