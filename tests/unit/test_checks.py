@@ -323,8 +323,10 @@ def test_credentials_of_systemd_that_nothing_uses_are_told(tmp_path: Path) -> No
     )
     config.chmod(0o600)
     (tmp_path / "loging.key").chmod(0o600)
-    (finding,) = check_credentials(environ, load(config, environ))
-    assert finding.level == "ok", "the service takes it where it may not read the file of that name"
+    told = [found.message for found in check_credentials(environ, load(config, environ))]
+    assert told == ["nothing uses the credential my.toml", "from systemd: token"], (
+        "it stands in for the file of its name"
+    )
     missing = {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}
     assert only(list(check_credentials(missing, load(None, {}))), "LoadCredential=").exit_code == EXIT_CONFIG
     assert list(check_credentials({}, load(None, {}))) == []
