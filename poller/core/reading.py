@@ -241,6 +241,7 @@ class WindowReader:
         before: Page | None = None
         offset = page_count = weight_bytes = 0
         while True:
+            asked = self._limit(window, offset)
             page = self._next_page(window, offset, before)
             if isinstance(page, Unread):
                 if is_splittable:
@@ -250,7 +251,8 @@ class WindowReader:
             first_total = total if first_total is None else first_total
             weight_bytes += page.weight_bytes
             parts = self._parts_needed(page, offset, weight_bytes)
-            if parts > 1 and is_splittable:
+            is_large = parts > 1 and is_splittable
+            if is_large and not self._is_all(window, offset, page, asked):
                 return Split(split_around(window, _dense_part(window, page), parts))
             if weight_bytes > max(_HEAVY_BYTES, self._limits.window_bytes):
                 self._before_heavy(window)
@@ -260,7 +262,7 @@ class WindowReader:
             page_count += bool(page.count)
             cut = self._too_dense(window, page) if self._conduct.is_trial else None
             # A total that is less than what has come is wrong: then only an empty page is the end.
-            is_end = not page.count or (offset == total and not self._is_capped(page))
+            is_end = is_large or not page.count or (offset == total and not self._is_capped(page))
             if weight_bytes > max(_SECOND_BYTES, self._limits.window_bytes) and not is_end:
                 cut = Unread(
                     window,
@@ -276,9 +278,7 @@ class WindowReader:
         if room <= 0:
             reason = f"more entries than the API serves of one second ({self._limits.result_window})"
             return Unread(window, DENSE, reason)
-        # Of a long window mostly the count is wanted: it is split, and what came with the count is read again.
-        is_first_look = offset == 0 and window.seconds > _LONG_SECONDS
-        limit = min(self._page_size, room, _LOOK_ENTRIES if is_first_look else room)
+        limit = self._limit(window, offset)
         try:
             return _empty_if_repeated(self._page(window, offset, limit), before, limit)
         except (RejectedError, TransientError, AuthError) as error:
@@ -286,6 +286,23 @@ class WindowReader:
             if unread is None:
                 raise
             return unread
+
+    def _limit(self, window: Window, offset: int) -> int:
+        """How many entries to ask for from this offset on."""
+        # Of a long window mostly the count is wanted: it is split, and what came with the count is read again.
+        is_first_look = offset == 0 and window.seconds > _LONG_SECONDS
+        most = min(self._page_size, self._limits.result_window - offset)
+        return min(most, _LOOK_ENTRIES) if is_first_look else most
+
+    def _is_all(self, window: Window, offset: int, page: Page, asked: int) -> bool:
+        """Whether a first page that counts far more is all there is: it has fewer entries than were asked for, and none follow.
+
+        Then the count is wrong, and smaller windows, of which there would be very many, would have the same one.
+        """
+        if offset or page.count >= asked:
+            return False
+        follow = self._next_page(window, page.count, page)
+        return isinstance(follow, Page) and not follow.count
 
     def _too_dense(self, window: Window, page: Page) -> Unread | None:
         """A second of which the first page says that the API would not serve all of it: then the others are not asked for."""

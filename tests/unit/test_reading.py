@@ -346,6 +346,22 @@ def test_how_much_of_a_window_is_cut(
     assert WindowReader(script, "1", Limits(200, result_window, 10**9)).read(window) == Split(pieces)
 
 
+@pytest.mark.parametrize("total", [10_000, 10**19])
+def test_a_count_far_above_what_is_served_does_not_cost_a_request_a_second(total: int) -> None:
+    hour = Window(0, 3600)
+    entries = [entry(f"{second}", second=second) for second in range(30, 3600, 60)]
+
+    def answer(query: Query) -> Page:
+        within = [event for event in entries if query.window.start <= event.time_us // 10**6 < query.window.end]
+        return served(within, query, total)
+
+    script = Script(answer)
+    readings = list(WindowReader(script, "1", LIMITS._replace(page_size=1000)).read_all(hour))
+    assert sum(len(reading.events) for reading in readings) == 60
+    assert not any(reading.is_complete for reading in readings)
+    assert len(script.queries) < 100
+
+
 def test_a_window_that_an_offset_just_reaches_is_read_as_it_is() -> None:
     events = [entry(f"{number:03d}") for number in range(999)]
     reading = read(Script(lambda query: served(events, query)))
