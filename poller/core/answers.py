@@ -123,6 +123,7 @@ class _Envelope(msgspec.Struct, gc=False):
 
 class _Shards(msgspec.Struct, gc=False):
     failed: msgspec.Raw = _ABSENT
+    successful: msgspec.Raw = _ABSENT
     total: msgspec.Raw = _ABSENT
 
 
@@ -284,7 +285,7 @@ def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Seque
 def _refuse_a_part(compact: bytes) -> None:
     """Raises: PartialAnswerError when the API did not look at all of its data.
 
-    Source: Elasticsearch's search API: `timed_out`, `_shards.failed`.
+    Source: Elasticsearch's search API: `timed_out`, `_shards`. One that is not allocated is neither successful nor failed.
     """
     if not compact.startswith(b"{") or (b'"timed_out"' not in compact and b'"_shards"' not in compact):
         return
@@ -294,9 +295,11 @@ def _refuse_a_part(compact: bytes) -> None:
     if not _starts_with(search.shards, b"{"):
         return
     shards = _decode_shards(search.shards)
-    failed = decoded(shards.failed)
+    failed, successful, total = (decoded(count) for count in (shards.failed, shards.successful, shards.total))
     if isinstance(failed, int | float) and failed > 0:
-        raise PartialAnswerError(f"{failed} of its {decoded(shards.total) or 'many'} shards failed")
+        raise PartialAnswerError(f"{failed} of its {total or 'many'} shards failed")
+    if isinstance(successful, int | float) and isinstance(total, int | float) and successful < total:
+        raise PartialAnswerError(f"{successful} of its {total} shards answered")
 
 
 def _cut(compact: bytes) -> tuple[bytes, bool]:

@@ -665,6 +665,7 @@ def test_a_list_of_contracts_with_far_more_beside_them_is_none() -> None:
         (b'"timed_out":true', "timed out"),
         (b'"timed_out":false,"_shards":{"total":5,"failed":2}', "2 of its 5 shards"),
         (b'"_shards":{"failed":1}', "1 of its many shards"),
+        (b'"_shards":{"total":5,"successful":4,"skipped":0,"failed":0}', "4 of its 5 shards"),
     ],
 )
 def test_an_answer_of_a_part_of_the_log_is_no_page(says: bytes, words: str) -> None:
@@ -674,7 +675,12 @@ def test_an_answer_of_a_part_of_the_log_is_no_page(says: bytes, words: str) -> N
 
 @pytest.mark.parametrize(
     "says",
-    [b'"timed_out":false,"_shards":{"total":5,"failed":0}', b'"timed_out":"true"', b'"_shards":[]', b'"_shards":{}'],
+    [
+        b'"timed_out":false,"_shards":{"total":5,"failed":0}',
+        b'"_shards":{"total":5,"successful":5,"skipped":3,"failed":0}',
+        b'"_shards":{"total":"5","successful":4}',
+        *(b'"timed_out":"true"', b'"_shards":[]', b'"_shards":{}'),
+    ],
 )
 def test_an_answer_that_says_how_it_was_found_is_a_page(says: bytes) -> None:
     assert parse_page(b'{%s,"hits":{"total":1,"hits":[{"_source":{"timed_out":true}}]}}' % says).count == 1
