@@ -15,7 +15,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,6 +38,7 @@ _BULK = (
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a batch of which every event is refused at length takes less
 _OLDEST_MAJOR = 7  # of Elasticsearch: before it, every document had a type
 _MAX_WORDS = 300
+_FINAL = (400, 413, 422)  # of an item, and so about the event: as it is, it will never be taken
 
 _RIGHTS = ("security_exception", "access_control_exception")
 _RIGHTS_REMEDY = "give its user create_doc and auto_configure on the index (OpenSearch: write and create_index)"
@@ -125,24 +126,18 @@ def _as_it_is(event: OutboxEvent) -> bytes:
 # What is answered
 
 
-class _Cause(msgspec.Struct):
-    reason: str | None = None
-
-
-class _Error(msgspec.Struct):
-    type: str | None = None
-    reason: str | None = None
-    caused_by: _Cause | None = None
-
-
 class _Result(msgspec.Struct):
     status: int
-    error: _Error | None = None
+    error: Any = None  # an object with `type` and `reason`; a proxy or an old version may say it in other ways
     id: str | None = msgspec.field(name="_id", default=None)
 
 
 class _Bulk(msgspec.Struct):
     items: list[dict[str, _Result]]
+
+
+class _LooseBulk(msgspec.Struct):
+    items: list[msgspec.Raw]
 
 
 class _Rejected(NamedTuple):
@@ -154,6 +149,9 @@ class _Rejected(NamedTuple):
 
 
 _decode_bulk = msgspec.json.Decoder(_Bulk).decode
+_decode_loose_bulk = msgspec.json.Decoder(_LooseBulk).decode
+_decode_item = msgspec.json.Decoder(dict[str, _Result]).decode
+_NO_STATUS = _Result(0, "its item in the answer has no status")
 
 
 def outcome_of_items(body: bytes, names: Sequence[str]) -> Outcome:
@@ -178,35 +176,70 @@ def outcome_of_items(body: bytes, names: Sequence[str]) -> Outcome:
 def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
     """The result of each item, by its `_id`, or by its place where the answer has none. None where that cannot be told."""
     try:
-        items = _decode_bulk(body).items
+        items = _items(body)
     except (msgspec.DecodeError, RecursionError):
         return None
-    found = [result for item in items for result in item.values()]
-    if len(items) != len(names) or any(len(item) != 1 for item in items):
+    found = [result for item in items for result in item.values() or (_NO_STATUS,)]
+    if len(items) != len(names) or len(found) != len(names):
         return None
     ids = [result.id for result in found]
-    if ids.count(None) == len(ids) or ids == names:
+    if ids == names or all(own in (None, name) for own, name in zip(ids, names, strict=True)):
         return found
     by_id = {result.id: result for result in found}
     return [by_id[name] for name in names] if by_id.keys() == set(names) else None
 
 
+def _items(body: bytes) -> list[dict[str, _Result]]:
+    """The items of an answer. One that cannot be read was not taken, and leaves the others alone.
+
+    Raises: msgspec.DecodeError, RecursionError where the answer is none of _bulk's.
+    """
+    try:
+        return _decode_bulk(body).items
+    except msgspec.ValidationError:
+        return [_item(raw) for raw in _decode_loose_bulk(body).items]
+
+
+def _item(raw: msgspec.Raw) -> dict[str, _Result]:
+    try:
+        return _decode_item(raw)
+    except msgspec.ValidationError:
+        return {}
+
+
+def _told(error: Any) -> tuple[str, str, str]:
+    """What an error says: type, reason and cause, each as text, empty where it says nothing of it."""
+    if not isinstance(error, dict):
+        kind, _, reason = _text(error).partition(": ")
+        return kind, reason, ""
+    cause = error.get("caused_by")
+    return (
+        _text(error.get("type")),
+        _text(error.get("reason")),
+        _text(cause.get("reason") if isinstance(cause, dict) else cause),
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
+
+
 def _rejected(result: _Result) -> _Rejected | None:
     """None for an item that is there, since now or since before."""
-    status, error = result.status, result.error or _Error()
-    kind = error.type or ""
+    status = result.status
+    kind, reason, cause = _told(result.error)
     if (200 <= status < 300 and result.error is None) or (
         status == 409 and kind in ("", "version_conflict_engine_exception")
     ):
         return None
-    cause = error.caused_by.reason if error.caused_by else None
-    words = ": ".join([part for part in (f"{status} {kind}".strip(), error.reason, cause) if part])[:_MAX_WORDS]
+    words = ": ".join([part for part in (f"{status or ''} {kind}".strip(), reason, cause) if part])[:_MAX_WORDS]
     is_forbidden = status in (401, 403) and kind in ("", *_RIGHTS)
-    told = f"{kind}: {error.reason}: {cause}"
+    told = f"{kind}: {reason}: {cause}"
     remedy = (
         _RIGHTS_REMEDY if is_forbidden else next((do for words, do in _NOT_THE_EVENTS if re.match(words, told)), "")
     )
-    return _Rejected(f"{words} ({remedy})" if remedy else words, status == 400 and not remedy, is_forbidden)
+    is_final = status in _FINAL and not remedy
+    return _Rejected(f"{words} ({remedy})" if remedy else words, is_final, is_forbidden)
 
 
 def _readable(answer: Response) -> Response:

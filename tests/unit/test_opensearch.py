@@ -118,6 +118,30 @@ def test_items_are_told_by_their_ids_in_whatever_order_they_come():
         assert isinstance(answer(*items), RetryAfter)
 
 
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"status": 400, "error": "mapper_parsing_exception: no date"}, "400 mapper_parsing_exception: no date"),
+        ({"status": 400, "error": {"type": "x", "reason": {"field": "a"}}}, '400 x: {"field":"a"}'),
+        ({"status": 400, "error": {"type": "x", "reason": None, "caused_by": "y"}}, "400 x: y"),
+        ({"status": 400, "error": ["x"]}, '400 ["x"]'),
+        ({"status": 413, "error": {"type": "x", "reason": "too large"}}, "413 x: too large"),
+        ({"status": 422, "error": {"type": "x", "reason": "no"}}, "422 x: no"),
+    ],
+)
+def test_an_event_that_is_refused_in_other_words_is_refused_all_the_same(result, words):
+    assert judged(TAKEN, result, THERE) == Accepted({1: words}, status=200)
+
+
+@pytest.mark.parametrize("item", [None, {}, [], "x", {"create": None}, {"create": {}}, {"create": {"status": "400"}}])
+def test_an_item_that_cannot_be_read_leaves_the_others_alone(item):
+    items = [{"create": {"_id": "a", **TAKEN}}, item, {"create": {"_id": "c", **BAD}}]
+    outcome = outcome_of_items(json.dumps({"items": items}).encode(), ["a", "b", "c"])
+    assert isinstance(outcome, Accepted)
+    assert (outcome.retry, list(outcome.refused)) == ((1,), [2])
+    assert "has no status" in outcome_later(outcome).reason
+
+
 def test_whether_there_are_errors_is_what_the_items_say():
     for errors in (True, False, None):
         body = json.dumps({"errors": errors, "items": [{"create": TAKEN}, {"create": BAD}]}).encode()
