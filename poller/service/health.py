@@ -177,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.begin_answer(self.connection)
-        if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0").strip() != "0":
+        lengths = {length.strip() for length in self.headers.get_all("Content-Length", ())}
+        if "Transfer-Encoding" in self.headers or lengths - {"0"} or self.headers.defects:
             self.close_connection = True  # its body would be taken for the next request
         self._send(self._answer())
 

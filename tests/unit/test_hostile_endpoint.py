@@ -165,7 +165,13 @@ def test_a_name_of_any_kind_is_asked_where_that_is_configured() -> None:
         endpoint.close()
 
 
-@pytest.mark.parametrize("head", [b"Content-Length: 40", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        *(b"Content-Length: 40", b"Transfer-Encoding: chunked"),
+        *(b"Content-Length: 0\r\nContent-Length: 40", b"Transfer-Encoding : chunked", b"Content-Length : 40"),
+    ],
+)
 def test_the_body_of_a_get_is_not_taken_for_the_next_request(endpoint: Endpoint, head: bytes) -> None:
     smuggled = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     said = say(endpoint, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n\r\n" + smuggled)
