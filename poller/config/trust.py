@@ -104,19 +104,31 @@ def read_trusted(
     A file that was named and lies on a read-only mount counts regardless of its owner: nobody here can change it. So a container
     may be given files of its host, and secrets as Kubernetes and Docker Swarm mount them (0644 and 0444).  Raises: OSError.
     """
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_open_at_once) as file:
         rights = Rights.of(str(path), os.fstat(file.fileno()))
         is_fixed = is_named and bool(os.fstatvfs(file.fileno()).f_flag & os.ST_RDONLY)
-        content = file.read(max_bytes)
-    if is_fixed:
-        return content, rights, None
+        refusal = None if is_fixed else _refusal(path, rights, is_secret=is_secret)
+        is_pipe = stat.S_ISFIFO(rights.mode)
+        content = b"" if is_pipe and refusal else file.read(max_bytes)
+    if is_pipe and not content:
+        refusal = refusal or Refusal(f"{path} is a pipe that nobody writes into", "name a file")
+    return content, rights, refusal
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a pipe without waiting for a writer, who may be another user and never come."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _refusal(path: Path, rights: Rights, *, is_secret: bool) -> Refusal | None:
     reader = this_reader()
-    refusal = (
+    return (
         distrust_link(Rights.of(str(path), path.lstat()), reader)
         or distrust(rights, _directories(path), reader)
         or (exposure(rights, reader) if is_secret else None)
     )
-    return content, rights, refusal
 
 
 def this_reader() -> Reader:

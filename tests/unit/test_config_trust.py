@@ -91,6 +91,27 @@ def test_a_configuration_in_a_directory_that_others_can_write_is_refused(tmp_pat
         load(config, {})
 
 
+@pytest.mark.parametrize(("mode", "words"), [(0o600, "nobody writes into"), (0o666, "other users can change")])
+def test_a_pipe_in_place_of_a_configuration_is_refused_without_waiting_for_its_writer(
+    tmp_path: Path, mode: int, words: str
+) -> None:
+    pipe = tmp_path / "ionos-poller.toml"
+    os.mkfifo(pipe)
+    pipe.chmod(mode)
+    with pytest.raises(ConfigError, match=words):
+        load(pipe, {})
+
+
+def test_a_configuration_may_come_out_of_a_pipe(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b'[poll]\ninterval = "7s"\n')
+    os.close(writing)
+    try:
+        assert load(Path(f"/dev/fd/{reading}"), {}).poll.interval_seconds == 7
+    finally:
+        os.close(reading)
+
+
 def test_a_link_counts_where_neither_it_nor_its_target_can_be_replaced(tmp_path: Path) -> None:
     inner, outer = tmp_path / "inner", tmp_path / "outer"
     inner.mkdir()
