@@ -13,6 +13,8 @@ from pathlib import Path
 
 from poller.checks import Finding, fail, ok, warn
 from poller.config import Config, SecretSource
+from poller.config.files import File
+from poller.config.kinds import fields_of
 from poller.core.errors import EXIT_CONFIG
 from poller.system.listening import Address, is_ours, listen, problem, show, stop_listening
 
@@ -66,6 +68,7 @@ def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Fi
     used = {Path(source.place).name for source in sources if source.origin == "credential"}
     # Of a file that the service may not read, it takes the copy of that name. Who asks may read it, such as root.
     files = {Path(source.place).name for source in sources if source.origin == "file"}
+    files |= {file.name for file in private_files(config)}
     if Path(directory) != _RUNNING_CREDENTIALS and "config.toml" in names:
         return  # not systemd's: where its files lie, beside others
     for name in names:
@@ -88,11 +91,19 @@ def _is_blank(path: Path) -> bool:
 
 def secret_sources(config: Config) -> Iterator[SecretSource]:
     """Where each secret of the configuration comes from."""
-    for table in (*config.accounts, *config.sinks, config.redact):
+    for table in (*config.accounts, *config.sinks, config.redact, config.state):
         for name in table.__struct_fields__:
             value = getattr(table, name)
             if isinstance(value, SecretSource):
                 yield value
+
+
+def private_files(config: Config) -> Iterator[Path]:
+    """The private keys that are named as files, and read as such: of evidence, and of certificates."""
+    for table in (config.api, config.evidence, *config.sinks):
+        for field in fields_of(type(table)):
+            if isinstance(field.kind, File) and field.kind.is_private and (file := getattr(table, field.name)):
+                yield file
 
 
 def service_environment(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import click
 
 from poller.checks.programs import ask
-from poller.checks.system import UNIT, UNIT_DIRECTORIES, secret_sources
+from poller.checks.system import UNIT, UNIT_DIRECTORIES, private_files, secret_sources
 from poller.cli.acting import log_done
 from poller.cli.messages import note, printable, tell
 from poller.cli.stopping import until_stopped
@@ -84,14 +84,14 @@ def installation(config: Config) -> Installation:
         raise ConfigError([Problem("--service", "the configuration holds secrets, which the service's may not", hint)])
     files[_TOKEN] = (token.reveal().encode() + b"\n", 0o600)
     loaded = []
-    for found in secret_sources(config):
-        if found.origin not in ("file", "credential"):
-            continue
-        path = Path(found.place).absolute()
+    secrets = {Path(found.place): found for found in secret_sources(config) if found.origin in ("file", "credential")}
+    for named in (*secrets, *private_files(config)):
+        path = named.absolute()
         is_moved = source is not None and path.parent == source.absolute().parent != SYSTEM_DIRECTORY
         target = SYSTEM_DIRECTORY / path.name if is_moved else path
         if is_moved:
-            files.setdefault(target, (found.read().reveal().encode() + b"\n", 0o600))
+            content = secrets[named].read().reveal().encode() + b"\n" if named in secrets else _content(path)
+            files.setdefault(target, (content, 0o600))
         if target not in _IN_UNIT:
             loaded.append(f"LoadCredential={target.name}:{target}")
     if not any((directory / UNIT).exists() for directory in UNIT_DIRECTORIES[1:]):
@@ -101,6 +101,15 @@ def installation(config: Config) -> Installation:
         files[UNIT_DIRECTORIES[0] / f"{UNIT}.d" / "credentials.conf"] = (text.encode(), 0o644)
     is_there = {path: path.is_file() and path.read_bytes() == content for path, (content, _) in files.items()}
     return Installation({path: found for path, found in files.items() if not is_there[path]})
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            [Problem(str(path), f"cannot be read: {error.strerror}", "check that the file exists")]
+        ) from error
 
 
 def _with_state_directory(source: Path, config: Config) -> bytes:

@@ -32,7 +32,7 @@ tag = "activityLog"
 api_key = "{api_key}"
 
 [[sinks]]
-name = "archive"
+name = "file"
 type = "file"
 path = "activity-{{date}}.ndjson"
 """
@@ -107,8 +107,9 @@ def command(
         with Simulator(wanted) as simulator:
             if write_config is not None:
                 _write(write_config, simulator)
-            contracts = ", ".join(map(str, simulator.contracts[:5]))
-            click.echo(f"{simulator.url}  token: {simulator.token}  contracts: {contracts}")
+            numbers = [str(contract) for contract in simulator.contracts]
+            told = ", ".join(numbers) if len(numbers) < 3 else f"{numbers[0]} to {numbers[-1]}"  # they are in a row
+            click.echo(f"{simulator.url}  token: {simulator.token}  contracts: {told}")
             sys.stdout.flush()
             stop.wait()
         return EXIT_OK

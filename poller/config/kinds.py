@@ -369,14 +369,17 @@ def decode_json(value: EnvText) -> object:
     try:
         return msgspec.json.decode(value.encode())
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise BadValueError("is not valid JSON") from None
+        hint = 'a list or a table in an environment variable is written as JSON, such as ["a", "b"]'
+        raise BadValueError("is not valid JSON", hint) from None
 
 
 def refuse(raw: object, wanted: str) -> Never:
     """Say what the value should be.  Raises: BadValueError."""
     names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
     name = "text" if isinstance(raw, str) else names.get(type(raw), "a date or time")
-    raise BadValueError(f"must be {wanted}, not {name}")
+    # Never the value: it may be a secret at the wrong place.
+    hints = {("text", "a number"): "put it in quotes", ("a list", "text"): 'put it in brackets: ["..."]'}
+    raise BadValueError(f"must be {wanted}, not {name}", hints.get((wanted, name), ""))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -386,4 +389,6 @@ def suggest(word: str, known: Iterable[str]) -> str:
     words = list(known)
     if close := get_close_matches(word.lower(), words, n=1, cutoff=0.6):
         return f"did you mean {close[0]}?"
+    if len(begun := [known for known in words if len(word) > 2 and known.startswith(word.lower())]) == 1:
+        return f"did you mean {begun[0]}?"
     return f"known: {', '.join(words)}" if len(words) <= 12 else ""

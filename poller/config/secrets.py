@@ -122,6 +122,8 @@ class SecretSource:
             raise self._error(message, "leave the one line of the token or key in it")
         if not value.isprintable():
             raise self._error(f"{self} holds a control character", "it must be one line of text")
+        if not self.is_text and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            raise self._error(f"{self} stands in quotes", "leave the quotes out")
         if not self.is_text and (" " in value or not value.isascii()):
             raise self._error(f"{self} holds a space or a character beyond ASCII", "give the bare token or key")
         return Secret(value)

@@ -246,7 +246,7 @@ class LocalSink(FormatSink, frozen=True, kw_only=True):
     def problems_with_machines(self) -> Iterator[Problem]:
         if self.is_local and not self.host and not self.shared:
             what = "all machines have the same directory" if self.is_whole else "each writes a part"
-            hint = f'name the machine that writes all of it, such as host = "collector-1"; or shared = true: {what}'
+            hint = f'name the machine that writes all of it: host = "collector-1"; or shared = true: {what}'
             yield Problem("host", "missing: the state is in PostgreSQL, and each machine has a disk of its own", hint)
         if self.host and self.shared:
             yield Problem("shared", "contradicts host", "keep one of the two")

@@ -56,7 +56,7 @@ class Nested(Kind, frozen=True):
         before = len(at.reading.problems)
         for key in given:
             if key not in known and not (key == "type" and self.type.type_name()):
-                at.key(key).add("unknown key", suggest(key, known))
+                at.key(key).add("unknown key", suggest(key, known) or "`ionos-poller config example` shows every key")
         values: dict[str, Any] = {}
         for field in fields:
             keys = [key for key in field.keys if key in given]
@@ -112,7 +112,7 @@ class NestedList(Kind, frozen=True):
                 made[-1] = Nested(type=structs[word]).read(table, here)
             else:
                 message = "missing" if word is None else f"{show(word)} is not a type of sink"
-                here.key("type").add(message, suggest("" if word is None else show(word), structs))
+                here.key("type").add(message, suggest(word if isinstance(word, str) else "", structs))
         return tuple(made)
 
     def structs(self) -> tuple[type[Table], ...]:

@@ -49,7 +49,8 @@ def read_status(stores: Stores) -> Seen:
             seen.failures.append(error)
     seen.failures.extend(stores.missing().values())
     if not seen.uses and not seen.failures:
-        hint = "run `ionos-poller fetch` or `run` first, or name another --state-dir"
+        other = "state.url" if "://" in stores.place else "--state-dir"
+        hint = f"run `ionos-poller fetch` or `run` first, or name another {other}"
         raise StateError(f"no state in {stores.place}", hint=hint)
     return seen
 

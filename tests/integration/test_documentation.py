@@ -38,6 +38,7 @@ HARMLESS = ["cat", "env", "head", "install", "ln", "openssl", "sed"]
 PLACES = re.compile(r"(?<![\w./>-])/(etc|opt|path|srv|tmp|usr/local|var/lib|var/log)\b")
 SECRETS = {
     "db.password": "secret",
+    "db.crt": "demo",
     "token": "{token}",
     "logging.key": "{api_key}",
     "moesif.id": "demo-app",
@@ -54,7 +55,7 @@ SECRETS = {
 }
 # What a page says its reader has in files.
 GIVEN = {"systemd/README.md": ("token", "logging.key")}
-UNIT_KEYS = {"EnvironmentFile", "ExecStart", "LoadCredential"}
+UNIT_KEYS = {"EnvironmentFile", "ExecStart", "LoadCredential", "LogsDirectory", "LogsDirectoryMode"}
 
 
 class Place:

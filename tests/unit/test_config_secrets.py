@@ -154,6 +154,16 @@ def test_a_header_that_carries_a_secret_wants_a_private_file(tmp_path: Path) -> 
     load(write(tmp_path, text.replace("Authorization", "X-Environment"), 0o644), {})
 
 
+def test_of_a_private_key_that_we_may_not_read_systemds_copy_is_taken(tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "evidence.key").write_text("a key")
+    (credentials / "evidence.key").chmod(0o600)
+    text = '[evidence]\nsigning_key_file = "/nowhere/evidence.key"\n'
+    config = load(write(tmp_path, text), {"CREDENTIALS_DIRECTORY": str(credentials)})
+    assert config.evidence.signing_key_file == credentials / "evidence.key"
+
+
 def test_systemd_credentials_are_found_by_name(tmp_path: Path) -> None:
     credentials = tmp_path / "credentials"
     credentials.mkdir()

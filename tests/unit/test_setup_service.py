@@ -76,6 +76,21 @@ def test_the_configuration_names_the_state_so_that_commands_by_hand_find_it(plac
     assert text == f"{added}# mine\n{first}{LOKI}"
 
 
+def test_private_keys_become_credentials_too(place: Path) -> None:
+    key = place / "mine" / "evidence.key"
+    key.write_text("evidence-canary")
+    key.chmod(0o600)
+    text = f'[evidence]\nsigning_key_file = "evidence.key"\n{ARCHIVE}'
+    found = installation(config(place, text))
+    assert found.files[place / "etc/evidence.key"] == (b"evidence-canary", 0o600)
+    drop_in = found.files[place / "system/ionos-poller.service.d/credentials.conf"][0].decode()
+    assert f"LoadCredential=evidence.key:{place}/etc/evidence.key" in drop_in
+    wanted = config(place, text)
+    key.unlink()
+    with pytest.raises(ConfigError, match=r"evidence\.key: cannot be read: No such file"):
+        installation(wanted)
+
+
 def test_what_is_there_already_is_not_written_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Sequence[str]] = []
     monkeypatch.setattr(setup_service, "ask", lambda command: asked.append(command) or Answer(0, ""))

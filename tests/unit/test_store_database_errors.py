@@ -119,6 +119,7 @@ def test_a_server_that_is_away_is_waited_for_and_a_connection_that_broke_meanwhi
         (psycopg.errors.DataCorrupted("no"), StateError, "restore"),
         (psycopg.errors.SyntaxError("no"), StateError, "log of the server"),
         (psycopg.OperationalError("server certificate for x does not match"), StateError, "ca_file"),
+        (psycopg.OperationalError("server does not support SSL, but SSL was required"), StateError, "ssl = on"),
         (psycopg.OperationalError("connection timeout expired"), StateUnavailableError, "check that it runs"),
     ],
 )

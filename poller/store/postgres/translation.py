@@ -79,6 +79,9 @@ def translated(error: psycopg.Error, place: str) -> StateError:
         return StateUnavailableError(f"{place}: {found[0]}: {words}", hint=found[1])
     if code is None and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         if _is_tls(words):
+            if "does not support SSL" in words:
+                hint = "turn it on in the server: ssl = on, with a certificate that names the host in state.url"
+                return StateError(f"{place}: the server has no TLS: {words}", hint=hint)
             hint = "check ca_file in [state] and the host in state.url: its certificate must name that host"
             return StateError(f"{place}: the TLS connection failed: {words}", hint=hint)
         hint = f"check that it runs, its address, and the network; {_WAIT}"

@@ -25,11 +25,11 @@ class Stores:
     """The states in a directory. See `poller.store.protocols.Stores` for what each method does."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory = directory.absolute()  # for messages: they are read in other places, too
 
     @property
     def place(self) -> str:
-        return str(self.directory.absolute())
+        return str(self.directory)
 
     def owner(self) -> int | None:
         """The user whose files they are; None where that cannot be told."""

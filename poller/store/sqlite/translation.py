@@ -52,8 +52,9 @@ def translated_os(path: Path) -> Iterator[None]:
             raise StateFullError(f"{path}: no space left on the disk", hint="free some and start again") from error
         if error.errno in _NO_RESOURCES:
             raise StateUnavailableError(f"{path}: cannot be opened: {error.strerror}", hint=_RAISE_LIMIT) from error
+        why = "it is no directory" if error.errno in (errno.EEXIST, errno.ENOTDIR) else error.strerror
         raise StateError(
-            f"{path}: cannot be written: {error.strerror}",
+            f"{path}: cannot be written: {why}",
             hint="choose another --state-dir, or give this user the right to write there",
         ) from error
 
