@@ -231,7 +231,8 @@ class _Audit:
         elif compared:
             but = f", but for {summary([gap.window for gap in gaps])}" if gaps else ""
             but += ", but for what the API refuses" if any(part.result.refused for part in compared) else ""
-            click.echo(f"equal: {len(compared)} contracts, every hour as the API counts it{but}")
+            contracts = f"{len(compared)} contract{'' if len(compared) == 1 else 's'}"
+            click.echo(f"equal: {contracts}, every hour as the API counts it{but}")
             _show_proof(compared)
         _tell_before(before)
         _tell_gaps(gaps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -9,7 +10,7 @@ from contextlib import closing, contextmanager
 import click
 
 from poller.cli.acting import acting
-from poller.cli.messages import echo_json, note, printable
+from poller.cli.messages import echo_json, note, printable, wrapped
 from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
 from poller.core.gaps import summary
@@ -59,7 +60,7 @@ def list_(settings: Settings, contracts: tuple[str, ...], as_json: bool, use: st
         echo_json([gap_data(gap) for gap in gaps])
     else:
         for gap in gaps:
-            click.echo(_line(gap))
+            click.echo(wrapped(_line(gap), sys.stdout))
         note(_total(gaps))
     return EXIT_INCOMPLETE if any(gap.is_open for gap in gaps) else EXIT_OK
 
@@ -86,7 +87,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
         ]
         echo_json({**gap_data(gap), "entries": contents})
         return EXIT_OK
-    click.echo(_line(gap))
+    click.echo(wrapped(_line(gap), sys.stdout))
     click.echo(f"first seen {format_time(gap.first_seen)}, tried {gap.tries} times since, {_next(gap)}")
     for number, entry in enumerate(entries, 1):
         cut = f", the first {len(entry.content):,}" if entry.size_bytes > len(entry.content) else ""
@@ -154,7 +155,7 @@ def _find(state: State, id_: int) -> Gap:
 
 
 def _line(gap: Gap) -> str:
-    state = "accepted" if gap.is_accepted else f"tried {gap.tries} times"
+    state = "accepted" if gap.is_accepted else f"tried {gap.tries} time{'' if gap.tries == 1 else 's'}"
     return printable(
         f"{gap.id}  {gap.contract}  {gap.window}  {gap.window.seconds:,} s  {state}  {gap.kind}: {gap.reason}"
     )
@@ -165,4 +166,4 @@ def _next(gap: Gap) -> str:
 
 
 def _total(gaps: Sequence[Gap]) -> str:
-    return summary([gap.window for gap in gaps]) if gaps else "no gaps: all that was asked for could be read"
+    return summary([gap.window for gap in gaps]) if gaps else "no gaps: nothing was set apart as unreadable"

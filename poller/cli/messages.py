@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 import msgspec
@@ -50,18 +50,18 @@ def wants_color() -> bool | None:
 def tell(message: str) -> None:
     """One line on stderr, in the program's name."""
     name = "ionos-poller:"
-    line = _wrapped(f"{name} {printable(message)}")
+    line = wrapped(f"{name} {printable(message)}", sys.stderr)
     _say(line.replace(name, click.style(name, fg="red", bold=True), 1))
 
 
 def note(message: str) -> None:
     """One line on stderr that is no error."""
-    _say(_wrapped(printable(message)))
+    _say(wrapped(printable(message), sys.stderr))
 
 
-def _wrapped(line: str) -> str:
-    """Between words where a terminal shows it, which would cut a word in two; one line elsewhere."""
-    if sys.stderr is None or not sys.stderr.isatty():
+def wrapped(line: str, stream: TextIO | None) -> str:
+    """Between words where the stream is a terminal, which would cut a word in two; one line elsewhere."""
+    if stream is None or not stream.isatty():
         return line
     width = shutil.get_terminal_size().columns
     return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

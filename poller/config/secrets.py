@@ -92,7 +92,7 @@ class SecretSource:
             case "env":
                 return f"set {self.place} anew, then restart"
             case "inline":
-                return "replace it in the configuration, then reload"
+                return f"replace {self.path} in the configuration, then reload"
             case _:
                 return f"replace {self.place}: it is read again each time"
 

@@ -13,6 +13,7 @@ from isal import isal_zlib
 from poller.archive import Place, PlaceError, TakenError
 from poller.archive.places import open_place
 from poller.config import ArchiveSink as Settings
+from poller.config.installed import how_to_add
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
@@ -54,7 +55,7 @@ class ArchiveSink(Sink):
             try:
                 import cryptography  # noqa: F401 - only whether it is there
             except ImportError as error:
-                hint = "pip install 'ionos-poller[archive]'"
+                hint = how_to_add("archive")
                 raise ConfigError([Problem("evidence.signing_key_file", "needs cryptography", hint)]) from error
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:

@@ -144,7 +144,7 @@ def test_what_lies_before_collecting_began_is_named_and_no_difference(bench: Sta
     assert first.code == 0, first.stderr
     for repair in ([], ["--repair"], []):
         run = audit(place, "--from", "24h", "--to", "1m", *repair, code=0)
-        assert run.lines[0].startswith((b"equal: 1 contracts, ", b"nothing was compared: all of it lies before"))
+        assert run.lines[0].startswith((b"equal: 1 contract, ", b"nothing was compared: all of it lies before"))
         (told,) = [line for line in run.told if line.startswith("not compared: ")]
         assert f"of contract {FIRST}; `ionos-poller backfill --from " in told
         count = int(told.split(" entries")[0].split()[-1].replace(",", ""))
@@ -193,7 +193,7 @@ def test_a_gap_is_named_and_not_compared_and_no_difference_once_it_is_accepted(b
     assert place.fetch("--since", "6h", env=env).code == 1
     span = ("--from", "6h", "--to", "0m")
     run = audit(place, *span, "--repair", code=1, env=env)
-    assert run.lines[0].startswith(b"equal: 1 contracts, ")
+    assert run.lines[0].startswith(b"equal: 1 contract, ")
     assert b"but for 1 gap of 1 s on " in run.lines[0]
     (told,) = [line for line in run.told if line.startswith("not compared: gap ")]
     assert f" of contract {FIRST}, {text(dense)}/" in told
@@ -333,7 +333,7 @@ def test_an_api_that_fails_is_told_and_is_no_difference(fetched: Bench) -> None:
     run = fetched.run("audit", *SPAN, env={"IONOS_POLLER_API__MAX_RETRIES": "0"})
     assert run.code == 1
     assert [line for line in run.told if str(SECOND) in line and "500" in line]
-    assert run.lines[0].startswith(b"equal: 1 contracts"), "the other one"
+    assert run.lines[0].startswith(b"equal: 1 contract"), "the other one"
     fetched.simulator.set_faults([])
     bad = {"IONOS_API_TOKEN": "bad"}
     refused(fetched, "audit", *SPAN, "--contract", str(FIRST), code=3, words=["401"], env=bad)

@@ -313,7 +313,7 @@ def test_a_token_file_in_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
         ("file", "replace /etc/key: it is read again each time"),
         ("credential", "replace the file that LoadCredential= names, then restart: the service has a copy"),
         ("env", "set /etc/key anew, then restart"),
-        ("inline", "replace it in the configuration, then reload"),
+        ("inline", "replace api.token in the configuration, then reload"),
     ],
 )
 def test_how_a_new_secret_comes_into_force_depends_on_where_it_is(origin: Any, remedy: str) -> None:

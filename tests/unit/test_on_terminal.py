@@ -1,7 +1,8 @@
-"""Bars on stderr, and what is printed on stdout behind them: on a terminal both are one."""
+"""Lines and bars on a terminal, where stdout and stderr are one, and lines have an end."""
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import sys
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from poller.cli import archive, setup, state
+from poller.cli.messages import wrapped
 from poller.cli.progress import BarProgress
 from poller.core.windows import Window
 from poller.system.log_stream import LogStream
@@ -70,3 +72,19 @@ def test_what_is_printed_after_a_copy_stands_below_its_count() -> None:
         os.write(sys.stderr.fileno(), b"the result")
         sys.stderr.finish()  # type: ignore[attr-defined]
         assert read().endswith(b"2 of 2 rows\r\nthe result")
+
+
+def test_a_line_is_cut_between_words_where_a_terminal_shows_it_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    line = "3  31960001  2026-05-01T07:42:20Z/2026-05-01T07:42:21Z  1 s  tried once"
+    assert wrapped(line, io.StringIO()) == wrapped(line, None) == line
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as stream:
+        assert wrapped(line, stream).splitlines() == [
+            "3  31960001",
+            "  2026-05-01T07:42:20Z/2026-05-01T07:42:21Z",
+            "  1 s  tried once",
+        ]
+    os.close(master)
