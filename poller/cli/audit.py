@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import click
 
 from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation
-from poller.cli.messages import echo_json, exit_code, note, tell
+from poller.cli.messages import echo_json, exit_code, note, tell, wrapped
 from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
 from poller.config import Config, format_duration
@@ -232,7 +233,7 @@ class _Audit:
             but = f", but for {summary([gap.window for gap in gaps])}" if gaps else ""
             but += ", but for what the API refuses" if any(part.result.refused for part in compared) else ""
             contracts = f"{len(compared)} contract{'' if len(compared) == 1 else 's'}"
-            click.echo(f"equal: {contracts}, every hour as the API counts it{but}")
+            click.echo(wrapped(f"equal: {contracts}, every hour as the API counts it{but}", sys.stdout))
             _show_proof(compared)
         _tell_before(before)
         _tell_gaps(gaps)

@@ -133,7 +133,7 @@ def accept(settings: Settings, id_: int, use: str | None) -> int:
         gap = _find(state, id_)
         with acting(stores, "gaps accept", f"gap {id_}: contract {gap.contract}, {gap.window}") as by:
             state.gaps.accept(gap.id, by=by)
-    click.echo(f"accepted: {_line(gap)}")
+    click.echo(wrapped(f"accepted: {_line(gap)}", sys.stdout))
     return EXIT_OK
 
 

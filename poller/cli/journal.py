@@ -49,7 +49,7 @@ def command(settings: Settings, since: int | None, limit: int | None, as_json: b
 
 def line_of(entry: JournalEntry) -> str:
     """An entry of the journal in one line."""
-    count = "" if entry.affected is None else f"  {entry.affected:,}"
+    count = "" if entry.affected is None else f"  count: {entry.affected:,}"
     reason = f"  reason: {entry.reason}" if entry.reason else ""
     export = f"  export: {entry.export}" if entry.export else ""
     subject = f"  {entry.subject}" if entry.subject else ""

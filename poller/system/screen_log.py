@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 MAX_COLUMNS = 100
 _OUTAGE_SECONDS = 180.0  # repeats that are further apart are told again
-_SUBJECTS = ("sink", "contract", "account")
+_SUBJECTS = ("sink", "contract", "account", "action", "subject")
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "35", "ERROR": "1;31", "CRITICAL": "1;31"}  # none is lost on white
 
 

@@ -50,6 +50,15 @@ def lines(screen: Screen) -> list[str]:
     return _ESCAPE.sub("", screen.getvalue()).splitlines()
 
 
+def test_of_what_a_person_did_the_line_says_what_before_who(screen: Screen) -> None:
+    fields = {"id": 1, "at": 1795952411, "uid": 1002, "login": "anna", "action": "gaps retry", "subject": "gap 1"}
+    logging.getLogger("poller.journal").info("journal.recorded", extra=fields)
+    (line,) = lines(screen)
+    assert "journal.recorded action=" in line
+    assert "gaps retry" in line
+    assert line.index("gap 1") < (line.index("uid") if "uid" in line else len(line))
+
+
 def test_a_line_says_when_how_grave_what_whom_why_and_what_to_do(screen: Screen) -> None:
     log.warning("batch.sent_late", extra={"events": 3, "sink": "loki", "why": "HTTP 503", "hint": "wait"})
     (line,) = lines(screen)
