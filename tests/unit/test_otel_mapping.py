@@ -70,6 +70,8 @@ def test_what_an_entry_does_not_say_is_left_out(entry: object) -> None:
         ({"type": "Error"}, ERROR),
         ({"type": "RequestFailed"}, ERROR),
         ({"type": "Provision", "status": "FAILED"}, ERROR),
+        ({"type": "Provision", "status": "Failed"}, ERROR),
+        ({"type": ["Error"], "status": {"FAILED": 1}}, INFO),
         ({"type": "RequestAccepted", "status": "QUEUED"}, INFO),
     ],
 )
@@ -84,6 +86,10 @@ def test_a_failed_request_names_its_error() -> None:
 @pytest.mark.parametrize("action", ["http", "", "reserve"])
 def test_only_a_method_is_given_as_the_method(action: str) -> None:
     assert "http.request.method" not in record({"event": {"param": {"action": action}}}).attributes
+
+
+def test_a_method_in_small_letters_is_one_as_in_the_other_formats() -> None:
+    assert record({"event": {"param": {"action": "delete"}}}).attributes["http.request.method"] == "DELETE"
 
 
 def test_equal_entries_without_an_id_are_kept_apart() -> None:

@@ -20,7 +20,7 @@ EVENT_NAME = "ionos.activitylog"
 INFO, ERROR = 9, 17
 SEVERITIES = {INFO: "INFO", ERROR: "ERROR"}
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-_FAILURES = frozenset({"Error", "RequestFailed", "FAILED"})
+_FAILURES = frozenset({"Error", "RequestFailed"})
 
 # Attribute -> the path of an entry that it is read from. One with a list is a list of texts.
 ATTRIBUTES = {
@@ -57,8 +57,8 @@ def record_of(event: OutboxEvent) -> Record:
     """The record of an event. Its `log.record.uid` depends on the entry alone: a repeat has the same."""
     values: dict[str, Value] = dict(zip(ATTRIBUTES, _fields.read(event.line), strict=True))
     kind, status = values["ionos.event.type"], values["ionos.event.status"]
-    if values["http.request.method"] not in _METHODS:
-        values["http.request.method"] = None
+    method = values["http.request.method"]
+    values["http.request.method"] = method.upper() if isinstance(method, str) and method.upper() in _METHODS else None
     if isinstance(path := values["url.path"], str):
         values["url.path"] = _path_of(path)
     ordinal = f"-{event.ordinal}" if event.ordinal else ""
@@ -72,7 +72,7 @@ def record_of(event: OutboxEvent) -> Record:
         time_ns=event.time_us * 1000 + min(event.ordinal, 999),
         observed_ns=event.collected_at * 1_000_000_000,
         event_name=f"{EVENT_NAME}.{_one(kind)}" if isinstance(kind, str) and kind else EVENT_NAME,
-        severity=ERROR if kind in _FAILURES or status in _FAILURES else INFO,
+        severity=ERROR if kind in _FAILURES or str(status).upper() == "FAILED" else INFO,
         body=str(event.line, "utf-8", "replace"),
         attributes=attributes,
     )
