@@ -25,7 +25,7 @@ import requests
 import urllib3
 
 from poller import __version__
-from poller.core.errors import BodyTooLargeError, StoppedError, TransientError
+from poller.core.errors import BodyTooLargeError, PollerError, StoppedError, TransientError
 from poller.net.connections import (
     DRIP_FACTOR,
     MAX_AGE_SECONDS,
@@ -291,7 +291,7 @@ def _tls_hint(why: str) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The innermost exception: what the operating system or OpenSSL said."""
+    """The innermost exception: what the operating system or OpenSSL said. Not one of ours, in whose handling it was raised."""
     for _ in range(10):
         inner = (
             error.__cause__
@@ -299,7 +299,7 @@ def root_cause(error: BaseException) -> BaseException:
             or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
             or getattr(error, "reason", None)
         )
-        if not isinstance(inner, BaseException) or inner is error:
+        if not isinstance(inner, BaseException) or isinstance(inner, PollerError) or inner is error:
             break
         error = inner
     return error

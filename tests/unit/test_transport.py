@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import inspect
+import socket
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
 
-from poller.core.errors import BodyTooLargeError, TransientError
+from poller.core.errors import BodyTooLargeError, RejectedError, TransientError
 from poller.net.transport import (
     Transport,
     parse_http_date,
@@ -330,6 +331,16 @@ def test_every_foreign_exception_becomes_one_of_ours(kind: type[Exception], whil
     assert "canary" not in str(raised.value)
     assert raised.value.status is None
     transport.close()
+
+
+def test_what_breaks_while_a_refusal_is_handled_is_told_as_what_it_is(transport: Transport) -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        try:
+            raise RejectedError("refused before")
+        except RejectedError:
+            with pytest.raises(TransientError, match="connection refused by"):
+                transport.request("GET", f"http://127.0.0.1:{taken.getsockname()[1]}/")
 
 
 @pytest.mark.parametrize(
