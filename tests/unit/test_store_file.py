@@ -20,7 +20,7 @@ from poller.core.errors import StateError, StateFullError, StateHeldError, State
 from poller.core.windows import Window
 from poller.store.sqlite import State, Stores
 from poller.store.sqlite.database import Database
-from poller.store.sqlite.inspection import schema_of
+from poller.store.sqlite.inspection import holder_of, schema_of
 from poller.store.sqlite.overview import overview_of
 from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, with_functions
 from tests.states import HOUR, START, commit, event, events, next_batch, open_state
@@ -602,3 +602,16 @@ def test_a_link_in_the_place_of_a_file_of_the_state_is_not_followed(directory: P
     with pytest.raises(StateError, match="link"):
         open_state(directory)
     assert precious.read_bytes() == b"not a database"
+
+
+@pytest.mark.parametrize("name", ["fetch.db", "fetch.db-wal", "fetch.lock"])
+def test_a_pipe_in_the_place_of_a_file_of_the_state_is_not_waited_for(directory: Path, name: str) -> None:
+    open_state(directory).close()
+    (directory / name).unlink(missing_ok=True)
+    os.mkfifo(directory / name, 0o600)
+    if name == "fetch.lock":
+        assert holder_of(directory / name) is None
+        return
+    for use in (lambda: open_state(directory), lambda: overview_of(directory / "fetch.db")):
+        with pytest.raises(StateError, match="not a regular file"):
+            use()

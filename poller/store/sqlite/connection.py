@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import stat
 import threading
 from pathlib import Path
 
@@ -59,7 +60,7 @@ _open: dict[Identity, SharedConnection] = {}
 def attach(path: Path, *, is_writable: bool) -> SharedConnection:
     """The connection to a file that exists; `detach` it in the end.  Raises: OSError, sqlite3.Error."""
     with _opening:
-        _refuse_links(path)
+        _refuse_what_is_no_file(path)
         identity = identity_of(path)
         shared = _open.get(identity) or SharedConnection(path, identity, is_writable=is_writable)
         shared.add_user(is_writable=is_writable)
@@ -67,11 +68,17 @@ def attach(path: Path, *, is_writable: bool) -> SharedConnection:
         return shared
 
 
-def _refuse_links(path: Path) -> None:
-    """SQLite would follow a link, and write to a file that is not ours.  Raises: OSError."""
+def _refuse_what_is_no_file(path: Path) -> None:
+    """SQLite would follow a link, and write to a file that is not ours; of a pipe it would wait for ever.  Raises: OSError."""
     for file in (path.with_name(path.name + suffix) for suffix in ("", *SIDE_FILES)):
-        if file.is_symlink():
+        try:
+            mode = file.lstat().st_mode
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(mode):
             raise OSError(errno.ELOOP, f"{file.name} is a link, which is not followed")
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, f"{file.name} is not a regular file")
 
 
 def detach(shared: SharedConnection) -> None:

@@ -85,7 +85,7 @@ def holder_of(path: Path) -> int | None:
     Tries the lock only where the process named in it is alive: one that is just starting must not find it taken by us.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     pid = 0
