@@ -34,7 +34,7 @@ from tests.stand_ins import PROGRAMS, write_script
 from tests.support import TOP, clean_environment
 
 # Programs that may do what they do: in the page's directory they do no harm.
-HARMLESS = ["cat", "env", "head", "install", "ln", "openssl", "sed"]
+HARMLESS = ["cat", "env", "head", "install", "ln", "mkdir", "openssl", "sed"]
 PLACES = re.compile(r"(?<![\w./>-])/(etc|opt|path|srv|tmp|usr/local|var/lib|var/log)\b")
 SECRETS = {
     "db.password": "secret",
@@ -188,7 +188,7 @@ def test_every_block_does_what_the_page_says(page: Path, place: Place) -> None:
 
 
 def try_console(place: Place, block: Block) -> None:
-    if re.match(r"\$ (ionos-poller simulate|export IONOS_API_TOKEN)", block.text):
+    if re.match(r"\$ (mkdir trial|export IONOS_API_TOKEN)", block.text):
         place.begin_anew()
     for shown in commands(block):
         printed = place.reader.type(shown.command)
