@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from poller.cli.messages import settle
+from poller.cli.messages import settle, wrapped
 from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, Settings
 from poller.config import Config
 from poller.config.checks import BadValueError
@@ -74,7 +74,7 @@ def copy(settings: Settings, source: str, target: str) -> int:
     config = settings.load(check_files=False)
     before, after = _stores(config, source, "--from"), _stores(config, target, "--to")
     uses = copy_states(before, after, _tell)
-    click.echo(f"copied {', '.join(uses)} from {before.place} to {after.place}")
+    click.echo(wrapped(f"copied {', '.join(uses)} from {before.place} to {after.place}", sys.stdout))
     return EXIT_OK
 
 
