@@ -134,7 +134,7 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
     """
     config = settings.load(check_files=False)
     if name in {sink.name for sink in config.sinks}:
-        hint = "remove it from the config first, and reload `run` with SIGHUP"
+        hint = "remove it from the config first, then `ionos-poller reload`"
         raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
     stores = stores_of(config)
     state = stores.attach(use_of(use, stores))

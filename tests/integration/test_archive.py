@@ -17,6 +17,8 @@ from poller.archive.directory import DirectoryPlace
 from tests.archives import Writer, blocks_of_evidence, entry, signer
 from tests.integration.exporting import peak_bytes
 from tests.integration.fetching import FIRST, SECOND, Bench, Run, Starter, failed
+from tests.support import COMMAND
+from tests.terminal import on_terminal
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 RANGE = ("--from", "2026-03-01", "--to", "2026-03-02")
@@ -51,6 +53,14 @@ def filled(bench: Starter) -> Bench:
     run = place.run("backfill", *RANGE, "--sink", "proof")
     assert run.code == 0, run.stderr
     return place
+
+
+def test_on_a_terminal_the_verdict_is_the_first_line_and_fits(filled: Bench) -> None:
+    command = [*COMMAND, "archive", "verify", "audit", "--public-key", "evidence.pub"]
+    terminal = on_terminal(command, filled.directory, filled.environment())
+    lines = [line for line in terminal.painted if line]
+    assert lines[0].startswith(f"{2 * COUNT:,} entries of 2 contracts"), lines
+    assert max(map(len, lines)) <= 80
 
 
 def verify(place: Bench, *args: str) -> tuple[Run, dict[str, object]]:

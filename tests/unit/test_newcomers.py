@@ -76,7 +76,7 @@ MISTAKES = [
             "check that it belongs to this user, or name another --state-dir"),
     Mistake("reload", LOKI, "", "`run` does not run", "start it: it takes the configuration as it is then"),
     Mistake("sinks forget a", LOKI, "NAME", "a is a configured sink",
-            "remove it from the config first, and reload `run` with SIGHUP"),
+            "remove it from the config first, then `ionos-poller reload`"),
     Mistake("run", '[api]\ntoken_file = "token"\n', "sinks", "nowhere to deliver to",
             "add one, such as the [[sinks]] of `ionos-poller config example`; `fetch` needs none"),
     Mistake("--config nowhere.toml run", "", "nowhere.toml", "cannot be read: No such file or directory",
