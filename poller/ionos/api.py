@@ -43,7 +43,7 @@ from poller.net.transport import (
     retry_after_seconds,
     unrequested_encoding,
 )
-from poller.net.words import api_words_of
+from poller.net.words import api_words_of, error_words_of
 
 log = logging.getLogger(__name__)
 
@@ -310,7 +310,8 @@ class ActivityLog:
             if encoding := unrequested_encoding(response.headers):
                 message = f"the API's answer came in the encoding {encoding}, which was not asked for"
                 raise TransientError(message, hint=_ENCODING_HINT, contract=contract) from error
-            message = f"the API's answer cannot be used: {error}"
+            said = error_words_of(response, _secrets_in(authorization))
+            message = f"the API's answer cannot be used: {said or error}"
             raise UnusableAnswerError(message, response.body, hint=_BAD_ANSWER_HINT, contract=contract) from error
 
     def _current_authorization(self) -> str:

@@ -14,6 +14,7 @@ _MAX_WORDS = 200
 _ECHO_CHARS = 32
 _MAX_MESSAGES = 20
 _MAX_BODY_BYTES = 64 * 1024
+_ENTRY = re.compile(rb'"(?:_source|@uuid)"\s*:')
 
 
 def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
@@ -31,11 +32,20 @@ def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
 
     Source: docs/facts.md, "IONOS Activity Log API".
     """
+    said = error_words_of(answer, secrets)
+    if said is not None:
+        return said
+    # Whatever its status is, an answer that shows entries has no words: no entry belongs in a log.
+    return "" if _ENTRY.search(answer.body, 0, _MAX_BODY_BYTES) else words_of(answer, secrets, b"")
+
+
+def error_words_of(answer: Response, secrets: Sequence[str]) -> str | None:
+    """The messages of an answer that is an error body of an IONOS API, whatever its status; None where it is none."""
     try:
         messages = json.loads(answer.body[:_MAX_BODY_BYTES])["messages"]
         texts = [_message(message) for message in messages[:_MAX_MESSAGES]]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return words_of(answer, secrets, b"")
+        return None
     body = "; ".join(text for text in texts if text).encode("utf-8", "replace")
     return words_of(answer._replace(body=body, headers={}), secrets, b"")
 

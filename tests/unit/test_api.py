@@ -524,6 +524,8 @@ def test_a_clock_of_ours_that_is_set_shows_before_the_next_answer(
         (b'{"messages":[]}', ""),
         (b"x" * 100_000, ": " + "x" * 200),
         (b"you sent canary-token", ": you sent ********"),
+        (b'{"hits":{"total":1,"hits":[{"_source":{"user":"jane"}}]}}', ""),
+        (b'{"items":[{"@uuid" : "a"}]}', ""),
     ],
 )
 def test_the_words_of_the_api_are_told(server: Server, client: Client, status: int, body: bytes, words: str) -> None:
@@ -531,6 +533,28 @@ def test_the_words_of_the_api_are_told(server: Server, client: Client, status: i
     with pytest.raises(PollerError) as raised:
         page(client(max_retries=0))
     assert raised.value.message.endswith(f"{words}" if words else str(status) if status == 500 else f"({status})")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            b'{"httpStatus":503,"messages":[{"errorCode":"7","message":"the log is being moved"}]}',
+            "7: the log is being moved",
+        ),
+        (b'{"messages":["you sent canary-token"]}', "you sent ********"),
+        (b'{"messages":[]}', "missing required field `hits`"),
+        (b'{"hits":{"hits":[{"_source":{"x":"canary"}}],"total":"7"}}', "Expected"),
+    ],
+)
+def test_the_words_of_an_error_that_comes_as_a_success_are_told_and_no_entry_is(
+    server: Server, client: Client, body: bytes, words: str
+) -> None:
+    server.replies = [Reply(200, body)]
+    with pytest.raises(TransientError, match="the API's answer cannot be used") as raised:
+        page(client(max_retries=0))
+    assert words in raised.value.message
+    assert "canary" not in raised.value.message
 
 
 def test_the_password_of_a_basic_login_is_not_told(server: Server, client: Client) -> None:
