@@ -303,15 +303,15 @@ def test_a_call_that_is_not_taken_makes_its_size_suspect(aws: None) -> None:
         (headed(b"", "Content-Length: 999999999999"), b" " * 65_536, 0.0, "larger"),
         (headed(b"", "Transfer-Encoding: chunked"), b"4000\r\n" + b" " * 0x4000 + b"\r\n", 0.0, "larger"),
         (headed(b"{", "Connection: close", status="500 Oops"), b" " * 65_536, 0.0, "larger"),
-        (headed(b"{", "Content-Length: 9999"), b" ", 0.02, "too slowly"),
-        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.02, "too slowly"),
+        (headed(b"{", "Content-Length: 9999"), b" ", 0.05, "too slowly"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.05, "too slowly"),
     ],
 )
 def test_an_answer_without_end_is_given_up(
     aws: None, first: bytes, piece: bytes, pause_seconds: float, words: str
 ) -> None:
     with RawServer(endless(first, piece, pause_seconds)) as server:
-        sink = make(server.url, read_timeout_seconds=0.2)
+        sink = make(server.url, read_timeout_seconds=0.5)
         started = time.monotonic()
         outcome = sink.send([event_of()])
     assert isinstance(outcome, RetryAfter)
