@@ -88,7 +88,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
         echo_json({**gap_data(gap), "entries": contents})
         return EXIT_OK
     click.echo(wrapped(_line(gap), sys.stdout))
-    click.echo(f"first seen {format_time(gap.first_seen)}, tried {gap.tries} times since, {_next(gap)}")
+    click.echo(f"first seen {format_time(gap.first_seen)}, {_tried(gap)} since, {_next(gap)}")
     for number, entry in enumerate(entries, 1):
         cut = f", the first {len(entry.content):,}" if entry.size_bytes > len(entry.content) else ""
         click.echo(f"what came and cannot be used, {number} of {len(entries)} ({entry.size_bytes:,} bytes{cut}):")
@@ -155,10 +155,14 @@ def _find(state: State, id_: int) -> Gap:
 
 
 def _line(gap: Gap) -> str:
-    state = "accepted" if gap.is_accepted else f"tried {gap.tries} time{'' if gap.tries == 1 else 's'}"
+    state = "accepted" if gap.is_accepted else _tried(gap)
     return printable(
         f"{gap.id}  {gap.contract}  {gap.window}  {gap.window.seconds:,} s  {state}  {gap.kind}: {gap.reason}"
     )
+
+
+def _tried(gap: Gap) -> str:
+    return f"tried {gap.tries} time{'' if gap.tries == 1 else 's'}"
 
 
 def _next(gap: Gap) -> str:
