@@ -136,6 +136,8 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
 
 def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
     """Set one value deep in the tree; lists are counted from 0. Returns its path."""
+    if "" in parts:
+        raise BadValueError("names no key", "`__` stands between table and key, as in IONOS_POLLER_POLL__INTERVAL")
     node: Any = tree
     path = ""
     for depth, part in enumerate(parts):

@@ -249,6 +249,10 @@ def test_keys_of_a_sink_in_the_file_are_set_by_their_index(write: Any) -> None:
         ("IONOS_POLLER_STATE_DIR__X", "1", "IONOS_POLLER_STATE_DIR__X", "must be text, not a table"),
         ("IONOS_POLLER_API__PAGE_SIZE", "x", "IONOS_POLLER_API__PAGE_SIZE", "not a number"),
         ("IONOS_POLLER_API__PAGE_SIZE", "\u0665", "IONOS_POLLER_API__PAGE_SIZE", "whole number"),
+        *(
+            (name, "1", name, "names no key")
+            for name in ("IONOS_POLLER_", "IONOS_POLLER_API__", "IONOS_POLLER_API____X")
+        ),
         ("IONOS_POLLER_SINKS", "{", "IONOS_POLLER_SINKS", "not valid JSON"),
         ("IONOS_POLLER_SINKS", "\udcff", "IONOS_POLLER_SINKS", "not valid JSON"),
         ("IONOS_POLLER_SINKS", "[" * 100_000, "IONOS_POLLER_SINKS", "not valid JSON"),
