@@ -198,7 +198,9 @@ class WindowReader:
                 # It keeps growing faster than we page. All that was there when this sweep began has been seen; what came
                 # since is what the overlap is for.
                 return self._accepted(window, sweep, list(shown.values()))
-            if is_still or number == sweeps:
+            # Where it is known that the counts do not agree, one answer, which is one moment, is not asked for again.
+            is_known = not self._conduct.is_exact and sweep.page_count <= 1
+            if is_still or is_known or number == sweeps:
                 return self._unstable(window, sweep, shown, number)
 
     def _unstable(self, window: Window, sweep: _Sweep, shown: Mapping[bytes, Event], number: int) -> Reading | Split:
@@ -210,7 +212,9 @@ class WindowReader:
         counted = (
             "does not say how many entries there are" if sweep.last_total is None else f"counts {sweep.last_total}"
         )
-        reason = f"the API {counted}, and showed {len(shown)} different ones in {number} readings"
+        reason = (
+            f"the API {counted}, and showed {len(shown)} different ones in {number} reading{'' if number == 1 else 's'}"
+        )
         # Of equal entries without an id, as many as the last reading showed: which of them are new, their order tells.
         events = list(shown.values()) if all(event.has_id for event in shown.values()) else sweep.events
         return self._accepted(window, sweep._replace(cut=Unread(window, UNSTABLE, reason)), events)

@@ -12,7 +12,7 @@ from poller.core.answers import Page
 from poller.core.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
 from poller.core.events import Event
 from poller.core.gaps import DENSE, UNSTABLE, Unread
-from poller.core.reading import Limits, Reading, Split, WindowReader
+from poller.core.reading import Conduct, Limits, Reading, Split, WindowReader
 from poller.core.sifting import each_once
 from poller.core.windows import Window, parts_for, split
 
@@ -360,6 +360,15 @@ def test_a_count_far_above_what_is_served_does_not_cost_a_request_a_second(total
     assert sum(len(reading.events) for reading in readings) == 60
     assert not any(reading.is_complete for reading in readings)
     assert len(script.queries) < 100
+
+
+def test_a_count_that_is_known_to_be_wrong_costs_one_request_more_than_a_right_one() -> None:
+    script = Script(lambda query: served(named("abc"), query, 4))
+    reading = WindowReader(script, "1", LIMITS, Conduct(is_exact=False)).read(WINDOW)
+    assert isinstance(reading, Reading)
+    assert (identities(reading), [unread.window for unread in reading.unread]) == ("abc", [WINDOW])
+    assert reading.unread[0].reason == "the API counts 4, and showed 3 different ones in 1 reading"
+    assert len(script.queries) == 2
 
 
 def test_a_window_that_an_offset_just_reaches_is_read_as_it_is() -> None:
