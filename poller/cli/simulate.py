@@ -108,7 +108,7 @@ def command(
             if write_config is not None:
                 _write(write_config, simulator)
             numbers = [str(contract) for contract in simulator.contracts]
-            told = ", ".join(numbers) if len(numbers) < 3 else f"{numbers[0]} to {numbers[-1]}"  # they are in a row
+            told = ", ".join(numbers[:5]) + (f" to {numbers[-1]}" if len(numbers) > 5 else "")  # they are in a row
             click.echo(f"{simulator.url}  token: {simulator.token}  contracts: {told}")
             sys.stdout.flush()
             stop.wait()
