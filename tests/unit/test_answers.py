@@ -344,7 +344,7 @@ def test_too_many_open_files_is_no_refused_credential(
         return outcome
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", no_more)
+        patch.setattr(os, "open", no_more)
         assert "raise the limit of open files" in str(refused())
     with monkeypatch.context() as patch:
         patch.setattr(socket, "socket", no_more)
