@@ -255,9 +255,12 @@ class WindowReader:
             first_total = total if first_total is None else first_total
             weight_bytes += page.weight_bytes
             parts = self._parts_needed(page, offset, weight_bytes)
-            is_large = parts > 1 and is_splittable
-            if is_large and not self._is_all(window, offset, page, asked):
-                return Split(split_around(window, _dense_part(window, page), parts))
+            is_miscounted = False
+            if parts > 1 and is_splittable:
+                parts = self._believed(parts, window, offset, page, asked)
+                if parts > 1:
+                    return Split(split_around(window, _dense_part(window, page), parts))
+                is_miscounted = True
             if weight_bytes > max(_HEAVY_BYTES, self._limits.window_bytes):
                 self._before_heavy(window)
             unreadable += [element.behind(len(events)) for element in page.unreadable]
@@ -266,7 +269,7 @@ class WindowReader:
             page_count += bool(page.count)
             cut = self._too_dense(window, page) if self._conduct.is_trial else None
             # A total that is less than what has come is wrong: then only an empty page is the end.
-            is_end = is_large or not page.count or (offset == total and not self._is_capped(page))
+            is_end = is_miscounted or not page.count or (offset == total and not self._is_capped(page))
             if weight_bytes > max(_SECOND_BYTES, self._limits.window_bytes) and not is_end:
                 cut = Unread(
                     window,
@@ -298,15 +301,18 @@ class WindowReader:
         most = min(self._page_size, self._limits.result_window - offset)
         return min(most, _LOOK_ENTRIES) if is_first_look else most
 
-    def _is_all(self, window: Window, offset: int, page: Page, asked: int) -> bool:
-        """Whether a first page that counts far more is all there is: it has fewer entries than were asked for, and none follow.
+    def _believed(self, parts: int, window: Window, offset: int, page: Page, asked: int) -> int:
+        """Into how many parts to split a window of which this page says so; 1 where it is all there is, whatever it counts.
 
-        Then the count is wrong, and smaller windows, of which there would be very many, would have the same one.
+        A first page is all if it has fewer entries than were asked for, and none follow. Smaller windows, of which there would be
+        very many, would be counted wrong as well.
         """
         if offset or page.count >= asked:
-            return False
+            return parts
         follow = self._next_page(window, page.count, page)
-        return isinstance(follow, Page) and not follow.count
+        if isinstance(follow, Unread):
+            return 2  # it is not known
+        return parts if follow.count else 1
 
     def _too_dense(self, window: Window, page: Page) -> Unread | None:
         """A second of which the first page says that the API would not serve all of it: then the others are not asked for."""

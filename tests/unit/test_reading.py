@@ -18,6 +18,7 @@ from poller.core.windows import Window, parts_for, split
 
 WINDOW = Window(1000, 1010)
 SECOND = Window(1000, 1001)
+PRESENT = Window(2000, 2001)
 LIMITS = Limits(page_size=3, result_window=1000, window_bytes=10**9)
 
 
@@ -360,6 +361,16 @@ def test_a_count_far_above_what_is_served_does_not_cost_a_request_a_second(total
     assert sum(len(reading.events) for reading in readings) == 60
     assert not any(reading.is_complete for reading in readings)
     assert len(script.queries) < 100
+
+
+def test_a_count_of_which_the_next_page_fails_is_not_believed_either() -> None:
+    def answer(query: Query) -> Page:
+        if query.offset:
+            raise TransientError("no answer")
+        return served(named("ab"), query, 10**19)
+
+    reader = WindowReader(Script(answer), "1", LIMITS, Conduct(PRESENT, is_failing=True))
+    assert reader.read(WINDOW) == Split(split(WINDOW, 2))
 
 
 def test_a_count_that_is_known_to_be_wrong_costs_one_request_more_than_a_right_one() -> None:
