@@ -80,6 +80,13 @@ def test_a_shortened_entry_keeps_what_identifies_it() -> None:
         assert shorter["_truncated"] == {"original_bytes": len(line)}
 
 
+def test_what_identifies_an_entry_is_kept_where_there_is_half_a_character_in_another_text() -> None:
+    fields = ",".join(f'"{number}":"{"x" * 50}"' for number in range(100))
+    line = f'{{"@uuid":"6a1b7c7e","event":{{"type":"Provision","message":"\\ud800"}},{fields}}}'.encode()
+    shorter = json.loads(truncated(line, 512))
+    assert (shorter["@uuid"], shorter["event"]) == ("6a1b7c7e", {"type": "Provision"})
+
+
 @pytest.mark.parametrize(
     "value",
     [

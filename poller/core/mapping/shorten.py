@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from poller.core.damage import without_lone_surrogates
+
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -75,7 +77,7 @@ def _core(line: bytes) -> dict[str, Any]:
     """What identifies the entry, as far as it is short text."""
     core: dict[str, Any] = {}
     with suppress(msgspec.DecodeError):
-        fields = _decode_keys(line)
+        fields = _decode_keys(without_lone_surrogates(line))
         for outer, inner in (("@uuid", ""), ("meta", "time"), ("event", "type")):
             with suppress(msgspec.DecodeError, KeyError):
                 text = msgspec.json.decode(_decode_keys(fields[outer])[inner] if inner else fields[outer], type=str)
