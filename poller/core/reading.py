@@ -304,15 +304,17 @@ class WindowReader:
     def _believed(self, parts: int, window: Window, offset: int, page: Page, asked: int) -> int:
         """Into how many parts to split a window of which this page says so; 1 where it is all there is, whatever it counts.
 
-        A first page is all if it has fewer entries than were asked for, and none follow. Smaller windows, of which there would be
-        very many, would be counted wrong as well.
+        A first page that counts more than it has is all if it has fewer entries than were asked for, and none follow. Smaller
+        windows, of which there would be very many, would be counted wrong as well.
         """
-        if offset or page.count >= asked:
+        if offset or page.count >= asked or page.count >= (page.total or 0):
             return parts
         follow = self._next_page(window, page.count, page)
         if isinstance(follow, Unread):
             return 2  # it is not known
-        return parts if follow.count else 1
+        if follow.count:
+            return parts
+        return 2 if page.weight_bytes > self._limits.window_bytes else 1
 
     def _too_dense(self, window: Window, page: Page) -> Unread | None:
         """A second of which the first page says that the API would not serve all of it: then the others are not asked for."""

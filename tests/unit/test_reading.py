@@ -373,6 +373,15 @@ def test_a_count_of_which_the_next_page_fails_is_not_believed_either() -> None:
     assert reader.read(WINDOW) == Split(split(WINDOW, 2))
 
 
+@pytest.mark.parametrize("total", [2, 10**19])
+def test_a_first_page_that_is_all_and_too_heavy_is_split_by_its_weight_whatever_it_counts(total: int) -> None:
+    heavy = [entry("a", second=1001, weight=40), entry("b", second=1008, weight=40)]
+    script = Script(lambda query: served(heavy, query, total))
+    result = WindowReader(script, "1", LIMITS._replace(window_bytes=60)).read(WINDOW)
+    assert isinstance(result, Split)
+    assert len(result.windows) == 2
+
+
 def test_a_count_that_is_known_to_be_wrong_costs_one_request_more_than_a_right_one() -> None:
     script = Script(lambda query: served(named("abc"), query, 4))
     reading = WindowReader(script, "1", LIMITS, Conduct(is_exact=False)).read(WINDOW)
