@@ -382,6 +382,14 @@ def test_a_first_page_that_is_all_and_too_heavy_is_split_by_its_weight_whatever_
     assert len(result.windows) == 2
 
 
+def test_an_api_that_gives_less_than_asked_for_is_believed_where_more_follows() -> None:
+    script = Script(lambda query: served(named("abcdefg"), query._replace(limit=2), 5000))
+    result = WindowReader(script, "1", LIMITS).read(WINDOW)
+    assert isinstance(result, Split)
+    assert len(result.windows) > 2
+    assert [query.offset for query in script.queries] == [0, 2]
+
+
 def test_a_count_that_is_known_to_be_wrong_costs_one_request_more_than_a_right_one() -> None:
     script = Script(lambda query: served(named("abc"), query, 4))
     reading = WindowReader(script, "1", LIMITS, Conduct(is_exact=False)).read(WINDOW)
