@@ -139,10 +139,18 @@ def simulator(*, contracts: int, events: int, span: str, latency_ms: int = 0, fa
         match = re.search(r"http://\S+", process.stdout.readline())
         if match is None:
             raise RuntimeError("the simulator did not start")
+        # The bare loop keeps to no pace, and a pipeline would refuse what comes faster.
+        control(match[0], "settings", {"logging_requests_per_second": 0})
         yield match[0]
     finally:
         process.terminate()
         process.wait()
+
+
+def control(url: str, path: str, value: dict[str, Any]) -> None:
+    """Tell the simulator something."""
+    body = json.dumps(value).encode()
+    urllib.request.urlopen(f"{url}/_simulator/{path}", body, timeout=10).close()
 
 
 def state_of(url: str) -> dict[str, Any]:
