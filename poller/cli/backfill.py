@@ -123,7 +123,7 @@ def command(
     window = _window(start, end)
 
     def work(stop: threading.Event) -> int:
-        accounts = activity_logs(config, stop)
+        accounts = activity_logs(config, stop, concurrency=jobs)
         if restart:
             discard(stores, order)
         is_refused = False

@@ -32,9 +32,15 @@ def activity_logs(
     config: Config,
     stop: threading.Event,
     observe: Callable[[str, float], None] = lambda code, seconds: None,
+    *,
+    concurrency: int | None = None,
 ) -> dict[str, ActivityLog]:
-    """A client per account, all under one rate limit and bound.  Raises: ConfigError when one has no credentials."""
-    rate_limit, turns = RateLimit(config.api.requests_per_second), SharedTurns(config.api.concurrency)
+    """A client per account, all under one rate limit and bound: `concurrency` requests at once, else as configured.
+
+    Raises: ConfigError when one has no credentials.
+    """
+    at_once = concurrency or config.api.concurrency
+    rate_limit, turns = RateLimit(config.api.requests_per_second), SharedTurns(at_once)
     clients = {}
     for account in config.accounts:
         authorization(account)  # tell at once what is missing
@@ -44,7 +50,7 @@ def activity_logs(
             timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
             proxies=config.proxies_for(url),
             ca_file=ca_file,
-            pool_size=config.api.concurrency * MOST_OPEN,
+            pool_size=at_once * MOST_OPEN,
         )
         clients[account.name] = ActivityLog(
             url,

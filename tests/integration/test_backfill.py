@@ -91,7 +91,7 @@ def test_more_jobs_wait_for_the_api_together(bench: Starter) -> None:
         most[jobs] = at_once.most
         assert_exported(place.directory / f"{jobs}.ndjson", place.simulator)
     assert most["1"] == 1
-    assert 4 <= most["8"] <= 8, "on a busy machine the first may be answered before the last is asked"
+    assert 4 < most["8"] <= 8  # more than `api.concurrency`
 
 
 def test_a_name_that_ends_in_gz_is_compressed_and_gzip_agrees(bench: Starter) -> None:
