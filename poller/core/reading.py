@@ -245,7 +245,7 @@ class WindowReader:
         before: Page | None = None
         offset = page_count = weight_bytes = 0
         while True:
-            asked = self._limit(window, offset)
+            asked = self._limit(window, offset)  # now: what is answered may lower it
             page = self._next_page(window, offset, before)
             if isinstance(page, Unread):
                 if is_splittable:

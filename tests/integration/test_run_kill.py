@@ -35,9 +35,9 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_batch_each(da
         # Half of the lives from the start of the process on, half from the first delivery on.
         if rng.random() < 0.5:
             wait_until(lambda before=before: daemon.simulator.intakes[LOGGING].accepted > before, 15, what="work")
-            time.sleep(rng.uniform(0, 0.2))
+            time.sleep(rng.uniform(0, 0.2))  # that is the fault: at any moment
         else:
-            time.sleep(rng.uniform(0.1, 0.9))
+            time.sleep(rng.uniform(0.1, 0.9))  # the same
         daemon.kill()
         killed_at_work += daemon.simulator.intakes[LOGGING].accepted > before
     assert killed_at_work > KILLS / 4
