@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from poller.core.amounts import plural
 from poller.core.windows import format_time
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ def lines_of(report: Report) -> Iterator[str]:
         return
     span = f", {report.first[:10]} to {report.last[:10]}" if report.entries else ""
     state = (
-        "unchanged since written" if not report.findings else f"NOT PROVEN: {_count(len(report.findings), 'finding')}"
+        "unchanged since written" if not report.findings else f"NOT PROVEN: {plural(len(report.findings), 'finding')}"
     )
-    yield f"{report.entries:,} entries of {_count(report.contracts, 'contract')}{span}, {state}"
-    yield f"  in {_count(report.objects, 'object')} of {_count(report.digests, 'digest')}"
+    yield f"{report.entries:,} entries of {plural(report.contracts, 'contract')}{span}, {state}"
+    yield f"  in {plural(report.objects, 'object')} of {plural(report.digests, 'digest')}"
     yield from _completeness(report)
     yield from _signatures(report)
     yield "newest digest (with --head, it finds an archive that was cut at its end):"
@@ -33,18 +34,18 @@ def lines_of(report: Report) -> Iterator[str]:
 def _completeness(report: Report) -> Iterator[str]:
     stated = report.complete + len(report.incomplete) + report.damaged
     if stated:
-        yield f"complete: the API counted the same in {report.complete:,} of {_count(stated, 'hour')}"
+        yield f"complete: the API counted the same in {report.complete:,} of {plural(stated, 'hour')}"
     else:
         yield "complete: not known, as no hour is stated: no audit has closed one yet"
     if report.damaged:
-        yield f"  {_count(report.damaged, 'hour')} with findings"
+        yield f"  {plural(report.damaged, 'hour')} with findings"
     for held in report.incomplete[:_TOLD_HOURS]:
         yield f"  contract {held.contract}, {format_time(held.start)}: {_difference(held)}"
     if len(report.incomplete) > _TOLD_HOURS:
         yield f"  ... and {len(report.incomplete) - _TOLD_HOURS:,} more hours: --json names each"
     if report.unstated and stated:
         entries = sum(held.hour.held for held in report.unstated)
-        yield f"  {_count(len(report.unstated), 'hour')} with {entries:,} entries not stated yet: not over, or not audited"
+        yield f"  {plural(len(report.unstated), 'hour')} with {entries:,} entries not stated yet: not over, or not audited"
 
 
 def _difference(held: HeldHour) -> str:
@@ -96,7 +97,3 @@ def _hour(held: HeldHour) -> dict[str, Any]:
     statement = held.hour.statement
     known = {"contract": held.contract, "hour": format_time(held.start), "archived": held.hour.held}
     return known if statement is None else {**known, "api": statement.api, "gaps": statement.gaps}
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

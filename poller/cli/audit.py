@@ -16,6 +16,7 @@ from poller.cli.messages import echo_json, exit_code, note, tell, wrapped
 from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
 from poller.cli.stopping import until_stopped
 from poller.config import Config, format_duration
+from poller.core.amounts import plural
 from poller.core.errors import (
     EXIT_INCOMPLETE,
     ConfigError,
@@ -232,7 +233,7 @@ class _Audit:
         elif compared:
             but = f", but for {summary([gap.window for gap in gaps])}" if gaps else ""
             but += ", but for what the API refuses" if any(part.result.refused for part in compared) else ""
-            contracts = f"{len(compared)} contract{'' if len(compared) == 1 else 's'}"
+            contracts = plural(len(compared), "contract")
             click.echo(wrapped(f"equal: {contracts}, every hour as the API counts it{but}", sys.stdout))
             _show_proof(compared)
         _tell_before(before)

@@ -12,6 +12,7 @@ import click
 from poller.cli.acting import acting
 from poller.cli.messages import echo_json, note, printable, wrapped
 from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
+from poller.core.amounts import plural
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
 from poller.core.gaps import summary
 from poller.core.windows import format_time
@@ -162,7 +163,7 @@ def _line(gap: Gap) -> str:
 
 
 def _tried(gap: Gap) -> str:
-    return f"tried {gap.tries} time{'' if gap.tries == 1 else 's'}"
+    return f"tried {plural(gap.tries, 'time')}"
 
 
 def _next(gap: Gap) -> str:

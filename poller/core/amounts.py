@@ -1,4 +1,4 @@
-"""How durations and sizes are written for people."""
+"""How durations, sizes and counts are written for people."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:,.1f} GiB".replace(".0 ", " ")
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: `1 hour`, `2,000 hours`, `3 entries` (`many`: a plural that is not `one` and an s)."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from poller.core.amounts import plural
 from poller.core.answers import Page, Unreadable
 from poller.core.errors import (
     AuthError,
@@ -212,9 +213,7 @@ class WindowReader:
         counted = (
             "does not say how many entries there are" if sweep.last_total is None else f"counts {sweep.last_total}"
         )
-        reason = (
-            f"the API {counted}, and showed {len(shown)} different ones in {number} reading{'' if number == 1 else 's'}"
-        )
+        reason = f"the API {counted}, and showed {len(shown)} different ones in {plural(number, 'reading')}"
         # Of equal entries without an id, as many as the last reading showed: which of them are new, their order tells.
         events = list(shown.values()) if all(event.has_id for event in shown.values()) else sweep.events
         return self._accepted(window, sweep._replace(cut=Unread(window, UNSTABLE, reason)), events)

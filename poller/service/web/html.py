@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from poller import __version__
 from poller.core import hours
-from poller.core.amounts import duration, size
+from poller.core.amounts import duration, plural, size
 from poller.core.windows import format_time
 from poller.pipeline.status import hours_of
 from poller.service.readiness import is_stale
@@ -28,7 +28,6 @@ from poller.service.web.view import (
     contract_word,
     headline,
     level,
-    plural,
     problems,
     sink_word,
     subline,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from poller.config import Config
-from poller.core.amounts import duration
+from poller.core.amounts import duration, plural
 from poller.core.gaps import summary
 from poller.pipeline.status import Seen, Use
 from poller.service.readiness import gaps_told, is_stale
@@ -59,10 +59,6 @@ def clock(at: float, now: float) -> str:
     """A time in UTC: of today without the date."""
     when, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
     return f"{when:%H:%M:%S}" if when.date() == today.date() else f"{when:%Y-%m-%d %H:%M:%S}"
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def level(view: View) -> str:

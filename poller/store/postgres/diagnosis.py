@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 
 from poller.config.values import format_duration, format_size
+from poller.core.amounts import plural
 from poller.core.errors import EXIT_STATE, StateError
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.overview import read_replicas
@@ -176,9 +177,7 @@ def _replicas(connection: Connection, database: Database) -> Iterator[Diagnosis]
             hint = "give all of them the same configuration; `status` shows whose is different"
             yield Diagnosis("warn", _NAME, f"{name}: replicas with different configurations: {hosts}", hint)
         else:
-            yield Diagnosis(
-                "ok", _NAME, f"{name}: {len(found)} {'replica' if len(found) == 1 else 'replicas'}: {hosts}"
-            )
+            yield Diagnosis("ok", _NAME, f"{name}: {plural(len(found), 'replica')}: {hosts}")
 
 
 def _outbox(connection: Connection, database: Database, max_bytes: int) -> Iterator[Diagnosis]:
