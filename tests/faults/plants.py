@@ -19,6 +19,7 @@ from poller.core.events import OutboxEvent
 
 Events = Sequence[OutboxEvent]
 Send = Callable[[Events], Any]
+_MARK = Path("died")
 
 
 def watermark_first() -> None:
@@ -66,10 +67,13 @@ def _die_once() -> None:
     """The moment in which a kill does harm: once for each plan, whose directory we are in."""
     from tests.faults.shim import die
 
-    mark = Path("died")
-    if not mark.exists():
-        mark.touch()
+    if not _has_died():
+        _MARK.touch()
         die()
+
+
+def _has_died() -> bool:
+    return _MARK.exists()
 
 
 def ledger_late() -> None:
@@ -292,9 +296,18 @@ def _replace_send(around: Callable[[Any, Any, Send], Send]) -> None:
 
 def keep_torn_lines() -> None:
     """What a crash left behind the last whole line of a file stays there."""
-    from poller.sinks.file import FileSink
+    from poller.sinks import file
 
-    FileSink._cut_tail = lambda self, descriptor, path: self._check_kind(descriptor)  # type: ignore[method-assign]
+    write = file.write_whole
+
+    def die_half_way(descriptor: int, data: bytes) -> None:
+        if not _has_died():
+            write(descriptor, data[: len(data) // 2])
+        _die_once()
+        write(descriptor, data)
+
+    file.write_whole = die_half_way
+    file.FileSink._cut_tail = lambda self, descriptor, path: self._check_kind(descriptor)  # type: ignore[method-assign]
 
 
 def leave_half_lines() -> None:
@@ -463,12 +476,13 @@ def archive_composed_anew() -> None:
                 time.sleep(3.0)  # until more waits
         return prepared(self, sink)
 
-    def die_after(self: Any, key: str, content: bytes, **options: Any) -> None:
+    def die_before_digest(self: Any, key: str, content: bytes, **options: Any) -> None:
+        if key.startswith("digests/"):
+            _die_once()
         put(self, key, content, **options)
-        _die_once()
 
     Archives.prepared = forget  # type: ignore[method-assign]
-    DirectoryPlace.put = die_after  # type: ignore[method-assign]
+    DirectoryPlace.put = die_before_digest  # type: ignore[method-assign]
 
 
 PLANTS = {
