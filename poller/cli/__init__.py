@@ -6,6 +6,7 @@ Commands live in modules of their own, imported when they are called, so that `f
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import sys
@@ -60,6 +61,9 @@ class _LazyGroup(SuggestingGroup):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"poller.cli.{cmd_name.replace('-', '_')}")
+        if not gc.isenabled():  # `__main__` holds it off while the program is loaded, which is never garbage
+            gc.freeze()
+            gc.enable()
         command = module.command
         assert isinstance(command, click.Command)  # noqa: S101  # a module of this package without one is a bug
         return command

@@ -30,6 +30,21 @@ def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"ionos-poller {__version__}\n")
 
 
+def test_garbage_is_collected_again_once_a_command_is_loaded(tmp_path: Path) -> None:
+    """It is not looked for while the program starts: what would never be looked for again would fill the memory."""
+    told = "lambda code: (print(gc.isenabled(), flush=True), end(code))"
+    script = f"import gc, os; end = os._exit; os._exit = {told}; from poller.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "config", "example"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "True"), done.stderr
+
+
 def subcommands(text: str) -> list[str]:
     """The names in the list of commands of a help page."""
     return re.findall(r"^  ([a-z-]+)  ", text.partition("Commands:")[2], re.MULTILINE)
