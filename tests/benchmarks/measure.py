@@ -157,15 +157,3 @@ def state_of(url: str) -> dict[str, Any]:
     """What the simulator has seen so far."""
     with urllib.request.urlopen(f"{url}/_simulator/state") as answer:
         return dict(json.load(answer))
-
-
-def count_of(broker: str, topic: str) -> int:
-    """How many records a topic ever got. Not how many a reader finds: librdkafka's mock cluster keeps the last 5 MB."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    reader = Consumer({"bootstrap.servers": broker, "group.id": "count", "log_level": 0})
-    try:
-        numbers = reader.list_topics(topic, 10).topics[topic].partitions
-        return sum(reader.get_watermark_offsets(TopicPartition(topic, number), 10)[1] for number in numbers)
-    finally:
-        reader.close()

@@ -11,7 +11,6 @@ from tests.benchmarks.measure import (
     Cost,
     bare,
     cost_of_idling,
-    count_of,
     environment,
     ours,
     run,
@@ -19,6 +18,7 @@ from tests.benchmarks.measure import (
     state_of,
     sync_count,
 )
+from tests.benchmarks.mock_kafka import cluster
 from tests.benchmarks.row import REPEATS, Row, middle, row_of
 from tests.scale import FETCH_POLL_SECONDS, seconds_for_one_round
 from tests.support import TOP
@@ -112,32 +112,27 @@ def deliver(room: Path, scale: int) -> Iterator[Row]:
 
 def kafka(room: Path, scale: int) -> Iterator[Row]:
     """From a filled outbox to librdkafka's mock cluster, a transaction a batch, against an idempotent producer without any."""
-    from confluent_kafka import Producer
-
     events = 100_000 // scale
     with simulator(contracts=1, events=events, span="3h") as url:
         env = environment(url, room / "kafka")
         lines = room / "kafka.ndjson"
         run(ours("backfill", "--from", "4h", "--to", "0s", "--output", str(lines)), env=env, cwd=TOP)
-    cluster = Producer(
-        {"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0}
-    )  # lives as long as this
-    (broker,) = cluster.list_topics(timeout=10).brokers.values()
-    address = f"{broker.host}:{broker.port}"
     pairs = []
-    for number in range(REPEATS):
-        config = room / "kafka.toml"
-        config.write_text(
-            f'[[sinks]]\nname = "k"\ntype = "kafka"\nbrokers = ["{address}"]\ntopic = "ours-{number}"\nsecurity = "plain"\n'
-            "batch_events = 1000\n"
-        )
-        command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(config)]
-        mine = run([*command, str(room / f"kafka-state-{number}")], env=env, cwd=TOP)
-        theirs = run(bare("kafka", str(lines), address, f"bare-{number}"), env=env, cwd=TOP)
-        found = [count_of(address, f"{name}-{number}") for name in ("ours", "bare")]
-        assert found == [events + events // 1000, events], found  # with the marker that ends each transaction
-        pairs.append((float(theirs.last_line) / float(mine.last_line), float(mine.last_line), float(theirs.last_line)))
-    cluster.flush()
+    with cluster() as (address, count):
+        for number in range(REPEATS):
+            config = room / "kafka.toml"
+            config.write_text(
+                f'[[sinks]]\nname = "k"\ntype = "kafka"\nbrokers = ["{address}"]\ntopic = "ours-{number}"\nsecurity = "plain"\n'
+                "batch_events = 1000\n"
+            )
+            command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(config)]
+            mine = run([*command, str(room / f"kafka-state-{number}")], env=env, cwd=TOP)
+            theirs = run(bare("kafka", str(lines), address, f"bare-{number}"), env=env, cwd=TOP)
+            found = [count(f"{name}-{number}") for name in ("ours", "bare")]
+            assert found == [events + events // 1000, events], found  # with the marker that ends each transaction
+            pairs.append(
+                (float(theirs.last_line) / float(mine.last_line), float(mine.last_line), float(theirs.last_line))
+            )
     ratio, mine_seconds, theirs_seconds = sorted(pairs)[REPEATS // 2]
     note = f"{events / mine_seconds:,.0f} entries/s"
     yield Row(f"kafka {events:,}, against a bare producer", ratio, ">= 0.5", mine_seconds, theirs_seconds, note=note)

@@ -1,0 +1,63 @@
+"""librdkafka's mock cluster in a process of its own: what the benchmark starts has, at first, the memory of the benchmark.
+
+    python -m tests.benchmarks.mock_kafka
+
+It prints its address, then, for each topic that it reads a line of, how many records this topic ever got.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tests.support import TOP
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[str, Callable[[str], int]]]:
+    """The address of a cluster, and what counts the records of a topic."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.mock_kafka"],
+        cwd=TOP,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    answers = process.stdout
+
+    def count(topic: str) -> int:
+        print(topic, file=process.stdin)
+        return int(answers.readline())
+
+    try:
+        yield answers.readline().strip(), count
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+def main() -> None:
+    from confluent_kafka import Consumer, Producer, TopicPartition
+
+    server = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
+    (broker,) = server.list_topics(timeout=10).brokers.values()
+    address = f"{broker.host}:{broker.port}"
+    print(address, flush=True)
+    # Not a reader, which finds what is left: the cluster keeps the last 5 MB of a topic.
+    reader = Consumer({"bootstrap.servers": address, "group.id": "count", "log_level": 0})
+    for line in sys.stdin:
+        topic = line.strip()
+        numbers = reader.list_topics(topic, 10).topics[topic].partitions
+        ends = (reader.get_watermark_offsets(TopicPartition(topic, number), 10)[1] for number in numbers)
+        print(sum(ends), flush=True)
+    reader.close()
+    server.flush()
+
+
+if __name__ == "__main__":
+    main()
