@@ -178,11 +178,43 @@ def test_space_is_given_back_in_steps(directory: Path, monkeypatch: pytest.Monke
         settle(state, "out", 300, now=START)
         said: list[str] = []
         state._database._connection.set_trace_callback(said.append)
-        state.shrink()
+        state.prune(HOUR, 600, START)
     steps = [sql for sql in said if "incremental_vacuum(10)" in sql]
     assert len(steps) > 30
     assert largest_transaction(said, "incremental_vacuum") == 1
     assert (directory / "fetch.db").stat().st_size < 300_000
+
+
+def test_all_space_is_given_back_at_once_in_the_end(directory: Path) -> None:
+    with closing(with_a_sink(directory)) as state:
+        commit(state, [event(number, line=b"x" * 10_000) for number in range(300)])
+        settle(state, "out", 300, now=START)
+        commit(state, [event(1000 + number) for number in range(5)])
+        state.shrink()
+        said: list[str] = []
+        state._database._connection.set_trace_callback(said.append)
+        state.shrink()
+        assert not [sql for sql in said if "auto_vacuum" in sql], "nothing is free: nothing is to be written"
+        assert mode_of(directory / "fetch.db") == INCREMENTAL
+        assert state.outbox.size().events == 5
+    assert (directory / "fetch.db").stat().st_size < 300_000
+
+
+def test_a_state_of_which_the_shrinking_was_killed_does_not_shrink_with_each_commit(directory: Path) -> None:
+    with_a_sink(directory).close()
+    with closing(sqlite3.connect(directory / "fetch.db")) as connection:
+        connection.execute("PRAGMA auto_vacuum = FULL")
+    assert mode_of(directory / "fetch.db") != INCREMENTAL
+    with_a_sink(directory).close()
+    assert mode_of(directory / "fetch.db") == INCREMENTAL
+
+
+INCREMENTAL = 2
+
+
+def mode_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("PRAGMA auto_vacuum").fetchone()[0])
 
 
 def test_what_was_added_lately_to_an_old_hour_is_not_forgotten(state: State) -> None:

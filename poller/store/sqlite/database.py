@@ -34,6 +34,9 @@ CREATED_AT = "created_at"  # the fact that says when the file was made, in unix 
 # Less than that will be used again soon: moving pages costs more than it gives.
 _VACUUM_BYTES = 32 * 1024 * 1024
 _VACUUM_PAGES = 1000
+# What SQLite does with free pages. The file says which; each of these commits.
+_GIVE_BACK_WHEN_ASKED = "PRAGMA auto_vacuum = INCREMENTAL"
+_GIVE_BACK_WITH_EACH_COMMIT, _WITH_EACH_COMMIT = "PRAGMA auto_vacuum = FULL", 1
 _UNKNOWN_HINT = "move it away, and run once with --since T, T at or before the last good run"
 Piece = TypeVar("Piece")
 
@@ -103,6 +106,8 @@ class Database:
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
         query("PRAGMA secure_delete = FAST")
+        if query("PRAGMA auto_vacuum").fetchone()[0] == _WITH_EACH_COMMIT:  # killed while it shrank
+            query(_GIVE_BACK_WHEN_ASKED)
         query(f"PRAGMA busy_timeout = {int(_BUSY_TRY_SECONDS * 1000)}")
         if not is_known_format or not is_sound(self._connection, self.path, schema_at(version)):
             raise self._quarantine("is damaged")
@@ -160,23 +165,38 @@ class Database:
                 time.sleep(_GIVE_WAY_SECONDS)
             yield piece
 
-    def vacuum(self, *, is_last: bool = False) -> None:
-        """Give free pages back to the file system, once they are worth it or nothing comes any more.
+    def vacuum(self) -> None:
+        """Give free pages back to the file system, once they are worth it.
 
         Commits: piece by piece, so that nobody waits for long, and the log grows by a piece at most.  Raises: StateError.
         """
-        with self.reading() as connection:
-            free_pages = connection.execute("PRAGMA freelist_count").fetchone()[0]
-        if free_pages * _PAGE_BYTES < _VACUUM_BYTES and not is_last:
+        free_pages = self._free_pages()
+        if free_pages * _PAGE_BYTES < _VACUUM_BYTES:
             return
         # Not `execute`: it takes one step, which is one page. A script begins and ends its transaction itself.
-        step = f"BEGIN IMMEDIATE; PRAGMA incremental_vacuum({_VACUUM_PAGES}); COMMIT;"
         for _piece in self.in_pieces(range(0, free_pages, _VACUUM_PAGES)):
-            deadline = time.monotonic() + _BUSY_SECONDS
-            while not self._is_stepped(step, deadline):
-                time.sleep(_BUSY_PAUSE_SECONDS)
+            self._run(f"BEGIN IMMEDIATE; PRAGMA incremental_vacuum({_VACUUM_PAGES}); COMMIT;")
 
-    def _is_stepped(self, script: str, deadline: float) -> bool:
+    def shrink(self) -> None:
+        """Give all free pages back to the file system, now that nothing comes any more.
+
+        Commits: at once. Page by page, SQLite looks for each among all that are free: after a million entries for nine seconds,
+        after two million for four times as long; so it takes one.  Raises: StateError.
+        """
+        if self._free_pages():
+            self._run(_GIVE_BACK_WITH_EACH_COMMIT)
+            self._run(_GIVE_BACK_WHEN_ASKED)
+
+    def _free_pages(self) -> int:
+        with self.reading() as connection:
+            return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
+
+    def _run(self, script: str) -> None:
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while not self._is_run(script, deadline):
+            time.sleep(_BUSY_PAUSE_SECONDS)
+
+    def _is_run(self, script: str, deadline: float) -> bool:
         with self.reading() as connection:
             try:
                 return self._is_let_in(partial(connection.executescript, script), deadline)
@@ -305,7 +325,7 @@ def new_file(path: Path, new: Path) -> Iterator[sqlite3.Connection]:
         shared = attach(new, is_writable=True)
     try:
         connection = shared.raw
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute(_GIVE_BACK_WHEN_ASKED)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(connection)
         yield connection

@@ -145,7 +145,7 @@ class State:
 
     def shrink(self) -> None:
         """Give all space that is free back to the disk: this use has done its work.  Raises: StateError."""
-        self._database.vacuum(is_last=True)
+        self._database.shrink()
 
     @classmethod
     def attach(cls, path: Path) -> State:
