@@ -22,7 +22,7 @@ from tests.benchmarks.row import REPEATS, Row, middle
 from tests.benchmarks.rows import export, sink_config
 from tests.postgres import Server, debian_programs
 from tests.scale import QUIET_WAL_BYTES, Load, database_load
-from tests.support import TOP, clean_environment
+from tests.support import TOP, clean_environment, wait_until
 
 _COUNTED = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track_utility": "on"}
 _MB = 1024 * 1024
@@ -153,6 +153,9 @@ def growth(room: Path, scale: int) -> Iterator[Row]:
 
 def _table_bytes(server: Server) -> dict[str, int]:
     """By table, with its indexes, once autovacuum has had its turn."""
+    # An ANALYZE of autovacuum may hold a snapshot, and then VACUUM leaves what was deleted since.
+    held = "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
+    wait_until(lambda: server.sql(held).strip() == "0", 60)
     server.sql("VACUUM")  # what autovacuum does within a minute, by default
     query = (
         "SELECT relname, pg_total_relation_size(oid) FROM pg_class"
