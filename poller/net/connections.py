@@ -13,15 +13,20 @@ from __future__ import annotations
 import http.client
 import http.cookiejar
 import io
+import re
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlencode
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import check_header_validity
 from urllib3.util import wait_for_read
 
 from poller.system.liveness import moves
@@ -33,6 +38,11 @@ MAX_ANSWER_BYTES = 1024 * 1024
 # So much of a body must go within one time-out of sending.
 SEND_BYTES = 64 * 1024
 MAX_AGE_SECONDS = 300.0
+# Nothing in it is to be quoted, lowered or left out.
+_LABEL = "[a-z0-9][a-z0-9-]*"
+_PLAIN_URL = re.compile(
+    rf"https?://{_LABEL}(\.{_LABEL})*(:[1-9][0-9]{{0,3}}|:[1-5][0-9]{{4}})?(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/?"
+)
 
 
 class TooSlowError(TimeoutError):
@@ -240,6 +250,16 @@ class _Adapter(HTTPAdapter):
         return pool
 
 
+def _normal(url: str) -> str:
+    """A URL with its host in ASCII and its path quoted.  Raises: requests.RequestException."""
+    if _PLAIN_URL.fullmatch(url):
+        return url
+    request = requests.PreparedRequest()
+    request.prepare_url(url, None)
+    assert request.url is not None  # noqa: S101  # it is, where nothing was raised
+    return request.url
+
+
 class Session(requests.Session):
     """Requests to one host: no redirect is looked at, no cookie kept, nothing read from the environment or from .netrc."""
 
@@ -251,6 +271,42 @@ class Session(requests.Session):
         adapter = _Adapter(send_timeout_seconds, max_age_seconds, pool_size)
         self.mount("http://", adapter)
         self.mount("https://", adapter)
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, str | int] | None,
+        body: bytes | None,
+        timeout_seconds: tuple[float, float],
+    ) -> requests.Response:
+        """Send a request; of the answer, only the head is read. With `params`, the URL has no query of its own.
+
+        What `request` does, but for merging settings that are the same for all of a session's requests, and for taking each URL
+        apart: that was a quarter of what it costs to ask for a contract in which nothing happened.
+        """
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = f"{_normal(url)}?{urlencode(params)}" if params else _normal(url)
+        request.headers = CaseInsensitiveDict(cast("CaseInsensitiveDict[str]", self.headers))
+        for header in (headers or {}).items():
+            check_header_validity(header)
+            request.headers[header[0]] = header[1]
+        if body is not None or method != "GET":
+            request.headers["Content-Length"] = str(len(body or b""))
+        request.body = body
+        request.hooks = {"response": []}
+        return self.send(
+            request,
+            proxies=self.proxies,
+            verify=self.verify,
+            cert=self.cert,
+            timeout=timeout_seconds,
+            allow_redirects=False,
+            stream=True,
+        )
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: else `requests` would read the whole body of a redirect, however large, even where it is not to follow."""

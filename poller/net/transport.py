@@ -155,15 +155,8 @@ class Transport:
         moves(connect_seconds + self._send_timeout_seconds + DRIP_FACTOR * read_seconds)
         started = time.monotonic()
         try:
-            with self._session.request(
-                method,
-                url,
-                headers=headers,
-                params=params,
-                data=body,
-                timeout=self._timeout_seconds,
-                allow_redirects=False,
-                stream=True,
+            with self._session.ask(
+                method, url, headers=headers, params=params, body=body, timeout_seconds=self._timeout_seconds
             ) as answer:
                 head_at, head = time.time(), time.monotonic()
                 response = read(answer)

@@ -130,6 +130,45 @@ def test_a_request_carries_what_was_asked_for_and_connections_are_used_again(
     assert len(set(ports)) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        ("", {}),
+        ("/", {}),
+        ("/activitylog/v1/contracts/31960001", {"params": {"dateStart": "2026-05-01T07:42:20Z", "offset": 0}}),
+        ("/a b/\u00fc%C3%BC/%zz", {"params": {"q": "x y&=+#%\u00fc", "empty": ""}}),
+        ("/a/../b/./c//d", {}),
+        ("/a;b=c,d@e:f/", {"headers": {"Authorization": "Bearer t", "user-agent": "mine"}}),
+        ("/a?b=c d&e", {"method": "POST", "body": b"body", "headers": {"Content-Type": "text/plain"}}),
+        ("/a", {"method": "POST"}),
+        ("/a", {"method": "POST", "body": b""}),
+        ("/a", {"body": b"with a body"}),
+    ],
+)
+def test_a_request_is_the_one_that_requests_makes(
+    server: Server, transport: Transport, path: str, given: dict[str, Any]
+) -> None:
+    method = given.pop("method", "GET")
+    transport.request(method, server.url + path, **given)
+    session = transport._session
+    session.request(
+        method,
+        server.url + path,
+        headers=given.get("headers"),
+        params=given.get("params"),
+        data=given.get("body"),
+        timeout=5,
+    )
+    assert server.seen[0] == server.seen[1]
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-B: c", "a\nb", "\u20ac"])
+def test_a_header_that_would_be_another_is_not_sent(server: Server, transport: Transport, value: str) -> None:
+    with pytest.raises(TransientError, match="could not be made"):
+        transport.request("GET", server.url + "/a", headers={"Authorization": value})
+    assert server.seen == []
+
+
 def test_a_compressed_answer_is_inflated(server: Server, transport: Transport) -> None:
     server.answer = lambda handler: reply(handler, gzip.compress(b"[1,2]"), Content_Encoding="gzip")
     assert transport.request("GET", server.url).body == b"[1,2]"
@@ -352,6 +391,8 @@ def test_what_breaks_while_a_refusal_is_handled_is_told_as_what_it_is(transport:
         ("no-scheme", "could not be made"),
         ("ftp://host/", "could not be made"),
         ("http://a..b/", "could not be made"),
+        ("http://a..b/c", "could not be made"),
+        ("http://a:99999/c", "could not be made"),
         ("http://host:port/", "could not be made"),
     ],
 )
