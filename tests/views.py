@@ -55,7 +55,10 @@ def state(
     contracts: Sequence[Contract] | None = None, sinks: Sequence[SinkOverview] | None = None, **changes: Any
 ) -> Overview:
     rows = [contract()] if contracts is None else list(contracts)
-    overview = Overview(rows, [sink()] if sinks is None else list(sinks), Size(0, 0), {})
+    overview = Overview(
+        contracts=rows, sinks=[sink()] if sinks is None else list(sinks), outbox=Size(0, 0), filtered={}, pending=(), letters={},
+        taken_back=None, gaps=(), created_at=None, last_action=None, finished=None, replicas=(), archives={},
+    )  # fmt: skip
     return overview._replace(**changes)
 
 

@@ -80,6 +80,8 @@ def differences(source: Overview, target: Overview) -> Sequence[str]:
         ("letters", source.letters, target.letters),
         ("pending", [row[1:] for row in source.pending], [row[1:] for row in target.pending]),
         ("archives", source.archives, target.archives),
+        ("finished", source.finished, target.finished),
+        ("taken_back", source.taken_back, target.taken_back),
         ("gaps", [row[1:] for row in source.gaps], [row[1:] for row in target.gaps]),
     )
     return [*found, *(name for name, before, after in pairs if before != after)]

@@ -59,15 +59,15 @@ class Overview(NamedTuple):
     sinks: list[SinkOverview]
     outbox: Size
     filtered: dict[str, int]
-    pending: Sequence[Range] = ()
-    letters: Mapping[str, LetterBooks] = {}
-    taken_back: TakenBack | None = None
-    gaps: Sequence[Gap] = ()
-    created_at: int | None = None
-    last_action: JournalEntry | None = None
-    finished: str | None = None
-    replicas: Sequence[Replica] = ()
-    archives: Mapping[str, Head] = {}
+    pending: Sequence[Range]
+    letters: Mapping[str, LetterBooks]
+    taken_back: TakenBack | None
+    gaps: Sequence[Gap]
+    created_at: int | None
+    last_action: JournalEntry | None
+    finished: str | None
+    replicas: Sequence[Replica]
+    archives: Mapping[str, Head]
 
     @property
     def is_done(self) -> bool:

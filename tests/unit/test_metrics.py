@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from prometheus_client.parser import text_string_to_metric_families
 
 from poller.service.metrics import Metrics
-from poller.store.overview import Overview
-from poller.store.rows import Contract, Size
+from poller.store.rows import Contract
+from tests import views
 
 NOW = 1_777_593_600
 
@@ -30,7 +30,7 @@ def shown(metrics: Metrics, names: Iterable[str]) -> dict[str, set[str]]:
 
 
 def test_gauges_of_accounts_and_contracts_that_left_go_with_them() -> None:
-    metrics = Metrics(lambda: Overview(ROWS, [], Size(0, 0), {}), lambda: NOW)
+    metrics = Metrics(lambda: views.state(ROWS, []), lambda: NOW)
     for account in ("prod", "test"):
         metrics.token_expires_at.labels(account).set(1)
         metrics.clock_skew.labels(account).set(1)

@@ -8,8 +8,9 @@ import pytest
 from poller.config import Account, Config, Poll
 from poller.core.errors import AuthError, PollerError
 from poller.service.readiness import not_ready_reasons
-from poller.store.overview import Overview, SinkOverview
+from poller.store.overview import SinkOverview
 from poller.store.rows import Contract, Sink, Size
+from tests import views
 
 NOW = 1_777_593_600
 CONFIG = Config(poll=Poll(interval_seconds=60), accounts=(Account(name="default"),))
@@ -38,7 +39,7 @@ def told(
     expires_at: float = NOW + 9,
 ) -> list[str]:
     return not_ready_reasons(
-        Overview(list(contracts), list(sinks), Size(0, outbox_bytes, letter_bytes), {}),
+        views.state(contracts, sinks, outbox=Size(0, outbox_bytes, letter_bytes)),
         config,
         NOW,
         contracts={row.contract for row in contracts} if polled is None else polled,

@@ -18,8 +18,9 @@ from poller.service.components import Components
 from poller.service.metrics import Metrics
 from poller.service.schedule import Schedule
 from poller.store.overview import Overview
-from poller.store.rows import Prepared, Replica, Size
+from poller.store.rows import Prepared, Replica
 from poller.store.sqlite import State
+from tests import views
 from tests.support import wait_until
 
 CONTRACTS = ["1", "2", "3", "4"]
@@ -145,7 +146,7 @@ def test_a_state_that_is_away_is_told_once_and_once_when_it_is_back(
 
 
 def test_a_state_that_cannot_be_read_is_a_metric(tmp_path: Path) -> None:
-    answers: list[Overview | None] = [Overview([], [], Size(0, 0), {}), None]
+    answers: list[Overview | None] = [views.state([], []), None]
 
     def read() -> Overview:
         answer = answers.pop(0)
@@ -162,7 +163,7 @@ def test_a_state_that_cannot_be_read_is_a_metric(tmp_path: Path) -> None:
 
 def test_replicas_with_different_configurations_are_named() -> None:
     rows = [Replica(host, 7, "1", 0, 0, 1, config) for host, config in (("a", "x"), ("b", "x"), ("c", "y"))]
-    state = Overview([], [], Size(0, 0), {})
+    state = views.state([], [])
     (line,) = state._replace(replicas=rows).replica_troubles()
     assert "a:7, b:7 | c:7" in line
     assert state._replace(replicas=rows[:2]).replica_troubles() == []

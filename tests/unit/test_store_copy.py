@@ -176,6 +176,8 @@ def test_a_backfill_to_an_archive_is_copied_when_it_is_finished(tmp_path: Path, 
         copy(source, database, lambda *numbers: None)
     with_state(source, lambda state: state.remember(FINISHED, "2026-11-28T00:00:00Z"), use="backfill-1")
     assert copy(source, database, lambda *numbers: None) == ["backfill-1"]
+    assert with_state(database, lambda state: state.overview().is_done, use="backfill-1")
+    assert copy(database, FileStores(tmp_path / "back"), lambda *numbers: None) == ["backfill-1"]
 
 
 def test_a_state_that_is_in_use_is_not_copied(tmp_path: Path, database: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from poller.core.events import Event
 from poller.store.letters import NO_LETTERS
-from poller.store.overview import Overview, SinkOverview, TakenBack
+from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.postgres import archives, dead_letters, ledger, outbox
 from poller.store.postgres.contracts import read_contracts, read_filtered, read_ranges
 from poller.store.postgres.database import Connection, Database
@@ -50,6 +50,7 @@ def read_overview(connection: Connection, use: int) -> Overview:
         gaps=read_gaps(connection, use),
         created_at=created[0] if created else None,
         last_action=next(iter(read_journal(connection, use, limit=1)), None),
+        finished=read_fact(connection, use, FINISHED),
         replicas=read_replicas(connection, use),
         archives=archives.read_heads(connection, use),
     )

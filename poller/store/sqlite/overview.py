@@ -80,17 +80,18 @@ def _read(connection: sqlite3.Connection) -> Overview:
         size = Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
         pending = read_ranges(connection)
         return Overview(
-            read_contracts(connection),
-            sinks,
-            size,
-            read_filtered(connection),
-            pending,
-            letters,
-            _read_taken_back(connection),
-            read_gaps(connection),
-            int(created) if (created := _fact(connection, CREATED_AT)) else None,
-            next(iter(read_journal(connection, limit=1)), None),
-            _fact(connection, FINISHED),
+            contracts=read_contracts(connection),
+            sinks=sinks,
+            outbox=size,
+            filtered=read_filtered(connection),
+            pending=pending,
+            letters=letters,
+            taken_back=_read_taken_back(connection),
+            gaps=read_gaps(connection),
+            created_at=int(created) if (created := _fact(connection, CREATED_AT)) else None,
+            last_action=next(iter(read_journal(connection, limit=1)), None),
+            finished=_fact(connection, FINISHED),
+            replicas=(),
             archives=read_heads(connection),
         )
 
