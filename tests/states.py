@@ -169,7 +169,11 @@ def enrolled(state: State) -> State:
 
 def with_dead_letters(directory: Path, use: str) -> None:
     """A state with five dead letters of the sink `out`, one event that waits for it, and a gap."""
-    state = FileState.open(directory, use)
+    fill_with_dead_letters(FileState.open(directory, use))
+
+
+def fill_with_dead_letters(state: State) -> None:
+    """The same to a new state, which is closed then."""
     state.contracts.enrol(["31960001"], "default", START, START)
     state.outbox.register("out", "stdout")
     gap = Unread(Window(START + 7, START + 8), UNREADABLE, "why", ())

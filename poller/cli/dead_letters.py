@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from poller.core.mapping import escaped, format_time_us
 from poller.store.letters import StoredLetter, pieces
 from poller.store.opening import stores_of
 from poller.store.protocols import State, Stores
-from poller.system.files import NewFile
+from poller.system.files import NewFile, make_directory
 
 _SINK = click.option("--sink", metavar="NAME", shell_complete=suggestions.known_sinks, help="Only those of this sink.")
 
@@ -173,6 +173,9 @@ def _export(stores: Stores, state: State, numbers: Sequence[int], path: Path) ->
     """Write letters to a new file, whole and on the disk before any is deleted.  Raises: ConfigError, and deletes nothing."""
     if os.path.lexists(path):
         raise ConfigError([Problem("--export", f"{path} exists", "name a file that does not")])
+    if path.parent == stores.directory:  # there is none yet where the state is in PostgreSQL
+        with suppress(OSError):  # the file says what is wrong with its directory
+            make_directory(path.parent)
     with NewFile(path) as file:
         for letters in pieces(state.dead_letters.each(numbers)):
             file.write(b"".join(msgspec.json.encode(_as_data(letter)) + b"\n" for letter in letters))

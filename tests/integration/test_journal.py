@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from poller.config import load
+from poller.store.opening import stores_of
 from tests.daemon import LOGGING, LOKI, MakeDaemon
 from tests.integration.fetching import Bench, Run, Starter, failed
-from tests.states import with_dead_letters
+from tests.postgres import Server
+from tests.states import fill_with_dead_letters, with_dead_letters
 from tests.support import wait_until
 
 SINK = "out"
@@ -148,6 +151,21 @@ def test_a_purge_keeps_what_it_deletes_in_a_file_for_its_owner_alone(place: Benc
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     (entry,) = journal(place)
     assert (entry["count"], entry["reason"], entry["export"]) == (2, "test data", str(kept.absolute()))
+
+
+def test_a_purge_of_a_state_in_a_database_keeps_it_in_the_state_directory(
+    place: Bench, postgres_server: Server
+) -> None:
+    given = {"STATE__URL": postgres_server.url(), "STATE__SCHEMA": "purged"}
+    variables = {f"IONOS_POLLER_{name}": value for name, value in given.items()}
+    directory = place.directory / "none-yet"
+    stores = stores_of(load(None, variables, state_dir=directory))
+    fill_with_dead_letters(stores.open("fetch"))
+    stores.close()
+    done = purge(place, "1", "2", "--reason", "test", env={**variables, "IONOS_POLLER_STATE_DIR": str(directory)})
+    assert done.code == 0, done.stderr
+    (kept,) = directory.glob("purged-fetch-*.ndjson")
+    assert len(kept.read_bytes().splitlines()) == 2
 
 
 def test_a_purge_keeps_it_where_one_says_or_not_at_all(place: Bench) -> None:
