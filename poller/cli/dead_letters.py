@@ -26,6 +26,7 @@ from poller.store.opening import stores_of
 from poller.store.protocols import State, Stores
 from poller.system.files import NewFile, make_directory
 
+_SHOWN = 50  # of a list on a terminal
 _SINK = click.option("--sink", metavar="NAME", shell_complete=suggestions.known_sinks, help="Only those of this sink.")
 
 
@@ -49,11 +50,11 @@ def _which(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @command.command("list", cls=GlobalOptionsCommand, short_help="Number, sink, contract, time and reason.")
 @_SINK
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Maximum number.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, all of them, with the entry.")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number. Default: 50; all with --json.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with the entry.")
 @USE
 @click.pass_obj
-def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: str | None) -> int:
+def list_(settings: Settings, sink: str | None, limit: int | None, as_json: bool, use: str | None) -> int:
     """List dead letters, oldest first: number, sink, contract, time of the entry, reason.
 
     \b
@@ -63,9 +64,10 @@ def list_(settings: Settings, sink: str | None, limit: int, as_json: bool, use: 
     with _open(settings, use) as (_, state):
         _check_sink(state, sink)
         if as_json:
-            for letter in state.dead_letters.each(state.dead_letters.numbers(sink)):
+            for letter in state.dead_letters.each(state.dead_letters.numbers(sink)[:limit]):
                 echo_json(_as_data(letter))
             return EXIT_OK
+        limit = limit or _SHOWN
         letters = state.dead_letters.find(sink, limit=limit + 1)
     for letter in letters[:limit]:
         status = f" ({letter.status})" if letter.status and str(letter.status) not in letter.reason else ""

@@ -153,6 +153,14 @@ def test_a_purge_keeps_what_it_deletes_in_a_file_for_its_owner_alone(place: Benc
     assert (entry["count"], entry["reason"], entry["export"]) == (2, "test data", str(kept.absolute()))
 
 
+def test_letters_are_listed_as_many_as_are_asked_for(place: Bench) -> None:
+    for more in ((), ("--json",)):
+        listed = place.run("dead-letters", "list", "--use", "fetch", *more).lines
+        assert len(listed) == 5
+        assert place.run("dead-letters", "list", "--use", "fetch", "--limit", "2", *more).lines[:2] == listed[:2]
+    assert len(place.run("dead-letters", "list", "--use", "fetch", "--limit", "2", "--json").lines) == 2
+
+
 def test_a_purge_of_a_state_in_a_database_keeps_it_in_the_state_directory(
     place: Bench, postgres_server: Server
 ) -> None:
