@@ -63,6 +63,7 @@ class Harness:
         interval: str = "1s",
         first_entries: int = 1000,
         span_seconds: int = 600,
+        sinks: Sequence[str] = SINKS,
     ) -> None:
         """`plant`: a mistake of `plants`. `overlap` "0s": nothing is read twice, which would heal some of them.
 
@@ -75,6 +76,7 @@ class Harness:
         self._interval = interval
         self._first_entries = first_entries
         self._span_seconds = span_seconds
+        self._sinks = sinks
         self.account = Account.of(plan)
         self._watermarks: dict[str, int] = {}
         self._taken_back: TakenBack | None = None
@@ -105,7 +107,7 @@ class Harness:
             self._daemon = Daemon(self._directory, self._simulator)
             self._daemon.state_dir = self._disk.place / "state"
             # A state that was set aside takes its archive's chain with it: a person begins another archive.
-            sinks = SINKS if self._plan.subject == "damage" else (*SINKS, PROOF)
+            sinks = self._sinks if self._plan.subject == "damage" else (*self._sinks, PROOF)
             self._oracle = SinkOracle(self._simulator, self._disk.place, self._broker, sinks)
             self._people = People(self._directory)
             try:
@@ -134,16 +136,17 @@ class Harness:
             f'[[sinks]]\nname = "{KAFKA}"\ntype = "kafka"\nbrokers = ["{self._broker.address}"]\ntopic = "{TOPIC}"\n'
             f'timeout = "1s"\ncompression = "none"\nbatch_events = {10 * BATCH_EVENTS}\n{quick}'
         )
+        over_http = {
+            LOGGING: {},
+            LOKI: {"batch_events": str(_LOKI_BATCH_EVENTS)},
+            MOESIF: {},
+            # Small batches at the usual ten requests a second would take longer than a recovery may.
+            OPENSEARCH: {"requests_per_second": "1000"},
+            HTTP: {"body": '"ndjson"', "requests_per_second": "1000"},
+            OTLP: {"requests_per_second": "1000"},
+        }
         self._daemon.configure(
-            sinks={
-                LOGGING: {},
-                LOKI: {"batch_events": str(_LOKI_BATCH_EVENTS)},
-                MOESIF: {},
-                # Small batches at the usual ten requests a second would take longer than a recovery may.
-                OPENSEARCH: {"requests_per_second": "1000"},
-                HTTP: {"body": '"ndjson"', "requests_per_second": "1000"},
-                OTLP: {"requests_per_second": "1000"},
-            },
+            sinks={name: keys for name, keys in over_http.items() if name in self._oracle.sinks},
             each={"batch_events": str(BATCH_EVENTS), "read_timeout": f'"{read_timeout}"'},
             api={"read_timeout": '"250ms"', "max_retries": "2", "page_size": "50", "result_window": "400"},
             poll={

@@ -10,15 +10,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
+from tests.daemon import LOGGING, LOKI
 from tests.faults.cluster import ClusterHarness
 from tests.faults.cluster_plan import ClusterPlan
 from tests.faults.commands import CommandHarness
 from tests.faults.harness import Harness
+from tests.faults.oracle import FILE, KAFKA
 from tests.faults.plan import Life, Plan, Subject
 from tests.faults.report import Account
 
 JOBS = max(1, min(4, os.cpu_count() or 1))
 _SWEPT_ENTRIES = 15  # by contract: two batches at each sink, one window for each contract
+_SWEPT_SINKS = (LOGGING, LOKI, KAFKA, FILE)  # and an archive; the others over HTTP commit as the Logging Service does
 _SWEPT_PATIENCE_SECONDS = 8.0  # a busy machine must not end the sweep before its last commit
 
 
@@ -91,6 +94,7 @@ def sweep(directory: Path, subject: Subject, *, is_before: bool, first: int = 1,
 def _kills(directory: Path, subject: Subject, is_before: bool, numbers: Iterable[int]) -> Iterator[Account]:
     options: dict[str, Any] = {"first_entries": _SWEPT_ENTRIES}
     if subject == "run":
+        options["sinks"] = _SWEPT_SINKS
         options["interval"] = "1m"  # else there is always one more commit: of a poll that brings nothing
     for number in numbers:
         life = Life("commit", at=number, is_before=is_before, entries=(0, 0), patience_seconds=_SWEPT_PATIENCE_SECONDS)
