@@ -17,7 +17,7 @@ from poller.core import hours
 from poller.core.amounts import duration, plural, size
 from poller.core.windows import format_time
 from poller.pipeline.status import hours_of
-from poller.service.readiness import is_stale
+from poller.service.web.tiles import tiles
 from poller.service.web.view import (
     BAD,
     OK,
@@ -34,7 +34,7 @@ from poller.service.web.view import (
 )
 from poller.store.gaps import Gap
 from poller.store.overview import Overview, SinkOverview
-from poller.store.rows import Contract, Size
+from poller.store.rows import Contract
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ Everything below is as it was at the time above.</div></div>
 <p id="announcement" class="hidden" role="status">{_BADGES[how]}</p>
 <main id="main" class="frame">
 {_verdict(view, how)}
-{_tiles(view) if state is not None else "<div></div>"}
+{tiles(view) if state is not None else "<div></div>"}
 <div class="columns"><div>{"".join(left)}</div><div>{"".join(right)}</div></div>
 </main>
 <footer><div class="frame">
@@ -147,62 +147,6 @@ def _verdict(view: View, how: str) -> str:
 <h1 id="headline">{escape(headline(view))}</h1>
 <p class="sub">{escape(subline(view))}</p>
 {reasons}</section>"""
-
-
-def _tiles(view: View) -> str:
-    assert view.state is not None  # noqa: S101  # the caller looked
-    state = view.state
-    waiting = sum(row.waiting for row in state.sinks)
-    dead = sum(row.dead_letters for row in state.sinks)
-    gaps = sum(gap.is_open for gap in state.gaps)
-    accepted = sum(gap.is_accepted for gap in state.gaps)
-    tiles = [
-        _lag_tile(view),
-        _tile(
-            "Waiting for sinks", f"{waiting:,}", _outbox_words(view, state.outbox), _outbox_level(view, state.outbox)
-        ),
-        _tile("Dead letters", f"{dead:,}", "refused for good" if dead else "nothing refused", WARN if dead else OK),
-        _tile(
-            "Gaps", f"{gaps:,}", f"{accepted:,} accepted" if accepted else "spans not readable", WARN if gaps else OK
-        ),
-        _token_tile(view),
-    ]
-    return f'<dl class="tiles">{"".join(tiles)}</dl>'
-
-
-def _tile(name: str, figure: str, more: str, how: str = OK) -> str:
-    return f'<div><dt>{escape(name)}</dt><dd class="figure {how}">{escape(figure)}</dd><dd class="more">{escape(more)}</dd></div>'
-
-
-def _lag_tile(view: View) -> str:
-    if not view.polled:
-        return _tile("Behind now", "unknown", "no contract yet", WARN)
-    worst = min(view.polled, key=lambda row: row.watermark)
-    is_late = any(is_stale(row, view.config, view.now) for row in view.polled)
-    more = (
-        f"contract {worst.contract}"
-        if len(view.polled) > 1
-        else f"polled every {duration(view.config.poll.interval_seconds)}"
-    )
-    return _tile("Behind now", duration(view.now - worst.watermark), more, BAD if is_late else OK)
-
-
-def _token_tile(view: View) -> str:
-    if not view.token_expiries:
-        return _tile("API token", "no expiry", "or it does not say when")
-    account, expires_at = min(view.token_expiries.items(), key=lambda item: item[1])
-    left = expires_at - view.now
-    how = BAD if left <= 0 else WARN if left < 14 * 86_400 else OK
-    more = f"account {account}" if len(view.token_expiries) > 1 else f"on {format_time(int(expires_at))[:10]}"
-    return _tile("API token", "expired" if left <= 0 else f"{_days(left)} left", more, how)
-
-
-def _outbox_words(view: View, outbox: Size) -> str:
-    return f"{size(outbox.used_bytes)} of {size(view.config.outbox.max_bytes)}"
-
-
-def _outbox_level(view: View, outbox: Size) -> str:
-    return BAD if outbox.used_bytes >= view.config.outbox.max_bytes else OK
 
 
 def _contracts(view: View, state: Overview, *, is_whole: bool) -> str:
@@ -403,11 +347,6 @@ def _code(text: str) -> str:
     if len(parts) % 2 == 0:
         return escape(text)
     return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
-
-
-def _days(seconds: float) -> str:
-    """A long wait in days, a short one exactly."""
-    return f"{int(seconds) // 86_400} d" if seconds >= 2 * 86_400 else duration(seconds)
 
 
 def _time(at: float, now: float) -> str:

@@ -1,0 +1,73 @@
+"""The row of figures below the verdict of the page."""
+
+from __future__ import annotations
+
+from html import escape
+
+from poller.core.amounts import duration, size
+from poller.core.windows import format_time
+from poller.service.readiness import is_stale
+from poller.service.web.view import BAD, OK, WARN, View
+from poller.store.rows import Size
+
+
+def tiles(view: View) -> str:
+    """How far behind, what waits, what was refused, what cannot be read, and how long the token is good."""
+    assert view.state is not None  # noqa: S101  # the caller looked
+    state = view.state
+    waiting = sum(row.waiting for row in state.sinks)
+    dead = sum(row.dead_letters for row in state.sinks)
+    gaps = sum(gap.is_open for gap in state.gaps)
+    accepted = sum(gap.is_accepted for gap in state.gaps)
+    shown = [
+        _lag_tile(view),
+        _tile(
+            "Waiting for sinks", f"{waiting:,}", _outbox_words(view, state.outbox), _outbox_level(view, state.outbox)
+        ),
+        _tile("Dead letters", f"{dead:,}", "refused for good" if dead else "nothing refused", WARN if dead else OK),
+        _tile(
+            "Gaps", f"{gaps:,}", f"{accepted:,} accepted" if accepted else "spans not readable", WARN if gaps else OK
+        ),
+        _token_tile(view),
+    ]
+    return f'<dl class="tiles">{"".join(shown)}</dl>'
+
+
+def _tile(name: str, figure: str, more: str, how: str = OK) -> str:
+    return f'<div><dt>{escape(name)}</dt><dd class="figure {how}">{escape(figure)}</dd><dd class="more">{escape(more)}</dd></div>'
+
+
+def _lag_tile(view: View) -> str:
+    if not view.polled:
+        return _tile("Behind now", "unknown", "no contract yet", WARN)
+    worst = min(view.polled, key=lambda row: row.watermark)
+    is_late = any(is_stale(row, view.config, view.now) for row in view.polled)
+    more = (
+        f"contract {worst.contract}"
+        if len(view.polled) > 1
+        else f"polled every {duration(view.config.poll.interval_seconds)}"
+    )
+    return _tile("Behind now", duration(view.now - worst.watermark), more, BAD if is_late else OK)
+
+
+def _token_tile(view: View) -> str:
+    if not view.token_expiries:
+        return _tile("API token", "no expiry", "or it does not say when")
+    account, expires_at = min(view.token_expiries.items(), key=lambda item: item[1])
+    left = expires_at - view.now
+    how = BAD if left <= 0 else WARN if left < 14 * 86_400 else OK
+    more = f"account {account}" if len(view.token_expiries) > 1 else f"on {format_time(int(expires_at))[:10]}"
+    return _tile("API token", "expired" if left <= 0 else f"{_days(left)} left", more, how)
+
+
+def _outbox_words(view: View, outbox: Size) -> str:
+    return f"{size(outbox.used_bytes)} of {size(view.config.outbox.max_bytes)}"
+
+
+def _outbox_level(view: View, outbox: Size) -> str:
+    return BAD if outbox.used_bytes >= view.config.outbox.max_bytes else OK
+
+
+def _days(seconds: float) -> str:
+    """A long wait in days, a short one exactly."""
+    return f"{int(seconds) // 86_400} d" if seconds >= 2 * 86_400 else duration(seconds)
