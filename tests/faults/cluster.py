@@ -197,10 +197,11 @@ class Replica:
 class ClusterHarness:
     """One plan of three replicas."""
 
-    def __init__(self, directory: Path, plan: ClusterPlan, *, plant: str = "") -> None:
+    def __init__(self, directory: Path, plan: ClusterPlan, *, plant: str = "", slack: float = 1.0) -> None:
         self._directory = directory
         self._plan = plan
         self._plant = plant
+        self._slack = slack
         self.account = Account.of(plan)
         self._takeovers = 0  # each may repeat a batch at each sink
         self._again: Counter[str] = Counter()  # by sink: delivered, and then forgotten by a failover
@@ -273,7 +274,10 @@ class ClusterHarness:
         if not self._await_healthy(back):
             self.account.violate("it did not recover", number)
         self.account.recovered(
-            max(0.0, time.monotonic() - back), RECOVERY_SECONDS, step=number, after=f" after {', '.join(sorted(kinds))}"
+            max(0.0, time.monotonic() - back),
+            self._slack * RECOVERY_SECONDS,
+            step=number,
+            after=f" after {', '.join(sorted(kinds))}",
         )
         if kinds <= set(_OF_A_REPLICA):
             self._judge_polls(number, held, struck, began)
@@ -430,7 +434,7 @@ class ClusterHarness:
             replica.end(signal.SIGKILL)
             replica.start()
         with suppress(AssertionError):
-            wait_until(lambda: self._pids() >= {replica.pid for replica in replicas}, RECOVERY_SECONDS)
+            wait_until(lambda: self._pids() >= {replica.pid for replica in replicas}, self._slack * RECOVERY_SECONDS)
 
     def _pids(self) -> set[int]:
         """The processes that the database knows as replicas."""
@@ -448,7 +452,7 @@ class ClusterHarness:
 
     def _await(self, is_so: object, what: str, step: int | None = None) -> None:
         try:
-            wait_until(is_so, _PATIENCE_SECONDS, what=what)  # type: ignore[arg-type]
+            wait_until(is_so, self._slack * _PATIENCE_SECONDS, what=what)  # type: ignore[arg-type]
         except AssertionError as error:
             self.account.violate(str(error), step)
 
@@ -458,7 +462,9 @@ class ClusterHarness:
 
     def _await_healthy(self, since: float) -> bool:
         with suppress(AssertionError):
-            wait_until(lambda: self._polls.has_all_since(since) and self._all_arrived(), _PATIENCE_SECONDS)
+            wait_until(
+                lambda: self._polls.has_all_since(since) and self._all_arrived(), self._slack * _PATIENCE_SECONDS
+            )
             return True
         return False
 
@@ -491,12 +497,12 @@ class ClusterHarness:
                     continue
                 gap = self._polls.longest_gap(contract, began, end)
                 self.account.unpolled_intervals = max(self.account.unpolled_intervals, gap / interval)
-                if gap > 2 * interval + (0.0 if is_rolling else _BUSY_SECONDS):
+                if gap > 2 * interval + (0.0 if is_rolling else self._slack * _BUSY_SECONDS):
                     self.account.violate(f"contract {contract} was UNPOLLED for {gap:.1f} s", number)
 
     def _judge_takeover(self, number: int, contracts: Sequence[int], at: float) -> None:
         plan = self._plan
-        limit = plan.lease_seconds + plan.interval_seconds + _LOOK_SECONDS + _BUSY_SECONDS
+        limit = plan.lease_seconds + plan.interval_seconds + _LOOK_SECONDS + self._slack * _BUSY_SECONDS
         for contract in contracts:
             first = self._polls.first_after(contract, at + 0.1)  # what was on its way
             if first is not None:

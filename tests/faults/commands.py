@@ -37,9 +37,12 @@ _AT_ONCE = Life("kill", after_seconds=60.0, is_from_work=False, entries=(0, 0))
 class CommandHarness:
     """One plan of `fetch` or `backfill`."""
 
-    def __init__(self, directory: Path, plan: Plan, *, plant: str = "", first_entries: int = 3000) -> None:
+    def __init__(
+        self, directory: Path, plan: Plan, *, plant: str = "", first_entries: int = 3000, slack: float = 1.0
+    ) -> None:
         self._directory = directory
         self._first_entries = first_entries
+        self._recovery_seconds = slack * RECOVERY_SECONDS
         self._plan = plan
         self._plant = plant
         self.account = Account.of(plan)
@@ -90,7 +93,7 @@ class CommandHarness:
         )
         if life.trouble == "disk-fills":
             with suppress(AssertionError):
-                wait_until(lambda: self._requests() > seen or process.poll() is not None, RECOVERY_SECONDS)
+                wait_until(lambda: self._requests() > seen or process.poll() is not None, self._recovery_seconds)
             self._disk.fill(room)
         if life.trouble == "people":
             self._people.start(self._use())
@@ -166,7 +169,7 @@ class CommandHarness:
         """Without faults it must come to its end, and with it everything must be there."""
         self._simulator.set_faults([])
         started = time.monotonic()
-        limit = RECOVERY_SECONDS + self._retry_gaps()  # each run tries one
+        limit = self._recovery_seconds + self._retry_gaps()  # each run tries one
         death = self._live(len(self._plan.lives), _AT_ONCE)
         while self._plan.subject == "fetch" and time.monotonic() < started + limit:
             if self._has_all() and death.code != 1:

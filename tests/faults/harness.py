@@ -37,7 +37,7 @@ from tests.support import wait_until
 BATCH_EVENTS = 20
 UNHEARD = (PRODUCE, END_TXN, INIT_PRODUCER_ID)
 RECOVERY_SECONDS = 10.0
-_PATIENCE_SECONDS = 30.0
+_PATIENCE = 3.0  # so many times as long until it never will
 _NEW_ENTRIES = 5
 _ENTRIES_AFTER_PEOPLE = 60
 _IDLE_POLLS = 3
@@ -64,10 +64,11 @@ class Harness:
         first_entries: int = 1000,
         span_seconds: int = 600,
         sinks: Sequence[str] = SINKS,
+        slack: float = 1.0,
     ) -> None:
         """`plant`: a mistake of `plants`. `overlap` "0s": nothing is read twice, which would heal some of them.
 
-        `span_seconds` is how far back the first entries lie.
+        `span_seconds` is how far back the first entries lie. `slack`: so many times as long may take what must be quick.
         """
         self._directory = directory
         self._plan = plan
@@ -77,6 +78,7 @@ class Harness:
         self._first_entries = first_entries
         self._span_seconds = span_seconds
         self._sinks = sinks
+        self._recovery_seconds = slack * RECOVERY_SECONDS
         self.account = Account.of(plan)
         self._watermarks: dict[str, int] = {}
         self._taken_back: TakenBack | None = None
@@ -175,7 +177,7 @@ class Harness:
         self._daemon.process = process = self._start(life)
         if life.trouble in ("blinks", "disk-fills", "people"):
             with suppress(AssertionError):
-                wait_until(lambda: self._requests() > seen or process.poll() is not None, RECOVERY_SECONDS)
+                wait_until(lambda: self._requests() > seen or process.poll() is not None, self._recovery_seconds)
             self._trouble_at_work(number, life)
         if life.end == "heal":
             death = self._heal(number, life, process)
@@ -297,7 +299,7 @@ class Harness:
             self.account.violate("it did not recover while it ran", number)
         if process.poll() is not None:
             return Death(process.returncode, "exit")
-        self.account.recovered(time.monotonic() - started, RECOVERY_SECONDS)
+        self.account.recovered(time.monotonic() - started, self._recovery_seconds)
         return victim.end(process, Life("term", after_seconds=0.0, is_from_work=False), lambda: True)
 
     def _await_progress(self, number: int, process: subprocess.Popen[bytes]) -> None:
@@ -306,7 +308,7 @@ class Harness:
             self._add_entries(contract, _NEW_ENTRIES, 0.0)
         present = int(time.time())
         with suppress(AssertionError):
-            wait_until(lambda: self._has_readable(present) or process.poll() is not None, RECOVERY_SECONDS)
+            wait_until(lambda: self._has_readable(present) or process.poll() is not None, self._recovery_seconds)
         if process.poll() is None and not self._is_doubtful and not self._has_readable(present):
             self.account.violate("STANDS STILL: what is outside of the gaps did not arrive", number)
 
@@ -321,7 +323,7 @@ class Harness:
             self._add_entries(contract, _NEW_ENTRIES, 0.0)
         missing = lambda: self._oracle.missing_but_of(LOKI, FIRST)  # noqa: E731
         with suppress(AssertionError):
-            wait_until(lambda: not missing() or process.poll() is not None, RECOVERY_SECONDS)
+            wait_until(lambda: not missing() or process.poll() is not None, self._recovery_seconds)
         if process.poll() is None and not self._is_doubtful and (found := missing()):
             self.account.violate(f"STANDS STILL: but for {FIRST} at {LOKI}, there did not arrive {dict(found)}", number)
 
@@ -398,7 +400,7 @@ class Harness:
             # Damaged in an earlier life, and found only now: a person starts it once more.
             if not (self._is_doubtful and process.returncode == 4):
                 self.account.violate(f"without faults it ended by itself with {process.returncode}")
-        self.account.recovered(time.monotonic() - started, RECOVERY_SECONDS)
+        self.account.recovered(time.monotonic() - started, self._recovery_seconds)
         if not has_arrived:
             self.account.violate("not everything arrived after the last fault")
         death = victim.end(process, Life("term", after_seconds=0.0, is_from_work=False), lambda: True)
@@ -438,7 +440,7 @@ class Harness:
 
     def _await_up(self, process: subprocess.Popen[bytes]) -> None:
         with suppress(AssertionError):
-            wait_until(lambda: process.poll() is not None or self._is_up(), RECOVERY_SECONDS)
+            wait_until(lambda: process.poll() is not None or self._is_up(), self._recovery_seconds)
 
     def _is_up(self) -> bool:
         try:
@@ -448,7 +450,7 @@ class Harness:
 
     def _await_all(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait until everything has arrived, or until polls bring nothing and nothing is on its way: then it never will."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _PATIENCE * self._recovery_seconds
         is_reloaded = False
         polls: set[tuple[str, int | None]] = set()
         while time.monotonic() < deadline and process.poll() is None and not self._oracle.has_all():
