@@ -285,7 +285,7 @@ class Session(requests.Session):
         """Send a request; of the answer, only the head is read. With `params`, the URL has no query of its own.
 
         What `request` does, but for merging settings that are the same for all of a session's requests, and for taking each URL
-        apart: that was a quarter of what it costs to ask for a contract in which nothing happened.
+        apart: that was a seventh of the processor time of a poll that finds nothing.
         """
         request = requests.PreparedRequest()
         request.method = method
