@@ -78,6 +78,7 @@ def fill(state: Any) -> None:
     state.contracts.add_range("3", Window(START - HOUR, START), "repair")
     state.journal.add(Action(Person(1, "anna"), "test", "x"))
     state.remember("fact", "value")
+    state.remember("taken_back", f"{NOW} {START}")
 
 
 def everything(state: Any) -> dict[str, Any]:

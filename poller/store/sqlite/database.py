@@ -106,11 +106,11 @@ class Database:
         query("PRAGMA synchronous = NORMAL")
         query("PRAGMA journal_size_limit = 16777216")
         query("PRAGMA secure_delete = FAST")
-        if query("PRAGMA auto_vacuum").fetchone()[0] == _WITH_EACH_COMMIT:  # killed while it shrank
-            query(_GIVE_BACK_WHEN_ASKED)
         query(f"PRAGMA busy_timeout = {int(_BUSY_TRY_SECONDS * 1000)}")
         if not is_known_format or not is_sound(self._connection, self.path, schema_at(version)):
             raise self._quarantine("is damaged")
+        if query("PRAGMA auto_vacuum").fetchone()[0] == _WITH_EACH_COMMIT:  # killed while it shrank
+            query(_GIVE_BACK_WHEN_ASKED)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
