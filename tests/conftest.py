@@ -84,6 +84,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     measuring.leave_out(items)
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> order.Units | None:
+    return order.Units(config, log) if config.getoption("dist") == "loadscope" else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     measuring.tell_processes(item)

@@ -10,9 +10,11 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import TOP
 
@@ -29,22 +31,31 @@ def recorded() -> dict[str, float]:
     return dict(json.loads(TABLE.read_text()))
 
 
-def group_of(item: pytest.Item) -> str:
-    """The file of tests that stay with their file: unit tests, which are short, and those that share what a fixture made."""
-    file = item.nodeid.partition("::")[0]
-    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public name for it
-    is_shared = any(fixture.scope == "module" for defined in definitions for fixture in defined)
-    return file if is_shared or file.startswith("tests/unit") else ""
+@cache
+def _is_shared(file: str) -> bool:
+    return 'scope="module"' in (TOP / file).read_text()
+
+
+def unit_of(name: str) -> str:
+    """The unit of work that a test belongs to: its file, of unit tests, which are short, and of tests that share what a
+    fixture made; else the test alone.
+    """
+    file = name.partition("::")[0]
+    return file if file.startswith("tests/unit/") or _is_shared(file) else name
+
+
+class Units(LoadScopeScheduling):
+    """One worker takes all of a unit."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
 
 
 def arrange(items: list[pytest.Item], seconds_of: dict[str, float]) -> None:
     """Sort in place: units of work by what they take, the longest first. Equal ones keep their order."""
     units: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        group = group_of(item)
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
-        units[group or item.nodeid].append(item)
+        units[unit_of(item.nodeid)].append(item)
 
     def seconds(unit: list[pytest.Item]) -> float:
         return sum(seconds_of.get(item.nodeid, _usual_seconds(item.nodeid)) for item in unit)
@@ -58,7 +69,7 @@ def _usual_seconds(name: str) -> float:
 
 def record(took: dict[str, float]) -> None:
     """Keep what a run took. A run of some of the tests changes these alone."""
-    known = {**recorded(), **{name.partition("@")[0]: round(seconds, 1) for name, seconds in took.items()}}
+    known = {**recorded(), **{name: round(seconds, 1) for name, seconds in took.items()}}
     slow = {name: seconds for name, seconds in known.items() if seconds >= RECORDED_FROM_SECONDS}
     TABLE.write_text(json.dumps(dict(sorted(slow.items(), key=lambda row: (-row[1], row[0]))), indent=0) + "\n")
 
