@@ -1,27 +1,25 @@
 """What the API's answers become: pages of events.
 
 Owns how an entry's line is written: the API's own bytes with the white space between tokens taken out. Key order, `1.10`,
-integers beyond 64 bits and escapes stay as they came. `identity.py` tells what makes two entries the same one, and `times.py`
-what time an entry has. Nothing here does I/O.
+integers beyond 64 bits and escapes stay as they came. `entries.py` makes an event of one entry, `identity.py` tells what makes
+two of them the same one, and `times.py` what time an entry has. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
 import codecs
 import functools
-import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
 from poller.core.damage import Broken, Shield, without_broken_elements
+from poller.core.entries import event_of, head_of, heads_of, second_in
 from poller.core.errors import BodyTooLargeError
 from poller.core.events import Event
-from poller.core.identity import decoded, identity_of, is_scalar
-from poller.core.times import micros, parse_time, time_us_of
+from poller.core.identity import decoded
 
 # Bounds on memory, whatever comes. The API serves no more entries than this at once; an API that ignores `limit` may send more:
 # those are not read, and the page says that there are more. Few commas are few elements, which are not counted.
@@ -139,54 +137,15 @@ class _Element(msgspec.Struct, gc=False):
     id: msgspec.Raw = msgspec.field(name="_id", default=_ABSENT)
 
 
-class _LooseHead(msgspec.Struct, gc=False):
-    """The part of an entry that identity and time are made of, whatever type it has."""
-
-    uuid: msgspec.Raw = msgspec.field(name="@uuid", default=_ABSENT)
-    meta: msgspec.Raw = _ABSENT
-
-
-class _LooseMeta(msgspec.Struct, gc=False):
-    time: msgspec.Raw = _ABSENT
-
-
-class _Meta(msgspec.Struct, gc=False):
-    time: datetime | None = None
-
-
-class _Head(msgspec.Struct, gc=False):
-    """The part of an entry that identity and time are made of, where it has the usual types."""
-
-    uuid: str | None = msgspec.field(name="@uuid", default=None)
-    meta: _Meta | None = None
-
-
-class _HitHead(msgspec.Struct, gc=False):
-    source: _Head = msgspec.field(name="_source")
-
-
-class _HitsHeads(msgspec.Struct, gc=False):
-    hits: list[_HitHead]
-
-
-class _AnswerHeads(msgspec.Struct, gc=False):
-    hits: _HitsHeads
-
-
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_loose = msgspec.json.Decoder(_LooseAnswer).decode
-_decode_answer_heads = msgspec.json.Decoder(_AnswerHeads).decode
-_decode_head = msgspec.json.Decoder(_Head).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_search = msgspec.json.Decoder(_Search).decode
 _decode_shards = msgspec.json.Decoder(_Shards).decode
 _decode_element = msgspec.json.Decoder(_Element).decode
-_decode_loose_head = msgspec.json.Decoder(_LooseHead).decode
-_decode_loose_meta = msgspec.json.Decoder(_LooseMeta).decode
 
 _NO_ENTRY = "the API shows something in its place that is no entry"
-_TIME_IN_BYTES = re.compile(rb'"time"\s*:\s*"([0-9T:.Zz+ -]{10,40})"')
 
 
 def parse_page(body: bytes, max_bytes: int = sys.maxsize) -> Page:
@@ -272,13 +231,13 @@ def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Seque
         total = max(total or 0, len(elements) + 1)
     hits, unreadable = _usable(elements, broken, is_bare_allowed=shape == "list")
     lines = [bytes(hit.source) for hit in hits]
-    heads = _heads(compact, lines) if shape == "usual" and not unreadable else [_head(line) for line in lines]
+    heads = heads_of(compact, lines) if shape == "usual" and not unreadable else [head_of(line) for line in lines]
     if shield is not None:
         lines = [shield.restore(line) for line in lines]
         unreadable = [
             msgspec.structs.replace(element, content=shield.restore(element.content)) for element in unreadable
         ]
-    events = tuple(_event(head, line, hit.id) for head, line, hit in zip(heads, lines, hits, strict=True))
+    events = tuple(event_of(head, line, hit.id) for head, line, hit in zip(heads, lines, hits, strict=True))
     return Page(events, total, is_capped, sum(map(len, lines)), is_mended, tuple(unreadable))
 
 
@@ -386,7 +345,7 @@ def _usable(
         why = _NO_ENTRY
         if content == b"null" and left:
             content, why = left.pop()
-        unreadable.append(Unreadable(len(hits), content, why, _second_in(content)))
+        unreadable.append(Unreadable(len(hits), content, why, second_in(content)))
     return hits, unreadable
 
 
@@ -399,40 +358,3 @@ def _hit(element: msgspec.Raw, *, is_bare_allowed: bool) -> _Hit | None:
     if fields.source:
         return _Hit(fields.source, fields.id)
     return _Hit(element) if is_bare_allowed else None
-
-
-def _second_in(content: bytes) -> int | None:
-    """The time of an entry that cannot be decoded, as far as one is written in it: unix seconds."""
-    match = _TIME_IN_BYTES.search(content)
-    time_us = time_us_of(match[1].decode()) if match else None
-    return None if time_us is None else time_us // 1_000_000
-
-
-def _heads(compact: bytes, lines: Sequence[bytes]) -> list[_Head]:
-    """Identity and time fields of every entry: in one go where all have the usual types, else one by one."""
-    try:
-        return [hit.source for hit in _decode_answer_heads(compact).hits.hits]
-    except msgspec.ValidationError:
-        return [_head(line) for line in lines]
-
-
-def _head(line: bytes) -> _Head:
-    try:
-        return _decode_head(line)
-    except msgspec.ValidationError:
-        fields = _decode_loose_head(line)
-    uuid = decoded(fields.uuid)
-    try:
-        time = decoded(_decode_loose_meta(fields.meta or b"{}").time)
-    except msgspec.ValidationError:  # no object
-        time = None
-    return _Head(str(uuid) if is_scalar(uuid) else None, _Meta(parse_time(time)))
-
-
-def _event(head: _Head, line: bytes, hit_id: msgspec.Raw) -> Event:
-    identity, has_id = identity_of(head.uuid, hit_id, line)
-    time = head.meta.time if head.meta is not None else None
-    time_us = None if time is None else micros(time)
-    if time_us is None:
-        return Event(0, identity, line, has_id, is_timed=False)
-    return Event(time_us, identity, line, has_id)
