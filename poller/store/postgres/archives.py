@@ -24,7 +24,7 @@ from poller.core.evidence.hours import Day
 from poller.store import archives as rules
 from poller.store.archives import Change, DayKey
 from poller.store.postgres import moving
-from poller.store.postgres.contracts import read_contracts
+from poller.store.postgres.contract_rows import read_contracts
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.outbox import read_sinks, read_waiting

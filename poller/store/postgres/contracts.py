@@ -1,27 +1,25 @@
 """The collecting half of the state: contracts, their watermarks and books, and the spans still to be read.
 
 Order of locks, of every transaction on this database: rows of `contracts` by number, then `places` by contract, then all else.
-What a commit decides it decides under the lock of its contract's row, whose `holder` must be its own token.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from uuid import UUID
 
-from poller.core.errors import LeaseLostError
 from poller.core.events import Event
 from poller.core.hours import Compared
 from poller.core.windows import Window
-from poller.store.gaps import Gap
 from poller.store.journal import Action
-from poller.store.postgres import gaps, ledger, outbox
+from poller.store.postgres import ledger
+from poller.store.postgres.claims import Claim
+from poller.store.postgres.contract_rows import read_contracts, read_known, read_ranges, set_fact
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
-from poller.store.postgres.quiet import COLUMNS, Known, Quiet, known_of
+from poller.store.postgres.quiet import Known, Quiet
 from poller.store.postgres.replicas import Replica
-from poller.store.rows import Committed, Contract, Count, Prepare, Prepared, Range, WindowRead, late_and_repaired
+from poller.store.rows import Contract, Count, Range
 
 _PRUNED_AT_ONCE = 500
 
@@ -201,7 +199,7 @@ class Contracts:
         known = {contract: self._quiet.known(contract) for contract in contracts if is_trusted}
         found = {contract: one for contract, one in known.items() if one is not None}
         if rest := [contract for contract in contracts if contract not in found]:
-            for one in self._database.read(lambda connection: _read_known(connection, self._use, rest)):
+            for one in self._database.read(lambda connection: read_known(connection, self._use, rest)):
                 found[one.row.contract] = one
                 self._quiet.learn(one)
         return found
@@ -254,214 +252,3 @@ class Contracts:
         if not has_more:
             ledger.pack(connection, self._use, contract, packed_before)
         return has_more
-
-
-class Claim:
-    """The right of one thread to collect one contract, as long as its replica holds the contract."""
-
-    row: Contract
-
-    def __init__(
-        self,
-        database: Database,
-        use: int,
-        replica: Replica,
-        token: UUID,
-        quiet: Quiet,
-        note_put: Callable[[int], None],
-        give_back: Callable[[Claim], None],
-    ) -> None:
-        self._database = database
-        self._use = use
-        self._replica = replica
-        self._token = token
-        self._quiet = quiet
-        self._note_put = note_put
-        self._give_back = give_back
-        self._is_held = True
-
-    def begin(self, known: Known) -> None:
-        """Hold it, with the contract as it is now."""
-        self.row, self._known = known.row, known
-        self._replica.take_in_hand([self.row.contract])
-
-    def ranges(self) -> Sequence[Range]:
-        """The spans still to be read, oldest first."""
-        if self._known.is_plain:
-            return ()
-        return self._database.read(lambda connection: read_ranges(connection, self._use, self.row.contract))
-
-    def gaps(self) -> Sequence[Gap]:
-        """What could not be read of the contract, oldest first."""
-        if self._known.is_plain:
-            return ()
-        return self._database.read(lambda connection: gaps.read_gaps(connection, self._use, self.row.contract))
-
-    def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
-        """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress."""
-        self._ensure_held()
-        row = self._known.row
-        advance_to = min(read.advance_to, read.window.end) if read.advance_to is not None else 0
-        if self._quiet.is_quiet(self._known, read):
-            self._quiet.add(self._token, self._known, advance_to=advance_to, fetched=read.fetched)
-            self._known = self._known._replace(row=row._replace(watermark=max(row.watermark, advance_to)))
-            return Committed((), 0, 0)
-        self._quiet.settle(row.contract)
-        try:
-            done, self._known = self._database.write(
-                lambda connection: self._commit(connection, read, prepare, advance_to)
-            )
-        except BaseException:  # an interrupt, too
-            self._quiet.forget([row.contract])  # it may have happened
-            raise
-        self._quiet.note_seen(self._known, read.events)
-        self._note_put(sum(len(event.line) for event in done.unseen))
-        return done
-
-    def _commit(
-        self, connection: Connection, read: WindowRead, prepare: Prepare, advance_to: int
-    ) -> tuple[Committed, Known]:
-        use, contract = self._use, self.row.contract
-        locked = connection.execute(
-            "SELECT watermark, commits, segment, sharing > 0, EXISTS (SELECT 1 FROM gaps WHERE use_id = %s AND contract = %s)"
-            " FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE",
-            (use, contract, use, contract, self._token),
-        ).fetchone()
-        # Fewer commits: a failover has lost what this claim committed. What its windows held is read again.
-        if locked is None or not self._is_held or locked[1] < self._known.commits:
-            raise self._lost()
-        watermark, commits, segment, is_sharing, has_gaps = locked
-        unseen = ledger.unseen(connection, use, contract, read.events, is_sharing=is_sharing) if read.events else []
-        fresh = [event for event in unseen if event.identity not in read.elsewhere] if read.elsewhere else unseen
-        prepared = prepare(fresh) if fresh else Prepared(fresh)
-        late = repaired = 0
-        if unseen:
-            late, repaired = late_and_repaired(unseen, watermark, read_ranges(connection, use, contract), read)
-            ledger.add(connection, use, contract, unseen, read.now, commits + 1)
-        size = outbox.put(connection, use, contract, segment, prepared.kept, read.now)
-        new = len(prepared.kept)
-        connection.execute(
-            "UPDATE contracts SET watermark = greatest(watermark, %s), fetched = fetched + %s, new = new + %s,"
-            " seen = seen + %s, filtered = filtered + %s, late = late + %s, repaired = repaired + %s,"
-            " sharing = sharing + %s, commits = %s, segment = segment + %s, put_events = put_events + %s,"
-            " outbox_events = outbox_events + %s, outbox_bytes = outbox_bytes + %s WHERE use_id = %s AND contract = %s",
-            (
-                advance_to, read.fetched, new, read.fetched - len(fresh), len(fresh) - new, late, repaired,
-                sum(bool(event.shared_id) for event in unseen), commits + bool(unseen), size.segments, new, new,
-                size.bytes, use, contract,
-            ),
-        )  # fmt: skip
-        if prepared.filtered:
-            connection.executemany(
-                "INSERT INTO filtered VALUES (%s, %s, %s, %s) ON CONFLICT (use_id, contract, reason)"
-                " DO UPDATE SET count = filtered.count + excluded.count",
-                [(use, contract, reason, count) for reason, count in sorted(prepared.filtered.items())],
-            )
-        if read.of_range is not None:
-            key = (read.of_range, use, contract)
-            connection.execute(
-                "UPDATE ranges SET start_at = %s WHERE id = %s AND use_id = %s AND contract = %s",
-                (read.window.end, *key),
-            )
-            connection.execute(
-                "DELETE FROM ranges WHERE id = %s AND use_id = %s AND contract = %s AND start_at >= end_at", key
-            )
-        opened, closed = gaps.settle(connection, use, contract, read, has_gaps=has_gaps)
-        row = self._known.row._replace(watermark=max(watermark, advance_to))
-        known = Known(row, commits + bool(unseen), self._known.is_plain and not has_gaps and not opened)
-        return Committed(unseen, len(fresh), new, late, repaired, opened, closed), known
-
-    def end_range(self, id_: int) -> None:
-        """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
-
-        def work(connection: Connection) -> None:
-            query = "SELECT commits FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE"
-            locked = connection.execute(query, (self._use, self.row.contract, self._token)).fetchone()
-            if locked is None or locked[0] < self._known.commits:  # as in `_commit`
-                raise self._lost()
-            connection.execute(
-                "DELETE FROM ranges WHERE id = %s AND use_id = %s AND contract = %s",
-                (id_, self._use, self.row.contract),
-            )
-
-        self._ensure_held()
-        self._database.write(work)
-
-    def record_poll(self, now: int, failure: str) -> None:
-        """Commits: how the poll ended; `failure` is empty when it succeeded."""
-        self._ensure_held()
-        if not failure and self._quiet.known(self.row.contract) is not None:
-            self._quiet.add(self._token, self._known, polled_at=now)
-            return
-
-        def work(connection: Connection) -> None:
-            column = "failed_at" if failure else "succeeded_at"
-            query = (
-                f"UPDATE contracts SET {column} = %s, failure = %s WHERE use_id = %s AND contract = %s AND holder = %s"
-            )
-            values = (now, failure.replace("\0", "\ufffd"), self._use, self.row.contract, self._token)
-            if connection.execute(query, values).rowcount != 1:
-                raise self._lost()
-
-        self._database.write(work)
-        self._quiet.forget([self.row.contract])
-
-    def release(self) -> None:
-        """Give the right back. What is being committed ends first, or is refused."""
-        if self._is_held:
-            self._is_held = False
-            self._replica.put_down([self.row.contract])
-            self._give_back(self)
-
-    def _ensure_held(self) -> None:
-        if not self._is_held or self._token != self._replica.token:
-            raise self._lost()
-
-    def _lost(self) -> LeaseLostError:
-        return LeaseLostError("another replica has it now", contract=self.row.contract)
-
-
-def read_contracts(connection: Connection, use: int, only: Sequence[str] | None = None) -> list[Contract]:
-    """The contracts, by number; of these only `only` if given."""
-    rows = connection.execute(
-        f"SELECT {', '.join(f'c.{name}' for name in Contract._fields[:-1])}, coalesce(r.host || ':' || r.pid, '')"
-        " FROM contracts c LEFT JOIN replicas r ON r.token = c.holder AND r.expires_at > clock_timestamp()"
-        " WHERE c.use_id = %s AND (%s::text[] IS NULL OR c.contract = ANY(%s)) ORDER BY c.contract",
-        (use, only if only is None else list(only), only if only is None else list(only)),
-    )
-    return [Contract(*row) for row in rows]
-
-
-def _read_known(connection: Connection, use: int, contracts: Sequence[str]) -> list[Known]:
-    """Contracts of this replica as they are, for claims."""
-    rows = connection.execute(
-        f"SELECT {COLUMNS}, coalesce(p.host || ':' || p.pid, '') FROM contracts c"
-        " LEFT JOIN replicas p ON p.token = c.holder AND p.expires_at > clock_timestamp()"
-        " WHERE c.use_id = %s AND c.contract = ANY(%s)",
-        (use, list(contracts)),
-    )
-    return [known_of(columns, holder) for *columns, holder in rows]
-
-
-def read_ranges(connection: Connection, use: int, contract: str | None = None) -> list[Range]:
-    """The spans still to be read, of one contract or of all, oldest first."""
-    rows = connection.execute(
-        "SELECT id, contract, start_at, end_at, purpose FROM ranges"
-        " WHERE use_id = %s AND (%s::text IS NULL OR contract = %s) ORDER BY start_at, id",
-        (use, contract, contract),
-    )
-    return [Range(id_, name, Window(start, end), purpose) for id_, name, start, end, purpose in rows]
-
-
-def read_filtered(connection: Connection, use: int) -> dict[str, int]:
-    """How many events were left out for which reason, ever."""
-    query = "SELECT reason, sum(count)::bigint FROM filtered WHERE use_id = %s GROUP BY reason ORDER BY reason"
-    return dict(connection.execute(query, (use,)).fetchall())
-
-
-def set_fact(connection: Connection, use: int, name: str, value: str) -> None:
-    """Remember something by name, inside the caller's transaction."""
-    connection.execute(
-        "INSERT INTO facts VALUES (%s, %s, %s) ON CONFLICT (use_id, name) DO UPDATE SET value = excluded.value",
-        (use, name, value),
-    )

@@ -8,7 +8,7 @@ from poller.core.events import Event
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.postgres import archives, dead_letters, ledger, outbox
-from poller.store.postgres.contracts import read_contracts, read_filtered, read_ranges
+from poller.store.postgres.contract_rows import read_contracts, read_filtered, read_ranges
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.journal import read_journal

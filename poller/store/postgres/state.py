@@ -11,7 +11,8 @@ from poller.core.errors import StateError
 from poller.store.journal import Action
 from poller.store.overview import Overview
 from poller.store.postgres.archives import Archives
-from poller.store.postgres.contracts import Contracts, set_fact
+from poller.store.postgres.contract_rows import set_fact
+from poller.store.postgres.contracts import Contracts
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.dead_letters import DeadLetters
 from poller.store.postgres.gaps import Gaps

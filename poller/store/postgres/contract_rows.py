@@ -1,0 +1,56 @@
+"""Rows of a use, inside the transaction of who asks: its contracts, the spans they still have to read, and its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from poller.core.windows import Window
+from poller.store.postgres.database import Connection
+from poller.store.postgres.quiet import COLUMNS, Known, known_of
+from poller.store.rows import Contract, Range
+
+
+def read_contracts(connection: Connection, use: int, only: Sequence[str] | None = None) -> list[Contract]:
+    """The contracts, by number; of these only `only` if given."""
+    rows = connection.execute(
+        f"SELECT {', '.join(f'c.{name}' for name in Contract._fields[:-1])}, coalesce(r.host || ':' || r.pid, '')"
+        " FROM contracts c LEFT JOIN replicas r ON r.token = c.holder AND r.expires_at > clock_timestamp()"
+        " WHERE c.use_id = %s AND (%s::text[] IS NULL OR c.contract = ANY(%s)) ORDER BY c.contract",
+        (use, only if only is None else list(only), only if only is None else list(only)),
+    )
+    return [Contract(*row) for row in rows]
+
+
+def read_known(connection: Connection, use: int, contracts: Sequence[str]) -> list[Known]:
+    """Contracts of this replica as they are, for claims."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS}, coalesce(p.host || ':' || p.pid, '') FROM contracts c"
+        " LEFT JOIN replicas p ON p.token = c.holder AND p.expires_at > clock_timestamp()"
+        " WHERE c.use_id = %s AND c.contract = ANY(%s)",
+        (use, list(contracts)),
+    )
+    return [known_of(columns, holder) for *columns, holder in rows]
+
+
+def read_ranges(connection: Connection, use: int, contract: str | None = None) -> list[Range]:
+    """The spans still to be read, of one contract or of all, oldest first."""
+    rows = connection.execute(
+        "SELECT id, contract, start_at, end_at, purpose FROM ranges"
+        " WHERE use_id = %s AND (%s::text IS NULL OR contract = %s) ORDER BY start_at, id",
+        (use, contract, contract),
+    )
+    return [Range(id_, name, Window(start, end), purpose) for id_, name, start, end, purpose in rows]
+
+
+def read_filtered(connection: Connection, use: int) -> dict[str, int]:
+    """How many events were left out for which reason, ever."""
+    query = "SELECT reason, sum(count)::bigint FROM filtered WHERE use_id = %s GROUP BY reason ORDER BY reason"
+    return dict(connection.execute(query, (use,)).fetchall())
+
+
+def set_fact(connection: Connection, use: int, name: str, value: str) -> None:
+    """Remember something by name, inside the caller's transaction."""
+    connection.execute(
+        "INSERT INTO facts VALUES (%s, %s, %s) ON CONFLICT (use_id, name) DO UPDATE SET value = excluded.value",
+        (use, name, value),
+    )
