@@ -11,7 +11,7 @@ import pytest
 from poller.store.journal import Action, JournalEntry, Person
 from poller.store.letters import StoredLetter
 from poller.store.rows import DeadLetter
-from poller.store.sqlite import Stores, places
+from poller.store.sqlite import Stores, spots
 from poller.store.sqlite.overview import journal_of
 from tests.states import NOW, commit, events, next_batch, patch_pieces, postpone, settle, with_a_sink
 
@@ -65,7 +65,7 @@ def test_what_does_not_happen_has_no_line(directory: Path, monkeypatch: pytest.M
         assert not state.outbox.forget("nobody", by=action)
         assert action.entry is None
         with monkeypatch.context() as patch:
-            patch.setattr(places, "count_letters", fail)
+            patch.setattr(spots, "count_letters", fail)
             with pytest.raises(RuntimeError):
                 state.dead_letters.purge(state.dead_letters.find(), by=action)
             with pytest.raises(RuntimeError):

@@ -18,7 +18,7 @@ from poller.store import archives as rules
 from poller.store.archives import Change, DayKey
 from poller.store.protocols import Place, Seal
 from poller.store.rows import Sink
-from poller.store.sqlite import places
+from poller.store.sqlite import spots
 from poller.store.sqlite.contracts import read_contracts
 from poller.store.sqlite.database import DamagedRowError, Database
 from poller.store.sqlite.gaps import read_gaps
@@ -78,7 +78,7 @@ class Archives:
             is_busy = connection.execute("SELECT EXISTS (SELECT 1 FROM archive_batches WHERE sink = ?)", (sink,))
             if is_busy.fetchone()[0] or not rules.is_made_for(objects, head.number + 1):
                 return None
-            known = places.read_sinks(connection, sink)
+            known = spots.read_sinks(connection, sink)
             facts = _facts(connection, sink, head, known, events if not writer else 0, objects)
             digest, signature = seal(facts)
             at = (known[0].segment, known[0].position) if known and not writer else (None, None)
@@ -122,10 +122,10 @@ class Archives:
                     (sink, writer, events),
                 )
             else:
-                known = places.read_sinks(connection, sink)
+                known = spots.read_sinks(connection, sink)
                 # A sink that was forgotten meanwhile, and added again, is elsewhere.
                 if known and (known[0].segment, known[0].position) == (segment, position):
-                    places.move_on(connection, sink, events, now=now)
+                    spots.move_on(connection, sink, events, now=now)
         return True
 
     def archived(self, sink: str, writer: str) -> int:
@@ -194,12 +194,12 @@ def _facts(
     connection: sqlite3.Connection,
     sink: str,
     head: Head,
-    known: Sequence[places.SinkRow],
+    known: Sequence[spots.SinkRow],
     events: int,
     objects: Sequence[Packed],
 ) -> Facts:
     added = rules.hours_of(objects)
-    waiting = places.waiting(connection, known[0])[0] - events if known else 0
+    waiting = spots.waiting(connection, known[0])[0] - events if known else 0
     open_ = connection.execute(
         "SELECT contract, day FROM archive_days WHERE sink = ? AND is_open ORDER BY contract, day LIMIT ?",
         (sink, rules.MOST_DAYS),

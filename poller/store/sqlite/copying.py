@@ -19,7 +19,7 @@ from poller.store.sqlite import overview as reading_overview
 from poller.store.sqlite.connection import SIDE_FILES
 from poller.store.sqlite.database import Reader, make_directory, new_file
 from poller.store.sqlite.lock import Lock
-from poller.store.sqlite.places import SinkRow, read_places, read_sinks
+from poller.store.sqlite.spots import SinkRow, read_places, read_sinks
 from poller.store.sqlite.translation import translated_os, translated_reading
 
 _DAY_HOURS = 24

@@ -13,7 +13,7 @@ from itertools import groupby
 from poller.core.events import Event
 from poller.store.journal import Action
 from poller.store.letters import PIECE_BYTES, PIECE_LETTERS, LetterBooks, StoredLetter, pieces
-from poller.store.sqlite import outbox, places
+from poller.store.sqlite import outbox, spots
 from poller.store.sqlite.database import Database
 from poller.store.sqlite.journal import record
 
@@ -63,7 +63,7 @@ class DeadLetters:
     def _replay(self, letters: Sequence[StoredLetter], now: int, by: Action | None) -> int:
         replayed = 0
         with self._database.transaction() as connection:
-            known = {row.sink.name for row in places.read_sinks(connection)}
+            known = {row.sink.name for row in spots.read_sinks(connection)}
             chosen = sorted(
                 (letter for letter in letters if letter.sink in known),
                 key=lambda letter: (letter.sink, letter.contract, letter.time_us, letter.id),
@@ -75,7 +75,7 @@ class DeadLetters:
                 ]
                 outbox.put(connection, contract, outbox.encode(events), now, only_for=sink)
                 connection.execute("UPDATE sinks SET dead = dead - ? WHERE name = ?", (len(members), sink))
-                places.count_letters(connection, sink, replayed=len(members))
+                spots.count_letters(connection, sink, replayed=len(members))
                 replayed += len(members)
             if by is not None and replayed:
                 record(connection, by, replayed)
@@ -92,7 +92,7 @@ class DeadLetters:
         with self._database.transaction() as connection:
             purged = Counter(letter.sink for letter in letters if _delete(connection, letter.id))
             for sink, count in purged.items():
-                places.count_letters(connection, sink, purged=count)
+                spots.count_letters(connection, sink, purged=count)
             if by is not None and purged:
                 record(connection, by, purged.total())
         return purged.total()

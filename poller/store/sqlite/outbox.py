@@ -19,7 +19,8 @@ from poller.store.rows import Sink, Size
 from poller.store.segments import Segment
 from poller.store.sqlite.database import Database
 from poller.store.sqlite.journal import record
-from poller.store.sqlite.places import Place, delete_done, read_sinks, resize, waiting
+from poller.store.sqlite.places import Place
+from poller.store.sqlite.spots import delete_done, read_sinks, resize, waiting
 
 PIECE_SEGMENTS = 16  # at once: up to 16 MiB
 

@@ -12,7 +12,7 @@ from poller.store.journal import JournalEntry
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.rows import Size
-from poller.store.sqlite import dead_letters, ledger, places
+from poller.store.sqlite import dead_letters, ledger, spots
 from poller.store.sqlite.archives import read_heads
 from poller.store.sqlite.contracts import read_contracts, read_filtered, read_ranges
 from poller.store.sqlite.database import CREATED_AT, Database, Reader
@@ -49,7 +49,7 @@ class Collected:
         with ExitStack() as on_failure:
             self._reader = on_failure.enter_context(closing(Reader(path)))
             with self._reader.reading() as connection:
-                known = {row.sink.name: row.ledger_id for row in places.read_sinks(connection)}
+                known = {row.sink.name: row.ledger_id for row in spots.read_sinks(connection)}
             on_failure.pop_all()
         self.knows_sinks = all(sink in known for sink in sinks)
         self._after_id = max((known.get(sink, 0) for sink in sinks), default=0)
@@ -71,11 +71,11 @@ def _read(connection: sqlite3.Connection) -> Overview:
         sinks = [
             SinkOverview(
                 row.sink,
-                *places.waiting(connection, row),
+                *spots.waiting(connection, row),
                 letters.get(row.sink.name, NO_LETTERS).at_hand,
-                [one for one in places.read_postponed(connection, row.sink.name) if one.attempts],
+                [one for one in spots.read_postponed(connection, row.sink.name) if one.attempts],
             )
-            for row in places.read_sinks(connection)
+            for row in spots.read_sinks(connection)
         ]
         size = Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
         pending = read_ranges(connection)

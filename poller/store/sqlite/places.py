@@ -1,58 +1,25 @@
-"""The places of sinks in the outbox, and how they move on.
-
-A sink's place is the last segment it is done with and how many events of the next one. A contract that it does not take while
-it takes others waits on its own: it has a place of its own, and the sink's place is that of all others. Where nothing of the
-contract lies between the two any more, it is one of all again. A segment is deleted when the last sink is done with it.
-"""
+"""A sink's place in the outbox, as its deliverer holds it. `spots.py` says what a place is and how it moves on."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
 
 from poller.core.errors import LeaseLostError
 from poller.store import segments
-from poller.store.rows import SINK_COLUMNS, Batch, DeadLetter, Postponed, Sink, Weight
+from poller.store.rows import Batch, DeadLetter, Postponed, Sink, Weight
 from poller.store.segments import Stored
 from poller.store.sqlite.database import DamagedRowError, Database
-from poller.store.sqlite.schema import SEALED_POSTPONED, SEALED_SINK
-
-_NO_END = 2**63 - 1
-
-# The segments that wait for a sink: those behind its place, or behind the place that it has in their contract.
-_IS_OTHERS = "NOT EXISTS (SELECT 1 FROM postponed p WHERE p.sink = :sink AND p.contract = segments.contract)"
-_WAITING = (
-    "(sink IS NULL OR sink = :sink) AND id > coalesce("
-    "(SELECT p.segment FROM postponed p WHERE p.sink = :sink AND p.contract = segments.contract), :segment)"
+from poller.store.sqlite.spots import (
+    WAITING,
+    behind,
+    move_on,
+    next_segment,
+    read_postponed,
+    read_sinks,
+    spot_of,
+    waiting,
 )
-# What every sink is done with, or the one that it is for.
-_IS_DONE = (
-    "NOT EXISTS (SELECT 1 FROM sinks k WHERE (segments.sink IS NULL OR segments.sink = k.name) AND segments.id > coalesce("
-    "(SELECT p.segment FROM postponed p WHERE p.sink = k.name AND p.contract = segments.contract), k.segment))"
-)
-
-
-class Spot(NamedTuple):
-    """A place: the last segment that is done, and how many events of the next one; of one contract, or (None) of all others."""
-
-    segment: int
-    position: int
-    contract: str | None = None
-
-
-class SinkRow(NamedTuple):
-    """A sink as it lies in its table.
-
-    `segment` is the last segment it is done with, and `position` how many events of the next one. `ledger_id` tells what was
-    collected since it is known: the ledger's rows after that one.
-    """
-
-    sink: Sink
-    segment: int
-    position: int
-    ledger_id: int
 
 
 class Place:
@@ -88,13 +55,13 @@ class Place:
         sink = self.row.name
         self._contract = contract
         with self._database.reading() as connection:
-            spot = _spot(connection, sink, contract)
+            spot = spot_of(connection, sink, contract)
             if spot is None:
                 return None
             skip = spot.position
             rows = connection.execute(
                 "SELECT id, contract, collected_at, events, checksum, directory, lines FROM segments"
-                f" WHERE {_behind(spot)} ORDER BY id",
+                f" WHERE {behind(spot)} ORDER BY id",
                 {**spot._asdict(), "sink": sink},
             )
             for id_, owner, collected_at, events, checksum, directory, lines in rows:
@@ -123,7 +90,7 @@ class Place:
                 return Weight(0, 0, None)
             events, first = waiting(connection, known[0])
             (size,) = connection.execute(
-                f"SELECT coalesce(sum(bytes), 0) FROM segments WHERE {_WAITING}",
+                f"SELECT coalesce(sum(bytes), 0) FROM segments WHERE {WAITING}",
                 {"segment": known[0].segment, "sink": self.row.name},
             ).fetchone()
             return Weight(events, size, first if events else None)
@@ -162,11 +129,11 @@ class Place:
     def has_others(self, contracts: Collection[str]) -> bool:
         """Whether anything waits of contracts that neither wait on their own nor are among these."""
         with self._database.reading() as connection:
-            spot = _spot(connection, self.row.name, None)
+            spot = spot_of(connection, self.row.name, None)
             if spot is None:
                 return False
             query = (
-                f"SELECT EXISTS (SELECT 1 FROM segments WHERE {_behind(spot)}"
+                f"SELECT EXISTS (SELECT 1 FROM segments WHERE {behind(spot)}"
                 " AND contract NOT IN (SELECT value FROM json_each(:contracts)))"
             )
             values = {**spot._asdict(), "sink": self.row.name, "contracts": json.dumps(sorted(contracts))}
@@ -182,13 +149,13 @@ class Place:
         sink = self.row.name
         with self._database.transaction() as connection:
             self.ensure_held()
-            spot = _spot(connection, sink, None)
+            spot = spot_of(connection, sink, None)
             if spot is None:
                 return
-            if _spot(connection, sink, contract) is None:
-                head = _head(connection, sink, spot)
+            if spot_of(connection, sink, contract) is None:
+                first = next_segment(connection, sink, spot)
                 # What the sink has begun with is this contract's, or another one's.
-                is_begun = spot.position > 0 and head is not None and head[1] == contract
+                is_begun = spot.position > 0 and first is not None and first[1] == contract
                 connection.execute(
                     "INSERT INTO postponed (sink, contract, segment, position, attempts, postponed_at, retry_at, failure, since)"
                     " VALUES (?, ?, ?, ?, 0, 0, 0, '', ?)",
@@ -206,209 +173,3 @@ class Place:
         with self._database.transaction() as connection:
             self.ensure_held()
             connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (output_offset, self.row.name))
-
-
-def move_on(
-    connection: sqlite3.Connection,
-    sink: str,
-    count: int,
-    *,
-    dead: Sequence[DeadLetter] = (),
-    now: float,
-    output_offset: int | None = None,
-    contract: str | None = None,
-) -> None:
-    """As `Place.settle`, inside the caller's transaction; of a contract that waits on its own, if one is named."""
-    spot = _spot(connection, sink, contract)
-    if spot is None:
-        return
-    delivered = count - len(dead)
-    moved = _advance(connection, sink, spot, count)
-    connection.execute(
-        "UPDATE sinks SET delivered = delivered + ?, dead = dead + ?,"
-        " attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '', mark = ?,"
-        " succeeded_at = CASE WHEN ? > 0 THEN ? ELSE succeeded_at END WHERE name = ?",
-        (delivered, len(dead), output_offset, delivered, now, sink),
-    )
-    if contract is None:
-        place = (moved.segment, moved.position, sink)
-        connection.execute("UPDATE sinks SET segment = ?, position = ? WHERE name = ?", place)
-    else:
-        connection.execute(
-            "UPDATE postponed SET segment = ?, position = ?, attempts = 0, postponed_at = ?, retry_at = ?, failure = ''"
-            " WHERE sink = ? AND contract = ?",
-            (moved.segment, moved.position, now, now, sink, contract),
-        )
-    connection.executemany(
-        "INSERT INTO dead_letters (sink, contract, time_us, collected_at, identity, ordinal, line, status, reason,"
-        " died_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                sink,
-                letter.event.contract,
-                letter.event.time_us,
-                letter.event.collected_at,
-                letter.event.identity,
-                letter.event.ordinal,
-                letter.event.line,
-                letter.status,
-                letter.reason,
-                now,
-            )
-            for letter in dead
-        ],
-    )
-    if dead:
-        count_letters(connection, sink, written=len(dead))
-    which = "true" if contract is None else "contract = :contract"
-    delete_done(connection, which, after=spot.segment, upto=moved.segment, contract=contract)
-    if (others := moved if contract is None else _spot(connection, sink, None)) is not None:
-        _join_others(connection, sink, others)
-
-
-def count_letters(
-    connection: sqlite3.Connection, sink: str, *, written: int = 0, replayed: int = 0, purged: int = 0
-) -> None:
-    """Enter in the books what becomes of dead letters, inside the caller's transaction."""
-    connection.execute(
-        "INSERT INTO letter_books (sink, written, replayed, purged) VALUES (?, ?, ?, ?) ON CONFLICT (sink) DO UPDATE SET"
-        " written = written + excluded.written, replayed = replayed + excluded.replayed, purged = purged + excluded.purged",
-        (sink, written, replayed, purged),
-    )
-
-
-def waiting(connection: sqlite3.Connection, row: SinkRow) -> tuple[int, int | None]:
-    """Events that wait for a sink, counted one segment after the other, and when the first was collected (unix seconds)."""
-    events, first = connection.execute(
-        f"SELECT coalesce(sum(events), 0), min(collected_at) FROM segments WHERE {_WAITING}",
-        {"segment": row.segment, "sink": row.sink.name},
-    ).fetchone()
-    (begun,) = connection.execute(
-        "SELECT coalesce(sum(position), 0) FROM postponed WHERE sink = ?", (row.sink.name,)
-    ).fetchone()
-    return max(0, events - row.position - begun), first
-
-
-def resize(connection: sqlite3.Connection, events: int, size_bytes: int) -> None:
-    connection.execute("UPDATE outbox_size SET events = events + ?, bytes = bytes + ?", (events, size_bytes))
-
-
-def read_places(connection: sqlite3.Connection, sink: str) -> dict[str, tuple[int, int]]:
-    """The places of the contracts that wait on their own at a sink.
-
-    Raises: DamagedRowError when a row is not what was written.
-    """
-    rows = connection.execute(
-        f"SELECT contract, segment, position, seal = crc32({SEALED_POSTPONED}) FROM postponed WHERE sink = ?", (sink,)
-    ).fetchall()
-    if not all(is_whole for *_, is_whole in rows):
-        raise DamagedRowError("the row of a contract that waits on its own fails its checksum")
-    return {contract: (segment, position) for contract, segment, position, _ in rows}
-
-
-def _spot(connection: sqlite3.Connection, sink: str, contract: str | None) -> Spot | None:
-    """Where a sink is, in a contract that waits on its own or in all others; None if there is no such place."""
-    if contract is None:
-        return next((Spot(row.segment, row.position) for row in read_sinks(connection, sink)), None)
-    place = read_places(connection, sink).get(contract)
-    return None if place is None else Spot(*place, contract)
-
-
-def _behind(spot: Spot) -> str:
-    """The condition for the segments that wait at a place; its values are the place's fields, and `sink`."""
-    return f"id > :segment AND (sink IS NULL OR sink = :sink) AND {'contract = :contract' if spot.contract else _IS_OTHERS}"
-
-
-def _head(connection: sqlite3.Connection, sink: str, spot: Spot) -> tuple[int, str] | None:
-    """The number and the contract of the segment that is next at a place; None where nothing waits."""
-    row: tuple[int, str] | None = connection.execute(
-        f"SELECT id, contract FROM segments WHERE {_behind(spot)} ORDER BY id LIMIT 1", {**spot._asdict(), "sink": sink}
-    ).fetchone()
-    return row
-
-
-def _join_others(connection: sqlite3.Connection, sink: str, others: Spot) -> None:
-    """Let contracts that waited on their own be of all others again, where nothing of them lies between the two places."""
-    caught_up = connection.execute(
-        "SELECT contract FROM postponed WHERE sink = ? AND attempts = 0 AND position = 0", (sink,)
-    ).fetchall()
-    if not caught_up:
-        return
-    head = _head(connection, sink, others)
-    begun = head if others.position else None
-    if not others.position:
-        # What lies here is of contracts that wait on their own: their places count for it, and others are behind it.
-        behind = "SELECT coalesce(max(id), 0) FROM segments WHERE id < ?"
-        (last,) = connection.execute(behind, (_NO_END if head is None else head[0],)).fetchone()
-        others = others._replace(segment=max(others.segment, last))
-        connection.execute("UPDATE sinks SET segment = ? WHERE name = ?", (others.segment, sink))
-    for (contract,) in caught_up:
-        spot = _spot(connection, sink, contract)
-        if spot is None:
-            continue
-        ends = [spot.segment, others.segment]
-        if begun is not None:
-            ends.append(begun[0])
-        values = {**spot._asdict(), "sink": sink, "segment": min(ends), "last": max(ends)}
-        query = f"SELECT EXISTS (SELECT 1 FROM segments WHERE {_behind(spot)} AND id <= :last)"
-        if not connection.execute(query, values).fetchone()[0]:
-            connection.execute("DELETE FROM postponed WHERE sink = ? AND contract = ?", (sink, contract))
-
-
-def _advance(connection: sqlite3.Connection, sink: str, spot: Spot, count: int) -> Spot:
-    """The place `count` events further on."""
-    done, position = spot.segment, spot.position + count
-    rows = connection.execute(
-        f"SELECT id, events FROM segments WHERE {_behind(spot)} ORDER BY id", {**spot._asdict(), "sink": sink}
-    )
-    for id_, events in rows:
-        if position < events:
-            break
-        done, position = id_, position - events
-        if position == 0:
-            break
-    return Spot(done, position, spot.contract)
-
-
-def delete_done(
-    connection: sqlite3.Connection,
-    which: str,
-    *,
-    after: int,
-    upto: int = _NO_END,
-    contract: str | None = None,
-    limit: int = -1,
-) -> int | None:
-    """Delete segments that nobody waits for: at most `limit` of those for which `which` holds, numbered in `(after, upto]`.
-
-    Returns: the number of the last one, None where there is none left.
-    """
-    gone = connection.execute(
-        "DELETE FROM segments WHERE id IN (SELECT id FROM segments WHERE id > :after AND id <= :upto"
-        f" AND {which} AND {_IS_DONE} ORDER BY id LIMIT :limit) RETURNING id, events, bytes",
-        {"after": after, "upto": upto, "contract": contract, "limit": limit},
-    ).fetchall()
-    if not gone:
-        return None
-    resize(connection, -sum(events for _, events, _ in gone), -sum(size for *_, size in gone))
-    return max(int(id_) for id_, *_ in gone)
-
-
-_SELECT_SINKS = (
-    f"SELECT {', '.join(SINK_COLUMNS)}, segment, position, ledger_id, seal = crc32({SEALED_SINK}) FROM sinks"
-)
-
-
-def read_sinks(connection: sqlite3.Connection, name: str | None = None) -> list[SinkRow]:
-    """The sinks, or the one of that name.  Raises: DamagedRowError when a row is not what was written."""
-    query = f"{_SELECT_SINKS} WHERE :name IS NULL OR name = :name ORDER BY name"
-    rows = connection.execute(query, {"name": name}).fetchall()
-    if not all(is_whole for *_, is_whole in rows):
-        raise DamagedRowError("a sink's row fails its checksum")
-    return [SinkRow(Sink(*values), segment, position, ledger_id) for *values, segment, position, ledger_id, _ in rows]
-
-
-def read_postponed(connection: sqlite3.Connection, sink: str) -> list[Postponed]:
-    """The contracts that wait on their own at a sink, in the order of their next tries."""
-    query = f"SELECT {', '.join(Postponed._fields)} FROM postponed WHERE sink = ? ORDER BY retry_at, contract"
-    return [Postponed(*row) for row in connection.execute(query, (sink,))]
