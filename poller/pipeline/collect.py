@@ -15,25 +15,22 @@ from poller.config import Config
 from poller.core.clocks import latest_now, trusted_now
 from poller.core.errors import AuthError, PollerError, RejectedError, StateError, StoppedError
 from poller.core.events import Event
-from poller.core.gaps import UNREADABLE, UNSTABLE, in_turn, wait_seconds, without
+from poller.core.gaps import wait_seconds, without
 from poller.core.reading import Conduct, Limits, Reading, WindowReader
 from poller.core.turns import MOST_OPEN
-from poller.core.windows import MAX_SPAN_SECONDS, Window, next_window, tile
+from poller.core.windows import Window, next_window
 from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import ReadAhead
 from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, joined, parts_of
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
+from poller.pipeline.lanes import Lane, lanes
 from poller.store.gaps import Gap
 from poller.store.journal import Action
 from poller.store.protocols import Claim, State
 from poller.store.rows import Committed, Contract, Prepared, WindowRead
 
 log = logging.getLogger(__name__)
-
-_HOUR_SECONDS = 3600
-# What a contract with gaps may cost a poll besides what it costs without: so many more pieces, or the trial of a gap.
-_EXTRA_REQUESTS = 2
 
 
 class PollResult(NamedTuple):
@@ -67,20 +64,6 @@ class WindowCommitted(NamedTuple):
     fetched: int
     kept: int
     left_out: int = 0
-
-
-class _Lane(NamedTuple):
-    """A row of windows to be read in order: those up to now, those of a span that is read once more, or those of a gap."""
-
-    windows: list[Window]
-    of_range: int | None = None
-    is_repair: bool = False
-    of_gap: Gap | None = None
-    is_exact: bool = True
-
-    @property
-    def is_present(self) -> bool:
-        return self.of_range is None and self.of_gap is None
 
 
 class Collector:
@@ -205,41 +188,23 @@ class Collector:
         if self._until is None:
             row = self._clock_guard.check(row, api.clock_skew_seconds, int(trusted))
         poll = PollResult(row.contract)
-        for lane in self._lanes(claim, row, api, now):
+        # As far as either clock says, so that nothing comes later than it must; the watermark believes the earlier.
+        reach = latest_now(api.clock_skew_seconds, now) if self._until is None else self._until
+        settings = self._config.poll
+        due = next_window(row.watermark, row.origin, int(reach), settings.overlap_seconds)
+        turn = int(now / settings.interval_seconds)
+        for lane in lanes(claim, row, due, now, turn, self._gaps_at_once):
             if poll.failure is not None and not lane.is_present:
                 continue  # the API had its chance with an older span; only the present is tried as well
             poll = self._collect_lane(claim, row, api, lane, now, trusted, poll, turn_ends_at)
         return poll
-
-    def _lanes(self, claim: Claim, row: Contract, api: ActivityLog, now: float) -> Iterator[_Lane]:
-        """What to read, in order: a span that failed last time after the present, and a gap that is due last of all."""
-        spans = [_Lane(_around_gaps(claim, span.window), span.id, span.purpose == "repair") for span in claim.ranges()]
-        present = self._present(claim, row, api, now)
-        yield from [*present, *spans] if row.failure else [*spans, *present]
-        due = [gap for gap in claim.gaps() if gap.is_due(now)]
-        yield from (_gap_lane(gap) for gap in sorted(due, key=_by_next_try)[: self._gaps_at_once])
-
-    def _present(self, claim: Claim, row: Contract, api: ActivityLog, now: float) -> list[_Lane]:
-        # Read as far as either clock says, so that nothing comes later than it must; the watermark believes the earlier.
-        reach = latest_now(api.clock_skew_seconds, now) if self._until is None else self._until
-        window = next_window(row.watermark, row.origin, int(reach), self._config.poll.overlap_seconds)
-        if window is None:
-            return []
-        gaps = claim.gaps()
-        # What is served, if not as it should be, is read for late entries as before; but not looked at second by second again.
-        is_exact = not any(_is_wide(gap) and gap.end > window.start for gap in gaps)
-        turn = int(now / self._config.poll.interval_seconds)
-        is_one_due = any(gap.is_due(now) for gap in gaps)
-        pieces = without(window, [gap.window for gap in gaps if not _is_wide(gap)])
-        chosen = in_turn(pieces, row.watermark, turn, 0 if is_one_due else _EXTRA_REQUESTS)
-        return [_Lane([part for piece in chosen for part in tile(piece)], is_exact=is_exact)]
 
     def _collect_lane(
         self,
         claim: Claim,
         row: Contract,
         api: ActivityLog,
-        lane: _Lane,
+        lane: Lane,
         now: float,
         trusted: float,
         poll: PollResult,
@@ -296,7 +261,7 @@ class Collector:
         self,
         claim: Claim,
         api: ActivityLog,
-        lane: _Lane,
+        lane: Lane,
         window: Window,
         reading: Reading,
         now: float,
@@ -445,29 +410,6 @@ class Collector:
 
     def close(self) -> None:
         self._ahead.close()
-
-
-def _around_gaps(claim: Claim, window: Window) -> list[Window]:
-    gaps = [gap.window for gap in claim.gaps()]
-    return [part for piece in without(window, gaps) for part in tile(piece)]
-
-
-def _gap_lane(gap: Gap) -> _Lane:
-    """Newest part first: of what is too old that is what may be readable by now, and one request tells that it is not.
-
-    Of what is served, but not as it should be, an hour each: that it is so still is seen without reading all of it.
-    """
-    is_served = gap.kind in (UNREADABLE, UNSTABLE)
-    return _Lane(list(tile(gap.window, _HOUR_SECONDS if is_served else MAX_SPAN_SECONDS))[::-1], of_gap=gap)
-
-
-def _is_wide(gap: Gap) -> bool:
-    """Whether more than a second of it is served, though not as it should be."""
-    return gap.kind in (UNREADABLE, UNSTABLE) and gap.window.seconds > 1
-
-
-def _by_next_try(gap: Gap) -> int:
-    return gap.next_try_at
 
 
 def _is_all_unread(window: Window, reading: Reading) -> bool:
