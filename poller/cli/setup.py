@@ -3,92 +3,36 @@
 from __future__ import annotations
 
 import os
-import re
-import secrets
-import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import click
 
-from poller.checks.sinks import PIPELINE_TAG
 from poller.cli import setup_service as service
 from poller.cli import suggestions
 from poller.cli.acting import log_done
 from poller.cli.check import run_checks, show
-from poller.cli.compose import authorization
-from poller.cli.messages import note, printable, settle
+from poller.cli.messages import note, printable
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.cli.setup_kafka import KafkaWish, set_up_kafka
+from poller.cli.setup_pipeline import Wish, carry_out, check_wish, connect, plan_of
 from poller.cli.setup_steps import (
     DEFAULT_FILE,
-    account_of,
-    add_table,
     ask,
     confirm,
     in_turn,
     is_terminal,
     load_existing,
-    path_beside,
 )
 from poller.cli.stopping import until_stopped
-from poller.config import Config, LoggingServiceSink, SecretSource, find_config
+from poller.config import Config, find_config
 from poller.config.checks import is_clear_text
-from poller.core.errors import EXIT_OK, ConfigError, Problem, RejectedError, StoppedError, TransientError
+from poller.core.errors import EXIT_OK, ConfigError, Problem
 from poller.ionos.event_streams import region_url as kafka_url
-from poller.ionos.pipelines import MAX_NAME_CHARS, REGIONS, Pipeline, Pipelines, region_url
-from poller.net.connections import DRIP_FACTOR
-from poller.system.files import NewFile
-
-Result = TypeVar("Result")
+from poller.ionos.pipelines import REGIONS, region_url
 
 _SINK = "logging"
 _TAG = "activityLog"
-_FIRST_LOOK_SECONDS = 0.2
-_LAST_LOOK_SECONDS = 5.0
-
-
-class _Wish(NamedTuple):
-    """What is asked for."""
-
-    pipeline: str
-    tag: str
-    sink: str
-    retention_days: int
-    is_key_rotated: bool
-
-
-class _Plan(NamedTuple):
-    """What is there, and what must be done."""
-
-    config: Config
-    config_path: Path
-    found: Pipeline | None
-    sink: LoggingServiceSink | None
-    key_path: Path
-    is_key_made: bool
-    hash_key_path: Path | None
-
-    def steps(self, wish: _Wish) -> Iterator[str]:
-        """In a line each, what `_carry_out` will do; nothing where all is as it should be."""
-        if self.found is None:
-            yield f"create the pipeline {wish.pipeline} with an HTTP log source of the tag {wish.tag}"
-        elif wish.tag not in self.found.tags:
-            yield f"add an HTTP log source of the tag {wish.tag} to the pipeline {self.found.name} ({self.found.id})"
-        if self.found is not None and self.is_key_made:
-            yield f"make a new key for the pipeline {self.found.name}: senders with the old one are then refused"
-        if self.is_key_made:
-            yield f"store its key in {self.key_path} (mode 0600)"
-        if self.sink is None:
-            verb = "add" if self.config.source else "write"
-            yield f"{verb} the sink {wish.sink} to {self.config_path}"
-        if self.hash_key_path is not None:
-            yield f"store a new key for redact.hash in {self.hash_key_path} (mode 0600)"
 
 
 @click.command("setup", cls=GlobalOptionsCommand)
@@ -181,17 +125,17 @@ def command(
     url = api_url or region_url(region or ask("--region", "Region", "de-txl", REGIONS))
     if is_clear_text(url):
         raise ConfigError([Problem("--api-url", "would send the token in clear text", "use https://")])
-    wish = _Wish(
+    wish = Wish(
         pipeline or ask("--pipeline", "Name of the pipeline", "activity-log"),
         tag or (_TAG if yes or not is_terminal() else ask("--tag", "Tag", _TAG)),
         sink,
         int(retention_days),
         rotate_key,
     )
-    _check_wish(wish)
-    pipelines = _connect(url, config, account)
+    check_wish(wish)
+    pipelines = connect(url, config, account)
     found = in_turn(lambda _: pipelines.find(wish.pipeline))
-    plan = _plan(wish, config, config_path, found, is_asking=is_terminal() and not yes)
+    plan = plan_of(wish, config, config_path, found, is_asking=is_terminal() and not yes)
     steps = list(plan.steps(wish))
     _tell_steps(steps, is_dry_run=dry_run)
     if dry_run:
@@ -201,7 +145,7 @@ def command(
         log_done("setup", "; ".join(steps))
     if is_service:
         service.make_directory()
-    _carry_out(plan, wish, pipelines, timeout)
+    carry_out(plan, wish, pipelines, timeout)
     if is_service:
         return _start_service(load_existing(config_path, settings), is_agreed=yes, is_dry_run=False)
     return _check(settings, config_path, is_changed=bool(steps))
@@ -251,179 +195,3 @@ def _start_service(config: Config, *, is_agreed: bool, is_dry_run: bool) -> int:
     confirm(is_agreed)
     service.install(found)
     return service.await_first_entry()
-
-
-# What is wanted
-
-
-def _check_wish(wish: _Wish) -> None:
-    """Raises: ConfigError, before anything is asked of the API."""
-    problems = []
-    is_id = re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", wish.pipeline) is not None
-    if not is_id and not (0 < len(wish.pipeline) <= MAX_NAME_CHARS and wish.pipeline.isprintable()):
-        problems.append(Problem("--pipeline", "is not a name", f"use 1 to {MAX_NAME_CHARS} characters"))
-    if not re.fullmatch(PIPELINE_TAG, wish.tag):
-        problems.append(Problem("--tag", f"{wish.tag!r} is not a tag", "use 3 to 20 letters and digits"))
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", wish.sink) or wish.sink in (".", ".."):
-        problems.append(Problem("--sink", "is not a name", "use letters, digits, `_`, `.` and `-`"))
-    if problems:
-        raise ConfigError(problems)
-
-
-# What is there
-
-
-def _connect(url: str, config: Config, name: str | None) -> Pipelines:
-    return Pipelines(
-        url.rstrip("/"),
-        authorization(account_of(config, name)),
-        proxies=config.proxies_for(url),
-        ca_file=str(config.api.ca_file) if config.api.ca_file else config.ca_bundle,
-        timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
-    )
-
-
-def _plan(wish: _Wish, config: Config, config_path: Path, found: Pipeline | None, *, is_asking: bool) -> _Plan:
-    """Compare what is there with what is wanted.  Raises: ConfigError where a person has to decide."""
-    sink = next((sink for sink in config.sinks if sink.name == wish.sink), None)
-    if sink is not None and (
-        not isinstance(sink, LoggingServiceSink)
-        or sink.tag != wish.tag
-        or found is None
-        or found.url not in ("", sink.url)
-    ):
-        hint = "choose another name for the new one with --sink, or change that one by hand"
-        raise ConfigError([Problem(f"sinks.{wish.sink}", f"{config_path} has this sink, for something else", hint)])
-    assert sink is None or isinstance(sink, LoggingServiceSink)  # noqa: S101 - for the type checker
-    key_path = _key_path(sink or _sibling(config, found), config_path, wish)
-    is_key_made = found is None or wish.is_key_rotated
-    if found is None and key_path.exists():
-        hint = f"move it away, or name the pipeline that it is of: there is none called {wish.pipeline}"
-        raise ConfigError([Problem(str(key_path), "is the key of another pipeline", hint)])
-    if not is_key_made and not key_path.exists() and (sink is None or sink.api_key.origin in ("file", "missing")):
-        is_key_made = is_asking and click.confirm(
-            f"The pipeline {wish.pipeline} exists, but its key, which is shown once, is not in {key_path}. Make a new one?"
-            " Senders with the old one are then refused",
-            err=True,
-        )
-        if not is_key_made:
-            hint = "put it there (mode 0600), or make a new one with --rotate-key, which ends the old one"
-            raise ConfigError([Problem(str(key_path), f"the key of the pipeline {wish.pipeline} is not there", hint)])
-    return _Plan(config, config_path, found, sink, key_path, is_key_made, _missing_hash_key(config.redact.hash_key))
-
-
-def _sibling(config: Config, found: Pipeline | None) -> LoggingServiceSink | None:
-    """Another sink to the same pipeline, which has one key for all."""
-    sinks = (sink for sink in config.sinks if isinstance(sink, LoggingServiceSink))
-    return next((sink for sink in sinks if found is not None and sink.url == found.url), None)
-
-
-def _key_path(sink: LoggingServiceSink | None, config_path: Path, wish: _Wish) -> Path:
-    """Where the key is, or is to be.  Raises: ConfigError where it is not in a file, but a new one is wanted."""
-    if sink is not None and sink.api_key.origin == "file":
-        return Path(sink.api_key.place)
-    if sink is not None and sink.api_key.origin != "missing" and wish.is_key_rotated:
-        hint = "give the sink an api_key_file instead"
-        raise ConfigError([Problem("--rotate-key", f"the key is in no file, but a {sink.api_key}", hint)])
-    # Also where systemd's LoadCredential= takes it from, if this is the system's configuration.
-    return config_path.parent / f"{wish.sink}.key"
-
-
-def _missing_hash_key(source: SecretSource | None) -> Path | None:
-    path = Path(source.place) if source is not None and source.origin == "file" else None
-    return path if path is not None and not path.exists() else None
-
-
-# Doing it
-
-
-def _carry_out(plan: _Plan, wish: _Wish, pipelines: Pipelines, timeout_seconds: float) -> None:
-    """Do what must be done. If anything stops it, a second run continues from there."""
-    # A key is shown once: no signal comes between it and the disk, unless the API keeps us waiting for longer than it may.
-    grace_seconds = plan.config.api.read_timeout_seconds * DRIP_FACTOR
-    found = in_turn(lambda _: _make(plan, wish, pipelines), grace_seconds=grace_seconds)
-    if not found.is_ready:
-        with _progress(f"waiting for the pipeline {found.name}, which takes some minutes"):
-            found = in_turn(partial(_await_ready, pipelines, found, timeout_seconds))
-    if plan.sink is None:
-        _write_config(plan, wish, found)
-    if plan.hash_key_path is not None:
-        with NewFile(plan.hash_key_path) as file:
-            file.write(secrets.token_hex(32).encode() + b"\n")
-            file.commit()
-        note(
-            f"stored a new key for redact.hash in {plan.hash_key_path}: keep a copy, it is what makes equal hashes equal"
-        )
-
-
-def _make(plan: _Plan, wish: _Wish, pipelines: Pipelines) -> Pipeline:
-    """The pipeline, made or found, with its key on the disk."""
-    found = plan.found
-    with ExitStack() as stack:
-        # A place on the disk first: a key that is shown once must not have to look for one.
-        key_file = stack.enter_context(NewFile(plan.key_path)) if plan.is_key_made else None
-        key = None
-        if found is None:
-            found, key = pipelines.create(wish.pipeline, wish.tag, wish.retention_days)
-        elif wish.tag not in found.tags:
-            pipelines.add_tag(found.id, wish.tag, wish.retention_days)
-            found = pipelines.get(found.id)
-        if key_file is not None:
-            key = key or pipelines.new_key(found.id)
-            key_file.write(key.reveal().encode() + b"\n")
-            key_file.commit()
-            note(f"stored the key in {plan.key_path}")
-    return found
-
-
-def _await_ready(pipelines: Pipelines, found: Pipeline, timeout_seconds: float, stop: threading.Event) -> Pipeline:
-    """Wait until it takes events.  Raises: TransientError when that takes too long, RejectedError when it never will."""
-    deadline = time.monotonic() + timeout_seconds
-    wait = _FIRST_LOOK_SECONDS
-    failure = ""
-    while True:
-        if found.is_ready:
-            return found
-        if found.is_broken:
-            hint = "look at it in the DCD, or make another one with another --pipeline"
-            raise RejectedError(f"the pipeline {found.name} is {found.state.lower()}", hint=hint)
-        if time.monotonic() >= deadline:
-            what = failure or f"is still {found.state.lower()}"
-            hint = "run setup again: it goes on from here"
-            raise TransientError(f"the pipeline {found.name} is not ready: {what}", hint=hint)
-        if stop.wait(wait):
-            raise StoppedError("asked to stop")
-        wait = min(wait * 1.5, _LAST_LOOK_SECONDS)
-        try:
-            found = pipelines.get(found.id)
-        except TransientError as error:  # the pipeline is being made all the same
-            failure = error.message
-
-
-@contextmanager
-def _progress(text: str) -> Iterator[None]:
-    """A spinner with the time it takes on a terminal, else a line."""
-    if not sys.stderr.isatty():
-        note(text)
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(text, total=None)
-        yield
-    settle()
-
-
-def _write_config(plan: _Plan, wish: _Wish, found: Pipeline) -> None:
-    """Add the sink's table to the configuration.  Raises: ConfigError."""
-    table = {
-        "name": wish.sink,
-        "type": "logging-service",
-        "url": found.url,
-        "tag": wish.tag,
-        "api_key_file": path_beside(plan.key_path, plan.config_path),
-    }
-    add_table(table, plan.config, plan.config_path)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from poller.cli import archive, setup, state
+from poller.cli import archive, setup_pipeline, state
 from poller.cli.messages import wrapped
 from poller.cli.progress import BarProgress
 from poller.core.windows import Window
@@ -50,7 +50,7 @@ def terminal() -> Iterator[Callable[[], bytes]]:
     "bars",
     [
         archive._progress,
-        lambda: setup._progress("waiting"),
+        lambda: setup_pipeline._progress("waiting"),
         lambda: BarProgress(["31960001"], Window(0, 60), lambda: pytest.fail("nothing is shown")),
     ],
     ids=["verify", "setup", "backfill"],
