@@ -14,7 +14,8 @@ from poller.core.gaps import UNREADABLE, Unread
 from poller.core.identity import IDENTITY_BYTES
 from poller.core.windows import Window
 from poller.store import letters
-from poller.store.protocols import Claim, Place, State
+from poller.store.parts import Claim, Place
+from poller.store.protocols import State
 from poller.store.rows import Batch, Committed, DeadLetter, Prepared, WindowRead
 from poller.store.sqlite import State as FileState
 from poller.store.sqlite import dead_letters

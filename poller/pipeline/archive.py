@@ -31,7 +31,8 @@ from poller.pipeline.deliver import Deliverer, StepResult, failure_kind
 from poller.sinks.archive import ArchiveSink, compress
 from poller.sinks.base import Sink
 from poller.store.archives import WRITER
-from poller.store.protocols import Archives, State, Stores
+from poller.store.parts import Archives
+from poller.store.protocols import State, Stores
 
 log = logging.getLogger(__name__)
 

@@ -46,7 +46,8 @@ from poller.sinks.redaction import redactions_of
 from poller.sinks.render import chosen_render
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.overview import FINISHED
-from poller.store.protocols import Archives, State, Stores
+from poller.store.parts import Archives
+from poller.store.protocols import State, Stores
 from poller.store.rows import Prepared
 
 log = logging.getLogger(__name__)

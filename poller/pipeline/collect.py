@@ -27,7 +27,8 @@ from poller.pipeline.discovery import Discovery, is_access_refused
 from poller.pipeline.lanes import Lane, lanes
 from poller.store.gaps import Gap
 from poller.store.journal import Action
-from poller.store.protocols import Claim, State
+from poller.store.parts import Claim
+from poller.store.protocols import State
 from poller.store.rows import Committed, Contract, Prepared, WindowRead
 
 log = logging.getLogger(__name__)

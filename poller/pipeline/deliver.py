@@ -37,7 +37,7 @@ from poller.core.mapping import SHORTEST_BYTES, truncated
 from poller.pipeline.pieces import Piece
 from poller.pipeline.queues import Queue, Queues
 from poller.sinks.base import OwnOutput, Sink
-from poller.store.protocols import Outbox, Place
+from poller.store.parts import Outbox, Place
 from poller.store.rows import DeadLetter
 
 log = logging.getLogger(__name__)

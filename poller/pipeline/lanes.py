@@ -8,7 +8,7 @@ from typing import NamedTuple
 from poller.core.gaps import UNREADABLE, UNSTABLE, in_turn, without
 from poller.core.windows import MAX_SPAN_SECONDS, Window, tile
 from poller.store.gaps import Gap
-from poller.store.protocols import Claim
+from poller.store.parts import Claim
 from poller.store.rows import Contract
 
 _HOUR_SECONDS = 3600

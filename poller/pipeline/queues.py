@@ -7,7 +7,7 @@ from collections.abc import Collection
 from poller.core.delivery import BatchSize
 from poller.core.events import OutboxEvent
 from poller.pipeline.pieces import Key, Piece, key_of
-from poller.store.protocols import Place
+from poller.store.parts import Place
 from poller.store.rows import DeadLetter
 
 _LOOK_SECONDS = 5.0  # so soon a contract that waits on its own is found, where another process postponed it

@@ -1,7 +1,8 @@
 """The state: what was collected, what waits for a sink, and every transaction on it.
 
-`protocols` says what a state can do; `sqlite` does it with a file for each use. `rows`, `gaps`, `letters`, `journal`, `overview`
-and `segments` hold what every backend shares: rows, and rules that know no SQL. `opening` picks the backend of a configuration.
+`protocols` and `parts` say what a state can do; `sqlite` does it with a file for each use. `rows`, `gaps`, `letters`, `journal`,
+`overview` and `segments` hold what every backend shares: rows, and rules that know no SQL. `opening` picks the backend of a
+configuration.
 
 Invariants, of every backend:
 1. New entries and the watermark that covers them are committed in one transaction, in which it is also decided which entries are

@@ -23,13 +23,13 @@ from poller.core.evidence.digest import decode
 from poller.core.evidence.hours import Day
 from poller.store import archives as rules
 from poller.store.archives import Change, DayKey
+from poller.store.parts import Place, Seal
 from poller.store.postgres import moving
 from poller.store.postgres.contract_rows import read_contracts
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.outbox import read_sinks, read_waiting
 from poller.store.postgres.places import Place as SharedPlace
-from poller.store.protocols import Place, Seal
 from poller.store.rows import Sink
 
 _FIELDS = ", ".join(Head._fields)

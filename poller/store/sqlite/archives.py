@@ -16,7 +16,7 @@ from poller.core.evidence.digest import decode
 from poller.core.evidence.hours import Day
 from poller.store import archives as rules
 from poller.store.archives import Change, DayKey
-from poller.store.protocols import Place, Seal
+from poller.store.parts import Place, Seal
 from poller.store.rows import Sink
 from poller.store.sqlite import spots
 from poller.store.sqlite.contracts import read_contracts
