@@ -83,7 +83,7 @@ class EventStreams:
 
     def user(self, cluster: Cluster, wanted: str | None) -> User:
         """The user of this name or id; without one, the only one.  Raises: ConfigError where that is not one."""
-        users = [_user(item) for item in self._items(f"clusters/{quote(cluster.id)}/users")]
+        users = [_user(item) for item in self._items(f"clusters/{_quoted(cluster.id)}/users")]
         found = [user for user in users if wanted in (None, user.id, user.name)]
         if len(found) == 1:
             return found[0]
@@ -92,7 +92,7 @@ class EventStreams:
 
     def access(self, cluster: Cluster, user: User) -> Access:
         """What the user logs in with."""
-        answer = self._get(f"clusters/{quote(cluster.id)}/users/{quote(user.id)}/access")
+        answer = self._get(f"clusters/{_quoted(cluster.id)}/users/{_quoted(user.id)}/access")
         metadata = _inner(answer, "metadata")
         parts = [metadata.get(name) for name in ("certificateAuthority", "certificate", "privateKey")]
         if not all(isinstance(part, str) and re.fullmatch(_PEM, part, re.DOTALL) for part in parts):
@@ -140,6 +140,11 @@ class EventStreams:
             hint = "run setup again later"
             return TransientError(f"Event Streams answered {said}", status=answer.status, hint=hint)
         return RejectedError(f"Event Streams refused the request ({said})", status=answer.status, hint=_WHERE)
+
+
+def _quoted(identity: str) -> str:
+    """One step of a path, whatever is in it."""
+    return quote(identity, safe="")
 
 
 def _inner(value: dict[str, Any], name: str) -> dict[str, Any]:

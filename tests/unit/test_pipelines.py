@@ -1,22 +1,19 @@
-"""The Logging Service's API through the vendor's SDK, and the files that keep what it shows once."""
+"""The Logging Service's API through the vendor's SDK."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import stat
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from poller.core.errors import AuthError, ConfigError, PollerError, RejectedError, TransientError
 from poller.ionos.pipelines import Pipelines, region_url
 from poller.simulator import Simulator, SimulatorSettings
-from poller.system.files import NewFile
 from tests.hostile import RawServer, endless, headed, http
 from tests.support import free_port
 
@@ -172,31 +169,3 @@ def test_a_key_that_the_api_does_not_show_is_an_error() -> None:
 
 def test_a_region_has_its_own_api() -> None:
     assert region_url("de-txl") == "https://logging.de-txl.ionos.com"
-
-
-def test_a_new_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    with NewFile(path) as file:
-        file.write(b"half")
-    assert list(tmp_path.iterdir()) == []
-    with NewFile(path) as file:
-        file.write(b"whole")
-        assert not path.exists()
-        file.commit()
-    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"whole", 0o600)
-
-
-def test_a_file_that_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
-    (tmp_path / "real").write_text("old")
-    link = tmp_path / "link"
-    link.symlink_to("real")
-    with NewFile(link) as file:
-        file.write(b"new")
-        file.commit(0o644)
-    assert link.is_symlink()
-    assert (tmp_path / "real").read_text() == "new"
-
-
-def test_where_nothing_can_be_written_is_told_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be written"):
-        NewFile(tmp_path / "missing" / "key")

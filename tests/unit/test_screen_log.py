@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from poller.system import telemetry
-from poller.system.screen_log import OncePerOutage
+from poller.system.screen_log import OncePerOutage, fitted, printable
 from poller.system.telemetry import setup_logging
 from tests.terminal import _ESCAPE
 from tests.unit.test_logging import logging_as_it_was
@@ -131,3 +131,96 @@ def test_a_pipe_and_the_format_text_get_every_event_whole(clock: Clock) -> None:
         failing(sink="loki", hint="y" * 200)
         failing(sink="loki", hint="y" * 200)
         assert stream.getvalue().count("y" * 200) == 2
+
+
+# A line by itself
+
+EVENT = {"time": "2026-05-01T07:42:20.530Z", "level": "INFO", "message": "batch.sent"}
+HEAD = "2026-05-01 07:42:20 INFO    "
+
+
+@pytest.mark.parametrize(
+    ("fields", "room", "words"),
+    [
+        ({}, 10, "batch.sent"),
+        ({"a": 1, "sink": "s", "contract": 7}, 40, "batch.sent sink=s contract=7 a=1"),
+        ({"hint": "do", "why": "it", "subject": "x", "action": "y"}, 40, "batch.sent action=y subject=x it (do)"),
+        ({"a": 1, "b": 22}, 19, "batch.sent a=1 b=22"),
+        ({"a": 1, "b": 22}, 18, "batch.sent a=1 …"),
+        ({"a": 1, "b": 22}, 16, "batch.sent a=1 …"),
+        ({"a": 1, "b": 22}, 15, "batch.sent …"),
+        ({"long": "x" * 30, "b": 2}, 18, "batch.sent b=2 …"),
+        ({"b": 222}, 12, "batch.sent …"),
+        ({"b": 222}, 11, "batch.sent"),
+        ({"why": "it broke down"}, 24, "batch.sent it broke down"),
+        ({"why": "it broke down"}, 23, "batch.sent it broke…"),
+        ({"why": "it broke down", "a": 1}, 20, "batch.sent it broke…"),
+        ({"why": "it broke down"}, 19, "batch.sent it…"),
+        ({"why": "it broke down"}, 14, "batch.sent it…"),
+        ({"why": "it broke down"}, 1, "batch.sen…"),
+        ({"why": "a\nb", "hint": "c\td"}, 40, "batch.sent a\\nb (c\\td)"),
+    ],
+)
+def test_what_has_room_is_shown_to_the_column(fields: dict[str, object], room: int, words: str) -> None:
+    shown = fitted(EVENT | fields, str, len(HEAD) + room, is_coloured=False)
+    assert shown == HEAD + words
+
+
+@pytest.mark.parametrize(
+    ("level", "colour"),
+    [("DEBUG", "2"), ("INFO", "32"), ("WARNING", "35"), ("ERROR", "1;31"), ("CRITICAL", "1;31"), ("OTHER", "0")],
+)
+def test_a_level_has_its_colour_and_nothing_else_has_one(level: str, colour: str) -> None:
+    shown = fitted(EVENT | {"level": level, "message": "a\x1bb"}, str, 60, is_coloured=True)
+    assert shown == f"2026-05-01 07:42:20 \x1b[{colour}m{level:<7}\x1b[0m a\\x1bb"
+
+
+def test_what_moves_a_cursor_or_is_no_text_is_escaped() -> None:
+    assert printable("plain ü") == "plain ü"
+    assert printable("a\x1b[2J\u202eb\udc80ü") == "a\\x1b[2J\\u202eb\\udc80ü"
+
+
+# What is told of an outage
+
+
+def passes(once: OncePerOutage, message: str, level: int = logging.WARNING, **fields: object) -> bool:
+    return bool(once.filter(logging.makeLogRecord({"levelno": level, "msg": message, **fields})))
+
+
+def test_a_reason_is_the_same_whatever_its_numbers_and_whomever_it_concerns() -> None:
+    once = OncePerOutage(lambda: 0.0)
+    assert passes(once, "contract.failed", contract="1", why="contract 1: no answer in 30 s")
+    assert not passes(once, "contract.failed", contract="2", why="contract 2: no answer in 5 s")
+    assert not passes(once, "discovery.failed", level=logging.ERROR, account="x", why="account x: no answer in 5 s")
+    assert passes(once, "contract.failed", contract="2", why="the contract 2: no answer in 5 s")
+    assert passes(once, "sink.failed", sink="a", why="no answer in 30 s")
+
+
+def test_a_repeat_is_told_again_after_three_minutes_of_silence() -> None:
+    now = 0.0
+    once = OncePerOutage(lambda: now)
+    assert passes(once, "sink.failed", sink="a", why="no")
+    now = 179.0
+    assert not passes(once, "sink.failed", sink="a", why="no")
+    now = 359.0
+    assert passes(once, "sink.failed", sink="a", why="no")
+
+
+@pytest.mark.parametrize(
+    ("message", "fields", "is_over"),
+    [
+        ("batch.sent", {"sink": "a"}, True),
+        ("window.collected", {"sink": "a"}, True),
+        ("batch.sent", {"sink": "b"}, False),
+        ("batch.sent", {"sink": "a", "contract": "7"}, False),
+        ("audit.ended", {"sink": "a"}, False),
+    ],
+)
+def test_only_a_success_of_the_same_ends_an_outage(message: str, fields: dict[str, object], is_over: bool) -> None:
+    once = OncePerOutage(lambda: 0.0)
+    assert passes(once, "sink.failed", sink="a", why="no")
+    assert passes(once, "sink.failed", sink="a", why="another")
+    for _ in range(2):
+        assert passes(once, message, logging.INFO, why="no", **fields), "what is no failure is always told"
+    assert passes(once, "sink.failed", sink="a", why="no") is is_over
+    assert passes(once, "sink.failed", sink="a", why="another") is is_over
