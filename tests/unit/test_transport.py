@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import inspect
 import socket
+import ssl
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,10 +25,14 @@ from hypothesis import strategies as st
 from requests.adapters import BaseAdapter
 
 from poller.core.errors import BodyTooLargeError, RejectedError, TransientError
+from poller.net import transport as transport_module
+from poller.net.connections import EarlyAnswerError, SendTimeoutError, TooSlowError
 from poller.net.transport import (
     Transport,
     parse_http_date,
     retry_after_seconds,
+    root_cause,
+    unrequested_encoding,
 )
 from poller.net.words import api_words_of, words_of
 from tests.certificates import make_certificate, serving
@@ -429,6 +435,217 @@ def test_an_answer_that_breaks_off_or_is_no_http_is_transient(
     server.answer = broken
     with pytest.raises(TransientError):
         transport.request("GET", server.url)
+
+
+def caused(error: BaseException, cause: BaseException) -> Any:
+    error.__cause__ = cause
+    return error
+
+
+def of_tls(**attributes: str) -> Any:
+    """What comes of an error of OpenSSL's, which has such attributes."""
+    root = ssl.SSLError(1, "canary")
+    for name, value in attributes.items():
+        setattr(root, name, value)
+    return caused(requests.exceptions.SSLError("canary"), root)
+
+
+BROKE = "the connection to host:1 broke"
+TLS = "TLS failed with host:1"
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "hint", "is_size_suspect"),
+    [
+        (OSError(errno.EMFILE, "x"), "no connection to host:1: too many open files", "LimitNOFILE", False),
+        (
+            caused(requests.exceptions.ProxyError(), OSError(errno.ENFILE, "x")),
+            "no connection to host:1: too many open files",
+            "LimitNOFILE",
+            False,
+        ),
+        (
+            caused(requests.exceptions.ConnectionError(), SendTimeoutError()),
+            "host:1 took no more of the request within send_timeout",
+            "raise send_timeout",
+            True,
+        ),
+        (
+            caused(requests.exceptions.ConnectionError(), EarlyAnswerError()),
+            "host:1 answered before the request was sent whole",
+            "proxy or firewall",
+            False,
+        ),
+        (
+            caused(requests.exceptions.ConnectionError(), socket.gaierror()),
+            "the host name of host:1 is not known",
+            "the DNS",
+            False,
+        ),
+        (
+            caused(requests.exceptions.ConnectionError(), ConnectionRefusedError()),
+            "connection refused by host:1",
+            "a server listens there",
+            False,
+        ),
+        (requests.exceptions.ConnectionError(), f"{BROKE}: ConnectionError", "tried again", True),
+        (
+            caused(requests.exceptions.ConnectionError(), ConnectionResetError()),
+            f"{BROKE}: ConnectionResetError",
+            "",
+            True,
+        ),
+        (requests.exceptions.ChunkedEncodingError(), f"{BROKE}: ChunkedEncodingError", "tried again", True),
+        (
+            caused(requests.exceptions.ProxyError(), OSError("Tunnel connection failed: 407 Nope")),
+            "the proxy did not let the request through: it wants credentials (407)",
+            "user and password",
+            False,
+        ),
+        (
+            caused(requests.exceptions.ProxyError(), ConnectionRefusedError()),
+            "the proxy did not let the request through: ConnectionRefusedError",
+            "check HTTPS_PROXY",
+            False,
+        ),
+        (of_tls(verify_message="self-signed", reason="X"), f"{TLS}: self-signed", "name its file in ca_file", False),
+        (of_tls(verify_message="unable to get local issuer"), f"{TLS}: unable to get local issuer", "ca_file", False),
+        (of_tls(verify_message="IP address mismatch, certificate is not valid for 'x'"), TLS, "another name", False),
+        (of_tls(verify_message="certificate has expired"), TLS, "check the clock", False),
+        (of_tls(reason="WRONG_VERSION_NUMBER"), f"{TLS}: WRONG_VERSION_NUMBER", "begins with http://", False),
+        (of_tls(reason="KEY_VALUES_MISMATCH"), f"{TLS}: KEY_VALUES_MISMATCH", "belong together", False),
+        (of_tls(reason="NEW"), f"{TLS}: NEW", "check the url, and its certificate", False),
+        (requests.exceptions.SSLError(), f"{TLS}: SSLError", "check the url, and its certificate", False),
+        (
+            requests.exceptions.ConnectTimeout(),
+            "no connection to host:1 within connect_timeout",
+            "the firewall",
+            False,
+        ),
+        (requests.exceptions.ReadTimeout(), "no answer within read_timeout", "raise read_timeout", True),
+        (TimeoutError(), "no answer within read_timeout", "raise read_timeout", True),
+        (
+            urllib3.exceptions.ReadTimeoutError(None, "", ""),
+            "no answer within read_timeout",
+            "raise read_timeout",
+            True,
+        ),  # type: ignore[arg-type]
+        (TooSlowError(), "the answer came too slowly", "raise read_timeout", True),
+        (ValueError(), "the request could not be made: ValueError", "check the url", False),
+        (requests.exceptions.InvalidURL(), "the request could not be made: InvalidURL", "check the url", False),
+        (requests.exceptions.ContentDecodingError(), "the answer's compression is broken", "check the url", False),
+        (urllib3.exceptions.DecodeError(), "the answer's compression is broken", "check the url", False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_went_wrong_is_said_in_our_words_with_what_to_do(
+    error: Exception, message: str, hint: str, is_size_suspect: bool
+) -> None:
+    transport = Transport()
+    transport._session.mount("http://", Failing(error, while_reading=False))
+    with pytest.raises(TransientError) as raised:
+        transport.request("GET", "http://host:1/path")
+    assert raised.value.message.startswith(message)
+    assert hint in raised.value.hint
+    assert raised.value.is_size_suspect is is_size_suspect
+    transport.close()
+
+
+def test_the_root_of_an_error_is_found_wherever_it_is_kept() -> None:
+    root = KeyError("root")
+    assert root_cause(root) is root
+    assert root_cause(caused(OSError(), caused(OSError(), root))) is root
+    assert root_cause(ValueError("text", 7, ValueError(root))) is root
+    assert root_cause(urllib3.exceptions.MaxRetryError(None, "", root)) is root  # type: ignore[arg-type]
+    in_its_handling = OSError()
+    in_its_handling.__context__ = root
+    assert root_cause(in_its_handling) is root
+    ours = OSError()
+    ours.__context__ = RejectedError("ours")
+    assert root_cause(ours) is ours
+    itself = OSError()
+    itself.args = (itself,)
+    assert root_cause(itself) is itself
+    deep: BaseException = root
+    for _ in range(10):
+        deep = caused(OSError(), deep)
+    assert root_cause(deep) is root
+    assert isinstance(root_cause(caused(OSError(), deep)), OSError), "a circle ends, too"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("", ""),
+        (" GZip ", ""),
+        ("deflate, x-gzip", ""),
+        ("identity,gzip", ""),
+        ("br", "br"),
+        ("gzip, BR", "gzip, br"),
+        ("a\x1bb", "ab"),
+        ("x" * 50, "x" * 40),
+    ],
+)
+def test_an_encoding_that_nobody_asked_for_is_named_in_a_few_printable_characters(encoding: str, shown: str) -> None:
+    assert unrequested_encoding({"Content-Encoding": encoding}) == shown
+    assert unrequested_encoding({}) == ""
+
+
+def test_of_an_answer_whose_head_counts_only_the_words_are_read(server: Server, transport: Transport) -> None:
+    def ask(body: bytes) -> tuple[int, bool]:
+        server.answer = lambda handler: reply(handler, body)
+        answer = transport.ask_status("POST", server.url, headers={}, body=b"[]")
+        assert body.startswith(answer.body)
+        return len(answer.body), answer.is_whole
+
+    assert ask(b"") == (0, True)
+    assert ask(b"words") == (5, True)
+    length, is_whole = ask(bytes(1024 * 1024))
+    assert (64 * 1024 < length <= 128 * 1024, is_whole) == (True, False)
+
+
+def test_a_status_whose_body_does_not_come_is_not_waited_for(server: Server) -> None:
+    def stop_short(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(503)
+        handler.send_header("Content-Length", "9")
+        handler.end_headers()
+        handler.wfile.write(b"part")
+        server.released.wait(20)
+
+    server.answer = stop_short
+    transport = Transport(timeout_seconds=(1.0, 30.0))
+    answer = transport.ask_status("POST", server.url, headers={}, body=b"[]")
+    assert (answer.status, answer.body, answer.is_whole) == (503, b"part", False)
+    assert answer.body_seconds < 10
+    transport.close()
+
+
+def test_how_long_an_answer_took_is_told_in_two_parts(
+    server: Server, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+
+    def answer_late(handler: BaseHTTPRequestHandler) -> None:
+        nonlocal now
+        now += 3
+        handler.send_response(200)
+        handler.send_header("Content-Length", "4")
+        handler.end_headers()
+        assert is_head_read.wait(5)
+        now += 5
+        handler.wfile.write(b"body")
+
+    def wall_clock() -> float:  # read once, when the head is there
+        is_head_read.set()
+        return 1_777_621_340.5
+
+    is_head_read = threading.Event()
+    server.answer = answer_late
+    monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: now, time=wall_clock))
+    answer = transport.request("GET", server.url)
+    assert (answer.head_at, answer.head_seconds) == (1_777_621_340.5, 3.0)
+    assert answer.body_seconds in (0.0, 5.0)
+    assert answer.is_whole
 
 
 # Retry-After
