@@ -88,7 +88,7 @@ class StoredEvents(Sequence[OutboxEvent]):
         open_: Callable[[], list[OutboxEvent]],
         longest_bytes: Callable[[], int],
     ) -> None:
-        """`open_` makes the objects, `count` of them, of what is in `runs`; `longest_bytes`: of a line, without its newline."""
+        """`open_` makes the objects, `count` of them, of what is in `runs`; `longest_bytes`: of a line, with its newline."""
         self._count = count
         self._open = open_
         self.longest_bytes = longest_bytes

@@ -185,7 +185,10 @@ def test_dropped_lines_are_told_in_the_form_of_the_log(
     assert "log.lines_dropped" in line
     assert "WARNING" in line
     if format_ == "json":
-        assert json.loads(line)["lines"] == dropped_lines() > 0
+        told = json.loads(line)
+        assert list(told) == ["time", "level", "message", "lines", "hint"]
+        assert (told["level"], told["message"]) == ("WARNING", "log.lines_dropped")
+        assert told["lines"] == dropped_lines() > 0
     else:
         assert f"lines={dropped_lines()}" in line
 

@@ -106,6 +106,18 @@ def test_secrets_are_masked_at_any_depth(format_: str) -> None:
     assert line.count("********") == 5
 
 
+@pytest.mark.parametrize("wrap", [lambda inner: {"k": inner}, lambda inner: [inner]], ids=["tables", "lists"])
+def test_what_is_nested_without_end_becomes_text(wrap: Any) -> None:
+    for depth, kind in ((6, int), (7, str)):
+        value: Any = 1
+        for _ in range(depth):
+            value = wrap(value)
+        shown = json.loads(lines("json", why=value))["why"]
+        for _ in range(6):
+            (shown,) = shown.values() if isinstance(shown, dict) else shown
+        assert type(shown) is kind
+
+
 def test_json_stays_json_for_numbers_it_does_not_know() -> None:
     event = json.loads(lines("json", a=float("nan"), b=float("inf"), c=1 << 80), parse_constant=pytest.fail)
     assert (event["a"], event["b"], event["c"]) == ("nan", "inf", 1 << 80)
@@ -131,6 +143,32 @@ def test_an_exception_is_a_field_and_its_trace_for_debugging_only(format_: Any) 
         assert "ValueError: bad\\nthing at https://host/path?..." in text
         assert ("Traceback" in text) is has_trace
         assert "canary" not in text
+
+
+def test_a_terminal_shows_an_exception_in_one_line_at_any_level() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    setup_logging("debug", None, stream)
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        log.exception("failed")
+    assert stream.getvalue().endswith('failed error="ValueError: bad"\n')
+
+
+@pytest.mark.parametrize(
+    ("level", "heard"),
+    [("DEBUG", ["debug", "info", "warning", "error"]), ("info", ["info", "warning", "error"]), ("Error", ["error"])],
+)
+def test_as_much_is_heard_of_us_as_the_level_says(level: str, heard: list[str]) -> None:
+    stream = io.StringIO()
+    setup_logging(level, "json", stream)
+    for name in ("debug", "info", "warning", "error"):
+        getattr(log, name)(name)
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == heard
 
 
 def test_other_libraries_are_heard_from_warning_on_without_queries() -> None:
