@@ -51,7 +51,8 @@ run: $(READY) ## the daemon from this checkout: make run ARGS="--config my.toml"
 test: $(READY) ## all tests, as fast as they go
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(COVER)
 
-cover: COVER := --cov --cov-report=term --cov-report=html
+PAGES := --cov-report=html
+cover: COVER = --cov --cov-report=term $(PAGES)
 cover: test ## the same with the coverage floors: one for all, and all of the core; pages to browse in htmlcov/
 	$(BIN)/coverage report --include='$(CORE)' --fail-under=100
 
@@ -111,6 +112,7 @@ wheel-check: wheel ## install that wheel in a fresh venv and use it
 deb: wheel ## dist/: a package for the Debian or Ubuntu that this runs on
 	packaging/build-deb dist/*.whl $(BIN)/pip dist
 
+check: PAGES :=
 check: lint types vulnerabilities cover wheel-check sbom ## what CI runs
 
 COMPILE := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-config \
