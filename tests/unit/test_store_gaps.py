@@ -12,8 +12,9 @@ from poller.core.errors import StateError
 from poller.core.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, Unread
 from poller.core.windows import Window
 from poller.store.gaps import Entry
+from poller.store.rows import Prepared, WindowRead
 from poller.store.sqlite import State
-from tests.states import HOUR, NOW, START, commit, event, events, open_state
+from tests.states import HOUR, NOW, START, claimed, commit, event, events, open_state
 
 MINUTE = Window(START, START + 60)
 DAY = 24 * HOUR
@@ -148,3 +149,36 @@ def test_what_was_read_of_an_hour_with_a_gap_is_remembered_until_the_gap_closes(
     commit(state, [], window=Window(START + 60, START + 90 * DAY))
     state.contracts.prune(35 * DAY, 600, START + 90 * DAY)
     assert state.contracts.unseen("1", [early, late]) == [late]
+
+
+def test_a_claim_knows_of_gaps_that_it_opens_and_closes_itself(state: State) -> None:
+    minute = WindowRead(MINUTE, (), 0, NOW, unread=(at(7),), next_try_at=NOW + 60)
+    with claimed(state) as claim:
+        assert not claim.gaps()
+        (opened,) = claim.commit(minute, Prepared).opened
+        assert list(claim.gaps()) == [opened]
+        assert claim.commit(minute._replace(unread=()), Prepared).closed
+        assert not claim.gaps()
+        assert claim.commit(minute, Prepared).opened
+        assert claim.gaps()
+    with claimed(state) as claim:
+        assert claim.commit(minute._replace(unread=()), Prepared).closed, "before it has looked for any"
+
+
+@pytest.mark.backends("sqlite")
+def test_gaps_of_others_cost_a_contract_nothing(state: State) -> None:
+    def work(contract: str) -> int:
+        steps: list[None] = []
+        connection = state._database._connection
+        connection.set_progress_handler(lambda: steps.append(None), 10)
+        with claimed(state, contract) as claim:
+            assert claim.gaps()
+        connection.set_progress_handler(None, 0)
+        return len(steps)
+
+    state.contracts.enrol(map(str, range(2, 300)), "default", START, NOW)
+    commit(state, [], unread=[at(7)])
+    alone = work("1")
+    for contract in range(2, 300):
+        commit(state, [], contract=str(contract), unread=[at(7)])
+    assert work("1") < alone * 1.5

@@ -80,6 +80,17 @@ def test_a_piece_is_as_small_as_the_bytes_of_its_identities_ask_for(
     assert rows_of(state, "ledger") == 0
 
 
+def test_what_a_span_that_is_still_to_be_read_may_meet_again_is_not_forgotten(state: State) -> None:
+    collect(state, 5)
+    now = START + 200 * HOUR
+    state.contracts.add_range("1", Window(START + 2 * HOUR, START + 3 * HOUR), "repair")
+    state.contracts.add_range("1", Window(START + HOUR, START + 2 * HOUR), "repair")
+    commit(state, [], window=Window(now - 60, now))
+    state.prune(100 * HOUR, 600, now)
+    collected = [event(2 * hour, START + hour * HOUR) for hour in range(5)]
+    assert state.contracts.unseen("1", collected) == collected[:1]
+
+
 @pytest.mark.backends("sqlite")
 def test_where_nothing_is_old_enough_nothing_is_written(state: State) -> None:
     collect(state, 5)

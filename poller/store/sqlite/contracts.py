@@ -154,16 +154,15 @@ class Contracts:
 
         Counted from the watermark where that is earlier than `now`: our clock alone may be wrong by years.
         """
-        for contract in self.all():
-            pending = [span.window.start for span in self.ranges(contract.contract)]
-            watermark = contract.watermark
-            before = min(min(now, watermark) - retention_seconds, watermark - overlap_seconds, *pending)
-            self._prune(contract.contract, before)
+        for row in self.all():
+            oldest = min(now, row.watermark) - retention_seconds
+            self._prune(row.contract, min(oldest, row.watermark - overlap_seconds))
 
     def _prune(self, contract: str, before: int) -> None:
         with self._database.reading() as connection:
             if not ledger.has_outdated(connection, contract, before):
                 return
+            before = min([before, *(span.window.start for span in read_ranges(connection, contract))])
         for _ in self._database.in_pieces(repeat(None)):
             with self._database.transaction() as connection:
                 if not ledger.prune(connection, contract, before):
@@ -178,6 +177,7 @@ class Claim:
         self._database = database
         self._give_back = give_back
         self._is_held = True
+        self._has_gaps = True  # as far as is known. Once there are none, only what is committed here opens one.
 
     def ranges(self) -> Sequence[Range]:
         """The spans still to be read, oldest first."""
@@ -186,14 +186,20 @@ class Claim:
 
     def gaps(self) -> Sequence[Gap]:
         """What could not be read of the contract, oldest first."""
+        if not self._has_gaps:
+            return ()
         with self._database.reading() as connection:
-            return gaps.read_gaps(connection, self.row.contract)
+            found = gaps.read_gaps(connection, self.row.contract)
+        self._has_gaps = bool(found)
+        return found
 
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
         """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress."""
         with self._database.transaction() as connection:
             self._ensure_held()
-            return _commit(connection, self.row.contract, read, prepare)
+            done = _commit(connection, self.row.contract, read, prepare, has_gaps=self._has_gaps)
+        self._has_gaps = self._has_gaps or bool(done.opened)
+        return done
 
     def end_range(self, id_: int) -> None:
         """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
@@ -221,7 +227,9 @@ class Claim:
             raise LeaseLostError("its claim was given back", contract=self.row.contract)
 
 
-def _commit(connection: sqlite3.Connection, contract: str, read: WindowRead, prepare: Prepare) -> Committed:
+def _commit(
+    connection: sqlite3.Connection, contract: str, read: WindowRead, prepare: Prepare, *, has_gaps: bool
+) -> Committed:
     """Store what a window brought, inside the caller's transaction: here it is decided what of it is new."""
     unseen = ledger.unseen(connection, contract, read.events) if read.events else []
     fresh = [event for event in unseen if event.identity not in read.elsewhere] if read.elsewhere else unseen
@@ -253,7 +261,7 @@ def _commit(connection: sqlite3.Connection, contract: str, read: WindowRead, pre
     if read.of_range is not None:
         connection.execute("UPDATE ranges SET start = ? WHERE id = ?", (read.window.end, read.of_range))
         connection.execute("DELETE FROM ranges WHERE id = ? AND start >= end", (read.of_range,))
-    opened, closed = gaps.settle(connection, contract, read)
+    opened, closed = gaps.settle(connection, contract, read, has_gaps=has_gaps)
     return Committed(unseen, len(fresh), new, late, repaired, opened, closed)
 
 

@@ -67,20 +67,25 @@ class Gaps:
 
 
 def read_gaps(connection: sqlite3.Connection, contract: str | None = None) -> list[Gap]:
-    rows = connection.execute(
-        f"SELECT {', '.join(Gap._fields)}, seal = crc32({SEALED_GAP}) FROM gaps"
-        " WHERE coalesce(contract = ?, 1) ORDER BY contract, start",
-        (contract,),
-    ).fetchall()
+    query = f"SELECT {', '.join(Gap._fields)}, seal = crc32({SEALED_GAP}) FROM gaps"
+    if contract is None:
+        rows = connection.execute(f"{query} ORDER BY contract, start").fetchall()
+    else:
+        rows = connection.execute(f"{query} WHERE contract = ? ORDER BY start", (contract,)).fetchall()
     if not all(is_whole for *_, is_whole in rows):
         raise DamagedRowError("a gap's row fails its checksum")
     gaps = [Gap(*values) for *values, _ in rows]
     return [gap._replace(is_accepted=bool(gap.is_accepted), is_narrow=bool(gap.is_narrow)) for gap in gaps]
 
 
-def settle(connection: sqlite3.Connection, contract: str, read: WindowRead) -> tuple[Sequence[Gap], Sequence[Gap]]:
-    """Enter what of a window could not be read, inside the caller's transaction.  Returns: the gaps that opens and closes."""
-    known = read_gaps(connection, contract)
+def settle(
+    connection: sqlite3.Connection, contract: str, read: WindowRead, *, has_gaps: bool
+) -> tuple[Sequence[Gap], Sequence[Gap]]:
+    """Enter what of a window could not be read, inside the caller's transaction.  Returns: the gaps that opens and closes.
+
+    `has_gaps` is False where the contract is known to have none.
+    """
+    known = read_gaps(connection, contract) if has_gaps else []
     if not known and not read.unread:
         return (), ()
     plan = settled(known, contract, read.window, read.unread, read.now, read.next_try_at)
