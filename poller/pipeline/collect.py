@@ -290,18 +290,20 @@ class Collector:
         filtered = done.new_count - done.kept_count
         _tell_of_gaps(done)
         _tell_of_oddities(contract, window, done.unseen)
-        log.log(
-            logging.INFO if done.unseen else logging.DEBUG,
-            "window.collected",
-            extra={
-                "contract": contract,
-                "window": str(window),
-                "fetched": reading.fetched,
-                "new": done.kept_count,
-                "filtered": filtered,
-                "late": done.late,
-            },
-        )
+        level = logging.INFO if done.unseen else logging.DEBUG
+        if log.isEnabledFor(level):  # most windows bring nothing, and are not told of
+            log.log(
+                level,
+                "window.collected",
+                extra={
+                    "contract": contract,
+                    "window": str(window),
+                    "fetched": reading.fetched,
+                    "new": done.kept_count,
+                    "filtered": filtered,
+                    "late": done.late,
+                },
+            )
         left_out = len(done.unseen) - done.new_count
         self._on_window(WindowCommitted(contract, window, reading.fetched, done.kept_count, left_out))
         return poll._replace(
@@ -420,6 +422,8 @@ def _is_all_unread(window: Window, reading: Reading) -> bool:
 
 def _tell_of_oddities(contract: str, window: Window, unseen: Sequence[Event]) -> None:
     """Warn of new entries without a time, and of different ones under one id."""
+    if not unseen:
+        return
     extra = {"contract": contract, "window": str(window)}
     if untimed := sum(not event.is_timed for event in unseen):
         hint = "they are taken as of the end of their window; report what meta.time holds"
