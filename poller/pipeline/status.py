@@ -100,7 +100,8 @@ def gap_data(gap: Gap) -> dict[str, object]:
 def action_data(entry: JournalEntry) -> dict[str, object]:
     """An entry of the journal for machines."""
     data = entry._asdict()
-    return {**data, "at": format_time(entry.at), "count": data.pop("affected")}
+    count = data.pop("affected")
+    return {**data, "at": format_time(entry.at), "count": count}
 
 
 def _use_data(use: Use) -> dict[str, object]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from poller.archive import Listed
 from poller.archive.signing import is_signed_by, new_key, read_public_key, read_signer
 from poller.core.errors import ConfigError
 from poller.core.evidence.batches import held_by_hour, pack
@@ -26,13 +24,12 @@ from poller.core.evidence.digest import (
     fingerprint,
     number_of,
     object_key,
-    sha256,
     signature_key,
     unpack_identities,
 )
 from poller.core.evidence.hours import Day, Due
 from poller.core.windows import Window
-from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, lines_of, signer, verify
+from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, signer, verify
 
 HASH = "0" * 64
 
@@ -249,69 +246,6 @@ def test_an_hour_with_a_gap_is_stated_without_a_count() -> None:
 def test_a_damaged_day_is_told() -> None:
     with pytest.raises(ValueError, match="damaged"):
         Day(b"x")
-
-
-# Verifying
-
-
-def test_a_part_of_the_time_is_verified_alone_and_the_chain_whole() -> None:
-    place, known = archive_of()
-    report = verify(place, known, signer(), span=Window(START + HOUR, START + 2 * HOUR))
-    assert (report.entries, report.objects, report.complete, report.digests) == (10, 2, 2, 5)
-
-
-def test_a_moved_object_is_told_from_where() -> None:
-    place, _ = archive_of(1)
-    key = next(key for key in place.objects if key.startswith("data/"))
-    place.objects["data/elsewhere"] = place.objects.pop(key)
-    found = {finding.where: finding.message for finding in verify(place).findings}
-    assert found["data/elsewhere"] == f"is {key}, moved"
-    assert "is missing" in found[key]
-
-
-def test_an_object_that_is_not_what_its_writer_counted_is_named() -> None:
-    place, _ = archive_of(1)
-    writer = Writer(place, signer())
-    digest = decode(place.objects[digest_key(1)])
-    first, *others = digest.objects
-    changed = msgspec.structs.replace(digest, objects=(msgspec.structs.replace(first, content_bytes=1), *others))
-    place.objects[digest_key(1)] = encode(changed)
-    place.objects[signature_key(1)] = writer.key.sign(encode(changed)) if writer.key else b""
-    (finding,) = verify(place, key=signer()).findings
-    assert (finding.where, finding.message) == (first.key, "holds 4 entries, though digest 1 counts 4")
-    assert len(lines_of(place, first.key)) == 4
-
-
-def test_nothing_is_proven_where_nothing_is() -> None:
-    (finding,) = verify(MemoryPlace()).findings
-    assert finding == (digest_key(1), "is missing: no digest is here, so nothing is proven")
-
-
-def test_objects_of_a_batch_that_is_being_written_are_named_as_such() -> None:
-    place, _ = archive_of(1)
-    other, _ = archive_of(2)
-    place.objects |= {key: content for key, content in other.objects.items() if batch_of(key) == 2}
-    assert {finding.message for finding in verify(place).findings} == {
-        "is named by no digest: digest 2 is being written, was never finished, or was cut off"
-    }
-
-
-@pytest.mark.parametrize("has_objects", [True, False], ids=["entries", "statements alone"])
-def test_a_digest_that_is_written_while_the_archive_is_listed_is_read_too(has_objects: bool) -> None:
-    place, _ = archive_of(1)
-    writer = Writer(place, signer())
-    writer.head = writer.head._replace(number=1, sha256=sha256(place.objects[digest_key(1)]), entries=8)
-    before = set(place.objects)
-    writer.write([entry(9000, 2)] if has_objects else [], [DueHour(CONTRACTS[0], START, 4, 4)])
-    written_late = digest_key(2)
-
-    class Growing(MemoryPlace):
-        def listing(self, prefix: str) -> Iterator[Listed]:
-            return (listed for listed in super().listing(prefix) if listed.key != written_late)
-
-    assert set(place.objects) - before >= {written_late, signature_key(2)}
-    report = verify(Growing(place.objects), key=signer())
-    assert (report.findings, report.digests) == ([], 2)
 
 
 # Keys

@@ -6,8 +6,11 @@ from collections.abc import Iterable
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from poller import __version__
+from poller.core.evidence.batches import Head
 from poller.service.metrics import Metrics
-from poller.store.rows import Contract
+from poller.store.letters import LetterBooks
+from poller.store.rows import Contract, Postponed, Size
 from tests import views
 
 NOW = 1_777_593_600
@@ -48,3 +51,105 @@ def test_gauges_of_accounts_and_contracts_that_left_go_with_them() -> None:
     assert shown(metrics, by_contract) == {name: {"1"} for name in by_contract}
     # What was counted stays counted.
     assert shown(metrics, ["events_collected"]) == {"events_collected": {"1", "2", "3"}}
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Every sample of the state, by its name and the values of its labels."""
+    return {
+        " ".join([sample.name.removeprefix("ionos_poller_"), *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+def test_the_books_are_shown_under_their_names() -> None:
+    contracts = [
+        views.contract("1", watermark=NOW - 90, new=5, seen=4, late=3, repaired=2, sharing=1, succeeded_at=NOW - 7),
+        views.contract("2", account="test", watermark=NOW + 5, succeeded_at=None),
+    ]
+    sinks = [
+        views.sink("loki", waiting=3, dead_letters=2, since=NOW - 30, parked_at=NOW)._replace(
+            postponed=[Postponed("9", 1, NOW, NOW, "", NOW)]
+        ),
+        views.sink("out", since=NOW + 30),
+    ]
+    gaps = [
+        views.gap(1, seconds=2, contract="1", kind="dense"),
+        views.gap(2, seconds=3, contract="1", kind="dense"),
+        views.gap(3, seconds=4, contract="1", kind="refused"),
+        views.gap(4, contract="1", is_accepted=True),
+        views.gap(5, contract="2"),
+    ]
+    overview = views.state(
+        contracts,
+        sinks,
+        outbox=Size(3, 400, 50),
+        filtered={"reads": 6},
+        letters={"loki": LetterBooks(4, 2, 1, 1)},
+        gaps=gaps,
+        created_at=NOW - 99,
+        archives={"out": Head("a", 8, "", None, 0, 0, None)},
+    )
+    metrics = Metrics(lambda: overview, lambda: NOW)
+    metrics.keep({"default"}, lambda contract: True)
+    shown = values(metrics)
+    expected = {
+        "lease_lost_total": 0,
+        "state_available": 1,
+        "events_collected_total default 1": 5,
+        "events_collected_total test 2": 2010,
+        "events_duplicate_total 1": 4,
+        "events_late_total 1": 3,
+        "events_repaired_total 1": 2,
+        "events_sharing_id_total 1": 1,
+        "events_filtered_total reads": 6,
+        "collect_lag_seconds default 1": 90,
+        "last_poll_success_at_seconds 1": NOW - 7,
+        "events_delivered_total loki": 2005,
+        "dead_letters loki": 2,
+        "dead_letters out": 0,
+        "dead_letters_written_total loki": 4,
+        "dead_letters_replayed_total loki": 1,
+        "dead_letters_purged_total loki": 1,
+        "dead_letters_written_total out": 0,
+        "outbox_events loki": 3,
+        "outbox_bytes": 400,
+        "deliver_lag_seconds loki": 30,
+        "deliver_lag_seconds out": 0,
+        "state_created_at_seconds": NOW - 99,
+        "log_lines_dropped_total": 0,
+        "gaps 1 dense": 2,
+        "gaps 1 refused": 1,
+        "gap_seconds 1": 9,
+        "sink_parked loki": 1,
+        "sink_parked out": 0,
+        "contracts_postponed loki": 1,
+        "contracts_postponed out": 0,
+        "archive_digests_total out": 8,
+    }
+    assert {name: shown.get(name) for name in expected} == expected
+    assert not {"collect_lag_seconds test 2", "gap_seconds 2", "gaps 2 dense"} & set(shown), "it is not polled"
+
+
+def test_a_lag_is_never_negative_and_what_is_not_known_is_not_shown() -> None:
+    overview = views.state([views.contract("2", watermark=NOW + 5, succeeded_at=None)], [])
+    shown = values(Metrics(lambda: overview, lambda: NOW))
+    assert shown["collect_lag_seconds default 2"] == 0
+    assert not [name for name in shown if name.startswith(("last_poll", "state_created"))]
+    assert shown["events_filtered_total none"] == 0
+
+
+def test_what_the_process_does_is_counted() -> None:
+    metrics = Metrics(lambda: views.state([], []), lambda: NOW)
+    metrics.observe_request("200", 0.25)
+    metrics.observe_request("200", 0.5)
+    metrics.observe_request("error", 2.0)
+    metrics.batches_failed.labels("loki", "refused").inc()
+    metrics.workers_stuck.set(2)
+    metrics.replica_contracts.set(3)
+    shown = values(metrics)
+    assert (shown["api_requests_total 200"], shown["api_requests_total error"]) == (2, 1)
+    assert (shown["api_request_seconds_count"], shown["api_request_seconds_sum"]) == (3, 2.75)
+    assert shown["batches_failed_total refused loki"] == 1
+    assert (shown["workers_stuck"], shown["replica_contracts"]) == (2, 3)
+    assert shown[f"build_info {__version__}"] == 1

@@ -1,0 +1,238 @@
+"""Taking entries out of an archive: each object is checked on the way, and a new state knows what was archived."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from poller.core.errors import PollerError
+from poller.core.evidence.digest import DIGESTS, decode, digest_key, encode, sha256
+from poller.core.windows import Window
+from poller.pipeline import restore
+from poller.pipeline.restore import (
+    DamagedArchiveError,
+    Rebuilder,
+    chosen_objects,
+    digests_of,
+    events_in,
+    lines_in,
+)
+from poller.store.sqlite import State
+from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, signer
+
+NOW = START + 100 * HOUR
+TIMED = b'{"@uuid":"%08d-0000-4000-8000-000000000000","meta":{"time":"2026-01-01T00:%02d:00Z"}}'
+
+
+def timed(number: int, contract: str = CONTRACTS[0], line: bytes | None = None) -> Any:
+    """An entry that says its time, a minute of the first hour."""
+    made = entry(number, 0, contract).with_line(line or TIMED % (number, number))
+    return msgspec.structs.replace(made, time_us=(START + number * 60) * 1_000_000)
+
+
+def written(*batches: list[Any], key: Any = None) -> MemoryPlace:
+    place = MemoryPlace()
+    writer = Writer(place, key)
+    for batch in batches:
+        writer.write(batch)
+    return place
+
+
+def changed(place: MemoryPlace, number: int = 1, /, **changes: Any) -> MemoryPlace:
+    """The place with a digest that says something else."""
+    digest = decode(place.objects[digest_key(number)])
+    place.objects[digest_key(number)] = encode(msgspec.structs.replace(digest, **changes))
+    return place
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[State]:
+    with closing(State.open(tmp_path / "state", "run")) as state:
+        yield state
+
+
+# Reading
+
+
+def test_digests_come_in_order_with_their_hashes() -> None:
+    place, known = archive_of(3)
+    found = list(digests_of(place))
+    assert [(number, digest.number) for number, _, digest in found] == [(1, 1), (2, 2), (3, 3)]
+    assert [each for _, each, _ in found] == [sha256(place.objects[digest_key(number)]) for number in (1, 2, 3)]
+    assert found[-1][1] == known.sha256
+
+
+@pytest.mark.parametrize(
+    ("damage", "where", "why"),
+    [
+        (lambda place: place.objects.clear(), 1, "is missing"),
+        (lambda place: place.objects.pop(digest_key(1)), 1, "is missing"),
+        (lambda place: place.objects.pop(digest_key(2)), 2, "is missing"),
+        (lambda place: place.objects.update({digest_key(3): b"{}"}), 3, "is no digest"),
+        (lambda place: changed(place, 2, number=4), 2, "does not follow the one before"),
+        (lambda place: changed(place, 2, program="other"), 3, "does not follow the one before"),
+    ],
+)
+def test_a_chain_that_is_broken_is_told_with_the_first_that_is_wrong(damage: Any, where: int, why: str) -> None:
+    place, _ = archive_of(3)
+    damage(place)
+    with pytest.raises(DamagedArchiveError, match=why) as told:
+        list(digests_of(place))
+    assert digest_key(where) in str(told.value)
+    assert "archive verify" in told.value.hint
+
+
+def test_what_lies_beside_the_digests_is_none() -> None:
+    place, _ = archive_of(1, key=signer())
+    place.objects[f"{DIGESTS}notes.txt"] = b""
+    assert [number for number, _, _ in digests_of(place)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("span", "contracts", "hours"),
+    [
+        (None, (), [0, 1, 2]),
+        (Window(START + HOUR - 1, START + HOUR), (), [0]),
+        (Window(START + HOUR, START + HOUR + 1), (), [1]),
+        (Window(START + HOUR - 1, START + HOUR + 1), (), [0, 1]),
+        (None, ("9",), []),
+        (Window(START + 2 * HOUR, START + 9 * HOUR), (CONTRACTS[0],), [2]),
+    ],
+)
+def test_objects_are_chosen_by_the_hours_that_a_span_touches_and_by_contract(
+    span: Window | None, contracts: tuple[str, ...], hours: list[int]
+) -> None:
+    digest = decode(written([entry(hour, hour) for hour in range(3)]).objects[digest_key(1)])
+    found = [row.hour for row in chosen_objects(digest, span, contracts)]
+    assert found == [f"2026-01-01T0{hour}:00:00Z" for hour in hours]
+
+
+def test_entries_come_out_as_they_went_in_with_their_times_and_identities() -> None:
+    # The second and third are equal, so that their identities are kept beside them.
+    twins = [msgspec.structs.replace(timed(2), ordinal=n, identity=bytes([n]) * 16) for n in (1, 2)]
+    untimed = entry(9, 0)
+    place = written([timed(1), *twins, untimed])
+    (row,) = decode(place.objects[digest_key(1)]).objects
+    assert lines_in(place, row) == [event.line for event in [timed(1), *twins, untimed]]
+    found = events_in(place, row)
+    assert [event.line for event in found] == lines_in(place, row)
+    assert [event.identity for event in found][1:3] == [twin.identity for twin in twins]
+    # One that says no time counts as of the start of its hour.
+    assert [event.time_us // 1_000_000 - START for event in found] == [60, 120, 120, 0]
+
+
+def test_an_object_is_parsed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restore, "_AT_ONCE", 2)
+    without_id = [timed(n, line=b'{"n":%d}' % n) for n in range(1, 6)]
+    place = written(without_id)
+    (row,) = decode(place.objects[digest_key(1)]).objects
+    assert [event.identity for event in events_in(place, row)] == [event.identity for event in without_id]
+    assert [event.line for event in events_in(place, row)] == [event.line for event in without_id]
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda content: None, "is missing"),
+        (lambda content: content + b"x", "was changed"),
+    ],
+)
+def test_an_object_that_is_not_what_was_written_is_told(damage: Any, why: str) -> None:
+    place = written([timed(1)])
+    (row,) = decode(place.objects[digest_key(1)]).objects
+    place.objects[row.key] = damage(place.objects[row.key])
+    with pytest.raises(DamagedArchiveError, match=why) as told:
+        events_in(place, row)
+    assert row.key in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"no gzip", "is no gzip file"),
+        (gzip.compress(b'{"n":1}\n7\n'), "holds what is no entry"),
+    ],
+)
+def test_an_object_that_was_written_wrong_is_told(content: bytes, why: str) -> None:
+    place = written([timed(1)])
+    (row,) = decode(place.objects[digest_key(1)]).objects
+    place.objects[row.key] = content
+    with pytest.raises(PollerError, match=why) as told:
+        events_in(place, msgspec.structs.replace(row, sha256=sha256(content)))
+    assert row.key in str(told.value)
+
+
+# A new state
+
+
+def test_a_new_state_knows_what_was_archived_and_sends_it_to_nobody(fresh: State) -> None:
+    place = written([timed(1), timed(2)], [timed(3), timed(4, CONTRACTS[1])], key=signer())
+    fresh.outbox.register("out", "stdout")
+    read: list[None] = []
+    made = Rebuilder(place, "archive", "second", NOW).into(fresh, lambda: read.append(None))
+    digest = decode(place.objects[digest_key(2)])
+    assert (made.contracts, made.entries, made.number, len(read)) == (2, 4, 2, 3)
+    head = fresh.archives.head("archive")
+    assert head is not None
+    assert (head.archive, head.number, head.entries) == (digest.archive, 2, 4)
+    assert (head.sha256, head.key, head.written_at) == (sha256(place.objects[digest_key(2)]), signer().key, NOW)
+    for row in fresh.contracts.all():
+        assert (row.account, row.origin, row.watermark) == ("second", START, START + 9 * HOUR)
+    for number in (1, 2):
+        for row in decode(place.objects[digest_key(number)]).objects:
+            assert fresh.contracts.unseen(row.contract, events_in(place, row)) == []
+    assert fresh.overview().imbalances() == []
+    assert [row.waiting for row in fresh.overview().sinks] == [0]
+
+
+def test_the_new_state_goes_on_with_the_key_that_was_announced(fresh: State) -> None:
+    place = MemoryPlace()
+    Writer(place, signer(1)).write([timed(1)], next_key=signer(2))
+    Rebuilder(place, "archive", "default", NOW).into(fresh)
+    head = fresh.archives.head("archive")
+    assert head is not None
+    assert head.key == signer(2).key
+
+
+def test_what_is_held_of_each_hour_is_known(fresh: State) -> None:
+    Rebuilder(written([timed(1), timed(2)], [timed(3)]), "archive", "default", NOW).into(fresh)
+    fresh.archives.close_hours("archive", CONTRACTS[0], {START: 3})
+    assert fresh.archives.has_to_state("archive"), "the hour is complete, and can be stated"
+
+
+def test_only_where_nothing_waited_for_the_archive_is_all_up_to_there_in_it(fresh: State) -> None:
+    place = written([timed(1)], [timed(2)])
+    books = decode(place.objects[digest_key(2)]).books
+    later = {CONTRACTS[0]: msgspec.structs.replace(books.contracts[CONTRACTS[0]], complete_to="2026-01-02T00:00:00Z")}
+    changed(place, 2, books=msgspec.structs.replace(books, contracts=later, is_all=False))
+    Rebuilder(place, "archive", "default", NOW).into(fresh)
+    assert {row.contract: row.watermark for row in fresh.contracts.all()} == dict.fromkeys(CONTRACTS, START + 9 * HOUR)
+
+
+def test_where_something_always_waited_it_goes_on_from_the_beginning(fresh: State) -> None:
+    place = written([timed(1)])
+    books = decode(place.objects[digest_key(1)]).books
+    changed(place, books=msgspec.structs.replace(books, is_all=False))
+    Rebuilder(place, "archive", "default", NOW).into(fresh)
+    assert {row.watermark for row in fresh.contracts.all()} == {START}
+
+
+def test_a_contract_of_a_backfill_alone_goes_on_from_the_last_hour_that_is_archived(fresh: State) -> None:
+    hours = [msgspec.structs.replace(entry(n, n), contract="7") for n in (1, 3)]
+    Rebuilder(written([hours[1]], [hours[0]]), "archive", "default", NOW).into(fresh)
+    row = fresh.contracts.get("7")
+    assert row is not None
+    assert (row.origin, row.watermark) == (START + 3 * HOUR, START + 3 * HOUR)
+
+
+def test_entries_in_another_format_than_raw_cannot_be_recognised(fresh: State) -> None:
+    place = changed(written([timed(1)]), entry_format="ocsf")
+    with pytest.raises(DamagedArchiveError, match="in the format ocsf"):
+        Rebuilder(place, "archive", "default", NOW).into(fresh)
+    assert fresh.contracts.all() == []

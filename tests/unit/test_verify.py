@@ -1,0 +1,249 @@
+"""Verifying an archive: what the report says of it, and each thing that may be wrong with what lies there."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from poller.archive import Listed, PlaceError
+from poller.core.evidence.compose import DueHour
+from poller.core.evidence.digest import (
+    PROBES,
+    batch_of,
+    decode,
+    digest_key,
+    encode,
+    fingerprint,
+    object_key,
+    sha256,
+    signature_key,
+)
+from poller.core.windows import Window
+from poller.pipeline.verify import Known, seconds_of
+from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, lines_of, signer, verify
+
+
+def test_a_part_of_the_time_is_verified_alone_and_the_chain_whole() -> None:
+    place, known = archive_of()
+    report = verify(place, known, signer(), span=Window(START + HOUR, START + 2 * HOUR))
+    assert (report.entries, report.objects, report.complete, report.digests) == (10, 2, 2, 5)
+
+
+def test_a_moved_object_is_told_from_where() -> None:
+    place, _ = archive_of(1)
+    key = next(key for key in place.objects if key.startswith("data/"))
+    place.objects["data/elsewhere"] = place.objects.pop(key)
+    found = {finding.where: finding.message for finding in verify(place).findings}
+    assert found["data/elsewhere"] == f"is {key}, moved"
+    assert "is missing" in found[key]
+
+
+def test_an_object_that_is_not_what_its_writer_counted_is_named() -> None:
+    place, _ = archive_of(1)
+    writer = Writer(place, signer())
+    digest = decode(place.objects[digest_key(1)])
+    first, *others = digest.objects
+    changed = msgspec.structs.replace(digest, objects=(msgspec.structs.replace(first, content_bytes=1), *others))
+    place.objects[digest_key(1)] = encode(changed)
+    place.objects[signature_key(1)] = writer.key.sign(encode(changed)) if writer.key else b""
+    (finding,) = verify(place, key=signer()).findings
+    assert (finding.where, finding.message) == (first.key, "holds 4 entries, though digest 1 counts 4")
+    assert len(lines_of(place, first.key)) == 4
+
+
+def test_nothing_is_proven_where_nothing_is() -> None:
+    (finding,) = verify(MemoryPlace()).findings
+    assert finding == (digest_key(1), "is missing: no digest is here, so nothing is proven")
+
+
+def test_objects_of_a_batch_that_is_being_written_are_named_as_such() -> None:
+    place, _ = archive_of(1)
+    other, _ = archive_of(2)
+    place.objects |= {key: content for key, content in other.objects.items() if batch_of(key) == 2}
+    assert {finding.message for finding in verify(place).findings} == {
+        "is named by no digest: digest 2 is being written, was never finished, or was cut off"
+    }
+
+
+@pytest.mark.parametrize("has_objects", [True, False], ids=["entries", "statements alone"])
+def test_a_digest_that_is_written_while_the_archive_is_listed_is_read_too(has_objects: bool) -> None:
+    place, _ = archive_of(1)
+    writer = Writer(place, signer())
+    writer.head = writer.head._replace(number=1, sha256=sha256(place.objects[digest_key(1)]), entries=8)
+    before = set(place.objects)
+    writer.write([entry(9000, 2)] if has_objects else [], [DueHour(CONTRACTS[0], START, 4, 4)])
+    written_late = digest_key(2)
+
+    class Growing(MemoryPlace):
+        def listing(self, prefix: str) -> Iterator[Listed]:
+            return (listed for listed in super().listing(prefix) if listed.key != written_late)
+
+    assert set(place.objects) - before >= {written_late, signature_key(2)}
+    report = verify(Growing(place.objects), key=signer())
+    assert (report.findings, report.digests) == ([], 2)
+
+
+def objects_of(place: MemoryPlace, number: int = 1) -> list[str]:
+    return [row.key for row in decode(place.objects[digest_key(number)]).objects]
+
+
+def with_content(content: bytes, **counts: int) -> tuple[MemoryPlace, str]:
+    """An archive of one object that is what its digest names, whatever is in it."""
+    place = MemoryPlace()
+    Writer(place, None).write([entry(1, 0)])
+    digest = decode(place.objects[digest_key(1)])
+    (row,) = digest.objects
+    row = msgspec.structs.replace(row, sha256=sha256(content), bytes=len(content), **counts)
+    place.objects[row.key] = content
+    place.objects[digest_key(1)] = encode(msgspec.structs.replace(digest, objects=(row,)))
+    return place, row.key
+
+
+def test_the_report_tells_what_was_proven_and_what_of_each_hour() -> None:
+    place = MemoryPlace()
+    writer = Writer(place, signer())
+    writer.write([entry(7, 1), entry(1, 0), entry(2, 0, CONTRACTS[1])])
+    writer.write([entry(3, 2)], [DueHour(CONTRACTS[0], START, 1, 1), DueHour(CONTRACTS[0], START + HOUR, 3, 1)])
+    report = verify(place, key=signer())
+    assert (report.findings, report.digests, report.objects, report.entries, report.contracts) == ([], 2, 4, 4, 2)
+    assert (report.first, report.last) == ("2026-01-01T00:00:01.000Z", "2026-01-01T02:00:03.000Z")
+    assert (report.complete, report.damaged) == (1, 0)
+    assert [(row.contract, row.start) for row in report.incomplete] == [(CONTRACTS[0], START + HOUR)]
+    unstated = [(CONTRACTS[0], START + 2 * HOUR), (CONTRACTS[1], START)]
+    assert [(row.contract, row.start) for row in report.unstated] == unstated
+    assert (report.sha256, report.is_signed) == (writer.head.sha256, True)
+    assert (report.keys, report.key) == ([fingerprint(signer().key)], fingerprint(signer().key))
+    assert verify(place).key is None
+
+
+def test_a_first_and_last_entry_are_found_in_whatever_order_they_were_written() -> None:
+    place = MemoryPlace()
+    writer = Writer(place, None)
+    for hour in (3, 1, 2):
+        writer.write([entry(5, hour)])
+    report = verify(place)
+    assert (report.first[:13], report.last[:13]) == ("2026-01-01T01", "2026-01-01T03")
+    assert verify(MemoryPlace()).first == verify(MemoryPlace()).last == ""
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "hours"), [(HOUR - 1, HOUR, [0]), (HOUR, HOUR + 1, [1]), (HOUR - 1, HOUR + 1, [0, 1])]
+)
+def test_of_a_part_those_hours_are_read_that_it_touches(start: int, end: int, hours: list[int]) -> None:
+    place = MemoryPlace()
+    Writer(place, None).write([entry(1, 0), entry(2, 1), entry(3, 2)])
+    report = verify(place, span=Window(START + start, START + end))
+    assert (report.entries, [row.start for row in report.unstated]) == (len(hours), [START + n * HOUR for n in hours])
+
+
+def test_an_hour_with_a_damaged_object_is_not_called_complete() -> None:
+    place, known = archive_of(2)
+    before = verify(place, known)
+    place.objects[objects_of(place)[0]] += b"x"
+    report = verify(place, known)
+    assert (before.complete, before.damaged) == (2, 0)
+    assert (report.complete, report.damaged) == (1, 1)
+    assert "was changed: its SHA-256" in report.findings[0].message
+
+
+def test_what_is_missing_or_cut_is_told_with_its_numbers() -> None:
+    place, _ = archive_of(1)
+    missing, cut = objects_of(place)
+    size = len(place.objects[cut])
+    del place.objects[missing]
+    place.objects[cut] = place.objects[cut][:-1]
+    assert {row.where: row.message for row in verify(place).findings} == {
+        missing: "is missing: digest 1 names it, with 4 entries",
+        cut: f"was cut or changed: {size - 1} of {size} bytes are there",
+    }
+
+
+def test_an_object_is_counted_over_all_of_its_members_however_long_they_are() -> None:
+    text = b"x" * 600_000 + b"\n"
+    content = gzip.compress(text * 3) + gzip.compress(text)
+    place, _ = with_content(content, entries=4, content_bytes=4 * len(text))
+    assert [row.message for row in verify(place).findings if "holds" in row.message] == []
+    place, key = with_content(content, entries=3, content_bytes=4 * len(text))
+    assert (key, "holds 4 entries, though digest 1 counts 3") in verify(place).findings
+
+
+@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"a\n" * 99)[:-9], zlib.compress(b"a\n")])
+def test_what_was_written_and_is_no_gzip_file_is_told(content: bytes) -> None:
+    place, key = with_content(content, entries=1)
+    assert (key, "is no gzip file, though it is what was written") in verify(place).findings
+
+
+def test_how_far_it_is_is_told_in_bytes_of_objects() -> None:
+    place, known = archive_of(2)
+    sizes = [len(place.objects[key]) for number in (1, 2) for key in objects_of(place, number)]
+    told: list[tuple[int, int]] = []
+    verify(place, known, on_progress=lambda done, of: told.append((done, of)))
+    assert told == [(sum(sizes[:count]), sum(sizes)) for count in range(1, len(sizes) + 1)]
+
+
+def test_what_no_digest_names_is_told_as_what_it_looks_like() -> None:
+    place, _ = archive_of(2)
+    written = [object_key("1", "2026-01-01T00:00:00Z", number, "0" * 64) for number in (2, 3, 4)]
+    place.objects |= dict.fromkeys([*written, "notes.txt", f"{PROBES}1"], b"")
+    of_three = "is named by no digest: digest 3 is being written, was never finished, or was cut off"
+    looks = "is named by no digest, though it looks like a part of digest"
+    assert {row.where: row.message for row in verify(place).findings} == {
+        written[0]: f"{looks} 2",
+        written[1]: of_three,
+        written[2]: f"{looks} 4",
+        "notes.txt": "is no part of the archive: no digest names it",
+    }
+
+
+def test_a_signature_without_a_digest_is_named() -> None:
+    place, _ = archive_of(2)
+    del place.objects[digest_key(2)]
+    for key in [key for key in place.objects if batch_of(key) == 2]:
+        del place.objects[key]
+    (finding,) = verify(place).findings
+    assert finding.where == signature_key(2)
+    assert finding.message.startswith("belongs to no digest")
+
+
+def test_a_head_that_a_person_knows_is_compared() -> None:
+    place, known = archive_of(2)
+    assert verify(place, known).findings == []
+    (replaced,) = verify(place, known._replace(sha256="0" * 64)).findings
+    assert replaced == (digest_key(2), "is not the digest that is known: it was replaced")
+    (cut,) = verify(place, Known(3, "0" * 64)).findings
+    assert cut == (digest_key(3), "is missing: the archive was cut at its end, it ends with digest 2")
+    assert verify(place, Known(1, decode(place.objects[digest_key(2)]).previous)).findings == []
+
+
+def test_an_object_that_was_written_twice_or_deleted_is_named() -> None:
+    class Versioned(MemoryPlace):
+        def listing(self, prefix: str) -> Iterator[Listed]:
+            for listed in super().listing(prefix):
+                versions = 1 if listed.key.startswith("data/") else 2
+                yield listed._replace(versions=versions, is_deleted=listed.key == signature_key(1))
+
+    place, _ = archive_of(1)
+    assert verify(Versioned(place.objects)).findings == [
+        (digest_key(1), "has 2 versions: it was written 2 times"),
+        (signature_key(1), "was deleted: 2 older versions of it are kept"),
+    ]
+
+
+def test_a_place_that_cannot_be_read_ends_it() -> None:
+    class Away(MemoryPlace):
+        def get(self, key: str) -> bytes | None:
+            if key.startswith("data/"):
+                raise PlaceError("503 SlowDown")
+            return super().get(key)
+
+    with pytest.raises(PlaceError, match="SlowDown"):
+        verify(Away(archive_of(3)[0].objects))
+
+
+def test_an_hour_is_read_as_it_is_written_and_what_is_none_is_the_first_of_all() -> None:
+    assert seconds_of("2026-01-01T01:00:00Z") == START + HOUR
+    assert seconds_of("2026-13-01T01:00:00Z") == 0
