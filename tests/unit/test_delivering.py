@@ -174,9 +174,10 @@ def test_at_the_end_what_is_being_sent_is_waited_for_and_a_successor_gets_the_pl
     commit(bench.state, events(1))
     delivering.wake()
     assert is_sending.wait(10)
+    wait_until(lambda: {row.name: row.delivered for row in bench.state.outbox.sinks()}["quick"], what="it is settled")
     bench.stop.set()
     delivering.end(time.monotonic() - 1)
-    wait_until(lambda: quick.lines, what="the other has it")
+    wait_until(lambda: delivering.abandon() == ["sink-slow"], what="the other has ended")
     delivering.end(time.monotonic() + 0.01)
     assert delivering.abandon() == ["sink-slow"]
     assert {row.name for row in bench.state.outbox.sinks() if bench.state.outbox.take(row.name)} == {"slow", "quick"}
