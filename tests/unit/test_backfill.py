@@ -13,15 +13,21 @@ import msgspec
 import pytest
 
 from poller.cli.backfill import _close_books
-from poller.config import Config
+from poller.config import Config, FileSink, Redact
 from poller.core.delivery import Accepted, Outcome
-from poller.core.errors import ConfigError
+from poller.core.errors import ConfigError, StateHeldError, TransientError
+from poller.core.listing import ContractList
 from poller.core.windows import Window
-from poller.pipeline.backfill import Backfill, Order, discard, to_forget
+from poller.pipeline.backfill import Backfill, Order, discard, open_state, to_forget
+from poller.pipeline.collect import Collector
+from poller.sinks.output import OutputFile
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.protocols import State
+from poller.store.rows import Prepared
 from poller.store.sqlite import Stores
+from tests import views
 from tests.fake_api import BEGAN, H, Log
+from tests.states import commit, event
 
 ASKED = Window(BEGAN - 3 * H, BEGAN - H)
 ORDER = Order("3h", "1h", (), "-", (), is_again=False)
@@ -41,13 +47,17 @@ class Taking(StdoutSink):
 
 
 @contextmanager
-def backfill_of(directory: Path, log: Log, order: Order = ORDER, **options: Any) -> Iterator[tuple[Backfill, State]]:
+def backfill_of(
+    directory: Path, log: Log, order: Order = ORDER, config: Config | None = None, **options: Any
+) -> Iterator[tuple[Backfill, State]]:
     stores = Stores(directory)
-    accounts: dict[str, Any] = {"default": log}
+    accounts: dict[str, Any] = {"default": log} | options.pop("accounts", {})
     with closing(stores.open(order.use)) as state:
         stop = threading.Event()
         yield (
-            Backfill(Config(), order, stores, state, accounts, stop, jobs=2, clock=lambda: log.now, **options),
+            Backfill(
+                config or Config(), order, stores, state, accounts, stop, jobs=2, clock=lambda: log.now, **options
+            ),
             state,
         )
         stop.set()
@@ -86,6 +96,12 @@ def test_an_end_in_the_future_is_the_time_of_the_first_run(tmp_path: Path) -> No
     assert (again.window, again.is_cut, again.is_first) == (Window(BEGAN - H, BEGAN), True, False)
 
 
+@pytest.mark.parametrize(("end", "is_cut"), [(BEGAN, False), (BEGAN + 1, True)])
+def test_an_end_that_is_now_is_not_in_the_future(tmp_path: Path, end: int, is_cut: bool) -> None:
+    with backfill_of(tmp_path, Log("1")) as (backfill, _):
+        assert backfill.span(Window(BEGAN - H, end)) == (Window(BEGAN - H, BEGAN), is_cut, True)
+
+
 def test_all_of_the_range_is_exported_once_and_then_it_is_finished(tmp_path: Path) -> None:
     log = Log("1", "2")
     with backfill_of(tmp_path, log) as (backfill, state):
@@ -122,6 +138,142 @@ def test_a_contract_that_is_not_listed_any_more_is_a_failure_of_its_own(tmp_path
     assert [error.contract for error in failures] == ["2"]
 
 
+def excluding(*contracts: str) -> Config:
+    config = Config()
+    return msgspec.structs.replace(config, poll=msgspec.structs.replace(config.poll, exclude_contracts=contracts))
+
+
+def test_why_a_contract_is_not_read_is_told_with_what_to_do(tmp_path: Path) -> None:
+    log = Log("1", "2", "3")
+    with backfill_of(tmp_path, log, config=excluding("3")) as (backfill, state):
+        state.contracts.enrol(["3"], "default", 0, 0)
+        state.contracts.enrol(["4"], "gone", 0, 0)
+        del log.seconds["2"]
+        state.contracts.enrol(["2"], "default", 0, 0)
+        found, failures = backfill.discover(ASKED)
+    assert found == ["1"]
+    assert {error.contract: error.message for error in failures} == {
+        "2": "the API does not list it any more, and none of it was read",
+        "4": "its account is not configured any more",
+    }
+    hints = {str(error.contract): error.hint for error in failures}
+    assert "does, or put it into poll.exclude_contracts" in hints["2"]
+    assert "back into the configuration" in hints["4"]
+
+
+def test_while_an_account_cannot_be_asked_a_contract_is_not_called_unknown(tmp_path: Path) -> None:
+    class Away(Log):
+        def contracts(self) -> ContractList:
+            raise TransientError("no answer")
+
+    order = ORDER._replace(contracts=("7", "1"))
+    with backfill_of(tmp_path, Log("1"), order, accounts={"other": Away()}) as (backfill, state):
+        found, failures = backfill.discover(ASKED)
+        (row,) = state.contracts.all()
+    assert (found, row.origin) == (["1"], ASKED.start)
+    assert ["no answer" in error.message for error in failures] == [True]
+
+
+def test_dead_letters_that_were_replayed_are_sent_though_it_was_finished(tmp_path: Path) -> None:
+    with backfill_of(tmp_path, Log("1")) as (backfill, state):
+        backfill.finish([])
+        assert backfill.is_finished
+        assert state.fact("finished") == "2027-01-15T08:21:00Z"
+        state.contracts.enrol(["1"], "default", 0, 0)
+        state.outbox.register("out", "stdout")
+        commit(state, [event(1)])
+        assert not backfill.is_finished
+
+
+def test_it_goes_to_stdout_to_a_file_or_to_the_sinks_of_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def build(settings: Any, config: Config, stop: threading.Event, **options: Any) -> Any:
+        made.append((settings.name, config.sinks, stop.is_set(), options))
+        return settings.name
+
+    monkeypatch.setattr("poller.pipeline.backfill.build_sink", build)
+    tables = tuple(FileSink(name=name, path="a.ndjson") for name in ("one", "two"))
+    config = msgspec.structs.replace(Config(), sinks=tables)
+    now = lambda: 1.0  # noqa: E731 - it is told from others
+    with backfill_of(tmp_path / "a", Log("1"), config=config) as (backfill, _):
+        assert [sink.name for sink in backfill.sinks()] == ["stdout"]
+    order = ORDER._replace(output=str(tmp_path / "x.ndjson"))
+    with backfill_of(tmp_path / "b", Log("1"), order, config) as (backfill, _):
+        assert [type(sink) for sink in backfill.sinks()] == [OutputFile]
+    order = ORDER._replace(output="", sinks=("two",))
+    with backfill_of(tmp_path / "c", Log("1"), order, config, too_old="skip", trusted_now=now) as (backfill, _):
+        assert backfill.sinks() == ["two"]
+    assert made == [("two", tables, False, {"too_old": "skip", "trusted_now": now})]
+
+
+def test_what_run_has_collected_for_the_same_sinks_is_left_out_unless_it_is_wanted_again(tmp_path: Path) -> None:
+    log = Log("1")
+    with closing(Stores(tmp_path).open("run")) as run:
+        run.contracts.enrol(["1"], "default", BEGAN - 2 * H, 0)
+        run.outbox.register("out", "stdout")
+        accounts: Any = {"default": log}
+        collector = Collector(run, accounts, Config(), stop=threading.Event(), until=BEGAN - H, clock=lambda: BEGAN)
+        assert collector.collect("1").new == 60
+        collector.close()
+    came = []
+    for order in (
+        ORDER._replace(output="", sinks=("out",)),
+        ORDER._replace(output="", sinks=("out",), is_again=True),
+        ORDER._replace(output="", sinks=("other",)),
+        ORDER,
+    ):
+        with backfill_of(tmp_path, log, order) as (backfill, state):
+            found, _ = backfill.discover(ASKED)
+            sink = Taking(*order.sinks)
+            export = backfill.export([sink], found, ASKED)
+            came.append((len(sink.lines), export.left_out, state.overview().imbalances()))
+    assert came == [(60, 60, []), (120, 0, []), (120, 0, []), (120, 0, [])]
+
+
+def test_where_run_has_no_state_all_is_exported(tmp_path: Path) -> None:
+    with backfill_of(tmp_path, Log("1"), ORDER._replace(output="", sinks=("out",))) as (backfill, _):
+        found, _ = backfill.discover(ASKED)
+        assert backfill.export([Taking()], found, ASKED).left_out == 0
+
+
+def test_each_sink_gets_the_lines_as_it_may_see_them_and_a_filter_is_for_all(tmp_path: Path) -> None:
+    hidden = FileSink(name="hidden", path="a.ndjson", redact=Redact(drop=("a",)))
+    plain = FileSink(name="plain", path="b.ndjson")
+    config = msgspec.structs.replace(Config(), sinks=(plain, hidden))
+    order = ORDER._replace(output="", sinks=("plain", "hidden"))
+
+    def prepare(contract: str, events: Any) -> Prepared:
+        return Prepared([msgspec.structs.replace(events[0], line=b'{"a":1,"b":2}')], {"rest": len(events) - 1})
+
+    with backfill_of(tmp_path, Log("1"), order, config, prepare=prepare) as (backfill, _):
+        found, _ = backfill.discover(ASKED)
+        sinks = [Taking("plain"), Taking("hidden")]
+        backfill.export(sinks, found, ASKED)
+    assert [set(sink.lines) for sink in sinks] == [{b'{"a":1,"b":2}'}, {b'{"b":2}'}]
+
+
+def test_how_much_was_sent_is_told_now_and_then(tmp_path: Path) -> None:
+    told: list[int] = []
+    has_told = threading.Event()
+
+    def tick(delivered: int) -> None:
+        told.append(delivered)
+        has_told.set()
+
+    class Slow(Log):
+        def page(self, *args: Any, **options: Any) -> Any:
+            assert has_told.wait(10)
+            return super().page(*args, **options)
+
+    with backfill_of(tmp_path, Slow("1")) as (backfill, _):
+        found, _ = backfill.discover(ASKED)
+        backfill.export([Taking()], found, ASKED, tick=tick, tick_seconds=0.001)
+    assert told[0] == 0
+
+
 def test_what_is_too_old_for_a_sink_is_counted_and_read_all_the_same(tmp_path: Path) -> None:
     log = Log("1")
     with backfill_of(tmp_path, log) as (backfill, _):
@@ -141,6 +293,35 @@ def test_what_is_skipped_is_counted_and_not_read(tmp_path: Path) -> None:
         sink = Taking()
         backfill.export([sink], ["1"], window)
         assert (len(sink.lines), state.fact("skipped")) == (30, "90")
+
+
+def test_what_nobody_is_too_old_for_is_neither_counted_nor_skipped(tmp_path: Path) -> None:
+    for too_old in ("skip", "dead-letter"):
+        with backfill_of(tmp_path / too_old, Log("1"), too_old=too_old) as (backfill, state):
+            backfill.discover(ASKED)
+            sinks = [Taking("new", 5 * H)]
+            assert backfill.limit_age(sinks, ["1"], ASKED) == (ASKED, [])
+            assert backfill.limit_age([Taking()], ["1"], ASKED) == (ASKED, [])
+            assert state.fact("skipped") is None
+
+
+def test_no_more_is_skipped_than_the_range_and_of_each_contract_from_where_it_is(tmp_path: Path) -> None:
+    log = Log("1", "2")
+    with backfill_of(tmp_path, log, too_old="skip") as (backfill, state):
+        found, _ = backfill.discover(ASKED)
+        state.contracts.skip_to("1", BEGAN - 2 * H, 0)
+        window, (old,) = backfill.limit_age([Taking("new", H / 2)], found, ASKED)
+        assert (window, old.window, old.entry_count) == (Window(ASKED.end, ASKED.end), ASKED, 60 + 120)
+        assert {row.watermark for row in state.contracts.all()} == {ASKED.end}
+        assert backfill.limit_age([Taking("new", H / 2)], [*found, "9"], ASKED)[1] == []
+
+
+def test_entries_equally_old_for_all_sinks_are_skipped_for_all(tmp_path: Path) -> None:
+    with backfill_of(tmp_path, Log("1"), too_old="skip") as (backfill, _):
+        backfill.discover(ASKED)
+        sinks = [Taking("a", 2.5 * H), Taking("b", 2.5 * H)]
+        _, (old,) = backfill.limit_age(sinks, ["1"], ASKED)
+    assert (old.sinks, old.entry_count) == (("a", "b"), 90)
 
 
 def test_nothing_is_skipped_that_one_of_the_sinks_takes(tmp_path: Path) -> None:
@@ -166,6 +347,37 @@ def test_to_begin_anew_deletes_the_state_and_the_file_that_it_wrote(tmp_path: Pa
     assert order.use not in stores.uses()
     assert not (tmp_path / "out.ndjson").exists()
     discard(stores, order)  # there is nothing left to delete
+
+
+def test_a_file_of_another_order_is_not_deleted(tmp_path: Path) -> None:
+    file = tmp_path / "out.ndjson"
+    file.write_text("another's")
+    for order in (ORDER._replace(output=str(file)), ORDER):
+        with closing(Stores(tmp_path / "state").open(order.use)):
+            pass
+        discard(Stores(tmp_path / "state"), order)
+    assert file.read_text() == "another's"
+
+
+def test_the_state_of_an_order_is_new_once(tmp_path: Path) -> None:
+    stores = Stores(tmp_path)
+    for is_new in (True, False):
+        state, told = open_state(stores, ORDER)
+        state.close()
+        assert told == is_new
+
+
+def test_only_an_export_to_sinks_may_be_shared_by_several_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = Stores(tmp_path)
+    order = ORDER._replace(output="", sinks=("out",))
+    for each in (ORDER, order):
+        open_state(stores, each)[0].close()
+    monkeypatch.setattr(stores, "snapshot", lambda use: views.state(replicas=[views.replica("elsewhere")]))
+    with pytest.raises(StateHeldError, match=r"elsewhere works on this backfill \(process 12\)"):
+        open_state(stores, ORDER)
+    open_state(stores, order)[0].close()
 
 
 def _use(name: str, *, is_done: bool) -> Any:
@@ -196,8 +408,13 @@ def test_a_backfill_is_forgotten_by_name_or_with_all_that_are_finished(
     [([], "missing"), (["cc"], "no backfill-cc"), (["bb"], "not finished"), (["run"], "no backfill-run")],
 )
 def test_what_is_not_there_or_not_finished_is_not_forgotten(ids: list[str], part: str) -> None:
-    with pytest.raises(ConfigError, match=part):
+    with pytest.raises(ConfigError, match=part) as raised:
         to_forget(USES, ids, is_all_finished=False, may_be_unfinished=False)
+    if part != "not finished":
+        assert "there are: backfill-aa, backfill-bb" in raised.value.problems[0].hint
+        with pytest.raises(ConfigError) as raised:
+            to_forget(USES[:1], ids, is_all_finished=False, may_be_unfinished=False)
+        assert "there are: none" in raised.value.problems[0].hint
 
 
 def test_contracts_and_sinks_in_another_order_and_a_path_from_elsewhere_are_the_same_order(
