@@ -115,14 +115,14 @@ def test_objects_are_chosen_by_the_hours_that_a_span_touches_and_by_contract(
 
 def test_entries_come_out_as_they_went_in_with_their_times_and_identities() -> None:
     # The second and third are equal, so that their identities are kept beside them.
-    twins = [msgspec.structs.replace(timed(2), ordinal=n, identity=bytes([n]) * 16) for n in (1, 2)]
+    equals = [msgspec.structs.replace(timed(2), ordinal=n, identity=bytes([n]) * 16) for n in (1, 2)]
     untimed = entry(9, 0)
-    place = written([timed(1), *twins, untimed])
+    place = written([timed(1), *equals, untimed])
     (row,) = decode(place.objects[digest_key(1)]).objects
-    assert lines_in(place, row) == [event.line for event in [timed(1), *twins, untimed]]
+    assert lines_in(place, row) == [event.line for event in [timed(1), *equals, untimed]]
     found = events_in(place, row)
     assert [event.line for event in found] == lines_in(place, row)
-    assert [event.identity for event in found][1:3] == [twin.identity for twin in twins]
+    assert [event.identity for event in found][1:3] == [same.identity for same in equals]
     # One that says no time counts as of the start of its hour.
     assert [event.time_us // 1_000_000 - START for event in found] == [60, 120, 120, 0]
 
