@@ -25,8 +25,8 @@ from poller.core.errors import ConfigError, Problem
 from poller.core.evidence.digest import PROBES, sha256
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
-from poller.net.transport import Response, root_cause
-from poller.net.words import words_of
+from poller.net.transport import root_cause
+from poller.net.words import said
 from poller.system.liveness import moves
 
 _CONNECTIONS = 8
@@ -250,8 +250,8 @@ class S3Place:
 
     def _refusal(self, response: Mapping[str, Any]) -> _AnswerError:
         error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
-        code, status = self._words(error.get("Code") or ""), int(meta.get("HTTPStatusCode", 0))
-        words = ": ".join(filter(None, (code, self._words(error.get("Message", ""))))) or f"HTTP {status}"
+        code, status = said(error.get("Code") or "", self._secrets), int(meta.get("HTTPStatusCode", 0))
+        words = ": ".join(filter(None, (code, said(error.get("Message", ""), self._secrets)))) or f"HTTP {status}"
         is_refused = code in CREDENTIAL_CODES or code in _REMEDIES or status in (401, 403)
         hint = _REMEDIES.get(code, "needs s3:PutObject, s3:GetObject and s3:ListBucket" if status == 403 else "")
         return _AnswerError(f"{self.url}: {words}", code=code or str(status), hint=hint, is_refused=is_refused)
@@ -270,9 +270,6 @@ class S3Place:
             if kind in kinds:
                 return PlaceError(f"{self.url}: {reason}")
         return PlaceError(f"{self.url}: the call failed: {name}")
-
-    def _words(self, text: object) -> str:
-        return words_of(Response(0, {}, str(text).encode("utf-8", "replace")), self._secrets, b"")
 
     def _connect(self) -> Any:
         import boto3

@@ -27,6 +27,11 @@ def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
     return _without_echo(_one_line(text), sent)
 
 
+def said(text: object, secrets: Sequence[str] = ()) -> str:
+    """What a library says that the other side said, as such a line."""
+    return words_of(Response(0, {}, str(text).encode("utf-8", "replace")), secrets, b"")
+
+
 def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
     """The words of an answer of an IONOS API: the messages of its error body, else the whole body.
 

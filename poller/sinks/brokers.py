@@ -18,8 +18,7 @@ from poller.config import KafkaSink as Settings
 from poller.config.installed import how_to_add
 from poller.core.delivery import CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, Problem, StoppedError, TransientError
-from poller.net.transport import Response
-from poller.net.words import words_of
+from poller.net.words import said
 from poller.system.liveness import moves
 
 # Without one, librdkafka would write to standard error.
@@ -278,7 +277,7 @@ class Brokers:
         if told is not None and (error.name() == "_TIMED_OUT" or told.name() in _CREDENTIALS | {"_SSL"}):
             error = told
         name = error.name()
-        reason = self._words(error.str().replace("Local: ", "").replace("Broker: ", ""))
+        reason = said(error.str().replace("Local: ", "").replace("Broker: ", ""), self._secrets)
         if remedy := _REMEDIES.get(name):
             reason = f"{reason} ({remedy})"
         if name in _CREDENTIALS:
@@ -290,6 +289,3 @@ class Brokers:
         if name in _FENCED:
             return RetryAfter(_SHUT_OUT)
         return RetryAfter(reason, is_size_suspect=name in ("_TIMED_OUT", "_MSG_TIMED_OUT"))
-
-    def _words(self, text: str) -> str:
-        return words_of(Response(0, {}, text.encode("utf-8", "replace")), self._secrets, b"")

@@ -21,8 +21,8 @@ from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
-from poller.net.transport import RateLimit, Response, root_cause
-from poller.net.words import words_of
+from poller.net.transport import RateLimit, root_cause
+from poller.net.words import said
 from poller.sinks.base import Context, Sink
 from poller.sinks.render import build_render
 from poller.system.files import can_open_files
@@ -163,7 +163,7 @@ def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
     ):
         return RetryAfter("the answer is none of Firehose's (check endpoint_url)")
     failed = {
-        index: _words(result.get("ErrorCode") or "no RecordId")
+        index: said(result.get("ErrorCode") or "no RecordId")
         for index, result in enumerate(results)
         if result.get("ErrorCode") or not result.get("RecordId")
     }
@@ -180,8 +180,8 @@ def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
 def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -> Outcome:
     """What an error of AWS's means. It concerns the whole call, never one record: to Firehose they are only bytes."""
     error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
-    code, status = _words(error.get("Code") or "", secrets), int(meta.get("HTTPStatusCode", 0)) or None
-    words = _words(error.get("Message", ""), secrets)
+    code, status = said(error.get("Code") or "", secrets), int(meta.get("HTTPStatusCode", 0)) or None
+    words = said(error.get("Message", ""), secrets)
     reason = ": ".join(filter(None, (code, words))) or f"HTTP {status}"
     if code in CREDENTIAL_CODES or status in (401, 403):
         return CredentialsRefused(reason, status)
@@ -190,11 +190,6 @@ def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -
     if remedy := _REMEDIES.get(code):
         reason = f"{reason} ({remedy})"
     return RetryAfter(reason)
-
-
-def _words(text: object, secrets: Sequence[str] = ()) -> str:
-    """What AWS, or whatever answers in its place, says: one short printable line without our secrets."""
-    return words_of(Response(0, {}, str(text).encode("utf-8", "replace")), secrets, b"")
 
 
 def outcome_of_failure(error: Exception) -> Outcome:
