@@ -19,7 +19,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import botocore.exceptions
 import pytest
 
 from poller.config import Config, FirehoseSink
@@ -29,7 +28,6 @@ from poller.core.events import OutboxEvent
 from poller.core.mapping.moesif import NO_NAME
 from poller.sinks.base import Sink
 from poller.sinks.build import build_sink
-from poller.sinks.firehose import outcome_of_answer, outcome_of_error, outcome_of_failure
 from tests.hostile import RawServer, endless, headed
 from tests.integration.fetching import Bench, Starter, is_oldest_first, same
 from tests.moto import REGION, client, serving
@@ -470,56 +468,3 @@ def test_nobody_else_pays_for_boto3() -> None:
     )
     env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == 0
-
-
-# All that botocore can raise
-
-
-def every(kind: type[Exception]) -> list[type[Exception]]:
-    found = vars(botocore.exceptions).values()
-    return [one for one in found if isinstance(one, type) and issubclass(one, kind) and one is not kind]
-
-
-@pytest.mark.parametrize("kind", every(botocore.exceptions.BotoCoreError), ids=lambda kind: kind.__name__)
-def test_every_exception_of_botocore_has_an_outcome_that_keeps_the_data(kind: type[Exception]) -> None:
-    outcome = outcome_of_failure(kind.__new__(kind))
-    assert isinstance(outcome, RetryAfter | CredentialsRefused)
-    if re.search(r"Credential|Token|SSO|Login|Profile", kind.__name__):
-        assert isinstance(outcome, CredentialsRefused), "a person is needed"
-
-
-@pytest.mark.parametrize(
-    "response",
-    [{}, {"Error": {}}, {"Error": {"Code": None}}, {"ResponseMetadata": {}}, {"Error": {"Message": "x" * 9000}}],
-)
-def test_an_error_without_its_parts_has_an_outcome(response: dict[str, Any]) -> None:
-    outcome = outcome_of_error(response)
-    assert isinstance(outcome, RetryAfter)
-    assert outcome.reason
-    assert len(outcome.reason) < 300
-
-
-def test_results_that_do_not_match_the_records_are_no_results() -> None:
-    assert isinstance(outcome_of_answer({"RequestResponses": [{"RecordId": "1"}]}, 2), RetryAfter)
-    assert outcome_of_answer({"RequestResponses": [{"RecordId": "1"}]}, 1) == Accepted(status=200)
-
-
-@pytest.mark.parametrize(
-    "result", [None, 5, "RecordId", [], {}, {"ErrorCode": ""}, {"RecordId": ""}, {"RecordId": None}]
-)
-def test_a_record_without_an_id_is_not_taken(result: Any) -> None:
-    taken = {"RecordId": "1"}
-    assert outcome_of_answer({"RequestResponses": [taken, result]}, 2) != Accepted(status=200)
-    assert isinstance(outcome_of_answer({"RequestResponses": [result]}, 1), RetryAfter)
-
-
-@pytest.mark.parametrize("code", [5, 1.5, True, {"a": 1}, [1], "\ud800", "\x1b[31m\n", "x" * 100_000])
-def test_an_error_code_may_be_anything_and_stays_one_short_printable_line(code: Any) -> None:
-    outcome = outcome_of_answer({"RequestResponses": [{"ErrorCode": code}, {"ErrorCode": "Slow"}]}, 2)
-    assert isinstance(outcome, RetryAfter)
-    assert outcome.reason.isprintable()
-    assert len(outcome.reason) < 300
-    outcome = outcome_of_error({"Error": {"Code": code, "Message": code}})
-    assert isinstance(outcome, RetryAfter)
-    assert outcome.reason.isprintable()
-    assert len(outcome.reason) < 500
