@@ -1,13 +1,263 @@
-"""What an answer over OTLP says, in JSON or protobuf, whatever it calls itself: an unread refusal would be a lost entry."""
+"""The sink for OTLP: what is sent, and what an answer says, in JSON or protobuf, whatever it calls itself."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import logging
+import sys
+import threading
+from typing import Any
+
 import msgspec
 import pytest
+import responses
+from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 
+from poller import __version__
+from poller.config import Config, OtlpSink, Secret, SecretSource
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
+from poller.core.errors import ConfigError
+from poller.core.events import OutboxEvent
 from poller.net.transport import Response
+from poller.sinks.build import build_sink
 from poller.sinks.otlp import Partial, message_of, partial_of
+from tests.hostile import RawServer, http
+
+URL = "https://intake.example/otlp"
+LOGS = f"{URL}/v1/logs"
+each = pytest.mark.parametrize("encoding", ["protobuf", "json"])
+
+
+def event_of(number: int, line: bytes = b"") -> OutboxEvent:
+    line = line or b'{"event":{"type":"Provision","resources":[{"id":"r1"},{"id":"r2"}]},"n":1.10,"u":"\xc3\xbc"}'
+    return OutboxEvent("31960001", number * 1_000_000, 1_777_621_400, number.to_bytes(16), 0, line)
+
+
+def make(url: str = URL, **settings: Any) -> Any:
+    return build_sink(OtlpSink(**{"name": "otel", "url": url, **settings}), Config(), threading.Event())
+
+
+def source(value: str) -> SecretSource:
+    return SecretSource("inline", "", path="test", inline=Secret(value))
+
+
+# What is sent
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"stringValue": value}
+
+
+def expected_record(number: int, line: bytes) -> dict[str, Any]:
+    return {
+        "timeUnixNano": f"{number}000000000",
+        "observedTimeUnixNano": "1777621400000000000",
+        "severityNumber": 9,
+        "severityText": "INFO",
+        "eventName": "ionos.activitylog.Provision",
+        "body": text(line.decode()),
+        "attributes": [
+            {"key": "log.record.uid", "value": text(number.to_bytes(16).hex())},
+            {"key": "cloud.account.id", "value": text("31960001")},
+            {"key": "ionos.event.type", "value": text("Provision")},
+            {"key": "ionos.resource.id", "value": {"arrayValue": {"values": [text("r1"), text("r2")]}}},
+        ],
+    }
+
+
+def expected_request(*events: OutboxEvent) -> dict[str, Any]:
+    resource = [("cloud.provider", "ionos"), ("service.name", "ionos-activitylog")]
+    return {
+        "resourceLogs": [
+            {
+                "resource": {"attributes": [{"key": key, "value": text(value)} for key, value in resource]},
+                "scopeLogs": [
+                    {
+                        "scope": {"name": "ionos-poller", "version": __version__},
+                        "logRecords": [expected_record(event.time_us // 1_000_000, event.line) for event in events],
+                    }
+                ],
+            }
+        ]
+    }
+
+
+def sent(encoding: str) -> Any:
+    """The body of the last request, as protobuf's own library says it in JSON, but for numbers, which it says in one way."""
+    body = responses.calls[-1].request.body
+    if encoding == "json":
+        return json.loads(body)
+    message = logs_service_pb2.ExportLogsServiceRequest()
+    message.ParseFromString(body)
+    return json_format.MessageToDict(message, use_integers_for_enums=True)
+
+
+@each
+@responses.activate
+def test_both_encodings_say_the_same(encoding: str) -> None:
+    responses.post(LOGS, status=200, body=b"")
+    events = [event_of(7), event_of(8)]
+    sink = make(encoding=encoding, compression="none", bearer_token=source("t0ken"))
+    assert sink.send(events) == Accepted(status=200)
+    assert sent(encoding) == expected_request(*events)
+    request = responses.calls[0].request
+    assert request.headers["Content-Type"] == ("application/json" if encoding == "json" else "application/x-protobuf")
+    assert request.headers["Authorization"] == "Bearer t0ken"
+
+
+@each
+@responses.activate
+def test_a_probe_sends_no_record(encoding: str) -> None:
+    responses.post(LOGS, status=200, body=b"")
+    sink = make(encoding=encoding, compression="none")
+    assert sink.probe() == Accepted(status=200)
+    assert responses.calls[0].request.body == (b'{"resourceLogs":[]}' if encoding == "json" else b"")
+
+
+@responses.activate
+def test_protobuf_may_be_compressed() -> None:
+    responses.post(LOGS, status=202)
+    make().send([event_of(1)])
+    plain = gzip.decompress(responses.calls[0].request.body)
+    assert logs_service_pb2.ExportLogsServiceRequest.FromString(plain).resource_logs
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((status, Accepted) for status in (200, 202, 204, 400, 422)),
+        *((401, CredentialsRefused), (404, RetryAfter), (503, RetryAfter), (413, TooLarge)),
+    ],
+)
+@responses.activate
+def test_a_receiver_that_refuses_emptiness_was_reached(status: int, kind: type) -> None:
+    responses.post(LOGS, status=status)
+    outcome = make().probe()
+    assert type(outcome) is kind
+    assert outcome.status == status if kind is Accepted else True
+
+
+def test_a_probe_of_a_receiver_out_of_reach_says_so() -> None:
+    assert isinstance(make("http://127.0.0.1:9", connect_timeout_seconds=0.2).probe(), RetryAfter)
+    assert isinstance(make("http://127.0.0.1:9", connect_timeout_seconds=0.2).send([event_of(1)]), RetryAfter)
+
+
+def test_without_its_library_it_says_for_which_sink_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.logs.v1", None)
+    with pytest.raises(ConfigError) as caught:
+        make()
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.message) == ("sinks.otel.type", "otlp needs opentelemetry-proto")
+    assert "[otlp]" in problem.hint
+    assert 'encoding = "json"' in problem.hint
+    make(encoding="json")
+
+
+# What an answer means
+
+
+def send(answer: Response, count: int = 1, **settings: Any) -> Outcome:
+    """What becomes of so many events where this is answered."""
+    with responses.RequestsMock() as mock:
+        mock.post(LOGS, status=answer.status, body=answer.body, headers=dict(answer.headers))
+        outcome: Outcome = make(**settings).send([event_of(number) for number in range(1, count + 1)])
+    return outcome
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_what_is_transient_is_tried_again_when_the_receiver_says(status: int) -> None:
+    answer = Response(status, {"Retry-After": "7", "Content-Type": "text/plain"}, b"busy")
+    assert send(answer) == RetryAfter(f"HTTP {status}: busy", 7.0, is_size_suspect=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, Refused), (413, TooLarge), (401, CredentialsRefused), (404, RetryAfter)]
+)
+def test_any_other_status_means_what_it_means_to_every_sink(status: int, kind: type) -> None:
+    outcome = send(Response(status, {}, b"no"))
+    assert type(outcome) is kind
+    assert status != 404 or "check url" in outcome.reason  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("count", "is_well", "expected"),
+    [
+        (1, True, Refused("HTTP 500: panic", 500)),
+        (1, False, RetryAfter("HTTP 500: panic", is_size_suspect=True)),
+        (2, True, RetryAfter("HTTP 500: panic", is_size_suspect=True)),
+    ],
+)
+@pytest.mark.parametrize("status", [500, 501, 505])
+@responses.activate
+def test_a_record_that_breaks_a_receiver_which_is_well_is_refused(
+    count: int, is_well: bool, expected: Outcome, status: int
+) -> None:
+    def take(request: Any) -> tuple[int, dict[str, str], bytes]:
+        is_empty = not request.body or b"Provision" not in request.body
+        return (200, {}, b"") if is_well and is_empty else (status, {}, b"panic")
+
+    responses.add_callback(responses.POST, LOGS, take)
+    outcome = make(compression="none").send([event_of(number) for number in range(count)])
+    assert outcome == expected._replace(
+        reason=f"HTTP {status}: panic", **({"status": status} if isinstance(expected, Refused) else {})
+    )  # type: ignore[union-attr]
+    assert len(responses.calls) == (1 if count > 1 else 2)
+
+
+@pytest.mark.parametrize(
+    ("count", "body", "expected"),
+    [
+        *((2, body, Accepted(status=200)) for body in (b"", b"ok", b"{}", b"[1]", b'{"partialSuccess":null}')),
+        (2, b'{"partialSuccess":{"rejectedLogRecords":"0","errorMessage":"slow down"}}', Accepted(status=200)),
+        (2, b'{"partialSuccess":{"rejectedLogRecords":"-1","errorMessage":"odd"}}', Accepted(status=200)),
+        (2, b'{"partialSuccess":{"rejectedLogRecords":1}}', Refused('1 of 2: {"partialSuccess":{"rejectedLogRecords":1}}', 200)),
+        (2, b'{"partialSuccess":{"rejectedLogRecords":2,"errorMessage":"bad"}}', Refused("2 of 2: bad", 200)),
+        (1, b'{"partialSuccess":{"rejectedLogRecords":1,"errorMessage":"bad"}}', Refused("bad", 200)),
+        (1, b"\x0a\x02\x08\x01", Refused("no reason given", 200)),
+    ],
+)  # fmt: skip
+@each
+def test_a_success_is_partial_only_if_it_says_so(encoding: str, count: int, body: bytes, expected: Outcome) -> None:
+    assert send(Response(200, {}, body), count, encoding=encoding) == expected
+
+
+def test_a_warning_in_a_success_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    for words in ("slow down", ""):
+        body = msgspec.json.encode({"partialSuccess": {"errorMessage": words}})
+        assert send(Response(200, {}, body)) == Accepted(status=200)
+    (record,) = caplog.records
+    assert (record.message, record.sink, record.why) == ("batch.warned", "otel", "slow down")  # type: ignore[attr-defined]
+
+
+def test_a_success_that_ends_early_is_sent_again() -> None:
+    with RawServer(lambda asked: http(b"\x0a", length=99)) as server:
+        outcome = make(server.url).send([event_of(1)])
+    assert outcome == RetryAfter("the answer ended early, and may have named refused records", is_size_suspect=True)
+
+
+def test_the_words_of_an_error_are_read_out_of_its_protobuf() -> None:
+    body = b"\x08\x03\x12\x0cno such logs"
+    headers = {"Content-Type": "application/x-protobuf"}
+    assert send(Response(400, headers, body)) == Refused("HTTP 400: no such logs", 400)
+
+
+def test_neither_a_secret_nor_an_entry_comes_back_in_the_words() -> None:
+    canary = "canary-of-a-token"
+    words = (
+        f"Bearer {canary} is not allowed to send what the receiver will not take, which is: {event_of(1).line.decode()}"
+    )
+    body = msgspec.json.encode({"partialSuccess": {"rejectedLogRecords": "1", "errorMessage": words}})
+    outcome = send(Response(200, {}, body), bearer_token=source(canary))
+    assert isinstance(outcome, Refused)
+    assert outcome.reason.startswith("Bearer ********")
+    assert "canary" not in outcome.reason
+    assert "Provision" not in outcome.reason
+
+
+# Protobuf, as far as it is read here
 
 
 def protobuf(refused: int, words: str) -> bytes:
@@ -30,16 +280,25 @@ def test_both_encodings_say_how_many_were_refused_and_why(refused):
 def test_fields_that_are_new_are_passed_over_and_the_last_of_one_field_counts():
     new = b"\x1a\x03new" + b"\x21" + b"8" * 8 + b"\x2d" + b"4" * 4 + b"\x20\xff\x01"
     assert partial_of(new + protobuf(1, "first") + new + protobuf(7, "last")) == Partial(7, "last")
+    # A field of the right number and another kind is none of those that are wanted.
+    inner = b"\x08\x05\x12\x01w"
+    others = b"\x0a\x01x\x09" + b"8" * 8 + b"\x10\x07"
+    whole = inner + others
+    assert partial_of(b"\x0a" + bytes([len(whole)]) + whole + b"\x08\x09") == Partial(5, "w")
 
 
 def test_what_is_no_answer_refuses_nothing():
     message = protobuf(7, "words")
     assert partial_of(message[:-1]).refused == 0
+    assert partial_of(message + b"\x0b\x0a\x02\x08\x01") == Partial(7, "words"), "a group, which nobody sends, ends it"
     others = (b"", b"ok", b"{}", b"[1]", b"null", b"\xff" * 1000, b"\x0a\xff", b"\x0b", b"\x0a\x05ab", b"{" * 100_000)
     for body in (
         *others,
         b'{"partialSuccess":[]}',
         b'{"partialSuccess":{"rejectedLogRecords":"x"}}',
+        b'{"partialSuccess":{"rejectedLogRecords":[1]}}',
+        b'{"partialSuccess":{"rejectedLogRecords":1e999}}',
+        b'{"partialSuccess":{"errorMessage":7}}',
         b'{"partialSuccess":',
     ):
         assert partial_of(body) == Partial(0, ""), body
@@ -54,7 +313,10 @@ def test_what_is_no_answer_refuses_nothing():
         (b"\x08\x03", "application/x-protobuf", ""),
         (b'{"message":7}', "application/json", ""),
         (b"bad request", "text/plain", ""),
+        (b"\x08\x03\x12\x0cno such logs", "text/plain", ""),
+        (b"\x08\x03\x12\x0cno such logs", None, ""),
     ],
 )
 def test_the_words_of_an_error_are_found(body, content_type, words):
-    assert message_of(Response(400, {"Content-Type": content_type}, body)) == words
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    assert message_of(Response(400, headers, body)) == words
