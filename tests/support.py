@@ -103,7 +103,7 @@ def start_command(
     )
 
 
-def wait_until(predicate: Callable[[], Answer], timeout: float = 10, *, what: str = "") -> Answer:
+def wait_until(predicate: Callable[[], Answer], timeout: float = 30, *, what: str = "") -> Answer:
     """Ask until the answer is true, and return it; AssertionError naming `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:

@@ -81,8 +81,8 @@ def test_every_metric_is_there_with_its_labels_and_agrees_with_what_happened(dae
     for contract in map(str, CONTRACTS):
         assert daemon.metric("audit_missing_events", contract=contract) == 0, "before the first audit, too"
         assert daemon.metric("events_collected_total", account="default", contract=contract) == 500
-        assert 0 <= daemon.metric("collect_lag_seconds", account="default", contract=contract) < 5
-        assert time.time() - daemon.metric("last_poll_success_at_seconds", contract=contract) < 5
+        assert 0 <= daemon.metric("collect_lag_seconds", account="default", contract=contract) < 30
+        assert time.time() - daemon.metric("last_poll_success_at_seconds", contract=contract) < 30
     for sink in (LOGGING, LOKI):
         assert daemon.metric("events_delivered_total", sink=sink) == 1000
         assert daemon.metric("batches_failed_total", sink=sink, reason="unavailable") >= 0

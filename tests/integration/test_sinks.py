@@ -170,7 +170,7 @@ def test_a_connection_that_says_nothing_is_given_up_in_time():
         sink = make(f"http://127.0.0.1:{listener.getsockname()[1]}", LOGGING)
         started = time.monotonic()
         assert isinstance(sink.send(make_events()), RetryAfter)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
 
 
 def test_an_address_without_a_receiver_says_what_to_check(simulator):
