@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from poller.config import AnySink, load
 from poller.config.describe import effective, example, schema, sections
 from poller.config.kinds import fields_of
+from tests.generate_docs import PATH, render
 
 SINK_TYPES = {table.__struct_config__.tag: table for table in get_args(AnySink)}
 
@@ -37,10 +39,98 @@ def test_the_example_loads_as_it_is_and_uncommented(tmp_path: Path, path: Path) 
     assert [sink.type for sink in config.sinks] == list(SINK_TYPES)
 
 
-def test_the_example_has_every_key(path: Path) -> None:
-    for section in sections():
-        for row in section.rows:
-            assert re.search(rf"^#( or: )?{row.key} = ", example(), re.MULTILINE), (section.title, row.key)
+class Setting(NamedTuple):
+    """A key of the example, in the table that is begun above it, and the prose above it."""
+
+    table: str
+    prose: str
+    key: str
+    value: str
+
+
+def settings() -> Iterator[Setting]:
+    table, number, prose = "top level", 0, list[str]()
+    for line in example().splitlines():
+        assert not line or line.startswith("#")
+        assert len(line) <= 100 or not line.startswith("# ") or line.startswith("# or: ")
+        if begun := re.fullmatch(r"#(\[+[a-z]+\]+)", line):
+            number += begun[1] == "[[sinks]]"
+            table, prose = f"{begun[1]} {number}" if begun[1] == "[[sinks]]" else begun[1], []
+        elif given := re.fullmatch(r"(?:#|# or: )([a-z_]+) = (.+)", line):
+            yield Setting(table, " ".join(prose), given[1], given[2])
+            prose = []
+        elif line:
+            prose.append(line.removeprefix("# "))
+        else:
+            prose = []
+
+
+def test_above_each_key_of_the_example_is_what_the_reference_says_of_it_with_its_bounds() -> None:
+    said = {
+        (row.key, row.description + "".join(re.findall(r" \([^()]*\)$", row.type)))
+        for section in sections()
+        for row in section.rows
+    }
+    for one in settings():
+        assert (
+            one.prose == ""
+            if one.key in ("name", "type") and "[[sinks]]" in one.table
+            else (one.key, one.prose) in said
+        )
+
+
+def test_each_table_of_the_example_has_the_keys_of_the_reference_and_the_first_sink_all_of_its_kind() -> None:
+    reference = {section.title: [row.key for row in section.rows] for section in sections()}
+    found: dict[str, list[str]] = {}
+    types: dict[str, str] = {}
+    for one in settings():
+        found.setdefault(one.table, []).append(one.key)
+        if one.key == "type":
+            types[one.table] = json.loads(one.value)
+    assert list(types.values()) == list(SINK_TYPES)
+    for table, keys in found.items():
+        if table not in types:
+            assert keys == reference[table]
+            continue
+        assert keys[:2] == ["name", "type"]
+        own = reference[f'[[sinks]] of type "{types[table]}"']
+        shared = {*reference["[[sinks]]"], *reference["[[sinks]] over HTTP"]} if table == "[[sinks]] 1" else set()
+        formats = set() if "format" not in keys else {*reference["[[sinks]] with a format"]}
+        assert {*keys[2:]} - {"url"} - formats == {*own, *shared} - {"url", "name"} - formats, table
+        assert len(keys) == len({*keys})
+    http = [table for table, type_ in types.items() if "Http" in str(SINK_TYPES[type_].__mro__)]
+    assert all("url" in found[table] for table in http)
+
+
+def test_the_reference_is_that_of_the_manual() -> None:
+    assert PATH.read_text() == render(), "run `make docs`"
+
+
+def test_what_is_in_effect_is_shown_a_key_on_a_line() -> None:
+    environ = {
+        "IONOS_API_TOKEN": "canary",
+        "IONOS_POLLER_SINKS": '[{"type":"http","name":"a","url":"http://localhost","headers":{"X!a":"canary","b-c":"d"}}]',
+        "IONOS_POLLER_POLL__CONTRACTS": "7, 8",
+        "IONOS_POLLER_FILTER__EXCLUDE": json.dumps([{"username": 'ü "'}]),
+    }
+    config = load(None, environ)
+    text = effective(config)
+    assert text.startswith('state_dir = "state"\n\n[api]\nurl = "https://api.ionos.com"\n')
+    for part in (
+        '\n\n[[accounts]]\nname = "default"\n',
+        '\ncontracts = ["7", "8"]\n',
+        '\n\n[filter]\nexclude = [{ username = "ü \\"" }]\ninclude = []\n',
+        "\n\n[[sinks]]\n",
+        '\nheaders = { "X!a" = "********", b-c = "********" }\n',
+    ):
+        assert part in text
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+    assert "canary" not in text
+    as_json = effective(config, as_json=True)
+    assert as_json.startswith('{\n  "state_dir": "state",\n')
+    assert as_json.endswith("}\n")
+    assert "ü" in as_json
 
 
 def test_what_is_in_effect_can_be_loaded_again(path: Path, tmp_path: Path) -> None:

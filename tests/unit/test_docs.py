@@ -20,14 +20,10 @@ from poller.service.metrics import Metrics
 from poller.sinks.build import FACTORIES
 from tests import man_page
 from tests.documents import PAGES, name_of
-from tests.generate_docs import MAN_PAGE, MAPPINGS, PATH, render, render_mappings
+from tests.generate_docs import MAN_PAGE, MAPPINGS, PATH, render_mappings
 from tests.pictures import flow
 from tests.states import open_state
 from tests.support import TOP
-
-
-def test_the_configuration_reference_is_up_to_date() -> None:
-    assert PATH.read_text() == render(), "run `make docs`"
 
 
 def test_the_page_of_the_formats_is_up_to_date() -> None:
