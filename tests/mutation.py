@@ -11,12 +11,13 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutmut.mutation.file_mutation import mutate_file_contents
+from mutmut.mutation.file_mutation import MutatedFile, mutate_file_contents
 from mutmut.utils.format_utils import get_mutant_name
 
 from tests.support import TOP
@@ -36,10 +37,22 @@ def modules_of(package: str) -> list[Path]:
 
 
 def drawn(module: Path, count: int, seed: int) -> list[str]:
-    """The names of the mutants to try."""
-    found = mutate_file_contents(str(module), (TOP / module).read_text()).mutant_names
-    names = [get_mutant_name(module, name) for name in found]
+    """The names of the mutants to try. Left out are those of SQL in letters of another size, which a database does not mind."""
+    made = mutate_file_contents(str(module), (TOP / module).read_text())
+    names = [get_mutant_name(module, name) for name in made.mutant_names if not _is_of_case_alone(module, made, name)]
     return sorted(random.Random(f"{seed} {module}").sample(names, min(count, len(names))))
+
+
+def _is_of_case_alone(module: Path, made: MutatedFile, name: str) -> bool:
+    """Whether a mutant of a module with SQL is what the module was, but for the size of letters."""
+    if not module.is_relative_to("poller/store"):
+        return False
+    lines = made.code.splitlines()
+    original = re.sub(r"\d+$", "orig", name)
+    spans = (made.line_span_by_function_name[one] for one in (name, original))
+    bodies = ("\n".join(lines[span.start - 1 : span.end]) for span in spans)
+    first, second = (body.replace(one, "").casefold() for body, one in zip(bodies, (name, original), strict=True))
+    return first == second
 
 
 def tests_of(package: str) -> list[str]:
