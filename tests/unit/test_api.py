@@ -754,6 +754,9 @@ def test_of_a_list_of_contracts_without_end_a_bounded_part_is_polled_and_told(se
     found = client().contracts()
     assert len(found) == 50_000
     assert "more than 50,000" in found.missing
+    server.replies = [Reply(body=b"[" + b",".join(b'{"id":%d}' % number for number in range(50_000)) + b"]")]
+    found = client().contracts()
+    assert (len(found), found.missing) == (50_000, "")
 
 
 def test_an_answer_of_a_part_of_the_log_is_asked_again(server: Server, client: Client) -> None:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from poller.core.errors import AuthError, ConfigError, PollerError, RejectedError, TransientError
-from poller.ionos.pipelines import Pipelines, region_url
+from poller.ionos.pipelines import Pipeline, Pipelines, region_url
 from poller.simulator import Simulator, SimulatorSettings
 from tests.hostile import RawServer, endless, headed, http
 from tests.support import free_port
@@ -169,3 +169,149 @@ def test_a_key_that_the_api_does_not_show_is_an_error() -> None:
 
 def test_a_region_has_its_own_api() -> None:
     assert region_url("de-txl") == "https://logging.de-txl.ionos.com"
+
+
+# What is sent and what is read, to the key
+
+
+def answering(*answers: object) -> tuple[RawServer, Pipelines]:
+    """A server that gives these answers in order, the last one for ever, and a client of it."""
+    given = [json.dumps(answer).encode() for answer in answers]
+    server = RawServer(
+        lambda asked: http(given.pop(0) if len(given) > 1 else given[0], "Content-Type: application/json")
+    )
+    return server, client(server.url)
+
+
+def sent(server: RawServer) -> list[tuple[str, str, object]]:
+    return [(asked.method, asked.path, json.loads(asked.body or b"null")) for asked in server.asked]
+
+
+def http_source(tag: str, days: int) -> dict[str, object]:
+    return {
+        "source": "generic",
+        "tag": tag,
+        "protocol": "http",
+        "destinations": [{"type": "loki", "retentionInDays": days}],
+    }
+
+
+def made(*logs: dict[str, object], **properties: object) -> dict[str, object]:
+    return {
+        "id": "7",
+        "metadata": {"state": "available"},
+        "properties": {"name": "audit", "logs": list(logs), **properties},
+    }
+
+
+def test_a_pipeline_is_made_with_one_source_and_its_key_is_a_secret() -> None:
+    server, pipelines = answering(made(http_source("t", 30), key="canary", httpAddress="x.example/"))
+    with server:
+        pipeline, key = pipelines.create("audit", "t", 30)
+    assert sent(server) == [("POST", "/pipelines", {"properties": {"name": "audit", "logs": [http_source("t", 30)]}})]
+    assert server.asked[0].headers["authorization"] == "Bearer demo-token"
+    assert pipeline == Pipeline("7", "audit", "AVAILABLE", "https://x.example", ("t",))
+    assert key is not None
+    assert (key.reveal(), "canary" in repr(key)) == ("canary", False)
+
+
+def test_a_pipeline_may_be_made_without_showing_its_key() -> None:
+    server, pipelines = answering({"id": "7"})
+    with server:
+        assert pipelines.create("audit", "t", 30) == (Pipeline("7", "", "", "", ()), None)
+
+
+def test_a_source_is_added_to_those_that_are_there() -> None:
+    other = {
+        "source": "docker",
+        "tag": "d",
+        "protocol": "tcp",
+        "destinations": [{"type": "loki", "retentionInDays": 7}],
+    }
+    server, pipelines = answering(made(other))
+    with server:
+        pipelines.add_tag("7", "t", 14)
+    assert [asked[:2] for asked in sent(server)] == [("GET", "/pipelines/7"), ("PATCH", "/pipelines/7")]
+    assert sent(server)[1][2] == {"properties": {"name": "audit", "logs": [other, http_source("t", 14)]}}
+
+
+def test_only_sources_over_http_have_a_tag_for_us() -> None:
+    logs = [
+        {"tag": "a", "protocol": "HTTP", "source": "generic"},
+        {"tag": "b", "protocol": "tcp", "source": "generic"},
+        {"protocol": "http", "source": "generic"},
+        {"tag": "c", "source": "generic"},
+    ]
+    server, pipelines = answering(made(*logs, httpAddress="http://x.example"))
+    with server:
+        assert pipelines.get("7")[2:] == ("AVAILABLE", "http://x.example", ("a",))
+
+
+def test_pipelines_are_looked_through_a_hundred_at_a_time() -> None:
+    first = {"items": [{"id": str(number), "properties": {"name": "x"}} for number in range(100)]}
+    server, pipelines = answering(first, {"items": [made()]}, {"items": None})
+    with server:
+        found = pipelines.find("audit")
+        assert found is not None
+        assert (found.id, pipelines.find("audit")) == ("7", None)
+    assert [path for _, path, _ in sent(server)] == [f"/pipelines?offset={at}&limit=100" for at in (0, 100, 0)]
+
+
+@pytest.mark.parametrize(
+    ("state", "url", "is_ready", "is_broken"),
+    [
+        ("AVAILABLE", "u", True, False),
+        ("", "u", True, False),
+        ("AVAILABLE", "", False, False),
+        ("BUSY", "u", False, False),
+        ("FAILED", "u", False, True),
+        ("DESTROYING", "u", False, True),
+    ],
+)
+def test_a_pipeline_is_ready_when_it_is_available_at_an_address(
+    state: str, url: str, is_ready: bool, is_broken: bool
+) -> None:
+    pipeline = Pipeline("7", "audit", state, url, ())
+    assert (pipeline.is_ready, pipeline.is_broken) == (is_ready, is_broken)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message", "hint"),
+    [
+        (300, {}, TransientError, "answered with a redirect, which is not followed", "check --region"),
+        (399, {}, TransientError, "answered with a redirect, which is not followed", "check --region"),
+        (401, {"messages": []}, AuthError, "refused the token (401)", "check"),
+        (403, {"messages": None}, AuthError, "denied access (403)", "privilege"),
+        (
+            404,
+            {"messages": [{"message": "no"}, {"x": 1}, {"message": "way"}]},
+            RejectedError,
+            "(404: no; ; way)",
+            "--region",
+        ),
+        (408, {}, TransientError, "answered 408", "run setup again later"),
+        (
+            418,
+            {"messages": [{"message": "a\n\tb \x1b[1m" + "x" * 300}]},
+            RejectedError,
+            "(418: a b [1mxx",
+            "other values",
+        ),
+        (429, ["no"], TransientError, "answered 429", "run setup again later"),
+        (500, {"messages": ["no"]}, TransientError, "answered 500", "run setup again later"),
+        (599, {"messages": 7}, TransientError, "answered 599", "run setup again later"),
+    ],
+)
+def test_a_refusal_is_told_in_the_words_of_the_api_and_with_what_to_do(
+    status: int, body: object, kind: type[PollerError], message: str, hint: str
+) -> None:
+    with _Answering(status, json.dumps(body).encode()) as server, pytest.raises(PollerError) as error:
+        client(server.url).get("7")
+    assert type(error.value) is kind
+    assert message in error.value.message
+    assert error.value.message.endswith(message) or status == 418
+    assert len(error.value.message) < 300
+    assert hint in error.value.hint
+    assert getattr(error.value, "is_denied", False) == (status == 403)
+    if isinstance(error.value, TransientError | RejectedError):
+        assert error.value.status == (None if status < 400 else status)
