@@ -254,7 +254,8 @@ def test_pipelines_are_looked_through_a_hundred_at_a_time() -> None:
         found = pipelines.find("audit")
         assert found is not None
         assert (found.id, pipelines.find("audit")) == ("7", None)
-    assert [path for _, path, _ in sent(server)] == [f"/pipelines?offset={at}&limit=100" for at in (0, 100, 0)]
+    asked = [path.removeprefix("/pipelines?").split("&") for _, path, _ in sent(server)]
+    assert [{*params} for params in asked] == [{"limit=100", f"offset={at}"} for at in (0, 100, 0)]
 
 
 @pytest.mark.parametrize(
