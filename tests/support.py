@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -149,3 +150,9 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def is_plain(text: str) -> bool:
+    """Whether it goes on after "<key>: ...", or says what to do: with no capital but that of a name, on one line."""
+    is_begun = re.match(r"[^A-Z]|[A-Z]+_[A-Z_]+ |[A-Z][a-z]+[- ]", text) is not None
+    return is_begun and text.isprintable() and not text.endswith(".")

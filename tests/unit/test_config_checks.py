@@ -10,6 +10,7 @@ import pytest
 from poller.config import checks
 from poller.config.checks import BadValueError
 from poller.config.state_url import StateUrl, check_state_url, is_unverified, parse_state_url, take_password
+from tests.support import is_plain
 
 LONG = "a" * 100
 
@@ -127,6 +128,8 @@ def test_a_value_beyond_its_bounds_is_told(check: Callable[[Any], Any], said: st
         assert said in error.value.message, value
         needs_hint = said not in (EMPTY, CONTROL, SPACE) and "must not contain" not in said and "ASCII" not in said
         assert bool(error.value.hint) is needs_hint, value
+        assert is_plain(error.value.message)
+        assert is_plain(error.value.hint or "none")
 
 
 # Names and values
@@ -264,6 +267,8 @@ def test_a_url_that_is_none_of_a_database_is_told_without_it(text: str, said: st
     with pytest.raises(BadValueError) as error:
         check_state_url(text)
     assert said in error.value.message
+    assert is_plain(error.value.message)
+    assert is_plain(error.value.hint or "none")
     assert "canary" not in error.value.hint
     assert check_state_url("") == ""
 
@@ -296,6 +301,7 @@ def test_a_database_is_shown_by_its_hosts_with_their_ports() -> None:
     [
         ("postgresql://u:p%40@h/d", "postgresql://u@h/d", "p@"),
         ("postgres://u:@h/d", "postgres://u@h/d", None),
+        ("postgresql://u:p:q@h/d", "postgresql://u@h/d", "p:q"),
         ("postgresql://:p@h/d", "postgresql://@h/d", "p"),
         ("postgresql://u@h:1/d", "postgresql://u@h:1/d", None),
         ("x postgresql://u:p@h", "x postgresql://u:p@h", None),

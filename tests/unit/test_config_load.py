@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ from poller.config import (
     load,
     process_environment,
 )
+from poller.config.model import Poll
 from poller.core.errors import ConfigError, Problem
-from tests.support import UNMEASURED, clean_environment
+from tests.support import UNMEASURED, clean_environment, is_plain
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://loki:3100"\n'
 LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
@@ -159,6 +161,25 @@ def test_a_file_that_is_no_toml_says_where(write: Any, content: bytes, part: str
     (problem,) = problems_of(path)
     assert problem.path.startswith(str(path))
     assert part in problem.message
+    assert is_plain(problem.hint)
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(1 << 20, True), ((1 << 20) + 1, False)])
+def test_a_file_is_read_up_to_a_megabyte(write: Any, size: int, is_read: bool) -> None:
+    path = write(b'[poll]\ninterval = "5s"\n'.ljust(size, b"#"))
+    if is_read:
+        assert load(path, {}).poll.interval_seconds == 5
+    else:
+        (problem,) = problems_of(path)
+        assert (problem.path, problem.message) == (str(path), "is larger than 1 MiB")
+        assert is_plain(problem.hint)
+
+
+def test_a_contract_is_wanted_if_it_is_named_or_none_is_and_not_left_out() -> None:
+    poll = Poll(contracts=("1", "2"), exclude_contracts=("2", "3"))
+    assert [poll.wants(contract) for contract in ("1", "2", "4")] == [True, False, False]
+    assert [poll.wants(contract, ["3", "4"]) for contract in ("1", "3", "4")] == [False, False, True]
+    assert [Poll(exclude_contracts=("3",)).wants(contract) for contract in ("1", "3")] == [True, False]
 
 
 def test_a_byte_order_mark_is_no_problem(write: Any) -> None:
@@ -266,6 +287,50 @@ def test_keys_of_a_sink_in_the_file_are_set_by_their_index(write: Any) -> None:
 def test_a_problem_in_the_environment_names_the_variable(variable: str, value: str, path: str, part: str) -> None:
     found = problems_of(None, {variable: value})
     assert any(problem.path == path and part in f"{problem.message} {problem.hint}" for problem in found), found
+    assert all(is_plain(problem.hint or "none") for problem in found if problem.message != "missing")
+    assert all(problem.hint for problem in found if re.search("names no key|not name an|JSON|deeper", problem.message))
+
+
+@pytest.mark.parametrize(
+    ("environ", "path", "message"),
+    [
+        (
+            {"IONOS_POLLER_POLL__CONTRACTS__0__X": "1"},
+            "IONOS_POLLER_POLL__CONTRACTS__0__X",
+            "must be a list, not a table",
+        ),
+        (
+            {"IONOS_POLLER_POLL__CONTRACTS": '["1"]', "IONOS_POLLER_POLL__CONTRACTS__0__X": "1"},
+            "IONOS_POLLER_POLL__CONTRACTS__0__X",
+            "goes deeper than the configuration does",
+        ),
+        (
+            {"IONOS_POLLER_SINKS__00001__URL": "x"},
+            "IONOS_POLLER_SINKS__00001__URL",
+            "does not name an element of a list",
+        ),
+        ({"IONOS_POLLER_SINKS__1__URL": "x"}, "IONOS_POLLER_SINKS__1__URL", "does not name an element of a list"),
+        (
+            {"IONOS_POLLER_SINKS__\u0660__URL": "x"},
+            "IONOS_POLLER_SINKS__\u0660__URL",
+            "does not name an element of a list",
+        ),
+    ],
+)
+def test_a_variable_that_leads_nowhere_is_told(environ: dict[str, str], path: str, message: str) -> None:
+    found = problems_of(None, environ)
+    assert (path, message) in [(problem.path, problem.message) for problem in found]
+    assert all(is_plain(problem.hint or "none") for problem in found)
+    assert any(problem.hint for problem in found) or "must be" in message
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\n", "\udcff"])
+def test_a_user_name_that_cannot_be_sent_is_told_with_its_variable(name: str) -> None:
+    found = problems_of(None, {"IONOS_USERNAME": name, "IONOS_PASSWORD": "x"})
+    assert "IONOS_USERNAME" in [problem.path for problem in found]
+    assert all(
+        is_plain(problem.message) and is_plain(problem.hint) for problem in found if problem.path == "IONOS_USERNAME"
+    )
 
 
 def test_a_variable_is_not_blamed_for_the_file(write: Any) -> None:

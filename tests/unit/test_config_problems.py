@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from poller.config import load
 from poller.core.errors import ConfigError
+from tests.support import is_plain
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "https://loki:3100"\n'
 LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
 ARCHIVE = '[[sinks]]\nname = "a"\ntype = "archive"\n'
 FILE = '[[sinks]]\nname = "a"\ntype = "file"\n'
+
+# What has no hint: the message says all.
+SAYS_ALL = (
+    "is the same as|beside it$|whole seconds$|^must |must be text|retry_max$|by the program|control character|character beyond ASCII"
+    "|is not (a number|a whole number|one of|a duration such as|a size such as)|name of (a header|an environment variable)"
+)
 
 # Text of the file, path of the problem, part of its message or hint.
 PROBLEMS = [
@@ -235,7 +243,11 @@ def test_a_problem_is_named_with_its_path(tmp_path: Path, text: str, path: str, 
     assert any(problem.path == path and part in f"{problem.message} {problem.hint}" for problem in found), found
     assert len({problem.path for problem in found}) == (2 if "13MB" in text else 1), found
     assert "canary" not in str(found)
-    assert all(str(problem).isprintable() for problem in found)
+    for problem in found:
+        assert is_plain(problem.message), problem
+        if problem.message != "missing":  # there, the hint is the description of the key
+            assert is_plain(problem.hint or "none"), problem
+            assert problem.hint or re.search(SAYS_ALL, problem.message), problem
 
 
 def test_problems_between_tables_are_told_beside_those_within_them(tmp_path: Path) -> None:

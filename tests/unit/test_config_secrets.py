@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import pickle
@@ -14,7 +15,8 @@ import pytest
 
 from poller.config import Config, LoggingServiceSink, LokiSink, Secret, SecretSource, load
 from poller.config.describe import effective
-from poller.core.errors import ConfigError
+from poller.core.errors import ConfigError, FileProblem, Problem, TransientError
+from tests.support import is_plain
 
 CANARY = "canary-7f3a"
 SINK = '[[sinks]]\nname = "logs"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\n'
@@ -95,7 +97,90 @@ def test_what_cannot_be_a_token_is_refused_without_being_shown(tmp_path: Path, c
     (problem,) = caught.value.problems
     assert problem.path == "api.token_file"
     assert str(file) in problem.message
+    assert is_plain(problem.message)
+    assert is_plain(problem.hint) if "UTF-8" not in part else problem.hint == ""
     assert "canary" not in f"{caught.value}{caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize(("value", "revealed"), [("abc\r\n\n", "abc"), ("\ufeffabc", "abc"), (" abc", " abc")])
+def test_a_variable_is_read_as_a_file_would_be(value: str, revealed: str) -> None:
+    assert SecretSource("env", "P", path="x", is_text=True, environ={"P": value}).read().reveal() == revealed
+
+
+@pytest.mark.parametrize("environ", [{}, {"P": ""}, {"P": "\n"}])
+def test_a_variable_that_is_not_set_is_told(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SecretSource("env", "P", path="x", environ=environ).read()
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.message, problem.hint) == ("x", "the environment variable P is not set", "set P")
+
+
+@pytest.mark.parametrize("value", ['"abc"', "'abc'", '""'])
+def test_a_token_in_quotes_is_told_and_a_password_may_have_them(value: str) -> None:
+    with pytest.raises(ConfigError, match="environment variable P stands in quotes") as caught:
+        SecretSource("env", "P", path="x", environ={"P": value}).read()
+    assert caught.value.problems[0].hint
+    assert SecretSource("env", "P", path="x", is_text=True, environ={"P": value}).read().reveal() == value
+    for bare in ('"', "\"abc'", '"abc'):
+        assert SecretSource("env", "P", path="x", environ={"P": bare}).read().reveal() == bare
+
+
+@pytest.mark.parametrize(
+    ("origin", "shown"),
+    [
+        ("file", "key file /k"),
+        ("credential", "systemd credential /k"),
+        ("env", "environment variable /k"),
+        ("inline", "value in the configuration"),
+        ("missing", "missing"),
+    ],
+)
+def test_a_source_is_named_by_where_it_is(origin: Any, shown: str) -> None:
+    source = SecretSource(origin, "/k", path="api.token")
+    assert (str(source), repr(source)) == (shown, f"<SecretSource api.token: {shown}>")
+
+
+def test_an_empty_key_file_may_be_filled_at_any_time_and_an_empty_value_may_not(tmp_path: Path) -> None:
+    (tmp_path / "key").touch()
+    inline = SecretSource("inline", "", path="x", inline=Secret(" "))
+    for source, kind in ((SecretSource("file", str(tmp_path / "key"), path="x"), FileProblem), (inline, Problem)):
+        with pytest.raises(ConfigError, match="is empty") as caught:
+            source.read()
+        assert type(caught.value.problems[0]) is kind
+        assert is_plain(caught.value.problems[0].hint)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "has_remedy"),
+    [(errno.EMFILE, TransientError, True), (errno.EIO, TransientError, False), (errno.EACCES, ConfigError, True)],
+)
+def test_what_keeps_a_key_file_from_being_read_for_now_is_told_from_what_a_person_mends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception], has_remedy: bool
+) -> None:
+    def fail(*args: object, **options: object) -> int:
+        raise OSError(number, "words")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises((TransientError, ConfigError), match=r"key file .*key.*: words") as caught:
+        SecretSource("file", str(tmp_path / "key"), path="x").read()
+    assert type(caught.value) is kind
+    hint = caught.value.problems[0].hint if isinstance(caught.value, ConfigError) else caught.value.hint
+    assert bool(hint) is has_remedy
+    assert is_plain(hint or "none")
+
+
+def test_sources_are_the_same_if_what_they_give_is() -> None:
+    one = SecretSource("inline", "p", path="x", inline=Secret("a"))
+    assert one == SecretSource("inline", "p", path="y", inline=Secret("a"))
+    others = [
+        SecretSource("inline", "p", path="x", inline=Secret("b")),
+        SecretSource("inline", "q", path="x", inline=Secret("a")),
+        SecretSource("inline", "p", path="x", inline=Secret("a"), is_text=True),
+        SecretSource("env", "p", path="x", inline=Secret("a")),
+    ]
+    assert one not in [*others, "a", None]
+    assert len({one, SecretSource("inline", "p", path="y", inline=Secret("a")), *others}) == 5
+    assert {Secret("a"), Secret("a"), Secret("b")} == {Secret("a"), Secret("b")}
 
 
 def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:

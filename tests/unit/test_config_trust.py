@@ -6,13 +6,15 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from poller.config import load
 from poller.config.secrets import SecretSource
-from poller.config.trust import Reader, Rights, distrust, exposure
+from poller.config.trust import Reader, Rights, distrust, distrust_link, exposure, this_reader
 from poller.core.errors import ConfigError
+from tests.support import is_plain
 
 SINK = '[[sinks]]\nname = "l"\ntype = "loki"\nurl = "http://localhost:3100"\n'
 ME, MALLORY = 1000, 1001
@@ -60,6 +62,52 @@ def test_a_file_that_another_user_can_have_written_is_refused_with_the_remedy(
     assert refusal is not None
     assert words in refusal.message
     assert "chown" in refusal.hint or "chmod" in refusal.hint or "move it" in refusal.hint
+    assert is_plain(refusal.hint)
+
+
+def test_what_is_known_of_a_file_is_its_owner_group_and_mode(tmp_path: Path) -> None:
+    found = tmp_path.stat()
+    assert Rights.of("x", found) == Rights("x", found.st_uid, found.st_gid, found.st_mode)
+
+
+def test_a_link_is_followed_if_it_is_ours_or_roots() -> None:
+    link = Rights("x", MALLORY, MALLORY, 0o120777)
+    refusal = distrust_link(link, Reader(ME))
+    assert refusal is not None
+    assert refusal.message == "x is a link of another user (uid 1001) and is not followed"
+    assert is_plain(refusal.hint)
+    for followed in (link._replace(owner=ME), link._replace(owner=0), link._replace(mode=0o100777)):
+        assert distrust_link(followed, Reader(ME)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "members", "own_group"),
+    [
+        ("me", "me", [], 7),
+        ("me", "me", ["me"], 7),
+        ("me", "me", ["me", "mallory"], None),
+        ("me", "users", [], None),
+        (None, "me", [], None),
+        ("me", None, [], None),
+    ],
+)
+def test_a_group_is_ours_alone_if_it_has_our_name_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, group: str | None, members: list[str], own_group: int | None
+) -> None:
+    def user_of(uid: int) -> SimpleNamespace:
+        assert uid == ME
+        return SimpleNamespace(**{} if name else {}[name], pw_name=name, pw_gid=7)
+
+    def group_of(gid: int) -> SimpleNamespace:
+        assert gid == 7
+        return SimpleNamespace(**{} if group else {}[group], gr_name=group, gr_mem=members)
+
+    monkeypatch.setattr(os, "geteuid", lambda: ME)
+    monkeypatch.setattr("pwd.getpwuid", user_of)
+    monkeypatch.setattr("grp.getgrgid", group_of)
+    assert this_reader() == Reader(ME, own_group)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert this_reader() == Reader(0)
 
 
 def test_root_has_no_group_of_its_own() -> None:
