@@ -108,6 +108,23 @@ def test_who_waits_for_helpers_is_judged_by_them(clock: Clock) -> None:
             assert list(workers.stuck()) == ["the poll of contract 1"]
 
 
+def test_who_does_not_wait_is_not_excused_by_another_that_has_more_time(clock: Clock) -> None:
+    workers, may_end = Workers(), threading.Event()
+
+    def work() -> None:
+        with workers.busy("sink loki"):
+            moves(500)
+            may_end.wait(10)
+
+    thread = in_a_thread(work)
+    wait_until(lambda: any(worker.until > clock.now + 500 for worker in workers._busy), what="it works")
+    with workers.busy("sink file"):
+        clock.now += GRACE_SECONDS + 1
+        assert list(workers.stuck()) == ["sink file"]
+    may_end.set()
+    thread.join()
+
+
 def test_where_nobody_looks_it_costs_nothing() -> None:
     def work() -> int:
         return 1

@@ -201,4 +201,5 @@ def test_nothing_at_all_is_not_queued(pipe: Pipe) -> None:
     assert not stream.isatty()
     assert stream.writable()
     assert stream.write("ä\udc80\n") == 3
+    assert "log" in [thread.name for thread in threading.enumerate()]
     assert pipe.lines(b"dc80") == ["ä\\udc80"]
