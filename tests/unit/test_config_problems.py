@@ -19,7 +19,8 @@ FILE = '[[sinks]]\nname = "a"\ntype = "file"\n'
 # What has no hint: the message says all.
 SAYS_ALL = (
     "is the same as|beside it$|whole seconds$|^must |must be text|retry_max$|by the program|control character"
-    "|beyond ASCII|is not (a number|a whole number|one of|a duration such as|a size such as)|name of (a header|an environment variable)"
+    "|beyond ASCII|is not (a number|a whole number|one of|a duration such as|a size such as)"
+    "|name of (a header|an environment variable)"
 )
 
 # Text of the file, path of the problem, part of its message or hint.
