@@ -192,7 +192,7 @@ def test_who_stops_listening_leaves_no_file(tmp_path: Path) -> None:
 
 @contextmanager
 def saying(*parts: bytes) -> Iterator[Address]:
-    """Another program that answers whoever asks."""
+    """Another program that answers one request."""
     with listen(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
