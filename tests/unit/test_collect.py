@@ -12,10 +12,12 @@ import msgspec
 import pytest
 
 from poller.config import Config
-from poller.core.errors import AuthError, LeaseLostError, RejectedError, StoppedError, TransientError
+from poller.core.errors import AuthError, LeaseLostError, PollerError, RejectedError, StoppedError, TransientError
 from poller.core.events import Event
 from poller.core.windows import Window
+from poller.pipeline.audit import Difference
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
+from poller.store.journal import Action, Person
 from poller.store.rows import Contract, Prepared
 from poller.store.sqlite import State
 from tests.fake_api import BEGAN, H, Log
@@ -270,3 +272,242 @@ def test_where_even_the_present_is_refused_the_contract_fails_and_nothing_is_cal
     poll = collector.collect("1")
     assert isinstance(poll.failure, RejectedError)
     assert (poll.gaps, place.row().watermark) == ((), before)
+
+
+# Several accounts
+
+
+class Pace(Account):
+    def __init__(self, *contracts: str) -> None:
+        super().__init__(*contracts)
+        self.parts: list[float] = []
+
+    def take_part(self, part: float) -> None:
+        self.parts.append(part)
+
+
+def test_the_first_account_keeps_the_turns_and_the_pace_of_all(place: Place) -> None:
+    first, second = Pace("1"), Pace("2")
+    accounts: Any = {"first": first, "second": second}
+    collector = Collector(place.state, accounts, Config(), stop=place.stop, clock=lambda: BEGAN)
+    collector.discover()
+    collector.take_part(0.25)
+    assert (first.parts, second.parts) == ([0.25], [])
+    assert collector.poll("2").new == 5
+    assert (first.dismissed, second.dismissed) == (["2"], [])
+    first.admits = False
+    assert collector.poll("1").is_elsewhere
+    collector.close()
+
+
+def test_a_poll_that_fails_gives_its_turn_back(place: Place) -> None:
+    collector = place.collector()
+    place.stop.set()
+    with pytest.raises(StoppedError):
+        collector.poll("1")
+    assert (place.log.dismissed, collector.is_busy) == (["1"], False)
+
+
+# What is told
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(record.levelname, record.message) for record in caplog.records if record.name.startswith("poller")]
+
+
+@pytest.mark.parametrize(
+    ("error", "level"), [(AuthError("refused"), "ERROR"), (TransientError("no answer"), "WARNING")], ids=type
+)
+def test_only_what_wants_a_hand_is_an_error(
+    place: Place, caplog: pytest.LogCaptureFixture, error: Any, level: str
+) -> None:
+    place.collector()
+    collector = place.collector()
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    place.log.page = fail  # type: ignore[method-assign, assignment]
+    collector.collect("1")
+    assert messages(caplog) == [(level, "contract.failed")]
+
+
+def test_windows_with_something_new_are_told_and_the_others_for_who_looks_closely(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="poller.pipeline.collect")
+    collector = place.collector()
+    for _ in range(2):
+        collector.collect("1")
+    assert [level for level, message in messages(caplog) if message == "window.collected"] == ["INFO", "DEBUG"]
+
+
+def test_entries_without_a_time_and_different_ones_under_one_id_are_told(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = place.log.page
+
+    def odd(*args: Any, **options: Any) -> Any:
+        found = page(*args, **options)
+        first, second, *others = found.events
+        first = msgspec.structs.replace(first, is_timed=False)
+        second = msgspec.structs.replace(second, shared_id="x")
+        return msgspec.structs.replace(found, events=(first, second, *others))
+
+    place.log.page = odd  # type: ignore[method-assign]
+    collector = place.collector()
+    collector.collect("1")
+    told = {record.message: vars(record) for record in caplog.records}
+    assert told["entries.untimed"]["entries"] == told["entries.shared_an_id"]["entries"] == 1
+    caplog.clear()
+    place.log.page = page  # type: ignore[method-assign]
+    place.log.now += MINUTE
+    collector.collect("1")
+    assert messages(caplog) == []
+
+
+def test_a_gap_is_told_when_it_opens_and_when_it_closes(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="poller.pipeline.collect")
+    place.log.rejected = Window(BEGAN - 120, BEGAN - 119)
+    collector = place.collector()
+    (gap,) = collector.collect("1").gaps
+    place.log.rejected = None
+    place.log.now = float(gap.next_try_at)
+    collector.collect("1")
+    gaps = [entry for entry in messages(caplog) if entry[1].startswith("gap.")]
+    assert gaps == [("ERROR", "gap.opened"), ("INFO", "gap.closed")]
+
+
+# Audits and repairs
+
+
+class NoTotals(Account):
+    """An API that says how many entries a page has, and no more."""
+
+    def page(self, *args: Any, **options: Any) -> Any:
+        return msgspec.structs.replace(super().page(*args, **options), total=None)
+
+
+def audited(place: Place, **options: Any) -> Any:
+    return place.collector().audit("1", Window(BEGAN - H, BEGAN + 3 * H), **options)
+
+
+def collected(place: Place) -> None:
+    """Three hours are collected, and an entry of the second was shown since."""
+    collector = place.collector()
+    for _ in range(4):
+        collector.collect("1")
+        place.log.now += H
+    place.log.now -= H
+    place.log.show("1", BEGAN + H + 1)
+
+
+def test_where_the_api_gives_no_totals_closed_hours_are_read_if_that_is_wanted(place: Place) -> None:
+    collected(place)
+    totals, place.log = place.log, NoTotals("1")
+    place.log.seconds, place.log.now = totals.seconds, totals.now
+    with pytest.raises(TransientError, match="no totals") as raised:
+        audited(place)
+    assert "ionos-poller audit" in raised.value.hint
+    (difference,) = audited(place, by_reading=True).differences
+    hour = BEGAN // H * H + H
+    assert (difference.window, difference.missing, difference.forgotten) == (Window(hour, hour + H), 1, 0)
+
+
+def test_an_audit_that_the_api_refuses_whole_is_refused_and_one_in_part_is_not(place: Place) -> None:
+    collected(place)
+    hour = BEGAN // H * H
+    place.log.rejected = Window(0, hour + 2 * H)
+    found = audited(place)
+    assert [(part.window.start, part.window.end) for part in found.refused] == [(BEGAN - 300, hour + 2 * H)]
+    place.log.rejected = Window(0, BEGAN + 9 * H)
+    whole = Window(BEGAN - H, hour + 2 * H)
+    with pytest.raises(RejectedError) as raised:
+        place.collector().audit("1", whole)
+    assert (raised.value.contract, raised.value.message) == ("1", "not this second")
+
+
+def test_how_many_entries_there_are_is_told_roughly(place: Place) -> None:
+    collector = place.collector()
+    assert collector.count_roughly("1", Window(BEGAN - 600, BEGAN)) == (10, True)
+    place.log = NoTotals("1")
+    assert place.collector().count_roughly("1", Window(BEGAN - 600, BEGAN)) == (1, False)
+
+
+def test_a_contract_whose_account_is_gone_cannot_be_audited_and_one_that_is_unknown_is_a_mistake(place: Place) -> None:
+    place.collector()
+    place.log.now += H
+    accounts: Any = {"other": place.log}
+    other = Collector(place.state, accounts, Config(), stop=place.stop, clock=lambda: place.log.now)
+    with pytest.raises(PollerError, match="its account default is not configured") as raised:
+        other.audit("1", Window(BEGAN - 300, BEGAN + H))
+    assert (raised.value.contract, "--contract" in raised.value.hint) == ("1", True)
+    with pytest.raises(ValueError, match="contract 7 is not in the state"):
+        other.audit("7", Window(BEGAN - H, BEGAN))
+    other.close()
+
+
+def test_only_what_is_missing_and_not_forgotten_is_repaired_and_who_asked_is_kept(place: Place) -> None:
+    collector = place.collector()
+    collector.collect("1")
+    hours = [Window(BEGAN - hour * H, BEGAN - hour * H + H) for hour in range(1, 6)]
+    found = [
+        Difference("1", hours[0], 5, 3, 0),
+        Difference("1", hours[1], 5, 3, 1),
+        Difference("1", hours[2], 3, 5, 0),
+        Difference("1", hours[3], 9, 4, 0),
+    ]
+    by = Action(Person(1000, "anna"), "audit --repair", clock=lambda: BEGAN)
+    assert collector.repair(found, by=by) == 7
+    spans = {(span.window, span.purpose) for span in place.state.contracts.ranges("1")}
+    assert spans == {(hours[0], "repair"), (hours[3], "repair")}
+    last = place.state.overview().last_action
+    assert last is not None
+    assert (last.login, last.affected) == ("anna", 7)
+    assert collector.repair([]) == 0
+
+
+# Gaps and spans
+
+
+def test_a_span_that_fails_is_read_after_the_present_the_next_time(place: Place) -> None:
+    collector = place.collector()
+    collector.collect("1")
+    place.state.request_reread(["default"], BEGAN - 2 * H)
+    collector.discover()
+    place.log.refused = Window(BEGAN - 2 * H, BEGAN - H)
+    place.log.now += MINUTE
+    assert collector.collect("1").failure is not None
+    assert place.row().watermark == BEGAN + MINUTE, "the present is read all the same"
+    asked: list[int] = []
+    page = place.log.page
+
+    def noting(contract: str, window: Window, *args: Any, **options: Any) -> Any:
+        asked.append(window.start)
+        return page(contract, window, *args, **options)
+
+    place.log.page = noting  # type: ignore[method-assign]
+    place.log.now += MINUTE
+    collector.collect("1")
+    assert (asked[0] > BEGAN - H, BEGAN - 2 * H in asked) == (True, True)
+    place.log.refused = None
+    collector.collect("1")
+    place.state.contracts.add_range("1", Window(BEGAN - 3 * H, BEGAN - 2 * H), "since")
+    asked.clear()
+    collector.collect("1")
+    assert asked[0] == BEGAN - 3 * H, "where nothing failed, what is older comes first"
+
+
+def test_of_many_gaps_that_are_due_so_many_are_tried_as_wanted_those_first_that_wait_longest(place: Place) -> None:
+    place.log.rejected = Window(BEGAN - 250, BEGAN - 60)
+    place.log.seconds["1"] = [BEGAN - 240, BEGAN - 180, BEGAN - 120]
+    for tries_at_once in (1, 2):
+        collector = place.collector(gaps_at_once=tries_at_once)
+        collector.collect("1")
+        due = max((gap.next_try_at for gap in place.state.gaps.find("1")), default=BEGAN)
+        place.log.now = float(due)
+        before = {gap.id: gap.tries for gap in place.state.gaps.find("1")}
+        assert before
+        collector.collect("1")
+        tried = [gap.id for gap in place.state.gaps.find("1") if gap.tries != before.get(gap.id)]
+        assert len(tried) == min(tries_at_once, len(before))
