@@ -13,7 +13,10 @@ from poller.store.journal import Action, Person
 from poller.store.sqlite import State
 
 NOW = 1_800_000_000
-BY = Action(Person(1000, "anna"), "fetch --adopt-state", clock=lambda: NOW)
+
+
+def by() -> Action:
+    return Action(Person(1000, "anna"), "fetch --adopt-state", clock=lambda: NOW)
 
 
 @pytest.fixture
@@ -36,15 +39,18 @@ def test_it_begins_where_the_script_stopped(
     time.tzset()
     file = tmp_path / "old.json"
     file.write_text(f'{{"last_run": "{text}"}}')
-    assert adopt(file, fresh, ["default"], now=NOW, by=BY)
+    assert adopt(file, fresh, ["default"], now=NOW, by=by())
     assert fresh.requested_reread("default") == since
+    last = fresh.overview().last_action
+    assert last is not None
+    assert (last.login, last.action) == ("anna", "fetch --adopt-state")
     fresh.close()
     monkeypatch.undo()
     time.tzset()
 
 
 def test_a_state_that_has_begun_is_left_as_it_is(state: State, tmp_path: Path) -> None:
-    assert not adopt(tmp_path / "missing.json", state, ["default"], now=NOW, by=BY)
+    assert not adopt(tmp_path / "missing.json", state, ["default"], now=NOW, by=by())
     assert state.requested_reread("default") is None
 
 
@@ -63,8 +69,8 @@ def test_what_is_no_state_of_the_script_changes_nothing(fresh: State, tmp_path: 
     file = tmp_path / "old.json"
     file.write_text(content)
     with pytest.raises(ConfigError, match="not a state of the tutorial's script"):
-        adopt(file, fresh, ["default"], now=NOW, by=BY)
+        adopt(file, fresh, ["default"], now=NOW, by=by())
     with pytest.raises(ConfigError, match="cannot be read"):
-        adopt(tmp_path / "missing.json", fresh, ["default"], now=NOW, by=BY)
+        adopt(tmp_path / "missing.json", fresh, ["default"], now=NOW, by=by())
     assert fresh.requested_reread("default") is None
     fresh.close()

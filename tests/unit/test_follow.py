@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 from poller.config import Config
 from poller.core.answers import Page, parse_page
@@ -125,3 +128,81 @@ def test_of_several_accounts_each_reads_its_contracts_and_an_error_names_the_acc
     following = Follower({"a": first, "b": second}, Config(), NOW - 1000, (), clock)  # type: ignore[dict-item]
     assert shown(following) == [("1", -10)]
     assert [str(error) for error in following.failures] == ["account b: down (500)"]
+
+
+def test_the_contracts_are_looked_for_every_ten_minutes_and_at_once_after_a_failure() -> None:
+    account, clock = Account(c1=[]), Clock()
+    following = follower(account, clock)
+    shown(following)
+    account.entries["2"] = [NOW - 5]
+    clock.now += 599
+    assert shown(following) == []
+    clock.now += 1
+    assert shown(following) == [("2", -5)]
+    account.failing[""] = DOWN
+    clock.now += 600
+    assert shown(following) == []
+    del account.failing[""]
+    account.entries["3"] = [NOW - 6]
+    clock.now += 1
+    assert shown(following) == [("3", -6)], "it is not waited for"
+
+
+def test_contracts_of_the_configuration_are_followed_by_the_first_account_and_those_left_out_are_not() -> None:
+    first, second, clock = Account(c1=[NOW - 10]), Account(c2=[NOW - 20]), Clock()
+    config = Config()
+    for poll, expected in (
+        ({"contracts": ("1", "9")}, [("1", -10)]),
+        ({"exclude_contracts": ("1",)}, [("2", -20)]),
+    ):
+        changed = msgspec.structs.replace(config, poll=msgspec.structs.replace(config.poll, **poll))  # type: ignore[arg-type]
+        following = Follower({"a": first, "b": second}, changed, NOW - 1000, (), clock)  # type: ignore[dict-item]
+        assert shown(following) == expected
+    first.failing["9"] = TransientError("down (500)")
+    following = Follower({"a": first, "b": second}, config, NOW - 1000, ("9",), clock)  # type: ignore[dict-item]
+    assert shown(following) == []
+    assert [error.contract for error in following.failures] == ["9"]
+
+
+def test_what_cannot_be_read_of_a_contract_is_told_in_that_round() -> None:
+    class Damaged(Account):
+        def page(self, contract: str, window: Window, *args: Any, **options: Any) -> Page:
+            found = super().page(contract, window, *args, **options)
+            return parse_page(b'{"hits": {"total": 1, "hits": [7]}}') if contract == "2" else found
+
+    account, clock = Damaged(c1=[NOW - 10], c2=[]), Clock()
+    following = follower(account, clock)
+    assert shown(following) == [("1", -10)]
+    assert {contract for contract, _ in following.unread} == {"2"}
+    del account.entries["2"]
+    clock.now += 1
+    account.failing["2"] = TransientError("down (500)")
+    shown(following)
+    assert following.unread == []
+
+
+def test_what_is_not_read_again_is_not_shown_again_though_it_is_forgotten() -> None:
+    account, clock = Account(c1=[NOW - 700, NOW - 600, NOW - 599]), Clock()
+    following = follower(account, clock)
+    assert len(shown(following)) == 3
+    for seconds in (1, 1, 600):
+        clock.now += seconds
+        assert shown(following) == []
+
+
+def test_a_clock_that_goes_back_asks_for_nothing_and_loses_nothing() -> None:
+    account, clock = Account(c1=[NOW - 10]), Clock()
+    following = follower(account, clock, since=NOW - 100)
+    clock.now = NOW - 100
+    assert shown(following) == []
+    assert (account.windows, following.is_any_read) == ([], False)
+    clock.now = NOW - 99
+    shown(following)
+    assert following.is_any_read
+    clock.now = NOW
+    assert shown(following) == [("1", -10)]
+    account.clock_skew_seconds = 60.0
+    clock.now += 5
+    account.windows.clear()
+    shown(following)
+    assert [window.end for window in account.windows] == [NOW + 5], "a clock that is ahead is read as far as it says"

@@ -19,7 +19,7 @@ from poller.core.errors import (
     StoppedError,
 )
 from poller.pipeline.deliver import StepResult
-from poller.pipeline.loop import ENDURED_SECONDS, UNAVAILABLE_SECONDS, Loop
+from poller.pipeline.loop import ENDURED_SECONDS, LOOK_SECONDS, UNAVAILABLE_SECONDS, Loop
 
 GONE = OutputError("the reader of our output has gone away")
 CRASH = ValueError("a mistake of ours")
@@ -248,3 +248,80 @@ def test_a_wake_ends_a_wait_for_something_to_be_collected() -> None:
     loop.wake()
     loop.run()
     assert deliverer.last == [False, False, True]
+
+
+@pytest.mark.parametrize(("waits", "is_over"), [([2.5, 2.5], True), ([2.5, 2.4], False)])
+def test_what_lasts_for_five_seconds_is_endured_no_longer(waits: list[float], is_over: bool) -> None:
+    full = StateFullError("no space")
+    loop = once(full, full, full, StepResult(1, 0.0), IDLE)
+    left = iter([*waits, 0.0, 0.0])
+    wait = loop._wait
+    loop._wait = lambda seconds: wait(next(left))  # type: ignore[method-assign]
+    if is_over:
+        with pytest.raises(StateFullError):
+            loop.run()
+    else:
+        loop.run()
+    assert loop.settled == [1] * (not is_over)
+
+
+class Event:
+    """What a loop waits for, which never comes; or has come. It costs no time."""
+
+    def __init__(self, *, is_set: bool = False) -> None:
+        self.waits: list[float] = []
+        self._is_set = is_set
+        self.cleared = 0
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def clear(self) -> None:
+        self.cleared += 1
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(round(seconds, 3))
+        return self._is_set
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_last", "pauses", "waits"),
+    [
+        (None, False, [], [LOOK_SECONDS]),
+        (0.0, False, [0.0], []),
+        (0.4, False, [0.4], []),
+        (1.0, False, [1.0], []),
+        (1.5, False, [1.0], [0.5]),
+        (60.0, False, [1.0], [LOOK_SECONDS]),
+        (None, True, [], [LOOK_SECONDS]),
+        (0.0, True, [], []),
+        (0.4, True, [], [0.4]),
+        (60.0, True, [], [LOOK_SECONDS]),
+    ],
+)
+def test_it_waits_for_as_long_as_told_but_looks_again_every_five_seconds(
+    monkeypatch: pytest.MonkeyPatch, seconds: float | None, is_last: bool, pauses: list[float], waits: list[float]
+) -> None:
+    last, wakeup = Event(is_set=is_last), Event()
+    events = iter([wakeup, last])
+    monkeypatch.setattr("poller.pipeline.loop.threading.Event", lambda: next(events))
+    moved: list[float] = []
+    monkeypatch.setattr("poller.pipeline.loop.moves", lambda *seconds: moved.extend(seconds))
+    deliverer: Any = Deliverer([StepResult(0, seconds), StopIteration()])
+    stop: Any = Event()
+    loop = Loop(deliverer, stop, is_alone=True)
+
+    def step(*, is_last: bool = False) -> StepResult:
+        if deliverer.last:
+            raise StoppedError("asked to stop")
+        return Deliverer.step(deliverer, is_last=False)
+
+    deliverer.step = step
+    last.is_set = lambda: is_last and bool(deliverer.last)  # type: ignore[method-assign]
+    loop.run()
+    assert (last.waits, wakeup.waits) == (pauses, waits)
+    assert moved == [*pauses, *waits], "who waits on purpose is not stuck"
+    assert wakeup.cleared == len(waits)
