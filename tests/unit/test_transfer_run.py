@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from poller.core.errors import AuthError, StoppedError, TransientError
+from poller.core.errors import AuthError, OutputError, StoppedError, TransientError
 from poller.core.turns import MOST_OPEN
 from poller.core.windows import Window
 from poller.pipeline.collect import PollResult, WindowCommitted
@@ -213,3 +213,137 @@ def test_no_more_contracts_are_collected_at_once_than_may_hang() -> None:
 
     polls = run([Deliverer()], collect, [str(number) for number in range(3 * MOST_OPEN)])
     assert (len(polls), most) == (3 * MOST_OPEN, MOST_OPEN)
+
+
+def test_each_thread_says_what_it_is_for_and_those_that_deliver_keep_no_process_alive() -> None:
+    seen: dict[str, bool] = {}
+
+    def collect(contract: str) -> PollResult:
+        seen.update({thread.name: thread.daemon for thread in threading.enumerate()})
+        return PollResult(contract)
+
+    may_end = threading.Event()
+
+    def step() -> StepResult:
+        assert may_end.wait(10)
+        return StepResult(0, None)
+
+    def contracts() -> Sequence[str]:
+        return ["1"]
+
+    parts: Any = [Deliverer(step), Deliverer(step, name="other")]
+    collector: Any = Collector(lambda contract: (collect(contract), may_end.set())[0])
+    stop = threading.Event()
+    Transfer(parts, stop).run(collector, contracts, 1)
+    stop.set()
+    assert {name: seen.get(name) for name in ("watch", "deliver-0", "deliver-1")} == {
+        "watch": True,
+        "deliver-0": True,
+        "deliver-1": True,
+    }
+    assert any(name.startswith("collect") for name in seen)
+
+
+def test_it_ticks_while_the_last_is_delivered() -> None:
+    has_ticked = threading.Event()
+    ticks: list[None] = []
+
+    def collect(contract: str) -> PollResult:
+        ticks.clear()
+        return PollResult(contract)
+
+    def tick() -> None:
+        ticks.append(None)
+        if len(ticks) > 2:
+            has_ticked.set()
+
+    def last() -> StepResult:
+        assert has_ticked.wait(10)
+        return StepResult(0, None)
+
+    run([Deliverer(last)], collect, tick=tick, tick_seconds=0.001)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_output_that_is_gone_ends_it_where_it_is_the_only_one(others: int) -> None:
+    gone = OutputError("the reader of our output has gone away")
+    held: list[Exception] = []
+
+    class Gone(Deliverer):
+        def hold(self, error: Exception) -> float:
+            held.append(error)
+            return 0.0
+
+    def fail() -> StepResult:
+        raise gone
+
+    sinks = [Gone(fail), *[Deliverer(name="other")] * others]
+    if others:
+        run(sinks)
+        assert held == [gone]
+    else:
+        with pytest.raises(OutputError):
+            run(sinks)
+        assert held == []
+
+
+def test_of_two_failures_the_first_one_is_told_and_what_was_not_begun_is_not() -> None:
+    """As many fail at once as are collected at once; the first one before the others."""
+    first = threading.Event()
+    begun: list[str] = []
+    counting = threading.Lock()
+    errors = {str(number): TransientError(f"no {number}") for number in range(3 * MOST_OPEN)}
+
+    def collect(contract: str) -> PollResult:
+        with counting:
+            begun.append(contract)
+        if contract != "0":
+            assert first.wait(10)
+        try:
+            raise errors[contract]
+        finally:
+            if contract == "0":
+                first_is_remembered.set()
+
+    first_is_remembered = threading.Event()
+    stop = threading.Event()
+    parts: Any = [Deliverer()]
+    collector: Any = Collector(collect)
+    with pytest.raises(TransientError, match="no 0"):
+        Transfer(parts, stop).run(collector, lambda: list(errors), 1)
+    assert first_is_remembered.is_set()
+    first.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("collect"):
+            thread.join(10)
+    assert len(begun) <= MOST_OPEN + 1
+
+
+def test_a_failure_that_follows_from_the_end_is_not_told_as_its_cause() -> None:
+    collecting = threading.Event()
+
+    def collect(contract: str) -> PollResult:
+        if contract == "1":
+            assert collecting.wait(10)
+            raise TransientError("the cause")
+        collecting.set()
+        stop.wait(10)
+        raise StoppedError("asked to stop")
+
+    stop = threading.Event()
+    parts: Any = [Deliverer()]
+    collector: Any = Collector(collect)
+    with pytest.raises(TransientError, match="the cause"):
+        Transfer(parts, stop).run(collector, lambda: ["1", "2"], 1)
+
+
+def test_a_part_that_stops_though_nobody_asked_for_it_ends_it() -> None:
+    def collect(contract: str) -> PollResult:
+        raise StoppedError("closed")
+
+    stop = threading.Event()
+    parts: Any = [Deliverer()]
+    collector: Any = Collector(collect)
+    with pytest.raises(StoppedError, match="closed"):
+        Transfer(parts, stop).run(collector, lambda: ["1"], 1)
+    assert stop.is_set()
