@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from poller.config import SecretSource
-from poller.config.sinks import LoggingServiceSink
+from poller.config.sinks import FileSink, HttpSink, LoggingServiceSink
 from poller.config.sinks import StdoutSink as Settings
 from poller.core.delivery import (
     HALVE_AT_ATTEMPT,
@@ -17,12 +17,15 @@ from poller.core.delivery import (
     Accepted,
     CredentialsRefused,
     Outcome,
+    Refused,
     RetryAfter,
+    TooLarge,
 )
 from poller.core.errors import LeaseLostError, OutputError, StateFullError
 from poller.core.events import Event, OutboxEvent
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
+from poller.sinks.base import OwnOutput, Sink
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.sqlite import State
 from tests.states import commit, enrolled, events
@@ -353,3 +356,275 @@ def test_nothing_is_sent_once_the_place_is_lost(state: State, clock: Clock) -> N
     with pytest.raises(LeaseLostError):
         deliverer.step(is_last=True)
     assert sink.sizes == []
+
+
+# Bounds
+
+
+class Network(Sink):
+    """A sink on the other side of a network, which answers as `answer` says."""
+
+    def __init__(self, answer: Callable[[Sequence[OutboxEvent]], Outcome] = lambda events: Accepted(), **settings: Any):
+        super().__init__(HttpSink(**{"name": "out", "url": "http://x", "batch_age_seconds": 0.0, **settings}))
+        self.answer = answer
+        self.sizes: list[int] = []
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        self.sizes.append(len(events))
+        return self.answer(events)
+
+    def probe(self) -> Outcome:
+        return Accepted()
+
+
+@pytest.mark.parametrize(
+    ("now", "wait"), [(9.0, 60.0), (68.9, 0.1), (69.0, 0.0), (8.9, 0.0), (9.5, 59.5)], ids=str
+)
+def test_a_batch_waits_to_be_filled_until_its_first_event_is_old_enough(
+    state: State, clock: Clock, now: float, wait: float
+) -> None:
+    sink = Network(batch_age_seconds=60.0, batch_events=10)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 3)
+    clock.now = now
+    result = deliverer.step()
+    assert (result.settled, sink.sizes) == ((0, []) if wait else (3, [3]))
+    assert (result.wait_seconds or 0.0) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(9, []), (10, [10]), (11, [10])])
+def test_a_full_batch_or_one_with_more_behind_it_does_not_wait(
+    state: State, clock: Clock, count: int, sizes: list[int]
+) -> None:
+    sink = Network(batch_age_seconds=3600.0, batch_events=10)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, count)
+    deliverer.step()
+    assert sink.sizes == sizes
+
+
+def test_a_batch_that_is_full_by_its_bytes_does_not_wait(state: State, clock: Clock) -> None:
+    sink = Network(batch_age_seconds=3600.0, batch_bytes=1024)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    events = [Event(number, number.to_bytes(16), b"x" * 600, True, True) for number in (1, 2)]
+    commit(state, events, contract=CONTRACT, window=Window(0, 9), now=9)
+    deliverer.step()
+    assert sink.sizes == [1]
+
+
+def test_waits_double_from_the_first_to_the_longest(
+    state: State, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poller.pipeline.deliver.random.random", lambda: 1.0)
+    sink = Network(lambda events: RetryAfter("no"), retry_initial_seconds=2.0, retry_max_seconds=15.0)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 1)
+    waits = []
+    for _ in range(5):
+        wait = deliverer.step().wait_seconds
+        assert wait is not None
+        assert deliverer.step() == (0, wait), "it does not send until then"
+        waits.append(wait)
+        clock.now += wait
+    assert (waits, len(sink.sizes)) == ([2.0, 4.0, 8.0, 15.0, 15.0], 5)
+    (row,) = state.outbox.sinks()
+    assert (row.attempts, row.failure, row.parked_at) == (5, "no", None)
+    assert (row.postponed_at, row.retry_at) == (clock.now - 15.0, clock.now)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kinds"),
+    [
+        (Accepted(), []),
+        (Accepted(refused={0: "no"}), []),
+        (Accepted(retry=(1,)), ["partly_accepted"]),
+        (RetryAfter("no"), ["unavailable"]),
+        (TooLarge("no"), ["too_large"]),
+        (Refused("no"), ["refused"]),
+        (CredentialsRefused("no"), ["credentials_refused"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_send_that_is_not_accepted_is_told_by_its_kind(
+    state: State, clock: Clock, outcome: Outcome, kinds: list[str]
+) -> None:
+    told: list[str] = []
+    deliverer = Deliverer(state.outbox, Network(lambda events: outcome), clock=clock, on_failed=told.append)
+    collect(state, 2)
+    deliverer.step()
+    assert told == kinds
+
+
+@pytest.mark.parametrize(("now", "is_sent"), [(99.9, True), (100.0, False), (100.9, False), (101.0, True)])
+def test_after_a_restart_it_waits_until_the_next_try_unless_the_clock_was_set_back(
+    state: State, clock: Clock, monkeypatch: pytest.MonkeyPatch, now: float, is_sent: bool
+) -> None:
+    monkeypatch.setattr("poller.pipeline.deliver.random.random", lambda: 1.0)
+    first = Deliverer(state.outbox, Network(lambda events: RetryAfter("no")), clock=clock)
+    collect(state, 1)
+    assert first.step().wait_seconds == 1.0
+    first.abandon()
+    again = Network()
+    deliverer = Deliverer(state.outbox, again, clock=clock)
+    clock.now = now
+    deliverer.step()
+    assert again.sizes == [1] * is_sent
+
+
+def test_a_parked_sink_is_parked_since_the_first_refusal_and_until_it_takes_something(
+    state: State, clock: Clock
+) -> None:
+    answers = iter([CredentialsRefused("HTTP 401"), CredentialsRefused("HTTP 403"), Accepted()])
+    deliverer = Deliverer(state.outbox, Network(lambda events: next(answers)), clock=clock)
+    collect(state, 1)
+    assert deliverer.refusal == ""
+    for reason in ("HTTP 401", "HTTP 403"):
+        assert deliverer.step() == (0, PARKED_RETRY_SECONDS)
+        assert deliverer.refusal == reason
+        (row,) = state.outbox.sinks()
+        assert (row.parked_at, row.failure) == (100.0, f"{reason} (correct the credentials)")
+        clock.now += PARKED_RETRY_SECONDS
+    assert deliverer.step().settled == 1
+    (row,) = state.outbox.sinks()
+    assert (deliverer.refusal, row.parked_at, row.failure, row.attempts) == ("", None, "", 0)
+
+
+def test_a_failure_of_another_kind_ends_that_it_is_parked(state: State, clock: Clock) -> None:
+    answers = iter([CredentialsRefused("HTTP 401"), RetryAfter("HTTP 503")])
+    deliverer = Deliverer(state.outbox, Network(lambda events: next(answers)), clock=clock)
+    collect(state, 1)
+    deliverer.step()
+    clock.now += PARKED_RETRY_SECONDS
+    deliverer.step()
+    (row,) = state.outbox.sinks()
+    assert (row.parked_at, row.failure) == (None, "HTTP 503")
+
+
+def test_what_crosses_a_network_is_news_and_what_is_printed_is_not(
+    state: State, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="poller.pipeline.deliver")
+    collect(state, 0)
+    for sink, name in ((Network(name="network"), "INFO"), (Scripted(lambda events: Accepted(), name="pipe"), "DEBUG")):
+        deliverer = Deliverer(state.outbox, sink, clock=clock)
+        collect(state, 1, len(caplog.records) + 1)
+        deliverer.step()
+        assert [record.levelname for record in caplog.records if record.message == "batch.sent"][-1] == name
+
+
+def test_a_batch_in_parts_is_settled_part_by_part(state: State, clock: Clock) -> None:
+    class InParts(Network):
+        def parts(self, events: Sequence[OutboxEvent]) -> list[Sequence[OutboxEvent]]:
+            return [events[:1], events[1:]]
+
+    sink = InParts()
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 3)
+    assert [deliverer.step() for _ in range(3)] == [(1, 0.0), (2, 0.0), (0, None)]
+    assert sink.sizes == [1, 2]
+
+
+# Its place
+
+
+def test_a_place_is_one_deliverers_until_it_gives_it_back(state: State, clock: Clock) -> None:
+    first = Deliverer(state.outbox, Network(), clock=clock)
+    with pytest.raises(LeaseLostError, match="its place is another's") as raised:
+        Deliverer(state.outbox, Network(), clock=clock)
+    assert raised.value.sink == "out"
+    collect(state, 1)
+    first.abandon()
+    with pytest.raises(LeaseLostError, match="its place") as raised:
+        first.step()
+    assert raised.value.sink == "out"
+    with pytest.raises(LeaseLostError):
+        first.step()
+    assert Deliverer(state.outbox, Network(), clock=clock).step().settled == 1
+
+
+def test_a_place_is_free_again_where_its_output_cannot_be_gone_on_with(state: State, clock: Clock) -> None:
+    class Changed(Scripted):
+        def resume(self, offset: int | None) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Deliverer(state.outbox, Changed(lambda events: Accepted()), clock=clock)
+    Deliverer(state.outbox, Network(), clock=clock)
+
+
+class Written(OwnOutput):
+    """A sink with an output of its own: how long it is, goes into the state."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(FileSink(name="out", path="a.ndjson", batch_age_seconds=0.0, **settings))
+        self.resumed: list[int | None] = []
+        self.early: int | None = None
+
+    def resume(self, offset: int | None) -> None:
+        self.resumed.append(offset)
+        super().resume(offset)
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        if self.early is not None:
+            self.note_offset(self.early)
+        self.output_offset = (self.output_offset or 0) + len(events)
+        return Accepted()
+
+    def probe(self) -> Outcome:
+        return Accepted()
+
+
+def test_how_far_its_own_output_is_goes_with_each_batch_and_is_known_after_a_restart(
+    state: State, clock: Clock
+) -> None:
+    sink = Written()
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 2)
+    deliverer.step()
+    assert state.outbox.sinks()[0].output_offset == 2
+    deliverer.abandon()
+    again = Written()
+    Deliverer(state.outbox, again, clock=clock)
+    assert (sink.resumed, again.resumed, again.output_offset) == ([None], [2], 2)
+
+
+def test_what_must_be_known_before_it_writes_is_in_the_state_at_once(state: State, clock: Clock) -> None:
+    sink = Written()
+    sink.early = 7
+    seen: list[int | None] = []
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    send = sink.send
+
+    def noting(events: Sequence[OutboxEvent]) -> Outcome:
+        outcome = send(events)
+        seen.append(state.outbox.sinks()[0].output_offset)
+        return outcome
+
+    sink.send = noting  # type: ignore[method-assign]
+    collect(state, 1)
+    deliverer.step()
+    assert (seen, state.outbox.sinks()[0].output_offset) == ([7], 1)
+
+
+def test_where_every_machine_writes_a_part_there_is_no_one_offset(state: State, clock: Clock) -> None:
+    sink = Written(shared=True)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 2)
+    deliverer.step()
+    assert (sink.resumed, state.outbox.sinks()[0].output_offset) == ([], None)
+
+
+def test_a_sink_with_an_output_of_its_own_has_one_order_of_all(state: State, clock: Clock) -> None:
+    """So a contract that it does not take is waited for; to others on a network, it waits on its own."""
+    state.contracts.enrol(["2"], "default", 0, 0)
+    for sink, postponed in ((Scripted(lambda events: RetryAfter("no"), name="a"), 0), (Network(name="b"), 2)):
+        sink.answer = sink._answer = lambda events: RetryAfter("no")  # type: ignore[union-attr]
+        deliverer = Deliverer(state.outbox, sink, clock=clock)
+        collect(state, 1, 10 + postponed)
+        commit(
+            state, [Event(5, bytes([50 + postponed]) * 16, b"{}", True, True)], contract="2", window=Window(0, 9), now=9
+        )
+        for _ in range(12):
+            clock.now += deliverer.step().wait_seconds or 0
+        (row,) = [row for row in state.overview().sinks if row.sink.name == sink.name]
+        assert len(row.postponed) == postponed
