@@ -377,9 +377,7 @@ class Network(Sink):
         return Accepted()
 
 
-@pytest.mark.parametrize(
-    ("now", "wait"), [(9.0, 60.0), (68.9, 0.1), (69.0, 0.0), (8.9, 0.0), (9.5, 59.5)], ids=str
-)
+@pytest.mark.parametrize(("now", "wait"), [(9.0, 60.0), (68.9, 0.1), (69.0, 0.0), (8.9, 0.0), (9.5, 59.5)], ids=str)
 def test_a_batch_waits_to_be_filled_until_its_first_event_is_old_enough(
     state: State, clock: Clock, now: float, wait: float
 ) -> None:
