@@ -135,8 +135,60 @@ def test_closing_ends_a_reading_that_waits() -> None:
     readings = ahead.read(reader_of(seed=1, fits=64), windows(8))
     next(readings)
     ahead.close()
-    with pytest.raises(StoppedError):
+    with pytest.raises(StoppedError, match=r"^asked to stop$"):
         list(readings)
+    with pytest.raises(StoppedError, match=r"^asked to stop$"):
+        list(ahead.read(reader_of(seed=1, fits=64), windows(8)))
+
+
+class Held:
+    """Reads a few windows at once, and the others when a test lets it."""
+
+    def __init__(self, at_once: int = 0) -> None:
+        self.may_read = threading.Event()
+        self.is_reading = threading.Semaphore(0)
+        self.threads: list[str] = []
+        self._at_once = at_once
+
+    def read(self, window: Window) -> Reading:
+        self.threads.append(threading.current_thread().name)
+        self.is_reading.release()
+        assert len(self.threads) <= self._at_once or self.may_read.wait(PATIENCE_SECONDS)
+        return Reading([], 1)
+
+
+def test_what_waits_to_be_read_when_it_is_closed_is_not_read() -> None:
+    ahead, held = ReadAhead(4, 1, lambda: None), Held(1)
+    readings = ahead.read(cast(WindowReader, held), windows(8))
+    next(readings)
+    for _ in range(2):
+        assert held.is_reading.acquire(timeout=PATIENCE_SECONDS)
+    ahead.close()
+    held.may_read.set()
+    with pytest.raises(StoppedError, match=r"^asked to stop$"):
+        list(readings)
+    assert [name.partition("_")[0] for name in held.threads] == ["read"] * 2
+
+
+def test_windows_that_hang_leave_their_slots_to_others() -> None:
+    hanging = 0
+    ahead, held = ReadAhead(2, 8, lambda: None, lambda: hanging), Held()
+    readings = ahead.read(cast(WindowReader, held), windows(8))
+    thread = threading.Thread(target=lambda: list(readings), daemon=True)
+    thread.start()
+    for _ in range(2):
+        assert held.is_reading.acquire(timeout=PATIENCE_SECONDS)
+    assert not ahead._slots.acquire(blocking=False)
+    hanging = 2
+    assert ahead._slots.acquire(blocking=False)
+    assert ahead._slots.acquire(blocking=False)
+    assert not ahead._slots.acquire(blocking=False)
+    for _ in range(2):
+        ahead._slots.release()
+    held.may_read.set()
+    thread.join(PATIENCE_SECONDS)
+    assert len(held.threads) == 8
+    ahead.close()
 
 
 class Heavy:
