@@ -199,7 +199,8 @@ class Backfill:
 
         Raises: ConfigError when every account was asked and none of them sees a contract of the order.
         """
-        with closing(Collector(self._state, self._accounts, self._config, stop=self._stop)) as collector:
+        collector = Collector(self._state, self._accounts, self._config, stop=self._stop, clock=self._clock)
+        with closing(collector):
             found, failures = collector.discover(since=window.start, only=self._order.contracts)
         left_out = {*found, *self._config.poll.exclude_contracts}
         for row in self._state.contracts.all():
@@ -281,7 +282,8 @@ class Backfill:
             has_archive = any(isinstance(sink, ArchiveSink) for sink in sinks)
             chain = others.enter_context(chain_of_run(self._stores)) if has_archive else None
             deliverers = [
-                deliverer_of(self._state, sink, chain=chain, redact=redactions.get(sink.name)) for sink in sinks
+                deliverer_of(self._state, sink, chain=chain, redact=redactions.get(sink.name), clock=self._clock)
+                for sink in sinks
             ]
             transfer = Transfer(deliverers, self._stop)
             collector = Collector(
@@ -294,6 +296,7 @@ class Backfill:
                 on_window=after_window,
                 until=window.end,
                 gaps_at_once=_ALL_GAPS,
+                clock=self._clock,
             )
             polls = transfer.run(
                 collector, lambda: contracts, self._jobs, lambda: tick(transfer.delivered), tick_seconds
@@ -319,7 +322,7 @@ class Backfill:
             closer.close(row.contract, counts, compared.window if compared else None, result)
         for sink in sinks:
             if isinstance(sink, ArchiveSink):
-                deliverer = deliverer_of(self._state, sink, chain=chain)
+                deliverer = deliverer_of(self._state, sink, chain=chain, clock=self._clock)
                 loop = Loop(deliverer, self._stop, is_alone=True)
                 loop.end()
                 try:

@@ -22,7 +22,7 @@ from poller.archive.signing import is_signed_by, new_key, read_public_key
 from poller.config import ArchiveSink as Settings
 from poller.config import Config, Evidence, Outbox
 from poller.core.errors import LeaseLostError, StateUnavailableError
-from poller.core.evidence.digest import decode, digest_key, sha256, signature_key
+from poller.core.evidence.digest import decode, digest_key, fingerprint, sha256, signature_key
 from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window
 from poller.pipeline.archive import ArchiveDeliverer, HourCloser, closed_hours
@@ -175,6 +175,52 @@ def test_a_batch_waits_until_it_is_full_or_an_hour_old(bench: Bench) -> None:
     assert (row.assigned, row.delivered) == (1, 1)
 
 
+def test_a_batch_by_a_clock_that_was_set_back_does_not_wait(bench: Bench) -> None:
+    commit(bench.state, [event(1)], now=NOW)
+    bench.now = NOW - 1
+    assert bench.deliverer.step() == (1, 0.0)
+
+
+def test_how_long_it_is_put_off_is_known_after_a_restart_and_a_success_ends_it(make: Make) -> None:
+    place = Unreliable()
+    bench = make(place, retry_initial_seconds=2.0)
+    commit(bench.state, [event(1)], now=NOW)
+    place.failures = [PlaceError("503 SlowDown")] * 2
+    for attempts in (1, 2):
+        wait = bench.deliverer.step(is_last=True).wait_seconds
+        assert wait is not None
+        (row,) = bench.state.outbox.sinks()
+        assert (row.attempts, row.failure, row.parked_at) == (attempts, "503 SlowDown", None)
+        bench.restart()
+        assert bench.deliverer.step(is_last=True).wait_seconds == pytest.approx(wait)
+        bench.now += wait
+    assert bench.deliverer.step(is_last=True) == (1, 0.0)
+    (row,) = bench.state.outbox.sinks()
+    assert (row.attempts, row.failure, row.succeeded_at) == (0, "", bench.now)
+
+
+def test_a_send_that_failed_is_told_by_its_kind(bench: Bench) -> None:
+    place, told = Unreliable(), list[str]()
+    bench.deliverer.abandon()
+    sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), place)
+    deliverer = ArchiveDeliverer(bench.state, sink, clock=lambda: bench.now, on_failed=told.append)
+    commit(bench.state, [event(1)], now=NOW)
+    place.failures = [PlaceError("503"), PlaceError("403", is_refused=True)]
+    for _ in range(3):
+        bench.now += 3601
+        deliverer.step(is_last=True)
+    assert told == ["unavailable", "credentials_refused"]
+
+
+def test_lines_are_as_this_archive_may_see_them(bench: Bench) -> None:
+    bench.deliverer.abandon()
+    sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), bench.place)
+    bench.deliverer = ArchiveDeliverer(bench.state, sink, clock=lambda: bench.now, redact=lambda line: b"{}")
+    commit(bench.state, [event(1), event(2)], now=NOW)
+    bench.finish()
+    assert bench.lines() == [b"{}", b"{}"]
+
+
 def test_a_full_batch_does_not_wait(make: Make) -> None:
     bench = make(batch_events=2)
     commit(bench.state, [event(number) for number in range(1, 4)], now=NOW)
@@ -281,6 +327,8 @@ def test_a_new_key_follows_when_the_old_one_signs_the_change(bench: Bench, tmp_p
     commit(bench.state, [event(2)], now=NOW)
     bench.deliverer.step(is_last=True)
     assert "is not the key of the archive" in bench.deliverer.refusal
+    assert f"which is {fingerprint(read_public_key(bench.public))[:16]}..." in bench.deliverer.refusal
+    assert "previous_signing_key_file" in bench.deliverer.refusal
     bench.evidence = Evidence(signing_key_file=second, previous_signing_key_file=bench.private)
     bench.restart()
     bench.finish()
@@ -299,7 +347,10 @@ def test_a_signed_archive_does_not_go_on_without_its_key(bench: Bench) -> None:
     bench.restart()
     commit(bench.state, [event(2)], now=NOW)
     bench.deliverer.step(is_last=True)
-    assert "the archive is signed" in bench.deliverer.refusal
+    given = fingerprint(read_public_key(bench.public))[:16]
+    assert bench.deliverer.refusal == (
+        f"evidence.signing_key_file: is missing, and the archive is signed (give the key {given}... again)"
+    )
 
 
 def test_an_archive_without_a_key_is_not_signed(make: Make) -> None:
@@ -385,6 +436,51 @@ def test_hours_that_changed_while_they_were_audited_wait_for_the_next_audit() ->
         START + HOUR: 2,
         START + 2 * HOUR: 0,
     }
+
+
+def hours(*numbers: int) -> list[int]:
+    return [START + number * HOUR for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "since", "closed"),
+    [
+        (0, 2 * HOUR, 0, hours(0, 1)),
+        (0, 2 * HOUR - 1, 0, hours(0)),
+        (1, 2 * HOUR, 0, hours(1)),
+        (0, 2 * HOUR, START, hours(0, 1)),
+        (0, 2 * HOUR, START + HOUR, hours(1)),
+        (0, HOUR - 1, 0, []),
+    ],
+)
+def test_only_whole_hours_are_closed(start: int, end: int, since: int, closed: list[int]) -> None:
+    counted = closed_hours(Window(START + start, START + end), {}, {}, Audited([]), [], since=since)
+    assert counted == dict.fromkeys(closed, 0)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "touched"),
+    [
+        (HOUR, 2 * HOUR, hours(1)),
+        (HOUR - 1, HOUR, hours(0)),
+        (HOUR - 1, HOUR + 1, hours(0, 1)),
+        (2 * HOUR, 9 * HOUR, hours(2)),
+        (-HOUR, 0, []),
+        (3 * HOUR, 4 * HOUR, []),
+    ],
+)
+def test_of_an_hour_with_a_gap_nothing_is_counted_and_one_that_was_refused_is_not_closed(
+    start: int, end: int, touched: list[int]
+) -> None:
+    span, part = Window(START, START + 3 * HOUR), Window(START + start, START + end)
+    known = dict.fromkeys(hours(0, 1, 2), 4)
+    differs = Difference("1", Window(START + HOUR + 60, START + 2 * HOUR), 7, 4, 0)
+    counts = {START: 4, START + HOUR: 7, START + 2 * HOUR: 4}
+    with_gap = closed_hours(span, known, known, Audited([differs]), [part], since=0)
+    assert with_gap == {hour: None if hour in touched else counts[hour] for hour in counts}
+    refused = Audited([differs], [Unread(part, UNREADABLE, "")])
+    left = closed_hours(span, known, known, refused, [], since=0)
+    assert left == {hour: counts[hour] for hour in counts if hour not in touched}
 
 
 # Several states on one chain

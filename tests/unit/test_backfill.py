@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from poller.cli.backfill import _close_books
+from poller.config import ArchiveSink as ArchiveSettings
 from poller.config import Config, FileSink, Redact
 from poller.core.delivery import Accepted, Outcome
 from poller.core.errors import ConfigError, StateHeldError, TransientError
@@ -20,12 +21,15 @@ from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.backfill import Backfill, Order, discard, open_state, to_forget
 from poller.pipeline.collect import Collector
+from poller.sinks.archive import ArchiveSink
+from poller.sinks.base import Context
 from poller.sinks.output import OutputFile
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.protocols import State
 from poller.store.rows import Prepared
 from poller.store.sqlite import Stores
 from tests import views
+from tests.archives import MemoryPlace, verify
 from tests.fake_api import BEGAN, H, Log
 from tests.states import commit, event
 
@@ -253,6 +257,25 @@ def test_each_sink_gets_the_lines_as_it_may_see_them_and_a_filter_is_for_all(tmp
         sinks = [Taking("plain"), Taking("hidden")]
         backfill.export(sinks, found, ASKED)
     assert [set(sink.lines) for sink in sinks] == [{b'{"a":1,"b":2}'}, {b'{"b":2}'}]
+
+
+def test_an_archive_states_what_the_api_counts_of_each_hour_of_the_range(tmp_path: Path) -> None:
+    log, place = Log("1", "2"), MemoryPlace()
+    hour = BEGAN // H * H
+    asked = Window(hour - 3 * H, hour)
+    order = ORDER._replace(output="", sinks=("proof",))
+    settings = ArchiveSettings(name="proof", url="file:///nowhere")
+    with backfill_of(tmp_path, log, order) as (backfill, state):
+        found, _ = backfill.discover(asked)
+        log.rejected = Window(hour - H, hour - H + 60)
+        sink = ArchiveSink(settings, Context(Config(), threading.Event()), place)
+        export = backfill.export([sink], found, asked)
+        assert (export.delivered, state.overview().imbalances()) == (2 * 179, [])
+    report = verify(place)
+    assert (report.findings, report.entries, report.complete) == ([], 2 * 179, 4)
+    incomplete = [(row.contract, row.start, row.hour.statement.api) for row in report.incomplete if row.hour.statement]
+    assert incomplete == [("1", hour - H, None), ("2", hour - H, None)], "the hour with a gap"
+    assert report.unstated == []
 
 
 def test_how_much_was_sent_is_told_now_and_then(tmp_path: Path) -> None:

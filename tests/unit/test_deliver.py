@@ -221,6 +221,26 @@ def test_a_sink_that_crashes_waits_and_says_why_without_a_word_of_the_event(stat
     assert kinds == ["crashed"] * 3
 
 
+def test_a_batch_that_makes_a_sink_crash_is_halved_at_the_third_time_and_then_each_time(
+    state: State, clock: Clock
+) -> None:
+    def crash(events: Sequence[OutboxEvent]) -> Outcome:
+        if len(events) > 3:
+            raise ValueError("too many")
+        return Accepted()
+
+    sink = Scripted(crash)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, 20)
+    for _ in range(40):
+        try:
+            clock.now += deliverer.step().wait_seconds or 0.0
+        except ValueError as error:
+            clock.now += deliverer.hold(error)
+    assert sink.sizes[: HALVE_AT_ATTEMPT + 3] == [20] * HALVE_AT_ATTEMPT + [10, 5, 2]
+    assert sink.taken == list(range(1, 21))
+
+
 def test_what_comes_before_an_event_that_makes_a_sink_crash_is_delivered(state: State, clock: Clock) -> None:
     def crash_at_7(events: Sequence[OutboxEvent]) -> Outcome:
         if any(event.time_us == 7 for event in events):

@@ -264,6 +264,31 @@ def test_a_contract_stays_with_its_account_and_a_claim_by_another_is_told_by_nam
     assert other.asked == []
 
 
+def test_a_contract_that_was_never_read_goes_to_who_lists_it_and_nobody_claims_it(world: World) -> None:
+    mine, other = Account("1"), Account()
+    mine.unreadable = {"1": DENIED}
+    world.accounts = {"mine": mine, "other": other}
+    world.poll()
+    assert world.rows["1"].account == "mine"
+    mine.listed, other.listed = [], ["1"]
+    assert world.poll(60)["1"].failure is None
+    assert world.failures == []
+    assert world.rows["1"].account == "other"
+
+
+def test_an_account_that_cannot_be_asked_is_named_where_there_are_several(world: World) -> None:
+    class Away(Account):
+        def contracts(self) -> Any:
+            raise TransientError("no answer")
+
+    world.accounts = {"a": Away("1")}
+    world.poll()
+    assert [failure.message for failure in world.failures] == ["no answer"]
+    world.accounts = {"a": Away("1"), "b": Account("2")}
+    assert list(world.poll()) == ["2"]
+    assert [failure.message for failure in world.failures] == ["account a: no answer"]
+
+
 def test_a_contract_goes_to_another_account_when_its_own_leaves_the_configuration(world: World) -> None:
     world.accounts = {"a": Account("1")}
     world.poll()
