@@ -82,7 +82,8 @@ class DirectoryPlace:
 
     def _walk(self, directory: Path, prefix: str, name: str) -> Iterator[Listed]:
         with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            # By key, of which a directory's name ends in a slash.
+            found = sorted(entries, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
             for entry in found:
                 if not entry.name.startswith(name):
                     continue

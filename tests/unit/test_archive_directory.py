@@ -28,7 +28,7 @@ def test_an_object_is_written_once_for_its_owner_alone(place: DirectoryPlace, tm
     assert before.st_mode & 0o777 == 0o600
     place.put(KEY, b"text")
     assert path.stat().st_mtime_ns == before.st_mtime_ns
-    with pytest.raises(TakenError, match="is there already, with other content"):
+    with pytest.raises(TakenError, match=f"{path} is there already, with other content"):
         place.put(KEY, b"other")
     assert place.get(KEY) == b"text"
     assert [(listed.key, listed.size_bytes) for listed in place.listing("data/")] == [(KEY, 4)]
@@ -95,7 +95,9 @@ def test_a_link_in_the_place_of_an_object_is_not_followed(place: DirectoryPlace,
     assert secret.read_bytes() == b"secret"
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "data/../../x", "data//x", "data/\0"])
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "../x", "data/../../x", "data//x", "data/\0", "data/./x", "data/.."]
+)
 def test_a_key_leads_nowhere_else(place: DirectoryPlace, key: str) -> None:
     with pytest.raises(PlaceError, match="no key of an object"):
         place.get(key)
@@ -107,6 +109,21 @@ def test_a_place_that_cannot_be_used_says_why(place: DirectoryPlace, tmp_path: P
     (tmp_path / "audit").write_text("a file")
     with pytest.raises(PlaceError, match="check that this user can write there"):
         place.put(KEY, b"text")
+
+
+def test_a_listing_has_the_order_of_keys(place: DirectoryPlace) -> None:
+    keys = ["d/b", "d/a.b", "d/a/x", "d/a/b", "d/c/x", "d/c-x", "e"]
+    for key in keys:
+        place.put(key, b"")
+    assert [listed.key for listed in place.listing("")] == sorted(keys)
+    assert [listed.key for listed in place.listing("d/a")] == ["d/a.b", "d/a/b", "d/a/x"]
+
+
+def test_a_special_file_is_no_object_and_holds_nobody_up(place: DirectoryPlace, tmp_path: Path) -> None:
+    (tmp_path / "audit").mkdir()
+    os.mkfifo(tmp_path / "audit" / "pipe")
+    with pytest.raises(PlaceError, match="pipe: is no regular file"):
+        place.get("pipe")
 
 
 def test_a_probe_leaves_nothing_behind(place: DirectoryPlace, tmp_path: Path) -> None:

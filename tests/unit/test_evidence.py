@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import base64
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from poller.archive.signing import is_signed_by, new_key, read_public_key, read_signer
 from poller.core.errors import ConfigError
@@ -264,18 +274,53 @@ def test_a_key_signs_and_is_known_by_its_public_half(tmp_path: Path) -> None:
     assert repr(made) == "<Signer>"
 
 
-def test_a_file_that_is_no_key_is_told_without_its_content(tmp_path: Path) -> None:
+def test_a_file_that_is_no_key_is_told_by_its_name_without_its_content(tmp_path: Path) -> None:
     path = tmp_path / "evidence.key"
     path.write_text("a secret")
     path.chmod(0o600)
-    for read in (lambda: read_signer(path, "evidence.signing_key_file"), lambda: read_public_key(path)):
-        with pytest.raises(ConfigError, match=r"holds no Ed25519 (private|public) key") as told:
-            read()
-        assert "a secret" not in str(told.value)
-    path.chmod(0o644)
-    with pytest.raises(ConfigError, match="other users can read"):
-        read_signer(path, "evidence.signing_key_file")
+
+    def refusals() -> Iterator[tuple[str, str]]:
+        """What is told of reading the private and the public key: where it is wrong, and all of it."""
+        for read in (lambda: read_signer(path, "evidence.signing_key_file"), lambda: read_public_key(path)):
+            with pytest.raises(ConfigError) as told:
+                read()
+            (problem,) = told.value.problems
+            yield problem.path, str(told.value)
+
+    private, public = refusals()
+    assert (private[0], public[0]) == ("evidence.signing_key_file", str(path))
+    assert f"{path} holds no Ed25519 private key" in private[1]
+    assert "holds no Ed25519 public key" in public[1]
+    assert "a secret" not in f"{private} {public}"
+    locked = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password")
+    )
+    of_another_kind = X25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for content in (locked, of_another_kind):
+        path.write_bytes(content)
+        assert all("holds no Ed25519" in words for _, words in refusals())
+    key = new_key()[0]
+    path.write_bytes(b"\n" * (64 * 1024 + 40 - len(key)) + key)
+    assert "holds no Ed25519" in next(refusals())[1], "no key is that long"
     path.unlink()
-    for read in (lambda: read_signer(path, "evidence.signing_key_file"), lambda: read_public_key(path)):
-        with pytest.raises(ConfigError, match="cannot be read"):
-            read()
+    private, public = refusals()
+    assert (private[0], public[0]) == ("evidence.signing_key_file", str(path))
+    assert f"{path} cannot be read: No such file" in private[1]
+    assert public[1] == f"{path}: cannot be read: No such file or directory (check --public-key)"
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.key"
+    path.write_bytes(new_key()[0])
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="other users can read") as told:
+        read_signer(path, "evidence.signing_key_file")
+    (problem,) = told.value.problems
+    assert problem.path == "evidence.signing_key_file"
+
+
+def test_without_the_library_for_keys_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    for use in (new_key, lambda: is_signed_by("key", b"text", b"signature")):
+        with pytest.raises(ConfigError, match="signing needs cryptography, which is not installed"):
+            use()
