@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlencode
 
 import requests
@@ -290,7 +290,7 @@ class Session(requests.Session):
         request = requests.PreparedRequest()
         request.method = method
         request.url = f"{_normal(url)}?{urlencode(params)}" if params else _normal(url)
-        request.headers = CaseInsensitiveDict(cast("CaseInsensitiveDict[str]", self.headers))
+        request.headers = CaseInsensitiveDict(self.headers)  # type: ignore[arg-type]  # its types call them bytes, too
         for header in (headers or {}).items():
             check_header_validity(header)
             request.headers[header[0]] = header[1]

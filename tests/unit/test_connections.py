@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import http.client as http_client
+import socket
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
+import urllib3
 
 from poller.core.errors import BodyTooLargeError, TransientError
-from poller.net.transport import Response, Transport
+from poller.net import connections
+from poller.net.connections import Answer as RawAnswer
+from poller.net.connections import TooLargeError, TooSlowError, bound_client, bounded, is_closed_after
+from poller.net.transport import Response, Transport, root_cause
 from tests.hostile import Answer, Asked, RawServer, endless, headed, http
 
 READ_TIMEOUT_SECONDS = 0.15
@@ -204,3 +211,191 @@ def test_many_workers_are_each_given_their_own_answer(serve: Callable[..., RawSe
         worker.join()
     transport.close()
     assert (wrong, len(server.asked)) == ([], 160)
+
+
+# One answer by itself, from a socket whose other end is ours
+
+
+class Wire:
+    """Both ends of a connection, and the clock that its deadlines are taken from."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+        self.ours.settimeout(1.0)
+        self.now = 100.0
+
+    def answer(self, data: bytes) -> RawAnswer:
+        """What is made of an answer, up to its body. Nothing follows it."""
+        self.theirs.sendall(data)
+        self.theirs.shutdown(socket.SHUT_WR)
+        answer = RawAnswer(self.ours, method="GET")
+        answer.begin()
+        return answer
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    wire = Wire()
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: wire.now))
+    yield wire
+    wire.ours.close()
+    wire.theirs.close()
+
+
+def test_an_answer_may_take_four_time_outs_and_no_longer(wire: Wire) -> None:
+    answer = wire.answer(headed(b"x" * 20_000, "Content-Length: 20000"))
+    wire.now += 4.0
+    assert answer.read(10_000) == b"x" * 10_000
+    wire.now += 0.1
+    with pytest.raises(TooSlowError):
+        answer.read(10_000)
+    answer.close()
+
+
+@pytest.mark.parametrize(("seconds", "after", "is_read"), [(0.5, 0.5, True), (0.5, 0.6, False), (9.0, 4.1, False)])
+def test_the_rest_of_an_answer_can_be_given_less_time_and_not_more(
+    wire: Wire, seconds: float, after: float, is_read: bool
+) -> None:
+    answer = wire.answer(headed(b"x" * 20_000, "Content-Length: 20000"))
+    answer.hurry(seconds)
+    assert wire.ours.gettimeout() == seconds
+    wire.now += after
+    if is_read:
+        assert len(answer.read()) == 20_000
+    else:
+        with pytest.raises(TooSlowError):
+            answer.read()
+    answer.close()
+
+
+def test_of_an_answer_no_more_is_read_than_there_is_room_for(wire: Wire) -> None:
+    answer = wire.answer(headed(b"x" * 50_000, "Content-Length: 50000"))
+    answer.bound(20_000)
+    with pytest.raises(TooLargeError):
+        answer.read()
+    answer.close()
+
+
+def test_an_answer_on_a_socket_without_a_time_out_is_read_as_it_comes(wire: Wire) -> None:
+    wire.ours.settimeout(None)
+    answer = wire.answer(headed(b"body", "Content-Length: 4"))
+    answer.bound(1)
+    answer.hurry(5.0)
+    wire.now += 1000
+    assert answer.read() == b"body"
+    assert wire.ours.gettimeout() == 5.0
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+def test_what_is_said_in_the_meantime_is_skipped_with_its_headers(wire: Wire, status: int) -> None:
+    interim = headed(b"", "X-A: 1", status=f"{status} Wait")
+    answer = wire.answer(interim + interim + headed(b"ok", "Content-Length: 2"))
+    assert (answer.status, answer.headers.get("X-A"), answer.read(), answer.will_close) == (200, None, b"ok", False)
+
+
+def test_a_switch_of_protocols_is_no_word_in_the_meantime(wire: Wire) -> None:
+    answer = wire.answer(headed(b"", "X-A: 1", status="101 Switching Protocols"))
+    assert (answer.status, answer.headers["X-A"]) == (101, "1")
+    answer.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        (["Content-Length: 2", "Content-Length: 3"], "contradict each other"),
+        (["content-length: 2, 7"], "contradict each other"),
+        ([f"X-{number}: y" for number in range(150)], "cannot be read"),
+    ],
+)
+def test_an_answer_whose_headers_cannot_be_believed_has_a_status_and_nothing_else(
+    wire: Wire, headers: list[str], why: str
+) -> None:
+    answer = wire.answer(headed(b"{}", *headers))
+    assert (answer.status, list(answer.headers), answer.will_close) == (200, [], True)
+    assert why in answer.broken_head
+    assert answer.read() == b""
+    answer.close()
+
+
+def test_lengths_that_agree_are_no_contradiction(wire: Wire) -> None:
+    answer = wire.answer(headed(b"{}", "Content-Length: 2", "Content-Length: 2"))
+    assert (answer.broken_head, answer.read()) == ("", b"{}")
+
+
+@pytest.mark.parametrize("interim", [b"", headed(b"", status="103 Wait")])
+def test_headers_that_cannot_be_read_before_the_answer_are_no_answer(wire: Wire, interim: bytes) -> None:
+    for data in (interim + b"nonsense\r\n\r\n", interim + headed(b"", f"X: {'y' * 70_000}", status="103 Wait")):
+        with pytest.raises(http_client.HTTPException):
+            wire.answer(data)
+        wire.ours.close()
+        wire.theirs.close()
+        fresh = Wire()
+        wire.ours, wire.theirs = fresh.ours, fresh.theirs
+
+
+@pytest.mark.parametrize(
+    ("status", "is_closed"),
+    [
+        *((status, False) for status in (200, 407, 409, 428, 430, 499)),
+        *((status, True) for status in (408, 429, 500, 503, 599)),
+    ],
+)
+def test_after_an_answer_that_tells_of_trouble_its_connection_is_closed(
+    wire: Wire, status: int, is_closed: bool
+) -> None:
+    answer = wire.answer(http(b"", status=f"{status} X"))
+    assert answer.will_close is is_closed
+    assert is_closed_after(status) is is_closed
+
+
+# One connection by itself
+
+
+def test_a_connection_that_is_at_its_age_is_closed_after_its_answer(
+    serve: Callable[..., RawServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now))
+    server = serve(lambda asked: http(b""), is_kept=True)
+    transport = Transport(timeout_seconds=(1.0, 1.0), max_age_seconds=10.0)
+    counts = []
+    for seconds in (0.0, 9.9, 0.1, 0.0):
+        now += seconds
+        transport.request("GET", server.url)
+        counts.append(server.connection_count)
+    assert counts == [1, 1, 1, 2]
+    transport.close()
+
+
+def test_what_waits_in_the_kernel_is_bounded_and_so_is_an_answer_on_a_connection(
+    serve: Callable[..., RawServer],
+) -> None:
+    server = serve(lambda asked: http(b"x" * int(asked.path[1:])), is_kept=True)
+    kind = bounded(http_client.HTTPConnection, 1.0, 300.0, 20_000)
+    connection = kind("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=1.0)
+    connection.request("GET", "/100")
+    assert connection.getresponse().read() == b"x" * 100
+    assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 128 * 1024
+    connection.request("GET", "/40000")
+    answer = connection.getresponse()
+    with pytest.raises(TooLargeError):
+        answer.read()
+    answer.close()
+    connection.close()
+
+
+def test_the_connections_of_awss_library_send_and_read_as_ours_do(serve: Callable[..., RawServer]) -> None:
+    server = serve(lambda asked: http(b"x" * int(asked.path[1:])), is_kept=True)
+    pools = {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool}
+    session = SimpleNamespace(_pool_classes_by_scheme=pools)
+    bound_client(SimpleNamespace(_endpoint=SimpleNamespace(http_session=session)), 2.5, 20_000)
+    assert [pool.__name__ for pool in pools.values()] == ["HTTPConnectionPool", "HTTPSConnectionPool"]
+    assert issubclass(pools["https"].ConnectionCls, urllib3.connection.HTTPSConnection)
+    assert {pool.ConnectionCls.send_timeout_seconds for pool in pools.values()} == {2.5}  # type: ignore[attr-defined]
+    assert {pool.ConnectionCls.max_age_seconds for pool in pools.values()} == {300.0}  # type: ignore[attr-defined]
+    with pools["http"]("127.0.0.1", int(server.url.rpartition(":")[2]), timeout=1.0, retries=False) as pool:
+        assert len(pool.request("GET", "/100", preload_content=False).read()) == 100
+        answer = pool.request("GET", "/40000", preload_content=False)
+        with pytest.raises(urllib3.exceptions.HTTPError) as raised:
+            answer.read()
+        assert isinstance(root_cause(raised.value), TooLargeError)
