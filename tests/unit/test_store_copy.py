@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from poller.pipeline.copy import copy
 from poller.pipeline.verify import Verifier
 from poller.sinks.archive import ArchiveSink as Archiving
 from poller.sinks.base import Context
-from poller.store.copying import differences
+from poller.store.copying import COLUMNS, differences
 from poller.store.journal import Action, Person
 from poller.store.overview import FINISHED
 from poller.store.rows import DeadLetter
@@ -59,9 +60,9 @@ def fill(state: Any) -> None:
         [event(4, START + HOUR)],
         contract="2",
         kept=[],
-        unread=[Unread(Window(START + 7, START + 8), UNREADABLE, "x", (b"{",))],
     )
-    commit(state, events(5, 6), contract="2")
+    gap = Unread(Window(START + 7, START + 8), UNREADABLE, "x", (b"{", b"[" * 100))
+    commit(state, events(5, 6), contract="2", unread=[gap])
     batch = next_batch(state, "second", 2)
     assert batch is not None
     settle(
@@ -213,3 +214,122 @@ def test_nothing_is_copied_over_a_state_that_is_there_nor_a_part_of_what_is_aske
     assert back.uses() == ["run"]
     with pytest.raises(StateError, match="no state to copy"):
         copy(FileStores(tmp_path / "empty"), database, lambda *numbers: None)
+
+
+# From files to files, where nothing has to be translated
+
+
+def files_of(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def fill_further(state: Any) -> None:
+    """A contract that waits on its own at a sink, an hour known by number alone, and an archive with a batch in it."""
+    state.outbox.register("proof", "archive")
+    fill(state)
+    place = state.outbox.take("third")
+    assert place.batch(1, 1000) is not None
+    place.postpone_contract("1", 2, NOW, NOW + 60, "not this one")
+    place.release()
+    commit(
+        state,
+        [event(50, START + 2 * HOUR, is_timed=False)],
+        window=Window(START + 2 * HOUR, START + 2 * HOUR + 60),
+        contract="2",
+    )
+    commit(state, [], window=Window(START, START + 90 * HOUR), contract="3")
+    commit(state, [event(60, START - 50 * HOUR)], contract="3", now=START - 40 * HOUR, advance=False)
+    state.contracts.prune(30 * HOUR, 600, NOW + 90 * HOUR)
+    commit(state, events(8, 9))
+
+
+def rows_of(stores: FileStores) -> dict[str, list[tuple[Any, ...]]]:
+    with stores.dump() as (dump,):
+        return {table: list(dump.rows(table)) for table in COLUMNS}
+
+
+def copied(source: FileStores, target: FileStores) -> list[int]:
+    ticks: list[int] = []
+    with source.dump() as dumps:
+        target.load(dumps, ticks.append)
+        assert sum(ticks) == sum(dump.count() for dump in dumps)
+    return ticks
+
+
+def test_a_copy_of_files_is_the_same_and_a_copy_of_it_is_so_to_the_row(tmp_path: Path) -> None:
+    source, once, twice = (FileStores(tmp_path / name) for name in ("source", "once", "twice"))
+    with_state(source, fill_further)
+    archived(source, Evidence(), MemoryPlace())
+    assert {*copied(source, once)} == {1}
+    assert differences(source.snapshot("run"), once.snapshot("run")) == []
+    before, after = rows_of(source), rows_of(once)
+    kept = [table for table in COLUMNS if table not in ("segments", "places", "ledger", "cuts")]
+    assert {table: after[table] for table in kept} == {table: before[table] for table in kept}
+    assert [table for table in kept if not before[table]] == ["archive_batches"], "each has something in it"
+    assert sorted(after["ledger"]) == sorted(before["ledger"])
+    cuts = [{row[:2]: row[2] for row in rows["cuts"]} for rows in (before, after)]
+    assert all(cuts[1][key] >= number for key, number in cuts[0].items()), "rather sent again than taken for sent"
+    copied(once, twice)
+    assert files_of(twice.directory) == ["run.db", "run.lock"]
+    assert rows_of(twice) == rows_of(once)
+    expected, found = (with_state(stores, everything) for stores in (source, once))
+    assert with_state(twice, everything) == found
+    assert found.pop("waiting") == {
+        "first": [6, 7, 8, 9, 50, 60],
+        "second": [1, 3, 5, 6, 7, 8, 9, 50, 60],
+        "third": [7, 8, 9, 50, 60],
+        "proof": [],
+    }
+    assert expected.pop("waiting")["third"] == [50, 60], "contract 1 waits on its own"
+    assert found == expected
+
+
+def test_what_was_collected_before_a_sink_came_is_told_from_what_came_later_in_a_copy_too(tmp_path: Path) -> None:
+    source, target = FileStores(tmp_path / "source"), FileStores(tmp_path / "target")
+    with_state(source, fill)
+    copied(source, target)
+    for sinks, contract, numbers in (
+        (["first"], "1", [90, 91]),
+        (["first", "third"], "1", [1, 2, 3, 90, 91]),
+        (["third"], "2", [5, 6]),
+    ):
+        for stores in (source, target):
+            with closing(stores.collected("run", sinks)) as collected:
+                asked = events(1, 2, 3, 7, 90, 91) if contract == "1" else events(5, 6)
+                assert collected.unseen(contract, asked) == events(*numbers)
+
+
+def test_a_copy_that_would_differ_or_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
+    source, target = FileStores(tmp_path / "source"), FileStores(tmp_path / "target")
+    with_state(source, fill)
+    with_state(source, lambda state: None, use="fetch")
+
+    def fail(rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with source.dump() as dumps:
+        with pytest.raises(KeyboardInterrupt):
+            target.load(dumps, fail)
+        assert files_of(target.directory) == ["fetch.lock", "run.lock"]
+        run = dumps[-1]
+        assert run.use == "run"
+        run.overview = run.overview._replace(filtered={"other": 1}, created_at=1)
+        with pytest.raises(StateError, match=r"the copy of `run` would differ in filtered \(") as error:
+            target.load(dumps, lambda rows: None)
+        assert error.value.hint
+    assert (target.uses(), target.missing()) == ([], {})
+    assert files_of(target.directory) == ["fetch.lock", "run.lock"]
+    copied(source, target)
+    with source.dump() as dumps, pytest.raises(StateError, match=r"fetch\.db is there already"):
+        target.load(dumps, lambda rows: None)
+
+
+def test_nobody_begins_to_work_on_a_state_while_it_is_copied(tmp_path: Path) -> None:
+    source, target = FileStores(tmp_path / "source"), FileStores(tmp_path / "target")
+    with_state(source, fill)
+    with source.dump(), pytest.raises(StateHeldError):
+        source.open("run")
+    with closing(source.open("run")), pytest.raises(StateHeldError), source.dump():
+        pass
+    with closing(target.open("run")), source.dump() as dumps, pytest.raises(StateHeldError):
+        target.load(dumps, lambda rows: None)
