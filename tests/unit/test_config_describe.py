@@ -120,7 +120,7 @@ def test_what_is_in_effect_is_shown_a_key_on_a_line() -> None:
         '\n\n[[accounts]]\nname = "default"\n',
         '\ncontracts = ["7", "8"]\n',
         '\n\n[filter]\nexclude = [{ username = "ü \\"" }]\ninclude = []\n',
-        "\n\n[[sinks]]\n",
+        '\n\n[[sinks]]\nname = "a"\ntype = "http"\n',
         '\nheaders = { "X!a" = "********", b-c = "********" }\n',
     ):
         assert part in text

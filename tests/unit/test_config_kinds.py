@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
@@ -14,9 +15,24 @@ import pytest
 
 from poller.config import AnySink, Config, SecretSource, load
 from poller.config.checks import BadValueError
-from poller.config.kinds import Kind, fields_of
+from poller.config.environment import EnvText
+from poller.config.kinds import (
+    Brokers,
+    Contracts,
+    Duration,
+    Flag,
+    Glob,
+    Headers,
+    Kind,
+    Labels,
+    Number,
+    Size,
+    Text,
+    fields_of,
+)
 from poller.config.reading import Place, Reading
 from poller.config.tables import Nested, Table, table_schema, write_table
+from poller.core.errors import Problem
 
 
 class Colour(Kind, frozen=True):
@@ -202,3 +218,170 @@ def test_every_key_has_a_kind_that_describes_it() -> None:
                 assert field.kind.schema(), field
 
     check(Config)
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ("a", "text"),
+        (True, "true or false"),
+        (7, "a number"),
+        (1.5, "a number"),
+        (["a"], "a list"),
+        ({"a": 1}, "a table"),
+        (date(2026, 5, 1), "a date or time"),
+    ],
+)
+def test_what_a_value_is_and_should_be_is_said_without_it(raw: object, name: str) -> None:
+    for wanted, read in (
+        ("text", Text().read),
+        ("true or false", Flag().read),
+        ("a table", Labels().read),
+        ("a list", Contracts().read),
+    ):
+        if name == wanted or (wanted == "a list" and name == "text"):
+            continue
+        with pytest.raises(BadValueError) as error:
+            read(raw, Place(Reading({}, {}), "x"))
+        assert error.value.message == f"must be {wanted}, not {name}"
+        assert bool(error.value.hint) is ((wanted, name) == ("text", "a number"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "value"),
+    [
+        (Number("", type=int, ge=1, le=5), 1, 1),
+        (Number("", type=int, ge=1, le=5), 5, 5),
+        (Number("", type=int, ge=1, le=5), EnvText("3"), 3),
+        (Number("", type=float, ge=1, le=5), 1, 1.0),
+        (Number("", type=float, ge=1, le=5), EnvText("4.5"), 4.5),
+        (Duration("", type=int, ge=1, le=5), "5s", 5),
+        (Duration("", type=float, ge=0.5, le=5), "500ms", 0.5),
+        (Size("", ge=1, le=1024), "1KiB", 1024),
+        (Size("", ge=1, le=1024), 1, 1),
+        (Flag(), EnvText("TRUE"), True),
+        (Flag(), EnvText("false"), False),
+        (Glob(), 31960001, "31960001"),
+        (Contracts(), EnvText(" 7 ,, 08 "), ("7", "8")),
+        (Contracts(), EnvText(' [7, "08"]'), ("7", "8")),
+        (Brokers(), ["a:1"], ("a:1",)),
+    ],
+)
+def test_a_value_is_read_up_to_its_bounds(kind: Kind, raw: object, value: object) -> None:
+    read = kind.read(raw, Place(Reading({}, {}), "x"))
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "message", "hint"),
+    [
+        (Number("", type=int, ge=1, le=5), 0, "0 is too small", "at least 1"),
+        (Number("", type=int, ge=1, le=5), 6, "6 is too large", "at most 5"),
+        (Number("", type=int, ge=1, le=5), 1.0, "1.0 is not a whole number", ""),
+        (Number("", type=int, ge=1), EnvText("1.5"), "1.5 is not a whole number", ""),
+        (Number("", type=float), EnvText("x"), "'x' is not a number", ""),
+        (Number("", type=float), float("inf"), "inf is not a number", ""),
+        (Number("", type=float, le=5), 10**400, "a number this large is too large", "at most 5"),
+        (Duration("", type=int, ge=1, le=60), "0s", "0s is too small", "at least 1s"),
+        (Duration("", type=int, ge=1, le=60), "61s", "1m1s is too large", "at most 1m"),
+        (Duration("", type=int), "1500ms", "'1500ms' is not in whole seconds", ""),
+        (Duration(""), 60, "60 is not a duration", 'quote it with its unit, such as "60s"'),
+        (Duration(""), 0, "0 is not a duration", 'quote it with its unit, such as "60s" or "1h30m"'),
+        (Duration(""), 10**9, "1000000000 is not a duration", 'quote it with its unit, such as "60s" or "1h30m"'),
+        (Duration(""), "060", "'060' is not a duration", 'it has no unit: "60s", "5m" or "1h30m"'),
+        (Size("", ge=2, le=1024), 1, "1 is too small", "at least 2"),
+        (Size("", ge=2, le=1024), "1025", "1025 is too large", "at most 1KiB"),
+        (Size(""), True, "True is not a size", 'such as "512KiB" or 1000'),
+        (Brokers(example=["a:1"]), [], "must name at least 1", 'such as ["a:1"]'),
+    ],
+)
+def test_a_value_beyond_its_bounds_is_told_in_its_unit(kind: Kind, raw: object, message: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        kind.read(raw, Place(Reading({}, {}), "x"))
+    assert (str(error.value), getattr(error.value, "hint", "")) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "schema"),
+    [
+        (Number("", type=int, ge=1, le=5), "whole number (1 to 5)", {"type": "integer", "minimum": 1, "maximum": 5}),
+        (Number("", type=float, ge=0.5, word="number"), "number (0.5 or more)", {"type": "number", "minimum": 0.5}),
+        (Number("", type=float), "number", {"type": "number"}),
+        (Duration("", ge=1, le=60), "duration (1s to 1m)", Duration.SHAPE),
+        (Size("", ge=1024), "size (1KiB or more)", Size.SHAPE),
+        (Brokers(), "list of host:port", {"type": "array", "items": {"type": "string"}, "minItems": 1}),
+        (Contracts(), "list of contract numbers", {"type": "array", "items": {"type": ["string", "integer"]}}),
+    ],
+)
+def test_a_kind_names_its_bounds_and_has_them_in_its_schema(kind: Kind, name: str, schema: object) -> None:
+    assert (kind.name(), kind.schema()) == (name, schema)
+
+
+def test_a_bad_item_is_told_with_its_place_and_the_others_are_read() -> None:
+    reading = Reading({}, {})
+    assert Contracts().read(["1", "x", 2], Place(reading, "poll.contracts")) == ("1", "2")
+    assert [problem.path for problem in reading.problems] == ["poll.contracts[1]"]
+
+
+def test_headers_are_shown_by_name_and_one_that_is_a_secret_wants_a_private_file() -> None:
+    pairs = {"X-Team": "a", "X-Key": "b"}
+    for is_private, count in ((True, 0), (False, 1)):
+        reading = Reading({}, {}, is_private=is_private)
+        assert Headers().read(pairs, Place(reading, "x")) == pairs
+        assert [problem.message.partition(" stands")[0] for problem in reading.problems] == [
+            "the value of 'X-Key'"
+        ] * count
+    assert Headers().write(pairs) == {"X-Team": "********", "X-Key": "********"}
+    assert Labels().write(pairs) == pairs
+
+
+# Places
+
+
+def test_a_key_that_is_not_bare_is_quoted() -> None:
+    place = Place(Reading({}, {}))
+    assert [place.key(key).path for key in ("a-b_9", "a.b", "a b", "")] == ["a-b_9", "'a.b'", "'a b'", "''"]
+    assert place.key("a").key("b.c").path == "a.'b.c'"
+    assert place.key("a").item(3).below("b").path == "a[3].b"
+    assert (place.below("").path, place.below("b").path, place.key("a").below("").path) == ("", "b", "a")
+
+
+@pytest.mark.parametrize(
+    ("origins", "path", "variable"),
+    [
+        ({"sinks": "S"}, "sinks[0].url", "S[0].url"),
+        ({"sinks": "S", "sinks[0].url": "U"}, "sinks[0].url", "U"),
+        ({"poll.interval": "I"}, "poll.interval", "I"),
+        ({"poll.interval": "I"}, "poll.intervals", ""),
+        ({"poll.interval": "I"}, "poll", ""),
+        ({}, "poll", ""),
+    ],
+)
+def test_a_value_that_a_variable_gave_is_named_by_it(origins: dict[str, str], path: str, variable: str) -> None:
+    reading = Reading({}, origins, is_private=False)
+    place = Place(reading, path)
+    assert place.variable == variable
+    assert place.may_hold_secrets is bool(variable)
+    place.add("message", "hint")
+    assert reading.problems == [Problem(variable or path, "message", "hint")]
+
+
+def test_a_variable_that_goes_deeper_than_a_key_is_what_is_wrong_with_it() -> None:
+    origins = {
+        "poll.interval.x": "DEEP",
+        "state_dir.y": "DEEPER",
+        "sinks[0].url.z": "IN_A_LIST",
+        "poll.intervals.x": "NO",
+    }
+    reading = Reading({}, origins)
+    for path in ("poll.interval", "state_dir", "sinks[0].url", "poll"):
+        Place(reading, path).add("wrong")
+    assert [problem.path for problem in reading.problems] == ["DEEP", "DEEPER", "sinks[0].url", "poll"]
+
+
+def test_a_file_is_looked_for_beside_the_configuration_unless_a_variable_names_it() -> None:
+    reading = Reading({"HOME": "/home/a"}, {"x": "X"}, base=Path("/etc"))
+    named, given = Place(reading, "y"), Place(reading, "x")
+    assert [str(named.file(text)) for text in ("a", "/b", "~/c", "~d/e")] == ["/etc/a", "/b", "/home/a/c", "/etc/~d/e"]
+    assert [str(given.file(text)) for text in ("a", "~/c")] == ["a", "/home/a/c"]
+    assert str(Place(Reading({}, {}, base=Path("/etc")), "y").file("~/c")) == "/etc/~/c"
