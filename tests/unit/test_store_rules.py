@@ -152,7 +152,7 @@ def test_a_copy_differs_only_in_what_a_copy_does_not_keep() -> None:
 @pytest.mark.parametrize(
     ("seconds", "read", "expected"),
     [
-        ((99, 100, 150), {"advance_to": 200}, (1, 0)),
+        ((100, 99, 150), {"advance_to": 200}, (1, 0)),
         ((10, 19, 20, 30, 39, 40), {"advance_to": 200}, (3, 3)),
         ((99, 100), {"advance_to": None}, (0, 0)),
         ((99, 100), {"advance_to": None, "is_repair": True}, (0, 2)),
@@ -373,6 +373,7 @@ def test_letters_are_handled_a_thousand_or_eight_megabytes_at_once() -> None:
     assert [len(piece) for piece in letters.pieces(of(0) for _ in range(2001))] == [1000, 1000, 1]
     large = letters.PIECE_BYTES
     assert [len(piece) for piece in letters.pieces([of(large), of(large - 1), of(1), of(1)])] == [1, 2, 1]
+    assert [len(piece) for piece in letters.pieces([of(large - 1), of(1), of(1)])] == [2, 1]
     assert list(letters.pieces([])) == []
 
 
