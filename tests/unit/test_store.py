@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from poller.core.clocks import Trail
 from poller.core.errors import StateError
 from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
@@ -189,6 +190,79 @@ def test_a_range_that_is_wished_for_already_is_not_doubled(state: State) -> None
         Window(START - 50, START + 10),
     ]
     assert state.contracts.ranges("2") == []
+
+
+def test_of_several_ranges_one_is_ended(state: State) -> None:
+    for end in (10, 20):
+        state.contracts.add_range("1", Window(START - 100, START + end), "since")
+    first, second = state.contracts.ranges("1")
+    with claimed(state) as claim:
+        claim.end_range(first.id)
+        assert claim.ranges() == [second]
+    assert state.contracts.ranges("1") == [second]
+
+
+# Watermarks that are set
+
+
+def test_what_is_skipped_is_counted_unless_the_watermark_is_there_already(state: State) -> None:
+    state.contracts.enrol(["2"], "default", START, START)
+    for contract, to, count in (("1", START + 10, 7), ("1", START + 10, 50), ("1", START + 9, 50), ("2", START + 5, 3)):
+        state.contracts.skip_to(contract, to, count)
+    assert [row.watermark for row in state.contracts.all()] == [START + 10, START + 5]
+    assert state.fact("skipped") == "10"
+
+
+@pytest.mark.parametrize(("to", "origin"), [(START - 5, START - 5), (START + 5, START)])
+def test_a_watermark_is_taken_back_and_the_origin_is_not_behind_it(state: State, to: int, origin: int) -> None:
+    state.contracts.enrol(["2"], "default", START, START)
+    commit(state, [], window=Window(START, START + 60))
+    state.contracts.take_back("1", to, NOW)
+    one, other = state.contracts.all()
+    assert (one.watermark, one.origin) == (to, origin)
+    assert (other.watermark, other.origin) == (START, START)
+    found = state.overview().taken_back
+    assert found is not None
+    assert (found.at, found.watermark) == (NOW, to)
+
+
+def test_a_contract_is_found_by_its_number_and_follows_to_another_account(state: State) -> None:
+    assert state.contracts.get("7") is None
+    state.contracts.enrol(["1"], "other", START + 99, NOW)
+    row = state.contracts.get("1")
+    assert row is not None
+    assert (row.contract, row.account, row.origin, row.watermark) == ("1", "other", START, START)
+    assert row == state.contracts.all()[0]
+
+
+# Facts
+
+
+def test_a_wish_to_read_again_holds_at_its_earliest_until_it_is_done(state: State) -> None:
+    assert state.requested_reread("a") is None
+    for since in (1000, 999, 9999, 1001):
+        state.request_reread(["a", "b"], since)
+    assert (state.requested_reread("a"), state.requested_reread("b")) == (999, 999)
+    state.forget_reread("a")
+    assert (state.requested_reread("a"), state.requested_reread("b")) == (None, 999)
+
+
+def test_the_times_of_polls_are_remembered(state: State) -> None:
+    assert state.clock_trail() == Trail(0, ())
+    for trail in (Trail(5, ((1, 2), (3, 4))), Trail(9, ())):
+        state.remember_clock_trail(trail)
+        assert state.clock_trail() == trail
+
+
+def test_nothing_is_forgotten_that_a_clock_which_was_ahead_will_have_read_again(state: State) -> None:
+    commit(state, events(1), now=START + 60)
+    commit(state, [], window=Window(START, START + 50 * HOUR), now=START + 60)
+    state.remember_clock_trail(Trail(START + 50 * HOUR, ((START + HOUR, START + 50 * HOUR),)))
+    state.prune(HOUR, 600, START + 50 * HOUR)
+    assert state.contracts.unseen("1", events(1)) == []
+    state.remember_clock_trail(Trail(START + 50 * HOUR, ()))
+    state.prune(HOUR, 600, START + 50 * HOUR)
+    assert state.contracts.unseen("1", events(1)) == events(1)
 
 
 # The ledger

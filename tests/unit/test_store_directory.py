@@ -20,6 +20,7 @@ from poller.core.errors import (
     StateUnavailableError,
     StoppedError,
 )
+from poller.store.journal import Action, Person
 from poller.store.sqlite import Stores
 from poller.store.sqlite.diagnosis import check_directory, check_files, check_space
 from poller.store.sqlite.inspection import holder_of, schema_of
@@ -193,6 +194,33 @@ def test_who_waits_for_a_lock_stops_when_asked_to(tmp_path: Path) -> None:
     assert sorted(one.name for one in Path("/proc/self/fd").iterdir()) == before
     held.release()
     Lock(path, wait=True, stop=stop).release()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_no_file_can_be_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(descriptor: int, flags: int) -> None:
+        raise OSError(number, "no locks here")
+
+    before = sorted(one.name for one in Path("/proc/self/fd").iterdir())
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(StateError, match=r"run\.lock: cannot be locked: no locks here") as error:
+        Lock(tmp_path / "run.lock", wait=True, stop=threading.Event())
+    assert "a local file system" in error.value.hint
+    assert sorted(one.name for one in Path("/proc/self/fd").iterdir()) == before
+
+
+def test_the_latest_lines_of_a_journal_are_given_from_a_time_on(stores: Stores) -> None:
+    with closing(stores.open("run")) as state:
+        for number in range(4):
+            state.journal.add(Action(Person(1, "anna"), str(number), clock=lambda number=number: START + number))
+        state.journal.add(Action(Person(1, "anna"), "early", clock=lambda: START - 1))
+    assert [entry.action for entry in stores.journal("run")] == ["0", "1", "2", "3", "early"]
+    assert [entry.action for entry in stores.journal("run", since=START + 1)] == ["1", "2", "3"]
+    assert [entry.action for entry in stores.journal("run", limit=2)] == ["3", "early"]
+    assert [entry.action for entry in stores.journal("run", since=START, limit=1)] == ["3"]
+    last = stores.snapshot("run").last_action
+    assert last is not None
+    assert (last.action, last.at) == ("early", START - 1)
 
 
 # What is told
