@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,7 +14,19 @@ from poller.core.windows import Window
 from poller.pipeline.status import Seen
 from poller.service.rate import MINUTES, Rate
 from poller.service.web.html import HEADERS, render
-from poller.service.web.view import BAD, OK, WARN, View, headline, level, problems, subline
+from poller.service.web.view import (
+    BAD,
+    OK,
+    WARN,
+    View,
+    clock,
+    contract_word,
+    headline,
+    level,
+    problems,
+    sink_word,
+    subline,
+)
 from poller.store.rows import Postponed, Range, Size
 from tests.views import FIRST, HOUR, NOW, TOP, config_of, contract, gap, replica, sink, state, view
 
@@ -230,6 +243,186 @@ def test_a_full_outbox_shows_in_its_figure() -> None:
     config = config_of(["archive"])
     seen = view(state(outbox=Size(5, config.outbox.max_bytes)), config=config)
     assert re.search(r'class="figure bad">0</dd><dd class="more">1 GiB of 1 GiB', render(seen))
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [(NOW, "14:02:00"), (NOW - 14 * HOUR - 120, "00:00:00"), (NOW - 14 * HOUR - 121, "2026-04-30 23:59:59")],
+)
+def test_a_time_of_today_is_told_without_the_date(at: int, words: str) -> None:
+    assert clock(at, NOW) == words
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (view(), "1 contract, 3 s behind now; every sink has all that was collected."),
+        (view(state(sinks=[])), "1 contract, 3 s behind now; there is no sink."),
+        (view(state([contract("1"), contract("2", watermark=NOW - 9)])), "2 contracts, 9 s behind now;"),
+        (view(state(sinks=[sink("a", waiting=1), sink("b")])), "1 sink of 2 has more to take."),
+        (view(state(sinks=[sink("a", waiting=1), sink("b", waiting=1)])), "2 sinks of 2 have more to take."),
+        (view(state([])), "The list below says why."),
+    ],
+)
+def test_below_the_verdict_it_says_how_many_and_how_far(seen: View, words: str) -> None:
+    assert words in subline(seen)
+
+
+def test_before_it_is_known_what_there_is_it_says_that() -> None:
+    assert headline(view(state([]))) == "No contract has been read yet"
+    assert worst(view(state([]), reasons=["no contracts discovered yet"])) == "no contracts discovered yet"
+    assert len(problems(view(state([]), reasons=["no contracts discovered yet"]))) == 1
+
+
+def test_only_what_is_polled_holds_back_what_is_called_complete() -> None:
+    config = config_of(["archive"])
+    poll = type(config.poll)(interval_seconds=60, exclude_contracts=("2",))
+    pending = [Range(1, "2", Window(TOP - 9 * HOUR, TOP - 8 * HOUR), "since")]
+    seen = view(state(gaps=[gap(contract="2")], pending=pending), config=type(config)(poll=poll, sinks=config.sinks))
+    assert headline(seen) == "Complete up to 14:01:57 UTC"
+    span = Window(TOP - 9 * HOUR, TOP - 8 * HOUR)
+    two = [Range(number, FIRST, span, "since") for number in range(2)]
+    assert headline(view(state(pending=two))).endswith("but for 2 spans still to be read")
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_of_spans_that_are_still_read_the_first_three_are_told(count: int) -> None:
+    span = Window(TOP - 9 * HOUR, TOP - 8 * HOUR)
+    told = [word.text for word in problems(view(state(pending=[Range(n, FIRST, span, "since") for n in range(count)])))]
+    assert told[:3] == [f"contract {FIRST}: not complete yet, {span} is still to be read"] * 3
+    rest = {3: [], 4: ["1 more span still to be read"], 5: ["2 more spans still to be read"]}
+    assert told[3:] == rest[count]
+
+
+def test_each_problem_is_a_sentence() -> None:
+    def words(seen: View) -> list[tuple[str, str]]:
+        return [(word.level, word.text) for word in problems(seen)]
+
+    assert words(view(state([contract(failure="HTTP 503")]))) == [
+        (WARN, f"contract {FIRST}: the last poll failed and is tried again: HTTP 503")
+    ]
+    (told,) = words(view(state(gaps=[gap()])))
+    assert told[1].startswith(f"contract {FIRST}: complete but for 1 gap of 1 s")
+    assert told[1].endswith("more entries than the API serves (`ionos-poller gaps list`)")
+    assert words(view(state(sinks=[sink(dead_letters=1)]))) == [
+        (WARN, "sink archive has refused 1 entry for good (`ionos-poller dead-letters list`)")
+    ]
+    assert words(view(token_expiries={"b": NOW, "a": NOW + 14 * 86_400 - 1, "c": NOW + 14 * 86_400})) == [
+        (BAD, "account b: the API token has expired; make a new one and replace its file"),
+        (WARN, "account a: the API token expires in 13 d 23 h; make a new one and replace its file"),
+    ]
+
+
+CONTRACT_WORDS: list[tuple[Any, tuple[str, str, str]]] = [
+    (contract(), (OK, "3 s behind", "")),
+    (contract(failure="HTTP 503"), (WARN, "last poll failed", "HTTP 503; last good poll 3 s ago")),
+    (contract(failure="x", succeeded_at=None), (BAD, "last poll failed", "x; no good poll yet")),
+    (contract(succeeded_at=NOW - 181), (BAD, "3 s behind", "last good poll 3 min ago")),
+]
+
+
+@pytest.mark.parametrize(("row", "word"), CONTRACT_WORDS)
+def test_how_it_goes_with_a_contract(row: Any, word: tuple[str, str, str]) -> None:
+    assert contract_word(view(), row) == word
+
+
+TRY = "refused (`ionos-poller sinks retry archive` tries it at once)"
+SINK_WORDS: list[tuple[Any, tuple[str, str, str]]] = [
+    (sink(), (OK, "up to date", "")),
+    (sink(waiting=1), (OK, "delivering", "")),
+    (sink(parked_at=NOW - 60, failure="refused"), (BAD, "parked for 1 min, next try in 0 s", TRY)),
+    (sink(parked_at=NOW - 60, retry_at=NOW + 9, failure="refused"), (BAD, "parked for 1 min, next try in 9 s", TRY)),
+    (sink(retry_at=NOW + 12, attempts=4, failure="refused"), (WARN, "attempt 4, next try in 12 s", TRY)),
+    (
+        sink()._replace(postponed=[OWN]),
+        (WARN, "1 contract waits on its own", f"contract {FIRST}, next try in 30 s: HTTP 429: limit"),
+    ),
+    (
+        sink()._replace(postponed=[OWN, OWN]),
+        (WARN, "2 contracts wait on their own", f"contract {FIRST}, next try in 30 s: HTTP 429: limit"),
+    ),
+    (
+        sink("gone"),
+        (WARN, "no longer in the configuration", "`ionos-poller sinks forget gone` deletes what waits for it"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "word"), SINK_WORDS)
+def test_how_it_goes_with_a_sink(row: Any, word: tuple[str, str, str]) -> None:
+    assert sink_word(view(config=config_of(["archive"])), row) == word
+
+
+FIGURE = re.compile(
+    r'<dt>(?P<name>[^<]*)</dt><dd class="figure (?P<how>[a-z]*)">(?P<figure>[^<]*)</dd><dd class="more">(?P<more>[^<]*)</dd>'
+)
+
+
+def figures(seen: View) -> dict[str, tuple[str, str, str]]:
+    """By its name: the figure, what is below it, and how it is."""
+    found = FIGURE.finditer(render(seen))
+    return {match["name"]: (match["figure"], match["more"], match["how"]) for match in found}
+
+
+def test_where_all_is_well_the_figures_say_so() -> None:
+    limit = "1 GiB"
+    assert figures(view()) == {
+        "Behind now": ("3 s", "polled every 1 min", OK),
+        "Waiting for sinks": ("0", f"0 bytes of {limit}", OK),
+        "Dead letters": ("0", "nothing refused", OK),
+        "Gaps": ("0", "spans not readable", OK),
+        "API token": ("no expiry", "or it does not say when", OK),
+    }
+
+
+def test_figures_add_up_over_sinks_and_gaps() -> None:
+    gaps = [gap(), gap(2), gap(3, is_accepted=True)]
+    sinks = [sink("a", waiting=1500, dead_letters=2), sink("b", waiting=7, dead_letters=1)]
+    found = figures(view(state(sinks=sinks, gaps=gaps, outbox=Size(1507, 4096, 1024))))
+    assert found["Waiting for sinks"] == ("1,507", "5 KiB of 1 GiB", OK)
+    assert found["Dead letters"] == ("3", "refused for good", WARN)
+    assert found["Gaps"] == ("2", "1 accepted", WARN)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([contract(watermark=NOW - 70)], ("1 min", "polled every 1 min", OK)),
+        ([contract("1"), contract("2", watermark=NOW - 70)], ("1 min", "contract 2", OK)),
+        ([contract("1", succeeded_at=NOW - 181), contract("2")], ("3 s", "contract 1", BAD)),
+        ([contract("1", succeeded_at=NOW - 180), contract("2")], ("3 s", "contract 1", OK)),
+        ([], ("unknown", "no contract yet", WARN)),
+    ],
+)
+def test_how_far_behind_it_is_is_that_of_the_last(rows: list[Any], expected: tuple[str, str, str]) -> None:
+    assert figures(view(state(rows)))["Behind now"] == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "figure", "how"),
+    [
+        (0, "expired", BAD),
+        (1, "1 s left", WARN),
+        (2 * 86_400 - 1, "1 d 23 h left", WARN),
+        (2 * 86_400, "2 d left", WARN),
+        (14 * 86_400 - 1, "13 d left", WARN),
+        (14 * 86_400, "14 d left", OK),
+    ],
+)
+def test_how_long_a_token_is_good(seconds: int, figure: str, how: str) -> None:
+    at = NOW + seconds
+    day = datetime.fromtimestamp(at, UTC).date().isoformat()
+    assert figures(view(token_expiries={"a": at}))["API token"] == (figure, f"on {day}", how)
+    two = figures(view(token_expiries={"b": at + 1.0, "a": at}))["API token"]
+    assert two == (figure, "account a", how)
+
+
+@pytest.mark.parametrize(("free", "how"), [(1, OK), (0, BAD)])
+def test_an_outbox_is_full_when_it_is_used_up(free: int, how: str) -> None:
+    config = config_of(["archive"])
+    letters = 1000
+    seen = view(state(outbox=Size(5, config.outbox.max_bytes - letters - free, letters)), config=config)
+    assert figures(seen)["Waiting for sinks"][2] == how
 
 
 # Entries per minute

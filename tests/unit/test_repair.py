@@ -198,7 +198,15 @@ def rounds(place: Place, *missing: int, first: int = 9, failures: int = 0) -> An
 
 @pytest.mark.parametrize(
     ("missing", "left", "collected"),
-    [([0], 0, 2), ([9], 9, 2), ([10], 10, 2), ([8, 0], 0, 4), ([8, 8], 8, 4), ([8, 7, 6, 5, 4, 3], 4, 10)],
+    [
+        ([0], 0, 2),
+        ([9], 9, 2),
+        ([10], 10, 2),
+        ([8, 0], 0, 4),
+        ([8, 1, 0], 0, 6),
+        ([8, 8], 8, 4),
+        ([8, 7, 6, 5, 4, 3], 4, 10),
+    ],
 )
 def test_it_is_repeated_while_it_helps_and_five_times_at_most(
     place: Place, missing: list[int], left: int, collected: int
