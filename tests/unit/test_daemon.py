@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,13 +25,17 @@ from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Prepared
+from poller.pipeline.reloads import Reload, last_reload
 from poller.service import schedule
 from poller.service.components import Components
 from poller.service.daemon import Daemon
+from poller.service.health import Health
 from poller.service.notify import Notifier
 from poller.sinks.stdout import PRINTED, StdoutSink
+from poller.store.journal import Action, Person
 from poller.store.sqlite import State
 from poller.system import liveness
+from poller.system.listening import listen, stop_listening
 from tests.states import commit
 from tests.support import wait_until
 from tests.unit.test_triggers import due_times
@@ -101,19 +110,22 @@ def signals() -> Iterator[None]:
 class Running:
     """A daemon of this process; `during` is what happens to it, in a thread, until it is told to stop."""
 
-    def __init__(self, directory: Path, sinks: Sequence[Sink], api: Api | None = None) -> None:
+    def __init__(
+        self, directory: Path, sinks: Sequence[Sink], api: Api | None = None, config: Config = QUIET, **options: Any
+    ) -> None:
+        self.config = config
         self.state = State.open(directory, "run")
         self._api = api
         self.ear = Ear()
         self.sinks = self.sinks_before = sinks
         self.built: list[Config | None] = []
-        self.daemon = Daemon(self.state, self._build, self.ear)
+        self.daemon = Daemon(self.state, self._build, self.ear, **options)
 
     def _build(self, stop: threading.Event, observe: object, before: Config | None) -> Components:
         self.built.append(before)
         sinks = self.sinks if before is None else self.sinks_before
         accounts: Any = {} if self._api is None else {"default": self._api}
-        return Components(QUIET, accounts, sinks, dict, lambda contract, events: Prepared(events))
+        return Components(before or self.config, accounts, sinks, dict, lambda contract, events: Prepared(events))
 
     def run(self, during: Callable[[], None]) -> None:
         failures: list[BaseException] = []
@@ -286,3 +298,206 @@ def test_every_job_catches_up_in_one_step_with_a_clock_set_forward_by_a_year(tmp
             assert len(due_times(job.trigger, job.next_run_time, job.next_run_time + timedelta(days=366))) == 2, job.id
 
     running.run(during)
+
+
+def asked(path: Path, target: str) -> tuple[int, dict[str, str], bytes]:
+    """What an endpoint at a socket answers."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(10)
+        channel.connect(str(path))
+        channel.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: channel.recv(65_536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+def listening(path: Path, state_dir: Path) -> Config:
+    return Config(http=Http(listen=f"unix:{path}"), state_dir=state_dir)
+
+
+def test_before_it_has_started_it_is_not_ready(tmp_path: Path) -> None:
+    running = Running(tmp_path, [Sink()])
+    assert running.daemon.ready() == Health(False, ("starting",))
+    assert running.daemon.alive() == Health(True)
+    running.state.close()
+
+
+def test_systemd_is_told_when_it_has_started_how_it_goes_and_that_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="poller")
+    running = Running(tmp_path, [Sink()])
+    told = running.ear.told
+    running.run(lambda: wait_until(lambda: any("WATCHDOG" in values for values in told), what="it ticks"))
+    assert {"READY": "1", "STATUS": "collecting"} in told
+    assert told[-1] == {"STOPPING": "1", "STATUS": "finishing what is in flight"}
+    ticks = [values for values in told if "WATCHDOG" in values]
+    assert ticks[-1]["STATUS"] == "no contracts discovered yet" or ticks[-1]["STATUS"] == "ready"
+    (started,) = logged(caplog, "daemon.started")
+    assert (started["config"], started["sinks"]) == ("environment", ["stdout"])
+    assert logged(caplog, "daemon.stopped")
+
+
+def test_all_of_it_is_answered_at_its_endpoint(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    running = Running(tmp_path / "state", [Sink()], Api(lambda: None, ["1"]), listening(path, tmp_path / "state"))
+
+    def during() -> None:
+        wait_until(lambda: running.state.contracts.get("1"), what="a contract is known")
+        status, headers, body = asked(path, "/")
+        assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert (b"<!doctype html>" in body.lower(), b"No contract" in body) == (True, False)
+        status, headers, body = asked(path, "/status.json")
+        assert (status, headers["Content-Type"], body[-1:]) == (200, "application/json", b"\n")
+        data = json.loads(body)
+        assert data["uses"]["run"]["contracts"][0]["contract"] == "1"
+        assert data["uses"]["run"]["process"] == os.getpid()
+        assert asked(path, "/healthz")[0] == 200
+        status, _, body = asked(path, "/readyz")
+        assert (status, json.loads(body)["status"]) == (503, "failing")
+        assert b"ionos_poller_state_available 1.0" in asked(path, "/metrics")[2]
+
+    running.run(during)
+    assert not path.exists()
+
+
+def test_a_reload_listens_where_the_new_configuration_says_and_is_noted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="poller")
+    first, second, place = tmp_path / "1", tmp_path / "2", tmp_path / "state"
+    running = Running(place, [Sink()], config=listening(first, place), clock=lambda: 1_777_593_600.0)
+    reloads: list[Any] = []
+
+    def reload(count: int) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_until(lambda: len(logged(caplog, "config.reloaded")) == count, what="a good one is taken")
+        reloads.append(last_reload(running.state))
+
+    def during() -> None:
+        running.config = listening(second, place)
+        reload(1)
+        assert (first.exists(), asked(second, "/healthz")[0]) == (False, 200)
+        running.config = Config(http=Http(listen=""), state_dir=place)
+        reload(2)
+        assert not second.exists()
+        running.config = listening(first, tmp_path / "elsewhere")
+        reload(3)
+        assert asked(first, "/healthz")[0] == 200
+
+    running.run(during)
+    assert reloads == [Reload(os.getpid(), 1_777_593_600.0, "")] * 3
+    assert next(values for values in running.ear.told if "RELOADING" in values)["MONOTONIC_USEC"].isdigit()
+    (needed,) = logged(caplog, "config.restart_needed")
+    assert str(tmp_path / "elsewhere") in needed["configured"]
+    assert str(place) in needed["in_use"]
+    with closing(State.open(place, "run")) as state:
+        last = state.overview().last_action
+        assert last is not None
+        assert (last.login, last.action, last.at) == ("signal", "reload", 1_777_593_600)
+
+
+def test_an_address_that_cannot_be_had_is_waited_for_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poller.service.daemon._LISTEN_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("poller.service.daemon._WAKE_SECONDS", 0.02)
+    caplog.set_level("INFO", logger="poller")
+    path = tmp_path / "s"
+    other = listen(path)
+    running = Running(tmp_path / "state", [Sink()], config=listening(path, tmp_path / "state"))
+
+    def during() -> None:
+        assert any("taken by another program" in reason for reason in running.daemon.ready().reasons)
+        stop_listening(path, other)
+        wait_until(lambda: logged(caplog, "endpoint.opened"), what="it listens")
+        assert asked(path, "/healthz")[0] == 200
+        assert not any("taken by another program" in reason for reason in running.daemon.ready().reasons)
+
+    running.run(during)
+    assert len(logged(caplog, "endpoint.unavailable")) == 1
+
+
+def test_a_reload_to_an_address_that_cannot_be_had_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, place = tmp_path / "1", tmp_path / "2", tmp_path / "state"
+    other = listen(second)
+    running = Running(place, [Sink()], config=listening(first, place))
+
+    def during() -> None:
+        running.config = listening(second, place)
+        os.kill(os.getpid(), signal.SIGHUP)
+        (told,) = wait_until(lambda: logged(caplog, "config.reload_failed"), what="it is told")
+        assert "taken by another program" in told["why"]
+        wait_until(lambda: first.exists() and asked(first, "/healthz")[0] == 200, what="it listens as before")
+        found = wait_until(lambda: last_reload(running.state), what="it is noted")
+        assert "taken by another program" in found.failure
+
+    running.run(during)
+    stop_listening(second, other)
+
+
+def test_a_clock_that_is_set_back_has_what_is_due_done_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poller.service.daemon._WAKE_SECONDS", 0.02)
+    lead = 0.0
+    running = Running(tmp_path, [Sink()], clock=lambda: time.monotonic() + lead)
+    caught_up: list[None] = []
+
+    def during() -> None:
+        nonlocal lead
+        monkeypatch.setattr(running.daemon._work, "catch_up", lambda: caught_up.append(None))
+        for step in (600.0, -1.5):
+            lead += step
+            threading.Event().wait(0.1)
+        assert logged(caplog, "clock.set_back") == []
+        lead -= 60.0
+        wait_until(lambda: caught_up, what="it is noticed")
+
+    running.run(during)
+    assert [record["seconds"] for record in logged(caplog, "clock.set_back")] == [60]
+    assert len(caught_up) == 1
+
+
+def test_what_a_person_does_meanwhile_is_logged_with_the_next_tick(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "HEARTBEAT_SECONDS", 1.0)
+    caplog.set_level("INFO", logger="poller")
+    running = Running(tmp_path, [Sink()])
+    before = Action(Person(1000, "anna"), "sinks retry", "before")
+    running.state.journal.add(before)
+
+    def during() -> None:
+        running.state.journal.add(Action(Person(1000, "anna"), "sinks retry", "meanwhile"))
+        running.daemon._tick()
+
+    running.run(during)
+    assert [record["subject"] for record in logged(caplog, "journal.recorded")] == ["meanwhile"]
+
+
+def test_a_scheduler_that_ticks_no_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running(tmp_path, [Sink()])
+    now = time.monotonic()
+    for seconds, is_alive in ((19.9, True), (20.5, False)):
+        clock = SimpleNamespace(monotonic=lambda at=now + seconds: at)
+        monkeypatch.setattr("poller.service.daemon.time", clock)
+        health = running.daemon.alive()
+        assert health.is_well == is_alive
+        assert [reason.partition(" for ")[0] for reason in health.reasons] == ["the scheduler has not ticked"] * (
+            not is_alive
+        )
+    running.state.close()
+
+
+def test_a_status_that_is_too_long_for_systemd_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Running(tmp_path, [Sink()])
+    monkeypatch.setattr(running.daemon, "_look", lambda: (Health(False, ("x" * 400, "y" * 400)), 7))
+    running.daemon._tick()
+    (told,) = running.ear.told
+    assert told == {"WATCHDOG": "1", "STATUS": f"{'x' * 400}; {'y' * 98}"}
+    running.state.close()

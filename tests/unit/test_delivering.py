@@ -114,7 +114,7 @@ def test_a_send_that_is_put_off_is_counted_by_its_kind(bench: Bench) -> None:
 
 
 def test_a_state_that_lets_one_sink_not_work_is_told_by_it_until_it_does(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("poller.pipeline.loop.UNAVAILABLE_SECONDS", 0.01)
     is_full = True
@@ -130,6 +130,7 @@ def test_a_state_that_lets_one_sink_not_work_is_told_by_it_until_it_does(
     delivering.wake()
     (reason,) = wait_until(lambda: bench.jobs.unavailable, what="it is told")
     assert "no space left" in reason
+    assert [vars(record)["sink"] for record in caplog.records if record.message == "state.full"] == ["out"]
     is_full = False
     delivering.wake()
     wait_until(lambda: sink.lines and not bench.jobs.unavailable, what="it is over")

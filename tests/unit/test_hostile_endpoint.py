@@ -152,6 +152,48 @@ def test_only_addresses_and_names_of_ours_may_be_asked(endpoint: Endpoint, host:
     assert said.startswith(b"HTTP/1.1 %d " % status)
 
 
+def test_each_answer_has_its_type_and_is_for_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poller.service.health.listen", lambda address: socket.create_server(("127.0.0.1", 0)))
+    monkeypatch.setattr("poller.service.health.stop_listening", lambda address, listener: listener.close())
+    health = Health(True, (), ("a note",))
+    endpoint = Endpoint(("poller.internal", 0), routes(ready=lambda: health), hosts=["Named.example"])
+
+    def ask(path: str, host: str = "poller.internal", method: str = "GET") -> tuple[int, str, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=5)
+        connection.request(method, path, headers={"Host": host})
+        answer = connection.getresponse()
+        body = answer.read()
+        assert method == "HEAD" or answer.headers["Content-Length"] == str(len(body))
+        assert [answer.headers[name] for name in ("Cache-Control", "X-Content-Type-Options", "Referrer-Policy")] == [
+            "no-store",
+            "nosniff",
+            "no-referrer",
+        ]
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        connection.close()
+        return answer.status, answer.headers["Content-Type"], body
+
+    try:
+        assert ask("/metrics") == (200, "text/plain; version=0.0.4; charset=utf-8", b"up 1\n")
+        assert ask("/status.json") == (200, "application/json", b"{}\n")
+        assert ask("/healthz") == (200, "application/json", b'{"status":"ok","reasons":[]}\n')
+        assert ask("/readyz")[2] == b'{"status":"ok","reasons":[],"notes":["a note"]}\n'
+        assert ask("/healthz", method="HEAD") == (200, "application/json", b"")
+        assert ask("/x") == (404, "text/plain; charset=utf-8", b"/ /status.json /metrics /healthz /readyz\n")
+        words = b"this host name is not ours: see http.hosts\n"
+        assert ask("/", "evil.example") == (421, "text/plain; charset=utf-8", words)
+        assert [ask("/", host)[0] for host in ("named.example", "NAMED.EXAMPLE:1", "localhost")] == [200] * 3
+        assert ask("/?all")[0] == ask("/?x")[0] == 200
+    finally:
+        endpoint.close()
+
+
+def test_all_of_the_page_is_given_to_who_asks_for_all(endpoint: Endpoint) -> None:
+    for query, is_whole in (("?all", b"True"), ("?al", b"False"), ("", b"False")):
+        said = say(endpoint, b"GET /%s HTTP/1.0\r\n\r\n" % query.encode())
+        assert b"X-Page: " + is_whole in said
+
+
 def test_of_two_hosts_both_are_looked_at(endpoint: Endpoint) -> None:
     said = say(endpoint, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
     assert b" 421 " in said

@@ -30,6 +30,7 @@ class Clock(datetime):
 
     @classmethod
     def now(cls, tz: Any = None) -> datetime:
+        assert tz is UTC
         return NOW
 
 

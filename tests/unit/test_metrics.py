@@ -54,9 +54,9 @@ def test_gauges_of_accounts_and_contracts_that_left_go_with_them() -> None:
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """Every sample of the state, by its name and the values of its labels."""
+    """Every sample of the state, by its name and its labels."""
     return {
-        " ".join([sample.name.removeprefix("ionos_poller_"), *sample.labels.values()]): sample.value
+        " ".join([sample.name.removeprefix("ionos_poller_"), *map("=".join, sample.labels.items())]): sample.value
         for family in text_string_to_metric_families(metrics.render().decode())
         for sample in family.samples
     }
@@ -96,47 +96,51 @@ def test_the_books_are_shown_under_their_names() -> None:
     expected = {
         "lease_lost_total": 0,
         "state_available": 1,
-        "events_collected_total default 1": 5,
-        "events_collected_total test 2": 2010,
-        "events_duplicate_total 1": 4,
-        "events_late_total 1": 3,
-        "events_repaired_total 1": 2,
-        "events_sharing_id_total 1": 1,
-        "events_filtered_total reads": 6,
-        "collect_lag_seconds default 1": 90,
-        "last_poll_success_at_seconds 1": NOW - 7,
-        "events_delivered_total loki": 2005,
-        "dead_letters loki": 2,
-        "dead_letters out": 0,
-        "dead_letters_written_total loki": 4,
-        "dead_letters_replayed_total loki": 1,
-        "dead_letters_purged_total loki": 1,
-        "dead_letters_written_total out": 0,
-        "outbox_events loki": 3,
+        "events_collected_total account=default contract=1": 5,
+        "events_collected_total account=test contract=2": 2010,
+        "events_duplicate_total contract=1": 4,
+        "events_late_total contract=1": 3,
+        "events_repaired_total contract=1": 2,
+        "events_sharing_id_total contract=1": 1,
+        "events_filtered_total reason=reads": 6,
+        "collect_lag_seconds account=default contract=1": 90,
+        "last_poll_success_at_seconds contract=1": NOW - 7,
+        "events_delivered_total sink=loki": 2005,
+        "dead_letters sink=loki": 2,
+        "dead_letters sink=out": 0,
+        "dead_letters_written_total sink=loki": 4,
+        "dead_letters_replayed_total sink=loki": 1,
+        "dead_letters_purged_total sink=loki": 1,
+        "dead_letters_written_total sink=out": 0,
+        "outbox_events sink=loki": 3,
         "outbox_bytes": 400,
-        "deliver_lag_seconds loki": 30,
-        "deliver_lag_seconds out": 0,
+        "deliver_lag_seconds sink=loki": 30,
+        "deliver_lag_seconds sink=out": 0,
         "state_created_at_seconds": NOW - 99,
         "log_lines_dropped_total": 0,
-        "gaps 1 dense": 2,
-        "gaps 1 refused": 1,
-        "gap_seconds 1": 9,
-        "sink_parked loki": 1,
-        "sink_parked out": 0,
-        "contracts_postponed loki": 1,
-        "contracts_postponed out": 0,
-        "archive_digests_total out": 8,
+        "gaps contract=1 reason=dense": 2,
+        "gaps contract=1 reason=refused": 1,
+        "gap_seconds contract=1": 9,
+        "sink_parked sink=loki": 1,
+        "sink_parked sink=out": 0,
+        "contracts_postponed sink=loki": 1,
+        "contracts_postponed sink=out": 0,
+        "archive_digests_total sink=out": 8,
     }
     assert {name: shown.get(name) for name in expected} == expected
-    assert not {"collect_lag_seconds test 2", "gap_seconds 2", "gaps 2 dense"} & set(shown), "it is not polled"
+    assert not {
+        "collect_lag_seconds account=test contract=2",
+        "gap_seconds contract=2",
+        "gaps contract=2 reason=dense",
+    } & set(shown), "it is not polled"
 
 
 def test_a_lag_is_never_negative_and_what_is_not_known_is_not_shown() -> None:
     overview = views.state([views.contract("2", watermark=NOW + 5, succeeded_at=None)], [])
     shown = values(Metrics(lambda: overview, lambda: NOW))
-    assert shown["collect_lag_seconds default 2"] == 0
+    assert shown["collect_lag_seconds account=default contract=2"] == 0
     assert not [name for name in shown if name.startswith(("last_poll", "state_created"))]
-    assert shown["events_filtered_total none"] == 0
+    assert shown["events_filtered_total reason=none"] == 0
 
 
 def test_what_the_process_does_is_counted() -> None:
@@ -148,8 +152,20 @@ def test_what_the_process_does_is_counted() -> None:
     metrics.workers_stuck.set(2)
     metrics.replica_contracts.set(3)
     shown = values(metrics)
-    assert (shown["api_requests_total 200"], shown["api_requests_total error"]) == (2, 1)
+    assert (shown["api_requests_total code=200"], shown["api_requests_total code=error"]) == (2, 1)
     assert (shown["api_request_seconds_count"], shown["api_request_seconds_sum"]) == (3, 2.75)
-    assert shown["batches_failed_total refused loki"] == 1
+    assert shown["batches_failed_total reason=refused sink=loki"] == 1
     assert (shown["workers_stuck"], shown["replica_contracts"]) == (2, 3)
-    assert shown[f"build_info {__version__}"] == 1
+    assert shown[f"build_info version={__version__}"] == 1
+
+
+def test_each_metric_has_a_sentence() -> None:
+    overview = views.state([views.contract()], [views.sink()], created_at=NOW)
+    metrics = Metrics(lambda: overview, lambda: NOW)
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    assert len(families) > 30
+    for family in families:
+        words = family.documentation.rstrip(".")
+        assert f"{words}." == family.documentation, family.name
+        assert (words[0] != words[0].lower()) or words[0].isdigit(), family.name
+        assert words != words.upper(), family.name

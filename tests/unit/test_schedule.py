@@ -123,6 +123,17 @@ def test_a_state_that_was_taken_away_ends_it(bench: Bench, monkeypatch: pytest.M
     assert len(looked) == 1
 
 
+def test_what_is_polled_is_audited_and_polled_where_something_is_missing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(bench.schedule.auditing, "audit", lambda *args: asked.append(args))
+    bench.schedule.start()
+    bench.schedule.polling.contracts = {"1"}
+    bench.run("audit")
+    assert asked == [({"1"}, bench.schedule.polling.poll)]
+
+
 def test_when_tokens_expire_is_known_after_a_look(bench: Bench) -> None:
     bench.schedule.start()
     assert bench.schedule.token_expiries == {}
