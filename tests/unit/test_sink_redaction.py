@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 
 from poller.config import Config, FileSink, Redact, Secret, SecretSource
+from poller.core.errors import ConfigError
 from poller.core.mapping.redact import Redactor
 from poller.sinks.redaction import build_redact, redactions_of
 
@@ -37,6 +39,13 @@ def test_each_of_the_three_alone_is_enough() -> None:
     assert done(Redact(drop=("a",))) == {"b": "y", "c": "z", "d": 1}
     assert done(Redact(mask=("b",)))["b"] == "***"
     assert done(Redact(hash=("c",)), key("shared"))["c"] == hashed("shared")
+
+
+def test_a_key_is_read_only_where_something_is_hashed() -> None:
+    gone = SecretSource("file", "/gone", path="redact.hash_key_file")
+    assert done(Redact(drop=("a",)), gone) == {"b": "y", "c": "z", "d": 1}
+    with pytest.raises(ConfigError):
+        done(Redact(hash=("c",)), gone)
 
 
 def test_a_table_without_fields_and_no_table_change_nothing() -> None:

@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import responses
 
@@ -29,13 +31,15 @@ from poller.config import (
 from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, TooLarge
 from poller.core.errors import StoppedError
 from poller.core.events import OutboxEvent
+from poller.core.mapping.moesif import ActionMaker
 from poller.net.transport import Response
 from poller.net.words import words_of
-from poller.sinks import logging_service, loki
+from poller.sinks import logging_service, loki, moesif
 from poller.sinks.age import AgeLimit
 from poller.sinks.base import Context
 from poller.sinks.build import build_sink
 from poller.sinks.http import outcome_of
+from poller.sinks.render import build_render, chosen_render
 from tests.support import TOP, clean_environment
 
 NOON = int(datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp())
@@ -166,9 +170,16 @@ def test_the_logging_service_gets_the_lines_as_they_are():
     request = responses.calls[0].request
     assert request.body == b"[" + b",".join(lines) + b"]"
     assert request.headers["APIKEY"] == KEY
+    assert "APIKEY" in list(request.headers), "spelt as it is documented"
     assert request.headers["Content-Type"] == "application/json"
     assert request.headers["X-Team"] == "audit"
     assert "Content-Encoding" not in request.headers
+
+
+@responses.activate
+def test_a_tag_that_leads_nowhere_is_named():
+    responses.post(f"{URL}/activityLog", status=404)
+    assert "check url and tag" in logging_sink().send([event()]).reason
 
 
 @responses.activate
@@ -238,6 +249,83 @@ def test_loki_is_told_who_we_are(settings, header, value):
     assert responses.calls[0].request.headers.get(header) == value
 
 
+# Moesif
+
+
+def moesif_sink(too_old="dead-letter", **settings):
+    table = MoesifSink(**{"name": "moesif", "url": URL, "application_id": secret(), **settings})
+    return moesif.MoesifSink(table, Context(Config(), threading.Event(), too_old), clock=lambda: NOON)
+
+
+ACTIONS = [event(1, line=b'{"@uuid":"a","event":{"type":"T"}}'), event(2, line=b'{"@uuid":"b","x":{"y":"z"}}')]
+
+
+@responses.activate
+def test_moesif_gets_one_action_alone_and_several_as_an_array():
+    responses.post(f"{URL}/v1/actions", status=201)
+    responses.post(f"{URL}/v1/actions/batch", status=202)
+    sink = moesif_sink(action_name="x.y", uri_base="https://other.example")
+    made = [ActionMaker(action_name="x.y", uri_base="https://other.example").make(one) for one in ACTIONS]
+    assert sink.send(ACTIONS[:1]) == Accepted(status=201)
+    assert sink.send(ACTIONS) == Accepted(status=202)
+    single, batch = (call.request for call in responses.calls)
+    assert single.body == made[0]
+    assert batch.body == b"[" + made[0] + b"," + made[1] + b"]"
+    assert single.headers["X-Moesif-Application-Id"] == KEY
+    assert "X-Moesif-Application-Id" in list(single.headers), "spelt as it is documented"
+
+
+@responses.activate
+def test_moesif_is_not_asked_to_take_more_than_it_does(monkeypatch):
+    responses.post(f"{URL}/v1/actions", status=201)
+    responses.post(f"{URL}/v1/actions/batch", status=201)
+    sizes = [len(ActionMaker().make(one)) for one in ACTIONS]
+    largest = max(sizes)
+    assert moesif_sink(max_event_bytes=largest).send(ACTIONS) == Accepted(status=201)
+    too_long = TooLarge(f"larger than max_event_bytes: an action of {largest} bytes")
+    assert moesif_sink(max_event_bytes=largest - 1).send(ACTIONS) == too_long
+    body = sum(sizes) + len("[,]")
+    monkeypatch.setattr(moesif, "MAX_BODY_BYTES", body)
+    assert moesif_sink().send(ACTIONS) == Accepted(status=201)
+    monkeypatch.setattr(moesif, "MAX_BODY_BYTES", body - 1)
+    assert moesif_sink().send(ACTIONS) == TooLarge(f"a batch of {body} bytes")
+    assert len(responses.calls) == 2
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (201, b"", Accepted(status=201)),
+        (400, b"batch is empty", Accepted(status=400)),
+        (400, b"no such field", Refused("HTTP 400: no such field", 400)),
+    ],
+)
+def test_a_probe_of_moesif_sends_no_action(status, body, expected):
+    responses.post(f"{URL}/v1/actions/batch", status=status, body=body)
+    assert moesif_sink().probe() == expected
+    assert responses.calls[0].request.body == b"[]"
+
+
+@responses.activate
+def test_an_address_that_is_not_moesifs_is_named():
+    responses.post(f"{URL}/v1/actions", status=404)
+    assert "check url)" in moesif_sink().send(ACTIONS[:1]).reason
+
+
+@responses.activate
+@pytest.mark.parametrize("make", [moesif_sink, loki_sink])
+def test_what_is_older_than_the_other_side_takes_is_refused_here(make):
+    responses.post(f"{URL}/v1/actions", status=201)
+    responses.post(f"{URL}/loki/api/v1/push", status=204)
+    limit = make().max_age_seconds
+    assert limit == (30 if make is moesif_sink else 7) * 86_400 - 60
+    assert make().send([event(limit)]) == Accepted(status=201 if make is moesif_sink else 204)
+    what = "30 days that Moesif takes" if make is moesif_sink else "7 days that Loki takes"
+    assert what in make().send([event(limit + 0.000001)]).refused[0]
+    assert len(responses.calls) == 1
+
+
 # Probing
 
 
@@ -298,6 +386,57 @@ def test_every_type_of_sink_can_be_built_and_takes_over_its_table():
         assert {key: getattr(sink.settings, key) for key in settings} == settings
 
 
+@responses.activate
+def test_what_becomes_of_old_events_is_what_was_asked_for_and_else_a_dead_letter():
+    responses.post(f"{URL}/loki/api/v1/push", status=204)
+    old = event(1000 * 86_400, collected_at=int(time.time()))
+    table = LokiSink(name="loki", url=URL)
+    assert list(build_sink(table, Config(), threading.Event()).send([old]).refused) == [0]
+    stamped = build_sink(table, Config(), threading.Event(), too_old="stamp-now")
+    assert stamped.send([old]) == Accepted(status=204)
+    doubtful = build_sink(table, Config(), threading.Event(), trusted_now=lambda: None)
+    assert doubtful.send([old]).retry == (0,)
+
+
+# How an event becomes a line
+
+
+def rendered(render, line=b'{"@uuid":"a","x":{"y":"z"}}'):
+    return json.loads(render(event(line=line)))
+
+
+def test_each_format_is_what_it_is_called():
+    for name, key in (("ocsf", "class_uid"), ("ecs", "ecs"), ("moesif-action", "transaction_id")):
+        table = FileSink(name="f", path="/x", format=name)
+        assert key in rendered(build_render(table))
+        assert key in rendered(chosen_render(name, []))
+    assert build_render(FileSink(name="f", path="/x")) is None
+    assert chosen_render("raw", []) is None
+
+
+def test_actions_are_made_as_the_table_says():
+    keys = {"action_name": "x.y", "company_id": "@uuid", "user_id": "x.y", "uri_base": "https://other.example"}
+    for table in (
+        FileSink(name="f", path="/x", format="moesif-action", **keys),
+        MoesifSink(name="m", application_id=secret(), **keys),
+    ):
+        for render in (build_render(table), chosen_render("moesif-action", [table])):
+            made = rendered(render)
+            assert (made["action_name"], made["company_id"], made["user_id"]) == ("z", "a", "z")
+            assert made["request"]["uri"].startswith("https://other.example")
+
+
+def test_actions_that_are_asked_for_by_hand_are_made_as_the_first_sink_makes_them():
+    def named(path, **keys):
+        return FileSink(name="f", path="/x", action_name=path, **keys)
+
+    others = [LokiSink(name="l", url=URL), named("@uuid")]
+    theirs = [named("x.y", format="moesif-action"), named("@uuid", format="moesif-action")]
+    assert rendered(chosen_render("moesif-action", [*others, *theirs]))["action_name"] == "z"
+    usual = rendered(chosen_render("moesif-action", others))
+    assert usual == rendered(ActionMaker().make)
+
+
 def test_a_file_sink_brings_no_http_library(tmp_path: Path):
     program = (
         "import sys, threading\n"
@@ -321,6 +460,61 @@ def test_what_a_sink_refuses_or_wants_again_is_said_of_the_right_event_beside_th
     assert outcome.refused == {0: outcome.refused[0], 1: "bad", 2: outcome.refused[2]}
     assert "older than 100 seconds" in outcome.refused[0]
     assert outcome[1:] == ((4,), None, later)
+
+
+def limit_of_100(too_old="dead-letter", trusted_now=None):
+    context = Context(Config(), threading.Event(), too_old, trusted_now)
+    return AgeLimit(100, "100 seconds", context, lambda: NOON)
+
+
+def test_an_event_may_be_as_old_as_the_limit_to_the_microsecond():
+    sent = []
+    edge = [event(100), event(100.000001)]
+    outcome = limit_of_100().send(edge, lambda young: sent.append(young) or Accepted(status=204))
+    assert sent == [edge[:1]]
+    assert outcome == Accepted({1: "older than 100 seconds: 2026-05-01T11:58:19.999Z"})
+    assert limit_of_100().send(edge[:1], lambda young: Accepted(status=204)) == Accepted(status=204)
+
+
+def test_what_is_too_old_gets_the_time_at_which_it_was_collected_where_it_is_to():
+    limit, sent = limit_of_100("stamp-now"), []
+    old = event(100.000001)
+    edge = [old, event(100), event(1)]
+    expected = [msgspec.structs.replace(old, time_us=NOON * 1_000_000), *edge[1:]]
+    assert limit.as_sent(edge) == expected
+    assert limit.send(edge, lambda events: sent.append(events) or Accepted(status=204)) == Accepted(status=204)
+    assert sent == [expected]
+    assert limit_of_100("skip").as_sent(edge) is edge
+    # Collected too long ago as well: then no time that is true is young enough.
+    late = event(1, collected_at=NOON - 101)
+    assert list(limit.send([late], lambda events: Accepted()).refused) == [0]
+
+
+@pytest.mark.parametrize("outcome", [RetryAfter("busy"), CredentialsRefused("no"), TooLarge("much"), Refused("bad")])
+def test_what_becomes_of_the_young_ones_as_a_whole_becomes_of_all(outcome):
+    assert limit_of_100().send([event(500), event(1)], lambda young: outcome) == outcome
+
+
+def test_of_two_clocks_the_earlier_counts():
+    for trusted in (NOON + 50, NOON):
+        assert limit_of_100(trusted_now=lambda trusted=trusted: trusted).send(
+            [event(100)], lambda young: Accepted(status=204)
+        ) == Accepted(status=204)
+    assert list(
+        limit_of_100(trusted_now=lambda: NOON - 50).send([event(150), event(151)], lambda _: Accepted()).refused
+    ) == [1]
+
+
+def test_what_waits_for_a_clock_waits_with_what_the_other_side_wants_again():
+    events = [event(500), event(1), event(2), event(3), event(500)]
+    outcome = limit_of_100(trusted_now=lambda: None).send(events, lambda young: Accepted({0: "bad"}, (2,), 400))
+    assert outcome[:3] == ({1: "bad"}, (0, 3, 4), None)
+    assert outcome.later.reason.startswith(
+        "events look older than 100 seconds, but the API's clock does not confirm this machine's ("
+    )
+    busy = RetryAfter("busy", 7.0)
+    outcome = limit_of_100(trusted_now=lambda: None).send(events, lambda young: Accepted({}, (2,), 400, busy))
+    assert outcome.later == busy
 
 
 def age_limit(trusted_now):
