@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import responses
 
 from poller.config import Config, OpenSearchSink, Secret, SecretSource
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
@@ -299,6 +303,54 @@ def test_a_probe_tells_what_a_batch_would_meet_and_leaves_nothing(usual, setting
     assert isinstance(outcome, expected)
     assert words in getattr(outcome, "reason", "")
     assert usual.intakes["opensearch"].stored == before
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(200, b"{}"), (200, b""), (200, b'{"items":[{"create":{"status":400,"error":"x"}}]}')], Accepted(status=200)),
+        # Who may only write may not ask for the version.
+        ([(403, b""), (200, b""), (200, b'{"items":[{"create":{"status":400,"error":"x"}}]}')], Accepted(status=200)),
+        ([(403, b""), (403, b""), (200, b'{"items":[{"create":{"status":409}}]}')], Accepted(status=200)),
+        ([(200, b"{}"), (404, b"")], Accepted(status=404)),
+        ([(200, b"{}"), (401, b"")], CredentialsRefused("HTTP 401", 401)),
+        ([(401, b"no")], CredentialsRefused("HTTP 401: no", 401)),
+        ([(400, b"no")], Refused("HTTP 400: no", 400)),
+        ([(503, b"busy")], RetryAfter("HTTP 503: busy", is_size_suspect=True)),
+        (
+            [(200, b'{"version":{"number":"6.8.23"}}')],
+            RetryAfter("Elasticsearch 6.8.23 is too old (7 or later is needed)"),
+        ),
+        ([(200, b'{"version":{"number":"7.0.0"}}'), (404, b"")], Accepted(status=404)),
+        (
+            [(200, b"{}"), (200, b""), (200, b'{"items":[{"create":{"status":429,"error":"busy"}}]}')],
+            RetryAfter("no event was taken: 429 busy", is_size_suspect=True),
+        ),
+        ([(200, b"{}"), (200, b""), (403, b"no")], CredentialsRefused("HTTP 403: no", 403)),
+    ],
+)
+@responses.activate
+def test_a_probe_asks_for_the_version_then_for_the_index_and_then_tries_what_is_no_document(
+    answers, expected, monkeypatch
+):
+    monkeypatch.setattr(opensearch, "time", SimpleNamespace(time_ns=lambda: AT_US * 1000))
+    left = list(answers)
+
+    def answer(request: Any) -> tuple[int, dict[str, str], bytes]:
+        status, body = left.pop(0)
+        return status, {}, body
+
+    for method in ("GET", "HEAD", "POST"):
+        responses.add_callback(method, re.compile("https://search.example/.*"), answer)
+    table = OpenSearchSink(name="s", url="https://search.example", index="x-{date}", compression="none")
+    assert build_sink(table, Config(), threading.Event()).probe() == expected
+    requests = [call.request for call in responses.calls]
+    asked = [(one.method, urlsplit(one.url).path) for one in requests]
+    assert asked == [("GET", "/"), ("HEAD", "/x-2026-05-01"), ("POST", "/_bulk")][: len(answers)]
+    if len(answers) == 3:
+        action, document, rest = requests[2].body.split(b"\n")
+        assert json.loads(action) == {"create": {"_index": "x-2026-05-01", "_id": "ionos-poller-check"}}
+        assert (document, rest) == (b"{", b""), "no JSON, so that nothing is ever created"
 
 
 def test_a_probe_finds_a_receiver_that_is_out_of_reach_and_one_that_has_no_such_index_yet(usual):

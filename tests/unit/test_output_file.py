@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import resource
@@ -156,12 +157,13 @@ def refusal(path: Path, mark: int | None) -> str:
         opened(path, mark)
     (problem,) = caught.value.problems
     assert problem.path == "--output"
+    assert problem.hint, "what to do"
     return str(problem)
 
 
 def test_a_file_that_is_there_already_is_not_touched(path: Path) -> None:
     path.write_bytes(b"precious")
-    assert "exists already" in refusal(path, None)
+    assert f"{path} exists already (name another file" in refusal(path, None)
     assert path.read_bytes() == b"precious"
 
 
@@ -247,3 +249,27 @@ def test_beginning_anew_leaves_devices_and_links_alone(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     OutputFile(pipe, "order1").discard(None, is_finished=True)
     assert pipe.exists()
+
+
+def test_what_cannot_be_deleted_is_told(path: Path) -> None:
+    partial(path).mkdir()
+    with pytest.raises(ConfigError) as caught:
+        OutputFile(path, "order1").discard(5, is_finished=False)
+    (problem,) = caught.value.problems
+    assert problem == ("--output", f"{path}: Is a directory", "delete it by hand", "")
+
+
+# What cannot be undone
+
+
+def test_a_disk_that_fails_altogether_is_told_by_its_first_failure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = opened(path)
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: fail())
+    monkeypatch.setattr(os, "ftruncate", fail)
+    with pytest.raises(OutputError, match="Input/output error"):
+        output.send(events(0, 3))
+    assert output.output_offset == 0
