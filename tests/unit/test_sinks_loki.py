@@ -9,15 +9,17 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import responses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poller.config import Config, LokiSink
-from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.core.errors import StoppedError
 from poller.core.events import OutboxEvent
 from poller.simulator.loki import MAX_BEHIND_NS
@@ -370,6 +372,251 @@ def test_a_wait_for_the_pace_of_a_stream_ends_when_asked_to_stop() -> None:
     stop.set()
     with pytest.raises(StoppedError):
         pace.wait("stream", 1)
+
+
+# Requests and streams, to the byte
+
+
+class Clock(threading.Event):
+    """A clock that only waits move, and which keeps how long they were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        self.now += timeout or 0.0
+        return self.is_set()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("poller.sinks.side_by_side.time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_a_stream_takes_its_next_bytes_when_it_has_had_time_for_the_last(clock: Clock) -> None:
+    pace = Pace(100.0, clock)
+    for stream, size in (("a", 50), ("b", 0), ("a", 200), ("a", 1), ("b", 1)):
+        pace.wait(stream, size)
+    assert clock.waits == [0.5, 2.0]
+    assert clock.now == 2.5
+
+
+def test_a_stream_that_is_forgotten_need_not_have_waited(clock: Clock) -> None:
+    pace = Pace(100.0, clock)
+    pace.wait("a", 100)
+    pace.wait("b", 200)
+    clock.now = 1.0
+    pace.forget()
+    pace.wait("a", 0)
+    pace.wait("b", 0)
+    assert clock.waits == [1.0]
+
+
+class Sent:
+    """What a sink posts, and what is answered in turn; then everything is taken."""
+
+    def __init__(self, clock: Clock, *answers: Outcome, **settings: Any) -> None:
+        table = LokiSink(**{"name": "loki", "url": URL, "connections": 1, **settings})
+        self.sink = loki.LokiSink(table, Context(Config(), clock), clock=lambda: NOON)
+        self.sink._endpoint = self  # type: ignore[assignment]
+        self.answers = list(answers)
+        self.bodies: list[bytes] = []
+
+    def post(self, body: bytes, below: str = "") -> Outcome:
+        self.bodies.append(body)
+        return self.answers.pop(0) if self.answers else Accepted(status=204)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many events each request had."""
+        return [len(json.loads(body)["streams"][0]["values"]) for body in self.bodies]
+
+    @property
+    def late(self) -> list[int]:
+        """The late stream of each request; 0 for none."""
+        return [int(json.loads(body)["streams"][0]["stream"].get("late", 0)) for body in self.bodies]
+
+
+@pytest.mark.parametrize(("rate", "limit"), [(16 * 1024, 1024), (16 * 480_000, 480_000), (1 << 30, 480_000)])
+def test_a_request_is_a_sixteenth_of_the_rate_and_never_above_its_own_limit(
+    clock: Clock, rate: int, limit: int
+) -> None:
+    half, rest = limit // 2, limit - limit // 2
+    for sizes, counts in (((half, rest), [2]), ((half, rest + 1), [1, 1]), ((limit + 5, 1), [1, 1]), ((1,) * 5, [5])):
+        sent = Sent(clock, stream_bytes_per_second=rate)
+        clock.waits.clear()
+        assert sent.sink.send([event(line=b"x" * size) for size in sizes]) == Accepted(status=204)
+        assert sent.counts == counts
+        assert clock.waits == pytest.approx([sizes[0] / (rate * 7 / 8)] if len(counts) == 2 else [])
+
+
+def test_the_body_of_a_push_is_one_stream() -> None:
+    events = [event(1, line=b'{"a":"\xff"}'), event(0, ordinal=1)]
+    late = loki.encode_push(loki.Stream("1", 3), events, {"tag_name": "x", "contract": "ours"})
+    assert json.loads(late) == {
+        "streams": [
+            {
+                "stream": {"tag_name": "x", "contract": "1", "late": "3"},
+                "values": [
+                    [f"{NOON - 1}000000000", '{"a":"\ufffd"}'],
+                    [f"{NOON}000000001", '{"a":"\\u00e9\\"\u00e9"}'],
+                ],
+            }
+        ]
+    }
+    assert b'"late"' not in loki.encode_push(loki.Stream("1", 0), events, {})
+
+
+def test_a_part_spans_an_hour_to_the_microsecond(clock: Clock) -> None:
+    sink = Sent(clock).sink
+    # Collected at once with the newest: in time, so that all of them have one stream.
+    edge = [msgspec.structs.replace(event(), time_us=at, collected_at=at // 1_000_000) for at in (0, 3_600_000_000)]
+    assert list(sink.parts(edge)) == [edge]
+    edge[1] = msgspec.structs.replace(edge[1], time_us=3_600_000_001)
+    assert list(sink.parts(edge)) == [edge[:1], edge[1:]]
+    assert list(sink.parts(edge[::-1])) == [edge[1:], edge[:1]]
+    more = [*edge, msgspec.structs.replace(edge[1], time_us=7_200_000_001, collected_at=7200)]
+    assert list(sink.parts(more)) == [more[:1], more[1:]]
+    assert list(sink.parts([])) == [[]]
+
+
+def test_hours_that_share_a_late_stream_go_by_requests_of_their_own_oldest_first(clock: Clock) -> None:
+    sent = Sent(clock, late_streams=4)
+    ages = [10 * HOUR, 2 * HOUR, 6 * HOUR, 10 * HOUR - 1]
+    assert sent.sink.send([event(age) for age in ages]) == Accepted(status=204)
+    assert (sent.counts, sent.late) == ([2, 1, 1], [3, 3, 3])
+    times = [json.loads(body)["streams"][0]["values"][0][0] for body in sent.bodies]
+    assert times == [f"{NOON - age}000000000" for age in (10 * HOUR, 6 * HOUR, 2 * HOUR)]
+
+
+BEHIND = Refused("HTTP 400: entry too far behind", 400)
+
+
+def test_what_its_stream_does_not_take_any_more_goes_to_the_next_set_of_them(clock: Clock) -> None:
+    late = Sent(clock, BEHIND, BEHIND, late_streams=4)
+    assert late.sink.send([event(2 * HOUR), event(2 * HOUR - 1)]) == Accepted(status=204)
+    assert (late.counts, late.late) == ([2, 2, 2], [3, 7, 11])
+    in_time = Sent(clock, BEHIND, late_streams=4)
+    assert in_time.sink.send([event(0)]) == Accepted(status=204)
+    assert in_time.late == [0, 1]
+    several = Sent(clock, BEHIND, late_streams=4)
+    assert several.sink.send([event(0), event(1)]) == BEHIND
+    assert several.late == [0]
+    refused = Sent(clock, Refused("HTTP 400: bad", 400), late_streams=4)
+    assert refused.sink.send([event(2 * HOUR)]) == Refused("HTTP 400: bad", 400)
+    assert refused.late == [3]
+
+
+def test_each_hour_that_loki_takes_could_have_a_stream_of_its_own_and_no_more_are_tried(clock: Clock) -> None:
+    for late_streams, hours in ((4, 2), (4, 5), (168, 2)):
+        sent = Sent(clock, *[BEHIND] * 400, late_streams=late_streams)
+        assert sent.sink.send([event(hours * HOUR)]) == BEHIND
+        first = sent.late[0]
+        assert sent.late == list(range(first, 7 * 24 + late_streams + 1, late_streams))
+
+
+@pytest.mark.parametrize(
+    ("count", "reason", "is_size_suspect"),
+    [(1, "HTTP 429: busy", False), (2, "HTTP 429: busy", True), (2, "HTTP 429: stream limit", False)],
+)
+def test_smaller_batches_are_no_help_where_one_event_fails_or_there_are_too_many_streams(
+    clock: Clock, count: int, reason: str, is_size_suspect: bool
+) -> None:
+    sent = Sent(clock, RetryAfter(reason, 3.0, is_size_suspect=True))
+    assert sent.sink.send([event()] * count) == RetryAfter(reason, 3.0, is_size_suspect)
+
+
+def test_a_stream_that_failed_gets_no_further_request_and_the_others_do(clock: Clock) -> None:
+    big = 480_000
+    sent = Sent(clock, RetryAfter("busy"), stream_bytes_per_second=1 << 30)
+    events = [event(line=b"x" * big, contract=contract) for contract in ("1", "1", "2")]
+    outcome = sent.sink.send(events)
+    assert outcome == Accepted({}, (0, 1), 204, RetryAfter("busy"))
+    assert len(sent.bodies) == 2
+    for failure in (TooLarge("much"), Refused("bad")):  # no reason to spare the rest of the stream
+        sent = Sent(clock, failure, stream_bytes_per_second=1 << 30)
+        sent.sink.send(events)
+        assert len(sent.bodies) == 3
+
+
+def test_after_as_many_failures_as_there_are_connections_no_further_stream_is_tried(clock: Clock) -> None:
+    for connections, expected in ((1, 2), (2, 2)):
+        tally = loki.Tally(9)
+        for number in range(expected):
+            assert tally.is_worth_going_on(connections)
+            tally.add([number], RetryAfter("busy"))
+        assert not tally.is_worth_going_on(connections)
+    tally = loki.Tally(9)
+    for number in range(3):
+        tally.add([number], RetryAfter("busy"))
+        tally.add([number + 3], TooLarge("much"))
+    assert tally.is_worth_going_on(4)
+    tally.add([8], CredentialsRefused("no"))
+    assert not tally.is_worth_going_on(9)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ([([0, 1], Accepted(status=204)), ([2], Accepted(status=200))], Accepted(status=204)),
+        ([([0, 1], Accepted()), ([2], Accepted(status=200))], Accepted(status=200)),
+        ([([0, 1], Accepted(status=204)), ([2], Refused("bad", 400))], Accepted({2: "bad"}, (), 400)),
+        (
+            [([0], Accepted(status=204)), ([1, 2], Refused("bad", 400))],
+            Accepted({}, (1, 2), 204, RetryAfter("bad")),
+        ),
+        ([([0], Accepted(status=204))], Accepted({}, (1, 2), 204, RetryAfter("asked to stop"))),
+        ([([0, 1, 2], Refused("bad", 400))], Refused("bad", 400)),
+        ([([0, 1], Refused("bad", 400)), ([2], TooLarge("much"))], TooLarge("much")),
+        ([([0, 1], TooLarge("much")), ([2], CredentialsRefused("no"))], CredentialsRefused("no")),
+        ([([0], RetryAfter("a")), ([1], RetryAfter("b", 2.0, is_size_suspect=True))], RetryAfter("a", 2.0, True)),
+        ([], RetryAfter("asked to stop")),
+    ],
+)
+def test_what_became_of_requests_is_what_becomes_of_the_batch(
+    outcomes: list[tuple[list[int], Outcome]], expected: Outcome
+) -> None:
+    tally = loki.Tally(3)
+    assert tally.is_empty()
+    for request, outcome in outcomes:
+        tally.add(request, outcome)
+        assert not tally.is_empty()
+    assert tally.outcome() == expected
+
+
+def test_one_refused_event_that_was_all_there_is_refused_the_batch() -> None:
+    tally = loki.Tally(1)
+    tally.add([0], Refused("bad", 400))
+    assert tally.outcome() == Refused("bad", 400)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Refused("HTTP 422: no", 422), Accepted(status=422)),
+        (Refused("HTTP 400: at least one stream", 400), Accepted(status=400)),
+        (Refused("HTTP 400: bad", 400), Refused("HTTP 400: bad", 400)),
+        (RetryAfter("stream limit"), RetryAfter("stream limit")),
+    ],
+)
+def test_a_probe_pushes_no_stream(clock: Clock, answer: Outcome, expected: Outcome) -> None:
+    sent = Sent(clock, answer)
+    assert sent.sink.probe() == expected
+    assert sent.bodies == [b'{"streams":[]}']
+
+
+@responses.activate
+def test_an_address_that_is_not_lokis_is_named() -> None:
+    responses.post(f"{URL}/loki/api/v1/push", status=404)
+    outcome = sink_at_noon(tenant_id="team").send([event()])
+    assert isinstance(outcome, RetryAfter)
+    assert "check url)" in outcome.reason
+    assert "X-Scope-OrgID" in list(responses.calls[0].request.headers), "spelt as it is documented"
 
 
 # Age and size
