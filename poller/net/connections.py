@@ -240,7 +240,7 @@ class _Adapter(HTTPAdapter):
     """Has every connection, through a proxy or not, send and read as we do."""
 
     def __init__(self, send_timeout_seconds: float, max_age_seconds: float, pool_size: int) -> None:
-        super().__init__(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
+        super().__init__(pool_maxsize=pool_size, max_retries=0)
         self._bounds = (send_timeout_seconds, max_age_seconds)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:

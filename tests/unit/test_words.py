@@ -7,7 +7,7 @@ import json
 import pytest
 
 from poller.net.transport import Response
-from poller.net.words import api_words_of, error_words_of, words_of
+from poller.net.words import api_words_of, error_words_of, said, words_of
 
 MASK = "********"
 
@@ -20,6 +20,12 @@ def test_of_two_secrets_of_which_one_is_in_the_other_nothing_is_left() -> None:
     assert plain(b"a canary-long, a canary", "canary", "canary-long") == f"a {MASK}, a {MASK}"
     answer = Response(407, {}, b'Basic Q0FOQVJZ of "p\\"w"', secrets=("Q0FOQVJZ", 'p"w'))
     assert words_of(answer, ["other"], b"") == f'Basic {MASK} of "{MASK}"'
+
+
+def test_what_a_library_says_is_a_line_as_well() -> None:
+    assert said(ValueError("no <b> canary\n\ud800")) == "no <b> canary ?"
+    assert said("a canary", ["canary"]) == f"a {MASK}"
+    assert said(404) == "404"
 
 
 def test_tags_are_taken_out_of_html_alone() -> None:
