@@ -73,6 +73,51 @@ def test_each_key_and_element_is_found_on_its_line_and_what_is_missing_on_the_li
     assert line_of(path, places(TEXT)) == line
 
 
+NESTED = """x = [[1, 2], [3]]
+'y z' = { a = { b = 1 }, c = [
+  { d = 2 }, "e"] , f = 3 }
+
+[a.b]
+"c".d = 1
+[a."b".e]
+f = \"\"\"x\"\"\""
+g = \'\'\'
+y\'\'\'
+[[l.m]]
+n = true
+[[l.m.o]]
+[[l.m]]
+[[l.m.o]]
+p = []
+[l.m.q]
+r = "\\\\"
+"""
+
+
+def test_tables_in_tables_and_lists_in_lists_have_their_own_paths() -> None:
+    lines: dict[str, int] = {}
+    for number, *paths in (
+        (1, "x", "x[0]", "x[0][0]", "x[0][1]", "x[1]", "x[1][0]"),
+        (2, "y z", "y z.a", "y z.a.b", "y z.c"),
+        (3, "y z.c[0]", "y z.c[0].d", "y z.c[1]", "y z.f"),
+        (5, "a.b"),
+        (6, "a.b.c.d"),
+        (7, "a.b.e"),
+        (8, "a.b.e.f"),
+        (9, "a.b.e.g"),
+        (11, "l.m", "l.m[0]"),
+        (12, "l.m[0].n"),
+        (13, "l.m[0].o[0]"),
+        (14, "l.m[1]"),
+        (15, "l.m[1].o[0]"),
+        (16, "l.m[1].o[0].p"),
+        (17, "l.m[1].q"),
+        (18, "l.m[1].q.r"),
+    ):
+        lines |= dict.fromkeys(paths, number)
+    assert places(NESTED) == lines
+
+
 def test_every_key_of_the_example_is_found() -> None:
     text = re.sub(r"^#(?=\S)", "", describe.example(), flags=re.MULTILINE)
     found = places(text)

@@ -222,6 +222,7 @@ PROBLEMS = [
     ("file placeholder, open", FILE + 'path = "/x/{date"', "sinks[0].path", "unknown placeholder"),
     ("file going up", FILE + 'path = "/x/../y"', "sinks[0].path", "`..`"),
     ("file, a directory", FILE + 'path = "/x/"', "sinks[0].path", "directory"),
+    ("file, type", FILE + "path = 7", "sinks[0].path", "must be text, not a number"),
     ("file, missing", FILE, "sinks[0].path", "missing"),
     ("rule without a key", "[filter]\nexclude = [{}]", "filter.exclude[0]", "matches every entry"),
     ("rule, unknown key", '[filter]\nexclude = [{ user = "x" }]', "filter.exclude[0].user", "username"),

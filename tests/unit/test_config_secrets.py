@@ -183,6 +183,15 @@ def test_sources_are_the_same_if_what_they_give_is() -> None:
     assert {Secret("a"), Secret("a"), Secret("b")} == {Secret("a"), Secret("b")}
 
 
+def test_a_key_file_of_64_kib_is_read(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"x" * 64 * 1024)
+    (tmp_path / "key").chmod(0o600)
+    assert len(SecretSource("file", str(tmp_path / "key"), path="x").read().reveal()) == 64 * 1024
+    (tmp_path / "key").write_bytes(b"x" * (64 * 1024 + 1))
+    with pytest.raises(ConfigError, match="is larger than 64 KiB"):
+        SecretSource("file", str(tmp_path / "key"), path="x").read()
+
+
 def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "token")
     with pytest.raises(ConfigError, match=r"token is a pipe .*read again"):
@@ -217,6 +226,13 @@ def test_a_missing_key_file_is_no_problem_to_commands_that_need_no_secret(tmp_pa
         sink.api_key.read()
     with pytest.raises(ConfigError, match="unreadable key file"):
         config.accounts[0].credentials()
+
+
+def test_a_secret_in_the_file_is_named_as_that(tmp_path: Path) -> None:
+    config = load(write(tmp_path, '[api]\ntoken = "canary"\n'), {})
+    assert config.accounts[0].token is not None
+    assert str(config.accounts[0].token) == "value in the configuration"
+    assert config.accounts[0].credentials().origin == "value in the configuration"
 
 
 def test_a_secret_in_the_file_wants_a_private_file(tmp_path: Path) -> None:
