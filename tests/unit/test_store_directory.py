@@ -21,7 +21,7 @@ from poller.core.errors import (
     StoppedError,
 )
 from poller.store.journal import Action, Person
-from poller.store.sqlite import Stores
+from poller.store.sqlite import State, Stores
 from poller.store.sqlite.diagnosis import check_directory, check_files, check_space
 from poller.store.sqlite.inspection import holder_of, schema_of
 from poller.store.sqlite.lock import Lock, forget_created, lock_of, was_created
@@ -221,6 +221,11 @@ def test_the_latest_lines_of_a_journal_are_given_from_a_time_on(stores: Stores) 
     last = stores.snapshot("run").last_action
     assert last is not None
     assert (last.action, last.at) == ("early", START - 1)
+
+
+def test_who_does_not_say_that_he_waits_is_told_at_once(stores: Stores) -> None:
+    with closing(stores.open("run")), pytest.raises(StateHeldError):
+        State.open(stores.directory, "run")
 
 
 # What is told

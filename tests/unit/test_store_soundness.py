@@ -17,6 +17,7 @@ from poller.core.windows import Window
 from poller.store.journal import Action, Person
 from poller.store.protocols import State
 from poller.store.rows import DeadLetter
+from poller.store.sqlite import soundness
 from poller.store.sqlite.inspection import schema_of
 from poller.store.sqlite.overview import overview_of
 from tests.archives import entry
@@ -137,6 +138,23 @@ def test_a_table_that_is_not_as_it_was_made_is_damaged(directory: Path, before: 
         schema_of(path)
     with pytest.raises(StateError, match="set aside"):
         open_state(directory)
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_a_large_file_is_not_looked_through_at_each_start(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    open_state(directory).close()
+    path = directory / "fetch.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("INSERT INTO facts VALUES ('odd', 7.5)")
+        raw.execute("UPDATE facts SET value = CAST('x' AS BLOB) WHERE name = 'odd'")
+    monkeypatch.setattr(soundness, "QUICK_CHECK_BYTES", path.stat().st_size - is_large)
+    if is_large:
+        open_state(directory).close()
+    else:
+        with pytest.raises(StateError, match="set aside"):
+            open_state(directory)
 
 
 def test_a_count_of_the_outbox_gone_wrong_does_not_pause_collecting_for_ever(directory: Path) -> None:
