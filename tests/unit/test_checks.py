@@ -371,6 +371,7 @@ def uncommented(name: str) -> str:
 GOOD, GOOD_FOR_MOESIF = uncommented("logging-service.conf"), uncommented("moesif.conf")
 MOESIFS_MISTAKES = [
     (" --format moesif-action", "", ("takes actions", "--format moesif-action")),
+    ("URI               /v1/actions/batch", "", ("URI / is not where", "set URI /v1/actions/batch")),
     ("X-Moesif-Application-Id", "X-Moesif", ("no application id", "header X-Moesif-Application-Id")),
     ("/v1/actions/batch", "/v1/actions", ("/v1/actions is not where", "set URI /v1/actions/batch")),
     ("tls               On", "", ("plain HTTP", "tls on")),
@@ -402,6 +403,15 @@ MISTAKES = [
     ("Format            json", "", "fail", ("msgpack", "Format json")),
     ("tls               On", "", "fail", ("plain HTTP", "tls on")),
     ("Match             activityLog", "Match             other", "fail", ("no [OUTPUT] has a Match", "activityLog")),
+    ("Match             activityLog", "Match_Regex       ^audit", "fail", ("no [OUTPUT] has a Match", "activityLog")),
+    (
+        "Retry_Limit       no_limits",
+        "Retry_Limit       many",
+        "fail",
+        ("many is no number", "set Retry_Limit no_limits"),
+    ),
+    ("Retry_Limit       no_limits", "Retry_Limit       no_retries", "fail", ("gives up after no_retries retries",)),
+    ("Format            json\n    json_date", "Format            msgpack\n    json_date", "fail", ("sends msgpack",)),
     ("[SERVICE]", "", "fail", ("stands in no section",)),
     ("[SERVICE]", "@INCLUDE gone.conf\n[SERVICE]", "fail", ("gone.conf", "@INCLUDE")),
 ]
@@ -446,6 +456,27 @@ def test_a_mistake_on_the_way_to_moesif_is_named(
     assert only(fluent_bit(tmp_path, GOOD_FOR_MOESIF.replace(right, wrong, 1)), *words).level == "fail"
     tutorials = GOOD_FOR_MOESIF.replace("X-Moesif-Application-Id", "Authorization")
     assert only(fluent_bit(tmp_path, tutorials)).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("right", "also_right"),
+    [
+        ("Match             activityLog", "Match             activity*"),
+        ("Match             activityLog", "Match_Regex       ^activity"),
+        ("Match             activityLog", "Match_Regex       (?<a>["),
+        ("Retry_Limit       no_limits", "Retry_Limit       False"),
+        ("Retry_Limit       no_limits", "Retry_Limit       ${LIMIT}"),
+        ("Tag               activityLog", "Alias             activityLog"),
+        ("Threaded          On", "Threaded          yes"),
+        ("Buf_Size          2M", "Buf_Size          1M"),
+        ("Command           ionos-poller fetch", "Command           /usr/bin/env ionos-poller fetch"),
+    ],
+)
+@pytest.mark.usefixtures("program")
+def test_what_is_as_good_is_no_mistake(tmp_path: Path, right: str, also_right: str) -> None:
+    assert right in GOOD
+    found = [finding for finding in fluent_bit(tmp_path, GOOD.replace(right, also_right, 1)) if finding.level == "fail"]
+    assert [finding for finding in found if "LIMIT" not in finding.message] == []
 
 
 @pytest.mark.usefixtures("program")
