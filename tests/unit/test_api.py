@@ -573,6 +573,13 @@ def test_an_encoding_that_was_not_asked_for_is_named(server: Server, client: Cli
     assert encoding in raised.value.message or "gzip" in encoding
 
 
+def test_an_error_that_cannot_be_read_has_no_words(server: Server, client: Client) -> None:
+    server.replies = [Reply(500, b"canary", {"Content-Encoding": "br"})]
+    with pytest.raises(TransientError) as raised:
+        page(client(max_retries=0))
+    assert raised.value.message == "the API answered 500"
+
+
 def test_a_proxy_that_wants_credentials_is_named(server: Server, client: Client) -> None:
     server.replies = [Reply(407, b"who are you?")]
     with pytest.raises(TransientError, match="proxy wants credentials") as raised:

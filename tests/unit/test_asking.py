@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from poller.core.errors import BodyTooLargeError, StoppedError, TransientError
+from poller.core.windows import Window
 from poller.ionos.api import ActivityLog, token_expiry
 from poller.ionos.asking import Asking, PausedError, SharedTurns
 from poller.net.transport import RateLimit, Response, Transport
@@ -140,6 +141,36 @@ def test_of_contracts_that_do_not_answer_only_a_share_is_polled(clock: Clock, tu
     assert [api.admit(contract) for contract in ("1", "2", "3")] == [True, False, True]
     api.dismiss("1")
     assert api.admit("2")
+
+
+class Silent(Transport):
+    """Answers nothing, after so many seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.urls: list[str] = []
+
+    def request(self, method: str, url: str, **_: object) -> Response:  # type: ignore[override]
+        self.urls.append(url)
+        self.clock.now += 5.0
+        raise TransientError("no answer")
+
+
+def test_a_contract_that_was_slow_and_is_still_is_not_asked_again_in_this_poll(
+    clock: Clock, turns: SharedTurns
+) -> None:
+    silent = Silent(clock)
+    api = ActivityLog(
+        "http://h/", lambda: "Bearer t", silent, rate_limit=RateLimit(0), stop=clock, turns=turns, clock=clock.monotonic
+    )
+    counts = []
+    for contract in ("1", "1", "2"):
+        with pytest.raises(TransientError, match="no answer"):
+            api.page(contract, Window(0, 60), 0, 10)
+        counts.append(len(silent.urls))
+    assert counts == [2, 3, 5], "only from the second request on is it known that it is slow"
+    assert {*silent.urls} == {f"http://h/activitylog/v1/contracts/{contract}" for contract in "12"}
 
 
 def test_a_part_of_the_pace_is_left_to_others(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,6 +222,12 @@ PROBLEMS = [
     ("file placeholder, open", FILE + 'path = "/x/{date"', "sinks[0].path", "unknown placeholder"),
     ("file going up", FILE + 'path = "/x/../y"', "sinks[0].path", "`..`"),
     ("file, a directory", FILE + 'path = "/x/"', "sinks[0].path", "directory"),
+    ("http, clear text", LOGGING.replace("https", "http"), "sinks[0].url", "would send the sink's secret in clear text"),
+    (
+        "file, state in a database", '[state]\nurl = "postgresql://u@localhost/x"\n' + FILE + 'path = "/a"',
+        "sinks[0].host",
+        "shared = true: each writes a part",
+    ),
     ("file, type", FILE + "path = 7", "sinks[0].path", "must be text, not a number"),
     ("file, missing", FILE, "sinks[0].path", "missing"),
     ("rule without a key", "[filter]\nexclude = [{}]", "filter.exclude[0]", "matches every entry"),
