@@ -232,6 +232,11 @@ def test_a_try_that_fails_again_replaces_what_came_and_is_no_new_gap() -> None:
     ]
 
 
+def test_what_fails_again_in_the_middle_of_a_gap_leaves_one_gap() -> None:
+    found = settle([GAP], unread(120, 150, UNREADABLE, b"x"), window=(120, 150))
+    assert found == Settled([Update(GAP), ClearEntries(7), KeepEntries(7, (b"x",))], [], [])
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [
