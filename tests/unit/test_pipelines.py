@@ -14,7 +14,7 @@ import pytest
 from poller.core.errors import AuthError, ConfigError, PollerError, RejectedError, TransientError
 from poller.ionos.pipelines import Pipeline, Pipelines, region_url
 from poller.simulator import Simulator, SimulatorSettings
-from tests.hostile import RawServer, endless, headed, http
+from tests.hostile import Asked, RawServer, endless, headed, http
 from tests.support import free_port
 
 
@@ -177,9 +177,11 @@ def test_a_region_has_its_own_api() -> None:
 def answering(*answers: object) -> tuple[RawServer, Pipelines]:
     """A server that gives these answers in order, the last one for ever, and a client of it."""
     given = [json.dumps(answer).encode() for answer in answers]
-    server = RawServer(
-        lambda asked: http(given.pop(0) if len(given) > 1 else given[0], "Content-Type: application/json")
-    )
+
+    def answer(asked: Asked) -> bytes:
+        return http(given.pop(0) if len(given) > 1 else given[0], "Content-Type: application/json")
+
+    server = RawServer(answer, is_kept=True)  # else it may close a connection that is used again
     return server, client(server.url)
 
 
