@@ -159,6 +159,7 @@ def test_an_output_that_is_gone_ends_the_daemon_where_there_is_no_other_sink(ben
 def test_while_a_sink_works_its_name_is_among_the_workers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poller.system.liveness.GRACE_SECONDS", -60.0)
     bench.begin(Taking("out"))
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "sink-out"] == [True]
     wait_until(lambda: "sink out" in bench.jobs.workers.stuck(), what="it is named")
 
 

@@ -169,6 +169,16 @@ def test_jobs_run_in_threads_of_their_kind_and_are_never_skipped_for_being_late(
     bench.jobs.stop()  # what did not start can be stopped
 
 
+def test_polls_of_many_contracts_are_spread_and_housekeeping_is_not(bench: Bench) -> None:
+    for number in range(20):
+        bench.jobs.add_poll(lambda: None, 60, str(number))
+        bench.jobs.add_housekeeping(lambda: None, 60, f"job {number}")
+    second: dict[bool, set[datetime]] = {True: set(), False: set()}
+    for job in bench.jobs.scheduler.get_jobs():
+        second[job.id.startswith("poll-")].add(job.trigger.get_next_fire_time(NOW, NOW))
+    assert (len(second[True]) > 10, second[False]) == (True, {NOW + timedelta(seconds=60)})
+
+
 def test_a_job_is_run_again_as_soon_as_asked_and_one_that_is_gone_is_not(bench: Bench) -> None:
     bench.jobs.add_housekeeping(lambda: None, 3600, "discovery", 3600)
     bench.jobs.add_poll(lambda: None, 60, "1")

@@ -35,6 +35,8 @@ def test_a_run_on_time_is_followed_one_interval_later() -> None:
     assert trigger.get_next_fire_time(None, NOW) == NOW
     assert trigger.get_next_fire_time(NOW, NOW) == NOW + timedelta(seconds=60)
     assert trigger.get_next_fire_time(NOW, NOW + timedelta(seconds=2)) == NOW + timedelta(seconds=60)
+    assert trigger.get_next_fire_time(NOW, NOW + timedelta(seconds=60)) == NOW + timedelta(seconds=120)
+    assert Every(0.2).get_next_fire_time(NOW, NOW) == NOW + timedelta(seconds=1), "never more often than that"
 
 
 def test_after_a_missed_run_the_pace_stays_what_it_was() -> None:
