@@ -364,13 +364,27 @@ def test_requests_side_by_side_show_that_the_sink_moves_and_each_is_looked_at_by
     assert workers.stuck() == {}
 
 
+def test_only_the_calling_thread_holds_up_the_end_of_the_program() -> None:
+    both = threading.Barrier(2)
+    seen: dict[threading.Thread, bool] = {}
+
+    def work(number: int) -> bool:
+        both.wait(10)
+        seen[threading.current_thread()] = threading.current_thread().daemon
+        return True
+
+    side_by_side(work, range(2), 2)
+    del seen[threading.current_thread()]
+    assert list(seen.values()) == [True]
+
+
 def test_a_wait_for_the_pace_of_a_stream_ends_when_asked_to_stop() -> None:
     stop = threading.Event()
     pace = Pace(1.0, stop)
     pace.wait("stream", 1000)
     pace.wait("another", 1000)
     stop.set()
-    with pytest.raises(StoppedError):
+    with pytest.raises(StoppedError, match="asked to stop"):
         pace.wait("stream", 1)
 
 
