@@ -28,7 +28,7 @@ from poller.store.gaps import (
 from poller.store.journal import SIGNAL, Action, JournalEntry, Person
 from poller.store.letters import LetterBooks, StoredLetter
 from poller.store.overview import Overview, SinkOverview, TakenBack
-from poller.store.rows import Contract, Postponed, Range, Sink, Size, WindowRead, late_and_repaired
+from poller.store.rows import Contract, Postponed, Range, Replica, Sink, Size, WindowRead, late_and_repaired
 from tests.states import START, event
 
 DAY_US = 86_400 * 1_000_000
@@ -117,6 +117,13 @@ def test_what_a_wrong_clock_did_is_told_for_a_week(age: int, is_told: bool) -> N
     assert len(lines) == is_told
     if is_told:
         assert "on 2026-05-01T00:00:00Z what was complete was taken back to 2026-04-30T23:00:00Z" in lines[0]
+
+
+def test_replicas_with_different_configurations_are_told_the_most_first() -> None:
+    rows = [Replica(host, 7, "1", 0.0, 0.0, 1, config) for host, config in (("a", "x"), ("b", "y"), ("c", "y"))]
+    (line,) = BALANCED._replace(replicas=rows).replica_troubles()
+    assert line.startswith("replicas have different configurations: b:7, c:7 | a:7; ")
+    assert BALANCED._replace(replicas=rows[1:]).replica_troubles() == BALANCED.replica_troubles() == []
 
 
 def test_a_copy_differs_only_in_what_a_copy_does_not_keep() -> None:
