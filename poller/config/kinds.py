@@ -375,7 +375,7 @@ def decode_json(value: EnvText) -> object:
 
 def refuse(raw: object, wanted: str) -> Never:
     """Say what the value should be.  Raises: BadValueError."""
-    names = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
     name = "text" if isinstance(raw, str) else names.get(type(raw), "a date or time")
     # Never the value: it may be a secret at the wrong place.
     hints = {("text", "a number"): "put it in quotes", ("a list", "text"): 'put it in brackets: ["..."]'}

@@ -268,6 +268,14 @@ def test_the_rest_of_an_answer_can_be_given_less_time_and_not_more(
     answer.close()
 
 
+def test_an_answer_whose_connection_is_closed_already_need_not_hurry(wire: Wire) -> None:
+    answer = wire.answer(headed(b"", "Content-Length: 0"))
+    wire.ours.close()
+    wire.theirs.close()
+    answer.hurry(1.0)
+    answer.close()
+
+
 def test_of_an_answer_no_more_is_read_than_there_is_room_for(wire: Wire) -> None:
     answer = wire.answer(headed(b"x" * 50_000, "Content-Length: 50000"))
     answer.bound(20_000)
