@@ -158,6 +158,7 @@ def test_the_schema_knows_every_key_and_no_other(path: Path) -> None:
         if "oneOf" in shape:
             (shape,) = (one for one in shape["oneOf"] if one["properties"]["type"]["const"] == value["type"])
         if isinstance(value, dict) and "properties" in shape:
+            assert shape["additionalProperties"] is False, where
             assert set(value) <= set(shape["properties"]), where
             assert set(shape.get("required", [])) <= set(value), where
             for key, item in value.items():

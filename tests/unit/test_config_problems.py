@@ -41,7 +41,7 @@ PROBLEMS = [
         "archive, clear text",
         ARCHIVE + 'url = "s3://abc"\nendpoint_url = "http://storage.example"',
         "sinks[0].endpoint_url",
-        "in clear text",
+        "would send entries and signatures in clear text",
     ),
     (
         "archive, the same twice",
@@ -228,6 +228,7 @@ PROBLEMS = [
         "sinks[0].host",
         "shared = true: each writes a part",
     ),
+    ("redact, twice in a list", '[redact]\ndrop = ["a", "a"]', "redact.drop", "a is also in drop"),
     ("file, type", FILE + "path = 7", "sinks[0].path", "must be text, not a number"),
     ("file, missing", FILE, "sinks[0].path", "missing"),
     ("rule without a key", "[filter]\nexclude = [{}]", "filter.exclude[0]", "matches every entry"),

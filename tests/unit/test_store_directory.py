@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sqlite3
+import stat
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -139,6 +140,32 @@ def test_what_another_use_has_collected_is_told_from_when_its_sinks_are_known(st
         with closing(stores.collected("run", sinks)) as collected:
             assert collected.unseen("1", candidates) == [event(number) for number in unseen], sinks
             assert collected.knows_sinks is ("c" not in sinks)
+
+
+def test_a_directory_is_made_with_those_above_it(tmp_path: Path) -> None:
+    deep = Stores(tmp_path / "a" / "b" / "state")
+    make(deep, "run")
+    assert stat.S_IMODE(deep.directory.stat().st_mode) == 0o700
+
+
+def test_what_is_no_state_is_set_aside_under_a_name_of_its_own(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda *_: "T")
+    make(stores, "run")
+    for name in ("run.db.unusable-T", "run.db.unusable-T-1", "run.db.unusable-T-2"):
+        (stores.directory / "run.db").write_bytes(b"no state" * 1000)
+        with pytest.raises(
+            StateError, match=r"run\.db is damaged or not an SQLite file; set aside as run\.db\.unusable-T"
+        ):
+            stores.open("run")
+        assert (stores.directory / name).exists()
+
+
+def test_a_pipe_in_the_place_of_a_state_is_none(stores: Stores) -> None:
+    make(stores, "run")
+    (stores.directory / "run.db").unlink()
+    os.mkfifo(stores.directory / "run.db")
+    with pytest.raises(StateError, match=r"state/run\.db: cannot be read: run\.db is not a regular file"):
+        stores.snapshot("run")
 
 
 # Who holds it
