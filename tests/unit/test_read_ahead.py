@@ -167,6 +167,8 @@ def test_what_waits_to_be_read_when_it_is_closed_is_not_read() -> None:
     held.may_read.set()
     with pytest.raises(StoppedError, match=r"^asked to stop$"):
         list(readings)
+    for reader in [thread for thread in threading.enumerate() if thread.name in held.threads]:
+        reader.join(PATIENCE_SECONDS)
     assert [name.partition("_")[0] for name in held.threads] == ["read"] * 2
 
 
