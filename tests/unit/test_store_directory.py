@@ -236,6 +236,16 @@ def test_where_no_file_can_be_locked_is_told(tmp_path: Path, monkeypatch: pytest
     assert sorted(one.name for one in Path("/proc/self/fd").iterdir()) == before
 
 
+def test_of_a_journal_each_line_is_told_once(stores: Stores) -> None:
+    with closing(stores.open("run")) as state:
+        told = []
+        for name in ("a", "b", ""):
+            if name:
+                state.journal.add(Action(Person(1, "anna"), name))
+            told.append([entry.action for entry in state.journal.unseen()])
+        assert told == [["a"], ["b"], []]
+
+
 def test_the_latest_lines_of_a_journal_are_given_from_a_time_on(stores: Stores) -> None:
     with closing(stores.open("run")) as state:
         for number in range(4):

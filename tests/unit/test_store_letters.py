@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from poller.core.errors import StateError
+from poller.store.journal import Action, Person
 from poller.store.letters import LetterBooks
 from poller.store.rows import DeadLetter
 from poller.store.sqlite import State, Stores
 from poller.store.sqlite.schema import APPLICATION_ID, migrate, with_functions
-from tests.states import NOW, commit, events, next_batch, open_state, patch_pieces, settle, waiting
+from tests.states import NOW, START, commit, events, next_batch, open_state, patch_pieces, settle, waiting
 
 PIECE = 3
 
@@ -125,6 +126,21 @@ def statements_of(state: State) -> list[str]:
 
 def largest_transaction(said: list[str], word: str) -> int:
     return max(part.count(word) for part in " ".join(said).split("COMMIT"))
+
+
+def test_letters_of_several_contracts_are_replayed_and_counted_together(state: State) -> None:
+    state.contracts.enrol(["2"], "default", START, START)
+    refuse(state, 1, 2, 3)
+    commit(state, events(4), contract="2")
+    batch = next_batch(state, "out")
+    assert batch is not None
+    settle(state, "out", 1, dead=[DeadLetter(batch.events[0], 400, "no")], now=NOW)
+    by = Action(Person(1, "anna"), "replay")
+    assert state.dead_letters.replay(state.dead_letters.find(), NOW, by=by) == 4
+    assert by.entry is not None
+    assert by.entry.affected == 4
+    assert sorted(waiting(state, "out")) == [1, 2, 3, 4]
+    assert state.overview().imbalances() == []
 
 
 @pytest.mark.usefixtures("in_small_pieces")
