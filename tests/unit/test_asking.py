@@ -170,7 +170,10 @@ def test_a_contract_that_was_slow_and_is_still_is_not_asked_again_in_this_poll(
             api.page(contract, Window(0, 60), 0, 10)
         counts.append(len(silent.urls))
     assert counts == [2, 3, 5], "only from the second request on is it known that it is slow"
-    assert {*silent.urls} == {f"http://h/activitylog/v1/contracts/{contract}" for contract in "12"}
+    with pytest.raises(TransientError, match="no answer"):
+        api.page("3", Window(0, 60), 0, 10, is_retried=False)
+    assert len(silent.urls) == 6
+    assert {*silent.urls[:5]} == {f"http://h/activitylog/v1/contracts/{contract}" for contract in "12"}
 
 
 def test_a_part_of_the_pace_is_left_to_others(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
