@@ -206,6 +206,14 @@ def test_a_record_that_breaks_a_receiver_which_is_well_is_refused(
     assert len(responses.calls) == (1 if count > 1 else 2)
 
 
+@pytest.mark.parametrize("status", [302, 404, 429, 502, 503, 504])
+@responses.activate
+def test_what_does_not_come_of_the_record_costs_none_however_well_the_receiver_is(status: int) -> None:
+    responses.add_callback(responses.POST, LOGS, lambda request: (status if request.body else 200, {}, b""))
+    assert isinstance(make(compression="none").send([event_of(1)]), RetryAfter)
+    assert len(responses.calls) == 1
+
+
 @pytest.mark.parametrize(
     ("count", "body", "expected"),
     [

@@ -75,6 +75,14 @@ def test_the_file_has_its_name_only_when_it_is_complete(path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_lines_are_made_as_they_are_asked_for(path: Path) -> None:
+    output = OutputFile(path, render=lambda event, max_bytes=None: b"[" + event.line + b"]")
+    output.resume(None)
+    output.send(events(0, 2))
+    output.finish()
+    assert read(path) == [b"[" + line + b"]" for line in lines(events(0, 2))]
+
+
 def test_what_was_written_but_not_settled_is_written_once(path: Path) -> None:
     output = opened(path)
     output.send(events(0, 3))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import responses
 
 from poller.checks.sinks import check_sink
 from poller.config import AnyHttpSink, Config, Secret, SecretSource
@@ -139,6 +140,23 @@ def test_a_probe_sends_no_event(receiver, body):
 def test_a_probe_by_head_believes_what_it_is_told(receiver, status, expected):
     receiver.status = f"{status} Something"
     assert isinstance(sink_for(receiver, body="ndjson").probe(), expected)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (202, Accepted(status=202)),
+        *((status, Refused(f"HTTP {status} to HEAD", status)) for status in (200, 299, 400, 405, 415, 422, 501)),
+        (413, RetryAfter("HTTP 413 to HEAD")),
+        (300, RetryAfter("HTTP 300 (redirects are not followed: put where it leads into url)")),
+        (500, RetryAfter("HTTP 500", is_size_suspect=True)),
+    ],
+)
+@responses.activate
+def test_a_probe_by_head_tells_what_was_reached_from_what_was_not(status, expected):
+    responses.head("https://intake.example/in", status=status)
+    table = AnyHttpSink(name="s", url="https://intake.example/in", body="ndjson", successes=(202,))
+    assert build_sink(table, Config(), threading.Event()).probe() == expected
 
 
 def test_a_probe_of_a_receiver_out_of_reach_says_so(receiver):

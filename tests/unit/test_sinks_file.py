@@ -10,6 +10,7 @@ import random
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from datetime import UTC, datetime
@@ -171,9 +172,9 @@ def test_a_file_of_another_kind_is_neither_cut_nor_added_to(tmp_path, compressio
     path = tmp_path / "a"
     path.write_bytes(content)
     target = sink(path, compression)
+    what = "gzip" if compression == GZIP else "lines of JSON"
     for outcome in (target.send(events(1)), target.probe()):
-        assert isinstance(outcome, RetryAfter)
-        assert "move it away" in outcome.reason
+        assert outcome == RetryAfter(f"{path}: holds something else than {what}: move it away or change path")
     assert path.read_bytes() == content
 
 
@@ -293,6 +294,21 @@ def test_a_probe_leaves_no_trace(tmp_path):
     path.write_bytes(b'{"n":1}\n{"n":')
     assert sink(path).probe() == Accepted()
     assert path.read_bytes() == b'{"n":1}\n{"n":'
+
+
+def test_a_probe_tries_the_disk_of_the_file_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert sink(tmp_path / "deep" / "{date}").probe() == Accepted()
+
+
+@both
+def test_a_file_that_is_as_we_left_it_is_not_read_again(tmp_path, compression, monkeypatch):
+    target = sink(tmp_path / "a", compression)
+    for number in range(3):
+        assert target.send(events(number)) == Accepted()
+        monkeypatch.setattr(os, "pread", None)
+    monkeypatch.undo()
+    assert numbers(tmp_path / "a") == [0, 1, 2]
 
 
 def test_a_probe_of_a_full_disk_says_so(tmp_path):
