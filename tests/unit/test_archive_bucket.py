@@ -78,22 +78,22 @@ def test_a_lock_that_holds_is_proven(probed: Callable[[object, str], list[str]],
 
 
 @pytest.mark.parametrize(
-    ("storage", "what"),
+    ("keeps", "what"),
     [
-        (Storage(VersionId=None), "keeps no versions"),
-        (Storage(VersionId="null"), "keeps no versions"),
-        (Storage(ObjectLockMode=None), "is not locked as asked for"),
-        (Storage(ObjectLockMode="GOVERNANCE"), "is not locked as asked for"),
-        (Storage(ObjectLockRetainUntilDate=datetime(2026, 1, 1, tzinfo=UTC)), "is not locked as asked for"),
-        (Storage(is_lax=True), "a version of a locked object could be deleted"),
+        ({"VersionId": None}, "keeps no versions"),
+        ({"VersionId": "null"}, "keeps no versions"),
+        ({"ObjectLockMode": None}, "is not locked as asked for"),
+        ({"ObjectLockMode": "GOVERNANCE"}, "is not locked as asked for"),
+        ({"ObjectLockRetainUntilDate": datetime(2026, 1, 1, tzinfo=UTC)}, "is not locked as asked for"),
+        ({"is_lax": True}, "a version of a locked object could be deleted"),
     ],
     ids=["no versions", "versions suspended", "no lock", "another lock", "a shorter lock", "a lock that does not hold"],
 )
 def test_a_lock_that_does_not_hold_is_told(
-    probed: Callable[[object, str], list[str]], storage: Storage, what: str
+    probed: Callable[[object, str], list[str]], keeps: dict[str, Any], what: str
 ) -> None:
     with pytest.raises(PlaceError, match=what) as told:
-        probed(storage, "compliance")
+        probed(Storage(**keeps), "compliance")
     assert told.value.is_refused
 
 
