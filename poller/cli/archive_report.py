@@ -53,7 +53,9 @@ def _difference(held: HeldHour) -> str:
     assert statement is not None  # noqa: S101 - only stated hours differ
     gaps = ", ".join(f"{gap.start}/{gap.end} ({gap.kind})" for gap in statement.gaps)
     if statement.api is None:
-        return f"a gap lies in it, {gaps or 'closed since'}; {held.hour.held:,} entries are here"
+        # The digest names the gaps of `run`: not one that has been closed since the audit, or that is a backfill's.
+        what = f"a gap lies in it, {gaps}" if gaps else "a gap lay in it when it was audited"
+        return f"{what}; {held.hour.held:,} entries are here"
     later = ", some of them came later" if held.hour.held > statement.archived else ""
     return f"the API counted {statement.api:,}, {held.hour.held:,} are here{later}{f'; gaps: {gaps}' if gaps else ''}"
 

@@ -1,0 +1,34 @@
+"""What `archive verify` says in plain words of an hour that is not complete."""
+
+from __future__ import annotations
+
+import pytest
+
+from poller.cli.archive_report import lines_of
+from poller.core.evidence.chain import Hour
+from poller.core.evidence.digest import StatedGap, Statement
+from poller.pipeline.verify import HeldHour, Report
+
+HOUR = "2026-04-11T17:00:00Z"
+GAP = StatedGap("2026-04-11T17:03:01Z", "2026-04-11T17:03:02Z", "unreadable")
+
+
+@pytest.mark.parametrize(
+    ("statement", "held", "said"),
+    [
+        (
+            Statement("1", HOUR, None, 31, (GAP,)),
+            31,
+            f"a gap lies in it, {GAP.start}/{GAP.end} (unreadable); 31 entries",
+        ),
+        # One of a backfill, or one that was closed since: the digest names neither, and nothing is said of what became of it.
+        (Statement("1", HOUR, None, 31), 31, "a gap lay in it when it was audited; 31 entries"),
+        (Statement("1", HOUR, 30, 28), 28, "the API counted 30, 28 are here"),
+        (Statement("1", HOUR, 30, 28), 31, "the API counted 30, 31 are here, some of them came later"),
+        (Statement("1", HOUR, 30, 28, (GAP,)), 28, f"the API counted 30, 28 are here; gaps: {GAP.start}/{GAP.end} (un"),
+    ],
+)
+def test_an_hour_that_is_not_complete_says_what_is_known_of_it(statement: Statement, held: int, said: str) -> None:
+    hour = HeldHour("1", 1_775_926_800, Hour(statement, held))
+    report = Report([], 1, "ab", 1, 31, 1, HOUR, HOUR, 0, 0, [hour], [], False, [], None)
+    assert any(line.startswith(f"  contract 1, {HOUR}: {said}") for line in lines_of(report)), list(lines_of(report))
