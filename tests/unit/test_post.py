@@ -121,9 +121,8 @@ def test_a_login_is_sent(receiver, settings, header):
 def test_a_probe_sends_no_event(receiver, body):
     assert sink_for(receiver, body=body).probe() == Accepted(status=200)
     (asked,) = receiver.asked
-    assert (asked.method, asked.body) == (("POST", gzip.compress(b"[]")) if body == "array" else ("HEAD", b"")) or (
-        asked.method == "POST" and gzip.decompress(asked.body) == b"[]"
-    )
+    sent = gzip.decompress(asked.body) if asked.body else b""
+    assert (asked.method, sent) == (("POST", b"[]") if body == "array" else ("HEAD", b""))
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ def test_an_object_that_is_not_what_was_written_is_told(damage: Any, why: str) -
         (b"no gzip", "is no gzip file"),
         (gzip.compress(b'{"n":1}\n7\n'), "holds what is no entry"),
     ],
+    ids=["text", "a number"],
 )
 def test_an_object_that_was_written_wrong_is_told(content: bytes, why: str) -> None:
     place = written([timed(1)])

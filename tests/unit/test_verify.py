@@ -171,7 +171,11 @@ def test_an_object_is_counted_over_all_of_its_members_however_long_they_are() ->
     assert (key, "holds 4 entries, though digest 1 counts 3") in verify(place).findings
 
 
-@pytest.mark.parametrize("content", [b"no gzip at all", gzip.compress(b"a\n" * 99)[:-9], zlib.compress(b"a\n")])
+@pytest.mark.parametrize(
+    "content",
+    [b"no gzip at all", gzip.compress(b"a\n" * 99)[:-9], zlib.compress(b"a\n")],
+    ids=["text", "cut", "zlib"],
+)
 def test_what_was_written_and_is_no_gzip_file_is_told(content: bytes) -> None:
     place, key = with_content(content, entries=1)
     assert (key, "is no gzip file, though it is what was written") in verify(place).findings
