@@ -157,6 +157,7 @@ def measured(directory: Path, command: Sequence[str], name: str) -> tuple[int, f
             text=True,
             check=False,
         )
+        assert peak.exists(), (run.returncode, run.stderr)
         return int(peak.read_text()) * 1024, time.monotonic() - started, run.stderr
 
 

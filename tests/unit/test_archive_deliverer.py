@@ -101,7 +101,7 @@ class Bench:
             path.write_bytes(content)
         self.private.chmod(0o600)
         self.evidence = Evidence(signing_key_file=self.private)
-        self.settings = Settings(name=NAME, url="file:///nowhere", **settings)  # type: ignore[arg-type]
+        self.settings = Settings(name=NAME, url="file:///proc/nowhere", **settings)  # type: ignore[arg-type]
         self.state = self.open("run")
         self.state.contracts.enrol(["1", "2"], "default", START, NOW)
         self.deliverer = self.begin()
@@ -272,7 +272,7 @@ def test_a_batch_that_was_committed_is_written_as_it_was_whatever_changed_since(
         bench.finish()
     prepared = bench.state.archives.prepared(NAME)
     assert prepared is not None
-    bench.settings = Settings(name=NAME, url="file:///nowhere", batch_events=1, max_event_bytes=1024)
+    bench.settings = Settings(name=NAME, url="file:///proc/nowhere", batch_events=1, max_event_bytes=1024)
     bench.restart()
     commit(bench.state, [event(3)], now=NOW)
     bench.finish()

@@ -205,7 +205,7 @@ def test_where_nothing_was_audited_nothing_is_told(caplog: pytest.LogCaptureFixt
 
 
 def test_archives_are_told_what_was_counted_of_each_hour() -> None:
-    settings = Settings(name="proof", url="file:///nowhere")
+    settings = Settings(name="proof", url="file:///proc/nowhere")
     sink = ArchiveSink(settings, Context(Config(), threading.Event()), MemoryPlace())
     bench = Bench(views.contract("3"), sinks=[sink])
     bench.collector.outcomes = {"3": Audited([Difference("3", Window(TOP - 3 * HOUR, TOP - 2 * HOUR), 9, 3, 0)])}

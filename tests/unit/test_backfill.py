@@ -264,7 +264,7 @@ def test_an_archive_states_what_the_api_counts_of_each_hour_of_the_range(tmp_pat
     hour = BEGAN // H * H
     asked = Window(hour - 3 * H, hour)
     order = ORDER._replace(output="", sinks=("proof",))
-    settings = ArchiveSettings(name="proof", url="file:///nowhere")
+    settings = ArchiveSettings(name="proof", url="file:///proc/nowhere")
     with backfill_of(tmp_path, log, order) as (backfill, state):
         found, _ = backfill.discover(asked)
         log.rejected = Window(hour - H, hour - H + 60)

@@ -57,7 +57,7 @@ def place() -> Recorder:
 
 
 def make(place: Any, *, config: Config | None = None, **settings: Any) -> ArchiveSink:
-    table = Settings(**{"name": "archive", "url": "file:///nowhere", **settings})
+    table = Settings(**{"name": "archive", "url": "file:///proc/nowhere", **settings})
     return ArchiveSink(table, Context(config or Config(), threading.Event()), place)
 
 
