@@ -185,8 +185,8 @@ class _RestResponse:
     def getheaders(self) -> Mapping[str, str]:
         return self._headers
 
-    def getheader(self, name: str) -> str | None:
-        return self._headers.get(name)
+    def getheader(self, name: str, default: str | None = None) -> str | None:
+        return self._headers.get(name, default)
 
 
 def _pipeline(answer: Any) -> Pipeline:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,6 +163,7 @@ class Backfill:
         self._prepare = prepare
         self._trusted_now = trusted_now
         self._clock = clock
+        self._collector = partial(Collector, state, accounts, self._config, stop=stop, clock=clock)
 
     @property
     def is_finished(self) -> bool:
@@ -199,8 +201,7 @@ class Backfill:
 
         Raises: ConfigError when every account was asked and none of them sees a contract of the order.
         """
-        collector = Collector(self._state, self._accounts, self._config, stop=self._stop, clock=self._clock)
-        with closing(collector):
+        with closing(self._collector()) as collector:
             found, failures = collector.discover(since=window.start, only=self._order.contracts)
         left_out = {*found, *self._config.poll.exclude_contracts}
         for row in self._state.contracts.all():
@@ -286,17 +287,12 @@ class Backfill:
                 for sink in sinks
             ]
             transfer = Transfer(deliverers, self._stop)
-            collector = Collector(
-                self._state,
-                self._accounts,
-                self._config,
-                stop=self._stop,
+            collector = self._collector(
                 prepare=self._prepare,
                 elsewhere=self._elsewhere(others),
                 on_window=after_window,
                 until=window.end,
                 gaps_at_once=_ALL_GAPS,
-                clock=self._clock,
             )
             polls = transfer.run(
                 collector, lambda: contracts, self._jobs, lambda: tick(transfer.delivered), tick_seconds

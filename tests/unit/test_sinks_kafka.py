@@ -111,13 +111,13 @@ class Library:
 
 class Client:
     def __init__(self, library: Library, settings: dict[str, Any]) -> None:
-        self.library = library
+        self.played = library
         self.settings = settings
         library.told.append(settings)
         library.do(type(self).__name__.lower())
 
     def poll(self, seconds: float) -> Message | None:
-        library = self.library
+        library = self.played
         if seconds > 0:
             library.do("poll", seconds)
             library.now += 0.0 if library.records else seconds
@@ -129,78 +129,78 @@ class Client:
 
 class Producer(Client):
     def init_transactions(self, seconds: float) -> None:
-        self.library.do("init", self.settings["transactional.id"], seconds)
+        self.played.do("init", self.settings["transactional.id"], seconds)
         self.waiting: list[tuple[int, Any]] = []
 
     def begin_transaction(self) -> None:
-        self.library.do("begin")
+        self.played.do("begin")
 
     def produce(self, topic: str, value: bytes, **given: Any) -> None:
-        self.waiting.append((len(self.library.done("produce")), given.pop("on_delivery")))
-        self.library.do("produce", topic, value, given)
+        self.waiting.append((len(self.played.done("produce")), given.pop("on_delivery")))
+        self.played.do("produce", topic, value, given)
 
     def flush(self, seconds: float) -> int:
-        self.library.do("flush", seconds)
-        if self.library.is_slow:
-            self.library.now += 1
+        self.played.do("flush", seconds)
+        if self.played.is_slow:
+            self.played.now += 1
             return len(self.waiting)
         for number, report in self.waiting:
-            report(self.library.refuses.get(number), None)
+            report(self.played.refuses.get(number), None)
         self.waiting = []
         return 0
 
     def commit_transaction(self, seconds: float) -> None:
-        self.library.do("commit", seconds)
+        self.played.do("commit", seconds)
 
     def purge(self) -> None:
-        self.library.do("purge")
+        self.played.do("purge")
 
 
 class Consumer(Client):
     def list_topics(self, topic: str, seconds: float) -> Any:
-        self.library.do("topic", topic, seconds)
-        found = SimpleNamespace(error=self.library.topic_error, partitions=self.library.partitions)
+        self.played.do("topic", topic, seconds)
+        found = SimpleNamespace(error=self.played.topic_error, partitions=self.played.partitions)
         return SimpleNamespace(topics={topic: found})
 
     def offsets_for_times(self, wanted: list[TopicPartition], seconds: float) -> list[TopicPartition]:
-        self.library.do("by time", [(one.topic, one.partition, one.offset) for one in wanted], seconds)
-        return [TopicPartition(one.topic, one.partition, self.library.by_time[one.partition]) for one in wanted]
+        self.played.do("by time", [(one.topic, one.partition, one.offset) for one in wanted], seconds)
+        return [TopicPartition(one.topic, one.partition, self.played.by_time[one.partition]) for one in wanted]
 
     def get_watermark_offsets(self, place: TopicPartition, seconds: float) -> tuple[int, int]:
-        self.library.do("first", place.topic, place.partition, seconds)
-        return self.library.first[place.partition], -7
+        self.played.do("first", place.topic, place.partition, seconds)
+        return self.played.first[place.partition], -7
 
     def assign(self, places: list[TopicPartition]) -> None:
-        self.library.do("assign", [(one.topic, one.partition, one.offset) for one in places])
+        self.played.do("assign", [(one.topic, one.partition, one.offset) for one in places])
 
     def close(self) -> None:
-        self.library.do("close")
+        self.played.do("close")
 
 
 class Admin:
     def __init__(self, library: Library, settings: dict[str, Any]) -> None:
-        self.library = library
+        self.played = library
         library.told.append(settings)
 
     def describe_configs(self, resources: list[ConfigResource], request_timeout: float) -> dict[Any, Any]:
         (one,) = resources
-        self.library.do("limits", one.restype, one.name, request_timeout)
-        found = {name: SimpleNamespace(value=value) for name, value in self.library.limits.items()}
-        return {one: Future(self.library, found)}
+        self.played.do("limits", one.restype, one.name, request_timeout)
+        found = {name: SimpleNamespace(value=value) for name, value in self.played.limits.items()}
+        return {one: Future(self.played, found)}
 
     def list_offsets(self, wanted: dict[TopicPartition, Any], **options: Any) -> dict[TopicPartition, Any]:
         assert all(type(spec) is type(OffsetSpec.latest()) for spec in wanted.values())
-        self.library.do("ends", [(one.topic, one.partition) for one in wanted], options)
-        ends = self.library.ends
-        return {one: Future(self.library, SimpleNamespace(offset=ends[one.partition])) for one in wanted}
+        self.played.do("ends", [(one.topic, one.partition) for one in wanted], options)
+        ends = self.played.ends
+        return {one: Future(self.played, SimpleNamespace(offset=ends[one.partition])) for one in wanted}
 
 
 class Future:
     def __init__(self, library: Library, found: Any) -> None:
-        self.library, self.found = library, found
+        self.played, self.found = library, found
 
     def result(self, seconds: float) -> Any:
-        self.library.do("result", seconds)
+        self.played.do("result", seconds)
         return self.found
 
 
@@ -223,12 +223,12 @@ class Sink(kafka.KafkaSink):
         self.seconds = NOW
         super().__init__(table_of(**settings), Context(Config(), self.stop), clock=lambda: self.seconds)
         self.noted: list[int | None] = []
-        self.library = library
+        self.played = library
         self.note_offset = self._note
         self.resume(offset)
 
     def _note(self, offset: int | None) -> None:
-        self.library.do("note")
+        self.played.do("note")
         self.noted.append(offset)
 
 

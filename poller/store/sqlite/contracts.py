@@ -195,11 +195,10 @@ class Claim:
 
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
         """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress."""
+        self._has_gaps = self._has_gaps or bool(read.unread)  # before: it may be committed, and an interrupt come then
         with self._database.transaction() as connection:
             self._ensure_held()
-            done = _commit(connection, self.row.contract, read, prepare, has_gaps=self._has_gaps)
-        self._has_gaps = self._has_gaps or bool(done.opened)
-        return done
+            return _commit(connection, self.row.contract, read, prepare, has_gaps=self._has_gaps)
 
     def end_range(self, id_: int) -> None:
         """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
