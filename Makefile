@@ -10,7 +10,7 @@ ARGS   ?=
 BIN   := .venv/bin
 READY := .venv/.ready
 
-CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/core/events.py,poller/core/answers.py,poller/core/entries.py,poller/core/identity.py,poller/core/times.py,poller/core/windows.py,poller/core/delivery.py,poller/core/reading.py,poller/core/narrowing.py,poller/core/sifting.py,poller/core/outages.py,poller/core/mapping/*,poller/core/evidence/*
+CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/core/events.py,poller/core/answers.py,poller/core/entries.py,poller/core/identity.py,poller/core/times.py,poller/core/windows.py,poller/core/density.py,poller/core/delivery.py,poller/core/reading.py,poller/core/narrowing.py,poller/core/sifting.py,poller/core/outages.py,poller/core/mapping/*,poller/core/evidence/*
 # Tests wait more than they work, so that more of them than there are processors run side by side. The workers take the longest
 # first, and what shares a fixture stays together (tests/order.py). A worker that dies ends the run: a new one
 # would wait for work for ever. `make test WORKERS=0`: one after the other.

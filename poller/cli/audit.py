@@ -29,6 +29,7 @@ from poller.core.hours import HOUR_SECONDS
 from poller.core.windows import Window, format_time
 from poller.pipeline.audit import Audited, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.repair import Comparison, Repair, compare
 from poller.pipeline.status import gap_data
 from poller.store.gaps import Gap
@@ -131,7 +132,7 @@ class _Audit:
         self._accounts = activity_logs(config, stop)
         self._now = time.time()
         # What is compared again after a repair is what was compared before it.
-        self._collector = Collector(state, self._accounts, config, stop=stop, clock=lambda: self._now)
+        self._auditor = LedgerAuditor(state, self._accounts, config, clock=lambda: self._now)
 
     def run(self, asked: Window, only: Sequence[str], *, by: Action | None = None) -> int:
         """Compare, and repair where a person asks for it: `by`.  Returns: the exit code."""
@@ -139,7 +140,7 @@ class _Audit:
         contracts, span = [row.contract for row in rows], whole_hours(asked)
         reached = _around([self._parts(row, span).compared for row in rows])
         before = [self._before(row, part) for row in rows if (part := self._parts(row, asked).before) is not None]
-        comparison = compare(self._collector, contracts, span)
+        comparison = compare(self._auditor, contracts, span)
         results, failures, differences = comparison.results, list(comparison.failures), comparison.differences
         compared = [
             Compared(row.contract, part, results[row.contract])
@@ -189,7 +190,7 @@ class _Audit:
     def _before(self, row: Contract, window: Window) -> _Before:
         """How much lies before the beginning. It is no difference, so that the API does not say is no failure."""
         try:
-            return _Before(row.contract, window, *self._collector.count_roughly(row.contract, window))
+            return _Before(row.contract, window, *self._auditor.count_roughly(row.contract, window))
         except StateError:
             raise
         except PollerError:
@@ -297,7 +298,7 @@ class _Audit:
         """Have what is missing read, say what came of it, and return the last comparison."""
         repaired = Repair(
             self._state,
-            self._collector,
+            self._auditor,
             lambda: Collector(
                 self._state, self._accounts, self._config, stop=self._stop, prepare=preparation(self._config)
             ),

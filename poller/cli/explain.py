@@ -11,7 +11,7 @@ from poller.cli.messages import exit_code, note
 from poller.config import Config
 from poller.core.errors import ConfigError, PollerError, Problem
 from poller.core.events import Event
-from poller.core.reading import Limits, WindowReader
+from poller.core.reading import WindowReader
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
 
@@ -59,9 +59,7 @@ def _chosen(config: Config, visible: Sequence[str], only: Sequence[str]) -> list
 
 
 def _events(config: Config, api: ActivityLog, contract: str, window: Window) -> Iterator[Event]:
-    reader = WindowReader(
-        api, contract, Limits(config.api.page_size, config.api.result_window, config.api.window_bytes)
-    )
+    reader = WindowReader(api, contract, config.api.limits())
     for reading in reader.read_all(window):
         yield from reading.events
 

@@ -45,6 +45,7 @@ from poller.config.sinks import AnySink, ArchiveSink, FileSink
 from poller.config.state_url import is_unverified
 from poller.config.tables import Nested, NestedList, Table
 from poller.core.errors import ConfigError, Problem
+from poller.core.windows import Limits
 
 API_URL = "https://api.ionos.com"
 API_PATH = "/activitylog/v1"
@@ -119,6 +120,15 @@ class Api(Table, frozen=True, kw_only=True):
     window_bytes: Annotated[int, Size("Memory for windows in flight, over all contracts.", ge=MIB, le=1 << 34)] = (
         8 * MIB
     )
+
+    @property
+    def windows_held(self) -> int:
+        """How many windows are held in memory at once: some are read already, and wait for their turn to be committed."""
+        return self.concurrency + self.concurrency // 2
+
+    def limits(self, windows: int = 1) -> Limits:
+        """How much to ask for at once, where so many windows share the memory for them."""
+        return Limits(self.page_size, self.result_window, max(MIB, self.window_bytes // windows))
 
     problems = _access_problems
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from poller.core.gaps import Unread
+from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
+from poller.core.gaps import DENSE, FAILING, REFUSED, Unread
 from poller.core.windows import Window, split
 
 # On finding out what of the windows of one lane can be read: where entries would be missing for longer otherwise, and where it
@@ -84,3 +85,19 @@ def _moved_edge(window: Window, is_served: Callable[[int], bool]) -> int:
     while step < window.seconds and not is_served(window.start + step // 2):
         step *= 2
     return window.start + min(step, window.seconds - 1)
+
+
+def unread_by(window: Window, error: PollerError, offset: int, *, is_failing: bool) -> Unread | None:
+    """The window as one that cannot be read, where the error may be its own; None where it concerns more than that.
+
+    From an `offset` on, the API has served its first page and serves no more. It may say so with 500 as well, when a query is too
+    large for it. `is_failing`: it has failed before, so that a failure, too, may be the window's own.
+    """
+    is_query_too_large = isinstance(error, TransientError) and error.status == 500
+    if offset and (isinstance(error, RejectedError) or is_query_too_large):
+        return Unread(window, DENSE, error.message)
+    if isinstance(error, RejectedError) or (isinstance(error, AuthError) and error.is_denied):
+        return Unread(window, REFUSED, error.message)
+    if isinstance(error, TransientError) and error.status not in (408, 429) and is_failing:
+        return Unread(window, FAILING, error.message)
+    return None

@@ -16,10 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 from poller.core.amounts import plural
 from poller.core.answers import Page, Unreadable
+from poller.core.density import dense_part, is_capped, parts_needed, too_dense
 from poller.core.errors import (
     AuthError,
     BodyTooLargeError,
@@ -30,32 +29,20 @@ from poller.core.errors import (
 )
 from poller.core.events import Event
 from poller.core.gaps import DENSE, FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, merged
-from poller.core.narrowing import Narrowing
-from poller.core.sifting import each_once, has_repeats, is_by_time, span_of, told_apart
-from poller.core.windows import Window, parts_for, parts_of_whole_pages, split, split_around, tile
+from poller.core.narrowing import Narrowing, unread_by
+from poller.core.sifting import each_once, empty_if_repeated, has_repeats, is_by_time, span_of, told_apart
+from poller.core.windows import Limits, Window, split, split_around, tile
 
 _MAX_SWEEPS = 5
 _FEW_SWEEPS = 2
 _LONG_SECONDS = 20 * 86_400  # not what is left of a month that was split
 _LOOK_ENTRIES = 20
-_ENOUGH_TO_JUDGE = 200  # entries that say how dense a window is, give or take a tenth
-_MICROSECONDS = 1_000_000
 _MIB = 1024 * 1024
 # A second cannot be split, so this much of it is held in memory, and what a window may weigh where that is more.
 _SECOND_BYTES = 24 * _MIB
 # A window heavier than this, and than its share, is one that cannot be split: a few of those at once would take all memory.
 _HEAVY_BYTES = 4 * _MIB
 _MOST_SKIPPED = 8  # places in a row that give nothing, before it is the window that gives nothing
-# Where Elasticsearch stops counting unless told otherwise, with or without saying so.
-USUAL_CAP = 10_000
-
-
-class Limits(NamedTuple):
-    """How much to ask for at once: entries a page, entries an answer can reach by offset, bytes a window may weigh."""
-
-    page_size: int
-    result_window: int
-    window_bytes: int
 
 
 class Reading(NamedTuple):
@@ -253,12 +240,12 @@ class WindowReader:
             before, total = page, page.total
             first_total = total if first_total is None else first_total
             weight_bytes += page.weight_bytes
-            parts = self._parts_needed(page, offset, weight_bytes)
+            parts = parts_needed(page, offset, weight_bytes, self._page_size, self._limits)
             is_miscounted = False
             if parts > 1 and is_splittable:
                 parts = self._believed(parts, window, offset, page, asked)
                 if parts > 1:
-                    return Split(split_around(window, _dense_part(window, page), parts))
+                    return Split(split_around(window, dense_part(window, page), parts))
                 is_miscounted = True
             if weight_bytes > max(_HEAVY_BYTES, self._limits.window_bytes):
                 self._before_heavy(window)
@@ -266,9 +253,9 @@ class WindowReader:
             events.extend(page.events)
             offset += page.count
             page_count += bool(page.count)
-            cut = self._too_dense(window, page) if self._conduct.is_trial else None
+            cut = too_dense(window, page, self._limits) if self._conduct.is_trial else None
             # A total that is less than what has come is wrong: then only an empty page is the end.
-            is_end = is_miscounted or not page.count or (offset == total and not self._is_capped(page))
+            is_end = is_miscounted or not page.count or (offset == total and not is_capped(page, self._limits))
             if weight_bytes > max(_SECOND_BYTES, self._limits.window_bytes) and not is_end:
                 cut = Unread(
                     window,
@@ -286,9 +273,9 @@ class WindowReader:
             return Unread(window, DENSE, reason)
         limit = self._limit(window, offset)
         try:
-            return _empty_if_repeated(self._page(window, offset, limit), before, limit)
+            return empty_if_repeated(self._page(window, offset, limit), before, limit)
         except (RejectedError, TransientError, AuthError) as error:
-            unread = self._refused_page(window, offset, error)
+            unread = self._unread(window, error, offset) if offset else None
             if unread is None:
                 raise
             return unread
@@ -314,12 +301,6 @@ class WindowReader:
         if follow.count:
             return parts
         return 2 if page.weight_bytes > self._limits.window_bytes else 1
-
-    def _too_dense(self, window: Window, page: Page) -> Unread | None:
-        """A second of which the first page says that the API would not serve all of it: then the others are not asked for."""
-        if page.total is None or not self._is_capped(page) or page.count >= page.total:
-            return None
-        return Unread(window, DENSE, f"more entries than the API serves of one second ({page.total})")
 
     def _page(self, window: Window, offset: int, limit: int) -> Page:
         is_retried = not self._conduct.is_trial
@@ -364,49 +345,10 @@ class WindowReader:
             # Only doubled at a time: the next entries may be heavier than these.
             self._page_size = min(self._limits.page_size, fitting, max(self._page_size, limit) * 2)
 
-    def _is_capped(self, page: Page) -> bool:
-        total = page.total
-        return page.is_capped or (total is not None and (total >= self._limits.result_window or total == USUAL_CAP))
-
-    def _parts_needed(self, page: Page, offset: int, weight_bytes: int) -> int:
-        """Into how many parts to split a window of which this page and so many bytes came; 1 when it fits as far as we know."""
-        if weight_bytes > self._limits.window_bytes:  # later pages may be heavier than the first, or there is no total
-            return max(2, self._parts_expected(page)) if offset == 0 else 2
-        return self._parts_expected(page) if offset == 0 else 1
-
-    def _parts_expected(self, first: Page) -> int:
-        """Into how many parts to split a window by what its first page says of it."""
-        if first.total is None or not first.events:
-            return 1
-        by_count = parts_for(first.total, self._limits.result_window) if self._is_capped(first) else 1
-        weight_bytes = first.total * first.weight_bytes // len(first.events)
-        by_weight = (
-            parts_for(weight_bytes, self._limits.window_bytes) if weight_bytes > self._limits.window_bytes else 1
-        )
-        parts = max(by_count, by_weight)
-        return parts_of_whole_pages(first.total, parts, self._page_size) if parts > 1 else 1
-
     # What cannot be read
 
-    def _unread(self, window: Window, error: PollerError) -> Unread | None:
-        """The window as one that cannot be read, where the error may be its own; None where it concerns more than that."""
-        if isinstance(error, RejectedError) or (isinstance(error, AuthError) and error.is_denied):
-            return Unread(window, REFUSED, error.message)
-        if isinstance(error, TransientError) and error.status not in (408, 429):
-            is_second = self._conduct.is_failing or self._conduct.is_trial
-            return Unread(window, FAILING, error.message) if is_second else None
-        return None
-
-    def _refused_page(self, window: Window, offset: int, error: PollerError) -> Unread | None:
-        """The window as one of which the API serves no more: it served its first page. None where it concerns more than that.
-
-        It may say so with 500 as well, when a query is too large for it.
-        """
-        if offset == 0:
-            return None
-        if isinstance(error, RejectedError) or (isinstance(error, TransientError) and error.status == 500):
-            return Unread(window, DENSE, error.message)
-        return self._unread(window, error)
+    def _unread(self, window: Window, error: PollerError, offset: int = 0) -> Unread | None:
+        return unread_by(window, error, offset, is_failing=self._conduct.is_failing or self._conduct.is_trial)
 
     def _is_present_served(self, error: PollerError) -> bool:
         """Whether the API serves the present, so that an error is the window's own. In a trial it has just been read."""
@@ -444,38 +386,7 @@ class WindowReader:
         return Reading([], 0, (result,)) if isinstance(result, Unread) else Split(result)
 
 
-def _dense_part(window: Window, page: Page) -> Window:
-    """Where most entries of a window seem to be, going by how close together those of its first page are, and at which end.
-
-    Only a guess, for which the pieces need not be right: each is read, or split anew. It saves asking for the hours in which
-    nothing happened. At least an eighth of the window, so that a burst does not have all the rest split in the same narrow way.
-    """
-    times = [event.time_us // _MICROSECONDS for event in page.events if event.is_timed]
-    times = [second for second in times if window.start <= second < window.end]
-    if page.total is None or len(times) < _ENOUGH_TO_JUDGE:
-        return window
-    first, last = min(times), max(times)
-    length = round(max((last + 1 - first) * page.total / len(times), window.seconds / 8, 2))
-    if length * 4 > window.seconds * 3:
-        return window
-    start = max(window.start, last + 1 - length) if times[0] > times[-1] else min(first, window.end - length)
-    return Window(start, start + length)
-
-
 def _accounts_for(shown: Mapping[bytes, Event], sweep: _Sweep, total: int | None) -> bool:
     """Whether as many different entries were seen as the API counts. Entries are never taken back, so then it is all."""
     is_all = total is not None and len(shown) + len(sweep.unreadable) >= total
     return is_all and all(event.has_id for event in shown.values())
-
-
-def _empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
-    """An empty page, and with it the end, where the API ignores the offset: it gave the entries of the page before once more,
-    and another number of them than it was asked for.
-
-    As many as it was asked for may be those of the page before because everything shifted by a page.
-    """
-    if before is None or page.count == limit:
-        return page
-    is_repeated = [event.identity for event in page.events] == [event.identity for event in before.events]
-    is_repeated = is_repeated and page.unreadable == before.unreadable
-    return msgspec.structs.replace(page, events=(), unreadable=(), weight_bytes=0) if is_repeated else page

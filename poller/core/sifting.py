@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from poller.core.answers import Unreadable
+import msgspec
+
+from poller.core.answers import Page, Unreadable
 from poller.core.events import Event
 from poller.core.windows import Window
 
@@ -84,3 +86,16 @@ def each_once(window: Window, events: Sequence[Event]) -> list[Event]:
 
 def _order(event: Event) -> tuple[int, bytes]:
     return event.time_us, event.identity
+
+
+def empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
+    """An empty page, and with it the end, where the API ignores the offset: it gave the entries of the page before once more,
+    and another number of them than it was asked for.
+
+    As many as it was asked for may be those of the page before because everything shifted by a page.
+    """
+    if before is None or page.count == limit:
+        return page
+    is_repeated = [event.identity for event in page.events] == [event.identity for event in before.events]
+    is_repeated = is_repeated and page.unreadable == before.unreadable
+    return msgspec.structs.replace(page, events=(), unreadable=(), weight_bytes=0) if is_repeated else page

@@ -30,6 +30,14 @@ class Window(NamedTuple):
         return f"{format_time(self.start)}/{format_time(self.end)}"
 
 
+class Limits(NamedTuple):
+    """How much to ask for at once: entries a page, entries an answer can reach by offset, bytes a window may weigh."""
+
+    page_size: int
+    result_window: int
+    window_bytes: int
+
+
 def format_time(at_seconds: int) -> str:
     """Unix seconds as the API wants them: `2026-05-01T07:42:20Z`."""
     return datetime.fromtimestamp(at_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.core.answers import Page
+from poller.core.density import USUAL_CAP
 from poller.core.errors import RejectedError, TransientError
 from poller.core.events import Event
 from poller.core.gaps import REFUSED, Unread, merged, without
 from poller.core.hours import Compared
-from poller.core.reading import USUAL_CAP, Limits, Source, WindowReader
-from poller.core.windows import Window, split, tile
+from poller.core.reading import Source, WindowReader
+from poller.core.windows import Limits, Window, split, tile
 from poller.store.rows import HOUR_SECONDS, Contract, Count
 
 log = logging.getLogger(__name__)

@@ -30,12 +30,12 @@ from poller.core.errors import (
     TransientError,
 )
 from poller.core.events import Event
-from poller.core.reading import Limits
 from poller.core.windows import Window, format_time, tile
 from poller.ionos.api import ActivityLog
 from poller.pipeline.archive import HourCloser, chain_of_run, deliverer_of
 from poller.pipeline.audit import Auditor, compared_by
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.loop import Loop
 from poller.pipeline.status import Use
 from poller.pipeline.transfer import Transfer
@@ -253,8 +253,7 @@ class Backfill:
         if row is None or row.watermark >= end:
             return 0
         api = self._config.api
-        limits = Limits(api.page_size, api.result_window, api.window_bytes)
-        auditor = Auditor(self._accounts[row.account], contract, limits)
+        auditor = Auditor(self._accounts[row.account], contract, api.limits())
         return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
 
     def export(
@@ -298,19 +297,20 @@ class Backfill:
                 collector, lambda: contracts, self._jobs, lambda: tick(transfer.delivered), tick_seconds
             )
             if chain is not None:
-                self._state_hours(chain, sinks, collector, window)
+                self._state_hours(chain, sinks, window)
         return Export(polls, sum(left_out), transfer.delivered)
 
-    def _state_hours(self, chain: Archives, sinks: Sequence[Sink], collector: Collector, window: Window) -> None:
+    def _state_hours(self, chain: Archives, sinks: Sequence[Sink], window: Window) -> None:
         """Have the archives state what the API counts of each hour of the range, now that all of it is in them."""
         closer = HourCloser(self._state, sinks, chain)
+        auditor = LedgerAuditor(self._state, self._accounts, self._config, clock=self._clock)
         for row in self._state.contracts.all():
             span = Window(window.start, min(window.end, row.watermark))
             if row.failure or span.end <= span.start:
                 continue
             counts = closer.counts(row.contract, span)
             try:
-                result = collector.audit(row.contract, span)
+                result = auditor.audit(row.contract, span)
             except (TransientError, AuthError, RejectedError) as error:  # what is archived is archived
                 log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
                 continue

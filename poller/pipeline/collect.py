@@ -13,20 +13,18 @@ from typing import NamedTuple
 
 from poller.config import Config
 from poller.core.clocks import latest_now, trusted_now
-from poller.core.errors import AuthError, PollerError, RejectedError, StateError, StoppedError
+from poller.core.errors import AuthError, PollerError, StateError, StoppedError
 from poller.core.events import Event
-from poller.core.gaps import wait_seconds, without
-from poller.core.reading import Conduct, Limits, Reading, WindowReader
+from poller.core.gaps import wait_seconds
+from poller.core.reading import Conduct, Reading, WindowReader
 from poller.core.turns import MOST_OPEN
 from poller.core.windows import Window, next_window
 from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import ReadAhead
-from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, joined, parts_of
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
 from poller.pipeline.lanes import Lane, lanes
 from poller.store.gaps import Gap
-from poller.store.journal import Action
 from poller.store.parts import Claim
 from poller.store.protocols import State
 from poller.store.rows import Committed, Contract, Prepared, WindowRead
@@ -98,19 +96,13 @@ class Collector:
         self._on_window = on_window
         self._until = until
         self._clock = clock
-        concurrency = config.api.concurrency
-        # More than are read at once: some are read already, and wait for their turn to be committed.
-        slots = concurrency + concurrency // 2
-        self._limits = Limits(
-            config.api.page_size,
-            config.api.result_window,
-            max(1024 * 1024, config.api.window_bytes // slots),
-        )
+        slots, most_open = config.api.windows_held, config.api.concurrency * MOST_OPEN
+        self._limits = config.api.limits(slots)
         self._discovery = Discovery(state, accounts, config, clock)
         self._clock_guard = ClockGuard(state, config.poll.overlap_seconds)
         self._gaps_at_once = gaps_at_once
         self._claims: dict[str, Claim] = {}
-        self._ahead = ReadAhead(slots, concurrency * MOST_OPEN, self._wait_for_room, self._hanging_count)
+        self._ahead = ReadAhead(slots, most_open, self._wait_for_room, self._hanging_count)
 
     def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
         """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
@@ -340,72 +332,6 @@ class Collector:
             log.warning("outbox.has_room")
         if self._stop.is_set():
             raise StoppedError("asked to stop")
-
-    def audit(self, contract: str, span: Window, *, by_reading: bool = False) -> Audited:
-        """The hours of a span in which the API and the ledger disagree, from where collecting began.
-
-        Closed hours are compared by totals, the hour that is not over entry by entry, which costs a request a page.
-        `by_reading`: where the API gives no totals, closed hours are read as well. That costs as many requests as collecting
-        them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry.
-
-        Raises: AuthError, TransientError, StateError, StoppedError; RejectedError where the API refuses all of it.
-        """
-        row = self._known(contract)
-        parts = parts_of(span, row.origin, self._clock(), self._config.poll.overlap_seconds)
-        if parts.compared is None:
-            return Audited([])
-        auditor = self._auditor(row)
-        gaps = [gap.window for gap in self._state.gaps.find(contract)]
-
-        def read(part: Window) -> Audited:
-            counts = self._state.contracts.counts(contract, part.start, part.end)
-            return auditor.read(part, counts, lambda events: self._state.contracts.unseen(contract, events))
-
-        found: list[Audited] = []
-        by_totals, by_entries = around(parts.closed, gaps) if parts.closed is not None else ([], [])
-        for part in by_totals:
-            try:
-                found.append(auditor.compare(part, self._state.contracts.counts(contract, part.start, part.end)))
-            except NoTotalsError:
-                if not by_reading:
-                    raise
-                found.append(read(part))
-        by_entries += without(parts.open, gaps) if parts.open is not None else []
-        result = joined([*found, *map(read, by_entries)])
-        if not by_entries and result.refused and [part.window for part in result.refused] == by_totals:
-            raise RejectedError(result.refused[0].reason, hint="audit a span that the API serves", contract=contract)
-        return result
-
-    def count_roughly(self, contract: str, span: Window) -> tuple[int, bool]:
-        """How many entries the API holds in a span, and whether that is all of them, not only at least so many.
-
-        Raises: AuthError, TransientError, RejectedError, StoppedError.
-        """
-        return self._auditor(self._known(contract)).count_roughly(span)
-
-    def _known(self, contract: str) -> Contract:
-        row = self._state.contracts.get(contract)
-        if row is None:
-            raise ValueError(f"contract {contract} is not in the state")
-        return row
-
-    def _auditor(self, row: Contract) -> Auditor:
-        if row.account not in self._accounts:
-            hint = "put it back into the configuration, or audit the other contracts by name with --contract"
-            raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
-        return Auditor(self._accounts[row.account], row.contract, self._limits)
-
-    def repair(self, differences: Iterable[Difference], *, by: Action | None = None) -> int:
-        """Have the hours with missing entries read once more, at the next poll of their contract.
-
-        Returns how many entries that concerns; `by` is the person who asked. Hours whose identities were pruned are left
-        alone: reading them again would repeat what was delivered.
-        """
-        wanted = [difference for difference in differences if difference.missing and not difference.forgotten]
-        for difference in wanted:
-            count = difference.missing
-            self._state.contracts.add_range(difference.contract, difference.window, "repair", by=by, count=count)
-        return sum(difference.missing for difference in wanted)
 
     def _trusted_now(self, api: ActivityLog, now: float) -> float:
         """The earlier of our clock and the API's: up to there, neither doubts that the time has passed."""

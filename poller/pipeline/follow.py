@@ -14,7 +14,7 @@ from poller.config import Config
 from poller.core.errors import PollerError
 from poller.core.events import Event
 from poller.core.gaps import Unread
-from poller.core.reading import Limits, WindowReader
+from poller.core.reading import WindowReader
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
 
@@ -102,7 +102,7 @@ class Follower:
         if start >= end:
             return
         api = self._config.api
-        reader = WindowReader(row.api, contract, Limits(api.page_size, api.result_window, api.window_bytes))
+        reader = WindowReader(row.api, contract, api.limits())
         try:
             for reading in reader.read_all(Window(start, end)):
                 self.unread += [(contract, unread) for unread in reading.unread]

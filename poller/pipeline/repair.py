@@ -15,6 +15,7 @@ from poller.core.errors import PollerError, StateError, StateHeldError, StoppedE
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited, Difference
 from poller.pipeline.collect import Collector
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.store.journal import Action
 from poller.store.protocols import State
 
@@ -38,13 +39,13 @@ class Comparison(NamedTuple):
         return sum(difference.missing for difference in self.differences)
 
 
-def compare(collector: Collector, contracts: Sequence[str], span: Window) -> Comparison:
+def compare(auditor: LedgerAuditor, contracts: Sequence[str], span: Window) -> Comparison:
     """Audit the contracts one after the other; one that fails does not stop the others.  Raises: StateError."""
     results: dict[str, Audited] = {}
     failures: list[PollerError] = []
     for contract in contracts:
         try:
-            results[contract] = collector.audit(contract, span, by_reading=True)
+            results[contract] = auditor.audit(contract, span, by_reading=True)
         except StateError:
             raise
         except PollerError as error:
@@ -68,7 +69,7 @@ class Repair:
     def __init__(
         self,
         state: State,
-        auditor: Collector,
+        auditor: LedgerAuditor,
         reader: Callable[[], Collector],
         stop: threading.Event,
         *,

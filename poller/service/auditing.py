@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from poller.core.errors import AuthError, RejectedError, TransientError
 from poller.pipeline.archive import HourCloser
 from poller.pipeline.audit import compared_by, is_due, self_audit_span
-from poller.pipeline.collect import Collector
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.service.components import Components
 from poller.service.jobs import Jobs
 from poller.service.metrics import Metrics
@@ -27,13 +27,13 @@ class Auditing:
         self,
         state: State,
         components: Components,
-        collector: Collector,
+        auditor: LedgerAuditor,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._state = state
         self._settings = components.config.poll
-        self._collector = collector
+        self._auditor = auditor
         self._metrics = metrics
         self._clock = clock
         self._hours = HourCloser(state, components.sinks)
@@ -61,7 +61,7 @@ class Auditing:
             self._audit_tried_at[row.contract] = now
             counts = self._hours.counts(row.contract, span)
             try:
-                result = self._collector.audit(row.contract, span)
+                result = self._auditor.audit(row.contract, span)
             except (TransientError, AuthError, RejectedError) as error:
                 log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
                 continue
@@ -82,7 +82,7 @@ class Auditing:
                         "collected": difference.collected,
                     },
                 )
-            repairing = self._collector.repair(result.differences)
+            repairing = self._auditor.repair(result.differences)
             compared = compared_by(span, row.origin, now, settings.overlap_seconds, result)
             self._state.contracts.record_audit(row.contract, now, compared)
             self._hours.close(row.contract, counts, compared.window if compared else None, result)

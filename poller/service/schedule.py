@@ -14,6 +14,7 @@ from typing import NamedTuple
 from poller.core.errors import PollerError, StateUnavailableError
 from poller.core.turns import MOST_OPEN
 from poller.pipeline.collect import Collector, WindowCommitted
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.service.auditing import Auditing
 from poller.service.components import Components
 from poller.service.delivering import Delivering
@@ -73,7 +74,8 @@ class Schedule:
         self.jobs = Jobs(stop, fail, polls_at_once=config.api.concurrency * MOST_OPEN)
         self._delivering = Delivering(state, components, self.jobs, stop, metrics, clock)
         self.polling = Polling(state, components, self._collector, self.jobs, metrics, self._delivering.wake)
-        self.auditing = Auditing(state, components, self._collector, metrics, clock)
+        auditor = LedgerAuditor(state, components.accounts, config, clock=clock)
+        self.auditing = Auditing(state, components, auditor, metrics, clock)
         self._tokens = TokenWatch(components.token_expiries, metrics.token_expires_at, clock)
 
     def start(self) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from poller.core.answers import Page
 from poller.core.events import Event
-from poller.core.reading import Limits, Reading, Split, WindowReader
-from poller.core.windows import Window
+from poller.core.reading import Reading, Split, WindowReader
+from poller.core.windows import Limits, Window
 
 WINDOW = Window(0, 100)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from poller.core.answers import Page
 from poller.core.errors import RejectedError, TransientError
 from poller.core.events import Event
-from poller.core.reading import Conduct, Limits, Reading, Split, WindowReader
-from poller.core.windows import MAX_SPAN_SECONDS, Window, next_window, parts_for, split, split_around, tile
+from poller.core.reading import Conduct, Reading, Split, WindowReader
+from poller.core.windows import MAX_SPAN_SECONDS, Limits, Window, next_window, parts_for, split, split_around, tile
 
 SECONDS = st.integers(-(10**10), 10**10)
 

@@ -15,8 +15,7 @@ from poller.core.answers import Page
 from poller.core.errors import RejectedError
 from poller.core.events import Event
 from poller.core.gaps import merged
-from poller.core.reading import Limits
-from poller.core.windows import MAX_SPAN_SECONDS, Window
+from poller.core.windows import MAX_SPAN_SECONDS, Limits, Window
 from poller.pipeline.audit import (
     Auditor,
     Difference,

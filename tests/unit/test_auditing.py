@@ -31,7 +31,7 @@ from tests.views import HOUR, NOW, TOP
 INTERVAL = 6 * HOUR
 
 
-class Collector:
+class Auditor:
     """Compares as a test says; repairs what is missing."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class State:
 class Bench:
     def __init__(self, *rows: Contract, interval: int = INTERVAL, sinks: Sequence[Sink] = ()) -> None:
         self.now = float(NOW)
-        self.collector = Collector()
+        self.auditor = Auditor()
         self.state = State([row._replace(audited_at=NOW - INTERVAL) for row in rows])
         self.metrics = Metrics(lambda: views.state([], []))
         self.polled: list[str] = []
@@ -90,14 +90,14 @@ class Bench:
         self.config = msgspec.structs.replace(config, poll=changed)
         components = Components(self.config, {}, sinks, dict, lambda contract, events: Prepared(events))
         state: Any = self.state
-        collector: Any = self.collector
-        self.auditing = Auditing(state, components, collector, self.metrics, lambda: self.now)
+        auditor: Any = self.auditor
+        self.auditing = Auditing(state, components, auditor, self.metrics, lambda: self.now)
 
     def audit(self, *contracts: str) -> list[str]:
         """Returns: the contracts that were compared."""
-        before = len(self.collector.spans)
+        before = len(self.auditor.spans)
         self.auditing.audit(set(contracts) or set(self.state.rows), self.polled.append)
-        return [contract for contract, _ in self.collector.spans[before:]]
+        return [contract for contract, _ in self.auditor.spans[before:]]
 
     def missing(self, contract: str) -> float | None:
         return self.metrics.registry.get_sample_value("ionos_poller_audit_missing_events", {"contract": contract})
@@ -126,7 +126,7 @@ def test_it_is_looked_every_minute_at_most_whose_time_has_come(interval: int, ad
     bench.auditing.start(jobs, lambda: {"2"}, bench.polled.append)
     assert jobs.added == added
     jobs.job()
-    assert [contract for contract, _ in bench.collector.spans] == ["2"] * len(added)
+    assert [contract for contract, _ in bench.auditor.spans] == ["2"] * len(added)
 
 
 def test_each_contract_that_is_polled_is_audited_when_its_time_has_come() -> None:
@@ -150,11 +150,11 @@ def test_what_was_compared_is_recorded_hour_by_hour(caplog: pytest.LogCaptureFix
     bench = two()
     differing = Window(TOP - 5 * HOUR, TOP - 4 * HOUR)
     refused = Unread(Window(TOP - 3 * HOUR, TOP - 2 * HOUR), REFUSED, "HTTP 400")
-    bench.collector.outcomes = {"1": Audited([Difference("1", differing, 9, 7, 0)], [refused])}
+    bench.auditor.outcomes = {"1": Audited([Difference("1", differing, 9, 7, 0)], [refused])}
     assert bench.audit() == ["1", "2"]
     start = (NOW - INTERVAL - bench.config.poll.audit_span_seconds) // HOUR * HOUR
     # The hour that is not over, less what may be on its way, is read; those before it are compared.
-    assert bench.collector.spans == [(contract, Window(start, NOW - 3)) for contract in ("1", "2")]
+    assert bench.auditor.spans == [(contract, Window(start, NOW - 3)) for contract in ("1", "2")]
     compared = Window(start, TOP - HOUR)
     assert bench.state.recorded == [
         ("1", NOW, Compared(compared, (differing.start, refused.window.start))),
@@ -170,7 +170,7 @@ def test_what_was_compared_is_recorded_hour_by_hour(caplog: pytest.LogCaptureFix
 
 def test_what_cannot_be_repaired_is_shown_and_has_nothing_polled() -> None:
     bench = two()
-    bench.collector.outcomes = {"2": Audited([Difference("2", Window(TOP - HOUR, TOP), 9, 7, 1)])}
+    bench.auditor.outcomes = {"2": Audited([Difference("2", Window(TOP - HOUR, TOP), 9, 7, 1)])}
     bench.audit()
     assert (bench.missing("2"), bench.polled) == (2, [])
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_repaired_is_shown_and_has_nothing_polled() -> None:
 @pytest.mark.parametrize("error", [TransientError("no answer"), AuthError("refused"), RejectedError("too old")])
 def test_a_failure_is_the_contracts_own_and_is_no_audit(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     bench = two()
-    bench.collector.outcomes = {"1": error}
+    bench.auditor.outcomes = {"1": error}
     assert bench.audit() == ["1", "2"]
     assert [contract for contract, _, _ in bench.state.recorded] == ["2"]
     assert bench.missing("1") is None
@@ -186,13 +186,13 @@ def test_a_failure_is_the_contracts_own_and_is_no_audit(error: Exception, caplog
     bench.now += INTERVAL - 1
     assert bench.audit() == []
     bench.now += 1
-    bench.collector.outcomes = {}
+    bench.auditor.outcomes = {}
     assert bench.audit() == ["1", "2"], "a failed one waits for its next time as any other"
 
 
 def test_a_trouble_of_the_state_ends_it() -> None:
     bench = two()
-    bench.collector.outcomes = {"1": StateError("damaged")}
+    bench.auditor.outcomes = {"1": StateError("damaged")}
     with pytest.raises(StateError):
         bench.audit()
 
@@ -208,7 +208,7 @@ def test_archives_are_told_what_was_counted_of_each_hour() -> None:
     settings = Settings(name="proof", url="file:///proc/nowhere")
     sink = ArchiveSink(settings, Context(Config(), threading.Event()), MemoryPlace())
     bench = Bench(views.contract("3"), sinks=[sink])
-    bench.collector.outcomes = {"3": Audited([Difference("3", Window(TOP - 3 * HOUR, TOP - 2 * HOUR), 9, 3, 0)])}
+    bench.auditor.outcomes = {"3": Audited([Difference("3", Window(TOP - 3 * HOUR, TOP - 2 * HOUR), 9, 3, 0)])}
     bench.audit()
     counted = {TOP - 4 * HOUR: 3, TOP - 3 * HOUR: 9, TOP - 2 * HOUR: 3}
     assert bench.state.closed == [("proof", "3", counted)]

@@ -14,6 +14,7 @@ from poller.config import Config
 from poller.core.windows import Window
 from poller.pipeline.audit import Difference, around, parts_of, self_audit_span
 from poller.pipeline.collect import Collector
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.store.rows import Contract
 from poller.store.sqlite import State
 from tests.fake_api import BEGAN, H, Log
@@ -29,6 +30,7 @@ class Place:
         self.log = log
         accounts: dict[str, Any] = {"default": log}
         self.collector = Collector(state, accounts, Config(), stop=threading.Event(), clock=lambda: log.now)
+        self.auditor = LedgerAuditor(state, accounts, Config(), clock=lambda: log.now)
 
     def poll(self, after_seconds: float = 0) -> None:
         self.log.now += after_seconds
@@ -43,7 +45,7 @@ class Place:
         return row
 
     def audit(self, span: Window = DAY, contract: str = "1") -> list[Difference]:
-        return self.collector.audit(contract, span, by_reading=True).differences
+        return self.auditor.audit(contract, span, by_reading=True).differences
 
 
 @contextmanager
@@ -101,7 +103,7 @@ def test_what_lies_before_the_beginning_is_no_difference(place: Place) -> None:
         assert place.audit() == []
     place.log.show("1", BEGAN - 301)
     assert place.audit() == []
-    assert place.collector.count_roughly("1", Window(BEGAN - 24 * H, BEGAN)) == (24 * 60 + 1, True)
+    assert place.auditor.count_roughly("1", Window(BEGAN - 24 * H, BEGAN)) == (24 * 60 + 1, True)
 
 
 def test_an_audit_of_what_lies_before_the_beginning_asks_for_nothing(place: Place) -> None:
@@ -152,7 +154,7 @@ def test_one_repair_completes_and_nothing_that_comes_by_it_is_late(place: Place)
         place.log.show("1", second)
     differences = place.audit()
     assert sum(difference.missing for difference in differences) == len(late)
-    assert place.collector.repair(differences) == len(late)
+    assert place.auditor.repair(differences) == len(late)
     place.poll()
     assert place.audit() == []
     assert (place.row().late, place.row().repaired) == (0, len(late))
@@ -178,7 +180,7 @@ def test_a_regular_audit_looks_at_the_hour_that_is_not_over_up_to_where_lateness
         place.log.show("1", now - ago)
         span = self_audit_span(place.row(), now, 24 * H, 30 * 24 * H)
         assert span is not None
-        found = place.collector.audit("1", span).differences
+        found = place.auditor.audit("1", span).differences
         assert sum(difference.missing for difference in found) == missing
 
 
@@ -188,7 +190,7 @@ def test_a_regular_audit_of_equal_entries_costs_one_request_and_the_pages_of_the
     requests, now = place.log.requests, int(place.log.now)
     span = self_audit_span(place.row(), now, 7 * 24 * H, 30 * 24 * H)
     assert span is not None
-    assert place.collector.audit("1", span).differences == []
+    assert place.auditor.audit("1", span).differences == []
     assert place.log.requests - requests == 2
 
 
@@ -203,7 +205,7 @@ def test_a_gap_is_left_out_of_an_audit_and_the_rest_of_its_hour_is_compared(plac
     differences = place.audit()
     assert [difference.missing for difference in differences] == [1, 1]
     assert differences[0].window.start == second + 1, "behind the gap"
-    place.collector.repair(differences)
+    place.auditor.repair(differences)
     place.poll(60)
     assert place.audit() == []
     assert (place.row().repaired, place.row().late) == (2, 0)

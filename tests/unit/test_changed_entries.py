@@ -15,6 +15,7 @@ from poller.core.answers import Page, parse_page
 from poller.core.listing import ContractList
 from poller.core.windows import Window, format_time
 from poller.pipeline.collect import Collector
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.store.sqlite import State
 
 NOON = 1_800_000_000 // 3600 * 3600
@@ -46,6 +47,7 @@ class Place:
         self.now = NOON
         accounts: dict[str, Any] = {"default": self.api}
         self.collector = Collector(state, accounts, Config(), stop=threading.Event(), clock=lambda: self.now)
+        self.auditor = LedgerAuditor(state, accounts, Config(), clock=lambda: self.now)
 
     def shows(self, minute: int, **fields: Any) -> None:
         """From now on the API shows this entry, and nothing else, as of a minute after noon."""
@@ -61,7 +63,7 @@ class Place:
     def audited(self) -> list[tuple[int, int]]:
         """What an audit an hour later says: at the API and collected, of each hour that differs."""
         self.now += 7200
-        return [(row.at_api, row.collected) for row in self.collector.audit("1", Window(NOON, self.now)).differences]
+        return [(row.at_api, row.collected) for row in self.auditor.audit("1", Window(NOON, self.now)).differences]
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ from poller.core.gaps import (
     without,
 )
 from poller.core.narrowing import Narrowing, _moved_edge
-from poller.core.reading import Conduct, Limits, Reading, Split, WindowReader
+from poller.core.reading import Conduct, Reading, Split, WindowReader
 from poller.core.sifting import span_of, told_apart
-from poller.core.windows import Window, split
+from poller.core.windows import Limits, Window, split
 
 LIMITS = Limits(page_size=100, result_window=1000, window_bytes=10**9)
 PRESENT = Window(100_000, 100_001)

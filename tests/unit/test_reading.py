@@ -12,9 +12,9 @@ from poller.core.answers import Page
 from poller.core.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
 from poller.core.events import Event
 from poller.core.gaps import DENSE, UNSTABLE, Unread
-from poller.core.reading import Conduct, Limits, Reading, Split, WindowReader
+from poller.core.reading import Conduct, Reading, Split, WindowReader
 from poller.core.sifting import each_once
-from poller.core.windows import Window, parts_for, split
+from poller.core.windows import Limits, Window, parts_for, split
 
 WINDOW = Window(1000, 1010)
 SECOND = Window(1000, 1001)

@@ -15,6 +15,7 @@ from poller.core.errors import AuthError, StateHeldError, StoppedError
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited, Difference
 from poller.pipeline.collect import Collector, PollResult
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.repair import Comparison, Repair, compare
 from poller.store.journal import Action, Person
 from poller.store.protocols import State
@@ -49,8 +50,12 @@ class Place:
         accounts: dict[str, Any] = {"default": self.log}
         return Collector(self.state, accounts, Config(), stop=self.stop, clock=lambda: self.log.now)
 
+    def auditor(self) -> LedgerAuditor:
+        accounts: dict[str, Any] = {"default": self.log}
+        return LedgerAuditor(self.state, accounts, Config(), clock=lambda: self.log.now)
+
     def repair(self, **options: Any) -> Any:
-        auditor = self.collector()
+        auditor = self.auditor()
         repair = Repair(self.state, auditor, self.collector, self.stop, **{"patience_seconds": 10.0, **options})
         return repair.run(["1"], SPAN, compare(auditor, ["1"], SPAN), by=by())
 
@@ -76,7 +81,7 @@ def held_elsewhere(place: Place, monkeypatch: pytest.MonkeyPatch, is_held: Calla
 
 
 def test_what_is_missing_is_read_here_where_no_other_process_holds_the_state(place: Place) -> None:
-    assert compare(place.collector(), ["1"], SPAN).missing == 1
+    assert compare(place.auditor(), ["1"], SPAN).missing == 1
     repaired = place.repair()
     assert (repaired.comparison.missing, repaired.collected, repaired.is_late) == (0, 1, False)
     assert not place.state.overview().imbalances()
@@ -123,14 +128,14 @@ def test_who_stops_it_does_not_wait(place: Place, monkeypatch: pytest.MonkeyPatc
 
 def test_entries_whose_identities_were_pruned_are_counted_and_not_read_again(place: Place) -> None:
     collected = Comparison({"1": Audited([Difference("1", SPAN, 9, 4, forgotten=4)])}, [])
-    repair = Repair(place.state, place.collector(), place.collector, place.stop, patience_seconds=1.0)
+    repair = Repair(place.state, place.auditor(), place.collector, place.stop, patience_seconds=1.0)
     repaired = repair.run([], SPAN, collected, by=by())
     assert (repaired.forgotten, repaired.collected) == (5, 0)
     assert place.state.contracts.ranges("1") == []
 
 
 def test_a_repair_that_fails_is_not_tried_again_and_is_told(place: Place) -> None:
-    auditor = place.collector()
+    auditor = place.auditor()
     first = compare(auditor, ["1"], SPAN)
 
     def refuse(*args: object, **options: object) -> None:
@@ -146,17 +151,17 @@ def test_a_repair_that_fails_is_not_tried_again_and_is_told(place: Place) -> Non
 
 def test_a_contract_that_cannot_be_compared_does_not_stop_the_others(place: Place) -> None:
     place.log.seconds["2"] = []
-    collector = place.collector()
-    collector.discover()
-    real = collector.audit
+    place.collector().discover()
+    auditor = place.auditor()
+    real = auditor.audit
 
     def audit(contract: str, span: Window, *, by_reading: bool = False) -> Audited:
         if contract == "1":
             raise AuthError("refused")
         return real(contract, span, by_reading=by_reading)
 
-    collector.audit = audit  # type: ignore[method-assign]
-    found = compare(collector, ["1", "2"], SPAN)
+    auditor.audit = audit  # type: ignore[method-assign]
+    found = compare(auditor, ["1", "2"], SPAN)
     assert ([error.contract for error in found.failures], list(found.results)) == (["1"], ["2"])
 
 

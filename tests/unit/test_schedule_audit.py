@@ -41,7 +41,7 @@ class Audits:
         self.schedule = Schedule(
             self.state, components, stop, self.metrics, lambda: None, lambda error: None, lambda: self.now
         )
-        self.schedule._collector.audit = self._audit  # type: ignore[method-assign]
+        self.schedule.auditing._auditor.audit = self._audit  # type: ignore[method-assign]
         with self.state._database.transaction() as connection:
             connection.execute("UPDATE contracts SET watermark = ?", (int(self.now),))
 

@@ -1,0 +1,100 @@
+"""Comparing what was collected with what the API holds, contract by contract, and asking for what is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from poller.config import Config
+from poller.core.errors import PollerError, RejectedError
+from poller.core.gaps import without
+from poller.core.windows import Window
+from poller.ionos.api import ActivityLog
+from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, joined, parts_of
+from poller.store.journal import Action
+from poller.store.protocols import State
+from poller.store.rows import Contract
+
+
+class LedgerAuditor:
+    """Audits the contracts of a state. Reads no entry into it: what is missing, the next poll of its contract reads."""
+
+    def __init__(
+        self,
+        state: State,
+        accounts: Mapping[str, ActivityLog],
+        config: Config,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._state = state
+        self._accounts = accounts
+        self._overlap_seconds = config.poll.overlap_seconds
+        self._limits = config.api.limits(config.api.windows_held)  # as it may read beside a collector
+        self._clock = clock
+
+    def audit(self, contract: str, span: Window, *, by_reading: bool = False) -> Audited:
+        """The hours of a span in which the API and the ledger disagree, from where collecting began.
+
+        Closed hours are compared by totals, the hour that is not over entry by entry, which costs a request a page.
+        `by_reading`: where the API gives no totals, closed hours are read as well. That costs as many requests as collecting
+        them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry.
+
+        Raises: AuthError, TransientError, StateError, StoppedError; RejectedError where the API refuses all of it.
+        """
+        row = self._known(contract)
+        parts = parts_of(span, row.origin, self._clock(), self._overlap_seconds)
+        if parts.compared is None:
+            return Audited([])
+        auditor = self._auditor(row)
+        gaps = [gap.window for gap in self._state.gaps.find(contract)]
+
+        def read(part: Window) -> Audited:
+            counts = self._state.contracts.counts(contract, part.start, part.end)
+            return auditor.read(part, counts, lambda events: self._state.contracts.unseen(contract, events))
+
+        found: list[Audited] = []
+        by_totals, by_entries = around(parts.closed, gaps) if parts.closed is not None else ([], [])
+        for part in by_totals:
+            try:
+                found.append(auditor.compare(part, self._state.contracts.counts(contract, part.start, part.end)))
+            except NoTotalsError:
+                if not by_reading:
+                    raise
+                found.append(read(part))
+        by_entries += without(parts.open, gaps) if parts.open is not None else []
+        result = joined([*found, *map(read, by_entries)])
+        if not by_entries and result.refused and [part.window for part in result.refused] == by_totals:
+            raise RejectedError(result.refused[0].reason, hint="audit a span that the API serves", contract=contract)
+        return result
+
+    def count_roughly(self, contract: str, span: Window) -> tuple[int, bool]:
+        """How many entries the API holds in a span, and whether that is all of them, not only at least so many.
+
+        Raises: AuthError, TransientError, RejectedError, StoppedError.
+        """
+        return self._auditor(self._known(contract)).count_roughly(span)
+
+    def _known(self, contract: str) -> Contract:
+        row = self._state.contracts.get(contract)
+        if row is None:
+            raise ValueError(f"contract {contract} is not in the state")
+        return row
+
+    def _auditor(self, row: Contract) -> Auditor:
+        if row.account not in self._accounts:
+            hint = "put it back into the configuration, or audit the other contracts by name with --contract"
+            raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
+        return Auditor(self._accounts[row.account], row.contract, self._limits)
+
+    def repair(self, differences: Iterable[Difference], *, by: Action | None = None) -> int:
+        """Have the hours with missing entries read once more, at the next poll of their contract.
+
+        Returns how many entries that concerns; `by` is the person who asked. Hours whose identities were pruned are left
+        alone: reading them again would repeat what was delivered.
+        """
+        wanted = [difference for difference in differences if difference.missing and not difference.forgotten]
+        for difference in wanted:
+            count = difference.missing
+            self._state.contracts.add_range(difference.contract, difference.window, "repair", by=by, count=count)
+        return sum(difference.missing for difference in wanted)
