@@ -28,6 +28,7 @@ from poller.core.evidence.digest import encode, fingerprint
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited
 from poller.pipeline.deliver import Deliverer, StepResult, failure_kind
+from poller.pipeline.pieces import fitting
 from poller.sinks.archive import ArchiveSink, compress
 from poller.sinks.base import Sink
 from poller.store.archives import WRITER
@@ -115,7 +116,7 @@ class ArchiveDeliverer(Deliverer):
         batch = self._held().batch(self._settings.batch_events, self._archive.batch_bytes)
         if batch is None:
             return StepResult(0, None)
-        piece = self._fitting(self._redacted(batch.events))
+        piece = fitting(self._redacted(batch.events), self._settings.max_event_bytes, is_cut=self._is_cut)
         if not piece.dead:
             return piece.events
         first = min(piece.dead)

@@ -32,9 +32,8 @@ from poller.core.delivery import (
     wait_after,
 )
 from poller.core.errors import LeaseLostError, PollerError
-from poller.core.events import OutboxEvent, StoredEvents
-from poller.core.mapping import SHORTEST_BYTES, truncated
-from poller.pipeline.pieces import Piece
+from poller.core.events import OutboxEvent
+from poller.pipeline.pieces import Piece, fitting
 from poller.pipeline.queues import Queue, Queues
 from poller.sinks.base import OwnOutput, Sink
 from poller.store.parts import Outbox, Place
@@ -61,11 +60,6 @@ class StepResult(NamedTuple):
 
     settled: int
     wait_seconds: float | None
-
-
-def _is_shorter(events: Sequence[OutboxEvent], limit: int) -> bool:
-    """Whether no line is longer than `limit`, as far as that shows without looking at each."""
-    return isinstance(events, StoredEvents) and events.longest_bytes() <= limit
 
 
 def _place_of(error: Exception) -> str:
@@ -100,6 +94,7 @@ class Deliverer:
         """
         self._sink = sink
         self._settings = settings = sink.settings
+        self._is_cut = settings.oversize == "truncate"
         self._redact = redact
         self._queues = Queues(settings.batch_events)
         # Where the output is ours, there is one order of all.
@@ -232,7 +227,10 @@ class Deliverer:
                     continue
             self._queues.take_up(queue)
             parts = self._sink.parts(self._redacted(batch.events))
-            self._pieces.extend(self._queues.knowing(self._fitting(part)) for part in parts)
+            self._pieces.extend(
+                self._queues.knowing(fitting(part, self._settings.max_event_bytes, is_cut=self._is_cut))
+                for part in parts
+            )
             break
         return min(waits, default=None)
 
@@ -269,21 +267,6 @@ class Deliverer:
         redact = self._redact
         return events if redact is None else [event.with_line(redact(event.line)) for event in events]
 
-    def _fitting(self, events: Sequence[OutboxEvent]) -> Piece:
-        """The events with those that are larger than the sink takes shortened or dead, as `oversize` says."""
-        limit = self._settings.max_event_bytes
-        if _is_shorter(events, limit) or all(len(event.line) <= limit for event in events):
-            return Piece(events, {})
-        fitting = list(events)
-        dead = {}
-        for index, event in enumerate(events):
-            if len(event.line) > limit:
-                if self._settings.oversize == "truncate":
-                    fitting[index] = event.with_line(truncated(event.line, limit))
-                else:
-                    dead[index] = DeadLetter(event, None, f"larger than max_event_bytes: {len(event.line)} > {limit}")
-        return Piece(fitting, dead)
-
     def _carry_out(self, decision: Decision, piece: Piece, still: Sequence[int], seconds: float) -> StepResult:
         match decision:
             case Settle(dead, retry, status, later):
@@ -306,7 +289,7 @@ class Deliverer:
                 log.debug("batch.halved", extra={"sink": self._sink.name, "events": len(still)})
                 return self._halve(piece)
             case Shrink(reason, status):
-                self._pieces[0] = self._shrunk(piece, still[0], reason, status)
+                self._pieces[0] = piece.shrunk(still[0], reason, status, is_cut=self._is_cut)
                 return StepResult(0, 0.0)
             case Wait():
                 return self._retry_later(decision, still)
@@ -415,16 +398,6 @@ class Deliverer:
             "why": wait.reason,
         }
         log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra})
-
-    def _shrunk(self, piece: Piece, index: int, reason: str, status: int | None) -> Piece:
-        """The piece with one event, which alone is too large for the other side, half as long or dead."""
-        event = piece.events[index]
-        shorter = max(SHORTEST_BYTES, len(event.line) // 2)
-        if self._settings.oversize == "dead-letter" or shorter >= len(event.line):
-            return piece._replace(dead={**piece.dead, index: DeadLetter(event, status, reason)})
-        events = list(piece.events)
-        events[index] = event.with_line(truncated(event.line, shorter))
-        return piece._replace(events=events)
 
     def _settle(self, piece: Piece, seconds: float) -> StepResult:
         count = len(piece.events)

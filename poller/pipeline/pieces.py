@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from poller.core.events import OutboxEvent
+from poller.core.events import OutboxEvent, StoredEvents
+from poller.core.mapping import SHORTEST_BYTES, truncated
 from poller.store.rows import DeadLetter
 
 Key = tuple[str, bytes, int, int]
@@ -51,6 +52,16 @@ class Piece(NamedTuple):
             frozenset(places[index] for index in self.delivered if index in places),
         )
 
+    def shrunk(self, index: int, reason: str, status: int | None, *, is_cut: bool) -> Piece:
+        """The same with one event, which alone is too large for the other side, half as long, or dead unless `is_cut`."""
+        event = self.events[index]
+        shorter = max(SHORTEST_BYTES, len(event.line) // 2)
+        if not is_cut or shorter >= len(event.line):
+            return self._replace(dead={**self.dead, index: DeadLetter(event, status, reason)})
+        events = list(self.events)
+        events[index] = event.with_line(truncated(event.line, shorter))
+        return self._replace(events=events)
+
     def done(self) -> Iterator[tuple[OutboxEvent, DeadLetter | None]]:
         """The events that are done with, each with its dead letter if it was refused for good."""
         for index in sorted({*self.dead, *self.delivered}):
@@ -69,3 +80,20 @@ class Piece(NamedTuple):
                 else:
                     dead[index] = letter
         return Piece(self.events, dead, frozenset(delivered))
+
+
+def fitting(events: Sequence[OutboxEvent], most_bytes: int, *, is_cut: bool) -> Piece:
+    """The events, those with a line of more than `most_bytes` shortened to that, or dead unless `is_cut`."""
+    if isinstance(events, StoredEvents) and events.longest_bytes() <= most_bytes:
+        return Piece(events, {})  # without a look at each
+    fitting = list(events)
+    dead = {}
+    for index, event in enumerate(events):
+        if len(event.line) <= most_bytes:
+            continue
+        if is_cut:
+            fitting[index] = event.with_line(truncated(event.line, most_bytes))
+        else:
+            reason = f"larger than max_event_bytes: {len(event.line)} > {most_bytes}"
+            dead[index] = DeadLetter(event, None, reason)
+    return Piece(fitting, dead)
