@@ -53,7 +53,7 @@ def _difference(held: HeldHour) -> str:
     assert statement is not None  # noqa: S101 - only stated hours differ
     gaps = ", ".join(f"{gap.start}/{gap.end} ({gap.kind})" for gap in statement.gaps)
     if statement.api is None:
-        # The digest names the gaps of `run`: not one that has been closed since the audit, or that is a backfill's.
+        # The digest names no gap that has been closed since the audit, or that is another state's than the one that wrote it.
         what = f"a gap lies in it, {gaps}" if gaps else "a gap lay in it when it was audited"
         return f"{what}; {held.hour.held:,} entries are here"
     later = ", some of them came later" if held.hour.held > statement.archived else ""

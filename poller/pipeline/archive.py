@@ -63,6 +63,7 @@ class ArchiveDeliverer(Deliverer):
         """`writer` names this state among those that write to the chain of another one; empty where the chain is its own."""
         super().__init__(state.outbox, sink, redact=redact, clock=clock, on_failed=on_failed)
         self._archive = sink
+        self._gaps = state.gaps
         self._chain = chain or state.archives
         self._writer = writer
         self._batch: PreparedBatch | None = None
@@ -142,12 +143,14 @@ class ArchiveDeliverer(Deliverer):
             signers = _signers(evidence, head)
             with ThreadPoolExecutor(_PACKERS, thread_name_prefix="pack") as pool:
                 objects = pack(events, head.number + 1, compress, pool.map)
+            # The state that has the chain knows its own gaps.
+            gaps = [(gap.contract, gap.window, gap.kind) for gap in self._gaps.find()] if self._writer else []
 
             def seal(facts: Facts, signers: tuple[Signer | None, str | None] = signers) -> tuple[bytes, bytes | None]:
                 signer, next_key = signers
                 digest = compose(
-                    facts,
-                    [packed.entry for packed in objects],  # noqa: B023 - called before the next round
+                    facts.with_gaps(gaps),  # noqa: B023 - called before the next round
+                    [packed.entry for packed in objects],  # noqa: B023 - the same
                     written_at=now,
                     program=f"ionos-poller {__version__}",
                     entry_format=self._archive.entry_format,

@@ -9,7 +9,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from copy import copy
 from itertools import count
 from pathlib import Path
@@ -22,9 +22,9 @@ from poller.archive.signing import is_signed_by, new_key, read_public_key
 from poller.config import ArchiveSink as Settings
 from poller.config import Config, Evidence, Outbox
 from poller.core.errors import LeaseLostError, StateUnavailableError
-from poller.core.evidence.digest import decode, digest_key, fingerprint, sha256, signature_key
+from poller.core.evidence.digest import StatedGap, decode, digest_key, fingerprint, sha256, signature_key
 from poller.core.gaps import UNREADABLE, Unread
-from poller.core.windows import Window
+from poller.core.windows import Window, format_time
 from poller.pipeline.archive import ArchiveDeliverer, HourCloser, closed_hours
 from poller.pipeline.audit import Audited, Difference
 from poller.pipeline.verify import Report, Verifier
@@ -518,6 +518,25 @@ def test_a_backfill_writes_to_the_chain_of_run_and_no_entry_is_twice_in_it(bench
     assert (report.findings, report.entries, report.digests) == ([], 5, 4)
     assert past.overview().imbalances() == []
     past.close()
+
+
+def test_a_gap_of_a_backfill_is_named_in_the_digest_that_it_writes_to_the_chain_of_run(bench: Bench) -> None:
+    with closing(bench.open("backfill-1")) as past:
+        past.contracts.enrol(["1"], "default", START, NOW)
+        sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), bench.place)
+        chain = bench.state.archives
+        writer = ArchiveDeliverer(past, sink, chain=chain, writer="w1", clock=lambda: bench.now)
+        gap = Window(START + 60, START + 61)
+        commit(past, [event(1)], now=NOW, unread=[Unread(gap, UNREADABLE, "no entry")])
+        closer = HourCloser(past, [sink], chain)
+        span = Window(START, START + HOUR)
+        closer.close("1", closer.counts("1", span), span, Audited([]))
+        while writer.step(is_last=True).wait_seconds is not None:
+            pass
+        (held,) = bench.verify().incomplete
+        statement = held.hour.statement
+        assert statement is not None
+        assert statement.gaps == (StatedGap(format_time(gap.start), format_time(gap.end), UNREADABLE),)
 
 
 def test_a_sink_that_was_forgotten_while_its_batch_was_written_moves_nothing_on(make: Make) -> None:

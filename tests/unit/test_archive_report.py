@@ -21,7 +21,7 @@ GAP = StatedGap("2026-04-11T17:03:01Z", "2026-04-11T17:03:02Z", "unreadable")
             31,
             f"a gap lies in it, {GAP.start}/{GAP.end} (unreadable); 31 entries",
         ),
-        # One of a backfill, or one that was closed since: the digest names neither, and nothing is said of what became of it.
+        # One that was closed since, or of another state: the digest names neither, and nothing is said of what became of it.
         (Statement("1", HOUR, None, 31), 31, "a gap lay in it when it was audited; 31 entries"),
         (Statement("1", HOUR, 30, 28), 28, "the API counted 30, 28 are here"),
         (Statement("1", HOUR, 30, 28), 31, "the API counted 30, 31 are here, some of them came later"),

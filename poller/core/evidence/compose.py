@@ -43,6 +43,13 @@ class Facts(NamedTuple):
     dead: int
     waiting: int
 
+    def with_gaps(self, gaps: Iterable[tuple[str, Window, str]]) -> Facts:
+        """The same with gaps of which this state does not know: contract, span and kind of each."""
+        known = {contract: set(spans) for contract, spans in self.gaps.items()}
+        for contract, window, kind in gaps:
+            known.setdefault(contract, set()).add((window, kind))
+        return self._replace(gaps={contract: sorted(spans) for contract, spans in known.items()})
+
 
 def compose(
     facts: Facts,
