@@ -13,6 +13,8 @@ from tests.faults.plants import PLANTS
 from tests.faults.runs import BESIDE_OTHERS, carry_out
 
 FEW_ENTRIES = 400
+# What a plan strikes is left to chance, and the slower the machine, the less it is: a mistake has to be found by one of these.
+PLANS = 3
 
 
 def _lives(*faults: str, count: int = 1, **options: object) -> tuple[Life, ...]:
@@ -78,8 +80,12 @@ def test_a_mistake_put_in_on_purpose_is_found(tmp_path: Path, plant: str) -> Non
         options["overlap"] = overlap
     if plant in OVER_HOURS:
         options["span_seconds"] = 3 * 3600
-    account = carry_out(Plan(1, subject, lives), tmp_path / "plan", **options)
-    assert what in " ".join(account.violations), account
+    accounts = []
+    for seed in range(1, PLANS + 1):
+        accounts.append(carry_out(Plan(seed, subject, lives), tmp_path / f"plan-{seed}", **options))
+        if what in " ".join(accounts[-1].violations):
+            return
+    pytest.fail(f"not found by {PLANS} plans: {accounts}")
 
 
 LIVES_WITH_AN_OVERLAP = list(
