@@ -1,6 +1,6 @@
 """What one page tells of its window: whether the API serves all of it, where most of it lies, and into how many parts to cut it.
 
-Pure: a page and the limits in, a number or a window out. Whoever reads the windows that come of it checks them again.
+Pure: a page and the limits in, a number or a window out. The windows that come of it are checked when they are read.
 """
 
 from __future__ import annotations
