@@ -249,7 +249,7 @@ class Daemon:
     def lost(self, *intakes: str) -> int:
         return sum(self.simulator.books(name).lost for name in intakes or (LOGGING, LOKI))
 
-    def await_delivery(self, *intakes: str, timeout: float = 30) -> float:
+    def await_delivery(self, *intakes: str, timeout: float = 60) -> float:
         """Wait until every entry of the simulator is at the intakes; how long that took."""
         started = time.monotonic()
         wanted = sum(log.counts()[0] for log in self.simulator.logs.values())

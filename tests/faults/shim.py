@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import sqlite3
-import sys
 import time
 from functools import partial
 from typing import Any, NoReturn
@@ -37,10 +36,9 @@ def main() -> None:
         from tests.faults.plants import PLANTS
 
         (PLANTS | CLUSTER_PLANTS)[plant]()
-    from poller.cli import main as run
+    from poller.__main__ import main as run
 
-    sys.argv[0] = "ionos-poller"
-    run("ionos-poller")
+    run()
 
 
 def die() -> NoReturn:
