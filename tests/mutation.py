@@ -65,7 +65,11 @@ def tried(package: str, names: Sequence[str], workers: int) -> None:
     """Have mutmut try them. It keeps what came of it beside the copies that it made of the modules."""
     chosen = " or ".join(tests_of(package))
     # Most tests of the store run on both backends, and import neither.
-    options = f"-k 'postgres or {chosen}'" if package == SERVED else f"-k '({chosen}) and not postgres and not test_store_copy'"
+    options = (
+        f"-k 'postgres or {chosen}'"
+        if package == SERVED
+        else f"-k '({chosen}) and not postgres and not test_store_copy'"
+    )
     environment = {**os.environ, "CI": "true", "PYTEST_ADDOPTS": options}
     # Else mutmut names the new tests of this package to pytest one by one, and pytest cannot find those with `::` in them.
     (TOP / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
