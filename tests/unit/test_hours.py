@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +11,7 @@ from poller.core.hours import HOUR_SECONDS, Compared, first_hour, states
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited, Difference, compared_by
 from poller.pipeline.status import hours_of
-from poller.store.sqlite import State
+from poller.store.protocols import State
 from tests.states import HOUR, NOW, START
 
 LATER = NOW + 20 * 60  # 20 minutes into the hour
@@ -89,8 +89,8 @@ def test_an_audit_has_compared_the_hours_that_were_over_less_the_overlap() -> No
     assert compared_by(Window(NOW, LATER), LONG_AGO, LATER, 600, Audited([])) is None
 
 
-def test_the_state_keeps_what_the_last_audit_compared(tmp_path: Path) -> None:
-    state = State.open(tmp_path, "run")
+def test_the_state_keeps_what_the_last_audit_compared(opened: Callable[[], State]) -> None:
+    state = opened()
     try:
         state.contracts.enrol(["1"], "default", START, START)
         (row,) = state.contracts.all()
