@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from poller.store.protocols import State
+from poller.store.protocols import State, Stores
+from poller.store.sqlite import Stores as FileStores
 from tests.states import enrolled, open_state
 
 _numbers = count()
@@ -24,6 +25,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "state"
+
+
+@pytest.fixture
+def some_stores(backend: str, directory: Path, request: pytest.FixtureRequest) -> Stores:
+    """States of several uses; in PostgreSQL those of other tests are among them."""
+    stores: Stores = FileStores(directory) if backend == "sqlite" else request.getfixturevalue("postgres_stores")
+    return stores
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
 from poller.core.sifting import told_apart
 from poller.core.windows import Window
+from poller.store.protocols import Stores
 from poller.store.sqlite import State, database
 from poller.store.sqlite.ledger import _CHUNK_IDENTITIES as CHUNK
 from tests.states import HOUR, NOW, START, claimed, commit, counts, event, events, open_state, settle, waiting
@@ -420,3 +422,24 @@ def test_the_second_entry_under_an_id_may_repeat_the_first_once(state: State) ->
 def test_one_of_several_under_an_id_that_comes_alone_later_is_known(state: State) -> None:
     assert collected(state, "a", "b") == ["a", "b"]
     assert [collected(state, content) for content in "abc"] == [[], [], ["c"]]
+
+
+def test_what_another_use_has_collected_is_told_from_when_its_sinks_are_known(some_stores: Stores) -> None:
+    with closing(some_stores.open("first")) as state:
+        state.contracts.enrol(["1"], "default", START, START)
+        commit(state, [event(1)])
+        state.outbox.register("a", "stdout")
+        commit(state, [event(2)])
+        state.outbox.register("b", "stdout")
+        commit(state, [event(3)])
+    candidates = [event(number) for number in (1, 2, 3, 4)]
+    for sinks, unseen in (
+        ([], [4]),
+        (["a"], [1, 4]),
+        (["a", "b"], [1, 2, 4]),
+        (["b"], [1, 2, 4]),
+        (["a", "c"], [1, 2, 3, 4]),
+    ):
+        with closing(some_stores.collected("first", sinks)) as collected:
+            assert collected.unseen("1", candidates) == [event(number) for number in unseen], sinks
+            assert collected.knows_sinks is ("c" not in sinks)

@@ -28,7 +28,7 @@ from poller.store.sqlite.inspection import holder_of, schema_of
 from poller.store.sqlite.lock import Lock, forget_created, lock_of, was_created
 from poller.store.sqlite.schema import SCHEMA_VERSION
 from poller.store.sqlite.translation import as_passing, translated_os, translated_reading
-from tests.states import START, commit, event
+from tests.states import START
 
 MIB = 1 << 20
 
@@ -119,27 +119,6 @@ def test_a_state_is_given_to_another_use_and_is_missing_nowhere(stores: Stores) 
     assert [row.contract for row in stores.snapshot("old").contracts] == ["1"]
     with pytest.raises(StateError, match=r"run\.db: cannot be written: No such file"):
         stores.rename("run", "old")
-
-
-def test_what_another_use_has_collected_is_told_from_when_its_sinks_are_known(stores: Stores) -> None:
-    with closing(stores.open("run")) as state:
-        state.contracts.enrol(["1"], "default", START, START)
-        commit(state, [event(1)])
-        state.outbox.register("a", "stdout")
-        commit(state, [event(2)])
-        state.outbox.register("b", "stdout")
-        commit(state, [event(3)])
-    candidates = [event(number) for number in (1, 2, 3, 4)]
-    for sinks, unseen in (
-        ([], [4]),
-        (["a"], [1, 4]),
-        (["a", "b"], [1, 2, 4]),
-        (["b"], [1, 2, 4]),
-        (["a", "c"], [1, 2, 3, 4]),
-    ):
-        with closing(stores.collected("run", sinks)) as collected:
-            assert collected.unseen("1", candidates) == [event(number) for number in unseen], sinks
-            assert collected.knows_sinks is ("c" not in sinks)
 
 
 def test_a_directory_is_made_with_those_above_it(tmp_path: Path) -> None:

@@ -1,16 +1,14 @@
-"""What only a state in PostgreSQL has: what another use has collected as a query, and what `check` says of a server."""
+"""What `check` says of a PostgreSQL server, whatever is set there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
 
 from poller.store.postgres import diagnosis
 from poller.store.rows import Diagnosis
-from tests.states import START, commit, event
 
 
 class Answers:
@@ -66,25 +64,3 @@ def test_a_transaction_that_is_open_for_long_is_warned_of(seconds: int, level: s
 
 def test_without_an_open_transaction_there_is_nothing_to_say() -> None:
     assert said(diagnosis._transactions, {"SELECT pid": None}) == []
-
-
-def test_what_another_use_has_collected_is_told_from_when_its_sinks_are_known(postgres_stores: Any) -> None:
-    use = "collected-by-run"
-    with closing(postgres_stores.open(use)) as state:
-        state.contracts.enrol(["1"], "default", START, START)
-        commit(state, [event(1)])
-        state.outbox.register("a", "stdout")
-        commit(state, [event(2)])
-        state.outbox.register("b", "stdout")
-        commit(state, [event(3)])
-    candidates = [event(number) for number in (1, 2, 3, 4)]
-    for sinks, unseen in (
-        ([], [4]),
-        (["a"], [1, 4]),
-        (["a", "b"], [1, 2, 4]),
-        (["b"], [1, 2, 4]),
-        (["a", "c"], [1, 2, 3, 4]),
-    ):
-        with closing(postgres_stores.collected(use, sinks)) as collected:
-            assert collected.unseen("1", candidates) == [event(number) for number in unseen], sinks
-            assert collected.knows_sinks is ("c" not in sinks)
