@@ -135,7 +135,7 @@ class Daemon:
                 stderr=file if stderr is None else stderr,
             )
         if is_awaited:
-            wait_until(self.is_up, 15, what="the daemon answers")
+            wait_until(self.is_up, what="the daemon answers")
         return self
 
     def is_up(self) -> bool:
@@ -249,7 +249,7 @@ class Daemon:
     def lost(self, *intakes: str) -> int:
         return sum(self.simulator.books(name).lost for name in intakes or (LOGGING, LOKI))
 
-    def await_delivery(self, *intakes: str, timeout: float = 60) -> float:
+    def await_delivery(self, *intakes: str, timeout: float = 45) -> float:
         """Wait until every entry of the simulator is at the intakes; how long that took."""
         started = time.monotonic()
         wanted = sum(log.counts()[0] for log in self.simulator.logs.values())

@@ -107,7 +107,7 @@ class Machine:
             children = Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children").read_text()
             self._inside = ("nsenter", "--target", children.split()[0], "--all")
             self.root = Path(f"/proc/{children.split()[0]}/root")
-            wait_until(self._is_up, 20, what="systemd is up")
+            wait_until(self._is_up, what="systemd is up")
         except (OSError, IndexError, AssertionError) as error:
             raise NoMachineError(str(error)) from error
 
@@ -171,7 +171,7 @@ class Machine:
         return dict(state["uses"]["run"]["sinks"][0])
 
     def await_delivery(self) -> None:
-        wait_until(lambda: is_delivered(self.simulator), 20, what="delivered")
+        wait_until(lambda: is_delivered(self.simulator), what="delivered")
         wait_until(lambda: self.sink()["waiting"] == 0, what="the last batch is settled")
         assert self.simulator.books("logging").invented == 0
 

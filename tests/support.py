@@ -104,8 +104,11 @@ def start_command(
     )
 
 
-def wait_until(predicate: Callable[[], Answer], timeout: float = 30, *, what: str = "") -> Answer:
-    """Ask until the answer is true, and return it; AssertionError naming `what` after `timeout` seconds."""
+def wait_until(predicate: Callable[[], Answer], timeout: float = 45, *, what: str = "") -> Answer:
+    """Ask until the answer is true, and return it; AssertionError naming `what` after `timeout` seconds.
+
+    As long as a busy machine may take, and shorter than the minute after which the program does much by itself.
+    """
     deadline = time.monotonic() + timeout
     while True:
         answer = predicate()

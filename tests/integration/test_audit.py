@@ -359,18 +359,18 @@ def collected(daemon_of: MakeDaemon, **poll: str) -> Daemon:
 
 def test_the_audit_of_run_repairs_a_gap_by_itself_and_delivers_it_once(daemon_of: MakeDaemon) -> None:
     daemon = collected(daemon_of, audit_interval='"1s"', audit_span='"2d"')
-    wait_until(lambda: daemon.logged("audit.finished"), 15, what="an audit")
+    wait_until(lambda: daemon.logged("audit.finished"), what="an audit")
     assert not daemon.logged("audit.difference_found")
     hours = add_late(daemon)
     daemon.await_delivery(timeout=20)
     told = {line["hour"]: line for line in daemon.logged("audit.difference_found")}
     assert {hour: told[hour]["contract"] for hour in told} == {hours[0]: str(FIRST), hours[1]: str(SECOND)}
     assert [told[hour]["at_api"] - told[hour]["collected"] for hour in hours] == [1, 3]
-    wait_until(lambda: daemon.metric("audit_missing_events", contract=str(SECOND)) == 0, 15, what="an audit finds none")
+    wait_until(lambda: daemon.metric("audit_missing_events", contract=str(SECOND)) == 0, what="an audit finds none")
     assert daemon.metric("events_repaired_total", contract=str(FIRST)) == 1
     assert daemon.metric("events_repaired_total", contract=str(SECOND)) == 3
     audits = len(daemon.logged("audit.finished"))
-    wait_until(lambda: len(daemon.logged("audit.finished")) >= audits + 2, 15, what="more audits")
+    wait_until(lambda: len(daemon.logged("audit.finished")) >= audits + 2, what="more audits")
     daemon.stop()
     daemon.assert_once()
     daemon.assert_clean()
@@ -385,7 +385,7 @@ def test_what_became_visible_while_nothing_ran_is_found_by_the_first_audit_after
         assert with_functions(state).execute("UPDATE contracts SET audited_at = ?", (at,)).rowcount == 2
     daemon.configure(poll={**LOOKBACK, "audit_interval": '"2s"', "audit_span": '"2h"'})
     daemon.start()
-    wait_until(lambda: daemon.metric("events_repaired_total", contract=str(SECOND)) == 3, 20, what="an audit")
+    wait_until(lambda: daemon.metric("events_repaired_total", contract=str(SECOND)) == 3, what="an audit")
     daemon.await_delivery(timeout=20)
     assert {line["hour"] for line in daemon.logged("audit.difference_found")} == set(hours)
     daemon.stop()

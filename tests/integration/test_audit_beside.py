@@ -23,7 +23,7 @@ def test_replays_beside_an_audit_that_repairs_lose_nothing(daemon_of: MakeDaemon
     daemon.configure(sinks={LOGGING: {}}, poll={"audit_interval": '"0s"'})
     daemon.simulator.add_entries(FIRST, count=5, at=datetime.now(UTC) - timedelta(minutes=1))
     daemon.start()
-    wait_until(lambda: daemon.sink(LOGGING)["dead_letters"] == 5, 20, what="five dead letters")
+    wait_until(lambda: daemon.sink(LOGGING)["dead_letters"] == 5, what="five dead letters")
     daemon.stop()
     daemon.simulator.set_faults(["latency:1s"])
     for contract in CONTRACTS:

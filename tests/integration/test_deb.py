@@ -110,7 +110,7 @@ def test_it_is_installed_started_upgraded_removed_and_purged(package: Path, mach
     shutil.copy(unit, machine.units)
     machine.systemctl("daemon-reload")
     machine.systemctl("start", RUN)
-    wait_until(lambda: machine.simulator.intakes["logging"].distinct == 50, 20, what="all is delivered")
+    wait_until(lambda: machine.simulator.intakes["logging"].distinct == 50, what="all is delivered")
     first = machine.show("MainPID")
     assert int(machine.command("stat", "--format=%u", f"/proc/{first}").strip()) == int(
         machine.command("id", "--user", user)

@@ -165,7 +165,7 @@ def test_a_signal_while_the_api_hangs_ends_it_at_once(bench: Starter, number: si
     process = place.start("fetch", "--since", "1h")
     wait_until(lambda: place.requests() and place.simulator.traffic.max_per_second >= 3, what="requests came")
     process.send_signal(number)
-    run = finish(process, timeout=5)
+    run = finish(process, timeout=20)
     assert run.code == 130
     assert run.told == []
     place.simulator.set_faults([])
@@ -180,7 +180,7 @@ def test_a_signal_while_nobody_reads_ends_it_at_once(bench: Starter, number: sig
     process = place.start("fetch", "--since", "1h", stderr=subprocess.DEVNULL)
     wait_until(lambda: unread_bytes(process.stdout) >= 65_536, what="the pipe is full")
     process.send_signal(number)
-    assert process.wait(timeout=5) == code
+    assert process.wait(timeout=20) == code
     run = finish(process)
     rest = place.fetch("--since", "1h")
     assert rest.code == 0
@@ -201,7 +201,7 @@ def test_a_signal_at_any_moment_loses_nothing(bench: Starter) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             runs += 1
-        run = finish(process, timeout=5)
+        run = finish(process, timeout=20)
         # Before it listens for signals, SIGTERM ends it as it ends any program.
         assert run.code in (0, 130, -signal.SIGTERM), run
         assert run.told == []
@@ -269,7 +269,7 @@ def test_a_second_one_is_refused_and_named_or_waits_its_turn(bench: Starter) -> 
     third = place.start("fetch", "--wait")
     wait_until(lambda: all(lock_is_open_in(process.pid) for process in (second, third)), what="both wait")
     third.send_signal(signal.SIGTERM)
-    assert finish(third, timeout=5).code == 130
+    assert finish(third, timeout=20).code == 130
     place.simulator.set_faults([])
     first.kill()
     assert finish(first).lines == []

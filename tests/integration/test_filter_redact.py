@@ -56,7 +56,7 @@ def test_the_right_entries_arrive_the_counts_add_up_and_audit_finds_no_differenc
     oracle = [line for number in daemon.simulator.contracts for line in daemon.simulator.oracle(number)]
     kept, counts = expected(oracle)
     for name in (LOGGING, LOKI):
-        wait_until(lambda name=name: daemon.metric("events_delivered_total", sink=name) == len(kept), 20)
+        wait_until(lambda name=name: daemon.metric("events_delivered_total", sink=name) == len(kept))
     same(daemon.simulator.intakes[LOGGING].lines, kept)
     for reason, count in counts.items():
         assert daemon.metric("events_filtered_total", reason=reason) == count
@@ -84,11 +84,11 @@ def test_a_reload_brings_new_rules_and_the_counts_of_the_old_ones_stay(daemon_of
     daemon.configure(sinks={LOGGING: {}}, more='[filter]\ninclude = [{ service = "NONE" }]\n')
     daemon.reload()
     daemon.simulator.add_entries(FIRST, count=5)
-    wait_until(lambda: daemon.metric("events_filtered_total", reason="include") == 5, 15)
+    wait_until(lambda: daemon.metric("events_filtered_total", reason="include") == 5)
     daemon.configure(sinks={LOGGING: {}})
     daemon.reload()
     daemon.simulator.add_entries(FIRST, count=7)
-    wait_until(lambda: daemon.simulator.intakes[LOGGING].stored == 7, 15)
+    wait_until(lambda: daemon.simulator.intakes[LOGGING].stored == 7)
     assert daemon.state()["filtered"] == {"exclude[0] type=*": 300, "include": 5}
     daemon.stop()
     daemon.assert_clean()
@@ -239,7 +239,7 @@ def test_what_a_repair_collects_is_redacted_and_filtered_too(daemon_of: MakeDaem
         sinks={LOGGING: {}}, more=redact(daemon.directory) + RULES, poll={"initial_lookback": '"5h"', "overlap": '"1m"'}
     )
     daemon.start()
-    wait_until(lambda: daemon.metric("events_filtered_total", reason=GETS) > 0, 15)
+    wait_until(lambda: daemon.metric("events_filtered_total", reason=GETS) > 0)
     daemon.stop()
     before = daemon.state()
     hidden = canary_entries(4)
@@ -263,8 +263,8 @@ def test_a_redaction_of_one_sink_concerns_it_and_its_dead_letters_alone(daemon_o
     table = f'{{ {paths}, hash_key_file = "{daemon.directory}/sink.key" }}'
     daemon.configure(sinks={LOGGING: {"redact": table}, LOKI: {}})
     daemon.start()
-    wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 3, 20)
-    wait_until(lambda: daemon.metric("events_delivered_total", sink=LOKI) == 9, 20)
+    wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 3)
+    wait_until(lambda: daemon.metric("events_delivered_total", sink=LOKI) == 9)
     assert all(USER.encode() in line and ADDRESS.encode() in line for line in daemon.simulator.intakes[LOKI].lines)
     for line in daemon.simulator.intakes[LOGGING].lines:
         assert_no_canary("line", line)
@@ -274,7 +274,7 @@ def test_a_redaction_of_one_sink_concerns_it_and_its_dead_letters_alone(daemon_o
     hashes = set(re.findall(r'"username":"(hmac:[0-9a-f]{32})"', letters))
     daemon.simulator.change_settings(poison="")
     daemon.command("dead-letters", "replay")
-    wait_until(lambda: daemon.simulator.intakes[LOGGING].distinct == 9, 20)
+    wait_until(lambda: daemon.simulator.intakes[LOGGING].distinct == 9)
     users = {json.loads(line)["principal"]["identity"]["username"] for line in daemon.simulator.intakes[LOGGING].lines}
     assert users == hashes
     assert len(hashes) == 1
@@ -327,7 +327,7 @@ def test_a_key_that_vanishes_keeps_the_old_configuration_in_force(daemon_of: Mak
     daemon.reload()
     assert daemon.logged("config.reload_failed")
     daemon.simulator.add_entries(FIRST, canary_entries(3, minutes_ago=1 / 60))
-    wait_until(lambda: daemon.simulator.intakes[LOGGING].stored == 3, 15)
+    wait_until(lambda: daemon.simulator.intakes[LOGGING].stored == 3)
     for line in daemon.simulator.intakes[LOGGING].lines:
         assert_no_canary("line", line)
     daemon.stop()

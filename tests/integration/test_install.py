@@ -146,7 +146,7 @@ def _runs_as_in_the_container(command: Path, place: Path, user: dict[str, Any]) 
         }
         process = subprocess.Popen([command, "run"], cwd="/", env=environment, stderr=subprocess.PIPE, **user)
         try:
-            wait_until(lambda: process.poll() is not None or simulator.intakes["logging"].distinct >= 40, 20, what="it")
+            wait_until(lambda: process.poll() is not None or simulator.intakes["logging"].distinct >= 40, what="it")
         finally:
             process.terminate()
             said = process.communicate(timeout=15)[1].decode()

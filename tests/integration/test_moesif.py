@@ -125,7 +125,7 @@ def test_entries_that_lack_everything_are_valid_actions_or_dead_letters_with_a_r
     daemon.simulator.add_entries(FIRST, [old])
     daemon.configure(sinks={MOESIF: {}}, poll={"initial_lookback": '"32d"'})
     daemon.start()
-    wait_until(lambda: daemon.metric("events_delivered_total", sink=MOESIF) == len(entries), 20)
+    wait_until(lambda: daemon.metric("events_delivered_total", sink=MOESIF) == len(entries))
     wait_until(lambda: daemon.metric("dead_letters", sink=MOESIF) == 1)
     actions = [checked(line) for line in daemon.simulator.intakes[MOESIF].lines]
     assert sorted(json.dumps(msgspec.json.decode(action.metadata)) for action in actions) == sorted(

@@ -128,7 +128,7 @@ def test_behind_nginx_as_the_documentation_has_it_a_login_is_asked_for(tmp_path:
                     return status() == 401
                 return False
 
-            wait_until(is_up, 10, what="nginx answers")
+            wait_until(is_up, what="nginx answers")
             assert status(Authorization=f"Basic {b64encode(b'admin:example').decode()}") == 200
             assert status(Authorization=f"Basic {b64encode(b'admin:wrong').decode()}") == 401
         finally:

@@ -14,7 +14,7 @@ INTERVAL_SECONDS = 1
 def test_everything_arrives_at_both_sinks_and_nothing_twice(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=2, events=20_000)
     daemon.start()
-    daemon.await_delivery()
+    daemon.await_delivery(timeout=120)
     wait_until(lambda: not daemon.troubles(), what="ready")
     wait_until(lambda: daemon.metric("events_delivered_total", sink=LOGGING) == 40_000, what="the last is settled")
     # Further polls, which read the overlap again, add nothing.

@@ -127,7 +127,7 @@ def test_a_refused_key_parks_one_sink_and_a_reload_with_the_new_key_sends_all_th
     reason = wait_until(lambda: daemon.trouble("sink logging", "parked", "401"), what="/readyz says so")
     assert "an-old-key" not in reason
     daemon.simulator.add_entries(FIRST, count=50)
-    assert daemon.await_delivery(LOKI, timeout=5) < 5
+    assert daemon.await_delivery(LOKI) < 30  # a parked sink is tried again after a minute
     assert daemon.metric("outbox_events", sink=LOGGING) == 5050
     assert daemon.metric("sink_parked", sink=LOGGING) == 1
     assert daemon.metric("sink_parked", sink=LOKI) == 0
@@ -141,7 +141,7 @@ def test_a_refused_key_parks_one_sink_and_a_reload_with_the_new_key_sends_all_th
 
     daemon.key_file.write_text(daemon.simulator.settings.api_key)
     daemon.reload()
-    daemon.await_delivery(timeout=10)
+    daemon.await_delivery(timeout=30)
     wait_until(lambda: not daemon.troubles(), what="ready again")
     daemon.stop()
     daemon.assert_once()
@@ -226,7 +226,7 @@ def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the
     daemon.configure(sinks={LOGGING: {}})
     time.sleep(1)  # an entry of this second is not asked for yet, and one batch is to have them all
     daemon.start()
-    wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 1, 20, what="it is set apart")
+    wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 1, what="it is set apart")
     wait_until(lambda: daemon.metric("events_delivered_total", sink=LOGGING) == 999)
     books = daemon.simulator.books(LOGGING)
     assert (books.lost, books.invented) == (1, 0)
@@ -242,7 +242,7 @@ def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the
 
     daemon.simulator.change_settings(poison="")
     assert "1 of 1 put back" in daemon.command("dead-letters", "replay", "--sink", LOGGING)
-    daemon.await_delivery(LOGGING, timeout=15)
+    daemon.await_delivery(LOGGING)
     wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 0)
     assert daemon.command("dead-letters", "list") == ""
     assert daemon.told == "no dead letters\n"
@@ -267,7 +267,7 @@ def test_a_full_outbox_pauses_collecting_within_bounds_and_everything_arrives_in
         outbox={"max_bytes": f'"{max_bytes}"'}, api={"window_bytes": f'"{2 * window_bytes}"', "concurrency": "2"}
     )
     daemon.start()
-    wait_until(lambda: daemon.trouble("outbox is full"), 20, what="/readyz says so")
+    wait_until(lambda: daemon.trouble("outbox is full"), what="/readyz says so")
     time.sleep(1)
     held = daemon.metric("outbox_bytes")
     collected = [daemon.metric("events_collected_total", account="default", contract=str(n)) for n in CONTRACTS]
@@ -296,7 +296,7 @@ def test_a_full_outbox_does_not_hold_up_the_end(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=6, events=1000, faults=("sink=*:503",))
     daemon.configure(outbox={"max_bytes": '"1MiB"'}, api={"window_bytes": '"2MiB"', "concurrency": "2"})
     daemon.start()
-    wait_until(lambda: daemon.trouble("outbox is full"), 20, what="/readyz says so")
+    wait_until(lambda: daemon.trouble("outbox is full"), what="/readyz says so")
     daemon.stop()
     assert not daemon.logged("drain.timed_out"), (
         "it ended by itself, and was not given up after the 8 s that it may take"
@@ -317,7 +317,7 @@ def test_sigterm_during_a_batch_finishes_it_and_repeats_nothing(daemon_of: MakeD
     daemon.configure(each={"read_timeout": '"30s"', "batch_events": "1000"})
     daemon.start()
     for name in (LOGGING, LOKI):
-        wait_until(lambda name=name: daemon.simulator.sink_traffic[name].max_per_second, 10, what="a batch in flight")
+        wait_until(lambda name=name: daemon.simulator.sink_traffic[name].max_per_second, what="a batch in flight")
     stored = {name: daemon.simulator.intakes[name].stored for name in (LOGGING, LOKI)}
     seconds = daemon.stop()
     print(f"ended {seconds:.2f} s after SIGTERM, with batches of 2 s on the way")
@@ -404,7 +404,7 @@ def test_sigterm_while_sink_and_api_hang_ends_within_ten_seconds(daemon_of: Make
     daemon = daemon_of(contracts=2, events=500, faults=("sink=logging:hang:60s", "path=entries:hang:60s:after=1"))
     daemon.configure(each={"read_timeout": '"30s"'})
     daemon.start()
-    wait_until(lambda: daemon.simulator.sink_traffic[LOGGING].max_per_second, 10, what="a batch in flight")
+    wait_until(lambda: daemon.simulator.sink_traffic[LOGGING].max_per_second, what="a batch in flight")
     seconds = daemon.stop()
     print(f"ended {seconds:.2f} s after SIGTERM, with all that it waits for hanging")
     assert seconds < STOPS_WITHIN_SECONDS

@@ -34,7 +34,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_at_most_a_batch_each(da
             daemon.simulator.add_entries(contract, count=rng.randrange(100, 400), span_seconds=0)
         # Half of the lives from the start of the process on, half from the first delivery on.
         if rng.random() < 0.5:
-            wait_until(lambda before=before: daemon.simulator.intakes[LOGGING].accepted > before, 15, what="work")
+            wait_until(lambda before=before: daemon.simulator.intakes[LOGGING].accepted > before, what="work")
             time.sleep(rng.uniform(0, 0.2))  # that is the fault: at any moment
         else:
             time.sleep(rng.uniform(0.1, 0.9))  # the same

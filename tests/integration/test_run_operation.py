@@ -158,7 +158,7 @@ def test_a_poll_that_takes_longer_than_the_interval_is_told_in_our_own_words_and
 ) -> None:
     daemon = daemon_of(contracts=1, events=10, latency_seconds=2.5)
     daemon.start("--log-level", "debug")
-    wait_until(lambda: daemon.logged("job.skipped", level="DEBUG"), 20, what="a poll is skipped")
+    wait_until(lambda: daemon.logged("job.skipped", level="DEBUG"), what="a poll is skipped")
     assert daemon.logged("job.skipped")[0]["job"] == f"poll-{FIRST}"
     daemon.stop()
     assert "Execution of job" not in daemon.stderr
@@ -177,7 +177,7 @@ def test_an_expired_token_is_told_and_its_successor_is_used_without_a_restart(da
     assert daemon.logged("token.expired")
     assert daemon.metric("token_expires_at_seconds", account="default") == pytest.approx(time.time() - 60, abs=30)
     daemon.token_file.write_text(fresh)
-    daemon.await_delivery(timeout=10)
+    daemon.await_delivery()
     # The reason itself goes when the file is looked at again, which is every minute; a reload does it at once.
     daemon.reload()
     await_ready(daemon)
@@ -252,7 +252,7 @@ def test_a_port_that_is_taken_holds_up_neither_the_start_nor_a_reload(daemon_of:
         (told,) = daemon.logged("endpoint.unavailable")
         assert "http.listen" in told["why"]
         assert str(daemon.port) in told["why"]
-    wait_until(daemon.is_up, 15, what="it listens as soon as it can")
+    wait_until(daemon.is_up, what="it listens as soon as it can")
     assert len(daemon.logged("endpoint.unavailable")) == len(daemon.logged("endpoint.opened")) == 1
     daemon.configure(port=int(daemon.simulator.url.rpartition(":")[2]))
     daemon.reload()
@@ -433,9 +433,9 @@ def test_a_full_disk_pauses_and_collecting_goes_on_when_there_is_room(
     small_disk(daemon.state_dir)
     daemon.configure(api={"window_bytes": '"1MiB"', "result_window": "500", "page_size": "500"})
     daemon.start()
-    wait_until(lambda: daemon.logged("state.full"), 20, what="the disk is full")
+    wait_until(lambda: daemon.logged("state.full"), what="the disk is full")
     assert daemon.logged("state.full")[0]["level"] == "ERROR"
-    wait_until(lambda: daemon.trouble("last successful poll"), 20, what="/readyz says so")
+    wait_until(lambda: daemon.trouble("last successful poll"), what="/readyz says so")
     assert daemon.get("/healthz")[0] == 200
     subprocess.run(["mount", "-o", "remount,size=64m", str(daemon.state_dir)], check=True)
     daemon.simulator.set_faults([])

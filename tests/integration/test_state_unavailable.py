@@ -31,11 +31,11 @@ def test_a_state_locked_for_longer_than_is_waited_stops_neither_the_daemon_nor_w
         done = subprocess.run(fetch, **options, check=False)  # type: ignore[call-overload]
         assert (done.returncode, done.stdout) == (1, "")
         assert "another program has the state locked" in done.stderr
-        wait_until(lambda: daemon.logged("state.unavailable"), 20, what="the daemon says so")
+        wait_until(lambda: daemon.logged("state.unavailable"), what="the daemon says so")
         assert daemon.get("/healthz")[0] == 200
     daemon.await_delivery(LOGGING, LOKI)
     with suppress(AssertionError):
-        wait_until(lambda: not daemon.troubles(), 10)
+        wait_until(lambda: not daemon.troubles())
     assert daemon.troubles() == []
     daemon.stop()
     daemon.assert_once()
@@ -52,7 +52,7 @@ def test_a_daemon_that_starts_while_its_database_is_away_begins_when_it_is_back(
     try:
         daemon.configure(more=f'[state]\nurl = "postgresql://postgres@127.0.0.1:{way.port}/away"\n')
         daemon.start(is_awaited=False)
-        wait_until(lambda: daemon.logged("state.unavailable"), 20, what="the daemon says so")
+        wait_until(lambda: daemon.logged("state.unavailable"), what="the daemon says so")
         fetch = [*COMMAND, "fetch"]
         options = {"cwd": daemon.directory, "env": clean_environment(), "capture_output": True, "encoding": "utf-8"}
         done = subprocess.run(fetch, **options, check=False)  # type: ignore[call-overload]

@@ -29,7 +29,7 @@ def troubled(daemon_of: MakeDaemon) -> Daemon:
     }
     daemon.configure(sinks=sinks)
     daemon.start()
-    wait_until(lambda: daemon.simulator.intakes[LOKI].distinct == 100, 20, what="Loki has all of the first contract")
+    wait_until(lambda: daemon.simulator.intakes[LOKI].distinct == 100, what="Loki has all of the first contract")
     wait_until(lambda: daemon.sink(LOGGING)["parked_at"], what="a sink is parked")
     wait_until(lambda: daemon.sink("loki-down")["retry_at"], what="a sink is down")
     wait_until(lambda: daemon.trouble(str(SECOND)), what="a contract fails")

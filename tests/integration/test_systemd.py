@@ -225,7 +225,7 @@ def test_the_daemon_tells_systemd_of_a_reload_and_of_a_key_that_is_refused(
 ) -> None:
     service = Service(tmp_path, simulator, ear.address)
     process = start("run", cwd=Path("/"), env=service.environment, stderr=subprocess.DEVNULL)
-    wait_until(lambda: ear.heard(WATCHDOG="1", STATUS="ready"), 15, what="a heartbeat that says ready")
+    wait_until(lambda: ear.heard(WATCHDOG="1", STATUS="ready"), what="a heartbeat that says ready")
     process.send_signal(signal.SIGHUP)
     reloading = wait_until(lambda: ear.heard(RELOADING="1"), what="RELOADING=1")[0]
     assert 0 < int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
@@ -278,7 +278,7 @@ def machine(booted: Machine) -> Iterator[Machine]:
 def test_in_its_sandbox_the_service_works_and_stops(machine: Machine) -> None:
     machine.systemctl("start", RUN)
     machine.await_delivery()
-    wait_until(lambda: machine.show("StatusText") == "ready", 12, what="it says that it is ready")
+    wait_until(lambda: machine.show("StatusText") == "ready", what="it says that it is ready")
     # The sandbox is there: another user, no capability, system calls filtered.
     process = machine.root / "proc" / machine.show("MainPID") / "status"
     status = dict(line.split(":\t", 1) for line in process.read_text().splitlines() if ":\t" in line)
@@ -357,7 +357,7 @@ def test_a_backfill_runs_beside_the_daemon_and_leaves_its_files_alone(machine: M
     output = "--output /var/lib/ionos-poller/january.ndjson"
     machine.write("backfill-january.env", f"BACKFILL_ARGS=--from 2h --to 0s {output}\n")
     machine.systemctl("start", unit)
-    wait_until(lambda: machine.show("ActiveState", unit) == "inactive", 20, what="the backfill is complete")
+    wait_until(lambda: machine.show("ActiveState", unit) == "inactive", what="the backfill is complete")
     assert machine.show("Result", unit) == "success"
     lines = (machine.state_dir / "january.ndjson").read_bytes().splitlines()
     assert len(lines) == sum(log.counts()[0] for log in machine.simulator.logs.values())

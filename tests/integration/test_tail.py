@@ -16,7 +16,7 @@ def test_a_terminal_shows_what_comes_in_rows_that_fit_until_it_is_interrupted(be
     terminal = Terminal([*COMMAND, "tail"], place.directory, place.environment())
     wait_until(lambda: terminal.shown.count(f" {FIRST} ") + terminal.shown.count(f" {SECOND} ") == 80, what="80 rows")
     place.simulator.add_entries(FIRST, count=1)
-    wait_until(lambda: terminal.shown.count(f" {FIRST} ") == 41, 15, what="a new row")
+    wait_until(lambda: terminal.shown.count(f" {FIRST} ") == 41, what="a new row")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.wait() == 0
     assert [line for line in terminal.shown.splitlines() if len(line) > COLUMNS] == []

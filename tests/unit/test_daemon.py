@@ -219,9 +219,9 @@ def test_a_disk_that_is_full_is_told_until_it_is_not(tmp_path: Path) -> None:
 
     def during() -> None:
         fill(running.state)
-        wait_until(lambda: "no space left on the disk (free some)" in reasons(), 15, what="it is told")
+        wait_until(lambda: "no space left on the disk (free some)" in reasons(), what="it is told")
         is_full.clear()
-        wait_until(lambda: "no space left" not in reasons(), 15, what="it is over")
+        wait_until(lambda: "no space left" not in reasons(), what="it is over")
 
     running.run(during)
 
