@@ -219,15 +219,15 @@ def test_two_states_write_side_by_side(broker: Broker) -> None:
 
 
 def test_a_transaction_of_another_program_does_not_hide_what_was_committed(broker: Broker) -> None:
-    killed = Sink(broker.address, timeout_seconds=1.0)
+    killed = Sink(broker.address)
     other = Producer({"bootstrap.servers": broker.address, "transactional.id": "other", "log_level": 0})
     other.init_transactions(5)
     other.begin_transaction()
     for number in range(3):
         other.produce(TOPIC, b"other", partition=number)
     other.flush(5)
-    killed.send(EVENTS[:10])
-    again = Sink(broker.address, killed.noted[-1], timeout_seconds=1.0)
+    assert killed.send(EVENTS[:10]) == Accepted()
+    again = Sink(broker.address, killed.noted[-1], timeout_seconds=2.0)
     outcome = again.send(EVENTS[:10])
     assert isinstance(outcome, RetryAfter)
     assert "a transaction of another program on this topic is still open" in outcome.reason
