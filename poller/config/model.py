@@ -121,11 +121,6 @@ class Api(Table, frozen=True, kw_only=True):
         8 * MIB
     )
 
-    @property
-    def windows_held(self) -> int:
-        """How many windows are held in memory at once: some are read already, and wait for their turn to be committed."""
-        return self.concurrency + self.concurrency // 2
-
     def limits(self, windows: int = 1) -> Limits:
         """How much to ask for at once, where so many windows share the memory for them."""
         return Limits(self.page_size, self.result_window, max(MIB, self.window_bytes // windows))

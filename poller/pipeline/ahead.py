@@ -19,6 +19,11 @@ _LOOK_SECONDS = 0.5
 _Result = Reading | Split | None  # None: it is heavy, and its turn to be so has not come
 
 
+def windows_held(concurrency: int) -> int:
+    """How many windows are held in memory at once: some are read already, and wait for their turn to be committed."""
+    return concurrency + concurrency // 2
+
+
 class ReadAhead:
     """The slots, shared by all contracts, and the threads that read."""
 

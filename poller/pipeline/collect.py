@@ -20,7 +20,7 @@ from poller.core.reading import Conduct, Reading, WindowReader
 from poller.core.turns import MOST_OPEN
 from poller.core.windows import Window, next_window
 from poller.ionos.api import ActivityLog
-from poller.pipeline.ahead import ReadAhead
+from poller.pipeline.ahead import ReadAhead, windows_held
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery, is_access_refused
 from poller.pipeline.lanes import Lane, lanes
@@ -96,7 +96,7 @@ class Collector:
         self._on_window = on_window
         self._until = until
         self._clock = clock
-        slots, most_open = config.api.windows_held, config.api.concurrency * MOST_OPEN
+        slots, most_open = windows_held(config.api.concurrency), config.api.concurrency * MOST_OPEN
         self._limits = config.api.limits(slots)
         self._discovery = Discovery(state, accounts, config, clock)
         self._clock_guard = ClockGuard(state, config.poll.overlap_seconds)

@@ -10,6 +10,7 @@ from poller.core.errors import PollerError, RejectedError
 from poller.core.gaps import without
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
+from poller.pipeline.ahead import windows_held
 from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, joined, parts_of
 from poller.store.journal import Action
 from poller.store.protocols import State
@@ -30,7 +31,7 @@ class LedgerAuditor:
         self._state = state
         self._accounts = accounts
         self._overlap_seconds = config.poll.overlap_seconds
-        self._limits = config.api.limits(config.api.windows_held)  # as it may read beside a collector
+        self._limits = config.api.limits(windows_held(config.api.concurrency))  # as it may read beside a collector
         self._clock = clock
 
     def audit(self, contract: str, span: Window, *, by_reading: bool = False) -> Audited:
