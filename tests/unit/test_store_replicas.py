@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
+from poller.config import load
 from poller.core.errors import LeaseLostError, StateHeldError, StateUnavailableError
 from poller.core.events import Event
 from poller.core.windows import Window
+from poller.store.postgres.database import Connection, Database
 from poller.store.rows import Batch, DeadLetter, Prepared, WindowRead
-from tests.states import NOW, START, commit, enrolled, events, waiting
+from tests.states import NOW, START, claimed, commit, enrolled, events, waiting
+from tests.support import wait_until
 
 pytestmark = pytest.mark.backends("postgres")
 
@@ -359,3 +363,44 @@ def test_old_rows_of_the_ledger_are_packed_and_still_known(two: tuple[Any, Any])
     )
     assert rows == 1
     assert one.contracts.unseen("1", events(*range(21))) == events(20)
+
+
+# What one replica has locked when it stands still
+
+
+def test_a_lock_on_a_sink_keeps_no_contract_from_being_collected(two: tuple[Any, Any], postgres_server: Any) -> None:
+    one, _ = two
+    one.contracts.share(CONTRACTS)
+    with claimed(one, "2") as claim:
+        claim.commit(read(1, 2), keep)
+    place = one.outbox.take("out")
+    place.postpone(1, NOW, NOW + 5, "no connection", parked_at=None)
+    batch_of(place)
+    with psycopg.connect(postgres_server.url()) as other, ThreadPoolExecutor() as threads:
+        query = "UPDATE ionos_poller.sinks SET type = type WHERE use_id = %s AND name = 'out'"
+        other.execute(query, (one.contracts._use,))
+        settling = threads.submit(place.settle, 2, now=NOW)
+        wait_until(lambda: one.outbox.sinks()[0].delivered == 2, what="it is settled")
+        with claimed(one, "2") as claim:
+            claim.commit(read(3), keep)
+        assert not settling.done()
+        other.rollback()
+        settling.result()
+    (sink,) = one.outbox.sinks()
+    assert (sink.delivered, sink.attempts, sink.retry_at, sink.failure) == (2, 0, None, "")
+
+
+def test_what_a_replica_has_locked_is_free_before_its_lease_ends(postgres_server: Any) -> None:
+    variables = {"IONOS_POLLER_STATE__URL": postgres_server.url(), "IONOS_POLLER_STATE__LEASE": "3s"}
+    database = Database(load(None, variables).state)
+    with psycopg.connect(postgres_server.url(), autocommit=True) as other:
+
+        def stand_still(connection: Connection) -> None:
+            pid = connection.raw.info.backend_pid
+            query = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+            wait_until(lambda: other.execute(query, (pid,)).fetchone() == (0,), 3, what="the server ends it")
+            connection.execute("SELECT 1")
+
+        with pytest.raises(StateUnavailableError, match="stood still for too long"):
+            database.write(stand_still)
+    database.close()

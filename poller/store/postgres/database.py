@@ -33,8 +33,11 @@ _TRIES = 4
 # As SET LOCAL does, all in one statement.
 _SETTINGS = (
     "SELECT set_config('search_path', '{schema}', true), set_config('lock_timeout', '5s', true),"
-    " set_config('statement_timeout', '60s', true), set_config('idle_in_transaction_session_timeout', '60s', true)"
+    " set_config('statement_timeout', '60s', true), set_config('idle_in_transaction_session_timeout', '{idle}s', true)"
 )
+# Of a lease. What a transaction has locked must be free when others take over from a replica that died in it: its lease ends so
+# long after its last statement, or later.
+_IDLE = 2 / 3
 
 
 class Connection:
@@ -63,7 +66,7 @@ class Database:
         """`ca_bundle`: certificates of the environment, where the configuration names none.  Connects to nothing yet."""
         self.url = parse_state_url(config.url)
         self.schema = config.schema
-        self._settings = _SETTINGS.format(schema=config.schema)
+        self._settings = _SETTINGS.format(schema=config.schema, idle=int(config.lease_seconds * _IDLE))
         self.place = f"postgresql://{self.url.shown}"
         self._config = config
         self._ca_bundle = ca_bundle

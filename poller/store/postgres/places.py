@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from poller.core.errors import LeaseLostError, StateError
 from poller.store import segments
 from poller.store.postgres.database import Connection, Database
-from poller.store.postgres.moving import Move, lock_places, move_on, waiting_there
+from poller.store.postgres.moving import Move, lock_places, move_on, note_success, waiting_there
 from poller.store.postgres.replicas import LIVE, Replica
 from poller.store.rows import Batch, DeadLetter, Postponed, Sink, Weight
 from poller.store.segments import Stored
@@ -247,9 +248,18 @@ class Place:
         self._settling = None
         self._have_in_hand(rest)
         self._starts |= {contract: move.end for contract, move in moves.items()}
-        self._is_postponed, self._output_offset = False, output_offset
+        self._is_postponed = self._is_postponed and output_offset == self._output_offset
+        self._output_offset = output_offset
         if lost:
             raise self._lost()
+        self._note_success()
+
+    def _note_success(self) -> None:
+        """Commits: that the sink need not wait any more; on its own, as a wait for the sink's row must not lock contracts."""
+        if self._is_postponed:
+            with suppress(StateError):  # the events are settled all the same; else it is noted with the next ones
+                self._database.write(lambda connection: note_success(connection, self._use, self.row.name))
+                self._is_postponed = False
 
     def _put_down(self) -> None:
         if not self._is_whole:
@@ -313,7 +323,7 @@ class Place:
             connection.execute(
                 "DELETE FROM postponed WHERE use_id = %s AND sink = %s AND contract = ANY(%s)", (use, sink, open_)
             )
-        if self._is_postponed or output_offset != self._output_offset:
+        if output_offset != self._output_offset:
             connection.execute(
                 "UPDATE sinks SET attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = '',"
                 " mark = %s WHERE use_id = %s AND name = %s",

@@ -20,6 +20,7 @@ _PASSING = {
         "it is a standby and takes no writes",
         "wait for the failover to end, or name the primary in state.url, or add target_session_attrs=read-write to it",
     ),
+    "25P03": ("a transaction stood still for too long, and the server ended it", _WAIT),
     "40": ("the transaction collided with others again and again", _WAIT),
     "53200": ("the server is out of memory", "give it more, or lower its max_connections; nothing is lost meanwhile"),
     "53300": (
