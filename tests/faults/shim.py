@@ -3,7 +3,6 @@
 FAULT_KILL_AT_COMMIT=N:before|after   kill -9 at the N-th commit of any SQLite file, just before or just after it
 FAULT_KILL_AT_WRITE=N                 kill -9 during the N-th write of an output, half of it done
 FAULT_CLOCK=S=OFF,S=OFF               from S seconds after the start on, this process's clock is off by OFF seconds
-FAULT_FILE_BYTES=N                    no file may grow beyond N bytes: a quota
 FAULT_PLANT=NAME                      a mistake put in on purpose, which the harness must find: see `plants`, `cluster_plants`
 """
 
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import resource
 import signal
 import sqlite3
 import time
@@ -24,8 +22,6 @@ _OUTPUT_BYTES = 500  # a smaller write is none of entries
 def main() -> None:
     if steps := os.environ.get("FAULT_CLOCK"):
         shift_clock([tuple(map(float, step.split("="))) for step in steps.split(",")])
-    if limit := int(os.environ.get("FAULT_FILE_BYTES", "0")):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     if at := os.environ.get("FAULT_KILL_AT_COMMIT"):
         number, _, moment = at.partition(":")
         kill_at_commit(int(number), is_before=moment == "before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -52,7 +53,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start the command with the faults of this life inside it. What it says is appended to `stderr`."""
     with stderr.open("ab") as said, (stdout or stderr).open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.shim", *args],
             cwd=directory,
             env=clean_environment({**(environment or {}), **_faults(life), "FAULT_PLANT": plant, **UNMEASURED}),
@@ -60,14 +61,17 @@ def start(
             stdout=output,
             stderr=said,
         )
+    if (
+        life.trouble == "file-limit"
+    ):  # from here, as it is taken away from here: not later than that, however slow the start is
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_FILE_LIMIT_BYTES, resource.RLIM_INFINITY))
+    return process
 
 
 def _faults(life: Life) -> dict[str, str]:
     faults = {}
     if life.clock:
         faults["FAULT_CLOCK"] = ",".join(f"{at}={seconds}" for at, seconds in life.clock)
-    if life.trouble == "file-limit":
-        faults["FAULT_FILE_BYTES"] = str(_FILE_LIMIT_BYTES)
     if life.end == "commit":
         faults["FAULT_KILL_AT_COMMIT"] = f"{life.at}:{'before' if life.is_before else 'after'}"
     if life.end == "write":
