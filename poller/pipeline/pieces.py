@@ -86,14 +86,14 @@ def fitting(events: Sequence[OutboxEvent], most_bytes: int, *, is_cut: bool) -> 
     """The events, those with a line of more than `most_bytes` shortened to that, or dead unless `is_cut`."""
     if isinstance(events, StoredEvents) and events.longest_bytes() <= most_bytes:
         return Piece(events, {})  # without a look at each
-    fitting = list(events)
+    fitted = list(events)
     dead = {}
     for index, event in enumerate(events):
         if len(event.line) <= most_bytes:
             continue
         if is_cut:
-            fitting[index] = event.with_line(truncated(event.line, most_bytes))
+            fitted[index] = event.with_line(truncated(event.line, most_bytes))
         else:
             reason = f"larger than max_event_bytes: {len(event.line)} > {most_bytes}"
             dead[index] = DeadLetter(event, None, reason)
-    return Piece(fitting, dead)
+    return Piece(fitted, dead)
