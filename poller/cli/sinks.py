@@ -15,6 +15,7 @@ from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Se
 from poller.cli.stopping import until_stopped
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem
 from poller.pipeline.status import read_use
+from poller.store.journal import FORGET_SINK
 from poller.store.opening import stores_of
 from poller.store.overview import SinkOverview
 from poller.store.protocols import State
@@ -140,7 +141,7 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
     state = stores.attach(use_of(use, stores))
     try:
         waiting = _sink(state, name).waiting
-        with acting(stores, "sinks forget", name) as by:
+        with acting(stores, FORGET_SINK, name) as by:
             state.outbox.forget(name, by=by)
     finally:
         state.close()

@@ -10,6 +10,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+FORGET_SINK = "sinks forget"
+"""The name of that action, by which a sink that a person has forgotten is told from one that a database has lost."""
+
 
 class Person(NamedTuple):
     """Who runs this process: the user, and for root the login that used `sudo`. No `uid` where the system does not say."""

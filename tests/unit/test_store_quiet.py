@@ -273,14 +273,16 @@ def test_pruning_costs_a_contract_without_anything_old_no_statement(
 
 
 @postgres
-def test_what_an_interrupted_forget_left_in_the_outbox_is_deleted_by_the_next_pruning(two: tuple[Any, Any]) -> None:
+def test_what_an_interrupted_forget_left_in_the_outbox_is_deleted_by_the_next_pruning(
+    two: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, _ = two
     one.outbox.register("slow", "http")
     commit(one, events(1, 2))
     settle(one, "out", 2, now=NOW)
-    one._database.write(
-        lambda connection: connection.execute("DELETE FROM sinks WHERE use_id = %s AND name = 'slow'", (one._use,))
-    )
+    with monkeypatch.context() as patch:
+        patch.setattr(one.outbox, "sweep", lambda: None)
+        one.outbox.forget("slow")
     assert one.outbox.size().events == 2
     one.prune(35 * 86_400, 600, NOW)
     assert one.outbox.size().events == 0

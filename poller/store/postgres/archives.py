@@ -30,6 +30,7 @@ from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.outbox import read_sinks, read_waiting
 from poller.store.postgres.places import Place as SharedPlace
+from poller.store.postgres.registrations import Registrations
 from poller.store.rows import Sink
 
 _FIELDS = ", ".join(Head._fields)
@@ -40,9 +41,10 @@ _moves = msgspec.json.Decoder(dict[str, moving.Move])
 class Archives:
     """The tables `archives` and `archive_...` of one use. Every method is one transaction or one read."""
 
-    def __init__(self, database: Database, use: int) -> None:
+    def __init__(self, database: Database, use: int, registrations: Registrations) -> None:
         self._database = database
         self._use = use
+        self._registrations = registrations
 
     def head(self, sink: str) -> Head | None:
         """How far the archive of a sink is; None where it was never begun."""
@@ -177,7 +179,7 @@ class Archives:
             moving.move_on(connection, of_use, sink, moved, (), uuid.uuid4(), now)
             return True
 
-        return self._database.write(work)
+        return self._registrations.write(work)
 
     def archived(self, sink: str, writer: str) -> int:
         """None: `complete` has moved on the places of the other state, too."""

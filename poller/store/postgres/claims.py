@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from poller.core.errors import LeaseLostError
+from poller.core.windows import Window
 from poller.store.gaps import Gap
 from poller.store.postgres import gaps, ledger, outbox
 from poller.store.postgres.contract_rows import read_ranges
@@ -41,6 +42,9 @@ class Claim:
         self._note_put = note_put
         self._give_back = give_back
         self._is_held = True
+        self._spans: dict[int, Window] | None = (
+            None  # still to be read, as this claim knows them; None: not asked for yet
+        )
 
     def begin(self, known: Known) -> None:
         """Hold it, with the contract as it is now."""
@@ -51,7 +55,14 @@ class Claim:
         """The spans still to be read, oldest first."""
         if self._known.is_plain:
             return ()
-        return self._database.read(lambda connection: read_ranges(connection, self._use, self.row.contract))
+        ranges = self._database.read(lambda connection: read_ranges(connection, self._use, self.row.contract))
+        self._spans = {span.id: span.window for span in ranges}
+        return ranges
+
+    def _known_spans(self) -> dict[int, Window]:
+        if self._spans is None:
+            self._spans = {span.id: span.window for span in self.ranges()}
+        return self._spans
 
     def gaps(self) -> Sequence[Gap]:
         """What could not be read of the contract, oldest first."""
@@ -69,6 +80,7 @@ class Claim:
             self._known = self._known._replace(row=row._replace(watermark=max(row.watermark, advance_to)))
             return Committed((), 0, 0)
         self._quiet.settle(row.contract)
+        spans = self._known_spans() if read.of_range is not None else {}
         try:
             done, self._known = self._database.write(
                 lambda connection: self._commit(connection, read, prepare, advance_to)
@@ -76,6 +88,10 @@ class Claim:
         except BaseException:  # an interrupt, too
             self._quiet.forget([row.contract])  # it may have happened
             raise
+        if read.of_range is not None:
+            span = spans.pop(read.of_range)
+            if read.window.end < span.end:
+                spans[read.of_range] = Window(read.window.end, span.end)
         self._quiet.note_seen(self._known, read.events)
         self._note_put(sum(len(event.line) for event in done.unseen))
         return done
@@ -89,8 +105,13 @@ class Claim:
             " FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE",
             (use, contract, use, contract, self._token),
         ).fetchone()
-        # Fewer commits: a failover has lost what this claim committed. What its windows held is read again.
-        if locked is None or not self._is_held or locked[1] < self._known.commits:
+        # Fewer commits, or an earlier watermark: a failover has lost what this claim committed. It is read again.
+        if (
+            locked is None
+            or not self._is_held
+            or locked[0] < self._known.row.watermark
+            or locked[1] < self._known.commits
+        ):
             raise self._lost()
         watermark, commits, segment, is_sharing, has_gaps = locked
         unseen = ledger.unseen(connection, use, contract, read.events, is_sharing=is_sharing) if read.events else []
@@ -109,7 +130,7 @@ class Claim:
             " outbox_events = outbox_events + %s, outbox_bytes = outbox_bytes + %s WHERE use_id = %s AND contract = %s",
             (
                 advance_to, read.fetched, new, read.fetched - len(fresh), len(fresh) - new, late, repaired,
-                sum(bool(event.shared_id) for event in unseen), commits + bool(unseen), size.segments, new, new,
+                sum(bool(event.shared_id) for event in unseen), commits + 1, size.segments, new, new,
                 size.bytes, use, contract,
             ),
         )  # fmt: skip
@@ -120,17 +141,10 @@ class Claim:
                 [(use, contract, reason, count) for reason, count in sorted(prepared.filtered.items())],
             )
         if read.of_range is not None:
-            key = (read.of_range, use, contract)
-            connection.execute(
-                "UPDATE ranges SET start_at = %s WHERE id = %s AND use_id = %s AND contract = %s",
-                (read.window.end, *key),
-            )
-            connection.execute(
-                "DELETE FROM ranges WHERE id = %s AND use_id = %s AND contract = %s AND start_at >= end_at", key
-            )
+            self._move_range(connection, read.of_range, read.window.end)
         opened, closed = gaps.settle(connection, use, contract, read, has_gaps=has_gaps)
         row = self._known.row._replace(watermark=max(watermark, advance_to))
-        known = Known(row, commits + bool(unseen), self._known.is_plain and not has_gaps and not opened)
+        known = Known(row, commits + 1, self._known.is_plain and not has_gaps and not opened)
         return Committed(unseen, len(fresh), new, late, repaired, opened, closed), known
 
     def end_range(self, id_: int) -> None:
@@ -141,13 +155,30 @@ class Claim:
             locked = connection.execute(query, (self._use, self.row.contract, self._token)).fetchone()
             if locked is None or locked[0] < self._known.commits:  # as in `_commit`
                 raise self._lost()
-            connection.execute(
-                "DELETE FROM ranges WHERE id = %s AND use_id = %s AND contract = %s",
-                (id_, self._use, self.row.contract),
-            )
+            self._move_range(connection, id_, spans[id_].end)
 
         self._ensure_held()
-        self._database.write(work)
+        spans = self._known_spans()
+        if id_ in spans:
+            self._database.write(work)
+            del spans[id_]
+
+    def _move_range(self, connection: Connection, id_: int, upto: int) -> None:
+        """A span still to be read is read up to there; at its end it is gone.
+
+        After a failover its number may be another one's.
+        """
+        known = self._known_spans().get(id_)
+        if known is None:
+            raise self._lost()
+        key = (id_, self._use, self.row.contract, *known)
+        where = "WHERE id = %s AND use_id = %s AND contract = %s AND start_at = %s AND end_at = %s"
+        if upto < known.end:
+            changed = connection.execute(f"UPDATE ranges SET start_at = %s {where}", (upto, *key))
+        else:
+            changed = connection.execute(f"DELETE FROM ranges {where}", key)
+        if changed.rowcount != 1:
+            raise self._lost()
 
     def record_poll(self, now: int, failure: str) -> None:
         """Commits: how the poll ended; `failure` is empty when it succeeded."""

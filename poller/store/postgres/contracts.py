@@ -1,6 +1,7 @@
 """The collecting half of the state: contracts, their watermarks and books, and the spans still to be read.
 
 Order of locks, of every transaction on this database: rows of `contracts` by number, then `places` by contract, then all else.
+Who makes a sink known locks the table `contracts` as a whole, for a moment.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
 from poller.store.postgres.moving import contracts_with_done, sweep_piece
 from poller.store.postgres.places import Place
+from poller.store.postgres.registrations import Registrations
 from poller.store.postgres.replicas import Replica
 from poller.store.rows import Postponed, Sink, Size
 
@@ -39,10 +40,13 @@ class PutSize(NamedTuple):
 class Outbox:
     """The tables `segments`, `sinks` and `places` of one use; adds to `dead_letters`."""
 
-    def __init__(self, database: Database, use: int, replica: Callable[[], Replica]) -> None:
+    def __init__(
+        self, database: Database, use: int, replica: Callable[[], Replica], registrations: Registrations
+    ) -> None:
         self._database = database
         self._use = use
         self._replica = replica
+        self._registrations = registrations
         self._places: dict[str, Place] = {}
         self._lock = threading.Lock()
         self._put_bytes = 0
@@ -50,39 +54,16 @@ class Outbox:
 
     def register(self, name: str, type_: str) -> Sink:
         """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
-
-        def work(connection: Connection) -> Sink:
-            row = connection.execute(
-                "INSERT INTO sinks (use_id, name, type) VALUES (%s, %s, %s)"
-                " ON CONFLICT (use_id, name) DO UPDATE SET type = excluded.type WHERE sinks.type <> excluded.type"
-                " RETURNING xmax = 0",
-                (self._use, name, type_),
-            ).fetchone()
-            if row and row[0]:
-                # What one row of a contract says belongs together, whatever is being committed meanwhile.
-                connection.execute(
-                    "INSERT INTO places (use_id, sink, contract, segment, base, ledger_number)"
-                    " SELECT use_id, %s, contract, segment, put_events, commits FROM contracts WHERE use_id = %s"
-                    " ON CONFLICT (use_id, sink, contract) DO UPDATE SET segment = excluded.segment, position = 0,"
-                    " base = excluded.base, ledger_number = excluded.ledger_number, delivered = 0, dead = 0,"
-                    " settled_by = NULL, succeeded_at = NULL",
-                    (name, self._use),
-                )
-                is_new.append(True)
-            return read_sinks(connection, self._use, name)[0]
-
-        is_new: list[bool] = []
-        sink = self._database.write(work)
-        if is_new:
+        if self._registrations.register(name, type_):
             self.sweep()  # what was collected while there was no sink waits for nobody
-        return sink
+        return self._database.read(lambda connection: read_sinks(connection, self._use, name))[0]
 
     def sweep(self) -> None:
         """Commits: piece by piece, the end of segments that nobody waits for."""
         done: list[str] = self._database.read(lambda connection: contracts_with_done(connection, self._use))
         for start in range(0, len(done), PIECE_CONTRACTS):
             piece = done[start : start + PIECE_CONTRACTS]
-            self._database.write(lambda connection, piece=piece: sweep_piece(connection, self._use, piece))  # type: ignore[misc]
+            self._registrations.write(lambda connection, piece=piece: sweep_piece(connection, self._use, piece))  # type: ignore[misc]
 
     def forget(self, sink: str, *, by: Action | None = None) -> bool:
         """Commits: piece by piece, the end of a sink and of what waited for it alone; with the first piece who did it."""
@@ -96,6 +77,7 @@ class Outbox:
             connection.execute("DELETE FROM postponed WHERE use_id = %s AND sink = %s", (self._use, sink))
             return Acted(result=True, affected=count)
 
+        self._registrations.drop(sink)
         was_known = write_by(self._database, self._use, by, work)
         self.sweep()
         return was_known
@@ -149,11 +131,20 @@ class Outbox:
                 return None
             known = self._database.read(lambda connection: read_sinks(connection, self._use, sink))
             if not known:
+                self._registrations.restore()
+                known = self._database.read(lambda connection: read_sinks(connection, self._use, sink))
+            if not known:
                 raise StateError(
                     f"the state does not know the sink {sink} any more", hint="it was forgotten: start again"
                 )
             place = self._places[sink] = Place(
-                self._database, self._use, self._replica(), known[0], self._give_back, is_whole=is_whole
+                self._database,
+                self._use,
+                self._replica(),
+                known[0],
+                self._registrations,
+                self._give_back,
+                is_whole=is_whole,
             )
             return place
 

@@ -11,6 +11,7 @@ from poller.core.errors import LeaseLostError, StateError
 from poller.store import segments
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.moving import Move, lock_places, move_on, note_success, waiting_there
+from poller.store.postgres.registrations import Registrations
 from poller.store.postgres.replicas import LIVE, Replica
 from poller.store.rows import Batch, DeadLetter, Postponed, Sink, Weight
 from poller.store.segments import Stored
@@ -45,6 +46,7 @@ class Place:
         use: int,
         replica: Replica,
         row: Sink,
+        registrations: Registrations,
         give_back: Callable[[Place], None],
         *,
         is_whole: bool = False,
@@ -55,6 +57,7 @@ class Place:
         self._use = use
         self._replica = replica
         self._token = replica.token
+        self._registrations = registrations
         self._give_back = give_back
         self._is_held = True
         self._parts: list[_Part] = []  # of the last batch, not settled yet
@@ -139,6 +142,7 @@ class Place:
             self._token = self._replica.token
             found = self._database.read(lambda connection: self._read(connection, max_events, max_bytes))
             if found is None:
+                self._registrations.look()
                 return None
             parts, self._starts, batch = found
             if self._have_in_hand(parts):
@@ -241,7 +245,7 @@ class Place:
         moves, rest = self._moves(count)
         if len(moves) == 0 and count:
             raise self._lost()
-        settled = self._database.write(
+        settled = self._registrations.write(
             lambda connection: self._settle(connection, moves, dead, now, output_offset, self._settling[1])  # type: ignore[index]
         )
         lost = moves.keys() - settled

@@ -19,6 +19,7 @@ from poller.store.postgres.gaps import Gaps
 from poller.store.postgres.journal import Acted, Journal, write_by
 from poller.store.postgres.outbox import Outbox
 from poller.store.postgres.overview import read_fact, read_overview
+from poller.store.postgres.registrations import Registrations
 from poller.store.postgres.replicas import Identity, Replica
 
 _TRAIL = "clock_trail "  # and the host's name: each has a clock of its own
@@ -45,12 +46,13 @@ class State:
         self._on_close = on_close
         self._replica: Replica | None = None
         self._lock = threading.Lock()
-        self.outbox = Outbox(database, use_id, self._joined)
+        registrations = Registrations(database, use_id)
+        self.outbox = Outbox(database, use_id, self._joined, registrations)
         self.contracts = Contracts(database, use_id, self._joined, self.outbox.note_put)
         self.dead_letters = DeadLetters(database, use_id)
         self.journal = Journal(database, use_id)
         self.gaps = Gaps(database, use_id)
-        self.archives = Archives(database, use_id)
+        self.archives = Archives(database, use_id, registrations)
 
     @property
     def lost_leases(self) -> int:
