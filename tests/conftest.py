@@ -76,10 +76,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--record-durations", action="store_true", help="keep what each test took, for the order of the next run"
     )
+    parser.addoption("--quick", action="store_true", help="leave out the fault harness and what takes a second or more")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        config.hook.pytest_deselected(items=order.take_long(items, order.recorded()))
     order.arrange(items, order.recorded())
     measuring.leave_out(items)
 

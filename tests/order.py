@@ -63,6 +63,14 @@ def arrange(items: list[pytest.Item], seconds_of: dict[str, float]) -> None:
     items[:] = [item for unit in sorted(units.values(), key=seconds, reverse=True) for item in unit]
 
 
+def take_long(items: list[pytest.Item], seconds_of: dict[str, float]) -> list[pytest.Item]:
+    """Take out, in place, what `make quick` has no time for; returns it."""
+    is_long = lambda item: item.nodeid in seconds_of or item.nodeid.startswith("tests/faults/")  # noqa: E731
+    long = [item for item in items if is_long(item)]
+    items[:] = [item for item in items if not is_long(item)]
+    return long
+
+
 def _usual_seconds(name: str) -> float:
     return _USUAL_SECONDS.get("/".join(name.split("/")[:2]), 1.0)
 

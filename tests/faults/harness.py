@@ -26,7 +26,7 @@ from poller.store.overview import Overview, TakenBack
 from poller.store.sqlite.overview import overview_of
 from tests.daemon import CONTRACTS, FIRST, HTTP, LOGGING, LOKI, MOESIF, OPENSEARCH, OTLP, Daemon
 from tests.faults import disk, victim
-from tests.faults.oracle import KAFKA, PROOF, SINKS, TOPIC, Ends, SinkOracle, wanted
+from tests.faults.oracle import FILE, KAFKA, PROOF, SINKS, TOPIC, Ends, SinkOracle, wanted
 from tests.faults.people import PURGED_SINK, People
 from tests.faults.plan import Life, Plan, is_gap_alone, is_limit_alone
 from tests.faults.report import Account
@@ -157,7 +157,9 @@ class Harness:
                 "audit_interval": '"0s"',
                 "overlap": f'"{self._overlap}"',
             },
-            more=files + stream + (proof if PROOF in self._oracle.sinks else ""),
+            more="".join(
+                table for name, table in ((FILE, files), (KAFKA, stream), (PROOF, proof)) if name in self._oracle.sinks
+            ),
         )
 
     # A life
