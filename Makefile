@@ -17,6 +17,9 @@ CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/c
 WORKERS ?= 5
 SIDE_BY_SIDE := --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder --max-worker-restart=0
 
+# Where Python keeps nothing of what it has compiled, each worker prepares all tests anew: ten seconds of processor time each.
+unexport PYTHONDONTWRITEBYTECODE
+
 define CHECK_PYTHON
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
     echo "ionos-poller needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1)." >&2; \
