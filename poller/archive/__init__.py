@@ -27,6 +27,21 @@ class TakenError(PlaceError):
         super().__init__(f"{where} is there already, with other content", hint=hint, is_refused=True)
 
 
+class LostChainError(PlaceError):
+    """The place lacks the digest that the next one follows, or has another one there. Nothing was written."""
+
+    def __init__(self, where: str) -> None:
+        hint = "mount the disk, or put back what was there; for a new archive, give url another prefix"
+        super().__init__(f"{where}: the archive's newest digest is not here", hint=hint, is_refused=True)
+
+
+class NoDirectoryError(PlaceError):
+    """There is no such directory: an archive may begin there."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where}: there is no such directory", hint="check the path")
+
+
 class Listed(NamedTuple):
     """One object: its key, its size, and how many versions of it there are. `is_deleted`: the newest version is a deletion."""
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from poller.archive import Listed, PlaceError, TakenError
+from poller.archive import Listed, NoDirectoryError, PlaceError, TakenError
 from poller.core.evidence.digest import PROBES
 from poller.system.files import make_directory, open_own, sync_directory, write_whole
 
@@ -75,7 +75,7 @@ class DirectoryPlace:
         folder, _, name = prefix.rpartition("/")
         try:
             if not self._root.is_dir():
-                raise PlaceError(f"{self._root}: there is no such directory", hint="check the path")
+                raise NoDirectoryError(str(self._root))
             yield from self._walk(self._path(folder) if folder else self._root, f"{folder}/" if folder else "", name)
         except OSError as error:
             raise PlaceError(f"{self._root}: {error.strerror}", hint="check that this user can read it") from error

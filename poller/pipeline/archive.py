@@ -17,19 +17,20 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from poller import __version__
+from poller.archive import LostChainError, PlaceError
 from poller.archive.signing import Signer, read_signer
 from poller.config import Evidence
-from poller.core.delivery import CredentialsRefused, Outcome, Park, Settle, Wait, decide
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Park, Wait, decide
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.core.evidence.batches import HOUR_SECONDS, Head, PreparedBatch, pack
 from poller.core.evidence.compose import Facts, compose
-from poller.core.evidence.digest import encode, fingerprint
+from poller.core.evidence.digest import digest_key, encode, fingerprint
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited
 from poller.pipeline.deliver import Deliverer, StepResult, failure_kind
 from poller.pipeline.pieces import fitting
-from poller.sinks.archive import ArchiveSink, compress
+from poller.sinks.archive import ArchiveSink, compress, outcome_of
 from poller.sinks.base import Sink
 from poller.store.archives import WRITER
 from poller.store.parts import Archives
@@ -80,6 +81,10 @@ class ArchiveDeliverer(Deliverer):
         caught_up = self._catch_up()
         if caught_up:
             return StepResult(caught_up, 0.0)
+        try:
+            self._find_chain()
+        except PlaceError as error:
+            return self._failed(outcome_of(error), 1)
         events: Sequence[OutboxEvent] = ()
         self._batch = self._chain.prepared(self._sink.name)
         if self._batch is None:
@@ -94,13 +99,32 @@ class ArchiveDeliverer(Deliverer):
             return StepResult(0, None)
         except ConfigError as error:
             outcome = CredentialsRefused("; ".join(map(str, error.problems)))
-        count = self._batch.events if self._batch else len(events)
-        decision = decide(outcome, max(1, count), self._queues.others.attempts + 1, self._retry, random.random)
-        if isinstance(decision, Settle):
+        if isinstance(outcome, Accepted):
             return self._complete(time.monotonic() - started)
+        return self._failed(outcome, self._batch.events if self._batch else len(events))
+
+    def _failed(self, outcome: Outcome, count: int) -> StepResult:
+        decision = decide(outcome, max(1, count), self._queues.others.attempts + 1, self._retry, random.random)
         assert isinstance(decision, Wait | Park)  # noqa: S101 - an archive refuses no single event
         self._on_failed(failure_kind(outcome))
         return self._put_off(decision, count)
+
+    def _find_chain(self) -> None:
+        """See that the chain goes on where it ends. An empty place that a person gave it begins a new one.
+
+        Commits: the place, and with an empty one the new chain.  Raises: PlaceError where neither holds.
+        """
+        sink, where = self._sink.name, self._archive.where
+        if self._chain.place(sink) == where:
+            return  # that the chain is there is looked for with each batch
+        head = self._head()
+        if head.number and self._archive.is_empty_for(head):
+            if self._chain.place(sink) is None:  # nobody has changed it, as far as is known: the disk may be missing
+                raise LostChainError(f"{where}/{digest_key(head.number)}")
+            self._chain.begin_anew(sink, head.archive, where, int(self._clock()))
+            log.warning("archive.begun_anew", extra={"sink": sink, "digest": head.number})
+        else:
+            self._chain.remember_place(sink, where)
 
     def _next(self, *, is_last: bool) -> Sequence[OutboxEvent] | StepResult:
         """The events of the next batch, none where there is only something to state; or why there is none now."""

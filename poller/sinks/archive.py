@@ -1,7 +1,8 @@
 """Archives: compressed objects and a chain of digests, each batch as it was committed before it was sent.
 
 What a batch is made of is decided and committed by who delivers (`pipeline.archive`); here it is written. Objects first, then the
-signature, then the digest: a batch whose digest is there is whole. Writing it again changes nothing.
+signature, then the digest: a batch whose digest is there is whole. Writing it again changes nothing. Nothing is written at a
+place that lacks the digest before: a disk that is not mounted, or a wrong path, must not get a part of a chain.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from isal import isal_zlib
 
-from poller.archive import Place, PlaceError, TakenError
+from poller.archive import LostChainError, NoDirectoryError, Place, PlaceError, TakenError
 from poller.archive.places import open_place
 from poller.config import ArchiveSink as Settings
 from poller.config.installed import how_to_add
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
-from poller.core.evidence.batches import PreparedBatch
-from poller.core.evidence.digest import digest_key, signature_key
+from poller.core.evidence.batches import Head, PreparedBatch
+from poller.core.evidence.digest import DATA, DIGESTS, digest_key, sha256, signature_key
 from poller.sinks.base import Context, Sink
 from poller.sinks.render import build_render
 from poller.sinks.side_by_side import side_by_side
@@ -35,6 +36,11 @@ def compress(parts: Iterable[bytes | memoryview]) -> bytes:
     return b"".join([*map(member.compress, parts), member.flush()])
 
 
+def outcome_of(error: PlaceError) -> Outcome:
+    """What it means for delivery that a place did not do what was asked."""
+    return CredentialsRefused(error.reason) if error.is_refused else RetryAfter(error.reason)
+
+
 class ArchiveSink(Sink):
     """Writes to one place."""
 
@@ -49,6 +55,8 @@ class ArchiveSink(Sink):
         # A batch must become full before the outbox does: else collecting would pause until it is old enough.
         self.batch_bytes = min(settings.batch_bytes, context.config.outbox.max_bytes // 4)
         self.entry_format = settings.format
+        self.where = " ".join(filter(None, (settings.url, settings.endpoint_url)))
+        """Which place it is, for the state to remember."""
         self._render = build_render(settings)
         self._retain_seconds = settings.retain_seconds if settings.object_lock != "none" else None
         if context.config.evidence.signing_key_file is not None:
@@ -67,6 +75,25 @@ class ArchiveSink(Sink):
         render = self._render
         return events if render is None else [event.with_line(render(event)) for event in events]
 
+    def is_empty_for(self, head: Head) -> bool:
+        """Whether an archive can begin here. If not, the chain that ends with `head` is here.
+
+        Raises: LostChainError where something else is; PlaceError.
+        """
+        if self._has(head.number, head.sha256):
+            return False
+        try:
+            if any(True for prefix in (DIGESTS, DATA) for _ in self._place.listing(prefix)):
+                raise LostChainError(f"{self._place.url}/{digest_key(head.number)}")
+        except NoDirectoryError:
+            pass
+        return True
+
+    def _has(self, number: int, digest_sha256: str) -> bool:
+        """Whether a digest is here as it was written.  Raises: PlaceError."""
+        there = self._place.get(digest_key(number))
+        return there is not None and sha256(there) == digest_sha256
+
     def write(self, batch: PreparedBatch) -> Outcome:
         """Write a batch that was committed, now or by somebody before."""
         until = None if self._retain_seconds is None else batch.written_at + self._retain_seconds
@@ -81,12 +108,14 @@ class ArchiveSink(Sink):
             there = self._place.get(digest_key(batch.number))
             if there is not None and there != batch.digest:
                 raise TakenError(f"{self._place.url}/{digest_key(batch.number)}")
+            if batch.number > 1 and not self._has(batch.number - 1, batch.previous):
+                raise LostChainError(f"{self._place.url}/{digest_key(batch.number - 1)}")
             side_by_side(put, batch.objects, _WRITERS)
             if batch.signature is not None:
                 put((signature_key(batch.number), batch.signature))
             put((digest_key(batch.number), batch.digest))
         except PlaceError as error:
-            return CredentialsRefused(error.reason) if error.is_refused else RetryAfter(error.reason)
+            return outcome_of(error)
         return Accepted()
 
     def probe(self) -> Outcome:
@@ -94,5 +123,5 @@ class ArchiveSink(Sink):
         try:
             self._place.probe()
         except PlaceError as error:
-            return CredentialsRefused(error.reason) if error.is_refused else RetryAfter(error.reason)
+            return outcome_of(error)
         return Accepted()

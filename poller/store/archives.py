@@ -25,6 +25,9 @@ MOST_DAYS = 500
 WRITER = "archive_writer"
 """The fact that names a state among those that write to the chain of another one."""
 
+PLACE = "archive_place "  # and the sink's name
+"""The fact that says where a chain is."""
+
 DayKey = tuple[str, int]
 """A contract and a day since 1970."""
 

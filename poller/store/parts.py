@@ -238,6 +238,19 @@ class Archives(Protocol):
     def adopt(self, sink: str, head: Head, held: Mapping[tuple[str, int], int]) -> None:
         """Commits: the head of an archive that another state wrote, and what it holds, by contract and hour's start."""
 
+    def place(self, sink: str) -> str | None:
+        """Where the chain is; None if that was never seen."""
+
+    def remember_place(self, sink: str, place: str) -> None:
+        """Commits: where the chain is."""
+
+    def begin_anew(self, sink: str, archive: str, place: str, now: int) -> None:
+        """Have a new chain at `place` follow the one named `archive`, unless another process has done so.
+
+        Commits: its beginning, its place, the end of what was known of the hours, and of the batch that was being written: its
+        events wait again.
+        """
+
     def prepared(self, sink: str) -> PreparedBatch | None:
         """The batch that is being written, by this process or another."""
 

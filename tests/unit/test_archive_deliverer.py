@@ -22,6 +22,7 @@ from poller.archive.signing import is_signed_by, new_key, read_public_key
 from poller.config import ArchiveSink as Settings
 from poller.config import Config, Evidence, Outbox
 from poller.core.errors import LeaseLostError, StateUnavailableError
+from poller.core.evidence.batches import Head
 from poller.core.evidence.digest import StatedGap, decode, digest_key, fingerprint, sha256, signature_key
 from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window, format_time
@@ -314,6 +315,118 @@ def test_an_entry_that_is_too_large_becomes_a_dead_letter_and_holds_up_nothing(m
     assert (row.delivered, row.dead) == (2, 1)
 
 
+# Places
+
+
+def move(bench: Bench, url: str, objects: Mapping[str, bytes] | None = None) -> MemoryPlace:
+    """A person gives the archive another place, where these objects are. Returns the place before."""
+    before, bench.place = bench.place, MemoryPlace(objects)
+    bench.settings = Settings(name=NAME, url=url)
+    bench.restart()
+    return before
+
+
+def written_twice(bench: Bench) -> None:
+    for number in (1, 2):
+        commit(bench.state, [event(number)], now=NOW)
+        bench.finish()
+
+
+def test_a_place_that_lacks_the_chain_gets_nothing_and_the_sink_waits_until_it_is_back(bench: Bench) -> None:
+    written_twice(bench)
+    commit(bench.state, [event(3)], now=NOW)
+    whole, bench.place.objects = bench.place.objects, {}
+    assert bench.deliverer.step(is_last=True).wait_seconds == 60.0
+    assert bench.place.objects == {}
+    assert f"{digest_key(2)}: the archive's newest digest is not here" in bench.deliverer.refusal
+    assert "mount the disk" in bench.deliverer.refusal
+    bench.restart()
+    bench.now += 61
+    assert bench.deliverer.step(is_last=True).wait_seconds == 60.0, "with a batch that is committed already, too"
+    bench.place.objects = whole
+    bench.now += 61
+    bench.finish()
+    report = bench.verify()
+    assert (report.findings, report.entries, report.digests) == ([], 3, 3)
+
+
+@pytest.mark.parametrize("is_prepared", [False, True], ids=["nothing being written", "in mid-batch"])
+def test_an_empty_place_that_a_person_gave_begins_a_new_archive(bench: Bench, is_prepared: bool) -> None:
+    written_twice(bench)
+    audit(bench, {})
+    commit(bench.state, [event(3)], now=NOW)
+    if is_prepared:  # as after a failover of the database that lost its last commits
+        bench.place.objects[digest_key(3)] = b"another"
+        bench.deliverer.step(is_last=True)
+        assert "is there already, with other content" in bench.deliverer.refusal
+        bench.now += 61
+    before = bench.state.archives.head(NAME)
+    kept = dict(bench.place.objects)
+    old = move(bench, "file:///srv/other")
+    since = int(bench.now)
+    bench.finish()
+    report = bench.verify()
+    assert (report.findings, report.entries, report.digests) == ([], 1, 1)
+    assert old.objects == kept
+    after = bench.state.archives.head(NAME)
+    assert before is not None
+    assert after is not None
+    assert (after.archive != before.archive, after.number, after.since) == (True, 1, since)
+    commit(bench.state, [event(4)], now=NOW)
+    bench.finish()
+    assert bench.verify().digests == 2
+    assert bench.state.overview().imbalances() == []
+
+
+def test_an_archive_that_was_moved_with_all_it_holds_goes_on(bench: Bench) -> None:
+    written_twice(bench)
+    old = move(bench, "file:///srv/other", bench.place.objects)
+    commit(bench.state, [event(3)], now=NOW)
+    bench.finish()
+    assert (bench.verify().findings, bench.verify().digests) == ([], 3)
+    move(bench, "file:///srv/third")  # it is remembered where it was last
+    assert len(old.objects) == 6
+
+
+@pytest.mark.parametrize("held", [{digest_key(1): b"another"}, {"data/x": b""}], ids=["a digest", "an object"])
+def test_a_place_that_holds_something_else_gets_no_new_archive(bench: Bench, held: dict[str, bytes]) -> None:
+    written_twice(bench)
+    head = bench.state.archives.head(NAME)
+    move(bench, "file:///srv/other", held)
+    commit(bench.state, [event(3)], now=NOW)
+    bench.deliverer.step(is_last=True)
+    assert "the archive's newest digest is not here" in bench.deliverer.refusal
+    assert (bench.place.objects, bench.state.archives.head(NAME)) == (held, head)
+
+
+def test_where_nobody_knows_that_the_place_was_changed_no_new_archive_begins(bench: Bench) -> None:
+    """A state of an earlier version did not remember its place."""
+    head = Head("a" * 32, 3, "b" * 64, None, 9, 0, 0.0)
+    bench.state.archives.adopt("earlier", head, {})
+    bench.settings = Settings(name="earlier", url="file:///srv/audit")
+    deliverer = bench.begin()
+    assert deliverer.step(is_last=True).wait_seconds == 60.0
+    assert "the archive's newest digest is not here" in deliverer.refusal
+    deliverer.abandon()
+
+
+def test_the_endpoint_of_a_bucket_is_a_part_of_its_place(bench: Bench) -> None:
+    table = Settings(name=NAME, url="s3://audit/a", endpoint_url="https://one.example")
+    sink = ArchiveSink(table, Context(Config(), threading.Event()), bench.place)
+    assert sink.where == "s3://audit/a https://one.example"
+
+
+def test_a_new_archive_begins_in_a_directory_that_is_not_there_yet(bench: Bench, tmp_path: Path) -> None:
+    written_twice(bench)
+    bench.deliverer.abandon()
+    table = Settings(name=NAME, url=f"file://{tmp_path}/new/audit")
+    sink = ArchiveSink(table, Context(Config(evidence=bench.evidence), threading.Event()))
+    commit(bench.state, [event(3)], now=NOW)
+    bench.deliverer = ArchiveDeliverer(bench.state, sink, clock=lambda: bench.now)
+    bench.finish()
+    assert (tmp_path / "new/audit" / digest_key(1)).is_file()
+
+
 # Keys
 
 
@@ -504,7 +617,7 @@ def test_a_backfill_writes_to_the_chain_of_run_and_no_entry_is_twice_in_it(bench
             raise Killed
 
     writer.abandon()
-    sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), Away())
+    sink = ArchiveSink(bench.settings, Context(Config(evidence=bench.evidence), threading.Event()), Away(whole))
     writer = ArchiveDeliverer(past, sink, chain=bench.state.archives, writer="w1", clock=lambda: bench.now)
     with pytest.raises(Killed):
         writer.step(is_last=True)

@@ -18,8 +18,9 @@ from poller.config import Config, Evidence, Outbox
 from poller.core.delivery import Accepted, CredentialsRefused, RetryAfter
 from poller.core.errors import ConfigError
 from poller.core.events import OutboxEvent
-from poller.core.evidence.batches import PreparedBatch
-from poller.core.evidence.digest import digest_key, signature_key
+from poller.core.evidence.batches import Head, PreparedBatch
+from poller.core.evidence.compose import Facts, compose
+from poller.core.evidence.digest import digest_key, encode, sha256, signature_key
 from poller.sinks.archive import ArchiveSink, compress
 from poller.sinks.base import Context
 from poller.system import liveness
@@ -35,7 +36,7 @@ class Recorder(MemoryPlace):
     """Keeps what it is asked to write, in order, and until when it is locked."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({digest_key(6): b"digest 6"})
         self.wrote: list[tuple[str, bytes, float | None]] = []
         self.failure: PlaceError | None = None
 
@@ -61,8 +62,13 @@ def make(place: Any, *, config: Config | None = None, **settings: Any) -> Archiv
     return ArchiveSink(table, Context(config or Config(), threading.Event()), place)
 
 
+HEAD = Head("a" * 32, 6, sha256(b"digest 6"), None, 0, 0, 0)
+FACTS = Facts(HEAD, (), {}, (), 0, 0, 0, 0)
+DIGEST = encode(compose(FACTS, (), written_at=1000, program="p", entry_format="raw", key=None, next_key=None))
+
+
 def batch(signature: bytes | None = b"signature") -> PreparedBatch:
-    return PreparedBatch(7, "", 20, 1000, b"digest", signature, OBJECTS)
+    return PreparedBatch(7, "", 20, 1000, DIGEST, signature, OBJECTS)
 
 
 def test_an_object_is_one_gzip_member_of_all_its_parts_the_same_each_time() -> None:
@@ -80,7 +86,7 @@ def test_a_batch_is_its_objects_then_its_signature_then_its_digest(
 ) -> None:
     assert make(place).write(batch(signature)) == Accepted()
     assert sorted(place.wrote[:-last]) == sorted((*one, None) for one in OBJECTS)
-    rest = [(signature_key(7), b"signature", None), (digest_key(7), b"digest", None)]
+    rest = [(signature_key(7), b"signature", None), (digest_key(7), DIGEST, None)]
     assert place.wrote[-last:] == rest[-last:]
     assert make(place).write(batch(signature)) == Accepted(), "again, which changes nothing"
 
@@ -91,7 +97,7 @@ def test_what_is_sent_is_what_was_prepared_of_the_events(place: Recorder) -> Non
     sink.prepare = lambda events: prepared.append(events) or batch()  # type: ignore[func-returns-value]
     assert sink.send(EVENTS) == Accepted()
     assert prepared == [EVENTS]
-    assert (digest_key(7), b"digest", None) in place.wrote
+    assert (digest_key(7), DIGEST, None) in place.wrote
 
 
 @pytest.mark.parametrize(("mode", "until"), [("none", None), ("compliance", 1060), ("governance", 1060)])
@@ -106,6 +112,18 @@ def test_where_another_batch_has_this_number_nothing_is_written(place: Recorder)
     assert isinstance(outcome, CredentialsRefused)
     assert outcome.reason.startswith(f"memory/{digest_key(7)} is there already")
     assert place.wrote == []
+
+
+@pytest.mark.parametrize("before", [None, b"another"], ids=["none", "another one"])
+def test_where_the_digest_before_is_not_there_as_it_was_nothing_is_written(
+    place: Recorder, before: bytes | None
+) -> None:
+    place.objects = {} if before is None else {digest_key(6): before}
+    there = dict(place.objects)
+    outcome = make(place).write(batch())
+    assert isinstance(outcome, CredentialsRefused)
+    assert outcome.reason.startswith(f"memory/{digest_key(6)}: the archive's newest digest is not here (mount the disk")
+    assert place.objects == there
 
 
 @pytest.mark.parametrize("is_refused", [True, False])
@@ -137,8 +155,10 @@ def test_lines_are_archived_in_the_format_of_the_table(place: Recorder) -> None:
 
 
 def test_it_writes_where_the_table_says(tmp_path: Path) -> None:
+    (tmp_path / "audit/digests").mkdir(parents=True)
+    (tmp_path / "audit" / digest_key(6)).write_bytes(b"digest 6")
     assert make(None, url=f"file://{tmp_path}/audit").write(batch()) == Accepted()
-    assert (tmp_path / "audit" / digest_key(7)).read_bytes() == b"digest"
+    assert (tmp_path / "audit" / digest_key(7)).read_bytes() == DIGEST
 
 
 def test_each_object_is_a_sign_of_life(place: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,26 @@ def test_what_is_written_moves_the_head_and_the_sink_and_is_known_by_its_hours(a
     assert not archive.archives.has_to_state(SINK), "it is stated as it is"
 
 
+def test_a_new_chain_forgets_the_batch_and_the_hours_of_the_one_before_and_no_event(archive: State) -> None:
+    assert archive.archives.place(SINK) is None
+    archive.archives.remember_place(SINK, "old")
+    before = archive.archives.head(SINK)
+    assert before is not None
+    assert prepare(archive, 3) is not None
+    assert archive.archives.complete(SINK, 1, NOW)
+    archive.archives.close_hours(SINK, "1", {START: 3})
+    assert prepare(archive, 1, number=2) is not None
+    for _ in range(2):  # another process wanted the same
+        archive.archives.begin_anew(SINK, before.archive, "new", NOW + 7)
+    head = archive.archives.head(SINK)
+    assert head is not None
+    assert head[1:] == (0, "", None, 0, NOW + 7, None)
+    assert head.archive != before.archive
+    assert (archive.archives.prepared(SINK), archive.archives.has_to_state(SINK)) == (None, False)
+    assert (archive.archives.place(SINK), waiting(archive)) == ("new", [4])
+    assert not archive.archives.complete(SINK, 2, NOW), "a process that still writes it moves nothing on"
+
+
 def test_the_gaps_of_the_contracts_that_are_stated_are_told(archive: State) -> None:
     archive.contracts.enrol(["2"], "default", START, START)
     for contract in ("1", "2"):

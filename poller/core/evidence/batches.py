@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from poller.core.events import OutboxEvent, Record, Run, runs
-from poller.core.evidence.digest import Object, object_key, pack_identities, sha256
+from poller.core.evidence.digest import Object, decode, object_key, pack_identities, sha256
 from poller.core.mapping import format_time_us
 from poller.core.windows import format_time
 
@@ -68,6 +68,11 @@ class PreparedBatch(NamedTuple):
     digest: bytes
     signature: bytes | None
     objects: Sequence[tuple[str, bytes]]
+
+    @property
+    def previous(self) -> str:
+        """The SHA-256 of the digest that this one follows; empty in the first."""
+        return decode(self.digest).previous
 
 
 class Head(NamedTuple):

@@ -25,7 +25,7 @@ from poller.store import archives as rules
 from poller.store.archives import Change, DayKey
 from poller.store.parts import Place, Seal
 from poller.store.postgres import moving
-from poller.store.postgres.contract_rows import read_contracts
+from poller.store.postgres.contract_rows import read_contracts, read_fact, set_fact
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.outbox import read_sinks, read_waiting
@@ -73,6 +73,30 @@ class Archives:
                 f"INSERT INTO archives (use_id, sink, {_FIELDS}) VALUES (%s, %s, {places})", (self._use, sink, *head)
             )
             _change(connection, self._use, sink, rules.adding(held))
+
+        self._database.write(work)
+
+    def place(self, sink: str) -> str | None:
+        """Where the chain is; None if that was never seen."""
+        return self._database.read(lambda connection: read_fact(connection, self._use, rules.PLACE + sink))
+
+    def remember_place(self, sink: str, place: str) -> None:
+        """Commits: where the chain is."""
+        self._database.write(lambda connection: set_fact(connection, self._use, rules.PLACE + sink, place))
+
+    def begin_anew(self, sink: str, archive: str, place: str, now: int) -> None:
+        """Commits: a new chain at `place`, in place of the one named `archive`. See the protocol."""
+
+        def work(connection: Connection) -> None:
+            is_ours = connection.execute(
+                "UPDATE archives SET archive = %s, number = 0, sha256 = '', key = NULL, entries = 0, since = %s,"
+                " written_at = NULL WHERE use_id = %s AND sink = %s AND archive = %s",
+                (uuid.uuid4().hex, now, self._use, sink, archive),
+            ).rowcount
+            if is_ours:
+                for table in ("archive_objects", "archive_batches", "archive_days"):
+                    connection.execute(f"DELETE FROM {table} WHERE use_id = %s AND sink = %s", (self._use, sink))
+                set_fact(connection, self._use, rules.PLACE + sink, place)
 
         self._database.write(work)
 

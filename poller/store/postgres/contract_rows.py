@@ -48,6 +48,12 @@ def read_filtered(connection: Connection, use: int) -> dict[str, int]:
     return dict(connection.execute(query, (use,)).fetchall())
 
 
+def read_fact(connection: Connection, use: int, name: str) -> str | None:
+    """Something remembered by name; None where it never was."""
+    row = connection.execute("SELECT value FROM facts WHERE use_id = %s AND name = %s", (use, name)).fetchone()
+    return row[0] if row else None
+
+
 def set_fact(connection: Connection, use: int, name: str, value: str) -> None:
     """Remember something by name, inside the caller's transaction."""
     connection.execute(

@@ -8,7 +8,7 @@ from poller.core.events import Event
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.postgres import archives, dead_letters, ledger, outbox
-from poller.store.postgres.contract_rows import read_contracts, read_filtered, read_ranges
+from poller.store.postgres.contract_rows import read_contracts, read_fact, read_filtered, read_ranges
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.journal import read_journal
@@ -65,11 +65,6 @@ def read_replicas(connection: Connection, use: int) -> list[Replica]:
         (use,),
     )
     return [Replica(*row) for row in rows]
-
-
-def read_fact(connection: Connection, use: int, name: str) -> str | None:
-    row = connection.execute("SELECT value FROM facts WHERE use_id = %s AND name = %s", (use, name)).fetchone()
-    return row[0] if row else None
 
 
 class Collected:

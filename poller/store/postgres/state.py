@@ -11,15 +11,15 @@ from poller.core.errors import StateError
 from poller.store.journal import Action
 from poller.store.overview import Overview
 from poller.store.postgres.archives import Archives
-from poller.store.postgres.contract_rows import set_fact
+from poller.store.postgres.contract_rows import read_fact, set_fact
 from poller.store.postgres.contracts import Contracts
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.dead_letters import DeadLetters
 from poller.store.postgres.gaps import Gaps
 from poller.store.postgres.journal import Acted, Journal, write_by
 from poller.store.postgres.outbox import Outbox
-from poller.store.postgres.overview import read_fact, read_overview
 from poller.store.postgres.registrations import Registrations
+from poller.store.postgres.overview import read_overview
 from poller.store.postgres.replicas import Identity, Replica
 
 _TRAIL = "clock_trail "  # and the host's name: each has a clock of its own

@@ -56,6 +56,30 @@ class Archives:
             )
             _change(connection, sink, rules.adding(held))
 
+    def place(self, sink: str) -> str | None:
+        """Where the chain is; None if that was never seen."""
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT value FROM facts WHERE name = ?", (rules.PLACE + sink,)).fetchone()
+            return row[0] if row else None
+
+    def remember_place(self, sink: str, place: str) -> None:
+        """Commits: where the chain is."""
+        with self._database.transaction() as connection:
+            _set_place(connection, sink, place)
+
+    def begin_anew(self, sink: str, archive: str, place: str, now: int) -> None:
+        """Commits: a new chain at `place`, in place of the one named `archive`. See the protocol."""
+        with self._database.transaction() as connection:
+            is_ours = connection.execute(
+                "UPDATE archives SET archive = ?, number = 0, sha256 = '', key = NULL, entries = 0, since = ?,"
+                " written_at = NULL WHERE sink = ? AND archive = ?",
+                (uuid.uuid4().hex, now, sink, archive),
+            ).rowcount
+            if is_ours:
+                for table in ("archive_objects", "archive_batches", "archive_days"):
+                    connection.execute(f"DELETE FROM {table} WHERE sink = ?", (sink,))
+                _set_place(connection, sink, place)
+
     def prepared(self, sink: str) -> PreparedBatch | None:
         """The batch that is being written.  Raises: StateError when it is not what was committed."""
         with self._database.reading() as connection:
@@ -159,6 +183,10 @@ def _read_head(connection: sqlite3.Connection, sink: str) -> Head | None:
     if not is_whole:
         raise DamagedRowError("an archive's row fails its checksum")
     return Head(*values)
+
+
+def _set_place(connection: sqlite3.Connection, sink: str, place: str) -> None:
+    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (rules.PLACE + sink, place))
 
 
 def read_heads(connection: sqlite3.Connection) -> dict[str, Head]:
