@@ -43,12 +43,16 @@ class NoDirectoryError(PlaceError):
 
 
 class Listed(NamedTuple):
-    """One object: its key, its size, and how many versions of it there are. `is_deleted`: the newest version is a deletion."""
+    """One object: its key, its size, and how many versions of it there are. `is_deleted`: the newest version is a deletion.
+
+    `is_draft`: no object yet, but what its writer has written so far, or had when it was killed.
+    """
 
     key: str
     size_bytes: int
     versions: int = 1
     is_deleted: bool = False
+    is_draft: bool = False
 
 
 class Place(Protocol):

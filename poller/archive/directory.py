@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poller.archive import Listed, NoDirectoryError, PlaceError, TakenError
-from poller.core.evidence.digest import PROBES
+from poller.core.evidence.digest import PROBES, written_for
 from poller.system.files import make_directory, open_own, sync_directory, write_whole
 
 _PARTIAL = ".part"
@@ -90,9 +90,11 @@ class DirectoryPlace:
                 key = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     yield from self._walk(directory / entry.name, f"{key}/", "")
-                else:
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # a draft, which has its name by now
                     status = entry.stat(follow_symlinks=False)
-                    yield Listed(key, status.st_size if stat.S_ISREG(status.st_mode) else 0)
+                    is_file = stat.S_ISREG(status.st_mode)
+                    yield Listed(key, status.st_size if is_file else 0, is_draft=is_file and _is_draft(key))
 
     def delete(self, key: str) -> None:
         """As `Place.delete`."""
@@ -116,6 +118,13 @@ class DirectoryPlace:
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
             raise PlaceError(f"{self._root}: {key!r} is no key of an object")
         return self._root.joinpath(*parts)
+
+
+def _is_draft(key: str) -> bool:
+    """Whether a file has the name that `put` gives an object of an archive until it is whole."""
+    folder, _, name = key.rpartition("/")
+    whole = f"{folder}/{name[1 : -len(_PARTIAL)]}"
+    return name.startswith(".") and name.endswith(_PARTIAL) and written_for(whole) is not None
 
 
 def _name(partial: Path, path: Path) -> bool:

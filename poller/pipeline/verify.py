@@ -144,7 +144,7 @@ class Verifier:
         signatures: set[int] = set()
         # Objects come before digests in the order of keys: what a digest names was there before it.
         for listed in self._place.listing(""):
-            if listed.key.startswith(PROBES):
+            if listed.key.startswith(PROBES) or listed.is_draft:
                 continue
             self._judge_listed(listed)
             digest = number_of(listed.key)

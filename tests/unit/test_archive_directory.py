@@ -12,8 +12,10 @@ from poller.archive import PlaceError, TakenError
 from poller.archive.directory import DirectoryPlace
 from poller.archive.places import open_place
 from poller.config import ArchiveSink, Config
+from poller.core.evidence.digest import digest_key
 
 KEY = "data/contract=1/x.ndjson.gz"
+HOUR = "data/contract=1/date=2026-01-01/hour=09"
 
 
 @pytest.fixture
@@ -117,6 +119,58 @@ def test_a_listing_has_the_order_of_keys(place: DirectoryPlace) -> None:
         place.put(key, b"")
     assert [listed.key for listed in place.listing("")] == sorted(keys)
     assert [listed.key for listed in place.listing("d/a")] == ["d/a.b", "d/a/b", "d/a/x"]
+
+
+@pytest.mark.parametrize(
+    ("key", "is_draft"),
+    [
+        (f"{HOUR}/.000000003-50af10eefcb9037f.ndjson.gz.part", True),
+        ("digests/.000000003.json.part", True),
+        ("digests/.000000003.sig.part", True),
+        ("digests/.000000003-50af10eefcb9037f.sig.part", True),
+        ("digests/000000003.json.part", False),
+        ("digests/.000000003.json.partial", False),
+        (".000000003.json.part", False),
+        (f"{HOUR}/.notes.part", False),
+    ],
+)
+def test_what_a_kill_left_of_an_object_is_listed_as_a_draft_and_what_looks_like_it_is_not(
+    place: DirectoryPlace, tmp_path: Path, key: str, is_draft: bool
+) -> None:
+    path = tmp_path / "audit" / key
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half")
+    assert [(listed.key, listed.is_draft) for listed in place.listing("")] == [(key, is_draft)]
+    path.unlink()
+    path.symlink_to("elsewhere")
+    assert [listed.is_draft for listed in place.listing("")] == [False], "a link is none that we wrote"
+
+
+def test_a_draft_that_gets_its_name_while_it_is_listed_cuts_no_list_short(
+    place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 4):
+        place.put(digest_key(number), b"text")
+    draft = tmp_path / "audit/digests/.000000009.json.part"
+    draft.touch()
+    listing = place.listing("")
+    scan = os.scandir
+
+    class Gone:
+        """The files as they were before the draft had its name."""
+
+        def __init__(self, directory: Path) -> None:
+            self.entries = list(scan(directory))
+            if directory == draft.parent:
+                draft.unlink()
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return self.entries
+
+        def __exit__(self, *error: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Gone)
+    assert [listed.key for listed in listing] == [digest_key(number) for number in range(1, 4)]
 
 
 def test_a_special_file_is_no_object_and_holds_nobody_up(place: DirectoryPlace, tmp_path: Path) -> None:

@@ -237,6 +237,15 @@ def test_an_object_that_was_written_twice_or_deleted_is_named() -> None:
     ]
 
 
+def test_a_draft_that_a_kill_left_is_no_finding() -> None:
+    class Drafts(MemoryPlace):
+        def listing(self, prefix: str) -> Iterator[Listed]:
+            yield Listed("data/.x.part", 7, is_draft=True)
+            yield from super().listing(prefix)
+
+    assert verify(Drafts(archive_of(2)[0].objects)).findings == []
+
+
 def test_a_place_that_cannot_be_read_ends_it() -> None:
     class Away(MemoryPlace):
         def get(self, key: str) -> bytes | None:

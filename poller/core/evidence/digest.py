@@ -27,6 +27,7 @@ _DIGEST_KEY = re.compile(rf"{DIGESTS}([0-9]{{{_NUMBER_DIGITS}}})\.(json|sig)")
 _OBJECT_KEY = re.compile(
     rf"{DATA}contract=[^/]+/date=[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}/hour=[0-9]{{2}}/([0-9]{{{_NUMBER_DIGITS}}})-[0-9a-f]{{16}}\.ndjson\.gz"
 )
+_SIGNATURE_KEY = re.compile(rf"{DIGESTS}([0-9]{{{_NUMBER_DIGITS}}})(-[0-9a-f]{{16}})?\.sig")
 _IDENTITY = struct.Struct(f"<I{IDENTITY_BYTES}s")
 # Source: RFC 8410: the DER of an Ed25519 public key is this and the 32 bytes of the key.
 _DER_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -185,6 +186,12 @@ def object_key(contract: str, hour: str, number: int, object_sha256: str) -> str
 def batch_of(key: str) -> int | None:
     """The number of the digest that an object was written for; None where the key is not of an object."""
     match = _OBJECT_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def written_for(key: str) -> int | None:
+    """The number of the digest that an object, or a signature, is of, or of that digest itself; None for any other key."""
+    match = _OBJECT_KEY.fullmatch(key) or _SIGNATURE_KEY.fullmatch(key) or _DIGEST_KEY.fullmatch(key)
     return int(match[1]) if match else None
 
 
