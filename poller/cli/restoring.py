@@ -6,7 +6,6 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,13 +20,16 @@ from poller.cli.places import PLACE, place_of
 from poller.cli.stopping import until_stopped
 from poller.config import ArchiveSink, Config
 from poller.core.errors import EXIT_OK, AuthError, ConfigError, Problem, StateError, StoppedError
-from poller.core.evidence.batches import HOUR_SECONDS
-from poller.core.evidence.digest import DATA, Object, batch_of
+from poller.core.evidence.batches import HOUR_SECONDS, Head
+from poller.core.evidence.digest import Object
 from poller.core.windows import Window
 from poller.pipeline.archive import deliverer_of
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.restore import Rebuilder, chosen_objects, digests_of, events_in, lines_in
+from poller.pipeline.unfinished import close_unfinished
 from poller.pipeline.verify import seconds_of
+from poller.sinks.archive import ArchiveSink as ArchiveWriter
+from poller.sinks.base import Context
 from poller.sinks.build import build_sink
 from poller.sinks.redaction import redactions_of
 from poller.store.opening import stores_of
@@ -208,30 +210,39 @@ def rebuild_state(settings: Settings, place: str) -> int:
     config = settings.load()
     opened = place_of(settings, place)
     sink = _sink_of(config, place, opened)
+    writer = ArchiveWriter(sink, Context(config, threading.Event()), opened)
     stores = stores_of(config)
     warn_of_root(stores)
     if "run" in stores.uses():
         hint = "move it away first, or name another state_dir or [state] schema, if it is not to be used any more"
         raise StateError(f"there is a state already: {stores.where('run')}", hint=hint)
     stores.discard(_REBUILDING)
-    left = _unlisted(opened)
     state = stores.open(_REBUILDING)
     try:
         for known in config.sinks:  # before anything is collected: what is in the archive counts as delivered to each
             state.outbox.register(known.name, known.type)
-        rebuilder = Rebuilder(opened, sink.name, config.accounts[0].name, int(time.time()))
-        rebuilt = rebuilder.into(state)
+        now = int(time.time())
+        rebuilder = Rebuilder(opened, sink.name, config.accounts[0].name, now)
+        rebuilt = rebuilder.into(state, close=lambda head: _closed(opened, writer, head, now))
+        state.archives.remember_place(sink.name, writer.where)
     finally:
         state.close()
-    for key in left:
-        opened.delete(key)
-        note(f"{key} deleted: it is of a batch that was never finished")
+    for listed in opened.listing(""):
+        if listed.is_draft:
+            opened.delete(listed.key)
     stores.rename(_REBUILDING, "run")
     click.echo(
         f"state rebuilt from {rebuilt.entries:,} entries of {rebuilt.contracts:,} contracts: the chain goes on after digest"
         f" {rebuilt.number}"
     )
     return EXIT_OK
+
+
+def _closed(place: Place, writer: ArchiveWriter, head: Head, now: int) -> Head:
+    closed = close_unfinished(place, writer, head, now)
+    for left in closed.abandoned:
+        note(f"{left.key} has no digest: digest {closed.head.number} says that it is no part of the archive")
+    return closed.head
 
 
 def _sink_of(config: Config, text: str, place: Place) -> ArchiveSink:
@@ -243,19 +254,3 @@ def _sink_of(config: Config, text: str, place: Place) -> ArchiveSink:
             return sink
     hint = "give the url of a sink of type archive, as the configuration has it"
     raise ConfigError([Problem("PLACE", f"no sink of the configuration writes to {place.url}", hint)])
-
-
-def _unlisted(place: Place) -> list[str]:
-    """The objects that were written for a digest that never was: their entries are collected again."""
-    listed: set[str] = set()
-    last = 0
-    for number, _, digest in digests_of(place):
-        last = number
-        listed.update(entry.key for entry in digest.objects)
-    return list(_left(place, listed, last))
-
-
-def _left(place: Place, listed: set[str], last: int) -> Iterator[str]:
-    for found in place.listing(DATA):
-        if found.key not in listed and batch_of(found.key) == last + 1:
-            yield found.key

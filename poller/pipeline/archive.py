@@ -164,7 +164,7 @@ class ArchiveDeliverer(Deliverer):
         events = self._archive.rendered(events)
         while True:
             head = self._head()
-            signers = _signers(evidence, head)
+            signers = signers_of(evidence, head)
             with ThreadPoolExecutor(_PACKERS, thread_name_prefix="pack") as pool:
                 objects = pack(events, head.number + 1, compress, pool.map)
             # The state that has the chain knows its own gaps.
@@ -220,7 +220,7 @@ class ArchiveDeliverer(Deliverer):
         return max(0, count)
 
 
-def _signers(evidence: Evidence, head: Head) -> tuple[Signer | None, str | None]:
+def signers_of(evidence: Evidence, head: Head) -> tuple[Signer | None, str | None]:
     """What signs the next digest, and the key that it announces.  Raises: ConfigError."""
     name = "evidence.signing_key_file"
     if evidence.signing_key_file is None:

@@ -14,6 +14,7 @@ from poller.core.errors import PollerError
 from poller.core.events import Event
 from poller.core.evidence.batches import HOUR_SECONDS, Head
 from poller.core.evidence.digest import (
+    DIGESTS,
     Digest,
     DigestError,
     Object,
@@ -30,7 +31,6 @@ from poller.store.rows import Prepared as StorePrepared
 from poller.store.rows import WindowRead
 
 _GZIP_FORMAT = 31
-_DIGESTS = "digests/"
 _AT_ONCE = 5000  # entries parsed at once
 
 
@@ -47,7 +47,7 @@ def digests_of(place: Place) -> Iterator[tuple[int, str, Digest]]:
     Raises: PlaceError; DamagedArchiveError where the chain is broken, or there is none.
     """
     numbers = sorted(
-        found[0] for listed in place.listing(_DIGESTS) if (found := number_of(listed.key)) and found[1] == "json"
+        found[0] for listed in place.listing(DIGESTS) if (found := number_of(listed.key)) and found[1] == "json"
     )
     previous = ""
     for expected, number in enumerate(numbers or [0], start=1):
@@ -119,8 +119,16 @@ class Rebuilder:
         self._account = account
         self._now = now
 
-    def into(self, state: State, on_object: Callable[[], None] = lambda: None) -> Rebuilt:
-        """Fill an empty state.  Raises: PlaceError, DamagedArchiveError, StateError."""
+    def into(
+        self,
+        state: State,
+        on_object: Callable[[], None] = lambda: None,
+        close: Callable[[Head], Head] = lambda head: head,
+    ) -> Rebuilt:
+        """Fill an empty state. `close` gives the head to go on from, once all that is archived is in the state.
+
+        Raises: PlaceError, DamagedArchiveError, StateError.
+        """
         head: Head | None = None
         held: dict[tuple[str, int], int] = {}
         complete: dict[str, Window] = {}
@@ -155,6 +163,7 @@ class Rebuilder:
             on_object()
         for contract, span in complete.items():
             state.contracts.skip_to(contract, span.end, 0)
+        head = close(head)
         state.archives.adopt(self._sink, head, held)
         return Rebuilt(len(complete), head.entries, head.number)
 

@@ -20,12 +20,12 @@ from poller.core.evidence.digest import (
     PROBES,
     Digest,
     Object,
-    batch_of,
     digest_key,
     fingerprint,
     number_of,
     sha256,
     signature_key,
+    written_for,
 )
 from poller.core.windows import Window
 
@@ -169,7 +169,9 @@ class Verifier:
         if content is None:
             return  # deleted: the next one, or what a person knows, shows it
         self._signatures.discard(number)
-        digest, found = self._chain.add(number, content, self._place.get(signature_key(number)))
+        signature = signature_key(number, content)
+        self._unlisted.pop(signature, None)  # where it has a name of its own
+        digest, found = self._chain.add(number, content, self._place.get(signature))
         self._findings += found
         if digest is not None:
             if self._known is not None and self._known.number == number and self._known.sha256 != self._chain.head:
@@ -177,6 +179,11 @@ class Verifier:
             self._read_objects(digest, pool)
 
     def _read_objects(self, digest: Digest, pool: ThreadPoolExecutor) -> None:
+        for left in digest.abandoned:
+            if (size := self._unlisted.pop(left.key, None)) is None:
+                continue  # it is no part of the archive, and may be deleted
+            if size != left.bytes or sha256(self._place.get(left.key) or b"") != left.sha256:
+                self._find(left.key, f"was changed since digest {digest.number} named it as abandoned")
         for entry in digest.objects:
             self._unlisted.pop(entry.key, None)
             if not self._is_wanted(seconds_of(entry.hour)):
@@ -218,7 +225,7 @@ class Verifier:
 
     def _judge_unlisted(self) -> None:
         for position, key in enumerate(self._unlisted):
-            number = batch_of(key)
+            number = written_for(key)
             if number is None:
                 what = "is no part of the archive: no digest names it"
             elif number == self._chain.number + 1:

@@ -112,7 +112,7 @@ class ArchiveSink(Sink):
                 raise LostChainError(f"{self._place.url}/{digest_key(batch.number - 1)}")
             side_by_side(put, batch.objects, _WRITERS)
             if batch.signature is not None:
-                put((signature_key(batch.number), batch.signature))
+                put((signature_key(batch.number, batch.digest), batch.signature))
             put((digest_key(batch.number), batch.digest))
         except PlaceError as error:
             return outcome_of(error)

@@ -173,6 +173,35 @@ def test_a_state_is_rebuilt_and_nothing_is_collected_or_archived_twice(filled: B
     assert filled.run("status").code == 0
 
 
+def test_what_a_batch_without_a_digest_left_is_kept_and_the_rebuilt_archive_verifies(filled: Bench) -> None:
+    """As a crash leaves it, of a signature that was written and a digest that was not. The state is lost, too."""
+    filled.simulator.add_entries(FIRST, count=7, at=DAY + timedelta(hours=25), span_seconds=600)
+    wanted = ("--from", "2026-03-02", "--to", "2026-03-03", "--sink", "proof")
+    assert filled.run("backfill", *wanted).code == 0
+    audit = filled.directory / "audit"
+    number = next(int(path.name[:9]) for path in objects(filled) if "date=2026-03-02" in str(path))
+    for path in audit.glob("digests/*"):
+        if int(path.name[:9]) > number or path.name == f"{number:09}.json":
+            path.unlink()
+    (draft := audit / f"digests/.{number:09}.json.part").write_bytes(b"half")
+    left = {path: path.read_bytes() for path in audit.rglob(f"{number:09}*")}
+    shutil.rmtree(filled.state_dir)
+    run = filled.run("archive", "rebuild-state", "audit")
+    assert run.code == 0, run.stderr
+    assert run.stderr.count(f"has no digest: digest {number} says that it is no part of the archive") == len(left) == 2
+    assert {path: path.read_bytes() for path in left} == left
+    assert not draft.exists()
+    assert verify(filled)[0].code == 0
+    assert filled.run("backfill", *wanted).code == 0
+    checked, found = verify(filled)
+    assert (checked.code, found["entries"]) == (0, 2 * COUNT + 7), found
+    (script,) = blocks_of_evidence("sh")
+    shutil.copy(filled.directory / "evidence.pub", audit)
+    done = subprocess.run(["bash", "-c", script], cwd=audit, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{2 * COUNT + 7} entries" in done.stdout
+
+
 def test_a_million_entries_are_verified_in_a_minute_and_in_little_memory(bench: Starter, tmp_path: Path) -> None:
     audit = tmp_path / "million"
     writer = Writer(DirectoryPlace(audit), signer())

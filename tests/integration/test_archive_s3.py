@@ -19,12 +19,17 @@ from poller.archive import PlaceError, TakenError
 from poller.archive.s3 import S3Place
 from poller.archive.signing import is_signed_by, new_key, read_public_key
 from poller.config import ArchiveSink, Config, Evidence, Secret, SecretSource
+from poller.core.evidence.batches import pack
+from poller.core.evidence.digest import signature_key
 from poller.pipeline.archive import ArchiveDeliverer
+from poller.pipeline.unfinished import close_unfinished
 from poller.pipeline.verify import Verifier
 from poller.sinks.archive import ArchiveSink as Sink
+from poller.sinks.archive import compress
 from poller.sinks.base import Context
 from poller.store.sqlite import State
 from tests.archive_soak import soak
+from tests.archives import Writer, entry
 from tests.hostile import RawServer, headed
 from tests.integration.fetching import Starter
 from tests.moto import REGION, client, serving
@@ -157,6 +162,24 @@ def test_an_object_is_locked_encrypted_and_stored_as_configured(s3: str) -> None
     assert head["ObjectLockMode"] == "GOVERNANCE"
     assert head["ObjectLockRetainUntilDate"].timestamp() == 2_000_000_000
     assert (head["ServerSideEncryption"], head["StorageClass"]) == ("AES256", "STANDARD_IA")
+
+
+def test_a_batch_without_a_digest_is_closed_in_a_locked_bucket_and_nothing_gets_a_second_version(s3: str) -> None:
+    name = bucket(s3)
+    settings = table(s3, name, object_lock="compliance", retain_seconds=86_400)
+    place = S3Place(settings, Config())
+    writer = Writer(place, None)
+    writer.write([entry(1, 0)])
+    (packed,) = pack([entry(2, 1)], 2, compress)
+    place.put(packed.entry.key, packed.content)
+    place.put(signature_key(2), bytes(64))
+    sink = Sink(settings, Context(Config(), threading.Event()), place)
+    writer.head = close_unfinished(place, sink, writer.head, START).head
+    assert writer.head.number == 2
+    writer.write([entry(2, 1)])
+    report = Verifier(place, is_signed_by, workers=2).run()
+    assert (report.findings, report.digests, report.entries) == ([], 3, 2)
+    assert set(versions(s3, name).values()) == {1}
 
 
 def test_check_proves_the_lock_by_trying_to_delete_a_version(bench: Starter, s3: str) -> None:

@@ -111,7 +111,7 @@ class Chain:
             self._keys.append(digest.key)
         self.is_signed = True
         if signature is None:
-            yield Finding(signature_key(digest.number), "is missing")
+            yield Finding(signature_key(digest.number, content), "is missing")
         elif not self._verify(digest.key, content, signature):
             yield Finding(where, "was changed: its signature does not fit")
 

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.core.evidence.batches import HOUR_SECONDS, Head
-from poller.core.evidence.digest import FORMAT, Books, ContractBooks, Digest, Object, SinkBooks, StatedGap, Statement
+from poller.core.evidence.digest import (
+    FORMAT,
+    Abandoned,
+    Books,
+    ContractBooks,
+    Digest,
+    Object,
+    SinkBooks,
+    StatedGap,
+    Statement,
+)
 from poller.core.windows import Window, format_time
 
 
@@ -60,6 +70,7 @@ def compose(
     entry_format: str,
     key: str | None,
     next_key: str | None,
+    abandoned: Iterable[Abandoned] = (),
 ) -> Digest:
     """The digest that follows the head. `written_at` in unix seconds."""
     objects = tuple(objects)
@@ -85,6 +96,7 @@ def compose(
         objects=objects,
         statements=tuple(_statements(facts)),
         books=Books(contracts, sink, is_all=facts.waiting == 0),
+        abandoned=tuple(abandoned),
     )
 
 

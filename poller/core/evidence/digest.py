@@ -28,6 +28,7 @@ _OBJECT_KEY = re.compile(
     rf"{DATA}contract=[^/]+/date=[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}/hour=[0-9]{{2}}/([0-9]{{{_NUMBER_DIGITS}}})-[0-9a-f]{{16}}\.ndjson\.gz"
 )
 _SIGNATURE_KEY = re.compile(rf"{DIGESTS}([0-9]{{{_NUMBER_DIGITS}}})(-[0-9a-f]{{16}})?\.sig")
+_NAMES_ABANDONED = b'{"abandoned":'  # keys are sorted, so this is how such a digest begins
 _IDENTITY = struct.Struct(f"<I{IDENTITY_BYTES}s")
 # Source: RFC 8410: the DER of an Ed25519 public key is this and the 32 bytes of the key.
 _DER_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -110,11 +111,19 @@ class Books(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_all: bool
 
 
-class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Abandoned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An object or a signature of a batch without a digest, as it was found: no part of the archive."""
+
+    key: str
+    bytes: int
+    sha256: str
+
+
+class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The digest of one batch. `previous` is the SHA-256 of digest `number - 1`; empty in the first.
 
     `key` is the public key whose signature it has, `next_key` the one that later digests have: as DER, in base64. `entries` are
-    all of the archive, this digest included.
+    all of the archive, this digest included. `abandoned` is not there where it is empty.
     """
 
     format: str
@@ -130,6 +139,7 @@ class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     objects: tuple[Object, ...]
     statements: tuple[Statement, ...]
     books: Books
+    abandoned: tuple[Abandoned, ...] = ()
 
 
 _decode = msgspec.json.Decoder(Digest).decode
@@ -164,9 +174,13 @@ def digest_key(number: int) -> str:
     return f"{DIGESTS}{number:0{_NUMBER_DIGITS}}.json"
 
 
-def signature_key(number: int) -> str:
-    """Where its signature lies: 64 bytes."""
-    return f"{DIGESTS}{number:0{_NUMBER_DIGITS}}.sig"
+def signature_key(number: int, content: bytes = b"") -> str:
+    """Where the signature of digest `number` lies, which has these bytes: 64 bytes.
+
+    What was abandoned may be a signature of this number. So one that names it has a signature with a name of its own.
+    """
+    own = f"-{sha256(content)[:16]}" if content.startswith(_NAMES_ABANDONED) else ""
+    return f"{DIGESTS}{number:0{_NUMBER_DIGITS}}{own}.sig"
 
 
 def number_of(key: str) -> tuple[int, str] | None:
