@@ -19,6 +19,7 @@ from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Setti
 from poller.cli.places import PLACE, place_of
 from poller.cli.stopping import until_stopped
 from poller.config import ArchiveSink, Config
+from poller.core.amounts import plural
 from poller.core.errors import EXIT_OK, AuthError, ConfigError, Problem, StateError, StoppedError
 from poller.core.evidence.batches import HOUR_SECONDS, Head
 from poller.core.evidence.digest import Object
@@ -235,6 +236,10 @@ def rebuild_state(settings: Settings, place: str) -> int:
         f"state rebuilt from {rebuilt.entries:,} entries of {rebuilt.contracts:,} contracts: the chain goes on after digest"
         f" {rebuilt.number}"
     )
+    if rebuilt.gaps:
+        note(f"{plural(rebuilt.gaps, 'gap')} will be tried again: `ionos-poller gaps list` shows them")
+    if rebuilt.ranges:
+        note(f"{plural(rebuilt.ranges, 'span')} that the archive does not prove complete will be read again")
     return EXIT_OK
 
 

@@ -15,15 +15,18 @@ from poller.core.events import Event
 from poller.core.evidence.batches import HOUR_SECONDS, Head
 from poller.core.evidence.digest import (
     DIGESTS,
+    ContractBooks,
     Digest,
     DigestError,
     Object,
+    Statement,
     decode,
     digest_key,
     number_of,
     sha256,
     unpack_identities,
 )
+from poller.core.gaps import Unread, without
 from poller.core.windows import Window
 from poller.pipeline.verify import seconds_of
 from poller.store.protocols import State
@@ -31,6 +34,7 @@ from poller.store.rows import Prepared as StorePrepared
 from poller.store.rows import WindowRead
 
 _GZIP_FORMAT = 31
+_AGAIN = "repair"  # why a span is read again, as an audit has it
 _AT_ONCE = 5000  # entries parsed at once
 
 
@@ -103,11 +107,79 @@ def events_in(place: Place, entry: Object) -> list[Event]:
 
 
 class Rebuilt(NamedTuple):
-    """What a new state was made of."""
+    """What a new state was made of. `gaps` are tried again, `ranges` are read again."""
 
     contracts: int
     entries: int
     number: int
+    gaps: int
+    ranges: int
+
+
+Spans = frozenset[tuple[Window, str]]
+
+
+class _Complete(NamedTuple):
+    """The span of a contract that an archive holds, but for its gaps and what was still to be read, with kinds and purposes.
+
+    `is_told`: whether the digests say so; those of earlier versions name neither.
+    """
+
+    span: Window
+    gaps: Spans = frozenset()
+    ranges: Spans = frozenset()
+    is_told: bool = True
+
+    def after(self, books: ContractBooks, *, is_all: bool) -> _Complete:
+        """The same with what a later digest says. `is_all`: nothing waited for the archive, so all up to there is in it."""
+        start = seconds_of(books.complete_from)
+        gaps = frozenset((_window(gap.start, gap.end), gap.kind) for gap in books.gaps or ())
+        ranges = frozenset((_window(span.start, span.end), span.purpose) for span in books.ranges or ())
+        is_told = books.gaps is not None
+        if is_all:
+            return _Complete(Window(start, max(start, seconds_of(books.complete_to))), gaps, ranges, is_told)
+        if start < self.span.start:  # what was read there by then may be what waited
+            ranges |= {(Window(start, self.span.start), _AGAIN)}
+        span = Window(start, max(start, self.span.end))
+        return _Complete(span, self.gaps | gaps, self.ranges | ranges, self.is_told and is_told)
+
+
+class _Contents:
+    """What the digests of an archive, given in order, say together."""
+
+    def __init__(self) -> None:
+        self.objects: list[Object] = []
+        self.held: dict[tuple[str, int], int] = {}  # entries, by contract and hour's start
+        self.complete: dict[str, _Complete] = {}
+        self._stated: dict[str, dict[int, Statement]] = {}
+
+    def add(self, digest: Digest) -> None:
+        self.objects += digest.objects
+        for entry in digest.objects:
+            place = (entry.contract, seconds_of(entry.hour))
+            self.held[place] = self.held.get(place, 0) + entry.entries
+        for statement in digest.statements:
+            self._stated.setdefault(statement.contract, {})[seconds_of(statement.hour)] = statement
+        for contract, books in digest.books.contracts.items():
+            start = seconds_of(books.complete_from)
+            before = self.complete.get(contract, _Complete(Window(start, start)))
+            self.complete[contract] = before.after(books, is_all=digest.books.is_all)
+
+    def contracts(self) -> dict[str, _Complete]:
+        """The contracts; one of a backfill alone goes on from its last hour, of which the ledger knows all."""
+        last = {contract: Window(start, start) for contract, start in sorted(self.held)}
+        return {**{contract: _Complete(span) for contract, span in last.items()}, **self.complete}
+
+    def ranges(self, contract: str, known: _Complete) -> list[tuple[Window, str]]:
+        """The spans to be read again; where no digest says which were open, all that no statement proves complete."""
+        if known.is_told:
+            return _inside(known.span, known.ranges)
+        proven = [
+            Window(start, start + HOUR_SECONDS)
+            for start, hour in self._stated.get(contract, {}).items()
+            if hour.api == hour.archived == self.held.get((contract, start), 0)
+        ]
+        return [(span, _AGAIN) for span in without(known.span, proven)]
 
 
 class Rebuilder:
@@ -130,42 +202,40 @@ class Rebuilder:
         Raises: PlaceError, DamagedArchiveError, StateError.
         """
         head: Head | None = None
-        held: dict[tuple[str, int], int] = {}
-        complete: dict[str, Window] = {}
-        objects: list[Object] = []
+        contents = _Contents()
         for number, digest_sha256, digest in digests_of(self._place):
             if digest.entry_format != "raw":
                 what = f"its entries are in the format {digest.entry_format}, from which none can be recognised"
                 raise DamagedArchiveError(digest_key(number), what)
             key = digest.next_key or digest.key
             head = Head(digest.archive, number, digest_sha256, key, digest.entries, 0, float(self._now))
-            objects += digest.objects
-            for entry in digest.objects:
-                place = (entry.contract, seconds_of(entry.hour))
-                held[place] = held.get(place, 0) + entry.entries
-            for contract, books in digest.books.contracts.items():
-                start, end = seconds_of(books.complete_from), seconds_of(books.complete_to)
-                before = complete.get(contract)
-                # Only where nothing waited for the archive is all up to there in it.
-                sure = end if digest.books.is_all else before.end if before else start
-                complete[contract] = Window(start, max(sure, start))
+            contents.add(digest)
         assert head is not None  # noqa: S101 - `digests_of` raises where there is none
-        by_run = set(complete)
-        for contract, begins in sorted(held):
-            if (
-                contract not in by_run
-            ):  # but by a backfill: it goes on from the last hour, of which the ledger knows all
-                complete[contract] = Window(begins, begins)
-        for contract, span in complete.items():
-            state.contracts.enrol([contract], self._account, span.start, self._now)
-        for entry in objects:
+        contracts = contents.contracts()
+        for contract, known in contracts.items():
+            state.contracts.enrol([contract], self._account, known.span.start, self._now)
+        for entry in contents.objects:
             self._enter(state, entry)
             on_object()
-        for contract, span in complete.items():
-            state.contracts.skip_to(contract, span.end, 0)
+        for contract, known in contracts.items():
+            state.contracts.skip_to(contract, known.span.end, 0)
+            self._enter_gaps(state, contract, known)
+            for span, purpose in contents.ranges(contract, known):
+                state.contracts.add_range(contract, span, purpose)
         head = close(head)
-        state.archives.adopt(self._sink, head, held)
-        return Rebuilt(len(complete), head.entries, head.number)
+        state.archives.adopt(self._sink, head, contents.held)
+        found = state.overview()
+        return Rebuilt(len(contracts), head.entries, head.number, len(found.gaps), len(found.pending))
+
+    def _enter_gaps(self, state: State, contract: str, known: _Complete) -> None:
+        """Enter the gaps of a contract, to be tried again at once: what the API said of them is lost."""
+        (claim,) = state.contracts.claim([contract])
+        try:
+            for window, kind in _inside(known.span, known.gaps):
+                unread = Unread(window, kind, "it was open when the archive was written", is_narrow=False)
+                claim.commit(WindowRead(window, [], 0, self._now, unread=[unread]), StorePrepared)
+        finally:
+            claim.release()
 
     def _enter(self, state: State, entry: Object) -> None:
         """Enter the entries of an object in the ledger, and send them to nobody."""
@@ -183,3 +253,13 @@ class Rebuilder:
             claim.commit(read, StorePrepared)
         finally:
             claim.release()
+
+
+def _window(start: str, end: str) -> Window:
+    return Window(seconds_of(start), seconds_of(end))
+
+
+def _inside(span: Window, parts: Spans) -> list[tuple[Window, str]]:
+    """What of the parts lies in the span, oldest first."""
+    cut = [(Window(max(part.start, span.start), min(part.end, span.end)), word) for part, word in sorted(parts)]
+    return [(part, word) for part, word in cut if part.start < part.end]

@@ -17,7 +17,7 @@ from poller.core.evidence.digest import Digest, batch_of, decode, sha256
 from poller.core.evidence.hours import DAY_SECONDS, Day
 from poller.core.windows import Window
 from poller.store.gaps import Gap
-from poller.store.rows import Contract, Sink
+from poller.store.rows import Contract, Range, Sink
 
 MOST_DAYS = 500
 """So many days are looked through at most for hours to state in one batch: what is left is stated in the next one."""
@@ -112,17 +112,31 @@ def facts(
     head: Head,
     hours: Sequence[DueHour],
     gaps: Sequence[Gap],
+    ranges: Sequence[Range],
     rows: Sequence[Contract],
     sink: Sink,
     events: int,
     waiting: int,
 ) -> Facts:
-    """What the state says to a batch of `events` of the sink's own, with `waiting` behind them."""
+    """What the state says to a batch of `events` of the sink's own, with `waiting` behind them.
+
+    `gaps` and `ranges` are all that there are of the contracts in `rows`.
+    """
     by_contract: dict[str, list[tuple[Window, str]]] = {}
     for gap in gaps:
         by_contract.setdefault(gap.contract, []).append((gap.window, gap.kind))
     books = [
-        ContractRow(row.contract, row.fetched, row.new, row.seen, row.filtered, row.origin, row.watermark)
+        ContractRow(
+            row.contract,
+            row.fetched,
+            row.new,
+            row.seen,
+            row.filtered,
+            row.origin,
+            row.watermark,
+            [(gap.window, gap.kind) for gap in gaps if gap.contract == row.contract and gap.is_open],
+            [(span.window, span.purpose) for span in ranges if span.contract == row.contract],
+        )
         for row in rows
     ]
     return Facts(head, hours, by_contract, books, sink.assigned, sink.delivered + events, sink.dead, waiting)

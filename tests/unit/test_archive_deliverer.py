@@ -28,6 +28,7 @@ from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window, format_time
 from poller.pipeline.archive import ArchiveDeliverer, HourCloser, closed_hours
 from poller.pipeline.audit import Audited, Difference
+from poller.pipeline.restore import Rebuilder
 from poller.pipeline.verify import Report, Verifier
 from poller.sinks.archive import ArchiveSink
 from poller.sinks.base import Context
@@ -538,6 +539,18 @@ def test_a_gap_in_an_hour_is_named(bench: Bench) -> None:
     statement = held.hour.statement
     assert statement is not None
     assert (statement.api, [gap.kind for gap in statement.gaps]) == (None, [UNREADABLE])
+
+
+def test_a_gap_is_open_again_in_a_state_that_is_rebuilt_from_the_archive(bench: Bench) -> None:
+    gap = Window(START + 60, START + 120)
+    commit(bench.state, [event(1)], now=NOW, unread=[Unread(gap, UNREADABLE, "no entry")])
+    bench.state.contracts.skip_to("1", START + HOUR, 0)
+    bench.finish()
+    with closing(bench.open("rebuilt")) as fresh:
+        Rebuilder(bench.place, NAME, "default", NOW).into(fresh)
+        assert [(one.contract, one.window, one.kind, one.is_open) for one in fresh.gaps.find()] == [
+            ("1", gap, UNREADABLE, True)
+        ]
 
 
 def test_hours_that_changed_while_they_were_audited_wait_for_the_next_audit() -> None:

@@ -12,8 +12,10 @@ import msgspec
 import pytest
 
 from poller.core.errors import PollerError
-from poller.core.evidence.digest import DIGESTS, decode, digest_key, encode, sha256
-from poller.core.windows import Window
+from poller.core.evidence.compose import DueHour
+from poller.core.evidence.digest import DIGESTS, StatedGap, StatedRange, decode, digest_key, encode, sha256
+from poller.core.gaps import REFUSED, UNREADABLE
+from poller.core.windows import Window, format_time
 from poller.pipeline import restore
 from poller.pipeline.restore import (
     DamagedArchiveError,
@@ -24,7 +26,7 @@ from poller.pipeline.restore import (
     lines_in,
 )
 from poller.store.sqlite import State
-from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, signer
+from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, signer, verify
 
 NOW = START + 100 * HOUR
 TIMED = b'{"@uuid":"%08d-0000-4000-8000-000000000000","meta":{"time":"2026-01-01T00:%02d:00Z"}}'
@@ -214,6 +216,88 @@ def test_only_where_nothing_waited_for_the_archive_is_all_up_to_there_in_it(fres
     changed(place, 2, books=msgspec.structs.replace(books, contracts=later, is_all=False))
     Rebuilder(place, "archive", "default", NOW).into(fresh)
     assert {row.contract: row.watermark for row in fresh.contracts.all()} == dict.fromkeys(CONTRACTS, START + 9 * HOUR)
+
+
+def stating(place: MemoryPlace, number: int, *, is_all: bool = True, **books: Any) -> MemoryPlace:
+    """The place with a digest whose books say something else of the first contract."""
+    digest = decode(place.objects[digest_key(number)])
+    known = digest.books.contracts
+    contracts = {CONTRACTS[0]: msgspec.structs.replace(known[CONTRACTS[0]], **books)}
+    changed(place, number, books=msgspec.structs.replace(digest.books, contracts=contracts, is_all=is_all))
+    if digest_key(number + 1) in place.objects:
+        changed(place, number + 1, previous=sha256(place.objects[digest_key(number)]))
+    return place
+
+
+def at(hour: float) -> str:
+    return format_time(START + int(hour * HOUR))
+
+
+def span(start: float, end: float) -> Window:
+    return Window(START + int(start * HOUR), START + int(end * HOUR))
+
+
+def gap(start: float, end: float, kind: str = REFUSED) -> StatedGap:
+    return StatedGap(at(start), at(end), kind)
+
+
+def again(start: float, end: float, purpose: str = "repair") -> StatedRange:
+    return StatedRange(at(start), at(end), purpose)
+
+
+def test_gaps_that_were_open_and_spans_still_to_be_read_are_so_in_the_new_state(fresh: State) -> None:
+    place = written([timed(1)])
+    stating(place, 1, gaps=(gap(2, 2.5), gap(8, 12, UNREADABLE), gap(10, 11)), ranges=(again(0, 3, "since"),))
+    made = Rebuilder(place, "archive", "default", NOW).into(fresh)
+    found = fresh.gaps.find(CONTRACTS[0])
+    # What lies behind the watermark is read anyway.
+    assert [(one.window, one.kind) for one in found] == [(span(2, 2.5), REFUSED), (span(8, 9), UNREADABLE)]
+    assert all(one.is_open and one.is_due(NOW) and one.first_seen == NOW for one in found)
+    assert [(one.window, one.purpose) for one in fresh.contracts.ranges(CONTRACTS[0])] == [(span(0, 3), "since")]
+    assert (made.gaps, made.ranges) == (2, 1)
+    assert {row.contract: row.watermark for row in fresh.contracts.all()} == {CONTRACTS[0]: START + 9 * HOUR}
+
+
+def test_a_gap_that_was_closed_by_the_last_digest_of_which_all_was_in_the_archive_is_none(fresh: State) -> None:
+    place = written([timed(1)], [timed(2)])
+    stating(place, 1, gaps=(gap(2, 3),), ranges=(again(1, 2),))
+    stating(place, 2, gaps=(), ranges=())
+    made = Rebuilder(place, "archive", "default", NOW).into(fresh)
+    assert (made.gaps, made.ranges) == (0, 0)
+
+
+def test_a_gap_that_was_closed_while_its_entries_may_have_waited_is_read_again(fresh: State) -> None:
+    place = written([timed(1)], [timed(2)])
+    stating(place, 1, complete_from=at(1), gaps=(gap(2, 3),), ranges=(again(3, 4),))
+    stating(place, 2, is_all=False, complete_to=at(20), gaps=(gap(5, 6),), ranges=())
+    Rebuilder(place, "archive", "default", NOW).into(fresh)
+    assert [one.window for one in fresh.gaps.find()] == [span(2, 3), span(5, 6)]
+    # It began earlier since: what was read of that may have waited as well.
+    assert [one.window for one in fresh.contracts.ranges(CONTRACTS[0])] == [span(0, 1), span(3, 4)]
+    assert {row.watermark for row in fresh.contracts.all()} == {START + 9 * HOUR}
+
+
+def test_of_digests_that_name_no_gaps_all_is_read_again_that_no_statement_proves(fresh: State) -> None:
+    """As earlier versions wrote them. Hour 0 is proven, hour 1 lacks entries, of hour 2 the newest statement counts."""
+    place = MemoryPlace()
+    writer = Writer(place, None)
+    due = [DueHour(CONTRACTS[0], START + hour * HOUR, api, 0) for hour, api in ((1, 4), (2, 0), (3, None))]
+    writer.write([timed(1)], [DueHour(CONTRACTS[0], START, 1, 1), *due])
+    writer.write([], [DueHour(CONTRACTS[0], START + 2 * HOUR, 1, 0), DueHour(CONTRACTS[0], START + 4 * HOUR, 0, 0)])
+    for number in (1, 2):
+        stating(place, number, gaps=None, ranges=None)
+    made = Rebuilder(place, "archive", "default", NOW).into(fresh)
+    assert [one.window for one in fresh.contracts.ranges(CONTRACTS[0])] == [span(1, 4), span(5, 9)]
+    assert (made.gaps, made.ranges) == (0, 2)
+
+
+def test_a_digest_without_gaps_and_ranges_keeps_its_bytes() -> None:
+    place = stating(written([timed(1)]), 1, gaps=None, ranges=None)
+    content = place.objects[digest_key(1)]
+    assert b'"gaps"' not in content
+    assert b'"ranges"' not in content
+    assert encode(decode(content)) == content
+    assert verify(place).findings == []
 
 
 def test_where_something_always_waited_it_goes_on_from_the_beginning(fresh: State) -> None:

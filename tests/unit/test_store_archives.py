@@ -13,9 +13,9 @@ import pytest
 from poller.core.errors import StateError
 from poller.core.evidence.batches import Head, Packed, PreparedBatch, pack
 from poller.core.evidence.compose import Facts, compose
-from poller.core.evidence.digest import decode, encode, sha256
+from poller.core.evidence.digest import StatedGap, StatedRange, decode, encode, sha256
 from poller.core.gaps import UNREADABLE, Unread
-from poller.core.windows import Window
+from poller.core.windows import Window, format_time
 from poller.store.parts import Place
 from poller.store.protocols import State
 from tests.states import HOUR, NOW, START, commit, event
@@ -147,6 +147,22 @@ def test_a_new_chain_forgets_the_batch_and_the_hours_of_the_one_before_and_no_ev
     assert (archive.archives.prepared(SINK), archive.archives.has_to_state(SINK)) == (None, False)
     assert (archive.archives.place(SINK), waiting(archive)) == ("new", [4])
     assert not archive.archives.complete(SINK, 2, NOW), "a process that still writes it moves nothing on"
+
+
+def test_the_books_name_the_open_gaps_and_the_spans_still_to_be_read_of_each_contract(archive: State) -> None:
+    archive.contracts.enrol(["2"], "default", START, START)
+    spans = [Window(START + second, START + second + 1) for second in (5, 7)]
+    for contract in ("1", "2"):
+        commit(archive, [], contract=contract, unread=[Unread(one, UNREADABLE, "no") for one in spans])
+        archive.contracts.add_range(contract, Window(START + 10, START + 20), "repair")
+    archive.gaps.accept(archive.gaps.find("1")[1].id)
+    batch = prepare(archive, 4)
+    assert batch is not None
+    books = decode(batch.digest).books.contracts
+    assert list(books) == ["1"]
+    times = [format_time(START + second) for second in (5, 6, 10, 20)]
+    assert books["1"].gaps == (StatedGap(times[0], times[1], UNREADABLE),)
+    assert books["1"].ranges == (StatedRange(times[2], times[3], "repair"),)
 
 
 def test_the_gaps_of_the_contracts_that_are_stated_are_told(archive: State) -> None:

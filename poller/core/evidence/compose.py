@@ -15,6 +15,7 @@ from poller.core.evidence.digest import (
     Object,
     SinkBooks,
     StatedGap,
+    StatedRange,
     Statement,
 )
 from poller.core.windows import Window, format_time
@@ -30,7 +31,10 @@ class DueHour(NamedTuple):
 
 
 class ContractRow(NamedTuple):
-    """The books of a contract: complete from `origin` to before `watermark` (unix seconds), but for gaps."""
+    """The books of a contract: complete from `origin` to before `watermark` (unix seconds), but for open gaps and ranges.
+
+    Of each gap its kind is given, of each range its purpose.
+    """
 
     contract: str
     fetched: int
@@ -39,6 +43,8 @@ class ContractRow(NamedTuple):
     filtered: int
     origin: int
     watermark: int
+    gaps: Sequence[tuple[Window, str]] = ()
+    ranges: Sequence[tuple[Window, str]] = ()
 
 
 class Facts(NamedTuple):
@@ -77,7 +83,17 @@ def compose(
     head = facts.head
     contracts = {
         row.contract: ContractBooks(
-            row.fetched, row.new, row.seen, row.filtered, format_time(row.origin), format_time(row.watermark)
+            row.fetched,
+            row.new,
+            row.seen,
+            row.filtered,
+            format_time(row.origin),
+            format_time(row.watermark),
+            tuple(StatedGap(format_time(window.start), format_time(window.end), kind) for window, kind in row.gaps),
+            tuple(
+                StatedRange(format_time(window.start), format_time(window.end), purpose)
+                for window, purpose in row.ranges
+            ),
         )
         for row in facts.contracts
     }

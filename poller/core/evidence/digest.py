@@ -59,7 +59,7 @@ class Object(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StatedGap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A span of an hour that could not be read, and why."""
+    """A span that could not be read, and why."""
 
     start: str
     end: str
@@ -79,8 +79,19 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gaps: tuple[StatedGap, ...] = ()
 
 
-class ContractBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the state had collected of a contract: complete from `complete_from` to before `complete_to`, but for gaps."""
+class StatedRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A span that was still to be read again, and what for."""
+
+    start: str
+    end: str
+    purpose: str
+
+
+class ContractBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the state had collected of a contract: complete from `complete_from` to before `complete_to`, but for what follows.
+
+    `gaps` are those that nobody has accepted, `ranges` the spans still to be read. None: an earlier version did not say.
+    """
 
     fetched: int
     new: int
@@ -88,6 +99,8 @@ class ContractBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     filtered: int
     complete_from: str
     complete_to: str
+    gaps: tuple[StatedGap, ...] | None = None
+    ranges: tuple[StatedRange, ...] | None = None
 
 
 class SinkBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

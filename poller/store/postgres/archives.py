@@ -25,7 +25,7 @@ from poller.store import archives as rules
 from poller.store.archives import Change, DayKey
 from poller.store.parts import Place, Seal
 from poller.store.postgres import moving
-from poller.store.postgres.contract_rows import read_contracts, read_fact, set_fact
+from poller.store.postgres.contract_rows import read_contracts, read_fact, read_ranges, set_fact
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.outbox import read_sinks, read_waiting
@@ -238,8 +238,10 @@ class Archives:
         hours = list(rules.due(days, added, is_all=waiting == 0))
         concerned = {contract for contract, _ in added} | {hour.contract for hour in hours}
         rows = read_contracts(connection, self._use, sorted(concerned)) if concerned else []
-        gaps = [gap for gap in read_gaps(connection, self._use) if gap.contract in concerned] if hours else []
-        return rules.facts(head, hours, gaps, rows, known[0] if known else Sink(sink, "archive"), events, waiting)
+        gaps = [gap for gap in read_gaps(connection, self._use) if gap.contract in concerned] if concerned else []
+        ranges = read_ranges(connection, self._use) if concerned else []
+        row = known[0] if known else Sink(sink, "archive")
+        return rules.facts(head, hours, gaps, ranges, rows, row, events, waiting)
 
 
 def read_heads(connection: Connection, use: int) -> dict[str, Head]:

@@ -19,7 +19,7 @@ from poller.store.archives import Change, DayKey
 from poller.store.parts import Place, Seal
 from poller.store.rows import Sink
 from poller.store.sqlite import spots
-from poller.store.sqlite.contracts import read_contracts
+from poller.store.sqlite.contracts import read_contracts, read_ranges
 from poller.store.sqlite.database import DamagedRowError, Database
 from poller.store.sqlite.gaps import read_gaps
 from poller.store.sqlite.schema import SEALED_ARCHIVE
@@ -236,9 +236,10 @@ def _facts(
     hours = list(rules.due(days, added, is_all=waiting == 0))
     concerned = {contract for contract, _ in added} | {hour.contract for hour in hours}
     rows = [row for row in read_contracts(connection) if row.contract in concerned] if concerned else []
-    gaps = [gap for gap in read_gaps(connection) if gap.contract in concerned] if hours else []
+    gaps = [gap for gap in read_gaps(connection) if gap.contract in concerned] if concerned else []
+    ranges = read_ranges(connection) if concerned else []
     row = known[0].sink if known else Sink(sink, "archive")
-    return rules.facts(head, hours, gaps, rows, row, events, waiting)
+    return rules.facts(head, hours, gaps, ranges, rows, row, events, waiting)
 
 
 def _read_day(connection: sqlite3.Connection, sink: str, key: DayKey) -> Day:
