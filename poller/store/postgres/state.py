@@ -18,8 +18,8 @@ from poller.store.postgres.dead_letters import DeadLetters
 from poller.store.postgres.gaps import Gaps
 from poller.store.postgres.journal import Acted, Journal, write_by
 from poller.store.postgres.outbox import Outbox
-from poller.store.postgres.registrations import Registrations
 from poller.store.postgres.overview import read_overview
+from poller.store.postgres.registrations import Registrations
 from poller.store.postgres.replicas import Identity, Replica
 
 _TRAIL = "clock_trail "  # and the host's name: each has a clock of its own
