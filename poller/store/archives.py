@@ -123,8 +123,13 @@ def facts(
     `gaps` and `ranges` are all that there are of the contracts in `rows`.
     """
     by_contract: dict[str, list[tuple[Window, str]]] = {}
+    open_: dict[str, list[tuple[Window, str]]] = {}
+    spans: dict[str, list[tuple[Window, str]]] = {}
     for gap in gaps:
-        by_contract.setdefault(gap.contract, []).append((gap.window, gap.kind))
+        for those in (by_contract, open_) if gap.is_open else (by_contract,):
+            those.setdefault(gap.contract, []).append((gap.window, gap.kind))
+    for span in ranges:
+        spans.setdefault(span.contract, []).append((span.window, span.purpose))
     books = [
         ContractRow(
             row.contract,
@@ -134,8 +139,8 @@ def facts(
             row.filtered,
             row.origin,
             row.watermark,
-            [(gap.window, gap.kind) for gap in gaps if gap.contract == row.contract and gap.is_open],
-            [(span.window, span.purpose) for span in ranges if span.contract == row.contract],
+            open_.get(row.contract, []),
+            spans.get(row.contract, []),
         )
         for row in rows
     ]
