@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg.types.string import StrDumperUnknown
 
 from poller import __version__
 from poller.config import State as StateConfig
@@ -21,6 +22,9 @@ from poller.config.state_url import parse_state_url
 from poller.core.errors import ConfigError, StateError, StateUnavailableError
 from poller.store.postgres.translation import RETRIED, translated
 from poller.system.liveness import moves
+
+if TYPE_CHECKING:
+    from psycopg.abc import Buffer
 
 RawConnection = psycopg.Connection[tuple[Any, ...]]
 T = TypeVar("T")
@@ -30,6 +34,7 @@ _WAIT_SECONDS = 10.0
 _CONNECT_SECONDS = 5
 _IDLE_SECONDS = 60.0
 _TRIES = 4
+_ENCODING = "UTF8"
 # As SET LOCAL does, all in one statement.
 _SETTINGS = (
     "SELECT set_config('search_path', '{schema}', true), set_config('lock_timeout', '5s', true),"
@@ -38,6 +43,13 @@ _SETTINGS = (
 # Of a lease. What a transaction has locked must be free when others take over from a replica that died in it: its lease ends so
 # long after its last statement, or later.
 _IDLE = 2 / 3
+
+
+class _Text(StrDumperUnknown):
+    """Every text that is sent, in a form that the server takes: it stores no NUL, and UTF-8 has no lone surrogates."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 class Connection:
@@ -166,8 +178,19 @@ class Database:
         connection.close()
 
     def connect(self) -> RawConnection:
-        """A new connection, outside of any transaction.  Raises: psycopg.Error; StateError where a secret cannot be read."""
-        return psycopg.connect(autocommit=True, prepare_threshold=None, **self._parameters())
+        """A new connection, outside of any transaction.
+
+        Raises: psycopg.Error. StateError where a secret cannot be read, or the database cannot hold every text.
+        """
+        connection = psycopg.connect(autocommit=True, prepare_threshold=None, **self._parameters())
+        connection.adapters.register_dumper(str, _Text)
+        encoding = connection.info.parameter_status("server_encoding") or _ENCODING
+        if encoding != _ENCODING:
+            connection.close()
+            message = f"{self.place}: the database is encoded in {encoding}, and must be in {_ENCODING}"
+            hint = f"create one, and name it in state.url: createdb -E {_ENCODING} -T template0 --locale C NAME"
+            raise StateError(message, hint=hint)
+        return connection
 
     def _parameters(self) -> dict[str, Any]:
         url, mode = self.url, self.url.ssl_mode
@@ -179,6 +202,7 @@ class Database:
             "port": ",".join(url.ports),
             "dbname": url.database,
             "sslmode": mode,
+            "client_encoding": _ENCODING,
             "connect_timeout": _CONNECT_SECONDS,
             "fallback_application_name": f"ionos-poller {__version__}",
             "keepalives_idle": 10,

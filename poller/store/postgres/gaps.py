@@ -56,7 +56,7 @@ class Gaps:
 
     def record_try(self, gap: int, reason: str, next_try_at: int) -> None:
         """Commits: that it could not be read once more, why, and when it is tried again."""
-        self._change("tries = tries + 1, reason = %s, next_try_at = %s", (_clean(reason), next_try_at), gap, None)
+        self._change("tries = tries + 1, reason = %s, next_try_at = %s", (reason, next_try_at), gap, None)
 
     def _change(self, assignments: str, values: tuple[object, ...], gap: int, by: Action | None) -> None:
         def work(connection: Connection) -> Acted[None]:
@@ -98,13 +98,13 @@ def _apply(connection: Connection, use: int, change: Change, numbers: dict[int, 
             columns = _COLUMNS.removeprefix("id, ")
             row = query(
                 f"INSERT INTO gaps (use_id, {columns}) VALUES (%s{', %s' * 10}) RETURNING id",
-                (use, *gap._replace(reason=_clean(gap.reason))[1:]),
+                (use, *gap[1:]),
             ).fetchone()
             numbers[gap.id] = row[0] if row else 0
         case Update(gap):
             query(
                 "UPDATE gaps SET start_at = %s, end_at = %s, kind = %s, reason = %s, is_narrow = %s WHERE id = %s",
-                (gap.start, gap.end, gap.kind, _clean(gap.reason), gap.is_narrow, numbers.get(gap.id, gap.id)),
+                (gap.start, gap.end, gap.kind, gap.reason, gap.is_narrow, numbers.get(gap.id, gap.id)),
             )
         case Delete(gap):
             query("DELETE FROM gap_entries WHERE gap = %s", (numbers.get(gap, gap),))
@@ -124,8 +124,3 @@ def _keep(connection: Connection, gap: int, entries: Sequence[bytes]) -> None:
         "INSERT INTO gap_entries (gap, size, content) VALUES (%s, %s, %s)",
         [(gap, len(entry), entry[:KEPT_BYTES]) for entry in entries[:room]],
     )
-
-
-def _clean(text: str) -> str:
-    """What the API said, without the one character that PostgreSQL's text cannot hold."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
