@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from poller.core.errors import EXIT_STATE, StateError
 from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window
 from poller.store.journal import Action, Person
+from poller.store.postgres import schema
 from poller.store.rows import DeadLetter
 from tests.postgres import Server
-from tests.states import NOW, START, claimed, commit, events, taken
+from tests.states import NOW, START, claimed, commit, enrolled, events, next_batch, settle, taken
+from tests.support import wait_until
 from tests.unit.test_store_database_errors import stores
 
 _databases = count()
@@ -80,3 +84,63 @@ def test_no_text_from_outside_can_stop_the_store(state: Any) -> None:
     assert [letter.reason for letter in state.dead_letters.find()] == [KEPT]
     assert [gap.reason for gap in state.gaps.find()] == [KEPT]
     assert state.contracts.share(["1", OUTSIDE]) == ["1"]
+
+
+def test_what_is_read_is_what_was_written_whatever_the_settings(database: Callable[..., str], tmp_path: Path) -> None:
+    url = database(
+        extra_float_digits="-15", bytea_output="escape", datestyle="'German, DMY'", standard_conforming_strings="off",
+        timezone="'Asia/Kathmandu'", default_transaction_isolation="serializable", client_encoding="LATIN1",
+    )  # fmt: skip
+    state = enrolled(stores(url, tmp_path).open("run"))
+    state.contracts.share(["1"])
+    commit(state, events(1, 2))
+    settle(state, "out", 1, now=1764458721.1234567)
+    with taken(state, "out") as place:
+        place.postpone(1, 1764458721.1234567, 1764458799.7654321, "why € \\'", parked_at=None)
+    (sink,) = state.outbox.sinks()
+    assert (sink.succeeded_at, sink.retry_at, sink.failure) == (1764458721.1234567, 1764458799.7654321, "why € \\'")
+    batch = next_batch(state, "out", 1)
+    assert batch is not None
+    assert batch.events[0].line == b'{"n":2}'
+    state.close()
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_replicas_that_start_at_once_on_an_empty_database_make_its_tables_once(
+    database: Callable[..., str], postgres_server: Server, tmp_path: Path, level: str
+) -> None:
+    url = database(default_transaction_isolation=f"'{level}'")
+    applied: list[object] = []
+
+    def start() -> None:
+        try:
+            applied.append(stores(url, tmp_path, "fresh").prepare())
+        except StateError as error:
+            applied.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with psycopg.connect(url) as gate:
+        gate.execute("SELECT pg_advisory_xact_lock(%s)", (schema._LOCK,))
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: postgres_server.sql(waiting) == "2", what="two that want to make the tables")
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, applied)) == sorted(["[]", str([*range(1, schema.SCHEMA_VERSION + 1)])])
+
+
+def test_no_transaction_has_the_isolation_that_the_database_prefers(
+    database: Callable[..., str], tmp_path: Path
+) -> None:
+    opened = stores(database(default_transaction_isolation="serializable"), tmp_path)
+
+    def level(connection: Any) -> object:
+        return connection.execute("SHOW transaction_isolation").fetchone()[0]
+
+    opened.prepare()
+    assert opened._database.write(level) == "read committed"
+    assert opened._database.write(level, is_of_one_moment=True) == "repeatable read"
+    assert opened._database.read(level) == "repeatable read"
+    with opened._database.connect() as raw, raw.transaction():
+        assert level(raw) == "read committed"

@@ -19,8 +19,11 @@ from poller.store.postgres.replicas import LIVE
 from poller.store.postgres.translation import translated
 
 _PIECE_ROWS = 200
-_LIMITS = (
-    "SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+# Nobody joins from the lock on. No query is before it: what a transaction sees can be as it was at its first one.
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL {level}; SET LOCAL search_path TO {schema}; SET LOCAL extra_float_digits = 1;"
+    " SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;"
+    " LOCK TABLE replicas IN SHARE MODE"
 )
 
 # Table and columns of the rows that lie here as they are copied; the others are made of several tables.
@@ -100,10 +103,7 @@ def reading(database: Database) -> Iterator[list[DatabaseDump]]:
     try:
         with database.connect() as raw:
             connection = Connection(raw)
-            connection.execute(
-                f"BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL search_path TO {database.schema}; {_LIMITS};"
-                " LOCK TABLE replicas IN SHARE MODE"
-            )
+            connection.execute(_BEGIN.format(level="REPEATABLE READ", schema=database.schema))
             uses = connection.execute("SELECT name, id FROM uses ORDER BY name").fetchall()
             for name, use_id in uses:
                 if connection.execute(LIVE, (use_id,)).fetchone() is not None:
@@ -120,9 +120,7 @@ def load(database: Database, dumps: Sequence[Dump], tick: Tick) -> None:
     try:
         with database.connect() as raw:
             connection = Connection(raw)
-            connection.execute(
-                f"BEGIN; SET LOCAL search_path TO {database.schema}; {_LIMITS}; LOCK TABLE replicas IN SHARE MODE"
-            )
+            connection.execute(_BEGIN.format(level="READ COMMITTED", schema=database.schema))
             for dump in dumps:
                 _load_use(connection, database, dump, tick)
             connection.execute("COMMIT")

@@ -35,10 +35,13 @@ _CONNECT_SECONDS = 5
 _IDLE_SECONDS = 60.0
 _TRIES = 4
 _ENCODING = "UTF8"
-# As SET LOCAL does, all in one statement.
+# Of what psycopg begins itself. No transaction has what the server, the database or the role has as its default.
+_LEVEL = psycopg.IsolationLevel.READ_COMMITTED
+# As SET LOCAL does, all in one statement. With extra_float_digits a number that is read is the one that was written.
 _SETTINGS = (
     "SELECT set_config('search_path', '{schema}', true), set_config('lock_timeout', '5s', true),"
-    " set_config('statement_timeout', '60s', true), set_config('idle_in_transaction_session_timeout', '{idle}s', true)"
+    " set_config('statement_timeout', '60s', true), set_config('idle_in_transaction_session_timeout', '{idle}s', true),"
+    " set_config('extra_float_digits', '1', true)"
 )
 # Of a lease. What a transaction has locked must be free when others take over from a replica that died in it: its lease ends so
 # long after its last statement, or later.
@@ -97,8 +100,8 @@ class Database:
         Raises: StateUnavailableError, also where the answer to COMMIT was lost: then it may have happened. StateError.
         """
         moves()
-        level = " ISOLATION LEVEL REPEATABLE READ" if is_of_one_moment else ""
-        return self._run(f"BEGIN{level}; {self._settings}", work)
+        level = "REPEATABLE READ" if is_of_one_moment else "READ COMMITTED"
+        return self._run(f"BEGIN ISOLATION LEVEL {level}; {self._settings}", work)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Queries that see one and the same moment.  Raises: StateUnavailableError, StateError."""
@@ -184,6 +187,7 @@ class Database:
         """
         connection = psycopg.connect(autocommit=True, prepare_threshold=None, **self._parameters())
         connection.adapters.register_dumper(str, _Text)
+        connection.isolation_level = _LEVEL
         encoding = connection.info.parameter_status("server_encoding") or _ENCODING
         if encoding != _ENCODING:
             connection.close()
