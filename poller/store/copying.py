@@ -69,13 +69,18 @@ Tick = Callable[[int], None]
 
 def differences(source: Overview, target: Overview) -> Sequence[str]:
     """What a copy has otherwise than its source, a line each."""
-    found = []
-    if [row._replace(holder="") for row in source.contracts] != [row._replace(holder="") for row in target.contracts]:
-        found.append("contracts")
-    # What waits on its own in the one is found to be refused, and does so again, in the other.
-    if [row._replace(postponed=()) for row in source.sinks] != [row._replace(postponed=()) for row in target.sinks]:
-        found.append("sinks")
-    pairs = (
+    pairs: tuple[tuple[str, object, object], ...] = (
+        (
+            "contracts",
+            [row._replace(holder="") for row in source.contracts],
+            [row._replace(holder="") for row in target.contracts],
+        ),
+        # What waits on its own in the one is found to be refused, and does so again, in the other.
+        (
+            "sinks",
+            [row._replace(postponed=()) for row in source.sinks],
+            [row._replace(postponed=()) for row in target.sinks],
+        ),
         ("filtered", source.filtered, target.filtered),
         ("letters", source.letters, target.letters),
         ("pending", [row[1:] for row in source.pending], [row[1:] for row in target.pending]),
@@ -84,4 +89,13 @@ def differences(source: Overview, target: Overview) -> Sequence[str]:
         ("taken_back", source.taken_back, target.taken_back),
         ("gaps", [row[1:] for row in source.gaps], [row[1:] for row in target.gaps]),
     )
-    return [*found, *(name for name, before, after in pairs if before != after)]
+    return [name for name, before, after in pairs if _as_kept(before) != _as_kept(after)]
+
+
+def _as_kept(value: Any) -> Any:
+    """The value with its texts as every backend can keep them: a database takes no NUL, which a file does."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, dict):
+        return {_as_kept(name): _as_kept(item) for name, item in value.items()}
+    return [_as_kept(item) for item in value] if isinstance(value, list | tuple) else value

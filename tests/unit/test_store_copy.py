@@ -30,7 +30,7 @@ from poller.store.rows import DeadLetter
 from poller.store.sqlite import Stores as FileStores
 from tests.archives import MemoryPlace
 from tests.postgres import Server
-from tests.states import HOUR, NOW, START, commit, counts, event, events, next_batch, settle, waiting
+from tests.states import HOUR, NOW, START, claimed, commit, counts, event, events, next_batch, settle, taken, waiting
 
 _schemas = count()
 
@@ -119,6 +119,77 @@ def test_a_state_that_goes_to_a_database_and_back_is_the_same(tmp_path: Path, da
     assert with_state(database, everything) == before
     assert with_state(back, everything) == before
     assert before["waiting"] == {"first": [6, 7], "second": [1, 3, 5, 6, 7], "third": [7]}
+
+
+@pytest.fixture
+def another(postgres_server: Server, tmp_path: Path) -> Iterator[Any]:
+    """The states in another database, which gives numbers out rounded unless it is asked not to."""
+    from poller.store.postgres import Stores
+
+    name = f"copied_{next(_schemas)}"
+    postgres_server.sql(f"CREATE DATABASE {name}")
+    postgres_server.sql(f"ALTER DATABASE {name} SET extra_float_digits = 0")
+    stores = Stores(load(None, {"IONOS_POLLER_STATE__URL": postgres_server.url(name)}, state_dir=tmp_path))
+    yield stores
+    stores.close()
+    postgres_server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_a_state_goes_from_one_database_to_another_whatever_came_after_its_sinks(
+    tmp_path: Path, database: Any, another: Any
+) -> None:
+    """Contract 1 came last, and is the first by name: no sink has taken anything from it yet."""
+
+    def begin(state: Any) -> None:
+        state.contracts.enrol(["5"], "default", START, START)
+        state.outbox.register("one", "loki")
+        state.outbox.register("two", "loki")
+        commit(state, events(1, 2, 3), contract="5")
+        settle(state, "one", 2, now=1764458721.1234567)
+        with taken(state, "two") as place:
+            place.batch(1, 10**6)
+            place.postpone(1, 1764458721.1234567, 1764458799.7654321, "a", parked_at=None)
+        state.contracts.enrol(["1"], "default", START, START)
+        commit(state, events(7), contract="1")
+
+    with_state(database, begin)
+    back = FileStores(tmp_path / "back")
+    copy(database, another, lambda *numbers: None)
+    copy(another, back, lambda *numbers: None)
+    for copied_to in (another, back):
+        assert differences(database.snapshot("run"), copied_to.snapshot("run")) == []
+        assert with_state(copied_to, lambda state: state.overview().imbalances()) == []
+
+    def left(state: Any) -> dict[str, list[int]]:
+        state.contracts.share(["1", "5"])
+        return {sink: sorted(waiting(state, sink)) for sink in ("one", "two")}
+
+    assert with_state(another, left) == with_state(back, left) == {"one": [3, 7], "two": [1, 2, 3, 7]}
+
+
+def test_a_state_without_contracts_is_copied_with_its_sinks(tmp_path: Path, database: Any, another: Any) -> None:
+    with_state(database, lambda state: state.outbox.register("one", "loki"))
+    copy(database, another, lambda *numbers: None)
+    assert differences(database.snapshot("run"), another.snapshot("run")) == []
+
+
+def test_texts_that_a_file_keeps_and_a_database_does_not_stop_no_copy(tmp_path: Path, database: Any) -> None:
+    source = FileStores(tmp_path / "source")
+
+    def begin(state: Any) -> None:
+        state.contracts.enrol(["1"], "default", START, START)
+        state.outbox.register("one", "loki")
+        commit(state, events(1), unread=[Unread(Window(START + 7, START + 8), UNREADABLE, "a\0b")])
+        with claimed(state) as claim:
+            claim.record_poll(NOW, "a\0b")
+        with taken(state, "one") as place:
+            place.batch(1, 10**6)
+            place.postpone(1, 1.0, 2.0, "a\0b", parked_at=None)
+        state.remember("fact", "a\0b")
+
+    with_state(source, begin)
+    copy(source, database, lambda *numbers: None)
+    assert database.snapshot("run").contracts[0].failure == "a\ufffdb"
 
 
 def archived(stores: Any, evidence: Evidence, place: MemoryPlace, batches: int | None = None, use: str = "run") -> None:

@@ -237,12 +237,16 @@ def _load_sinks(connection: Connection, use: int, dump: Dump) -> None:
         " FROM contracts c WHERE p.use_id = %s AND c.use_id = p.use_id AND c.contract = p.contract",
         (use,),
     )
+    if not names:
+        return
     for row in dump.overview.sinks:
+        # A contract that came after the sink has no place of it yet.
         connection.execute(
-            "UPDATE places SET base = base - %s, delivered = %s, dead = %s, succeeded_at = %s"
-            " WHERE use_id = %s AND sink = %s AND contract = %s",
+            "INSERT INTO places (use_id, sink, contract, base, delivered, dead, succeeded_at) VALUES (%s, %s, %s, %s, %s, %s, %s)"
+            " ON CONFLICT (use_id, sink, contract) DO UPDATE SET base = places.base + excluded.base,"
+            " delivered = excluded.delivered, dead = excluded.dead, succeeded_at = excluded.succeeded_at",
             (
-                row.sink.assigned - row.waiting, row.sink.delivered, row.sink.dead, row.sink.succeeded_at, use, row.sink.name,
-                names[0] if names else "",
+                use, row.sink.name, names[0], row.waiting - row.sink.assigned, row.sink.delivered, row.sink.dead,
+                row.sink.succeeded_at,
             ),
         )  # fmt: skip
