@@ -63,6 +63,18 @@ def check_header_text(text: str) -> str:
     return text
 
 
+# The words of SQL that PostgreSQL 14 to 18 take as no name of a schema unless quoted, and the schema of SQL itself.
+_RESERVED = """
+all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation column
+concurrently constraint create cross current_catalog current_date current_role current_schema current_time
+current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign freeze from
+full grant group having ilike in information_schema initially inner intersect into is isnull join lateral leading left
+like limit localtime localtimestamp natural not notnull null offset on only or order outer overlaps placing primary
+references returning right select session_user similar some symmetric system_user table tablesample then to trailing
+true union unique user using variadic verbose when where window with
+"""
+
+
 def is_name(text: str) -> bool:
     """Whether it is safe as a file name, a metric label and a path segment."""
     return re.fullmatch(_NAME, text) is not None and text not in (".", "..")
@@ -81,6 +93,8 @@ def check_identifier(text: str) -> str:
         raise BadValueError(
             f"{show(text)} is not a name of a schema", "use lower-case letters, digits and `_`, at most 63"
         )
+    if text in _RESERVED.split():
+        raise BadValueError(f"{show(text)} is a word of PostgreSQL's own", "choose another name, such as ionos_poller")
     return text
 
 

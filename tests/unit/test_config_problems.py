@@ -72,6 +72,7 @@ PROBLEMS = [
         "given more than once",
     ),
     ("state, password alone", '[state]\npassword = "x"', "state.password", "has no url beside it"),
+    ("state, reserved word", '[state]\nurl = "postgresql:///x"\nschema = "user"', "state.schema", "a word of PostgreSQL's own"),
     ("state, schema", '[state]\nurl = "postgresql:///x"\nschema = "A b"', "state.schema", "not a name of a schema"),
     ("state, lease", '[state]\nlease = "1s"', "state.lease", "at least 3s"),
     ("wrong type, text", '[api]\npage_size = "many"', "api.page_size", "not a whole number"),

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from poller.config.checks import BadValueError, check_identifier
 from poller.core.errors import EXIT_STATE, StateError
 from poller.core.gaps import UNREADABLE, Unread
 from poller.core.windows import Window
@@ -144,3 +145,13 @@ def test_no_transaction_has_the_isolation_that_the_database_prefers(
     assert opened._database.read(level) == "repeatable read"
     with opened._database.connect() as raw, raw.transaction():
         assert level(raw) == "read committed"
+
+
+def test_every_word_that_a_server_reserves_is_refused_as_a_name_of_a_schema(postgres_server: Server) -> None:
+    words = postgres_server.sql("SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')").split()
+    assert {"user", "order", "default", "all", "left"} <= {*words}
+    for word in words:
+        with pytest.raises(BadValueError, match="is a word of PostgreSQL's own"):
+            check_identifier(word)
+    allowed = postgres_server.sql("SELECT word FROM pg_get_keywords() WHERE catcode IN ('U', 'C')").split()
+    assert [check_identifier(word) for word in allowed if not word.startswith("pg_")]
