@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from poller.checks.state import check_state
 from poller.config.checks import BadValueError, check_identifier
 from poller.core.errors import EXIT_STATE, StateError
 from poller.core.gaps import UNREADABLE, Unread
@@ -155,3 +156,68 @@ def test_every_word_that_a_server_reserves_is_refused_as_a_name_of_a_schema(post
             check_identifier(word)
     allowed = postgres_server.sql("SELECT word FROM pg_get_keywords() WHERE catcode IN ('U', 'C')").split()
     assert [check_identifier(word) for word in allowed if not word.startswith("pg_")]
+
+
+# What `check` says
+
+
+def found_by(opened: Any) -> list[tuple[str, str]]:
+    return [(found.level, found.message) for found in check_state(opened, 1 << 30)]
+
+
+def test_check_names_the_rights_that_a_role_lacks(
+    database: Callable[..., str], postgres_server: Server, tmp_path: Path
+) -> None:
+    url = database()
+    stores(url, tmp_path, "s").prepare()
+    name = url.rpartition("/")[2]
+    postgres_server.sql("CREATE ROLE weak LOGIN")
+    rights = ["SELECT", "INSERT", "UPDATE", "DELETE"]
+    postgres_server.sql("GRANT USAGE ON SCHEMA s TO weak; GRANT SELECT ON s.schema_version TO weak", name)
+    for missing in rights:
+        postgres_server.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA s TO weak", name)
+        weak = stores(postgres_server.url(name, "weak"), tmp_path, "s")
+        assert not [message for level, message in found_by(weak) if level == "fail"]
+        postgres_server.sql(f"REVOKE {missing} ON s.ledger, s.uses FROM weak", name)
+        assert ("fail", "the role lacks rights on ledger, uses") in found_by(weak)
+    postgres_server.sql(f"REVOKE {', '.join(rights)} ON ALL TABLES IN SCHEMA s FROM weak", name)
+    postgres_server.sql("DROP OWNED BY weak", name)
+    postgres_server.sql("DROP ROLE weak")
+
+
+def test_check_says_whether_it_can_see_the_transactions_of_others(
+    database: Callable[..., str], postgres_server: Server, tmp_path: Path
+) -> None:
+    url = database()
+    name = url.rpartition("/")[2]
+    postgres_server.sql("CREATE ROLE nosy LOGIN")
+    nosy = stores(postgres_server.url(name, "nosy"), tmp_path, "s")
+    with psycopg.connect(url) as other:
+        other.execute("SELECT 1")
+        lines = found_by(nosy)
+        assert ("warn", "open transactions of other roles cannot be seen (1 session)") in lines
+        assert not any("oldest" in message for _, message in lines)
+        postgres_server.sql("GRANT pg_read_all_stats TO nosy")
+        lines = found_by(nosy)
+        assert any("the oldest open transaction" in message for _, message in lines)
+        assert not any("cannot be seen" in message for _, message in lines)
+    postgres_server.sql("DROP ROLE nosy")
+
+
+def test_check_says_of_a_state_in_a_database_what_it_says_of_one_in_files(
+    database: Callable[..., str], tmp_path: Path
+) -> None:
+    from poller.store.sqlite import Stores as FileStores
+
+    said = []
+    for opened in (FileStores(tmp_path / "files"), stores(database(), tmp_path)):
+        for use in ("fetch", "run"):
+            state = enrolled(opened.open(use))
+            state.contracts.share(["1"])
+            commit(state, [], unread=[Unread(Window(START, START + 60), UNREADABLE, "500")])
+            state.contracts.enrol(["2"], "default", 2**33, 2**33)
+            state.close()
+        said.append([message for level, message in found_by(opened) if level == "warn" and "off" not in message])
+    files, in_database = said
+    assert len(files) == 4
+    assert in_database == files

@@ -20,6 +20,7 @@ _OLDEST_SERVER = 14
 _OLD_TRANSACTION_SECONDS = 600
 _CLOCK_SECONDS = 5
 _NAME = "state"
+_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 def diagnose(database: Database, max_bytes: int) -> Iterator[Diagnosis]:
@@ -43,7 +44,7 @@ def diagnose(database: Database, max_bytes: int) -> Iterator[Diagnosis]:
         else:
             yield Diagnosis("ok", _NAME, message)
         looks: tuple[Callable[[Connection, Database], Iterator[Diagnosis]], ...] = (
-            _tls, _schema, _writing, _pooler, _durability, _transactions, _clock, _replicas,
+            _tls, _schema, _writing, _pooler, _durability, _transactions, _clock, _uses,
         )  # fmt: skip
         for look in looks:
             yield from look(connection, database)
@@ -97,13 +98,13 @@ def _schema(connection: Connection, database: Database) -> Iterator[Diagnosis]:
         return
     lacking = _one(
         connection,
-        "SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relkind = 'r' AND NOT has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE')"
-        " AND c.relname <> 'schema_version'",
-        database.schema,
-    )
+        "SELECT string_agg(DISTINCT c.relname, ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,"
+        " unnest(%s::text[]) needed WHERE n.nspname = %s AND c.relkind = 'r' AND c.relname <> 'schema_version'"
+        " AND NOT has_table_privilege(c.oid, needed)",
+        list(_RIGHTS), database.schema,
+    )  # fmt: skip
     if lacking:
-        hint = "grant SELECT, INSERT, UPDATE, DELETE on them: see docs/cluster.md"
+        hint = f"grant {', '.join(_RIGHTS)} on them: see docs/cluster.md"
         yield Diagnosis("fail", _NAME, f"the role lacks rights on {lacking}", hint, EXIT_STATE)
     else:
         yield Diagnosis("ok", _NAME, f"schema {database.schema}, version {found}; the role has the rights it needs")
@@ -119,8 +120,14 @@ def _writing(connection: Connection, _database: Database) -> Iterator[Diagnosis]
 
 
 def _pooler(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
-    """Found by trying: whether a setting outlives its transaction, and whether every transaction has the same process."""
-    backends = {_one(connection, "SELECT pg_backend_pid()") for _ in range(3)}
+    """Found by trying: whether a transaction of several statements is taken, and whether each has the same process.
+
+    Raises: psycopg.Error where it is not.
+    """
+    backends = set()
+    for _ in range(3):
+        with connection.raw.transaction():
+            backends |= {_one(connection, "SELECT pg_backend_pid()") for _ in range(2)}
     is_pooled = connection.raw.info.backend_pid not in backends or len(backends) > 1
     if is_pooled:
         yield Diagnosis("ok", _NAME, "behind a pooler; transaction mode is enough")
@@ -137,6 +144,15 @@ def _durability(connection: Connection, _database: Database) -> Iterator[Diagnos
 
 
 def _transactions(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
+    """The oldest one of those that the role may see; of others the server tells no more than that there is a session."""
+    hidden = _one(
+        connection,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usesysid IS NOT NULL"
+        " AND query = '<insufficient privilege>'",
+    )
+    if hidden:
+        message = f"open transactions of other roles cannot be seen ({plural(int(str(hidden)), 'session')})"
+        yield Diagnosis("warn", _NAME, message, "as a superuser: GRANT pg_read_all_stats TO the role in state.url")
     row = connection.execute(
         "SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::bigint FROM pg_stat_activity"
         " WHERE xact_start IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()"
@@ -162,22 +178,20 @@ def _clock(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
         yield Diagnosis("warn", _NAME, message, "set both by NTP")
 
 
-def _replicas(connection: Connection, database: Database) -> Iterator[Diagnosis]:
-    if not version_of(connection, database.schema)[0]:
+def _uses(connection: Connection, database: Database) -> Iterator[Diagnosis]:
+    """Each use, with who works on it. Whether its replicas agree, and what its books say, is found by who reads it."""
+    version, needs = version_of(connection, database.schema)
+    if not version:
         return
     with connection.raw.transaction():
         connection.execute(f"SET LOCAL search_path TO {database.schema}")
         uses = connection.execute("SELECT id, name FROM uses ORDER BY name").fetchall()
         replicas = {name: read_replicas(connection, use_id) for use_id, name in uses}
+    is_readable = version >= SCHEMA_VERSION >= needs
     for name, found in replicas.items():
-        if not found:
-            continue
         hosts = ", ".join(f"{replica.host}:{replica.pid}" for replica in found)
-        if len({replica.config for replica in found}) > 1:
-            hint = "give all of them the same configuration; `status` shows whose is different"
-            yield Diagnosis("warn", _NAME, f"{name}: replicas with different configurations: {hosts}", hint)
-        else:
-            yield Diagnosis("ok", _NAME, f"{name}: {plural(len(found), 'replica')}: {hosts}")
+        held = f"{plural(len(found), 'replica')}: {hosts}" if found else "not in use"
+        yield Diagnosis("ok", _NAME, f"{name}: {held}", use=name if is_readable else "")
 
 
 def _outbox(connection: Connection, database: Database, max_bytes: int) -> Iterator[Diagnosis]:
