@@ -14,13 +14,14 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.types.string import StrDumperUnknown
 
 from poller import __version__
 from poller.config import State as StateConfig
 from poller.config.state_url import parse_state_url
 from poller.core.errors import ConfigError, StateError, StateUnavailableError
-from poller.store.postgres.translation import RETRIED, translated
+from poller.store.postgres.translation import RETRIED, has_unknown_answer, translated
 from poller.system.liveness import moves
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _MOST_CONNECTIONS = 8
 _WAIT_SECONDS = 10.0
 _CONNECT_SECONDS = 5
+_PING_SECONDS = 2
 _IDLE_SECONDS = 60.0
 _TRIES = 4
 _ENCODING = "UTF8"
@@ -185,7 +187,15 @@ class Database:
 
         Raises: psycopg.Error. StateError where a secret cannot be read, or the database cannot hold every text.
         """
-        connection = psycopg.connect(autocommit=True, prepare_threshold=None, **self._parameters())
+        parameters = self._parameters()
+        try:
+            connection = psycopg.connect(
+                autocommit=True, prepare_threshold=None, connect_timeout=_CONNECT_SECONDS, **parameters
+            )
+        except psycopg.OperationalError as error:
+            if has_unknown_answer(error) and _refuses_all(parameters):
+                raise psycopg.errors.CannotConnectNow(str(error)) from error
+            raise
         connection.adapters.register_dumper(str, _Text)
         connection.isolation_level = _LEVEL
         encoding = connection.info.parameter_status("server_encoding") or _ENCODING
@@ -207,7 +217,6 @@ class Database:
             "dbname": url.database,
             "sslmode": mode,
             "client_encoding": _ENCODING,
-            "connect_timeout": _CONNECT_SECONDS,
             "fallback_application_name": f"ionos-poller {__version__}",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
@@ -232,3 +241,12 @@ class Database:
             for connection, _ in self._idle:
                 connection.close()
             self._idle.clear()
+
+
+def _refuses_all(parameters: dict[str, Any]) -> bool:
+    """Whether the server refuses everybody, as while it starts. Libpq looks at its code, in whatever language it says so.
+
+    All threads stand still meanwhile, so it gets little time.
+    """
+    text = make_conninfo("", **parameters, connect_timeout=_PING_SECONDS)
+    return psycopg.pq.PGconn.ping(text.encode()) != psycopg.pq.Ping.OK

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
 import psycopg
 
 from poller.core.errors import StateError, StateFullError, StateUnavailableError
@@ -46,29 +50,104 @@ _LASTING = {
     ),
     "42P01": ("a table is missing", "run `ionos-poller state init`"),
     "42703": ("a column is missing", "run `ionos-poller state init`"),
+    "pool_mode": (  # no SQLSTATE of its own
+        "the pooler in front takes no transactions",
+        "set its pool_mode to transaction",
+    ),
     "XX001": ("data of the server is damaged", "restore the database, or run `fetch --since` on a new one"),
     "XX002": ("an index of the server is damaged", "REINDEX it"),
 }
-# libpq gives no SQLSTATE for what it meets while it connects: the server's own words, which lc_messages may translate.
+# libpq gives no SQLSTATE for what it meets while it connects: these are the words of an English server, and of PgBouncer, which
+# gives 08P01 for most. What needs a person is before what may pass: PgBouncer tells of both in one line.
 _WORDS = (
-    ("password authentication failed", "28"),
+    ("authentication failed", "28"),
     ("no password supplied", "28"),
+    ("no such user", "28"),
     ("no pg_hba.conf entry", "28"),
-    ("SASL authentication failed", "28"),
     ("is not permitted to log in", "28"),
     ("wrong password type", "28"),
+    ("no such database", "3D000"),
+    ("permission denied for database", "42501"),
+    ("transaction blocks not allowed", "pool_mode"),
     ("too many connections", "53300"),
+    ("too many clients", "53300"),
     ("remaining connection slots", "53300"),
     ("no more connections allowed", "53300"),
+    ("client connections exceeded", "53300"),
+    ("out of memory", "53200"),
+    ("hot standby mode", "25006"),
+    ("session is read-only", "25006"),
     ("the database system is", "57P03"),
-    ("permission denied for database", "42501"),
+    ("terminating connection", "57P01"),
+    ("shutting down", "57P03"),
+    ("server_login_retry", "57P03"),
+    ("try again", "57P03"),
+    ("cannot connect to server", "57P03"),
+    ("server conn crashed", "57P03"),
+    ("timeout", "57P03"),
+)
+# What libpq and psycopg say of a network that fails: the words of the system, and these.
+_NETWORK = (
+    "timeout expired",
+    "could not translate host name",
+    "server closed the connection",
+    "closed unexpectedly",
+    "EOF detected",
+    "unexpected eof",
+    *map(os.strerror, errno.errorcode),
+)
+# A failure at one of several servers, as psycopg lists them.
+_ATTEMPT = re.compile(r"^- (host: .*?, port: .*?), hostaddr: (?:'[^']*'|None): (.*)", re.MULTILINE)
+# What psycopg and libpq put before the words. `answer`: the server has said them; its severity may be in any language.
+_LEAD = re.compile(
+    r"(?P<connecting>connection (?:failed|is bad): )?(?:[a-z ]+ failed: )?(?:connection to server .+? failed: )?"
+    r"(?P<answer>[^\s:]+(?: [^\s:]+)?:  )?"
 )
 
 
 def translated(error: psycopg.Error, place: str) -> StateError:
     """The error as one of ours. `place` names the database, without secrets."""
-    words = _first_line(error)
-    code = error.sqlstate or _code_of(words)
+    if error.sqlstate is not None:
+        return _translated(error, error.diag.message_primary or str(error), place)
+    # A server that refuses us at one of its addresses refuses us, whatever fails at the others. Of several servers, one that may
+    # come back is enough.
+    servers: dict[str, StateError] = {}
+    for server, text in _attempts(error):
+        if not _is_lasting(servers.get(server)):
+            servers[server] = _translated(error, text, place)
+    failures = list(servers.values())
+    return next((failure for failure in failures if not _is_lasting(failure)), failures[-1])
+
+
+def has_unknown_answer(error: psycopg.OperationalError) -> bool:
+    """Whether a connection failed because a server said something that is not known here, as it does in another language."""
+    found = [_taken_apart(text) for _, text in _attempts(error)]
+    return any(is_answer and _code_of(words) is None for _, is_answer, words in found)
+
+
+def _attempts(error: psycopg.Error) -> list[tuple[str, str]]:
+    """By server, what was said of each attempt to connect."""
+    return _ATTEMPT.findall(str(error)) or [("", str(error))]
+
+
+def _taken_apart(text: str) -> tuple[bool, bool, str]:
+    """Whether it tells of a connection that was not made, whether these are the server's words, and the words."""
+    lead = _LEAD.match(text)
+    is_connecting, is_answer = (bool(lead["connecting"]), bool(lead["answer"])) if lead else (False, False)
+    return is_connecting, is_answer, text[lead.end() if lead else 0 :].partition("\n")[0].strip()[:300]
+
+
+def _is_lasting(failure: StateError | None) -> bool:
+    return failure is not None and not isinstance(failure, StateUnavailableError)
+
+
+def _translated(error: psycopg.Error, text: str, place: str) -> StateError:
+    is_connecting, is_answer, words = _taken_apart(text)
+    words = words or type(error).__name__
+    code = error.sqlstate
+    is_of_network = not is_connecting or any(known in words for known in _NETWORK)
+    if (code is None and (is_answer or not is_of_network)) or (code or "").startswith("08"):
+        code = _code_of(words) or code
     if code == "53100" or "No space left on device" in words:
         return StateFullError(
             f"{place}: no space left on the disk of the database",
@@ -79,15 +158,23 @@ def translated(error: psycopg.Error, place: str) -> StateError:
     if found := _lookup(_PASSING, code):
         return StateUnavailableError(f"{place}: {found[0]}: {words}", hint=found[1])
     if code is None and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        if _is_tls(words):
-            if "does not support SSL" in words:
-                hint = "turn it on in the server: ssl = on, with a certificate that names the host in state.url"
-                return StateError(f"{place}: the server has no TLS: {words}", hint=hint)
-            hint = "check ca_file in [state] and the host in state.url: its certificate must name that host"
-            return StateError(f"{place}: the TLS connection failed: {words}", hint=hint)
+        return _unknown(words, place, is_of_network=is_of_network)
+    return StateError(f"{place}: the state cannot be used: {words}", hint="look at the log of the server")
+
+
+def _unknown(words: str, place: str, *, is_of_network: bool) -> StateError:
+    """What has no code, and no words that give one."""
+    if _is_tls(words):
+        if "does not support SSL" in words:
+            hint = "turn it on in the server: ssl = on, with a certificate that names the host in state.url"
+            return StateError(f"{place}: the server has no TLS: {words}", hint=hint)
+        hint = "check ca_file in [state] and the host in state.url: its certificate must name that host"
+        return StateError(f"{place}: the TLS connection failed: {words}", hint=hint)
+    if is_of_network:
         hint = f"check that it runs, its address, and the network; {_WAIT}"
         return StateUnavailableError(f"{place}: cannot be reached: {words}", hint=hint)
-    return StateError(f"{place}: the state cannot be used: {words}", hint="look at the log of the server")
+    hint = "check url, user and password in [state]; the log of the server may say more"
+    return StateError(f"{place}: the connection was refused: {words}", hint=hint)
 
 
 def _lookup(table: dict[str, tuple[str, str]], code: str | None) -> tuple[str, str] | None:
@@ -103,12 +190,4 @@ def _code_of(words: str) -> str | None:
 
 
 def _is_tls(words: str) -> bool:
-    return "certificate" in words or "SSL was required" in words or "root.crt" in words
-
-
-def _first_line(error: psycopg.Error) -> str:
-    """The server's words without what psycopg says of the address, which the place says already."""
-    line = (error.diag.message_primary or str(error)).partition("\n")[0].strip()
-    for lead in ("FATAL: ", "ERROR: ", "failed: "):
-        line = line.rpartition(lead)[2].strip() or line
-    return line[:300] or type(error).__name__
+    return any(known in words for known in ("certificate", "SSL was required", "root.crt", "private key", "sslmode"))
