@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from poller.config.checks import BadValueError
 from poller.config.values import show
+from poller.core.amounts import plural
 
 _URL = (
     r"postgres(?:ql)?://(?:(?P<login>[^@/?#]*)@)?(?P<hosts>[^/?#@]*)(?:/(?P<database>[^/?#]*))?(?:\?(?P<query>[^#]*))?"
 )
-_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::(?P<port>[0-9]{1,5}))?"
+_SERVER = r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[^:]*))?"
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
 _SUCH_AS = "such as postgresql://user@host:5432/database"
 # What libpq may be told beside host, user and database. `options` is missing on purpose: a pooler refuses it.
 _PARAMETERS = ("host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs", "gssencmode")
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_VALUES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "read-write", "primary"),  # libpq knows more, for servers that take no writes
+    "gssencmode": ("disable", "prefer", "require"),
+}
 _VERIFYING = "verify-full"
 
 
@@ -67,31 +73,59 @@ def parse_state_url(text: str) -> StateUrl:
         is_other = not re.match("postgres(ql)?://", text)
         raise BadValueError("must begin with postgresql://" if is_other else "is not a URL of a database", _SUCH_AS)
     parameters = _parameters(match["query"] or "")
-    user, _, password = (unquote(part) for part in (match["login"] or "").partition(":"))
-    hosts, ports = [], []
-    for item in (match["hosts"] or parameters.get("host") or "localhost").split(","):
-        host, port = _host(unquote(item))
-        hosts.append(host)
-        ports.append(port or parameters.get("port", "5432"))
-    database = unquote(match["database"] or "") or user
+    user, _, password = (_decoded(part) for part in (match["login"] or "").partition(":"))
+    hosts, ports = _servers(match["hosts"] or "", parameters)
+    database = _decoded(match["database"] or "") or user
     if not database:
         raise BadValueError("names no database", _SUCH_AS)
-    return StateUrl(user, password, tuple(hosts), tuple(ports), database, parameters)
+    return StateUrl(user, password, hosts, ports, database, parameters)
 
 
-def _host(item: str) -> tuple[str, str]:
-    if item.startswith("/"):
-        return item, ""
-    match = re.fullmatch(_HOST, item)
-    port = match["port"] or "" if match else ""
-    host = item.removesuffix(f":{port}") if port else item
-    if match is None or not host or (port and not 0 < int(port) < 65_536):
-        raise BadValueError("names no usable host and port", _SUCH_AS)
-    return host.strip("[]"), port
+def _servers(text: str, parameters: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Hosts and ports, as many of the one as of the other: from the URL itself, else from its parameters."""
+    found = []
+    for item in text.split(",") if text else ():
+        match = re.fullmatch(_SERVER, item)
+        if match is None:
+            raise BadValueError("names no usable host and port", _SUCH_AS)
+        found.append((_decoded(match["host"]).removeprefix("[").removesuffix("]"), match["port"]))
+    if not found:
+        found = [(host, None) for host in (parameters.get("host") or "localhost").split(",")]
+    ports = parameters.get("port", "").split(",")
+    if len(ports) not in (1, len(found)):
+        hint = "give one port, or one for each host"
+        raise BadValueError(f"has {len(ports)} ports for {plural(len(found), 'host')}", hint)
+    if len(ports) == 1:
+        ports *= len(found)
+    hosts = tuple(_checked_host(host) for host, _ in found)
+    return hosts, tuple(_checked_port(own or other or "5432") for (_, own), other in zip(found, ports, strict=True))
+
+
+def _checked_host(host: str) -> str:
+    """A name, an address, or the directory of a socket.  Raises: BadValueError."""
+    if host.startswith("/") or _is_address(host) or re.fullmatch(rf"{_LABEL}(\.{_LABEL})*\.?", host):
+        return host
+    raise BadValueError("names no usable host and port", _SUCH_AS)
+
+
+def _checked_port(port: str) -> str:
+    if re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65_536:
+        return port
+    raise BadValueError("names no usable host and port", _SUCH_AS)
+
+
+def _decoded(text: str) -> str:
+    """Percent-encoding resolved.  Raises: BadValueError for what no name of a host, user or database can hold."""
+    decoded = unquote(text)
+    if not decoded.isprintable():
+        raise BadValueError("holds a control character")
+    return decoded
 
 
 def _parameters(query: str) -> dict[str, str]:
-    found = dict(parse_qsl(query, keep_blank_values=True))
+    found = {
+        _decoded(name): _decoded(value) for name, _, value in (item.partition("=") for item in query.split("&") if item)
+    }
     for name, value in found.items():
         if name == "options":
             raise BadValueError("has the parameter options", "a pooler refuses it; set what you need on the role")
@@ -99,8 +133,8 @@ def _parameters(query: str) -> dict[str, str]:
             raise BadValueError("has the parameter password", "give password_file")
         if name not in _PARAMETERS:
             raise BadValueError(f"has the unknown parameter {show(name)}", f"known: {', '.join(_PARAMETERS)}")
-        if name == "sslmode" and value not in _SSL_MODES:
-            raise BadValueError(f"sslmode {show(value)} is not one of {', '.join(_SSL_MODES)}")
+        if name in _VALUES and value not in _VALUES[name]:
+            raise BadValueError(f"{name} {show(value)} is not one of {', '.join(_VALUES[name])}")
     return found
 
 
@@ -131,7 +165,14 @@ def _is_local(host: str) -> bool:
         return True
     from ipaddress import ip_address
 
+    return _is_address(host) and ip_address(host).is_loopback
+
+
+def _is_address(host: str) -> bool:
+    from ipaddress import ip_address
+
     try:
-        return ip_address(host).is_loopback
+        ip_address(host)
     except ValueError:
         return False
+    return True
