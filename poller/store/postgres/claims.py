@@ -192,7 +192,7 @@ class Claim:
             query = (
                 f"UPDATE contracts SET {column} = %s, failure = %s WHERE use_id = %s AND contract = %s AND holder = %s"
             )
-            values = (now, failure.replace("\0", "\ufffd"), self._use, self.row.contract, self._token)
+            values = (now, failure, self._use, self.row.contract, self._token)
             if connection.execute(query, values).rowcount != 1:
                 raise self._lost()
 

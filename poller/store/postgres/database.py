@@ -54,6 +54,8 @@ class _Text(StrDumperUnknown):
     """Every text that is sent, in a form that the server takes: it stores no NUL, and UTF-8 has no lone surrogates."""
 
     def dump(self, obj: str) -> Buffer | None:
+        if obj.isascii() and "\0" not in obj:  # nearly all
+            return super().dump(obj)
         return super().dump(obj.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 

@@ -173,7 +173,7 @@ def _write_letters(connection: Connection, use: int, sink: str, letters: Sequenc
         [
             (
                 use, sink, event.contract, event.time_us, event.collected_at, event.identity, event.ordinal, event.line,
-                status, reason.replace("\0", "\ufffd"), now,
+                status, reason, now,
             )
             for event, status, reason in letters
         ],

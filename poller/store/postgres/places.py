@@ -342,7 +342,7 @@ class Place:
         self._is_postponed = True
         self._update_sink(
             "attempts = %s, postponed_at = %s, retry_at = %s, failure = %s, parked_at = %s",
-            (attempts, now, retry_at, failure.replace("\0", "\ufffd"), parked_at),
+            (attempts, now, retry_at, failure, parked_at),
         )
 
     def has_others(self, contracts: Collection[str]) -> bool:
@@ -376,7 +376,7 @@ class Place:
         """Commits: that a contract waits on its own from its first event that is not settled, and when it is tried again."""
         if not self._is_held:
             raise self._lost()
-        values = (self._use, self.row.name, contract, attempts, now, retry_at, failure.replace("\0", "\ufffd"), now)
+        values = (self._use, self.row.name, contract, attempts, now, retry_at, failure, now)
         self._database.write(
             lambda connection: connection.execute(
                 "INSERT INTO postponed (use_id, sink, contract, attempts, postponed_at, retry_at, failure, since)"
