@@ -64,6 +64,7 @@ class ArchiveDeliverer(Deliverer):
         """`writer` names this state among those that write to the chain of another one; empty where the chain is its own."""
         super().__init__(state.outbox, sink, redact=redact, clock=clock, on_failed=on_failed)
         self._archive = sink
+        self._outbox = state.outbox
         self._gaps = state.gaps
         self._chain = chain or state.archives
         self._writer = writer
@@ -74,9 +75,7 @@ class ArchiveDeliverer(Deliverer):
 
     def _step(self, *, is_last: bool) -> StepResult:
         """Write one batch."""
-        if not self._held().hold():
-            return StepResult(0, _LOOK_SECONDS)
-        if (seconds := self._postponed_seconds()) > 0:
+        if (seconds := self._standing.wait_seconds()) > 0:
             return StepResult(0, seconds)
         caught_up = self._catch_up()
         if caught_up:
@@ -201,7 +200,8 @@ class ArchiveDeliverer(Deliverer):
         is_ours = self._chain.complete(self._sink.name, batch.number, self._clock())
         self._batch = None
         self._queues.others.attempts = 0
-        self._not_before, self._parked_at, self.refusal = 0.0, None, ""
+        self._standing.end_wait()
+        self.refusal = ""
         extra = {"sink": self._sink.name, "events": batch.events, "digest": batch.number, "seconds": round(seconds, 3)}
         if is_ours:
             log.info("batch.sent", extra={**extra, "dead": 0})

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from poller.config.sink_base import LocalSink
 from poller.core.delivery import (
     CRASHED,
     POSTPONE_AT_ATTEMPT,
@@ -35,12 +34,15 @@ from poller.core.errors import LeaseLostError, PollerError
 from poller.core.events import OutboxEvent
 from poller.pipeline.pieces import Piece, fitting
 from poller.pipeline.queues import Queue, Queues
+from poller.pipeline.standing import Standing
 from poller.sinks.base import OwnOutput, Sink
 from poller.store.parts import Outbox, Place
 from poller.store.rows import DeadLetter
 
 log = logging.getLogger(__name__)
 
+# So soon is it known that the replica that delivers the sink is gone.
+_TURN_SECONDS = 5.0
 _FAILURE_KINDS: dict[type[Outcome], str] = {
     Accepted: "partly_accepted",
     RetryAfter: "unavailable",
@@ -88,8 +90,6 @@ class Deliverer:
         """`redact` is done to a line before it is sent to this sink, or kept as its dead letter. `on_failed` is told the kind of
         every send that was not accepted whole, a word.
 
-        A parked sink is tried at once: a person may just have replaced its key.
-
         Takes the sink's place: `abandon` gives it back.  Raises: StateError; LeaseLostError while another has it.
         """
         self._sink = sink
@@ -107,46 +107,12 @@ class Deliverer:
         self._pieces: deque[Piece] = deque()
         # What is printed for a person or a pipe is no news; what crosses a network is.
         self._sent_level = logging.DEBUG if settings.type == "stdout" else logging.INFO
-        self._outbox = outbox
-        self._place: Place | None = None
-        self._is_abandoned = False
-        self._not_before, self._postponed_at = 0.0, 0.0
-        self._parked_at: float | None = None
-        self._noted: int | None = None
-        self._output = sink if isinstance(sink, OwnOutput) else None
-        if self._output is not None:
-            self._output.note_offset = self._note_offset
-        # On one machine's disk there is all of it, or, where every machine writes a part, nothing that all of them could resume.
-        self._is_whole = isinstance(settings, LocalSink) and settings.is_whole
-        if isinstance(settings, LocalSink) and settings.shared:
-            self._output = None
         outbox.register(settings.name, settings.type)
-        self._take()
-
-    def _take(self) -> None:
-        """Take the sink's place, and go on from where the state says that it is."""
-        place = None if self._is_abandoned else self._outbox.take(self._sink.name, is_whole=self._is_whole)
-        if place is None:
-            raise LeaseLostError("its place is another's", sink=self._sink.name)
-        row = place.row
-        self._queues.begin(row.attempts)
-        self._not_before = 0.0 if row.parked_at is not None else row.retry_at or 0.0
-        self._postponed_at = row.postponed_at or 0.0
-        self._parked_at = row.parked_at
-        self._place, self._noted = place, row.output_offset
-        try:
-            if self._output is not None:
-                self._output.resume(row.output_offset)
-        except BaseException:  # an interrupt, too, must not keep the place from the next who asks
-            self._place = None
-            place.release()
-            raise
+        self._standing = Standing(outbox, sink, clock, self._queues.begin)
 
     def _held(self) -> Place:
         """The sink's place.  Raises: LeaseLostError once it was given up."""
-        if self._place is None:
-            raise LeaseLostError("its place was given up", sink=self._sink.name)
-        return self._place
+        return self._standing.place()
 
     @property
     def sink_name(self) -> str:
@@ -154,9 +120,7 @@ class Deliverer:
 
     def abandon(self) -> None:
         """Let a send in flight end as it may, but write nothing any more: from here on the sink's place is a successor's."""
-        self._is_abandoned = True
-        if self._place is not None:
-            self._place.release()
+        self._standing.abandon()
 
     def finish(self) -> None:
         """Settle what the sink has taken, where a full disk kept us from it: else it is sent anew after the next start.
@@ -172,18 +136,18 @@ class Deliverer:
         Raises: StateError; OutputError where the sink is our own output; LeaseLostError when its place is lost or given back.
         """
         try:
-            if self._place is None:
-                self._take()
+            self._standing.take()
+            if not self._standing.is_our_turn():
+                self._pieces.clear()
+                return StepResult(0, _TURN_SECONDS)
             return self._step(is_last=is_last)
         except LeaseLostError:  # what is in flight is another one's
             self._pieces.clear()
-            place, self._place = self._place, None
-            if place is not None:
-                place.release()  # it is taken anew with the next step
+            self._standing.drop()
             raise
 
     def _step(self, *, is_last: bool) -> StepResult:
-        if (seconds := self._postponed_seconds()) > 0:
+        if (seconds := self._standing.wait_seconds()) > 0:
             return StepResult(0, seconds)
         if not self._pieces:
             wait = self._fill(is_last=is_last)
@@ -233,16 +197,6 @@ class Deliverer:
             )
             break
         return min(waits, default=None)
-
-    def _postponed_seconds(self) -> float:
-        """How long nothing may be sent yet; 0 where it may."""
-        now = self._clock()
-        # Before the postponement was even made: the clock was set back, and must not make a wait of seconds one of hours.
-        if not self._postponed_at <= now < self._not_before:
-            return 0.0
-        # A person who has mended something may ask for a try at once.
-        self._not_before = min(self._not_before, self._outbox.retry_at(self._sink.name) or self._not_before)
-        return max(0.0, self._not_before - now)
 
     def hold(self, error: Exception) -> float:
         """Wait as after a failed send, where a step ended in `error`: the output is gone, or a mistake of ours. Returns seconds.
@@ -304,7 +258,7 @@ class Deliverer:
         wait, reason = decision
         self.refusal = reason
         told = reason if reason.endswith(")") else f"{reason} ({self._sink.key_remedy})"  # it says what to do
-        self._postpone(wait, told, parked_at=self._parked_at or self._clock())
+        self._postpone(wait, told, is_parked=True)
         hint = "nothing is lost: it is tried again every minute"
         log.error("sink.parked", extra={"sink": self._sink.name, "why": told, "hint": hint})
         return StepResult(0, wait)
@@ -355,8 +309,7 @@ class Deliverer:
                 self._wait(wait._replace(seconds=min(wait.seconds, pause)), len(again))
                 return StepResult(0, min(wait.seconds, pause))
             settled = self._part_from(self._queues.long_stuck(), wait)
-            self._postponed_at = self._clock()
-            self._not_before = self._postponed_at + pause
+            self._standing.pause(pause)
             return StepResult(settled, pause)
         attempts, settled = others.attempts, 0
         is_doubtful = bool(stuck) and attempts + 1 >= POSTPONE_AT_ATTEMPT
@@ -390,7 +343,7 @@ class Deliverer:
 
     def _wait(self, wait: Wait, count: int) -> None:
         """Postpone sending `count` events; reduce how many are sent at once where their number can be the cause."""
-        self._postpone(wait.seconds, wait.reason, parked_at=None)
+        self._postpone(wait.seconds, wait.reason, is_parked=False)
         extra = {
             "events": count,
             "attempt": self._queues.others.attempts,
@@ -402,12 +355,10 @@ class Deliverer:
     def _settle(self, piece: Piece, seconds: float) -> StepResult:
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
-        offset = None if self._output is None else self._output.output_offset
-        self._held().settle(count, dead=letters, now=self._clock(), output_offset=offset)
-        self._noted = offset
+        self._standing.settle(count, letters)
         self._pieces.popleft()
         self._queues.settled(piece)
-        self._not_before, self._parked_at, self.refusal = 0.0, None, ""
+        self.refusal = ""
         log.log(
             self._sent_level,
             "batch.sent",
@@ -427,16 +378,6 @@ class Deliverer:
         extra = {"sink": self._sink.name, "events": len(letters), "why": letters[0].reason, "hint": hint}
         log.error("event.dead_lettered", extra=extra)
 
-    def _postpone(self, wait: float, reason: str, *, parked_at: float | None) -> None:
+    def _postpone(self, wait: float, reason: str, *, is_parked: bool) -> None:
         self._queues.others.attempts += 1
-        self._postponed_at = self._clock()
-        self._not_before = self._postponed_at + wait
-        self._parked_at = parked_at
-        self._held().postpone(
-            self._queues.others.attempts, self._postponed_at, self._not_before, reason, parked_at=parked_at
-        )
-
-    def _note_offset(self, offset: int | None) -> None:
-        if offset != self._noted:
-            self._held().note_output_offset(offset)
-            self._noted = offset
+        self._standing.postpone(self._queues.others.attempts, wait, reason, is_parked=is_parked)

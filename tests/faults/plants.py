@@ -52,7 +52,7 @@ def settle_first() -> None:
             nonlocal is_settled
             if not is_settled:
                 settle(
-                    deliverer._place, len(events), now=time.time(), output_offset=getattr(sink, "output_offset", None)
+                    deliverer._held(), len(events), now=time.time(), output_offset=getattr(sink, "output_offset", None)
                 )
             outcome = send(events)
             is_settled = not isinstance(outcome, Accepted)

@@ -59,7 +59,7 @@ def test_what_a_sink_took_while_the_disk_was_full_is_settled_before_the_end(
         raise StateFullError("no space left on the disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(deliverer._place, "settle", fail)
+        patch.setattr(deliverer._held(), "settle", fail)
         with pytest.raises(StateFullError):
             deliverer.step()
     deliverer.finish()
@@ -327,7 +327,7 @@ def test_a_place_that_was_lost_drops_what_is_in_flight_and_is_taken_anew(state: 
 
     def lose(events: Sequence[OutboxEvent]) -> Outcome:
         if lost and lost.pop():
-            place = deliverer._place
+            place = deliverer._held()
             assert place is not None
             place.release()  # as another replica takes it over while this one sends
         return Accepted()

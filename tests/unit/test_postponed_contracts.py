@@ -382,7 +382,7 @@ def test_a_kill_right_after_a_contract_was_postponed_repeats_no_more_than_the_ba
         raise StateUnavailableError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(deliverer._place, "settle", fail)
+        patch.setattr(deliverer._held(), "settle", fail)
         with pytest.raises(StateUnavailableError):
             run(deliverer, clock, 60)
     deliverer.abandon()
@@ -407,7 +407,7 @@ def test_a_full_disk_while_a_contract_is_postponed_loses_nothing(
         raise StateUnavailableError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(deliverer._place, "postpone_contract", fail)
+        patch.setattr(deliverer._held(), "postpone_contract", fail)
         with pytest.raises(StateUnavailableError):
             run(deliverer, clock, 60)
     run(deliverer, clock, 60)
