@@ -35,12 +35,16 @@ class ClockGuard:
                 self._trail,
                 self._trail.seen(now, is_confirmed=is_confirmed(skew), least=self._overlap_seconds),
             )
-            if self._is_ahead(row, now) or (before.jumps and not self._trail.jumps):
-                # All at once, with what is known by now: the next poll may forget it.
-                ahead = [other for other in self._state.contracts.all() if self._is_ahead(other, now)]
-                for other in ahead:
-                    self._take_back(other, before, now)
-                row = self._state.contracts.get(row.contract) or row
+            is_right_again = bool(before.jumps and not self._trail.jumps)
+            if self._is_ahead(row, now) or is_right_again:
+                # Where replicas share a clock, ours alone is not believed: it may be the one that is behind.
+                latest = max(now, int(self._state.shared_now() or now))
+                if self._is_ahead(row, latest) or is_right_again:
+                    # All at once, with what is known by now: the next poll may forget it.
+                    for other in self._state.contracts.all():
+                        if self._is_ahead(other, latest):
+                            self._take_back(other, before, latest)
+                    row = self._state.contracts.get(row.contract) or row
             if self._trail.jumps != self._saved.jumps or abs(now - self._saved.at) >= _SAVED_EVERY_SECONDS:
                 self._state.remember_clock_trail(self._trail)
                 self._saved = self._trail
@@ -53,6 +57,8 @@ class ClockGuard:
         # What lies within the overlap is read again anyway.
         is_covered = row.watermark - now <= self._overlap_seconds
         agreed = now if is_covered else trail.agreed(row.watermark, row.origin, now)
+        if not self._state.contracts.take_back(row, agreed, now):
+            return  # another replica holds it, and has a clock of its own
         log.log(
             logging.WARNING if is_covered else logging.ERROR,
             "watermark.taken_back",
@@ -63,4 +69,3 @@ class ClockGuard:
                 "hint": "this machine's clock was ahead, or is behind now: keep it right (NTP). Nothing is lost by it",
             },
         )
-        self._state.contracts.take_back(row.contract, agreed, now)

@@ -49,8 +49,11 @@ class Contracts(Protocol):
     def skip_to(self, contract: str, start: int, count: int) -> None:
         """Commits: the watermark at `start`, unless it is there already; the fact `skipped` grows by `count`."""
 
-    def take_back(self, contract: str, watermark: int, now: int) -> None:
-        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person."""
+    def take_back(self, row: Contract, watermark: int, now: int) -> bool:
+        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person.
+
+        Only of a contract in this replica's share, while its watermark is not before that of `row`.  Returns: whether it was set.
+        """
 
     def add_range(
         self, contract: str, window: Window, purpose: str, *, by: Action | None = None, count: int = 0

@@ -155,6 +155,9 @@ class State(Protocol):
     def remember(self, name: str, value: str) -> None:
         """Commits: a fact, in place of what was known by that name."""
 
+    def shared_now(self) -> float | None:
+        """The time by the clock that all replicas share; None for a backend without replicas: this machine's is the only one."""
+
     def clock_trail(self) -> Trail:
         """The times of earlier polls, as far as they tell of a clock that was ahead."""
 

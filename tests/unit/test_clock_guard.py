@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ from poller.core.clocks import Trail
 from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
+from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.collect import Collector, Prepared
+from poller.store.protocols import State as AnyState
 from poller.store.sqlite import State
 
 NOW = 1_800_000_000
@@ -174,3 +179,75 @@ def test_the_trail_outlives_the_process(tmp_path: Path) -> None:
     state = State.open(tmp_path, "run")
     assert state.clock_trail() == trail
     state.close()
+
+
+# Several machines, each with a clock of its own
+
+
+@contextmanager
+def replicas(opened: Callable[[], AnyState], ahead: int) -> Iterator[tuple[AnyState, AnyState, int]]:
+    """Two replicas with a contract each, complete up to `ahead` seconds after the time of the database, which is the third."""
+    one, other = opened(), opened()
+    now = int(one.shared_now() or 0)
+    try:
+        for contract, state in zip(CONTRACTS, (one, other), strict=True):
+            state.contracts.enrol([contract], "default", now + ahead - DAY, now)
+            state.contracts.skip_to(contract, now + ahead, 0)
+            assert state.contracts.claim([contract])
+        yield one, other, now
+    finally:
+        other.close()
+        one.close()
+
+
+def watermarks(state: AnyState) -> list[int]:
+    return [row.watermark for row in state.contracts.all()]
+
+
+@pytest.mark.backends("postgres")
+@pytest.mark.parametrize("behind", [30, HOUR, DAY])
+@pytest.mark.parametrize("skew", [None, 0.0], ids=["no Date", "confirmed"])
+def test_a_machine_whose_own_clock_is_behind_takes_nothing_back(
+    opened: Callable[[], AnyState], caplog: pytest.LogCaptureFixture, behind: int, skew: float | None
+) -> None:
+    with replicas(opened, ahead=-1) as (one, _, now):
+        one.remember_clock_trail(Trail(now - 2 * DAY, ((now - 3 * DAY, now - 2 * DAY),)))
+        guard = ClockGuard(one, 10 * MINUTE)
+        for row in one.contracts.all():
+            assert guard.check(row, skew, now - behind) == row
+        assert watermarks(one) == [now - 1, now - 1]
+        assert [row.origin for row in one.contracts.all()] == [now - 1 - DAY] * 2
+        assert "watermark.taken_back" not in caplog.messages
+
+
+@pytest.mark.backends("postgres")
+@pytest.mark.parametrize("ahead", [MINUTE, HOUR])
+def test_a_replica_takes_back_the_watermarks_of_the_contracts_that_it_holds_alone(
+    opened: Callable[[], AnyState], caplog: pytest.LogCaptureFixture, ahead: int
+) -> None:
+    with replicas(opened, ahead=ahead) as (one, other, now):
+        guard = ClockGuard(one, 10 * MINUTE)
+        row = guard.check(one.contracts.all()[0], None, now)
+        assert now <= row.watermark <= now + 9
+        assert watermarks(other) == [row.watermark, now + ahead]
+        guard.check(other.contracts.all()[1], None, now)
+        assert watermarks(other)[1] == now + ahead
+        told = [record.__dict__["contract"] for record in caplog.records if record.message == "watermark.taken_back"]
+        assert told == [CONTRACTS[0]]
+
+
+@pytest.mark.backends("postgres")
+def test_a_replica_whose_contract_is_another_one_s_by_now_takes_nothing_back(opened: Callable[[], Any]) -> None:
+    with replicas(opened, ahead=HOUR) as (one, other, now):
+        row = one.contracts.all()[0]
+        query = "UPDATE contracts SET holder = %s WHERE contract = '1'"
+        state: Any = one
+        token = other._joined().token  # type: ignore[attr-defined]
+        state._database.write(lambda connection: connection.execute(query, (token,)))
+        assert ClockGuard(one, 10 * MINUTE).check(row, None, now).watermark == row.watermark
+        assert watermarks(one) == [now + HOUR] * 2
+
+
+def test_who_shares_no_clock_has_none(state: AnyState) -> None:
+    shared = state.shared_now()
+    assert shared is None or abs(shared - time.time()) < MINUTE

@@ -219,13 +219,23 @@ def test_what_is_skipped_is_counted_unless_the_watermark_is_there_already(state:
 def test_a_watermark_is_taken_back_and_the_origin_is_not_behind_it(state: State, to: int, origin: int) -> None:
     state.contracts.enrol(["2"], "default", START, START)
     commit(state, [], window=Window(START, START + 60))
-    state.contracts.take_back("1", to, NOW)
+    assert state.contracts.take_back(state.contracts.all()[0], to, NOW)
     one, other = state.contracts.all()
     assert (one.watermark, one.origin) == (to, origin)
     assert (other.watermark, other.origin) == (START, START)
     found = state.overview().taken_back
     assert found is not None
     assert (found.at, found.watermark) == (NOW, to)
+
+
+def test_a_watermark_that_went_back_meanwhile_stays_and_nothing_is_told(state: State) -> None:
+    # As after a failover that lost commits.
+    commit(state, [], window=Window(START, START + 60))
+    (row,) = state.contracts.all()
+    assert not state.contracts.take_back(row._replace(watermark=START + 61), START + 30, NOW)
+    assert not state.contracts.take_back(row._replace(contract="7"), START + 30, NOW)
+    assert state.contracts.all()[0].watermark == START + 60
+    assert state.overview().taken_back is None
 
 
 def test_a_contract_is_found_by_its_number_and_follows_to_another_account(state: State) -> None:

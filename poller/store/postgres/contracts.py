@@ -87,18 +87,27 @@ class Contracts:
         self._database.write(work)
         self._quiet.forget([contract])
 
-    def take_back(self, contract: str, watermark: int, now: int) -> None:
-        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person."""
+    def take_back(self, row: Contract, watermark: int, now: int) -> bool:
+        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person.
 
-        def work(connection: Connection) -> None:
-            connection.execute(
-                "UPDATE contracts SET watermark = %s, origin = least(origin, %s) WHERE use_id = %s AND contract = %s",
-                (watermark, watermark, self._use, contract),
+        Only of a contract that this replica holds, while its watermark is not before that of `row`.  Returns: whether it was set.
+        """
+        token = self._replica().token
+
+        def work(connection: Connection) -> bool:
+            query = (
+                "UPDATE contracts SET watermark = %s, origin = least(origin, %s)"
+                " WHERE use_id = %s AND contract = %s AND holder = %s AND watermark >= %s"
             )
-            set_fact(connection, self._use, "taken_back", f"{now} {watermark}")
+            values = (watermark, watermark, self._use, row.contract, token, row.watermark)
+            is_set = connection.execute(query, values).rowcount == 1
+            if is_set:
+                set_fact(connection, self._use, "taken_back", f"{now} {watermark}")
+            return is_set
 
-        self._database.write(work)
-        self._quiet.forget([contract])
+        is_set = self._database.write(work)
+        self._quiet.forget([row.contract])
+        return is_set
 
     def add_range(
         self, contract: str, window: Window, purpose: str, *, by: Action | None = None, count: int = 0

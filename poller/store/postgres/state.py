@@ -79,6 +79,13 @@ class State:
         """Commits: a fact, in place of what was known by that name."""
         self._database.write(lambda connection: set_fact(connection, self._use, name, value))
 
+    def shared_now(self) -> float:
+        """The time by the clock of the database."""
+        query = "SELECT extract(epoch FROM clock_timestamp())::float8"
+        row = self._database.read(lambda connection: connection.execute(query).fetchone())
+        assert row is not None  # noqa: S101 - it has no table
+        return float(row[0])
+
     def clock_trail(self) -> Trail:
         """The times of earlier polls of this machine, as far as they tell of a clock that was ahead."""
         at, *jumps = map(int, (self.fact(_TRAIL + self._identity.host) or "0").split())

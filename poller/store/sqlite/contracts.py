@@ -70,14 +70,17 @@ class Contracts:
                     (str(count),),
                 )
 
-    def take_back(self, contract: str, watermark: int, now: int) -> None:
-        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person."""
+    def take_back(self, row: Contract, watermark: int, now: int) -> bool:
+        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person.
+
+        Returns: whether it was set.
+        """
         with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE contracts SET watermark = ?, origin = min(origin, ?) WHERE contract = ?",
-                (watermark, watermark, contract),
-            )
+            query = "UPDATE contracts SET watermark = ?, origin = min(origin, ?) WHERE contract = ? AND watermark >= ?"
+            if not connection.execute(query, (watermark, watermark, row.contract, row.watermark)).rowcount:
+                return False
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('taken_back', ?)", (f"{now} {watermark}",))
+            return True
 
     def add_range(
         self, contract: str, window: Window, purpose: str, *, by: Action | None = None, count: int = 0

@@ -99,6 +99,9 @@ class State:
         with self._database.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
+    def shared_now(self) -> None:
+        """None: there is this machine's clock alone."""
+
     def clock_trail(self) -> Trail:
         """The times of earlier polls, as far as they tell of a clock that was ahead.  Raises: StateError."""
         at, *jumps = map(int, (self.fact(_TRAIL) or "0").split())
