@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -27,6 +28,17 @@ from poller.system.liveness import Workers
 
 log = logging.getLogger(__name__)
 
+# So soon is a job tried again that the state did not let work; the next regular run may be an hour away.
+_AGAIN_SECONDS = 5.0
+
+
+class _Note(NamedTuple):
+    """Why the state did not let a job or sink work, and since when. `is_away`: it was out of reach, for all alike."""
+
+    reason: str
+    is_away: bool
+    at: float
+
 
 class Jobs:
     """Polls and housekeeping, each in threads of its own kind. Errors of a job are its own; a broken state ends the daemon."""
@@ -36,8 +48,10 @@ class Jobs:
         self._stop = stop
         self._fail = fail
         self._outage = Outage()  # of the state
-        self._outage_lock = threading.Lock()
-        self._unavailable: dict[str, str] = {}  # a job or sink that the state does not let work now, and why
+        self._lock = threading.Lock()
+        self._notes: dict[str, _Note] = {}  # of the jobs and sinks that the state does not let work now
+        self._kept: set[str] = set()  # those that it ever kept from working: that one of them works tells of the state
+        self._removed: set[str] = set()  # polls: what one in flight still meets is no news
         self.scheduler = BackgroundScheduler(
             executors={
                 # Polls may wait for a full outbox; the heartbeat must not wait with them.
@@ -62,21 +76,24 @@ class Jobs:
     def add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first_seconds: float = 0.0) -> None:
         """Run a job every so many seconds, for the first time `first_seconds` from now."""
         first = datetime.now(UTC) + timedelta(seconds=first_seconds)
-        run = self.guarded(f"the job {name}", job)
+        again = lambda: self.run_again(name, min(seconds, _AGAIN_SECONDS))  # noqa: E731
+        run = self.guarded(f"the job {name}", job, again)
         self.scheduler.add_job(run, Every(seconds), id=name, executor="housekeeping", next_run_time=first)
 
     def add_poll(self, job: Callable[[], None], seconds: float, contract: str) -> None:
         """Poll a contract every so many seconds, the contracts one after the other."""
         run = self.guarded(_poll_of(contract), job)
+        with self._lock:
+            self._removed.discard(_poll_of(contract))
         self.scheduler.add_job(run, Every(seconds, is_spread=True), id=f"poll-{contract}")
 
     def remove_poll(self, contract: str) -> None:
+        """Poll a contract no more: it is gone, or another replica's. That its poll could not work is no news then."""
         with suppress(LookupError):  # stopping
             self.scheduler.remove_job(f"poll-{contract}")
-
-    def forget(self, contract: str) -> None:
-        """Nobody polls it any more: that its poll could not work is no news."""
-        self._unavailable.pop(_poll_of(contract), None)
+        with self._lock:
+            self._removed.add(_poll_of(contract))
+            self._notes.pop(_poll_of(contract), None)
 
     def run_again(self, job: str, seconds: float) -> None:
         """Run a job so soon, and from then on as usual."""
@@ -91,18 +108,25 @@ class Jobs:
                 with suppress(LookupError):  # its contract is gone
                     self.scheduler.modify_job(job.id, next_run_time=now)
 
-    def guarded(self, name: str, job: Callable[[], None]) -> Callable[[], None]:
-        """The job with its errors told. A state that is unavailable may come back; other troubles of it end the daemon."""
+    def guarded(
+        self, name: str, job: Callable[[], None], again: Callable[[], None] = lambda: None
+    ) -> Callable[[], None]:
+        """The job with its errors told. A state that is unavailable may come back; other troubles of it end the daemon.
+
+        `again` has it run once more, soon, where the state did not let it work.
+        """
 
         def run() -> None:
+            began_at = time.monotonic()
             try:
                 with self.workers.busy(name):
                     job()
-                self.note_available(name)
+                self.note_available(name, began_at)
             except StoppedError:
                 pass
             except StateUnavailableError as error:
                 self.note_unavailable(name, error)
+                again()
             except StateError as error:
                 self.fail(error)
             except PollerError as error:
@@ -118,26 +142,35 @@ class Jobs:
     @property
     def unavailable(self) -> list[str]:
         """Why the state does not let some of it work now, in a sentence each."""
-        return sorted(set(self._unavailable.copy().values()))
+        with self._lock:
+            return sorted({note.reason for note in self._notes.values()})
 
     def note_unavailable(self, name: str, error: StateUnavailableError, **where: str) -> None:
         extra = {**where, "why": error.message, "hint": error.hint}
         if isinstance(error, LeaseLostError):  # another process does that work
             log.warning("lease.lost", extra={**extra, "contract": error.contract})
             return
-        with self._outage_lock:
-            self._unavailable[name] = error.reason
-            is_told = self._outage.has_to_be_told(time.monotonic())
-        message = "state.full" if isinstance(error, StateFullError) else "state.unavailable"
+        is_full = isinstance(error, StateFullError)
+        with self._lock:
+            now = time.monotonic()
+            if name not in self._removed:
+                self._kept.add(name)
+                self._notes[name] = _Note(error.reason, not is_full, now)
+            is_told = self._outage.has_to_be_told(now)
+        message = "state.full" if is_full else "state.unavailable"
         log.log(logging.ERROR if is_told else logging.DEBUG, message, extra=extra)
 
-    def note_available(self, name: str) -> None:
-        """A job has worked. That the state is back is seen by one that it kept from working before."""
-        if name not in self._unavailable:
+    def note_available(self, name: str, began_at: float | None = None) -> None:
+        """A job or sink has worked, which began then. If the state ever kept it from working, the state is back, and for all."""
+        if name not in self._kept or not self._notes:
             return
-        with self._outage_lock:
-            self._unavailable.pop(name, None)
-            seconds = self._outage.ended(time.monotonic())
+        with self._lock:
+            now = time.monotonic()
+            began_at = now if began_at is None else began_at  # what was noted later may be the next outage
+            over = [one for one, note in self._notes.items() if one == name or (note.is_away and note.at <= began_at)]
+            for one in over:
+                del self._notes[one]
+            seconds = self._outage.ended(now) if over else None
         if seconds is not None:
             log.info("state.available", extra={"seconds": round(seconds)})
 

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable
 
-from poller.core.errors import PollerError, StateUnavailableError
+from poller.core.errors import PollerError
 from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS
 from poller.pipeline.collect import Collector, PollResult
@@ -57,13 +57,8 @@ class Polling:
         self._jobs.add_housekeeping(self._take_share, _SHARE_SECONDS, "share", _SHARE_SECONDS)
 
     def _discover(self) -> None:
-        try:
-            contracts, failures = self._collector.discover()
-        except StateUnavailableError:
-            self._discover_soon()
-            raise
+        contracts, failures = self._collector.discover()
         for contract in sorted(set(self._found).difference(contracts)):
-            self._jobs.forget(contract)
             log.warning("contract.gone", extra={"contract": contract})
         for contract in contracts:
             if contract not in self._found:

@@ -103,7 +103,7 @@ def test_while_it_works_a_job_is_among_the_workers(bench: Bench, monkeypatch: py
     assert bench.jobs.workers.stuck() == {}
 
 
-def test_a_state_that_is_away_is_told_until_each_job_that_met_it_has_worked(
+def test_a_state_that_is_away_is_told_until_a_job_that_met_it_has_worked(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
@@ -118,11 +118,69 @@ def test_a_state_that_is_away_is_told_until_each_job_that_met_it_has_worked(
     assert (told(caplog), bench.jobs.unavailable) == ([], [away.reason])
     bench.jobs.guarded("a", lambda: None)()
     assert told(caplog) == [("INFO", "state.available")]
-    bench.jobs.guarded("b", lambda: None)()
-    assert bench.jobs.unavailable == []
+    assert bench.jobs.unavailable == [], "it is back for all: the next run of the other may be an hour away"
     now += 24 * 3600
     bench.jobs.guarded("b", raising(away))()
     assert told(caplog) == [("ERROR", "state.unavailable")], "a new outage is told anew"
+
+
+@pytest.mark.parametrize("name", ["the job prune", "the poll of contract 2", "sink s"])
+def test_what_is_noted_late_ends_with_the_next_work_of_any_that_met_the_outage(bench: Bench, name: str) -> None:
+    away = StateUnavailableError("refused")
+    share = "the job share"
+    bench.jobs.guarded(share, raising(away))()
+    bench.jobs.guarded(share, lambda: None)()
+    bench.jobs.note_unavailable(name, away)  # what had begun before
+    assert len(bench.jobs.unavailable) == 1
+    bench.jobs.guarded("the job tokens", lambda: None)()
+    assert len(bench.jobs.unavailable) == 1, "that one needs no state"
+    bench.jobs.guarded(share, lambda: None)()
+    assert bench.jobs.unavailable == []
+
+
+def test_one_that_began_before_an_outage_does_not_end_it(bench: Bench) -> None:
+    away = StateUnavailableError("refused")
+    bench.jobs.guarded("a", raising(away))()
+    bench.jobs.guarded("a", lambda: bench.jobs.note_unavailable("b", away))()
+    assert len(bench.jobs.unavailable) == 1
+    bench.jobs.note_available("a")  # a sink, which says so right after it has settled
+    assert bench.jobs.unavailable == []
+
+
+def test_no_room_is_told_until_the_job_itself_has_worked(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    full = StateFullError("no space")
+    bench.jobs.guarded("a", raising(full))()
+    bench.jobs.guarded("b", raising(StateUnavailableError("refused")))()
+    bench.jobs.guarded("b", lambda: None)()
+    assert bench.jobs.unavailable == [full.reason]
+    bench.jobs.guarded("a", lambda: None)()
+    assert bench.jobs.unavailable == []
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(3600.0, 5.0), (900.0, 5.0), (2.0, 2.0)])
+def test_housekeeping_that_the_state_kept_from_working_is_tried_again_soon(
+    bench: Bench, seconds: float, expected: float
+) -> None:
+    errors: list[PollerError] = [StateUnavailableError("refused"), LeaseLostError("another's")]
+
+    def work() -> None:
+        if errors:
+            raise errors.pop(0)
+
+    bench.jobs.add_housekeeping(work, seconds, "prune", seconds)
+    bench.jobs.scheduler.start(paused=True)
+    try:
+        run = bench.jobs.scheduler.get_job("prune").func
+        for _ in range(2):
+            bench.jobs.run_again("prune", 9)
+            run()
+            assert bench.planned() == {"prune": NOW + timedelta(seconds=expected)}
+        bench.jobs.run_again("prune", 7)
+        run()
+        assert bench.planned() == {"prune": NOW + timedelta(seconds=7)}
+        assert bench.jobs.unavailable == []
+    finally:
+        bench.jobs.stop()
 
 
 def test_reasons_come_in_order(bench: Bench) -> None:
@@ -133,13 +191,18 @@ def test_reasons_come_in_order(bench: Bench) -> None:
 
 def test_a_contract_that_is_polled_no_more_does_not_keep_its_reason(bench: Bench) -> None:
     bench.jobs.add_poll(raising(StateUnavailableError("locked")), 60, "1")
-    bench.jobs.scheduler.get_job("poll-1").func()
+    poll = bench.jobs.scheduler.get_job("poll-1").func
+    poll()
+    bench.jobs.remove_poll("2")
     assert len(bench.jobs.unavailable) == 1
-    bench.jobs.forget("2")
-    assert len(bench.jobs.unavailable) == 1
-    bench.jobs.forget("1")
-    bench.jobs.forget("1")
+    bench.jobs.remove_poll("1")
+    bench.jobs.remove_poll("1")
     assert bench.jobs.unavailable == []
+    poll()  # one that was still in flight
+    assert bench.jobs.unavailable == []
+    bench.jobs.add_poll(lambda: None, 60, "1")  # it is polled here again
+    poll()
+    assert len(bench.jobs.unavailable) == 1
 
 
 def test_jobs_run_in_threads_of_their_kind_and_are_never_skipped_for_being_late(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from poller.config import Config, Http
-from poller.core.errors import PollerError, StateUnavailableError, TransientError
+from poller.core.errors import PollerError, TransientError
 from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS
 from poller.pipeline.collect import PollResult
@@ -53,7 +53,6 @@ class Jobs:
         self.housekeeping: dict[str, tuple[Callable[[], None], float, float]] = {}
         self.polls: dict[str, tuple[Callable[[], None], float]] = {}
         self.again: list[tuple[str, float]] = []
-        self.forgotten: list[str] = []
 
     def add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first_seconds: float = 0.0) -> None:
         self.housekeeping[name] = (job, seconds, first_seconds)
@@ -64,9 +63,6 @@ class Jobs:
 
     def remove_poll(self, contract: str) -> None:
         del self.polls[contract]
-
-    def forget(self, contract: str) -> None:
-        self.forgotten.append(contract)
 
     def run_again(self, job: str, seconds: float) -> None:
         self.again.append((job, seconds))
@@ -151,20 +147,14 @@ def test_what_is_found_and_gone_is_told_and_polled_no_more(bench: Bench, caplog:
     bench.collector.found = ["2", "3"]
     bench.run("discovery")
     assert told(caplog) == ["contract.gone", "contract.discovered"]
-    assert (sorted(bench.jobs.polls), bench.jobs.forgotten, bench.woken) == (["2", "3"], ["1"], 2)
+    assert (sorted(bench.jobs.polls), bench.woken) == (["2", "3"], 2)
 
 
-@pytest.mark.parametrize("is_away", [True, False])
-def test_a_look_that_failed_is_repeated_with_the_polls(bench: Bench, is_away: bool) -> None:
+def test_a_look_that_failed_is_repeated_with_the_polls(bench: Bench) -> None:
     failure = TransientError("no answer")
-    if is_away:
-        bench.collector.error = StateUnavailableError("locked")
-        with pytest.raises(StateUnavailableError):
-            bench.run("discovery")
-    else:
-        bench.collector.failures = [failure]
-        bench.run("discovery")
-        assert bench.polling.discovery_failures == [failure]
+    bench.collector.failures = [failure]
+    bench.run("discovery")
+    assert bench.polling.discovery_failures == [failure]
     assert bench.jobs.again == [("discovery", 30)]
 
 

@@ -71,6 +71,15 @@ def test_contracts_are_shared_out_and_one_that_leaves_gives_its_share_back(two: 
     assert one.contracts.share(CONTRACTS) == CONTRACTS
 
 
+def test_a_database_that_takes_no_writes_says_so_also_where_nothing_is_to_be_shared_out(two: tuple[Any, Any]) -> None:
+    # Else the job that shares worked on a standby, and the daemon took the state for available again.
+    one, _ = two
+    one.contracts.share(CONTRACTS)
+    replica = one._joined()
+    with pytest.raises(StateUnavailableError, match="takes no writes"):
+        one._database.read(lambda connection: replica._share(connection, replica.token, [], {*CONTRACTS}))
+
+
 def test_a_contract_in_somebodys_hand_is_given_back_later(two: tuple[Any, Any]) -> None:
     one, other = two
     one.contracts.share(CONTRACTS)

@@ -186,12 +186,14 @@ class Replica:
                     self._held = held
 
     def _share(self, connection: Connection, token: UUID, wanted: Sequence[str], in_hand: set[str]) -> set[str]:
+        # The lock is there for what it needs: a database that takes no writes says so, also where nothing is to be shared out.
         row = connection.execute(
             f"SELECT ARRAY({LIVE}), ARRAY(SELECT contract FROM contracts WHERE use_id = %s AND holder = %s),"
-            " ARRAY(SELECT contract FROM ranges WHERE use_id = %s UNION SELECT contract FROM gaps WHERE use_id = %s)",
-            (self._use, self._use, token, self._use, self._use),
+            " ARRAY(SELECT contract FROM ranges WHERE use_id = %s UNION SELECT contract FROM gaps WHERE use_id = %s),"
+            " (SELECT 1 FROM replicas WHERE token = %s FOR KEY SHARE)",
+            (self._use, self._use, token, self._use, self._use, token),
         ).fetchone()
-        live, held, unsettled = map(set, row or ((), (), ()))
+        live, held, unsettled = map(set, row[:3] if row else ((), (), ()))
         self.unsettled = frozenset(unsettled)
         if token not in live:
             return set()
