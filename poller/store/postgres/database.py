@@ -95,6 +95,8 @@ class Database:
         self._is_closed = False
         self.is_available = True
         """Whether the last transaction reached the database."""
+        self.refusal: StateError | None = None
+        """Why this process must do nothing more with it: a newer program has changed the tables meanwhile."""
 
     def write(self, work: Callable[[Connection], T], *, is_of_one_moment: bool = False) -> T:
         """Commits: what `work` does, as one transaction. `work` may be called again, on a new one, where it collided with others.
@@ -112,6 +114,8 @@ class Database:
         return self._run(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {self._settings}", work)
 
     def _run(self, begin: str, work: Callable[[Connection], T]) -> T:
+        if self.refusal is not None:
+            raise StateError(self.refusal.message, hint=self.refusal.hint)
         for tries_left in reversed(range(_TRIES)):
             try:
                 result = self._attempt(begin, work)

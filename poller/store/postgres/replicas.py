@@ -20,6 +20,7 @@ from poller import __version__
 from poller.core.errors import StateError
 from poller.core.outages import Outage
 from poller.store.postgres.database import Connection, Database
+from poller.store.postgres.schema import SCHEMA_VERSION, check_version
 
 log = logging.getLogger(__name__)
 
@@ -121,16 +122,22 @@ class Replica:
                 log.exception("lease.renewal_crashed")
 
     def renew(self) -> None:
-        """Commits: a sign of life; where it comes too late, a new beginning under another token, with nothing held."""
+        """Commits: a sign of life; where it comes too late, a new beginning under another token, with nothing held.
+
+        Raises: StateError where a newer program has changed the tables meanwhile. Then nothing more is written.
+        """
         asked_at = time.monotonic()
         token = self.token
         query = (
-            "UPDATE replicas SET seen_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => %s)"
-            " WHERE token = %s AND expires_at > clock_timestamp()"
+            "WITH renewed AS (UPDATE replicas SET seen_at = clock_timestamp(),"
+            "  expires_at = clock_timestamp() + make_interval(secs => %s)"
+            "  WHERE token = %s AND expires_at > clock_timestamp() AND (SELECT needs FROM schema_version) <= %s RETURNING 1)"
+            " SELECT version, needs, EXISTS (SELECT 1 FROM renewed) FROM schema_version"
         )
-        is_renewed = self._database.write(
-            lambda connection: connection.execute(query, (self._lease_seconds, token)).rowcount == 1
-        )
+        values = (self._lease_seconds, token, SCHEMA_VERSION)
+        row = self._database.write(lambda connection: connection.execute(query, values).fetchone())
+        version, needs, is_renewed = row or (0, 0, False)
+        check_version(self._database, version, needs)
         with self._lock:
             if is_renewed and time.monotonic() < self._deadline_from(asked_at):
                 self._deadline = self._deadline_from(asked_at)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import psycopg
 
-from poller.core.errors import StateError
+from poller.config.values import format_duration
+from poller.core.errors import StateError, StateUnavailableError
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.translation import translated
 
@@ -189,6 +190,16 @@ TABLES = (
 """Those that are keyed by the use."""
 
 _LOCK = 0x494F4E50  # "IONP"
+_OTHERS_SECONDS = 30  # for another program that changes the tables
+# Who waits for a table has all others wait behind him: replicas that run, and work, need it meanwhile.
+_TABLE_SECONDS = 1
+_IN_THE_WAY = (
+    "SELECT l.pid, a.application_name, c.relname, extract(epoch FROM clock_timestamp() - a.xact_start)::bigint"
+    " FROM pg_locks l JOIN pg_class c ON c.oid = l.relation AND c.relkind = 'r' JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " JOIN pg_stat_activity a ON a.pid = l.pid AND a.datname = current_database()"
+    " WHERE n.nspname = %s AND l.granted AND l.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL"
+    " ORDER BY a.xact_start, l.pid LIMIT 1"
+)
 
 
 def version_of(connection: Connection, schema: str) -> tuple[int, int]:
@@ -204,7 +215,7 @@ def prepare(database: Database) -> list[int]:
     """Create the tables, or bring them up to this program's version; nothing where they are, or are newer and may be used.
 
     Commits: all steps at once, one process at a time.  Returns: the versions that were applied.
-    Raises: StateError where they are too new, or the role may not change them.
+    Raises: StateError where they are too new, or the role may not change them; StateUnavailableError while others use them.
     """
     try:
         raw = database.connect()
@@ -222,22 +233,48 @@ def prepare(database: Database) -> list[int]:
         raw.close()
 
 
+def check(database: Database) -> None:
+    """Raises: StateError where a newer program has changed the tables since, so that this one must not write to them."""
+    database.read(lambda connection: check_version(database, *version_of(connection, database.schema)))
+
+
 def check_version(database: Database, version: int, needs: int) -> int:
-    """The version.  Raises: StateError where this program must not write to it."""
+    """The version.  Raises: StateError where this program must not write to it; from then on this process does not."""
     if needs > SCHEMA_VERSION:
-        raise StateError(
+        database.refusal = StateError(
             f"{database.place}: the schema {database.schema} is of a newer ionos-poller"
             f" (version {version}, this one knows {SCHEMA_VERSION})",
             hint="upgrade ionos-poller, or name another schema in [state]",
         )
+        raise database.refusal
     return version
 
 
 def _migrate(connection: Connection, database: Database) -> list[int]:
+    try:
+        return _apply(connection, database)
+    except psycopg.errors.LockNotAvailable as error:
+        found = connection.execute(_IN_THE_WAY, (database.schema,)).fetchone()
+        pid, who, table, seconds = found or (0, "", "", 0)
+        by = (
+            f"process {pid} ({who or 'unknown'}) has used {table} for {format_duration(seconds)}"
+            if pid
+            else "they are in use"
+        )
+        raise StateUnavailableError(
+            f"{database.place}: the tables cannot be changed for this version: {by}",
+            hint=f"wait until it ends, or end it: SELECT pg_terminate_backend({pid})" if pid else "it is tried again",
+        ) from error
+
+
+def _apply(connection: Connection, database: Database) -> list[int]:
     with connection.raw.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{_OTHERS_SECONDS}s'")
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         version, needs = version_of(connection, database.schema)
-        check_version(database, version, needs)
+        if check_version(database, version, needs) >= SCHEMA_VERSION:
+            return []  # another program has done it meanwhile, and may know more versions than this one
+        connection.execute(f"SET LOCAL lock_timeout = '{_TABLE_SECONDS}s'")
         exists = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.schema,)).fetchone()
         if not exists:
             connection.execute(f"CREATE SCHEMA {database.schema}")
@@ -248,7 +285,7 @@ def _migrate(connection: Connection, database: Database) -> list[int]:
         for step in MIGRATIONS[version:]:
             connection.execute(step.script)
         connection.execute(
-            "UPDATE schema_version SET version = %s, needs = %s",
+            "UPDATE schema_version SET version = %s, needs = greatest(needs, %s)",
             (SCHEMA_VERSION, max(step.needs for step in MIGRATIONS)),
         )
     return list(range(version + 1, SCHEMA_VERSION + 1))

@@ -20,7 +20,7 @@ from poller.store.postgres.fingerprint import fingerprint
 from poller.store.postgres.journal import read_journal
 from poller.store.postgres.overview import Collected, read_overview, read_replicas
 from poller.store.postgres.replicas import LIVE, Identity
-from poller.store.postgres.schema import TABLES, prepare
+from poller.store.postgres.schema import TABLES, check, prepare
 from poller.store.postgres.state import State
 from poller.store.rows import Diagnosis
 
@@ -51,7 +51,10 @@ class Stores:
     def prepare(self) -> list[int]:
         """Commits: the tables as this program knows them.  Returns: the versions that were applied.  Raises: StateError."""
         with self._lock:
-            applied = [] if self._is_prepared else prepare(self._database)
+            if self._is_prepared:
+                check(self._database)
+                return []
+            applied = prepare(self._database)
             self._is_prepared = True
         return applied
 
