@@ -71,6 +71,33 @@ def test_contracts_are_shared_out_and_one_that_leaves_gives_its_share_back(two: 
     assert one.contracts.share(CONTRACTS) == CONTRACTS
 
 
+def test_who_wants_no_share_leaves_all_to_those_who_do(two: tuple[Any, Any]) -> None:
+    # Half of the contracts were held by nobody while a repair read its few, or while a replica had no list of contracts yet.
+    one, other = two
+    other.outbox.take("out")  # it has joined
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+    with other.held():
+        assert one.contracts.share(CONTRACTS) == CONTRACTS
+    other.contracts.share([])
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+    other.contracts.share(CONTRACTS)
+    assert len(one.contracts.share(CONTRACTS)) == 4
+    assert len(other.contracts.share(CONTRACTS)) == 3
+    other.contracts.share([])
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+
+
+def test_who_reads_without_a_share_has_what_nobody_has_until_it_is_done(two: tuple[Any, Any]) -> None:
+    one, other = two
+    claims = other.contracts.claim(["1", "2"])
+    assert one.contracts.share(CONTRACTS) == CONTRACTS[2:]
+    for claim in claims:
+        claim.commit(read(1), keep)
+        claim.release()
+    other.close()
+    assert one.contracts.share(CONTRACTS) == CONTRACTS
+
+
 def test_a_database_that_takes_no_writes_says_so_also_where_nothing_is_to_be_shared_out(two: tuple[Any, Any]) -> None:
     # Else the job that shares worked on a standby, and the daemon took the state for available again.
     one, _ = two

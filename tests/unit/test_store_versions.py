@@ -134,10 +134,11 @@ def test_a_replica_whose_lease_ended_looks_before_it_begins_anew(site: Site, run
 # Who changes the tables
 
 
-@pytest.mark.parametrize("newer", [4, 9])
+@pytest.mark.parametrize("newer", [schema.SCHEMA_VERSION, 99])
 def test_a_program_that_waited_for_a_newer_one_to_change_the_tables_changes_nothing(site: Site, newer: int) -> None:
     site.stores().prepare()
     site.sql("DROP TABLE $.postponed")
+    site.sql("ALTER TABLE $.replicas DROP COLUMN shares")
     site.sql("UPDATE $.schema_version SET version = 2")  # as an earlier release left it
     applied: list[list[int]] = []
     older = threading.Thread(target=lambda: applied.append(site.stores().prepare()))
@@ -146,7 +147,8 @@ def test_a_program_that_waited_for_a_newer_one_to_change_the_tables_changes_noth
         older.start()
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         wait_until(lambda: site.sql(waiting) == "1", what="the older program waits")
-        other.execute(schema.MIGRATIONS[2].script)
+        for step in schema.MIGRATIONS[2:]:
+            other.execute(step.script)
         other.execute("UPDATE schema_version SET version = %s, needs = 2", (newer,))
     older.join()
     assert applied == [[]]
@@ -156,9 +158,9 @@ def test_a_program_that_waited_for_a_newer_one_to_change_the_tables_changes_noth
 def test_a_newer_step_never_lowers_what_an_earlier_one_needs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.stores().prepare()
     site.sql("UPDATE $.schema_version SET needs = 3")
-    next_version(monkeypatch, "CREATE TABLE step_four (x integer)")
-    assert site.stores().prepare() == [4]
-    assert site.sql("SELECT * FROM $.schema_version") == "4|3"
+    next_version(monkeypatch, "CREATE TABLE another (x integer)")
+    assert site.stores().prepare() == [schema.SCHEMA_VERSION]
+    assert site.sql("SELECT * FROM $.schema_version") == f"{schema.SCHEMA_VERSION}|3"
 
 
 @pytest.mark.parametrize("table", ["sinks", "contracts"])
@@ -185,8 +187,8 @@ def test_who_reads_a_table_for_long_delays_the_new_version_and_not_the_old_one(
         pid = dump.info.backend_pid
         assert f"process {pid} (pg_dump) has used {table} for" in starting[0].message
         assert starting[0].hint.endswith(f"SELECT pg_terminate_backend({pid})")
-        assert site.sql("SELECT version FROM $.schema_version") == "3"
-    assert site.stores().prepare() == [4]
+        assert site.sql("SELECT version FROM $.schema_version") == str(schema.SCHEMA_VERSION - 1)
+    assert site.stores().prepare() == [schema.SCHEMA_VERSION]
     commit(running, events(4))
 
 
@@ -198,4 +200,13 @@ def test_another_program_that_changes_the_tables_is_waited_for_and_then_told_of(
         other.execute("SELECT pg_advisory_xact_lock(%s)", (schema._LOCK,))
         with pytest.raises(StateUnavailableError, match="the tables cannot be changed"):
             site.stores().prepare()
-    assert site.stores().prepare() == [1, 2, 3]
+    assert site.stores().prepare() == list(range(1, schema.SCHEMA_VERSION + 1))
+
+
+def test_a_replica_of_an_earlier_version_is_counted_where_contracts_are_shared_out(site: Site, running: Any) -> None:
+    # It writes its row as it knows it: it always wants its share.
+    site.sql(
+        "INSERT INTO $.replicas SELECT gen_random_uuid(), use_id, 'old', 7, '0', '', since, seen_at, expires_at FROM $.replicas"
+    )
+    running.contracts.enrol(["2"], "default", 0, 0)
+    assert len(running.contracts.share(["1", "2"])) == 1

@@ -98,7 +98,7 @@ class Replica:
             "DELETE FROM replicas WHERE expires_at < clock_timestamp() - make_interval(secs => %s)", (_KEPT_SECONDS,)
         )
         connection.execute(
-            "INSERT INTO replicas SELECT %s, %s, %s, %s, %s, %s, t, t, t + make_interval(secs => %s)"
+            "INSERT INTO replicas SELECT %s, %s, %s, %s, %s, %s, t, t, t + make_interval(secs => %s), false"
             " FROM clock_timestamp() AS t",
             (
                 token, self._use, self._identity.host, os.getpid(), __version__, self._identity.config,
@@ -193,19 +193,25 @@ class Replica:
                     self._held = held
 
     def _share(self, connection: Connection, token: UUID, wanted: Sequence[str], in_hand: set[str]) -> set[str]:
-        # The lock is there for what it needs: a database that takes no writes says so, also where nothing is to be shared out.
-        row = connection.execute(
-            f"SELECT ARRAY({LIVE}), ARRAY(SELECT contract FROM contracts WHERE use_id = %s AND holder = %s),"
-            " ARRAY(SELECT contract FROM ranges WHERE use_id = %s UNION SELECT contract FROM gaps WHERE use_id = %s),"
-            " (SELECT 1 FROM replicas WHERE token = %s FOR KEY SHARE)",
-            (self._use, self._use, token, self._use, self._use, token),
-        ).fetchone()
-        live, held, unsettled = map(set, row[:3] if row else ((), (), ()))
-        self.unsettled = frozenset(unsettled)
-        if token not in live:
-            return set()
         known = set(wanted)
-        fair = -(-len(known) // len(live))
+        # Who wants none, such as a repair, has none kept for it. As an UPDATE it fails where the database takes no writes, also
+        # if there is nothing to share out.
+        row = connection.execute(
+            "WITH me AS (UPDATE replicas SET shares = %(shares)s WHERE token = %(token)s AND shares <> %(shares)s)"
+            " SELECT EXISTS (SELECT 1 FROM replicas WHERE token = %(token)s AND expires_at > clock_timestamp()),"
+            " (SELECT count(*) FROM replicas WHERE use_id = %(use)s AND expires_at > clock_timestamp()"
+            "  AND (shares OR token = %(token)s)),"
+            " ARRAY(SELECT contract FROM contracts WHERE use_id = %(use)s AND holder = %(token)s),"
+            " ARRAY(SELECT contract FROM ranges WHERE use_id = %(use)s UNION"
+            "  SELECT contract FROM gaps WHERE use_id = %(use)s)",
+            {"shares": bool(known), "token": token, "use": self._use},
+        ).fetchone()
+        is_alive, sharing_count, *contracts = row or (False, 0, (), ())
+        held, unsettled = map(set, contracts)
+        self.unsettled = frozenset(unsettled)
+        if not is_alive:
+            return set()
+        fair = -(-len(known) // sharing_count)
         kept = sorted(held, key=lambda contract: (contract not in known, contract not in in_hand, contract))
         excess = {*kept[fair:], *(held - known)}
         self.leaving = frozenset(excess & in_hand)

@@ -180,6 +180,12 @@ MIGRATIONS = (
         """,
         needs=1,
     ),
+    Migration(
+        """
+        ALTER TABLE replicas ADD COLUMN shares boolean NOT NULL DEFAULT true;  -- whether it wants a share of the contracts
+        """,
+        needs=1,
+    ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 TABLES = (
