@@ -21,13 +21,14 @@ from poller import __version__
 from poller.config import State as StateConfig
 from poller.config.state_url import parse_state_url
 from poller.core.errors import ConfigError, StateError, StateUnavailableError
+from poller.store.postgres.bounded import BoundedConnection
 from poller.store.postgres.translation import RETRIED, has_unknown_answer, translated
 from poller.system.liveness import moves
 
 if TYPE_CHECKING:
     from psycopg.abc import Buffer
 
-RawConnection = psycopg.Connection[tuple[Any, ...]]
+RawConnection = BoundedConnection
 T = TypeVar("T")
 
 _MOST_CONNECTIONS = 8
@@ -35,6 +36,7 @@ _WAIT_SECONDS = 10.0
 _CONNECT_SECONDS = 5
 _PING_SECONDS = 2
 _IDLE_SECONDS = 60.0
+_ANSWER_SECONDS = 75.0  # more than the server may take for a statement (`statement_timeout`)
 _TRIES = 4
 _ENCODING = "UTF8"
 # Of what psycopg begins itself. No transaction has what the server, the database or the role has as its default.
@@ -164,6 +166,7 @@ class Database:
                 continue
             return connection
         connection = self.connect()
+        connection.answer_seconds = _ANSWER_SECONDS
         try:
             connection.execute(begin)
         except BaseException:  # an interrupt, too, must not leave it open at the server
@@ -195,7 +198,7 @@ class Database:
         """
         parameters = self._parameters()
         try:
-            connection = psycopg.connect(
+            connection = BoundedConnection.connect(
                 autocommit=True, prepare_threshold=None, connect_timeout=_CONNECT_SECONDS, **parameters
             )
         except psycopg.OperationalError as error:
