@@ -74,6 +74,7 @@ class Daemon:
         self._is_reloading = False
         self._fatal: PollerError | None = None
         self._ticked_at = time.monotonic()
+        self._is_ticking = False
         self._clock_lead = self._clock() - time.monotonic()
         self._work: Schedule | None = None
         self._workers = Workers()
@@ -308,7 +309,14 @@ class Daemon:
 
     def _tick(self) -> None:
         """Tell systemd how we are; the watchdog only while everything moves."""
-        self._ticked_at = time.monotonic()
+        self._is_ticking = True  # from here on it is a worker like others, and may wait for the state
+        try:
+            self._look_and_tell()
+        finally:
+            self._ticked_at = time.monotonic()
+            self._is_ticking = False
+
+    def _look_and_tell(self) -> None:
         stuck = self._stuck()  # once: the log and the watchdog must not differ
         self._tell_of_stuck(stuck)
         collected: int | None = None
@@ -340,7 +348,7 @@ class Daemon:
         """Whether the scheduler ticks, and every poll, sink and job moves."""
         reasons = [f"{name} has not moved for {seconds:.0f} s" for name, seconds in sorted(self._stuck().items())]
         silent = time.monotonic() - self._ticked_at
-        if silent > _DEAD_AFTER_SECONDS:
+        if not self._is_ticking and silent > _DEAD_AFTER_SECONDS:
             reasons.append(f"the scheduler has not ticked for {silent:.0f} s")
         return Health(not reasons, tuple(reasons))
 

@@ -502,6 +502,27 @@ def test_a_scheduler_that_ticks_no_more_is_told(tmp_path: Path, monkeypatch: pyt
     running.state.close()
 
 
+def test_a_tick_that_waits_for_the_state_is_no_end_of_the_ticking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A database that stands still is not mended by a restart of all that wait for it.
+    running = Running(tmp_path, [Sink()])
+    later = time.monotonic() + 45
+    healths: list[Health] = []
+
+    def look() -> tuple[Health, int]:
+        healths.append(running.daemon.alive())
+        return Health(True, ()), 7
+
+    monkeypatch.setattr("poller.service.daemon.time", SimpleNamespace(monotonic=lambda: later))
+    monkeypatch.setattr(running.daemon, "_look", look)
+    assert not running.daemon.alive().is_well
+    running.daemon._tick()
+    assert [health.is_well for health in healths] == [True]
+    assert running.daemon.alive().is_well
+    running.state.close()
+
+
 def test_a_status_that_is_too_long_for_systemd_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running = Running(tmp_path, [Sink()])
     monkeypatch.setattr(running.daemon, "_look", lambda: (Health(False, ("x" * 400, "y" * 400)), 7))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
 from poller.core.errors import StateUnavailableError
 from poller.store.postgres.database import Connection, Database
-from poller.system.liveness import Workers
+from poller.system.liveness import Workers, moves
+from tests.support import wait_until
 
 pytestmark = pytest.mark.backends("postgres")
 
@@ -104,3 +107,43 @@ def test_who_waits_for_an_answer_is_not_stuck(database: Database, monkeypatch: p
         database.read(look)
         assert workers.stuck()
     assert seen == [False, False]
+
+
+def test_once_a_connection_broke_the_idle_ones_are_not_tried_one_after_the_other(database: Database) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        together = threading.Barrier(3)
+        pids = list(pool.map(lambda _: database.read(lambda connection: pid_of(connection, together)), range(3)))
+    assert len(database._idle) == 3
+    with ExitStack() as stops:
+        for pid in pids:
+            stops.enter_context(standing_still(pid))
+        began = time.monotonic()
+        database.read(query)
+        assert time.monotonic() - began < 0.6
+
+
+def pid_of(connection: Connection, together: threading.Barrier) -> int:
+    together.wait(10)
+    return connection.raw.info.backend_pid
+
+
+def test_who_waits_for_one_that_writes_quiet_polls_is_not_stuck(
+    state: Any, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet, workers = state.contracts._quiet, Workers()
+    monkeypatch.setattr("poller.system.liveness.GRACE_SECONDS", 0.0)
+    waits = threading.Event()
+
+    def flush() -> None:
+        with workers.busy("the poll of contract 2"):
+            waits.set()
+            quiet.flush()
+
+    quiet._writing.acquire()
+    with ThreadPoolExecutor(1) as pool, workers.busy("the poll of contract 1"):
+        moves(30)  # as one that waits for the server
+        pool.submit(flush)
+        assert waits.wait(10)
+        wait_until(lambda: any(worker.is_waiting for worker in workers._busy), what="the second one waits")
+        assert workers.stuck() == {}
+        quiet._writing.release()

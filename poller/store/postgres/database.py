@@ -36,7 +36,8 @@ _WAIT_SECONDS = 10.0
 _CONNECT_SECONDS = 5
 _PING_SECONDS = 2
 _IDLE_SECONDS = 60.0
-_ANSWER_SECONDS = 75.0  # more than the server may take for a statement (`statement_timeout`)
+# For a statement: more than the server may take (`statement_timeout`), less than a service manager waits for a sign of life.
+_ANSWER_SECONDS = 45.0
 _TRIES = 4
 _ENCODING = "UTF8"
 # Of what psycopg begins itself. No transaction has what the server, the database or the role has as its default.
@@ -44,7 +45,7 @@ _LEVEL = psycopg.IsolationLevel.READ_COMMITTED
 # As SET LOCAL does, all in one statement. With extra_float_digits a number that is read is the one that was written.
 _SETTINGS = (
     "SELECT set_config('search_path', '{schema}', true), set_config('lock_timeout', '5s', true),"
-    " set_config('statement_timeout', '60s', true), set_config('idle_in_transaction_session_timeout', '{idle}s', true),"
+    " set_config('statement_timeout', '40s', true), set_config('idle_in_transaction_session_timeout', '{idle}s', true),"
     " set_config('extra_float_digits', '1', true)"
 )
 # Of a lease. What a transaction has locked must be free when others take over from a replica that died in it: its lease ends so
@@ -163,6 +164,7 @@ class Database:
                 connection.execute(begin)
             except psycopg.OperationalError:  # it broke while it was idle
                 connection.close()
+                self._close_idle()  # as the others did, where it took long to see that
                 continue
             return connection
         connection = self.connect()
@@ -189,6 +191,8 @@ class Database:
             if is_sound and not self._is_closed:
                 self._idle.append((connection, time.monotonic()))
                 return
+        if connection.closed:  # it broke, and so did the others
+            self._close_idle()
         connection.close()
 
     def connect(self) -> RawConnection:
@@ -247,6 +251,10 @@ class Database:
         """Close what is idle now, and the others when they are given back."""
         with self._idle_lock:
             self._is_closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        with self._idle_lock:
             for connection, _ in self._idle:
                 connection.close()
             self._idle.clear()

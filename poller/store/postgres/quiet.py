@@ -17,6 +17,7 @@ from uuid import UUID
 from poller.core.events import Event
 from poller.store.postgres.database import Connection, Database
 from poller.store.rows import Contract, WindowRead
+from poller.system.liveness import waiting_for_others
 
 _GATHERED_SECONDS = 2.0
 _MOST_GATHERED = 1000
@@ -165,7 +166,9 @@ class Quiet:
 
     def flush(self) -> None:
         """Commits: what quiet polls have still to write.  Raises: StateUnavailableError; then that much is read again."""
-        with self._writing:
+        with waiting_for_others():  # who writes is looked at by itself, and may wait for the server
+            self._writing.acquire()
+        try:
             with self._lock:
                 polls, self._polls = self._polls, {}
                 self._written, self._fresh = set(polls), set(polls)
@@ -178,6 +181,8 @@ class Quiet:
                 with self._lock:
                     self._known |= {known.row.contract: known for known in found if known.row.contract in self._fresh}
                     self._written, self._fresh = set(), set()
+        finally:
+            self._writing.release()
 
     def _write(self, connection: Connection, polls: dict[str, _Poll]) -> list[Known]:
         columns = zip(*(poll for _, poll in sorted(polls.items())), strict=True)
