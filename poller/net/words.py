@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from poller.config import MASK
+from poller.core.damage import without_lone_surrogates
 from poller.net.transport import Response
 
 _MAX_WORDS = 200
@@ -53,6 +54,19 @@ def error_words_of(answer: Response, secrets: Sequence[str]) -> str | None:
         return None
     body = "; ".join(text for text in texts if text).encode("utf-8", "replace")
     return words_of(answer._replace(body=body, headers={}), secrets, b"")
+
+
+def text_of(body: bytes) -> str:
+    """A body as text, in whichever Unicode encoding JSON may have. What is no character is U+FFFD."""
+    return body.decode(json.detect_encoding(body), "replace")
+
+
+def loose_json(body: bytes) -> Any:
+    """What a body holds that is JSON but for what stands in its texts: cut characters, halves of a pair, control characters.
+
+    Raises: ValueError, RecursionError where it is none.
+    """
+    return json.loads(without_lone_surrogates(text_of(body).encode()).decode(), strict=False)
 
 
 def _message(message: Any) -> str:

@@ -8,7 +8,6 @@ Source: docs/facts.md, "OpenTelemetry (OTLP/HTTP)".
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,7 +21,8 @@ from poller.core.delivery import Accepted, Outcome, Refused, RetryAfter
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.core.mapping.otel import RESOURCE, SEVERITIES, Record, record_of
-from poller.net.transport import Response
+from poller.net.transport import Response, unrequested_encoding
+from poller.net.words import loose_json, text_of
 from poller.sinks.base import Context, Sink
 from poller.sinks.http import Endpoint, login_of
 
@@ -75,7 +75,12 @@ class OtlpSink(Sink):
         """What a success means for `count` records."""
         if not answer.is_whole:
             return RetryAfter("the answer ended early, and may have named refused records", is_size_suspect=True)
-        partial = partial_of(answer.body)
+        partial = partial_of(answer)
+        if partial is None:
+            reason = (
+                "the answer cannot be read, and may have named refused records (check url and any proxy on the way)"
+            )
+            return RetryAfter(reason, is_size_suspect=True)
         if partial.refused > 0:
             words = self._endpoint.words(answer, sent) or "no reason given"
             return Refused(words if count == 1 else f"{partial.refused} of {count}: {words}", answer.status)
@@ -91,7 +96,8 @@ class OtlpSink(Sink):
 
     def _readable(self, answer: Response) -> Response:
         """The answer with its message alone as its body."""
-        words = partial_of(answer.body).words if answer.status in SUCCESSES else message_of(answer)
+        partial = partial_of(answer) if answer.status in SUCCESSES else None
+        words = partial.words if partial else message_of(answer)
         return answer._replace(body=words.encode("utf-8", "replace")) if words else answer
 
 
@@ -191,19 +197,34 @@ class _Protobuf:
 # What is answered: JSON or protobuf, whatever was sent, and whatever the answer calls itself
 
 
-def partial_of(body: bytes) -> Partial:
-    """What a success says of the records. Of what is neither, nothing."""
-    found = _decoded(body)
-    if found is None:
-        number, text = _pair_in(_field_in(body, 1))
-        return Partial(number, text)
-    of_records = _either(found, "partialSuccess", "partial_success")
+def partial_of(answer: Response) -> Partial | None:
+    """What a success says of the records. None where it may say something of them that cannot be read.
+
+    Of what is no answer of OTLP's, such as `OK`, nothing: that is a success like any other.
+    """
+    found = _decoded(answer.body)
+    if found is not None:
+        return _partial_in(found)
+    if answer.body and unrequested_encoding(answer.headers):
+        return None
+    fields, is_whole = fields_of(answer.body)
+    of_records, is_whole_inside = fields_of(fields.get((1, _LENGTH), b""))
+    partial = Partial(*_pair_in(of_records))
+    is_like_protobuf = answer.body.startswith(_PARTIAL_BEGINS)  # and a line of text, too
+    if partial.refused > 0 or (is_like_protobuf and is_whole and is_whole_inside):
+        return partial
+    is_cut = is_like_protobuf and _is_protobuf(answer)
+    return None if is_cut or text_of(answer.body).lstrip().startswith("{") else Partial(0, "")
+
+
+def _partial_in(found: dict[str, Any]) -> Partial | None:
+    of_records = _either(found, "partialSuccess", "partial_success") or {}
     if not isinstance(of_records, dict):
-        return Partial(0, "")
+        return None
     try:
         refused = int(float(_either(of_records, "rejectedLogRecords", "rejected_log_records") or 0))
     except (TypeError, ValueError, OverflowError):
-        refused = 0
+        return None
     words = _either(of_records, "errorMessage", "error_message")
     return Partial(refused, words if isinstance(words, str) else "")
 
@@ -212,15 +233,19 @@ def message_of(answer: Response) -> str:
     """The words of an error, a google.rpc.Status: a number and a text, as a partial success has them, too."""
     found = _decoded(answer.body)
     if found is None:
-        return _pair_in(answer.body)[1] if "protobuf" in answer.headers.get("Content-Type", "") else ""
+        return _pair_in(fields_of(answer.body)[0])[1] if _is_protobuf(answer) else ""
     words = found.get("message")
     return words if isinstance(words, str) else ""
+
+
+def _is_protobuf(answer: Response) -> bool:
+    return "protobuf" in answer.headers.get("Content-Type", "")
 
 
 def _decoded(body: bytes) -> dict[str, Any] | None:
     """An answer that is a JSON object; None for any other."""
     try:
-        value = json.loads(body)
+        value = loose_json(body)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -230,18 +255,23 @@ def _either(fields: dict[str, Any], name: str, other: str) -> Any:
     return fields.get(name, fields.get(other))
 
 
-def _pair_in(message: bytes) -> tuple[int, str]:
-    """A number in field 1 and a text in field 2 of a protobuf message."""
-    number = _field_in(message, 1, is_number=True)
-    return int.from_bytes(number, "big", signed=True), _field_in(message, 2).decode("utf-8", "replace")
+Fields = dict[tuple[int, int], bytes]
+"""What a protobuf message holds: number and kind of a field -> its last value, a number in eight bytes."""
 
 
-def _field_in(message: bytes, wanted: int, *, is_number: bool = False) -> bytes:
-    """The last value of a field of a protobuf message: bytes, or a number in eight of them; empty where there is none.
+def _pair_in(fields: Fields) -> tuple[int, str]:
+    """A number in field 1 and a text in field 2."""
+    number, text = fields.get((1, _VARINT), b""), fields.get((2, _LENGTH), b"")
+    return int.from_bytes(number, "big", signed=True), text.decode("utf-8", "replace")
+
+
+def fields_of(message: bytes) -> tuple[Fields, bool]:
+    """The fields of a protobuf message, and whether they are all of it: not where it was cut, or is none.
 
     Source: https://protobuf.dev/programming-guides/encoding. What comes behind bytes that are no protobuf is not read.
     """
-    found, at = b"", 0
+    found: Fields = {}
+    at = 0
     try:
         while at < len(message):
             key, at = _varint(message, at)
@@ -256,16 +286,17 @@ def _field_in(message: bytes, wanted: int, *, is_number: bool = False) -> bytes:
                 at = start + size
                 content = message[start:at]
             else:
-                break
-            if key >> 3 == wanted and at <= len(message) and (kind == _VARINT) == is_number:
-                found = content
+                return found, False
+            if at <= len(message):
+                found[key >> 3, kind] = content
     except IndexError:
-        pass
-    return found
+        return found, False
+    return found, at == len(message)
 
 
 _VARINT, _LENGTH, _FIXED_BYTES = 0, 2, {1: 8, 5: 4}
 _ALL_BITS = (1 << 64) - 1
+_PARTIAL_BEGINS = b"\x0a"  # the field 1 that holds the partial success
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

@@ -268,6 +268,10 @@ def test_neither_a_secret_nor_an_entry_comes_back_in_the_words() -> None:
 # Protobuf, as far as it is read here
 
 
+def partial(body: bytes, **headers: str) -> Partial | None:
+    return partial_of(Response(200, {name.replace("_", "-"): value for name, value in headers.items()}, body))
+
+
 def protobuf(refused: int, words: str) -> bytes:
     message = logs_service_pb2.ExportLogsServiceResponse()
     message.partial_success.rejected_log_records = refused
@@ -279,37 +283,95 @@ def protobuf(refused: int, words: str) -> bytes:
 def test_both_encodings_say_how_many_were_refused_and_why(refused):
     for length in (0, 3, *range(100, 130), 5000):  # of about 120, the second byte of protobuf is a brace
         words = "ü" + "x" * length
-        assert partial_of(protobuf(refused, words)) == Partial(refused, words)
+        assert partial(protobuf(refused, words)) == Partial(refused, words)
         body = {"partialSuccess": {"rejectedLogRecords": str(refused), "errorMessage": words}}
-        assert partial_of(b" \n" + msgspec.json.encode(body)) == Partial(refused, words)
-    assert partial_of(b'{"partial_success":{"rejected_log_records":2.0,"error_message":"m"}}') == Partial(2, "m")
+        assert partial(b" \n" + msgspec.json.encode(body)) == Partial(refused, words)
+    assert partial(b'{"partial_success":{"rejected_log_records":2.0,"error_message":"m"}}') == Partial(2, "m")
 
 
 def test_fields_that_are_new_are_passed_over_and_the_last_of_one_field_counts():
     new = b"\x1a\x03new" + b"\x21" + b"8" * 8 + b"\x2d" + b"4" * 4 + b"\x20\xff\x01"
-    assert partial_of(new + protobuf(1, "first") + new + protobuf(7, "last")) == Partial(7, "last")
+    assert partial(new + protobuf(1, "first") + new + protobuf(7, "last")) == Partial(7, "last")
     # A field of the right number and another kind is none of those that are wanted.
     inner = b"\x08\x05\x12\x01w"
     others = b"\x0a\x01x\x09" + b"8" * 8 + b"\x10\x07"
     whole = inner + others
-    assert partial_of(b"\x0a" + bytes([len(whole)]) + whole + b"\x08\x09") == Partial(5, "w")
+    assert partial(b"\x0a" + bytes([len(whole)]) + whole + b"\x08\x09") == Partial(5, "w")
 
 
 def test_what_is_no_answer_refuses_nothing():
-    message = protobuf(7, "words")
-    assert partial_of(message[:-1]).refused == 0
-    assert partial_of(message + b"\x0b\x0a\x02\x08\x01") == Partial(7, "words"), "a group, which nobody sends, ends it"
-    others = (b"", b"ok", b"{}", b"[1]", b"null", b"\xff" * 1000, b"\x0a\xff", b"\x0b", b"\x0a\x05ab", b"{" * 100_000)
+    others = (b"", b"ok", b"OK\n", b"{}", b"[1]", b"null", b"\xff" * 1000, b"\x0a\xff", b"\x0b", b"\x0a\x05ab", b"\nOK")
     for body in (
         *others,
         b'{"partialSuccess":[]}',
-        b'{"partialSuccess":{"rejectedLogRecords":"x"}}',
-        b'{"partialSuccess":{"rejectedLogRecords":[1]}}',
-        b'{"partialSuccess":{"rejectedLogRecords":1e999}}',
+        b'{"partialSuccess":{}}',
         b'{"partialSuccess":{"errorMessage":7}}',
-        b'{"partialSuccess":',
     ):
-        assert partial_of(body) == Partial(0, ""), body
+        assert partial(body) == Partial(0, ""), body
+    assert partial(b"OK", Content_Type="application/x-protobuf") == Partial(0, "")
+
+
+def test_what_comes_behind_a_count_does_not_hide_it():
+    message = protobuf(7, "words")
+    group = b"\x0b\x0a\x02\x08\x01"
+    assert partial(message + group) == Partial(7, "words"), "a group, which nobody sends, ends it"
+    assert partial(b"\x0a\x07\x08\x07" + group) == Partial(7, "")
+
+
+@pytest.mark.parametrize(
+    "words", ["user J\xc3", "a\tb", "\xed\xa0\x80", "\\ud800", "\\udfff\\u0000", "\xff\xfe", "\0\x1b["]
+)
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b" \r\n"])
+def test_odd_characters_in_the_words_do_not_hide_a_refused_record(words: str, before: bytes) -> None:
+    said = words.encode("latin-1")
+    body = before + b'{"partialSuccess":{"rejectedLogRecords":"1","errorMessage":"bad: ' + said + b'"}}'
+    for headers in ({}, {"Content-Type": "application/json"}, {"Content-Encoding": "utf-8"}):
+        outcome = send(Response(200, headers, body), 4)
+        assert isinstance(outcome, Refused)
+        assert outcome.reason.startswith("1 of 4: bad: ")
+        outcome.reason.encode()
+    inside = b"\x08\x01\x12" + bytes([len(said)]) + said
+    refused = partial(b"\x0a" + bytes([len(inside)]) + inside)
+    assert refused is not None
+    assert refused.refused == 1
+
+
+def test_an_answer_in_another_unicode_encoding_is_read():
+    text = '{"partialSuccess":{"rejectedLogRecords":"1","errorMessage":"m"}}'
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"):
+        assert partial(text.encode(encoding)) == Partial(1, "m"), encoding
+
+
+UNREADABLE = RetryAfter(
+    "the answer cannot be read, and may have named refused records (check url and any proxy on the way)",
+    is_size_suspect=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        *((body, {}) for body in (b"{", b" {", b'{"a":' * 5000, b'{"partialSuccess":', b"{'partialSuccess':1}")),
+        (b'{"partialSuccess":{"rejectedLogRecords":"1"},}', {"Content-Type": "application/json"}),
+        (b'{"partialSuccess":{"rejectedLogRecords":"1"},}'.decode().encode("utf-16"), {}),
+        *((b'{"partialSuccess":{"rejectedLogRecords":%b}}' % count, {}) for count in (b'"x"', b"[1]", b"1e999", b"NaN")),
+        *((b'{"partialSuccess":%b}' % found, {}) for found in (b"[1]", b'"no"', b"true")),
+        *((b"\x1b\x3f\0\xf8", {"Content-Encoding": name}) for name in ("br", "zstd", "br, br", "x")),
+        *((body, {"Content-Type": "application/x-protobuf"}) for body in (b"\x0a\x05ab", b"\x0a\x02\x08", b"\x0a\x02\x10")),
+        *((protobuf_cut, {"Content-Type": "application/protobuf"}) for protobuf_cut in (b"\x0a\x04\x08\x01\x12", b"\x0a")),
+    ],
+)  # fmt: skip
+def test_a_success_that_may_name_refused_records_and_cannot_be_read_is_none(
+    body: bytes, headers: dict[str, str]
+) -> None:
+    assert partial_of(Response(200, headers, body)) is None
+    with RawServer(lambda asked: http(body, *(f"{name}: {value}" for name, value in headers.items()))) as server:
+        assert make(server.url).send([event_of(1)]) == UNREADABLE
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "utf-8"])
+def test_no_body_has_no_encoding_that_matters(encoding):
+    assert partial(b"", Content_Encoding=encoding) == Partial(0, "")
 
 
 @pytest.mark.parametrize(
