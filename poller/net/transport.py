@@ -14,7 +14,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from types import TracebackType
@@ -134,13 +135,28 @@ class Transport:
         """
         return self._request(method, url, headers, params, body, lambda answer: _read(answer, max_bytes))
 
-    def ask_status(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes) -> Response:
+    def ask_status(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        whole: Collection[int] = (),
+        max_bytes: int = 1024 * 1024,
+    ) -> Response:
         """Send one request whose answer is its status line and headers, whatever its body is.
 
-        Of the body, what comes at once is read for its words; where that is not all, the connection is closed.
-        Raises: TransientError for everything that kept the head of an answer from coming.
+        Of the body, what comes at once is read for its words; where that is not all, the connection is closed. With a status in
+        `whole`, all of it counts and is read, up to where it ends early.
+        Raises: TransientError for everything that kept what counts from coming; BodyTooLargeError beyond `max_bytes` of it.
         """
-        return self._request(method, url, headers, None, body, _read_words)
+
+        def read(answer: requests.Response) -> Response:
+            is_needed = answer.status_code in whole
+            return _read(answer, max_bytes, urllib3.exceptions.ProtocolError) if is_needed else _read_words(answer)
+
+        return self._request(method, url, headers, None, body, read)
 
     def _request(
         self,
@@ -188,20 +204,10 @@ def _login_of(url: str) -> list[str]:
 
 
 def _read_words(answer: requests.Response) -> Response:
-    original = _original(answer)
-    if original is not None:
+    if (original := _original(answer)) is not None:
         original.hurry(_WORDS_SECONDS)
-    body, is_whole = b"", False
-    try:
-        while len(body) <= _WORDS_BYTES:
-            chunk = answer.raw.read1(_WORDS_BYTES, decode_content=True)
-            if not chunk:
-                is_whole = True
-                break
-            body += chunk
-    except _FOREIGN:
-        pass  # endless, cut short, compressed wrongly: none of that changes what its head says
-    return Response(answer.status_code, answer.headers, body, is_whole)
+    # Endless, cut short, compressed wrongly: none of that changes what its head says.
+    return _read_up_to(_WORDS_BYTES, answer, _FOREIGN)
 
 
 def _original(answer: requests.Response) -> Answer | None:
@@ -209,17 +215,23 @@ def _original(answer: requests.Response) -> Answer | None:
     return original if isinstance(original, Answer) else None
 
 
-def _read(answer: requests.Response, max_bytes: int) -> Response:
-    original = _original(answer)
-    if original is not None and original.broken_head:
+def _read(answer: requests.Response, max_bytes: int, *forgiven: type[Exception]) -> Response:
+    if (original := _original(answer)) is not None and original.broken_head:
         raise TransientError(original.broken_head, hint="check the url and any proxy or firewall on the way")
-    body = BytesIO()  # of which the bytes are had without a copy
-    # read1 gives what has come; read would wait for a whole chunk.
-    while chunk := answer.raw.read1(_CHUNK_BYTES, decode_content=True):
-        body.write(chunk)
-        if body.tell() > max_bytes:
-            raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
-    return Response(answer.status_code, answer.headers, body.getvalue())
+    response = _read_up_to(max_bytes, answer, forgiven)
+    if len(response.body) > max_bytes:
+        raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
+    return response
+
+
+def _read_up_to(max_bytes: int, answer: requests.Response, forgiven: tuple[type[Exception], ...]) -> Response:
+    """The answer, or as much of it as comes before one of the `forgiven` is raised, or it is larger: then a bit more."""
+    body, is_whole = BytesIO(), False  # of which the bytes are had without a copy
+    with suppress(*forgiven):
+        # read1 gives what has come; read would wait for a whole chunk.
+        while body.tell() <= max_bytes and not is_whole:
+            is_whole = not body.write(answer.raw.read1(min(max_bytes, _CHUNK_BYTES), decode_content=True))
+    return Response(answer.status_code, answer.headers, body.getvalue(), is_whole)
 
 
 def _translate(error: Exception, host: str) -> TransientError:

@@ -3,7 +3,8 @@
 Owns the request (compression, pace, login, extra headers) and the one table from statuses to outcomes. What a
 sink does not list as a success is none; what is no known refusal either holds the data, with a reason that
 names the remedy: a wrong path must not cost an event. An answer counts once its head is there: the body is read
-for its words only, or to recognise a page that somebody else answered with.
+for its words only, or to recognise a page that somebody else answered with. Where a success says more in its body, all of
+that success counts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from isal import isal_zlib
 
@@ -42,6 +43,7 @@ _NOT_THE_EVENTS = (
 )
 # A refusal of the empty array that a probe sends, and of nothing else.
 _EMPTINESS = "empty|at least one|no (events|actions|entries|records|data|items)"
+_ENDED_EARLY = "the answer ended early, and may have named refused records"
 _NO_TENANT = "no org id"
 
 
@@ -137,11 +139,11 @@ class Endpoint:
         connections: int = 1,
         content_type: str = "application/json",
         readable: Callable[[Response], Response] = lambda answer: answer,
-        max_answer_bytes: int | None = None,
+        max_success_bytes: int | None = None,
     ) -> None:
         """`readable` makes of an answer one whose body is text, where it is none.
 
-        `max_answer_bytes`: the whole answer counts, not its head alone, and no answer is larger.
+        `max_success_bytes`: the whole of a success counts, not its head alone, and none is larger.
         """
         self._url = settings.url + path
         self._stop = context.stop
@@ -150,7 +152,9 @@ class Endpoint:
         self._login = login
         self._content_type = content_type
         self._readable = readable
-        self._max_answer_bytes = max_answer_bytes
+        self._reading: dict[str, Any] = (
+            {"whole": successes, "max_bytes": max_success_bytes} if max_success_bytes else {}
+        )
         self._secrets: list[str] = []
         self._is_gzip = settings.compression == "gzip"
         self._rate_limit = RateLimit(settings.requests_per_second)
@@ -209,7 +213,7 @@ class Endpoint:
             headers["Content-Encoding"] = "gzip"
             sent = isal_zlib.compress(body, _GZIP_LEVEL, _GZIP_FORMAT)
         try:
-            answer = self._ask(method, self._url + below, headers, sent)
+            answer = self._transport.ask_status(method, self._url + below, headers=headers, body=sent, **self._reading)
         except TransientError as error:
             return RetryAfter(str(error), error.retry_after_seconds, error.is_size_suspect), None
         except BodyTooLargeError as error:
@@ -217,6 +221,8 @@ class Endpoint:
         self._used_at = time.monotonic()
         is_success = answer.status in self._successes
         if is_success and not is_page(answer):
+            if self._reading and not answer.is_whole:
+                return RetryAfter(_ENDED_EARLY, is_size_suspect=True), answer
             return Accepted(status=answer.status), answer
         words = self.words(answer, body)
         if is_success:
@@ -226,11 +232,6 @@ class Endpoint:
             return RetryAfter(f"HTTP {answer.status}: {words} ({remedy})"), answer
         wait_seconds = retry_after_seconds(answer.headers, datetime.now(UTC))
         return outcome_of(answer.status, self._successes, words, place=self._place, wait_seconds=wait_seconds), answer
-
-    def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Response:
-        if self._max_answer_bytes is None:
-            return self._transport.ask_status(method, url, headers=headers, body=body)
-        return self._transport.request(method, url, headers=headers, body=body, max_bytes=self._max_answer_bytes)
 
     def _log_in(self, headers: dict[str, str]) -> list[str]:
         """Add the login to the headers; all forms in which its secret is now about.  Raises: ConfigError, TransientError."""

@@ -72,7 +72,7 @@ class OpenSearchSink(Sink):
             login=login_of(settings),
             content_type="application/x-ndjson",
             readable=_readable,
-            max_answer_bytes=_MAX_ANSWER_BYTES,
+            max_success_bytes=_MAX_ANSWER_BYTES,
         )
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:

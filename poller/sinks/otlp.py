@@ -29,6 +29,7 @@ from poller.sinks.http import Endpoint, login_of
 log = logging.getLogger(__name__)
 
 SUCCESSES = (200, 202, 204)
+_MAX_ANSWER_BYTES = 1024 * 1024  # a count and a message
 _SCOPE = "ionos-poller"
 # Of a server that is out of reach for a while. Any other 5xx may be what a record that it cannot handle makes of it.
 _TRANSIENT = (502, 503, 504)
@@ -57,6 +58,7 @@ class OtlpSink(Sink):
             login=login_of(settings),
             content_type=self._codec.content_type,
             readable=self._readable,
+            max_success_bytes=_MAX_ANSWER_BYTES,
         )
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
@@ -73,8 +75,6 @@ class OtlpSink(Sink):
 
     def _judge(self, answer: Response, sent: bytes, count: int) -> Outcome:
         """What a success means for `count` records."""
-        if not answer.is_whole:
-            return RetryAfter("the answer ended early, and may have named refused records", is_size_suspect=True)
         partial = partial_of(answer)
         if partial is None:
             reason = (

@@ -184,9 +184,6 @@ class Wire:
             raise self.answer
         return self.answer
 
-    def request(self, method: str, url: str, *, max_bytes: int, **given: Any) -> Response:
-        return self.ask_status(method, url, max_bytes=max_bytes, **given)
-
     def close(self) -> None:
         self.closed += 1
 
@@ -280,19 +277,30 @@ def test_a_body_is_compressed_and_no_body_is_not(wire: Wire) -> None:
     assert get["headers"] == {"Content-Type": "application/json"}
 
 
-def test_who_wants_the_whole_answer_says_how_large_it_may_be(wire: Wire) -> None:
-    endpoint(given={"max_answer_bytes": 99}).post(b"[]")
+def test_who_wants_the_whole_of_a_success_says_how_large_it_may_be(wire: Wire) -> None:
+    endpoint(given={"max_success_bytes": 99}).post(b"[]")
     assert wire.asked[0] == {
         "method": "POST",
         "url": f"{URL}/in",
         "headers": {"Content-Type": "application/json"},
         "body": b"[]",
+        "whole": (200, 202),
         "max_bytes": 99,
     }
     wire.answer = BodyTooLargeError("the answer is larger than 99 bytes")
-    assert endpoint(given={"max_answer_bytes": 99}).post(b"[]") == RetryAfter(
+    assert endpoint(given={"max_success_bytes": 99}).post(b"[]") == RetryAfter(
         "the answer is larger than 99 bytes (check url and path)", is_size_suspect=True
     )
+    early = RetryAfter("the answer ended early, and may have named refused records", is_size_suspect=True)
+    wire.answer = Response(200, {}, b"{", is_whole=False)
+    assert endpoint(given={"max_success_bytes": 99}).post(b"[]") == early
+    assert endpoint().post(b"[]") == Accepted(status=200), "its head is what counts"
+    wire.answer = Response(503, {}, b"busy", is_whole=False)
+    assert endpoint(given={"max_success_bytes": 99}).post(b"[]") == RetryAfter("HTTP 503: busy", is_size_suspect=True)
+    wire.answer = Response(200, {"Content-Type": "text/html"}, b"<p>", is_whole=False)
+    page = endpoint(given={"max_success_bytes": 99}).post(b"[]")
+    assert isinstance(page, RetryAfter)
+    assert "a page for people" in page.reason
 
 
 @pytest.mark.parametrize(

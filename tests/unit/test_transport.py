@@ -9,8 +9,10 @@ import inspect
 import socket
 import ssl
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +30,7 @@ from poller.core.errors import BodyTooLargeError, RejectedError, TransientError
 from poller.net import transport as transport_module
 from poller.net.connections import EarlyAnswerError, SendTimeoutError, TooSlowError
 from poller.net.transport import (
+    Response,
     Transport,
     parse_http_date,
     retry_after_seconds,
@@ -613,10 +616,52 @@ def test_a_status_whose_body_does_not_come_is_not_waited_for(server: Server, mon
 
     server.answer = stop_short
     transport = Transport(timeout_seconds=(1.0, 30.0))
-    answer = transport.ask_status("POST", server.url, headers={}, body=b"[]")
+    answer = transport.ask_status("POST", server.url, headers={}, body=b"[]", whole=(200,))
     assert (answer.status, answer.body, answer.is_whole) == (503, b"part", False)
     assert answer.body_seconds < 10
     transport.close()
+
+
+def test_a_body_that_counts_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "_WORDS_SECONDS", 0.01)
+
+    def pause(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(headed(b"part", "Content-Length: 13"))
+        time.sleep(0.1)  # the pause itself: an answer whose body comes late
+        handler.wfile.write(b" and rest")
+
+    server.answer = pause
+    transport = Transport(timeout_seconds=(1.0, 5.0))
+    answer = transport.ask_status("POST", server.url, headers={}, body=b"[]", whole=(200,))
+    assert (answer.status, answer.body, answer.is_whole) == (200, b"part and rest", True)
+    transport.close()
+
+
+def test_a_body_that_counts_has_the_bounds_of_every_answer() -> None:
+    def ask(answer: Any, **given: Any) -> Response:
+        with (
+            RawServer(lambda asked: answer(server) if callable(answer) else answer) as server,
+            closing(Transport(timeout_seconds=(1.0, 0.2))) as transport,
+        ):
+            return transport.ask_status("POST", server.url, headers={}, body=b"[]", whole=(200,), **given)
+
+    assert len(ask(http(bytes(1001)), max_bytes=1001).body) == 1001
+    with pytest.raises(BodyTooLargeError, match="larger than 1000 bytes"):
+        ask(http(bytes(1001)), max_bytes=1000)
+    for cut in (http(b"part", length=9), headed(b"4\r\npart\r\n5\r\n", "Transfer-Encoding: chunked")):
+        answer = ask(cut)
+        assert (answer.body, answer.is_whole) == (b"part", False)
+    with pytest.raises(TransientError, match="contradict each other"):
+        ask(headed(b"{}", "Content-Length: 2", "Content-Length: 3"))
+    with pytest.raises(TransientError, match="compression is broken"):
+        ask(http(b"{}", "Content-Encoding: gzip"))
+
+    def stop_short(server: RawServer) -> Iterator[bytes]:
+        yield http(b"part", length=9)
+        server.released.wait(20)
+
+    with pytest.raises(TransientError, match="read_timeout"):
+        ask(stop_short)
 
 
 def test_how_long_an_answer_took_is_told_in_two_parts(
