@@ -25,12 +25,18 @@ def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
         text = text.replace(secret, MASK).replace(json.dumps(secret)[1:-1], MASK)
     if "html" in answer.headers.get("Content-Type", ""):
         text = re.sub(r"<[^<>]*>", " ", text)
-    return _without_echo(_one_line(text), sent)
+    return _without_echo(one_line(text), sent)
 
 
 def said(text: object, secrets: Sequence[str] = ()) -> str:
     """What a library says that the other side said, as such a line."""
     return words_of(Response(0, {}, str(text).encode("utf-8", "replace")), secrets, b"")
+
+
+def one_line(text: str, max_chars: int = _MAX_WORDS) -> str:
+    """A text as one printable line, which a terminal, a log and a database take as it is."""
+    text = "".join(char if char.isprintable() else " " for char in text[: 20 * max_chars])
+    return " ".join(text.split())[:max_chars]
 
 
 def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
@@ -73,11 +79,6 @@ def _message(message: Any) -> str:
     if isinstance(message, dict):
         return ": ".join(str(message[key]) for key in ("errorCode", "message") if message.get(key))
     return str(message)
-
-
-def _one_line(text: str) -> str:
-    text = "".join(char if char.isprintable() else " " for char in text[: 20 * _MAX_WORDS])
-    return " ".join(text.split())[:_MAX_WORDS]
 
 
 def _without_echo(words: str, sent: bytes) -> str:

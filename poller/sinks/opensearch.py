@@ -10,7 +10,6 @@ Source: docs/facts.md, "OpenSearch and Elasticsearch".
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAft
 from poller.core.events import OutboxEvent
 from poller.core.mapping import format_time_us, with_time
 from poller.net.transport import Response
+from poller.net.words import loose_json, one_line
 from poller.sinks.base import Context, Sink
 from poller.sinks.http import Endpoint, login_of
 from poller.sinks.render import build_render
@@ -137,7 +137,7 @@ class _Bulk(msgspec.Struct):
 
 
 class _LooseBulk(msgspec.Struct):
-    items: list[msgspec.Raw]
+    items: list[Any]
 
 
 class _Rejected(NamedTuple):
@@ -149,8 +149,6 @@ class _Rejected(NamedTuple):
 
 
 _decode_bulk = msgspec.json.Decoder(_Bulk).decode
-_decode_loose_bulk = msgspec.json.Decoder(_LooseBulk).decode
-_decode_item = msgspec.json.Decoder(dict[str, _Result]).decode
 _NO_STATUS = _Result(0, "its item in the answer has no status")
 
 
@@ -177,7 +175,7 @@ def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
     """The result of each item, by its `_id`, or by its place where the answer has none. None where that cannot be told."""
     try:
         items = _items(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     found = [result for item in items for result in item.values() or (_NO_STATUS,)]
     if len(items) != len(names) or len(found) != len(names):
@@ -192,17 +190,17 @@ def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
 def _items(body: bytes) -> list[dict[str, _Result]]:
     """The items of an answer. One that cannot be read was not taken, and leaves the others alone.
 
-    Raises: msgspec.DecodeError, RecursionError where the answer is none of _bulk's.
+    Raises: ValueError, RecursionError where the answer is none of _bulk's.
     """
     try:
         return _decode_bulk(body).items
-    except msgspec.ValidationError:
-        return [_item(raw) for raw in _decode_loose_bulk(body).items]
+    except ValueError:  # an unusual item, or a text in it that is none, such as a value cut inside a character
+        return [_item(found) for found in msgspec.convert(loose_json(body), _LooseBulk).items]
 
 
-def _item(raw: msgspec.Raw) -> dict[str, _Result]:
+def _item(found: Any) -> dict[str, _Result]:
     try:
-        return _decode_item(raw)
+        return msgspec.convert(found, dict[str, _Result])
     except msgspec.ValidationError:
         return {}
 
@@ -232,7 +230,7 @@ def _rejected(result: _Result) -> _Rejected | None:
         status == 409 and kind in ("", "version_conflict_engine_exception")
     ):
         return None
-    words = ": ".join([part for part in (f"{status or ''} {kind}".strip(), reason, cause) if part])[:_MAX_WORDS]
+    words = one_line(": ".join(filter(None, (f"{status or ''} {kind}".strip(), reason, cause))), _MAX_WORDS)
     is_forbidden = status in (401, 403) and kind in ("", *_RIGHTS)
     told = f"{kind}: {reason}: {cause}"
     remedy = (
@@ -245,21 +243,19 @@ def _rejected(result: _Result) -> _Rejected | None:
 def _readable(answer: Response) -> Response:
     """An answer to a request as a whole with its words alone as its body."""
     try:
-        error = json.loads(answer.body)["error"]
-        words = (
-            error
-            if isinstance(error, str)
-            else ": ".join(str(error[key]) for key in ("type", "reason") if key in error)
-        )
+        error = loose_json(answer.body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return answer
-    return answer._replace(body=words.encode("utf-8", "replace"))
+    words = error if isinstance(error, str) else ""
+    if isinstance(error, dict):
+        words = ": ".join(filter(None, _told(error)[:2]))
+    return answer._replace(body=words.encode("utf-8", "replace")) if words else answer
 
 
 def _too_old(answer: Response) -> str:
     """What to say of a version that is too old for us; empty for any other, and where the answer does not say."""
     try:
-        version = json.loads(answer.body)["version"]
+        version = loose_json(answer.body)["version"]
         number, is_elastic = str(version["number"]), version.get("distribution") != "opensearch"
         major = int(number.partition(".")[0])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

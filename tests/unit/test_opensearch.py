@@ -146,6 +146,55 @@ def test_an_item_that_cannot_be_read_leaves_the_others_alone(item):
     assert "has no status" in outcome_later(outcome).reason
 
 
+def item(name: bytes, rest: bytes = b'"status":201') -> bytes:
+    return b'{"create":{"_id":"%b",%b}}' % (name, rest)
+
+
+def answered(*items: bytes, before: bytes = b"") -> bytes:
+    return before + b'{"errors":true,"items":[%b]}' % b",".join(items)
+
+
+ODD = (
+    rb"\ud800",
+    rb"a\udfff\ud83d",
+    b"\xff",
+    b"J\xc3",
+    b"\xed\xa0\x80",
+    b"\t\n",
+    rb"\u0000",
+    b"\0\x1b[31m",
+    rb"\ud83d\ude00",
+)
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
+def test_odd_characters_in_the_words_of_an_item_change_nothing(odd: bytes, before: bytes) -> None:
+    words = b'"status":400,"error":{"type":"mapper_parsing_exception","reason":"Preview: \'%b\'","caused_by":{"reason":"%b!"}}'
+    bad = item(b"b", words % (odd, odd))
+    for others in ((), (item(b"a"),)):
+        names = [*"ab"][-1 - len(others) :]
+        outcome = outcome_of_items(answered(*others, bad, before=before), names)
+        assert isinstance(outcome, Accepted)
+        ((index, said),) = outcome.refused.items()
+        assert (index, outcome.retry) == (len(others), ())
+        assert said.startswith("400 mapper_parsing_exception: Preview: '")
+        assert said.endswith("!")
+        assert said.isprintable(), "a terminal takes it, and a database"
+    busy = item(b"a", b'"status":429,"error":{"type":"busy","reason":"%b"}' % odd)
+    outcome = outcome_of_items(answered(busy, bad, item(b"c", b'"status":"201"'), before=before), ["a", "b", "c"])
+    assert isinstance(outcome, Accepted)
+    assert (outcome.retry, list(outcome.refused)) == ((0, 2), [1])
+
+
+def test_an_item_that_is_nested_too_deeply_to_read_raises_nothing() -> None:
+    for depth in (100, 900, *range(970, 1000), 5000, 100_000):
+        for odd in (b"", b"\xff"):
+            nested = b'"status":400,"error":{"type":"%b","reason":%b%b}' % (odd, b"[" * depth, b"]" * depth)
+            outcome = outcome_of_items(answered(item(b"a"), item(b"b", nested)), ["a", "b"])
+            assert isinstance(outcome, RetryAfter) or list(outcome.refused) == [1]
+
+
 def test_whether_there_are_errors_is_what_the_items_say():
     for errors in (True, False, None):
         body = json.dumps({"errors": errors, "items": [{"create": TAKEN}, {"create": BAD}]}).encode()
@@ -369,6 +418,10 @@ def test_a_probe_finds_a_receiver_that_is_out_of_reach_and_one_that_has_no_such_
         (b'{"error":"alias [x] missing"}', b"alias [x] missing"),
         (b"Unauthorized", b"Unauthorized"),
         (b'{"error":7}', b'{"error":7}'),
+        (b'{"error":["no"]}', b'{"error":["no"]}'),
+        (b'{"error":{}}', b'{"error":{}}'),
+        (rb'{"error":{"type":"x","reason":"cut J\ud800"}}', "x: cut J\ufffd".encode()),
+        (b'{"error":{"type":"x","reason":"cut J\xc3"}}', "x: cut J\ufffd".encode()),
     ],
 )
 def test_the_words_of_a_refusal_are_the_servers(body, words):
