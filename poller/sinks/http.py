@@ -34,15 +34,26 @@ _MIN_MASKED_CHARS = 4
 _MARK = b"\xef\xbb\xbf"  # of UTF-8
 _PAGE_BEGINS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")
 
+_NOT_TAKEN = "(unsupported|unknown|unrecognized|invalid|not (support(ed)?|allowed|enabled|accepted))"
+# It names gzip, the header or compression: a refusal of the encoding of a text does not.
+_NO_GZIP = (
+    rf"{_NOT_TAKEN}\W+(\w+\W+){{0,3}}(gzip|content-encoding)|(content-encoding|gzip)\W+(\w+\W+){{0,3}}{_NOT_TAKEN}"
+    r"|unsupported compression|compression( \w+){0,3} not (supported|allowed|enabled)"
+)
 # Refusals that have nothing to do with what was sent, by the words of well-known servers, and the remedy.
 _NOT_THE_EVENTS = (
     ("plain HTTP (request|to an SSL)|HTTP request to an HTTPS|port requires TLS", "the url must begin with https://"),
     ("No required SSL certificate|The SSL certificate error", "give cert_file and key_file"),
     ("Invalid (Hostname|Host header|HTTP_HOST)", "check url"),
     ("Request Header (Or Cookie|Fields) Too Large", "check headers"),
+    (_NO_GZIP, 'set compression = "none"'),
 )
-# A refusal of the empty array that a probe sends, and of nothing else.
-_EMPTINESS = "empty|at least one|no (events|actions|entries|records|data|items)"
+# A refusal of the empty array or request that a probe sends, and of nothing else.
+_EMPTINESS = (
+    r"empty|at least one|\b(no|missing) ((log|resource|scope)[ _]?)*(events|actions|entries|records|data|items|logs)\b"
+    r"|(logs|records|events) (is|are) (missing|required)"
+)
+_HAS_NO_BODY = ("GET", "HEAD")
 _ENDED_EARLY = "the answer ended early, and may have named refused records"
 _NO_TENANT = "no org id"
 
@@ -95,7 +106,7 @@ def _remedy_of_refusal(words: str) -> str:
 
 
 def probed(outcome: Outcome) -> Outcome:
-    """What the answer to an empty array means: a refusal of its emptiness is a yes."""
+    """What the answer to an empty array or request means: a refusal of its emptiness is a yes."""
     is_yes = isinstance(outcome, Refused) and re.search(_EMPTINESS, outcome.reason, re.IGNORECASE)
     return Accepted(status=outcome.status) if isinstance(outcome, Refused) and is_yes else outcome
 
@@ -209,7 +220,7 @@ class Endpoint:
         except TransientError as error:
             return RetryAfter(str(error)), None
         sent = body
-        if self._is_gzip and body:
+        if self._is_gzip and method not in _HAS_NO_BODY:
             headers["Content-Encoding"] = "gzip"
             sent = isal_zlib.compress(body, _GZIP_LEVEL, _GZIP_FORMAT)
         try:

@@ -24,7 +24,7 @@ from poller.core.mapping.otel import RESOURCE, SEVERITIES, Record, record_of
 from poller.net.transport import Response, unrequested_encoding
 from poller.net.words import loose_json, text_of
 from poller.sinks.base import Context, Sink
-from poller.sinks.http import Endpoint, login_of
+from poller.sinks.http import Endpoint, login_of, probed
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +89,8 @@ class OtlpSink(Sink):
         return Accepted(status=answer.status)
 
     def probe(self) -> Outcome:
-        """Send a request without records."""
-        outcome, answer = self._endpoint.exchange(self._codec.encode([]))
-        # Some refuse emptiness: they were reached, and let us in.
-        return Accepted(status=answer.status) if answer is not None and isinstance(outcome, Refused) else outcome
+        """Send a request without records. Refused for being empty means reachable and let in."""
+        return probed(self._endpoint.post(self._codec.encode([])))
 
     def _readable(self, answer: Response) -> Response:
         """The answer with its message alone as its body."""

@@ -125,18 +125,42 @@ def test_protobuf_may_be_compressed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("status", "words", "kind"),
     [
-        *((status, Accepted) for status in (200, 202, 204, 400, 422)),
-        *((401, CredentialsRefused), (404, RetryAfter), (503, RetryAfter), (413, TooLarge)),
+        *((status, "", Accepted) for status in (200, 202, 204)),
+        *((400, words, Accepted) for words in ("no log records", "empty request", "resourceLogs are required")),
+        (422, "error at least one valid stream is required for ingestion", Accepted),
+        *((status, words, Refused) for status in (400, 422) for words in ("", "bad request", "invalid tenant")),
+        (400, "unsupported Content-Encoding: gzip", RetryAfter),
+        *((401, "", CredentialsRefused), (404, "", RetryAfter), (503, "", RetryAfter), (413, "", TooLarge)),
     ],
-)
+)  # fmt: skip
+@each
 @responses.activate
-def test_a_receiver_that_refuses_emptiness_was_reached(status: int, kind: type) -> None:
-    responses.post(LOGS, status=status)
-    outcome = make().probe()
+def test_only_a_receiver_that_refuses_emptiness_takes_events(
+    encoding: str, status: int, words: str, kind: type
+) -> None:
+    responses.post(LOGS, status=status, body=words)
+    outcome = make(encoding=encoding).probe()
     assert type(outcome) is kind
     assert outcome.status == status if kind is Accepted else True
+
+
+@each
+@pytest.mark.parametrize("as_json", [True, False])
+@responses.activate
+def test_a_receiver_without_gzip_is_told_by_the_probe_and_costs_no_entry(encoding: str, as_json: bool) -> None:
+    words = "unsupported Content-Encoding: gzip"
+
+    def take(request: Any) -> tuple[int, dict[str, str], bytes]:
+        said = msgspec.json.encode({"code": 3, "message": words}) if as_json else words.encode()
+        return (400, {}, said) if request.headers.get("Content-Encoding") else (200, {}, b"{}")
+
+    responses.add_callback(responses.POST, LOGS, take)
+    expected = RetryAfter(f'HTTP 400: {words} (set compression = "none")')
+    assert make(encoding=encoding).probe() == make(encoding=encoding).send([event_of(1)]) == expected
+    plain = make(encoding=encoding, compression="none")
+    assert plain.probe() == plain.send([event_of(1)]) == Accepted(status=200)
 
 
 def test_a_probe_of_a_receiver_out_of_reach_says_so() -> None:

@@ -119,11 +119,59 @@ def test_a_status_and_its_words_have_an_outcome(status: int, words: str, expecte
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "unsupported Content-Encoding: gzip",
+        "Content-Encoding 'gzip' is not supported",
+        "Invalid Content-Encoding header",
+        "unsupported compression type",
+        "compression of requests is not enabled",
+        "unknown encoding: gzip",
+        "this endpoint does not support gzip",
+        "gzip encoding not supported",
+        "gzip: invalid header",
+    ],
+)
+def test_a_refusal_of_the_compression_costs_no_event(words: str) -> None:
+    outcome = outcome_of(400, (200,), words, place="url")
+    assert outcome == RetryAfter(f'HTTP 400: {words} (set compression = "none")')
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "invalid UTF-8 encoding in message",
+        "unsupported character encoding: latin-1",
+        "unsupported encoding of field body",
+        "the encoding of the text is not supported",
+        "content is not valid: unknown field",
+        'unknown field "compression"',
+        "value of event.param.encoding is not allowed",
+        "payload could not be decoded",
+    ],
+)
+def test_a_refusal_of_the_encoding_of_a_text_is_one_of_the_event(words: str) -> None:
+    assert outcome_of(400, (200,), words, place="url") == Refused(f"HTTP 400: {words}", 400)
+
+
+@pytest.mark.parametrize(
     ("outcome", "expected"),
     [
         *(
             (Refused(f"HTTP 422: {words}", 422), Accepted(status=422))
-            for words in ("Empty body", "At least one", "no events", "NO records")
+            for words in (
+                *("Empty body", "At least one", "no events", "NO records", "no log records", "no resource logs"),
+                *(
+                    "no resourceLogs",
+                    "missing log_records in request",
+                    "Missing scope logs",
+                    "resource_logs is required",
+                ),
+            )
+        ),
+        *(
+            (Refused(f"HTTP 400: {words}", 400), Refused(f"HTTP 400: {words}", 400))
+            for words in ("no such logs", "no tenant for logs", "missing header", "piano events", "a field is required")
         ),
         (Refused("HTTP 400: bad", 400), Refused("HTTP 400: bad", 400)),
         (RetryAfter("empty"), RetryAfter("empty")),
@@ -269,7 +317,9 @@ def test_a_body_is_compressed_and_no_body_is_not(wire: Wire) -> None:
     compressed = endpoint(compression="gzip")
     assert compressed.exchange(b"[]", "/x", "PUT") == (Accepted(status=200), wire.answer)
     assert compressed.exchange(b"", method="GET") == (Accepted(status=200), wire.answer)
-    put, get = wire.asked
+    assert compressed.exchange(b"", method="POST") == (Accepted(status=200), wire.answer)
+    put, get, post = wire.asked
+    assert (gzip.decompress(post["body"]), post["headers"]["Content-Encoding"]) == (b"", "gzip"), "as an event would be"
     assert gzip.decompress(put["body"]) == b"[]"
     assert (put["method"], put["url"]) == ("PUT", f"{URL}/in/x")
     assert put["headers"] == {"Content-Type": "application/json", "Content-Encoding": "gzip"}
