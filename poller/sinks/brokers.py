@@ -143,7 +143,6 @@ class Brokers:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
-                "allow.auto.create.topics": False,
             }
         )
 
@@ -155,6 +154,7 @@ class Brokers:
             "client.id": "ionos-poller",
             "socket.timeout.ms": max(1000, round(table.timeout_seconds * 1000)),
             "enable.metrics.push": False,
+            "allow.auto.create.topics": False,  # a mistyped topic would take the events; a producer creates it by default
             "error_cb": self._hear,
             "log_level": 0,  # what matters comes by `error_cb`
             "logger": _SILENT,

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.mock_kafka
 
-It prints its address, then, for each topic that it reads a line of, how many records this topic ever got.
+It prints its address, then, for each topic that it reads a line of, how many records this topic ever got. It creates one that
+does not exist.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tests.support import TOP
 
 @contextmanager
 def cluster() -> Iterator[tuple[str, Callable[[str], int]]]:
-    """The address of a cluster, and what counts the records of a topic."""
+    """The address of a cluster, and what counts the records of a topic, or creates it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.mock_kafka"],
         cwd=TOP,
@@ -52,7 +53,7 @@ def main() -> None:
     reader = Consumer({"bootstrap.servers": address, "group.id": "count", "log_level": 0})
     for line in sys.stdin:
         topic = line.strip()
-        numbers = reader.list_topics(topic, 10).topics[topic].partitions
+        numbers = server.list_topics(topic, timeout=10).topics[topic].partitions
         ends = (reader.get_watermark_offsets(TopicPartition(topic, number), 10)[1] for number in numbers)
         print(sum(ends), flush=True)
     reader.close()

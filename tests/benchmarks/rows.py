@@ -125,6 +125,7 @@ def kafka(room: Path, scale: int) -> Iterator[Row]:
                 f'[[sinks]]\nname = "k"\ntype = "kafka"\nbrokers = ["{address}"]\ntopic = "ours-{number}"\nsecurity = "plain"\n'
                 "batch_events = 1000\n"
             )
+            assert count(f"ours-{number}") == 0  # it exists now
             command = [sys.executable, "-m", "tests.benchmarks.deliver", str(lines), str(config)]
             mine = run([*command, str(room / f"kafka-state-{number}")], env=env, cwd=TOP)
             theirs = run(bare("kafka", str(lines), address, f"bare-{number}"), env=env, cwd=TOP)

@@ -74,12 +74,32 @@ def len_then_text(line: bytes) -> tuple[int, bytes]:
 # The mock cluster of librdkafka
 
 
+MOCK_TOPICS = ("order-lz4", "order-none", "one", "doubt")
+
+
 @pytest.fixture(scope="module")
-def mock() -> Iterator[str]:
+def holder() -> Iterator[Producer]:
     holder = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
-    (found,) = holder.list_topics(timeout=10).brokers.values()
-    yield f"{found.host}:{found.port}"
+    for topic in MOCK_TOPICS:
+        holder.list_topics(topic, timeout=10)  # which creates it, as its own producer may
+    yield holder
     holder.flush()  # the cluster lives as long as it does
+
+
+@pytest.fixture(scope="module")
+def mock(holder: Producer) -> str:
+    (found,) = holder.list_topics(timeout=10).brokers.values()
+    return f"{found.host}:{found.port}"
+
+
+def test_a_topic_that_is_missing_is_not_created(holder: Producer, mock: str) -> None:
+    sink = Sink(mock, topic="activty", timeout_seconds=2.0)
+    expected = RetryAfter("Unknown topic or partition (create the topic, or check topic)")
+    assert sink.probe() == sink.send(EVENTS[:5]) == sink.send(EVENTS[:5]) == expected
+    assert "activty" not in holder.list_topics(timeout=10).topics
+    holder.list_topics("activty", timeout=10)
+    assert sink.probe() == sink.send(EVENTS[:5]) == Accepted()
+    assert sorted(message.value() for message in read_committed(mock, "activty")) == sorted(LINES[:5])
 
 
 @pytest.mark.parametrize("compression", ["lz4", "none"])

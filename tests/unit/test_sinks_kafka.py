@@ -547,6 +547,7 @@ USUAL = {
     "client.id": "ionos-poller",
     "socket.timeout.ms": 7000,
     "enable.metrics.push": False,
+    "allow.auto.create.topics": False,
     "log_level": 0,
 }
 PRODUCER = {
@@ -598,7 +599,6 @@ def test_a_reader_joins_no_group_and_sees_what_is_committed(library: Library) ->
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "auto.offset.reset": "earliest",
-        "allow.auto.create.topics": False,
     }
 
 
