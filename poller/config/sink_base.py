@@ -2,7 +2,7 @@
 
 # Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -176,6 +176,10 @@ class HttpSink(Sink, frozen=True, kw_only=True):
 
     OWN_PATH: ClassVar[str] = ""
     """What is appended to the URL; `{tag}` stands for what that key says."""
+    PATHS_BELOW: ClassVar[tuple[str, ...]] = ()
+    """What is appended to that in some requests."""
+    OWN_HEADERS: ClassVar[Mapping[str, tuple[str, ...]]] = {"content-type": ()}
+    """The headers that the program sets, in lower case: each with the keys that give its value; none: always."""
 
     url: BaseUrl
     compression: CompressionChoice = "gzip"
@@ -198,7 +202,10 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     def problems(self) -> Iterator[Problem]:
         fields = msgspec.structs.asdict(self)
         secrets = {key: value for key, value in fields.items() if isinstance(value, SecretSource)}
-        yield from path_problems(self.url, self.OWN_PATH.format_map(fields))
+        for below in ("", *self.PATHS_BELOW):
+            yield from path_problems(self.url, self.OWN_PATH.format_map(fields) + below)
+        given = {key for key, value in fields.items() if value is not None}
+        yield from header_problems(self.headers, self.OWN_HEADERS, given)
         if self.key_file is not None and self.cert_file is None:
             yield Problem("key_file", "has no cert_file beside it")
         has_secret = secrets or any(map(is_secret_header, self.headers))
@@ -256,6 +263,19 @@ def path_problems(url: str, own_path: str) -> Iterator[Problem]:
     """A path that the program appends, at the end of the URL already."""
     if own_path and url.endswith(own_path):
         yield Problem("url", f"ends in {own_path}, which the program appends", "leave that out")
+
+
+def header_problems(
+    headers: Iterable[str], own: Mapping[str, tuple[str, ...]], given: Collection[str]
+) -> Iterator[Problem]:
+    """A header that the program would replace: `own` are those that it sets, each with its keys, `given` the keys there are."""
+    for name in headers:
+        keys = own.get(name.lower())
+        if keys == ():
+            yield Problem("headers", f"has {name}, which the program sets", "leave it out")
+        for key in keys or ():
+            if key in given:
+                yield Problem("headers", f"has {name}, which {key} sets", "keep one of the two")
 
 
 def login_problems(

@@ -68,6 +68,7 @@ class LoggingServiceSink(HttpSink, frozen=True, kw_only=True, tag="logging-servi
 
     EXAMPLES: ClassVar = {"name": "logging", "url": "https://12345678.logging.de-txl.ionos.com"}
     OWN_PATH = "/{tag}"
+    OWN_HEADERS: ClassVar = {**HttpSink.OWN_HEADERS, "apikey": ("api_key",)}
 
     tag: Annotated[
         str, Name("Tag of the pipeline's log source. It becomes the path of the URL.", example="activityLog")
@@ -82,6 +83,11 @@ class LokiSink(HttpSink, frozen=True, kw_only=True, tag="loki"):
 
     EXAMPLES: ClassVar = {"url": "http://localhost:3100"}
     OWN_PATH = "/loki/api/v1/push"
+    OWN_HEADERS: ClassVar = {
+        **HttpSink.OWN_HEADERS,
+        "authorization": ("username", "bearer_token"),
+        "x-scope-orgid": ("tenant_id",),
+    }
 
     labels: Annotated[
         dict[str, str], Labels("Labels of the stream. `contract` is added. Everything else stays in the line.")
@@ -126,6 +132,8 @@ class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
     """Moesif Actions API."""
 
     OWN_PATH = "/v1/actions"
+    PATHS_BELOW = ("/batch",)
+    OWN_HEADERS: ClassVar = {**HttpSink.OWN_HEADERS, "x-moesif-application-id": ("application_id",)}
 
     url: BaseUrl = "https://api.moesif.net"
     application_id: Annotated[
@@ -173,6 +181,7 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
 
     EXAMPLES: ClassVar = {"url": "http://localhost:4318"}
     OWN_PATH = "/v1/logs"
+    OWN_HEADERS: ClassVar = {**HttpSink.OWN_HEADERS, "authorization": ("username", "bearer_token")}
 
     encoding: Annotated[
         Literal["protobuf", "json"], Choice("How records are encoded; `json` needs no extra library.")
@@ -226,6 +235,8 @@ class OpenSearchSink(FormatHttpSink, frozen=True, kw_only=True, tag="opensearch"
     """OpenSearch, by `_bulk` into a data stream, an alias or an index. Each event is stored once, by its `_id`."""
 
     EXAMPLES: ClassVar = {"url": "https://localhost:9200"}
+    PATHS_BELOW = ("/_bulk",)
+    OWN_HEADERS: ClassVar = {**HttpSink.OWN_HEADERS, "authorization": ("username", "api_key")}
 
     index: Annotated[
         str, Index("A data stream, an alias or an index; with `{date}`, the event's UTC day, an index for each day.")
@@ -247,6 +258,7 @@ class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
     """Any other receiver over HTTP. You choose method, URL, headers and body."""
 
     EXAMPLES: ClassVar = {"url": "https://intake.example.com/v2/events"}
+    OWN_HEADERS: ClassVar = {"authorization": ("username", "bearer_token")}  # the type of its content may be given
 
     method: Annotated[Literal["POST", "PUT", "PATCH"], Choice("Method of the requests.")] = "POST"
     body: Annotated[
@@ -255,7 +267,11 @@ class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
     ] = "array"
     successes: Annotated[
         tuple[int, ...],
-        Statuses("Statuses that mean that all events of a request were accepted. No other status does."),
+        Statuses(
+            "Statuses that mean that all events of a request were accepted. No other status does.",
+            at_least=1,
+            example=[200, 202],
+        ),
     ] = (200, 201, 202, 204)
     username: BasicUser = None
     password: BasicPassword = None

@@ -161,7 +161,8 @@ class Endpoint:
         self._successes = successes
         self._place = place
         self._login = login
-        self._content_type = content_type
+        given = {name.lower(): value for name, value in settings.headers.items()}
+        self._content_type = given.pop("content-type", content_type)
         self._readable = readable
         self._reading: dict[str, Any] = (
             {"whole": successes, "max_bytes": max_success_bytes} if max_success_bytes else {}
@@ -173,7 +174,7 @@ class Endpoint:
         self._used_at = time.monotonic()
         self._lock = threading.Lock()  # of `_used_at`
         # A key that a person puts into `headers` must not appear in a log: their values are masked like secrets.
-        self._masked = [value for value in settings.headers.values() if len(value) >= _MIN_MASKED_CHARS]
+        self._masked = [value for value in given.values() if len(value) >= _MIN_MASKED_CHARS]
         cert_file, key_file = settings.cert_file, settings.key_file or settings.cert_file
         self._transport = Transport(
             timeout_seconds=(settings.connect_timeout_seconds, settings.read_timeout_seconds),

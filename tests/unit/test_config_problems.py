@@ -15,6 +15,25 @@ LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "https://loki:3100"\n'
 LOGGING = '[[sinks]]\nname = "a"\ntype = "logging-service"\nurl = "https://x"\ntag = "t"\napi_key_env = "KEY"\n'
 ARCHIVE = '[[sinks]]\nname = "a"\ntype = "archive"\n'
 FILE = '[[sinks]]\nname = "a"\ntype = "file"\n'
+MOESIF = '[[sinks]]\nname = "a"\ntype = "moesif"\napplication_id_env = "KEY"\n'
+BASIC = 'username = "a"\npassword = "b"\n'
+
+
+def sink(kind: str, path: str = "") -> str:
+    return f'[[sinks]]\nname = "a"\ntype = "{kind}"\nurl = "https://x{path}"\n'
+
+
+# A table, a header that it sets itself, and by what.
+OWN_HEADERS = [
+    *((table, "Content-Type", "the program") for table in (LOKI, LOGGING, MOESIF, sink("otlp"), sink("elasticsearch"))),
+    (LOKI, "content-TYPE", "the program"),
+    (LOGGING, "ApiKey", "api_key"),
+    (MOESIF, "x-moesif-application-id", "application_id"),
+    (LOKI + 'tenant_id = "t"\n', "X-Scope-OrgID", "tenant_id"),
+    *((sink(kind) + 'bearer_token = "b"\n', "Authorization", "bearer_token") for kind in ("loki", "otlp", "http")),
+    *((sink(kind) + BASIC, "AUTHORIZATION", "username") for kind in ("loki", "otlp", "http", "opensearch")),
+    (sink("opensearch") + 'api_key = "b"\n', "authorization", "api_key"),
+]
 
 # What has no hint: the message says all.
 SAYS_ALL = (
@@ -126,6 +145,17 @@ PROBLEMS = [
         "ends in /loki/api/v1/push",
     ),
     ("url, our own path of the tag", LOGGING.replace("//x", "//x/t"), "sinks[0].url", "ends in /t, which the program"),
+    *(
+        (f"url, our own path of {table.splitlines()[2]}", table, "sinks[0].url", f"ends in {path}, which the program")
+        for table, path in (
+            (sink("opensearch", "/_bulk"), "/_bulk"),
+            (sink("elasticsearch", "/a/_bulk/"), "/_bulk"),
+            (sink("otlp", "/otlp/v1/logs"), "/v1/logs"),
+            (MOESIF + 'url = "https://x/v1/actions"', "/v1/actions"),
+            (MOESIF + 'url = "https://x/v1/actions/batch/"', "/v1/actions/batch"),
+        )
+    ),
+    ("no successes", sink("http") + "successes = []", "sinks[0].successes", "must name at least 1 such as [200,202]"),
     ("listen", '[http]\nlisten = "9464"', "http.listen", "address and port"),
     ("listen, port", '[http]\nlisten = "127.0.0.1:99999"', "http.listen", "address and port"),
     ("listen, no IPv6", '[http]\nlisten = "[127.0.0.1]:9464"', "http.listen", "address and port"),
@@ -201,6 +231,10 @@ PROBLEMS = [
         "header, framing", LOKI + 'headers = { Content-Length = "1" }',
         "sinks[0].headers",
         "set by the program",
+    ),
+    *(
+        (f"own {name}, {setter}", f'{table}headers = {{ {name} = "canary" }}', "sinks[0].headers", f"{name}, which {setter} sets")
+        for table, name, setter in OWN_HEADERS
     ),
     ("tenant", LOKI + 'tenant_id = "a b"', "sinks[0].tenant_id", "space"),
     ("loki, half a login", LOKI + 'username = "a"', "sinks[0].username", "go together"),
@@ -284,3 +318,19 @@ def test_problems_between_tables_are_told_beside_those_within_them(tmp_path: Pat
         ("sinks[4].path", "is the same as that of sinks[3]"),
         ("sinks[5].redact.hash", "needs a key"),
     ]
+
+
+def test_a_header_that_a_sink_does_not_set_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "ionos-poller.toml"
+    for table, name in (
+        (sink("http"), "Content-Type"),
+        (sink("http"), "Authorization"),
+        (LOKI, "Authorization"),
+        (LOKI, "X-Scope-OrgID"),
+        (LOKI + 'tenant_id = "t"\n', "Authorization"),
+        (sink("opensearch"), "APIKEY"),
+    ):
+        file.write_text(f'{table}headers = {{ {name} = "a" }}')
+        file.chmod(0o600)
+        (found,) = load(file, {"KEY": "k"}).sinks
+        assert found.headers == {name: "a"}  # type: ignore[union-attr]

@@ -313,6 +313,14 @@ def test_a_body_is_posted_as_it_is(wire: Wire) -> None:
     ]
 
 
+def test_a_content_type_of_the_table_is_sent_in_place_of_ours_and_is_no_secret(wire: Wire) -> None:
+    wire.answer = Response(415, {}, b"application/json is not what text/x2 is, nor what is in secret-2")
+    outcome = endpoint(headers={"content-TYPE": "text/x2", "X-A": "secret-2"}).post(b"[]")
+    assert [asked["headers"] for asked in wire.asked] == [{"Content-Type": "text/x2"}]
+    assert isinstance(outcome, RetryAfter)
+    assert "application/json is not what text/x2 is, nor what is in ****" in outcome.reason
+
+
 def test_a_body_is_compressed_and_no_body_is_not(wire: Wire) -> None:
     compressed = endpoint(compression="gzip")
     assert compressed.exchange(b"[]", "/x", "PUT") == (Accepted(status=200), wire.answer)
