@@ -62,17 +62,13 @@ def error_words_of(answer: Response, secrets: Sequence[str]) -> str | None:
     return words_of(answer._replace(body=body, headers={}), secrets, b"")
 
 
-def text_of(body: bytes) -> str:
-    """A body as text, in whichever Unicode encoding JSON may have. What is no character is U+FFFD."""
-    return body.decode(json.detect_encoding(body), "replace")
-
-
 def loose_json(body: bytes) -> Any:
     """What a body holds that is JSON but for what stands in its texts: cut characters, halves of a pair, control characters.
 
     Raises: ValueError, RecursionError where it is none.
     """
-    return json.loads(without_lone_surrogates(text_of(body).encode()).decode(), strict=False)
+    text = body.decode(json.detect_encoding(body), "replace")
+    return json.loads(without_lone_surrogates(text.encode()).decode(), strict=False)
 
 
 def _message(message: Any) -> str:

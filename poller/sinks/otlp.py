@@ -9,6 +9,7 @@ Source: docs/facts.md, "OpenTelemetry (OTLP/HTTP)".
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.core.mapping.otel import RESOURCE, SEVERITIES, Record, record_of
 from poller.net.transport import Response, unrequested_encoding
-from poller.net.words import loose_json, text_of
+from poller.net.words import loose_json
 from poller.sinks.base import Context, Sink
 from poller.sinks.http import Endpoint, login_of, probed
 
@@ -212,7 +213,7 @@ def partial_of(answer: Response) -> Partial | None:
     if partial.refused > 0 or (is_like_protobuf and is_whole and is_whole_inside):
         return partial
     is_cut = is_like_protobuf and _is_protobuf(answer)
-    return None if is_cut or text_of(answer.body).lstrip().startswith("{") else Partial(0, "")
+    return None if is_cut or _LIKE_JSON.search(answer.body.replace(b"\0", b"")) else Partial(0, "")
 
 
 def _partial_in(found: dict[str, Any]) -> Partial | None:
@@ -294,6 +295,8 @@ def fields_of(message: bytes) -> tuple[Fields, bool]:
 
 _VARINT, _LENGTH, _FIXED_BYTES = 0, 2, {1: 8, 5: 4}
 _ALL_BITS = (1 << 64) - 1
+# What may name refused records, in any Unicode encoding and behind any mark of one.
+_LIKE_JSON = re.compile(rb"\A[\s\xef\xbb\xbf\xfe\xff]*\{|rejected_?log_?records", re.IGNORECASE)
 _PARTIAL_BEGINS = b"\x0a"  # the field 1 that holds the partial success
 
 

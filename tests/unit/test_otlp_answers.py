@@ -377,7 +377,13 @@ UNREADABLE = RetryAfter(
     [
         *((body, {}) for body in (b"{", b" {", b'{"a":' * 5000, b'{"partialSuccess":', b"{'partialSuccess':1}")),
         (b'{"partialSuccess":{"rejectedLogRecords":"1"},}', {"Content-Type": "application/json"}),
-        (b'{"partialSuccess":{"rejectedLogRecords":"1"},}'.decode().encode("utf-16"), {}),
+        *(
+            (b'{"partialSuccess":{"rejectedLogRecords":"1"},}'.decode().encode(encoding), {})
+            for encoding in ("utf-16", "utf-16-be", "utf-32", "utf-8-sig")
+        ),
+        (b'{\0"partialSuccess":{"rejectedLogRecords":"1"}}', {}),
+        (b'[{"partialSuccess":{"rejectedLogRecords":"1"}}]', {}),
+        (b')]}\',\n{"partial_success":{"rejected_log_records":1}}', {"Content-Type": "application/json"}),
         *((b'{"partialSuccess":{"rejectedLogRecords":%b}}' % count, {}) for count in (b'"x"', b"[1]", b"1e999", b"NaN")),
         *((b'{"partialSuccess":%b}' % found, {}) for found in (b"[1]", b'"no"', b"true")),
         *((b"\x1b\x3f\0\xf8", {"Content-Encoding": name}) for name in ("br", "zstd", "br, br", "x")),
