@@ -22,6 +22,7 @@ from poller.config import (
     KafkaSink,
     LoggingServiceSink,
     MoesifSink,
+    OtlpSink,
 )
 from poller.config.installed import how_to_add
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused
@@ -123,7 +124,7 @@ def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
     match outcome:
         case Accepted():
             return ok(name, f"{prefix}takes events")
-        case Refused() if isinstance(settings, LoggingServiceSink | MoesifSink | AnyHttpSink):
+        case Refused() if isinstance(settings, LoggingServiceSink | MoesifSink | OtlpSink | AnyHttpSink):
             hint = "it was reached and let us in, which may be all: watch the first batch with `ionos-poller status`"
             return warn(name, f"{prefix}refuses what it was tried with, which has no events: {outcome.reason}", hint)
         case CredentialsRefused(status=None) if isinstance(settings, HttpSink):  # not sent: there is nothing to send
