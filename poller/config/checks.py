@@ -21,7 +21,11 @@ _MAX_LABEL_NAME_CHARS = 1024
 _LABEL_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _INDEX = r"[^-_+A-Z\\/*?\"<>|\s,#:{}][^A-Z\\/*?\"<>|\s,#:{}]*"
 _MAX_INDEX_BYTES = 255
-_FIELD_PATH = r"[^\s.\[\]]+(\[\])?(\.[^\s.\[\]]+(\[\])?)*"
+# A name has a letter: what else other notations join (`$`, `*`, `0`, `/a`, `a[0]`) is refused, as it would name nothing.
+_FIELD_NAME = r"@?[\w-]*[^\W\d_][\w-]*(\[\])?"
+_FIELD_PATH = rf"{_FIELD_NAME}(\.{_FIELD_NAME})*"
+# Source: docs/facts.md, "IONOS Activity Log API": what the API wraps an entry in.
+_AROUND_ENTRY = ("hits", "_source")
 # Source: unix(7), sun_path, with the byte that ends it.
 _MAX_SOCKET_PATH_BYTES = 107
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
@@ -238,7 +242,13 @@ def check_field_path(value: object) -> str:
     text = value if isinstance(value, str) else ""
     if not text.isprintable() or not re.fullmatch(_FIELD_PATH, text):
         raise BadValueError(
-            f"{show(value)} is not a path of a field", "such as principal.sourceIP or event.resources[].id"
+            f"{show(value)} is not a path of a field",
+            "names joined by dots, such as principal.sourceIP or event.resources[].id",
+        )
+    if text.split(".")[0].removesuffix("[]") in _AROUND_ENTRY:
+        raise BadValueError(
+            f"{show(value)} begins outside the entry",
+            "names joined by dots, from inside `_source`, such as principal.sourceIP",
         )
     return text
 

@@ -33,7 +33,7 @@ LONG = "a" * 100
         (checks.check_broker, ["h:1", "a_b.c-d:65535", "[::1]:9092", "[fe80::A]:9092"]),
         (checks.check_template, ["a", "/a/{date}.ndjson", "{date}/{date}", "/a..b/c", "a/..."]),
         (checks.check_index, ["a", "a{date}", "ü-_+", "9a", "a" * 255, "{date}"]),
-        (checks.check_field_path, ["a", "a.b", "a[].b[]", "a-b.ü"]),
+        (checks.check_field_path, ["a", "a.b", "a[].b[]", "a-b.ü", "@uuid", "_a.b_1", "7b", "a._source", "_sources"]),
         (checks.check_mapping, ["a.b", "{a.b}", "{a} and {b[].c}", "x{a}"]),
         (checks.check_glob, ["*", "a?[bc]", "[]]", "[!]]", "[[]", "a]b", "[a][b]", "[!a]"]),
     ],
@@ -67,10 +67,11 @@ def test_a_value_that_can_be_written_in_several_ways_is_used_in_one(
 EMPTY, CONTROL, SPACE = "must not be empty", "holds a control character", "holds a space, a backslash"
 ARCHIVE, PART, BUCKET = "must begin with file:/// or s3://", "has an empty part, `.` or `..`", "names no bucket"
 LISTEN, SOCKET, BROKER = "is not an address and port", "is not the path of a socket", "is not host:port"
-INDEX, STATUS, FIELD, CONTRACT = (
+INDEX, STATUS, FIELD, OUTSIDE, CONTRACT = (
     "not the name of an index",
     "is not a status",
     "is not a path of a field",
+    "begins outside the entry",
     "is not a contract",
 )
 
@@ -113,7 +114,12 @@ INDEX, STATUS, FIELD, CONTRACT = (
         (checks.check_index, EMPTY, [""]),
         (checks.check_status, STATUS, [199, 300, "20", "2000", "x", True, 200.0, None]),
         (checks.check_field_path, FIELD, ["", ".", "a.", ".a", "a..b", "a[0]", "[]", "a b", "a\n", 7, None]),
-        (checks.check_mapping, FIELD, ["a b", "{}", "{a b}", "{a}{b..c}"]),
+        (checks.check_field_path, FIELD, ["$.a", "$", "$a", "/a/b", "a/b", "a.*", "*", "a.*.b", "a.**", "a[*].b", "a.0.b", "0"]),
+        (checks.check_field_path, FIELD, ["@.a", "@", "a.@b@", "a:b", "a->b", "a?.b", "a()", "$['a']", "'a'.b", '"a"', "a\\.b"]),
+        (checks.check_field_path, FIELD, ["a,b", "a;b", "a|b", "{a}", "^a", "a+", "a=b", "a#b", "~a", "!a", "a[].[]", "a[][]"]),
+        (checks.check_field_path, OUTSIDE, ["_source", "_source.a", "_source[].a", "hits.hits[]._source.a"]),
+        (checks.check_mapping, FIELD, ["a b", "{}", "{a b}", "{a}{b..c}", "$.a", "{$.a}", "{a} {/b}"]),
+        (checks.check_mapping, OUTSIDE, ["_source.a", "{a} {_source.b}"]),
         (checks.check_mapping, "has a brace without its other half", ["{a", "a}", "{{a}}", "}{"]),
         (checks.check_mapping, EMPTY, [""]),
         (checks.check_glob, "has a `[` without its `]`", ["[", "a[b", "[]", "[!]", "[a][b", "[!"]),

@@ -11,6 +11,8 @@ from poller.cli import run
 
 LOKI = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "http://127.0.0.1:9"\n'
 LOGGING = '[[sinks]]\nname = "l"\ntype = "logging-service"\nurl = "https://example.org"\ntag = "activityLog"\n'
+MOESIF = '[[sinks]]\nname = "m"\ntype = "moesif"\napplication_id_file = "token"\n'
+FIELD = "names joined by dots, such as principal.sourceIP or event.resources[].id"
 FILES = {
     "token": (b"token\n", 0o600),
     "open": (b"token\n", 0o644),
@@ -123,6 +125,17 @@ MISTAKES = [
     in_file('[http]\nlisten = "9464"\n', 2, "http.listen", "'9464' is not an address and port",
             'such as "127.0.0.1:9464"; "" turns it off'),
     in_file('[filter]\nexclude = [{ user = "x" }]\n', 2, "filter.exclude[0].user", "unknown key", "did you mean username?"),
+    *(in_file(f'[redact]\nmask = ["{text}"]\n', 2, "redact.mask[0]", f"{text!r} is not a path of a field", FIELD)
+      for text in ("$.principal.sourceIP", "/principal/sourceIP", "principal.*", "event.resources.*.id", "event.resources.0.id",
+                   "principal->sourceIP")),
+    in_file('[redact]\ndrop = ["_source.principal"]\n', 2, "redact.drop[0]", "'_source.principal' begins outside the entry",
+            "names joined by dots, from inside `_source`, such as principal.sourceIP"),
+    in_file(LOKI + 'redact = { mask = ["/principal/sourceIP"] }\n', 5, "sinks[0].redact.mask[0]",
+            "'/principal/sourceIP' is not a path of a field", FIELD),
+    in_file(MOESIF + 'action_name = "{$.event.type}"\n', 5, "sinks[0].action_name", "'$.event.type' is not a path of a field",
+            FIELD),
+    in_file('[filter]\nexclude = [{ "$.event.type" = "x" }]\n', 2, "filter.exclude[0].'$.event.type'", "unknown key",
+            "known: contract, type, service, username, action, resource_type, source_ip, status"),
     in_file(LOKI.replace("127.0.0.1:9", "loki.example") + 'username = "a"\npassword = "b"\n', 4, "sinks[0].url",
             "would send the sink's secret in clear text",
             "use https://, or set allow_plain_http = true if the network is yours"),
