@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 import click
-import msgspec
 
 from poller.config import process_environment
+from poller.core.damage import encoded
 from poller.core.errors import (
     EXIT_AUTH,
     EXIT_INCOMPLETE,
@@ -38,7 +38,7 @@ def printable(text: str) -> str:
 
 def echo_json(value: object) -> None:
     """A value on stdout, as JSON on one line; on a terminal with the characters escaped that do something to it."""
-    text = msgspec.json.encode(value)
+    text = encoded(value)
     click.echo(escaped(text.decode()) if sys.stdout.isatty() else text)
 
 

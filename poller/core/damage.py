@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
+
+_encode = msgspec.json.Encoder().encode
 
 # So many pieces of a damaged answer are looked at, so that memory is bounded.
 _MAX_PIECES = 100_000
@@ -22,6 +25,14 @@ _ESCAPE = re.compile(
 def without_lone_surrogates(line: bytes) -> bytes:
     """The line with U+FFFD in place of each surrogate escape (`\\ud800`) that is no half of a pair."""
     return _ESCAPE.sub(lambda match: match[0] if match[1] is None else rb"\ufffd", line)
+
+
+def encoded(value: object) -> bytes:
+    """The value as compact JSON; a lone surrogate in its texts is written as the escape that it came as."""
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode()
 
 
 class Shield:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from datetime import UTC, datetime
+
+import msgspec
 import pytest
 from click import unstyle
 from rich.cells import cell_len
 
+from poller.cli.messages import echo_json
 from poller.cli.rows import heading, line_for_pipe, line_for_terminal
-from poller.core.mapping.rows import Row
+from poller.core.events import Event
+from poller.core.mapping.rows import Row, row_of
 
 SERVER = "5f3c2b1a-1111-4111-8111-111111111111"
 ROW = Row(
@@ -65,3 +72,40 @@ def test_what_does_something_to_a_terminal_is_shown_as_an_escape() -> None:
     for line in (line_for_terminal(hostile, 120), line_for_pipe(hostile)):
         assert unstyle(line).isprintable()
         assert "\\x1b[2Jb\\u202ec\\n" in line
+
+
+class Told(msgspec.Struct):
+    name: str
+    at: datetime = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+LONE = "x\ud800"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True], ids=["pipe", "terminal"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (
+            row_of("31960001", Event(0, b"", rb'{"principal":{"identity":{"username":"x\ud800"}}}'))._asdict(),
+            {"user": LONE},
+        ),
+        ({LONE: [LONE, ("ü", LONE)], "n": 1.5}, {LONE: [LONE, ["ü", LONE]], "n": 1.5}),
+        ([Told(LONE)], [{"name": LONE, "at": "2026-05-01T00:00:00Z"}]),
+        (LONE, LONE),
+    ],
+    ids=["row", "key", "struct", "text"],
+)
+def test_a_lone_surrogate_is_told_as_json_as_the_api_wrote_it(
+    value: object,
+    expected: object,
+    is_terminal: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    echo_json(value)
+    (line,) = capsys.readouterr().out.splitlines()
+    told = json.loads(line)
+    assert r"x\ud800" in line
+    assert {**told, **expected} == told if isinstance(expected, dict) else told == expected

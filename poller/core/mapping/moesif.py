@@ -8,15 +8,13 @@ Source: docs/facts.md, "Moesif Actions API".
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
 
-import msgspec
-
+from poller.core.damage import encoded
 from poller.core.events import OutboxEvent
 from poller.core.mapping.fields import Fields, Value
 from poller.core.mapping.shorten import format_time_us, short_text, truncated
@@ -34,8 +32,6 @@ _CUT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?(?=\.\.\.$)")
 _ABSOLUTE = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
 # What may stand in a URI as it is: RFC 3986, and `%`, as what the API gives is escaped already.
 _URI_CHARS = "!#$%&'()*+,/:;=?@[]~"
-
-_encode = msgspec.json.Encoder().encode
 
 
 class ActionMaker:
@@ -87,7 +83,7 @@ class ActionMaker:
                 "ip_address": _address(values["principal.sourceIP"]),
             },
         }
-        return _dump({key: value for key, value in action.items() if value})
+        return encoded({key: value for key, value in action.items() if value})
 
 
 class _Template:
@@ -144,10 +140,3 @@ def _known_address(text: str) -> str:
         return str(ipaddress.ip_address(text.strip().partition("%")[0]))  # a zone says nothing outside its host
     except ValueError:  # masked, or hashed
         return NO_ADDRESS
-
-
-def _dump(value: dict[str, object]) -> bytes:
-    try:
-        return _encode(value)
-    except UnicodeEncodeError:  # a lone surrogate
-        return json.dumps(value, separators=(",", ":")).encode()
