@@ -45,7 +45,7 @@ def line_for_terminal(row: Row, width: int) -> str:
         resource = f"{row.resource_type} {row.resource_id[:8]}".strip()  # enough to know it by
     cells = (row.time[11:19], row.user, row.contract, row.what, resource, row.result)
     time, user, contract, what, resource, result = map(_cell, cells, widths)
-    colour = "red" if row.has_failed else "green" if row.result == "DONE" else None
+    colour = "red" if row.has_failed else "green" if row.result.upper() == "DONE" else None
     styled = (click.style(time, dim=True), click.style(user, bold=True), contract, what, resource)
     return " ".join([*styled, click.style(result.rstrip(), fg=colour)])
 

@@ -183,6 +183,34 @@ def test_an_entry_becomes_an_event_of_ecs_as_documented():
         ({"event": {"param": {"action": "OPTIONS"}}}, 99, "OPTIONS", "info"),
         ({"event": {"param": {"action": "http"}}}, 99, "http", "info"),
         ({"event": {"param": {"action": "POST", "uri": "/servers/1/start"}}}, 99, "start", "info"),
+        *(
+            ({"event": {"param": {"action": action, "uri": uri}}}, 99, name, "info")
+            for action in ("POST", "post", "Post")
+            for uri, name in (
+                ("/servers/1/stop/", "stop"),
+                ("/servers/1/stop//", "stop"),
+                ("https://api.ionos.com/cloudapi/v6/servers/1/stop", "stop"),
+                ("HTTPS://api.ionos.com/servers/1/start/?depth=1#top", "start"),
+                ("/servers/1/reboot?", "reboot"),
+                ("/servers/1/reboot#", "reboot"),
+                ("/servers/1/reboot?x=y#z", "reboot"),
+                ("servers/1/reboot", "reboot"),
+            )
+        ),
+        *(
+            ({"event": {"param": {"action": "Post", "uri": uri}}}, 1, "Create", "creation")
+            for uri in (
+                "/",
+                "",
+                "?stop",
+                "/servers?next=/stop",
+                "/servers#/stop",
+                "/stop/volumes",
+                "https://stop",
+                "//[/stop",
+                "/xstop",
+            )
+        ),
         ({"event": {"param": {"action": "PUT", "uri": "/servers/1/start"}}}, 3, "Update", "change"),
         ({"event": {"param": {"action": "POST", "uri": "/servers/1"}, "resources": [{}]}}, 1, "Create", "creation"),
         ({"event": {"resources": [{"action": [""]}, {"action": "sn.snapshot.read"}]}}, 2, "Read", "access"),
@@ -235,7 +263,13 @@ def test_a_token_of_nobody_is_one_of_the_contract():
 
 
 @pytest.mark.parametrize(
-    ("action", "category"), [("sec.user.create", "iam"), ("vr.server.create", "configuration"), (None, "configuration")]
+    ("action", "category"),
+    [
+        ("sec.user.create", "iam"),
+        ("Sec.User.Create", "iam"),
+        ("vr.server.create", "configuration"),
+        (None, "configuration"),
+    ],
 )
 def test_what_concerns_users_and_groups_is_iam_in_ecs(action, category):
     assert ecs_of(happened("Provision", action=action))["event"]["category"] == ["api", category]

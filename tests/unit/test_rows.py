@@ -48,6 +48,8 @@ def test_an_entry_becomes_a_row() -> None:
             "sn.snapshot.create",
         ),
         ({"param": {"action": "DELETE"}}, "DELETE"),
+        ({"param": {"action": "Post"}}, "POST"),
+        ({"param": {"action": "delete"}}, "DELETE"),
         ({}, ""),
     ],
 )
@@ -63,12 +65,13 @@ def test_what_was_done_is_the_dotted_action_or_what_else_says_it(event: Any, wha
         ({"type": "Error"}, "FAILED"),
         ({"type": "Provision", "param": {"errorCode": "309"}}, "FAILED 309"),
         ({"type": "RequestStatusUpdate", "status": "RUNNING"}, "RUNNING"),
+        ({"type": "Provision", "status": "Failed", "param": {"errorCode": "309"}}, "Failed 309"),
         ({"type": "DCDUserEvent"}, ""),
     ],
 )
 def test_how_it_went_is_the_status_and_the_code_of_an_error(event: Any, result: str) -> None:
     assert row(event).result == result
-    assert row(event).has_failed == result.startswith("FAILED")
+    assert row(event).has_failed == result.startswith(("FAILED", "Failed"))
 
 
 @pytest.mark.parametrize("entry", [b"[]", b'{"event": null}', b"17", b'{"event": {"resources": 3}}'])

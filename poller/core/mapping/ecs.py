@@ -35,7 +35,7 @@ def _of_what(what: What) -> Values:
     if what.type == "GenerateToken":
         category, kind = "authentication", "creation"
     else:
-        category = "iam" if (what.action or "").startswith("sec.") else "configuration"
+        category = "iam" if (what.action or "").lower().startswith("sec.") else "configuration"
         kind = _TYPES.get(activity_of(what)[0], "info")
     return ["api", category], [kind], what.action or what.type, _OUTCOMES.get(status_of(what)[0], "unknown")
 
@@ -69,7 +69,7 @@ _ROWS = (
     Row(
         "event.type",
         "creation, access, change or deletion, by the last word of the first `event.resources[].action[]`, else by"
-        " `event.param.action`; info for all else",
+        " `event.param.action`; info for all else, also for a POST to a path that ends in start, stop or reboot",
         "kind",
     ),
     Row("event.action", "the first `event.resources[].action[]`, else `event.type`", "event_action"),

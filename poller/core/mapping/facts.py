@@ -11,11 +11,13 @@ import re
 from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
 from poller.core.events import OutboxEvent
 from poller.core.mapping.shapes import (
+    METHODS,
     Error,
     Json,
     Principal,
@@ -27,7 +29,6 @@ from poller.core.mapping.shapes import (
 from poller.core.mapping.shorten import format_time_us
 from poller.core.times import time_us_of
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 COMMANDS = frozenset({"start", "stop", "reboot"})
 """The last parts of a path to which a POST creates nothing."""
 
@@ -143,7 +144,7 @@ def read_facts(event: OutboxEvent, line: bytes) -> Facts:
     kind, status, message, resources, param = _of_event(entry.event)
     action, uri, initiator, _, error_code, error = _of_param(param)
     path, query, odd_uri = _uri_parts(uri) if uri else (None, None, None)
-    last = path.rpartition("/")[2] if path and action in _POSTS else None
+    last = _last_part(uri) if uri and action and action.upper() == "POST" else None
     what_of = _what_known if is_remembered else _what_known.__wrapped__
     first = _first_action(resources) if resources else None
     what = what_of(kind, status, first, action, last, initiator, audit_version)
@@ -185,9 +186,6 @@ def read_facts(event: OutboxEvent, line: bytes) -> Facts:
 @lru_cache(16)
 def _collected(second: int) -> tuple[int, str]:
     return second * 1000, format_time_us(second * 1_000_000)
-
-
-_POSTS = ("POST", "post")
 
 
 @lru_cache(REMEMBERED)
@@ -267,6 +265,15 @@ def _uri_parts(uri: str) -> tuple[str | None, str | None, str | None]:
     if not path.startswith("/") or "#" in uri or (mark and not query):
         return None, None, uri
     return path, query or None, None
+
+
+def _last_part(uri: str) -> str:
+    """The last part of its path that is not empty, whether a path alone or a URL is written."""
+    try:
+        path = urlsplit(uri).path
+    except ValueError:  # an address in brackets that is none
+        return ""
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _messages(error: Error, error_code: str | None) -> tuple[str | None, list[str] | None]:

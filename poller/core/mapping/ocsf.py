@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from poller.core.mapping.facts import Facts, What, Who
-from poller.core.mapping.shapes import Resource
+from poller.core.mapping.shapes import FAILURES, Resource
 from poller.core.mapping.table import Derived, Row, Standard, Values
 
 VERSION = "1.8.0"
@@ -25,8 +25,6 @@ ACTIVITIES = {
     **dict.fromkeys(("delete", "release", "remove", "DELETE"), _DELETE),
 }
 """Number and name, by the last word of a dotted action or by the method."""
-FAILURES = frozenset({"Error", "RequestFailed"})
-"""Types of entries that say that something failed, whatever their status."""
 
 
 class _Observable(msgspec.Struct, gc=False):
@@ -118,7 +116,12 @@ _NOT_TIMED = ["the entry has no usable time of its own: time is when the API sho
 
 
 _COMMON = (
-    Row("activity_id", "last word of the first `event.resources[].action[]`, else `event.param.action`", "activity_id"),
+    Row(
+        "activity_id",
+        "last word of the first `event.resources[].action[]`, else `event.param.action`; 99 for a POST to a path that ends in"
+        " start, stop or reboot",
+        "activity_id",
+    ),
     Row("activity_name", "its name; of an activity that OCSF has no number for, the word itself", "activity_name"),
     Row("type_uid", "100 * `class_uid` + `activity_id`", "type_uid"),
     Row("time", "`meta.time`, in milliseconds since 1970", "time_ms"),

@@ -13,14 +13,13 @@ from urllib.parse import urlsplit
 
 from poller.core.events import OutboxEvent
 from poller.core.mapping.fields import Fields, Value
+from poller.core.mapping.shapes import FAILURES, METHODS
 
 RESOURCE = {"cloud.provider": "ionos", "service.name": "ionos-activitylog"}
 """What all records have in common. Receivers make labels of these: they must stay few."""
 EVENT_NAME = "ionos.activitylog"
 INFO, ERROR = 9, 17
 SEVERITIES = {INFO: "INFO", ERROR: "ERROR"}
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-_FAILURES = frozenset({"Error", "RequestFailed"})
 
 # Attribute -> the path of an entry that it is read from. One with a list is a list of texts.
 ATTRIBUTES = {
@@ -58,7 +57,7 @@ def record_of(event: OutboxEvent) -> Record:
     values: dict[str, Value] = dict(zip(ATTRIBUTES, _fields.read(event.line), strict=True))
     kind, status = values["ionos.event.type"], values["ionos.event.status"]
     method = values["http.request.method"]
-    values["http.request.method"] = method.upper() if isinstance(method, str) and method.upper() in _METHODS else None
+    values["http.request.method"] = method.upper() if isinstance(method, str) and method.upper() in METHODS else None
     if isinstance(path := values["url.path"], str):
         values["url.path"] = _path_of(path)
     ordinal = f"-{event.ordinal}" if event.ordinal else ""
@@ -72,7 +71,7 @@ def record_of(event: OutboxEvent) -> Record:
         time_ns=event.time_us * 1000 + min(event.ordinal, 999),
         observed_ns=event.collected_at * 1_000_000_000,
         event_name=f"{EVENT_NAME}.{_one(kind)}" if isinstance(kind, str) and kind else EVENT_NAME,
-        severity=ERROR if kind in _FAILURES or str(status).upper() == "FAILED" else INFO,
+        severity=ERROR if kind in FAILURES or str(status).upper() == "FAILED" else INFO,
         body=str(event.line, "utf-8", "replace"),
         attributes=attributes,
     )

@@ -6,11 +6,11 @@ Source: docs/facts.md, "IONOS Activity Log API".
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from poller.core.events import Event
 from poller.core.mapping.fields import Fields, Value
+from poller.core.mapping.shapes import FAILURES, METHODS
 from poller.core.mapping.shorten import format_time_us
 
 _PATHS = (
@@ -24,7 +24,6 @@ _PATHS = (
     "event.resources[].id",
     "event.resources[].action[]",
 )
-_FAILED_TYPES = ("Error", "RequestFailed")
 FAILED = "FAILED"
 
 
@@ -47,7 +46,7 @@ class Row(NamedTuple):
 
     @property
     def has_failed(self) -> bool:
-        return self.result.startswith(FAILED)
+        return self.result.upper().startswith(FAILED)
 
 
 _fields = Fields(_PATHS)
@@ -76,10 +75,10 @@ def _first(value: Value) -> str:
 
 def _method(value: Value) -> str:
     """What a request did, where that is its method: `http` says nothing."""
-    text = _first(value)
-    return text if re.fullmatch(r"[A-Z]{3,7}", text) else ""
+    text = _first(value).upper()
+    return text if text in METHODS else ""
 
 
 def _result(kind: str, status: str, code: str) -> str:
-    status = status or (FAILED if kind in _FAILED_TYPES or code else "")
+    status = status or (FAILED if kind in FAILURES or code else "")
     return f"{status} {code}".strip()

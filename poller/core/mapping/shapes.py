@@ -15,6 +15,11 @@ import msgspec
 Json = dict[str, Any]
 S = TypeVar("S", bound=msgspec.Struct)
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+"""A method is compared in capitals: it comes in any."""
+FAILURES = frozenset({"Error", "RequestFailed"})
+"""Types of entries that say that something failed, whatever their status."""
+
 _NULL = b"null"
 _NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
 _DIGITS = re.compile(rb'"([1-9][0-9]{0,8})"')
