@@ -11,7 +11,6 @@ import re
 from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -39,6 +38,9 @@ REMEMBERED_BYTES = 4096
 
 # Source: OCSF 1.8.0, type email_t.
 _EMAIL = re.compile(r"[a-zA-Z0-9!#$%&'*+\-/=?^_`{|}~.]+@[a-zA-Z0-9-]+\.[a-zA-Z0-9.-]+")
+
+# Source: RFC 3986, appendix B: what may stand before the path of a URI, and the path.
+_PATH = re.compile(r"(?:[^:/?#]+:)?(?://[^/?#]*)?([^?#]*)")
 
 
 class Who(NamedTuple):
@@ -269,11 +271,8 @@ def _uri_parts(uri: str) -> tuple[str | None, str | None, str | None]:
 
 def _last_part(uri: str) -> str:
     """The last part of its path that is not empty, whether a path alone or a URL is written."""
-    try:
-        path = urlsplit(uri).path
-    except ValueError:  # an address in brackets that is none
-        return ""
-    return path.rstrip("/").rpartition("/")[2]
+    match = _PATH.match(uri)
+    return match[1].rstrip("/").rpartition("/")[2] if match else ""
 
 
 def _messages(error: Error, error_code: str | None) -> tuple[str | None, list[str] | None]:
