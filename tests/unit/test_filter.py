@@ -96,6 +96,38 @@ def test_a_value_that_is_no_text_is_matched_as_it_is_written(pattern, value):
     assert is_matched({"status": pattern, "type": "*"}, line_of(event__status=value, principal="another shape"))
 
 
+NUMBERS = [
+    "1.10",
+    "1.1",
+    "1e2",
+    "1E+2",
+    "100",
+    "100.0",
+    "-0",
+    "0",
+    "-0.0",
+    "0.0",
+    "1e22",
+    "-7",
+    "12345678901234567890.5",
+]
+NUMBERS += ["123456789012345678901234567890", "1e400", "0.1e-999", "9" * 5000]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number[:30])
+@pytest.mark.parametrize("more", ["7", '"\\ud800"', "1e999", '"x"'])
+def test_a_number_is_matched_as_it_is_written_whatever_else_is_in_its_entry(number, more):
+    line = b'{"event":{"status":%s,"type":%s,"resources":[{"type":%s}]},"more":%s}'
+    line %= (*[number.encode()] * 3, more.encode())
+    for key in ("status", "type", "resource_type"):
+        assert [other for other in NUMBERS if is_matched({key: other}, line)] == [number]
+    assert Fields(["event.status", "event.resources[].type"]).read(line) == [number, [number]]
+    assert Fields(["event.resources[]", "event.status"]).read(line) == [[], number]
+    listed = b'{"a":[{"b":[%s]},{"b":%s}],"c":%s}' % (*[number.encode()] * 2, more.encode())
+    assert list(Fields(["a[].b[]"]).read(listed)) == [[number, number]]
+    assert list(Fields(["a", "a.b", "c"]).read(b'{"c":%s}' % number.encode())) == [None, None, number]
+
+
 @pytest.mark.parametrize("value", [None, {}, [], ["QUEUED"], {"QUEUED": 1}])
 def test_a_value_that_is_neither_text_nor_number_is_missing(value):
     assert not is_matched({"status": "*"}, line_of(event__status=value))

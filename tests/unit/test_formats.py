@@ -195,6 +195,7 @@ def test_an_entry_becomes_an_event_of_ecs_as_documented():
                 ("/servers/1/reboot#", "reboot"),
                 ("/servers/1/reboot?x=y#z", "reboot"),
                 ("servers/1/reboot", "reboot"),
+                ("//[/stop", "stop"),
             )
         ),
         *(
@@ -207,7 +208,6 @@ def test_an_entry_becomes_an_event_of_ecs_as_documented():
                 "/servers#/stop",
                 "/stop/volumes",
                 "https://stop",
-                "//[/stop",
                 "/xstop",
             )
         ),
@@ -390,6 +390,24 @@ def test_what_is_new_or_of_another_type_is_kept_as_it_came():
     assert made["unmapped"]["principal"] == {"identity": {"username": ["x"]}, "serviceHost": True}
     assert made["unmapped"]["event"]["resources"][2] == "text"
     assert ecs_of(line)["ionos"]["activitylog"]["unmapped"]["event"]["status"] == {}
+
+
+@pytest.mark.parametrize("more", [b"", b',"new":1', rb',"new":"\ud800"'], ids=["usual", "new", "surrogate"])
+@pytest.mark.parametrize(
+    "number", ["1.10", "0.1", "1e2", "-0", "0", "-0.0", "1e22", "1e400", "7", "12345678901234567890.5"]
+)
+def test_a_number_is_as_it_is_written_whatever_else_is_in_its_entry(number, more):
+    line = (
+        b'{"@uuid":#,"meta":{"auditVersion":#},"principal":{"identity":{"username":"x","contractNumber":#}},"event":{"param":'
+        b'{"errorCode":#,"error":{"messages":[{"errorCode":1},{"errorCode":#}]}},"resources":[{"id":#}]}%s}'
+    ).replace(b"#", number.encode())
+    made = ocsf_of(line % more)
+    assert made["metadata"]["log_version"] == made["metadata"]["uid"] == made["status_code"] == number
+    assert made["actor"]["user"]["account"]["uid"] == made["resources"][0]["uid"] == number
+    assert made["unmapped"]["event"]["param"]["error"]["codes"] == ["1", number]
+    seen = ecs_of(line % more)
+    assert seen["event"]["id"] == seen["error"]["code"] == number
+    assert seen["ionos"]["activitylog"]["meta"]["auditVersion"] == number
 
 
 @pytest.mark.parametrize("principal", [None, {}, [], "text", 7])

@@ -24,6 +24,7 @@ from poller.core.mapping.shapes import (
     decode_entry,
     decode_principal,
     take_apart,
+    written_version,
 )
 from poller.core.mapping.shorten import format_time_us
 from poller.core.times import time_us_of
@@ -143,6 +144,8 @@ def read_facts(event: OutboxEvent, line: bytes) -> Facts:
         entry, principal, rest = take_apart(event.line)
         who = _who(principal, event.contract, entry.event.param.sourceService)
     own_time, request_id, queue_ref, transaction_id, audit_version = _of_meta(entry.meta)
+    if type(audit_version) is float:
+        audit_version = written_version(event.line)
     kind, status, message, resources, param = _of_event(entry.event)
     action, uri, initiator, _, error_code, error = _of_param(param)
     path, query, odd_uri = _uri_parts(uri) if uri else (None, None, None)
@@ -198,7 +201,7 @@ def _what_known(
     action: str | None,
     last: str | None,
     initiator: str | None,
-    audit_version: str | float | None,
+    audit_version: str | int | None,
 ) -> What:
     """`last` is the last part of the path of a POST."""
     method = action.upper() if action else None
@@ -249,7 +252,7 @@ def _ip_of(text: str) -> str | None:
     return None if "%" in text else str(ip)
 
 
-def _text(value: str | int | float | None) -> str | None:
+def _text(value: str | int | None) -> str | None:
     return (value or None) if value is None or isinstance(value, str) else str(value)
 
 

@@ -15,7 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 Value = str | list[str] | None
-"""A text, or None where there is none; for a path with a list, its texts. Numbers are given as text, too."""
+"""A text, or None where there is none; for a path with a list, its texts. Numbers are given as they are written, too."""
+
+
+class _UnlikeWrittenError(Exception):
+    """A number was read that may be written in another way than Python writes it."""
 
 
 class Step(NamedTuple):
@@ -53,11 +57,11 @@ class Fields:
             return self._look(line)
         try:
             values = self._heads(self._decode(line))
-        except (msgspec.DecodeError, RecursionError):
+            for value in values:
+                if type(value) is not str and value is not None:
+                    return self._converted(values)
+        except (msgspec.DecodeError, RecursionError, _UnlikeWrittenError):
             return self._look(line)
-        for value in values:
-            if type(value) is not str and value is not None:
-                return self._converted(values)
         return values
 
     def _converted(self, values: Sequence[Any]) -> list[Value]:
@@ -75,8 +79,8 @@ class Fields:
         """The same, for an entry of any shape."""
         entry = None
         with suppress(ValueError, RecursionError):
-            # Numbers as they are written: they may have more digits than Python converts.
-            entry = json.loads(line, parse_int=str, parse_float=str)
+            # Numbers as they are written: 1.10, 1e2, or with more digits than Python converts.
+            entry = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
         values: list[Value] = []
         for path in self._paths:
             texts = [_text(value) for value in _walk(entry, path)]
@@ -94,8 +98,10 @@ def _text(value: Any) -> str | None:
             return value
         case bool():
             return "true" if value else "false"
-        case int() | float():
+        case int() if value:
             return str(value)
+        case int() | float():  # -0 is read as 0
+            raise _UnlikeWrittenError
         case _:
             return None
 

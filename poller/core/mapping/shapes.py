@@ -24,6 +24,9 @@ _NULL = b"null"
 _NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
 _DIGITS = re.compile(rb'"([1-9][0-9]{0,8})"')
 
+Whole = Annotated[int, msgspec.Meta(ge=1)]
+"""A number that is written as Python writes it. Any other one is no misfit, but a text, as it is written: `-0`, `1e2`."""
+
 # The names are the API's.
 
 
@@ -31,7 +34,7 @@ class Resource(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, g
     """What something was done to."""
 
     type: str | None = None
-    id: str | int | None = None
+    id: str | Whole | None = None
     action: list[str] | None = None
 
 
@@ -39,7 +42,7 @@ class Identity(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """Who it was."""
 
     username: str | None = None
-    contractNumber: str | int | None = None  # noqa: N815
+    contractNumber: str | Whole | None = None  # noqa: N815
 
 
 class Principal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -56,15 +59,15 @@ class Meta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
     time: str | None = None
     requestId: str | None = None  # noqa: N815
-    queueRefId: Annotated[int, msgspec.Meta(ge=1)] | str | None = None  # noqa: N815
+    queueRefId: Whole | str | None = None  # noqa: N815
     transactionId: str | None = None  # noqa: N815
-    auditVersion: str | int | float | None = None  # noqa: N815
+    auditVersion: str | Whole | float | None = None  # noqa: N815
 
 
 class Message(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One reason why it failed."""
 
-    errorCode: str | int | None = None  # noqa: N815
+    errorCode: str | Whole | None = None  # noqa: N815
     message: str | None = None
 
 
@@ -82,7 +85,7 @@ class Param(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     uri: str | None = None
     initiator: str | None = None
     sourceService: str | None = None  # noqa: N815
-    errorCode: str | int | None = None  # noqa: N815
+    errorCode: str | Whole | None = None  # noqa: N815
     error: Error = msgspec.field(default_factory=Error)
 
 
@@ -99,7 +102,7 @@ class Happened(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """All of it. `principal` is decoded by `decode_principal`: few of them make most of a log."""
 
-    uuid: str | int | None = msgspec.field(name="@uuid", default=None)
+    uuid: str | Whole | None = msgspec.field(name="@uuid", default=None)
     meta: Meta = msgspec.field(default_factory=Meta)
     principal: msgspec.Raw = msgspec.Raw(b"{}")
     event: Happened = msgspec.field(default_factory=Happened)
@@ -111,8 +114,23 @@ decode_entry = msgspec.json.Decoder(Entry).decode
 decode_principal = msgspec.json.Decoder(Principal).decode
 """Its principal, in the same way."""
 
+
+class _WrittenMeta(msgspec.Struct, gc=False):
+    auditVersion: msgspec.Raw  # noqa: N815
+
+
+class _Written(msgspec.Struct, gc=False):
+    meta: _WrittenMeta
+
+
+_decode_written = msgspec.json.Decoder(_Written).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def written_version(line: bytes) -> str:
+    """The number at `meta.auditVersion` as it is written: `1.10`. There must be one."""
+    return bytes(_decode_written(line).meta.auditVersion).decode()
 
 
 def take_apart(line: bytes) -> tuple[Entry, Principal, Json]:
