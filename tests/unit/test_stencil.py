@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 
 import msgspec
@@ -55,6 +56,20 @@ def test_entries_that_differ_in_ids_and_times_are_mapped_once(standard):
     for number in range(10, 200):
         assert stencils.make(line_of(number)) == standard.map(line_of(number))
     assert mapping.count == learned
+
+
+@pytest.mark.parametrize("standard", [OCSF, ECS])
+@pytest.mark.parametrize("uuid", ["", '"@uuid":null,', '"@uuid":"",'], ids=["none", "null", "empty"])
+def test_entries_without_an_id_have_an_identity_each(standard, uuid):
+    mapping = Counted(standard.map)
+    stencils = Stencils(mapping)
+    for number in range(50):
+        event = line_of(number)
+        event = event.with_line(re.sub(rb'"@uuid":"[^"]+",', uuid.encode(), event.line))
+        made = stencils.make(event)
+        assert made == standard.map(event)
+        assert event.identity.hex().encode() in made
+    assert mapping.count < 10
 
 
 def test_a_kind_that_comes_once_costs_no_learning():

@@ -2,8 +2,8 @@
 
 Most of a log is the same few sentences with other ids. What a mapping makes of such an entry is learned as a stencil: constant
 bytes, with a hole for each id. A stencil is used only where all else in the line is the same, byte for byte. It is made by
-mapping two made-up entries with ids and times of their own, and kept only if it gives exactly what the mapping gives for both of
-them and for the entry at hand. So a mapping may do what it likes with everything in an entry but its ids and its time.
+mapping two made-up entries with ids, times and identities of their own, and kept only if it gives exactly what the mapping gives
+for both of them and for the entry at hand. So a mapping may do what it likes with all of an entry but its ids and its time.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ MAX_STENCILS = 1500
 MAX_LINE_BYTES = 4096
 MAX_SEEN = 8192
 """Of so many kinds of entries without a stencil it is remembered how often they came."""
-# Times of the two made-up entries, and when they were collected: numbers that nothing else in an event is.
-_PROBES = ((34_401_906_789_000, 35_512_017), (1_187_654_321_987_000, 1_198_765_432))
+# Times of the two made-up entries, when they were collected, and their identities: what nothing else in an event is.
+_PROBES = (
+    (34_401_906_789_000, 35_512_017, b"\xad" * 16),
+    (1_187_654_321_987_000, 1_198_765_432, b"\xbe" * 16),
+)
 
 # In place of a made-up value: a byte that no JSON has, and its number.
 _MARK = re.compile(rb"\x00(.)", re.DOTALL)
@@ -112,7 +115,12 @@ def _filled(stencil: _Stencil, event: OutboxEvent) -> tuple[bytes, ...]:
         return ()
     if number_at is not None and not pieces[number_at].isdigit():
         return ()
-    return arrange((*pieces, b"%d" % (time_us // 1000), *_of_collecting(event.collected_at), *constants))
+    return arrange((*pieces, *_beside(event), *constants))
+
+
+def _beside(event: OutboxEvent) -> tuple[bytes, bytes, bytes, bytes]:
+    """What a mapping may take of an event besides its line."""
+    return b"%d" % (event.time_us // 1000), *_of_collecting(event.collected_at), event.identity.hex().encode()
 
 
 _MILLISECONDS = tuple(b"%03dZ" % ms for ms in range(1000))
@@ -138,20 +146,20 @@ def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
     spans = sorted([*_ids(line.translate(_MASK)), *times, *numbers])
     time_hole = spans.index(times[0])
     number_hole = spans.index(numbers[0]) if numbers else None
-    first, second = (
-        _probe(event, spans, time_hole, number_hole, time_us, collected_at) for time_us, collected_at in _PROBES
-    )
+    first, second = (_probe(event, spans, time_hole, number_hole, *values) for values in _PROBES)
     take = _taker(spans, len(line))
     pieces = take(first.line)
-    values = (*pieces[1::2], b"%d" % (first.time_us // 1000), *_of_collecting(first.collected_at))
+    beside = _beside(first)
+    values = (*pieces[1::2], *beside)
     cut = _cut(map_event(first), values)
     if cut is None:
         return None
     constants, order = cut
-    # Of all pieces, every other one is a hole; what follows from the event besides comes behind them, then the constants.
-    at = [*range(1, len(pieces), 2), *range(len(pieces), len(pieces) + 3)]
+    # Of all pieces, every other one is a hole; what an event has besides comes behind them, then the constants.
+    end = len(pieces) + len(beside)
+    at = [*range(1, len(pieces), 2), *range(len(pieces), end)]
     number_at = None if number_hole is None else at[number_hole]
-    arrange = _arranger([at[number] for number in order], len(pieces) + 3)
+    arrange = _arranger([at[number] for number in order], end)
     same = take(line)[::2]
     stencil = _Stencil(event.contract, len(line), take, same, at[time_hole], number_at, constants, arrange)
     return stencil if b"".join(_filled(stencil, second)) == map_event(second) else None
@@ -173,8 +181,9 @@ def _probe(
     number_hole: int | None,
     time_us: int,
     collected_at: int,
+    identity: bytes,
 ) -> OutboxEvent:
-    """The entry with ids and a time that nothing else in it has."""
+    """The entry with ids, a time and an identity that nothing else in it has."""
     pieces, end = [], 0
     for hole, (start, stop) in enumerate(spans):
         pieces.append(event.line[end:start])
@@ -186,7 +195,7 @@ def _probe(
             pieces.append(b"c0ffee%02x-%04x-4a5b-8c6d-%012x" % (hole % 256, hole, time_us // 1000 + hole))
         end = stop
     line = b"".join([*pieces, event.line[end:]])
-    return msgspec.structs.replace(event, line=line, time_us=time_us, collected_at=collected_at)
+    return msgspec.structs.replace(event, line=line, time_us=time_us, collected_at=collected_at, identity=identity)
 
 
 def _taker(spans: list[tuple[int, int]], length: int) -> Callable[[bytes], tuple[bytes, ...]]:
