@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from poller.core.events import OutboxEvent
 from poller.core.mapping.ecs import ECS
 from poller.core.mapping.ocsf import OCSF
+from poller.core.mapping.redact import Redactor
 from poller.simulator.entries import EntryMaker
 from tests.formats import ecs_problems, lost, ocsf_problems
 
 UUID = "6a1b7c7e-0000-4000-8000-00000000000a"
 AT = "2026-05-01T07:42:20.530Z"
 AT_MS = 1_777_621_340_530
+WHOLE_MS = 1_777_621_340_000  # as the program gives one to an entry without a usable time
 CONTRACT = "31960001"
 ENTRY = {
     "@uuid": UUID,
@@ -282,7 +285,7 @@ def test_an_entry_without_anything_is_an_event_that_says_nothing():
     assert made["api"] == {"operation": "Unknown"}
     assert made["metadata"]["uid"] == (b"i" * 16).hex()
     assert made.keys().isdisjoint({"http_request", "resources", "observables", "unmapped", "message", "status_code"})
-    assert ecs_of({}).keys() == {"@timestamp", "ecs", "event", "cloud", "tags"}
+    assert ecs_of({}, time_ms=WHOLE_MS).keys() == {"@timestamp", "ecs", "event", "cloud", "tags"}
 
 
 @pytest.mark.parametrize(
@@ -356,9 +359,12 @@ def test_a_uri_is_a_path_and_a_query_or_stays_as_it_is(uri, url):
         (AT, AT_MS, True),
         ("2026-05-01T09:42:20.53+02:00", AT_MS, True),
         (AT_MS / 1000, AT_MS, True),
-        ("2026-05-01T07:42:20Z", AT_MS, False),
-        ("yesterday", AT_MS, False),
-        (None, AT_MS, False),
+        ("2026-05-01T07:42:20Z", WHOLE_MS, True),
+        ("2026-05-01T07:42:21Z", WHOLE_MS, False),
+        ("yesterday", WHOLE_MS, False),
+        ("***x", WHOLE_MS, False),
+        ("hmac:0", WHOLE_MS, False),
+        (None, WHOLE_MS, False),
     ],
 )
 def test_a_time_that_is_not_the_entrys_own_is_said_to_be_none(time, time_ms, is_own):
@@ -366,6 +372,42 @@ def test_a_time_that_is_not_the_entrys_own_is_said_to_be_none(time, time_ms, is_
     assert made["time"] == time_ms
     assert ("labels" in made["metadata"]) == (not is_own)
     assert ("tags" in ecs_of({"meta": {"time": time}}, time_ms=time_ms)) == (not is_own)
+
+
+@pytest.mark.parametrize("kind", ["mask", "hashed", "drop"])
+@pytest.mark.parametrize("path", ["meta.time", "meta"])
+def test_a_time_that_was_redacted_is_the_entrys_own_and_not_said_to_be_none(kind, path):
+    line = Redactor(**{kind: [path]}, key=b"k")(json.dumps(ENTRY).encode())
+    made, seen = ocsf_of(line), ecs_of(line)
+    assert made["time_dt"] == seen["@timestamp"] == AT
+    assert "labels" not in made["metadata"]
+    assert "tags" not in seen
+
+
+@pytest.mark.parametrize("kind", ["mask", "hashed"])
+def test_a_time_of_a_whole_second_that_was_masked_or_hashed_is_not_said_to_be_none(kind):
+    entry = {**ENTRY, "meta": {"time": "2026-05-01T07:42:20Z"}}
+    line = Redactor(**{kind: ["meta.time"]}, key=b"k")(json.dumps(entry).encode())
+    assert "labels" not in ocsf_of(line, time_ms=WHOLE_MS)["metadata"]
+    assert "tags" not in ecs_of(line, time_ms=WHOLE_MS)
+
+
+@pytest.mark.parametrize("kind", ["mask", "hashed", "drop"])
+def test_an_id_that_was_redacted_tells_events_apart_all_the_same(kind):
+    redact = Redactor(**{kind: ["@uuid"]}, key=b"k")
+    ids = set()
+    for number in range(30):
+        line = redact(json.dumps({**ENTRY, "@uuid": f"{number:08x}-0000-4000-8000-000000000000"}).encode())
+        event = msgspec.structs.replace(event_of(line), identity=number.to_bytes(16))
+        made, seen = json.loads(OCSF.make(event)), json.loads(ECS.make(event))
+        assert made == json.loads(OCSF.map(event))
+        assert made["metadata"]["uid"] == seen["event"]["id"]
+        if kind != "hashed":  # a hash is an id as well
+            assert made["metadata"]["uid"] == event.identity.hex()
+        assert ("@uuid" in made.get("unmapped", {})) == (kind == "mask")
+        assert lost(event.line, OCSF.make(event)) == lost(event.line, ECS.make(event)) == []
+        ids.add(made["metadata"]["uid"])
+    assert len(ids) == 30
 
 
 def test_two_entries_that_share_an_id_are_not_one():

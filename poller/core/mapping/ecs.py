@@ -59,7 +59,7 @@ _ROWS = (
     Row("event.kind", "", constant="event"),
     Row("event.module", "", constant="ionos"),
     Row("event.dataset", "", constant="ionos.activitylog"),
-    Row("event.id", "`@uuid`, else what identifies the entry to this program", "uid"),
+    Row("event.id", "`@uuid`, else, also where that is masked, what identifies the entry to this program", "uid"),
     Row(
         "event.category",
         "api, and: authentication if `event.type` is GenerateToken, iam if the first action begins with `sec.`,"
@@ -100,7 +100,7 @@ _ROWS = (
     Row("related.user", "the user", "users"),
     Row("related.ip", "the IP address", "ips"),
     Row("tags", "`no_usable_time`, where `@timestamp` is when the API showed the entry", "tags"),
-    Row("ionos.activitylog.@uuid", "`@uuid`, where several entries have the same", "shared_uid"),
+    Row("ionos.activitylog.@uuid", "`@uuid`, where several entries have the same, or it is masked", "shared_uid"),
     Row("ionos.activitylog.meta.time", "`meta.time`, where it is not written like `@timestamp`", "odd_time"),
     Row("ionos.activitylog.meta.queueRefId", "`meta.queueRefId`", "queue_ref_text"),
     Row("ionos.activitylog.meta.transactionId", "`meta.transactionId`", "transaction_id"),

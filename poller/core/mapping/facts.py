@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from poller.core.events import OutboxEvent
+from poller.core.mapping.redact import MASK, is_redacted
 from poller.core.mapping.shapes import (
     METHODS,
     Error,
@@ -101,11 +102,11 @@ class Own(NamedTuple):
     odd_uri: str | None
     """The URI as it is written, where it is no path with or without a query."""
     shared_uid: str | None
-    """`@uuid`, where it is not `uid`."""
+    """`@uuid`, where it is not `uid`: several entries have the same, or a mask."""
     is_timed: bool
     """Whether the time is the entry's own."""
     uid: str
-    """`@uuid`; where it has none, or shares it with another entry, what identifies it here."""
+    """`@uuid`; where it has none, shares it with another entry, or has it masked, what identifies it here."""
     time_ms: int
     time: str
     collected_ms: int
@@ -158,7 +159,7 @@ def read_facts(event: OutboxEvent, line: bytes) -> Facts:
         error_code = _text(error_code)
         error_message, error_codes = _messages(error, error_code)
     uid = entry.uuid if type(entry.uuid) is str else _text(entry.uuid)
-    shared_uid = uid if event.ordinal else None
+    shared_uid = uid if event.ordinal or uid == MASK else None
     if not uid or shared_uid:
         uid = event.identity.hex()
     time_us = event.time_us
@@ -178,7 +179,7 @@ def read_facts(event: OutboxEvent, line: bytes) -> Facts:
         query,
         odd_uri,
         shared_uid,
-        own_time == time or time_us_of(own_time) == time_us,
+        own_time == time or _is_own(time_us, own_time),
         uid,
         time_us // 1000,
         time,
@@ -186,6 +187,15 @@ def read_facts(event: OutboxEvent, line: bytes) -> Facts:
         line.decode(),
     )
     return Facts(who, what, own, rest)
+
+
+def _is_own(time_us: int, written: str | None) -> bool:
+    """Whether an event's time is that of its entry, where another one is written there, or none.
+
+    A redaction may have taken it. A time that the program gives has no fraction of a second: see `sifting.each_once`.
+    """
+    is_given = time_us % 1_000_000 == 0 and not is_redacted(written or "")
+    return not is_given or time_us_of(written) == time_us
 
 
 @lru_cache(16)

@@ -168,7 +168,7 @@ _COMMON = (
     Row("metadata.profiles", "", constant=["cloud", "datetime"]),
     Row("metadata.log_name", "", constant="ionos.activitylog"),
     Row("metadata.log_version", "`meta.auditVersion`", "audit_version"),
-    Row("metadata.uid", "`@uuid`, else what identifies the entry to this program", "uid"),
+    Row("metadata.uid", "`@uuid`, else, also where that is masked, what identifies the entry to this program", "uid"),
     Row("metadata.correlation_uid", "`meta.requestId`", "request_id"),
     Row("metadata.event_code", "`event.type`", "type"),
     Row("metadata.original_time", "`meta.time` as it is written", "original_time"),
@@ -178,7 +178,7 @@ _COMMON = (
     Row("metadata.labels", "says so where `time` is not the entry's own", "labels"),
     Row("observables", "address, user, and the resources' ids", "observables"),
     Row("raw_data", "the entry, to the byte", "line"),
-    Row("unmapped.@uuid", "`@uuid`, where several entries have the same", "shared_uid"),
+    Row("unmapped.@uuid", "`@uuid`, where several entries have the same, or it is masked", "shared_uid"),
     Row("unmapped.meta.queueRefId", "`meta.queueRefId`", "queue_ref"),
     Row("unmapped.meta.transactionId", "`meta.transactionId`", "transaction_id"),
     Row(

@@ -18,10 +18,13 @@ import msgspec
 from poller.core.damage import Shield
 from poller.core.mapping.fields import Path, parse_path
 
-MASKED = b'"***"'
+MASK = "***"
+MASKED = f'"{MASK}"'.encode()
 HASH_PREFIX = "hmac:"
 _HASH_CHARS = 32  # 128 bits: no two users of one installation will ever share it
-_HASHED = re.compile(rf'"{HASH_PREFIX}[0-9a-f]{{{_HASH_CHARS}}}"'.encode())
+_HASH = rf"{HASH_PREFIX}[0-9a-f]{{{_HASH_CHARS}}}"
+_HASHED = re.compile(f'"{_HASH}"'.encode())
+_REDACTED = re.compile(f"{re.escape(MASK)}|{_HASH}")
 # Few users, on few machines, cause most entries: what becomes of a `principal` is worked out once for many of them.
 _REMEMBERED = 4096
 _REMEMBERED_BYTES = 512
@@ -68,6 +71,11 @@ class Redactor:
         except (msgspec.DecodeError, RecursionError):
             # Better nothing than what nobody was to see.
             return _encode({"_unreadable": {"original_bytes": len(line)}})
+
+
+def is_redacted(text: str) -> bool:
+    """Whether a mask or a hash stands there in place of what the entry had."""
+    return _REDACTED.fullmatch(text) is not None
 
 
 # The changes
