@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "HTTPS_PROXY, HTTP_PROXY, NO_PROXY": "Proxies, as everywhere.",
     "REQUESTS_CA_BUNDLE": "CA certificates to trust instead of the system's.",
     "CREDENTIALS_DIRECTORY, STATE_DIRECTORY, NOTIFY_SOCKET": "Set by systemd; used without further configuration.",
-    "NO_COLOR": "No colours on a terminal.",
+    "NO_COLOR": "No colours on a terminal. TERM=dumb has none either, and no display that moves.",
 }
 FILES = {
     "./ionos-poller.toml, /etc/ionos-poller/config.toml": "The configuration, where no other is named.",

@@ -27,7 +27,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
-            command, cwd=cwd, env={**env, "TERM": "xterm"}, stdin=slave, stdout=slave, stderr=slave
+            command, cwd=cwd, env={"TERM": "xterm", **env}, stdin=slave, stdout=slave, stderr=slave
         )
         os.close(slave)
         self._said = b""

@@ -25,6 +25,7 @@ from poller.cli.options import (
 from poller.cli.places import PLACE, place_of
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
 from poller.core.windows import Window
+from poller.system.terminals import is_capable
 
 if TYPE_CHECKING:
     from poller.pipeline.verify import Known
@@ -187,7 +188,7 @@ def _known(head: str | None) -> Known | None:
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr where a person watches."""
-    if not sys.stderr.isatty():
+    if not is_capable(sys.stderr):
         yield lambda done, of: None
         return
     from rich.console import Console

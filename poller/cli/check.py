@@ -77,22 +77,25 @@ def show(findings: Iterable[Finding]) -> int:
         told.append(finding)
         level = click.style(f"{finding.level:<4}", fg=_COLOURS[finding.level], bold=finding.level != "ok")
         hint = f" ({finding.hint})" if finding.hint else ""
-        head = f"{finding.name:<{_NAME_WIDTH}}  "
-        click.echo(f"{level}  {head}{_indented(printable(finding.message + hint), 6 + len(head))}")
+        click.echo(f"{level}  {_in_columns(finding.name, printable(finding.message + hint))}")
     counts = {level: sum(finding.level == level for finding in told) for level in _COLOURS}
     click.echo(f"{counts['ok']} ok, {counts['warn']} warn, {counts['fail']} fail")
     return exit_code_of(told)
 
 
-def _indented(text: str, place: int) -> str:
-    """Wrapped on a terminal, so that the columns before it stay free; one line elsewhere. `place`: where it begins."""
+def _in_columns(name: str, text: str) -> str:
+    """On a terminal the text is wrapped in its column, and begins on a line of its own where the name is longer than its one.
+
+    One line elsewhere.
+    """
+    head = f"{name:<{_NAME_WIDTH}}  "
     if not sys.stdout.isatty():
-        return text
+        return head + text
     margin = 4 + 2 + _NAME_WIDTH + 2
-    width = max(40, shutil.get_terminal_size().columns - margin)
-    beyond = " " * (place - margin)  # a name that is longer than its column
-    lines = textwrap.wrap(text, width, initial_indent=beyond, break_on_hyphens=False)
-    return f"\n{' ' * margin}".join(lines).removeprefix(beyond)
+    lines = textwrap.wrap(text, max(40, shutil.get_terminal_size().columns - margin), break_on_hyphens=False)
+    if len(name) > _NAME_WIDTH:
+        lines, head = ["", *lines], name
+    return head + f"\n{' ' * margin}".join(lines)
 
 
 def show_as_json(findings: Iterable[Finding]) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from poller.config import process_environment
 from poller.core.damage import encoded
 from poller.core.errors import (
     EXIT_AUTH,
@@ -24,6 +23,7 @@ from poller.core.errors import (
 from poller.core.gaps import summary
 from poller.core.mapping import escaped
 from poller.system.log_stream import LogStream
+from poller.system.terminals import allows_colours
 
 if TYPE_CHECKING:
     from poller.pipeline.collect import PollResult
@@ -43,8 +43,8 @@ def echo_json(value: object) -> None:
 
 
 def wants_color() -> bool | None:
-    """As click has it: False where NO_COLOR says so, None where it depends on whether a terminal looks."""
-    return False if process_environment().get("NO_COLOR") else None
+    """As click has it: False where no terminal gets any, None where it depends on whether a terminal looks."""
+    return None if allows_colours() else False
 
 
 def tell(message: str) -> None:

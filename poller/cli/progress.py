@@ -13,6 +13,7 @@ from poller.cli.messages import settle
 from poller.core.windows import Window, format_time
 from poller.pipeline.collect import WindowCommitted
 from poller.store.overview import Overview
+from poller.system.terminals import is_capable
 
 log = logging.getLogger("poller.backfill")
 
@@ -130,4 +131,4 @@ class BarProgress(LogProgress):
 
 def progress_for(contracts: Sequence[str], window: Window, read: Callable[[], Overview]) -> LogProgress:
     """Bars where a person watches."""
-    return (BarProgress if sys.stderr.isatty() else LogProgress)(contracts, window, read)
+    return (BarProgress if is_capable(sys.stderr) else LogProgress)(contracts, window, read)

@@ -24,6 +24,7 @@ from poller.core.errors import ConfigError, Problem, RejectedError, StoppedError
 from poller.ionos.pipelines import MAX_NAME_CHARS, Pipeline, Pipelines
 from poller.net.connections import DRIP_FACTOR
 from poller.system.files import NewFile
+from poller.system.terminals import is_capable
 
 _FIRST_LOOK_SECONDS = 0.2
 _LAST_LOOK_SECONDS = 5.0
@@ -217,7 +218,7 @@ def _await_ready(pipelines: Pipelines, found: Pipeline, timeout_seconds: float, 
 @contextmanager
 def _progress(text: str) -> Iterator[None]:
     """A spinner with the time it takes on a terminal, else a line."""
-    if not sys.stderr.isatty():
+    if not is_capable(sys.stderr):
         note(text)
         yield
         return

@@ -18,6 +18,7 @@ from poller.core.errors import EXIT_OK, ConfigError, Problem
 from poller.pipeline.copy import copy as copy_states
 from poller.store.opening import stores_of
 from poller.store.protocols import Stores
+from poller.system.terminals import is_capable
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _stores(config: Config, place: str, option: str) -> Stores:
 
 
 def _tell(done: int, total: int) -> None:
-    if sys.stderr.isatty():
+    if is_capable(sys.stderr):
         click.echo(f"\r{done:,} of {total:,} rows", nl=done == total, err=True)
         settle()
     elif done == total or done % 100_000 == 0:

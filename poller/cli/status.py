@@ -15,6 +15,7 @@ from poller.config import Config
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE
 from poller.pipeline.status import read_status, status_data
 from poller.store.opening import stores_of
+from poller.system.terminals import is_capable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,7 +49,7 @@ def command(settings: Settings, as_json: bool, watch: bool, is_whole: bool) -> i
         return _show(config, as_json=as_json, is_whole=is_whole)
 
     def work(stop: threading.Event) -> int:
-        if sys.stdout.isatty() and not as_json:
+        if is_capable(sys.stdout) and not as_json:
             _watch_in_place(config, stop, is_whole=is_whole)
         while not stop.is_set():
             _show(config, as_json=as_json, is_whole=is_whole)

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
-from poller.config import process_environment
 from poller.config.secrets import MASK, Secret
 from poller.system.log_stream import LogStream
 from poller.system.screen_log import MAX_COLUMNS, OncePerOutage, fitted, printable
+from poller.system.terminals import allows_colours
 
 LogFormat = Literal["text", "json"]
 
@@ -94,7 +94,7 @@ class _ScreenFormatter(logging.Formatter):
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
         self._stream = stream
-        self._is_coloured = not process_environment().get("NO_COLOR")
+        self._is_coloured = allows_colours()
 
     def format(self, record: logging.LogRecord) -> str:
         event = {printable(key): value for key, value in _event(record).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import pytest
@@ -90,3 +91,44 @@ def test_the_log_of_run_has_a_line_for_each_event_and_one_for_an_outage(
     assert all(line.startswith("20") and line[4] == "-" for line in lines), "no line goes on in a second one"
     assert sum("batch.retry_scheduled" in line for line in lines) == 1
     assert COLOUR.search(terminal.raw)
+
+
+SINK = '[[sinks]]\nname = "a"\ntype = "file"\npath = "a.ndjson"\n'
+
+
+@pytest.mark.parametrize(
+    ("env", "unwanted"),
+    [
+        ({"TERM": "dumb"}, "\x1b"),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, COLOUR),
+    ],
+    ids=["dumb", "NO_COLOR"],
+)
+def test_a_terminal_gets_no_colours_that_it_does_not_know_or_want(
+    bench: Starter, env: dict[str, str], unwanted: str | re.Pattern[str]
+) -> None:
+    place = bench(events=20, span_seconds=600)
+    (place.directory / "ionos-poller.toml").write_text(SINK)
+    assert place.fetch("--since", "1h").code == 0
+    commands = ["demo", "check", "tail --once --since 1h", "status", "sinks list --use fetch", "fetch --since x"]
+    commands += ["backfill --from 1h --output a.ndjson", "fetch --explain-filter --since 1h"]
+    for command in commands:
+        shown = on_terminal([*COMMAND, *command.split()], place.directory, {**place.environment(), **env})
+        assert shown.raw
+        assert not re.search(unwanted, shown.raw), (command, shown.raw)
+    run = Terminal([*COMMAND, "run"], place.directory, {**place.environment(), **env})
+    wait_until(lambda: "poller.started" in run.raw or "window.collected" in run.raw, what="a line of the log")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait() == 0
+    assert not re.search(unwanted, run.raw), run.raw
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_watch_goes_on_below_on_a_terminal_that_shows_nothing_in_place(bench: Starter, term: str) -> None:
+    place = bench(events=1)
+    assert place.fetch("--since", "1h").code == 0
+    terminal = Terminal([*COMMAND, "status", "--watch"], place.directory, {**place.environment(), "TERM": term})
+    wait_until(lambda: terminal.raw.count("fetch   not running") >= 2, what="it is shown twice")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.wait() == 0
+    assert "\x1b" not in terminal.raw

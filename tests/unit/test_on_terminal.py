@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+import click
 import pytest
 
-from poller.cli import archive, setup_pipeline, state
-from poller.cli.messages import wrapped
+from poller.checks import fail
+from poller.cli import archive, check, setup_pipeline, state
+from poller.cli.messages import wants_color, wrapped
 from poller.cli.progress import BarProgress
 from poller.core.windows import Window
 from poller.system.log_stream import LogStream
+from poller.system.terminals import allows_colours, is_capable
 
 
 @contextmanager
@@ -88,3 +91,54 @@ def test_a_line_is_cut_between_words_where_a_terminal_shows_it_and_nowhere_else(
             "  1 s  tried once",
         ]
     os.close(master)
+
+
+@pytest.mark.parametrize("name_length", [1, 18, 19, 40, 73, 74])
+def test_a_finding_of_check_begins_on_a_line_of_its_own_where_its_name_is_longer_than_the_column(
+    name_length: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, url = "n" * name_length, "http://127.0.0.1:9/a/path/that/has/its/length"
+    finding = fail(name, f"connection refused by {url}, which is no address that answers", "check the address")
+    shown = {}
+    for is_terminal in (True, False):
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setattr(sys.stdout, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        check.show([finding])
+        shown[is_terminal] = click.unstyle(capsys.readouterr().out).splitlines()
+    first, *rest, total = shown[True]
+    assert (first == f"fail  {name}") == (name_length > 18)
+    assert total == "0 ok, 0 warn, 1 fail"
+    assert all(line.startswith(" " * 26) and len(line) <= 80 for line in rest)
+    assert len(first) <= 80
+    assert url in " ".join([first, *rest]), "no word is broken"
+    assert len(shown[False]) == 2, "one line in a pipe"
+    assert " ".join(" ".join([first, *rest]).split()) == " ".join(shown[False][0].split())
+
+
+@pytest.mark.parametrize(
+    ("env", "is_capable_there", "has_colours"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "vt100"}, True, True),
+        ({}, True, True),
+        ({"TERM": "dumb"}, False, False),
+        ({"TERM": "Dumb"}, False, False),
+        ({"TERM": "unknown"}, False, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True, True),
+    ],
+)
+def test_what_a_terminal_can_show_is_judged_in_one_place(
+    env: dict[str, str], is_capable_there: bool, has_colours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("TERM", "NO_COLOR"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in env.items():
+        monkeypatch.setenv(variable, value)
+    screen = io.StringIO()
+    assert not is_capable(screen)
+    assert not is_capable(None)
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    assert is_capable(screen) == is_capable_there
+    assert allows_colours() == has_colours
+    assert (wants_color() is None) == has_colours
