@@ -13,6 +13,7 @@ _encode = msgspec.json.Encoder().encode
 
 # So many pieces of a damaged answer are looked at, so that memory is bounded.
 _MAX_PIECES = 100_000
+_MARGIN_DEPTH = 16
 _MAX_DEPTH = 500_000  # an entry nested too deeply to read is set apart; one of brackets alone is not counted to its end
 
 
@@ -105,8 +106,10 @@ def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
 
 def _why_broken(element: bytes) -> str:
     try:
-        msgspec.json.decode(element, type=msgspec.Raw)
-        msgspec.json.format(element, indent=-1)
+        # Within more brackets than an answer has around it, as what is read here must be read there, too.
+        inside = b"[" * _MARGIN_DEPTH + element + b"]" * _MARGIN_DEPTH
+        msgspec.json.decode(inside, type=msgspec.Raw)
+        msgspec.json.format(inside, indent=-1)
     except (msgspec.DecodeError, RecursionError) as error:
         return f"an entry that is not valid JSON: {error}"
     return ""

@@ -186,6 +186,22 @@ def test_entries_nested_deeper_than_anybody_nests_are_kept(depth: int) -> None:
     assert only(hits(entry)).line == entry.encode()
 
 
+@pytest.mark.parametrize("frames", [0, 7])
+def test_an_entry_nested_too_deeply_to_read_is_set_apart_and_the_others_are_read(frames: int) -> None:
+    def parsed(body: bytes, frames: int) -> Page:
+        return parsed(body, frames - 1) if frames else parse_page(body)
+
+    unreadable = 0
+    for depth in (*range(900, 1000), 5000):
+        deep = '{"a":' + "[" * depth + "]" * depth + "}"
+        page = parsed(hits('{"@uuid":"1"}', deep, '{"@uuid":"2"}'), frames)
+        assert len(page.events) + len(page.unreadable) == 3, depth
+        if page.unreadable:
+            unreadable += 1
+            assert deep.encode() in page.unreadable[0].content
+    assert unreadable > 1
+
+
 # Totals
 
 
