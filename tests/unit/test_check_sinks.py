@@ -26,6 +26,7 @@ from poller.config import (
     LoggingServiceSink,
     LokiSink,
     MoesifSink,
+    OtlpSink,
     Redact,
     SecretSource,
 )
@@ -43,6 +44,7 @@ LOKI = LokiSink(name="a", url="http://loki")
 HTTP = AnyHttpSink(name="a", url="http://x")
 KAFKA = KafkaSink(name="a", brokers=("one:9092", "two:9092"), topic="audit")
 FIREHOSE = FirehoseSink(name="a", stream="audit", region="eu-central-1")
+OTLP = OtlpSink(name="a", url="http://collector")
 FILE = FileSink(name="a", path="a.ndjson")
 ARCHIVE = ArchiveSink(name="a", url="file:///srv/audit")
 
@@ -61,7 +63,7 @@ def test_what_takes_events_is_named_by_its_address(settings: Any, prefix: str) -
     assert judge(settings, Accepted(), "sink a") == ok("sink a", f"{prefix}takes events")
 
 
-@pytest.mark.parametrize("settings", [LOGGING, MOESIF, HTTP])
+@pytest.mark.parametrize("settings", [LOGGING, MOESIF, HTTP, OTLP])
 def test_who_takes_no_empty_batch_was_reached_all_the_same(settings: Any) -> None:
     found = judge(settings, Refused("HTTP 400: empty"), "sink a")
     assert (found.level, found.name) == ("warn", "sink a")
