@@ -83,16 +83,20 @@ def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
         raise ConfigError([Problem("--output", "is given besides FILE", "give one of them")])
     settings.setup_logging()
     private = file or output or Path("evidence.key")
+    if private.suffix.casefold() == ".pub" or private.name in ("", ".."):  # some disks do not tell .PUB from .pub
+        hint = "name the file of the private key, such as evidence.key: the public one gets the ending .pub"
+        raise ConfigError([Problem(str(private), "is no name for a private key", hint)])
     public = private.with_suffix(".pub")
     for path in (private, public):
         if os.path.lexists(path):
             hint = "name another file; to change keys, see previous_signing_key_file"
             raise ConfigError([Problem(str(path), "exists already", hint)])
     contents = new_key()
-    for path, content, mode in zip((private, public), contents, (0o600, 0o644), strict=True):
-        with NewFile(path) as made:
+    with NewFile(private) as one, NewFile(public) as other:  # neither where there is no room for both
+        for made, content in zip((one, other), contents, strict=True):
             made.write(content)
-            made.commit(mode)
+        one.commit(0o600)
+        other.commit(0o644)
     click.echo(f"private key: {private} (keep it secret, and a copy of it in a safe place)")
     click.echo(f"public key:  {public} (give it to everyone who verifies)")
     click.echo(f"fingerprint: {fingerprint(read_public_key(public))}")
