@@ -64,11 +64,15 @@ def _signatures(report: Report) -> Iterator[str]:
     if not report.is_signed:
         yield "not signed: who can write there could have made all of it anew"
         return
-    if report.key is None:
+    if report.key is not None and report.key not in report.keys:
+        yield "signed, but not with the given key:"
+    elif report.key is None:
         yield "signed, with the key that the archive itself names (--public-key: your own):"
     else:
         yield "signed with the given key:" if len(report.keys) == 1 else "signed with the given key, and its others:"
     yield from (f"  {key}" for key in report.keys)
+    if report.signed_from > 1:
+        yield f"signed from digest {report.signed_from} on, which proves those before it by their hashes"
 
 
 def as_data(report: Report) -> dict[str, Any]:
@@ -90,6 +94,7 @@ def as_data(report: Report) -> dict[str, Any]:
             "unstated": [_hour(held) for held in report.unstated],
         },
         "signed": report.is_signed,
+        "signed_from": report.signed_from,
         "keys": report.keys,
         "trusted_key": report.key,
     }

@@ -47,7 +47,8 @@ class Report(NamedTuple):
     """What was proven, and what is wrong.
 
     `first` and `last` are of the entries, as text; empty where there are none. `key` is the one that a person gave, as its
-    fingerprint; None where none was given, so that `keys` are only what the archive itself says.
+    fingerprint; None where none was given, so that `keys` are only what the archive itself says. `signed_from` is the first
+    digest with a signature; 0 where none has one.
     """
 
     findings: list[Finding]
@@ -62,9 +63,14 @@ class Report(NamedTuple):
     damaged: int  # hours with a finding in one of their objects
     incomplete: list[HeldHour]
     unstated: list[HeldHour]
-    is_signed: bool
+    signed_from: int
     keys: list[str]
     key: str | None
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether a digest has a signature."""
+        return self.signed_from > 0
 
 
 class Known(NamedTuple):
@@ -262,7 +268,7 @@ class Verifier:
             damaged=len(wanted) - len(hours),
             incomplete=[hour for hour in hours if hour.hour.statement is not None and not hour.hour.is_complete],
             unstated=[hour for hour in hours if hour.hour.statement is None],
-            is_signed=self._chain.is_signed,
+            signed_from=self._chain.signed_from,
             keys=[fingerprint(key) for key in self._chain.keys],
             key=fingerprint(self._key) if self._key else None,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poller.cli.archive_report import lines_of
+from poller.cli.archive_report import as_data, lines_of
 from poller.core.evidence.chain import Hour
 from poller.core.evidence.digest import StatedGap, Statement
 from poller.pipeline.verify import HeldHour, Report
@@ -30,5 +30,26 @@ GAP = StatedGap("2026-04-11T17:03:01Z", "2026-04-11T17:03:02Z", "unreadable")
 )
 def test_an_hour_that_is_not_complete_says_what_is_known_of_it(statement: Statement, held: int, said: str) -> None:
     hour = HeldHour("1", 1_775_926_800, Hour(statement, held))
-    report = Report([], 1, "ab", 1, 31, 1, HOUR, HOUR, 0, 0, [hour], [], False, [], None)
+    report = Report([], 1, "ab", 1, 31, 1, HOUR, HOUR, 0, 0, [hour], [], 0, [], None)
     assert any(line.startswith(f"  contract 1, {HOUR}: {said}") for line in lines_of(report)), list(lines_of(report))
+
+
+WHOLE = Report([], 1, "ab", 1, 31, 1, HOUR, HOUR, 1, 0, [], [], 1, ["key"], None)
+
+
+def test_from_which_digest_on_an_archive_is_signed_is_said_where_it_is_not_the_first() -> None:
+    late = "signed from digest 5 on, which proves those before it by their hashes"
+    assert late in list(lines_of(WHOLE._replace(signed_from=5)))
+    assert not any("from digest" in line for line in lines_of(WHOLE))
+    assert as_data(WHOLE._replace(signed_from=5))["signed_from"] == 5
+
+
+def test_with_which_key_it_is_signed_is_said() -> None:
+    for key, said in (
+        (None, "signed, with the key that the archive itself names (--public-key: your own):"),
+        ("key", "signed with the given key:"),
+        ("other", "signed, but not with the given key:"),
+    ):
+        told = list(lines_of(WHOLE._replace(key=key)))
+        assert told[told.index("  key") - 1] == said
+    assert "signed with the given key, and its others:" in list(lines_of(WHOLE._replace(keys=["a", "key"], key="key")))

@@ -179,7 +179,31 @@ def test_an_archive_without_signatures_says_so() -> None:
     report = verify(place)
     assert (report.findings, report.is_signed) == ([], False)
     (finding,) = verify(place, key=signer()).findings
-    assert finding.message == "has no signature, though the archive is signed"
+    assert finding == (digest_key(1), "the given public key signed no digest of this archive")
+
+
+def test_digests_before_the_first_signature_are_proven_by_it_and_later_ones_need_their_own() -> None:
+    place = MemoryPlace()
+    writer = Writer(place, None)
+    for hour in range(4):
+        writer.key = signer() if hour >= 2 else None
+        writer.write([entry(hour + 1, hour)])
+    for key in (None, signer()):
+        report = verify(place, key=key)
+        assert (report.findings, report.signed_from, report.keys) == ([], 3, [fingerprint(signer().key)])
+    # The one that is signed has the hash of what is before it.
+    digest = decode(place.objects[digest_key(1)])
+    before = place.objects[digest_key(1)]
+    place.objects[digest_key(1)] = encode(msgspec.structs.replace(digest, program="another"))
+    assert [row.where for row in verify(place, key=signer()).findings] == [digest_key(2)]
+    place.objects[digest_key(1)] = before
+    writer.key = None
+    writer.write([entry(9, 4)])
+    for key in (None, signer()):
+        assert verify(place, key=key).findings == [(digest_key(5), "has no signature, though the archive is signed")]
+    assert [row.message for row in verify(place, key=signer(2)).findings][1:] == [
+        "the given public key signed no digest of this archive"
+    ]
 
 
 def test_a_statement_that_does_not_fit_what_is_there_is_named() -> None:

@@ -52,7 +52,8 @@ class Chain:
         """Of the last digest that was read; 0 before the first."""
         self.head = ""
         """Its SHA-256."""
-        self.is_signed = False
+        self.signed_from = 0
+        """The first digest with a signature, which covers those before it by their hashes; 0 where none has one."""
 
     @property
     def keys(self) -> list[str]:
@@ -82,7 +83,7 @@ class Chain:
 
     def finish(self) -> list[Finding]:
         """What can be said only when all digests were read."""
-        if self._trusted is not None and self._keys and self._trusted not in self._keys:
+        if self.number and self._trusted is not None and self._trusted not in self._keys:
             return [Finding(digest_key(1), "the given public key signed no digest of this archive")]
         return []
 
@@ -102,14 +103,14 @@ class Chain:
         where = digest_key(digest.number)
         expected, self._key = self._key, digest.next_key or digest.key
         if digest.key is None:
-            if self.is_signed or self._trusted is not None:
+            if self.signed_from:
                 yield Finding(where, "has no signature, though the archive is signed")
             return
         if expected is not None and digest.key != expected:
             yield Finding(where, "is signed with another key, which the one before did not announce")
         if digest.key not in self._keys:
             self._keys.append(digest.key)
-        self.is_signed = True
+        self.signed_from = self.signed_from or self.number
         if signature is None:
             yield Finding(signature_key(digest.number, content), "is missing")
         elif not self._verify(digest.key, content, signature):
