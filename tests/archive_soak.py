@@ -217,7 +217,7 @@ class Seen(S3Place):
                 self._written_again.add(listed.key)
             yield listed
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
         if key not in self._contents or key in self._written_again:
             content = super().get(key)
             if content is None:
@@ -265,6 +265,7 @@ def soak(kills: int, entries: int, seed: int = 1, replicas: int = 1, seconds: fl
         listed = list(place.listing(""))
         report = run.verify()
         run.found += [f"{where} {message}" for where, message in report.findings]
+        run.found += filter(None, [report.stopped_by])
         return Result(
             kills=run.kills,
             stops=run.stops,

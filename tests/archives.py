@@ -52,8 +52,9 @@ class MemoryPlace:
         if self.objects.setdefault(key, content) != content:
             raise TakenError(key)
 
-    def get(self, key: str) -> bytes | None:
-        return self.objects.get(key)
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
+        content = self.objects.get(key)
+        return content if content is None or max_bytes is None else content[: max(max_bytes, -1) + 1]
 
     def listing(self, prefix: str) -> Iterator[Listed]:
         return (Listed(key, len(self.objects[key])) for key in sorted(self.objects) if key.startswith(prefix))

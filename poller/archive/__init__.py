@@ -12,11 +12,20 @@ from poller.core.errors import PollerError
 
 
 class PlaceError(PollerError):
-    """The place does not do what was asked. `is_refused`: it refuses us, and a person is needed; else it may work later."""
+    """The place does not do what was asked. `is_refused`: it refuses us, and a person is needed; else it may work later.
 
-    def __init__(self, message: str, *, hint: str = "", is_refused: bool = False) -> None:
+    `is_of_object`: it is this one object that cannot be read, and will not be: others can.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", is_refused: bool = False, is_of_object: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.is_refused = is_refused
+        self.is_of_object = is_of_object
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same may work when it is tried again."""
+        return not self.is_refused and not self.is_of_object
 
 
 class TakenError(PlaceError):
@@ -71,11 +80,14 @@ class Place(Protocol):
         `retain_until` (unix seconds): locked until then, where the place locks.  Raises: TakenError where other content is there.
         """
 
-    def get(self, key: str) -> bytes | None:
-        """The content of an object; None where there is none."""
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
+        """The content of an object; None where there is none. Of one larger than `max_bytes`, one byte more than that."""
 
     def listing(self, prefix: str) -> Iterator[Listed]:
-        """Every object whose key begins with `prefix` (empty: all of them), in the order of keys."""
+        """Every object whose key begins with `prefix` (empty: all of them), in the order of keys.
+
+        Where a part of the place cannot be listed, its key is told in place of those in it, and ends in a slash.
+        """
 
     def delete(self, key: str) -> None:
         """Delete an object. One that is not there is deleted already."""

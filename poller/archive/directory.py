@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from poller.archive import Listed, NoDirectoryError, PlaceError, TakenError
-from poller.core.evidence.digest import PROBES, written_for
+from poller.core.evidence.digest import DATA, DIGESTS, PROBES, written_for
 from poller.system.files import make_directory, open_own, sync_directory, write_whole
 
 _PARTIAL = ".part"
@@ -34,7 +34,7 @@ class DirectoryPlace:
         path = self._path(key)
         partial = path.with_name(f".{path.name}{_PARTIAL}")
         try:
-            if not self._is_there(path, content):
+            if not self._has(path, content):
                 make_directory(path.parent)
                 descriptor = open_own(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 try:
@@ -43,14 +43,14 @@ class DirectoryPlace:
                 finally:
                     os.close(descriptor)
                 if not _name(partial, path):  # another writer was here first
-                    self._is_there(path, content)
+                    self._has(path, content)
             # Also where it was there: its writer may have been killed as soon as it had its name.
             partial.unlink(missing_ok=True)
             sync_directory(path.parent)
         except OSError as error:
             raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can write there") from error
 
-    def _is_there(self, path: Path, content: bytes) -> bool:
+    def _has(self, path: Path, content: bytes) -> bool:
         """Whether the object is there.  Raises: TakenError where it has other content, OSError."""
         try:
             found = _read(path)
@@ -60,18 +60,32 @@ class DirectoryPlace:
             raise TakenError(str(path))
         return True
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
         """As `Place.get`."""
         path = self._path(key)
         try:
-            return _read(path)
+            return _read(path, max_bytes)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can read it") from error
+            hint = "check that this user can read it" if isinstance(error, PermissionError) else ""
+            raise PlaceError(
+                f"{path}: {error.strerror}", hint=hint, is_refused=bool(hint), is_of_object=self._is_there()
+            ) from error
+
+    def _is_there(self) -> bool:
+        """Whether the directory itself can be read: if not, what cannot be read says nothing of a single object."""
+        try:
+            with os.scandir(self._root):
+                return True
+        except OSError:
+            return False
 
     def listing(self, prefix: str) -> Iterator[Listed]:
-        """As `Place.listing`. A link or a special file counts as an object of no bytes: it is none that we wrote."""
+        """As `Place.listing`. A link or a special file counts as an object of no bytes: it is none that we wrote.
+
+        A directory that cannot be read and has none of the archive's names, such as `lost+found`, is passed over.
+        """
         folder, _, name = prefix.rpartition("/")
         try:
             if not self._root.is_dir():
@@ -81,20 +95,30 @@ class DirectoryPlace:
             raise PlaceError(f"{self._root}: {error.strerror}", hint="check that this user can read it") from error
 
     def _walk(self, directory: Path, prefix: str, name: str) -> Iterator[Listed]:
-        with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
-            # By key, of which a directory's name ends in a slash.
-            found = sorted(entries, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
-            for entry in found:
-                if not entry.name.startswith(name):
-                    continue
-                key = prefix + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    yield from self._walk(directory / entry.name, f"{key}/", "")
-                    continue
-                with contextlib.suppress(FileNotFoundError):  # a draft, which has its name by now
-                    status = entry.stat(follow_symlinks=False)
-                    is_file = stat.S_ISREG(status.st_mode)
-                    yield Listed(key, status.st_size if is_file else 0, is_draft=is_file and _is_draft(key))
+        try:
+            with os.scandir(directory) as entries:
+                # By key, of which a directory's name ends in a slash.
+                found = sorted(entries, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return
+        except OSError:
+            if prefix in ("", DATA, DIGESTS) or not self._is_there():
+                raise
+            if prefix.startswith((DATA, DIGESTS)):
+                yield Listed(prefix, 0)
+            return
+        for entry in found:
+            if not entry.name.startswith(name):
+                continue
+            # A name that is not UTF-8 is none of ours, and no text either.
+            key = prefix + os.fsencode(entry.name).decode(errors="backslashreplace")
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(directory / entry.name, f"{key}/", "")
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a draft, which has its name by now
+                status = entry.stat(follow_symlinks=False)
+                is_file = stat.S_ISREG(status.st_mode)
+                yield Listed(key, status.st_size if is_file else 0, is_draft=is_file and _is_draft(key))
 
     def delete(self, key: str) -> None:
         """As `Place.delete`."""
@@ -116,7 +140,7 @@ class DirectoryPlace:
     def _path(self, key: str) -> Path:
         parts = key.split("/")
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
-            raise PlaceError(f"{self._root}: {key!r} is no key of an object")
+            raise PlaceError(f"{self._root}: {key!r} is no key of an object", is_of_object=True)
         return self._root.joinpath(*parts)
 
 
@@ -144,9 +168,20 @@ def _name(partial: Path, path: Path) -> bool:
     return True
 
 
-def _read(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+def _read(path: Path, max_bytes: int | None = None) -> bytes:
+    """The content of a file, as `Place.get` bounds it.  Raises: OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link, which is not followed") from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is no regular file")
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            # No more memory is asked for than the file has bytes, whatever the bound is.
+            return file.read() if max_bytes is None else file.read(max(min(max_bytes, status.st_size), 0) + 1)
+    finally:
+        os.close(descriptor)

@@ -9,10 +9,13 @@ from poller.archive.directory import DirectoryPlace
 from poller.config import ArchiveSink, Config
 
 
-def open_place(settings: ArchiveSink, config: Config) -> Place:
-    """The place that a table describes; the library for buckets is imported only where it is one.  Raises: ConfigError."""
+def open_place(settings: ArchiveSink, config: Config, *, is_patient: bool = False) -> Place:
+    """The place that a table describes; the library for buckets is imported only where it is one.  Raises: ConfigError.
+
+    `is_patient`: a bucket is asked again where that may help, for who has no other way to wait.
+    """
     if settings.url.startswith("file://"):
         return DirectoryPlace(Path(settings.url.removeprefix("file://")))
     from poller.archive.s3 import S3Place
 
-    return S3Place(settings, config)
+    return S3Place(settings, config, is_patient=is_patient)

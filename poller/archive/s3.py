@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from poller.archive import Listed, PlaceError, TakenError
 from poller.config import ArchiveSink, Config
 from poller.config.installed import how_to_add
 from poller.config.sink_base import MIB
+from poller.core.delivery import RetryPolicy
 from poller.core.errors import ConfigError, Problem
 from poller.core.evidence.digest import PROBES, sha256
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
@@ -34,8 +36,13 @@ _MAX_OBJECT_BYTES = 128 * MIB
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _TAKEN = {"412", "PreconditionFailed"}
 _NO_CONDITIONS = {"501", "NotImplemented"}
+_BUSY = {"RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "OperationAborted"}
+_FORBIDDEN = {"AccessDenied", "AccessDeniedException"}
 _HASH = "sha256"  # the metadata that tells our object without reading it
 _PROBE_SECONDS = 60
+_RETRIES = 6
+_RETRY = RetryPolicy(initial_seconds=1.0, max_seconds=16.0)
+_READ_BYTES = 1024 * 1024
 _REMEDIES = {
     "NoSuchBucket": "create it, with object lock if it is to lock; check url, region and endpoint_url",
     "PermanentRedirect": "the bucket is in another region: check region and endpoint_url",
@@ -50,8 +57,11 @@ _REMEDIES = {
 class S3Place:
     """Objects of a bucket, below a prefix."""
 
-    def __init__(self, settings: ArchiveSink, config: Config) -> None:
-        """Raises: ConfigError where the library is missing."""
+    def __init__(self, settings: ArchiveSink, config: Config, *, is_patient: bool = False) -> None:
+        """`is_patient`: what may pass is tried again, for half a minute; a sink waits by itself.
+
+        Raises: ConfigError where the library is missing.
+        """
         try:
             import boto3  # noqa: F401 - only whether it is there
         except ImportError as error:
@@ -65,6 +75,7 @@ class S3Place:
         self._lock = threading.Lock()
         self._secrets: list[str] = []
         self._knows_conditions = True
+        self._retries = _RETRIES if is_patient else 0
 
     @property
     def url(self) -> str:
@@ -78,7 +89,7 @@ class S3Place:
         if retain_until is not None:
             until = datetime.fromtimestamp(retain_until, UTC)
             lock = {"ObjectLockMode": self._settings.object_lock.upper(), "ObjectLockRetainUntilDate": until}
-        condition = {"IfNoneMatch": "*"} if self._knows_conditions else {}
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if self._knows_conditions else {}
         try:
             self._call("put_object", Key=self._prefix + key, **self._body(content), **lock, **condition)
         except _AnswerError as error:
@@ -119,10 +130,10 @@ class S3Place:
             raise TakenError(f"{self.url}/{key}")
         return True
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
         """As `Place.get`."""
         try:
-            answer = self._call("get_object", Key=self._prefix + key)
+            answer = self._call("get_object", max_bytes, Key=self._prefix + key)
         except _AnswerError as error:
             if error.code in _MISSING:
                 return None
@@ -135,7 +146,7 @@ class S3Place:
         try:
             found = self._versions(prefix)
         except _AnswerError as error:
-            if error.code in _REMEDIES:
+            if error.code in _REMEDIES or error.may_pass:
                 raise
             found = self._objects(prefix)
         for key in sorted(found):
@@ -219,8 +230,18 @@ class S3Place:
                     with suppress(_AnswerError):
                         self._call("delete_object", Key=version["Key"], VersionId=version["VersionId"])
 
-    def _call(self, operation: str, **arguments: Any) -> Any:
-        """The answer of a call; the body of an object is read.  Raises: PlaceError."""
+    def _call(self, operation: str, max_bytes: int | None = None, **arguments: Any) -> Any:
+        """The answer of a call; the body of an object is read, as `Place.get` bounds it.  Raises: PlaceError."""
+        for attempt in range(1, self._retries + 1):
+            try:
+                return self._call_once(operation, max_bytes, arguments)
+            except PlaceError as error:
+                if not error.may_pass:
+                    raise
+            time.sleep(_RETRY.wait_seconds(attempt, random.random))
+        return self._call_once(operation, max_bytes, arguments)
+
+    def _call_once(self, operation: str, max_bytes: int | None, arguments: Mapping[str, Any]) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
         settings = self._settings
@@ -231,7 +252,7 @@ class S3Place:
                 client = self._client = self._client or self._connect()
             answer = getattr(client, operation)(Bucket=self._bucket, **arguments)
             if operation == "get_object":
-                answer["Body"] = answer["Body"].read()
+                answer["Body"] = answer["Body"].read() if max_bytes is None else _first(answer["Body"], max_bytes + 1)
         except ClientError as error:
             failure: PlaceError = self._refusal(error.response)
         except BotoCoreError as error:
@@ -253,8 +274,17 @@ class S3Place:
         code, status = said(error.get("Code") or "", self._secrets), int(meta.get("HTTPStatusCode", 0))
         words = ": ".join(filter(None, (code, said(error.get("Message", ""), self._secrets)))) or f"HTTP {status}"
         is_refused = code in CREDENTIAL_CODES or code in _REMEDIES or status in (401, 403)
+        is_busy = code in _BUSY or status in (0, 408, 429) or (status >= 500 and status != 501)
+        # A policy or a key of encryption may forbid one object alone.
+        is_of_place = code in _REMEDIES or status == 401 or (code in CREDENTIAL_CODES and code not in _FORBIDDEN)
         hint = _REMEDIES.get(code, "needs s3:PutObject, s3:GetObject and s3:ListBucket" if status == 403 else "")
-        return _AnswerError(f"{self.url}: {words}", code=code or str(status), hint=hint, is_refused=is_refused)
+        return _AnswerError(
+            f"{self.url}: {words}",
+            code=code or str(status),
+            hint=hint,
+            is_refused=is_refused,
+            is_of_object=not is_busy and not is_of_place,
+        )
 
     def _failure(self, error: Exception) -> PlaceError:
         """What it means that a call did not reach the storage. The text names the kind, never an address."""
@@ -265,11 +295,12 @@ class S3Place:
             return PlaceError(f"{self.url}: no usable credentials: {name}", hint=hint, is_refused=True)
         root = root_cause(error)
         if isinstance(root, TooLargeError | TooSlowError | SendTimeoutError):
-            return PlaceError(f"{self.url}: {root}")
+            return PlaceError(f"{self.url}: {root}", is_of_object=isinstance(root, TooLargeError))
         for kind, reason in CONNECTION_REASONS:
             if kind in kinds:
                 return PlaceError(f"{self.url}: {reason}")
-        return PlaceError(f"{self.url}: the call failed: {name}")
+        # A key that the library does not even ask for, for example an empty one.
+        return PlaceError(f"{self.url}: the call failed: {name}", is_of_object="ParamValidationError" in kinds)
 
     def _connect(self) -> Any:
         import boto3
@@ -316,6 +347,16 @@ class S3Place:
 class _AnswerError(PlaceError):
     """The storage answered with an error; `code` is its word."""
 
-    def __init__(self, message: str, *, code: str, hint: str, is_refused: bool) -> None:
-        super().__init__(message, hint=hint, is_refused=is_refused)
+    def __init__(self, message: str, *, code: str, hint: str, is_refused: bool, is_of_object: bool) -> None:
+        super().__init__(message, hint=hint, is_refused=is_refused, is_of_object=is_of_object)
         self.code = code
+
+
+def _first(body: Any, count: int) -> bytes:
+    """The first bytes of a body; all of it only where it was read to its end, so that one that broke off is told."""
+    read = bytearray()
+    while len(read) < count and (piece := body.read(min(count - len(read), _READ_BYTES))):
+        read += piece
+    if len(read) >= count:
+        body.close()  # the rest is not read, so the connection is not used again
+    return bytes(read)

@@ -100,7 +100,7 @@ def cli() -> None:
     T is a time: 2026-05-01T07:42:20Z, 2026-05-01 (UTC midnight), `now`, or an age such as 90m, 36h, 7d.
 
     Exit codes: 0 all good; 1 something failed and will be retried, nothing is lost; 2 usage or configuration;
-    3 authentication refused; 4 state unusable or held by another process; 130 interrupted.
+    3 authentication refused; 4 state unusable or held by another process; 5 `archive verify` could not read all; 130 interrupted.
     """
 
 

@@ -23,7 +23,7 @@ from poller.cli.options import (
     parse_time_option,
 )
 from poller.cli.places import PLACE, place_of
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_UNFINISHED, ConfigError, Problem
 from poller.core.windows import Window
 from poller.system.terminals import is_capable
 
@@ -147,7 +147,8 @@ def verify(
 ) -> int:
     """Verify an archive: chain, signatures, every object, nothing unlisted, nothing missing, counts.
 
-    Needs no API, state, token or network, but what PLACE needs. Exit code 0: proven; 1: something differs, each named.
+    Needs no API, state, token or network, but what PLACE needs. Exit code 0: proven; 1: something differs, each named;
+    5: not finished, as PLACE could not be read.
 
     \b
     Examples:
@@ -175,7 +176,12 @@ def verify(
             click.echo(printable(line))
     for finding in [] if as_json else report.findings:
         tell(f"{finding.where}: {finding.message}")
-    return EXIT_INCOMPLETE if report.findings else EXIT_OK
+    if report.more and not as_json:
+        tell(f"... and {report.more:,} more findings")
+    if report.stopped_by:
+        tell(f"not finished: {report.stopped_by}")
+        return EXIT_UNFINISHED
+    return EXIT_OK if report.is_proven else EXIT_INCOMPLETE
 
 
 def _known(head: str | None) -> Known | None:

@@ -16,19 +16,23 @@ _TOLD_HOURS = 20
 
 def lines_of(report: Report) -> Iterator[str]:
     """What was found, in a few lines; the findings themselves are told apart."""
+    found = plural(len(report.findings) + report.more, "finding")
+    if report.stopped_by:
+        yield "not finished, so nothing is proven"
+        yield f"  read up to there: {plural(report.objects, 'object')} of {plural(report.digests, 'digest')}, {found}"
+        return
     if not report.digests:
         yield "nothing is proven: there is no digest"
         return
     span = f", {report.first[:10]} to {report.last[:10]}" if report.entries else ""
-    state = (
-        "unchanged since written" if not report.findings else f"NOT PROVEN: {plural(len(report.findings), 'finding')}"
-    )
+    state = "unchanged since written" if report.is_proven else f"NOT PROVEN: {found}"
     yield f"{report.entries:,} entries of {plural(report.contracts, 'contract')}{span}, {state}"
     yield f"  in {plural(report.objects, 'object')} of {plural(report.digests, 'digest')}"
     yield from _completeness(report)
     yield from _signatures(report)
-    yield "newest digest (with --head, it finds an archive that was cut at its end):"
-    yield f"  {report.digests}:{report.sha256}"
+    if report.sha256:  # of one that cannot be read it is not known
+        yield "newest digest (with --head, it finds an archive that was cut at its end):"
+        yield f"  {report.digests}:{report.sha256}"
 
 
 def _completeness(report: Report) -> Iterator[str]:
@@ -78,8 +82,11 @@ def _signatures(report: Report) -> Iterator[str]:
 def as_data(report: Report) -> dict[str, Any]:
     """The same, for machines."""
     return {
-        "proven": not report.findings,
+        "proven": report.is_proven,
+        "finished": not report.stopped_by,
+        "stopped_by": report.stopped_by,
         "findings": [finding._asdict() for finding in report.findings],
+        "more_findings": report.more,
         "head": {"number": report.digests, "sha256": report.sha256},
         "digests": report.digests,
         "objects": report.objects,

@@ -18,6 +18,8 @@ PLACE = click.argument("place", metavar="PLACE")
 def place_of(settings: Settings, text: str) -> Place:
     """The place that a person named. A directory needs no configuration; a bucket that a sink has is opened as the sink does.
 
+    What may pass is tried again.
+
     Raises: ConfigError.
     """
     from poller.archive.directory import DirectoryPlace
@@ -34,10 +36,10 @@ def place_of(settings: Settings, text: str) -> Place:
     if "://" in text:
         url = _checked(text)
         known = next((sink for sink in sinks if sink.url == url), None)
-        return open_place(known or ArchiveSink(name="archive", url=url), config)
+        return open_place(known or ArchiveSink(name="archive", url=url), config, is_patient=True)
     for sink in sinks:
         if sink.name == text:
-            return open_place(sink, config)
+            return open_place(sink, config, is_patient=True)
     hint = "give a directory, a URL such as s3://bucket/prefix, or the name of a sink of type archive"
     raise ConfigError([Problem("PLACE", f"{text} is no directory and no archive of the configuration", hint)])
 

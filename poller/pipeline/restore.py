@@ -28,12 +28,11 @@ from poller.core.evidence.digest import (
 )
 from poller.core.gaps import Unread, without
 from poller.core.windows import Window
-from poller.pipeline.verify import seconds_of
+from poller.pipeline.verify import MAX_DIGEST_BYTES, inflated, seconds_of
 from poller.store.protocols import State
 from poller.store.rows import Prepared as StorePrepared
 from poller.store.rows import WindowRead
 
-_GZIP_FORMAT = 31
 _AGAIN = "repair"  # why a span is read again, as an audit has it
 _AT_ONCE = 5000  # entries parsed at once
 
@@ -55,9 +54,11 @@ def digests_of(place: Place) -> Iterator[tuple[int, str, Digest]]:
     )
     previous = ""
     for expected, number in enumerate(numbers or [0], start=1):
-        content = place.get(digest_key(expected)) if number == expected else None
+        content = place.get(digest_key(expected), MAX_DIGEST_BYTES) if number == expected else None
         if content is None:
             raise DamagedArchiveError(f"{place.url}/{digest_key(expected)}", "is missing")
+        if len(content) > MAX_DIGEST_BYTES:
+            raise DamagedArchiveError(digest_key(number), "is longer than any digest")
         try:
             digest = decode(content)
         except DigestError as error:
@@ -79,15 +80,18 @@ def chosen_objects(digest: Digest, span: Window | None, contracts: Collection[st
 
 def lines_in(place: Place, entry: Object) -> list[bytes]:
     """The entries of an object, in order.  Raises: PlaceError, DamagedArchiveError."""
-    content = place.get(entry.key)
+    content = place.get(entry.key, entry.bytes)
     if content is None:
         raise DamagedArchiveError(entry.key, "is missing")
     if sha256(content) != entry.sha256:
         raise DamagedArchiveError(entry.key, "was changed")
     try:
-        return zlib.decompress(content, _GZIP_FORMAT).split(b"\n")[:-1]
+        text = b"".join(inflated(content, entry.content_bytes))
     except zlib.error as error:
-        raise DamagedArchiveError(entry.key, "is no gzip file") from error
+        raise DamagedArchiveError(entry.key, "is not one gzip member") from error
+    if len(text) > entry.content_bytes:
+        raise DamagedArchiveError(entry.key, "holds more than its digest counts")
+    return text.split(b"\n")[:-1]
 
 
 def events_in(place: Place, entry: Object) -> list[Event]:

@@ -1,25 +1,30 @@
 """Verifying an archive: its chain, its signatures, every object, nothing unlisted, nothing missing, counts against statements.
 
 Needs the place alone: no API, no state, no token. Digests are read one after the other, objects side by side. Kept in memory
-are the keys, the counts by hour, and the findings.
+are the keys, the counts by hour, and the first findings. Anyone who can write to the place can put anything there, so reading
+is bounded: an object is read and inflated as far as its digest says, a digest and its signature as far as any is long.
+
+An object that cannot be read is a finding, and the rest goes on. Where the place itself cannot be read, the report says so, and
+what was found up to there is in it.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from poller.archive import Listed, Place
+from poller.archive import Listed, Place, PlaceError
 from poller.core.evidence.batches import HOUR_SECONDS
 from poller.core.evidence.chain import Chain, Finding, Hour, Verify
 from poller.core.evidence.digest import (
     PROBES,
     Digest,
     Object,
+    batch_of,
     digest_key,
     fingerprint,
     number_of,
@@ -31,8 +36,14 @@ from poller.core.windows import Window
 
 _GZIP_FORMAT = 31
 _CHUNK_BYTES = 1024 * 1024
+_PIECE_BYTES = 64 * 1024  # of what is inflated at once, as zlib copies what it has not got to
+MAX_DIGEST_BYTES = (
+    64 * 1024 * 1024
+)  # a batch has 100,000 entries at most: each in an object of its own, these are 50 MB
+_SIGNATURE_BYTES = 64
 _AHEAD = 4  # objects that wait for each worker
 _MOST_HASHED = 1000  # unlisted objects that are looked at to tell which missing one they are
+_MOST_FINDINGS = 10_000  # that are kept; of more only the count is
 
 
 class HeldHour(NamedTuple):
@@ -47,11 +58,14 @@ class Report(NamedTuple):
     """What was proven, and what is wrong.
 
     `first` and `last` are of the entries, as text; empty where there are none. `key` is the one that a person gave, as its
-    fingerprint; None where none was given, so that `keys` are only what the archive itself says. `signed_from` is the first
-    digest with a signature; 0 where none has one.
+    fingerprint; None where none was given, so that `keys` are only what the archive itself says. `more` is how many findings
+    there are besides `findings`. `signed_from` is the first digest with a signature; 0 where none has one. `stopped_by` is why
+    not all could be read; empty where all was.
     """
 
     findings: list[Finding]
+    more: int
+    stopped_by: str
     digests: int
     sha256: str
     objects: int
@@ -71,6 +85,11 @@ class Report(NamedTuple):
     def is_signed(self) -> bool:
         """Whether a digest has a signature."""
         return self.signed_from > 0
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether all was read, and nothing is wrong with it."""
+        return not self.findings and not self.stopped_by
 
 
 class Known(NamedTuple):
@@ -106,9 +125,13 @@ class Verifier:
         self._workers = workers
         self._on_progress = on_progress
         self._findings: list[Finding] = []
+        self._more = 0
+        self._stopped_by = ""
+        self._refusal: PlaceError | None = None  # of the first object that we may not read
+        self._has_read = False
         self._unlisted: dict[str, int] = {}
         self._signatures: set[int] = set()  # of no digest that is known so far
-        self._missing: dict[str, str] = {}  # SHA-256 of an object to its key
+        self._missing: dict[str, Object] = {}  # by SHA-256
         self._waiting: deque[tuple[Object, Future[list[Finding]]]] = deque()
         self._damaged: set[tuple[str, int]] = set()
         self._all_bytes = self._read_bytes = 0
@@ -117,32 +140,62 @@ class Verifier:
         self._first = self._last = ""
 
     def run(self) -> Report:
-        """Verify.  Raises: PlaceError when the place cannot be read."""
-        numbers = self._list()
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="verify") as pool:
-            try:
-                for number in numbers:
-                    self._read(number, pool)
-                if not self._chain.number:
-                    self._find(digest_key(1), "is missing: no digest is here, so nothing is proven")
-                # What was written since the list was made.
-                while (self._unlisted or self._signatures) and self._place.get(
-                    digest_key(self._chain.number + 1)
-                ) is not None:
-                    self._read(self._chain.number + 1, pool)
-                self._collect(0)
-            except BaseException:  # an interrupt, too, must not wait for what is still to be read
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        for number in sorted(self._signatures):
-            self._find(signature_key(number), "belongs to no digest: the digest is missing, or was never finished")
-        self._findings += self._chain.finish()
-        self._judge_unlisted()
-        self._judge_known()
+        """Verify, as far as the place can be read."""
+        try:
+            self._run()
+        except PlaceError as error:
+            self._stopped_by = error.reason
         return self._report()
 
+    def _run(self) -> None:
+        numbers = self._list()
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="verify")
+        try:
+            for number in numbers:
+                self._read(number, pool)
+            if not self._chain.number:
+                self._find(digest_key(1), "is missing: no digest is here, so nothing is proven")
+            # What was written since the list was made.
+            while (self._unlisted or self._signatures) and self._read(self._chain.number + 1, pool):
+                pass
+            self._collect(0)
+        finally:  # where it ends early, by an interrupt too, nobody waits for what is still being read
+            pool.shutdown(wait=False, cancel_futures=True)
+        for number in sorted(self._signatures):
+            self._find(signature_key(number), "belongs to no digest: the digest is missing, or was never finished")
+        self._keep(self._chain.finish())
+        self._judge_unlisted()
+        self._judge_known()
+        if self._refusal is not None and not self._has_read:
+            self._findings, self._more = [], 0  # who may read nothing at all has found nothing
+            raise self._refusal
+
     def _find(self, where: str, message: str) -> None:
-        self._findings.append(Finding(where, message))
+        self._keep([Finding(where, message)])
+
+    def _keep(self, found: Iterable[Finding]) -> None:
+        for finding in found:
+            if len(self._findings) < _MOST_FINDINGS:
+                self._findings.append(finding)
+            else:
+                self._more += 1
+
+    def _get(self, key: str, max_bytes: int) -> bytes | Finding | None:
+        """What is there, no more than one byte longer than `max_bytes`; the finding that it cannot be read.
+
+        Raises: PlaceError where it is the place that cannot be read.
+        """
+        try:
+            content = self._place.get(key, max_bytes)
+        except PlaceError as error:
+            if not error.is_of_object:
+                raise
+            if error.is_refused:
+                self._refusal = self._refusal or error
+            why = error.reason.rpartition(f"{key}: ")[2].removeprefix(f"{self._place.url}: ")
+            return Finding(key, f"cannot be read: {why}")
+        self._has_read = self._has_read or content is not None
+        return content
 
     def _list(self) -> list[int]:
         """List all that is there. Returns the numbers of the digests, in order."""
@@ -170,25 +223,36 @@ class Verifier:
         elif listed.versions > 1:
             self._find(listed.key, f"has {listed.versions} versions: it was written {listed.versions} times")
 
-    def _read(self, number: int, pool: ThreadPoolExecutor) -> None:
-        content = self._place.get(digest_key(number))
+    def _read(self, number: int, pool: ThreadPoolExecutor) -> bool:
+        """Read a digest, and its objects. Returns whether it is there."""
+        content = self._get(digest_key(number), MAX_DIGEST_BYTES)
         if content is None:
-            return  # deleted: the next one, or what a person knows, shows it
+            return False  # deleted: the next one, or what a person knows, shows it
         self._signatures.discard(number)
-        signature = signature_key(number, content)
-        self._unlisted.pop(signature, None)  # where it has a name of its own
-        digest, found = self._chain.add(number, content, self._place.get(signature))
-        self._findings += found
+        if isinstance(content, bytes) and len(content) > MAX_DIGEST_BYTES:
+            content = Finding(digest_key(number), f"is longer than any digest: more than {MAX_DIGEST_BYTES:,} bytes")
+        if isinstance(content, Finding):
+            self._keep([*self._chain.skip(number), content])
+            return True
+        name = signature_key(number, content)
+        self._unlisted.pop(name, None)  # where it has a name of its own
+        signature = self._get(name, _SIGNATURE_BYTES)
+        digest, found = self._chain.add(number, content, signature if isinstance(signature, bytes) else None)
+        if isinstance(signature, Finding):  # it is there, so it is not missing
+            found = [signature if finding.where == signature.where else finding for finding in found]
+        self._keep(found)
         if digest is not None:
             if self._known is not None and self._known.number == number and self._known.sha256 != self._chain.head:
                 self._find(digest_key(number), "is not the digest that is known: it was replaced")
             self._read_objects(digest, pool)
+        return True
 
     def _read_objects(self, digest: Digest, pool: ThreadPoolExecutor) -> None:
         for left in digest.abandoned:
             if (size := self._unlisted.pop(left.key, None)) is None:
                 continue  # it is no part of the archive, and may be deleted
-            if size != left.bytes or sha256(self._place.get(left.key) or b"") != left.sha256:
+            found = self._get(left.key, left.bytes) if size == left.bytes else None
+            if not isinstance(found, bytes) or sha256(found) != left.sha256:
                 self._find(left.key, f"was changed since digest {digest.number} named it as abandoned")
         for entry in digest.objects:
             self._unlisted.pop(entry.key, None)
@@ -207,30 +271,42 @@ class Verifier:
         while len(self._waiting) > most:
             entry, future = self._waiting.popleft()
             if found := future.result():
-                self._findings += found
+                self._keep(found)
                 self._damaged.add((entry.contract, seconds_of(entry.hour)))
             self._read_bytes += entry.bytes
             self._on_progress(self._read_bytes, self._all_bytes)
 
     def _check(self, number: int, entry: Object) -> list[Finding]:
-        content = self._place.get(entry.key)
+        if batch_of(entry.key) is None:
+            return [Finding(entry.key, f"is no name of an object, though digest {number} names it")]
+        content = self._get(entry.key, entry.bytes)
+        if isinstance(content, Finding):
+            return [content]
         if content is None:
-            self._missing[entry.sha256] = entry.key
+            self._missing[entry.sha256] = entry
             return [Finding(entry.key, f"is missing: digest {number} names it, with {entry.entries:,} entries")]
         if len(content) < entry.bytes:
             return [Finding(entry.key, f"was cut or changed: {len(content):,} of {entry.bytes:,} bytes are there")]
+        if len(content) > entry.bytes:
+            what = f"was changed: it is longer than the {entry.bytes:,} bytes that digest {number} names"
+            return [Finding(entry.key, what)]
         if sha256(content) != entry.sha256:
             return [Finding(entry.key, f"was changed: its SHA-256 is not the one that digest {number} names")]
         try:
-            found = _counted(content)
+            found = _counted(content, entry.content_bytes)
         except zlib.error:
-            return [Finding(entry.key, "is no gzip file, though it is what was written")]
+            return [Finding(entry.key, "is not one gzip member, though it is what was written")]
+        if found[1] > entry.content_bytes:
+            what = f"holds more than the {entry.content_bytes:,} bytes of text that digest {number} counts"
+            return [Finding(entry.key, what)]
         if found != (entry.entries, entry.content_bytes):
             return [Finding(entry.key, f"holds {found[0]:,} entries, though digest {number} counts {entry.entries:,}")]
         return []
 
     def _judge_unlisted(self) -> None:
-        for position, key in enumerate(self._unlisted):
+        sizes = {entry.bytes for entry in self._missing.values()}
+        hashed = 0
+        for key, size_bytes in self._unlisted.items():
             number = written_for(key)
             if number is None:
                 what = "is no part of the archive: no digest names it"
@@ -238,10 +314,13 @@ class Verifier:
                 what = f"is named by no digest: digest {number} is being written, was never finished, or was cut off"
             else:
                 what = f"is named by no digest, though it looks like a part of digest {number}"
-            if self._missing and position < _MOST_HASHED:
-                content = self._place.get(key)
-                if content is not None and (original := self._missing.get(sha256(content))):
-                    what = f"is {original}, moved"
+            if key.endswith("/"):
+                what = "is a directory that cannot be read"
+            elif size_bytes in sizes and hashed < _MOST_HASHED:
+                hashed += 1
+                content = self._get(key, size_bytes)
+                if isinstance(content, bytes) and (original := self._missing.get(sha256(content))):
+                    what = f"is {original.key}, moved"
             self._find(key, what)
 
     def _judge_known(self) -> None:
@@ -257,6 +336,8 @@ class Verifier:
         hours = [hour for hour in wanted if (hour.contract, hour.start) not in self._damaged]
         return Report(
             findings=self._findings,
+            more=self._more,
+            stopped_by=self._stopped_by,
             digests=self._chain.number,
             sha256=self._chain.head,
             objects=self._objects,
@@ -286,18 +367,31 @@ def seconds_of(hour: str) -> int:
         return 0
 
 
-def _counted(content: bytes) -> tuple[int, int]:
+def inflated(content: bytes, max_bytes: int) -> Iterator[bytes]:
+    """The text of an object, piece by piece: one gzip member, and no more than a piece past `max_bytes`.  Raises: zlib.error."""
+    inflate = zlib.decompressobj(_GZIP_FORMAT)
+    size = 0
+    for start in range(0, len(content), _PIECE_BYTES):
+        pending = content[start : start + _PIECE_BYTES]
+        is_hungry = False
+        while not is_hungry:
+            text = inflate.decompress(pending, _CHUNK_BYTES)
+            yield text
+            size += len(text)
+            if size > max_bytes:
+                return
+            pending = inflate.unconsumed_tail
+            is_hungry = inflate.eof or (not pending and len(text) < _CHUNK_BYTES)
+        if inflate.eof:
+            if inflate.unused_data or start + _PIECE_BYTES < len(content):
+                raise zlib.error("more follows its end")
+            return
+    raise zlib.error("it ends too early")
+
+
+def _counted(content: bytes, max_bytes: int) -> tuple[int, int]:
     """How many lines and bytes the text of an object has, without holding all of it.  Raises: zlib.error."""
     lines = size = 0
-    rest = memoryview(content)
-    while rest:
-        inflate = zlib.decompressobj(_GZIP_FORMAT)
-        pending: bytes | memoryview = rest
-        while not inflate.eof:
-            text = inflate.decompress(pending, _CHUNK_BYTES)
-            pending = inflate.unconsumed_tail
-            if not text and not pending and not inflate.eof:
-                raise zlib.error("it ends too early")
-            lines, size = lines + text.count(b"\n"), size + len(text)
-        rest = memoryview(inflate.unused_data)
+    for text in inflated(content, max_bytes):
+        lines, size = lines + text.count(b"\n"), size + len(text)
     return lines, size

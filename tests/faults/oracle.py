@@ -119,7 +119,9 @@ class Proof:
         if not self.directory.is_dir():
             return []
         report = Verifier(DirectoryPlace(self.directory), is_signed_by, workers=1).run()
-        return [f"{where} {message}" for where, message in report.findings]
+        return [f"{where} {message}" for where, message in report.findings] + [report.stopped_by] * bool(
+            report.stopped_by
+        )
 
 
 class SinkOracle:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -137,8 +139,22 @@ UNKNOWN = {"ContentLength": 4}
 OTHER = {"ContentLength": 5, "Metadata": PUT["Metadata"]}
 
 
+class Body(io.BytesIO):
+    """Of an answer: whole each time, or in pieces. With `breaks_off` it ends too early."""
+
+    breaks_off = False
+
+    def read(self, count: int | None = None) -> bytes:
+        if count is None:
+            return self.getvalue()
+        found = super().read(count)
+        if not found and self.breaks_off:
+            raise raised.IncompleteReadError(actual_bytes=1, expected_bytes=2)
+        return found
+
+
 def content(found: bytes) -> dict[str, Any]:
-    return {"Body": SimpleNamespace(read=lambda: found)}
+    return {"Body": Body(found)}
 
 
 @pytest.fixture
@@ -253,6 +269,102 @@ def test_an_object_is_read_or_is_not_there(made: Made, code: str) -> None:
     assert place.get(KEY) is None
     with pytest.raises(PlaceError, match="SlowDown"):
         place.get(KEY)
+
+
+@pytest.mark.parametrize(("max_bytes", "read"), [(-2, b""), (0, b"t"), (2, b"tex"), (3, TEXT), (4, TEXT), (9, TEXT)])
+def test_no_more_of_an_object_is_read_than_a_byte_past_the_bound(made: Made, max_bytes: int, read: bytes) -> None:
+    answer = content(TEXT)
+    place, _, _ = made(get_object=answer)
+    assert place.get(KEY, max_bytes) == read
+    assert answer["Body"].closed == (max_bytes < 4), "the rest of it is not fetched"
+
+
+def test_an_answer_that_broke_off_is_not_taken_for_a_short_object(made: Made) -> None:
+    answer = content(TEXT)
+    answer["Body"].breaks_off = True
+    place, _, _ = made(get_object=answer)
+    with pytest.raises(PlaceError) as told:
+        place.get(KEY, 9)
+    assert told.value.may_pass
+
+
+# Patience
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long a place waited each time, without the waiting."""
+    waited: list[float] = []
+    monkeypatch.setattr("poller.archive.s3.time", SimpleNamespace(sleep=waited.append, time=time.time))
+    monkeypatch.setattr("poller.archive.s3.random", SimpleNamespace(random=lambda: 1.0))
+    return waited
+
+
+PASSING = [
+    refused("SlowDown", 503), refused("InternalError", 500), refused("RequestTimeout", 400), refused("TooMany", 429),
+    raised.ReadTimeoutError(endpoint_url="x"), raised.EndpointConnectionError(endpoint_url="x"),
+]  # fmt: skip
+
+
+def patient(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> S3Place:
+    Library(monkeypatch, "poller.archive.s3", bucket)
+    return S3Place(ArchiveSink(name="archive", url="s3://audit/prefix"), Config(), is_patient=True)
+
+
+def test_what_may_pass_is_tried_again_with_growing_waits(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    place = patient(Bucket(get_object=[*PASSING, content(TEXT)]), monkeypatch)
+    assert place.get(KEY, 4) == TEXT
+    assert waits == [1, 2, 4, 8, 16, 16]
+    waits.clear()
+    pages = {"Versions": [version("a", 1)], "IsTruncated": True, "NextKeyMarker": "k"}, {"Versions": [version("b", 1)]}
+    place = patient(Bucket(list_object_versions=[pages[0], *PASSING[:2], pages[1]]), monkeypatch)
+    assert [listed.key for listed in place.listing("")] == ["a", "b"]
+    assert waits == [1, 2]
+
+
+def test_what_does_not_pass_is_told_in_the_end(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Bucket(get_object=refused("SlowDown", 503), list_object_versions=refused("SlowDown", 503))
+    place = patient(bucket, monkeypatch)
+    with pytest.raises(PlaceError, match="SlowDown") as told:
+        place.get(KEY)
+    assert not told.value.is_of_object
+    assert len(waits) == 6
+    with pytest.raises(PlaceError, match="SlowDown"):
+        list(place.listing(""))
+    assert bucket.of("list_objects_v2") == [], "it would show no deletions"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_object"),
+    [
+        (refused("AccessDenied", 403), True),
+        (refused("InvalidObjectState", 403), True),
+        (refused("KMS.DisabledException", 400), True),
+        (refused("KeyTooLongError", 400), True),
+        (raised.ParamValidationError(report="x"), True),
+        (raised.HTTPClientError(error=TooLargeError("too large")), True),
+        (refused("ExpiredToken", 400), False),
+        (refused("SignatureDoesNotMatch", 403), False),
+        (refused("NoSuchBucket", 404), False),
+        (refused("Odd", 401), False),
+        (raised.NoCredentialsError(), False),
+    ],
+    ids=str,
+)
+def test_what_does_not_pass_is_asked_once_and_is_of_the_object_or_of_the_place(
+    waits: list[float], monkeypatch: pytest.MonkeyPatch, error: Exception, is_of_object: bool
+) -> None:
+    error.__context__ = getattr(error, "kwargs", {}).get("error")
+    with pytest.raises(PlaceError) as told:
+        patient(Bucket(get_object=error), monkeypatch).get(KEY)
+    assert (told.value.is_of_object, told.value.may_pass, waits) == (is_of_object, False, [])
+
+
+def test_a_sink_waits_by_itself(made: Made, waits: list[float]) -> None:
+    place, bucket, _ = made(get_object=refused("SlowDown", 503))
+    with pytest.raises(PlaceError):
+        place.get(KEY)
+    assert (len(bucket.asked), waits) == (1, [])
 
 
 def test_that_an_object_is_not_there_is_known_by_the_answer_alone(made: Made) -> None:

@@ -1,17 +1,35 @@
-"""`archive keygen` as a command: which names are refused."""
+"""`archive keygen` and `verify` as commands, on archives in a directory: exit codes, and what is refused by name."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
+from poller.archive.directory import DirectoryPlace
+from poller.core.evidence.digest import batch_of, digest_key
+from tests.archives import archive_of
 from tests.in_process import run_here
 
 
 def command(where: Path, *args: str) -> tuple[int, list[str], str]:
     code, output, errors = run_here("archive", *args, cwd=where, env={})
     return code, output.decode().splitlines(), errors.decode()
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Path:
+    """The directory of an archive of three batches, besides which there is `other.toml` with a sink."""
+    made, _ = archive_of(3)
+    for key, content in made.objects.items():
+        DirectoryPlace(tmp_path / "audit").put(key, content)
+    (tmp_path / "ionos-poller.toml").write_text('[[sinks]]\nname = "files"\ntype = "file"\npath = "again.ndjson"\n')
+    return tmp_path / "audit"
+
+
+# keygen
 
 
 @pytest.mark.parametrize("name", ["x.pub", "X.PUB", "a.b.Pub", "sub/x.pub", ".", "..", "sub/.."])
@@ -31,3 +49,48 @@ def test_where_one_of_two_keys_cannot_be_written_neither_is(tmp_path: Path) -> N
         "evidence.key": 0o600,
         "evidence.pub": 0o644,
     }
+
+
+# verify
+
+
+def test_an_object_that_cannot_be_read_is_named_and_the_others_are_verified(audit: Path) -> None:
+    assert command(audit, "verify", ".")[0] == 0
+    linked, flipped = (path for path in sorted(audit.rglob("*.gz")) if batch_of(str(path.relative_to(audit))) == 2)
+    linked.unlink()
+    linked.symlink_to("/etc/passwd")
+    flipped.write_bytes(flipped.read_bytes()[::-1])
+    code, output, errors = command(audit, "verify", ".")
+    assert (code, output[0].endswith("NOT PROVEN: 2 findings")) == (1, True)
+    assert f"{linked.relative_to(audit)}: cannot be read: is a link, which is not followed\n" in errors
+    assert f"{flipped.relative_to(audit)}: was changed" in errors
+
+
+def test_a_place_that_cannot_be_read_is_not_proven_and_not_called_changed(audit: Path) -> None:
+    code, output, errors = command(audit, "verify", "audit/none")
+    assert (code, output[0]) == (5, "not finished, so nothing is proven")
+    assert "not finished: audit/none: there is no such directory (check the path)" in errors
+    code, output, _ = command(audit, "verify", "audit/none", "--json")
+    told = json.loads(output[0])
+    assert (code, told["proven"], told["finished"], told["findings"]) == (5, False, False, [])
+
+
+def test_a_name_that_is_no_text_is_a_finding_for_machines_too(audit: Path) -> None:
+    os.close(os.open(os.fsencode(audit) + b"/data/\xff\xfe.gz", os.O_CREAT | os.O_WRONLY))
+    code, output, _ = command(audit, "verify", ".", "--json")
+    assert code == 1
+    assert [row["where"] for row in json.loads(output[0])["findings"]] == ["data/\\xff\\xfe.gz"]
+
+
+def test_sparse_files_of_any_size_are_not_read(audit: Path) -> None:
+    grown = next(audit.rglob("*.gz"))
+    digests = audit / digest_key(2), audit / "digests/000000003.sig"
+    other = audit / "data/other"
+    other.touch()
+    for path in (grown, *digests, other):
+        os.truncate(path, 1 << 40)
+    code, _, errors = command(audit, "verify", ".")
+    assert code == 1
+    assert f"{grown.relative_to(audit)}: was changed: it is longer than" in errors
+    assert f"{digest_key(2)}: is longer than any digest" in errors
+    assert f"{digest_key(3)}: was changed: its signature does not fit" in errors

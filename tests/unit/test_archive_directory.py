@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,110 @@ def test_a_special_file_is_no_object_and_holds_nobody_up(place: DirectoryPlace, 
     os.mkfifo(tmp_path / "audit" / "pipe")
     with pytest.raises(PlaceError, match="pipe: is no regular file"):
         place.get("pipe")
+
+
+@pytest.mark.parametrize("max_bytes", [-2, -1, 0, 3, 4, 5, 1 << 62])
+def test_no_more_is_read_than_a_byte_past_the_bound(place: DirectoryPlace, max_bytes: int) -> None:
+    place.put(KEY, b"text")
+    assert place.get(KEY, max_bytes) == b"text"[: max(max_bytes, 0) + 1]
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(os.path.relpath(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (_link, "is a link, which is not followed"),
+        (Path.mkdir, "is no regular file"),
+        (os.mkfifo, "is no regular file"),
+        (_socket, "No such device or address"),
+        (lambda path: path.parent.rmdir() or path.parent.write_text(""), "Not a directory"),
+    ],
+    ids=["a link", "a directory", "a pipe", "a socket", "a file for a directory"],
+)
+def test_what_lies_in_place_of_an_object_is_told_to_be_of_that_object_alone(
+    place: DirectoryPlace, tmp_path: Path, make: Callable[[Path], object], why: str
+) -> None:
+    path = tmp_path / "audit" / KEY
+    path.parent.mkdir(parents=True)
+    make(path)
+    with pytest.raises(PlaceError, match=why) as told:
+        place.get(KEY)
+    assert (told.value.is_of_object, told.value.is_refused, told.value.hint) == (True, False, "")
+
+
+def _denied(monkeypatch: pytest.MonkeyPatch, function: str, is_denied: Callable[[str], bool], number: int) -> None:
+    """Have a function of the system refuse some paths: who runs the tests may read everything."""
+    original = getattr(os, function)
+
+    def refuse(path: str | Path, *args: int) -> object:
+        if is_denied(str(path)):
+            raise OSError(number, os.strerror(number))
+        return original(path, *args)
+
+    monkeypatch.setattr(os, function, refuse)
+
+
+def test_a_file_that_this_user_may_not_read_is_of_that_object_and_a_disk_that_is_away_is_not(
+    place: DirectoryPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put(KEY, b"text")
+    with monkeypatch.context() as patch:
+        _denied(patch, "open", lambda path: path.endswith(".gz"), errno.EACCES)
+        with pytest.raises(PlaceError, match="check that this user can read it") as told:
+            place.get(KEY)
+        assert (told.value.is_of_object, told.value.is_refused) == (True, True)
+    _denied(monkeypatch, "open", lambda path: path.endswith(".gz"), errno.EIO)
+    with pytest.raises(PlaceError, match="Input/output error") as told:
+        place.get(KEY)
+    assert told.value.is_of_object
+    _denied(monkeypatch, "scandir", lambda path: True, errno.EIO)
+    with pytest.raises(PlaceError, match="Input/output error") as told:
+        place.get(KEY)
+    assert not told.value.is_of_object
+    assert told.value.may_pass
+
+
+@pytest.mark.parametrize(
+    ("denied", "listed"),
+    [
+        ("lost+found", [KEY, "digests/1"]),
+        ("data/contract=1", ["data/contract=1/", "digests/1"]),
+        ("data", None),
+        ("digests", None),
+        ("", None),
+    ],
+)
+def test_a_directory_that_cannot_be_read_is_told_by_its_name_unless_the_archive_has_none_such(
+    place: DirectoryPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: str, listed: list[str] | None
+) -> None:
+    place.put(KEY, b"text")
+    place.put("digests/1", b"text")
+    (tmp_path / "audit/lost+found").mkdir()
+    refused = str(tmp_path / "audit" / denied)
+    _denied(monkeypatch, "scandir", lambda path: path == refused, errno.EACCES)
+    if listed is None:
+        with pytest.raises(PlaceError, match="Permission denied"):
+            list(place.listing(""))
+    else:
+        assert [found.key for found in place.listing("")] == listed
+
+
+def test_a_name_that_is_no_text_is_listed_as_one(place: DirectoryPlace, tmp_path: Path) -> None:
+    place.put(KEY, b"text")
+    os.close(os.open(os.fsencode(tmp_path / "audit/data") + b"/\xff\xfe.gz", os.O_CREAT | os.O_WRONLY))
+    Path(os.fsdecode(os.fsencode(tmp_path / "audit/data") + b"/\xfe")).mkdir()
+    os.close(os.open(os.fsencode(tmp_path / "audit/data") + b"/\xfe/x", os.O_CREAT | os.O_WRONLY))
+    keys = [listed.key for listed in place.listing("")]
+    assert keys == [KEY, "data/\\xfe/x", "data/\\xff\\xfe.gz"]
+    assert "".join(keys).encode()
 
 
 def test_a_probe_leaves_nothing_behind(place: DirectoryPlace, tmp_path: Path) -> None:

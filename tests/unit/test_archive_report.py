@@ -1,11 +1,11 @@
-"""What `archive verify` says in plain words of an hour that is not complete."""
+"""What `archive verify` says in plain words: of an hour that is not complete, of what it could not read, of signatures."""
 
 from __future__ import annotations
 
 import pytest
 
 from poller.cli.archive_report import as_data, lines_of
-from poller.core.evidence.chain import Hour
+from poller.core.evidence.chain import Finding, Hour
 from poller.core.evidence.digest import StatedGap, Statement
 from poller.pipeline.verify import HeldHour, Report
 
@@ -30,11 +30,23 @@ GAP = StatedGap("2026-04-11T17:03:01Z", "2026-04-11T17:03:02Z", "unreadable")
 )
 def test_an_hour_that_is_not_complete_says_what_is_known_of_it(statement: Statement, held: int, said: str) -> None:
     hour = HeldHour("1", 1_775_926_800, Hour(statement, held))
-    report = Report([], 1, "ab", 1, 31, 1, HOUR, HOUR, 0, 0, [hour], [], 0, [], None)
+    report = Report([], 0, "", 1, "ab", 1, 31, 1, HOUR, HOUR, 0, 0, [hour], [], 0, [], None)
     assert any(line.startswith(f"  contract 1, {HOUR}: {said}") for line in lines_of(report)), list(lines_of(report))
 
 
-WHOLE = Report([], 1, "ab", 1, 31, 1, HOUR, HOUR, 1, 0, [], [], 1, ["key"], None)
+WHOLE = Report([], 0, "", 7, "ab", 1, 31, 1, HOUR, HOUR, 1, 0, [], [], 1, ["key"], None)
+
+
+def test_what_could_not_be_read_to_its_end_is_not_called_proven() -> None:
+    stopped = WHOLE._replace(stopped_by="s3://audit: SlowDown", findings=[Finding("data/x", "is missing")], more=2)
+    assert list(lines_of(stopped)) == [
+        "not finished, so nothing is proven",
+        "  read up to there: 1 object of 7 digests, 3 findings",
+    ]
+    told = as_data(stopped._replace(findings=[], more=0))
+    assert (told["proven"], told["finished"], told["stopped_by"]) == (False, False, "s3://audit: SlowDown")
+    told = as_data(WHOLE)
+    assert (told["proven"], told["finished"], told["more_findings"]) == (True, True, 0)
 
 
 def test_from_which_digest_on_an_archive_is_signed_is_said_where_it_is_not_the_first() -> None:
@@ -53,3 +65,8 @@ def test_with_which_key_it_is_signed_is_said() -> None:
         told = list(lines_of(WHOLE._replace(key=key)))
         assert told[told.index("  key") - 1] == said
     assert "signed with the given key, and its others:" in list(lines_of(WHOLE._replace(keys=["a", "key"], key="key")))
+
+
+def test_findings_that_were_not_kept_are_counted() -> None:
+    told = list(lines_of(WHOLE._replace(findings=[Finding("data/x", "is missing")], more=1_000_000)))
+    assert told[0].endswith("NOT PROVEN: 1,000,001 findings")

@@ -206,6 +206,27 @@ def test_digests_before_the_first_signature_are_proven_by_it_and_later_ones_need
     ]
 
 
+@pytest.mark.parametrize("field", ["key", "next_key"])
+@pytest.mark.parametrize("text", ["", "abc", "AAAA", "\u00fc", "=" * 60, base64.b64encode(bytes(44)).decode()])
+def test_a_digest_with_a_key_that_is_none_is_a_finding(field: str, text: str) -> None:
+    place, _ = archive_of(3)
+    digest = decode(place.objects[digest_key(2)])
+    place.objects[digest_key(2)] = encode(msgspec.structs.replace(digest, **{field: text}))
+    found = verify(place, key=signer()).findings
+    assert (digest_key(2), "was changed: its key is no Ed25519 public key") in found
+
+
+def test_digests_that_are_missing_side_by_side_are_one_finding() -> None:
+    place, _ = archive_of(3)
+    del place.objects[digest_key(2)]
+    place.objects[digest_key(999_999_999)] = b""
+    found = [row for row in verify(place).findings if row.message.startswith("is missing")]
+    assert found == [
+        (digest_key(2), "is missing"),
+        (digest_key(4), f"is missing, and so are all up to {digest_key(999_999_998)}: 999,999,995 digests"),
+    ]
+
+
 def test_a_statement_that_does_not_fit_what_is_there_is_named() -> None:
     place = MemoryPlace()
     writer = Writer(place, signer())

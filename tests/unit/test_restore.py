@@ -157,17 +157,19 @@ def test_an_object_that_is_not_what_was_written_is_told(damage: Any, why: str) -
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"no gzip", "is no gzip file"),
+        (b"no gzip", "is not one gzip member"),
+        (gzip.compress(b'{"n":1}\n') * 2, "is not one gzip member"),
+        (gzip.compress(b'{"n":1}\n' * 100_000), "holds more than its digest counts"),
         (gzip.compress(b'{"n":1}\n7\n'), "holds what is no entry"),
     ],
-    ids=["text", "a number"],
+    ids=["text", "two members", "more than is counted", "a number"],
 )
 def test_an_object_that_was_written_wrong_is_told(content: bytes, why: str) -> None:
     place = written([timed(1)])
     (row,) = decode(place.objects[digest_key(1)]).objects
     place.objects[row.key] = content
     with pytest.raises(PollerError, match=why) as told:
-        events_in(place, msgspec.structs.replace(row, sha256=sha256(content)))
+        events_in(place, msgspec.structs.replace(row, sha256=sha256(content), bytes=len(content)))
     assert row.key in str(told.value)
 
 

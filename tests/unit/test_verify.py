@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import random
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from poller.archive import Listed, PlaceError
+from poller.archive.directory import DirectoryPlace
+from poller.archive.signing import is_signed_by
 from poller.core.evidence.compose import DueHour
 from poller.core.evidence.digest import (
     PROBES,
@@ -23,7 +28,7 @@ from poller.core.evidence.digest import (
     signature_key,
 )
 from poller.core.windows import Window
-from poller.pipeline.verify import Known, seconds_of
+from poller.pipeline.verify import MAX_DIGEST_BYTES, Known, Verifier, inflated, seconds_of
 from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, lines_of, signer, verify
 
 
@@ -47,7 +52,7 @@ def test_an_object_that_is_not_what_its_writer_counted_is_named() -> None:
     writer = Writer(place, signer())
     digest = decode(place.objects[digest_key(1)])
     first, *others = digest.objects
-    changed = msgspec.structs.replace(digest, objects=(msgspec.structs.replace(first, content_bytes=1), *others))
+    changed = msgspec.structs.replace(digest, objects=(msgspec.structs.replace(first, content_bytes=999), *others))
     place.objects[digest_key(1)] = encode(changed)
     place.objects[signature_key(1)] = writer.key.sign(encode(changed)) if writer.key else b""
     (finding,) = verify(place, key=signer()).findings
@@ -147,7 +152,7 @@ def test_an_hour_with_a_damaged_object_is_not_called_complete() -> None:
     report = verify(place, known)
     assert (before.complete, before.damaged) == (2, 0)
     assert (report.complete, report.damaged) == (1, 1)
-    assert "was changed: its SHA-256" in report.findings[0].message
+    assert "was changed: it is longer than" in report.findings[0].message
 
 
 def test_what_is_missing_or_cut_is_told_with_its_numbers() -> None:
@@ -162,23 +167,48 @@ def test_what_is_missing_or_cut_is_told_with_its_numbers() -> None:
     }
 
 
-def test_an_object_is_counted_over_all_of_its_members_however_long_they_are() -> None:
+@pytest.mark.parametrize("level", [0, 9], ids=["longer than what is read at once", "text longer than what is inflated"])
+def test_an_object_is_counted_however_long_it_is(level: int) -> None:
     text = b"x" * 600_000 + b"\n"
-    content = gzip.compress(text * 3) + gzip.compress(text)
+    content = gzip.compress(text * 4, level)
     place, _ = with_content(content, entries=4, content_bytes=4 * len(text))
     assert [row.message for row in verify(place).findings if "holds" in row.message] == []
     place, key = with_content(content, entries=3, content_bytes=4 * len(text))
     assert (key, "holds 4 entries, though digest 1 counts 3") in verify(place).findings
 
 
+@pytest.mark.parametrize("size", [0, 1, 1024 * 1024 - 1, 1024 * 1024, 1024 * 1024 + 1, 2 * 1024 * 1024])
+def test_a_text_is_inflated_whole_at_whatever_length(size: int) -> None:
+    text = random.Random(size).randbytes(size // 2) + bytes(size - size // 2)
+    assert b"".join(inflated(gzip.compress(text), size)) == text
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"no gzip at all", gzip.compress(b"a\n" * 99)[:-9], zlib.compress(b"a\n")],
-    ids=["text", "cut", "zlib"],
+    [
+        b"no gzip at all",
+        gzip.compress(b"a\n" * 99)[:-9],
+        b"",
+        zlib.compress(b"a\n"),
+        gzip.compress(b"a\n") + gzip.compress(b"a\n"),
+        gzip.compress(b"") * 100_000,
+        gzip.compress(b"a\n") + b"x",
+        gzip.compress(b"a\n" * 99) + bytes(10),
+    ],
+    ids=["text", "cut", "empty", "zlib", "two members", "many empty members", "a byte more", "zeros behind it"],
 )
-def test_what_was_written_and_is_no_gzip_file_is_told(content: bytes) -> None:
-    place, key = with_content(content, entries=1)
-    assert (key, "is no gzip file, though it is what was written") in verify(place).findings
+def test_what_was_written_and_is_not_one_gzip_member_is_told(content: bytes) -> None:
+    place, key = with_content(content, entries=1, content_bytes=198)
+    assert (key, "is not one gzip member, though it is what was written") in verify(place).findings
+
+
+def test_no_more_is_inflated_than_a_digest_counts() -> None:
+    compress = zlib.compressobj(9, zlib.DEFLATED, 31)
+    zeros = bytes(1024 * 1024)
+    content = b"".join([*(compress.compress(zeros) for _ in range(64)), compress.flush()])
+    place, key = with_content(content, entries=1, content_bytes=5)
+    assert (key, "holds more than the 5 bytes of text that digest 1 counts") in verify(place).findings
+    assert sum(map(len, inflated(content, 5))) <= len(zeros)
 
 
 def test_how_far_it_is_is_told_in_bytes_of_objects() -> None:
@@ -246,15 +276,136 @@ def test_a_draft_that_a_kill_left_is_no_finding() -> None:
     assert verify(Drafts(archive_of(2)[0].objects)).findings == []
 
 
-def test_a_place_that_cannot_be_read_ends_it() -> None:
-    class Away(MemoryPlace):
-        def get(self, key: str) -> bytes | None:
-            if key.startswith("data/"):
-                raise PlaceError("503 SlowDown")
-            return super().get(key)
+class Failing(MemoryPlace):
+    """A place where some objects cannot be read, and which remembers how much of each was asked for."""
 
-    with pytest.raises(PlaceError, match="SlowDown"):
-        verify(Away(archive_of(3)[0].objects))
+    def __init__(self, objects: Mapping[str, bytes], failing: Callable[[str], bool], **kind: bool) -> None:
+        super().__init__(objects)
+        self.failing = failing
+        self.kind = kind
+        self.asked: dict[str, int | None] = {}
+
+    def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
+        self.asked[key] = max_bytes
+        if key in self.objects and self.failing(key):
+            raise PlaceError(f"memory/{key}: why", hint="what to do", **self.kind)  # type: ignore[arg-type]
+        return super().get(key, max_bytes)
+
+
+@pytest.mark.parametrize("kind", [{}, {"is_refused": True}], ids=["away", "refused"])
+@pytest.mark.parametrize("where", ["data/", "digests/000000002.json", "digests/000000002.sig", ""])
+def test_where_the_place_cannot_be_read_it_is_not_finished_and_nothing_is_called_missing(
+    kind: dict[str, bool], where: str
+) -> None:
+    report = verify(Failing(archive_of(3)[0].objects, lambda key: key.startswith(where), **kind), key=signer())
+    assert report.findings == []
+    assert "why (what to do)" in report.stopped_by
+    assert not report.is_proven
+
+
+def test_where_it_ends_early_nobody_waits_for_what_is_still_being_read() -> None:
+    goes_on, waited = threading.Event(), []
+
+    class Slow(Failing):
+        def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
+            if batch_of(key) == 1:
+                waited.append(goes_on.wait(5))
+            return super().get(key, max_bytes)
+
+    try:
+        report = verify(Slow(archive_of(2)[0].objects, lambda key: key == digest_key(2)))
+        assert (report.stopped_by, waited) == (f"memory/{digest_key(2)}: why (what to do)", [])
+    finally:
+        goes_on.set()
+
+
+def test_a_place_that_cannot_be_listed_is_not_finished_either() -> None:
+    class Away(MemoryPlace):
+        def listing(self, prefix: str) -> Iterator[Listed]:
+            raise PlaceError("gone")
+
+    report = verify(Away(archive_of(3)[0].objects))
+    assert (report.findings, report.stopped_by, report.digests) == ([], "gone", 0)
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_an_object_that_cannot_be_read_is_a_finding_by_its_name_and_the_rest_goes_on(is_refused: bool) -> None:
+    objects = archive_of(3)[0].objects
+    keys = [next(key for key in objects if batch_of(key) == 2), digest_key(1), signature_key(3)]
+    flipped = next(key for key in objects if batch_of(key) == 3)
+    objects[flipped] = objects[flipped][::-1]
+    place = Failing(objects, lambda key: key in keys, is_of_object=True, is_refused=is_refused)
+    found = {row.where: row.message for row in verify(place, key=signer()).findings if batch_of(row.where) != 1}
+    assert {key: found.pop(key) for key in keys} == dict.fromkeys(keys, "cannot be read: why (what to do)")
+    assert "SHA-256" in found.pop(flipped)
+    # Of the digest that cannot be read it is not known what it held: the counts of the next do not fit.
+    assert set(found) <= {digest_key(2)}
+
+
+def test_who_may_read_nothing_at_all_has_found_nothing() -> None:
+    objects = archive_of(2)[0].objects
+    report = verify(Failing(objects, lambda key: True, is_of_object=True, is_refused=True))
+    assert (report.findings, report.stopped_by) == ([], "memory/digests/000000001.json: why (what to do)")
+    report = verify(Failing(objects, lambda key: True, is_of_object=True))
+    assert (digest_key(1), "cannot be read: why (what to do)") in report.findings
+
+
+def test_no_more_is_read_than_the_digests_say() -> None:
+    place, _ = archive_of(2)
+    sizes = {row.key: row.bytes for number in (1, 2) for row in decode(place.objects[digest_key(number)]).objects}
+    missing, grown = objects_of(place)
+    for key in (grown, signature_key(1)):
+        place.objects[key] += bytes(1000)
+    del place.objects[missing]
+    place.objects |= {"data/moved": bytes(sizes[missing]), "data/large": bytes(sizes[missing] + 1)}
+    place.objects[digest_key(3)] = bytes(MAX_DIGEST_BYTES + 1)
+    reading = Failing(place.objects, lambda key: False)
+    found = {row.where: row.message for row in verify(reading).findings}
+    assert found[grown] == f"was changed: it is longer than the {sizes[grown]:,} bytes that digest 1 names"
+    assert found[digest_key(1)] == "was changed: its signature does not fit"
+    assert "is longer than any digest" in found[digest_key(3)]
+    assert all(reading.asked[key] == size for key, size in sizes.items())
+    assert reading.asked[signature_key(1)] == 64
+    assert reading.asked["data/moved"] == sizes[missing]
+    assert "data/large" not in reading.asked
+    assert None not in reading.asked.values()
+
+
+@pytest.mark.parametrize("size", [-1, -2, 0, 1 << 62])
+def test_a_size_that_no_object_has_does_no_harm(size: int, tmp_path: Path) -> None:
+    made, _ = archive_of(1)
+    for key, content in made.objects.items():
+        DirectoryPlace(tmp_path).put(key, content)
+    digest = decode(made.objects[digest_key(1)])
+    row = msgspec.structs.replace(digest.objects[0], bytes=size)
+    (tmp_path / digest_key(1)).write_bytes(encode(msgspec.structs.replace(digest, objects=(row, digest.objects[1]))))
+    report = Verifier(DirectoryPlace(tmp_path), is_signed_by).run()
+    assert row.key in {finding.where for finding in report.findings}
+
+
+@pytest.mark.parametrize("key", ["", "/", "data/../../etc/passwd", "digests/000000001.json", "data/x", "data/\0"])
+def test_a_digest_can_name_no_object_that_lies_elsewhere(key: str) -> None:
+    place, _ = archive_of(1)
+    digest = decode(place.objects[digest_key(1)])
+    row = msgspec.structs.replace(digest.objects[0], key=key)
+    place.objects[digest_key(1)] = encode(msgspec.structs.replace(digest, objects=(row,)))
+    reading = Failing(place.objects, lambda key: False)
+    assert (key, "is no name of an object, though digest 1 names it") in verify(reading).findings
+    assert key not in reading.asked or key == digest_key(1)
+
+
+def test_of_many_findings_the_first_are_kept_and_the_others_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poller.pipeline.verify._MOST_FINDINGS", 3)
+    place, _ = archive_of(1)
+    place.objects |= dict.fromkeys([f"data/{number}" for number in range(9)], b"")
+    report = verify(place)
+    assert ([row.where for row in report.findings], report.more) == (["data/0", "data/1", "data/2"], 6)
+
+
+def test_a_directory_that_cannot_be_listed_is_a_finding() -> None:
+    place, _ = archive_of(1)
+    place.objects["data/contract=9/"] = b""
+    assert verify(place).findings == [("data/contract=9/", "is a directory that cannot be read")]
 
 
 def test_an_hour_is_read_as_it_is_written_and_what_is_none_is_the_first_of_all() -> None:

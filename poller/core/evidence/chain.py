@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from poller.core.evidence.digest import Digest, DigestError, Statement, decode, digest_key, sha256, signature_key
+from poller.core.evidence.digest import (
+    Digest,
+    DigestError,
+    Statement,
+    decode,
+    decode_key,
+    digest_key,
+    sha256,
+    signature_key,
+)
 
 Verify = Callable[[str, bytes, bytes], bool]
 """Whether a key (as digests have it) made this signature of these bytes."""
@@ -54,6 +63,7 @@ class Chain:
         """Its SHA-256."""
         self.signed_from = 0
         """The first digest with a signature, which covers those before it by their hashes; 0 where none has one."""
+        self._is_unread = False  # what the last digest holds is not known
 
     @property
     def keys(self) -> list[str]:
@@ -68,11 +78,14 @@ class Chain:
     def add(self, number: int, content: bytes, signature: bytes | None) -> tuple[Digest | None, list[Finding]]:
         """Read digest `number`, from its bytes and those of its signature. None where it is no digest at all."""
         where = digest_key(number)
-        found = [Finding(digest_key(gone), "is missing") for gone in range(self.number + 1, number)]
-        is_gap, previous = bool(found), self.head
-        self.number, self.head = number, sha256(content)
+        is_gap, previous = self._is_unread or number > self.number + 1, self.head
+        found = list(self._missing_before(number))
+        self.number, self.head, self._is_unread = number, sha256(content), False
         try:
             digest = decode(content)
+            for key in (digest.key, digest.next_key):
+                if key is not None:
+                    decode_key(key)
         except DigestError as error:
             return None, [*found, Finding(where, f"was changed: {error}")]
         found += (Finding(where, message) for message in self._judge(digest, number, previous, is_gap=is_gap))
@@ -81,11 +94,26 @@ class Chain:
         found += (Finding(where, message) for message in self._judge_counts(digest, is_gap=is_gap))
         return digest, found
 
+    def skip(self, number: int) -> list[Finding]:
+        """Pass over digest `number`, which is there and cannot be read. Returns what is wrong before it."""
+        found = list(self._missing_before(number))
+        self.number, self.head, self._is_unread = number, "", True
+        return found
+
     def finish(self) -> list[Finding]:
         """What can be said only when all digests were read."""
         if self.number and self._trusted is not None and self._trusted not in self._keys:
             return [Finding(digest_key(1), "the given public key signed no digest of this archive")]
         return []
+
+    def _missing_before(self, number: int) -> Iterator[Finding]:
+        """One finding for all that are missing side by side: the name of a file can claim any number."""
+        first, last = self.number + 1, number - 1
+        if first == last:
+            yield Finding(digest_key(first), "is missing")
+        elif first < last:
+            what = f"is missing, and so are all up to {digest_key(last)}: {last - first + 1:,} digests"
+            yield Finding(digest_key(first), what)
 
     def _judge(self, digest: Digest, number: int, previous: str, *, is_gap: bool) -> Iterator[str]:
         if digest.number != number:
