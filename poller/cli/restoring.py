@@ -6,6 +6,7 @@ import hashlib
 import sys
 import threading
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import BinaryIO
 
@@ -73,7 +74,8 @@ def restore(
 ) -> int:
     """Take entries out of an archive: as JSON lines, or to sinks. It needs no state, and no API.
 
-    Oldest hour first for each contract. Every object is checked against its digest.
+    Oldest hour first for each contract. Every object is checked against its digest. Entries in another format than raw (the
+    `format` of the sink) are restored by whole hours, and to no sink: their times are not read.
 
     \b
     Examples:
@@ -83,20 +85,34 @@ def restore(
     if output and sinks:
         raise ConfigError([Problem("--output", "is given besides --sink", "give one of the two")])
     opened, span = place_of(settings, place), _span(start, end)
-    objects = [entry for *_, digest in digests_of(opened) for entry in chosen_objects(digest, span, contracts)]
+    objects: list[Object] = []
+    formats: dict[str, str] = {}  # of the objects whose entries are not as the API gave them, by key
+    for *_, digest in digests_of(opened):
+        chosen = list(chosen_objects(digest, span, contracts))
+        objects += chosen
+        if digest.entry_format != "raw":
+            formats.update((entry.key, digest.entry_format) for entry in chosen)
     objects.sort(key=lambda entry: (entry.contract, entry.hour))
+    told = ", ".join(sorted(set(formats.values())))
     if sinks:
+        if formats:
+            what = f"the archive holds entries in the format {told}, and a sink needs them as the API gave them"
+            raise ConfigError([Problem("--sink", what, "restore them with --output")])
         config = settings.load()
         return until_stopped(lambda stop: _to_sinks(config, opened, objects, span, sinks, stop))
+    if any(entry.key in formats and not _is_whole(entry, span) for entry in objects):
+        note(
+            f"the times of entries in the format {told} are not read: each hour that the span touches is restored whole"
+        )
     if output in (None, "-"):
-        note(f"{_write(opened, objects, span, sys.stdout.buffer):,} entries restored")
+        note(f"{_write(opened, objects, span, formats, sys.stdout.buffer):,} entries restored")
         return EXIT_OK
     path = Path(str(output))
     if path.exists():
         raise ConfigError([Problem("--output", f"{path} exists already", "name another file, or move it away")])
     with NewFile(path) as made:
         with made.draft.open("wb") as file:
-            count = _write(opened, objects, span, file)
+            count = _write(opened, objects, span, formats, file)
         made.write(b"")
         made.commit()
     note(f"{count:,} entries restored to {path}")
@@ -119,11 +135,12 @@ def _is_whole(entry: Object, span: Window | None) -> bool:
     return span is None or (span.start <= start and start + HOUR_SECONDS <= span.end)
 
 
-def _write(place: Place, objects: list[Object], span: Window | None, file: BinaryIO) -> int:
+def _write(place: Place, objects: list[Object], span: Window | None, formats: Container[str], file: BinaryIO) -> int:
     count = 0
     for entry in objects:
-        lines = lines_in(place, entry)
-        if span is not None and not _is_whole(entry, span):
+        if _is_whole(entry, span) or entry.key in formats:
+            lines = lines_in(place, entry)
+        else:
             lines = [event.line for event in events_in(place, entry) if _is_in(event.time_us, span)]
         if lines:
             file.write(b"\n".join([*lines, b""]))

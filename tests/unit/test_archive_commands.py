@@ -1,4 +1,4 @@
-"""`archive keygen` and `verify` as commands, on archives in a directory: exit codes, and what is refused by name."""
+"""`archive keygen`, `verify` and `restore` as commands, on archives in a directory: exit codes, and what is refused by name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from poller.archive.directory import DirectoryPlace
-from poller.core.evidence.digest import batch_of, digest_key
-from tests.archives import archive_of
+from poller.core.evidence.digest import batch_of, decode, digest_key, encode
+from tests.archives import Writer, archive_of, entry
 from tests.in_process import run_here
+
+LINE = b'{"@uuid":"%08d-0000-4000-8000-000000000000","meta":{"time":"2026-01-01T%02d:%02d:00Z"}}'
 
 
 def command(where: Path, *args: str) -> tuple[int, list[str], str]:
@@ -94,3 +97,54 @@ def test_sparse_files_of_any_size_are_not_read(audit: Path) -> None:
     assert f"{grown.relative_to(audit)}: was changed: it is longer than" in errors
     assert f"{digest_key(2)}: is longer than any digest" in errors
     assert f"{digest_key(3)}: was changed: its signature does not fit" in errors
+
+
+# restore
+
+
+def entries_of(*times: tuple[int, int]) -> list[object]:
+    return [entry(n, hour).with_line(LINE % (n, hour, minute)) for n, (hour, minute) in enumerate(times, start=1)]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """Two archives of two hours, `raw` and `ecs`, which differ in the format that their digests name."""
+    for name in ("raw", "ecs"):
+        place = DirectoryPlace(tmp_path / name)
+        Writer(place, None).write(entries_of((0, 10), (0, 50), (1, 10), (1, 50)))  # type: ignore[arg-type]
+        path = tmp_path / name / digest_key(1)
+        path.write_bytes(encode(msgspec.structs.replace(decode(path.read_bytes()), entry_format=name)))
+    (tmp_path / "ionos-poller.toml").write_text('[[sinks]]\nname = "files"\ntype = "file"\npath = "again.ndjson"\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "raw", "ecs", "is_told"),
+    [
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:30:00Z", 1, 2, True),
+        ("2026-01-01T00:30:00Z", "2026-01-01T00:59:59Z", 1, 2, True),
+        ("2026-01-01T00:30:00Z", "2026-01-01T01:30:00Z", 2, 4, True),
+        ("2026-01-01T00:30:00Z", "2026-01-01T02:00:00Z", 3, 4, True),
+        ("2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", 2, 2, False),
+        ("2026-01-01", "2026-01-02", 4, 4, False),
+    ],
+)
+def test_a_part_of_an_hour_is_restored_whole_where_the_times_are_not_read(
+    places: Path, start: str, end: str, raw: int, ecs: int, is_told: bool
+) -> None:
+    note = "the times of entries in the format ecs are not read: each hour that the span touches is restored whole"
+    for name, count in (("raw", raw), ("ecs", ecs)):
+        code, output, errors = command(places, "restore", f"./{name}", "--from", start, "--to", end)
+        assert (code, len(output), note in errors) == (0, count, is_told and name == "ecs"), name
+
+
+@pytest.mark.parametrize("span", [[], ["--from", "2026-01-01T00:30:00Z"]], ids=["all", "a part"])
+def test_entries_in_another_format_go_to_no_sink(places: Path, span: list[str]) -> None:
+    code, _, errors = command(places, "restore", "./ecs", "--sink", "files", *span)
+    assert code == 2
+    assert "the archive holds entries in the format ecs, and a sink needs them as the API gave them" in errors
+    assert not (places / "again.ndjson").exists()
+    assert command(places, "restore", "./raw", "--sink", "files", *span)[0] == 0
+    assert len((places / "again.ndjson").read_bytes().splitlines()) == (4 if not span else 3)
+    # Of an archive whose format was changed, only what is asked for counts.
+    assert command(places, "restore", "./ecs", "--sink", "files", "--from", "2026-01-02")[0] == 0
