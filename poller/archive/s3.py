@@ -25,6 +25,7 @@ from poller.config.sink_base import MIB
 from poller.core.delivery import RetryPolicy
 from poller.core.errors import ConfigError, Problem
 from poller.core.evidence.digest import PROBES, sha256
+from poller.core.windows import format_time
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.net.transport import root_cause
@@ -38,6 +39,7 @@ _TAKEN = {"412", "PreconditionFailed"}
 _NO_CONDITIONS = {"501", "NotImplemented"}
 _BUSY = {"RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "OperationAborted"}
 _FORBIDDEN = {"AccessDenied", "AccessDeniedException"}
+_LOCK_WORDS = ("lock", "retention", "retain", "worm")
 _HASH = "sha256"  # the metadata that tells our object without reading it
 _PROBE_SECONDS = 60
 _RETRIES = 6
@@ -185,7 +187,7 @@ class S3Place:
         self._call("delete_object", Key=self._prefix + key)
 
     def probe(self) -> list[str]:
-        """Write an object and read it; where objects are locked, prove that no version of it can be deleted."""
+        """Write an object and read it; where objects are locked, try to delete a version of it."""
         key = f"{PROBES}{time.time_ns()}-{os.getpid()}"
         mode = self._settings.object_lock
         until = int(time.time()) + _PROBE_SECONDS
@@ -193,9 +195,9 @@ class S3Place:
         if self.get(key) != b"probe\n":
             raise PlaceError(f"{self.url}: what was written cannot be read", hint="check endpoint_url")
         if mode != "none":
-            self._prove_lock(key, until)
+            proven = self._prove_lock(key, until)
             self._sweep_probes()
-            return ["objects can be written", f"no version can be deleted ({mode})"]
+            return ["objects can be written", proven]
         try:
             self.delete(key)
         except PlaceError as error:
@@ -204,7 +206,30 @@ class S3Place:
             return ["objects can be written, and not deleted with this key"]
         return ["objects can be written"]
 
-    def _prove_lock(self, key: str, until: int) -> None:
+    def _prove_lock(self, key: str, until: int) -> str:
+        """What is proven of the lock of a probe.  Raises: PlaceError where it does not hold, or nobody can tell."""
+        version = self._locked_version(key, until)
+        try:
+            self._call("delete_object", Key=self._prefix + key, VersionId=version)
+        except _AnswerError as error:
+            if not error.is_of_object:
+                raise
+            refusal = error.message.removeprefix(self.url).lower()
+        else:
+            hint = "the lock does not hold: ask who runs the storage, or use another one"
+            raise PlaceError(f"{self.url}: a version of a locked object could be deleted", hint=hint, is_refused=True)
+        mode = self._settings.object_lock
+        if any(word in refusal for word in _LOCK_WORDS):
+            return f"no version can be deleted ({mode})"
+        # It may have been refused for want of a right: what is known then is the lock as the storage reads it back.
+        self._locked_version(key, until)
+        return (
+            f"locked until {format_time(until)} in {mode} mode, as the storage says; not proven by deleting, which was refused"
+            " by the lock or because this key may not delete"
+        )
+
+    def _locked_version(self, key: str, until: int) -> str:
+        """The version of a probe, which is locked as asked for.  Raises: PlaceError."""
         kept = self._call("head_object", Key=self._prefix + key)
         version, at = kept.get("VersionId"), kept.get("ObjectLockRetainUntilDate")
         if not version or version == "null":
@@ -215,12 +240,7 @@ class S3Place:
         if kept.get("ObjectLockMode") != self._settings.object_lock.upper() or not at or int(at.timestamp()) < until:
             hint = "check object_lock, and whether the bucket was created with it"
             raise PlaceError(f"{self.url}: an object is not locked as asked for", hint=hint, is_refused=True)
-        try:
-            self._call("delete_object", Key=self._prefix + key, VersionId=version)
-        except _AnswerError:
-            return
-        hint = "the lock does not hold: ask who runs the storage, or use another one"
-        raise PlaceError(f"{self.url}: a version of a locked object could be deleted", hint=hint, is_refused=True)
+        return str(version)
 
     def _sweep_probes(self) -> None:
         """Delete probes of earlier checks, as far as their lock is over."""

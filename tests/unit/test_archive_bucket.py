@@ -32,7 +32,9 @@ from tests.amazon import Library, refused
 class Storage:
     """A storage that keeps one object, and its lock as far as `keeps` says. With `is_lax` a locked version can be deleted."""
 
-    def __init__(self, *, is_lax: bool = False, **keeps: object) -> None:
+    def __init__(self, refusal: Exception | None = None, *, is_lax: bool = False, **keeps: object) -> None:
+        """`refusal`: what it answers to who wants to delete a version."""
+        self.refusal = refusal or refused("AccessDenied", 403, "Access Denied because object protected by object lock.")
         self.keeps = keeps
         self.is_lax = is_lax
         self.found: dict[str, Any] = {}
@@ -56,7 +58,7 @@ class Storage:
 
     def delete_object(self, VersionId: str | None = None, **_: Any) -> dict[str, Any]:  # noqa: N803 - a name of the library
         if not self.is_lax:
-            raise refused("AccessDenied", 403)
+            raise self.refusal
         self.deleted.append(VersionId)
         return {}
 
@@ -75,8 +77,60 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], list[str]
 
 
 @pytest.mark.parametrize("mode", ["compliance", "governance"])
-def test_a_lock_that_holds_is_proven(probed: Callable[[object, str], list[str]], mode: str) -> None:
-    assert probed(Storage(), mode) == ["objects can be written", f"no version can be deleted ({mode})"]
+@pytest.mark.parametrize(
+    ("code", "status", "words"),
+    [
+        ("AccessDenied", 403, "Access Denied because object protected by object lock."),
+        ("AccessDenied", 403, "forbidden by Object Lock"),
+        ("ObjectLocked", 400, "Object is WORM protected and cannot be overwritten"),
+        ("InvalidRequest2", 400, "the retention period is not over"),
+    ],
+)
+def test_a_lock_that_refuses_a_deletion_in_its_own_name_is_proven(
+    probed: Callable[[object, str], list[str]], mode: str, code: str, status: int, words: str
+) -> None:
+    made = Storage(refused(code, status, words))
+    assert probed(made, mode) == ["objects can be written", f"no version can be deleted ({mode})"]
+
+
+@pytest.mark.parametrize(("code", "status"), [("AccessDenied", 403), ("403", 403), ("MethodNotAllowed", 405)])
+def test_a_deletion_that_may_be_refused_for_want_of_a_right_proves_no_lock(
+    probed: Callable[[object, str], list[str]], code: str, status: int
+) -> None:
+    _, told = probed(Storage(refused(code, status, "Access Denied")), "compliance")
+    assert re.fullmatch(r"locked until 20\d\d-\S+Z in compliance mode, as the storage says; not proven .*", told)
+    assert "this key may not delete" in told
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("SlowDown", 503),
+        ("InternalError", 500),
+        ("TooManyRequests", 429),
+        ("RequestTimeout", 400),
+        ("ExpiredToken", 400),
+        ("InvalidAccessKeyId", 403),
+        ("NoSuchBucket", 404),
+    ],
+)
+def test_a_deletion_that_failed_for_another_reason_says_nothing_of_the_lock(
+    probed: Callable[[object, str], list[str]], code: str, status: int
+) -> None:
+    with pytest.raises(PlaceError, match=code):
+        probed(Storage(refused(code, status, "the lock")), "compliance")
+
+
+def test_a_version_that_is_gone_after_its_deletion_was_refused_was_not_locked(
+    probed: Callable[[object, str], list[str]],
+) -> None:
+    class Gone(Storage):
+        def delete_object(self, **_: Any) -> dict[str, Any]:
+            self.found = {}
+            raise refused("AccessDenied", 403)
+
+    with pytest.raises(PlaceError, match="404"):
+        probed(Gone(), "compliance")
 
 
 @pytest.mark.parametrize(
@@ -488,7 +542,7 @@ def test_a_probe_of_a_lock_asks_for_a_minute_and_sweeps_up_what_earlier_ones_lef
         keys={"object_lock": "compliance"},
         head_object=[MISSING, kept],
         get_object=content(b"probe\n"),
-        delete_object=[refused("AccessDenied", 403), refused("AccessDenied", 403), {}],
+        delete_object=[refused("AccessDenied", 403, "locked"), refused("AccessDenied", 403), {}],
         list_object_versions={"Versions": left},
     )
     assert place.probe() == ["objects can be written", "no version can be deleted (compliance)"]
@@ -503,7 +557,7 @@ def test_a_probe_of_a_lock_asks_for_a_minute_and_sweeps_up_what_earlier_ones_lef
     # What cannot be swept up is no trouble.
     for listed in (refused("AccessDenied", 403), {}):
         bucket.answers |= {"head_object": [MISSING, kept], "list_object_versions": [listed]}
-        bucket.answers["delete_object"] = [refused("AccessDenied", 403)]
+        bucket.answers["delete_object"] = [refused("AccessDenied", 403, "locked")]
         assert len(place.probe()) == 2
 
 
