@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -12,8 +13,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from poller.archive.directory import DirectoryPlace
+from poller.archive.signing import Signer, is_signed_by
+from poller.core.evidence.digest import decode_key
+from poller.pipeline.verify import Verifier
 from tests.archives import Writer, blocks_of_evidence, entry, signer
 from tests.integration.exporting import peak_bytes
 from tests.integration.fetching import FIRST, SECOND, Bench, Run, Starter, failed
@@ -141,6 +147,47 @@ def test_an_auditor_verifies_with_openssl_sha256sum_and_jq_alone(filled: Bench) 
     assert audit().returncode != 0
     path.unlink()
     assert audit().returncode != 0
+
+
+def chain_of(directory: Path, *keys: Signer | None) -> None:
+    """An archive with a digest for each key, which the one before announces."""
+    writer = Writer(DirectoryPlace(directory), keys[0])
+    for number, (key, following) in enumerate(itertools.pairwise([*keys, keys[-1]]), start=1):
+        writer.key = key
+        is_changed = key is not None and following is not None and following is not key
+        writer.write([entry(number, number)], next_key=following if is_changed else None)
+
+
+OLD, NEW, OTHER = signer(1), signer(2), signer(3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "given", "is_proven"),
+    [
+        ((OLD, OLD, NEW, NEW), OLD, True),
+        ((OLD, OLD, NEW, NEW), NEW, True),
+        ((OLD, OLD, NEW, NEW), OTHER, False),
+        ((OLD, OLD), NEW, False),
+        ((None, None, OLD, OLD), OLD, True),
+        ((None, OLD, NEW), NEW, True),
+        ((None, None), OLD, False),
+        ((OLD, None, OLD), OLD, False),
+    ],
+)
+def test_an_auditor_may_have_any_key_of_an_archive_and_no_other(
+    tmp_path: Path, keys: tuple[Signer | None, ...], given: Signer, is_proven: bool
+) -> None:
+    chain_of(tmp_path, *keys)
+    public = Ed25519PublicKey.from_public_bytes(decode_key(given.key))
+    (tmp_path / "evidence.pub").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (script,) = blocks_of_evidence("sh")
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == is_proven, done.stderr
+    assert is_proven or "NOT PROVEN: " in done.stderr
+    # Our own command says the same.
+    report = Verifier(DirectoryPlace(tmp_path), is_signed_by, key=given.key).run()
+    known = {"evidence.pub", "key.pem", "listed.sums"}
+    assert all(finding.where in known for finding in report.findings) == is_proven
 
 
 def test_entries_are_restored_to_a_file_and_to_a_sink(filled: Bench) -> None:
