@@ -186,7 +186,7 @@ def test_an_auditor_may_have_any_key_of_an_archive_and_no_other(
     assert is_proven or "NOT PROVEN: " in done.stderr
     # Our own command says the same.
     report = Verifier(DirectoryPlace(tmp_path), is_signed_by, key=given.key).run()
-    known = {"evidence.pub", "key.pem", "listed.sums"}
+    known = {"evidence.pub", "key.pem", "listed.sums", "abandoned.keys"}
     assert all(finding.where in known for finding in report.findings) == is_proven
 
 

@@ -172,7 +172,7 @@ def test_a_file_of_actions(tmp_path: Path) -> None:
     sink = build_sink(table, Config(), threading.Event())
     assert sink.send([event_of(1), event_of(2)]) == Accepted()
     actions = [checked(line) for line in (tmp_path / "a.ndjson").read_bytes().splitlines()]
-    assert [action.action_name for action in actions] == ["1.1", "1.1"]
+    assert [action.action_name for action in actions] == ["1.10", "1.10"]
 
 
 # The sink
