@@ -140,6 +140,7 @@ class _Element(msgspec.Struct, gc=False):
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_loose = msgspec.json.Decoder(_LooseAnswer).decode
 _decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_total = msgspec.json.Decoder(int | _Total | None).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_search = msgspec.json.Decoder(_Search).decode
 _decode_shards = msgspec.json.Decoder(_Shards).decode
@@ -151,8 +152,8 @@ _NO_ENTRY = "the API shows something in its place that is no entry"
 def parse_page(body: bytes, max_bytes: int = sys.maxsize) -> Page:
     """Read one answer of `GET /contracts/{number}`.
 
-    Accepts `{"hits": {"total", "hits": [{"_source"}]}}`, `{"items": [...]}` and a bare list, whose elements may be hits or
-    entries.  Source: docs/facts.md, "IONOS Activity Log API".
+    Accepts `{"hits": {"total", "hits": [{"_source"}]}}`, `{"items": [...]}` with or without a `total`, and a bare list, whose
+    elements may be hits or entries.  Source: docs/facts.md, "IONOS Activity Log API".
     Raises: BadAnswerError when it is anything else, PartialAnswerError when it says that it is not all, BodyTooLargeError when
     it is larger than `max_bytes` once its text is mended.
     """
@@ -221,10 +222,8 @@ def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Seque
     _refuse_a_part(compact)
     compact, is_cut = _cut(compact)
     elements, total, shape = _elements_and_total(compact)
-    is_capped = is_cut
-    if isinstance(total, _Total):
-        is_capped = is_capped or total.relation != "eq"
-        total = total.value
+    is_capped = is_cut or (isinstance(total, _Total) and total.relation != "eq")
+    total = _count(total)
     if total is not None and total < 0:
         raise BadAnswerError(f"a negative total: {total}")
     if is_cut:
@@ -315,18 +314,24 @@ def _elements_and_total(
         return usual.hits, usual.total, "usual"
     except msgspec.ValidationError:
         fields = _decode_envelope(compact)
-        items = fields.items
-        if bytes(items) == b"null" and decoded(fields.total) in (None, 0):
+        if fields.items:
+            total = _decode_total(fields.total) if fields.total else None
+            if bytes(fields.items) != b"null":
+                return _decode_raws(fields.items), total, "list"
+            if total is not None and _count(total) != 0:
+                raise
             return [], 0, "list"
-        if items:
-            return _decode_raws(items), None, "list"
         loose = _decode_loose(compact)
         hits = loose.hits
         total = loose.total if hits is None else hits.total
         elements = None if hits is None else hits.hits
-        if elements is None and (total.value if isinstance(total, _Total) else total) != 0:
+        if elements is None and _count(total) != 0:
             raise
         return elements or [], total, "hits"
+
+
+def _count(total: int | _Total | None) -> int | None:
+    return total.value if isinstance(total, _Total) else total
 
 
 def _usable(

@@ -75,6 +75,7 @@ def test_an_empty_page_is_a_page(body: bytes) -> None:
         b'{"hits":{"hits":{}}}',
         b'{"items":{}}',
         b'{"items":null,"total":1}',
+        b'{"items":null,"total":{"value":1}}',
         b'{"hits":null}',
         b'{"hits":{"total":2,"hits":null}}',
         b"<!DOCTYPE html><html><body>Bad gateway</body></html>",
@@ -159,6 +160,7 @@ def test_a_lone_surrogate_beside_an_entry_that_cannot_be_decoded_stays_as_it_cam
         b'{"hits":{"total":{"value":0,"relation":"eq"},"hits":null}}',
         b'{"items":null}',
         b'{"items":null,"total":0}',
+        b'{"items":null,"total":{"value":0}}',
         b'{"total":0}',
         b'{"hits":null,"total":0}',
         b"[]",
@@ -166,6 +168,43 @@ def test_a_lone_surrogate_beside_an_entry_that_cannot_be_decoded_stays_as_it_cam
 )
 def test_nothing_is_empty_where_it_can_mean_nothing_else(body: bytes) -> None:
     assert (parse_page(body).count, parse_page(body).total in (0, None)) == (0, True)
+
+
+TOTAL_SHAPES = [
+    b'{"hits":{"total":%s,"hits":[%s]}}',
+    b'{"hits":{"total":%s,"hits":[%s,7]}}',
+    b'{"total":%s,"items":[%s]}',
+    b'{"total":%s,"items":[%s,7]}',
+    b'{"total":%s,"items":[%s,{"x":NaN}]}',
+    b'{"hits":null,"total":%s,"items":[%s]}',
+]
+
+
+@pytest.mark.parametrize("shape", TOTAL_SHAPES)
+@pytest.mark.parametrize("entries", [b"", b'{"_source":{"@uuid":"a"}}'])
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        (b"5", (5, False)),
+        (b"0", (0, False)),
+        (b"null", (None, False)),
+        (b'{"value":5}', (5, False)),
+        (b'{"value":5,"relation":"eq"}', (5, False)),
+        (b'{"relation":"gte","value":5}', (5, True)),
+    ],
+)
+def test_a_total_is_read_in_every_shape_that_has_one(
+    shape: bytes, entries: bytes, total: bytes, expected: tuple[int | None, bool]
+) -> None:
+    page = parse_page((shape % (total, entries)).replace(b"[,", b"["))
+    assert (page.total, page.is_capped) == expected
+
+
+@pytest.mark.parametrize("shape", TOTAL_SHAPES)
+@pytest.mark.parametrize("total", [b'"5"', b"-5", b"5.5", b"true", b"[5]", b"{}", b'{"value":"5"}', b'{"value":-5}'])
+def test_a_total_of_another_kind_is_a_bad_answer_in_every_shape(shape: bytes, total: bytes) -> None:
+    with pytest.raises(BadAnswerError):
+        parse_page(shape % (total, b'{"_source":{"@uuid":"a"}}'))
 
 
 def test_identity_and_line_are_of_the_same_entry_where_an_answer_has_two_shapes_at_once() -> None:
