@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poller.core.answers import Page
-from poller.core.errors import RejectedError, TransientError
+from poller.core.errors import PollerError, RejectedError, TransientError
 from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
@@ -22,6 +22,7 @@ class Log:
         self.now = float(BEGAN)
         self.refused: Window | None = None
         self.rejected: Window | None = None
+        self.rejection: PollerError = RejectedError("not this second", status=400)
         self.requests = 0
 
     def hanging_count(self) -> int:
@@ -35,7 +36,7 @@ class Log:
         if self.refused and self.refused.start <= window.start < self.refused.end:
             raise TransientError("not now")
         if self.rejected and window.start < self.rejected.end and self.rejected.start < window.end:
-            raise RejectedError("not this second", status=400)
+            raise self.rejection
         shown = [second for second in self.seconds[contract] if window.start <= second < min(window.end, self.now)]
         events = tuple(
             Event(second * 1_000_000, b"%d" % second + b"0" * 6, b"{}") for second in shown[offset : offset + limit]

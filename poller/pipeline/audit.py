@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from poller.core.answers import Page
 from poller.core.density import USUAL_CAP
-from poller.core.errors import RejectedError, TransientError
+from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
 from poller.core.events import Event
-from poller.core.gaps import REFUSED, Unread, merged, without
+from poller.core.gaps import FAILING, REFUSED, Unread, merged, without
 from poller.core.hours import Compared
-from poller.core.reading import Source, WindowReader
+from poller.core.narrowing import unread_by
+from poller.core.reading import Conduct, Source, WindowReader
 from poller.core.windows import Limits, Window, split, tile
 from poller.store.rows import HOUR_SECONDS, Contract, Count
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _ROUND = 1000  # what a person would set a limit to is a multiple of this
 _HOUR_US = HOUR_SECONDS * 1_000_000
+_WINDOWS_OWN = (RejectedError, TransientError, AuthError)  # what may concern one window alone
 
 
 class NoTotalsError(TransientError):
@@ -52,7 +54,7 @@ class Difference(NamedTuple):
 
 
 class Audited(NamedTuple):
-    """What comparing a contract came to: the hours that differ, and what the API refused to count, each oldest first.
+    """What comparing a contract came to: the hours that differ, and what the API refuses or fails at, each oldest first.
 
     Of all that was compared, `at_api` is how many entries the API counts or showed, and `collected` how many of them we have.
     """
@@ -112,7 +114,7 @@ def compared_by(span: Window, origin: int, now: float, overlap_seconds: int, res
         return None
     differing = {_hour_of(row.window.start) for row in result.differences}
     for part in result.refused:
-        differing.update(range(_hour_of(part.window.start), part.window.end, HOUR_SECONDS))
+        differing.update(_hours_of(part.window))
     return Compared(closed, tuple(sorted(differing)))
 
 
@@ -151,39 +153,65 @@ def self_audit_span(row: Contract, now: int, span_seconds: int, retention_second
 
 
 class Auditor:
-    """Compares one contract."""
+    """Compares one contract.
 
-    def __init__(self, source: Source, contract: str, limits: Limits) -> None:
+    `present` is a second that the API serves if it serves anything: only then is what it refuses set apart (None: never).
+    """
+
+    def __init__(self, source: Source, contract: str, limits: Limits, present: Window | None = None) -> None:
         self._source = source
         self._contract = contract
         self._limits = limits
+        self._present = present
         self._is_capping = False  # whether an answer has shown that the API does not count to the end
 
     def compare(self, span: Window, counts: Mapping[int, Count]) -> Audited:
-        """The hours of the span that differ by totals: pages of one entry. What the API refuses is set apart.
+        """The hours of the span that differ by totals: pages of one entry. What the API refuses or fails at is set apart.
 
         `counts` is the ledger's, by the start of the hour.
-        Raises: what `Source.page` raises, but RejectedError; NoTotalsError.
+        Raises: what `Source.page` raises, unless it concerns a part of the span alone; NoTotalsError.
         """
         months = tile(whole_hours(span)._replace(end=span.end))
         parts = [month._replace(start=max(month.start, span.start)) for month in months]
         return joined([self._compare_served(part, counts) for part in parts])
 
-    def _compare_served(self, window: Window, counts: Mapping[int, Count]) -> Audited:
-        """Compare what the API serves of a window. What it refuses is mostly old: then the end of the window is served."""
+    def _compare_served(self, window: Window, counts: Mapping[int, Count], *, is_retried: bool = True) -> Audited:
+        """Compare what the API serves of a window. All of it is set apart where its ends and its middle are refused."""
         try:
-            total = self._total(window)
-        except RejectedError as error:
+            total = self._total(window, is_retried=is_retried)
+        except _WINDOWS_OWN as error:
+            unread = self._unread(window, error)
+            if unread is None:
+                raise
+            is_retried = unread.kind == REFUSED  # it has just been tried often enough
             halves = _halves(window)
-            if halves is None or not self._is_served(Window(_hour_of(window.end - 1), window.end)):
-                return Audited([], [Unread(window, REFUSED, error.message)])
-            return joined([self._compare_served(half, counts) for half in halves])
+            if halves and self._is_any_served(window, is_retried=is_retried):
+                return joined([self._compare_served(half, counts, is_retried=is_retried) for half in halves])
+            if self._present is None or not self._is_served(self._present):
+                raise
+            return Audited([], [unread])
         return self._compare(window, counts, total)
 
-    def _is_served(self, window: Window) -> bool:
+    def _unread(self, window: Window, error: PollerError) -> Unread | None:
+        """The window as one that is set apart for this error; None where that concerns more than the window."""
+        return None if isinstance(error, NoTotalsError) else unread_by(window, error, 0, is_failing=True)
+
+    def _is_any_served(self, window: Window, *, is_retried: bool) -> bool:
+        """Whether the API answers for one of these hours of a window: the last (what is refused is mostly old), first, middle."""
+        hours = _hours_of(window)
+        some = [
+            Window(max(window.start, hour), min(window.end, hour + HOUR_SECONDS))
+            for hour in (hours[-1], hours[0], hours[len(hours) // 2])
+        ]
+        return any(self._is_served(hour, is_retried=is_retried) for hour in dict.fromkeys(some))
+
+    def _is_served(self, window: Window, *, is_retried: bool = True) -> bool:
+        """Whether the API answers a query for this window at all.  Raises: what concerns more than that."""
         try:
-            self._source.page(self._contract, window, 0, 1)
-        except RejectedError:
+            self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
+        except _WINDOWS_OWN as error:
+            if self._unread(window, error) is None:
+                raise
             return False
         return True
 
@@ -195,14 +223,25 @@ class Auditor:
     ) -> Audited:
         """The hours of the span with entries that were not collected, oldest first, by reading every entry that there is.
 
+        What the API shows and cannot be read is not collected either; what it refuses or fails at is set apart.
         `unseen` gives those of the entries that the ledger does not know; where it has forgotten some, their number has to do.
         Raises: what `WindowReader.read` raises.
         """
         at_api: Counter[int] = Counter()
         missing: Counter[int] = Counter()
-        for reading in WindowReader(self._source, self._contract, self._limits).read_all(span):
+        refused: list[Unread] = []
+        conduct = Conduct(self._present, is_failing=True)
+        for reading in WindowReader(self._source, self._contract, self._limits, conduct).read_all(span):
             at_api.update(_hour_of_event(event) for event in reading.events)
             missing.update(_hour_of_event(event) for event in unseen(reading.events))
+            for part in reading.unread:
+                if part.kind in (REFUSED, FAILING):
+                    refused.append(part)
+                    continue
+                # At least one entry in each of its hours: a repair has them read, and then a gap opens.
+                unread = dict.fromkeys(_hours_of(part.window), max(1, len(part.entries)))
+                at_api.update(unread)
+                missing.update(unread)
         found = []
         ours = 0
         for hour, total in sorted(at_api.items()):
@@ -212,7 +251,7 @@ class Auditor:
             if collected < total:
                 window = Window(max(span.start, hour), min(span.end, hour + HOUR_SECONDS))
                 found.append(Difference(self._contract, window, total, collected, known.forgotten))
-        return Audited(found, at_api=at_api.total(), collected=ours)
+        return Audited(found, merged(refused), at_api.total(), ours)
 
     def count_roughly(self, span: Window) -> tuple[int, bool]:
         """How many entries the API holds in a span, and whether it counts that far, else it is at least so many.
@@ -244,11 +283,17 @@ class Auditor:
             difference = Difference(self._contract, window, at_api, collected, forgotten)
             return Audited([difference] if at_api != collected else [], at_api=at_api, collected=collected)
         first, second = halves
-        first_total = self._total_if_told(first, counts)
-        if total is not None and first_total is not None:
-            second_total: int | None = max(0, total - first_total)
-        else:
-            second_total = self._total_if_told(second, counts)
+        try:
+            first_total = self._total_if_told(first, counts)
+            if total is not None and first_total is not None:
+                second_total: int | None = max(0, total - first_total)
+            else:
+                second_total = self._total_if_told(second, counts)
+        except _WINDOWS_OWN as error:
+            if self._unread(window, error) is None:
+                raise
+            # The whole of it was served, and a half is not.
+            return joined([self._compare_served(half, counts) for half in halves])
         return joined([self._compare(first, counts, first_total), self._compare(second, counts, second_total)])
 
     def _total_if_told(self, window: Window, counts: Mapping[int, Count]) -> int | None:
@@ -257,9 +302,9 @@ class Auditor:
             return None
         return self._total(window)
 
-    def _total(self, window: Window) -> int | None:
+    def _total(self, window: Window, *, is_retried: bool = True) -> int | None:
         """The API's total, or None where it only says that there are at least so many."""
-        page = self._source.page(self._contract, window, 0, 1)
+        page = self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
         if page.total is None:
             raise NoTotalsError(
                 "the API gives no totals, so nothing can be compared",
@@ -294,11 +339,15 @@ def _hour_of(second: int) -> int:
     return second // HOUR_SECONDS * HOUR_SECONDS
 
 
+def _hours_of(window: Window) -> range:
+    """The starts of the hours that a window touches."""
+    return range(_hour_of(window.start), window.end, HOUR_SECONDS)
+
+
 def _hour_of_event(event: Event) -> int:
     return event.time_us // _HOUR_US * HOUR_SECONDS
 
 
 def _collected(window: Window, counts: Mapping[int, Count]) -> tuple[int, int]:
-    hours = range(_hour_of(window.start), window.end, HOUR_SECONDS)
-    inside = [counts[hour] for hour in hours if hour in counts]
+    inside = [counts[hour] for hour in _hours_of(window) if hour in counts]
     return sum(count.collected for count in inside), sum(count.forgotten for count in inside)

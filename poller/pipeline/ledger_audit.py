@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from poller.config import Config
+from poller.core.clocks import trusted_now
 from poller.core.errors import PollerError, RejectedError
 from poller.core.gaps import without
 from poller.core.windows import Window
@@ -39,7 +40,8 @@ class LedgerAuditor:
 
         Closed hours are compared by totals, the hour that is not over entry by entry, which costs a request a page.
         `by_reading`: where the API gives no totals, closed hours are read as well. That costs as many requests as collecting
-        them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry.
+        them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry. What the API
+        refuses or fails at is set apart, if it serves the present.
 
         Raises: AuthError, TransientError, StateError, StoppedError; RejectedError where the API refuses all of it.
         """
@@ -65,7 +67,8 @@ class LedgerAuditor:
                 found.append(read(part))
         by_entries += without(parts.open, gaps) if parts.open is not None else []
         result = joined([*found, *map(read, by_entries)])
-        if not by_entries and result.refused and [part.window for part in result.refused] == by_totals:
+        refused = [part.window for part in result.refused]
+        if refused and not any(without(part, refused) for part in (*by_totals, *by_entries)):
             raise RejectedError(result.refused[0].reason, hint="audit a span that the API serves", contract=contract)
         return result
 
@@ -86,7 +89,9 @@ class LedgerAuditor:
         if row.account not in self._accounts:
             hint = "put it back into the configuration, or audit the other contracts by name with --contract"
             raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
-        return Auditor(self._accounts[row.account], row.contract, self._limits)
+        api = self._accounts[row.account]
+        now = int(trusted_now(api.clock_skew_seconds, self._clock()))
+        return Auditor(api, row.contract, self._limits, present=Window(now - 1, now))
 
     def repair(self, differences: Iterable[Difference], *, by: Action | None = None) -> int:
         """Have the hours with missing entries read once more, at the next poll of their contract.

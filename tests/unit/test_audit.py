@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.answers import Page
-from poller.core.errors import RejectedError
+from poller.core.answers import Page, Unreadable
+from poller.core.errors import AuthError, PollerError, RejectedError, TransientError, UnusableAnswerError
 from poller.core.events import Event
 from poller.core.gaps import merged
 from poller.core.windows import MAX_SPAN_SECONDS, Limits, Window
@@ -134,41 +135,118 @@ def test_where_every_hour_differs_each_costs_one_request() -> None:
     assert totals.requests == 48
 
 
+PRESENT = Window(START + 9999 * H, START + 9999 * H + 1)
+TOO_OLD = RejectedError("dateStart is too old", status=400)
+OWN = [
+    TOO_OLD,
+    RejectedError("dateStart is too old", status=404),
+    AuthError("dateStart is too old", is_denied=True),
+    TransientError("dateStart is too old", status=500),
+    TransientError("dateStart is too old"),
+    UnusableAnswerError("dateStart is too old", b""),
+]
+"""How an API may answer for a span that it does not serve."""
+
+
 class Refusing(Totals):
     """An API that refuses a query which touches one of these hours, by number from START."""
 
-    def __init__(self, hours: Mapping[int, int], refused: Collection[int]) -> None:
+    def __init__(self, hours: Mapping[int, int], refused: Collection[int], error: PollerError = TOO_OLD) -> None:
         super().__init__(hours)
         self.refused = [START + hour * HOUR_SECONDS for hour in refused]
+        self.error = error
+        self.retried = 0
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         page = super().page(contract, window, offset, limit, is_retried=is_retried)
         if any(start < window.end and window.start < start + HOUR_SECONDS for start in self.refused):
-            raise RejectedError("dateStart is too old", status=400, contract=contract)
+            self.retried += is_retried
+            raise self.error
         return page
 
 
+def _kind(error: PollerError) -> str:
+    return f"{type(error).__name__} {getattr(error, 'status', '')}"
+
+
+@pytest.mark.parametrize("error", OWN, ids=_kind)
 @pytest.mark.parametrize(
     ("refused", "named", "most_requests"),
     [
-        (range(100), [(0, 100)], 40),
+        (range(100), [(0, 100)], 45),
         ([300], [(300, 301)], 40),
+        ([359], [(359, 360)], 40),
+        ([360], [(360, 361)], 40),
+        ([719], [(719, 720)], 40),
         ([300, 301, 500], [(300, 302), (500, 501)], 60),
-        (range(720), [(0, 720)], 2),
+        (range(720), [(0, 720)], 5),
     ],
-    ids=["all that is old", "one hour", "some hours", "all"],
+    ids=[
+        "all that is old",
+        "one hour",
+        "the last of a half",
+        "the first of a half",
+        "the last of all",
+        "some hours",
+        "all",
+    ],
 )
 def test_what_the_api_refuses_is_named_and_the_rest_is_compared(
-    refused: Collection[int], named: list[tuple[int, int]], most_requests: int
+    refused: Collection[int], named: list[tuple[int, int]], most_requests: int, error: PollerError
 ) -> None:
     hours = dict.fromkeys(range(720), 10)
-    totals = Refusing(hours, refused)
-    result = Auditor(totals, CONTRACT, LIMITS).compare(span(720), counts(hours | {400: 9}))
+    totals = Refusing(hours, refused, error)
+    result = Auditor(totals, CONTRACT, LIMITS, PRESENT).compare(span(720), counts(hours | {400: 9}))
     spans = [part.window for part in merged(result.refused)]
     assert spans == [Window(START + first * H, START + last * H) for first, last in named]
     assert all(part.reason == "dateStart is too old" for part in result.refused)
     assert [row.missing for row in result.differences] == ([] if 400 in refused else [1])
     assert totals.requests <= most_requests + 12
+    if isinstance(error, TransientError):
+        assert totals.retried == 1, "each further try of what fails would take its retries"
+
+
+@pytest.mark.parametrize("error", OWN, ids=_kind)
+def test_where_the_present_is_refused_as_well_it_is_not_the_span(error: PollerError) -> None:
+    totals = Refusing({0: 1}, [*range(720), 9999], error)
+    for present in (PRESENT, None):
+        with pytest.raises(type(error), match="too old"):
+            Auditor(totals, CONTRACT, LIMITS, present).compare(span(720), {})
+
+
+@pytest.mark.parametrize(
+    "error", [AuthError("no (401)"), TransientError("slow down", status=429), TransientError("wait", status=408)]
+)
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_what_concerns_the_account_ends_the_audit_whenever_it_comes(error: PollerError, most: int) -> None:
+    class Changing(Refusing):
+        def page(self, *args: Any, **options: Any) -> Page:
+            if self.requests >= most:
+                self.error = error
+            return super().page(*args, **options)
+
+    with pytest.raises(type(error), match=str(error).partition(" (")[0]):
+        Auditor(Changing({}, range(10_000)), CONTRACT, LIMITS, PRESENT).compare(span(720), {})
+
+
+@pytest.mark.parametrize("error", OWN, ids=_kind)
+def test_a_part_that_is_refused_though_the_whole_of_it_was_served_is_set_apart(error: PollerError) -> None:
+    class OnlyLong(Refusing):
+        """It answers for all of the span, and for parts of it that touch no such hour."""
+
+        def page(self, contract: str, window: Window, *args: Any, **options: Any) -> Page:
+            self.refused = [] if window.seconds > 400 * H else [START + hour * H]
+            return super().page(contract, window, *args, **options)
+
+    hours = dict.fromkeys(range(720), 10)
+    for hour in (100, 500):
+        totals = OnlyLong(hours, (), error)
+        result = Auditor(totals, CONTRACT, LIMITS, PRESENT).compare(span(720), counts(hours | {400: 9}))
+        assert [part.window for part in result.refused] == [Window(START + hour * H, START + (hour + 1) * H)]
+        assert [row.missing for row in result.differences] == [1]
+    totals = OnlyLong(hours, (), AuthError("no (401)"))
+    with pytest.raises(AuthError):
+        Auditor(totals, CONTRACT, LIMITS, PRESENT).compare(span(720), counts(hours | {400: 9}))
 
 
 @given(hours=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
@@ -320,6 +398,37 @@ def test_reading_finds_each_entry_that_is_not_known_by_its_hour(has_total: bool)
     # Where identities were forgotten, their number has to do.
     assert read(b"ad", {START + H: Count(2, 2)}) == []
     assert read(b"abd", {START + H: Count(1, 1)}) == [Difference(CONTRACT, Window(START + H, START + 2 * H), 2, 1, 1)]
+
+
+class Damaged(Entries):
+    """An API in which two elements of one second are no entries, and which refuses what is before an hour."""
+
+    def __init__(self, entries: Mapping[bytes, int], at: int, served_from: int, error: PollerError) -> None:
+        super().__init__(entries, page_size=1000, total=True)
+        self.at = at
+        self.served_from = served_from
+        self.error = error
+
+    def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
+        if window.start < self.served_from:
+            raise self.error
+        page = super().page(contract, window, offset, limit)
+        if not window.start <= self.at < window.end:
+            return page
+        broken = tuple(Unreadable(len(page.events), content, "no entry", self.at) for content in (b"7", b"8"))
+        return msgspec.structs.replace(page, total=(page.total or 0) + 2, unreadable=broken)
+
+
+@pytest.mark.parametrize("error", OWN, ids=_kind)
+def test_reading_counts_what_cannot_be_read_as_missing_and_sets_apart_what_is_refused(error: PollerError) -> None:
+    entries = {b"a": START + 1, b"b": START + H, b"c": START + 2 * H, b"d": START + 2 * H + 9}
+    api = Damaged(entries, START + 2 * H + 5, START + 30, error)
+    result = Auditor(api, CONTRACT, Limits(1000, 10_000, 10**9), PRESENT).read(span(3), {}, lambda events: [])
+    assert result.differences == [Difference(CONTRACT, Window(START + 2 * H, START + 3 * H), 4, 2, 0)]
+    assert [part.window for part in result.refused] == [Window(START, START + 30)]
+    assert (result.at_api, result.collected) == (5, 3)
+    with pytest.raises(type(error)):
+        Auditor(api, CONTRACT, Limits(1000, 10_000, 10**9)).read(span(3), {}, lambda events: [])
 
 
 def test_whole_hours_are_those_that_a_span_touches() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from poller.config import Config
-from poller.core.errors import PollerError, RejectedError, TransientError
+from poller.core.answers import Page, Unreadable
+from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
 from poller.core.windows import Window
 from poller.pipeline.audit import Difference
 from poller.pipeline.collect import Collector
@@ -84,11 +85,71 @@ def test_an_audit_that_the_api_refuses_whole_is_refused_and_one_in_part_is_not(p
     place.log.rejected = Window(0, hour + 2 * H)
     found = audited(place)
     assert [(part.window.start, part.window.end) for part in found.refused] == [(BEGAN - 300, hour + 2 * H)]
-    place.log.rejected = Window(0, BEGAN + 9 * H)
     whole = Window(BEGAN - H, hour + 2 * H)
     with pytest.raises(RejectedError) as raised:
         place.auditor().audit("1", whole)
     assert (raised.value.contract, raised.value.message) == ("1", "not this second")
+    assert "audit a span that the API serves" in raised.value.hint
+    place.log.rejected = Window(0, BEGAN + 9 * H)
+    with pytest.raises(RejectedError) as raised:
+        place.auditor().audit("1", whole)
+    assert raised.value is place.log.rejection, "the present is refused as well"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RejectedError("too old", status=416),
+        AuthError("too old", is_denied=True),
+        TransientError("too old", status=500),
+        TransientError("too old"),
+    ],
+)
+def test_beside_a_gap_that_grows_with_its_age_the_rest_is_compared(place: Place, error: PollerError) -> None:
+    """What is too old grows by the second, so the rest of a gap's hour begins with seconds that are refused by now."""
+    place.log.rejection = error
+    place.log.rejected = Window(0, BEGAN - 100)
+    for _ in range(2):
+        place.collector.collect("1")
+    (gap,) = place.state.gaps.find("1")
+    assert gap.end == BEGAN - 100
+    collected(place)
+    place.log.rejected = Window(0, BEGAN - 90)
+    found = audited(place)
+    assert [part.window for part in found.refused] == [Window(BEGAN - 100, BEGAN - 90)]
+    assert [difference.missing for difference in found.differences] == [1]
+
+
+class Damaged(Log):
+    """An API that shows something that is no entry at some seconds."""
+
+    damaged: Collection[int] = ()
+
+    def page(self, contract: str, window: Window, *args: Any, **options: Any) -> Page:
+        page = super().page(contract, window, *args, **options)
+        broken = [second for second in self.damaged if window.start <= second < window.end]
+        unreadable = tuple(Unreadable(len(page.events), b"%d" % second, "no entry", second) for second in broken)
+        return msgspec.structs.replace(page, unreadable=unreadable, total=(page.total or 0) + len(broken))
+
+
+def test_what_cannot_be_read_in_the_hour_of_a_gap_is_a_difference_until_a_repair_makes_it_a_gap(place: Place) -> None:
+    log = Damaged("1")
+    hour = BEGAN // H * H + H
+    log.damaged = [hour + 30]
+    place.log.page = log.page  # type: ignore[method-assign]
+    for hours in range(4):
+        log.now = place.log.now = BEGAN + hours * H
+        place.collector.collect("1")
+    (gap,) = place.state.gaps.find("1")
+    place.state.gaps.accept(gap.id)
+    assert audited(place).differences == []
+    log.damaged = [hour + 30, hour + 1830]
+    found = audited(place).differences
+    assert [(row.window, row.missing) for row in found] == [(Window(hour + 31, hour + H), 1)]
+    place.auditor().repair(found)
+    place.collector.collect("1")
+    assert [gap.is_open for gap in place.state.gaps.find("1")] == [False, True]
+    assert audited(place).differences == []
 
 
 def test_how_many_entries_there_are_is_told_roughly(place: Place) -> None:
