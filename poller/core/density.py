@@ -42,7 +42,9 @@ def _parts_expected(first: Page, page_size: int, limits: Limits) -> int:
     """Into how many parts to split a window by what its first page says of it."""
     if first.total is None or not first.events:
         return 1
-    by_count = parts_for(first.total, limits.result_window) if is_capped(first, limits) else 1
+    # "At least" as many as have come is no sign that there are too many: some APIs say it of every total.
+    is_more = is_capped(first, limits) and first.count < first.total
+    by_count = parts_for(first.total, limits.result_window) if is_more else 1
     weight_bytes = first.total * first.weight_bytes // len(first.events)
     by_weight = parts_for(weight_bytes, limits.window_bytes) if weight_bytes > limits.window_bytes else 1
     parts = max(by_count, by_weight)

@@ -3,7 +3,8 @@
 Cheap where all is well: one small request for a month. Where it is not, halves are asked for down to single hours, and
 the second half of a known total is not asked for, so a span costs at most one request for each of its hours. Where totals are
 capped, one more for the answer that showed it; and more where the API holds far more than was collected. What counts by the
-hour cannot tell is read: the hour that is not over, and everything where the API gives no totals.
+hour cannot tell is read: the hour that is not over, and everything where the API gives no totals, or says of each only that there
+are at least so many.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _WINDOWS_OWN = (RejectedError, TransientError, AuthError)  # what may concern on
 
 
 class NoTotalsError(TransientError):
-    """The API does not say how many entries it holds."""
+    """The API does not say how many entries it holds, or only that there are at least so many, where it could count them."""
 
 
 class Difference(NamedTuple):
@@ -230,8 +231,7 @@ class Auditor:
         at_api: Counter[int] = Counter()
         missing: Counter[int] = Counter()
         refused: list[Unread] = []
-        conduct = Conduct(self._present, is_failing=True)
-        for reading in WindowReader(self._source, self._contract, self._limits, conduct).read_all(span):
+        for reading in self._reader().read_all(span):
             at_api.update(_hour_of_event(event) for event in reading.events)
             missing.update(_hour_of_event(event) for event in unseen(reading.events))
             for part in reading.unread:
@@ -253,6 +253,9 @@ class Auditor:
                 found.append(Difference(self._contract, window, total, collected, known.forgotten))
         return Audited(found, merged(refused), at_api.total(), ours)
 
+    def _reader(self) -> WindowReader:
+        return WindowReader(self._source, self._contract, self._limits, Conduct(self._present, is_failing=True))
+
     def count_roughly(self, span: Window) -> tuple[int, bool]:
         """How many entries the API holds in a span, and whether it counts that far, else it is at least so many.
 
@@ -263,8 +266,11 @@ class Auditor:
         return count, not any(page.total is None or self._is_capped(page) for page in pages)
 
     def count(self, window: Window) -> int:
-        """How many entries the API holds in a window, however many; bisected where it does not count so far."""
-        total = self._total(window)
+        """How many entries the API holds in a window; bisected where it does not count so far, read where it does not count."""
+        try:
+            total = self._total(window)
+        except NoTotalsError:
+            return sum(len(reading.events) for reading in self._reader().read_all(window))
         if total is not None and not self._is_doubtful(total):
             return total
         if window.seconds == 1:
@@ -303,11 +309,12 @@ class Auditor:
         return self._total(window)
 
     def _total(self, window: Window, *, is_retried: bool = True) -> int | None:
-        """The API's total, or None where it only says that there are at least so many."""
+        """The API's total, or None where it is as far as the API counts.  Raises: NoTotalsError; what `Source.page` raises."""
         page = self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
-        if page.total is None:
+        if page.total is None or (page.is_capped and not self._may_be_cap(page.total)):
+            exact = "" if page.total is None else "exact "
             raise NoTotalsError(
-                "the API gives no totals, so nothing can be compared",
+                f"the API gives no {exact}totals, so nothing can be compared",
                 contract=self._contract,
                 hint="`ionos-poller audit` reads the entries instead",
             )
@@ -318,6 +325,10 @@ class Auditor:
 
     def _is_capped(self, page: Page) -> bool:
         return page.is_capped or page.total in (self._limits.result_window, USUAL_CAP)
+
+    def _may_be_cap(self, total: int) -> bool:
+        """Whether a total of which the API says "at least" is where it stops counting. Where it is not, it says so of each."""
+        return total >= self._limits.result_window or (total > 0 and total % _ROUND == 0)
 
     def _is_doubtful(self, total: int) -> bool:
         """Whether a total may be where the API was told to end counting. That it is what we have is believed, but no more."""

@@ -48,6 +48,7 @@ class Totals:
         says_capped: bool = False,
         has_totals: bool = True,
         is_burst: bool = False,
+        always_at_least: bool = False,
     ) -> None:
         self.seconds: Sequence[int] = sorted(
             START + hour * HOUR_SECONDS + (0 if is_burst else i * HOUR_SECONDS // count)
@@ -57,6 +58,7 @@ class Totals:
         self.cap = cap
         self.says_capped = says_capped
         self.has_totals = has_totals
+        self.always_at_least = always_at_least
         self.requests = 0
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
@@ -66,7 +68,8 @@ class Totals:
         total = bisect_left(self.seconds, window.end) - bisect_left(self.seconds, window.start)
         is_over = bool(self.cap) and total > self.cap
         shown = min(total, self.cap) if self.cap else total
-        return Page((), shown if self.has_totals else None, is_over and self.says_capped, 0, False)
+        is_capped = self.always_at_least or (is_over and self.says_capped)
+        return Page((), shown if self.has_totals else None, is_capped, 0, False)
 
 
 class _Evenly(Sequence[int]):
@@ -440,6 +443,41 @@ def test_whole_hours_are_those_that_a_span_touches() -> None:
 def test_an_api_without_totals_says_so() -> None:
     with pytest.raises(NoTotalsError, match="gives no totals"):
         compare(Totals({0: 1}, has_totals=False), span(1), {})
+
+
+@given(hours=st.lists(st.integers(0, 20), min_size=1, max_size=60), missing=st.integers(0, 3))
+def test_totals_that_are_all_said_to_be_at_least_so_many_are_none_and_that_is_found_in_few_requests(
+    hours: list[int], missing: int
+) -> None:
+    theirs = dict(enumerate(hours))
+    totals = Totals(theirs, always_at_least=True)
+    with pytest.raises(NoTotalsError, match="gives no exact totals"):
+        compare(totals, span(len(hours)), {hour: max(0, count - missing) for hour, count in theirs.items()}, 25)
+    assert totals.requests <= len(hours) + 1
+
+
+@pytest.mark.parametrize("cap", [1000, 3000])
+def test_a_cap_below_what_can_be_paged_that_is_told_is_one(cap: int) -> None:
+    hours = dict.fromkeys(range(24), 700)
+    totals = Totals(hours, cap=cap, says_capped=True)
+    assert compare(totals, span(24), hours | {3: 699}) == {3: 1}
+    assert totals.requests <= 2 * 24
+
+
+@pytest.mark.parametrize("total", ["none", "at least"])
+def test_entries_that_the_api_does_not_count_are_counted_by_reading_them(total: str) -> None:
+    class Uncounted(Entries):
+        requests = 0
+
+        def page(self, *args: Any, **options: Any) -> Page:
+            self.requests += 1
+            page = super().page(*args, **options)
+            return msgspec.structs.replace(page, total=page.total if total == "at least" else None, is_capped=True)
+
+    entries = {b"%d" % number: START + 86_400 * number for number in range(10)}
+    api = Uncounted(entries, page_size=1000, total=True)
+    assert Auditor(api, CONTRACT, LIMITS).count(Window(START, START + 5 * 86_400)) == 5
+    assert api.requests <= 4
 
 
 def test_a_span_that_begins_within_an_hour_is_compared_from_there() -> None:

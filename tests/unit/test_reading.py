@@ -279,6 +279,19 @@ def test_a_capped_total_is_read_past_where_the_api_serves_more(has_relation: boo
     assert reading.is_complete
 
 
+@pytest.mark.parametrize(("names", "requests"), [("a", 2), ("abc", 2), ("abcdefg", 16)])
+def test_a_total_of_at_least_what_has_come_costs_one_request_more_and_no_halves(names: str, requests: int) -> None:
+    def answer(query: Query) -> Page:
+        inside = [event for event in named(names) if query.window.start <= event.time_us // 10**6 < query.window.end]
+        return page(inside[query.offset : query.offset + query.limit], len(inside), is_capped=True)
+
+    script = Script(answer)
+    readings = list(WindowReader(script, "1", LIMITS).read_all(WINDOW))
+    assert sum(len(reading.events) for reading in readings) == len(names)
+    assert all(reading.is_complete for reading in readings)
+    assert len(script.queries) <= requests
+
+
 # Windows that are too large
 
 
