@@ -1,7 +1,7 @@
 """Gaps as rows, and the rules by which a window that was read changes those of its contract. Pure.
 
-Rows stay few: what is of one kind and follows a gap at once makes it longer, and beyond `_MOST` of a contract the nearest one
-grows over what lies between.
+Rows stay few: what is of one kind and follows a gap at once makes it longer, and beyond `_MOST` of a contract the nearest open
+one of its kind grows over what lies between.
 """
 
 from __future__ import annotations
@@ -121,8 +121,7 @@ def settled(
         if gap.end <= window.start or window.end <= gap.start:
             continue
         rest = [Unread(part, gap.kind, gap.reason, (), gap.is_narrow) for part in without(gap.window, [window])]
-        within = [part for part in left if part.window.start < gap.end and gap.start < part.window.end]
-        left = [part for part in left if part not in within]
+        within, left = _within(gap, left)
         parts = merged([*rest, *within])
         if parts:
             book.replace(gap, parts)
@@ -131,6 +130,21 @@ def settled(
             closed.append(gap)
     opened = {book.open(part, now, next_try_at) for part in merged(left)}
     return Settled(book.changes, [gap for gap in book.gaps() if gap.id in opened], closed)
+
+
+def _within(gap: Gap, parts: Iterable[Unread]) -> tuple[list[Unread], list[Unread]]:
+    """The parts that a gap becomes, and the others. One that was accepted is taken as it is, so it never grows."""
+    within, others = [], []
+    for part in parts:
+        start, end = max(part.window.start, gap.start), min(part.window.end, gap.end)
+        if start >= end:
+            others.append(part)
+        elif gap.is_open:
+            within.append(part)
+        else:
+            within.append(part._replace(window=Window(start, end)))
+            others += [part._replace(window=rest) for rest in without(part.window, [gap.window])]
+    return within, others
 
 
 class _Book:
@@ -169,7 +183,9 @@ class _Book:
         near = [gap for gap in gaps if gap.is_open and gap.kind == part.kind and gap.is_narrow == part.is_narrow]
         touching = [gap for gap in near if gap.start <= part.window.end and part.window.start <= gap.end]
         if not touching and len(gaps) >= _MOST:
-            touching = [min(gaps, key=lambda gap: abs(gap.start - part.window.start))]
+            # An accepted gap stays as it was accepted, and what is of another kind is told on its own.
+            same = [gap for gap in gaps if gap.is_open and gap.kind == part.kind]
+            touching = sorted(same, key=lambda gap: abs(gap.start - part.window.start))[:1]
         if not touching:
             return self._insert(part, now, next_try_at if part.is_narrow else now)
         self._widen(touching, part)

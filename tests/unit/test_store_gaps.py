@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from poller.core.errors import StateError
-from poller.core.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, Unread
+from poller.core.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, UNSTABLE, Unread
 from poller.core.windows import Window
 from poller.store.gaps import Entry
 from poller.store.rows import Prepared, WindowRead
@@ -104,6 +104,46 @@ def test_gaps_of_a_contract_stay_few_whatever_the_api_does(state: State, monkeyp
     found = spans(state)
     assert len(found) == 5
     assert all(any(start <= second < end for start, end in found) for second in range(0, 60, 2))
+
+
+@pytest.mark.parametrize("place", ["before", "between", "behind"])
+def test_however_many_gaps_there_are_none_is_widened_that_is_accepted_or_of_another_kind(
+    state: State, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr("poller.store.gaps._MOST", 5)
+    commit(state, [], unread=[at(second, DENSE if second == 28 else UNREADABLE) for second in (20, 22, 24, 26, 28)])
+    accepted = [gap for gap in state.gaps.find("1") if gap.kind == UNREADABLE]
+    for gap in accepted:
+        state.gaps.accept(gap.id)
+    before = {gap.id: gap for gap in state.gaps.find("1")}
+    second = {"before": 10, "between": 23, "behind": 40}[place]
+    (opened,) = commit(state, [], window=at(second).window, unread=[at(second, entries=(b"new",))]).opened
+    assert {gap.id: gap for gap in state.gaps.find("1") if gap.id != opened.id} == before
+    assert (opened.window, opened.kind, opened.is_open) == (at(second).window, UNREADABLE, True)
+    # From then on it is the open one of its kind, and grows.
+    assert not commit(state, [], window=at(second + 4).window, unread=[at(second + 4)]).opened
+    (grown,) = [gap for gap in state.gaps.find("1") if gap.id == opened.id]
+    assert grown.window == Window(opened.start, at(second + 4).window.end)
+    assert len(state.gaps.find("1")) == 6
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_a_part_that_reaches_beyond_an_accepted_gap_opens_a_gap_and_an_open_one_grows(
+    state: State, is_accepted: bool
+) -> None:
+    commit(state, [], unread=[at(20, UNSTABLE, 10)])
+    (gap,) = state.gaps.find("1")
+    if is_accepted:
+        state.gaps.accept(gap.id)
+    opened = commit(state, [], unread=[at(10, UNSTABLE, 30, entries=(b"what came",))]).opened
+    found = [(start, end, row.is_open) for (start, end), row in zip(spans(state), state.gaps.find("1"), strict=True)]
+    if is_accepted:
+        assert found == [(10, 20, True), (20, 30, False), (30, 40, True)]
+        assert [row.start - START for row in opened] == [10, 30]
+    else:
+        assert (found, opened) == ([(10, 40, True)], [])
+    commit(state, [], unread=[])
+    assert spans(state) == []
 
 
 def test_an_accepted_gap_is_told_as_such_until_it_is_retried(state: State) -> None:

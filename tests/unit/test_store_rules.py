@@ -276,10 +276,15 @@ def test_a_gap_between_two_joins_them_with_their_entries() -> None:
     assert found.opened == found.closed == []
 
 
-def test_beyond_500_gaps_of_a_contract_the_nearest_one_grows() -> None:
+def test_beyond_500_gaps_of_a_contract_the_nearest_open_one_of_its_kind_grows() -> None:
     gaps = [GAP._replace(id=number, start=number * 10, end=number * 10 + 1) for number in range(500)]
-    found = settle(gaps, unread(2007, 2009, DENSE), window=(2007, 2009))
+    found = settle(gaps, unread(2007, 2009, gaps[0].kind), window=(2007, 2009))
     assert found.changes == [Update(gaps[201]._replace(start=2007, reason="why 2007"))]
+    (insert,) = settle(gaps, unread(2007, 2009, DENSE), window=(2007, 2009)).changes
+    assert isinstance(insert, Insert), "the first of a kind is told"
+    gaps[201] = gaps[201]._replace(is_accepted=True)
+    found = settle(gaps, unread(2007, 2009, gaps[0].kind), window=(2007, 2009))
+    assert found.changes == [Update(gaps[200]._replace(end=2009, reason="why 2007"))]
     assert len(settle(gaps[1:], unread(2007, 2009, DENSE), window=(2007, 2009)).opened) == 1
 
 
