@@ -69,18 +69,20 @@ class Broken(NamedTuple):
 
 # What matters for where an element ends: strings as a whole, and brackets.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
+_SCALAR = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|[^\s"\[\]{},:]++)(?=\s*+(:?))', re.DOTALL)  # and whether it is a key
 _LIST_START = re.compile(rb'\A\s*\[|"(?:hits|items)"\s*:\s*\[')
 
 
 def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
     """The answer with null in place of each element of its list that is no valid JSON, and those elements.
 
-    The answer as it is where they cannot be told from each other: a bracket or a quote is missing, or it was cut.
+    A value beside the list is null where it is no valid JSON. The answer as it is where they cannot be told from each other: a
+    bracket or a quote is missing, or it was cut.
     """
     start = _LIST_START.search(body)
     if start is None:
-        return body, []
-    pieces, broken = [body[: start.end()]], []
+        return _without_broken_scalars(body), []
+    pieces, broken = [_without_broken_scalars(body[: start.end()])], []
     begin, depth = start.end(), 0
     for token in _TOKEN.finditer(body, begin):
         mark = token[0]
@@ -100,8 +102,24 @@ def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
             if len(pieces) > _MAX_PIECES:
                 return body, []
             if mark != b",":
-                return b"".join([*pieces, body[begin:]]), broken
+                return b"".join([*pieces, _without_broken_scalars(body[begin:])]), broken
     return body, []
+
+
+def _without_broken_scalars(rest: bytes) -> bytes:
+    """What is beside the list, with null in place of what is no valid JSON; as it is where it has a list of its own."""
+    if _LIST_START.search(
+        rest, 0, len(rest) - 1
+    ):  # not one that begins behind it; what an entry holds is never changed
+        return rest
+    pieces, end = [], 0
+    for number, token in enumerate(_SCALAR.finditer(rest)):
+        if number == _MAX_PIECES:
+            return rest
+        if _why_broken(token[0]):
+            pieces += [rest[end : token.start()], b'""' if token[1] else b"null"]
+            end = token.end()
+    return b"".join([*pieces, rest[end:]])
 
 
 def _why_broken(element: bytes) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 import msgspec
 
 from poller.core.answers import BadAnswerError
+from poller.core.damage import without_broken_elements
 
 _TOTALS = ("total", "totalCount", "totalItems", "totalElements")
 _NEXT_LINKS = ("next", "nextLink", "nextPage", "@odata.nextLink")
@@ -75,6 +76,7 @@ class ContractPage(NamedTuple):
 def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
     """Read one answer of `GET /contracts`, with its header `Link` if it has one.
 
+    `{"items": null}` is an empty list.
     Raises: BadAnswerError when it is not a list (or `{"items": [...]}`) of objects with a numeric `id`.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
@@ -86,12 +88,15 @@ def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
         if len(rest) > _MAX_REST_BYTES or (raw_items and bytes(raw_items).count(b",") > _MAX_COMMAS):
             raise BadAnswerError("it holds far more than contracts")
         answer = json.loads(rest)
-        elements = _decode_elements(raw_items) if raw_items else None
+        elements = (_decode_elements(raw_items) if bytes(raw_items) != b"null" else []) if raw_items else None
     except msgspec.ValidationError as error:
         raise BadAnswerError(
             f"neither a list of contracts nor an object with `items`, each with an `id`: {error}"
         ) from error
     except (ValueError, RecursionError) as error:
+        mended, _ = without_broken_elements(body)
+        if mended != body:
+            return parse_contracts(mended, link_header)
         raise BadAnswerError(f"not the JSON that was expected: {error}") from error
     if elements is None:
         raise BadAnswerError("neither a list of contracts nor an object with `items`")

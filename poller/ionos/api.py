@@ -347,6 +347,8 @@ def _secrets_in(authorization: str) -> list[str]:
 
 
 def _parse_contracts(response: Response) -> ContractPage:
+    if response.status == 204 and not response.body:
+        return ContractPage([])
     return parse_contracts(response.body, response.headers.get("Link", ""))
 
 

@@ -173,6 +173,8 @@ def test_contracts_are_asked_for_without_one(server: Server, client: Client) -> 
 def test_an_answer_without_content_says_that_there_is_nothing(server: Server, client: Client) -> None:
     server.replies = [Reply(204, b"")]
     assert page(client()) == []
+    server.replies = [Reply(204, b"")]
+    assert client().contracts() == []
 
 
 ALWAYS_TRANSIENT = [408, 500, 501, 502, 503, 504, 520, 599]

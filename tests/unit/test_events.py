@@ -153,6 +153,45 @@ def test_a_lone_surrogate_beside_an_entry_that_cannot_be_decoded_stays_as_it_cam
 
 
 @pytest.mark.parametrize(
+    "scalar", ["NaN", "-Infinity", "01", "1.", "+1", "None", "undefined", "'x'", '"\\x"', '"a\x01b"', "0x1f", "1e"]
+)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '{"hits":{"max_score":%s,"total":2,"hits":[%s]}}',
+        '{"took": %s , "hits":{"total":2,"hits":[%s]}}',
+        '{"a":{"b":[1,{"c":%s}],"hits":null},"hits":{"total":2,"hits":[%s]}}',
+        '{"x":%s,"total":2,"items":[%s]}',
+    ],
+)
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_what_is_no_valid_json_beside_the_entries_spoils_none_of_them(shape: str, scalar: str, is_behind: bool) -> None:
+    listed = '{"_source":{"@uuid":"a"}},{"_source":{"@uuid":"b","x":NaN}}'
+    body = shape % ("1" if is_behind else scalar, listed)
+    body = f'{body[:-1]},"max":{{"score":{scalar},"n":[{scalar}]}}}}' if is_behind else body
+    page = parse_page(body.encode())
+    assert [event.line for event in page.events] == [b'{"@uuid":"a"}']
+    assert [element.content for element in page.unreadable] == [b'{"_source":{"@uuid":"b","x":NaN}}']
+    assert page.total == 2
+
+
+def test_a_key_or_a_total_that_is_no_valid_json_is_none() -> None:
+    page = parse_page(b'{"a\x01b" : 1,"hits":{"total":NaN,"hits":[{"_source":{"@uuid":"a"}}]}}')
+    assert (page.count, page.total) == (1, None)
+    assert parse_page(b'{"hits":{"max_score":NaN,"total":0,"hits":null}}').count == 0
+
+
+def test_what_an_entry_holds_is_never_changed_wherever_it_stands_and_much_damage_is_not_looked_through() -> None:
+    for body in (
+        b'{"hits":[],"items":[{"@uuid":"a","x":NaN}]}',
+        b'{"hits":{"hits":[]},"items":[{"@uuid":"a","x":NaN}],"y":NaN}',
+        b'{"hits":{"total":0,"hits":null},"x":[' + b",".join([b"NaN"] * 110_000) + b"]}",
+    ):
+        with pytest.raises(BadAnswerError):
+            parse_page(body)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b'{"hits":{"total":0,"hits":null}}',
@@ -526,6 +565,9 @@ def test_a_body_that_mending_makes_too_large_is_refused_and_one_that_fits_is_men
     [
         (b"[]", []),
         (b'{"items":[]}', []),
+        (b'{"items":null}', []),
+        (b'{"items" : null, "total": 0}', []),
+        (b'{"items":[{"id":1}],"x":NaN,"y":01}', ["1"]),
         (b'[{"id":12345678,"type":"contracts","href":"..."}]', ["12345678"]),
         (b'{"items":[{"id":"2"},{"id":1},{"id":2}]}', ["2", "1"]),
         (b'\xef\xbb\xbf[{"id":1}]', ["1"]),
@@ -543,8 +585,8 @@ def test_contracts_are_numbers_as_text_each_once_in_order(body: bytes, expected:
         b"null",
         b"7",
         b"{}",
-        b'{"items":null}',
         b'{"items":{}}',
+        b'{"items":7}',
         b"[1]",
         b"[{}]",
         b'[{"id":null}]',
@@ -702,6 +744,11 @@ def test_more_damage_than_an_answer_can_have_is_not_mended() -> None:
         parse_page(b'[{"a":"' + b"\\ud800" * 60_000 + b'"}]')
     with pytest.raises(BadAnswerError):
         parse_page(b"[" + b",".join([b'{"a":NaN}'] * 110_000) + b"]")
+
+
+def test_a_contract_that_is_no_valid_json_keeps_nobody_from_reading_the_others() -> None:
+    page = parse_contracts(b'{"items":[{"id":1,"x":NaN},{"id":2}],"total":2}')
+    assert (page.numbers, page.unreadable_count, page.total) == (["2"], 1, 2)
 
 
 def test_of_more_contracts_than_are_polled_no_more_are_read() -> None:
