@@ -35,6 +35,7 @@ from poller.ionos.api import ActivityLog
 from poller.pipeline.archive import HourCloser, chain_of_run, deliverer_of
 from poller.pipeline.audit import Auditor, compared_by
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
+from poller.pipeline.discovery import Discovery
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.loop import Loop
 from poller.pipeline.status import Use
@@ -163,7 +164,8 @@ class Backfill:
         self._prepare = prepare
         self._trusted_now = trusted_now
         self._clock = clock
-        self._collector = partial(Collector, state, accounts, self._config, stop=stop, clock=clock)
+        self._discovery = discovery = Discovery(state, accounts, self._config, clock)
+        self._collector = partial(Collector, state, accounts, self._config, stop=stop, clock=clock, discovery=discovery)
 
     @property
     def is_finished(self) -> bool:
@@ -201,8 +203,7 @@ class Backfill:
 
         Raises: ConfigError when every account was asked and none of them sees a contract of the order.
         """
-        with closing(self._collector()) as collector:
-            found, failures = collector.discover(since=window.start, only=self._order.contracts)
+        found, failures = self._discovery.discover(window.start, self._order.contracts)
         left_out = {*found, *self._config.poll.exclude_contracts}
         for row in self._state.contracts.all():
             if row.contract in left_out:
@@ -252,9 +253,10 @@ class Backfill:
         row = self._state.contracts.get(contract)
         if row is None or row.watermark >= end:
             return 0
-        api = self._config.api
-        auditor = Auditor(self._accounts[row.account], contract, api.limits())
-        return sum(auditor.count(part) for part in tile(Window(row.watermark, end)))
+        limits, months = self._config.api.limits(), list(tile(Window(row.watermark, end)))
+        return self._discovery.ask(
+            contract, row.account, lambda api: sum(map(Auditor(api, contract, limits).count, months))
+        )
 
     def export(
         self,

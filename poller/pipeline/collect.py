@@ -80,12 +80,13 @@ class Collector:
         on_window: Callable[[WindowCommitted], None] = lambda done: None,
         until: int | None = None,
         gaps_at_once: int = 1,
+        discovery: Discovery | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`prepare` filters and rewrites the new events of a contract, without those whose identity `elsewhere` names.
 
         `on_window` is told of each window that was committed. `until` (unix seconds) ends the reading there instead of now.
-        `gaps_at_once`: how many gaps that are due are tried again in one poll of a contract.
+        `gaps_at_once`: how many gaps that are due are tried again in one poll of a contract. `discovery`: one that has looked.
         """
         self._state = state
         self._accounts = accounts
@@ -98,7 +99,7 @@ class Collector:
         self._clock = clock
         slots, most_open = windows_held(config.api.concurrency), config.api.concurrency * MOST_OPEN
         self._limits = config.api.limits(slots)
-        self._discovery = Discovery(state, accounts, config, clock)
+        self._discovery = discovery or Discovery(state, accounts, config, clock)
         self._clock_guard = ClockGuard(state, config.poll.overlap_seconds)
         self._gaps_at_once = gaps_at_once
         self._claims: dict[str, Claim] = {}

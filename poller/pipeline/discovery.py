@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from poller.config import Config
 from poller.core.clocks import trusted_now
@@ -18,6 +18,8 @@ from poller.store.protocols import State
 from poller.store.rows import Contract
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _LOOK = "look "  # and the account's name
 
@@ -55,6 +57,17 @@ class Discovery:
     def others(self, contract: str, account: str) -> list[str]:
         """The other accounts through which a contract may be read, by the last look."""
         return [name for name in self._readers.get(contract, ()) if name != account]
+
+    def ask(self, contract: str, account: str, question: Callable[[ActivityLog], T]) -> T:
+        """What the first account answers that may read the contract, its own first.  Raises: what `question` raises."""
+        account, *others = [account, *self.others(contract, account)]
+        while True:
+            try:
+                return question(self._accounts[account])
+            except PollerError as error:
+                if not others or not is_access_refused(error):
+                    raise
+                account = others.pop(0)
 
     def discover(self, since: int | None, only: Iterable[str]) -> tuple[list[str], list[PollerError]]:
         """The contracts to collect, those first that were collected longest ago, and what failed account by account.

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.config import Config
+from poller.core.clocks import latest_now, trusted_now
 from poller.core.errors import PollerError
 from poller.core.events import Event
-from poller.core.gaps import Unread
-from poller.core.reading import WindowReader
-from poller.core.windows import Window
+from poller.core.gaps import FAILING, REFUSED, Unread, without
+from poller.core.reading import Conduct, Split, WindowReader
+from poller.core.windows import Window, tile
 from poller.ionos.api import ActivityLog
+from poller.pipeline.discovery import is_access_refused
 
 _DISCOVERY_SECONDS = 600.0
 _MICROSECONDS = 1_000_000
@@ -30,12 +32,16 @@ class Followed(NamedTuple):
 
 
 class _Followed:
-    """One contract: through which account it is read, up to when that was done, and what was shown since then."""
+    """One contract: the accounts that may read it, the one that is asked first in front, up to when that was done, and what was
+    shown since then. `refused` is what was refused since then, or failed; `is_failing`: the last round failed.
+    """
 
-    def __init__(self, api: ActivityLog, reached: int) -> None:
-        self.api = api
+    def __init__(self, readers: list[ActivityLog], reached: int) -> None:
+        self.readers = readers
         self.reached = reached
         self.shown: dict[bytes, int] = {}
+        self.refused: list[Window] = []
+        self.is_failing = False
 
 
 class Follower:
@@ -78,42 +84,69 @@ class Follower:
 
     def _discover(self) -> None:
         """Ask every account which contracts it sees. What is named is followed though no list shows it."""
-        found: dict[str, ActivityLog] = {}
+        found: dict[str, list[ActivityLog]] = {}
         for name, api in self._accounts.items():
             try:
                 for contract in api.contracts():
-                    found.setdefault(contract, api)
+                    found.setdefault(contract, []).append(api)
             except PollerError as error:
                 if len(self._accounts) > 1:
                     error.message = f"account {name}: {error.message}"
                 self.failures.append(error)
         settings = self._config.poll
         for contract in self._only or settings.contracts:
-            found.setdefault(contract, next(iter(self._accounts.values())))
-        for contract, api in found.items():
-            if settings.wants(contract, self._only) and contract not in self._contracts:
-                self._contracts[contract] = _Followed(api, self._since)
+            found.setdefault(contract, [*self._accounts.values()])
+        for contract, readers in found.items():
+            if settings.wants(contract, self._only):
+                row = self._contracts.setdefault(contract, _Followed([], self._since))
+                row.readers += [api for api in readers if api not in row.readers]
 
     def _new(self, contract: str, row: _Followed, now: float) -> Iterator[Followed]:
+        """What is new of a contract, through the first account that may read it."""
+        failure: PollerError | None = None
+        for api in row.readers:
+            before = row.reached
+            failure = yield from self._read(contract, row, api, now)
+            if row.reached > before or not is_access_refused(failure):
+                row.readers = [api, *(other for other in row.readers if other is not api)]
+                break
+        row.is_failing = failure is not None
+        if failure is not None:
+            failure.contract = failure.contract or contract
+            self.failures.append(failure)
+
+    def _read(
+        self, contract: str, row: _Followed, api: ActivityLog, now: float
+    ) -> Generator[Followed, None, PollerError | None]:
+        """What is new of a contract as an account sees it.  Returns: what ended it before now, if anything did."""
         overlap = self._config.poll.overlap_seconds
-        end = int(max(now, now - (row.api.clock_skew_seconds or 0.0)))
+        end = int(latest_now(api.clock_skew_seconds, now))
         start = max(self._since, row.reached - overlap)
-        again_us = (end - overlap) * _MICROSECONDS
-        if start >= end:
-            return
-        api = self._config.api
-        reader = WindowReader(row.api, contract, api.limits())
+        trusted = int(trusted_now(api.clock_skew_seconds, now))
+        conduct = Conduct(Window(trusted - 1, trusted), is_failing=row.is_failing)
+        reader = WindowReader(api, contract, self._config.api.limits(), conduct)
+        span = Window(start, max(start, end))
+        todo = [part for piece in without(span, row.refused) for part in tile(piece)][::-1]
         try:
-            for reading in reader.read_all(Window(start, end)):
+            while todo:
+                window = todo.pop()
+                reading = reader.read(window)
+                if isinstance(reading, Split):
+                    todo.extend(reversed(reading.windows))
+                    continue
                 self.unread += [(contract, unread) for unread in reading.unread]
+                row.refused += [unread.window for unread in reading.unread if unread.kind in (REFUSED, FAILING)]
+                again_us = (window.end - overlap) * _MICROSECONDS
                 for event in reading.events:
                     if event.identity not in row.shown:
                         if event.time_us >= again_us:  # the next round reads it again
                             row.shown[event.identity] = event.time_us
                         yield Followed(contract, event)
+                row.reached = max(row.reached, window.end)
         except PollerError as error:
-            error.contract = error.contract or contract
-            self.failures.append(error)
-            return
-        row.reached = end
-        row.shown = {identity: at for identity, at in row.shown.items() if at >= again_us}
+            return error
+        finally:
+            again = row.reached - overlap
+            row.shown = {identity: at for identity, at in row.shown.items() if at >= again * _MICROSECONDS}
+            row.refused = [window for window in row.refused if window.end > again]
+        return None

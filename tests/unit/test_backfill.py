@@ -16,13 +16,13 @@ from poller.cli.backfill import _close_books
 from poller.config import ArchiveSink as ArchiveSettings
 from poller.config import Config, FileSink, Redact
 from poller.core.delivery import Accepted, Outcome
-from poller.core.errors import ConfigError, StateHeldError, TransientError
+from poller.core.errors import AuthError, ConfigError, PollerError, RejectedError, StateHeldError, TransientError
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.backfill import Backfill, Order, discard, open_state, to_forget
 from poller.pipeline.collect import Collector
 from poller.sinks.archive import ArchiveSink
-from poller.sinks.base import Context
+from poller.sinks.base import Context, TooOld
 from poller.sinks.output import OutputFile
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.protocols import State
@@ -120,6 +120,38 @@ def test_all_of_the_range_is_exported_once_and_then_it_is_finished(tmp_path: Pat
         backfill.finish([sink])
         assert backfill.is_finished
         assert not state.overview().imbalances()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AuthError("denied", is_denied=True), AuthError("refused"), RejectedError("unknown", status=404)],
+    ids=["403", "401", "404"],
+)
+@pytest.mark.parametrize("too_old", ["skip", "dead-letter"])
+def test_where_one_account_may_not_read_a_contract_it_is_exported_through_the_other(
+    tmp_path: Path, error: PollerError, too_old: TooOld
+) -> None:
+    first, second = Log("1"), Log("1", "2")
+    first.rejection, first.rejected = error, Window(0, 2 * BEGAN)
+    with backfill_of(tmp_path, first, accounts={"other": second}, too_old=too_old) as (backfill, state):
+        found, failures = backfill.discover(ASKED)
+        sinks = [Taking("new", 2 * H)]
+        window, (old,) = backfill.limit_age(sinks, found, ASKED)
+        export = backfill.export(sinks, found, window)
+        assert (found, failures) == (["1", "2"], [])
+        assert (old.entry_count, [poll.failure for poll in export.polls]) == (
+            2 * 120 if too_old == "skip" else 120,
+            [None, None],
+        )
+        assert len(sinks[0].lines) == (0 if too_old == "skip" else 2 * 120)
+        assert {row.account for row in state.contracts.all()} == (
+            {"default", "other"} if too_old == "skip" else {"other"}
+        )
+    second.rejection, second.rejected = error, Window(0, 2 * BEGAN)
+    with backfill_of(tmp_path / "none", first, accounts={"other": second}) as (backfill, _):
+        found, _ = backfill.discover(ASKED)
+        with pytest.raises(type(error)):
+            backfill.limit_age([Taking("new", 2 * H)], found, ASKED)
 
 
 def test_a_contract_that_no_account_sees_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
 from poller.config import Config
 from poller.core.answers import Page, parse_page
-from poller.core.errors import AuthError, PollerError, TransientError
+from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
 from poller.core.listing import ContractList
 from poller.core.windows import Window, format_time
 from poller.pipeline.follow import Follower
@@ -206,3 +207,105 @@ def test_a_clock_that_goes_back_asks_for_nothing_and_loses_nothing() -> None:
     account.windows.clear()
     shown(following)
     assert [window.end for window in account.windows] == [NOW + 5], "a clock that is ahead is read as far as it says"
+
+
+class Broken(Account):
+    """An account that answers each query which touches a span with an error."""
+
+    def __init__(self, span: Window, error: PollerError, **entries: Sequence[int]) -> None:
+        super().__init__(**entries)
+        self.span = span
+        self.error = error
+
+    def page(self, contract: str, window: Window, *args: Any, **options: Any) -> Page:
+        found = super().page(contract, window, *args, **options)
+        if contract == "1" and window.start < self.span.end and self.span.start < window.end:
+            raise self.error
+        return found
+
+
+OWN = [
+    RejectedError("not this (400)", status=400),
+    RejectedError("not this (404)", status=404),
+    AuthError("not this (403)", is_denied=True),
+    TransientError("not this (500)", status=500),
+    TransientError("not this"),
+]
+DAY = 86_400
+
+
+@pytest.mark.parametrize("error", OWN, ids=str)
+def test_beside_a_span_that_is_refused_everything_is_shown_once_and_it_is_told(error: PollerError) -> None:
+    clock = Clock()
+    account = Broken(Window(NOW - 150, NOW - 149), error, c1=[NOW - 45 * DAY, NOW - 200, NOW - 100], c2=[NOW - 90])
+    following = follower(account, clock, since=NOW - 50 * DAY)
+    first = shown(following)
+    told = [unread.window for _, unread in following.unread]
+    second = shown(following)
+    told += [unread.window for _, unread in following.unread]
+    assert first[0] == ("1", -45 * DAY)
+    assert ("2", -90) in first, "it holds up no other"
+    assert sorted(first + second) == [("1", -45 * DAY), ("1", -200), ("1", -100), ("2", -90)]
+    assert told == [Window(NOW - 150, NOW - 149)]
+    assert following.failures == []
+    account.entries["1"].append(NOW + 3)
+    account.windows.clear()
+    clock.now += 5
+    assert shown(following) == [("1", 3)]
+    assert len(account.windows) <= 3, "what was refused is not looked for again"
+
+
+def test_what_was_read_before_a_failure_is_not_shown_again_however_often_it_fails() -> None:
+    clock = Clock()
+    account = Broken(Window(NOW - 150, NOW + DAY), TransientError("slow down (429)", status=429))
+    account.entries = {"1": [NOW - 45 * DAY, NOW - 21 * DAY, NOW - 100]}
+    following = follower(account, clock, since=NOW - 50 * DAY)
+    assert shown(following) == [("1", -45 * DAY), ("1", -21 * DAY)]
+    for _ in range(3):
+        clock.now += 5
+        account.windows.clear()
+        assert shown(following) == []
+        assert [str(error) for error in following.failures] == ["contract 1: slow down (429)"]
+        assert min(window.start for window in account.windows) == NOW - 20 * DAY - 600
+    account.span = Window(0, 0)
+    assert shown(following) == [("1", -100)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuthError("denied (403)", is_denied=True),
+        AuthError("refused (401)"),
+        RejectedError("unknown (404)", status=404),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("only", [(), ("1",), ("9",)], ids=["listed", "named", "named and unlisted"])
+def test_where_one_account_may_not_read_a_contract_the_next_one_is_asked_and_then_first(
+    error: PollerError, only: tuple[str, ...]
+) -> None:
+    clock, contract = Clock(), only[0] if only else "1"
+    accounts = [Account(c1=[]), Account(c1=[]), Account(**{f"c{contract}": [NOW - 10]})]
+    for account in accounts[:2]:
+        account.failing[contract] = error
+    if contract == "9":
+        accounts[2].contracts = accounts[0].contracts  # type: ignore[method-assign]
+    following = Follower(dict(zip("abc", accounts, strict=True)), Config(), NOW - 1000, only, clock)  # type: ignore[arg-type]
+    assert shown(following) == [(contract, -10)]
+    assert following.failures == []
+    del accounts[0].failing[contract]
+    clock.now += 5
+    assert shown(following) == []
+    assert (accounts[0].windows, len(accounts[2].windows)) == ([], 2)
+
+
+def test_an_account_that_could_not_be_asked_at_first_is_asked_for_its_contracts_later() -> None:
+    clock = Clock()
+    first, second = Account(c1=[]), Account(c1=[NOW - 10])
+    first.failing["1"] = AuthError("denied (403)", is_denied=True)
+    second.failing[""] = DOWN
+    following = Follower({"a": first, "b": second}, Config(), NOW - 1000, (), clock)  # type: ignore[dict-item]
+    assert shown(following) == []
+    assert len(following.failures) == 2
+    del second.failing[""]
+    assert shown(following) == [("1", -10)]
