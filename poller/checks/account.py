@@ -18,6 +18,7 @@ from poller.core.errors import (
     ConfigError,
     PollerError,
     RejectedError,
+    is_access_refused,
 )
 from poller.core.listing import ContractList
 from poller.core.windows import Window
@@ -31,12 +32,15 @@ _DAY_SECONDS = 86_400
 class AccountCheck:
     """The checks of one account. Once `run` has been through, `contracts` is what it may see, None if it was refused.
 
-    `may_read`: its credentials were not refused.
+    `may_read`: its credentials were not refused. `read` and `denied` are findings of contracts: what it may read, and what it is
+    denied though it lists it, which `run` does not give where there are other accounts.
     """
 
     def __init__(self, account: Account, client: ActivityLog, poll: Poll, page_size: int, *, is_only: bool) -> None:
         self.contracts: ContractList | None = None
         self.may_read = False
+        self.read: list[Finding] = []
+        self.denied: list[Finding] = []
         self._page_size = page_size
         self._account = account
         self._client = client
@@ -101,7 +105,12 @@ class AccountCheck:
             hint = "remove from it what you want to collect"
             yield warn(f"contracts{self._suffix}", "poll.exclude_contracts leaves out all that the token sees", hint)
         for number in islice(wanted, _MAX_ASKED):
-            yield check_contract(self._client, number, time.time(), self._page_size)
+            finding, is_denied = asked_contract(self._client, number, time.time(), self._page_size)
+            if is_denied and self._suffix:  # another account may read it
+                self.denied.append(finding)
+                continue
+            self.read += [finding] if finding.level == "ok" else []
+            yield finding
         if self._client.limit_words:
             hint = f"set api.page_size to {self._client.max_limit}, which is used meanwhile"
             yield warn(f"page_size{self._suffix}", self._client.limit_words, hint)
@@ -168,8 +177,26 @@ def _span(seconds: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
 
 
+def check_denied(checks: Sequence[AccountCheck]) -> Iterator[Finding]:
+    """What an account is denied though it lists it: collected through another one that may read it, else a failure."""
+    read = {finding.name for check in checks for finding in check.read}
+    told: set[str] = set()
+    for finding in (finding for check in checks for finding in check.denied):
+        if finding.name in read:
+            hint = "it is collected through another account, which may read it"
+            yield warn(finding.name, f"not every account that lists it may read it: {finding.message}", hint)
+        elif finding.name not in told:
+            yield finding
+        told.add(finding.name)
+
+
 def check_contract(client: ActivityLog, number: str, now: float, page_size: int = 1) -> Finding:
     """May its log be read, and how many entries are of today (UTC, by the API's clock)?"""
+    return asked_contract(client, number, now, page_size)[0]
+
+
+def asked_contract(client: ActivityLog, number: str, now: float, page_size: int) -> tuple[Finding, bool]:
+    """As `check_contract`, and whether it failed for a reason that another account may not have."""
     name = f"contract {number}"
     end = int(now - believed_skew(client.clock_skew_seconds, now)) + 1
     today = Window(end - 1 - (end - 1) % _DAY_SECONDS, end)
@@ -177,14 +204,15 @@ def check_contract(client: ActivityLog, number: str, now: float, page_size: int 
         page = client.page(number, today, 0, page_size)
     except BodyTooLargeError as error:
         if page_size > 1:  # as when it is collected
-            return check_contract(client, number, now, max(1, page_size // 8))
-        return fail(name, error.message, "raise api.max_page_bytes")
+            return asked_contract(client, number, now, max(1, page_size // 8))
+        return fail(name, error.message, "raise api.max_page_bytes"), False
     except PollerError as error:
-        return fail(name, error.message, error.hint or "it is asked again at each poll", error.exit_code)
+        hint = error.hint or "it is asked again at each poll"
+        return fail(name, error.message, hint, error.exit_code), is_access_refused(error)
     if page.total is None:
-        return ok(name, f"{'has' if page.events else 'has no'} entries today")
+        return ok(name, f"{'has' if page.events else 'has no'} entries today"), False
     more = " or more" if page.is_capped else ""
-    return ok(name, f"{page.total:,}{more} entries today (UTC)")
+    return ok(name, f"{page.total:,}{more} entries today (UTC)"), False
 
 
 def check_unlisted_contracts(

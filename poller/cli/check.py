@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from poller.checks import Finding, exit_code_of, fail, from_error, ok
-from poller.checks.account import AccountCheck, check_local_token, check_unlisted_contracts
+from poller.checks.account import AccountCheck, check_denied, check_local_token, check_unlisted_contracts
 from poller.checks.fluent_bit import check_fluent_bit
 from poller.checks.sinks import check_sink, is_local
 from poller.checks.state import check_state
@@ -201,6 +201,7 @@ def _holder(stores: Stores) -> int | None:
 def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
     seen: list[str] = []
     clients = []
+    checks = []
     is_only = len(config.accounts) == 1
     # Asked once: a person who waits for the answer wants to know that it did not come.
     asked = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, max_retries=0))
@@ -211,10 +212,12 @@ def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
             yield from from_error("token" if is_only else f"token {account.name}", error)
             continue
         check = AccountCheck(account, client, config.poll, config.api.page_size, is_only=is_only)
+        checks.append(check)
         yield from check.run()
         seen += check.contracts or []
         if check.may_read:
             clients.append(client)
+    yield from check_denied(checks)
     yield from check_unlisted_contracts(config.poll.contracts, seen, clients, config.api.page_size)
 
 

@@ -131,6 +131,11 @@ class RejectedError(PollerError):
         self.status = status
 
 
+def is_access_refused(failure: PollerError | None) -> bool:
+    """Whether a contract could not be read for a reason that another account may not have."""
+    return isinstance(failure, AuthError) or (isinstance(failure, RejectedError) and failure.status == 404)
+
+
 class StateError(PollerError):
     """The state cannot be used, or another process holds it: stop before anything is lost."""
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from poller.config import Config
 from poller.core.clocks import latest_now, trusted_now
-from poller.core.errors import AuthError, PollerError, StateError, StoppedError
+from poller.core.errors import AuthError, PollerError, StateError, StoppedError, is_access_refused
 from poller.core.events import Event
 from poller.core.gaps import wait_seconds
 from poller.core.reading import Conduct, Reading, WindowReader
@@ -22,7 +22,7 @@ from poller.core.windows import Window, next_window
 from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import ReadAhead, windows_held
 from poller.pipeline.clock_guard import ClockGuard
-from poller.pipeline.discovery import Discovery, is_access_refused
+from poller.pipeline.discovery import Discovery
 from poller.pipeline.lanes import Lane, lanes
 from poller.store.gaps import Gap
 from poller.store.parts import Claim

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from poller.config import Config
 from poller.core.clocks import trusted_now
-from poller.core.errors import AuthError, PollerError, RejectedError
+from poller.core.errors import AuthError, PollerError, RejectedError, is_access_refused
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
@@ -199,11 +199,6 @@ class Discovery:
             end = max(row.origin, row.watermark - self._config.poll.overlap_seconds)
             if since < end:
                 self._state.contracts.add_range(row.contract, Window(since, end), "since")
-
-
-def is_access_refused(failure: PollerError | None) -> bool:
-    """Whether a contract could not be read for a reason that another account may not have."""
-    return isinstance(failure, AuthError) or (isinstance(failure, RejectedError) and failure.status == 404)
 
 
 def in_turn(contracts: Iterable[str], known: Mapping[str, Contract]) -> list[str]:

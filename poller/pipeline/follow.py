@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 from poller.config import Config
 from poller.core.clocks import latest_now, trusted_now
-from poller.core.errors import PollerError
+from poller.core.errors import PollerError, is_access_refused
 from poller.core.events import Event
 from poller.core.gaps import FAILING, REFUSED, Unread, without
 from poller.core.reading import Conduct, Split, WindowReader
 from poller.core.windows import Window, tile
 from poller.ionos.api import ActivityLog
-from poller.pipeline.discovery import is_access_refused
 
 _DISCOVERY_SECONDS = 600.0
 _MICROSECONDS = 1_000_000

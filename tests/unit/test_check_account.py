@@ -15,6 +15,7 @@ from poller.checks.account import (
     AccountCheck,
     check_clock,
     check_contract,
+    check_denied,
     check_local_token,
     check_token,
     check_unlisted_contracts,
@@ -118,6 +119,47 @@ def test_of_several_accounts_each_finding_names_its_own() -> None:
         "contracts prod",
         "contract 1",
     ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuthError("denied (403)", is_denied=True),
+        AuthError("refused (401)"),
+        RejectedError("unknown (404)", status=404),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_contract_that_one_account_may_not_read_fails_only_where_no_other_may(
+    error: PollerError, is_first: bool
+) -> None:
+    def refused(limit: int) -> Page:
+        raise error
+
+    denied, other = Api("1"), Api("1", "2")
+    denied.pages = refused
+    ran = [run(api, is_only=False) for api in ((denied, other) if is_first else (other, denied))]
+    findings = [finding for _, found in ran for finding in found]
+    assert all(finding.level == "ok" for finding in findings)
+    (told,) = check_denied([check for check, _ in ran])
+    assert (told.level, told.name) == ("warn", "contract 1")
+    assert "another account" in told.hint
+    assert error.message in told.message
+    checks = [run(denied, is_only=False)[0] for _ in range(2)]
+    assert [(found.level, found.name) for found in check_denied(checks)] == [("fail", "contract 1")]
+    assert ("fail", "contract 1") in shown(run(denied)[1]), "the only one tells it at once"
+
+
+def test_a_failure_that_another_account_would_have_too_is_one_whatever_that_one_may_read() -> None:
+    def down(limit: int) -> Page:
+        raise TransientError("down (500)", status=500)
+
+    ill = Api("1")
+    ill.pages = down
+    check, findings = run(ill, is_only=False)
+    assert ("fail", "contract 1") in shown(findings)
+    assert list(check_denied([check, run(Api("1"), is_only=False)[0]])) == []
 
 
 def test_a_refused_token_is_told_once_and_nothing_is_read() -> None:
