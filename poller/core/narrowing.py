@@ -7,9 +7,11 @@ served.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
-from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
+from poller.core.errors import AuthError, PollerError, RejectedError, TransientError, UnusableAnswerError
 from poller.core.gaps import DENSE, FAILING, REFUSED, Unread
 from poller.core.windows import Window, split
 
@@ -17,6 +19,26 @@ from poller.core.windows import Window, split
 # is only about how narrow a gap is.
 _REQUESTS = 256
 _SOFT_REQUESTS = 64
+
+
+class Conduct(NamedTuple):
+    """What to do with a window that cannot be read.
+
+    `present` are seconds, newest first: the API serves one of them if it serves anything, and only then is a refusal the
+    window's own (none: it never is). `is_failing`: the poll before failed, so that a failure, too, may be the window's own.
+    `is_trial`: a gap is tried again, with one or two requests unless it can be read by now. `is_exact`: what is served but
+    cannot be used is narrowed down to its second. `samples`: windows that are read only if one of these seconds is served.
+    """
+
+    present: tuple[Window, ...] = ()
+    is_failing: bool = False
+    is_trial: bool = False
+    is_exact: bool = True
+    samples: Mapping[Window, Sequence[int]] = MappingProxyType({})
+
+
+CAREFUL = Conduct()
+"""Nothing is set apart that the API refuses, or fails at: it is raised."""
 
 
 class Narrowing:
@@ -85,6 +107,13 @@ def _moved_edge(window: Window, is_served: Callable[[int], bool]) -> int:
     while step < window.seconds and not is_served(window.start + step // 2):
         step *= 2
     return window.start + min(step, window.seconds - 1)
+
+
+def is_for_all(error: PollerError) -> bool:
+    """Whether another query would fare no better: no answer came, or the account may not read the contract (403, 404)."""
+    if isinstance(error, TransientError):
+        return error.status is None and not isinstance(error, UnusableAnswerError)
+    return isinstance(error, AuthError) or (isinstance(error, RejectedError) and error.status == 404)
 
 
 def unread_by(window: Window, error: PollerError, offset: int, *, is_failing: bool) -> Unread | None:

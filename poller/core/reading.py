@@ -29,9 +29,9 @@ from poller.core.errors import (
 )
 from poller.core.events import Event
 from poller.core.gaps import DENSE, FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, merged
-from poller.core.narrowing import Narrowing, unread_by
+from poller.core.narrowing import CAREFUL, Conduct, Narrowing, is_for_all, unread_by
 from poller.core.sifting import each_once, empty_if_repeated, has_repeats, is_by_time, span_of, told_apart
-from poller.core.windows import Limits, Window, split, split_around, tile
+from poller.core.windows import Limits, Window, around, split, split_around, tile
 
 _MAX_SWEEPS = 5
 _FEW_SWEEPS = 2
@@ -67,25 +67,6 @@ class Source(Protocol):
     """Where pages come from: the Activity Log client, or a table in a test."""
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page: ...
-
-
-class Conduct(NamedTuple):
-    """What to do with a window that cannot be read.
-
-    `present` is a second that the API serves if it serves anything: only then is a refusal the window's own (None: it never is).
-    `is_failing`: the poll before failed, so that a failure, too, may be the window's own. `is_trial`: a gap is tried again,
-    with one or two requests unless it can be read by now. `is_exact`: what is served but cannot be used is narrowed down to
-    its second.
-    """
-
-    present: Window | None = None
-    is_failing: bool = False
-    is_trial: bool = False
-    is_exact: bool = True
-
-
-CAREFUL = Conduct()
-"""Nothing is set apart that the API refuses, or fails at: it is raised."""
 
 
 class _Sweep(NamedTuple):
@@ -127,6 +108,7 @@ class WindowReader:
         self._page_size = limits.page_size
         self._narrowing = Narrowing(is_exact=conduct.is_exact and not conduct.is_trial)
         self._sweeps = 1 if conduct.is_trial else _MAX_SWEEPS if conduct.is_exact else _FEW_SWEEPS
+        self._present = conduct.present
         self._is_present_known = False
         self._skipped = 0  # places in a row that gave nothing
 
@@ -135,6 +117,8 @@ class WindowReader:
 
         Raises: what `Source.page` raises, unless it concerns this window alone.
         """
+        if window in self._conduct.samples:
+            return self._sampled(window, self._conduct.samples[window])
         try:
             return self._read(window)
         except (RejectedError, TransientError, AuthError) as error:
@@ -354,33 +338,55 @@ class WindowReader:
         """Whether the API serves the present, so that an error is the window's own. In a trial it has just been read."""
         if self._conduct.is_trial:
             return True
-        if self._conduct.present is None:
-            return False
         if isinstance(error, TransientError) or not self._is_present_known:
-            self._is_present_known = self._is_served(self._conduct.present, is_retried=True)
+            self._is_present_known = False
+            is_retried = True
+            for window in self._present:
+                refusal = self._refusal(window, is_retried=is_retried)
+                if refusal is None:
+                    self._present, self._is_present_known = (window,), True
+                if refusal is None or is_for_all(refusal):
+                    break
+                is_retried = False
         return self._is_present_known
 
-    def _is_served(self, window: Window, *, is_retried: bool) -> bool:
-        """Whether the API answers a query for this window at all.  Raises: what concerns more than that."""
+    def _refusal(self, window: Window, *, is_retried: bool) -> PollerError | None:
+        """Why the API does not answer a query for this window; None where it does.  Raises: what concerns more than that."""
         try:
             self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
         except BodyTooLargeError:
-            return True
+            return None
         except (RejectedError, TransientError, AuthError) as error:
             if self._unread(window, error) is None:
                 raise
-            return False
-        return True
+            return error
+        return None
+
+    def _sampled(self, window: Window, seconds: Sequence[int]) -> Reading | Split:
+        """A window of which it is known that it could not be read: as it is now, if one of these seconds of it is served."""
+        unread: Unread | None = None
+        for second in seconds:
+            refusal = self._refusal(Window(second, second + 1), is_retried=False)
+            if refusal is None:
+                try:
+                    return self._read(window)
+                except (RejectedError, TransientError, AuthError) as error:
+                    if self._unread(window, error) is None:
+                        raise
+                    return Split(around(window, second))
+            unread = self._unread(window, refusal)
+        return Reading([], 0, (unread,) if unread else ())
 
     def _narrowed(self, unread: Unread) -> Reading | Split:
-        """What to do with a window that cannot be read whole. A trial looks no further unless its end can be read by now."""
+        """What to do with a window that cannot be read whole. A trial looks no further unless a sample or its end is served."""
         is_retried = unread.kind == REFUSED and not self._conduct.is_trial
 
         def is_served(second: int) -> bool:
-            return self._is_served(Window(second, second + 1), is_retried=is_retried)
+            return self._refusal(Window(second, second + 1), is_retried=is_retried) is None
 
         window = unread.window
-        if self._conduct.is_trial and (window.seconds == 1 or not is_served(window.end - 1)):
+        is_unsampled = self._conduct.is_trial and not self._conduct.samples
+        if is_unsampled and (window.seconds == 1 or not is_served(window.end - 1)):
             return Reading([], 0, (unread,))
         result = self._narrowing.narrowed(unread, is_served)
         return Reading([], 0, (result,)) if isinstance(result, Unread) else Split(result)

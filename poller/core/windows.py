@@ -70,6 +70,12 @@ def split(window: Window, parts: int) -> list[Window]:
     return [Window(start, end) for start, end in itertools.pairwise(edges)]
 
 
+def around(window: Window, second: int) -> list[Window]:
+    """The window with a second in it as a piece of its own, and what is before and behind that in a piece each."""
+    edges = sorted({window.start, second, second + 1, window.end})
+    return [Window(*pair) for pair in itertools.pairwise(edges)]
+
+
 def split_around(window: Window, dense: Window, parts: int) -> list[Window]:
     """The window with `dense`, which lies in it, in `parts` pieces, and what is before and behind that in a piece each.
 

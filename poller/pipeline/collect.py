@@ -15,15 +15,16 @@ from poller.config import Config
 from poller.core.clocks import latest_now, trusted_now
 from poller.core.errors import AuthError, PollerError, StateError, StoppedError, is_access_refused
 from poller.core.events import Event
-from poller.core.gaps import wait_seconds
-from poller.core.reading import Conduct, Reading, WindowReader
+from poller.core.gaps import Unread, wait_seconds
+from poller.core.narrowing import Conduct
+from poller.core.reading import Reading, WindowReader
 from poller.core.turns import MOST_OPEN
 from poller.core.windows import Window, next_window
 from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import ReadAhead, windows_held
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery
-from poller.pipeline.lanes import Lane, lanes
+from poller.pipeline.lanes import Lane, Tail, is_all_unread, lanes, without_tail
 from poller.store.gaps import Gap
 from poller.store.parts import Claim
 from poller.store.protocols import State
@@ -103,6 +104,7 @@ class Collector:
         self._clock_guard = ClockGuard(state, config.poll.overlap_seconds)
         self._gaps_at_once = gaps_at_once
         self._claims: dict[str, Claim] = {}
+        self._tails: dict[str, Tail] = {}
         self._ahead = ReadAhead(slots, most_open, self._wait_for_room, self._hanging_count)
 
     def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
@@ -187,7 +189,9 @@ class Collector:
         settings = self._config.poll
         due = next_window(row.watermark, row.origin, int(reach), settings.overlap_seconds)
         turn = int(now / settings.interval_seconds)
-        for lane in lanes(claim, row, due, now, turn, self._gaps_at_once):
+        tail = self._tails.get(row.contract)
+        tail_seconds = tail.seconds if tail and tail.is_remembered(time.monotonic()) else 0
+        for lane in lanes(claim, row, due, tail_seconds, now, turn, self._gaps_at_once):
             if poll.failure is not None and not lane.is_present:
                 continue  # the API had its chance with an older span; only the present is tried as well
             poll = self._collect_lane(claim, row, api, lane, now, trusted, poll, turn_ends_at)
@@ -205,17 +209,16 @@ class Collector:
         turn_ends_at: float,
     ) -> PollResult:
         gap = lane.of_gap
-        present = Window(int(trusted) - 1, int(trusted))
-        is_failing = bool(row.failure) or gap is not None
-        is_trial = gap is not None and gap.is_narrow
-        conduct = Conduct(present, is_failing, is_trial, lane.is_exact)
+        conduct = self._conduct(row, lane, int(trusted))
+        since = conduct.present[-1].start if lane.is_present and self._until is None else math.inf
+        tail: list[Unread] = []
         turn = self._ahead.turn()
         reader = WindowReader(api, row.contract, self._limits, conduct, turn.take)
         reason = ""
         try:
             with closing(self._ahead.read(reader, lane.windows, turn)) as readings:
-                for window, reading in readings:
-                    if conduct.is_trial and _is_all_unread(window, reading):
+                for window, reading in without_tail(readings, since, tail):
+                    if conduct.is_trial and is_all_unread(window, reading):
                         reason = reading.unread[-1].reason
                         break
                     poll = self._commit(claim, api, lane, window, reading, now, trusted, poll)
@@ -227,6 +230,7 @@ class Collector:
                         return poll._replace(is_unfinished=True)
             if lane.of_range is not None:
                 claim.end_range(lane.of_range)
+            self._remember_tail(row.contract, lane, tail, now)
         except StateError:  # not the contract's
             raise
         except PollerError as error:
@@ -250,6 +254,28 @@ class Collector:
             wait = wait_seconds(gap.tries + 1, random.random)
             self._state.gaps.record_try(gap.id, reason, int(now + wait))
         return poll
+
+    def _conduct(self, row: Contract, lane: Lane, trusted: int) -> Conduct:
+        is_failing = bool(row.failure or lane.samples or lane.of_gap)
+        is_trial = lane.of_gap is not None and lane.of_gap.is_narrow
+        # What both clocks have passed; as that may not be served yet, older seconds. Before the overlap is no present any more.
+        ages = sorted({3, 60, max(60, self._config.poll.overlap_seconds)})
+        present = tuple(Window(trusted - age, trusted - age + 1) for age in ages)
+        return Conduct(present, is_failing, is_trial, lane.is_exact, lane.samples)
+
+    def _remember_tail(self, contract: str, lane: Lane, tail: Sequence[Unread], now: float) -> None:
+        """Have the next poll know of what the API does not serve yet, with room for the time that it took to find its start."""
+        if not tail:
+            return
+        window = Window(tail[0].window.start, lane.windows[-1].end)
+        known = self._tails.get(contract)
+        if known is None or not known.is_remembered(time.monotonic()):
+            hint = "it is collected when the API serves it; check this machine's clock (NTP)"
+            extra = {"contract": contract, "span": str(window), "why": tail[-1].reason, "hint": hint}
+            log.warning("window.cut_short", extra=extra)
+        room = 1 + math.ceil(max(0.0, self._clock() - now))
+        seconds = known.seconds if known and window in lane.samples else window.seconds + room
+        self._tails[contract] = Tail(seconds, time.monotonic())
 
     def _commit(
         self,
@@ -340,11 +366,6 @@ class Collector:
 
     def close(self) -> None:
         self._ahead.close()
-
-
-def _is_all_unread(window: Window, reading: Reading) -> bool:
-    """Whether a try brought nothing: all of it is as unreadable as before."""
-    return not reading.fetched and any(unread.window == window and not unread.entries for unread in reading.unread)
 
 
 def _tell_of_oddities(contract: str, window: Window, unseen: Sequence[Event]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
-from poller.core.gaps import UNREADABLE, UNSTABLE, in_turn, without
+from poller.core.gaps import FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, in_turn, without
+from poller.core.reading import Reading
 from poller.core.windows import MAX_SPAN_SECONDS, Window, tile
 from poller.store.gaps import Gap
 from poller.store.parts import Claim
@@ -14,42 +16,96 @@ from poller.store.rows import Contract
 _HOUR_SECONDS = 3600
 # What a contract with gaps may cost a poll besides what it costs without: so many more pieces, or the trial of a gap.
 _EXTRA_REQUESTS = 2
+# Of a tail no longer than this, the last second tells whether it is served; of a longer one the middle: it may be shorter by now.
+_SHORT_TAIL_SECONDS = 10
+_REMEMBERED_SECONDS = 3600
 
 
 class Lane(NamedTuple):
-    """A row of windows to be read in order: those up to now, those of a span that is read once more, or those of a gap."""
+    """A row of windows to be read in order: those up to now, those of a span that is read once more, or those of a gap.
+
+    `samples`: as in `Conduct`.
+    """
 
     windows: list[Window]
     of_range: int | None = None
     is_repair: bool = False
     of_gap: Gap | None = None
     is_exact: bool = True
+    samples: Mapping[Window, Sequence[int]] = MappingProxyType({})
 
     @property
     def is_present(self) -> bool:
         return self.of_range is None and self.of_gap is None
 
 
-def lanes(claim: Claim, row: Contract, due: Window | None, now: float, turn: int, gaps_at_once: int) -> Iterator[Lane]:
+class Tail(NamedTuple):
+    """The newest part of what is due, of which the last poll found that the API does not serve it yet: how long it is.
+
+    It is read once one second of it is served, so it costs a request a poll. `found_at`: by a steady clock.
+    """
+
+    seconds: int
+    found_at: float
+
+    def is_remembered(self, now: float) -> bool:
+        """Whether it is still looked at on its own, even if all of it was served lately: it may come and go."""
+        return now - self.found_at < _REMEMBERED_SECONDS
+
+
+def lanes(
+    claim: Claim, row: Contract, due: Window | None, tail_seconds: int, now: float, turn: int, gaps_at_once: int
+) -> Iterator[Lane]:
     """A span that failed last time comes after the present, and a gap that is due last of all.
 
-    `due`: the window up to now, if there is one. `turn`: the number of this poll, by which pieces between gaps take turns.
+    `due`: the window up to now, if there is one, of which the last `tail_seconds` may not be served yet. `turn`: the number of
+    this poll, by which pieces between gaps take turns.
     `gaps_at_once`: how many gaps that are due are tried again. They are looked for when the rest has been read.
     """
     spans = [Lane(_around_gaps(claim, span.window), span.id, span.purpose == "repair") for span in claim.ranges()]
-    present = [] if due is None else [_present(claim.gaps(), row, due, now, turn)]
+    present = [] if due is None else [_present(claim.gaps(), row, due, tail_seconds, now, turn)]
     yield from [*present, *spans] if row.failure else [*spans, *present]
     to_try = [gap for gap in claim.gaps() if gap.is_due(now)]
     yield from (_of_gap(gap) for gap in sorted(to_try, key=_by_next_try)[:gaps_at_once])
 
 
-def _present(gaps: Sequence[Gap], row: Contract, due: Window, now: float, turn: int) -> Lane:
+def _present(gaps: Sequence[Gap], row: Contract, due: Window, tail_seconds: int, now: float, turn: int) -> Lane:
     # What is served, if not as it should be, is read for late entries as before; but not looked at second by second again.
     is_exact = not any(_is_wide(gap) and gap.end > due.start for gap in gaps)
     is_one_due = any(gap.is_due(now) for gap in gaps)
-    pieces = without(due, [gap.window for gap in gaps if not _is_wide(gap)])
-    chosen = in_turn(pieces, row.watermark, turn, 0 if is_one_due else _EXTRA_REQUESTS)
-    return Lane([part for piece in chosen for part in tile(piece)], is_exact=is_exact)
+    tail = Window(max(due.start, due.end - tail_seconds), due.end)
+    pieces = without(Window(due.start, tail.start), [gap.window for gap in gaps if not _is_wide(gap)])
+    chosen = in_turn(pieces, row.watermark, turn, 0 if is_one_due else _EXTRA_REQUESTS - bool(tail_seconds))
+    windows = [part for piece in chosen for part in tile(piece)]
+    if not tail_seconds:
+        return Lane(windows, is_exact=is_exact)
+    is_short = tail.seconds <= _SHORT_TAIL_SECONDS
+    sample = tail.end - 1 if is_short else tail.start + tail.seconds // 2
+    return Lane([*windows, tail], is_exact=is_exact, samples={tail: [sample]})
+
+
+def without_tail(
+    readings: Iterable[tuple[Window, Reading]], since: float, tail: list[Unread]
+) -> Iterator[tuple[Window, Reading]]:
+    """What was read up to now, but for what the API refuses or fails at in the end of it, after `since`: that is left in `tail`.
+
+    It is no gap: it may only be too new, as our clock may be ahead, or the API may show nothing before it has settled.
+    """
+    for window, reading in readings:
+        last = reading.unread[-1] if is_all_unread(window, reading) else None
+        if last and last.kind in (REFUSED, FAILING) and last.is_narrow and window.start >= since:
+            tail.append(last)
+            continue
+        while tail:  # what comes behind it is served
+            part = tail.pop(0)
+            yield part.window, Reading([], 0, (part,))
+        yield window, reading
+        del reading  # before the next one is read: it may be as heavy
+
+
+def is_all_unread(window: Window, reading: Reading) -> bool:
+    """Whether nothing of a window could be read."""
+    return not reading.fetched and any(unread.window == window and not unread.entries for unread in reading.unread)
 
 
 def _around_gaps(claim: Claim, window: Window) -> list[Window]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from poller.core.answers import Page
 from poller.core.errors import RejectedError, TransientError
 from poller.core.events import Event
-from poller.core.reading import Conduct, Reading, Split, WindowReader
+from poller.core.narrowing import Conduct
+from poller.core.reading import Reading, Split, WindowReader
 from poller.core.windows import MAX_SPAN_SECONDS, Limits, Window, next_window, parts_for, split, split_around, tile
 
 SECONDS = st.integers(-(10**10), 10**10)
@@ -140,7 +141,7 @@ class Log(NamedTuple):
 
 def read_all(log: Log, window: Window, limits: Limits) -> list[tuple[Window, Reading]]:
     """What the collector does: read, and read the parts instead where a window must be split."""
-    reader = WindowReader(log, "1", limits, Conduct(present=Window(-20, -19)))
+    reader = WindowReader(log, "1", limits, Conduct(present=(Window(-20, -19),)))
     todo = [window]
     readings = []
     while todo:

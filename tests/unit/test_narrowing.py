@@ -30,16 +30,16 @@ from poller.core.gaps import (
     wait_seconds,
     without,
 )
-from poller.core.narrowing import Narrowing, _moved_edge
-from poller.core.reading import Conduct, Reading, Split, WindowReader
+from poller.core.narrowing import Conduct, Narrowing, _moved_edge
+from poller.core.reading import Reading, Split, WindowReader
 from poller.core.sifting import span_of, told_apart
-from poller.core.windows import Limits, Window, split
+from poller.core.windows import Limits, Window, around, split
 
 LIMITS = Limits(page_size=100, result_window=1000, window_bytes=10**9)
 PRESENT = Window(100_000, 100_001)
-NORMAL = Conduct(PRESENT)
-AGAIN = Conduct(PRESENT, is_failing=True)
-TRIAL = Conduct(PRESENT, is_failing=True, is_trial=True)
+NORMAL = Conduct((PRESENT,))
+AGAIN = Conduct((PRESENT,), is_failing=True)
+TRIAL = Conduct((PRESENT,), is_failing=True, is_trial=True)
 
 
 class Api:
@@ -101,7 +101,7 @@ def test_a_refusal_for_age_takes_few_requests_however_long_the_window_is() -> No
         lambda window, *rest: _raise(RejectedError("too old", status=400)) if window.start < 700_000 else None,
         every=9999,
     )
-    seconds, unread = read(api, Window(0, 2_592_000), Conduct(Window(9_000_000, 9_000_001)))
+    seconds, unread = read(api, Window(0, 2_592_000), Conduct((Window(9_000_000, 9_000_001),)))
     assert unread == [Unread(Window(0, 700_000), REFUSED, "too old")]
     assert min(seconds) >= 700_000
     assert len(api.asked) < 75
@@ -116,7 +116,7 @@ def test_an_age_that_grows_while_we_ask_is_caught_up_with() -> None:
             raise RejectedError("too old", status=400)
 
     api = Api(rule, every=9999)
-    _, (gap,) = read(api, Window(0, 2_592_000), Conduct(Window(9_000_000, 9_000_001)))
+    _, (gap,) = read(api, Window(0, 2_592_000), Conduct((Window(9_000_000, 9_000_001),)))
     assert gap.window.start == 0
     assert oldest[0] <= gap.window.end + 20
     assert gap.window.end - 700_000 < 100
@@ -135,6 +135,11 @@ def test_a_refusal_of_a_moment_is_no_gap() -> None:
 
 def _raise(error: PollerError) -> None:
     raise error
+
+
+def _raise_unless(is_served: bool) -> None:
+    if not is_served:
+        raise RejectedError("no", status=400)
 
 
 @pytest.mark.parametrize("conduct", [Conduct(), NORMAL])
@@ -200,6 +205,91 @@ def test_a_gap_of_which_the_end_can_be_read_by_now_shrinks() -> None:
     assert seconds == set(range(60, 100))
 
 
+def sampled(window: Window, *seconds: int) -> Conduct:
+    return TRIAL._replace(samples={window: seconds})
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, 100), (0, 40), (41, 100), (20, 80), (41, 60), (0, 99), (1, 100), (40, 41)]
+)
+def test_a_window_of_which_a_sample_is_served_is_read_but_for_what_is_not(start: int, end: int) -> None:
+    window = Window(0, 100)
+    api = Api(lambda window, *rest: _raise_unless(start <= window.start and window.end <= end))
+    seconds, unread = read(api, window, sampled(window, 99, 40))
+    assert seconds == (set(range(start, end)) if end == 100 or start <= 40 < end else set())
+    assert {second for part in unread for second in range(*part.window)} == set(range(100)) - seconds
+
+
+def test_a_window_of_which_no_sample_is_served_costs_a_request_for_each() -> None:
+    api = refusing(0, 10**6)
+    assert read(api, Window(0, 100), sampled(Window(0, 100), 99, 40))[1] == [Unread(Window(0, 100), REFUSED, "no")]
+    assert [window for window, *_ in api.asked] == [Window(99, 100), Window(40, 41)]
+
+
+def test_what_concerns_more_than_a_sampled_window_is_raised() -> None:
+    api = Api(
+        lambda window, *rest: _raise(TransientError("429", status=429)) if window.seconds > 1 else None,
+    )
+    with pytest.raises(TransientError, match="429"):
+        read(api, Window(0, 100), sampled(Window(0, 100), 99))
+
+
+@pytest.mark.parametrize("second", [0, 40, 99])
+def test_the_pieces_around_a_second_tile_the_window(second: int) -> None:
+    pieces = around(Window(0, 100), second)
+    assert Window(second, second + 1) in pieces
+    assert [piece.start for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
+    assert (pieces[0].start, pieces[-1].end) == (0, 100)
+
+
+# Which second is the present
+
+
+def present_of(error: Callable[[], PollerError], *refused: int) -> tuple[Api, Conduct]:
+    """An API that does not serve 10 to 20 nor the seconds in `refused`, which may be the present."""
+
+    def rule(window: Window, *rest: object) -> None:
+        if (window.start < 20 and window.end > 10) or window.start in refused:
+            raise error()
+
+    return Api(rule), AGAIN._replace(present=(Window(902, 903), Window(901, 902), Window(900, 901)))
+
+
+@pytest.mark.parametrize("refused", [(), (902,), (902, 901)])
+@pytest.mark.parametrize("status", [400, 500, None])
+def test_where_the_newest_is_not_served_an_older_second_is_the_present(
+    refused: tuple[int, ...], status: int | None
+) -> None:
+    def error() -> PollerError:
+        if status is None:
+            return UnusableAnswerError("broken", b"{{")
+        return RejectedError("no", status=status) if status < 500 else TransientError("no", status=status)
+
+    api, conduct = present_of(error, *refused)
+    seconds, unread = read(api, Window(0, 100), conduct)
+    assert [part.window for part in unread] == [Window(10, 20)]
+    assert seconds == set(range(100)) - set(range(10, 20))
+    assert all(sum(window.start == second for window, *_ in api.asked) == 1 for second in refused)
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (RejectedError("no", status=400), 3),
+        (TransientError("503", status=503), 3),
+        (TransientError("timed out"), 1),
+        (RejectedError("no such contract", status=404), 1),
+        (AuthError("denied", is_denied=True), 1),
+    ],
+    ids=str,
+)
+def test_of_what_concerns_all_no_older_second_is_asked_for(error: PollerError, asked: int) -> None:
+    api, conduct = present_of(lambda: error, 900, 901, 902)
+    with pytest.raises(type(error)):
+        read(api, Window(0, 100), conduct)
+    assert sum(window.start >= 900 for window, *_ in api.asked) == asked
+
+
 def test_a_second_that_is_too_dense_still_costs_one_request_and_what_it_serves_comes() -> None:
     api = Api(lambda window, offset, limit, usual: Page(usual.events, 5000, True, 2, False))
     seconds, unread = read(api, Window(7, 8), TRIAL)
@@ -238,7 +328,7 @@ def test_a_count_that_agrees_nowhere_is_not_looked_for_second_by_second() -> Non
     assert [(part.window, part.kind) for part in unread] == [(Window(0, 100), UNSTABLE)]
     assert len(api.asked) < 300
     api.asked.clear()
-    read(api, Window(0, 100), Conduct(PRESENT, is_exact=False))
+    read(api, Window(0, 100), Conduct((PRESENT,), is_exact=False))
     assert len(api.asked) <= 4
 
 

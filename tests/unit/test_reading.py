@@ -12,7 +12,8 @@ from poller.core.answers import Page
 from poller.core.errors import AuthError, BodyTooLargeError, PollerError, RejectedError, StoppedError, TransientError
 from poller.core.events import Event
 from poller.core.gaps import DENSE, UNSTABLE, Unread
-from poller.core.reading import Conduct, Reading, Split, WindowReader
+from poller.core.narrowing import Conduct
+from poller.core.reading import Reading, Split, WindowReader
 from poller.core.sifting import each_once
 from poller.core.windows import Limits, Window, parts_for, split
 
@@ -382,7 +383,7 @@ def test_a_count_of_which_the_next_page_fails_is_not_believed_either() -> None:
             raise TransientError("no answer")
         return served(named("ab"), query, 10**19)
 
-    reader = WindowReader(Script(answer), "1", LIMITS, Conduct(PRESENT, is_failing=True))
+    reader = WindowReader(Script(answer), "1", LIMITS, Conduct((PRESENT,), is_failing=True))
     assert reader.read(WINDOW) == Split(split(WINDOW, 2))
 
 
