@@ -127,6 +127,7 @@ def unread_by(window: Window, error: PollerError, offset: int, *, is_failing: bo
         return Unread(window, DENSE, error.message)
     if isinstance(error, RejectedError) or (isinstance(error, AuthError) and error.is_denied):
         return Unread(window, REFUSED, error.message)
-    if isinstance(error, TransientError) and error.status not in (408, 429) and is_failing:
+    # 429 limits the account, whatever is asked for. A 408 may be a query that takes the API too long.
+    if isinstance(error, TransientError) and error.status != 429 and is_failing:
         return Unread(window, FAILING, error.message)
     return None

@@ -151,7 +151,7 @@ def test_what_the_api_refuses_of_the_present_as_well_is_no_matter_of_the_window(
 
 @pytest.mark.parametrize(
     "error",
-    [AuthError("401"), TransientError("429", status=429), TransientError("408", status=408)],
+    [AuthError("401"), TransientError("429", status=429)],
     ids=str,
 )
 @pytest.mark.parametrize("conduct", [NORMAL, AGAIN, TRIAL])
@@ -170,8 +170,9 @@ def test_a_probe_that_meets_what_concerns_more_raises_it() -> None:
         read(api, Window(0, 100))
 
 
-def test_a_failure_is_the_windows_own_only_the_second_time() -> None:
-    api = refusing(40, 60, lambda: TransientError("500", status=500))
+@pytest.mark.parametrize("status", [407, 408, 500, 502, 503, 504, 511, 599, None])
+def test_a_failure_is_the_windows_own_only_the_second_time(status: int | None) -> None:
+    api = refusing(40, 60, lambda: TransientError("500", status=status))
     with pytest.raises(TransientError):
         read(api, Window(0, 100))
     seconds, unread = read(api, Window(0, 100), AGAIN)

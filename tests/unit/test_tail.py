@@ -31,6 +31,7 @@ ERRORS: dict[str, Callable[[], PollerError]] = {
     "400": lambda: RejectedError("dateEnd must not be in the future", status=400),
     "403": lambda: AuthError("denied", is_denied=True),
     "500": lambda: TransientError("failing", status=500),
+    "408": lambda: TransientError("query timed out", status=408),
 }
 
 
