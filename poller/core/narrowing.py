@@ -1,8 +1,8 @@
 """Finding out what of a window can be read that cannot be read whole, with few requests, and how many may be spent on that.
 
-A refusal mostly concerns one span: all that is too old, or a moment. So the two ends and the middle of the window are asked for:
-where all three are refused, all of it is; where one end is, halving finds how far that reaches. Does no I/O: it is told what is
-served.
+A refusal mostly concerns one span: all that is too old, or a moment. So the two ends and the quarters of the window are asked
+for: where all are refused, all of it counts as refused, until a later try finds a second that is not (`samples_of`); where one
+end is, halving finds how far that reaches. Does no I/O: it is told what is served.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class Narrowing:
         window = unread.window
         if window.seconds == 1:
             return unread
-        if not self.may_spend(3):
+        if not self.may_spend(5):
             return unread._replace(is_narrow=False)
         is_first_served, is_last_served = is_served(window.start), is_served(window.end - 1)
         if is_first_served == is_last_served:
-            if is_first_served or is_served(window.start + window.seconds // 2):
+            if is_first_served or any(is_served(window.start + window.seconds * place // 4) for place in (2, 1, 3)):
                 return split(window, 2)
             return unread
         if window.start in self._served:  # and is not any more
@@ -81,7 +81,7 @@ class Narrowing:
             edge = self._edge(window, is_served, is_first_served=is_first_served)
         if not is_first_served:
             self._served.add(edge)
-        # What is refused of it is looked at again: its ends and its middle tell whether all of it is.
+        # What is refused of it is looked at again: its ends and its quarters tell whether all of it is.
         return [Window(window.start, edge), Window(edge, window.end)]
 
     def _edge(self, window: Window, is_served: Callable[[int], bool], *, is_first_served: bool) -> int:
@@ -107,6 +107,27 @@ def _moved_edge(window: Window, is_served: Callable[[int], bool]) -> int:
     while step < window.seconds and not is_served(window.start + step // 2):
         step *= 2
     return window.start + min(step, window.seconds - 1)
+
+
+def samples_of(window: Window, tries: int, most: int) -> list[int]:
+    """One or two seconds by which to see whether some of a window can be read that could not be: at try `tries`.
+
+    The last one, and one that is elsewhere at each try: the other end, the middle, the quarters, the eighths. So all of it is
+    looked at in the end. Only one of these in turn if `most` is 1.
+    """
+    if most == 1:
+        return [_place(window, tries)]
+    return list(dict.fromkeys((_place(window, 0), _place(window, tries + 1))))
+
+
+def _place(window: Window, number: int) -> int:
+    if number < 2:
+        return window.start if number else window.end - 1
+    part, step, number = 0.0, 0.5, number - 1
+    while number:
+        part += step * (number % 2)
+        step, number = step / 2, number // 2
+    return window.start + int(window.seconds * part)
 
 
 def is_for_all(error: PollerError) -> bool:

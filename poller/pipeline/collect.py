@@ -15,7 +15,7 @@ from poller.config import Config
 from poller.core.clocks import latest_now, trusted_now
 from poller.core.errors import AuthError, PollerError, StateError, StoppedError, is_access_refused
 from poller.core.events import Event
-from poller.core.gaps import Unread, wait_seconds
+from poller.core.gaps import FAILING, Unread, wait_seconds
 from poller.core.narrowing import Conduct
 from poller.core.reading import Reading, WindowReader
 from poller.core.turns import MOST_OPEN
@@ -24,7 +24,7 @@ from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import ReadAhead, windows_held
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery
-from poller.pipeline.lanes import Lane, Tail, is_all_unread, lanes, without_tail
+from poller.pipeline.lanes import Lane, Tail, lanes, tried, without_tail
 from poller.store.gaps import Gap
 from poller.store.parts import Claim
 from poller.store.protocols import State
@@ -211,26 +211,21 @@ class Collector:
         gap = lane.of_gap
         conduct = self._conduct(row, lane, int(trusted))
         since = conduct.present[-1].start if lane.is_present and self._until is None else math.inf
-        tail: list[Unread] = []
+        left: list[Unread] = []
         turn = self._ahead.turn()
         reader = WindowReader(api, row.contract, self._limits, conduct, turn.take)
-        reason = ""
         try:
             with closing(self._ahead.read(reader, lane.windows, turn)) as readings:
-                for window, reading in without_tail(readings, since, tail):
-                    if conduct.is_trial and is_all_unread(window, reading):
-                        reason = reading.unread[-1].reason
-                        break
+                kept = tried(readings, lane, left) if conduct.is_trial else without_tail(readings, since, left)
+                for window, reading in kept:
                     poll = self._commit(claim, api, lane, window, reading, now, trusted, poll)
-                    if conduct.is_trial and reading.unread:
-                        reason = reading.unread[-1].reason
-                        break
                     del reading  # before the next one is read: it may be as heavy
                     if gap is None and time.monotonic() >= turn_ends_at and window.end < lane.windows[-1].end:
                         return poll._replace(is_unfinished=True)
             if lane.of_range is not None:
                 claim.end_range(lane.of_range)
-            self._remember_tail(row.contract, lane, tail, now)
+            if gap is None:
+                self._remember_tail(row.contract, lane, left, now)
         except StateError:  # not the contract's
             raise
         except PollerError as error:
@@ -249,10 +244,10 @@ class Collector:
                 # It is kept until all contracts are polled; what it came from holds the answer that could not be read.
                 error.__cause__ = error.__context__ = None
                 return poll._replace(failure=poll.failure or error.with_traceback(None))
-            reason = error.message
-        if gap is not None and reason:
+            left.append(Unread(lane.windows[0], FAILING, error.message))
+        if gap is not None and left:
             wait = wait_seconds(gap.tries + 1, random.random)
-            self._state.gaps.record_try(gap.id, reason, int(now + wait))
+            self._state.gaps.record_try(gap.id, left[-1].reason, int(now + wait))
         return poll
 
     def _conduct(self, row: Contract, lane: Lane, trusted: int) -> Conduct:

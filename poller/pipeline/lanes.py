@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from poller.core.gaps import FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, in_turn, without
+from poller.core.narrowing import samples_of
 from poller.core.reading import Reading
 from poller.core.windows import MAX_SPAN_SECONDS, Window, tile
 from poller.store.gaps import Gap
@@ -66,7 +67,8 @@ def lanes(
     present = [] if due is None else [_present(claim.gaps(), row, due, tail_seconds, now, turn)]
     yield from [*present, *spans] if row.failure else [*spans, *present]
     to_try = [gap for gap in claim.gaps() if gap.is_due(now)]
-    yield from (_of_gap(gap) for gap in sorted(to_try, key=_by_next_try)[:gaps_at_once])
+    most = _EXTRA_REQUESTS - bool(tail_seconds)
+    yield from (_of_gap(gap, most) for gap in sorted(to_try, key=_by_next_try)[:gaps_at_once])
 
 
 def _present(gaps: Sequence[Gap], row: Contract, due: Window, tail_seconds: int, now: float, turn: int) -> Lane:
@@ -103,8 +105,25 @@ def without_tail(
         del reading  # before the next one is read: it may be as heavy
 
 
+def tried(
+    readings: Iterable[tuple[Window, Reading]], lane: Lane, left: list[Unread]
+) -> Iterator[tuple[Window, Reading]]:
+    """What was read of a gap that is tried again, without parts that are as they were; what is still unread is in `left`.
+
+    Without samples, the first part that is not whole ends it: the rest is for later tries.
+    """
+    for window, reading in readings:
+        left += reading.unread
+        is_over = bool(reading.unread) and not lane.samples
+        if not is_all_unread(window, reading):
+            yield window, reading
+        if is_over:
+            return
+        del reading
+
+
 def is_all_unread(window: Window, reading: Reading) -> bool:
-    """Whether nothing of a window could be read."""
+    """Whether nothing came of a window, neither an entry nor what is kept in place of one."""
     return not reading.fetched and any(unread.window == window and not unread.entries for unread in reading.unread)
 
 
@@ -113,11 +132,17 @@ def _around_gaps(claim: Claim, window: Window) -> list[Window]:
     return [part for piece in without(window, gaps) for part in tile(piece)]
 
 
-def _of_gap(gap: Gap) -> Lane:
-    """Newest part first: of what is too old that is what may be readable by now, and one request tells that it is not.
+def _of_gap(gap: Gap, most: int) -> Lane:
+    """What was refused or failed is read where one of at most `most` samples is served.
 
     Of what is served, but not as it should be, an hour each: that it is so still is seen without reading all of it.
     """
+    if gap.is_narrow and gap.kind in (REFUSED, FAILING) and gap.window.seconds > 1:
+        samples: dict[Window, list[int]] = {}
+        for second in samples_of(gap.window, gap.tries, most):
+            part = next(part for part in tile(gap.window) if second < part.end)
+            samples.setdefault(part, []).append(second)
+        return Lane(list(samples), of_gap=gap, samples=samples)
     is_served = gap.kind in (UNREADABLE, UNSTABLE)
     return Lane(list(tile(gap.window, _HOUR_SECONDS if is_served else MAX_SPAN_SECONDS))[::-1], of_gap=gap)
 

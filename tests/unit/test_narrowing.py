@@ -30,7 +30,7 @@ from poller.core.gaps import (
     wait_seconds,
     without,
 )
-from poller.core.narrowing import Conduct, Narrowing, _moved_edge
+from poller.core.narrowing import Conduct, Narrowing, _moved_edge, samples_of
 from poller.core.reading import Reading, Split, WindowReader
 from poller.core.sifting import span_of, told_apart
 from poller.core.windows import Limits, Window, around, split
@@ -225,6 +225,21 @@ def test_a_window_of_which_no_sample_is_served_costs_a_request_for_each() -> Non
     api = refusing(0, 10**6)
     assert read(api, Window(0, 100), sampled(Window(0, 100), 99, 40))[1] == [Unread(Window(0, 100), REFUSED, "no")]
     assert [window for window, *_ in api.asked] == [Window(99, 100), Window(40, 41)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 100, 1000])
+@pytest.mark.parametrize("most", [1, 2])
+def test_the_samples_of_many_tries_are_all_seconds(length: int, most: int) -> None:
+    window = Window(50, 50 + length)
+    tries = [samples_of(window, tries, most) for tries in range(2 * length + 2)]
+    assert {second for seconds in tries for second in seconds} == set(range(50, 50 + length))
+    assert all(1 <= len(seconds) <= most for seconds in tries)
+
+
+def test_a_sample_is_the_last_second_and_one_that_is_elsewhere_each_time() -> None:
+    window = Window(0, 1000)
+    assert [samples_of(window, tries, 2) for tries in range(4)] == [[999, 0], [999, 500], [999, 250], [999, 750]]
+    assert [samples_of(window, tries, 1) for tries in range(4)] == [[999], [0], [500], [250]]
 
 
 def test_what_concerns_more_than_a_sampled_window_is_raised() -> None:
