@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # No clock that shows an earlier time is right: there was no such program then.
@@ -60,23 +61,41 @@ class Trail(NamedTuple):
 
     `at` is the last one. `jumps` are the steps between two of them that were longer than others, oldest first: for each the time
     before and after. A step may be a pause of ours, or a clock that was set. What the API's clock confirms is no doubt, so it
-    empties the trail. In whole unix seconds.
+    empties the trail; `confirmed` is the last time that it did. In whole unix seconds.
     """
 
     at: int = 0
     jumps: tuple[tuple[int, int], ...] = ()
+    confirmed: int = 0
+
+    @classmethod
+    def of(cls, numbers: Iterable[int]) -> Trail:
+        """The trail that `numbers` gave, or none at all."""
+        at, *times = [*numbers] or [0]
+        pairs = list(zip(times[::2], times[1::2], strict=True))
+        confirmed = max([0, *(before for before, after in pairs if before == after)])
+        return cls(at, tuple(pair for pair in pairs if pair[0] != pair[1]), confirmed)
+
+    def numbers(self) -> list[int]:
+        """As it is stored. What is confirmed is a step of no length: versions that do not know it have no use for such a step."""
+        confirmed = [(self.confirmed, self.confirmed)] if self.confirmed else []
+        return [self.at, *(at for pair in (*confirmed, *self.jumps) for at in pair)]
+
+    def passed(self, now: int) -> int:
+        """`now`, or what two clocks confirmed before: that this time has passed is certain, whatever one of them says later."""
+        return max(now, self.confirmed)
 
     def seen(self, now: int, *, is_confirmed: bool, least: int) -> Trail:
         """The trail with another poll, at `now`. Steps up to `least` seconds are none, as that much is read twice anyway."""
         if is_confirmed:
-            return Trail(now)
+            return Trail(now, (), now)
         step = now - self.at
         jumps = [jump for jump in self.jumps if now - jump[1] < _REMEMBERED_SECONDS]
         if self.at and step > least:
             # Of steps of about the same length only the last one can matter.
             jumps = [jump for jump in jumps if not step * 0.9 <= jump[1] - jump[0] <= step * 1.1]
             jumps.append((self.at, now))
-        return Trail(now, tuple(jumps[-_MOST_JUMPS:]))
+        return Trail(now, tuple(jumps[-_MOST_JUMPS:]), self.confirmed)
 
     def agreed(self, watermark: int, origin: int, now: int) -> int:
         """Where a watermark is complete up to, for certain, that lies after `now`: the last time that two polls agreed on.

@@ -24,6 +24,7 @@ class ClockGuard:
         self._overlap_seconds = overlap_seconds
         self._lock = threading.Lock()
         self._saved = self._trail = state.clock_trail()
+        self._is_back_told = False
 
     def check(self, row: Contract, skew: float | None, now: int) -> Contract:
         """The row of a contract that is polled at `now`, by the clock we trust, with a watermark that may be believed.
@@ -31,6 +32,7 @@ class ClockGuard:
         Commits: the times that a later poll needs to notice that this one's clock was ahead; the watermark, if it is taken back.
         """
         with self._lock:
+            now = self._passed(now, skew)
             before, self._trail = (
                 self._trail,
                 self._trail.seen(now, is_confirmed=is_confirmed(skew), least=self._overlap_seconds),
@@ -49,6 +51,17 @@ class ClockGuard:
                 self._state.remember_clock_trail(self._trail)
                 self._saved = self._trail
         return row
+
+    def _passed(self, now: int, skew: float | None) -> int:
+        """`now`, or what is certain to have passed: then one of the clocks is behind by now, and no watermark was ahead."""
+        passed = now if is_confirmed(skew) else self._trail.passed(now)
+        is_back = passed - now > _TOLERATED_SECONDS
+        if is_back and not self._is_back_told:
+            hint = "watermarks stay where they are until both clocks agree again; keep this machine's clock right (NTP)"
+            extra = {"shown": format_time(now), "confirmed": format_time(passed), "hint": hint}
+            log.warning("clock.went_back", extra=extra)
+        self._is_back_told = is_back
+        return passed
 
     def _is_ahead(self, row: Contract, now: int) -> bool:
         return row.watermark - now > _TOLERATED_SECONDS

@@ -21,6 +21,7 @@ from poller.core.windows import Window
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.collect import Collector, Prepared
 from poller.store.protocols import State as AnyState
+from poller.store.rows import Contract
 from poller.store.sqlite import State
 
 NOW = 1_800_000_000
@@ -35,6 +36,7 @@ class World:
         self.directory = directory
         self.true = float(NOW)
         self.ahead = 0.0
+        self.date_is_back = 0.0  # the `Date` of an answer
         self.clock_skew_seconds: float | None = None
         self.collected: list[int] = []
         self.requests = 0
@@ -56,7 +58,7 @@ class World:
 
     def poll(self, *, is_dated: bool = False) -> None:
         """A poll of all contracts."""
-        self.clock_skew_seconds = self.ahead if is_dated else None
+        self.clock_skew_seconds = self.ahead + self.date_is_back if is_dated else None
         accounts: dict[str, Any] = {"default": self}
         state = State.open(self.directory, "fetch")
         collector = Collector(
@@ -75,6 +77,12 @@ class World:
         for _ in range(count):
             self.poll(**options)
             self.true += every
+
+    def rows(self) -> list[Contract]:
+        state = State.open(self.directory, "fetch")
+        rows = state.contracts.all()
+        state.close()
+        return rows
 
     def missing(self, since: int = NOW) -> list[int]:
         """What should have been collected by now and was not."""
@@ -152,10 +160,66 @@ def test_a_clock_that_goes_back_by_less_than_the_overlap_is_a_warning(
     assert world.missing(NOW) == [] or min(world.missing(NOW)) > NOW
 
 
+@pytest.mark.parametrize("back", [5 * MINUTE, 3 * HOUR, 10 * DAY, 29 * DAY])
+@pytest.mark.parametrize("polls", [1, 3])
+def test_one_old_date_does_not_take_back_what_two_clocks_agreed_on(
+    world: World, caplog: pytest.LogCaptureFixture, back: int, polls: int
+) -> None:
+    world.polls(3, is_dated=True)
+    rows, collected = world.rows(), list(world.collected)
+    world.date_is_back = back
+    world.polls(polls, is_dated=True)
+    assert [(row.watermark, row.origin) for row in world.rows()] == [(row.watermark, row.origin) for row in rows]
+    assert min(world.collected) == min(collected)
+    assert len(set(world.collected)) == len(world.collected)
+    told = [record.message for record in caplog.records if record.levelno > logging.INFO]
+    assert told == ["clock.went_back"] * polls
+    world.date_is_back = 0
+    world.polls(2, is_dated=True)
+    assert world.missing() == []
+    assert {row.watermark for row in world.rows()} == {int(world.true) - MINUTE}
+
+
+@pytest.mark.parametrize("is_dated", [False, True])
+def test_our_clock_set_back_after_two_clocks_agreed_leaves_nothing_unread(world: World, is_dated: bool) -> None:
+    world.polls(3, is_dated=True)
+    rows = world.rows()
+    world.ahead = -DAY
+    world.polls(3, is_dated=is_dated)
+    assert all(row.watermark >= before.watermark for row, before in zip(world.rows(), rows, strict=True))
+    world.ahead = 0
+    world.polls(3, is_dated=is_dated)
+    assert world.missing() == []
+    assert len(set(world.collected)) == len(world.collected)
+
+
+def test_two_clocks_that_agree_on_an_earlier_time_than_before_are_believed(world: World) -> None:
+    world.true += DAY  # as both clocks say
+    world.polls(2, is_dated=True)
+    world.true -= DAY
+    world.polls(3, is_dated=True)
+    assert {row.watermark for row in world.rows()} == {int(world.true) - MINUTE}
+
+
+def test_a_trail_is_stored_so_that_versions_that_know_no_confirmed_time_read_it() -> None:
+    trail = Trail(NOW, ((NOW - DAY, NOW),), NOW - 2 * DAY)
+    numbers = trail.numbers()
+    assert Trail.of(numbers) == trail
+    at, *times = numbers  # as those do
+    jumps = tuple(zip(times[::2], times[1::2], strict=True))
+    assert Trail(at, jumps).agreed(NOW + HOUR, NOW - 9 * DAY, NOW) == trail.agreed(NOW + HOUR, NOW - 9 * DAY, NOW)
+
+
+def test_a_trail_that_other_versions_stored_is_read() -> None:
+    assert Trail.of([]) == Trail()
+    assert Trail.of([NOW]) == Trail(NOW)
+    assert Trail.of([NOW, NOW - DAY, NOW]) == Trail(NOW, ((NOW - DAY, NOW),))
+
+
 def test_what_the_api_confirms_is_no_doubt() -> None:
     trail = Trail().seen(NOW, is_confirmed=False, least=600).seen(NOW + DAY, is_confirmed=False, least=600)
     assert trail.jumps == ((NOW, NOW + DAY),)
-    assert trail.seen(NOW + DAY + 60, is_confirmed=True, least=600) == Trail(NOW + DAY + 60)
+    assert trail.seen(NOW + DAY + 60, is_confirmed=True, least=600) == Trail(NOW + DAY + 60, (), NOW + DAY + 60)
 
 
 def test_steps_are_forgotten_after_a_month() -> None:
@@ -171,7 +235,7 @@ def test_of_steps_of_about_the_same_length_the_last_is_kept() -> None:
 
 
 def test_the_trail_outlives_the_process(tmp_path: Path) -> None:
-    trail = Trail(NOW, ((NOW - DAY, NOW), (5, 7)))
+    trail = Trail(NOW, ((NOW - DAY, NOW), (5, 7)), NOW - 2 * DAY)
     state = State.open(tmp_path, "run")
     assert state.clock_trail() == Trail()
     state.remember_clock_trail(trail)

@@ -88,12 +88,11 @@ class State:
 
     def clock_trail(self) -> Trail:
         """The times of earlier polls of this machine, as far as they tell of a clock that was ahead."""
-        at, *jumps = map(int, (self.fact(_TRAIL + self._identity.host) or "0").split())
-        return Trail(at, tuple(zip(jumps[::2], jumps[1::2], strict=True)))
+        return Trail.of(map(int, (self.fact(_TRAIL + self._identity.host) or "").split()))
 
     def remember_clock_trail(self, trail: Trail) -> None:
         """Commits: the times of polls."""
-        value = " ".join(map(str, (trail.at, *(at for jump in trail.jumps for at in jump))))
+        value = " ".join(map(str, trail.numbers()))
         self.remember(_TRAIL + self._identity.host, value)
 
     def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:

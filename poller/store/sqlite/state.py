@@ -104,12 +104,11 @@ class State:
 
     def clock_trail(self) -> Trail:
         """The times of earlier polls, as far as they tell of a clock that was ahead.  Raises: StateError."""
-        at, *jumps = map(int, (self.fact(_TRAIL) or "0").split())
-        return Trail(at, tuple(zip(jumps[::2], jumps[1::2], strict=True)))
+        return Trail.of(map(int, (self.fact(_TRAIL) or "").split()))
 
     def remember_clock_trail(self, trail: Trail) -> None:
         """Commits: the times of polls."""
-        self.remember(_TRAIL, " ".join(map(str, (trail.at, *(at for jump in trail.jumps for at in jump)))))
+        self.remember(_TRAIL, " ".join(map(str, trail.numbers())))
 
     def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
         """Commits: the wish to read the contracts of these accounts again from `since` (unix seconds), and who asked.
