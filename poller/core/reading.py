@@ -202,8 +202,10 @@ class WindowReader:
                 around = [Window(window.start, span.start), span, Window(span.end, window.end)]
                 parts = [part for part in around if part.seconds > 0]
                 return Split(parts if len(parts) > 1 else split(window, 2))
-            entries = (element.content,) if element.content else ()
-            unread.append(Unread(span, UNREADABLE, element.reason, entries))
+            part = Unread(span, UNREADABLE, element.reason, (element.content,) if element.content else ())
+            if sweep.cut is not None and sweep.cut.window == span:  # else one second would be two gaps
+                part = sweep.cut._replace(entries=part.entries)
+            unread.append(part)
         return Reading(each_once(window, events), len(events), tuple(merged(unread)))
 
     def _sweep(self, window: Window) -> _Sweep | Split:

@@ -410,6 +410,26 @@ def test_an_entry_that_cannot_be_had_is_passed_over(error: str) -> None:
     assert unread[0].entries == (() if error == "too large" else (b"{{",))
 
 
+@pytest.mark.parametrize("kind", [FAILING, DENSE, UNSTABLE])
+def test_a_second_that_cannot_be_read_in_two_ways_is_one_gap_with_all_that_came(kind: str) -> None:
+    def rule(window: Window, offset: int, limit: int, usual: Page) -> Page | None:
+        if not window.start <= 42 < window.end:
+            return None
+        if kind == FAILING:
+            raise UnusableAnswerError("a page", b"<html>")
+        if window.seconds > 1 or (offset and kind == DENSE):
+            raise RejectedError("no", status=400)
+        events = () if offset else usual.events
+        unreadable = () if offset else (Unreadable(1, b"null", "no entry", 42),)
+        return Page(events, 5000 if kind == DENSE else 3 + len(api.asked), False, 2, False, unreadable)
+
+    api = Api(rule)
+    seconds, unread = read(api, Window(0, 100), AGAIN)
+    assert [(part.window, part.kind) for part in unread] == [(Window(42, 43), kind)]
+    assert unread[0].entries == ((b"<html>",) if kind == FAILING else (b"null",))
+    assert seconds - {42} == set(range(100)) - {42}
+
+
 def test_an_answer_that_cannot_be_used_is_waited_for_at_first() -> None:
     api = refusing(40, 60, lambda: UnusableAnswerError("broken", b"{{"))
     with pytest.raises(UnusableAnswerError):
