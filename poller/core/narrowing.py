@@ -41,6 +41,15 @@ CAREFUL = Conduct()
 """Nothing is set apart that the API refuses, or fails at: it is raised."""
 
 
+def present_at(trusted: int, overlap_seconds: int) -> tuple[Window, ...]:
+    """Seconds that both clocks have passed by `trusted`, newest first; older ones, too, as the newest may not be served yet.
+
+    Before the overlap is no present any more.
+    """
+    ages = sorted({3, 60, max(60, overlap_seconds)})
+    return tuple(Window(trusted - age, trusted - age + 1) for age in ages)
+
+
 class Narrowing:
     """What is known of the windows of one contract that cannot be read, and what may still be spent on knowing more."""
 

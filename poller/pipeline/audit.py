@@ -20,8 +20,8 @@ from poller.core.errors import AuthError, PollerError, RejectedError, TransientE
 from poller.core.events import Event
 from poller.core.gaps import FAILING, REFUSED, Unread, merged, without
 from poller.core.hours import Compared
-from poller.core.narrowing import unread_by
-from poller.core.reading import Conduct, Source, WindowReader
+from poller.core.narrowing import Conduct, unread_by
+from poller.core.reading import Source, WindowReader
 from poller.core.windows import Limits, Window, split, tile
 from poller.store.rows import HOUR_SECONDS, Contract, Count
 
@@ -156,10 +156,10 @@ def self_audit_span(row: Contract, now: int, span_seconds: int, retention_second
 class Auditor:
     """Compares one contract.
 
-    `present` is a second that the API serves if it serves anything: only then is what it refuses set apart (None: never).
+    `present` are seconds of which the API serves one if it serves anything: only then is what it refuses set apart (none: never).
     """
 
-    def __init__(self, source: Source, contract: str, limits: Limits, present: Window | None = None) -> None:
+    def __init__(self, source: Source, contract: str, limits: Limits, present: tuple[Window, ...] = ()) -> None:
         self._source = source
         self._contract = contract
         self._limits = limits
@@ -188,7 +188,7 @@ class Auditor:
             halves = _halves(window)
             if halves and self._is_any_served(window, is_retried=is_retried):
                 return joined([self._compare_served(half, counts, is_retried=is_retried) for half in halves])
-            if self._present is None or not self._is_served(self._present):
+            if not any(self._is_served(second) for second in self._present):
                 raise
             return Audited([], [unread])
         return self._compare(window, counts, total)

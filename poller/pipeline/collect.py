@@ -16,7 +16,7 @@ from poller.core.clocks import latest_now, trusted_now
 from poller.core.errors import AuthError, PollerError, StateError, StoppedError, is_access_refused
 from poller.core.events import Event
 from poller.core.gaps import FAILING, Unread, wait_seconds
-from poller.core.narrowing import Conduct
+from poller.core.narrowing import Conduct, present_at
 from poller.core.reading import Reading, WindowReader
 from poller.core.turns import MOST_OPEN
 from poller.core.windows import Window, next_window
@@ -253,9 +253,7 @@ class Collector:
     def _conduct(self, row: Contract, lane: Lane, trusted: int) -> Conduct:
         is_failing = bool(row.failure or lane.samples or lane.of_gap)
         is_trial = lane.of_gap is not None and lane.of_gap.is_narrow
-        # What both clocks have passed; as that may not be served yet, older seconds. Before the overlap is no present any more.
-        ages = sorted({3, 60, max(60, self._config.poll.overlap_seconds)})
-        present = tuple(Window(trusted - age, trusted - age + 1) for age in ages)
+        present = present_at(trusted, self._config.poll.overlap_seconds)
         return Conduct(present, is_failing, is_trial, lane.is_exact, lane.samples)
 
     def _remember_tail(self, contract: str, lane: Lane, tail: Sequence[Unread], now: float) -> None:

@@ -15,7 +15,8 @@ from poller.core.clocks import latest_now, trusted_now
 from poller.core.errors import PollerError, is_access_refused
 from poller.core.events import Event
 from poller.core.gaps import FAILING, REFUSED, Unread, without
-from poller.core.reading import Conduct, Split, WindowReader
+from poller.core.narrowing import Conduct, present_at
+from poller.core.reading import Split, WindowReader
 from poller.core.windows import Window, tile
 from poller.ionos.api import ActivityLog
 
@@ -122,7 +123,7 @@ class Follower:
         end = int(latest_now(api.clock_skew_seconds, now))
         start = max(self._since, row.reached - overlap)
         trusted = int(trusted_now(api.clock_skew_seconds, now))
-        conduct = Conduct(Window(trusted - 1, trusted), is_failing=row.is_failing)
+        conduct = Conduct(present_at(trusted, overlap), is_failing=row.is_failing)
         reader = WindowReader(api, contract, self._config.api.limits(), conduct)
         span = Window(start, max(start, end))
         todo = [part for piece in without(span, row.refused) for part in tile(piece)][::-1]

@@ -9,6 +9,7 @@ from poller.config import Config
 from poller.core.clocks import trusted_now
 from poller.core.errors import PollerError, RejectedError
 from poller.core.gaps import without
+from poller.core.narrowing import present_at
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import windows_held
@@ -91,7 +92,7 @@ class LedgerAuditor:
             raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
         api = self._accounts[row.account]
         now = int(trusted_now(api.clock_skew_seconds, self._clock()))
-        return Auditor(api, row.contract, self._limits, present=Window(now - 1, now))
+        return Auditor(api, row.contract, self._limits, present=present_at(now, self._overlap_seconds))
 
     def repair(self, differences: Iterable[Difference], *, by: Action | None = None) -> int:
         """Have the hours with missing entries read once more, at the next poll of their contract.

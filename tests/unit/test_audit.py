@@ -138,7 +138,7 @@ def test_where_every_hour_differs_each_costs_one_request() -> None:
     assert totals.requests == 48
 
 
-PRESENT = Window(START + 9999 * H, START + 9999 * H + 1)
+PRESENT = (Window(START + 9999 * H, START + 9999 * H + 1),)
 TOO_OLD = RejectedError("dateStart is too old", status=400)
 OWN = [
     TOO_OLD,
@@ -212,7 +212,7 @@ def test_what_the_api_refuses_is_named_and_the_rest_is_compared(
 @pytest.mark.parametrize("error", OWN, ids=_kind)
 def test_where_the_present_is_refused_as_well_it_is_not_the_span(error: PollerError) -> None:
     totals = Refusing({0: 1}, [*range(720), 9999], error)
-    for present in (PRESENT, None):
+    for present in (PRESENT, ()):
         with pytest.raises(type(error), match="too old"):
             Auditor(totals, CONTRACT, LIMITS, present).compare(span(720), {})
 

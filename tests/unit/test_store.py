@@ -215,6 +215,14 @@ def test_what_is_skipped_is_counted_unless_the_watermark_is_there_already(state:
     assert state.fact("skipped") == "10"
 
 
+def test_a_poll_goes_on_from_a_watermark_that_it_has_taken_back(state: State) -> None:
+    commit(state, [], window=Window(START, START + 600))
+    with claimed(state) as claim:
+        assert state.contracts.take_back(claim.row, START + 60, NOW)
+        claim.commit(WindowRead(Window(START + 60, START + 120), events(1), 1, NOW, advance_to=START + 120), Prepared)
+    assert [row.watermark for row in state.contracts.all()] == [START + 120]
+
+
 @pytest.mark.parametrize(("to", "origin"), [(START - 5, START - 5), (START + 5, START)])
 def test_a_watermark_is_taken_back_and_the_origin_is_not_behind_it(state: State, to: int, origin: int) -> None:
     state.contracts.enrol(["2"], "default", START, START)

@@ -51,6 +51,10 @@ class Claim:
         self.row, self._known = known.row, known
         self._replica.take_in_hand([self.row.contract])
 
+    def taken_back(self, watermark: int) -> None:
+        """The watermark was set to an earlier time, on purpose."""
+        self._known = self._known._replace(row=self._known.row._replace(watermark=watermark))
+
     def ranges(self) -> Sequence[Range]:
         """The spans still to be read, oldest first."""
         if self._known.is_plain:

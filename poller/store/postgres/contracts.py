@@ -107,6 +107,10 @@ class Contracts:
 
         is_set = self._database.write(work)
         self._quiet.forget([row.contract])
+        with self._lock:
+            claim = self._claims.get(row.contract)
+        if is_set and claim is not None:
+            claim.taken_back(watermark)
         return is_set
 
     def add_range(
