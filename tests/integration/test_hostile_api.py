@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 import time
@@ -88,7 +89,6 @@ HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
     "deep nesting in an entry": http(hits(b'{"a":%s}' % DEEP)),
     "JSON cut in the middle": http(hits(b'{"@uuid":"a"}')[:-1]),
     "NaN": http(hits(b'{"a":NaN}')),
-    "an infinite total": http(hits(b"{}", total=b"Infinity")),
     "a negative total": http(hits(b"{}", total=b"-1")),
     "a total of thousands of digits": http(hits(total=b"9" * 5000)),
     "a total that nothing follows": http(hits(total=b"5")),
@@ -97,6 +97,7 @@ HOSTILE: dict[str, Answer | Callable[[Asked], Answer]] = {
 
 # Answers that are odd, but hold their entries.
 ODD: dict[str, Callable[[bytes], Answer]] = {
+    "an infinite total": lambda body: http(re.sub(rb'("total":\s*)\d+', rb"\1Infinity", body)),
     "the wrong type of content": lambda body: http(body, "Content-Type: text/html; charset=\xff"),
     "headers beyond ASCII": lambda body: http(body, "X-\xe9: \xff\x01", "X\0: y", ": nameless", " folded"),
     "cookies": lambda body: http(body, "Set-Cookie: a=b", "Set-Cookie: ;;=\xff"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -193,8 +194,11 @@ def _link(path: Path) -> None:
 
 
 def _socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as opened:
-        opened.bind(os.path.relpath(path))
+    with (
+        socket.socket(socket.AF_UNIX) as opened,
+        contextlib.chdir(path.parent),
+    ):  # its whole path may be too long for one
+        opened.bind(path.name)
 
 
 @pytest.mark.parametrize(

@@ -217,9 +217,7 @@ def test_where_the_present_is_refused_as_well_it_is_not_the_span(error: PollerEr
             Auditor(totals, CONTRACT, LIMITS, present).compare(span(720), {})
 
 
-@pytest.mark.parametrize(
-    "error", [AuthError("no (401)"), TransientError("slow down", status=429), TransientError("wait", status=408)]
-)
+@pytest.mark.parametrize("error", [AuthError("no (401)"), TransientError("slow down", status=429)])
 @pytest.mark.parametrize("most", [0, 1, 2])
 def test_what_concerns_the_account_ends_the_audit_whenever_it_comes(error: PollerError, most: int) -> None:
     class Changing(Refusing):

@@ -17,6 +17,7 @@ from poller.core.identity import IDENTITY_BYTES
 from poller.core.sifting import told_apart
 from poller.core.windows import Window
 from poller.store.protocols import Stores
+from poller.store.rows import Prepared, WindowRead
 from poller.store.sqlite import State, database
 from poller.store.sqlite.ledger import _CHUNK_IDENTITIES as CHUNK
 from tests.states import HOUR, NOW, START, claimed, commit, counts, event, events, open_state, settle, waiting
