@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.core.answers import Page
@@ -20,7 +20,7 @@ from poller.core.errors import AuthError, PollerError, RejectedError, TransientE
 from poller.core.events import Event
 from poller.core.gaps import FAILING, REFUSED, Unread, merged, without
 from poller.core.hours import Compared
-from poller.core.narrowing import Conduct, unread_by
+from poller.core.narrowing import Conduct, is_for_all, unread_by
 from poller.core.reading import Source, WindowReader
 from poller.core.windows import Limits, Window, split, tile
 from poller.store.rows import HOUR_SECONDS, Contract, Count
@@ -276,6 +276,30 @@ class Auditor:
         if window.seconds == 1:
             return total or self._limits.result_window  # at least: more than the API can tell
         return sum(self.count(half) for half in split(window, 2))
+
+    def count_served(self, windows: Iterable[Window]) -> int:
+        """The same of several windows, as far as the API serves them: what it does not is told when it is read.
+
+        Raises: what concerns more than a part of them.
+        """
+        counts: list[int] = []
+        refusal: PollerError | None = None
+        for window in windows:
+            try:
+                counts.append(self.count(window))
+            except _WINDOWS_OWN as error:
+                if self._unread(window, error) is None:
+                    raise
+                halves = _halves(window)
+                if halves and self._is_any_served(window, is_retried=False):
+                    counts.append(self.count_served(halves))
+                elif is_for_all(error):
+                    refusal = error
+                else:
+                    counts.append(0)
+        if refusal is not None and not counts:
+            raise refusal
+        return sum(counts)
 
     def _compare(self, window: Window, counts: Mapping[int, Count], total: int | None) -> Audited:
         collected, forgotten = _collected(window, counts)

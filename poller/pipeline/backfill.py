@@ -233,8 +233,9 @@ class Backfill:
         now = self._clock()
         if not ages or self._too_old != "skip":
             limits = {name: min(int(now - age), window.end) for name, age in ages.items()}
-            old = [self._count_old((name,), contracts, Window(window.start, limit)) for name, limit in limits.items()]
-            return window, [entries for entries in old if entries.entry_count]
+            old = {end: sum(self._count(contract, end) for contract in contracts) for end in {*limits.values()}}
+            spans = [(name, Window(window.start, end), old[end]) for name, end in limits.items() if old[end]]
+            return window, [TooOldEntries((name,), span, count) for name, span, count in spans]
         if len(ages) < len(sinks) or len(set(ages.values())) > 1:
             hint = "skipping would keep them from sinks that take them: make a backfill of its own for each sink"
             raise ConfigError([Problem("--too-old skip", "these sinks do not take entries equally old", hint)])
@@ -245,18 +246,16 @@ class Backfill:
         skipped = TooOldEntries(tuple(ages), Window(window.start, limit), sum(counts.values()))
         return Window(max(window.start, limit), window.end), [skipped] if skipped.entry_count else []
 
-    def _count_old(self, sinks: tuple[str, ...], contracts: Sequence[str], window: Window) -> TooOldEntries:
-        return TooOldEntries(sinks, window, sum(self._count(contract, window.end) for contract in contracts))
-
     def _count(self, contract: str, end: int) -> int:
-        """How many entries the API holds from where we are up to `end`."""
+        """How many entries the API holds, and serves, from where we are up to `end`."""
         row = self._state.contracts.get(contract)
         if row is None or row.watermark >= end:
             return 0
         limits, months = self._config.api.limits(), list(tile(Window(row.watermark, end)))
+        question = lambda api: Auditor(api, contract, limits).count_served(months)  # noqa: E731
         return self._discovery.ask(
-            contract, row.account, lambda api: sum(map(Auditor(api, contract, limits).count, months))
-        )
+            contract, row.account, question, refused=0
+        )  # that it is refused is told when it is read
 
     def export(
         self,

@@ -58,15 +58,20 @@ class Discovery:
         """The other accounts through which a contract may be read, by the last look."""
         return [name for name in self._readers.get(contract, ()) if name != account]
 
-    def ask(self, contract: str, account: str, question: Callable[[ActivityLog], T]) -> T:
-        """What the first account answers that may read the contract, its own first.  Raises: what `question` raises."""
+    def ask(self, contract: str, account: str, question: Callable[[ActivityLog], T], *, refused: T) -> T:
+        """What the first account answers that may read the contract, its own first; `refused` where none may.
+
+        Raises: what else `question` raises.
+        """
         account, *others = [account, *self.others(contract, account)]
         while True:
             try:
                 return question(self._accounts[account])
             except PollerError as error:
-                if not others or not is_access_refused(error):
+                if not is_access_refused(error):
                     raise
+                if not others:
+                    return refused
                 account = others.pop(0)
 
     def discover(self, since: int | None, only: Iterable[str]) -> tuple[list[str], list[PollerError]]:

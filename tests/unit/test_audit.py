@@ -579,3 +579,22 @@ def test_an_audit_after_a_pause_reaches_back_to_the_one_before_as_far_as_the_led
     assert hours_back(now - 80 * HOUR_SECONDS) == 50
     assert hours_back(0) == 50, "never audited"
     assert hours_back(now + HOUR_SECONDS) == 1, "the clock was set back"
+
+
+# Counting what is served
+
+
+@pytest.mark.parametrize("error", OWN, ids=_kind)
+def test_what_is_not_served_is_left_out_of_a_count(error: PollerError) -> None:
+    totals = Refusing(dict.fromkeys(range(48), 3), range(10), error)
+    auditor = Auditor(totals, CONTRACT, LIMITS, PRESENT)
+    assert auditor.count_served([span(24), Window(START + 24 * H, START + 48 * H)]) == 3 * 38
+    assert auditor.count_served([span(5), Window(START + 24 * H, START + 48 * H)]) == 3 * 24
+
+
+def test_where_nothing_at_all_is_served_the_reason_is_told() -> None:
+    denied = AuthError("no", is_denied=True)
+    with pytest.raises(AuthError):
+        Auditor(Refusing({}, range(48), denied), CONTRACT, LIMITS).count_served([span(24)])
+    with pytest.raises(TransientError, match="slow down"):
+        Auditor(Refusing({}, [3], TransientError("slow down", status=429)), CONTRACT, LIMITS).count_served([span(24)])
