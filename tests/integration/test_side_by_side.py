@@ -22,4 +22,4 @@ def test_one_worker_takes_all_tests_of_a_unit() -> None:
         check=False,
     )
     workers = re.findall(r"(?m)^\[(gw\d)\].* PASSED ", run.stdout)
-    assert (run.returncode, len(workers), len(set(workers))) == (0, 4, 1), run.stdout + run.stderr
+    assert (run.returncode, len(workers), len(set(workers))) == (0, 5, 1), run.stdout + run.stderr
