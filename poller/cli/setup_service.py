@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -235,7 +236,21 @@ def _program(config: Config) -> str:
     if hidden:
         hint = f"{' && '.join(_installing(config))}; then {_PROGRAM} setup --service"
         raise ConfigError([Problem("--service", f"the service cannot read {hidden}", hint)])
+    if closed := _closed_to_others(Path(found)):
+        hint = f"chmod {'-R ' if closed.is_relative_to(sys.prefix) else ''}a+rX {closed}"
+        raise ConfigError(
+            [Problem("--service", f"the service, which has a user of its own, cannot read {closed}", hint)]
+        )
     return found
+
+
+def _closed_to_others(program: Path) -> Path | None:
+    """The outermost directory on the way to a program that is not for all users, or the program; as a strict umask makes them."""
+    for path in (program, program.resolve()):
+        for place in (*reversed(path.parents), path):
+            if place.exists() and not place.stat().st_mode & stat.S_IXOTH:
+                return place
+    return None
 
 
 def _found_program() -> tuple[str, str]:

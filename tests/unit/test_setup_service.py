@@ -132,6 +132,25 @@ def test_a_program_that_the_sandbox_hides_is_told(place: Path, program: str, mon
         installation(config(place, LOKI))
 
 
+@pytest.mark.parametrize("closed", ["opt", "opt/venv", "opt/venv/bin", "opt/venv/bin/ionos-poller"])
+def test_a_program_that_a_strict_umask_keeps_to_its_owner_is_told(
+    tmp_path_factory: pytest.TempPathFactory, place: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    program = place / "opt/venv/bin/ionos-poller"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    for path in (program, *program.parents):
+        if path.is_relative_to(tmp_path_factory.getbasetemp().parent):
+            path.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setattr(sys, "prefix", str(place / "opt/venv"))
+    assert str(program) in str(installation(config(place, LOKI)).files)
+    (place / closed).chmod(0o750)
+    with pytest.raises(ConfigError, match=f"cannot read {place / closed}") as caught:
+        installation(config(place, LOKI))
+    assert caught.value.problems[0].hint == f"chmod {'-R ' if closed != 'opt' else ''}a+rX {place / closed}"
+
+
 def test_a_systemd_that_refuses_is_told_with_its_words(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup_service, "ask", lambda command: Answer(1, "Access denied\n"))
     with pytest.raises(PollerError, match="systemctl daemon-reload failed: Access denied"):
