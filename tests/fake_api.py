@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from poller.core.answers import Page
-from poller.core.errors import PollerError, RejectedError, TransientError
+from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
 from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 
 H = 3600
 BEGAN = 1_800_000_000 // H * H + 1260  # within an hour
+
+# What the API says of a contract that an account may not read.
+DENIALS = (
+    AuthError("denied (403)", is_denied=True),
+    AuthError("refused (401)"),
+    RejectedError("unknown (404)", status=404),
+)
 
 
 class Log:

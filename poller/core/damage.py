@@ -108,9 +108,8 @@ def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
 
 def _without_broken_scalars(rest: bytes) -> bytes:
     """What is beside the list, with null in place of what is no valid JSON; as it is where it has a list of its own."""
-    if _LIST_START.search(
-        rest, 0, len(rest) - 1
-    ):  # not one that begins behind it; what an entry holds is never changed
+    # Not one that begins behind it. What an entry holds is never changed.
+    if _LIST_START.search(rest, 0, len(rest) - 1):
         return rest
     pieces, end = [], 0
     for number, token in enumerate(_SCALAR.finditer(rest)):

@@ -37,6 +37,7 @@ from poller.core.errors import (
 from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
+from tests.fake_api import DENIALS
 from tests.unit.test_checks import DAY, NOW, token
 
 URL = "https://api.example"
@@ -121,15 +122,7 @@ def test_of_several_accounts_each_finding_names_its_own() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        AuthError("denied (403)", is_denied=True),
-        AuthError("refused (401)"),
-        RejectedError("unknown (404)", status=404),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("error", DENIALS, ids=str)
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_contract_that_one_account_may_not_read_fails_only_where_no_other_may(
     error: PollerError, is_first: bool

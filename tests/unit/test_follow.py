@@ -15,6 +15,7 @@ from poller.core.errors import AuthError, PollerError, RejectedError, TransientE
 from poller.core.listing import ContractList
 from poller.core.windows import Window, format_time
 from poller.pipeline.follow import Follower
+from tests.fake_api import DENIALS
 
 NOW = 1_800_000_000
 DOWN = TransientError("down (500)", status=500)
@@ -271,15 +272,7 @@ def test_what_was_read_before_a_failure_is_not_shown_again_however_often_it_fail
     assert shown(following) == [("1", -100)]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        AuthError("denied (403)", is_denied=True),
-        AuthError("refused (401)"),
-        RejectedError("unknown (404)", status=404),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("error", DENIALS, ids=str)
 @pytest.mark.parametrize("only", [(), ("1",), ("9",)], ids=["listed", "named", "named and unlisted"])
 def test_where_one_account_may_not_read_a_contract_the_next_one_is_asked_and_then_first(
     error: PollerError, only: tuple[str, ...]
