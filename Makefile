@@ -54,7 +54,7 @@ run: $(READY) ## the daemon from this checkout: make run ARGS="--config my.toml"
 test: $(READY) ## all tests, as fast as they go
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(COVER)
 
-quick: $(READY) ## those of them that take less than a second each: an answer in three minutes
+quick: $(READY) ## those of them that take less than a second each: an answer in a few minutes
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --quick $(ARGS)
 
 PAGES := --cov-report=html
