@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -134,21 +135,22 @@ def test_a_program_that_the_sandbox_hides_is_told(place: Path, program: str, mon
 
 @pytest.mark.parametrize("closed", ["opt", "opt/venv", "opt/venv/bin", "opt/venv/bin/ionos-poller"])
 def test_a_program_that_a_strict_umask_keeps_to_its_owner_is_told(
-    tmp_path_factory: pytest.TempPathFactory, place: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, closed: str
 ) -> None:
-    program = place / "opt/venv/bin/ionos-poller"
-    program.parent.mkdir(parents=True)
-    program.touch()
-    for path in (program, *program.parents):
-        if path.is_relative_to(tmp_path_factory.getbasetemp().parent):
+    with tempfile.TemporaryDirectory(prefix="opened-", dir="/tmp") as name:  # pytest keeps its own to their owner
+        top = Path(name)
+        program = top / "opt/venv/bin/ionos-poller"
+        program.parent.mkdir(parents=True)
+        program.touch()
+        for path in (top, *top.rglob("*")):
             path.chmod(0o755)
-    monkeypatch.setattr(sys, "argv", [str(program)])
-    monkeypatch.setattr(sys, "prefix", str(place / "opt/venv"))
-    assert str(program) in str(installation(config(place, LOKI)).files)
-    (place / closed).chmod(0o750)
-    with pytest.raises(ConfigError, match=f"cannot read {place / closed}") as caught:
-        installation(config(place, LOKI))
-    assert caught.value.problems[0].hint == f"chmod {'-R ' if closed != 'opt' else ''}a+rX {place / closed}"
+        monkeypatch.setattr(sys, "argv", [str(program)])
+        monkeypatch.setattr(sys, "prefix", str(top / "opt/venv"))
+        assert str(program) in str(installation(config(place, LOKI)).files)
+        (top / closed).chmod(0o750)
+        with pytest.raises(ConfigError, match=f"cannot read {top / closed}") as caught:
+            installation(config(place, LOKI))
+        assert caught.value.problems[0].hint == f"chmod {'-R ' if closed != 'opt' else ''}a+rX {top / closed}"
 
 
 def test_a_systemd_that_refuses_is_told_with_its_words(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
