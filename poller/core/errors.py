@@ -167,6 +167,10 @@ class BodyTooLargeError(PollerError):
     """The answer is larger than the caller can hold. Ask for less."""
 
 
+ASKING_ERRORS = (RejectedError, TransientError, AuthError, BodyTooLargeError)
+"""What a question to the other side may end with: some concern that question alone, some all that is asked."""
+
+
 class OutputError(PollerError):
     """What we write to (stdout, a file) is gone or full: stop, and leave what was not written in the outbox."""
 

@@ -28,7 +28,10 @@ _MAX_COMMAS = 1_500_000
 _MAX_UNREADABLE = 1000
 MAX_CONTRACTS = 50_000
 """So many contracts of one account are polled, so that a list without end takes neither memory nor time without end."""
-_OTHER_LIMITS = r"window|offset|\brate\b|\bdays?\b|\bhours?\b|\bdates?|\btime"
+# A date that is a parameter of the request, told back with its value, says nothing of what is limited.
+_OTHER_LIMITS = re.compile(
+    r"window|rate|\b(?:days?|hours?|weeks?|months?|years?)\b|\bdate\w*\b(?![\"']?\s*[=:])", re.IGNORECASE
+)
 
 
 class ContractList(list[str]):
@@ -190,12 +193,7 @@ def smaller_limit(limit: int, status: int | None, words: str) -> int:
     The number in its words is taken where there is one. Words about a window or a time are about something else.
     """
     is_about_limit = re.search(r"\blimit\b|page.?size|\bper.?page\b", words, re.IGNORECASE) is not None
-    if (
-        limit <= 1
-        or status not in _LIMIT_STATUSES
-        or not is_about_limit
-        or re.search("window|rate", words, re.IGNORECASE)
-    ):
+    if limit <= 1 or status not in _LIMIT_STATUSES or not is_about_limit or _OTHER_LIMITS.search(words):
         return 0
     named = [int(number) for number in re.findall(r"\d{1,9}", words.partition(": ")[2])]
     return max((number for number in named if 1 <= number < limit), default=limit // 2)

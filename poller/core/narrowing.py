@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from poller.core.errors import AuthError, PollerError, RejectedError, TransientError, UnusableAnswerError
+from poller.core.errors import (
+    AuthError,
+    BodyTooLargeError,
+    PollerError,
+    RejectedError,
+    TransientError,
+    UnusableAnswerError,
+)
 from poller.core.gaps import DENSE, FAILING, REFUSED, Unread
 from poller.core.windows import Window, split
 
@@ -157,6 +164,8 @@ def unread_by(window: Window, error: PollerError, offset: int, *, is_failing: bo
         return Unread(window, DENSE, error.message)
     if isinstance(error, RejectedError) or (isinstance(error, AuthError) and error.is_denied):
         return Unread(window, REFUSED, error.message)
+    if isinstance(error, BodyTooLargeError):  # asked for its first entry alone
+        return Unread(window, FAILING, error.message)
     # 429 limits the account, whatever is asked for. A 408 may be a query that takes the API too long.
     if isinstance(error, TransientError) and error.status != 429 and is_failing:
         return Unread(window, FAILING, error.message)

@@ -20,10 +20,9 @@ from poller.core.amounts import plural
 from poller.core.answers import Page, Unreadable
 from poller.core.density import dense_part, is_capped, parts_needed, too_dense
 from poller.core.errors import (
-    AuthError,
+    ASKING_ERRORS,
     BodyTooLargeError,
     PollerError,
-    RejectedError,
     TransientError,
     UnusableAnswerError,
 )
@@ -121,7 +120,7 @@ class WindowReader:
             return self._sampled(window, self._conduct.samples[window])
         try:
             return self._read(window)
-        except (RejectedError, TransientError, AuthError) as error:
+        except ASKING_ERRORS as error:
             unread = self._unread(window, error)
             if unread is None:
                 raise
@@ -260,7 +259,7 @@ class WindowReader:
         limit = self._limit(window, offset)
         try:
             return empty_if_repeated(self._page(window, offset, limit), before, limit)
-        except (RejectedError, TransientError, AuthError) as error:
+        except ASKING_ERRORS as error:
             unread = self._unread(window, error, offset) if offset else None
             if unread is None:
                 raise
@@ -358,7 +357,7 @@ class WindowReader:
             self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
         except BodyTooLargeError:
             return None
-        except (RejectedError, TransientError, AuthError) as error:
+        except ASKING_ERRORS as error:
             if self._unread(window, error) is None:
                 raise
             return error
@@ -372,7 +371,7 @@ class WindowReader:
             if refusal is None:
                 try:
                     return self._read(window)
-                except (RejectedError, TransientError, AuthError) as error:
+                except ASKING_ERRORS as error:
                     if self._unread(window, error) is None:
                         raise
                     return Split(around(window, second))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from poller.core.answers import Page
 from poller.core.density import USUAL_CAP
-from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
+from poller.core.errors import ASKING_ERRORS, PollerError, TransientError
 from poller.core.events import Event
 from poller.core.gaps import FAILING, REFUSED, Unread, merged, without
 from poller.core.hours import Compared
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _ROUND = 1000  # what a person would set a limit to is a multiple of this
 _HOUR_US = HOUR_SECONDS * 1_000_000
-_WINDOWS_OWN = (RejectedError, TransientError, AuthError)  # what may concern one window alone
 
 
 class NoTotalsError(TransientError):
@@ -180,7 +179,7 @@ class Auditor:
         """Compare what the API serves of a window. All of it is set apart where its ends and its middle are refused."""
         try:
             total = self._total(window, is_retried=is_retried)
-        except _WINDOWS_OWN as error:
+        except ASKING_ERRORS as error:
             unread = self._unread(window, error)
             if unread is None:
                 raise
@@ -210,7 +209,7 @@ class Auditor:
         """Whether the API answers a query for this window at all.  Raises: what concerns more than that."""
         try:
             self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
-        except _WINDOWS_OWN as error:
+        except ASKING_ERRORS as error:
             if self._unread(window, error) is None:
                 raise
             return False
@@ -287,7 +286,7 @@ class Auditor:
         for window in windows:
             try:
                 counts.append(self.count(window))
-            except _WINDOWS_OWN as error:
+            except ASKING_ERRORS as error:
                 if self._unread(window, error) is None:
                     raise
                 halves = _halves(window)
@@ -319,7 +318,7 @@ class Auditor:
                 second_total: int | None = max(0, total - first_total)
             else:
                 second_total = self._total_if_told(second, counts)
-        except _WINDOWS_OWN as error:
+        except ASKING_ERRORS as error:
             if self._unread(window, error) is None:
                 raise
             # The whole of it was served, and a half is not.

@@ -21,13 +21,12 @@ import msgspec
 from poller.config import AnySink, Config
 from poller.config.sink_base import Format
 from poller.core.errors import (
+    ASKING_ERRORS,
     AuthError,
     ConfigError,
     PollerError,
     Problem,
-    RejectedError,
     StateHeldError,
-    TransientError,
 )
 from poller.core.events import Event
 from poller.core.windows import Window, format_time, tile
@@ -312,7 +311,7 @@ class Backfill:
             counts = closer.counts(row.contract, span)
             try:
                 result = auditor.audit(row.contract, span)
-            except (TransientError, AuthError, RejectedError) as error:  # what is archived is archived
+            except ASKING_ERRORS as error:  # what is archived is archived
                 log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
                 continue
             compared = compared_by(span, row.origin, self._clock(), 0, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
-from poller.core.errors import AuthError, RejectedError, TransientError
+from poller.core.errors import ASKING_ERRORS
 from poller.pipeline.archive import HourCloser
 from poller.pipeline.audit import compared_by, is_due, self_audit_span
 from poller.pipeline.ledger_audit import LedgerAuditor
@@ -62,7 +62,7 @@ class Auditing:
             counts = self._hours.counts(row.contract, span)
             try:
                 result = self._auditor.audit(row.contract, span)
-            except (TransientError, AuthError, RejectedError) as error:
+            except ASKING_ERRORS as error:
                 log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
                 continue
             for part in result.refused:

@@ -600,6 +600,9 @@ def test_a_proxy_that_wants_credentials_is_named(server: Server, client: Client)
         ("the parameter 'limit' must be between 1 and 100", 100),
         ("invalid page size", 250),
         ("[limit] is too large", 125),
+        ("GET /contracts/1?dateStart=2026-03-01&limit=1000: limit must not exceed 100", 100),
+        ('{"dateEnd": "2026-03-01T00:00:00Z", "limit": "must not exceed 100"}', 100),
+        ("limit must be 100 at most at a time", 100),
     ],
 )
 def test_a_page_that_the_api_finds_too_large_is_asked_for_smaller(
@@ -621,6 +624,10 @@ def test_a_page_that_the_api_finds_too_large_is_asked_for_smaller(
     "words",
     [
         "dateStart is more than 90 days ago",
+        "the limit is 90 days",
+        "a span over the limit of 744 hours",
+        "dateStart is beyond the limit",
+        "start date exceeds the limit of 3 months",
         "Result window is too large, from + size: limit 10000",
         "rate limit",
         "no",

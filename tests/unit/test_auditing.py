@@ -12,7 +12,7 @@ import pytest
 
 from poller.config import ArchiveSink as Settings
 from poller.config import Config, Http
-from poller.core.errors import AuthError, RejectedError, StateError, TransientError
+from poller.core.errors import AuthError, BodyTooLargeError, RejectedError, StateError, TransientError
 from poller.core.evidence.batches import Head
 from poller.core.gaps import REFUSED, Unread
 from poller.core.windows import Window
@@ -175,7 +175,9 @@ def test_what_cannot_be_repaired_is_shown_and_has_nothing_polled() -> None:
     assert (bench.missing("2"), bench.polled) == (2, [])
 
 
-@pytest.mark.parametrize("error", [TransientError("no answer"), AuthError("refused"), RejectedError("too old")])
+@pytest.mark.parametrize(
+    "error", [TransientError("no answer"), AuthError("refused"), RejectedError("too old"), BodyTooLargeError("heavy")]
+)
 def test_a_failure_is_the_contracts_own_and_is_no_audit(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     bench = two()
     bench.auditor.outcomes = {"1": error}
