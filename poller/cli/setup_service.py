@@ -149,7 +149,9 @@ def _installing(config: Config) -> list[str]:
     """The commands that install this program where the service can read it, with what the configuration needs."""
     extras = {"setup", *({"postgres"} if config.state.url else ()), *(_EXTRAS & {sink.type for sink in config.sinks})}
     wanted = shlex.quote(f"{source()}[{','.join(sorted(extras))}]")
-    return [f"python3 -m venv {_PROGRAM.parents[1]}", f"{_PROGRAM.with_name('pip')} install {wanted}"]
+    # Another interpreter than ours, where the service cannot read that one; a directory that has links to ours keeps them.
+    making = "/usr/bin/python3 -m venv --clear" if _is_hidden(os.path.realpath(sys.executable)) else "python3 -m venv"
+    return [f"{making} {_PROGRAM.parents[1]}", f"{_PROGRAM.with_name('pip')} install {wanted}"]
 
 
 def make_directory() -> None:
@@ -259,9 +261,12 @@ def _found_program() -> tuple[str, str]:
     found = str(name.absolute()) if name.name == "ionos-poller" else shutil.which("ionos-poller")
     if found is None:
         raise ConfigError([Problem("--service", "there is no command ionos-poller", "install it, such as in /opt")])
-    places = (found, os.path.realpath(found))
-    hidden = (path for path in places if any(Path(path).is_relative_to(directory) for directory in _HIDDEN))
-    return found, next(hidden, "")
+    places = (found, os.path.realpath(found), os.path.realpath(sys.executable))
+    return found, next(filter(_is_hidden, places), "")
+
+
+def _is_hidden(path: str) -> bool:
+    return any(Path(path).is_relative_to(directory) for directory in _HIDDEN)
 
 
 def _unit_path() -> Path:

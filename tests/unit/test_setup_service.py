@@ -36,6 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(setup_service, "_IN_UNIT", {etc / "token", etc / "logging.key"})
     monkeypatch.setattr(setup_service, "UNIT_DIRECTORIES", (tmp_path / "system", tmp_path / "lib"))
     monkeypatch.setattr(sys, "argv", ["/opt/ionos-poller/bin/ionos-poller"])
+    monkeypatch.setattr(sys, "executable", "/opt/ionos-poller/bin/python")
     (tmp_path / "mine").mkdir()
     for name in ("logging.key", "loki.password"):
         (tmp_path / "mine" / name).write_text(f"{name}-canary\n")
@@ -131,6 +132,21 @@ def test_a_program_that_the_sandbox_hides_is_told(place: Path, program: str, mon
     monkeypatch.setenv("PATH", str(place))
     with pytest.raises(ConfigError, match="there is no command"):
         installation(config(place, LOKI))
+
+
+def test_an_interpreter_that_the_sandbox_hides_is_told_with_one_that_it_shows(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a root who has pyenv: the program lies in /opt, and what its links lead to does not."""
+    ours = place / "python"
+    ours.symlink_to("/root/.pyenv/versions/3.11.7/bin/python3.11")
+    monkeypatch.setattr(sys, "executable", str(ours))
+    with pytest.raises(
+        ConfigError, match=r"the service cannot read /root/\.pyenv/versions/3\.11\.7/bin/python"
+    ) as caught:
+        installation(config(place, LOKI))
+    (problem,) = caught.value.problems
+    assert problem.hint.startswith("/usr/bin/python3 -m venv --clear /opt/ionos-poller && /opt/ionos-poller/bin/pip ")
 
 
 @pytest.mark.parametrize("closed", ["opt", "opt/venv", "opt/venv/bin", "opt/venv/bin/ionos-poller"])
