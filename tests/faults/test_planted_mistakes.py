@@ -101,5 +101,6 @@ LIVES_WITH_AN_OVERLAP = list(
 
 @pytest.mark.parametrize("part", range(3))
 def test_without_a_mistake_the_same_lives_find_nothing(tmp_path: Path, part: int) -> None:
-    account = carry_out(Plan(99, "run", tuple(LIVES_WITH_AN_OVERLAP[part::3])), tmp_path / "plan", slack=BESIDE_OTHERS)
+    plan = Plan(99, "run", tuple(LIVES_WITH_AN_OVERLAP[part::3]))
+    account = carry_out(plan, tmp_path / "plan", first_entries=FEW_ENTRIES, sinks=FEW_SINKS, slack=BESIDE_OTHERS)
     assert account.violations == [], account
