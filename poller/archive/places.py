@@ -1,12 +1,14 @@
-"""Opens the place of an archive, by its URL."""
+"""Opens the place of an archive, by its URL, and says whether an archive is there."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from poller.archive import Place
+from poller.archive import LostChainError, NoDirectoryError, Place
 from poller.archive.directory import DirectoryPlace
 from poller.config import ArchiveSink, Config
+from poller.core.evidence.batches import Head
+from poller.core.evidence.digest import DATA, DIGESTS, digest_key, sha256
 
 
 def open_place(settings: ArchiveSink, config: Config, *, is_patient: bool = False) -> Place:
@@ -19,3 +21,24 @@ def open_place(settings: ArchiveSink, config: Config, *, is_patient: bool = Fals
     from poller.archive.s3 import S3Place
 
     return S3Place(settings, config, is_patient=is_patient)
+
+
+def has_digest(place: Place, number: int, digest_sha256: str) -> bool:
+    """Whether a digest is there as it was written.  Raises: PlaceError."""
+    there = place.get(digest_key(number))
+    return there is not None and sha256(there) == digest_sha256
+
+
+def is_empty_for(place: Place, head: Head) -> bool:
+    """Whether an archive can begin there. If not, the chain that ends with `head` is there.
+
+    Raises: LostChainError where something else is; PlaceError.
+    """
+    if has_digest(place, head.number, head.sha256):
+        return False
+    try:
+        if any(True for prefix in (DIGESTS, DATA) for _ in place.listing(prefix)):
+            raise LostChainError(f"{place.url}/{digest_key(head.number)}")
+    except NoDirectoryError:
+        pass
+    return True

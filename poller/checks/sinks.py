@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from urllib.parse import urlsplit
 
-from poller.archive import PlaceError
-from poller.archive.places import open_place
+from poller.archive import LostChainError, PlaceError
+from poller.archive.places import is_empty_for, open_place
 from poller.archive.signing import read_signer
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import (
@@ -27,6 +27,7 @@ from poller.config import (
 from poller.config.installed import how_to_add
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused
 from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, ConfigError
+from poller.core.evidence.batches import Head
 from poller.sinks.build import build_sink
 from poller.sinks.redaction import build_redact
 
@@ -48,8 +49,11 @@ _LOGIN_HINTS = {
 }
 
 
-def check_sink(settings: AnySink, config: Config, stop: threading.Event) -> Iterator[Finding]:
-    """Build the sink and let it probe. What is not HTTP, AWS or Kafka touches no network."""
+def check_sink(settings: AnySink, config: Config, stop: threading.Event, head: Head | None = None) -> Iterator[Finding]:
+    """Build the sink and let it probe. What is not HTTP, AWS or Kafka touches no network.
+
+    `head`: how far it is, where it is an archive and the state knows.
+    """
     name = f"sink {settings.name}"
     missing = check_extra(settings.type)
     if missing is not None:
@@ -58,7 +62,7 @@ def check_sink(settings: AnySink, config: Config, stop: threading.Event) -> Iter
     if isinstance(settings, LoggingServiceSink):
         yield from check_tag(settings, name)
     if isinstance(settings, ArchiveSink):
-        yield from check_archive(settings, config, name)
+        yield from check_archive(settings, config, name, head)
         return
     try:
         build_redact(settings.redact, config.redact.hash_key)
@@ -69,21 +73,27 @@ def check_sink(settings: AnySink, config: Config, stop: threading.Event) -> Iter
         yield judge(settings, outcome, name)
 
 
-def check_archive(settings: ArchiveSink, config: Config, name: str) -> Iterator[Finding]:
-    """Are objects written, read, and locked as configured; are digests signed?"""
+def check_archive(settings: ArchiveSink, config: Config, name: str, head: Head | None = None) -> Iterator[Finding]:
+    """Are objects written, read, and locked as configured; are digests signed; is it there as far as the state says?"""
     key = config.evidence.signing_key_file
     try:
-        found = open_place(settings, config).probe()
+        place = open_place(settings, config)
+        found = place.probe()
         if key is not None:
             read_signer(key, "evidence.signing_key_file")
+        missing = head if head is not None and head.number and is_empty_for(place, head) else None
     except ConfigError as error:
         yield from from_error(name, error)
         return
     except PlaceError as error:
         hint = error.hint or "check url and what is there; what is collected waits until it works"
-        yield fail(name, error.message, hint, EXIT_AUTH if error.is_refused else EXIT_INCOMPLETE)
+        is_refused = error.is_refused and not isinstance(error, LostChainError)
+        yield fail(name, error.message, hint, EXIT_AUTH if is_refused else EXIT_INCOMPLETE)
         return
     yield ok(name, f"{settings.url}: {', '.join(found)}")
+    if missing is not None:
+        hint = "mount the disk, or put back what was there; if url was changed on purpose, a new archive begins here"
+        yield warn(name, f"{settings.url}: nothing is here of the archive, which is at digest {missing.number}", hint)
     if key is None:
         hint = "make a key with `ionos-poller archive keygen`, and name it in signing_key_file of [evidence]"
         yield warn(name, "its digests are not signed: anyone who can write there could write all of it again", hint)

@@ -28,6 +28,7 @@ from poller.cli.stopping import until_stopped
 from poller.config import AnySink, Config, find_config
 from poller.config.load import SYSTEM_CONFIG
 from poller.core.errors import EXIT_CONFIG, ConfigError, StateError
+from poller.core.evidence.batches import Head
 from poller.store.opening import stores_of
 from poller.store.protocols import Stores
 
@@ -183,11 +184,20 @@ def _check_config(
     stores = stores_of(config)
     yield from check_state(stores, config.outbox.max_bytes)
     if is_sending:
-        yield from _check_sinks([sink for sink in config.sinks if not is_offline or is_local(sink)], config, stop)
+        sinks = [sink for sink in config.sinks if not is_offline or is_local(sink)]
+        yield from _check_sinks(sinks, config, stop, _archives(stores))
     if config.sinks:  # only `run` listens, and it needs one
         yield check_listen(config.http.address, _holder(stores))
     yield from check_credentials(environ, config)
     yield from check_unit()
+
+
+def _archives(stores: Stores) -> Mapping[str, Head]:
+    """How far the archives of `run` are, by sink; none where its state cannot be read, which its own check has told."""
+    try:
+        return stores.snapshot("run").archives
+    except StateError:
+        return {}
 
 
 def _holder(stores: Stores) -> int | None:
@@ -221,11 +231,14 @@ def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
     yield from check_unlisted_contracts(config.poll.contracts, seen, clients, config.api.page_size)
 
 
-def _check_sinks(sinks: list[AnySink], config: Config, stop: threading.Event) -> Iterator[Finding]:
+def _check_sinks(
+    sinks: list[AnySink], config: Config, stop: threading.Event, archives: Mapping[str, Head]
+) -> Iterator[Finding]:
     """All at once: one that does not answer holds up none of the others. In the order of the configuration."""
     pool = ThreadPoolExecutor(max_workers=_SINKS_AT_ONCE)
     try:
-        for findings in pool.map(lambda sink: list(check_sink(sink, config, stop)), sinks):
+        check = lambda sink: list(check_sink(sink, config, stop, archives.get(sink.name)))  # noqa: E731
+        for findings in pool.map(check, sinks):
             yield from findings
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # asked to stop, nobody waits for an answer

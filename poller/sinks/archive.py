@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from isal import isal_zlib
 
-from poller.archive import LostChainError, NoDirectoryError, Place, PlaceError, TakenError
-from poller.archive.places import open_place
+from poller.archive import LostChainError, Place, PlaceError, TakenError
+from poller.archive.places import has_digest, is_empty_for, open_place
 from poller.config import ArchiveSink as Settings
 from poller.config.installed import how_to_add
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.core.evidence.batches import Head, PreparedBatch
-from poller.core.evidence.digest import DATA, DIGESTS, digest_key, sha256, signature_key
+from poller.core.evidence.digest import digest_key, signature_key
 from poller.sinks.base import Context, Sink
 from poller.sinks.render import build_render
 from poller.sinks.side_by_side import side_by_side
@@ -76,23 +76,8 @@ class ArchiveSink(Sink):
         return events if render is None else [event.with_line(render(event)) for event in events]
 
     def is_empty_for(self, head: Head) -> bool:
-        """Whether an archive can begin here. If not, the chain that ends with `head` is here.
-
-        Raises: LostChainError where something else is; PlaceError.
-        """
-        if self._has(head.number, head.sha256):
-            return False
-        try:
-            if any(True for prefix in (DIGESTS, DATA) for _ in self._place.listing(prefix)):
-                raise LostChainError(f"{self._place.url}/{digest_key(head.number)}")
-        except NoDirectoryError:
-            pass
-        return True
-
-    def _has(self, number: int, digest_sha256: str) -> bool:
-        """Whether a digest is here as it was written.  Raises: PlaceError."""
-        there = self._place.get(digest_key(number))
-        return there is not None and sha256(there) == digest_sha256
+        """See `places.is_empty_for`."""
+        return is_empty_for(self._place, head)
 
     def write(self, batch: PreparedBatch) -> Outcome:
         """Write a batch that was committed, now or by somebody before."""
@@ -108,7 +93,7 @@ class ArchiveSink(Sink):
             there = self._place.get(digest_key(batch.number))
             if there is not None and there != batch.digest:
                 raise TakenError(f"{self._place.url}/{digest_key(batch.number)}")
-            if batch.number > 1 and not self._has(batch.number - 1, batch.previous):
+            if batch.number > 1 and not has_digest(self._place, batch.number - 1, batch.previous):
                 raise LostChainError(f"{self._place.url}/{digest_key(batch.number - 1)}")
             side_by_side(put, batch.objects, _WRITERS)
             if batch.signature is not None:

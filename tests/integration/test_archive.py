@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from poller.archive.directory import DirectoryPlace
 from poller.archive.signing import Signer, is_signed_by
-from poller.core.evidence.digest import decode_key
+from poller.core.evidence.digest import decode_key, digest_key
 from poller.pipeline.verify import Verifier
 from tests.archives import Writer, blocks_of_evidence, entry, signer
 from tests.integration.exporting import peak_bytes
@@ -218,6 +218,21 @@ def test_a_state_is_rebuilt_and_nothing_is_collected_or_archived_twice(filled: B
     run, found = verify(filled)
     assert (run.code, found["proven"], found["entries"]) == (0, True, 2 * COUNT + 7), found
     assert filled.run("status").code == 0
+
+
+def test_check_looks_for_the_archive_where_the_state_says_that_it_is(filled: Bench) -> None:
+    shutil.rmtree(filled.state_dir)
+    assert filled.run("archive", "rebuild-state", "audit").code == 0
+    archive = filled.directory / "audit"
+    assert not any(b"digest" in line for line in filled.run("check", "--offline").lines)
+    archive.rename(filled.directory / "unmounted")
+    archive.mkdir()
+    run = filled.run("check", "--offline")
+    told = "nothing is here of the archive, which is at digest 2 (mount the disk"
+    assert (run.code, any(told.encode() in line for line in run.lines)) == (0, True), run
+    shutil.copytree(filled.directory / "unmounted", archive, dirs_exist_ok=True)
+    (archive / digest_key(2)).write_bytes(b"{}")
+    assert filled.run("check", "--offline").code == 1
 
 
 def test_what_a_batch_without_a_digest_left_is_kept_and_the_rebuilt_archive_verifies(filled: Bench) -> None:

@@ -18,7 +18,17 @@ from poller.checks.fluent_bit_file import size_bytes
 from poller.checks.sinks import check_sink, judge
 from poller.checks.state import check_state
 from poller.checks.system import check_credentials, check_listen, check_unit
-from poller.config import Config, Credentials, FileSink, LoggingServiceSink, LokiSink, Secret, SecretSource, load
+from poller.config import (
+    ArchiveSink,
+    Config,
+    Credentials,
+    FileSink,
+    LoggingServiceSink,
+    LokiSink,
+    Secret,
+    SecretSource,
+    load,
+)
 from poller.core.answers import Page
 from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter
 from poller.core.errors import (
@@ -33,6 +43,8 @@ from poller.core.errors import (
     RejectedError,
     StateError,
 )
+from poller.core.evidence.batches import Head
+from poller.core.evidence.digest import digest_key, sha256
 from poller.core.windows import Window
 from poller.store.overview import TakenBack
 from poller.store.sqlite import State, Stores
@@ -295,6 +307,33 @@ def test_a_file_sink_is_tried_where_it_will_write(tmp_path: Path) -> None:
     good, bad = (FileSink(name="a", path=str(tmp_path / where / "{date}.ndjson")) for where in ("new", "file"))
     only(list(check_sink(good, Config(), threading.Event())), "takes events")
     assert only(list(check_sink(bad, Config(), threading.Event())), "Not a directory").exit_code == EXIT_INCOMPLETE
+
+
+def test_an_archive_is_looked_for_where_the_state_says_that_it_is(tmp_path: Path) -> None:
+    import threading
+
+    place = tmp_path / "archive"
+    digest = b'{"number":2}'
+    head = Head("an id", 2, sha256(digest), None, 5, 0, None)
+    sink = ArchiveSink(name="a", url=place.as_uri())
+
+    def check(head: Head | None) -> list[Finding]:
+        return [
+            found for found in check_sink(sink, Config(), threading.Event(), head) if "not signed" not in found.message
+        ]
+
+    for unknown in (None, head._replace(number=0)):
+        only(check(unknown), place.as_uri())
+    works, warned = check(head)
+    assert (works.level, warned.level) == ("ok", "warn")
+    assert "which is at digest 2" in warned.message
+    assert "mount the disk" in warned.hint
+    (place / digest_key(2)).parent.mkdir(parents=True)
+    (place / digest_key(2)).write_bytes(digest)
+    only(check(head), place.as_uri())
+    (place / digest_key(2)).write_bytes(b"{}")
+    lost = only(check(head), "the archive's newest digest is not here", digest_key(2), "mount the disk")
+    assert (lost.level, lost.exit_code) == ("fail", EXIT_INCOMPLETE)
 
 
 # Port and systemd
