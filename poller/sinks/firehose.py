@@ -117,6 +117,8 @@ class FirehoseSink(Sink):
         else:
             return answer
         if isinstance(outcome, CredentialsRefused):
+            if self._client is not None:
+                self._client.close()
             self._client = None  # the next call looks for credentials anew
             if not can_open_files():  # the library takes a file that it could not open for one without credentials
                 return RetryAfter("too many open files (raise the limit of open files: LimitNOFILE=, ulimit -n)")

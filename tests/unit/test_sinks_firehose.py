@@ -34,6 +34,10 @@ class Stream:
         self.failure: Exception | None = None
         self.status: dict[str, Any] = {"DeliveryStreamDescription": {"DeliveryStreamStatus": "ACTIVE"}}
         self.results: list[Any] | None = None
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
 
     def put_record_batch(self, **asked: Any) -> dict[str, Any]:
         self._ask(asked)
@@ -210,9 +214,10 @@ def test_credentials_that_were_refused_are_looked_for_anew_and_after_other_failu
     for failure in (refused("Slow", 503), raised.ReadTimeoutError(endpoint_url="x"), KeyError("odd"), None):
         stream.failure = failure
         sink.send(events(2))
-    assert len(library.clients) == 1
+    assert (len(library.clients), stream.closed) == (1, 0)
     stream.failure = refused("ExpiredTokenException", 400)
     assert isinstance(sink.send(events(2)), CredentialsRefused)
+    assert stream.closed == 1, "its connection is not left open"
     stream.failure = None
     assert sink.send(events(2)) == Accepted(status=200)
     assert len(library.clients) == 2
