@@ -25,7 +25,7 @@ from poller.cli.compose import activity_logs
 from poller.cli.messages import echo_json, printable
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
-from poller.config import AnySink, Config, find_config
+from poller.config import AnySink, ArchiveSink, Config, find_config
 from poller.config.load import SYSTEM_CONFIG
 from poller.core.errors import EXIT_CONFIG, ConfigError, StateError
 from poller.core.evidence.batches import Head
@@ -185,7 +185,8 @@ def _check_config(
     yield from check_state(stores, config.outbox.max_bytes)
     if is_sending:
         sinks = [sink for sink in config.sinks if not is_offline or is_local(sink)]
-        yield from _check_sinks(sinks, config, stop, _archives(stores))
+        archives = _archives(stores) if any(isinstance(sink, ArchiveSink) for sink in sinks) else {}
+        yield from _check_sinks(sinks, config, stop, archives)
     if config.sinks:  # only `run` listens, and it needs one
         yield check_listen(config.http.address, _holder(stores))
     yield from check_credentials(environ, config)

@@ -266,6 +266,7 @@ def _found_program() -> tuple[str, str]:
 
 
 def _is_hidden(path: str) -> bool:
+    """Whether the unit's sandbox keeps a path from the service."""
     return any(Path(path).is_relative_to(directory) for directory in _HIDDEN)
 
 

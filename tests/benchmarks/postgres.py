@@ -173,9 +173,11 @@ def replicas(room: Path, scale: int) -> Iterator[Row]:
             more = {"IONOS_POLLER_POLL__INTERVAL": "1s", "IONOS_POLLER_API__CONCURRENCY": "4"}
             env = _in_database(url, room / f"replicas-{count}", server, **more)
             command = ours("--config", str(sink_config(room, url)), "run")
+            all_polled = _polls(url) + contracts
             processes = [subprocess.Popen(command, env=env, cwd=TOP, stderr=subprocess.DEVNULL) for _ in range(count)]
             try:
-                time.sleep(30)  # they have shared the contracts out, and polled each
+                wait_until(lambda: _polls(url) >= all_polled, 120, what="a poll of each contract")  # noqa: B023
+                wait_until(lambda: _are_shared_out(server, count), what="even shares")  # noqa: B023
                 before, started = _polls(url), time.monotonic()
                 time.sleep(seconds)  # what is polled meanwhile is what is measured
                 rates.append((_polls(url) - before) / (time.monotonic() - started))
@@ -190,8 +192,15 @@ def replicas(room: Path, scale: int) -> Iterator[Row]:
     )
 
 
+def _are_shared_out(server: Server, replicas: int) -> bool:
+    """Whether so many replicas hold all contracts, and none of them more than its share."""
+    counted = server.sql("SELECT count(*) FROM ionos_poller.contracts GROUP BY coalesce(holder::text, '')").split()
+    held = [int(count) for count in counted]
+    return len(held) == replicas and max(held) <= -(-sum(held) // replicas)
+
+
 def _polls(url: str) -> int:
-    return int(sum(state_of(url)["api"]["requests"]["entries"].values()))
+    return int(sum(state_of(url)["api"]["requests"].get("entries", {}).values()))
 
 
 BENCHMARKS: dict[str, Callable[[Path, int], Iterator[Row]]] = {

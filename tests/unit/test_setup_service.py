@@ -137,13 +137,11 @@ def test_a_program_that_the_sandbox_hides_is_told(place: Path, program: str, mon
 def test_an_interpreter_that_the_sandbox_hides_is_told_with_one_that_it_shows(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a root who has pyenv: the program lies in /opt, and what its links lead to does not."""
+    """As of a person who has pyenv: the program lies in /opt, and what its links lead to does not."""
     ours = place / "python"
-    ours.symlink_to("/root/.pyenv/versions/3.11.7/bin/python3.11")
+    ours.symlink_to("/home/anna/.pyenv/bin/python3.12")
     monkeypatch.setattr(sys, "executable", str(ours))
-    with pytest.raises(
-        ConfigError, match=r"the service cannot read /root/\.pyenv/versions/3\.11\.7/bin/python"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"the service cannot read /home/anna/\.pyenv/bin/python") as caught:
         installation(config(place, LOKI))
     (problem,) = caught.value.problems
     assert problem.hint.startswith("/usr/bin/python3 -m venv --clear /opt/ionos-poller && /opt/ionos-poller/bin/pip ")
