@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import jsonschema_rs
+import jsonschema
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 
 from poller.core.damage import without_lone_surrogates
@@ -24,10 +24,10 @@ ECS_OWN = "ionos.activitylog."
 
 
 @cache
-def ocsf_validator(class_uid: int) -> jsonschema_rs.Draft202012Validator:
+def ocsf_validator(class_uid: int) -> jsonschema.Draft202012Validator:
     schema = OcsfJsonSchemaEmbedded(get_ocsf_schema("1.8.0"))
     name = schema.lookup_class_name_from_uid(class_uid)
-    return jsonschema_rs.Draft202012Validator(schema.get_class_schema(name, ["cloud", "datetime"]))
+    return jsonschema.Draft202012Validator(schema.get_class_schema(name, ["cloud", "datetime"]))
 
 
 def ocsf_problems(made: dict[str, Any]) -> list[str]:
@@ -35,7 +35,7 @@ def ocsf_problems(made: dict[str, Any]) -> list[str]:
     assert sorted(made["metadata"]["profiles"]) == ["cloud", "datetime"]
     assert made["type_uid"] == made["class_uid"] * 100 + made["activity_id"]
     assert made["category_uid"] == made["class_uid"] // 1000
-    return [f"{error.instance_path}: {error.message}" for error in ocsf_validator(made["class_uid"]).iter_errors(made)]
+    return [f"{error.json_path}: {error.message}" for error in ocsf_validator(made["class_uid"]).iter_errors(made)]
 
 
 # ECS
