@@ -34,10 +34,11 @@ from poller.config import ArchiveSink, Config, Secret, SecretSource
 from poller.core.evidence.digest import DATA, batch_of, number_of
 from poller.pipeline.verify import Report, Verifier
 from poller.simulator import Simulator, SimulatorSettings
+from tests.commands import run_command, start_process
 from tests.hostile_storage import HostileStorage
 from tests.moto import REGION, client, serving
 from tests.postgres import Server
-from tests.support import COMMAND, clean_environment, run_command, wait_until
+from tests.support import COMMAND, clean_environment, wait_until
 
 BUCKET = "audit-soak"
 URL = f"s3://{BUCKET}/prefix"
@@ -140,9 +141,8 @@ class Soak:
 
     def start(self) -> subprocess.Popen[bytes]:
         with (self.directory / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*COMMAND, "run"], cwd=self.directory, env=clean_environment(self.environment), stdout=log, stderr=log
-            )
+            environment = clean_environment(self.environment)
+            return start_process([*COMMAND, "run"], cwd=self.directory, env=environment, stdout=log, stderr=log)
 
     def kill_one(self) -> None:
         """At any moment; then look at the archive, and start it again. Of several replicas one may stand still before."""

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import measuring, order
+from tests.commands import start_command
 from tests.postgres import Server
-from tests.support import is_foreign_setting, start_command, take_interrupts
+from tests.support import is_foreign_setting, take_interrupts
 
 # Hypothesis knows `ci`: the same examples in every run. Here no deadline: a busy machine is not a bug.
 settings.register_profile("local", deadline=None)

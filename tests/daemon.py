@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from poller.simulator import Simulator
 from poller.store.sqlite.overview import overview_of
+from tests.commands import start_process
 from tests.in_process import run_here
 from tests.support import COMMAND, clean_environment, free_port, wait_until
 
@@ -126,11 +127,10 @@ class Daemon:
             command = [*COMMAND, "run", *args]
             if stdout:
                 command = ["sh", "-c", f'exec "$@" {stdout}', "sh", *command]
-            self.process = subprocess.Popen(
+            self.process = start_process(
                 command,
                 cwd=self.directory,
                 env=clean_environment(env),
-                stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file if stderr is None else stderr,
             )

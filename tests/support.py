@@ -1,7 +1,4 @@
-"""Helpers for tests that run the real command as a process, and that wait without guessing how long.
-
-The command is `python -m poller` from this checkout, in an environment without settings from outside.
-"""
+"""What tests of all kinds need: an environment without settings from outside, and to wait without guessing how long."""
 
 from __future__ import annotations
 
@@ -10,19 +7,17 @@ import random
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 TOP = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "poller")
 
 Answer = TypeVar("Answer")
-Stream = int | IO[str] | IO[bytes] | None
 
 FOREIGN_PREFIXES = ("IONOS_", "AWS_", "PYTHON", "COVERAGE_")
 FOREIGN_NAMES = {
@@ -55,53 +50,6 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Ours without what would change the program's behaviour; warnings are errors; then `extra`."""
     kept = {name: value for name, value in os.environ.items() if not is_foreign_setting(name)}
     return kept | {"PYTHONPATH": str(TOP), "PYTHONWARNINGS": "error"} | dict(extra or {})
-
-
-def run_command(
-    *args: str,
-    cwd: Path,
-    env: Mapping[str, str] | None = None,
-    timeout: float = 30,
-    stdin: str = "",
-) -> subprocess.CompletedProcess[str]:
-    """Run `ionos-poller ARGS` to its end, in `cwd`, where it looks for `./state` and `./ionos-poller.toml`.
-
-    `env` comes on top of a clean environment. stdout and stderr are captured as UTF-8. Raises
-    subprocess.TimeoutExpired, with the process killed, when `timeout` seconds have passed.
-    """
-    return subprocess.run(
-        [*COMMAND, *args],
-        cwd=cwd,
-        env=clean_environment(env),
-        input=stdin,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=timeout,
-        check=False,
-    )
-
-
-def start_command(
-    *args: str,
-    cwd: Path,
-    env: Mapping[str, str] | None = None,
-    stdout: Stream = subprocess.PIPE,
-    stderr: Stream = subprocess.PIPE,
-) -> subprocess.Popen[str]:
-    """Start `ionos-poller ARGS` and return at once; the `start` fixture does this and cleans up after.
-
-    Give a file as `stderr` (or `stdout`) for a process that says much: nobody empties the pipe while a
-    test waits.
-    """
-    return subprocess.Popen(
-        [*COMMAND, *args],
-        cwd=cwd,
-        env=clean_environment(env),
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        encoding="utf-8",
-    )
 
 
 def wait_until(predicate: Callable[[], Answer], timeout: float = 45, *, what: str = "") -> Answer:

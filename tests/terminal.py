@@ -7,11 +7,12 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import termios
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from tests.commands import start_process
 
 COLUMNS, ROWS = 80, 50
 _ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>])")
@@ -26,9 +27,8 @@ class Terminal:
     ) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        self.process = subprocess.Popen(
-            command, cwd=cwd, env={"TERM": "xterm", **env}, stdin=slave, stdout=slave, stderr=slave
-        )
+        environment = {"TERM": "xterm", **env}
+        self.process = start_process(command, cwd=cwd, env=environment, stdin=slave, stdout=slave, stderr=slave)
         os.close(slave)
         self._said = b""
         self._reader = threading.Thread(target=self._read)

@@ -82,7 +82,7 @@ class _LazyGroup(SuggestingGroup):
 
 _NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": wants_color()}
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(cls=_LazyGroup, context_settings=_CONTEXT)
@@ -123,7 +123,7 @@ def main(prog_name: str = "ionos-poller") -> NoReturn:
 def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
     """Run a command and return its exit code, whatever happens. All errors are told on stderr, in a line each."""
     try:
-        result = cli.main(arguments, prog_name=prog_name, standalone_mode=False)
+        result = cli.main(arguments, prog_name=prog_name, standalone_mode=False, color=wants_color())
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.commands import start_process
 from tests.support import COMMAND, UNMEASURED, clean_environment
 
 _PATIENCE_SECONDS = 15.0
@@ -47,11 +48,10 @@ class People:
             commands.append(_PURGE)
         for command in commands:
             args = [part.format(use=use, sink=PURGED_SINK) for part in command]
-            process = subprocess.Popen(
+            process = start_process(
                 [*COMMAND, *args],
                 cwd=self._directory,
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 encoding="utf-8",

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.commands import start_process
 from tests.faults.plan import Life
 from tests.support import UNMEASURED, clean_environment, wait_until
 
@@ -53,11 +54,10 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start the command with the faults of this life inside it. What it says is appended to `stderr`."""
     with stderr.open("ab") as said, (stdout or stderr).open("ab") as output:
-        process = subprocess.Popen(
+        process = start_process(
             [sys.executable, "-m", "tests.faults.shim", *args],
             cwd=directory,
             env=clean_environment({**(environment or {}), **_faults(life), "FAULT_PLANT": plant, **UNMEASURED}),
-            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=said,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from poller.simulator import Simulator
+from tests.commands import start_process
 from tests.in_process import run_here
 from tests.support import COMMAND, clean_environment
 
@@ -74,11 +75,10 @@ class Bench:
 
     def start(self, *args: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
         """Start a command; `finish` waits for its end, `close` makes sure of it."""
-        process = subprocess.Popen(
+        process = start_process(
             [*COMMAND, *args],
             cwd=self.directory,
             env=self.environment(env),
-            stdin=subprocess.DEVNULL,
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
         self._started.append(process)

@@ -14,9 +14,9 @@ import pytest
 
 from poller import __version__
 from poller.cli import _COMMANDS
+from tests.commands import run_command
 from tests.in_process import run_here
 from tests.integration.fetching import FIRST, Starter, failed, finish, finished, same
-from tests.support import run_command
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:

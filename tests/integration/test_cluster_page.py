@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from poller.simulator import Simulator, SimulatorSettings
+from tests.commands import run_command, start_process
 from tests.documents import Block, blocks
 from tests.postgres import Server
 from tests.support import COMMAND, TOP, clean_environment, wait_until
@@ -57,15 +58,13 @@ class Reader:
         return done.stdout
 
     def _run(self, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        env = self._environment(environment)
-        return subprocess.run(
-            [*COMMAND, *args], cwd=self.directory, env=env, capture_output=True, text=True, check=False
-        )
+        return run_command(*args, cwd=self.directory, env=self._environment(environment))
 
     def start(self) -> None:
         with (self.directory / f"replica-{len(self.replicas)}").open("wb") as log:
             command = [*COMMAND, "--config", str(self.config), "run"]
-            self.replicas.append(subprocess.Popen(command, cwd=self.directory, env=self._environment({}), stderr=log))
+            environment = self._environment({})
+            self.replicas.append(start_process(command, cwd=self.directory, env=environment, stderr=log))
 
     def held(self) -> list[int]:
         """How many contracts each replica holds, as `status` says."""

@@ -13,9 +13,9 @@ import pytest
 
 from poller.core.errors import EXIT_INCOMPLETE
 from poller.simulator import Simulator, SimulatorSettings
+from tests.commands import run_command
 from tests.faults.oracle import compare
 from tests.postgres import FAST, Server
-from tests.support import run_command
 
 SMALL = "96m"  # what a new server needs, and little more
 FETCH = ("fetch", "--since", "2h")

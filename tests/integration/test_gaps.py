@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from poller.core.windows import format_time
-from tests.support import COMMAND, clean_environment
+from tests.commands import run_command
 
 DAY = 86_400
 OLD = b'{"httpStatus":400,"messages":[{"errorCode":"AF20055","message":"dateStart must lie within the last 90 days"}]}'
@@ -81,18 +81,14 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture
 def run(api: Api, tmp_path: Path) -> Any:
-    environment = clean_environment(
-        {
-            "IONOS_API_URL": f"http://127.0.0.1:{api.server_port}",
-            "IONOS_API_TOKEN": "t",
-            "IONOS_POLLER_LOG_FORMAT": "json",
-        }
-    )
+    environment = {
+        "IONOS_API_URL": f"http://127.0.0.1:{api.server_port}",
+        "IONOS_API_TOKEN": "t",
+        "IONOS_POLLER_LOG_FORMAT": "json",
+    }
 
     def command(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *args], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        return run_command(*args, cwd=tmp_path, env=environment, timeout=60)
 
     return command
 
