@@ -52,7 +52,8 @@ def command(settings: Settings, offline: bool, no_send: bool, fluent_bit: Path |
     """Check the whole set-up: try each part, print one line for it, and say what to do if it is wrong.
 
     Checks the configuration, the token and until when it is valid, the API, the contracts, the state directory, every sink
-    (by a request that is close to sending), the port, and systemd's unit. Writes nothing, and may run beside the daemon.
+    (by a request that is close to sending), the port, and systemd's unit. May run beside the daemon. Changes nothing, but writes
+    a probe into an archive, and deletes it if that is allowed.
 
     Exit code 0: all ok, perhaps with warnings. Otherwise the code of the worst failure: 2 configuration, 3 authentication,
     4 state, 1 any other.

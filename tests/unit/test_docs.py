@@ -20,6 +20,8 @@ from poller.service.metrics import Metrics
 from poller.sinks.build import FACTORIES
 from tests import man_page
 from tests.documents import PAGES, name_of
+from tests.faults.cluster_plants import CLUSTER_PLANTS
+from tests.faults.plants import PLANTS
 from tests.generate_docs import MAN_PAGE, MAPPINGS, PATH, render_mappings
 from tests.pictures import flow
 from tests.states import open_state
@@ -107,6 +109,22 @@ def test_the_page_on_architecture_has_every_room() -> None:
     for path in (TOP / "poller").iterdir():
         name = f"{path.name}/" if (path / "__init__.py").exists() else path.stem
         assert f"`{name}`" in page or name.startswith("__"), name
+    for path in (TOP / "poller" / "store").iterdir():
+        assert f"| `store/{path.name}/` |" in page or not (path / "__init__.py").exists(), path
+
+
+def test_the_first_page_of_the_documentation_has_every_command() -> None:
+    page = (TOP / "docs" / "README.md").read_text()
+    for name in cli.list_commands(click.Context(cli)):
+        assert f"`ionos-poller {name}" in page or f"`{name}`" in page, name
+
+
+def test_the_page_on_faults_has_every_mistake_that_is_made_on_purpose() -> None:
+    page = (TOP / "docs" / "faults.md").read_text()
+    for plants in (PLANTS, CLUSTER_PLANTS):
+        table = page.partition("| mistake | found ")[2]
+        rows, _, page = table.partition("\n\n")
+        assert len(rows.splitlines()) - 2 == len(plants)
 
 
 def test_the_pages_on_sinks_and_delivery_have_every_type() -> None:
