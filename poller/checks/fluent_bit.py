@@ -47,7 +47,7 @@ def check_fluent_bit(path: Path, config: Config | None) -> list[Finding]:
         findings += _check_storage(section, sections)
         findings += _check_outputs(section, sections, config, path)
     said = ", and fluent-bit --dry-run takes it" if verdict.is_accepted else ""
-    return findings or [ok(NAME, f"{path}: nothing in it loses entries that we know of{said}")]
+    return findings or [ok(NAME, f"{path}: no setting that loses entries was found{said}")]
 
 
 def _is(plugin: str, section: Section) -> bool:
@@ -236,7 +236,7 @@ def _check_retries(output: Section) -> Iterator[Finding]:
 def _check_http(output: Section, section: Section, config: Config | None, path: Path) -> Iterator[Finding]:
     """`section` is the input whose lines it sends."""
     if output.get("format").lower() not in ("json", "json_lines", "json_stream"):
-        yield _bad(output, "sends msgpack, which nobody takes there", "set Format json")
+        yield _bad(output, "sends msgpack, which the receiver does not take", "set Format json")
     if output.get("port") == "443" and not output.is_on("tls"):
         yield _bad(output, "speaks plain HTTP to port 443", "set tls on")
     if "moesif" in output.get("host"):

@@ -89,7 +89,7 @@ def size_bytes(text: str) -> int | None:
 
 def _read(path: Path, base: Path, depth: int, variables: dict[str, str], what: str = "") -> list[Section]:
     if depth > _MAX_DEPTH:
-        raise ConfigError([Problem(str(path), "includes itself", "take the @INCLUDE out that leads back")])
+        raise ConfigError([Problem(str(path), "includes itself", "remove the @INCLUDE that includes it again")])
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
@@ -217,7 +217,7 @@ def _load_yaml(path: Path, text: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""
-        raise ConfigError([Problem(str(path), f"is not valid YAML{where}", "mind the indentation there")]) from error
+        raise ConfigError([Problem(str(path), f"is not valid YAML{where}", "check the indentation there")]) from error
     except ValueError as error:
         message = "holds a value that is too long, too deep, or no date"
         raise ConfigError([Problem(str(path), message, "check that this is the right file")]) from error

@@ -135,7 +135,7 @@ def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
         case Accepted():
             return ok(name, f"{prefix}takes events")
         case Refused() if isinstance(settings, LoggingServiceSink | MoesifSink | OtlpSink | AnyHttpSink):
-            hint = "it was reached and let us in, which may be all: watch the first batch with `ionos-poller status`"
+            hint = "the address and the login work; this may be no mistake: watch the first batch with `ionos-poller status`"
             return warn(name, f"{prefix}refuses what it was tried with, which has no events: {outcome.reason}", hint)
         case CredentialsRefused(status=None) if isinstance(settings, HttpSink):  # not sent: there is nothing to send
             reason, hint = _split(outcome.reason)

@@ -127,7 +127,7 @@ def span_of(start: str | None, end: str | None) -> Window | None:
     "--public-key",
     type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
-    help="Public key (PEM) that must have signed it; without it, the archive's own word is taken.",
+    help="Public key (PEM) that must have signed it; without it, the key that the archive names is trusted.",
 )
 @click.option(
     "--head",

@@ -66,7 +66,7 @@ def _difference(held: HeldHour) -> str:
 
 def _signatures(report: Report) -> Iterator[str]:
     if not report.is_signed:
-        yield "not signed: who can write there could have made all of it anew"
+        yield "not signed: anyone who can write there could have replaced all of it"
         return
     if report.key is not None and report.key not in report.keys:
         yield "signed, but not with the given key:"

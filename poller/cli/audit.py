@@ -305,11 +305,11 @@ class _Audit:
             self._stop,
             patience_seconds=min(self._config.poll.interval_seconds + _DAEMON_SECONDS, _LONGEST_WAIT_SECONDS),
             on_waiting=lambda: note(
-                "the running daemon collects them at its next poll; waiting for it (Ctrl-C: it does so anyway)"
+                "the running daemon collects them at its next poll; waiting for it (Ctrl-C only ends the waiting)"
             ),
         ).run(contracts, span, first, by=by)
         if repaired.is_late:
-            note("it has not done so yet; this audit says later whether it has")
+            note("it has not done so yet; run this audit again later to see whether it has")
         if repaired.forgotten:
             note(
                 f"{repaired.forgotten} missing entries lie in hours older than poll.ledger_retention:"

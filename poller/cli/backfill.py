@@ -237,14 +237,16 @@ def _tell_span(span: Span) -> None:
     if span.is_cut and span.is_first:
         note(f"--to lies in the future; exporting up to now ({end})")
     elif span.is_cut:
-        note(f"--to lay in the future when this backfill began: it ends at {end}; the rest wants --from {end}")
+        note(
+            f"--to lay in the future when this backfill began: it ends at {end}; for the rest, run it with --from {end}"
+        )
 
 
 def _tell_of_old(old: TooOldEntries, too_old: TooOld) -> None:
     days = max(1, round(old.window.seconds / 86_400))
     note(
-        f"{old.entry_count:,} entries of {days} days ({old.window}) are older than {' and '.join(old.sinks)} will take:"
-        f" {_TOO_OLD[too_old]} (--too-old says what becomes of them)"
+        f"{old.entry_count:,} entries of {days} days ({old.window}) are too old for {' and '.join(old.sinks)}:"
+        f" {_TOO_OLD[too_old]} (--too-old has other choices)"
     )
 
 

@@ -192,7 +192,7 @@ def _confirm(question: str) -> None:
         if sys.stdin is not None and sys.stdin.isatty():
             raise
         click.echo(err=True)  # the question's line ends here
-        raise ConfigError([Problem("--yes", "missing", "give it: nobody is there to be asked")]) from None
+        raise ConfigError([Problem("--yes", "missing", "give it: without a terminal, nobody can be asked")]) from None
 
 
 @contextmanager

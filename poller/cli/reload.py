@@ -43,7 +43,7 @@ def command(settings: Settings, pid: int | None) -> int:
         raise
     process = pid or stores.holder("run")
     if process is None:
-        raise StateError("`run` does not run", hint="start it: it takes the configuration as it is then")
+        raise StateError("`run` is not running", hint="start it: it loads the configuration at its start")
 
     def work(stop: threading.Event) -> int:
         with closing(stores.attach("run")) as state:

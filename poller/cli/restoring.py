@@ -232,7 +232,7 @@ def rebuild_state(settings: Settings, place: str) -> int:
     stores = stores_of(config)
     warn_of_root(stores)
     if "run" in stores.uses():
-        hint = "move it away first, or name another state_dir or [state] schema, if it is not to be used any more"
+        hint = "if you do not need it any more, move it away; or name another state_dir or [state] schema"
         raise StateError(f"there is a state already: {stores.where('run')}", hint=hint)
     stores.discard(_REBUILDING)
     state = stores.open(_REBUILDING)

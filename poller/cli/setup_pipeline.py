@@ -113,7 +113,7 @@ def plan_of(wish: Wish, config: Config, config_path: Path, found: Pipeline | Non
     key_path = _key_path(sink or _sibling(config, found), config_path, wish)
     is_key_made = found is None or wish.is_key_rotated
     if found is None and key_path.exists():
-        hint = f"move it away, or name the pipeline that it is of: there is none called {wish.pipeline}"
+        hint = f"move it away, or name its pipeline: there is no pipeline {wish.pipeline}"
         raise ConfigError([Problem(str(key_path), "is the key of another pipeline", hint)])
     if not is_key_made and not key_path.exists() and (sink is None or sink.api_key.origin in ("file", "missing")):
         is_key_made = is_asking and click.confirm(
@@ -122,7 +122,7 @@ def plan_of(wish: Wish, config: Config, config_path: Path, found: Pipeline | Non
             err=True,
         )
         if not is_key_made:
-            hint = "put it there (mode 0600), or make a new one with --rotate-key, which ends the old one"
+            hint = "put it there (mode 0600), or make a new one with --rotate-key, after which the old one is refused"
             raise ConfigError([Problem(str(key_path), f"the key of the pipeline {wish.pipeline} is not there", hint)])
     return Plan(config, config_path, found, sink, key_path, is_key_made, _missing_hash_key(config.redact.hash_key))
 

@@ -82,7 +82,9 @@ def installation(config: Config) -> Installation:
         files[SYSTEM_CONFIG] = (_with_state_directory(source, config), 0o644)
     if any(found.origin == "inline" for found in secret_sources(config)):
         hint = "keep each in a file of its own, named by its ..._file key"
-        raise ConfigError([Problem("--service", "the configuration holds secrets, which the service's may not", hint)])
+        raise ConfigError(
+            [Problem("--service", "the configuration holds secrets, and every user can read the service's", hint)]
+        )
     files[_TOKEN] = (token.reveal().encode() + b"\n", 0o600)
     loaded = []
     secrets = {Path(found.place): found for found in secret_sources(config) if found.origin in ("file", "credential")}

@@ -32,7 +32,7 @@ def is_terminal() -> bool:
 def ask(option: str, question: str, default: str, choices: tuple[str, ...] = ()) -> str:
     """Ask on a terminal.  Raises: ConfigError elsewhere."""
     if not is_terminal():
-        raise ConfigError([Problem(option, "missing", "give it: nobody is there to be asked")])
+        raise ConfigError([Problem(option, "missing", "give it: without a terminal, nobody can be asked")])
     kind = click.Choice(choices) if choices else None
     return str(click.prompt(question, default=default, type=kind, err=True))
 

@@ -156,7 +156,7 @@ class LeaseLostError(StateUnavailableError):
     """A claim or a place is another replica's by now. Nothing was written: drop what you remember of it, and begin again."""
 
     def __init__(self, message: str, *, hint: str = "", contract: str = "", sink: str = "") -> None:
-        super().__init__(message, hint=hint or "it goes on elsewhere", contract=contract, sink=sink)
+        super().__init__(message, hint=hint or "another replica goes on", contract=contract, sink=sink)
 
 
 class StateFullError(StateUnavailableError):

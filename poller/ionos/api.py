@@ -67,8 +67,9 @@ _MAX_LIST_PAGES = 1000
 _CREDENTIALS_HINT = (
     "set IONOS_API_TOKEN or api.token_file to a valid token of this account; `ionos-poller check` says more"
 )
-_BAD_ANSWER_HINT = "it is asked again at the next poll; if it stays, check api.url, and what lies in between"
-_PARTIAL_HINT = "it is asked again at the next poll; if it stays, report it to IONOS"
+_WAY_HINT = "check api.url and any proxy or firewall on the way"
+_BAD_ANSWER_HINT = f"it is asked again at the next poll; if that does not help, {_WAY_HINT}"
+_PARTIAL_HINT = "it is asked again at the next poll; if that does not help, report it to IONOS"
 _ENCODING_HINT = "a proxy or gateway on the way to the API adds it: have it pass Accept-Encoding on unchanged"
 _PRIVILEGE_HINT = "the user needs the privilege ACCESS_ACTIVITY_LOG: grant it in the DCD under User Manager"
 
@@ -392,5 +393,5 @@ def _failure(response: Response, contract: str, secrets: Sequence[str]) -> Polle
             hint="check api.url",
             contract=contract,
         )
-    hint = "check api.url, and that the contract exists" if status == 404 else "check api.url, and what lies in between"
+    hint = "check api.url, and that the contract exists" if status == 404 else _WAY_HINT
     return RejectedError(f"the API refused the request ({status}){said}", status=status, hint=hint, contract=contract)

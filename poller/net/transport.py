@@ -45,10 +45,11 @@ _WORDS_SECONDS = 1.0
 
 PROXY_CREDENTIALS_HINT = "put user and password into the URL of the proxy in HTTPS_PROXY or HTTP_PROXY"
 _PROXY_HINT = "check HTTPS_PROXY"
+_WAY_HINT = "check the url and any proxy or firewall on the way"
 
 # OpenSSL's words for what went wrong with TLS, and what to do.
 _TLS_HINTS = (
-    ("issuer|self.signed", "is the certificate signed by an unknown CA? name its file in ca_file"),
+    ("issuer|self.signed", "if an unknown CA signed the certificate, name its file in ca_file"),
     ("mismatch, certificate|not valid for", "the certificate is for another name: check the url"),
     ("expired|not yet valid", "check the clock of this machine; if it is right, the server needs a new certificate"),
     (
@@ -217,7 +218,7 @@ def _original(answer: requests.Response) -> Answer | None:
 
 def _read(answer: requests.Response, max_bytes: int, *forgiven: type[Exception]) -> Response:
     if (original := _original(answer)) is not None and original.broken_head:
-        raise TransientError(original.broken_head, hint="check the url and any proxy or firewall on the way")
+        raise TransientError(original.broken_head, hint=_WAY_HINT)
     response = _read_up_to(max_bytes, answer, forgiven)
     if len(response.body) > max_bytes:
         raise BodyTooLargeError(f"the answer is larger than {max_bytes} bytes")
@@ -259,9 +260,9 @@ def _translate(error: Exception, host: str) -> TransientError:
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
             return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
         case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
-            return TransientError("the answer's compression is broken", hint="check the url, and what lies in between")
+            return TransientError("the answer's compression is broken", hint=_WAY_HINT)
         case _:
-            hint = "it is tried again; if that does not help, check the url, and what lies in between"
+            hint = f"it is tried again; if that does not help, {_WAY_HINT}"
             return TransientError(f"the connection to {host} broke: {reason}", hint=hint, is_size_suspect=True)
 
 
@@ -279,8 +280,7 @@ def _connection_error(error: Exception, root: BaseException, host: str) -> Trans
                 f"{host} took no more of the request within send_timeout", hint=hint, is_size_suspect=True
             )
         case EarlyAnswerError():
-            hint = "check the url and any proxy or firewall on the way"
-            return TransientError(f"{host} answered before the request was sent whole", hint=hint)
+            return TransientError(f"{host} answered before the request was sent whole", hint=_WAY_HINT)
         case socket.gaierror():
             return TransientError(f"the host name of {host} is not known", hint="check the url and the DNS")
         case ConnectionRefusedError():

@@ -209,10 +209,10 @@ class Backfill:
                 continue
             if row.account in self._accounts:
                 message = "the API does not list it any more, and none of it was read"
-                hint = "run the same command again when it does, or put it into poll.exclude_contracts"
+                hint = "run the same command again when the API lists it, or add it to poll.exclude_contracts"
             else:
                 message = "its account is not configured any more"
-                hint = "put it back into the configuration, or the contract into poll.exclude_contracts"
+                hint = "put the account back into the configuration, or add the contract to poll.exclude_contracts"
             failures.append(PollerError(message, contract=row.contract, hint=hint))
         unknown = set(self._order.contracts) - set(found)
         if unknown and all(error.contract for error in failures):  # every account could be asked
@@ -236,7 +236,7 @@ class Backfill:
             spans = [(name, Window(window.start, end), old[end]) for name, end in limits.items() if old[end]]
             return window, [TooOldEntries((name,), span, count) for name, span, count in spans]
         if len(ages) < len(sinks) or len(set(ages.values())) > 1:
-            hint = "skipping would keep them from sinks that take them: make a backfill of its own for each sink"
+            hint = "run one backfill for each sink: skipping would leave out entries that some of them take"
             raise ConfigError([Problem("--too-old skip", "these sinks do not take entries equally old", hint)])
         limit = min(int(now - min(ages.values())) + _AGE_MARGIN_SECONDS, window.end)
         counts = {contract: self._count(contract, limit) for contract in contracts}

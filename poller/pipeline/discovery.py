@@ -163,7 +163,7 @@ class Discovery:
                 continue
             if row.account not in names:
                 claims = ", ".join(names)
-                hint = f"check account {claims}; to have it read through that one, take {row.account} out of the configuration"
+                hint = f"check account {claims}; to read the contract through it, remove {row.account} from the configuration"
                 log.error("contract.claimed", extra={"contract": row.contract, "account": row.account, "by": claims})
                 message = f"account {claims} lists it, and {row.account}, which it was read through, does not"
                 yield PollerError(message, contract=row.contract, hint=hint)

@@ -335,7 +335,7 @@ class Daemon:
 
     def _tell_of_stuck(self, stuck: Mapping[str, float]) -> None:
         for name in sorted(stuck.keys() - self._told_stuck):
-            hint = "what it waits for hangs (a disk, a pipe, a name server): mend that, or restart"
+            hint = "check the disk, pipe or name server that it waits for, or restart"
             log.error("worker.stuck", extra={"worker": name, "seconds": round(stuck[name]), "hint": hint})
         for name in sorted(self._told_stuck - stuck.keys()):
             log.info("worker.moved", extra={"worker": name})

@@ -36,7 +36,7 @@ _NEWLINE = b"\n"
 _WRONG_STREAM = ("ParamValidationError", "AWS's library does not take the request (check stream)")
 _REMEDIES = {
     "ResourceNotFoundException": "check stream and region: there is no such stream there",
-    "InvalidArgumentException": "does the stream take direct PUT? check its source",
+    "InvalidArgumentException": "check that the stream's source is direct PUT",
     "InvalidKMSResourceException": "the stream's key cannot be used: check its state and policy in KMS",
 }
 

@@ -162,7 +162,7 @@ def make_trust(directory: Path, kind: str) -> Path:
         ("expired", "check the clock of this machine"),
         ("an empty file", "are PEM"),
         ("a file of something else", "are PEM"),
-        ("an empty directory", "unknown CA?"),
+        ("an empty directory", "an unknown CA signed"),
     ],
 )
 def test_trust_in_something_else_is_no_trust(tmp_path: Path, serve: Serve, kind: str, remedy: str) -> None:

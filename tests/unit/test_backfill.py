@@ -192,7 +192,7 @@ def test_why_a_contract_is_not_read_is_told_with_what_to_do(tmp_path: Path) -> N
         "4": "its account is not configured any more",
     }
     hints = {str(error.contract): error.hint for error in failures}
-    assert "does, or put it into poll.exclude_contracts" in hints["2"]
+    assert "lists it, or add it to poll.exclude_contracts" in hints["2"]
     assert "back into the configuration" in hints["4"]
 
 

@@ -76,7 +76,7 @@ MISTAKES = [
             "run `ionos-poller fetch` or `run` first, or name another --state-dir"),
     Mistake("--state-dir empty status", "", "", "{here}/empty: cannot be read: Not a directory",
             "check that it belongs to this user, or name another --state-dir"),
-    Mistake("reload", LOKI, "", "`run` does not run", "start it: it takes the configuration as it is then"),
+    Mistake("reload", LOKI, "", "`run` is not running", "start it: it loads the configuration at its start"),
     Mistake("sinks forget a", LOKI, "NAME", "a is a configured sink",
             "remove it from the config first, then `ionos-poller reload`"),
     Mistake("run", '[api]\ntoken_file = "token"\n', "sinks", "nowhere to deliver to",
