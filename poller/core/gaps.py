@@ -13,7 +13,6 @@ from poller.core.windows import Window, format_time
 # Why a span cannot be read whole: the API refuses the query; it fails each time, or gives no usable answer; it holds more entries
 # of one second than it serves; it shows something that is no entry; what it shows never agrees with what it counts.
 REFUSED, FAILING, DENSE, UNREADABLE, UNSTABLE = "refused", "failing", "dense", "unreadable", "unstable"
-KINDS = (REFUSED, FAILING, DENSE, UNREADABLE, UNSTABLE)
 
 _FIRST_WAIT_SECONDS = 60
 LONGEST_WAIT_SECONDS = 3600

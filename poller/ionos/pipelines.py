@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from poller.config import Secret
 from poller.config.installed import how_to_add
@@ -25,8 +25,6 @@ from poller.core.errors import (
     TransientError,
 )
 from poller.net.transport import Response, Transport
-
-T = TypeVar("T")
 
 REGIONS = ("de-txl", "de-fra", "gb-lhr", "gb-bhx", "fr-par", "es-vit", "us-mci", "us-las", "us-ewr")
 MAX_NAME_CHARS = 20

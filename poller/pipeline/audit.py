@@ -9,7 +9,6 @@ are at least so many.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -24,8 +23,6 @@ from poller.core.narrowing import Conduct, is_for_all, unread_by
 from poller.core.reading import Source, WindowReader
 from poller.core.windows import Limits, Window, split, tile
 from poller.store.rows import HOUR_SECONDS, Contract, Count
-
-log = logging.getLogger(__name__)
 
 _ROUND = 1000  # what a person would set a limit to is a multiple of this
 _HOUR_US = HOUR_SECONDS * 1_000_000

@@ -20,7 +20,7 @@ KEPT_BYTES = 64 * 1024
 class Gap(NamedTuple):
     """A span that could not be read whole. Times in unix seconds.
 
-    `kind` is one of `poller.core.gaps.KINDS`, `reason` what the API said. It is tried again at `next_try_at`, unless a person has
+    `kind` is one of `poller.core.gaps`, `reason` what the API said. It is tried again at `next_try_at`, unless a person has
     accepted it. `is_narrow`: whether its ends were looked for; else all of it could be readable but for a second.
     """
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from poller.archive.signing import is_signed_by, new_key, read_public_key, read_signer
 from poller.core.errors import ConfigError
-from poller.core.evidence.batches import held_by_hour, pack
+from poller.core.evidence.batches import pack
 from poller.core.evidence.chain import Chain
 from poller.core.evidence.compose import DueHour
 from poller.core.evidence.digest import (
@@ -59,8 +59,6 @@ def test_a_batch_becomes_one_object_for_each_contract_and_hour_in_the_order_in_w
     assert (second.entry.first, second.entry.last) == ("2026-01-01T01:00:01.000Z", "2026-01-01T01:00:02.000Z")
     assert second.entry.key.startswith("data/contract=31960001/date=2026-01-01/hour=01/000000007-")
     assert batch_of(second.entry.key) == 7
-    held = held_by_hour(one.entry for one in [*packed, second])
-    assert held[CONTRACTS[0], "2026-01-01T01:00:00Z"] == 4
 
 
 def test_keys_tell_what_lies_there() -> None:

@@ -131,11 +131,3 @@ def _packed(group: Group, number: int, compress: Compress) -> Packed:
         identities=pack_identities(group.identities),
     )
     return Packed(entry, content)
-
-
-def held_by_hour(objects: Iterable[Object]) -> dict[tuple[str, str], int]:
-    """How many entries the objects hold of each contract and hour."""
-    held: dict[tuple[str, str], int] = {}
-    for entry in objects:
-        held[entry.contract, entry.hour] = held.get((entry.contract, entry.hour), 0) + entry.entries
-    return held
