@@ -96,8 +96,6 @@ class Database:
         self._idle: list[tuple[RawConnection, float]] = []
         self._idle_lock = threading.Lock()
         self._is_closed = False
-        self.is_available = True
-        """Whether the last transaction reached the database."""
         self.refusal: StateError | None = None
         """Why this process must do nothing more with it: a newer program has changed the tables meanwhile."""
 
@@ -121,16 +119,12 @@ class Database:
             raise StateError(self.refusal.message, hint=self.refusal.hint)
         for tries_left in reversed(range(_TRIES)):
             try:
-                result = self._attempt(begin, work)
+                return self._attempt(begin, work)
             except psycopg.Error as error:
                 if error.sqlstate in RETRIED and tries_left:
                     time.sleep(0.02 * (_TRIES - tries_left))
                     continue
-                failure = translated(error, self.place)
-                self.is_available = not isinstance(failure, StateUnavailableError)
-                raise failure from error
-            self.is_available = True
-            return result
+                raise translated(error, self.place) from error
         raise AssertionError  # pragma: no cover  # the last try returned or raised
 
     def _attempt(self, begin: str, work: Callable[[Connection], T]) -> T:
