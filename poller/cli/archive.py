@@ -14,17 +14,9 @@ import click
 
 from poller.cli.archive_report import as_data, lines_of
 from poller.cli.messages import echo_json, note, printable, settle, tell
-from poller.cli.options import (
-    CONTRACTS,
-    TIME_TEXT,
-    GlobalOptionsCommand,
-    GlobalOptionsGroup,
-    Settings,
-    parse_time_option,
-)
+from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, GlobalOptionsGroup, Settings, span_of
 from poller.cli.places import PLACE, place_of
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_UNFINISHED, ConfigError, Problem
-from poller.core.windows import Window
 from poller.system.terminals import is_capable
 
 if TYPE_CHECKING:
@@ -106,17 +98,6 @@ def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
 
 _FROM = click.option("--from", "start", type=TIME_TEXT, metavar="T", help="Only entries of hours from T on.")
 _TO = click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entries of hours before T.")
-
-
-def span_of(start: str | None, end: str | None) -> Window | None:
-    """The span that was asked for; None for all.  Raises: ConfigError."""
-    if start is None and end is None:
-        return None
-    first = parse_time_option(start, "--from") if start is not None else 0
-    last = parse_time_option(end, "--to", is_end=True) if end is not None else 1 << 40
-    if last <= first:
-        raise ConfigError([Problem("--to", "is not after --from", "check the two times")])
-    return Window(first, last)
 
 
 @command.command("verify", cls=GlobalOptionsCommand, short_help="What is proven, and what is wrong.")

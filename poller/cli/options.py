@@ -17,6 +17,7 @@ from poller.cli import suggestions
 from poller.config import Config, find_config, load, parse_duration, parse_time, process_environment
 from poller.config.checks import BadValueError, check_contract
 from poller.core.errors import ConfigError, Problem
+from poller.core.windows import Window
 
 if TYPE_CHECKING:
     from poller.store.protocols import Stores
@@ -147,6 +148,17 @@ def parse_time_option(text: str, name: str, *, is_end: bool = False) -> int:
         raise ConfigError(
             [Problem(name, message, hint or "write 2026-05-01T07:42:20Z, 2026-05-01, now, or an age such as 36h")]
         ) from None
+
+
+def span_of(start: str | None, end: str | None) -> Window | None:
+    """The span that was asked for; None for all.  Raises: ConfigError."""
+    if start is None and end is None:
+        return None
+    first = parse_time_option(start, "--from") if start is not None else 0
+    last = parse_time_option(end, "--to", is_end=True) if end is not None else 1 << 40
+    if last <= first:
+        raise ConfigError([Problem("--to", "is not after --from", "check the two times")])
+    return Window(first, last)
 
 
 class TimeType(click.ParamType[int]):

@@ -16,7 +16,7 @@ from poller.archive import Place
 from poller.cli import suggestions
 from poller.cli.acting import warn_of_root
 from poller.cli.messages import note
-from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, parse_time_option
+from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, span_of
 from poller.cli.places import PLACE, place_of
 from poller.cli.stopping import until_stopped
 from poller.config import ArchiveSink, Config
@@ -84,7 +84,7 @@ def restore(
     """
     if output and sinks:
         raise ConfigError([Problem("--output", "is given besides --sink", "give one of the two")])
-    opened, span = place_of(settings, place), _span(start, end)
+    opened, span = place_of(settings, place), span_of(start, end)
     objects: list[Object] = []
     formats: dict[str, str] = {}  # of the objects whose entries are not as the API gave them, by key
     for *_, digest in digests_of(opened):
@@ -117,16 +117,6 @@ def restore(
         made.commit()
     note(f"{count:,} entries restored to {path}")
     return EXIT_OK
-
-
-def _span(start: str | None, end: str | None) -> Window | None:
-    if start is None and end is None:
-        return None
-    first = parse_time_option(start, "--from") if start is not None else 0
-    last = parse_time_option(end, "--to", is_end=True) if end is not None else 1 << 40
-    if last <= first:
-        raise ConfigError([Problem("--to", "is not after --from", "check the two times")])
-    return Window(first, last)
 
 
 def _is_whole(entry: Object, span: Window | None) -> bool:
