@@ -6,12 +6,14 @@ import logging
 import os
 import pwd
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 
+from poller.cli.options import Settings, use_of
 from poller.config import process_environment
 from poller.store.journal import Action, Person
-from poller.store.protocols import Stores
+from poller.store.opening import stores_of
+from poller.store.protocols import State, Stores
 
 log = logging.getLogger("poller.journal")
 
@@ -28,6 +30,14 @@ def login_of(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+@contextmanager
+def attached(settings: Settings, use: str | None) -> Iterator[tuple[Stores, State]]:
+    """The states, and that of a use, for short transactions: others may be working on it."""
+    stores = stores_of(settings.load(check_files=False))
+    with closing(stores.attach(use_of(use, stores))) as state:
+        yield stores, state
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ import click
 import msgspec
 
 from poller.cli import suggestions
-from poller.cli.acting import acting
+from poller.cli.acting import acting, attached
 from poller.cli.messages import echo_json, note, printable
-from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
+from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings
 from poller.core.damage import Shield
 from poller.core.errors import EXIT_OK, ConfigError, Problem, StateError
 from poller.core.mapping import escaped, format_time_us
 from poller.store.letters import StoredLetter, pieces
-from poller.store.opening import stores_of
 from poller.store.protocols import State, Stores
 from poller.system.files import NewFile, make_directory
 
@@ -61,7 +60,7 @@ def list_(settings: Settings, sink: str | None, limit: int | None, as_json: bool
     Example:
       ionos-poller dead-letters list --sink loki
     """
-    with _open(settings, use) as (_, state):
+    with attached(settings, use) as (_, state):
         _check_sink(state, sink)
         if as_json:
             for letter in state.dead_letters.each(state.dead_letters.numbers(sink)[:limit]):
@@ -91,7 +90,7 @@ def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
     Example:
       ionos-poller dead-letters show 17
     """
-    with _open(settings, use) as (_, state):
+    with attached(settings, use) as (_, state):
         for letter in state.dead_letters.each(_chosen(state, None, ids)):
             click.echo(_pretty(letter))
     return EXIT_OK
@@ -108,7 +107,7 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str 
       ionos-poller dead-letters replay
       ionos-poller dead-letters replay 17 18
     """
-    with _open(settings, use) as (stores, state):
+    with attached(settings, use) as (stores, state):
         numbers = _chosen(state, sink, ids)
         with acting(stores, "dead-letters replay", _subject(sink, ids)) as by:
             count = state.dead_letters.replay(state.dead_letters.each(numbers), int(time.time()), by=by)
@@ -149,7 +148,7 @@ def purge(
         raise ConfigError([Problem("--reason", "missing", "say why they can go: it is kept in the journal")])
     if given is not None and no_export:
         raise ConfigError([Problem("--no-export", "contradicts --export", "give one of the two")])
-    with _open(settings, use) as (stores, state):
+    with attached(settings, use) as (stores, state):
         numbers = _chosen(state, sink, ids)
         if numbers and not yes:
             _confirm(f"Delete {len(numbers)} dead letters for good?")
@@ -193,14 +192,6 @@ def _confirm(question: str) -> None:
             raise
         click.echo(err=True)  # the question's line ends here
         raise ConfigError([Problem("--yes", "missing", "give it: without a terminal, nobody can be asked")]) from None
-
-
-@contextmanager
-def _open(settings: Settings, use: str | None) -> Iterator[tuple[Stores, State]]:
-    """The state of a use for short transactions."""
-    stores = stores_of(settings.load(check_files=False))
-    with closing(stores.attach(use_of(use, stores))) as state:
-        yield stores, state
 
 
 def _check_sink(state: State, sink: str | None) -> None:

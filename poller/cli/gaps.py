@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 
 import click
 
-from poller.cli.acting import acting
+from poller.cli.acting import acting, attached
 from poller.cli.messages import echo_json, note, printable, wrapped
 from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.core.amounts import plural
@@ -19,7 +18,7 @@ from poller.core.windows import format_time
 from poller.pipeline.status import gap_data
 from poller.store.gaps import Gap
 from poller.store.opening import stores_of
-from poller.store.protocols import State, Stores
+from poller.store.protocols import State
 
 
 @click.group("gaps", cls=GlobalOptionsGroup)
@@ -78,7 +77,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
     Example:
       ionos-poller gaps show 3
     """
-    with _open(settings, use) as (_, state):
+    with attached(settings, use) as (_, state):
         gap = _find(state, id_)
         entries = state.gaps.entries(gap.id)
     if as_json:
@@ -111,7 +110,7 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
       ionos-poller gaps retry 3
     """
     subject = "all that are open" if id_ is None else f"gap {id_}"
-    with _open(settings, use) as (stores, state), acting(stores, "gaps retry", subject) as by:
+    with attached(settings, use) as (stores, state), acting(stores, "gaps retry", subject) as by:
         chosen = [gap for gap in state.gaps.find() if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:
             state.gaps.retry(gap.id, int(time.time()), by=by)
@@ -130,19 +129,12 @@ def accept(settings: Settings, id_: int, use: str | None) -> int:
     Example:
       ionos-poller gaps accept 3
     """
-    with _open(settings, use) as (stores, state):
+    with attached(settings, use) as (stores, state):
         gap = _find(state, id_)
         with acting(stores, "gaps accept", f"gap {id_}: contract {gap.contract}, {gap.window}") as by:
             state.gaps.accept(gap.id, by=by)
     click.echo(wrapped(f"accepted: {_line(gap)}", sys.stdout))
     return EXIT_OK
-
-
-@contextmanager
-def _open(settings: Settings, use: str | None) -> Iterator[tuple[Stores, State]]:
-    stores = stores_of(settings.load(check_files=False))
-    with closing(stores.attach(use_of(use, stores))) as state:
-        yield stores, state
 
 
 def _find(state: State, id_: int) -> Gap:
