@@ -182,7 +182,7 @@ class _Audit:
     def _gaps(self, contracts: Sequence[str], span: Window) -> list[Gap]:
         """What of the span could not be read, and so is not compared."""
         gaps = self._state.gaps.find()
-        return [gap for gap in gaps if gap.contract in contracts and gap.start < span.end and span.start < gap.end]
+        return [gap for gap in gaps if gap.contract in contracts and span.overlaps(gap.window)]
 
     def _parts(self, row: Contract, span: Window) -> Parts:
         return parts_of(span, row.origin, self._now, self._config.poll.overlap_seconds)

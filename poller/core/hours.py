@@ -59,12 +59,8 @@ def _state(
 ) -> str:
     if hour.end <= origin:
         return BEFORE
-    if any(_touch(hour, gap) for gap in gaps):
+    if any(hour.overlaps(gap) for gap in gaps):
         return GAP
-    if watermark < hour.end or any(_touch(hour, span) for span in pending):
+    if watermark < hour.end or any(hour.overlaps(span) for span in pending):
         return NOT_YET
     return COMPARED if compared is not None and compared.holds(hour, origin) else COLLECTED
-
-
-def _touch(one: Window, other: Window) -> bool:
-    return one.start < other.end and other.start < one.end

@@ -26,6 +26,9 @@ class Window(NamedTuple):
     def seconds(self) -> int:
         return self.end - self.start
 
+    def overlaps(self, other: Window) -> bool:
+        return self.start < other.end and other.start < self.end
+
     def __str__(self) -> str:
         return f"{format_time(self.start)}/{format_time(self.end)}"
 

@@ -314,12 +314,8 @@ def closed_hours(
     for start in range(first, compared.end - HOUR_SECONDS + 1, HOUR_SECONDS):
         hour = Window(start, start + HOUR_SECONDS)
         known = before.get(start, 0)
-        is_refused = any(_overlap(part.window, hour) for part in result.refused)
+        is_refused = any(hour.overlaps(part.window) for part in result.refused)
         if is_refused or known != after.get(start, 0):
             continue
-        counted[start] = None if any(_overlap(gap, hour) for gap in gaps) else at_api.get(start, known)
+        counted[start] = None if any(hour.overlaps(gap) for gap in gaps) else at_api.get(start, known)
     return counted
-
-
-def _overlap(one: Window, other: Window) -> bool:
-    return one.start < other.end and other.start < one.end

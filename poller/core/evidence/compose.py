@@ -122,6 +122,6 @@ def _statements(facts: Facts) -> Iterator[Statement]:
         gaps = tuple(
             StatedGap(format_time(max(gap.start, hour.start)), format_time(min(gap.end, hour.end)), kind)
             for gap, kind in facts.gaps.get(contract, ())
-            if gap.start < hour.end and hour.start < gap.end
+            if hour.overlaps(gap)
         )
         yield Statement(contract, format_time(start), api, held, gaps)
