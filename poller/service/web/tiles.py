@@ -6,6 +6,7 @@ from html import escape
 
 from poller.core.amounts import duration, size
 from poller.core.windows import format_time
+from poller.ionos.api import WARN_EXPIRY_SECONDS
 from poller.service.readiness import is_stale
 from poller.service.web.view import BAD, OK, WARN, View
 from poller.store.rows import Size
@@ -55,7 +56,7 @@ def _token_tile(view: View) -> str:
         return _tile("API token", "no expiry", "or it does not say when")
     account, expires_at = min(view.token_expiries.items(), key=lambda item: item[1])
     left = expires_at - view.now
-    how = BAD if left <= 0 else WARN if left < 14 * 86_400 else OK
+    how = BAD if left <= 0 else WARN if left < WARN_EXPIRY_SECONDS else OK
     more = f"account {account}" if len(view.token_expiries) > 1 else f"on {format_time(int(expires_at))[:10]}"
     return _tile("API token", "expired" if left <= 0 else f"{_days(left)} left", more, how)
 
