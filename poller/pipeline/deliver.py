@@ -319,13 +319,13 @@ class Deliverer:
         self._wait(wait, len(again))
         return StepResult(settled, wait.seconds)
 
-    def _part_from(self, contracts: Collection[str], wait: Wait, *, is_answered: bool = False) -> int:
+    def _part_from(self, contracts: Collection[str], wait: Wait) -> int:
         """Have contracts wait on their own, with what is in hand of them.  Returns: how many events of others are settled."""
         now = self._clock()
         if self._pieces:
             self._queues.remember(self._pieces[0], contracts)
         for contract in sorted(contracts):
-            queue = self._queues.part(contract, is_answered=is_answered)
+            queue = self._queues.part(contract)
             self._held().postpone_contract(contract, queue.attempts + 1, now, now + wait.seconds, wait.reason)
             queue.attempts += 1
             extra = {"contract": contract, "attempt": queue.attempts, "wait_seconds": round(wait.seconds, 3)}

@@ -79,16 +79,11 @@ class Queues:
         self.current = queue
         self._is_own_turn = queue is self.others
 
-    def part(self, contract: str, *, is_answered: bool) -> Queue:
-        """The queue of a contract that waits on its own, from now on if it does not yet. All others are sent before it is.
-
-        `is_answered`: the other side said that it did not take it, so that trying as many events again repeats nothing.
-        """
+    def part(self, contract: str) -> Queue:
+        """The queue of a contract that waits on its own, from now on if it does not yet. All others are sent before it is."""
         self._is_own_turn = False
         if contract not in self._own:
-            queue = self._own[contract] = Queue(contract, self._most)
-            if is_answered:
-                queue.size = self.others.size
+            self._own[contract] = Queue(contract, self._most)
         return self._own[contract]
 
     def turns(self, place: Place, now: float) -> tuple[list[Queue], list[float]]:

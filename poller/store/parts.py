@@ -82,8 +82,8 @@ class Contracts(Protocol):
         them, always.  Commits: who holds what.  Returns: those held, in the order of `wanted`.
         """
 
-    def claim(self, only: Collection[str], limit: int | None = None) -> Sequence[Claim]:
-        """The right to collect some of the contracts in `only`, at most `limit`, each for one thread until `release`.
+    def claim(self, only: Collection[str]) -> Sequence[Claim]:
+        """The right to collect the contracts in `only`, each for one thread until `release`.
 
         Only contracts of our share that no other thread has claimed; what is in nobody's share is taken. Unknown ones are left
         out.

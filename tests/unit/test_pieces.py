@@ -137,12 +137,11 @@ def test_what_waits_on_its_own_and_all_others_take_turns() -> None:
     assert looked(queues, place, 9.0)[0] == ["1", None]
 
 
-def test_a_contract_that_is_put_off_is_tried_after_the_others_and_with_one_event_unless_it_said_no() -> None:
+def test_a_contract_that_is_put_off_is_tried_after_the_others_and_with_one_event() -> None:
     queues = Queues(10)
-    assert (queues.part("1", is_answered=False).size.now, queues.has_own) == (1, True)
+    assert (queues.part("1").size.now, queues.has_own) == (1, True)
     queues.others.size = queues.others.size.after_failure(8)
-    assert queues.part("2", is_answered=True).size == queues.others.size
-    assert queues.part("1", is_answered=True).size.now == 1
+    assert [queues.part(contract).size.now for contract in ("2", "1")] == [1, 1]
     assert looked(queues, Place(row("1", 0, 0), row("2", 0, 0)), 9.0)[0] == [None, "1", "2"]
 
 
@@ -160,7 +159,7 @@ def test_what_was_taken_behind_one_that_was_put_off_is_known_until_it_is_settled
 
 def test_after_a_settled_piece_the_next_failure_is_a_first_one() -> None:
     queues = Queues(10)
-    own = queues.part("1", is_answered=False)
+    own = queues.part("1")
     own.attempts, queues.others.attempts = 2, 3
     queues.take_up(own)
     queues.settled(Piece([], {}))

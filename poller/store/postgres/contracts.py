@@ -175,8 +175,8 @@ class Contracts:
         self._quiet.forget(replica.unsettled)
         return [contract for contract in wanted if contract in held]
 
-    def claim(self, only: Collection[str], limit: int | None = None) -> list[Claim]:
-        """The right to collect some of these contracts, each for one thread until `release`."""
+    def claim(self, only: Collection[str]) -> list[Claim]:
+        """The right to collect these contracts, each for one thread until `release`."""
         replica = self._replica()
         token = replica.token
         held = replica.held()
@@ -187,7 +187,7 @@ class Contracts:
             held = replica.held()
         with self._lock:
             free = [contract for contract in only if contract in held and contract not in self._claims]
-            free = [contract for contract in free if contract not in replica.leaving][:limit]
+            free = [contract for contract in free if contract not in replica.leaving]
             for contract in free:  # the place is taken before the row is read
                 self._claims[contract] = Claim(
                     self._database, self._use, replica, token, self._quiet, self._note_put, self._give_back

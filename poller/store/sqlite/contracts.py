@@ -117,12 +117,10 @@ class Contracts:
         """All of them: this process has the state for itself."""
         return list(wanted)
 
-    def claim(self, only: Collection[str], limit: int | None = None) -> list[Claim]:
-        """The right to collect some of these contracts, each for one thread until `release`."""
+    def claim(self, only: Collection[str]) -> list[Claim]:
+        """The right to collect these contracts, each for one thread until `release`."""
         claims: list[Claim] = []
         for contract in only:
-            if limit is not None and len(claims) >= limit:
-                break
             with self._claims_lock:
                 if contract in self._claims:
                     continue
