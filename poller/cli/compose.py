@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 _COMPARING_SECONDS = 60.0  # so long the first answer of the API may take
 
 
+def transport_to(url: str, config: Config, *, pool_size: int = 1) -> Transport:
+    """Requests to an API of IONOS at this URL, as `[api]` says."""
+    return Transport(
+        timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
+        proxies=config.proxies_for(url),
+        ca_file=str(config.api.ca_file) if config.api.ca_file else config.ca_bundle,
+        pool_size=pool_size,
+    )
+
+
 def activity_logs(
     config: Config,
     stop: threading.Event,
@@ -45,17 +55,10 @@ def activity_logs(
     for account in config.accounts:
         authorization(account)  # tell at once what is missing
         url = account.url or config.api.url
-        ca_file = str(config.api.ca_file) if config.api.ca_file else config.ca_bundle
-        transport = Transport(
-            timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
-            proxies=config.proxies_for(url),
-            ca_file=ca_file,
-            pool_size=at_once * MOST_OPEN,
-        )
         clients[account.name] = ActivityLog(
             url,
             lambda account=account: authorization(account),  # type: ignore[misc]
-            transport,
+            transport_to(url, config, pool_size=at_once * MOST_OPEN),
             rate_limit=rate_limit,
             turns=turns,
             stop=stop,

@@ -10,7 +10,7 @@ import click
 
 from poller.cli.acting import log_done
 from poller.cli.check import run_checks, show
-from poller.cli.compose import authorization
+from poller.cli.compose import authorization, transport_to
 from poller.cli.messages import note, printable
 from poller.cli.options import Settings
 from poller.cli.setup_steps import DEFAULT_FILE, account_of, add_table, confirm, in_turn, load_existing, path_beside
@@ -19,7 +19,6 @@ from poller.config import Config, KafkaSink, find_config, process_environment
 from poller.config.checks import is_clear_text, is_name
 from poller.core.errors import EXIT_OK, ConfigError, Problem, RejectedError
 from poller.ionos.event_streams import Access, Cluster, EventStreams, User
-from poller.net.transport import Transport
 from poller.system.files import NewFile
 
 
@@ -55,7 +54,8 @@ def set_up_kafka(settings: Settings, url: str, wish: KafkaWish) -> int:
             raise ConfigError([Problem(option, "is not a name", "use letters, digits, `_`, `.` and `-`")])
     config_path = find_config(settings.config, process_environment()) or DEFAULT_FILE
     config = load_existing(config_path, settings)
-    streams = _connect(url, config, wish.account)
+    account = account_of(config, wish.account)
+    streams = EventStreams(url.rstrip("/"), authorization(account), transport_to(url, config))
     cluster = in_turn(lambda _: streams.find(wish.cluster))
     if not cluster.brokers:
         hint = "look at it in the DCD, and run setup again when it is available"
@@ -82,15 +82,6 @@ def set_up_kafka(settings: Settings, url: str, wish: KafkaWish) -> int:
     note("all done; checking it:")
     settings.config = str(config_path)
     return until_stopped(lambda stop: show(run_checks(settings, stop)))
-
-
-def _connect(url: str, config: Config, name: str | None) -> EventStreams:
-    transport = Transport(
-        timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
-        proxies=config.proxies_for(url),
-        ca_file=str(config.api.ca_file) if config.api.ca_file else config.ca_bundle,
-    )
-    return EventStreams(url.rstrip("/"), authorization(account_of(config, name)), transport)
 
 
 def _sink_of(config: Config, config_path: Path, wish: KafkaWish, cluster: Cluster) -> KafkaSink | None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import click
 
 from poller.checks.sinks import PIPELINE_TAG
-from poller.cli.compose import authorization
+from poller.cli.compose import authorization, transport_to
 from poller.cli.messages import note, settle
 from poller.cli.setup_steps import account_of, add_table, in_turn, path_beside
 from poller.config import Config, LoggingServiceSink, SecretSource
@@ -89,13 +89,7 @@ def check_wish(wish: Wish) -> None:
 
 
 def connect(url: str, config: Config, name: str | None) -> Pipelines:
-    return Pipelines(
-        url.rstrip("/"),
-        authorization(account_of(config, name)),
-        proxies=config.proxies_for(url),
-        ca_file=str(config.api.ca_file) if config.api.ca_file else config.ca_bundle,
-        timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
-    )
+    return Pipelines(url.rstrip("/"), authorization(account_of(config, name)), transport_to(url, config))
 
 
 def plan_of(wish: Wish, config: Config, config_path: Path, found: Pipeline | None, *, is_asking: bool) -> Plan:

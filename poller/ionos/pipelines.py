@@ -64,15 +64,7 @@ class Pipelines:
     Every method raises AuthError, RejectedError (the API refuses this request) or TransientError.
     """
 
-    def __init__(
-        self,
-        url: str,
-        authorization: str,
-        *,
-        proxies: Mapping[str, str],
-        ca_file: str | None,
-        timeout_seconds: tuple[float, float],
-    ) -> None:
+    def __init__(self, url: str, authorization: str, transport: Transport) -> None:
         """Raises: ConfigError when the SDK is not installed."""
         try:
             import ionoscloud_logging
@@ -83,7 +75,7 @@ class Pipelines:
         configuration = self._sdk.Configuration(host=url, retries=0)
         configuration.max_retries = 1  # it would wait 100 s and send a POST again
         client = self._sdk.ApiClient(configuration)
-        client.rest_client = _Rest(Transport(timeout_seconds=timeout_seconds, proxies=proxies, ca_file=ca_file))
+        client.rest_client = _Rest(transport)
         client.set_default_header("Authorization", authorization)
         self._pipelines = self._sdk.PipelinesApi(client)
         self._keys = self._sdk.KeyApi(client)

@@ -13,6 +13,7 @@ import pytest
 
 from poller.core.errors import AuthError, ConfigError, PollerError, RejectedError, TransientError
 from poller.ionos.pipelines import Pipeline, Pipelines, region_url
+from poller.net.transport import Transport
 from poller.simulator import Simulator, SimulatorSettings
 from tests.hostile import Asked, RawServer, endless, headed, http
 from tests.support import free_port
@@ -20,7 +21,7 @@ from tests.support import free_port
 
 def client(url: str, proxy: str = "", read_seconds: float = 1.0) -> Pipelines:
     proxies = {"http": proxy} if proxy else {}
-    return Pipelines(url, "Bearer demo-token", proxies=proxies, ca_file=None, timeout_seconds=(1.0, read_seconds))
+    return Pipelines(url, "Bearer demo-token", Transport(timeout_seconds=(1.0, read_seconds), proxies=proxies))
 
 
 @pytest.fixture
