@@ -20,6 +20,7 @@ from poller.cli.compose import authorization, transport_to
 from poller.cli.messages import note, settle
 from poller.cli.setup_steps import account_of, add_table, in_turn, path_beside
 from poller.config import Config, LoggingServiceSink, SecretSource
+from poller.config.checks import is_name
 from poller.core.errors import ConfigError, Problem, RejectedError, StoppedError, TransientError
 from poller.ionos.pipelines import MAX_NAME_CHARS, Pipeline, Pipelines
 from poller.net.connections import DRIP_FACTOR
@@ -79,7 +80,7 @@ def check_wish(wish: Wish) -> None:
         problems.append(Problem("--pipeline", "is not a name", f"use 1 to {MAX_NAME_CHARS} characters"))
     if not re.fullmatch(PIPELINE_TAG, wish.tag):
         problems.append(Problem("--tag", f"{wish.tag!r} is not a tag", "use 3 to 20 letters and digits"))
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", wish.sink) or wish.sink in (".", ".."):
+    if not is_name(wish.sink):
         problems.append(Problem("--sink", "is not a name", "use letters, digits, `_`, `.` and `-`"))
     if problems:
         raise ConfigError(problems)
