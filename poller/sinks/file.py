@@ -21,7 +21,7 @@ from pathlib import Path
 
 from poller.config import FileSink as Settings
 from poller.core.delivery import Accepted, Outcome, RetryAfter
-from poller.core.events import OutboxEvent
+from poller.core.events import OutboxEvent, ndjson
 from poller.core.mapping import format_time_us
 from poller.sinks.base import Context, Sink
 from poller.sinks.render import build_render
@@ -45,7 +45,7 @@ class FileSink(Sink):
         super().__init__(settings)
         self._template = settings.path
         self._is_gzip = settings.compression == "gzip" or settings.path.endswith(".gz")
-        self._render = build_render(settings) or _as_it_is
+        self._render = build_render(settings)
         # Path -> (device, inode, size) as we left it: if it still is, its end is whole.
         self._left: dict[Path, tuple[int, int, int]] = {}
 
@@ -58,7 +58,7 @@ class FileSink(Sink):
         for day, indexes in days.items():
             path = self._path(day * _DAY_US)
             try:
-                self._append(path, [self._render(events[index]) for index in indexes])
+                self._append(path, ndjson([events[index] for index in indexes], self._render))
             except OSError as error:
                 later = RetryAfter(f"{path}: {error.strerror}")
                 rest = tuple(index for index in range(len(events)) if index not in written)
@@ -87,9 +87,8 @@ class FileSink(Sink):
     def _path(self, time_us: int) -> Path:
         return Path(self._template.replace("{date}", format_time_us(time_us)[: len("2026-05-01")]))
 
-    def _append(self, path: Path, lines: list[bytes]) -> None:
+    def _append(self, path: Path, data: bytes) -> None:
         """Append whole lines, durably, or nothing at all.  Raises: OSError."""
-        data = b"\n".join([*lines, b""])
         if self._is_gzip:
             data = zlib.compress(data, _GZIP_LEVEL, _GZIP_FORMAT)
         make_directory(path.parent)
@@ -131,10 +130,6 @@ class FileSink(Sink):
             what = "gzip" if self._is_gzip else "lines of JSON"
             raise OSError(errno.EINVAL, f"holds something else than {what}: move it away or change path")
         return found.st_size
-
-
-def _as_it_is(event: OutboxEvent) -> bytes:
-    return event.line
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -61,7 +61,7 @@ class OpenSearchSink(Sink):
     def __init__(self, settings: Settings, context: Context) -> None:
         super().__init__(settings)
         self._index = settings.index
-        self._render: Callable[[OutboxEvent], bytes] = build_render(settings) or _as_it_is
+        self._render = build_render(settings)
         self._is_timed = settings.format == "ecs"
         self._endpoint = Endpoint(
             settings,
@@ -84,7 +84,7 @@ class OpenSearchSink(Sink):
         return self._bulk(lines, names)
 
     def _document(self, event: OutboxEvent) -> bytes:
-        document = self._render(event)
+        document = self._render(event) if self._render else event.line
         # A data stream wants a time; an event of ECS has one.
         return document if self._is_timed else with_time(document, "@timestamp", event.time_us)
 
@@ -117,10 +117,6 @@ class OpenSearchSink(Sink):
         name = "ionos-poller-check"
         tried = self._bulk([self._action(now_us, name), b"{"], [name])
         return Accepted(status=tried.status) if isinstance(tried, Accepted) and not tried.retry else tried
-
-
-def _as_it_is(event: OutboxEvent) -> bytes:
-    return event.line
 
 
 # What is answered
