@@ -148,7 +148,7 @@ class _Audit:
             if row.contract in results and (part := self._parts(row, span).compared) is not None
         ]
         if not self._as_json:
-            self._show(compared, reached, before, self._gaps(contracts, span), is_complete=not failures)
+            self._show(compared, reached, before, self._gaps(contracts, span))
             if compared:
                 self._tell_too_young(asked, reached)
         if missing := comparison.missing if by is None and not self._as_json else 0:
@@ -162,7 +162,7 @@ class _Audit:
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
         gaps = self._gaps(contracts, span)
         if self._as_json:  # one answer: what is so in the end
-            self._show(compared, reached, before, gaps, is_complete=not failures)
+            self._show_json(compared, reached, before, gaps, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
         for line in imbalances:
@@ -210,18 +210,9 @@ class _Audit:
         return [row for row in rows if not only or row.contract in only]
 
     def _show(
-        self,
-        compared: Sequence[Compared],
-        reached: Window | None,
-        before: Sequence[_Before],
-        gaps: Sequence[Gap],
-        *,
-        is_complete: bool,
+        self, compared: Sequence[Compared], reached: Window | None, before: Sequence[_Before], gaps: Sequence[Gap]
     ) -> None:
-        """What was compared, so far (None: not at all); `is_complete` says that it is all."""
-        if self._as_json:
-            self._show_json(compared, reached, before, gaps, is_complete=is_complete)
-            return
+        """What was compared, so far (None: not at all)."""
         differences = [row for part in compared for row in part.result.differences]
         if differences:
             click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
@@ -252,6 +243,7 @@ class _Audit:
         *,
         is_complete: bool,
     ) -> None:
+        """The same for machines; `is_complete` says that it is all."""
         rows = [
             {
                 "contract": difference.contract,
