@@ -14,6 +14,7 @@ from poller.cli.compose import activity_logs, preparation, trusted_clock
 from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell, told_gaps
 from poller.cli.options import (
     CONTRACTS,
+    SINKS,
     TIME_TEXT,
     GlobalOptionsCommand,
     GlobalOptionsGroup,
@@ -53,14 +54,7 @@ _TOO_OLD: dict[TooOld, str] = {
     metavar="FILE",
     help="Write JSON lines to FILE (.gz: compressed), or - for stdout.",
 )
-@click.option(
-    "--sink",
-    "sinks",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=suggestions.configured_sinks,
-    help="Send to this sink of the config (repeatable).",
-)
+@SINKS
 @click.option(
     "--format",
     "line_format",

@@ -239,6 +239,15 @@ CONTRACTS = click.option(
     help="Only this contract (repeatable).",
 )
 
+SINKS = click.option(
+    "--sink",
+    "sinks",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=suggestions.configured_sinks,
+    help="Send to this sink of the config (repeatable).",
+)
+
 USE = click.option(
     "--use",
     metavar="USE",

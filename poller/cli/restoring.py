@@ -13,10 +13,9 @@ from typing import BinaryIO
 import click
 
 from poller.archive import Place
-from poller.cli import suggestions
 from poller.cli.acting import warn_of_root
 from poller.cli.messages import note
-from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, Settings, span_of
+from poller.cli.options import CONTRACTS, SINKS, TIME_TEXT, GlobalOptionsCommand, Settings, span_of
 from poller.cli.places import PLACE, place_of
 from poller.cli.stopping import until_stopped
 from poller.config import ArchiveSink, Config
@@ -54,14 +53,7 @@ _REBUILDING = "rebuilding"
     metavar="FILE",
     help="Write JSON lines to FILE. Default: -, for stdout.",
 )
-@click.option(
-    "--sink",
-    "sinks",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=suggestions.configured_sinks,
-    help="Send to this sink of the config (repeatable).",
-)
+@SINKS
 @click.pass_obj
 def restore(
     settings: Settings,
