@@ -206,11 +206,7 @@ class NewFile:
             os.fchmod(self._descriptor, mode)
             self.draft.rename(self.path)
             self._draft = None
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(self.path.parent)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
