@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,10 +72,15 @@ def commit(
         return claim.commit(read, prepare)
 
 
+def claim_all(state: State, contracts: Iterable[str]) -> list[Claim]:
+    """The claims on those of the contracts that can be claimed."""
+    return [claim for contract in contracts if (claim := state.contracts.claim(contract)) is not None]
+
+
 @contextmanager
 def claimed(state: State, contract: str = "1") -> Iterator[Claim]:
     """The claim on a contract, which nobody has, while the block lasts."""
-    (claim,) = state.contracts.claim([contract])
+    claim = state.contracts.claim(contract)
     try:
         yield claim
     finally:

@@ -26,7 +26,7 @@ from poller.core.evidence.digest import Object
 from poller.core.windows import Window
 from poller.pipeline.archive import deliverer_of
 from poller.pipeline.deliver import Deliverer
-from poller.pipeline.restore import Rebuilder, chosen_objects, digests_of, events_in, lines_in
+from poller.pipeline.restore import Rebuilder, chosen_objects, claimed, digests_of, events_in, lines_in
 from poller.pipeline.unfinished import close_unfinished
 from poller.pipeline.verify import seconds_of
 from poller.sinks.archive import ArchiveSink as ArchiveWriter
@@ -177,11 +177,8 @@ def _collect(state: State, place: Place, entry: Object, span: Window | None, acc
     start = seconds_of(entry.hour)
     now = int(time.time())
     state.contracts.enrol([entry.contract], account, start, now)
-    (claim,) = state.contracts.claim([entry.contract])
-    try:
+    with claimed(state, entry.contract) as claim:
         claim.commit(WindowRead(Window(start, start + HOUR_SECONDS), events, len(events), now), Prepared)
-    finally:
-        claim.release()
 
 
 def _deliver(deliverers: list[Deliverer], stop: threading.Event) -> None:

@@ -140,7 +140,7 @@ class Collector:
     @contextmanager
     def _claimed(self, contract: str) -> Iterator[Claim | None]:
         """The claim on a contract while the block lasts; None if another thread or replica has it."""
-        claim = next(iter(self._state.contracts.claim([contract])), None)
+        claim = self._state.contracts.claim(contract)
         if claim is None:
             yield None
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +30,7 @@ from poller.core.evidence.digest import (
 from poller.core.gaps import Unread, without
 from poller.core.windows import Window
 from poller.pipeline.verify import MAX_DIGEST_BYTES, inflated, seconds_of
+from poller.store.parts import Claim
 from poller.store.protocols import State
 from poller.store.rows import Prepared as StorePrepared
 from poller.store.rows import WindowRead
@@ -233,13 +235,10 @@ class Rebuilder:
 
     def _enter_gaps(self, state: State, contract: str, known: _Complete) -> None:
         """Enter the gaps of a contract, to be tried again at once: what the API said of them is lost."""
-        (claim,) = state.contracts.claim([contract])
-        try:
+        with claimed(state, contract) as claim:
             for window, kind in _inside(known.span, known.gaps):
                 unread = Unread(window, kind, "it was open when the archive was written", is_narrow=False)
                 claim.commit(WindowRead(window, [], 0, self._now, unread=[unread]), StorePrepared)
-        finally:
-            claim.release()
 
     def _enter(self, state: State, entry: Object) -> None:
         """Enter the entries of an object in the ledger, and send them to nobody."""
@@ -252,11 +251,19 @@ class Rebuilder:
             now=self._now,
             elsewhere={event.identity for event in events},
         )
-        (claim,) = state.contracts.claim([entry.contract])
-        try:
+        with claimed(state, entry.contract) as claim:
             claim.commit(read, StorePrepared)
-        finally:
-            claim.release()
+
+
+@contextmanager
+def claimed(state: State, contract: str) -> Iterator[Claim]:
+    """The claim on a contract of a state that nobody else works on, while the block lasts."""
+    claim = state.contracts.claim(contract)
+    assert claim is not None  # noqa: S101 - as nobody else does
+    try:
+        yield claim
+    finally:
+        claim.release()
 
 
 def _window(start: str, end: str) -> Window:

@@ -82,11 +82,10 @@ class Contracts(Protocol):
         them, always.  Commits: who holds what.  Returns: those held, in the order of `wanted`.
         """
 
-    def claim(self, only: Collection[str]) -> Sequence[Claim]:
-        """The right to collect the contracts in `only`, each for one thread until `release`.
+    def claim(self, contract: str) -> Claim | None:
+        """The right to collect a contract, for one thread until `release`; None where it is not known.
 
-        Only contracts of our share that no other thread has claimed; what is in nobody's share is taken. Unknown ones are left
-        out.
+        Also where another thread has it, or it is not in our share; one that is in nobody's share is taken.
         """
 
 

@@ -40,7 +40,7 @@ from poller.store.rows import DeadLetter, Prepared, WindowRead
 from poller.store.sqlite import State as FileState
 from poller.store.sqlite import ledger
 from tests.postgres import Server, debian_programs
-from tests.states import claimed, next_batch, postpone, taken
+from tests.states import claim_all, claimed, next_batch, postpone, taken
 
 HOUR = 3600
 START = 100 * HOUR
@@ -508,7 +508,7 @@ class DatabaseMachine(StoreMachine):
         return opened
 
     def _hold(self) -> None:
-        for claim in self.state.contracts.claim(sorted(self.contracts)):
+        for claim in claim_all(self.state, sorted(self.contracts)):
             claim.release()
 
     def _crash(self) -> None:
@@ -571,7 +571,7 @@ class DatabaseMachine(StoreMachine):
             return
         window = Window(max(model.origin, model.watermark - HOUR), model.watermark + 60)
         zombie = self.state
-        (claim,) = zombie.contracts.claim([contract])
+        claim = zombie.contracts.claim(contract)
         self._expire()
         self._swap()
         self._commit(contract, model, window, others, 0, 0, None, None)

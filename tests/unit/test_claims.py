@@ -11,7 +11,7 @@ from poller.core.events import Event
 from poller.core.windows import Window
 from poller.store.protocols import State
 from poller.store.rows import Prepared, WindowRead
-from tests.states import FIRST_MINUTE, NOW, START, claimed, commit, events, taken, waiting
+from tests.states import FIRST_MINUTE, NOW, START, claim_all, claimed, commit, events, taken, waiting
 
 
 def read(*numbers: int, window: Window = FIRST_MINUTE) -> WindowRead:
@@ -21,8 +21,8 @@ def read(*numbers: int, window: Window = FIRST_MINUTE) -> WindowRead:
 def test_a_contract_has_one_claim_until_it_is_released(state: State) -> None:
     state.contracts.enrol(["2", "3"], "default", START, START)
     with claimed(state, "1"):
-        assert state.contracts.claim(["1"]) == []
-        others = state.contracts.claim(["1", "2", "unknown"])
+        assert state.contracts.claim("1") is None
+        others = claim_all(state, ["1", "2", "unknown"])
         assert [claim.row.contract for claim in others] == ["2"]
         for claim in others:
             claim.release()
@@ -31,7 +31,7 @@ def test_a_contract_has_one_claim_until_it_is_released(state: State) -> None:
 
 
 def test_a_claim_that_was_given_back_commits_nothing(state: State) -> None:
-    (claim,) = state.contracts.claim(["1"])
+    claim = state.contracts.claim("1")
     claim.release()
     before = state.overview()
     for write in (

@@ -257,7 +257,7 @@ def replicas(opened: Callable[[], AnyState], ahead: int) -> Iterator[tuple[AnySt
         for contract, state in zip(CONTRACTS, (one, other), strict=True):
             state.contracts.enrol([contract], "default", now + ahead - DAY, now)
             state.contracts.skip_to(contract, now + ahead, 0)
-            assert state.contracts.claim([contract])
+            assert state.contracts.claim(contract)
         yield one, other, now
     finally:
         other.close()

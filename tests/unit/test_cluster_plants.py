@@ -17,7 +17,7 @@ from poller.core.identity import IDENTITY_BYTES
 from poller.core.windows import Window
 from poller.store.rows import Prepared, WindowRead
 from tests.faults.cluster_plants import counter_as_token, cursor_over_sequence, unlooked_fence, unseen_before_lock
-from tests.states import NOW, START, commit, enrolled, events, settle, waiting
+from tests.states import NOW, START, claim_all, commit, enrolled, events, settle, waiting
 
 pytestmark = pytest.mark.backends("postgres")
 Two = tuple[Any, Any]
@@ -97,14 +97,14 @@ def the_end_of_the_log_is_lost(two: Two) -> list[str]:
     one._joined().renew()
     one.contracts.share(["1", "2"])
     other.contracts.share(["1", "2"])
-    first, second = ({claim.row.contract for claim in state.contracts.claim(["1", "2"])} for state in two)
+    first, second = ({claim.row.contract for claim in claim_all(state, ["1", "2"])} for state in two)
     return ["two replicas collect one contract"] if first & second else []
 
 
 def a_zombie_commits(two: Two) -> list[str]:
     """One replica has read a window and stands still; the other one collects the same entries meanwhile."""
     one, other = two
-    (claim,) = one.contracts.claim(["1"])
+    claim = one.contracts.claim("1")
     with suppress(LeaseLostError):
         claim.commit(read(1, 2), Prepared)
     claim.release()

@@ -76,7 +76,7 @@ def read(window: Window, *numbers: int, unread: tuple[Unread, ...] = (), of_rang
 @pytest.mark.parametrize("is_gap", [True, False], ids=["gap", "quiet"])
 def test_a_window_whose_commit_was_lost_is_read_again_though_it_had_no_entry(one: Any, is_gap: bool) -> None:
     unread = (Unread(SECOND_MINUTE, UNREADABLE, "500"),) if is_gap else ()
-    (claim,) = one.contracts.claim(["1"])
+    claim = one.contracts.claim("1")
     claim.commit(read(FIRST_MINUTE, 1), Prepared)
     standby = Standby(one)
     claim.commit(read(SECOND_MINUTE, unread=unread), Prepared)
@@ -98,7 +98,7 @@ def test_a_window_whose_commit_was_lost_is_read_again_though_it_had_no_entry(one
 def test_a_span_that_has_the_number_of_a_lost_one_is_not_ended_for_it(one: Any, does_end: bool) -> None:
     standby = Standby(one)
     one.contracts.add_range("1", Window(START + 5000, START + 6000), "since")
-    (claim,) = one.contracts.claim(["1"])
+    claim = one.contracts.claim("1")
     (span,) = claim.ranges()
     standby.promote()
     one.contracts.share(["1"])

@@ -21,15 +21,15 @@ def read_contracts(connection: Connection, use: int, only: Sequence[str] | None 
     return [Contract(*row) for row in rows]
 
 
-def read_known(connection: Connection, use: int, contracts: Sequence[str]) -> list[Known]:
-    """Contracts of this replica as they are, for claims."""
-    rows = connection.execute(
+def read_known(connection: Connection, use: int, contract: str) -> Known | None:
+    """A contract of this replica as it is, for a claim; None where it is not known."""
+    row = connection.execute(
         f"SELECT {COLUMNS}, coalesce(p.host || ':' || p.pid, '') FROM contracts c"
         " LEFT JOIN replicas p ON p.token = c.holder AND p.expires_at > clock_timestamp()"
-        " WHERE c.use_id = %s AND c.contract = ANY(%s)",
-        (use, list(contracts)),
-    )
-    return [known_of(columns, holder) for *columns, holder in rows]
+        " WHERE c.use_id = %s AND c.contract = %s",
+        (use, contract),
+    ).fetchone()
+    return None if row is None else known_of(row[:-1], row[-1])
 
 
 def read_ranges(connection: Connection, use: int, contract: str | None = None) -> list[Range]:

@@ -7,7 +7,7 @@ Who makes a sink known locks the table `contracts` as a whole, for a moment.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from poller.core.events import Event
 from poller.core.hours import Compared
@@ -175,53 +175,44 @@ class Contracts:
         self._quiet.forget(replica.unsettled)
         return [contract for contract in wanted if contract in held]
 
-    def claim(self, only: Collection[str]) -> list[Claim]:
-        """The right to collect these contracts, each for one thread until `release`."""
+    def claim(self, contract: str) -> Claim | None:
+        """The right to collect a contract, for one thread until `release`."""
         replica = self._replica()
         token = replica.token
         held = replica.held()
         self._quiet.of(token)
-        if unheld := [contract for contract in only if contract not in held]:
-            self._quiet.forget(unheld)
-            replica.take(unheld)
+        if contract not in held:
+            self._quiet.forget([contract])
+            replica.take([contract])
             held = replica.held()
         with self._lock:
-            free = [contract for contract in only if contract in held and contract not in self._claims]
-            free = [contract for contract in free if contract not in replica.leaving]
-            for contract in free:  # the place is taken before the row is read
-                self._claims[contract] = Claim(
-                    self._database, self._use, replica, token, self._quiet, self._note_put, self._give_back
-                )
+            if contract not in held or contract in self._claims or contract in replica.leaving:
+                return None
+            # The place is taken before the row is read.
+            claim = self._claims[contract] = Claim(
+                self._database, self._use, replica, token, self._quiet, self._note_put, self._give_back
+            )
+        found = None
         try:
-            found = self._read(free, is_trusted=replica.is_trusted(token))
-        except BaseException:  # an interrupt, too, must not keep the contracts claimed
-            self._drop(free)
-            raise
-        self._drop([contract for contract in free if contract not in found])
-        claims = []
-        for contract in free:
-            if contract in found:
-                claim = self._claims[contract]
-                claim.begin(found[contract])
-                claims.append(claim)
-        return claims
+            found = self._read(contract, is_trusted=replica.is_trusted(token))
+        finally:
+            if found is None:  # an interrupt, too, must not keep the contract claimed
+                with self._lock:
+                    self._claims.pop(contract, None)
+        if found is None:
+            return None
+        claim.begin(found)
+        return claim
 
-    def _read(self, contracts: Sequence[str], *, is_trusted: bool) -> dict[str, Known]:
-        """The contracts as they are: from memory while they are surely held, and from the database."""
-        for contract in contracts:
-            self._quiet.settle(contract)
-        known = {contract: self._quiet.known(contract) for contract in contracts if is_trusted}
-        found = {contract: one for contract, one in known.items() if one is not None}
-        if rest := [contract for contract in contracts if contract not in found]:
-            for one in self._database.read(lambda connection: read_known(connection, self._use, rest)):
-                found[one.row.contract] = one
-                self._quiet.learn(one)
+    def _read(self, contract: str, *, is_trusted: bool) -> Known | None:
+        """The contract as it is: from memory while it is surely held, else from the database."""
+        self._quiet.settle(contract)
+        if is_trusted and (known := self._quiet.known(contract)) is not None:
+            return known
+        found = self._database.read(lambda connection: read_known(connection, self._use, contract))
+        if found is not None:
+            self._quiet.learn(found)
         return found
-
-    def _drop(self, contracts: Iterable[str]) -> None:
-        with self._lock:
-            for contract in contracts:
-                self._claims.pop(contract, None)
 
     def _give_back(self, claim: Claim) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -117,18 +117,14 @@ class Contracts:
         """All of them: this process has the state for itself."""
         return list(wanted)
 
-    def claim(self, only: Collection[str]) -> list[Claim]:
-        """The right to collect these contracts, each for one thread until `release`."""
-        claims: list[Claim] = []
-        for contract in only:
-            with self._claims_lock:
-                if contract in self._claims:
-                    continue
-                row = self.get(contract)
-                if row is not None:
-                    claim = self._claims[contract] = Claim(self._database, row, self._give_back)
-                    claims.append(claim)
-        return claims
+    def claim(self, contract: str) -> Claim | None:
+        """The right to collect a contract, for one thread until `release`."""
+        with self._claims_lock:
+            row = None if contract in self._claims else self.get(contract)
+            if row is None:
+                return None
+            claim = self._claims[contract] = Claim(self._database, row, self._give_back)
+            return claim
 
     def _give_back(self, claim: Claim) -> None:
         with self._claims_lock:
