@@ -89,10 +89,6 @@ class Place:
         moves, _ = self._moves(events)
         return self._use, self._token, moves
 
-    def drop(self) -> None:
-        """Forget the last batch: another transaction moves its place on."""
-        self._drop()
-
     def weight(self) -> Weight:
         """What waits in this replica's share, without reading it; the bytes of a segment that is begun are all of it."""
         query = (
@@ -119,15 +115,16 @@ class Place:
         """Give the right back, also while another thread is in a send."""
         if self._is_held:
             self._is_held = False
-            self._drop()
+            self.drop()
             self._give_back(self)
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Forget the last batch. Also where another transaction moves its place on."""
         self._put_down()
         self._parts, self._starts, self._settling = [], {}, None
 
     def _lost(self) -> LeaseLostError:
-        self._drop()
+        self.drop()
         self._token = self._replica.token
         return LeaseLostError("another replica delivers it now", sink=self.row.name)
 
@@ -138,7 +135,7 @@ class Place:
         """
         self._contract = contract
         for _ in range(_READ_TRIES):
-            self._drop()
+            self.drop()
             self._token = self._replica.token
             found = self._database.read(lambda connection: self._read(connection, max_events, max_bytes))
             if found is None:
