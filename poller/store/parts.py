@@ -125,7 +125,7 @@ class Claim(Protocol):
 class Outbox(Protocol):
     """The delivering half: what waits for each sink."""
 
-    def register(self, name: str, type_: str) -> Sink:
+    def register(self, name: str, type_: str) -> None:
         """Commits: a sink. A new one begins behind everything collected so far."""
 
     def sinks(self) -> list[Sink]:

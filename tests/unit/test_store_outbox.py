@@ -118,7 +118,8 @@ def test_a_sink_added_later_begins_with_what_is_collected_from_then_on(state: St
 def test_a_sink_that_is_known_keeps_its_place(state: State) -> None:
     commit(state, events(1, 2))
     settle(state, "out", 1, now=NOW)
-    sink = state.outbox.register("out", "file")
+    state.outbox.register("out", "file")
+    (sink,) = state.outbox.sinks()
     assert (sink.type, sink.delivered, sink.assigned) == ("file", 1, 2)
     assert waiting(state, "out") == [2]
 
@@ -131,7 +132,8 @@ def test_a_wait_outlives_a_restart_and_ends_with_a_success(directory: Path) -> N
     postpone(state, "out", 3, NOW, NOW + 60.5, "no connection", parked_at=NOW)
     state.close()
     again = open_state(directory)
-    sink = again.outbox.register("out", "stdout")
+    again.outbox.register("out", "stdout")
+    (sink,) = again.outbox.sinks()
     assert (sink.attempts, sink.retry_at, sink.failure, sink.parked_at) == (3, NOW + 60.5, "no connection", NOW)
     settle(again, "out", 1, now=NOW + 61)
     (sink,) = again.outbox.sinks()

@@ -52,11 +52,10 @@ class Outbox:
         self._put_bytes = 0
         self._size = Size(0, 0), 0, -math.inf  # as it was, with how much had been put by then, and when that was
 
-    def register(self, name: str, type_: str) -> Sink:
+    def register(self, name: str, type_: str) -> None:
         """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
         if self._registrations.register(name, type_):
             self.sweep()  # what was collected while there was no sink waits for nobody
-        return self._database.read(lambda connection: read_sinks(connection, self._use, name))[0]
 
     def sweep(self) -> None:
         """Commits: piece by piece, the end of segments that nobody waits for."""

@@ -35,7 +35,7 @@ class Outbox:
         self._places: dict[str, Place] = {}
         self._places_lock = threading.Lock()
 
-    def register(self, name: str, type_: str) -> Sink:
+    def register(self, name: str, type_: str) -> None:
         """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
         with self._database.transaction() as connection:
             connection.execute(
@@ -46,8 +46,6 @@ class Outbox:
                 (name, type_),
             )
         self._sweep()  # what was collected while there was no sink waits for nobody
-        with self._database.reading() as connection:
-            return read_sinks(connection, name)[0].sink
 
     def _sweep(self) -> None:
         """Commits: piece by piece, the deletion of segments that nobody waits for."""
