@@ -231,9 +231,6 @@ class Archives(Protocol):
     archive. Other states (a backfill's) write to the same chain.
     """
 
-    def head(self, sink: str) -> Head | None:
-        """How far the archive of a sink is; None if it was never begun."""
-
     def begin(self, sink: str, now: int) -> Head:
         """How far the archive of a sink is.  Commits: its beginning, if it is new."""
 

@@ -361,7 +361,7 @@ def test_an_empty_place_that_a_person_gave_begins_a_new_archive(bench: Bench, is
         bench.deliverer.step(is_last=True)
         assert "is there already, with other content" in bench.deliverer.refusal
         bench.now += 61
-    before = bench.state.archives.head(NAME)
+    before = bench.state.overview().archives.get(NAME)
     kept = dict(bench.place.objects)
     old = move(bench, "file:///srv/other")
     since = int(bench.now)
@@ -369,7 +369,7 @@ def test_an_empty_place_that_a_person_gave_begins_a_new_archive(bench: Bench, is
     report = bench.verify()
     assert (report.findings, report.entries, report.digests) == ([], 1, 1)
     assert old.objects == kept
-    after = bench.state.archives.head(NAME)
+    after = bench.state.overview().archives.get(NAME)
     assert before is not None
     assert after is not None
     assert (after.archive != before.archive, after.number, after.since) == (True, 1, since)
@@ -392,12 +392,12 @@ def test_an_archive_that_was_moved_with_all_it_holds_goes_on(bench: Bench) -> No
 @pytest.mark.parametrize("held", [{digest_key(1): b"another"}, {"data/x": b""}], ids=["a digest", "an object"])
 def test_a_place_that_holds_something_else_gets_no_new_archive(bench: Bench, held: dict[str, bytes]) -> None:
     written_twice(bench)
-    head = bench.state.archives.head(NAME)
+    head = bench.state.overview().archives.get(NAME)
     move(bench, "file:///srv/other", held)
     commit(bench.state, [event(3)], now=NOW)
     bench.deliverer.step(is_last=True)
     assert "the archive's newest digest is not here" in bench.deliverer.refusal
-    assert (bench.place.objects, bench.state.archives.head(NAME)) == (held, head)
+    assert (bench.place.objects, bench.state.overview().archives.get(NAME)) == (held, head)
 
 
 def test_where_nobody_knows_that_the_place_was_changed_no_new_archive_begins(bench: Bench) -> None:

@@ -183,7 +183,7 @@ def test_a_new_state_knows_what_was_archived_and_sends_it_to_nobody(fresh: State
     made = Rebuilder(place, "archive", "second", NOW).into(fresh, lambda: read.append(None))
     digest = decode(place.objects[digest_key(2)])
     assert (made.contracts, made.entries, made.number, len(read)) == (2, 4, 2, 3)
-    head = fresh.archives.head("archive")
+    head = fresh.overview().archives.get("archive")
     assert head is not None
     assert (head.archive, head.number, head.entries) == (digest.archive, 2, 4)
     assert (head.sha256, head.key, head.written_at) == (sha256(place.objects[digest_key(2)]), signer().key, NOW)
@@ -200,7 +200,7 @@ def test_the_new_state_goes_on_with_the_key_that_was_announced(fresh: State) -> 
     place = MemoryPlace()
     Writer(place, signer(1)).write([timed(1)], next_key=signer(2))
     Rebuilder(place, "archive", "default", NOW).into(fresh)
-    head = fresh.archives.head("archive")
+    head = fresh.overview().archives.get("archive")
     assert head is not None
     assert head.key == signer(2).key
 

@@ -71,13 +71,13 @@ def archive(state: State) -> State:
 
 
 def test_an_archive_says_from_when_on_it_holds_all(state: State) -> None:
-    assert state.archives.head("other") is None
+    assert state.overview().archives.get("other") is None
     first = state.archives.begin("early", NOW)
     assert first == Head(first.archive, 0, first.sha256, None, 0, 0, None)
     commit(state, [event(1)])
     later = state.archives.begin("late", NOW + 5)
     assert (later.since, later.archive == first.archive) == (NOW + 5, False)
-    assert state.archives.begin("early", NOW + 9) == first == state.archives.head("early")
+    assert state.archives.begin("early", NOW + 9) == first == state.overview().archives.get("early")
     assert state.overview().archives == {"early": first, "late": later}
 
 
@@ -110,7 +110,7 @@ def test_what_is_written_moves_the_head_and_the_sink_and_is_known_by_its_hours(a
     assert not archive.archives.complete(SINK, 2, NOW + 9)
     assert archive.archives.complete(SINK, 1, NOW + 9)
     assert not archive.archives.complete(SINK, 1, NOW + 9)
-    head = archive.archives.head(SINK)
+    head = archive.overview().archives.get(SINK)
     assert head is not None
     assert head[1:] == (1, sha256(batch.digest), "next", 4, 0, NOW + 9)
     assert (waiting(archive), archive.archives.prepared(SINK)) == ([], None)
@@ -132,7 +132,7 @@ def test_what_is_written_moves_the_head_and_the_sink_and_is_known_by_its_hours(a
 def test_a_new_chain_forgets_the_batch_and_the_hours_of_the_one_before_and_no_event(archive: State) -> None:
     assert archive.archives.place(SINK) is None
     archive.archives.remember_place(SINK, "old")
-    before = archive.archives.head(SINK)
+    before = archive.overview().archives.get(SINK)
     assert before is not None
     assert prepare(archive, 3) is not None
     assert archive.archives.complete(SINK, 1, NOW)
@@ -140,7 +140,7 @@ def test_a_new_chain_forgets_the_batch_and_the_hours_of_the_one_before_and_no_ev
     assert prepare(archive, 1, number=2) is not None
     for _ in range(2):  # another process wanted the same
         archive.archives.begin_anew(SINK, before.archive, "new", NOW + 7)
-    head = archive.archives.head(SINK)
+    head = archive.overview().archives.get(SINK)
     assert head is not None
     assert head[1:] == (0, "", None, 0, NOW + 7, None)
     assert head.archive != before.archive
@@ -203,7 +203,7 @@ def test_a_sink_that_was_forgotten_meanwhile_is_not_moved(archive: State) -> Non
 def test_the_head_of_an_archive_that_another_state_wrote_is_taken_over_with_its_hours(state: State) -> None:
     head = Head("a" * 32, 7, "b" * 64, "key", 12, START, float(NOW))
     state.archives.adopt(SINK, head, {("1", START): 5, ("1", START + 30 * HOUR): 6})
-    assert state.archives.head(SINK) == head
+    assert state.overview().archives.get(SINK) == head
     state.outbox.register(SINK, "archive")
     state.archives.close_hours(SINK, "1", {START: 5, START + 30 * HOUR: 7})
     seen: list[Facts] = []

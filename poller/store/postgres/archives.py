@@ -46,10 +46,6 @@ class Archives:
         self._use = use
         self._registrations = registrations
 
-    def head(self, sink: str) -> Head | None:
-        """How far the archive of a sink is; None where it was never begun."""
-        return self._database.read(lambda connection: read_heads(connection, self._use).get(sink))
-
     def begin(self, sink: str, now: int) -> Head:
         """How far the archive of a sink is.  Commits: its beginning, where it is new."""
 
@@ -62,7 +58,8 @@ class Archives:
             )
             return _known_head(connection, self._use, sink)
 
-        return self.head(sink) or self._database.write(work)
+        known = self._database.read(lambda connection: read_heads(connection, self._use).get(sink))
+        return known or self._database.write(work)
 
     def adopt(self, sink: str, head: Head, held: Mapping[tuple[str, int], int]) -> None:
         """Commits: the head of an archive that another state wrote, and what it holds, by contract and hour's start."""

@@ -33,11 +33,6 @@ class Archives:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def head(self, sink: str) -> Head | None:
-        """How far the archive of a sink is; None where it was never begun."""
-        with self._database.reading() as connection:
-            return _read_head(connection, sink)
-
     def begin(self, sink: str, now: int) -> Head:
         """How far the archive of a sink is.  Commits: its beginning, where it is new."""
         with self._database.transaction() as connection:
@@ -175,16 +170,6 @@ class Archives:
             return bool(connection.execute(query, (sink,)).fetchone()[0])
 
 
-def _read_head(connection: sqlite3.Connection, sink: str) -> Head | None:
-    row = connection.execute(_SELECT, (sink,)).fetchone()
-    if row is None:
-        return None
-    *values, is_whole = row
-    if not is_whole:
-        raise DamagedRowError("an archive's row fails its checksum")
-    return Head(*values)
-
-
 def _set_place(connection: sqlite3.Connection, sink: str, place: str) -> None:
     connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (rules.PLACE + sink, place))
 
@@ -196,10 +181,13 @@ def read_heads(connection: sqlite3.Connection) -> dict[str, Head]:
 
 
 def _known_head(connection: sqlite3.Connection, sink: str) -> Head:
-    head = _read_head(connection, sink)
-    if head is None:
+    row = connection.execute(_SELECT, (sink,)).fetchone()
+    if row is None:
         raise LookupError(f"the archive of {sink} was never begun")
-    return head
+    *values, is_whole = row
+    if not is_whole:
+        raise DamagedRowError("an archive's row fails its checksum")
+    return Head(*values)
 
 
 def _read_prepared(connection: sqlite3.Connection, sink: str) -> PreparedBatch | None:
