@@ -19,7 +19,7 @@ from poller.store.archives import Change, DayKey
 from poller.store.parts import Place, Seal
 from poller.store.rows import Sink
 from poller.store.sqlite import spots
-from poller.store.sqlite.contracts import read_contracts, read_ranges
+from poller.store.sqlite.contracts import read_contracts, read_fact, read_ranges, set_fact
 from poller.store.sqlite.database import DamagedRowError, Database
 from poller.store.sqlite.gaps import read_gaps
 from poller.store.sqlite.schema import SEALED_ARCHIVE
@@ -54,13 +54,12 @@ class Archives:
     def place(self, sink: str) -> str | None:
         """Where the chain is; None if that was never seen."""
         with self._database.reading() as connection:
-            row = connection.execute("SELECT value FROM facts WHERE name = ?", (rules.PLACE + sink,)).fetchone()
-            return row[0] if row else None
+            return read_fact(connection, rules.PLACE + sink)
 
     def remember_place(self, sink: str, place: str) -> None:
         """Commits: where the chain is."""
         with self._database.transaction() as connection:
-            _set_place(connection, sink, place)
+            set_fact(connection, rules.PLACE + sink, place)
 
     def begin_anew(self, sink: str, archive: str, place: str, now: int) -> None:
         """Commits: a new chain at `place`, in place of the one named `archive`. See the protocol."""
@@ -73,7 +72,7 @@ class Archives:
             if is_ours:
                 for table in ("archive_objects", "archive_batches", "archive_days"):
                     connection.execute(f"DELETE FROM {table} WHERE sink = ?", (sink,))
-                _set_place(connection, sink, place)
+                set_fact(connection, rules.PLACE + sink, place)
 
     def prepared(self, sink: str) -> PreparedBatch | None:
         """The batch that is being written.  Raises: StateError when it is not what was committed."""
@@ -168,10 +167,6 @@ class Archives:
         with self._database.reading() as connection:
             query = "SELECT EXISTS (SELECT 1 FROM archive_days WHERE sink = ? AND is_open)"
             return bool(connection.execute(query, (sink,)).fetchone()[0])
-
-
-def _set_place(connection: sqlite3.Connection, sink: str, place: str) -> None:
-    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (rules.PLACE + sink, place))
 
 
 def read_heads(connection: sqlite3.Connection) -> dict[str, Head]:

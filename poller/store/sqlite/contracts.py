@@ -79,7 +79,7 @@ class Contracts:
             query = "UPDATE contracts SET watermark = ?, origin = min(origin, ?) WHERE contract = ? AND watermark >= ?"
             if not connection.execute(query, (watermark, watermark, row.contract, row.watermark)).rowcount:
                 return False
-            connection.execute("INSERT OR REPLACE INTO facts VALUES ('taken_back', ?)", (f"{now} {watermark}",))
+            set_fact(connection, "taken_back", f"{now} {watermark}")
             return True
 
     def add_range(
@@ -278,6 +278,17 @@ def _checked(row: tuple[Any, ...]) -> Contract:
     if not is_whole:
         raise DamagedRowError("a contract's row fails its checksum")
     return Contract(*values)
+
+
+def read_fact(connection: sqlite3.Connection, name: str) -> str | None:
+    """Something remembered by name; None where it never was."""
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else None
+
+
+def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Remember something by name, inside the caller's transaction."""
+    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
 
 def read_filtered(connection: sqlite3.Connection) -> dict[str, int]:

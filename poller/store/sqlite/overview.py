@@ -14,7 +14,7 @@ from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.rows import Size
 from poller.store.sqlite import dead_letters, ledger, spots
 from poller.store.sqlite.archives import read_heads
-from poller.store.sqlite.contracts import read_contracts, read_filtered, read_ranges
+from poller.store.sqlite.contracts import read_contracts, read_fact, read_filtered, read_ranges
 from poller.store.sqlite.database import CREATED_AT, Database, Reader
 from poller.store.sqlite.gaps import read_gaps
 from poller.store.sqlite.journal import read_journal
@@ -88,22 +88,17 @@ def _read(connection: sqlite3.Connection) -> Overview:
             letters=letters,
             taken_back=_read_taken_back(connection),
             gaps=read_gaps(connection),
-            created_at=int(created) if (created := _fact(connection, CREATED_AT)) else None,
+            created_at=int(created) if (created := read_fact(connection, CREATED_AT)) else None,
             last_action=next(iter(read_journal(connection, limit=1)), None),
-            finished=_fact(connection, FINISHED),
+            finished=read_fact(connection, FINISHED),
             replicas=(),
             archives=read_heads(connection),
         )
 
 
 def _read_taken_back(connection: sqlite3.Connection) -> TakenBack | None:
-    value = _fact(connection, "taken_back")
+    value = read_fact(connection, "taken_back")
     return TakenBack(*map(int, value.split())) if value else None
-
-
-def _fact(connection: sqlite3.Connection, name: str) -> str | None:
-    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-    return row[0] if row else None
 
 
 @contextmanager

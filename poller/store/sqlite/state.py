@@ -15,7 +15,7 @@ from poller.core.clocks import Trail
 from poller.store.journal import Action
 from poller.store.overview import Overview
 from poller.store.sqlite.archives import Archives
-from poller.store.sqlite.contracts import Contracts
+from poller.store.sqlite.contracts import Contracts, read_fact, set_fact
 from poller.store.sqlite.database import Database, make_directory
 from poller.store.sqlite.dead_letters import DeadLetters
 from poller.store.sqlite.gaps import Gaps
@@ -91,13 +91,12 @@ class State:
     def fact(self, name: str) -> str | None:
         """Something remembered by name; None where it never was.  Raises: StateError."""
         with self._database.reading() as connection:
-            row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+            return read_fact(connection, name)
 
     def remember(self, name: str, value: str) -> None:
         """Commits: a fact, in place of what was known by that name."""
         with self._database.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+            set_fact(connection, name, value)
 
     def shared_now(self) -> None:
         """None: there is this machine's clock alone."""
