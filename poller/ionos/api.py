@@ -100,6 +100,7 @@ class ActivityLog:
         self._authorization = authorization
         self._authorization_value = ""
         self._transport = transport
+        self._rate_limit = rate_limit
         self._asking = Asking(rate_limit, turns or SharedTurns(_TURNS), stop, clock)
         self._stop = stop
         self._clock = clock
@@ -126,7 +127,7 @@ class ActivityLog:
 
     def take_part(self, part: float) -> None:
         """Use only this part of `requests_per_second`, above 0 and at most 1: other replicas use the rest."""
-        self._asking.take_part(part)
+        self._rate_limit.take_part(part)
 
     def admit(self, contract: str) -> bool:
         """Whether a poll of this contract may begin now: of those that do not answer, only a few may at once."""
@@ -224,7 +225,7 @@ class ActivityLog:
         failure: TransientError | None = None
         while True:
             authorization = self._current_authorization()
-            was_slow = self._asking.is_slow(contract)
+            was_slow = self._asking.turns.is_slow(contract)
             try:
                 return self._attempt(path, params, contract, max_bytes, authorization, parse)
             except AuthError as error:
@@ -246,7 +247,7 @@ class ActivityLog:
                 continue  # the account waits before its next request, and this one with it
             attempt += 1
             wait = self._retry.wait_seconds(attempt, random.random, failure.retry_after_seconds)
-            is_hopeless = was_slow and self._asking.is_slow(contract)
+            is_hopeless = was_slow and self._asking.turns.is_slow(contract)
             if attempt > max_retries or wait > _MAX_WAIT_SECONDS or is_hopeless:
                 raise failure
             log.debug(

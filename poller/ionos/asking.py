@@ -57,6 +57,7 @@ class SharedTurns:
             self._changed.notify_all()
 
     def is_slow(self, contract: str) -> bool:
+        """Whether the last request of a contract was not answered in time."""
         with self._changed:
             return self._turns.is_slow(contract)
 
@@ -89,14 +90,6 @@ class Asking:
         self._clock = clock
         self._pace = Pace()
         self._lock = threading.Lock()
-
-    def take_part(self, part: float) -> None:
-        """Use only this part of the account's pace: other replicas use the rest."""
-        self._rate_limit.take_part(part)
-
-    def is_slow(self, contract: str) -> bool:
-        """Whether the last request of a contract was not answered in time."""
-        return self.turns.is_slow(contract)
 
     def ask(self, contract: str, send: Callable[[], Response], patience_seconds: float = PATIENCE_SECONDS) -> Response:
         """Send a request when it may be sent, and learn from what comes of it.

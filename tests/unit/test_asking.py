@@ -114,11 +114,11 @@ def test_a_contract_is_slow_from_a_request_on_that_was_not_answered_in_time(
     else:
         with pytest.raises(type(outcome)):
             asking.ask("1", taking(clock, seconds, outcome))
-    assert asking.is_slow("1") is is_slow
-    assert not asking.is_slow("2")
+    assert asking.turns.is_slow("1") is is_slow
+    assert not asking.turns.is_slow("2")
     assert turns.hanging_count() == 0, "its turn is over"
     asking.ask("1", answer())
-    assert not asking.is_slow("1"), "it was answered"
+    assert not asking.turns.is_slow("1"), "it was answered"
 
 
 def test_of_contracts_that_do_not_answer_only_a_share_is_polled(clock: Clock, turns: SharedTurns) -> None:
