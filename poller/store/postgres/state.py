@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from poller.core.clocks import Trail
@@ -36,14 +36,12 @@ class State:
         use_id: int,
         identity: Identity,
         lease_seconds: int,
-        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.use = use
         self._database = database
         self._use = use_id
         self._identity = identity
         self._lease_seconds = lease_seconds
-        self._on_close = on_close
         self._replica: Replica | None = None
         self._lock = threading.Lock()
         registrations = Registrations(database, use_id)
@@ -142,17 +140,13 @@ class State:
         try:
             yield
         finally:
-            self._leave()
+            self.close()
 
-    def _leave(self) -> None:
+    def close(self) -> None:
+        """Give back all that is held. It is joined anew with what is claimed, shared or taken next."""
         with self._lock:
             replica, self._replica = self._replica, None
         if replica is not None:
             with suppress(StateError):  # what polls without anything new brought is read again
                 self.contracts.flush()
             replica.leave()
-
-    def close(self) -> None:
-        """Give back all that is held, and close the database."""
-        self._leave()
-        self._on_close()
