@@ -300,7 +300,7 @@ class Daemon:
         before, self._clock_lead = self._clock_lead, self._clock() - time.monotonic()
         if self._work is not None and before - self._clock_lead > _CLOCK_SET_SECONDS:
             log.warning("clock.set_back", extra={"seconds": round(before - self._clock_lead)})
-            self._work.catch_up()
+            self._work.jobs.catch_up()
 
     def _fail(self, error: PollerError) -> None:
         """End the daemon: what is wrong concerns everything."""

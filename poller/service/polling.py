@@ -10,7 +10,7 @@ from collections.abc import Callable
 from poller.core.errors import PollerError
 from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS
-from poller.pipeline.collect import Collector, PollResult
+from poller.pipeline.collect import Collector
 from poller.service.components import Components
 from poller.service.jobs import Jobs
 from poller.service.metrics import Metrics
@@ -65,8 +65,8 @@ class Polling:
                 log.info("contract.discovered", extra={"contract": contract})
         self._found = contracts
         self.discovery_failures = failures
-        if failures:
-            self._discover_soon()
+        if failures:  # the next regular look is an hour away; a failed one is repeated with the polls
+            self._jobs.run_again("discovery", self._config.poll.interval_seconds)
         self._take_share()
 
     def _take_share(self) -> None:
@@ -97,10 +97,6 @@ class Polling:
             extra = {"contracts": len(self.contracts), "of": len(self._found)}
             log.info("share.changed", extra={**extra, "taken": len(taken), "given_back": len(given_back)})
 
-    def _discover_soon(self) -> None:
-        """The next regular look is an hour away; a failed one is repeated with the polls."""
-        self._jobs.run_again("discovery", self._config.poll.interval_seconds)
-
     def _turn_seconds(self) -> float:
         """How long a poll may take before it goes to the end of the row: without end where nobody waits for its thread."""
         settings = self._config
@@ -113,9 +109,6 @@ class Polling:
             return
         if poll.is_unfinished:
             self._jobs.run_again(f"poll-{contract}", _NEXT_TURN_SECONDS)
-        self._after_poll(poll)
-
-    def _after_poll(self, poll: PollResult) -> None:
         self._check_clocks()
         log.debug(
             "contract.polled", extra={"contract": poll.contract, "new": poll.new, "failed": poll.failure is not None}

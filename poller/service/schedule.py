@@ -103,10 +103,6 @@ class Schedule:
         if unfinished := self._delivering.abandon():
             log.warning("drain.timed_out", extra={"unfinished": unfinished, "seconds": DRAIN_SECONDS})
 
-    def catch_up(self) -> None:
-        """Run now what is due later than one interval from now: the clock was set back since it was planned."""
-        self.jobs.catch_up()
-
     def _after_window(self, done: WindowCommitted) -> None:
         moves()
         if done.kept:

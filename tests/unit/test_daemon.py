@@ -456,7 +456,7 @@ def test_a_clock_that_is_set_back_has_what_is_due_done_now(
 
     def during() -> None:
         nonlocal lead
-        monkeypatch.setattr(running.daemon._work, "catch_up", lambda: caught_up.append(None))
+        monkeypatch.setattr(running.daemon._work.jobs, "catch_up", lambda: caught_up.append(None))
         for step in (600.0, -1.5):
             lead += step
             before = asked_count
