@@ -67,12 +67,8 @@ class Stencils:
         self._known: dict[int, _Stencil] = {}
         self._seen: dict[int, int] = {}
 
-    def make(self, event: OutboxEvent) -> bytes:
-        """What the mapping makes of the event."""
-        return b"".join(self.pieces(event))
-
     def pieces(self, event: OutboxEvent) -> tuple[bytes, ...]:
-        """The same in pieces: who joins those of many events spares copying each."""
+        """What the mapping makes of the event, in pieces: who joins those of many events spares copying each."""
         line = event.line
         if event.ordinal or len(line) > MAX_LINE_BYTES:
             return (self._map(event),)

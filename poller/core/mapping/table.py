@@ -65,8 +65,7 @@ class Standard:
         self._rest = rest.split(".")
         compiled = {number: _Table(rows, who, what, own) for number, rows in tables.items()}
         self._table_for = lru_cache(REMEMBERED)(lambda what: compiled[choose(what)])
-        self._stencils = Stencils(self.map)
-        self.pieces = self._stencils.pieces
+        self.pieces = Stencils(self.map).pieces
         """The event in pieces: who joins those of many events spares copying each."""
 
     def make(self, event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
