@@ -6,7 +6,6 @@ Source: docs/facts.md, "OpenSearch and Elasticsearch".
 
 from __future__ import annotations
 
-import base64
 import re
 from typing import Any
 
@@ -118,8 +117,3 @@ def _version(settings: SimulatorSettings) -> dict[str, str]:
 
 def _refusal(status: int, kind: str, reason: str) -> Verdict:
     return Verdict(json_answer(status, {"error": {"type": kind, "reason": reason}, "status": status}), [])
-
-
-def basic(username: str, password: str) -> str:
-    """The header of a login."""
-    return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"

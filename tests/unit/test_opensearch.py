@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from base64 import b64encode
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +19,6 @@ from poller.core.events import OutboxEvent
 from poller.core.mapping.ecs import ECS
 from poller.net.transport import Response
 from poller.simulator import Simulator, SimulatorSettings
-from poller.simulator.opensearch import basic
 from poller.sinks import opensearch
 from poller.sinks.build import build_sink
 from poller.sinks.opensearch import outcome_of_items
@@ -324,7 +324,7 @@ def test_a_request_is_refused_as_a_whole(usual, settings, faults, expected, word
 
 
 def test_both_logins_are_sent(usual):
-    usual.change_settings(opensearch_authorization=basic("poller", "s3cret-word"))
+    usual.change_settings(opensearch_authorization=f"Basic {b64encode(b'poller:s3cret-word').decode()}")
     assert sink_for(usual, username="poller", password=source("s3cret-word")).send(events(40)) == Accepted(status=200)
     refused = sink_for(usual, username="poller", password=source("an-old-word")).send(events(40))
     assert isinstance(refused, CredentialsRefused)
