@@ -103,7 +103,6 @@ class ActivityLog:
         self._rate_limit = rate_limit
         self._asking = Asking(rate_limit, turns or SharedTurns(_TURNS), stop, clock)
         self._stop = stop
-        self._clock = clock
         self._max_retries = max_retries
         self._retry = retry
         self.max_page_bytes = max_page_bytes

@@ -69,7 +69,6 @@ class ArchiveDeliverer(Deliverer):
         self._chain = chain or state.archives
         self._writer = writer
         self._batch: PreparedBatch | None = None
-        self._is_last = False
         sink.prepare = self._prepare
         self._chain.begin(sink.name, int(clock()))
 
