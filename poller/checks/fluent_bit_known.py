@@ -97,7 +97,7 @@ def check_known(sections: Sequence[Section], *, is_accepted: bool) -> Iterator[F
             yield from _check_values(section, _table(SERVICE))
         elif section.kind not in SECTIONS.split():
             message = f"Fluent Bit knows no section [{section.kind.upper()}], and ignores it"
-            yield warn(NAME, message, _instead(section.kind, SECTIONS.split(), "take it out, or correct its name"))
+            yield warn(NAME, message, _instead(section.kind, SECTIONS.split()))
 
 
 def _of(sections: Sequence[Section], kind: str) -> list[Section]:
@@ -214,9 +214,9 @@ def _find(keys: Mapping[str, _Key], name: str) -> _Key | None:
 
 
 def _other(name: str, keys: Mapping[str, _Key]) -> str:
-    return _instead(name, [known for known in keys if not known.endswith("...")], "take it out, or correct its name")
+    return _instead(name, [known for known in keys if not known.endswith("...")])
 
 
-def _instead(name: str, known: Sequence[str], otherwise: str) -> str:
+def _instead(name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, known, 1, _NEAR)
-    return f"write {near[0]}" if near else otherwise
+    return f"write {near[0]}" if near else "take it out, or correct its name"
