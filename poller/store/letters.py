@@ -5,8 +5,10 @@ There may be hundreds of thousands: what goes through many of them does so in pi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 # As many letters, or bytes of entries, are read or changed at once.
 PIECE_LETTERS = 1000
@@ -47,11 +49,16 @@ NO_LETTERS = LetterBooks()
 
 def pieces(letters: Iterable[StoredLetter]) -> Iterator[list[StoredLetter]]:
     """As many letters at once as are handled in one step."""
-    piece: list[StoredLetter] = []
+    return by_size(letters, lambda letter: len(letter.line))
+
+
+def by_size(letters: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """The same of what stands for letters; `size_of` gives the bytes of each."""
+    piece: list[T] = []
     size = 0
     for letter in letters:
         piece.append(letter)
-        size += len(letter.line)
+        size += size_of(letter)
         if len(piece) == PIECE_LETTERS or size >= PIECE_BYTES:
             yield piece
             piece, size = [], 0

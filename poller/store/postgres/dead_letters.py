@@ -8,7 +8,7 @@ from itertools import groupby
 
 from poller.core.events import Event
 from poller.store.journal import Action
-from poller.store.letters import PIECE_BYTES, PIECE_LETTERS, LetterBooks, StoredLetter, pieces
+from poller.store.letters import PIECE_LETTERS, LetterBooks, StoredLetter, by_size, pieces
 from poller.store.postgres import moving, outbox
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
@@ -39,7 +39,7 @@ class DeadLetters:
             sizes = dict(
                 self._database.read(lambda c, chosen=chosen: c.execute(lengths, (self._use, chosen)).fetchall())  # type: ignore[misc]
             )
-            for piece in _by_size([number for number in chosen if number in sizes], sizes):
+            for piece in by_size([number for number in chosen if number in sizes], sizes.__getitem__):
                 found = self._database.read(
                     lambda c, piece=piece: c.execute(query, (self._use, piece), binary=True).fetchall()  # type: ignore[misc]
                 )
@@ -140,16 +140,3 @@ def read_books(connection: Connection, use: int) -> dict[str, LetterBooks]:
 
 def _contract_first(letter: StoredLetter) -> tuple[str, str, int, int]:
     return letter.contract, letter.sink, letter.time_us, letter.id
-
-
-def _by_size(numbers: Sequence[int], sizes: dict[int, int]) -> Iterator[list[int]]:
-    piece: list[int] = []
-    size = 0
-    for number in numbers:
-        piece.append(number)
-        size += sizes[number]
-        if size >= PIECE_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
