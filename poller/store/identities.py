@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
@@ -42,6 +42,18 @@ def unpacked(blobs: Iterable[bytes]) -> Iterator[bytes]:
     for blob in blobs:
         for start in range(0, len(blob), IDENTITY_BYTES):
             yield blob[start : start + IDENTITY_BYTES]
+
+
+def without_known(events: Sequence[Event], known: Container[bytes], has_sharing: Callable[[], bool]) -> list[Event]:
+    """The events whose identities are not known, in the same order.
+
+    `has_sharing` tells whether different entries of the contract were ever collected under one id, where that matters.
+    """
+    rest = [event for event in events if event.identity not in known]
+    # One of several that share an id may come alone once the others lie before the window.
+    if any(event.has_id and not event.shared_id for event in rest) and has_sharing():
+        rest = [event for event in rest if event.shared_id or event.apart().identity not in known]
+    return rest
 
 
 def pack_day(day: int, counts: Mapping[int, int]) -> bytes:

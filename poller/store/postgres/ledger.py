@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from poller.core.errors import StateError
 from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
-from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked
+from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked, without_known
 from poller.store.postgres.database import Connection
 from poller.store.rows import HOUR_SECONDS, Count
 
@@ -52,13 +52,9 @@ def unseen(
             binary=True,
         )
         known.update(unpacked(blob for (blob,) in rows))
-    rest = [event for event in events if event.identity not in known]
-    # One of several that share an id may come alone once the others lie before the window.
-    if any(event.has_id and not event.shared_id for event in rest) and (
-        _has_sharing(connection, use, contract) if is_sharing is None else is_sharing
-    ):
-        rest = [event for event in rest if event.shared_id or event.apart().identity not in known]
-    return rest
+    return without_known(
+        events, known, lambda: _has_sharing(connection, use, contract) if is_sharing is None else is_sharing
+    )
 
 
 def _has_sharing(connection: Connection, use: int, contract: str) -> bool:

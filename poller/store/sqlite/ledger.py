@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
-from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked
+from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked, without_known
 from poller.store.rows import HOUR_SECONDS, Count
 from poller.store.sqlite.database import DamagedRowError
 
@@ -42,11 +42,7 @@ def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event
             "SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0 AND id > ?", (contract, after_id)
         )
         known.update(unpacked(blob for (blob,) in rows))
-    rest = [event for event in events if event.identity not in known]
-    # One of several that share an id may come alone once the others lie before the window.
-    if any(event.has_id and not event.shared_id for event in rest) and _has_sharing(connection, contract):
-        rest = [event for event in rest if event.shared_id or event.apart().identity not in known]
-    return rest
+    return without_known(events, known, lambda: _has_sharing(connection, contract))
 
 
 def _has_sharing(connection: sqlite3.Connection, contract: str) -> bool:
