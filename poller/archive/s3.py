@@ -20,10 +20,10 @@ from typing import Any
 
 from poller.archive import Listed, PlaceError, TakenError
 from poller.config import ArchiveSink, Config
-from poller.config.installed import how_to_add
+from poller.config.installed import needed
 from poller.config.sink_base import MIB
 from poller.core.delivery import RetryPolicy
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError
 from poller.core.evidence.digest import PROBES, sha256
 from poller.core.windows import format_time
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
@@ -64,11 +64,8 @@ class S3Place:
 
         Raises: ConfigError where the library is missing.
         """
-        try:
+        with needed("archive", f"sinks.{settings.name}.url", "s3:// needs boto3"):
             import boto3  # noqa: F401 - only whether it is there
-        except ImportError as error:
-            hint = how_to_add("archive")
-            raise ConfigError([Problem(f"sinks.{settings.name}.url", "s3:// needs boto3", hint)]) from error
         self._bucket, _, prefix = settings.url.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._settings = settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from poller.config.installed import how_to_add
+from poller.config.installed import needed
 from poller.config.trust import read_trusted
 from poller.core.errors import ConfigError, FileProblem, Problem
 from poller.core.evidence.digest import DigestError, decode_key, encode_key
@@ -103,8 +103,5 @@ class _Library:
 
 
 def _library() -> _Library:
-    try:
+    with needed("archive", "extras", "signing needs cryptography, which is not installed"):
         return _Library()
-    except ImportError as error:
-        hint = how_to_add("archive")
-        raise ConfigError([Problem("extras", "signing needs cryptography, which is not installed", hint)]) from error

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from poller.config.installed import how_to_add
+from poller.config.installed import needed
 from poller.core.errors import ConfigError, Problem
 
 _MAX_DEPTH = 8
@@ -202,11 +202,8 @@ def _included(base: Path, pattern: str) -> list[Path]:
 
 
 def _load_yaml(path: Path, text: str) -> dict[Any, Any]:
-    try:
+    with needed("fluent-bit", str(path), "reading YAML needs PyYAML, which is not installed"):
         import yaml
-    except ImportError as error:
-        hint = how_to_add("fluent-bit")
-        raise ConfigError([Problem(str(path), "reading YAML needs PyYAML, which is not installed", hint)]) from error
     try:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):  # reading events does not recurse, as loading does

@@ -5,11 +5,24 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from poller.core.errors import ConfigError, Problem
+
 NAME = "ionos-poller"
+
+
+@contextmanager
+def needed(extra: str, path: str, message: str, *, instead: str = "") -> Iterator[None]:
+    """What is imported in the block comes with an extra.  Raises: ConfigError where it is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError([Problem(path, message, how_to_add(extra) + instead)]) from error
 
 
 def how_to_add(extra: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from poller.config import Secret
-from poller.config.installed import how_to_add
+from poller.config.installed import needed
 from poller.core.errors import (
     AuthError,
     BodyTooLargeError,
@@ -66,11 +66,8 @@ class Pipelines:
 
     def __init__(self, url: str, authorization: str, transport: Transport) -> None:
         """Raises: ConfigError when the SDK is not installed."""
-        try:
+        with needed("setup", "setup", "needs ionoscloud-logging, which is not installed"):
             import ionoscloud_logging
-        except ImportError as error:
-            hint = how_to_add("setup")
-            raise ConfigError([Problem("setup", "needs ionoscloud-logging, which is not installed", hint)]) from error
         self._sdk: Any = ionoscloud_logging  # its types are not made to be read with `strict`
         configuration = self._sdk.Configuration(host=url, retries=0)
         configuration.max_retries = 1  # it would wait 100 s and send a POST again

@@ -14,9 +14,8 @@ from isal import isal_zlib
 from poller.archive import LostChainError, Place, PlaceError, TakenError
 from poller.archive.places import has_digest, is_empty_for, open_place
 from poller.config import ArchiveSink as Settings
-from poller.config.installed import how_to_add
+from poller.config.installed import needed
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter
-from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.core.evidence.batches import Head, PreparedBatch
 from poller.core.evidence.digest import digest_key, signature_key
@@ -60,11 +59,8 @@ class ArchiveSink(Sink):
         self._render = build_render(settings)
         self._retain_seconds = settings.retain_seconds if settings.object_lock != "none" else None
         if context.config.evidence.signing_key_file is not None:
-            try:
+            with needed("archive", "evidence.signing_key_file", "needs cryptography"):
                 import cryptography  # noqa: F401 - only whether it is there
-            except ImportError as error:
-                hint = how_to_add("archive")
-                raise ConfigError([Problem("evidence.signing_key_file", "needs cryptography", hint)]) from error
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Commit a batch and write it."""

@@ -15,9 +15,9 @@ from contextlib import closing
 from typing import Any
 
 from poller.config import KafkaSink as Settings
-from poller.config.installed import how_to_add
+from poller.config.installed import needed
 from poller.core.delivery import CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
-from poller.core.errors import ConfigError, Problem, StoppedError, TransientError
+from poller.core.errors import ConfigError, StoppedError, TransientError
 from poller.net.words import said
 from poller.system.liveness import moves
 
@@ -78,11 +78,8 @@ class Brokers:
 
     def __init__(self, table: Settings, stop: threading.Event) -> None:
         """Raises: ConfigError when confluent-kafka is not installed."""
-        try:
+        with needed("kafka", f"sinks.{table.name}.type", "kafka needs confluent-kafka"):
             import confluent_kafka
-        except ImportError as error:
-            hint = how_to_add("kafka")
-            raise ConfigError([Problem(f"sinks.{table.name}.type", "kafka needs confluent-kafka", hint)]) from error
         self._kafka: Any = confluent_kafka
         self.error: Any = confluent_kafka.KafkaException
         self._table = table

@@ -14,10 +14,9 @@ from typing import Any
 import msgspec
 
 from poller.config import FirehoseSink as Settings
-from poller.config.installed import how_to_add
+from poller.config.installed import needed
 from poller.config.sink_base import KIB, MIB
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
-from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
@@ -46,11 +45,8 @@ class FirehoseSink(Sink):
 
     def __init__(self, settings: Settings, context: Context) -> None:
         """Raises: ConfigError when boto3 is not installed."""
-        try:
+        with needed("firehose", f"sinks.{settings.name}.type", "firehose needs boto3"):
             import boto3  # noqa: F401 - only whether it is there
-        except ImportError as error:
-            hint = how_to_add("firehose")
-            raise ConfigError([Problem(f"sinks.{settings.name}.type", "firehose needs boto3", hint)]) from error
         # Each record's newline counts.
         settings = msgspec.structs.replace(
             settings,

@@ -17,9 +17,8 @@ import msgspec
 
 from poller import __version__
 from poller.config import OtlpSink as Settings
-from poller.config.installed import how_to_add
+from poller.config.installed import needed
 from poller.core.delivery import Accepted, Outcome, Refused, RetryAfter
-from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.core.mapping.otel import RESOURCE, SEVERITIES, Record, record_of
 from poller.net.transport import Response, unrequested_encoding
@@ -156,12 +155,10 @@ class _Protobuf:
 
     def __init__(self, name: str) -> None:
         """Raises: ConfigError when they are not installed."""
-        try:
+        instead = ', or set encoding = "json"'
+        with needed("otlp", f"sinks.{name}.type", "otlp needs opentelemetry-proto", instead=instead):
             from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
             from opentelemetry.proto.common.v1 import common_pb2
-        except ImportError as error:
-            hint = f'{how_to_add("otlp")}, or set encoding = "json"'
-            raise ConfigError([Problem(f"sinks.{name}.type", "otlp needs opentelemetry-proto", hint)]) from error
         self._service: Any = logs_service_pb2
         self._common: Any = common_pb2
 

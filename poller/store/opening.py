@@ -5,26 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from poller.config import Config
-from poller.config.installed import how_to_add
-from poller.core.errors import ConfigError, Problem
+from poller.config.installed import needed
 
 if TYPE_CHECKING:
     from poller.store.protocols import Stores
 
 
 def stores_of(config: Config) -> Stores:
-    """The states that a configuration means. Opens nothing yet."""
+    """The states that a configuration means. Opens nothing yet.  Raises: ConfigError where its library is not installed."""
     if config.state.url:
-        return _in_database(config)
+        with needed("postgres", "state.url", "needs the extra `postgres`, which is not installed"):
+            from poller.store import postgres
+        return postgres.Stores(config)
     from poller.store import sqlite
 
     return sqlite.Stores(config.state_dir)
-
-
-def _in_database(config: Config) -> Stores:
-    try:
-        from poller.store import postgres
-    except ImportError as error:
-        hint = how_to_add("postgres")
-        raise ConfigError([Problem("state.url", "needs the extra `postgres`, which is not installed", hint)]) from error
-    return postgres.Stores(config)
