@@ -197,12 +197,7 @@ class Rebuilder:
         self._account = account
         self._now = now
 
-    def into(
-        self,
-        state: State,
-        on_object: Callable[[], None] = lambda: None,
-        close: Callable[[Head], Head] = lambda head: head,
-    ) -> Rebuilt:
+    def into(self, state: State, close: Callable[[Head], Head] = lambda head: head) -> Rebuilt:
         """Fill an empty state. `close` gives the head to go on from, once all that is archived is in the state.
 
         Raises: PlaceError, DamagedArchiveError, StateError.
@@ -222,7 +217,6 @@ class Rebuilder:
             state.contracts.enrol([contract], self._account, known.span.start, self._now)
         for entry in contents.objects:
             self._enter(state, entry)
-            on_object()
         for contract, known in contracts.items():
             state.contracts.skip_to(contract, known.span.end, 0)
             self._enter_gaps(state, contract, known)
