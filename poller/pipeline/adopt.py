@@ -18,19 +18,17 @@ _MAX_FILE_BYTES = 64 * 1024
 _OPTION = "--adopt-state"
 
 
-def adopt(path: Path, state: State, accounts: Iterable[str], *, now: float, by: Action) -> bool:
+def adopt(path: Path, state: State, accounts: Iterable[str], *, now: float, by: Action) -> None:
     """Begin from the `last_run` of the script's state file. Does nothing to a state that has begun already.
 
-    Returns: whether it was adopted.
     Raises: ConfigError when the file cannot be read, or is not such a file.
     """
     if state.contracts.all():
         log.info("state.already_adopted", extra={"file": str(path)})
-        return False
+        return
     text, since = _last_run(path, now)
     state.request_reread(accounts, since, by=by)
     log.info("state.adopted", extra={"file": str(path), "last_run": text})
-    return True
 
 
 def _last_run(path: Path, now: float) -> tuple[str, int]:
