@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from poller.core.errors import StoppedError
@@ -14,7 +15,6 @@ from poller.pipeline.collect import Collector, PollResult, WindowCommitted
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.loop import Loop
 
-Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
@@ -64,7 +64,7 @@ class Transfer:
         try:
             found = contracts()
             pool = ThreadPoolExecutor(max(1, min(concurrency * MOST_OPEN, len(found))), thread_name_prefix="collect")
-            polls = [pool.submit(self._guarded, collector.collect, contract) for contract in found]
+            polls = [pool.submit(self._guarded, partial(collector.collect, contract)) for contract in found]
             for poll in polls:
                 poll.add_done_callback(lambda _: self._finished.release())
             self._await(len(polls), tick, tick_seconds)
@@ -101,10 +101,10 @@ class Transfer:
             if self._stop.is_set():
                 raise self._failure or StoppedError("asked to stop")
 
-    def _guarded(self, work: Callable[[Argument], Result], argument: Argument) -> Result:
+    def _guarded(self, work: Callable[[], Result]) -> Result:
         """Do a piece of work; should it fail, have all others stop and remember the first failure."""
         try:
-            return work(argument)
+            return work()
         except Exception as error:  # whatever it is: all others would wait for this piece of work for ever
             if self._failure is None and not (isinstance(error, StoppedError) and self._stop.is_set()):
                 self._failure = error
@@ -113,7 +113,7 @@ class Transfer:
 
     def _deliver(self, loop: Loop) -> None:
         with suppress(Exception):  # `_guarded` has remembered it
-            self._guarded(lambda _: loop.run(), None)
+            self._guarded(loop.run)
         self._finished.release()
 
     def _wake(self) -> None:
