@@ -155,8 +155,8 @@ class StateUnavailableError(StateError):
 class LeaseLostError(StateUnavailableError):
     """A claim or a place is another replica's by now. Nothing was written: drop what you remember of it, and begin again."""
 
-    def __init__(self, message: str, *, hint: str = "", contract: str = "", sink: str = "") -> None:
-        super().__init__(message, hint=hint or "another replica goes on", contract=contract, sink=sink)
+    def __init__(self, message: str, *, contract: str = "", sink: str = "") -> None:
+        super().__init__(message, hint="another replica goes on", contract=contract, sink=sink)
 
 
 class StateFullError(StateUnavailableError):
