@@ -9,13 +9,13 @@ from typing import NamedTuple
 from poller.config import Config
 from poller.core.amounts import duration, plural
 from poller.core.gaps import summary
+from poller.ionos.api import WARN_EXPIRY_SECONDS
 from poller.pipeline.status import Seen, Use
 from poller.service.readiness import gaps_told, is_stale
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract
 
 OK, WARN, BAD = "ok", "warn", "bad"
-_TOKEN_SOON_SECONDS = 14 * 86_400
 _MOST_PENDING = 3
 
 
@@ -144,7 +144,7 @@ def _of_tokens(view: View) -> Iterator[Word]:
         left = expires_at - view.now
         if left <= 0:
             yield Word(BAD, f"account {account}: the API token has expired; make a new one and replace its file")
-        elif left < _TOKEN_SOON_SECONDS:
+        elif left < WARN_EXPIRY_SECONDS:
             words = f"account {account}: the API token expires in {duration(left)}"
             yield Word(WARN, f"{words}; make a new one and replace its file")
 
