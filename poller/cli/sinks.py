@@ -74,6 +74,9 @@ def retry(settings: Settings, name: str, use: str | None) -> int:
     def work(stop: threading.Event) -> int:
         with closing(stores.attach(use)) as state:
             before = _sink(state, name)
+            if use == "run" and name not in {sink.name for sink in config.sinks}:
+                hint = f"put it back, then `ionos-poller reload`; `ionos-poller sinks forget {name}` deletes what waits for it"
+                raise ConfigError([Problem("NAME", f"{name} left the config, so nothing is sent to it", hint)])
             if before.sink.retry_at is None and not before.postponed:
                 click.echo(f"{name} does not wait for anything: {_told(before)}")
                 return EXIT_OK

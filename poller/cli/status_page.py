@@ -193,7 +193,8 @@ def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
         if _has_left(config, row, use):
             way_out = f"`ionos-poller sinks forget {sink.name}`"
             yield _line("yellow", f"sink {sink.name} left the config and holds the outbox until {way_out}")
-        elif sink.retry_at is not None:
+            continue
+        if sink.retry_at is not None:
             again = f"next try in {_span(sink.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
             since = f"parked for {_span(now - sink.parked_at)}" if sink.parked_at else f"attempt {sink.attempts}"
             at_once = f"; now: `ionos-poller sinks retry {sink.name}`" if use.process else ""

@@ -223,7 +223,9 @@ class Daemon:
 
     def _start(self, components: Components, stop: threading.Event) -> None:
         self._config = components.config
-        self.metrics.keep(components.accounts.keys(), components.config.poll.wants)
+        self.metrics.keep(
+            components.accounts.keys(), components.config.poll.wants, [sink.name for sink in components.config.sinks]
+        )
         work = Schedule(self._state, components, stop, self.metrics, self._tick, self._fail, self._clock)
         self._work = work
         try:

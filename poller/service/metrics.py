@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from poller import __version__
 from poller.core.errors import StateUnavailableError
 from poller.store.letters import NO_LETTERS
-from poller.store.overview import Overview
+from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract
 from poller.system.telemetry import dropped_lines
 
@@ -36,6 +36,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._read = read
         self._is_polled: Callable[[Contract], bool] = lambda row: True
+        self._is_configured: Callable[[SinkOverview], bool] = lambda row: True
         self.batches_failed = Counter(
             f"{_PREFIX}batches_failed",
             "Sends that failed and are tried again.",
@@ -71,14 +72,16 @@ class Metrics:
         build = Gauge(f"{_PREFIX}build_info", "The version that runs.", ["version"], registry=self.registry)
         build.labels(__version__).set(1)
         is_polled = lambda row: self._is_polled(row)  # noqa: E731, PLW0108 - as it is at the time of the scrape
-        self.registry.register(_StateCollector(read, clock, is_polled, lost_leases))
+        is_configured = lambda row: self._is_configured(row)  # noqa: E731, PLW0108 - the same
+        self.registry.register(_StateCollector(read, clock, is_polled, is_configured, lost_leases))
 
-    def keep(self, accounts: Collection[str], wants: Callable[[str], bool]) -> None:
-        """Show the gauges of these accounts and of the contracts that are wanted, no others.
+    def keep(self, accounts: Collection[str], wants: Callable[[str], bool], sinks: Collection[str]) -> None:
+        """Show the gauges of these accounts and of the contracts that are wanted, and what keeps these sinks from taking events.
 
-        What is not polled any more would keep its last value, or grow older, for ever: an alarm that nothing ends.
+        What is not polled, or sent to, any more would keep its last value, or grow older, for ever: an alarm that nothing ends.
         """
         self._is_polled = lambda row: row.account in accounts and wants(row.contract)
+        self._is_configured = lambda row: row.sink.name in sinks
         _drop(self.token_expires_at, lambda account: account not in accounts)
         _drop(self.clock_skew, lambda account: account not in accounts)
         polled = {row.contract for row in self._read().contracts if self._is_polled(row)}
@@ -100,11 +103,13 @@ class _StateCollector(Collector):
         read: Callable[[], Overview],
         clock: Callable[[], float],
         is_polled: Callable[[Contract], bool],
+        is_configured: Callable[[SinkOverview], bool],
         lost_leases: Callable[[], int],
     ) -> None:
         self._read = read
         self._clock = clock
         self._is_polled = is_polled
+        self._is_configured = is_configured
         self._lost_leases = lost_leases
 
     def describe(self) -> Iterable[Metric]:
@@ -126,6 +131,7 @@ class _StateCollector(Collector):
         now = self._clock()
         by_contract = {row.contract: row for row in state.contracts}
         polled = [row for row in state.contracts if self._is_polled(row)]
+        configured = [row for row in state.sinks if self._is_configured(row)]
         yield _counter(
             "events_collected",
             "New entries stored for delivery.",
@@ -220,13 +226,13 @@ class _StateCollector(Collector):
             "sink_parked",
             "1 while the sink refuses our credentials and waits for a person.",
             ["sink"],
-            {(row.sink.name,): int(row.sink.parked_at is not None) for row in state.sinks},
+            {(row.sink.name,): int(row.sink.parked_at is not None) for row in configured},
         )
         yield _gauge(
             "contracts_postponed",
             "Contracts that the sink does not take while it takes others. They wait on their own.",
             ["sink"],
-            {(row.sink.name,): len(row.postponed) for row in state.sinks},
+            {(row.sink.name,): len(row.postponed) for row in configured},
         )
         yield _counter(
             "archive_digests",

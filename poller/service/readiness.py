@@ -34,15 +34,12 @@ def not_ready_reasons(
     first. What is likely to have led to a trouble is named too, but is none by itself: a token may be good for longer than it
     says, and a list of contracts that cannot be had now changes nothing for those that are known.
     """
+    sinks = configured_sinks(state, config)
     reasons = [
         *_unknown_contracts(state, config, contracts, discovery_failures),
         *_stale_polls(state, config, contracts, now),
-        *(
-            f"sink {row.sink.name} is parked: {row.sink.failure}"
-            for row in state.sinks
-            if row.sink.parked_at is not None
-        ),
-        *(f"sink {row.sink.name}: {row.sink.failure}" for row in state.sinks if row.sink.failure.startswith(CRASHED)),
+        *(f"sink {row.sink.name} is parked: {row.sink.failure}" for row in sinks if row.sink.parked_at is not None),
+        *(f"sink {row.sink.name}: {row.sink.failure}" for row in sinks if row.sink.failure.startswith(CRASHED)),
     ]
     if state.outbox.bytes >= config.outbox.max_bytes:
         reasons.append("the outbox is full: collecting is paused until a sink takes more")
@@ -56,6 +53,12 @@ def not_ready_reasons(
         if expires_at <= now
     ]
     return expired + reasons if reasons else []
+
+
+def configured_sinks(state: Overview, config: Config) -> list[SinkOverview]:
+    """The sinks of the configuration. To one that left it nothing is sent: what kept it from taking events is of the past."""
+    names = {sink.name for sink in config.sinks}
+    return [row for row in state.sinks if row.sink.name in names]
 
 
 def gaps_told(gaps: Iterable[Gap]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from poller.service.delivering import Delivering
 from poller.service.jobs import Jobs
 from poller.service.metrics import Metrics
 from poller.service.polling import Polling
-from poller.service.readiness import not_ready_reasons, notes
+from poller.service.readiness import configured_sinks, not_ready_reasons, notes
 from poller.service.tokens import TokenWatch
 from poller.store.protocols import State
 from poller.system.liveness import moves
@@ -136,7 +136,7 @@ class Schedule:
             notes(
                 overview.contracts,
                 [gap for gap in overview.gaps if gap.contract in self.polling.contracts],
-                overview.sinks,
+                configured_sinks(overview, self.components.config),
             ),
             sum(row.new for row in overview.contracts),
         )

@@ -32,6 +32,26 @@ def test_a_sink_whose_key_was_replaced_works_at_once_when_asked_to(daemon_of: Ma
     assert "next try when `run` runs" in daemon.command("status")
 
 
+def test_a_sink_that_left_the_configuration_parked_is_no_trouble_and_cannot_be_tried(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=50)
+    good = daemon.key_file.read_text()
+    daemon.key_file.write_text("wrong")
+    daemon.start()
+    wait_until(lambda: daemon.get("/readyz")[0] == 503 and "parked" in daemon.get("/readyz")[1], what="it is told")
+    daemon.configure(sinks={LOKI: {}})
+    assert daemon.command("reload") == "reloaded\n"
+    wait_until(lambda: daemon.get("/readyz")[0] == 200, what="all that is configured works")
+    assert 'ionos_poller_sink_parked{sink="logging"}' not in daemon.get("/metrics")[1]
+    told = daemon.command("sinks", "retry", LOGGING, code=2)
+    assert f"{LOGGING} left the config, so nothing is sent to it" in told
+    assert f"sinks forget {LOGGING}" in told
+    daemon.key_file.write_text(good)
+    daemon.configure()
+    assert daemon.command("reload") == "reloaded\n"
+    daemon.await_delivery(LOGGING)
+    daemon.stop()
+
+
 def test_a_reload_tells_what_came_of_it(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=1, events=5)
     assert "`run` does not run" in daemon.command("reload", code=4)

@@ -43,14 +43,25 @@ def test_gauges_of_accounts_and_contracts_that_left_go_with_them() -> None:
         {"token_expires_at_seconds", "clock_skew_seconds"},
         {"audit_missing_events", "collect_lag_seconds", "last_poll_success_at_seconds"},
     )
-    metrics.keep({"prod", "test"}, lambda contract: True)
+    metrics.keep({"prod", "test"}, lambda contract: True, [])
     assert shown(metrics, by_account) == {name: {"prod", "test"} for name in by_account}
     assert shown(metrics, by_contract) == {name: {"1", "2", "3"} for name in by_contract}
-    metrics.keep({"prod"}, lambda contract: contract != "2")
+    metrics.keep({"prod"}, lambda contract: contract != "2", [])
     assert shown(metrics, by_account) == {name: {"prod"} for name in by_account}
     assert shown(metrics, by_contract) == {name: {"1"} for name in by_contract}
     # What was counted stays counted.
     assert shown(metrics, ["events_collected"]) == {"events_collected": {"1", "2", "3"}}
+
+
+def test_what_keeps_a_sink_from_taking_events_goes_with_it_but_not_what_waits_for_it() -> None:
+    parked = views.sink("loki", waiting=3, parked_at=NOW)
+    parked = parked._replace(postponed=[Postponed("9", 1, NOW, NOW, "", NOW)])
+    metrics = Metrics(lambda: views.state([], [parked, views.sink("out")]), lambda: NOW)
+    names = {"sink_parked", "contracts_postponed", "outbox_events", "deliver_lag_seconds"}
+    both = {name: {"loki", "out"} for name in names}
+    assert shown(metrics, names) == both
+    metrics.keep([], lambda contract: True, ["out"])
+    assert shown(metrics, names) == both | {"sink_parked": {"out"}, "contracts_postponed": {"out"}}
 
 
 def values(metrics: Metrics) -> dict[str, float]:
@@ -91,7 +102,7 @@ def test_the_books_are_shown_under_their_names() -> None:
         archives={"out": Head("a", 8, "", None, 0, 0, None)},
     )
     metrics = Metrics(lambda: overview, lambda: NOW)
-    metrics.keep({"default"}, lambda contract: True)
+    metrics.keep({"default"}, lambda contract: True, {"loki", "out"})
     shown = values(metrics)
     expected = {
         "lease_lost_total": 0,

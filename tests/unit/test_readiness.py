@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from poller.config import Account, Config, Poll
+from poller.config import Account, Config
 from poller.core.errors import AuthError, PollerError
 from poller.service.readiness import not_ready_reasons
 from poller.store.overview import SinkOverview
@@ -13,7 +13,7 @@ from poller.store.rows import Contract, Sink, Size
 from tests import views
 
 NOW = 1_777_593_600
-CONFIG = Config(poll=Poll(interval_seconds=60), accounts=(Account(name="default"),))
+CONFIG = views.config_of(["loki"])
 REFUSED = AuthError("the API refused the credentials (401)")
 UNKNOWN = PollerError("no account sees this contract", contract="9")
 
@@ -85,6 +85,13 @@ def test_a_parked_sink_a_full_outbox_and_a_start_without_contracts_are_told() ->
     assert "HTTP 401" in parked
     assert "outbox is full" in told(contract(), outbox_bytes=1 << 30)[0]
     assert told(is_discovered=False) == ["no contracts discovered yet"]
+
+
+def test_a_sink_that_left_the_configuration_is_no_trouble_whatever_it_waited_for() -> None:
+    without = views.config_of(["out"])
+    for left in (sink(parked_at=NOW), sink(failure="internal error: KeyError in loki.py:88")):
+        assert told(contract(), sinks=(left,))
+        assert told(contract(), sinks=(left,), config=without) == []
 
 
 def test_a_failed_look_for_contracts_matters_until_those_of_every_account_are_known() -> None:
