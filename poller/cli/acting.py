@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cache
 
-from poller.cli.options import Settings, use_of
-from poller.config import process_environment
+from poller.cli.options import use_of
+from poller.config import Config, process_environment
 from poller.store.journal import Action, Person
 from poller.store.opening import stores_of
 from poller.store.protocols import State, Stores
@@ -33,9 +33,9 @@ def login_of(uid: int) -> str:
 
 
 @contextmanager
-def attached(settings: Settings, use: str | None) -> Iterator[tuple[Stores, State]]:
+def attached(config: Config, use: str | None) -> Iterator[tuple[Stores, State]]:
     """The states, and that of a use, for short transactions: others may be working on it."""
-    stores = stores_of(settings.load(check_files=False))
+    stores = stores_of(config)
     with closing(stores.attach(use_of(use, stores))) as state:
         yield stores, state
 
@@ -50,6 +50,11 @@ def acting(stores: Stores, name: str, subject: str = "", *, reason: str = "") ->
     finally:
         if action.entry is not None:
             _log(action.entry.fields)
+
+
+def is_at_work(stores: Stores, state: State) -> bool:
+    """Whether a process of this machine, or of another one, works on a state."""
+    return stores.holder(state.use) is not None or bool(state.overview().replicas)
 
 
 def log_done(name: str, subject: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +15,11 @@ import click
 import msgspec
 
 from poller.cli import suggestions
-from poller.cli.acting import acting, attached
-from poller.cli.messages import echo_json, note, printable
+from poller.cli.acting import acting, attached, is_at_work
+from poller.cli.messages import echo_json, note, printable, tell
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings
 from poller.core.damage import Shield
-from poller.core.errors import EXIT_OK, ConfigError, Problem, StateError
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem, StateError
 from poller.core.mapping import escaped, format_time_us
 from poller.store.letters import StoredLetter, pieces
 from poller.store.protocols import State, Stores
@@ -60,7 +60,7 @@ def list_(settings: Settings, sink: str | None, limit: int | None, as_json: bool
     Example:
       ionos-poller dead-letters list --sink loki
     """
-    with attached(settings, use) as (_, state):
+    with attached(settings.load(check_files=False), use) as (_, state):
         _check_sink(state, sink)
         if as_json:
             for letter in state.dead_letters.each(state.dead_letters.numbers(sink)[:limit]):
@@ -90,7 +90,7 @@ def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
     Example:
       ionos-poller dead-letters show 17
     """
-    with attached(settings, use) as (_, state):
+    with attached(settings.load(check_files=False), use) as (_, state):
         for letter in state.dead_letters.each(_chosen(state, None, ids)):
             click.echo(_pretty(letter))
     return EXIT_OK
@@ -102,17 +102,38 @@ def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
 def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str | None) -> int:
     """Put dead letters back into the outbox, for the sink that refused them. All, or those named.
 
+    Exit code 1 if the state has forgotten a sink that they are of: those stay dead letters.
+
     \b
     Examples:
       ionos-poller dead-letters replay
       ionos-poller dead-letters replay 17 18
     """
-    with attached(settings, use) as (stores, state):
+    config = settings.load(check_files=False)
+    with attached(config, use) as (stores, state):
         numbers = _chosen(state, sink, ids)
+        refusers: set[str] = set()
+
+        def chosen() -> Iterator[StoredLetter]:
+            for letter in state.dead_letters.each(numbers):
+                refusers.add(letter.sink)
+                yield letter
+
         with acting(stores, "dead-letters replay", _subject(sink, ids)) as by:
-            count = state.dead_letters.replay(state.dead_letters.each(numbers), int(time.time()), by=by)
-    click.echo(f"{count} of {len(numbers)} put back; `run` sends them within seconds")
-    return EXIT_OK
+            count = state.dead_letters.replay(chosen(), int(time.time()), by=by)
+        forgotten = refusers - {row.name for row in state.outbox.sinks()}
+        name, is_sent = state.use, is_at_work(stores, state)
+    when = (
+        f"`{name}` sends them within seconds" if is_sent else f"they are sent when `{name}` runs: it does not run now"
+    )
+    click.echo(f"{count} of {len(numbers)} put back" + (f"; {when}" if count else ""))
+    configured = {row.name for row in config.sinks}
+    if name == "run" and (left := sorted(refusers - forgotten - configured)):
+        note(f"those of {', '.join(left)} wait: it left the config, and nothing is sent to it until it is put back")
+    if forgotten:
+        told = f"those of {', '.join(sorted(forgotten))} stay dead letters: the state has forgotten the sink"
+        tell(f"{told} (put it into the config and start `run`, which makes it known; then replay them)")
+    return EXIT_INCOMPLETE if forgotten else EXIT_OK
 
 
 @command.command("purge", cls=GlobalOptionsCommand, short_help="Delete them for good.")
@@ -148,7 +169,7 @@ def purge(
         raise ConfigError([Problem("--reason", "missing", "say why they can go: it is kept in the journal")])
     if given is not None and no_export:
         raise ConfigError([Problem("--no-export", "contradicts --export", "give one of the two")])
-    with attached(settings, use) as (stores, state):
+    with attached(settings.load(check_files=False), use) as (stores, state):
         numbers = _chosen(state, sink, ids)
         if numbers and not yes:
             _confirm(f"Delete {len(numbers)} dead letters for good?")
@@ -195,9 +216,11 @@ def _confirm(question: str) -> None:
 
 
 def _check_sink(state: State, sink: str | None) -> None:
-    """Raises: ConfigError for a name that the state does not know."""
-    known = [row.name for row in state.outbox.sinks()]
-    if sink is not None and sink not in known:
+    """Raises: ConfigError for a name that the state does not know. A sink that was forgotten may have left letters."""
+    if sink is None:
+        return
+    known = dict.fromkeys([*(row.name for row in state.outbox.sinks()), *state.overview().letters])
+    if sink not in known:
         raise ConfigError([Problem("--sink", f"there is no sink {sink}", f"known are: {', '.join(known) or 'none'}")])
 
 

@@ -77,7 +77,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
     Example:
       ionos-poller gaps show 3
     """
-    with attached(settings, use) as (_, state):
+    with attached(settings.load(check_files=False), use) as (_, state):
         gap = _find(state, id_)
         entries = state.gaps.entries(gap.id)
     if as_json:
@@ -110,7 +110,10 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
       ionos-poller gaps retry 3
     """
     subject = "all that are open" if id_ is None else f"gap {id_}"
-    with attached(settings, use) as (stores, state), acting(stores, "gaps retry", subject) as by:
+    with (
+        attached(settings.load(check_files=False), use) as (stores, state),
+        acting(stores, "gaps retry", subject) as by,
+    ):
         chosen = [gap for gap in state.gaps.find() if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:
             state.gaps.retry(gap.id, int(time.time()), by=by)
@@ -129,7 +132,7 @@ def accept(settings: Settings, id_: int, use: str | None) -> int:
     Example:
       ionos-poller gaps accept 3
     """
-    with attached(settings, use) as (stores, state):
+    with attached(settings.load(check_files=False), use) as (stores, state):
         gap = _find(state, id_)
         with acting(stores, "gaps accept", f"gap {id_}: contract {gap.contract}, {gap.window}") as by:
             state.gaps.accept(gap.id, by=by)

@@ -9,7 +9,7 @@ from contextlib import closing
 import click
 
 from poller.cli import suggestions
-from poller.cli.acting import acting
+from poller.cli.acting import acting, is_at_work
 from poller.cli.messages import tell
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.cli.stopping import until_stopped
@@ -82,7 +82,7 @@ def retry(settings: Settings, name: str, use: str | None) -> int:
                 return EXIT_OK
             with acting(stores, "sinks retry", name) as by:
                 state.outbox.retry(name, time.time(), by=by)
-            if stores.holder(use) is None and not state.overview().replicas:  # nor on another machine
+            if not is_at_work(stores, state):
                 click.echo(f"{name} is tried as soon as `{use}` runs: it does not run now")
                 return EXIT_OK
             return _outcome(state, before, stop)

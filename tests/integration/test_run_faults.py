@@ -241,7 +241,8 @@ def test_one_poisonous_entry_among_a_thousand_is_set_apart_and_replayed_when_the
     assert "Bad Request" in letter["reason"]
 
     daemon.simulator.change_settings(poison="")
-    assert "1 of 1 put back" in daemon.command("dead-letters", "replay", "--sink", LOGGING)
+    told = daemon.command("dead-letters", "replay", "--sink", LOGGING)
+    assert told == "1 of 1 put back; `run` sends them within seconds\n"
     daemon.await_delivery(LOGGING)
     wait_until(lambda: daemon.metric("dead_letters", sink=LOGGING) == 0)
     assert daemon.command("dead-letters", "list") == ""
