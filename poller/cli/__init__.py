@@ -22,6 +22,7 @@ from poller.cli.memory import return_memory_promptly
 from poller.cli.messages import tell, wants_color
 from poller.cli.options import SuggestingGroup, global_options
 from poller.core.errors import EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_INTERRUPTED, ConfigError, PollerError, StoppedError
+from poller.system.closed_output import closed_output
 from poller.system.log_stream import LogStream
 
 if TYPE_CHECKING:
@@ -109,11 +110,13 @@ def main(prog_name: str = "ionos-poller") -> NoReturn:
     # Closed before we began: nobody is told, but the work can be done.
     descriptor = sys.stderr.fileno() if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY)
     sys.stderr = log = LogStream(descriptor)
+    if sys.stdout is None:
+        sys.stdout = closed_output()
     threading.excepthook = _tell_of_crash
     return_memory_promptly()
     code = run(sys.argv[1:], prog_name)
     if code != EXIT_INTERRUPTED:  # interrupted while the reader of a pipe held us up, flushing would wait for it again
-        with suppress(OSError, ValueError, AttributeError):  # nobody reads it any more, or it was closed from the start
+        with suppress(OSError, ValueError):  # nobody reads it any more
             sys.stdout.flush()
     log.finish()
     # Not sys.exit: a thread may wait for an answer of the API for half a minute more, and nothing depends on it.

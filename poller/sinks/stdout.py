@@ -27,6 +27,7 @@ from poller.core.events import OutboxEvent, ndjson_pieces
 from poller.core.mapping import escaped
 from poller.sinks.base import Context, OwnOutput
 from poller.sinks.render import build_render
+from poller.system.closed_output import no_output
 from poller.system.files import write_most
 
 # What `fetch` and `backfill` print has no sink in the configuration: every line, however long, at once.
@@ -44,7 +45,7 @@ class StdoutSink(OwnOutput):
     ) -> None:
         """`is_alone`: there is no other sink.  Raises: OutputError when it is alone and there is no standard output."""
         super().__init__(settings)
-        self._descriptor = -1 if sys.stdout is None else sys.stdout.fileno()
+        self._descriptor = sys.stdout.fileno()
         if is_alone:
             self._require_output()
         self._render = render
@@ -81,7 +82,7 @@ class StdoutSink(OwnOutput):
     def _require_output(self) -> None:
         """Raises: OutputError where there is none: its number may be that of any file by now."""
         if self._descriptor < 0:
-            raise OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")
+            raise no_output()
 
     def probe(self) -> Outcome:
         """Nothing to try: what stdout is only shows when it is written to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -232,6 +233,45 @@ def test_an_output_without_room_is_told_in_a_line(bench: Starter, command: tuple
     assert run.code == 1
     (line,) = run.told
     assert "no space left" in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("--help",),
+        ("--version",),
+        ("config", "show"),
+        ("check", "--offline", "--json"),
+        ("check", "--offline"),
+        ("status",),
+        ("status", "--json"),
+        ("sinks", "list"),
+        ("gaps", "list", "--json"),
+        ("tail", "--once", "--since", "1h"),
+        ("fetch", "--explain-filter", "--since", "1h"),
+        ("backfill", "--from", "1h", "--output", "-"),
+        ("simulate", "--port", "0"),
+        ("demo",),
+    ],
+    ids=" ".join,
+)
+def test_a_closed_output_is_told_in_a_line_by_every_command_that_prints(
+    bench: Starter, command: tuple[str, ...]
+) -> None:
+    place = bench(events=20)
+    assert place.fetch().code == 0
+    run = place.run(*command, stdout=None, preexec_fn=lambda: os.close(1))
+    assert run.code == 1
+    assert "stdout is closed" in run.told[-1]
+
+
+def test_a_closed_output_is_no_matter_to_a_command_that_prints_nothing(bench: Starter) -> None:
+    place = bench(events=20)
+    assert place.fetch().code == 0
+    run = place.run("gaps", "list", stdout=None, preexec_fn=lambda: os.close(1))
+    assert (run.code, run.told) == (0, ["no gaps: nothing was set apart as unreadable"])
+    export = ("backfill", "--from", "1h", "--output", "hour.ndjson")
+    assert place.run(*export, stdout=None, preexec_fn=lambda: os.close(1)).code == 0
 
 
 def test_without_a_state_there_is_no_status(bench: Starter) -> None:

@@ -18,6 +18,7 @@ from poller.core.errors import OutputError, StateError
 from poller.core.events import OutboxEvent
 from poller.sinks.build import build_sink
 from poller.sinks.stdout import PRINTED, StdoutSink
+from poller.system.closed_output import closed_output
 
 LINES = [b'{"n":0}', b'{"n":11}']
 BATCH = [OutboxEvent("1", n, 0, n.to_bytes(16), 0, line) for n, line in enumerate(LINES)]
@@ -65,7 +66,7 @@ def path(tmp_path: Path) -> Path:
 def test_without_standard_output_a_sink_that_is_alone_cannot_be_made_and_another_cannot_send(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stdout", closed_output())
     table, other = Settings(name="out"), FileSink(name="f", path="/x")
     for alone in ((), (table,)):
         with pytest.raises(OutputError, match=r"^there is no output: stdout is closed"):
