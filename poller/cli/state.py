@@ -73,6 +73,8 @@ def copy(settings: Settings, source: str, target: str) -> int:
       ionos-poller state copy --from postgresql://poller@db/poller --to state
     """
     config = settings.load(check_files=False)
+    if "://" not in source and "://" not in target and Path(source).resolve() == Path(target).resolve():
+        raise ConfigError([Problem("--to", "is the directory of --from", "name another directory, or a database")])
     before, after = _stores(config, source, "--from"), _stores(config, target, "--to")
     uses = copy_states(before, after, _tell)
     click.echo(wrapped(f"copied {', '.join(uses)} from {before.place} to {after.place}", sys.stdout))

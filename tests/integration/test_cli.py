@@ -274,6 +274,16 @@ def test_a_closed_output_is_no_matter_to_a_command_that_prints_nothing(bench: St
     assert place.run(*export, stdout=None, preexec_fn=lambda: os.close(1)).code == 0
 
 
+@pytest.mark.parametrize("target", ["state", "./state/", "other/../state", "link"])
+def test_a_state_is_not_copied_onto_itself(bench: Starter, target: str) -> None:
+    place = bench(events=20)
+    assert place.fetch().code == 0
+    (place.directory / "other").mkdir()
+    (place.directory / "link").symlink_to("state")
+    failed(place.run("state", "copy", "--from", "state", "--to", target), 2, "--to", "--from")
+    assert place.fetch().code == 0
+
+
 def test_without_a_state_there_is_no_status(bench: Starter) -> None:
     run = bench(events=0).run("status")
     assert run.code == 4
