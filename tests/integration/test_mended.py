@@ -57,6 +57,9 @@ def test_a_reload_tells_what_came_of_it(daemon_of: MakeDaemon) -> None:
     assert "`run` does not run" in daemon.command("reload", code=4)
     daemon.start()
     assert daemon.command("reload") == "reloaded\n"
+    told = daemon.command("reload", "--state-dir", "elsewhere", code=4)
+    assert "does not run with the state in" in told
+    assert "elsewhere" in told
     assert daemon.command("reload", str(daemon.process.pid if daemon.process else 0)) == "reloaded\n"
     daemon.configure(host="192.0.2.1")
     told = daemon.command("reload", code=1)
