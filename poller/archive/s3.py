@@ -26,7 +26,7 @@ from poller.core.delivery import RetryPolicy
 from poller.core.errors import ConfigError
 from poller.core.evidence.digest import PROBES, sha256
 from poller.core.windows import format_time
-from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
+from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS, secrets_of
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.net.transport import root_cause
 from poller.net.words import said
@@ -71,6 +71,7 @@ class S3Place:
         self._settings = settings
         self._config = config
         self._client: Any = None
+        self._credentials: Any = None
         self._lock = threading.Lock()
         self._secrets: list[str] = []
         self._knows_conditions = True
@@ -267,6 +268,7 @@ class S3Place:
         try:
             with self._lock:  # several threads write at once
                 client = self._client = self._client or self._connect()
+                self._secrets = secrets_of(self._credentials)
             answer = getattr(client, operation)(Bucket=self._bucket, **arguments)
             if operation == "get_object":
                 answer["Body"] = answer["Body"].read() if max_bytes is None else _first(answer["Body"], max_bytes + 1)
@@ -354,10 +356,7 @@ class S3Place:
             ),
         )
         bound_client(client, settings.send_timeout_seconds, _MAX_OBJECT_BYTES)
-        found = session.get_credentials()
-        if found is not None:
-            frozen = found.get_frozen_credentials()
-            self._secrets = [secret for secret in (frozen.secret_key, frozen.token, frozen.access_key) if secret]
+        self._credentials = session.get_credentials()
         return client
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 CREDENTIAL_CODES = {
     *("AccessDenied", "AccessDeniedException", "AuthFailure", "ExpiredToken", "ExpiredTokenException"),
     *("IncompleteSignature", "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidClientTokenId"),
@@ -37,3 +39,14 @@ CONNECTION_REASONS = (
     ("EndpointConnectionError", "no connection (check region, endpoint_url and the DNS)"),
     ("NoRegionError", "no region (give region, or set it in AWS's own configuration)"),
 )
+
+
+def secrets_of(credentials: Any) -> list[str]:
+    """What of a session's credentials must not be shown, as they are now: those of a role are renewed while a client is used.
+
+    Raises: as a call does, where they cannot be had.
+    """
+    if credentials is None:
+        return []
+    now = credentials.get_frozen_credentials()
+    return [secret for secret in (now.secret_key, now.token, now.access_key) if secret]

@@ -18,7 +18,7 @@ from poller.config.installed import needed
 from poller.config.sink_base import KIB, MIB
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.core.events import OutboxEvent
-from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS
+from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS, secrets_of
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.net.transport import RateLimit, root_cause
 from poller.net.words import said
@@ -60,6 +60,7 @@ class FirehoseSink(Sink):
         self._render = build_render(settings)
         self._rate_limit = RateLimit(settings.requests_per_second)
         self._client: Any = None
+        self._credentials: Any = None
         self._secrets: list[str] = []
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
@@ -101,6 +102,7 @@ class FirehoseSink(Sink):
         try:
             if self._client is None:
                 self._connect()
+            self._secrets = secrets_of(self._credentials)
             answer: dict[str, Any] = getattr(self._client, operation)(
                 DeliveryStreamName=self._table.stream, **arguments
             )
@@ -145,10 +147,7 @@ class FirehoseSink(Sink):
             ),
         )
         bound_client(self._client, settings.send_timeout_seconds)
-        found = session.get_credentials()
-        if found is not None:
-            keys = found.get_frozen_credentials()
-            self._secrets = [secret for secret in (keys.secret_key, keys.token, keys.access_key) if secret]
+        self._credentials = session.get_credentials()
 
 
 def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,7 +19,7 @@ import pytest
 from poller.archive import PlaceError, TakenError
 from poller.archive.s3 import S3Place
 from poller.archive.signing import is_signed_by, new_key, read_public_key
-from poller.config import ArchiveSink, Config, Evidence, Secret, SecretSource
+from poller.config import MASK, ArchiveSink, Config, Evidence, Secret, SecretSource
 from poller.core.evidence.batches import pack
 from poller.core.evidence.digest import signature_key
 from poller.pipeline.archive import ArchiveDeliverer
@@ -30,7 +31,7 @@ from poller.sinks.base import Context
 from poller.store.sqlite import State
 from tests.archive_soak import soak
 from tests.archives import Writer, entry
-from tests.hostile import RawServer, headed
+from tests.hostile import Asked, RawServer, headed
 from tests.integration.fetching import Starter
 from tests.moto import REGION, client, serving
 from tests.states import START, commit, event
@@ -247,6 +248,34 @@ def test_what_a_storage_answers_waits_or_asks_for_a_person(status: int, code: st
             list(place.listing(""))
     assert told.value.is_refused == is_refused
     assert code in str(told.value)
+
+
+def test_credentials_of_a_role_are_masked_after_they_were_renewed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    given, config = tmp_path / "given.json", tmp_path / "config"
+    config.write_text(f"[default]\ncredential_process = cat {given}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 300))
+    words: list[str] = []
+
+    def answer(asked: Asked) -> bytes:
+        body = f"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>{' '.join(words)}</Message></Error>".encode()
+        return headed(body, f"Content-Length: {len(body)}", "Content-Type: application/xml", status="500 Oops")
+
+    with closing(RawServer(answer)) as server:
+        place = S3Place(table(server.url, "b", access_key=None, secret_key=None), Config())
+        for number in range(3):
+            secrets = {name: f"canary-{name}-{number}" for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")}
+            given.write_text(json.dumps({"Version": 1, "Expiration": soon, **secrets}))
+            words[:] = secrets.values()
+            with pytest.raises(PlaceError) as caught:
+                list(place.listing(""))
+            assert "canary" not in str(caught.value)
+            assert MASK in str(caught.value)
 
 
 def test_a_storage_that_is_away_waits() -> None:

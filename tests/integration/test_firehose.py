@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from poller.config import Config, FirehoseSink
+from poller.config import MASK, Config, FirehoseSink
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, StoppedError
 from poller.core.events import OutboxEvent
@@ -427,6 +427,27 @@ def test_credentials_that_were_replaced_are_found_without_a_restart(
         "OLDKEY",
         "NEWKEY",
     ]  # type: ignore[index]
+
+
+def test_credentials_that_were_renewed_meanwhile_are_masked_too(
+    firehose: Firehose, aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of a role: the client looks for new ones by itself before they expire."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    given, config = tmp_path / "given.json", tmp_path / "config"
+    config.write_text(f"[default]\ncredential_process = cat {given}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    sink = make(firehose.url)
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 300))
+    for number in range(3):
+        secrets = {name: f"canary-{name}-{number}" for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")}
+        given.write_text(json.dumps({"Version": 1, "Expiration": soon, **secrets}))
+        firehose.answer = (500, json.dumps({"__type": "Oops", "message": " ".join(secrets.values())}).encode())
+        outcome = sink.send([event_of()])
+        assert isinstance(outcome, RetryAfter)
+        assert outcome.reason == f"Oops: {MASK} {MASK} {MASK}"
+        assert secrets["SessionToken"] in firehose.headers[-1].values(), "it was sent with these"
 
 
 @pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_DEFAULT_REGION"])
