@@ -90,7 +90,7 @@ def replay(directory: Path) -> int:
         check=True,
     )
     told, peak_kib = done.stdout.splitlines()
-    assert told == b"%d of %d put back; they are sent when `fetch` runs: it does not run now" % (LETTERS, LETTERS)
+    assert told == b"%d of %d put back; `fetch` sends them within seconds" % (LETTERS, LETTERS)
     return int(peak_kib) * 1024
 
 
