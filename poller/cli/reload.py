@@ -44,7 +44,7 @@ def command(settings: Settings, pid: int | None) -> int:
     process = pid or stores.holder("run")
     if process is None:
         hint = "start it: it loads the configuration at its start; if it runs with another state_dir, restart it"
-        raise StateError(f"`run` does not run with the state in {stores.place}", hint=hint)
+        raise StateError(f"`run` is not running with the state in {stores.place}", hint=hint)
 
     def work(stop: threading.Event) -> int:
         with closing(stores.attach("run")) as state:

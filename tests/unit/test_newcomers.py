@@ -76,7 +76,7 @@ MISTAKES = [
             "run `ionos-poller fetch` or `run` first, or name another --state-dir"),
     Mistake("--state-dir empty status", "", "", "{here}/empty: cannot be read: Not a directory",
             "check that it belongs to this user, or name another --state-dir"),
-    Mistake("reload", LOKI, "", "`run` does not run with the state in {here}/state",
+    Mistake("reload", LOKI, "", "`run` is not running with the state in {here}/state",
             "start it: it loads the configuration at its start; if it runs with another state_dir, restart it"),
     Mistake("sinks forget a", LOKI, "NAME", "a is a configured sink",
             "remove it from the config first, then `ionos-poller reload`"),
