@@ -54,11 +54,11 @@ def test_a_sink_that_left_the_configuration_parked_is_no_trouble_and_cannot_be_t
 
 def test_a_reload_tells_what_came_of_it(daemon_of: MakeDaemon) -> None:
     daemon = daemon_of(contracts=1, events=5)
-    assert "`run` does not run" in daemon.command("reload", code=4)
+    assert "`run` is not running" in daemon.command("reload", code=4)
     daemon.start()
     assert daemon.command("reload") == "reloaded\n"
     told = daemon.command("reload", "--state-dir", "elsewhere", code=4)
-    assert "does not run with the state in" in told
+    assert "is not running with the state in" in told
     assert "elsewhere" in told
     assert daemon.command("reload", str(daemon.process.pid if daemon.process else 0)) == "reloaded\n"
     daemon.configure(host="192.0.2.1")
