@@ -261,8 +261,8 @@ def test_fifty_kills_lose_nothing_and_repeat_at_most_a_batch_each(bench: Starter
 def test_a_second_one_is_refused_and_named_or_waits_its_turn(bench: Starter) -> None:
     place = bench(faults=("path=contracts:hang:60s",))
     first = place.start("fetch", "--since", "1h")
-    lock = place.state_dir / "fetch.lock"
-    wait_until(lambda: lock.exists() and lock.read_text().startswith(f"{first.pid} "), what="the state is held")
+    # It holds the state, and has noted there what it was told, once it asks the API.
+    wait_until(lambda: place.simulator.faults.struck["api", "hang"] > 0, what="the first asks for contracts")
     failed(place.fetch(), 4, "another process holds this state", str(first.pid), "--wait")
     elsewhere = place.start("fetch", "--state-dir", "elsewhere", "--since", "1h")
     second = place.start("fetch", "--wait")
