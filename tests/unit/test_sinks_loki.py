@@ -333,10 +333,10 @@ def test_work_side_by_side_ends_with_the_first_failure() -> None:
     assert max(done.values()) == 1
 
 
-def test_a_stop_waits_for_the_request_on_its_way_not_for_the_whole_batch() -> None:
-    found, stop = Loki(), threading.Event()
-    found.before_answer = stop.set
-    sink = found.sink(stop=stop)
+def test_a_stop_waits_for_the_request_on_its_way_not_for_the_whole_batch(clock: Clock) -> None:
+    found = Loki()
+    found.before_answer = clock.set
+    sink = found.sink(stop=clock)
     outcome = sink.send(numbered([60] * 400, size=1000))
     assert isinstance(outcome, Accepted)
     assert (found.requests, found.intake.stored + len(outcome.retry)) == (1, 400)
