@@ -23,14 +23,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, AnyStr
 
+import coverage
 import msgspec
 
-from tests.support import UNMEASURED, clean_environment
+from tests.support import MEASURING, UNMEASURED, clean_environment
 
 _BE_PARENT_OF_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER of prctl(2), which Linux alone has
 _ORDER_BYTES = 200_000  # an environment and a command line: what a socket takes as one message, at the least
 # What is read once, at the start: by Python, by the C library, and by the fault harness, whose clock must be there first.
-_READ_AT_START = ("PYTHON", "COVERAGE_", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "FAULT_CLOCK")
+_READ_AT_START = ("PYTHON", "LC_", "LANG", "TZ", "LD_", "MALLOC_", "FAULT_CLOCK")
 
 
 class _Order(msgspec.Struct):
@@ -141,6 +142,8 @@ def main(descriptor: int) -> None:
                 os.close(given)
             orders.send(b"%d" % pid)
     _become(order, descriptors)
+    if os.environ.get(MEASURING):
+        coverage.process_startup()  # what runs when a module is imported counts in the process of the tests
     runpy.run_module(order.module, run_name="__main__", alter_sys=True)
 
 

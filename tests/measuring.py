@@ -1,4 +1,4 @@
-"""Which tests coverage measures, with the processes that they start. To measure a process doubles what its start costs.
+"""Which tests coverage measures, with the processes that they start.
 
 The others run as fast as without coverage. What they run of the program, these run as well, but for a line or two in a thousand.
 """

@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import coverage
 import pytest
 
 from poller import __version__
 from tests.commands import run_command, start_command, start_process
 from tests.forked import Forked, can_be_forked
-from tests.support import COMMAND, UNMEASURED, clean_environment, open_files
+from tests.support import COMMAND, MEASURING, UNMEASURED, clean_environment, open_files
 
 ENVIRONMENT = clean_environment(UNMEASURED)
 
@@ -93,6 +94,21 @@ def test_threads_may_ask_at_the_same_time(tmp_path: Path) -> None:
 def test_one_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run_command("simulate", "--port", "0", cwd=tmp_path, env=UNMEASURED, timeout=0.2)
+
+
+def test_one_that_is_measured_counts_what_it_runs_itself(tmp_path: Path) -> None:
+    measured = coverage.Coverage(data_file=str(tmp_path / "lines"), config_file=False, source=["poller"])
+    measured.set_option("run:parallel", True)
+    measured.set_option("run:patch", ["_exit"])
+    environment = ENVIRONMENT | {MEASURING: measured.config.serialize()}
+    with start_process(
+        [*COMMAND, "config", "example"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+    ) as process:
+        assert isinstance(process, Forked)
+    measured.combine([str(tmp_path)])
+    ran = {Path(file).name: measured.get_data().lines(file) for file in measured.get_data().measured_files()}
+    assert ran["config.py"]
+    assert not ran["deliver.py"]  # it is imported there, and runs not a line
 
 
 @pytest.mark.parametrize(
