@@ -76,7 +76,8 @@ def tried(package: str, names: Sequence[str], workers: int) -> None:
     command = [Path(sys.executable).with_name("mutmut"), "run", f"--max-children={workers}", *names]
     done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
-        sys.exit(f"mutmut ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}")
+        said = re.sub(r"(?m)^[\u2800-\u28ff] .*\n", "", done.stdout)  # without the steps of its spinner
+        sys.exit(f"mutmut ended with {done.returncode}:\n{said[-4000:]}\n{done.stderr[-2000:]}")
 
 
 def survivors(module: Path, names: Sequence[str]) -> list[str]:
