@@ -4,7 +4,8 @@ The `_id` is made of the contract and the entry's identity: a repeat is answered
 an index, so with `{date}` always, and in a data stream until it rolls over between an event and its repeat.
 
 `_bulk` answers 200 and has a status for each item. What the receiver has against an event itself becomes a dead letter with its
-words; what concerns the index, the cluster or our rights holds the data.
+words; what concerns the index, the cluster or our rights holds the data. An event that a failure store keeps is not where it was
+sent: it was refused, whatever its status says.
 Source: docs/facts.md, "OpenSearch and Elasticsearch".
 """
 
@@ -32,13 +33,17 @@ SUCCESSES = (200,)
 _DATE, _DATE_CHARS = "{date}", len("2026-05-01")
 # What is wanted of the answer: all of it would be many times as much.
 _BULK = (
-    "/_bulk?filter_path=errors,items.*._id,items.*.status"
+    "/_bulk?filter_path=errors,items.*._id,items.*.status,items.*.failure_store"
     ",items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 )
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a batch of which every event is refused at length takes less
 _OLDEST_MAJOR = 7  # of Elasticsearch: before it, every document had a type
 _MAX_WORDS = 300
 _FINAL = (400, 413, 422)  # of an item, and so about the event: as it is, it will never be taken
+_IN_FAILURE_STORE = "used"
+_SEE_FAILURE_STORE = (
+    "it is in the failure store, not in the index: search there, the index's name with ::failures, for why"
+)
 
 _RIGHTS = ("security_exception", "access_control_exception")
 _RIGHTS_REMEDY = "give its user create_doc and auto_configure on the index (OpenSearch: write and create_index)"
@@ -126,6 +131,12 @@ class _Result(msgspec.Struct):
     status: int
     error: Any = None  # an object with `type` and `reason`; a proxy or an old version may say it in other ways
     id: str | None = msgspec.field(name="_id", default=None)
+    failure_store: Any = None
+
+    @property
+    def is_in_failure_store(self) -> bool:
+        """Whether a document about the failure was stored in place of the event, under an id that is not ours."""
+        return bool(self.failure_store == _IN_FAILURE_STORE)
 
 
 class _Bulk(msgspec.Struct):
@@ -176,7 +187,7 @@ def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
     found = [result for item in items for result in item.values() or (_NO_STATUS,)]
     if len(items) != len(names) or len(found) != len(names):
         return None
-    ids = [result.id for result in found]
+    ids = [None if result.is_in_failure_store else result.id for result in found]
     if ids == names or all(own in (None, name) for own, name in zip(ids, names, strict=True)):
         return found
     by_id = {result.id: result for result in found}
@@ -221,6 +232,8 @@ def _text(value: Any) -> str:
 def _rejected(result: _Result) -> _Rejected | None:
     """None for an item that is there, since now or since before."""
     status = result.status
+    if result.is_in_failure_store:
+        return _Rejected(f"{status} ({_SEE_FAILURE_STORE})", is_final=True, is_forbidden=False)
     kind, reason, cause = _told(result.error)
     if (200 <= status < 300 and result.error is None) or (
         status == 409 and kind in ("", "version_conflict_engine_exception")

@@ -63,6 +63,25 @@ def test_what_is_busy_is_sent_again_and_nothing_else_is():
     )
 
 
+@pytest.mark.parametrize("own", [{"_id": "lEu8jZYB_ZAKuDfZNouU"}, {"_id": "1"}, {}], ids=["another id", "ours", "none"])
+@pytest.mark.parametrize("status", [201, 200])
+def test_what_a_failure_store_took_is_not_in_the_index_and_leaves_the_others_alone(own, status):
+    kept = {"status": status, "failure_store": "used", **own}
+    outcome = judged({**TAKEN, "_id": "0"}, kept, {**BUSY, "_id": "2"})
+    assert isinstance(outcome, Accepted)
+    assert (list(outcome.refused), outcome.retry) == ([1], (2,))
+    assert "::failures" in outcome.refused[1]
+    alone = outcome_of_items(json.dumps({"items": [{"create": kept}]}).encode(), ["1"])
+    assert alone == Accepted({0: outcome.refused[1]}, status=200)
+
+
+@pytest.mark.parametrize("told", ["not_enabled", "failed", "not_applicable_or_unknown", None, 1])
+def test_a_failure_store_that_was_not_used_changes_nothing(told):
+    assert judged({**TAKEN, "failure_store": told}, {**BAD, "failure_store": told}) == judged(TAKEN, BAD)
+    busy = judged({**BUSY, "failure_store": told})
+    assert busy == judged(BUSY)
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [
