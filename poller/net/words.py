@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import html
 import json
 import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote_plus
 
 from poller.config import MASK
 from poller.core.damage import without_lone_surrogates
@@ -15,14 +18,14 @@ _MAX_WORDS = 200
 _ECHO_CHARS = 32
 _MAX_MESSAGES = 20
 _MAX_BODY_BYTES = 64 * 1024
+_MOST_NESTED = 4
+_UNICODE_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _ENTRY = re.compile(rb'"(?:_source|@uuid)"\s*:')
 
 
 def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
     """The server's words as one printable line of at most 200 characters, without our secrets and body."""
-    text = answer.body[:_MAX_BODY_BYTES].decode("utf-8", "replace")
-    for secret in sorted([*secrets, *answer.secrets], key=len, reverse=True):
-        text = text.replace(secret, MASK).replace(json.dumps(secret)[1:-1], MASK)
+    text = _masked(_text_of(answer.body[:_MAX_BODY_BYTES]), [*secrets, *answer.secrets])
     if "html" in answer.headers.get("Content-Type", ""):
         text = re.sub(r"<[^<>]*>", " ", text)
     return _without_echo(one_line(text), sent)
@@ -71,6 +74,42 @@ def loose_json(body: bytes) -> Any:
     return json.loads(without_lone_surrogates(text.encode()).decode(), strict=False)
 
 
+def _text_of(body: bytes) -> str:
+    """A body as text: in the Unicode encoding that its first bytes show, or else one byte a character."""
+    encoding, is_whole = json.detect_encoding(body), len(body) < _MAX_BODY_BYTES
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(body, is_whole)
+    except ValueError:
+        return body.decode("latin-1" if encoding.startswith("utf-8") else encoding, "replace")
+
+
+def _masked(text: str, secrets: Sequence[str]) -> str:
+    """The text without the secrets. Where one of them is in it as JSON, a URL or HTML write it, the text is read out of that."""
+    longest_first = sorted(filter(None, secrets), key=len, reverse=True)
+    for secret in longest_first:
+        text = text.replace(secret, MASK).replace(json.dumps(secret)[1:-1], MASK)
+    plain, plain_secrets = _plain(text), [found for secret in longest_first if (found := _plain(secret))]
+    if not any(secret in plain for secret in plain_secrets):
+        return text
+    for secret in plain_secrets:
+        plain = plain.replace(secret, MASK)
+    return plain
+
+
+def _plain(text: str) -> str:
+    """The text as it was before JSON, a URL or HTML, or one in the other, wrote it; without any backslash."""
+    for _ in range(_MOST_NESTED):
+        read = _UNICODE_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text).replace("\\", "")
+        read = read.encode("utf-16-le", "surrogatepass").decode(
+            "utf-16-le", "replace"
+        )  # of pairs, which JSON escapes one by one
+        read = html.unescape(unquote_plus(read))
+        if read == text:
+            break
+        text = read
+    return text
+
+
 def _message(message: Any) -> str:
     if isinstance(message, dict):
         return ": ".join(str(message[key]) for key in ("errorCode", "message") if message.get(key))
@@ -79,9 +118,10 @@ def _message(message: Any) -> str:
 
 def _without_echo(words: str, sent: bytes) -> str:
     """The words up to where they begin to repeat what was sent, however often that was quoted again."""
-    flat, haystack = words.replace("\\", ""), sent.replace(b"\\", b"")
-    for start in range(0, len(flat) - _ECHO_CHARS + 1, _ECHO_CHARS):
-        if flat[start : start + _ECHO_CHARS].encode() in haystack:
-            # It may have begun in the span before, which was not all echo.
-            return f"{flat[: max(0, start - _ECHO_CHARS)]}..."
+    haystack = sent.replace(b"\\", b"")
+    for flat in (words.replace("\\", ""), _plain(words)):
+        for start in range(0, len(flat) - _ECHO_CHARS + 1, _ECHO_CHARS):
+            if flat[start : start + _ECHO_CHARS].encode("utf-8", "replace") in haystack:
+                # It may have begun in the span before, which was not all echo.
+                return f"{flat[: max(0, start - _ECHO_CHARS)]}..."
     return words

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -20,6 +24,68 @@ def test_of_two_secrets_of_which_one_is_in_the_other_nothing_is_left() -> None:
     assert plain(b"a canary-long, a canary", "canary", "canary-long") == f"a {MASK}, a {MASK}"
     answer = Response(407, {}, b'Basic Q0FOQVJZ of "p\\"w"', secrets=("Q0FOQVJZ", 'p"w'))
     assert words_of(answer, ["other"], b"") == f'Basic {MASK} of "{MASK}"'
+
+
+def as_json(text: str, *escaped: str) -> str:
+    """The text as JSON, with some characters escaped that need not be."""
+    written = json.dumps(text)
+    for char in escaped:
+        written = written.replace(char, f"\\u{ord(char):04X}")
+    return written
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "JSON": as_json,
+    "JSON of PHP": lambda text: as_json(text).replace("/", r"\/"),
+    "JSON of Go": lambda text: as_json(text, "&", "<", ">"),
+    "JSON of Gson": lambda text: as_json(text, "=", "'", "&", "<", ">"),
+    "JSON of .NET": lambda text: as_json(text, "+", "'", "&", "<", ">"),
+    "JSON in JSON": lambda text: as_json(as_json(text).replace("/", r"\/")),
+    "a URL": lambda text: quote(text, safe=""),
+    "a form": quote_plus,
+    "a URL twice": lambda text: quote(quote(text, safe="")),
+    "HTML": html.escape,
+    "HTML by number": lambda text: "".join(f"&#{ord(char)};" for char in text),
+    "HTML by hexadecimal number": lambda text: "".join(f"&#x{ord(char):X};" for char in text),
+    "JSON in HTML": lambda text: html.escape(as_json(text, "=")),
+}
+LOGINS = [
+    base64.b64encode(b"poller:???>>>~~~").decode(),
+    "aB3/xY9+zz==",
+    "100%25 & <more> \"quoted\" 'too'",
+    r"C:\users\u0041",
+    "p\u00e4ss w\u00f6rd \U0001f511",
+]
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("secret", LOGINS)
+def test_a_secret_is_masked_however_an_answer_writes_it(secret: str, spell: Callable[[str], str]) -> None:
+    for content_type in ("text/plain", "application/json", "text/html"):
+        said = f"bad key {spell(secret)} of 7"
+        for body in (said.encode(), said.encode("utf-16"), said.encode("utf-8-sig")):
+            words = plain(body, "other", secret, content_type=content_type)
+            assert words.replace("&quot;", '"').replace('"', "") == f"bad key {MASK} of 7"
+
+
+def test_a_secret_that_is_not_ascii_is_masked_in_an_answer_that_is_not_unicode() -> None:
+    assert plain("bad key p\u00e4ss w\u00f6rd".encode("latin-1"), "p\u00e4ss w\u00f6rd") == f"bad key {MASK}"
+
+
+def test_an_answer_without_a_secret_is_shown_as_it_was_written() -> None:
+    assert plain(rb'{"error":"a\/b + 100%25 &amp; \u003d"}', "canary", "") == r'{"error":"a\/b + 100%25 &amp; \u003d"}'
+
+
+@pytest.mark.parametrize("said", ["%" + "25" * 32_000, "&" + "amp;" * 16_000, "\\" * 65_000, r"\u005c" * 10_000])
+def test_what_is_nested_without_end_costs_no_time(said: str) -> None:
+    assert len(plain(said.encode(), "canary")) <= 200
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+def test_what_was_sent_is_known_again_however_it_is_written(spell: Callable[[str], str]) -> None:
+    sent = b'{"principal":{"identity":{"username":"jane.doe@example.com"},"sourceIP":"192.0.2.1"},"x":"/a/b?c=d&e=f"}'
+    assert "jane" not in plain(b"cannot read " + spell(sent.decode()).encode(), sent=b"[" + sent + b"]")
 
 
 def test_what_a_library_says_is_a_line_as_well() -> None:
