@@ -7,6 +7,7 @@ place that lacks the digest before: a disk that is not mounted, or a wrong path,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from isal import isal_zlib
@@ -46,7 +47,14 @@ class ArchiveSink(Sink):
     prepare: Callable[[Sequence[OutboxEvent]], PreparedBatch]
     """Commits what a batch of these events is made of. Given by who delivers."""
 
-    def __init__(self, settings: Settings, context: Context, place: Place | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        context: Context,
+        place: Place | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """`place` instead of the one that the table names.  Raises: ConfigError for a library that is not installed."""
         super().__init__(settings)
         self.evidence = context.config.evidence
@@ -57,6 +65,7 @@ class ArchiveSink(Sink):
         self.where = " ".join(filter(None, (settings.url, settings.endpoint_url)))
         """Which place it is, for the state to remember."""
         self._render = build_render(settings)
+        self._clock = clock
         self._retain_seconds = settings.retain_seconds if settings.object_lock != "none" else None
         if context.config.evidence.signing_key_file is not None:
             with needed("archive", "evidence.signing_key_file", "needs cryptography"):
@@ -77,7 +86,10 @@ class ArchiveSink(Sink):
 
     def write(self, batch: PreparedBatch) -> Outcome:
         """Write a batch that was committed, now or by somebody before."""
-        until = None if self._retain_seconds is None else batch.written_at + self._retain_seconds
+        until: float | None = None
+        if self._retain_seconds is not None:
+            # A batch may have waited for its place: a storage refuses a lock that is over already.
+            until = max(batch.written_at, self._clock()) + self._retain_seconds
 
         def put(item: tuple[str, bytes]) -> bool:
             moves()

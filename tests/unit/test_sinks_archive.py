@@ -57,9 +57,9 @@ def place() -> Recorder:
     return Recorder()
 
 
-def make(place: Any, *, config: Config | None = None, **settings: Any) -> ArchiveSink:
+def make(place: Any, *, config: Config | None = None, now: float = 1000.0, **settings: Any) -> ArchiveSink:
     table = Settings(**{"name": "archive", "url": "file:///proc/nowhere", **settings})
-    return ArchiveSink(table, Context(config or Config(), threading.Event()), place)
+    return ArchiveSink(table, Context(config or Config(), threading.Event()), place, clock=lambda: now)
 
 
 HEAD = Head("a" * 32, 6, sha256(b"digest 6"), None, 0, 0, 0)
@@ -103,6 +103,15 @@ def test_what_is_sent_is_what_was_prepared_of_the_events(place: Recorder) -> Non
 @pytest.mark.parametrize(("mode", "until"), [("none", None), ("compliance", 1060), ("governance", 1060)])
 def test_objects_are_locked_from_when_the_batch_was_committed(place: Recorder, mode: str, until: int | None) -> None:
     make(place, object_lock=mode, retain_seconds=60).write(batch())
+    assert {found for _, _, found in place.wrote} == {until}
+
+
+@pytest.mark.parametrize(("now", "until"), [(900.0, 1060), (1059.5, 1119.5), (1061.0, 1121), (9000.0, 9060)])
+def test_a_batch_that_waited_for_its_place_is_locked_for_as_long_as_any_other(
+    place: Recorder, now: float, until: float
+) -> None:
+    sink = make(place, now=now, object_lock="compliance", retain_seconds=60)
+    assert sink.write(batch()) == Accepted()
     assert {found for _, _, found in place.wrote} == {until}
 
 
