@@ -40,6 +40,7 @@ _NO_CONDITIONS = {"501", "NotImplemented"}
 _BUSY = {"RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "OperationAborted"}
 _FORBIDDEN = {"AccessDenied", "AccessDeniedException"}
 _LOCK_WORDS = ("lock", "retention", "retain", "worm")
+_MARKERS = ("ContinuationToken", "KeyMarker", "VersionIdMarker")  # of where a list goes on
 _HASH = "sha256"  # the metadata that tells our object without reading it
 _PROBE_SECONDS = 60
 _RETRIES = 6
@@ -142,9 +143,12 @@ class S3Place:
         return body
 
     def listing(self, prefix: str) -> Iterator[Listed]:
-        """As `Place.listing`; without versions where the storage or our rights do not show them."""
+        """As `Place.listing`; without versions where the storage or our rights do not show them.
+
+        A storage that does not know versions may say so, or answer with none, or as if plain objects had been asked for.
+        """
         try:
-            found = self._versions(prefix)
+            found = self._versions(prefix) or self._objects(prefix)
         except _AnswerError as error:
             if error.code in _REMEDIES or error.may_pass:
                 raise
@@ -174,11 +178,10 @@ class S3Place:
             yield page
             if not page.get("IsTruncated"):
                 return
-            if operation == "list_objects_v2":
-                arguments = {"ContinuationToken": page["NextContinuationToken"]}
-            else:
-                arguments = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
-                arguments = {name: value for name, value in arguments.items() if value}
+            before, arguments = arguments, {name: page[f"Next{name}"] for name in _MARKERS if page.get(f"Next{name}")}
+            if arguments in ({}, before):
+                reason = f"{self.url}: a list of objects is cut, and does not say where it goes on"
+                raise _AnswerError(reason, code="", hint="check endpoint_url", is_refused=False, is_of_object=True)
 
     def delete(self, key: str) -> None:
         """As `Place.delete`."""

@@ -493,6 +493,41 @@ def test_without_the_right_to_see_versions_objects_are_listed(made: Made) -> Non
     assert list(place.listing("")) == []
 
 
+PLAIN = {"Contents": [version("a", 1), version("b", 2)]}  # what an answer about versions does not have
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [
+        {},
+        PLAIN,
+        {**PLAIN, "IsTruncated": True, "NextMarker": "prefix/b"},
+        refused("NotImplemented", 501),
+        refused("MethodNotAllowed", 405),
+    ],
+    ids=["none", "objects", "a page of objects", "501", "405"],
+)
+def test_what_is_there_is_listed_by_a_storage_that_does_not_know_versions(made: Made, versions: Any) -> None:
+    place, _, _ = made(list_object_versions=versions, list_objects_v2=PLAIN)
+    assert list(place.listing("")) == [Listed("a", 1), Listed("b", 2)]
+    place, _, _ = made(list_object_versions=versions, list_objects_v2={})
+    assert list(place.listing("")) == []
+
+
+@pytest.mark.parametrize("marker", [{}, {"NextContinuationToken": "the same"}, {"NextContinuationToken": ""}])
+def test_a_list_that_is_cut_and_does_not_go_on_is_no_list(made: Made, marker: dict[str, str]) -> None:
+    page = {**PLAIN, "IsTruncated": True, **marker}
+    place, bucket, _ = made(list_object_versions=refused("AccessDenied", 403), list_objects_v2=page)
+    with pytest.raises(PlaceError, match="does not say where it goes on"):
+        list(place.listing(""))
+    assert len(bucket.of("list_objects_v2")) <= 2
+    place, _, _ = made(
+        list_object_versions={"Versions": [version("a", 1)], "IsTruncated": True, "NextKeyMarker": "the same"},
+        list_objects_v2=PLAIN,
+    )
+    assert list(place.listing("")) == [Listed("a", 1), Listed("b", 2)]
+
+
 def test_a_bucket_that_is_not_there_is_told_and_not_listed_otherwise(made: Made) -> None:
     place, bucket, _ = made(list_object_versions=refused("NoSuchBucket", 404))
     with pytest.raises(PlaceError, match="NoSuchBucket"):
