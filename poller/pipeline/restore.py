@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -47,18 +48,19 @@ class DamagedArchiveError(PollerError):
 
 
 def digests_of(place: Place) -> Iterator[tuple[int, str, Digest]]:
-    """The digests in order: number, SHA-256, content.
+    """The digests in order: number, SHA-256, content. Also those that the place has and does not list yet.
 
     Raises: PlaceError; DamagedArchiveError where the chain is broken, or there is none.
     """
-    numbers = sorted(
-        found[0] for listed in place.listing(DIGESTS) if (found := number_of(listed.key)) and found[1] == "json"
-    )
+    listed = (number_of(one.key) for one in place.listing(DIGESTS))
+    last = max((found[0] for found in listed if found and found[1] == "json"), default=1)
     previous = ""
-    for expected, number in enumerate(numbers or [0], start=1):
-        content = place.get(digest_key(expected), MAX_DIGEST_BYTES) if number == expected else None
+    for number in itertools.count(1):
+        content = place.get(digest_key(number), MAX_DIGEST_BYTES)
+        if content is None and number > last:
+            return
         if content is None:
-            raise DamagedArchiveError(f"{place.url}/{digest_key(expected)}", "is missing")
+            raise DamagedArchiveError(f"{place.url}/{digest_key(number)}", "is missing")
         if len(content) > MAX_DIGEST_BYTES:
             raise DamagedArchiveError(digest_key(number), "is longer than any digest")
         try:

@@ -37,9 +37,8 @@ from poller.core.windows import Window
 _GZIP_FORMAT = 31
 _CHUNK_BYTES = 1024 * 1024
 _PIECE_BYTES = 64 * 1024  # of what is inflated at once, as zlib copies what it has not got to
-MAX_DIGEST_BYTES = (
-    64 * 1024 * 1024
-)  # a batch has 100,000 entries at most: each in an object of its own, these are 50 MB
+# A batch has 100,000 entries at most: each in an object of its own, these are 50 MB.
+MAX_DIGEST_BYTES = 64 * 1024 * 1024
 _SIGNATURE_BYTES = 64
 _AHEAD = 4  # objects that wait for each worker
 _MOST_HASHED = 1000  # unlisted objects that are looked at to tell which missing one they are
@@ -151,13 +150,15 @@ class Verifier:
         numbers = self._list()
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="verify")
         try:
-            for number in numbers:
-                self._read(number, pool)
+            for listed in [*numbers, None]:
+                # What is not in the list: some storages list late, and more may have been written since.
+                while listed is None or self._chain.number + 1 < listed:
+                    if not self._read(self._chain.number + 1, pool):
+                        break
+                if listed is not None and listed > self._chain.number:
+                    self._read(listed, pool)
             if not self._chain.number:
                 self._find(digest_key(1), "is missing: no digest is here, so nothing is proven")
-            # What was written since the list was made.
-            while (self._unlisted or self._signatures) and self._read(self._chain.number + 1, pool):
-                pass
             self._collect(0)
         finally:  # where it ends early, by an interrupt too, nobody waits for what is still being read
             pool.shutdown(wait=False, cancel_futures=True)

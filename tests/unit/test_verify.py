@@ -28,6 +28,7 @@ from poller.core.evidence.digest import (
     signature_key,
 )
 from poller.core.windows import Window
+from poller.pipeline.restore import DamagedArchiveError, digests_of
 from poller.pipeline.verify import MAX_DIGEST_BYTES, Known, Verifier, inflated, seconds_of
 from tests.archives import CONTRACTS, HOUR, START, MemoryPlace, Writer, archive_of, entry, lines_of, signer, verify
 
@@ -106,6 +107,46 @@ def with_content(content: bytes, **counts: int) -> tuple[MemoryPlace, str]:
     place.objects[row.key] = content
     place.objects[digest_key(1)] = encode(msgspec.structs.replace(digest, objects=(row,)))
     return place, row.key
+
+
+class Late(MemoryPlace):
+    """A place that does not list yet what has one of these in its key."""
+
+    late: tuple[str, ...] = ()
+
+    def listing(self, prefix: str) -> Iterator[Listed]:
+        return (listed for listed in super().listing(prefix) if not any(part in listed.key for part in self.late))
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        ("digests/000000001",),
+        ("digests/000000003.json",),
+        ("digests/000000003.sig",),
+        ("000000002", "000000003"),
+        ("000000002", "000000004"),
+        ("000000005",),
+        ("000000004", "000000005"),
+        ("0000",),
+    ],
+    ids=" ".join,
+)
+def test_what_a_storage_has_and_lists_late_is_not_missing(late: tuple[str, ...]) -> None:
+    place, known = archive_of()
+    place = Late(place.objects)
+    place.late = late
+    report = verify(place, known, signer())
+    assert (report.findings, report.digests, report.entries) == ([], 5, verify(MemoryPlace(place.objects)).entries)
+    assert [number for number, _, _ in digests_of(place)] == [1, 2, 3, 4, 5]
+    # What is missing is missing.
+    del place.objects[digest_key(4)]
+    ends_early = any(part in digest_key(5) for part in late)
+    findings = {found.where: found.message for found in verify(place, known, signer()).findings}
+    assert "is missing" in findings[digest_key(5 if ends_early else 4)]
+    if not ends_early:
+        with pytest.raises(DamagedArchiveError, match=r"000000004.json: is missing"):
+            list(digests_of(place))
 
 
 def test_the_report_tells_what_was_proven_and_what_of_each_hour() -> None:
