@@ -37,6 +37,7 @@ def config_variables(environ: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     return [(variable, parts) for variable, parts in short.items() if environ.get(variable)] + found
 
 
+_PORTS = {"http": 80, "https": 443}
 _CA_BUNDLES = ("requests_ca_bundle", "curl_ca_bundle")  # the first that is set counts
 
 
@@ -71,7 +72,7 @@ class NetworkEnvironment:
 
         parts = urlsplit(url)
         no_proxy = self._environ.get("no_proxy", "")
-        if _is_excepted(parts.hostname or "", parts.port, no_proxy):
+        if _is_excepted(parts.hostname or "", parts.port or _PORTS.get(scheme, 0), no_proxy):
             return {}
         return {scheme: proxy if "://" in proxy else f"http://{proxy}"}
 
@@ -85,16 +86,16 @@ class NetworkEnvironment:
         return f"<NetworkEnvironment {' '.join(self._environ)}>"
 
 
-def _is_excepted(host: str, port: int | None, no_proxy: str) -> bool:
-    """Whether NO_PROXY (`*`, hosts, domains, `host:port`, addresses, networks) covers the host."""
-    host = host.lower()
+def _is_excepted(host: str, port: int, no_proxy: str) -> bool:
+    """Whether NO_PROXY (`*`, hosts, domains, `host:port`, addresses, networks) covers the host.
+
+    Each is read as some program reads it: a domain also as `.domain` or `*.domain`, an IPv6 address also in brackets.
+    """
+    host = host.lower().rstrip(".")
+    names = {host, f"[{host}]", f"{host}:{port}", f"[{host}]:{port}"}
     for item in no_proxy.replace(" ", ",").lower().split(","):
-        entry = item.lstrip(".")
-        if not entry:
-            continue
-        if entry == "*" or entry in (host, f"{host}:{port}") or host.endswith(f".{entry}"):
-            return True
-        if "/" in entry and _is_in_network(host, entry):
+        entry = item.removeprefix("*").strip(".")
+        if item == "*" or (entry and (entry in names or host.endswith(f".{entry}"))) or _is_in_network(host, entry):
             return True
     return False
 
