@@ -13,6 +13,7 @@ refuses a repeat in the same way, so that it ends in the same stream.  Source: d
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,6 +43,17 @@ MAX_REQUEST_BYTES = 480_000
 # eighths of it, stay below, also where a batch is sent again right after a kill.
 _REQUEST_SHARE = 1 / 16
 _PACE_SHARE = 7 / 8
+
+# Refusals of a whole stream, which no event is to blame for, and what to do.
+_NOT_THE_EVENTS = (
+    (
+        r"label names; limit|label (name|value) too long|duplicate label name|required labels|label pair|parsing labels",
+        "check labels",
+    ),
+    (r"ingestion blocked", "ask who runs this Loki"),
+)
+# How Loki names a stream, which may be longer than what is shown of an answer, before it says what is wrong.
+_STREAM_NAME = re.compile(rb"'\{.*?\}'", re.DOTALL)
 
 _HOUR_US = 3_600_000_000
 _HOURS_TAKEN = 7 * 24
@@ -77,6 +89,7 @@ class LokiSink(Sink):
             login=login_of(settings),
             headers={"X-Scope-OrgID": settings.tenant_id} if settings.tenant_id else {},
             connections=settings.connections,
+            readable=lambda answer: answer._replace(body=_STREAM_NAME.sub(b"'{...}'", answer.body)),
         )
 
     def parts(self, events: Sequence[OutboxEvent]) -> Iterator[Sequence[OutboxEvent]]:
@@ -153,6 +166,8 @@ class LokiSink(Sink):
             outcome = self._endpoint.post(encode_push(stream._replace(late=late), events, self._labels))
             if not (isinstance(outcome, Refused) and "too far behind" in outcome.reason):
                 break
+        if isinstance(outcome, Refused) and (remedy := _remedy_of(outcome.reason)):
+            return RetryAfter(f"{outcome.reason} ({remedy})")
         if isinstance(outcome, RetryAfter) and (len(events) == 1 or "stream limit" in outcome.reason):
             return outcome._replace(is_size_suspect=False)
         return outcome
@@ -180,6 +195,11 @@ class LokiSink(Sink):
         if isinstance(outcome, Refused) and (outcome.status == 422 or "stream" in outcome.reason):
             return Accepted(status=outcome.status)
         return outcome
+
+
+def _remedy_of(reason: str) -> str:
+    """What to do about a refusal that concerns the stream, whatever is in it; empty for any other."""
+    return next((remedy for told, remedy in _NOT_THE_EVENTS if re.search(told, reason, re.IGNORECASE)), "")
 
 
 class Tally:

@@ -624,6 +624,46 @@ def test_a_probe_pushes_no_stream(clock: Clock, answer: Outcome, expected: Outco
     assert sent.bodies == [b'{"streams":[]}']
 
 
+NAMED = '{a="%s", b="}"}' % ("x" * 900)
+
+
+@responses.activate
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        (f"missing required labels app,env for user fake for stream {NAMED}", "check labels"),
+        (f"entry for stream '{NAMED}' has 16 label names; limit 15", "check labels"),
+        (f"stream '{NAMED}' has label name too long: 'tag_name'", "check labels"),
+        (f"stream '{NAMED}' has label value too long: 'activityLog'", "check labels"),
+        (f"stream '{NAMED}' has duplicate label name: 'tag_name'", "check labels"),
+        ("error at least one label pair is required per stream", "check labels"),
+        (f"Error parsing labels '{NAMED}' with error: parse error", "check labels"),
+        ("ingestion blocked for user fake until '2026-12-01' with status code '400'", "ask who runs this Loki"),
+    ],
+)
+def test_a_refusal_of_the_stream_costs_no_event(said: str, remedy: str, count: int) -> None:
+    responses.post(f"{URL}/loki/api/v1/push", status=400, body=said)
+    outcome = sink_at_noon(connections=1).send([event()] * count)
+    assert isinstance(outcome, RetryAfter)
+    assert outcome.reason.endswith(f"({remedy})")
+    assert not outcome.is_size_suspect
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"entry for stream '{NAMED}' has timestamp too old: 2026-05-01T07:42:20Z, oldest acceptable timestamp is: 2026-05-02",
+        f"max entry size '262144' bytes exceeded for stream '{NAMED}' while adding an entry with length '262145' bytes",
+    ],
+)
+def test_a_refusal_of_an_event_is_told_in_the_words_behind_the_name_of_its_stream(said: str) -> None:
+    responses.post(f"{URL}/loki/api/v1/push", status=400, body=said)
+    outcome = sink_at_noon(connections=1).send([event()])
+    assert outcome == Refused("HTTP 400: " + said.replace(NAMED, "{...}"), 400)
+
+
 @responses.activate
 def test_an_address_that_is_not_lokis_is_named() -> None:
     responses.post(f"{URL}/loki/api/v1/push", status=404)
