@@ -46,6 +46,10 @@ _PROBE_SECONDS = 60
 _RETRIES = 6
 _RETRY = RetryPolicy(initial_seconds=1.0, max_seconds=16.0)
 _READ_BYTES = 1024 * 1024
+_REMEDY_OF_RIGHTS = "needs s3:PutObject, s3:GetObject and s3:ListBucket"
+# An object that a rule of the bucket has moved to where nothing is read at once.
+_COLD = "InvalidObjectState"
+_REMEDY_OF_COLD = "restore it from its storage class; keep digests/ out of rules that move objects there"
 _REMEDIES = {
     "NoSuchBucket": "create it, with object lock if it is to lock; check url, region and endpoint_url",
     "PermanentRedirect": "the bucket is in another region: check region and endpoint_url",
@@ -299,7 +303,7 @@ class S3Place:
         is_busy = code in _BUSY or status in (0, 408, 429) or (status >= 500 and status != 501)
         # A policy or a key of encryption may forbid one object alone.
         is_of_place = code in _REMEDIES or status == 401 or (code in CREDENTIAL_CODES and code not in _FORBIDDEN)
-        hint = _REMEDIES.get(code, "needs s3:PutObject, s3:GetObject and s3:ListBucket" if status == 403 else "")
+        hint = _REMEDIES.get(code) or (_REMEDY_OF_COLD if code == _COLD else _REMEDY_OF_RIGHTS if status == 403 else "")
         return _AnswerError(
             f"{self.url}: {words}",
             code=code or str(status),

@@ -59,6 +59,8 @@ from poller.config.sink_base import (
 )
 from poller.core.errors import Problem
 
+_COLD_CLASSES = ("GLACIER", "DEEP_ARCHIVE")  # of S3: an object is restored, for hours, before it can be read
+
 ObjectLock = Literal["compliance", "governance", "none"]
 Encryption = Literal["none", "AES256", "aws:kms"]
 
@@ -361,6 +363,9 @@ class ArchiveSink(LocalSink, frozen=True, kw_only=True, tag="archive"):
             yield Problem(
                 "object_lock", "needs a bucket: a directory locks nothing", "use an s3:// url, or take it out"
             )
+        if (self.storage_class or "").upper() in _COLD_CLASSES:
+            hint = "use one that is, such as GLACIER_IR, or a rule of the bucket that moves objects below data/"
+            yield Problem("storage_class", "is not read at once, and each digest is read before the next one", hint)
         if self.endpoint_url and not self.allow_plain_http and is_clear_text(self.endpoint_url):
             yield clear_text("endpoint_url", "entries and signatures")
 

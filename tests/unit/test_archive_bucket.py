@@ -609,6 +609,7 @@ def test_a_probe_of_a_lock_asks_for_a_minute_and_sweeps_up_what_earlier_ones_lef
         (refused(None, None, None), "HTTP 0", "", False),
         (refused("New", 401), "New: words", "", True),
         (refused("New", 403), "New: words", "needs s3:PutObject, s3:GetObject and s3:ListBucket", True),
+        (refused("InvalidObjectState", 403), "InvalidObjectState: words", "restore it", True),
         (refused("InvalidAccessKeyId", 400), "InvalidAccessKeyId: words", "", True),
         (refused("NoSuchBucket", 404), "NoSuchBucket: words", "create it", True),
         (refused("InvalidStorageClass", 403), "InvalidStorageClass: words", "check storage_class", True),

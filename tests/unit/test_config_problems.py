@@ -56,6 +56,8 @@ PROBLEMS = [
     ("archive, bucket", ARCHIVE + 'url = "s3://Not_a_bucket/x"', "sinks[0].url", "names no bucket"),
     ("archive, half a login", ARCHIVE + 'url = "s3://abc"\naccess_key_env = "KEY"', "sinks[0].access_key", "go together"),
     ("archive, lock", ARCHIVE + 'url = "file:///a"\nobject_lock = "compliance"', "sinks[0].object_lock", "needs a bucket"),
+    ("archive, cold", ARCHIVE + 'url = "s3://audit"\nstorage_class = "GLACIER"', "sinks[0].storage_class", "is not read at once"),
+    ("archive, colder", ARCHIVE + 'url = "s3://audit"\nstorage_class = "deep_archive"', "sinks[0].storage_class", "GLACIER_IR"),
     (
         "archive, clear text",
         ARCHIVE + 'url = "s3://abc"\nendpoint_url = "http://storage.example"',
