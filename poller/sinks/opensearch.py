@@ -40,6 +40,8 @@ _MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a batch of which every event is refused 
 _OLDEST_MAJOR = 7  # of Elasticsearch: before it, every document had a type
 _MAX_WORDS = 300
 _FINAL = (400, 413, 422)  # of an item, and so about the event: as it is, it will never be taken
+# It quotes the value that does not fit, in a notation of its own: the event's, which no log is to have.
+_PREVIEW = re.compile(r"[\s.]*Preview of field's value: .*", re.DOTALL)
 _IN_FAILURE_STORE = "used"
 _SEE_FAILURE_STORE = (
     "it is in the failure store, not in the index: search there, the index's name with ::failures, for why"
@@ -213,16 +215,14 @@ def _item(found: Any) -> dict[str, _Result]:
 
 
 def _told(error: Any) -> tuple[str, str, str]:
-    """What an error says: type, reason and cause, each as text, empty where it says nothing of it."""
+    """What an error says: type, reason and cause, each as text, empty where it says nothing of it. Without an event's value."""
     if not isinstance(error, dict):
-        kind, _, reason = _text(error).partition(": ")
+        kind, _, reason = _PREVIEW.sub("", _text(error)).partition(": ")
         return kind, reason, ""
     cause = error.get("caused_by")
-    return (
-        _text(error.get("type")),
-        _text(error.get("reason")),
-        _text(cause.get("reason") if isinstance(cause, dict) else cause),
-    )
+    reasons = (error.get("reason"), cause.get("reason") if isinstance(cause, dict) else cause)
+    reason, caused_by = (_PREVIEW.sub("", _text(said)) for said in reasons)
+    return _text(error.get("type")), reason, caused_by
 
 
 def _text(value: Any) -> str:
@@ -255,9 +255,7 @@ def _readable(answer: Response) -> Response:
         error = loose_json(answer.body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return answer
-    words = error if isinstance(error, str) else ""
-    if isinstance(error, dict):
-        words = ": ".join(filter(None, _told(error)[:2]))
+    words = ": ".join(filter(None, _told(error)[:2])) if isinstance(error, str | dict) else ""
     return answer._replace(body=words.encode("utf-8", "replace")) if words else answer
 
 

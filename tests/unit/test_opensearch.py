@@ -75,6 +75,29 @@ def test_what_a_failure_store_took_is_not_in_the_index_and_leaves_the_others_alo
     assert alone == Accepted({0: outcome.refused[1]}, status=200)
 
 
+PREVIEW = (
+    "failed to parse field [user] of type [long] in document with id '1'. Preview of field's value: '{name=jane\nx}'"
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"type": "document_parsing_exception", "reason": PREVIEW},
+        {"type": "document_parsing_exception", "reason": "failed", "caused_by": {"reason": PREVIEW}},
+        {"type": "document_parsing_exception", "reason": "failed", "caused_by": PREVIEW},
+        f"document_parsing_exception: {PREVIEW}",
+    ],
+    ids=["reason", "cause", "bare cause", "text"],
+)
+def test_the_value_of_an_event_that_an_answer_shows_is_not_among_its_words(error):
+    outcome = judged(TAKEN, {"status": 400, "error": error})
+    assert isinstance(outcome, Accepted)
+    assert outcome.refused[1].endswith("failed to parse field [user] of type [long] in document with id '1'")
+    whole = opensearch._readable(Response(400, {}, json.dumps({"error": error}).encode()))
+    assert b"jane" not in whole.body
+
+
 @pytest.mark.parametrize("told", ["not_enabled", "failed", "not_applicable_or_unknown", None, 1])
 def test_a_failure_store_that_was_not_used_changes_nothing(told):
     assert judged({**TAKEN, "failure_store": told}, {**BAD, "failure_store": told}) == judged(TAKEN, BAD)
