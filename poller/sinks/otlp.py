@@ -3,6 +3,9 @@
 A success may be partial: the answer then says how many records were refused, not which. The batch is sent again in halves, until
 a refused record is alone and becomes a dead letter with the receiver's words. So a record that was taken beside a refused one may
 be stored several times, under the same `log.record.uid`.
+
+A 500 may come of a record, or of a receiver that is ill: a Collector answers so for what it cannot pass on, and takes an empty
+request all the same. It is the record's fault only if the receiver takes another one, which it took before.
 Source: docs/facts.md, "OpenTelemetry (OTLP/HTTP)".
 """
 
@@ -10,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,6 +37,8 @@ _MAX_ANSWER_BYTES = 1024 * 1024  # a count and a message
 _SCOPE = "ionos-poller"
 # Of a server that is out of reach for a while. Any other 5xx may be what a record that it cannot handle makes of it.
 _TRANSIENT = (502, 503, 504)
+# So long a record waits that gets one of those where none is known that the receiver takes.
+PATIENCE_SECONDS = 3600.0
 
 
 class Partial(NamedTuple):
@@ -45,9 +51,12 @@ class Partial(NamedTuple):
 class OtlpSink(Sink):
     """POST {url}/v1/logs."""
 
-    def __init__(self, settings: Settings, context: Context) -> None:
+    def __init__(self, settings: Settings, context: Context, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises: ConfigError when opentelemetry-proto is not installed."""
         super().__init__(settings)
+        self._clock = clock
+        self._taken: OutboxEvent | None = None  # the last one that was
+        self._failing_since: dict[bytes, float] = {}  # by identity: what fails alone while none was taken
         self._codec = _Protobuf(settings.name) if settings.encoding == "protobuf" else _Json()
         self._endpoint = Endpoint(
             settings,
@@ -63,15 +72,30 @@ class OtlpSink(Sink):
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Send a batch. A refused record of it is found by halves."""
+        outcome, status = self._send(events)
+        if isinstance(outcome, Accepted):
+            self._taken = events[-1]
+            self._failing_since.clear()
+        if not isinstance(outcome, RetryAfter) or status is None or status < 500 or status in _TRANSIENT:
+            return outcome
+        # Not to be tried again, says the standard. That must not cost an entry where it is the receiver that is ill.
+        is_to_blame = len(events) == 1 and self._is_to_blame(events[0])
+        return Refused(outcome.reason, status) if is_to_blame else outcome
+
+    def _send(self, events: Sequence[OutboxEvent]) -> tuple[Outcome, int | None]:
+        """What became of some records, and the status of the answer."""
         body = self._codec.encode([record_of(event) for event in events])
         outcome, answer = self._endpoint.exchange(body)
-        if answer is None:
-            return outcome
-        if isinstance(outcome, RetryAfter) and answer.status >= 500 and answer.status not in _TRANSIENT:
-            # Not to be tried again, says the standard. That must not cost an entry where it is the receiver that is ill.
-            is_alone = len(events) == 1 and isinstance(self.probe(), Accepted)
-            return Refused(outcome.reason, answer.status) if is_alone else outcome
-        return outcome if not isinstance(outcome, Accepted) else self._judge(answer, body, len(events))
+        if isinstance(outcome, Accepted) and answer is not None:
+            outcome = self._judge(answer, body, len(events))
+        return outcome, answer and answer.status
+
+    def _is_to_blame(self, event: OutboxEvent) -> bool:
+        """Whether it is this record that the receiver cannot handle."""
+        if self._taken is not None:
+            return isinstance(self._send([self._taken])[0], Accepted)
+        since = self._failing_since.setdefault(event.identity, self._clock())
+        return self._clock() - since >= PATIENCE_SECONDS and isinstance(self.probe(), Accepted)
 
     def _judge(self, answer: Response, sent: bytes, count: int) -> Outcome:
         """What a success means for `count` records."""

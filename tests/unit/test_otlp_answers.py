@@ -21,8 +21,10 @@ from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused,
 from poller.core.errors import ConfigError
 from poller.core.events import OutboxEvent
 from poller.net.transport import Response
+from poller.sinks.base import Context
 from poller.sinks.build import build_sink
-from poller.sinks.otlp import Partial, message_of, partial_of
+from poller.sinks.otlp import PATIENCE_SECONDS, Partial, message_of, partial_of
+from poller.sinks.otlp import OtlpSink as Sink
 from tests.hostile import RawServer, http
 
 URL = "https://intake.example/otlp"
@@ -205,29 +207,101 @@ def test_any_other_status_means_what_it_means_to_every_sink(status: int, kind: t
     assert status != 404 or "check url" in outcome.reason  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("count", "is_well", "expected"),
-    [
-        (1, True, Refused("HTTP 500: panic", 500)),
-        (1, False, RetryAfter("HTTP 500: panic", is_size_suspect=True)),
-        (2, True, RetryAfter("HTTP 500: panic", is_size_suspect=True)),
-    ],
-)
-@pytest.mark.parametrize("status", [500, 501, 505])
-@responses.activate
-def test_a_record_that_breaks_a_receiver_which_is_well_is_refused(
-    count: int, is_well: bool, expected: Outcome, status: int
-) -> None:
-    def take(request: Any) -> tuple[int, dict[str, str], bytes]:
-        is_empty = not request.body or b"Provision" not in request.body
-        return (200, {}, b"") if is_well and is_empty else (status, {}, b"panic")
+class Clock:
+    now = 0.0
 
-    responses.add_callback(responses.POST, LOGS, take)
-    outcome = make(compression="none").send([event_of(number) for number in range(count)])
-    assert outcome == expected._replace(
-        reason=f"HTTP {status}: panic", **({"status": status} if isinstance(expected, Refused) else {})
-    )  # type: ignore[union-attr]
-    assert len(responses.calls) == (1 if count > 1 else 2)
+    def __call__(self) -> float:
+        return self.now
+
+
+class Receiver:
+    """A receiver that answers each record as it is told, and takes an empty request."""
+
+    def __init__(self, status: int) -> None:
+        self.answers: dict[int, tuple[int, bytes]] = {}  # by the seconds of the record's time
+        self.status = status
+        self.usual: tuple[int, bytes] = (200, b"")
+        self.asked: list[list[int]] = []
+        self.clock = Clock()
+        settings = OtlpSink(name="otel", url=URL, encoding="json", compression="none")
+        self.sink = Sink(settings, Context(Config(), threading.Event()), clock=self.clock)
+        responses.add_callback(responses.POST, LOGS, self._answer)
+
+    def _answer(self, request: Any) -> tuple[int, dict[str, str], bytes]:
+        records = [
+            int(record["timeUnixNano"]) // 1_000_000_000
+            for resource in json.loads(request.body)["resourceLogs"]
+            for record in resource["scopeLogs"][0]["logRecords"]
+        ]
+        self.asked.append(records)
+        found = [self.answers.get(number, self.usual) for number in records]
+        status, body = max(found, default=(200, b""))
+        return status, {}, body
+
+    def break_for(self, *numbers: int) -> None:
+        self.answers |= dict.fromkeys(numbers, (self.status, b"panic"))
+
+    def send(self, *numbers: int) -> Outcome:
+        return self.sink.send([event_of(number) for number in numbers])
+
+
+TRIED_AGAIN = [500, 501, 505]
+
+
+@pytest.mark.parametrize("status", TRIED_AGAIN)
+@responses.activate
+def test_a_record_that_breaks_a_receiver_is_refused_if_one_that_it_took_is_taken_again(status: int) -> None:
+    receiver = Receiver(status)
+    receiver.break_for(3)
+    assert receiver.send(1, 2) == Accepted(status=200)
+    assert receiver.send(3, 4) == RetryAfter(f"HTTP {status}: panic", is_size_suspect=True)
+    assert receiver.send(3) == Refused(f"HTTP {status}: panic", status)
+    assert receiver.asked == [[1, 2], [3, 4], [3], [2]]
+    assert receiver.send(4) == Accepted(status=200)
+    assert receiver.send(3) == Refused(f"HTTP {status}: panic", status)
+    assert receiver.asked[-1] == [4]
+
+
+@pytest.mark.parametrize("status", TRIED_AGAIN)
+@pytest.mark.parametrize(
+    "ill",
+    [
+        (500, b"queue is full"),
+        (503, b""),
+        (401, b""),
+        (400, b""),
+        (302, b""),
+        (200, b'{"partialSuccess":{"rejectedLogRecords":1}}'),
+    ],
+    ids=str,
+)
+@responses.activate
+def test_a_receiver_that_is_ill_costs_no_record_though_it_takes_an_empty_request(
+    ill: tuple[int, bytes], status: int
+) -> None:
+    receiver = Receiver(status)
+    assert receiver.send(1) == Accepted(status=200)
+    receiver.usual = ill
+    receiver.break_for(2)
+    for _ in range(5):
+        receiver.clock.now += 2 * PATIENCE_SECONDS
+        assert receiver.send(2) == RetryAfter(f"HTTP {status}: panic", is_size_suspect=True)
+    receiver.answers.clear()
+    receiver.usual = (200, b"")
+    assert receiver.send(2) == Accepted(status=200)
+
+
+@responses.activate
+def test_where_no_record_was_taken_yet_one_waits_for_an_hour() -> None:
+    receiver = Receiver(500)
+    receiver.break_for(1, 2)
+    for now, number in ((0, 1), (1800, 2), (PATIENCE_SECONDS - 1, 1), (PATIENCE_SECONDS, 2)):
+        receiver.clock.now = now
+        assert isinstance(receiver.send(number), RetryAfter)
+    assert receiver.asked == [[1], [2], [1], [2]]
+    receiver.clock.now = PATIENCE_SECONDS
+    assert receiver.send(1) == Refused("HTTP 500: panic", 500)
+    assert receiver.asked[-2:] == [[1], []]
 
 
 @pytest.mark.parametrize("status", [302, 404, 429, 502, 503, 504])
