@@ -60,13 +60,21 @@ def test_a_kill_right_after_an_object_had_its_name_leaves_no_second_one(place: D
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_file_system_without_hard_links_will_do(place: DirectoryPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EIO])
+def test_a_file_system_without_hard_links_will_do(
+    place: DirectoryPlace, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refuse(*args: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
+    if number == errno.EIO:
+        with pytest.raises(PlaceError, match=os.strerror(number)):
+            place.put(KEY, b"text")
+        return
     place.put(KEY, b"text")
     assert place.get(KEY) == b"text"
+    assert [listed.key for listed in place.listing("")] == [KEY]
 
 
 @pytest.mark.parametrize("content", [b"text", b"other"])
