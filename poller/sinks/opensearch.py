@@ -181,7 +181,10 @@ def outcome_of_items(body: bytes, names: Sequence[str]) -> Outcome:
 
 
 def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
-    """The result of each item, by its `_id`, or by its place where the answer has none. None where that cannot be told."""
+    """The result of each item, by its `_id`; by its place where that is none of ours. None where it cannot be told.
+
+    An ingest pipeline may give another `_id`, and a failure store does. Results come in the order of the request.
+    """
     try:
         items = _items(body)
     except (ValueError, RecursionError):
@@ -189,11 +192,12 @@ def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
     found = [result for item in items for result in item.values() or (_NO_STATUS,)]
     if len(items) != len(names) or len(found) != len(names):
         return None
-    ids = [None if result.is_in_failure_store else result.id for result in found]
+    ours = set(names)
+    ids = [result.id if result.id in ours else None for result in found]
     if ids == names or all(own in (None, name) for own, name in zip(ids, names, strict=True)):
         return found
     by_id = {result.id: result for result in found}
-    return [by_id[name] for name in names] if by_id.keys() == set(names) else None
+    return [by_id[name] for name in names] if by_id.keys() == ours else None
 
 
 def _items(body: bytes) -> list[dict[str, _Result]]:

@@ -157,11 +157,16 @@ def test_items_are_told_by_their_ids_in_whatever_order_they_come():
     assert (swapped.retry, list(swapped.refused)) == ((0,), [2])
     for items in (
         (("a", TAKEN), ("b", TAKEN)),
-        (("a", TAKEN), ("b", TAKEN), ("d", TAKEN)),
+        (("b", TAKEN), ("a", TAKEN), ("d", TAKEN)),
+        (("d", TAKEN), ("a", TAKEN), ("b", TAKEN)),
         (("a", TAKEN), ("b", TAKEN), ("b", TAKEN)),
         (("a", TAKEN), ("b", TAKEN), ("c", TAKEN), ("d", TAKEN)),
     ):
         assert isinstance(answer(*items), RetryAfter)
+    # One that a pipeline gave is in the place of its request.
+    assert answer(("a", TAKEN), ("x", BAD), ("c", BUSY)) == answer(("a", TAKEN), ("b", BAD), ("c", BUSY))
+    assert answer(("x", TAKEN), ("y", BAD), ("z", BUSY)) == answer(("a", TAKEN), ("b", BAD), ("c", BUSY))
+    assert answer(("x", TAKEN), ("x", TAKEN), ("x", TAKEN)) == Accepted(status=200)
 
 
 @pytest.mark.parametrize(
