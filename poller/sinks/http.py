@@ -100,6 +100,13 @@ def outcome_of(
             return RetryAfter(f"{reason} ({_remedy(status, place)})", wait_seconds)
 
 
+def _quotable(value: str) -> list[str]:
+    """A header's value, and what a receiver may quote of it alone: what stands behind a scheme, or behind a name."""
+    words = re.split(r"""[\s;,"']+""", value)
+    parts = [value, *words[1:], *(word.partition("=")[2] for word in words)]
+    return [part for part in parts if len(part) >= _MIN_MASKED_CHARS]
+
+
 def _remedy_of_refusal(words: str) -> str:
     """What to do about a refusal that concerns the connection or the request, whatever is in it; empty for any other."""
     return next((remedy for told, remedy in _NOT_THE_EVENTS if re.search(told, words, re.IGNORECASE)), "")
@@ -174,7 +181,7 @@ class Endpoint:
         self._used_at = time.monotonic()
         self._lock = threading.Lock()  # of `_used_at`
         # A key that a person puts into `headers` must not appear in a log: their values are masked like secrets.
-        self._masked = [value for value in given.values() if len(value) >= _MIN_MASKED_CHARS]
+        self._masked = [part for value in given.values() for part in _quotable(value)]
         cert_file, key_file = settings.cert_file, settings.key_file or settings.cert_file
         self._transport = Transport(
             timeout_seconds=(settings.connect_timeout_seconds, settings.read_timeout_seconds),

@@ -220,6 +220,25 @@ def test_no_outcome_holds_a_secret_or_an_event(status):
     assert "HTTP" in outcome.reason
 
 
+@responses.activate
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [
+        ("canary-key", "canary-key"),
+        ("Token canary-key", "canary-key"),
+        ('Token "canary-key"', "canary-key"),
+        ("ApiKey Y2FuYXJ5==", "Y2FuYXJ5=="),
+        ("session=canary-key; path=x", "canary-key"),
+        ("path=x; session='canary-key'", "canary-key"),
+        ("Digest user=me,response=canary-key", "canary-key"),
+    ],
+)
+def test_what_a_receiver_quotes_of_a_header_that_a_person_gave_is_masked(value, quoted):
+    responses.post(f"{URL}/activityLog", status=401, body=f"unknown: {quoted}!")
+    outcome = logging_sink(headers={"X-Auth": value}).send([event()])
+    assert outcome == CredentialsRefused("HTTP 401: unknown: ********!", 401)
+
+
 def test_the_reason_of_a_missing_key_names_its_file_and_sends_nothing(tmp_path):
     source = SecretSource("file", str(tmp_path / "gone.key"), path="sinks[0].api_key_file")
     outcome = logging_sink(api_key=source).send([event()])
