@@ -20,7 +20,7 @@ _MAX_MESSAGES = 20
 _MAX_BODY_BYTES = 64 * 1024
 _MOST_NESTED = 4
 _UNICODE_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
-_ENTRY = re.compile(rb'"(?:_source|@uuid)"\s*:')
+_ENTRY = re.compile(r'"(?:_source|@uuid)"\s*:')
 
 
 def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
@@ -47,11 +47,11 @@ def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
 
     Source: docs/facts.md, "IONOS Activity Log API".
     """
-    said = error_words_of(answer, secrets)
-    if said is not None:
-        return said
     # Whatever its status is, an answer that shows entries has no words: no entry belongs in a log.
-    return "" if _ENTRY.search(answer.body, 0, _MAX_BODY_BYTES) else words_of(answer, secrets, b"")
+    if _ENTRY.search(_plain(_text_of(answer.body[:_MAX_BODY_BYTES]))):
+        return ""
+    said = error_words_of(answer, secrets)
+    return words_of(answer, secrets, b"") if said is None else said
 
 
 def error_words_of(answer: Response, secrets: Sequence[str]) -> str | None:

@@ -178,6 +178,15 @@ def test_an_answer_that_shows_entries_has_no_words(key: bytes) -> None:
     assert api_words_of(Response(500, {}, key.replace(b":", b"")), []) != ""
 
 
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("entry", ['{"hits":[{"_source": {"user":"jane"}}]}', '[{"user":"jane","@uuid":"1"}]'])
+def test_entries_are_known_again_however_an_answer_writes_them(entry: str, spell: Callable[[str], str]) -> None:
+    written = spell(entry)
+    for body in (written, json.dumps({"error": written}), json.dumps({"messages": [{"message": written}]})):
+        for encoding in ("utf-8", "utf-16"):
+            assert api_words_of(Response(500, {}, body.encode(encoding)), []) == ""
+
+
 def test_an_error_body_is_read_to_a_bound() -> None:
     def body(size: int) -> bytes:
         empty = b'{"messages":[],"x":""}'
