@@ -5,7 +5,7 @@ a refused record is alone and becomes a dead letter with the receiver's words. S
 be stored several times, under the same `log.record.uid`.
 
 A 500 may come of a record, or of a receiver that is ill: a Collector answers so for what it cannot pass on, and takes an empty
-request all the same. It is the record's fault only if the receiver takes another one, which it took before.
+request all the same. It is the record's fault only if the receiver takes another one: the last that it took, or one of its batch.
 Source: docs/facts.md, "OpenTelemetry (OTLP/HTTP)".
 """
 
@@ -56,6 +56,7 @@ class OtlpSink(Sink):
         super().__init__(settings)
         self._clock = clock
         self._taken: OutboxEvent | None = None  # the last one that was
+        self._beside: OutboxEvent | None = None  # while none was: the last of the first batch that was not
         self._failing_since: dict[bytes, float] = {}  # by identity: what fails alone while none was taken
         self._codec = _Protobuf(settings.name) if settings.encoding == "protobuf" else _Json()
         self._endpoint = Endpoint(
@@ -79,8 +80,10 @@ class OtlpSink(Sink):
         if not isinstance(outcome, RetryAfter) or status is None or status < 500 or status in _TRANSIENT:
             return outcome
         # Not to be tried again, says the standard. That must not cost an entry where it is the receiver that is ill.
-        is_to_blame = len(events) == 1 and self._is_to_blame(events[0])
-        return Refused(outcome.reason, status) if is_to_blame else outcome
+        if len(events) > 1:
+            self._beside = self._beside or events[-1]
+            return outcome
+        return Refused(outcome.reason, status) if self._is_to_blame(events[0]) else outcome
 
     def _send(self, events: Sequence[OutboxEvent]) -> tuple[Outcome, int | None]:
         """What became of some records, and the status of the answer."""
@@ -92,8 +95,11 @@ class OtlpSink(Sink):
 
     def _is_to_blame(self, event: OutboxEvent) -> bool:
         """Whether it is this record that the receiver cannot handle."""
-        if self._taken is not None:
-            return isinstance(self._send([self._taken])[0], Accepted)
+        other = self._taken or self._beside
+        if other and other.identity != event.identity and isinstance(self._send([other])[0], Accepted):
+            return True
+        if self._taken:
+            return False
         since = self._failing_since.setdefault(event.identity, self._clock())
         return self._clock() - since >= PATIENCE_SECONDS and isinstance(self.probe(), Accepted)
 

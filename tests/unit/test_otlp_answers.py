@@ -292,16 +292,29 @@ def test_a_receiver_that_is_ill_costs_no_record_though_it_takes_an_empty_request
 
 
 @responses.activate
+def test_where_none_was_taken_yet_one_of_the_same_batch_tells_who_is_to_blame() -> None:
+    receiver = Receiver(500)
+    receiver.break_for(1, 2)
+    for batch in ((1, 2, 3, 4), (1, 2)):
+        assert isinstance(receiver.send(*batch), RetryAfter)
+    assert receiver.send(1) == Refused("HTTP 500: panic", 500)
+    assert receiver.send(2) == Refused("HTTP 500: panic", 500)
+    assert receiver.asked[2:] == [[1], [4], [2], [4]]
+
+
+@responses.activate
 def test_where_no_record_was_taken_yet_one_waits_for_an_hour() -> None:
     receiver = Receiver(500)
     receiver.break_for(1, 2)
+    assert isinstance(receiver.send(1, 2), RetryAfter)
+    receiver.asked.clear()
     for now, number in ((0, 1), (1800, 2), (PATIENCE_SECONDS - 1, 1), (PATIENCE_SECONDS, 2)):
         receiver.clock.now = now
         assert isinstance(receiver.send(number), RetryAfter)
-    assert receiver.asked == [[1], [2], [1], [2]]
+    assert receiver.asked == [[1], [2], [2], [1], [2], [2]]  # 2 was beside it, and is not taken either
     receiver.clock.now = PATIENCE_SECONDS
     assert receiver.send(1) == Refused("HTTP 500: panic", 500)
-    assert receiver.asked[-2:] == [[1], []]
+    assert receiver.asked[-3:] == [[1], [2], []]
 
 
 @pytest.mark.parametrize("status", [302, 404, 429, 502, 503, 504])
