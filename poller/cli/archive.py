@@ -14,7 +14,15 @@ import click
 
 from poller.cli.archive_report import as_data, lines_of
 from poller.cli.messages import echo_json, note, printable, settle, tell
-from poller.cli.options import CONTRACTS, TIME_TEXT, GlobalOptionsCommand, GlobalOptionsGroup, Settings, span_of
+from poller.cli.options import (
+    CONTRACTS,
+    TIME_TEXT,
+    GlobalOptionsCommand,
+    GlobalOptionsGroup,
+    PathType,
+    Settings,
+    span_of,
+)
 from poller.cli.places import PLACE, place_of
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_UNFINISHED, ConfigError, Problem
 from poller.system.terminals import is_capable
@@ -54,8 +62,8 @@ def command() -> None:
 
 
 @command.command("keygen", cls=GlobalOptionsCommand, short_help="A key that signs digests.")
-@click.argument("file", required=False, type=click.Path(path_type=Path, readable=False))
-@click.option("--output", type=click.Path(path_type=Path, readable=False), metavar="FILE", help="The same as FILE.")
+@click.argument("file", required=False, type=PathType())
+@click.option("--output", type=PathType(), metavar="FILE", help="The same as FILE.")
 @click.pass_obj
 def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
     """Make a key (Ed25519) that signs the digests of archives.
@@ -106,7 +114,7 @@ _TO = click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entrie
 @_TO
 @click.option(
     "--public-key",
-    type=click.Path(path_type=Path, readable=False),
+    type=PathType(),
     metavar="FILE",
     help="Public key (PEM) that must have signed it; without it, the key that the archive names is trusted.",
 )

@@ -18,6 +18,7 @@ from poller.cli.options import (
     TIME_TEXT,
     GlobalOptionsCommand,
     GlobalOptionsGroup,
+    PathType,
     Settings,
     parse_time_option,
 )
@@ -50,7 +51,7 @@ _TOO_OLD: dict[TooOld, str] = {
 @CONTRACTS
 @click.option(
     "--output",
-    type=click.Path(readable=False),
+    type=PathType(None),
     metavar="FILE",
     help="Write JSON lines to FILE (.gz: compressed), or - for stdout.",
 )

@@ -23,7 +23,7 @@ from poller.checks.state import check_state
 from poller.checks.system import UNIT, check_credentials, check_listen, check_unit, service_environment
 from poller.cli.compose import activity_logs
 from poller.cli.messages import echo_json, printable
-from poller.cli.options import GlobalOptionsCommand, Settings
+from poller.cli.options import GlobalOptionsCommand, PathType, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import AnySink, ArchiveSink, Config, find_config
 from poller.config.load import SYSTEM_CONFIG
@@ -42,7 +42,7 @@ _SINKS_AT_ONCE = 8
 @click.option("--no-send", is_flag=True, help="Do not contact the sinks.")
 @click.option(
     "--fluent-bit",
-    type=click.Path(path_type=Path, readable=False),
+    type=PathType(),
     metavar="FILE",
     help="Also look at this Fluent Bit configuration (classic or YAML).",
 )

@@ -17,7 +17,7 @@ import msgspec
 from poller.cli import suggestions
 from poller.cli.acting import acting, attached, is_at_work
 from poller.cli.messages import echo_json, note, printable, tell
-from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings
+from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, PathType, Settings
 from poller.core.damage import Shield
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem, StateError
 from poller.core.mapping import escaped, format_time_us
@@ -142,7 +142,7 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str 
 @click.option(
     "--export",
     "given",
-    type=click.Path(path_type=Path, readable=False),
+    type=PathType(),
     metavar="FILE",
     help="Where to keep what is deleted, as JSON lines. Default: a new file in the state directory.",
 )

@@ -15,7 +15,7 @@ import msgspec
 from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code, told_gaps
-from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
+from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, PathType, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.config.sink_base import FORMATS, Format
@@ -75,7 +75,7 @@ def _checked_time_key(ctx: click.Context, param: click.Parameter, value: str | N
 @click.option("--wait/--no-wait", default=False, help="Wait for another run that holds the state. Default: exit 4.")
 @click.option(
     "--adopt-state",
-    type=click.Path(path_type=Path, readable=False),
+    type=PathType(),
     metavar="FILE",
     help='Begin where the tutorial\'s script stopped: {"last_run": "<iso>"}. Used only if nothing was collected yet.',
 )

@@ -56,16 +56,31 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(settings, name, value)
 
 
+class PathType(click.Path):
+    """A file or directory. An empty name is refused: as a path it would mean the current directory, or nothing."""
+
+    def __init__(self, path_type: type[Path] | None = Path) -> None:
+        # It is judged where it is read or written; here it is declared so that a shell offers files.
+        super().__init__(path_type=path_type, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            raise ConfigError(
+                [Problem(_option_name(param), "must not be empty", "a variable of the shell may not be set")]
+            )
+        return super().convert(value, param, ctx)
+
+
 _OPTIONS = (
     click.Option(
         ["--config"],
-        type=click.Path(readable=False),  # so that a shell offers files; it is judged where it is read
+        type=PathType(None),
         metavar="FILE",
         help="Configuration (TOML). Default: $IONOS_POLLER_CONFIG, ./ionos-poller.toml, /etc/ionos-poller/config.toml.",
     ),
     click.Option(
         ["--state-dir"],
-        type=click.Path(path_type=Path, readable=False),  # that it cannot be read is trouble of the state
+        type=PathType(),
         metavar="DIR",
         help="Where the state is kept. Default: $IONOS_POLLER_STATE_DIR, else state_dir of FILE, $STATE_DIRECTORY, ./state.",
     ),
@@ -195,6 +210,8 @@ class TimeTextType(click.ParamType[str]):
 
 
 def _option_name(param: click.Parameter | None) -> str:
+    if isinstance(param, click.Argument):
+        return str(param.name).upper()
     return param.opts[0] if param else "time"
 
 

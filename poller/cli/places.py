@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from poller.archive import Place
-from poller.cli.options import Settings
+from poller.cli.options import PathType, Settings
 from poller.config import ArchiveSink, Config
 from poller.config.checks import BadValueError, check_archive
 from poller.core.errors import ConfigError, Problem
 
-PLACE = click.argument("place", metavar="PLACE")
+PLACE = click.argument("place", metavar="PLACE", type=PathType(None))
 
 
 def place_of(settings: Settings, text: str) -> Place:

@@ -15,7 +15,7 @@ import click
 from poller.archive import Place
 from poller.cli.acting import warn_of_root
 from poller.cli.messages import note
-from poller.cli.options import CONTRACTS, SINKS, TIME_TEXT, GlobalOptionsCommand, Settings, span_of
+from poller.cli.options import CONTRACTS, SINKS, TIME_TEXT, GlobalOptionsCommand, PathType, Settings, span_of
 from poller.cli.places import PLACE, place_of
 from poller.cli.stopping import until_stopped
 from poller.config import ArchiveSink, Config
@@ -49,7 +49,7 @@ _REBUILDING = "rebuilding"
 @CONTRACTS
 @click.option(
     "--output",
-    type=click.Path(readable=False),
+    type=PathType(None),
     metavar="FILE",
     help="Write JSON lines to FILE. Default: -, for stdout.",
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
+from poller.cli.options import DURATION, GlobalOptionsCommand, PathType, Settings
 from poller.cli.stopping import until_stopped
 from poller.core.errors import EXIT_OK, ConfigError, Problem
 from poller.simulator import Simulator, SimulatorSettings
@@ -50,7 +50,7 @@ path = "activity-{{date}}.ndjson"
 @click.option("--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see above.")
 @click.option(
     "--write-config",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(),
     metavar="FILE",
     help="Write a configuration for it, ready to `run`, unless FILE is there.",
 )

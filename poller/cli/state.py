@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from poller.cli.messages import settle, wrapped
-from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, Settings
+from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, PathType, Settings
 from poller.config import Config
 from poller.config.checks import BadValueError
 from poller.config.state_url import parse_state_url
@@ -57,9 +57,21 @@ def init(settings: Settings) -> int:
 
 @command.command("copy", cls=GlobalOptionsCommand, short_help="From files to a database, and back.")
 @click.option(
-    "--from", "source", required=True, metavar="PLACE", help="The state directory or database URL to copy from."
+    "--from",
+    "source",
+    required=True,
+    type=PathType(None),
+    metavar="PLACE",
+    help="The state directory or database URL to copy from.",
 )
-@click.option("--to", "target", required=True, metavar="PLACE", help="The state directory or database URL to copy to.")
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    type=PathType(None),
+    metavar="PLACE",
+    help="The state directory or database URL to copy to.",
+)
 @click.pass_obj
 def copy(settings: Settings, source: str, target: str) -> int:
     """Copy every state of a place to another: watermarks, ledger, outbox, places, dead letters, gaps, journal and books.

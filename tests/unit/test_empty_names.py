@@ -1,0 +1,43 @@
+"""A file or directory that is named by an empty text, as a shell does where a variable is not set, is refused everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import run_here
+
+CLI = Path(__file__).parents[2] / "poller" / "cli"
+COMMANDS = [
+    "--state-dir= config show",
+    "--config= config show",
+    "status --state-dir=",
+    "fetch --adopt-state=",
+    "backfill --from 1h --output=",
+    "check --fluent-bit=",
+    "dead-letters purge --export=",
+    "archive keygen ''",
+    "archive keygen --output=",
+    "archive verify ''",
+    "archive verify . --public-key=",
+    "archive list ''",
+    "archive restore ''",
+    "archive restore . --output=",
+    "archive rebuild-state ''",
+    "state copy --from= --to x",
+    "state copy --from x --to=",
+    "simulate --write-config=",
+]
+
+
+def test_every_file_and_directory_of_the_command_line_is_of_the_type_that_refuses_an_empty_one() -> None:
+    assert [file.name for file in CLI.glob("*.py") if "click.Path" in file.read_text()] == ["options.py"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_one_is_refused_and_nothing_is_written(command: str, tmp_path: Path) -> None:
+    code, output, errors = run_here(*(word.strip("'") for word in command.split()), cwd=tmp_path, env={})
+    assert (code, output) == (2, b"")
+    assert b": must not be empty (a variable of the shell may not be set)" in errors
+    assert list(tmp_path.iterdir()) == []
