@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from poller.archive import LostChainError, NoDirectoryError, Place
 from poller.archive.directory import DirectoryPlace
 from poller.config import ArchiveSink, Config
@@ -16,8 +14,8 @@ def open_place(settings: ArchiveSink, config: Config, *, is_patient: bool = Fals
 
     `is_patient`: a bucket is asked again where that may help, for who has no other way to wait.
     """
-    if settings.url.startswith("file://"):
-        return DirectoryPlace(Path(settings.url.removeprefix("file://")))
+    if settings.directory is not None:
+        return DirectoryPlace(settings.directory)
     from poller.archive.s3 import S3Place
 
     return S3Place(settings, config, is_patient=is_patient)

@@ -102,7 +102,7 @@ def check_archive(settings: ArchiveSink, config: Config, name: str, head: Head |
 def is_local(settings: AnySink) -> bool:
     """Whether its probe stays on this machine."""
     if isinstance(settings, ArchiveSink):
-        return settings.url.startswith("file:")
+        return settings.is_local
     return not isinstance(settings, HttpSink | FirehoseSink | KafkaSink)
 
 

@@ -249,9 +249,9 @@ def _closed(place: Place, writer: ArchiveWriter, head: Head, now: int) -> Head:
 def _sink_of(config: Config, text: str, place: Place) -> ArchiveSink:
     sinks = [sink for sink in config.sinks if isinstance(sink, ArchiveSink)]
     for sink in sinks:
-        if text in (sink.name, sink.url) or place.url in (sink.url, sink.url.removeprefix("file://")):
+        if text in (sink.name, sink.url) or place.url == sink.url:
             return sink
-        if sink.url.startswith("file://") and Path(sink.url.removeprefix("file://")) == Path(place.url).absolute():
+        if sink.directory is not None and sink.directory == Path(place.url).absolute():
             return sink
     hint = "give the url of a sink of type archive, as the configuration has it"
     raise ConfigError([Problem("PLACE", f"no sink of the configuration writes to {place.url}", hint)])

@@ -132,13 +132,22 @@ def check_archive(text: str) -> str:
     if not separator or scheme not in ("file", "s3"):
         raise BadValueError("must begin with file:/// or s3://", hint)
     parts = rest.rstrip("/").split("/")
-    if any(part in (".", "..") for part in parts) or "" in parts[1:]:
+    read = parts if scheme == "s3" else file_path(text).rstrip("/").split("/")
+    if any(part in (".", "..") for part in read) or "" in read[1:]:
         raise BadValueError("has an empty part, `.` or `..` in its path", hint)
     if scheme == "file" and (parts[0] or len(parts) < 2):
         raise BadValueError("is not the URL of a directory", hint)
+    check_text(file_path(text))
     if scheme == "s3" and not re.fullmatch(_BUCKET, parts[0]):
         raise BadValueError("names no bucket", hint)
     return f"{scheme}://{'/'.join(parts)}"
+
+
+def file_path(url: str) -> str:
+    """The path of a `file://` URL, where `%20` is a space. Bytes that are no UTF-8 are kept."""
+    from urllib.parse import unquote
+
+    return unquote(url.removeprefix("file://"), errors="surrogateescape")
 
 
 def is_clear_text(url: str) -> bool:

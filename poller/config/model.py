@@ -372,7 +372,8 @@ class Config(Table, frozen=True, kw_only=True):
             if sink.retry_initial_seconds > sink.retry_max_seconds:
                 yield Problem(f"{path}.retry_initial", "is longer than retry_max")
             key = "path" if isinstance(sink, FileSink) else "url" if isinstance(sink, ArchiveSink) else ""
-            if key and (first := places.setdefault(f"{key} {getattr(sink, key)}", path)) != path:
+            place = f"{key} {getattr(sink, 'directory', None) or getattr(sink, key, '')}"
+            if key and (first := places.setdefault(place, path)) != path:
                 yield Problem(f"{path}.{key}", f"is the same as that of {first}")
             if self.state.url:
                 yield from (found._replace(path=f"{path}.{found.path}") for found in sink.problems_with_machines())
@@ -387,8 +388,7 @@ class Config(Table, frozen=True, kw_only=True):
             if is_clear_text(url) and not self.api.allow_plain_http:
                 yield clear_text(path, "the token")
         if len(self.accounts) > 1 and (self.api.token or self.api.username or self.api.password):
-            hint = "move them to the account they belong to"
-            yield Problem("api", "holds credentials, but there are several accounts", hint)
+            yield Problem("api", "holds credentials, but there are several accounts", "move them to their account")
 
     def proxies_for(self, url: str) -> dict[str, str]:
         """The proxies `requests` is to use for this URL; empty for none. Not for logs."""

@@ -3,11 +3,12 @@
 # Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, is_clear_text
+from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, file_path, is_clear_text
 from poller.config.files import OutputPath, SecretKind
 from poller.config.kinds import (
     ArchiveUrl,
@@ -356,10 +357,15 @@ class ArchiveSink(LocalSink, frozen=True, kw_only=True, tag="archive"):
     def is_local(self) -> bool:
         return self.url.startswith("file:")
 
+    @property
+    def directory(self) -> Path | None:
+        """The directory that `url` names; None for a bucket."""
+        return Path(file_path(self.url)) if self.is_local else None
+
     def problems(self) -> Iterator[Problem]:
         if (self.access_key is None) != (self.secret_key is None):
             yield Problem("access_key", "and secret_key go together", "give both, or neither")
-        if self.url.startswith("file:") and self.object_lock != "none":
+        if self.is_local and self.object_lock != "none":
             yield Problem(
                 "object_lock", "needs a bucket: a directory locks nothing", "use an s3:// url, or take it out"
             )

@@ -307,4 +307,7 @@ def test_the_url_says_which_place_it_is(tmp_path: Path) -> None:
     opened = open_place(ArchiveSink(name="a", url=f"file://{tmp_path}"), Config())
     assert isinstance(opened, DirectoryPlace)
     assert opened.url == str(tmp_path)
+    for name in ("a b ü", "100% of it", "a+b"):
+        for url in ((tmp_path / name).as_uri(), f"file://{tmp_path}/{name}"):
+            assert open_place(ArchiveSink(name="a", url=url), Config()).url == str(tmp_path / name)
     assert open_place(ArchiveSink(name="a", url="s3://bucket/x"), Config()).url == "s3://bucket/x"

@@ -71,6 +71,14 @@ PROBLEMS = [
         "is the same as that of sinks[0]",
     ),
     (
+        "archive, the same in another spelling",
+        ARCHIVE + 'url = "file:///a%20b"\n' + ARCHIVE.replace('"a"', '"b"') + 'url = "file:///a b"',
+        "sinks[1].url",
+        "is the same as that of sinks[0]",
+    ),
+    ("archive, no text", ARCHIVE + 'url = "file:///a%00b"', "sinks[0].url", "holds a control character"),
+    ("archive, no UTF-8", ARCHIVE + 'url = "file:///a%ff"', "sinks[0].url", "holds a control character"),
+    (
         "archive in a directory, state in a database",
         '[state]\nurl = "postgresql://u@localhost/x"\n' + ARCHIVE + 'url = "file:///a"',
         "sinks[0].host",
