@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import click
@@ -16,7 +17,7 @@ from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
 from poller.core.gaps import summary
 from poller.core.windows import format_time
 from poller.pipeline.status import gap_data
-from poller.store.gaps import Gap
+from poller.store.gaps import Gap, first_in_turn
 from poller.store.opening import stores_of
 from poller.store.protocols import State
 
@@ -103,7 +104,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
 def retry(settings: Settings, id_: int | None, use: str | None) -> int:
     """Try a gap again at the next poll, or all that are not accepted. An accepted one is open again.
 
-    A contract tries one gap at each poll.
+    A contract tries one gap at each poll. One that is named comes first.
 
     \b
     Example:
@@ -114,10 +115,14 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
         attached(settings.load(check_files=False), use) as (stores, state),
         acting(stores, "gaps retry", subject) as by,
     ):
-        chosen = [gap for gap in state.gaps.find() if gap.is_open] if id_ is None else [_find(state, id_)]
+        now = int(time.time())
+        known = state.gaps.find()
+        chosen = [gap for gap in known if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:
-            state.gaps.retry(gap.id, int(time.time()), by=by)
-    click.echo(f"{len(chosen):,} will be tried at the next poll")
+            state.gaps.retry(gap.id, now if id_ is None else first_in_turn(gap, known, now), by=by)
+    polls = max(Counter(gap.contract for gap in chosen).values(), default=0)
+    when = "at the next poll" if polls < 2 else f"in the next {polls:,} polls: a contract tries one at each"
+    click.echo(f"{len(chosen):,} will be tried {when}")
     return EXIT_OK
 
 

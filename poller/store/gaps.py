@@ -50,6 +50,12 @@ class Gap(NamedTuple):
         return self.is_open and not now < self.next_try_at <= now + LONGEST_WAIT_SECONDS
 
 
+def first_in_turn(gap: Gap, gaps: Iterable[Gap], now: int) -> int:
+    """From when a gap is due that the next poll of its contract tries, before the others that are due."""
+    others = (other.next_try_at for other in gaps if other.contract == gap.contract and other.id != gap.id)
+    return min([now, *(due - 1 for due in others)])
+
+
 class Entry(NamedTuple):
     """What came and could not be used: its first bytes, and how many there were."""
 

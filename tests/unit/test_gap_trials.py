@@ -15,6 +15,7 @@ from poller.core.answers import Page
 from poller.core.errors import PollerError, RejectedError, TransientError
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector
+from poller.store.gaps import first_in_turn
 from poller.store.rows import Prepared
 from poller.store.sqlite import State
 from tests.fake_api import BEGAN, H, Log
@@ -156,6 +157,22 @@ def test_a_part_of_a_gap_of_months_is_found_though_the_newest_stays_refused(plac
         place.poll()
     assert place.readable(since) == place.delivered
     assert place.gaps() == place.api.bad
+
+
+@pytest.mark.parametrize("named", [0, 1, 2])
+def test_a_gap_that_a_person_names_is_tried_before_all_others_that_are_due(place: Place, named: int) -> None:
+    bad = [Window(BEGAN - hours * H, BEGAN - hours * H + 60) for hours in (4, 3, 2)]
+    place.begin(BEGAN - 5 * H, *bad)
+    assert place.collector is not None
+    assert place.gaps() == bad
+    gaps = place.state.gaps.find("1")
+    for seconds, gap in enumerate(gaps):
+        place.state.gaps.retry(gap.id, BEGAN + seconds)
+    place.api.now += 10 * 60
+    place.state.gaps.retry(gaps[named].id, first_in_turn(gaps[named], place.state.gaps.find(), int(place.api.now)))
+    place.api.bad = ()
+    place.collector.collect("1")
+    assert place.gaps() == bad[:named] + bad[named + 1 :]
 
 
 @pytest.mark.parametrize("days", [20, 29, 60])

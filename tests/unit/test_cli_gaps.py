@@ -1,0 +1,45 @@
+"""What `gaps retry` says of when gaps are tried: a contract tries one at each poll, and one that is named comes first."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from poller.cli import run
+from poller.core.gaps import UNREADABLE, Unread
+from poller.core.windows import Window
+from poller.store.sqlite import Stores
+from tests.states import START, commit, enrolled
+
+SPANS = [Window(START + second, START + second + 1) for second in (5, 25, 45)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A state of `run` with three gaps of one contract."""
+    with closing(enrolled(Stores(tmp_path / "state").open("run"))) as state:
+        commit(
+            state, [], window=Window(START, START + 60), unread=[Unread(span, UNREADABLE, "why", ()) for span in SPANS]
+        )
+    (tmp_path / "config.toml").write_text(f'state_dir = "{tmp_path}/state"\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "3 will be tried in the next 3 polls: a contract tries one at each"),
+        (("2",), "1 will be tried at the next poll"),
+        (("3",), "1 will be tried at the next poll"),
+    ],
+)
+def test_it_says_at_which_poll(
+    place: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert run(["--config", str(place / "config.toml"), "gaps", "retry", *words]) == 0
+    assert capfd.readouterr().out == f"{said}\n"
+    with closing(Stores(place / "state").open("run")) as state:
+        turns = {gap.id: gap.next_try_at for gap in state.gaps.find()}
+        assert not words or min(turns, key=lambda id_: turns[id_]) == int(words[0])
