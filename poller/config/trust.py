@@ -37,6 +37,11 @@ class Rights(NamedTuple):
     def of(cls, path: str, found: os.stat_result) -> Rights:
         return cls(path, found.st_uid, found.st_gid, found.st_mode)
 
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a device such as /dev/null: it keeps nothing of what is written to it."""
+        return stat.S_ISCHR(self.mode)
+
 
 class Reader(NamedTuple):
     """The user we are, and the group that is this user's alone: what it may write, nobody else can. None: there is none."""
@@ -61,7 +66,7 @@ def distrust(file: Rights, directories: Sequence[Rights], reader: Reader) -> Ref
             f"{path} belongs to another user (uid {file.owner}) and is not used",
             f"check what it says, then: chown {reader.user} {path}",
         )
-    if reader.is_open(file):
+    if reader.is_open(file) and not file.is_device:
         return Refusal(f"other users can change {path}", f"check what it says, then: chmod go-w {path}")
     for directory in directories:
         where = directory.path
@@ -90,7 +95,7 @@ def distrust_link(name: Rights, reader: Reader) -> Refusal | None:
 
 def exposure(file: Rights, reader: Reader) -> Refusal | None:
     """Why a secret in this file is none; None where only its owner and group can read it."""
-    if not file.mode & 0o007:
+    if not file.mode & 0o007 or file.is_device:
         return None
     mode = "600" if file.owner == reader.user else "640"
     return Refusal(f"other users can read {file.path}", f"chmod {mode} {file.path}")

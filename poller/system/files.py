@@ -169,6 +169,8 @@ class NewFile:
         try:
             if path.is_symlink() and path.lstat().st_uid not in _trusted_owners():
                 raise OSError(errno.ELOOP, f"is a link of another user (uid {path.lstat().st_uid})")
+            if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+                raise OSError(errno.EPERM, "is a device, a pipe or a socket, which is not replaced")
             os.close(_open_directory(path.absolute().parent))
             # 0600 from its first byte on.
             self._descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")

@@ -65,6 +65,22 @@ def test_a_file_that_another_user_can_have_written_is_refused_with_the_remedy(
     assert is_plain(refusal.hint)
 
 
+NULL = Rights("/dev/null", 0, 0, 0o020666)
+
+
+def test_a_device_counts_that_all_may_write_since_it_keeps_nothing_but_one_of_another_user_does_not() -> None:
+    assert distrust(NULL, [ETC], Reader(ME)) is None
+    assert exposure(NULL, Reader(ME)) is None
+    assert distrust(NULL._replace(owner=MALLORY), [ETC], Reader(ME)) is not None
+    assert distrust(NULL, [ETC._replace(mode=0o040777)], Reader(ME)) is not None
+
+
+def test_dev_null_is_a_configuration_without_keys_and_no_secret() -> None:
+    assert load(Path(os.devnull), {}).sinks == ()
+    with pytest.raises(ConfigError, match="is empty"):
+        SecretSource("file", os.devnull, path="token").read()
+
+
 def test_what_is_known_of_a_file_is_its_owner_group_and_mode(tmp_path: Path) -> None:
     found = tmp_path.stat()
     assert Rights.of("x", found) == Rights("x", found.st_uid, found.st_gid, found.st_mode)

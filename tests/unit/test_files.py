@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -278,6 +279,17 @@ def test_a_file_that_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path: Pa
         file.commit(0o644)
     assert link.is_symlink()
     assert (tmp_path / "real").read_text() == "new"
+
+
+def test_a_device_a_pipe_and_a_socket_are_not_replaced_by_a_new_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to(os.devnull)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+        for path in list(tmp_path.iterdir()):
+            with pytest.raises(ConfigError, match="is a device, a pipe or a socket, which is not replaced"):
+                NewFile(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["device", "pipe", "socket"]
 
 
 def test_where_nothing_can_be_written_is_told_before_anything_is_done(tmp_path: Path) -> None:
