@@ -53,7 +53,7 @@ def activity_logs(
     rate_limit, turns = RateLimit(config.api.requests_per_second), SharedTurns(at_once)
     clients = {}
     for account in config.accounts:
-        authorization(account)  # tell at once what is missing
+        credentials = account.credentials()  # tell at once what is missing
         url = account.url or config.api.url
         clients[account.name] = ActivityLog(
             url,
@@ -64,6 +64,7 @@ def activity_logs(
             stop=stop,
             max_retries=config.api.max_retries,
             max_page_bytes=config.api.max_page_bytes,
+            key_remedy=credentials.remedy,
             observe=observe,
         )
     return clients

@@ -197,9 +197,9 @@ class Account(Table, frozen=True, kw_only=True):
         Raises: ConfigError when there is none, or its source cannot be read.
         """
         if self.token is not None:
-            return Credentials(str(self.token), token=self.token.read())
+            return Credentials.read(self.token)
         if self.username and self.password is not None:
-            return Credentials(str(self.password), username=self.username, password=self.password.read())
+            return Credentials.read(self.password, self.username)
         if self.username:
             only = self.name == "default"
             place = "password" if only else f"accounts.{self.name}.password"

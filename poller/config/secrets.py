@@ -192,9 +192,21 @@ class SecretSource:
 
 
 class Credentials(NamedTuple):
-    """What proves who we are: a bearer `token`, or `username` and `password`. `origin` is safe to print."""
+    """What proves who we are: a bearer `token`, or `username` and `password`. `origin` is safe to print.
+
+    `remedy`: what a person does who has a new one.
+    """
 
     origin: str
     token: Secret | None = None
     username: str = ""
     password: Secret | None = None
+    remedy: str = ""
+
+    @classmethod
+    def read(cls, source: SecretSource, username: str = "") -> Credentials:
+        """From this source: the password of the user who is named, else a token.  Raises: as `SecretSource.read`."""
+        secret = source.read()
+        if username:
+            return cls(str(source), username=username, password=secret, remedy=source.remedy)
+        return cls(str(source), token=secret, remedy=source.remedy)

@@ -64,9 +64,6 @@ SINGLE_FACTOR = 2
 # One answer is parsed at a time: that is no slower with the interpreter's lock, and the copies that it takes exist only once.
 _parsing = threading.Lock()
 _MAX_LIST_PAGES = 1000
-_CREDENTIALS_HINT = (
-    "set IONOS_API_TOKEN or api.token_file to a valid token of this account; `ionos-poller check` says more"
-)
 _WAY_HINT = "check api.url and any proxy or firewall on the way"
 _BAD_ANSWER_HINT = f"it is asked again at the next poll; if that does not help, {_WAY_HINT}"
 _PARTIAL_HINT = "it is asked again at the next poll; if that does not help, report it to IONOS"
@@ -78,7 +75,8 @@ class ActivityLog:
     """The API as one account sees it. Safe to use from several threads at once.
 
     `authorization` gives the value of the header and is asked anew after a 401, so that a rotated token file is picked up.
-    `observe` is told the status (or error kind) and the seconds of every request. A set `stop` ends every wait.
+    `key_remedy`: what a person does who has new credentials. `observe` is told the status (or error kind) and the seconds of
+    every request. A set `stop` ends every wait.
     """
 
     def __init__(
@@ -94,6 +92,7 @@ class ActivityLog:
         max_retries: int = 4,
         retry: RetryPolicy = RetryPolicy(initial_seconds=0.5, max_seconds=10.0),
         max_page_bytes: int = 8 * 1024 * 1024,
+        key_remedy: str = "give this account valid credentials",
         observe: Callable[[str, float], None] = lambda code, seconds: None,
     ) -> None:
         self._base = url.rstrip("/") + _BASE_PATH
@@ -107,6 +106,7 @@ class ActivityLog:
         self._retry = retry
         self.max_page_bytes = max_page_bytes
         self._observe = observe
+        self._key_remedy = key_remedy
         self.max_limit = sys.maxsize
         """The most entries a page that the API was found to take, and its words about it."""
         self.limit_words = ""
@@ -298,7 +298,7 @@ class ActivityLog:
             error.contract = contract
             raise
         self._compare_clocks(response)
-        failure = _failure(response, contract, _secrets_in(authorization))
+        failure = _failure(response, contract, _secrets_in(authorization), self._key_remedy)
         if failure is not None:
             raise failure
         try:
@@ -363,7 +363,7 @@ def token_expiry(token: str) -> float | None:
         return None
 
 
-def _failure(response: Response, contract: str, secrets: Sequence[str]) -> PollerError | None:
+def _failure(response: Response, contract: str, secrets: Sequence[str], key_remedy: str) -> PollerError | None:
     """What a status means to us, with the API's own words; None for 200, and for 204: there is nothing."""
     status = response.status
     if status in (200, 204):
@@ -371,7 +371,8 @@ def _failure(response: Response, contract: str, secrets: Sequence[str]) -> Polle
     words = "" if unrequested_encoding(response.headers) else api_words_of(response, secrets)
     said = f": {words}" if words else ""
     if status == 401:
-        return AuthError(f"the API refused the credentials (401){said}", hint=_CREDENTIALS_HINT, contract=contract)
+        hint = f"{key_remedy}; `ionos-poller check` says more"
+        return AuthError(f"the API refused the credentials (401){said}", hint=hint, contract=contract)
     if status == 403:
         message = f"the API denied access to the activity log (403){said}"
         return AuthError(message, is_denied=True, hint=_PRIVILEGE_HINT, contract=contract)

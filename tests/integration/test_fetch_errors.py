@@ -39,6 +39,28 @@ def test_a_wrong_token_says_what_to_do_and_costs_nothing(bench: Starter) -> None
     assert place.fetch(env=wrong).code == 3
 
 
+def test_refused_credentials_are_to_be_replaced_where_they_come_from(bench: Starter) -> None:
+    place = bench()
+    token = place.directory / "token"
+    token.write_text("wrong")
+    token.chmod(0o600)
+    config = place.directory / "accounts.toml"
+    config.write_text(
+        '[[accounts]]\nname = "prod"\ntoken_env = "PROD"\n[[accounts]]\nname = "test"\ntoken_file = "token"\n'
+    )
+    none = {"IONOS_API_TOKEN": ""}
+    for env, *words in (
+        ({"IONOS_POLLER_API__TOKEN_FILE": str(token)}, f"replace {token}"),
+        ({"IONOS_USERNAME": "me", "IONOS_PASSWORD": "wrong"}, "set IONOS_PASSWORD anew"),
+        ({"CREDENTIALS_DIRECTORY": str(place.directory)}, "the file that LoadCredential= names"),
+        ({"IONOS_POLLER_CONFIG": str(config), "PROD": "wrong"}, "set PROD anew", f"replace {token}"),
+    ):
+        run = place.fetch(env={**none, **env})
+        assert run.code == 3, run.stderr
+        assert [word in line for word, line in zip(words, run.told, strict=True)] == [True] * len(words), run.told
+        assert not any("IONOS_API_TOKEN" in line for line in run.told)
+
+
 def test_a_token_file_is_read_and_a_missing_or_empty_one_is_named(bench: Starter) -> None:
     place = bench()
     token = place.directory / "token"

@@ -218,14 +218,20 @@ def test_what_will_not_work_later_is_not_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("status", "word"), [(401, "IONOS_API_TOKEN"), (403, "ACCESS_ACTIVITY_LOG"), (404, "api.url"), (302, "api.url")]
+    ("status", "word"),
+    [
+        (401, "replace /etc/token; `ionos-poller check`"),
+        (403, "ACCESS_ACTIVITY_LOG"),
+        (404, "api.url"),
+        (302, "api.url"),
+    ],
 )
 def test_where_a_person_is_needed_the_hint_says_what_to_do(
     server: Server, client: Client, status: int, word: str
 ) -> None:
     server.replies = [Reply(status)]
     with pytest.raises(PollerError) as raised:
-        page(client())
+        page(client(key_remedy="replace /etc/token"))
     assert word in raised.value.hint
 
 
