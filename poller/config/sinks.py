@@ -360,12 +360,12 @@ class ArchiveSink(LocalSink, frozen=True, kw_only=True, tag="archive"):
     @property
     def directory(self) -> Path | None:
         """The directory that `url` names; None for a bucket."""
-        return Path(file_path(self.url)) if self.is_local else None
+        return Path(file_path(self.url)) if self.url.startswith("file:") else None
 
     def problems(self) -> Iterator[Problem]:
         if (self.access_key is None) != (self.secret_key is None):
             yield Problem("access_key", "and secret_key go together", "give both, or neither")
-        if self.is_local and self.object_lock != "none":
+        if self.url.startswith("file:") and self.object_lock != "none":
             yield Problem(
                 "object_lock", "needs a bucket: a directory locks nothing", "use an s3:// url, or take it out"
             )
