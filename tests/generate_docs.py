@@ -28,7 +28,9 @@ Made from the model by `make docs`; do not edit. `ionos-poller config example` p
 what is in effect, `config schema` a JSON Schema for editors.
 
 - Command line, environment, file, default: the first that sets a key counts. The variable of a key is its path, such as
-  `IONOS_POLLER_POLL__INTERVAL=60s`.
+  `IONOS_POLLER_POLL__INTERVAL=60s`. Elements of a list are counted from 0 (`IONOS_POLLER_POLL__CONTRACTS__0=31960001`), or the
+  whole list is written as JSON. An empty variable counts as not set; `""` is an empty text:
+  `IONOS_POLLER_HTTP__LISTEN='""'`.
 - A `secret` named `x` is given as `x_file`, as `x_env`, by its file name in `$CREDENTIALS_DIRECTORY`, or as plain `x` in a file
   that only its owner can read.
 - Durations: `10s`, `5m`, `1h30m`, `7d`. Sizes: `512KiB`, `1GiB`.

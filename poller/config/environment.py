@@ -19,9 +19,12 @@ def process_environment() -> Mapping[str, str]:
 
 
 class EnvText(str):
-    """Text of an environment variable, where a number, a flag or a list may be meant."""
+    """Text of an environment variable, where a number, a flag or a list may be meant. `""` is the empty text."""
 
     __slots__ = ()
+
+    def __new__(cls, text: str) -> EnvText:
+        return super().__new__(cls, "" if text == '""' else text)
 
 
 def config_variables(environ: Mapping[str, str]) -> list[tuple[str, list[str]]]:

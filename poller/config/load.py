@@ -142,6 +142,7 @@ def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
     path = ""
     for depth, part in enumerate(parts):
         is_last = depth == len(parts) - 1
+        is_list = part in ("sinks", "accounts") if not depth else not is_last and parts[depth + 1].isdigit()
         if isinstance(node, list):
             if not part.isascii() or not part.isdigit() or len(part) > 4 or int(part) > len(node):
                 raise BadValueError(
@@ -155,7 +156,7 @@ def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
             key = part
             path = f"{path}.{part}" if path else part
             if key not in node:
-                node[key] = [] if not path.count(".") and part in ("sinks", "accounts") else {}
+                node[key] = [] if is_list else {}
         else:
             raise BadValueError("goes deeper than the configuration does", "`__` stands between table and key")
         if is_last:

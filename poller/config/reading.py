@@ -84,8 +84,9 @@ class Place(NamedTuple):
     def add(self, message: str, hint: str = "", kind: type[Problem] = Problem) -> None:
         """Note a problem, at the variable where there is one."""
         # A variable that goes deeper than the key, as POLL__INTERVAL__X does, is what is wrong with the key.
-        is_key = self.path == "state_dir" or ("." in self.path and "[" not in self.path)
-        below = [name for path, name in self.reading.origins.items() if is_key and path.startswith(f"{self.path}.")]
+        is_key = self.path == "state_dir" or ("." in self.path and not self.path.startswith(("sinks", "accounts")))
+        deeper = (f"{self.path}.", f"{self.path}[")
+        below = [name for path, name in self.reading.origins.items() if is_key and path.startswith(deeper)]
         self.reading.problems.append(kind(self.variable or (below or [self.path])[0], message, hint))
 
     def add_exposed(self, what: str) -> None:

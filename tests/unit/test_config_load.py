@@ -16,6 +16,7 @@ import pytest
 from poller.config import (
     Config,
     FileSink,
+    KafkaSink,
     LoggingServiceSink,
     LokiSink,
     MoesifSink,
@@ -242,10 +243,38 @@ def test_environment_wins_over_file_and_file_over_default(write: Any) -> None:
             lambda c: c.sinks[0].bearer_token.read().reveal() == "abc" and c.sinks[0].batch_events == 5,
         ),
         ("IONOS_POLLER_ACCOUNTS", '[{"name": "p", "token": "t"}]', lambda c: c.accounts[0].name == "p"),
+        ("IONOS_POLLER_POLL__CONTRACTS__0", "5", lambda c: c.poll.contracts == ("5",)),
+        ("IONOS_POLLER_REDACT__MASK__0", "a.b", lambda c: c.redact.mask == ("a.b",)),
+        ("IONOS_POLLER_FILTER__EXCLUDE__0__TYPE", "X", lambda c: c.filter.exclude[0].type == "X"),
     ],
 )
 def test_any_key_is_read_from_its_variable(variable: str, value: str, read: Any) -> None:
     assert read(load(None, {variable: value}))
+
+
+def test_lists_within_tables_and_sinks_are_counted_from_0_also_where_the_file_has_none() -> None:
+    environ = {
+        "IONOS_POLLER_SINKS__0__NAME": "k",
+        "IONOS_POLLER_SINKS__0__TYPE": "kafka",
+        "IONOS_POLLER_SINKS__0__TOPIC": "t",
+        "IONOS_POLLER_SINKS__0__BROKERS__1": "b:2",
+        "IONOS_POLLER_SINKS__0__BROKERS__0": "a:1",
+        "IONOS_POLLER_FILTER__INCLUDE__1__ACTION": "GET",
+        "IONOS_POLLER_FILTER__INCLUDE__0__TYPE": "X",
+    }
+    config = load(None, environ)
+    assert isinstance(config.sinks[0], KafkaSink)
+    assert config.sinks[0].brokers == ("a:1", "b:2")
+    assert [(rule.type, rule.action) for rule in config.filter.include] == [("X", None), (None, "GET")]
+
+
+@pytest.mark.parametrize(("value", "listen", "url"), [('""', "", ""), ("", ":9", "postgresql://u@localhost/x")])
+def test_two_quotes_are_the_empty_text_and_an_empty_variable_is_not_set(
+    write: Any, value: str, listen: str, url: str
+) -> None:
+    file = write('[http]\nlisten = "localhost:9"\n[state]\nurl = "postgresql://u@localhost/x"\n')
+    config = load(file, {"IONOS_POLLER_HTTP__LISTEN": value, "IONOS_POLLER_STATE__URL": value})
+    assert (config.http.listen.removeprefix("localhost"), config.state.url) == (listen, url)
 
 
 def test_keys_of_a_sink_in_the_file_are_set_by_their_index(write: Any) -> None:
@@ -267,6 +296,10 @@ def test_keys_of_a_sink_in_the_file_are_set_by_their_index(write: Any) -> None:
         ("IONOS_POLLER_POLL_INTERVAL", "1s", "IONOS_POLLER_POLL_INTERVAL", "unknown key"),
         ("IONOS_POLLER_POLL__INTERVAL", "x", "IONOS_POLLER_POLL__INTERVAL", "is not a duration"),
         ("IONOS_POLLER_POLL__INTERVAL__X", "1", "IONOS_POLLER_POLL__INTERVAL__X", "is not a duration"),
+        ("IONOS_POLLER_POLL__INTERVAL__0", "1", "IONOS_POLLER_POLL__INTERVAL__0", "is not a duration"),
+        ("IONOS_POLLER_POLL__INTERVAL", '""', "IONOS_POLLER_POLL__INTERVAL", "'' is not a duration"),
+        ("IONOS_POLLER_STATE_DIR", '""', "IONOS_POLLER_STATE_DIR", "must not be empty"),
+        ("IONOS_POLLER_POLL__CONTRACTS__1", "5", "IONOS_POLLER_POLL__CONTRACTS__1", "does not name an element"),
         ("IONOS_POLLER_STATE_DIR__X", "1", "IONOS_POLLER_STATE_DIR__X", "must be text, not a table"),
         ("IONOS_POLLER_API__PAGE_SIZE", "x", "IONOS_POLLER_API__PAGE_SIZE", "not a number"),
         ("IONOS_POLLER_API__PAGE_SIZE", "\u0665", "IONOS_POLLER_API__PAGE_SIZE", "whole number"),
@@ -297,7 +330,7 @@ def test_a_problem_in_the_environment_names_the_variable(variable: str, value: s
         (
             {"IONOS_POLLER_POLL__CONTRACTS__0__X": "1"},
             "IONOS_POLLER_POLL__CONTRACTS__0__X",
-            "must be a list, not a table",
+            "{'x': '1'} is not a contract number",
         ),
         (
             {"IONOS_POLLER_POLL__CONTRACTS": '["1"]', "IONOS_POLLER_POLL__CONTRACTS__0__X": "1"},
