@@ -15,6 +15,8 @@ from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Se
 from poller.cli.stopping import until_stopped
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem
 from poller.pipeline.status import read_use
+from poller.sinks.output import WRITTEN
+from poller.sinks.stdout import PRINTED
 from poller.store.journal import FORGET_SINK
 from poller.store.opening import stores_of
 from poller.store.overview import SinkOverview
@@ -141,7 +143,13 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
         hint = "remove it from the config first, then `ionos-poller reload`"
         raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
     stores = stores_of(config)
-    state = stores.attach(use_of(use, stores))
+    use = use_of(use, stores)
+    if use != "run" and name in (PRINTED.name, WRITTEN.name):
+        hint = "what waits for it comes when the same command runs next"
+        raise ConfigError(
+            [Problem("NAME", f"{name} is the output of {use} itself, which cannot leave the config", hint)]
+        )
+    state = stores.attach(use)
     try:
         waiting = _sink(state, name).waiting
         with acting(stores, FORGET_SINK, name) as by:

@@ -32,7 +32,7 @@ class _Settings(Table, frozen=True, kw_only=True, tag="output"):
     """As it has no table in a configuration."""
 
 
-_OUTPUT = _Settings(
+WRITTEN = _Settings(
     name="output",
     batch_events=5000,
     batch_bytes=4 * 1024 * 1024,
@@ -47,7 +47,7 @@ class OutputFile(OwnOutput):
 
     def __init__(self, path: Path, order: str = "", render: Render | None = None) -> None:
         """`order` tells the partial file from that of another backfill to the same `path`; `render` makes the lines."""
-        super().__init__(_OUTPUT)
+        super().__init__(WRITTEN)
         self.output_offset = 0
         self._render = render
         self._path = path
