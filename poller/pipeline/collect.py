@@ -162,8 +162,11 @@ class Collector:
             claim.release()
 
     def _collect(self, claim: Claim, turn_seconds: float) -> PollResult:
-        row = claim.row
-        contract = row.contract
+        contract = claim.row.contract
+        try:
+            row = claim.row._replace(account=self._discovery.account_of(claim.row))
+        except PollerError as error:
+            return PollResult(contract, failure=error)
         now = self._clock()
         turn_ends_at = time.monotonic() + turn_seconds
         poll = self._collect_from(claim, row, now, turn_ends_at)

@@ -58,6 +58,17 @@ class Discovery:
         """The other accounts through which a contract may be read, by the last look."""
         return [name for name in self._readers.get(contract, ()) if name != account]
 
+    def account_of(self, row: Contract) -> str:
+        """Through which account a contract is read: its own, or the first that may read it, by the last look.
+
+        Its own may be one that only another replica's configuration names.  Raises: PollerError where there is none.
+        """
+        for name in (row.account, *self.others(row.contract, row.account)):
+            if name in self._accounts:
+                return name
+        hint = "put it back into the configuration, or audit the other contracts by name with --contract"
+        raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
+
     def ask(self, contract: str, account: str, question: Callable[[ActivityLog], T], *, refused: T) -> T:
         """What the first account answers that may read the contract, its own first; `refused` where none may.
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 from poller.config import Config
 from poller.core.clocks import trusted_now
-from poller.core.errors import PollerError, RejectedError
+from poller.core.errors import RejectedError
 from poller.core.gaps import without
 from poller.core.narrowing import present_at
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
 from poller.pipeline.ahead import windows_held
 from poller.pipeline.audit import Audited, Auditor, Difference, NoTotalsError, around, joined, parts_of
+from poller.pipeline.discovery import Discovery
 from poller.store.journal import Action
 from poller.store.protocols import State
 from poller.store.rows import Contract
@@ -28,10 +29,13 @@ class LedgerAuditor:
         accounts: Mapping[str, ActivityLog],
         config: Config,
         *,
+        discovery: Discovery | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`discovery`: one that has looked, or looks."""
         self._state = state
         self._accounts = accounts
+        self._discovery = discovery or Discovery(state, accounts, config, clock)
         self._overlap_seconds = config.poll.overlap_seconds
         self._limits = config.api.limits(windows_held(config.api.concurrency))  # as it may read beside a collector
         self._clock = clock
@@ -44,7 +48,8 @@ class LedgerAuditor:
         them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry. What the API
         refuses or fails at is set apart, if it serves the present.
 
-        Raises: AuthError, TransientError, StateError, StoppedError; RejectedError where the API refuses all of it.
+        Raises: AuthError, TransientError, StateError, StoppedError; RejectedError where the API refuses all of it; PollerError
+        where its account is not configured.
         """
         row = self._known(contract)
         parts = parts_of(span, row.origin, self._clock(), self._overlap_seconds)
@@ -87,10 +92,7 @@ class LedgerAuditor:
         return row
 
     def _auditor(self, row: Contract) -> Auditor:
-        if row.account not in self._accounts:
-            hint = "put it back into the configuration, or audit the other contracts by name with --contract"
-            raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
-        api = self._accounts[row.account]
+        api = self._accounts[self._discovery.account_of(row)]
         now = int(trusted_now(api.clock_skew_seconds, self._clock()))
         return Auditor(api, row.contract, self._limits, present=present_at(now, self._overlap_seconds))
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from poller.core.errors import PollerError, StateUnavailableError
 from poller.core.turns import MOST_OPEN
 from poller.pipeline.collect import Collector, WindowCommitted
+from poller.pipeline.discovery import Discovery
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.service.auditing import Auditing
 from poller.service.components import Components
@@ -61,6 +62,7 @@ class Schedule:
         self._stop = stop
         self._tick = tick
         self._clock = clock
+        discovery = Discovery(state, components.accounts, config, clock)
         self._collector = Collector(
             state,
             components.accounts,
@@ -68,13 +70,14 @@ class Schedule:
             stop=stop,
             prepare=components.prepare,
             on_window=self._after_window,
+            discovery=discovery,
             clock=clock,
         )
         # More polls than requests: some hang.
         self.jobs = Jobs(stop, fail, polls_at_once=config.api.concurrency * MOST_OPEN)
         self._delivering = Delivering(state, components, self.jobs, stop, metrics, clock)
         self.polling = Polling(state, components, self._collector, self.jobs, metrics, self._delivering.wake)
-        auditor = LedgerAuditor(state, components.accounts, config, clock=clock)
+        auditor = LedgerAuditor(state, components.accounts, config, discovery=discovery, clock=clock)
         self.auditing = Auditing(state, components, auditor, metrics, clock)
         self._tokens = TokenWatch(components.token_expiries, metrics.token_expires_at, clock)
 

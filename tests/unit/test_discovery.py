@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from poller.core.errors import AuthError, PollerError, RejectedError, TransientE
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.collect import Collector, PollResult
+from poller.pipeline.discovery import Discovery
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.store.sqlite import State
 
 NOW = 1_800_000_000
@@ -296,6 +299,31 @@ def test_a_contract_goes_to_another_account_when_its_own_leaves_the_configuratio
     assert world.poll(60)["1"].failure is None
     assert world.failures == []
     assert world.rows["1"].account == "b"
+
+
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_a_contract_whose_account_another_replica_has_renamed_is_polled_and_audited_as_this_one_reads_it(
+    world: World, *, is_repeated: bool
+) -> None:
+    accounts: Any = {"old": Account("1", unreadable={"1": DENIED}), "older": Account("1")}
+    clock = lambda: float(world.now)  # noqa: E731
+    with closing(State.open(world.directory, "run")) as state:
+        discovery = Discovery(state, accounts, Config(), clock)
+        collector = Collector(state, accounts, Config(), stop=threading.Event(), discovery=discovery, clock=clock)
+        auditor = LedgerAuditor(state, accounts, Config(), discovery=discovery, clock=clock)
+        for _ in range(1 + is_repeated):
+            assert collector.discover() == (["1"], [])
+            state.contracts.enrol(["1"], "new", NOW, NOW)
+            world.now += 7200
+            assert collector.collect("1").failure is None
+        assert auditor.audit("1", Window(NOW, world.now)).differences == []
+        state.contracts.enrol(["1"], "new", NOW, NOW)
+        nobody = Collector(state, accounts, Config(), stop=threading.Event(), clock=clock)
+        failure = nobody.collect("1").failure
+        assert failure is not None
+        assert "account new is not configured" in failure.message
+        collector.close()
+        nobody.close()
 
 
 def test_thousands_of_contracts_that_nobody_can_read_hold_up_none_that_was_read_and_none_of_them_waits_for_ever(
