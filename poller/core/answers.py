@@ -233,6 +233,9 @@ def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Seque
     heads = heads_of(compact, lines) if shape == "usual" and not unreadable else [head_of(line) for line in lines]
     if shield is not None:
         lines = [shield.restore(line) for line in lines]
+        for head in heads:
+            head.uuid = shield.restore_text(head.uuid) if head.uuid is not None else None
+        hits = [_Hit(hit.source, msgspec.Raw(shield.restore(bytes(hit.id)))) for hit in hits]
         unreadable = [
             msgspec.structs.replace(element, content=shield.restore(element.content)) for element in unreadable
         ]

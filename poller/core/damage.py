@@ -55,9 +55,14 @@ class Shield:
         self.is_needed = end > 0
         self.shielded = b"".join([*pieces, body[end:]]) if pieces else body
         self._marked = re.compile(b"<" + re.escape(self._mark) + rb"([0-9a-fA-F]{4})>")
+        self._marked_text = re.compile(self._marked.pattern.decode())
 
     def restore(self, line: bytes) -> bytes:
         return self._marked.sub(rb"\\u\1", line)
+
+    def restore_text(self, text: str) -> str:
+        """A text that was decoded, with the surrogates themselves: what is remembered of it must not depend on the body."""
+        return self._marked_text.sub(lambda match: chr(int(match[1], 16)), text)
 
 
 class Broken(NamedTuple):

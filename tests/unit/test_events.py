@@ -396,6 +396,29 @@ def test_these_two_are_two_entries(first: str, second: str) -> None:
     assert one.identity != other.identity
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('{"_source":{"@uuid":"\\ud800"}}', '{"_source":{"@uuid":"\\ud801"}}'),
+        ('{"_source":{"@uuid":"a\\uDFFFb","meta":{"time":7}}}', '{"_source":{"@uuid":"ab","meta":{"time":7}}}'),
+        ('{"_id":"\\ud800","_source":{"x":1}}', '{"_id":"\\ud800","_source":{"x":2}}'),
+        ('{"_source":{"@uuid":["\\ud800"]}}', '{"_source":{"@uuid":["\\ud801"]}}'),
+    ],
+)
+def test_an_entry_with_a_lone_surrogate_in_its_id_is_the_same_whatever_else_is_on_the_page(
+    one: str, other: str
+) -> None:
+    pages = [
+        f'{{"hits":{{"total":1,"hits":[{one}]}}}}',
+        f'{{"hits":{{"total":2,"hits":[{one},{other}]}}}}',
+        f'{{"hits":{{"total":2,"hits":[{one},{{"_source":{{"@uuid":"\\udc00"}}}}]}}}}',
+        f'{{"hits":{{"total":2,"hits":[{one},{{"_source":{{"x":NaN}}}}]}}}}',
+    ]
+    found = [parse_page(page.encode()).events for page in pages]
+    assert len({(events[0].identity, events[0].line) for events in found}) == 1
+    assert found[1][1].identity != found[1][0].identity
+
+
 def test_an_identity_is_the_same_in_every_version() -> None:
     # Ledgers hold them: one that changes makes every entry of the overlap a new one.
     identified = only(b'[{"@uuid":"6a1b7c7e-0000-4000-8000-000000000000","n":1}]')
