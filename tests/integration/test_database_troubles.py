@@ -100,4 +100,4 @@ def test_a_standby_is_told_apart_from_a_primary(postgres_server: Server, simulat
     finally:
         standby.remove()
     assert done.stdout == ""
-    assert_told(done, "it is a standby and takes no writes", "name the primary in state.url")
+    assert_told(done, "it takes no writes", "name the primary in state.url")

@@ -57,7 +57,8 @@ def server(postgres_server: Server) -> Server:
         ("postgres", "missing", EXIT_STATE, "the database does not exist", "create it"),
         ("crowded", "postgres", EXIT_INCOMPLETE, "no connection left for us", "raise max_connections"),
         ("poor", "postgres", EXIT_STATE, "the role lacks a right", "docs/cluster.md"),
-        ("reading", "postgres", EXIT_INCOMPLETE, "takes no writes", "target_session_attrs=read-write"),
+        ("reading", "postgres", EXIT_INCOMPLETE, ": it takes no writes: ", "target_session_attrs=read-write"),
+        ("reading", "postgres", EXIT_INCOMPLETE, "read-only transaction", "was set read-only"),
     ],
 )
 def test_a_refusal_is_told_in_a_line_with_its_remedy(

@@ -115,7 +115,7 @@ def _writing(connection: Connection, _database: Database) -> Iterator[Diagnosis]
         hint = "name the primary in state.url, or add target_session_attrs=read-write to it"
         yield Diagnosis("fail", _NAME, "it is a standby and takes no writes", hint, EXIT_STATE)
     elif _one(connection, "SHOW transaction_read_only") == "on":
-        hint = "ALTER ROLE ... RESET default_transaction_read_only"
+        hint = "free its disk if it is full; then reset default_transaction_read_only of the role, the database or the server"
         yield Diagnosis("fail", _NAME, "transactions of this role are read-only", hint, EXIT_STATE)
 
 

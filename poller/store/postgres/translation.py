@@ -21,8 +21,11 @@ _WAIT = "nothing is lost meanwhile; it is tried again"
 _PASSING = {
     "08": ("the connection broke", _WAIT),
     "25006": (
-        "it is a standby and takes no writes",
-        "wait for the failover to end, or name the primary in state.url, or add target_session_attrs=read-write to it",
+        "it takes no writes",
+        (
+            "wait for the failover to end, or name the primary in state.url, or add target_session_attrs=read-write to it;"
+            " of one that was set read-only, free its disk and reset default_transaction_read_only"
+        ),
     ),
     "25P03": ("a transaction stood still for too long, and the server ended it", _WAIT),
     "40": ("the transaction collided with others again and again", _WAIT),
