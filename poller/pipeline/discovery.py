@@ -172,7 +172,8 @@ class Discovery:
             names = readers.get(row.contract)
             if names is None or row.succeeded_at is None or row.account not in looks:
                 continue
-            if row.account not in names:
+            listed = looks[row.account].listed
+            if row.account not in names and listed is not None and not listed.missing:
                 claims = ", ".join(names)
                 hint = f"check account {claims}; to read the contract through it, remove {row.account} from the configuration"
                 log.error("contract.claimed", extra={"contract": row.contract, "account": row.account, "by": claims})

@@ -267,6 +267,21 @@ def test_a_contract_stays_with_its_account_and_a_claim_by_another_is_told_by_nam
     assert other.asked == []
 
 
+@pytest.mark.parametrize(("listed", "missing"), [(DOWN, ""), (DENIED, ""), (REFUSED, ""), ([], "there are more")])
+def test_a_list_that_is_not_had_or_not_whole_does_not_tell_that_a_contract_left_its_account(
+    world: World, listed: Any, missing: str
+) -> None:
+    mine, other = Account("1"), Account("1")
+    world.accounts = {"mine": mine, "other": other}
+    world.poll()
+    assert world.rows["1"].account == "mine"
+    mine.listed, mine.missing = listed, missing
+    assert world.poll(60)["1"].failure is None
+    assert [failure for failure in world.failures if failure is not listed] == []
+    assert world.rows["1"].account == "mine"
+    assert other.asked == []
+
+
 def test_a_contract_that_was_never_read_goes_to_who_lists_it_and_nobody_claims_it(world: World) -> None:
     mine, other = Account("1"), Account()
     mine.unreadable = {"1": DENIED}
