@@ -42,7 +42,8 @@ class Polling:
         self._jobs = jobs
         self._metrics = metrics
         self._wake = wake
-        self._found: list[str] = []
+        self.found: list[str] = []
+        """What discovery found, whichever replica polls it."""
         self.contracts: set[str] = set()
         """What is polled here, of all that discovery found."""
         self.discovery_failures: list[PollerError] | None = None
@@ -58,12 +59,12 @@ class Polling:
 
     def _discover(self) -> None:
         contracts, failures = self._collector.discover()
-        for contract in sorted(set(self._found).difference(contracts)):
+        for contract in sorted(set(self.found).difference(contracts)):
             log.warning("contract.gone", extra={"contract": contract})
         for contract in contracts:
-            if contract not in self._found:
+            if contract not in self.found:
                 log.info("contract.discovered", extra={"contract": contract})
-        self._found = contracts
+        self.found = contracts
         self.discovery_failures = failures
         if failures:  # the next regular look is an hour away; a failed one is repeated with the polls
             self._jobs.run_again("discovery", self._config.poll.interval_seconds)
@@ -72,7 +73,7 @@ class Polling:
     def _take_share(self) -> None:
         """Poll this replica's fair share of the contracts, and leave the others to the replicas that hold them."""
         with self._share_lock:
-            held = self._state.contracts.share(self._found)
+            held = self._state.contracts.share(self.found)
             before, self.contracts = self.contracts, set(held)
             for contract in sorted(before - self.contracts):
                 self._jobs.remove_poll(contract)
@@ -81,7 +82,7 @@ class Polling:
                     self._begin_polling(contract)
             # A replica asks for what it holds: with such components, all of them together keep the pace of the account.
             self._metrics.replica_contracts.set(len(held))
-            self._collector.take_part(max(1, len(held)) / max(1, len(self._found)))
+            self._collector.take_part(max(1, len(held)) / max(1, len(self.found)))
             if before != self.contracts:
                 self._wake()  # what waits of these contracts is delivered here from now on
                 self._tell_of_share(before)
@@ -91,10 +92,10 @@ class Polling:
         self._jobs.add_poll(lambda: self.poll(contract), self._config.poll.interval_seconds, contract)
 
     def _tell_of_share(self, before: set[str]) -> None:
-        had_all, self._has_all = self._has_all, len(self.contracts) == len(self._found)
+        had_all, self._has_all = self._has_all, len(self.contracts) == len(self.found)
         if not (had_all and self._has_all):  # else there is nobody to share with
             taken, given_back = self.contracts - before, before - self.contracts
-            extra = {"contracts": len(self.contracts), "of": len(self._found)}
+            extra = {"contracts": len(self.contracts), "of": len(self.found)}
             log.info("share.changed", extra={**extra, "taken": len(taken), "given_back": len(given_back)})
 
     def _turn_seconds(self) -> float:

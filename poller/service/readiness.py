@@ -23,6 +23,7 @@ def not_ready_reasons(
     config: Config,
     now: float,
     *,
+    found: Collection[str],
     contracts: Collection[str],
     discovery_failures: Sequence[PollerError] | None,
     token_expiries: Mapping[str, float],
@@ -30,13 +31,13 @@ def not_ready_reasons(
     """A sentence for each; none while the last poll of every contract succeeded lately and no sink is parked or
     ended in an internal error.
 
-    `contracts` are those that are polled; `discovery_failures` what the last look for them could not tell, None before the
-    first. What is likely to have led to a trouble is named too, but is none by itself: a token may be good for longer than it
-    says, and a list of contracts that cannot be had now changes nothing for those that are known.
+    `contracts` are those that are polled here, of all that were `found`; `discovery_failures` what the last look for them could
+    not tell, None before the first. What is likely to have led to a trouble is named too, but is none by itself: a token may be
+    good for longer than it says, and a list of contracts that cannot be had now changes nothing for those that are known.
     """
     sinks = configured_sinks(state, config)
     reasons = [
-        *_unknown_contracts(state, config, contracts, discovery_failures),
+        *_unknown_contracts(state, config, found, discovery_failures),
         *_stale_polls(state, config, contracts, now),
         *(f"sink {row.sink.name} is parked: {row.sink.failure}" for row in sinks if row.sink.parked_at is not None),
         *(f"sink {row.sink.name}: {row.sink.failure}" for row in sinks if row.sink.failure.startswith(CRASHED)),
@@ -87,13 +88,13 @@ def notes(rows: Iterable[Contract], gaps: Iterable[Gap], sinks: Iterable[SinkOve
 
 
 def _unknown_contracts(
-    state: Overview, config: Config, contracts: Collection[str], failures: Sequence[PollerError] | None
+    state: Overview, config: Config, found: Collection[str], failures: Sequence[PollerError] | None
 ) -> Iterator[str]:
     """Contracts that are to be polled and are not, because nobody told us of them."""
     if failures is None:
         yield "no contracts discovered yet"
         return
-    known = {row.account for row in state.contracts if row.contract in contracts}
+    known = {row.account for row in state.contracts if row.contract in found}
     is_every_account_known = all(account.name in known for account in config.accounts)
     for failure in failures:
         if failure.contract or not is_every_account_known:

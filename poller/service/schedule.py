@@ -130,6 +130,7 @@ class Schedule:
             overview,
             self.components.config,
             self._clock(),
+            found=set(self.polling.found),
             contracts=self.polling.contracts,
             discovery_failures=self.polling.discovery_failures,
             token_expiries=self._tokens.expiries,

@@ -33,6 +33,7 @@ def told(
     outbox_bytes: int = 0,
     letter_bytes: int = 0,
     config: Config = CONFIG,
+    found: set[str] | None = None,
     polled: set[str] | None = None,
     failures: list[PollerError] | None = None,
     is_discovered: bool = True,
@@ -42,6 +43,7 @@ def told(
         views.state(contracts, sinks, outbox=Size(0, outbox_bytes, letter_bytes)),
         config,
         NOW,
+        found={row.contract for row in contracts} if found is None else found,
         contracts={row.contract for row in contracts} if polled is None else polled,
         discovery_failures=(failures or []) if is_discovered else None,
         token_expiries={"default": expires_at},
@@ -100,6 +102,14 @@ def test_a_failed_look_for_contracts_matters_until_those_of_every_account_are_kn
     two = msgspec.structs.replace(CONFIG, accounts=(Account(name="default"), Account(name="other")))
     assert told(contract(), failures=[REFUSED], config=two) == [str(REFUSED)]
     assert told(contract(), contract("2", account="other"), failures=[REFUSED], config=two) == []
+
+
+@pytest.mark.parametrize("polled", [set(), {"1"}, {"2"}])
+def test_what_another_replica_polls_is_known_too(polled: set[str]) -> None:
+    two = msgspec.structs.replace(CONFIG, accounts=(Account(name="default"), Account(name="other")))
+    rows = (contract(), contract("2", account="other"))
+    assert told(*rows, polled=polled, failures=[REFUSED], config=two) == []
+    assert told(*rows, found={"1"}, polled=polled, failures=[REFUSED], config=two) == [str(REFUSED)]
 
 
 def test_a_contract_that_is_asked_for_and_that_nobody_sees_is_a_trouble() -> None:
