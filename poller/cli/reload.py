@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import threading
 import time
@@ -26,7 +27,8 @@ _LOOK_AGAIN_SECONDS = 0.1
 @click.argument("pid", type=click.IntRange(2), required=False, metavar="[PID]")
 @click.pass_obj
 def command(settings: Settings, pid: int | None) -> int:
-    """Tell `run` to load its configuration again, and report the result. Default PID: the process that holds the state.
+    """Tell `run` to load its configuration again, and report the result. Default PID: the process that holds the state;
+    where several replicas share it on this machine, name one.
 
     Exit code 1: it kept the old one; 2: the configuration is wrong. `systemctl reload ionos-poller` runs this. Secrets that
     come through LoadCredential= of systemd need a restart instead.
@@ -48,11 +50,21 @@ def command(settings: Settings, pid: int | None) -> int:
 
     def work(stop: threading.Event) -> int:
         with closing(stores.attach("run")) as state:
+            if pid is None:
+                _ensure_alone(state)
             before = last_reload(state)
             _signal(process)
             return _outcome(state, process, before, stop)
 
     return until_stopped(work)
+
+
+def _ensure_alone(state: State) -> None:
+    """Raises: ConfigError where several replicas are on this machine: each has a configuration of its own."""
+    here = [str(replica.pid) for replica in state.overview().replicas if replica.host == platform.node()]
+    if len(here) > 1:
+        hint = "name one of them, or use `systemctl reload`"
+        raise ConfigError([Problem("PID", f"several replicas work on this machine: {', '.join(here)}", hint)])
 
 
 def _signal(pid: int) -> None:

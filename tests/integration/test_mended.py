@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.daemon import LOGGING, LOKI, MakeDaemon
+import json
+from contextlib import closing
+from pathlib import Path
+
+from tests.daemon import LOGGING, LOKI, Daemon, MakeDaemon
+from tests.postgres import Server
 from tests.support import wait_until
 
 
@@ -70,3 +75,33 @@ def test_a_reload_tells_what_came_of_it(daemon_of: MakeDaemon) -> None:
     daemon.configure()
     assert daemon.command("reload") == "reloaded\n"
     daemon.stop()
+
+
+def test_of_several_replicas_on_this_machine_the_one_that_is_named_reloads(
+    daemon_of: MakeDaemon, postgres_server: Server, tmp_path: Path
+) -> None:
+    postgres_server.sql("CREATE DATABASE several")
+    one = daemon_of(contracts=1, events=5)
+    (tmp_path / "other").mkdir()
+
+    def pids() -> set[int]:
+        return {replica["pid"] for replica in json.loads(one.command("status", "--json"))["replicas"]}
+
+    with closing(Daemon(tmp_path / "other", one.simulator)) as other:
+        for daemon in (one, other):
+            daemon.configure(more=f'[state]\nurl = "{postgres_server.url("several")}"\n')
+        one.start()
+        wait_until(lambda: len(pids()) == 1, what="it has joined")
+        assert one.command("reload") == "reloaded\n", "it is alone"
+        other.start()
+        wait_until(lambda: len(pids()) == 2, what="both have joined")
+        told = other.command("reload", code=2)
+        assert all(str(pid) in told for pid in pids())
+        assert "name one of them" in told
+        assert not other.logged("config.reloaded")
+        assert other.process
+        assert other.command("reload", str(other.process.pid)) == "reloaded\n"
+        assert (len(one.logged("config.reloaded")), len(other.logged("config.reloaded"))) == (1, 1)
+        one.stop()
+        assert other.command("reload") == "reloaded\n", "it is alone again"
+        other.stop()
