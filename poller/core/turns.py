@@ -1,7 +1,8 @@
 """Which contract may ask next, where only a few requests are sent at once. Pure: the caller brings the time.
 
 A request that hangs is not counted for long: others may be sent beside it. A contract of which a request was not answered is slow
-until one is answered: only a share of the requests, and of the polls, may be those of slow contracts.
+until one is answered: only a share of the requests, and of the polls, may be those of slow contracts. One of which a request
+was tried several times and given up spends its polls waiting: for the polls it counts as slow, until a request is served.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Turns:
         self._served: dict[str, int] = {}  # the turn that a contract had last
         self._turn = 0
         self._slow: set[str] = set()
+        self._failing: set[str] = set()
         self._slow_polls: set[str] = set()
         self._put_off: dict[str, tuple[float, float]] = {}  # slow contract -> since when, and when it asked last
 
@@ -80,16 +82,28 @@ class Turns:
         """Whether its last request was not answered in time."""
         return contract in self._slow
 
+    def ended_after(self, contract: str, tries: int) -> None:
+        """A request of a contract was given up after so many tries; 0 where it was served.
+
+        Where one is served that failed before, the others may be as well: each begins its next poll as any contract.
+        """
+        if tries > 1:
+            self._failing.add(contract)
+        elif not tries and contract in self._failing:
+            for name in self._failing - self._slow:
+                self._put_off.pop(name, None)
+            self._failing.clear()
+
     def hanging_count(self, now: float) -> int:
         """How many open requests are not counted any more."""
         return sum(now - request.began >= PATIENCE_SECONDS for request in self._open.values())
 
     def admit(self, contract: str, now: float) -> bool:
-        """Whether a poll of this contract may begin; always, unless it is slow and the share of these is taken.
+        """Whether a poll of this contract may begin; always, unless it is slow or fails, and the share of these is taken.
 
-        Of the slow contracts, those come first that were put off first.
+        Of these contracts, those come first that were put off first.
         """
-        if contract not in self._slow:
+        if contract not in self._slow and contract not in self._failing:
             return True
         since, _ = self._put_off.get(contract, (now, now))
         self._put_off[contract] = since, now

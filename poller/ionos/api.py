@@ -129,7 +129,7 @@ class ActivityLog:
         self._rate_limit.take_part(part)
 
     def admit(self, contract: str) -> bool:
-        """Whether a poll of this contract may begin now: of those that do not answer, only a few may at once."""
+        """Whether a poll of this contract may begin now: of those that do not answer or fail, only a few may at once."""
         return self._asking.turns.admit(contract)
 
     def dismiss(self, contract: str) -> None:
@@ -226,7 +226,9 @@ class ActivityLog:
             authorization = self._current_authorization()
             was_slow = self._asking.turns.is_slow(contract)
             try:
-                return self._attempt(path, params, contract, max_bytes, authorization, parse)
+                found = self._attempt(path, params, contract, max_bytes, authorization, parse)
+                self._asking.turns.ended_after(contract, 0)
+                return found
             except AuthError as error:
                 # The token file may have been replaced since we read it; or it was the API's mistake of a moment: once more.
                 if error.is_denied or was_refused:
@@ -248,6 +250,7 @@ class ActivityLog:
             wait = self._retry.wait_seconds(attempt, random.random, failure.retry_after_seconds)
             is_hopeless = was_slow and self._asking.turns.is_slow(contract)
             if attempt > max_retries or wait > _MAX_WAIT_SECONDS or is_hopeless:
+                self._asking.turns.ended_after(contract, attempt)
                 raise failure
             log.debug(
                 "request.retry_scheduled",

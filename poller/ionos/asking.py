@@ -61,6 +61,10 @@ class SharedTurns:
         with self._changed:
             return self._turns.is_slow(contract)
 
+    def ended_after(self, contract: str, tries: int) -> None:
+        with self._changed:
+            self._turns.ended_after(contract, tries)
+
     def hanging_count(self) -> int:
         with self._changed:
             return self._turns.hanging_count(self._clock())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from poller.core.errors import BodyTooLargeError, StoppedError, TransientError
+from poller.core.errors import BodyTooLargeError, PollerError, StoppedError, TransientError
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog, token_expiry
 from poller.ionos.asking import Asking, PausedError, SharedTurns
@@ -174,6 +174,42 @@ def test_a_contract_that_was_slow_and_is_still_is_not_asked_again_in_this_poll(
         api.page("3", Window(0, 60), 0, 10, is_retried=False)
     assert len(silent.urls) == 6
     assert {*silent.urls[:5]} == {f"http://h/activitylog/v1/contracts/{contract}" for contract in "12"}
+
+
+class Ill(Transport):
+    """Answers at once, with the status of the contract or with nothing to show; the last part of the path is the contract."""
+
+    def __init__(self, statuses: dict[str, int]) -> None:
+        super().__init__()
+        self.statuses = statuses
+
+    def request(self, method: str, url: str, **_: object) -> Response:  # type: ignore[override]
+        status = self.statuses.get(url.rpartition("/")[2], 200)
+        return Response(status, {}, b'{"hits":{"total":0,"hits":[]}}' if status == 200 else b"")
+
+
+def test_contracts_whose_requests_fail_at_every_try_keep_only_a_share_of_the_polls(
+    clock: Clock, turns: SharedTurns
+) -> None:
+    ill = Ill({"1": 500, "2": 503, "3": 500, "4": 403, "5": 404, "6": 500})
+    api = ActivityLog("http://h", lambda: "Bearer t", ill, rate_limit=RateLimit(0), stop=clock, turns=turns)
+
+    def ask(contract: str, *, is_retried: bool = True) -> None:
+        with pytest.raises(PollerError):
+            api.page(contract, Window(0, 60), 0, 10, is_retried=is_retried)
+
+    for contract in "12345":
+        assert api.admit(contract)
+        ask(contract)
+        api.dismiss(contract)
+    ask("6", is_retried=False)  # which waits for nothing
+    assert [api.admit(contract) for contract in "1234567"] == [True, False, False, True, True, True, True]
+    api.dismiss("1")
+    assert [api.admit(contract) for contract in "312"] == [False, False, True], "the one that has waited longest"
+    ill.statuses.clear()
+    api.page("2", Window(0, 60), 0, 10)
+    assert api.admit("3"), "where one is served again, the others may be, too"
+    assert api.admit("1")
 
 
 def test_a_part_of_the_pace_is_left_to_others(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

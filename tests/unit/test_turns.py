@@ -120,3 +120,19 @@ def test_a_slow_contract_that_asks_no_more_holds_up_no_other() -> None:
     turns.dismiss("1")
     assert not turns.admit("3", 10.0)
     assert turns.admit("3", 10_000.0)
+
+
+def test_a_contract_that_is_served_again_leaves_the_slow_ones_their_turns() -> None:
+    turns = Turns(2)
+    make_slow(turns, "1")
+    for number in "23":
+        turns.ended_after(number, 5)
+    assert [turns.admit(number, 0.0) for number in "231"] == [True, False, False]
+    turns.ended_after("2", 1)
+    assert not turns.admit("3", 0.5), "it was not served"
+    turns.ended_after("2", 0)
+    turns.dismiss("2")
+    assert [turns.admit(number, 1.0) for number in "31"] == [True, True], "the other one that failed is put off no more"
+    turns.dismiss("1")
+    turns.ended_after("3", 1)
+    assert turns.admit("3", 2.0), "what was not tried again has kept nobody waiting"
