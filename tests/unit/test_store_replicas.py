@@ -40,6 +40,11 @@ def expire(state: Any) -> None:
     state._database.write(lambda connection: connection.execute(query, (state._joined().token,)))
 
 
+def let_time_pass(replica: Any) -> None:
+    """As if what is free had been so for longer than a lease."""
+    replica._free_since = dict.fromkeys(replica._free_since, -1e9)
+
+
 def read(*numbers: int) -> WindowRead:
     new = events(*numbers)
     return WindowRead(Window(START, START + 60), new, len(new), NOW, advance_to=START + 60)
@@ -85,6 +90,35 @@ def test_who_wants_no_share_leaves_all_to_those_who_do(two: tuple[Any, Any]) -> 
     assert len(other.contracts.share(CONTRACTS)) == 3
     other.contracts.share([])
     assert one.contracts.share(CONTRACTS) == CONTRACTS
+
+
+@pytest.mark.parametrize("wanted", [["1"], ["1", "2", "8"], ["8", "9"]])
+def test_what_only_one_configuration_wants_is_held_whatever_the_fair_share_is(
+    two: tuple[Any, Any], wanted: list[str]
+) -> None:
+    one, other = two
+    other.contracts.enrol(["8", "9"], "default", START, START)
+    theirs = other.contracts.share(wanted)
+    assert theirs == wanted
+    mine = [contract for contract in CONTRACTS if contract not in wanted]
+    replica = one._joined()
+    assert len(one.contracts.share(CONTRACTS)) == 4
+    let_time_pass(replica)
+    assert len(one.contracts.share(CONTRACTS)) == 4, "with one configuration each gets its share"
+    query = "UPDATE replicas SET config = 'another' WHERE token = %s"
+    one._database.write(lambda connection: connection.execute(query, (other._joined().token,)))
+    assert len(one.contracts.share(CONTRACTS)) == 4, "the other one may still take them"
+    let_time_pass(replica)
+    for _ in range(3):
+        assert one.contracts.share(CONTRACTS) == mine
+    replica._spared_until = {}  # as after ten minutes
+    assert len(one.contracts.share(CONTRACTS)) == 4, "somebody may want them by now"
+    let_time_pass(replica)
+    assert len(one.contracts.share(CONTRACTS)) > 4
+    one._database.write(lambda connection: connection.execute("UPDATE replicas SET config = 'the same'"))
+    replica._identity = replica._identity._replace(config="the same")
+    assert len(one.contracts.share(CONTRACTS)) == 4, "all have one configuration by now"
+    assert {*other.contracts.share(CONTRACTS), *one.contracts.share(CONTRACTS)} == {*CONTRACTS}
 
 
 def test_who_reads_without_a_share_has_what_nobody_has_until_it_is_done(two: tuple[Any, Any]) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _MARGIN = 0.2  # of the lease, for clocks of different speed and a slow answer
 _KEPT_SECONDS = 600  # a dead replica is shown so long
+_SPARED_SECONDS = 600  # so long what nobody else wanted is kept, before it is looked whether somebody does
 
 LIVE = "SELECT token FROM replicas WHERE use_id = %s AND expires_at > clock_timestamp()"
 
@@ -54,6 +55,8 @@ class Replica:
         """Contracts of the use with gaps or spans still to be read, as of the last `share`."""
         self.leaving: frozenset[str] = frozenset()
         """Contracts that are too much and in somebody's hand: nothing more is begun with them, so that they can be given back."""
+        self._free_since: dict[str, float] = {}
+        self._spared_until: dict[str, float] = {}  # what nobody else wanted: it is held beyond the fair share
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self.token: UUID = uuid4()
@@ -203,16 +206,20 @@ class Replica:
             "  AND (shares OR token = %(token)s)),"
             " ARRAY(SELECT contract FROM contracts WHERE use_id = %(use)s AND holder = %(token)s),"
             " ARRAY(SELECT contract FROM ranges WHERE use_id = %(use)s UNION"
-            "  SELECT contract FROM gaps WHERE use_id = %(use)s)",
-            {"shares": bool(known), "token": token, "use": self._use},
+            "  SELECT contract FROM gaps WHERE use_id = %(use)s),"
+            " EXISTS (SELECT 1 FROM replicas WHERE use_id = %(use)s AND expires_at > clock_timestamp() AND shares"
+            "  AND config <> %(config)s)",
+            {"shares": bool(known), "token": token, "use": self._use, "config": self._identity.config},
         ).fetchone()
-        is_alive, sharing_count, *contracts = row or (False, 0, (), ())
+        is_alive, sharing_count, *contracts, is_mixed = row or (False, 0, (), (), False)
         held, unsettled = map(set, contracts)
         self.unsettled = frozenset(unsettled)
         if not is_alive:
             return set()
         fair = -(-len(known) // sharing_count)
-        kept = sorted(held, key=lambda contract: (contract not in known, contract not in in_hand, contract))
+        now = time.monotonic()
+        spared = {contract for contract in held if is_mixed and now < self._spared_until.get(contract, now)}
+        kept = sorted(held - spared, key=lambda contract: (contract not in known, contract not in in_hand, contract))
         excess = {*kept[fair:], *(held - known)}
         self.leaving = frozenset(excess & in_hand)
         surplus = excess - in_hand
@@ -222,9 +229,24 @@ class Replica:
                 (self._use, token, list(surplus)),
             )
             held -= surplus
-        if len(held) < fair and known - held:
-            held |= self._take(connection, token, list(known - held), fair - len(held))
-        return held
+        room = fair - len(held - spared)
+        if room > 0 and known - held:
+            held |= self._take(connection, token, list(known - held), room)
+        return held | self._take_left_over(connection, token, list(known - held) if is_mixed else [], now)
+
+    def _take_left_over(self, connection: Connection, token: UUID, contracts: Sequence[str], now: float) -> set[str]:
+        """Take what has been free for a whole lease: replicas with other configurations may want fewer contracts."""
+        query = (
+            "SELECT contract FROM contracts WHERE use_id = %s AND contract = ANY(%s)"
+            f" AND (holder IS NULL OR holder NOT IN ({LIVE}))"
+        )
+        rows = connection.execute(query, (self._use, contracts, self._use)) if contracts else ()
+        free = {contract: self._free_since.get(contract, now) for (contract,) in rows}
+        left_over = [contract for contract, since in free.items() if now - since > self._lease_seconds]
+        taken = self._take(connection, token, left_over, None) if left_over else set()
+        self._free_since = {contract: since for contract, since in free.items() if contract not in taken}
+        self._spared_until |= dict.fromkeys(taken, now + _SPARED_SECONDS)
+        return taken
 
     def take(self, contracts: Sequence[str]) -> None:
         """Commits: that it has those of the contracts that nobody has."""
@@ -235,11 +257,13 @@ class Replica:
                 self._held |= taken
 
     def _take(self, connection: Connection, token: UUID, contracts: Sequence[str], limit: int | None) -> set[str]:
+        # Apart: a subquery may be carried out several times, and would then find more than the limit.
         rows = connection.execute(
-            "UPDATE contracts SET holder = %s WHERE use_id = %s AND contract IN (SELECT contract FROM contracts"
+            "WITH free AS MATERIALIZED (SELECT contract FROM contracts"
             f" WHERE use_id = %s AND contract = ANY(%s) AND (holder IS NULL OR holder NOT IN ({LIVE}))"
             " ORDER BY contract FOR UPDATE SKIP LOCKED LIMIT %s)"
+            " UPDATE contracts SET holder = %s WHERE use_id = %s AND contract IN (SELECT contract FROM free)"
             " AND EXISTS (SELECT 1 FROM replicas WHERE token = %s AND expires_at > clock_timestamp()) RETURNING contract",
-            (token, self._use, self._use, list(contracts), self._use, limit, token),
+            (self._use, list(contracts), self._use, limit, token, self._use, token),
         )
         return {row[0] for row in rows}
