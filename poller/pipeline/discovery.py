@@ -53,6 +53,9 @@ class Discovery:
         self._config = config
         self._clock = clock
         self._readers: dict[str, list[str]] = {}
+        self._last_looks: dict[
+            str, _LastLook
+        ] = {}  # of this process: a replica with another configuration leaves out others
 
     def others(self, contract: str, account: str) -> list[str]:
         """The other accounts through which a contract may be read, by the last look."""
@@ -202,8 +205,11 @@ class Discovery:
         if look.listed is not None and not look.listed.missing:
             left_out = sorted(set(look.listed).difference(contracts))
             self._state.remember(_LOOK + account, json.dumps({"at": look.at, "left_out": left_out}))
+            self._last_looks[account] = _LastLook(look.at, frozenset(left_out))
 
     def _last_look(self, account: str) -> _LastLook | None:
+        if (own := self._last_looks.get(account)) is not None:
+            return own
         fact = self._state.fact(_LOOK + account)
         if fact is None:
             return None

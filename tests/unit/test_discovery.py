@@ -117,6 +117,29 @@ def test_a_contract_that_was_left_out_on_purpose_begins_as_any_new_one(world: Wo
     assert world.rows["2"].origin == NOW + 7200 - LOOKBACK
 
 
+@pytest.mark.parametrize("settings", [{"contracts": ("1",)}, {"exclude_contracts": ("2", "3")}])
+def test_what_another_replica_leaves_out_began_at_the_last_look_of_the_one_that_collects_it(
+    world: World, settings: dict[str, Any]
+) -> None:
+    clock = lambda: float(world.now)  # noqa: E731
+    accounts: Any = world.accounts
+    with closing(State.open(world.directory, "run")) as state:
+        mine, theirs = (Discovery(state, accounts, Config(poll=PollSettings(**more)), clock) for more in ({}, settings))
+        for discovery in (theirs, mine):
+            discovery.discover(None, ())
+        world.accounts["default"].listed = ["1", "2", "3"]
+        world.now += 3600
+        assert theirs.discover(None, ()) == (["1"], [])
+        world.now += 3600
+        assert mine.discover(None, ())[0] == ["1", "2", "3"]
+        assert [row.origin for row in state.contracts.all()] == [NOW - LOOKBACK, NOW, NOW]
+        theirs.discover(None, ())
+        world.accounts["default"].listed = ["1", "2", "3", "4"]
+        world.now += 3600
+        Discovery(state, accounts, Config(), clock).discover(None, ())
+        assert state.contracts.all()[-1].origin == NOW + 7200, "the last look of all, where it has none of its own"
+
+
 def test_each_account_has_looks_of_its_own(world: World) -> None:
     world.poll()
     world.accounts["other"] = Account("2")
