@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import click
 
@@ -47,6 +49,9 @@ def command(settings: Settings, pid: int | None) -> int:
     if process is None:
         hint = "start it: it loads the configuration at its start; if it runs with another state_dir, restart it"
         raise StateError(f"`run` is not running with the state in {stores.place}", hint=hint)
+    if pid is None and not _handles_reloads(process):
+        hint = "wait until it ends; `run` loads the configuration at its start"
+        raise StateError(f"process {process} uses the state in {stores.place}, and is another command", hint=hint)
 
     def work(stop: threading.Event) -> int:
         with closing(stores.attach("run")) as state:
@@ -65,6 +70,16 @@ def _ensure_alone(state: State) -> None:
     if len(here) > 1:
         hint = "name one of them, or use `systemctl reload`"
         raise ConfigError([Problem("PID", f"several replicas work on this machine: {', '.join(here)}", hint)])
+
+
+def _handles_reloads(pid: int) -> bool:
+    """Whether a process handles SIGHUP, as `run` does. Another command, such as a repair, would be ended by it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # not Linux, or gone by now
+        return True
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
+    return caught is None or bool(int(caught[1], 16) >> (signal.SIGHUP - 1) & 1)
 
 
 def _signal(pid: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 from tests.daemon import LOGGING, LOKI, Daemon, MakeDaemon
 from tests.postgres import Server
-from tests.support import wait_until
+from tests.support import clean_environment, wait_until
 
 
 def test_a_sink_whose_key_was_replaced_works_at_once_when_asked_to(daemon_of: MakeDaemon) -> None:
@@ -75,6 +77,25 @@ def test_a_reload_tells_what_came_of_it(daemon_of: MakeDaemon) -> None:
     daemon.configure()
     assert daemon.command("reload") == "reloaded\n"
     daemon.stop()
+
+
+def test_a_command_that_uses_the_state_is_not_ended_by_a_reload(daemon_of: MakeDaemon) -> None:
+    daemon = daemon_of(contracts=1, events=5)
+    daemon.start()
+    wait_until(lambda: daemon.command("status"), what="there is a state")
+    daemon.stop()
+    holding = "import sys, time; from pathlib import Path; from poller.store.sqlite import State"
+    code = f"{holding}; State.open(Path(sys.argv[1]), 'run'); print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(daemon.state_dir)]
+    env = clean_environment()
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, encoding="utf-8") as other:
+        try:
+            assert other.stdout
+            assert other.stdout.readline() == "held\n"
+            assert f"process {other.pid} uses the state" in daemon.command("reload", code=4)
+            assert other.poll() is None
+        finally:
+            other.kill()
 
 
 def test_of_several_replicas_on_this_machine_the_one_that_is_named_reloads(
