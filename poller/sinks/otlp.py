@@ -237,9 +237,11 @@ def partial_of(answer: Response) -> Partial | None:
     of_records, is_whole_inside = fields_of(fields.get((1, _LENGTH), b""))
     partial = Partial(*_pair_in(of_records))
     is_like_protobuf = answer.body.startswith(_PARTIAL_BEGINS)  # and a line of text, too
-    if partial.refused > 0 or (is_like_protobuf and is_whole and is_whole_inside):
+    is_whole = is_whole and is_whole_inside
+    # JSON behind a newline may be a whole message by chance, but never one of these fields alone.
+    if partial.refused > 0 or (is_like_protobuf and is_whole and of_records.keys() <= _OF_PARTIAL):
         return partial
-    is_cut = is_like_protobuf and _is_protobuf(answer)
+    is_cut = is_like_protobuf and not is_whole and _is_protobuf(answer)
     return None if is_cut or _LIKE_JSON.search(answer.body.replace(b"\0", b"")) else Partial(0, "")
 
 
@@ -322,6 +324,7 @@ def fields_of(message: bytes) -> tuple[Fields, bool]:
 
 _VARINT, _LENGTH, _FIXED_BYTES = 0, 2, {1: 8, 5: 4}
 _ALL_BITS = (1 << 64) - 1
+_OF_PARTIAL = {(1, _VARINT), (2, _LENGTH)}  # how many were refused, and why
 # What may name refused records, in any Unicode encoding and behind any mark of one.
 _LIKE_JSON = re.compile(rb"\A[\s\xef\xbb\xbf\xfe\xff]*\{|rejected_?log_?records", re.IGNORECASE)
 _PARTIAL_BEGINS = b"\x0a"  # the field 1 that holds the partial success

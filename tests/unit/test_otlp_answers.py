@@ -23,7 +23,7 @@ from poller.core.events import OutboxEvent
 from poller.net.transport import Response
 from poller.sinks.base import Context
 from poller.sinks.build import build_sink
-from poller.sinks.otlp import PATIENCE_SECONDS, Partial, message_of, partial_of
+from poller.sinks.otlp import PATIENCE_SECONDS, Partial, fields_of, message_of, partial_of
 from poller.sinks.otlp import OtlpSink as Sink
 from tests.hostile import RawServer, http
 
@@ -484,6 +484,21 @@ def test_a_success_that_may_name_refused_records_and_cannot_be_read_is_none(
     assert partial_of(Response(200, headers, body)) is None
     with RawServer(lambda asked: http(body, *(f"{name}: {value}" for name, value in headers.items()))) as server:
         assert make(server.url).send([event_of(1)]) == UNREADABLE
+
+
+@pytest.mark.parametrize("end", [b'a\xffg-d"},}', b'hb-\xffg"}', b'a\xffg-d"}}}', b'a\xffg-d"}}x'])
+def test_damaged_json_behind_a_newline_is_not_taken_for_the_protobuf_that_it_may_happen_to_be(end: bytes) -> None:
+    begin = b'"partialSuccess":{"rejectedLogRecords":"1","errorMessage":"'
+    body = b"\n{" + begin + b"x" * (ord("{") - len(begin) - len(end)) + end
+    of_records, is_whole = fields_of(body[2:])
+    assert is_whole
+    assert (fields_of(body)[0].keys(), partial_of(Response(200, {}, body))) == ({(1, 2)}, None), of_records
+
+
+def test_fields_that_nobody_knew_when_this_was_written_are_no_refusal() -> None:
+    inside = b"\x08\x00\x18\x07"
+    answer = b"\x0a" + bytes([len(inside)]) + inside
+    assert partial_of(Response(200, {"Content-Type": "application/x-protobuf"}, answer)) == Partial(0, "")
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "utf-8"])
