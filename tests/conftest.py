@@ -88,6 +88,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     measuring.leave_out(items)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Forget the names of parameters: the next session of mutmut in this process would escape them again, and miss the tests."""
+    if "MUTANT_UNDER_TEST" in os.environ:
+        for mark in (mark for item in session.items for mark in item.iter_markers("parametrize")):
+            if mark._param_ids_from is not None:
+                object.__setattr__(mark._param_ids_from, "_param_ids_generated", None)
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> order.Units | None:
     return order.Units(config, log) if config.getoption("dist") == "loadscope" else None
 
