@@ -219,8 +219,7 @@ class ActivityLog:
         max_retries: int | None = None,
     ) -> T:
         max_retries = self._max_retries if max_retries is None else max_retries
-        attempt = 0
-        was_refused = False
+        attempt, was_refused = 0, False
         failure: TransientError | None = None
         while True:
             authorization = self._current_authorization()
