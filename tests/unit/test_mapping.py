@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from poller.core.mapping import format_time_us, truncated, with_time
+from poller.core.mapping import escaped, format_time_us, truncated, with_time
 
 AT_US = 1_777_621_340_530_999
 
@@ -106,3 +106,17 @@ def test_no_entry_is_too_strange_to_be_shortened(key: str, value: str) -> None:
     shorter = truncated(f'{{"{key}":{value},"filling":"{"x" * 9000}"}}'.encode(), 512)
     assert len(shorter) <= 512
     assert "_truncated" in json.loads(shorter)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"ä":"😀 \\n"}', '{"ä":"😀 \\n"}'),
+        ('{\n "a": "b\u202ec\x9b\x7f"\n}', '{\n "a": "b\\u202ec\\u009b\\u007f"\n}'),
+        ("\ud83d\ude00\r\t", "\\ud83d\\ude00\\r\\t"),
+        ("\U000e0041", "\\udb40\\udc41"),
+    ],
+)
+def test_a_terminal_is_shown_escapes_for_what_is_not_printed_as_itself(text: str, shown: str) -> None:
+    assert escaped(text) == shown
+    assert escaped(shown) == shown
