@@ -249,9 +249,8 @@ def _closed(place: Place, writer: ArchiveWriter, head: Head, now: int) -> Head:
 def _sink_of(config: Config, text: str, place: Place) -> ArchiveSink:
     sinks = [sink for sink in config.sinks if isinstance(sink, ArchiveSink)]
     for sink in sinks:
-        if text in (sink.name, sink.url) or place.url == sink.url:
-            return sink
-        if sink.directory is not None and sink.directory == Path(place.url).absolute():
+        where = place.url if sink.directory is None else Path(place.url).absolute()
+        if text in (sink.name, sink.url) or where == (sink.directory or sink.url):
             return sink
     hint = "give the url of a sink of type archive, as the configuration has it"
     raise ConfigError([Problem("PLACE", f"no sink of the configuration writes to {place.url}", hint)])

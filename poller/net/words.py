@@ -100,9 +100,8 @@ def _plain(text: str) -> str:
     """The text as it was before JSON, a URL or HTML, or one in the other, wrote it; without any backslash."""
     for _ in range(_MOST_NESTED):
         read = _UNICODE_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text).replace("\\", "")
-        read = read.encode("utf-16-le", "surrogatepass").decode(
-            "utf-16-le", "replace"
-        )  # of pairs, which JSON escapes one by one
+        # Two halves of a pair, which JSON escapes one by one, become one character.
+        read = read.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         read = html.unescape(unquote_plus(read))
         if read == text:
             break

@@ -53,9 +53,8 @@ class Discovery:
         self._config = config
         self._clock = clock
         self._readers: dict[str, list[str]] = {}
-        self._last_looks: dict[
-            str, _LastLook
-        ] = {}  # of this process: a replica with another configuration leaves out others
+        # Of this process: a replica with another configuration leaves out other contracts.
+        self._last_looks: dict[str, _LastLook] = {}
 
     def others(self, contract: str, account: str) -> list[str]:
         """The other accounts through which a contract may be read, by the last look."""
@@ -69,7 +68,7 @@ class Discovery:
         for name in (row.account, *self.others(row.contract, row.account)):
             if name in self._accounts:
                 return name
-        hint = "put it back into the configuration, or audit the other contracts by name with --contract"
+        hint = "put it back into the configuration, or name other contracts with --contract"
         raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
 
     def ask(self, contract: str, account: str, question: Callable[[ActivityLog], T], *, refused: T) -> T:

@@ -150,13 +150,10 @@ class Verifier:
         numbers = self._list()
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="verify")
         try:
-            for listed in [*numbers, None]:
-                # What is not in the list: some storages list late, and more may have been written since.
-                while listed is None or self._chain.number + 1 < listed:
-                    if not self._read(self._chain.number + 1, pool):
-                        break
-                if listed is not None and listed > self._chain.number:
-                    self._read(listed, pool)
+            for number in numbers:
+                self._read_unlisted(pool, before=number)
+                self._read(number, pool)
+            self._read_unlisted(pool)
             if not self._chain.number:
                 self._find(digest_key(1), "is missing: no digest is here, so nothing is proven")
             self._collect(0)
@@ -223,6 +220,11 @@ class Verifier:
             self._find(listed.key, f"was deleted: {listed.versions} older versions of it are kept")
         elif listed.versions > 1:
             self._find(listed.key, f"has {listed.versions} versions: it was written {listed.versions} times")
+
+    def _read_unlisted(self, pool: ThreadPoolExecutor, before: int | None = None) -> None:
+        """Read the digests that come next and are in no list: some storages list late, and more are written meanwhile."""
+        while (before is None or self._chain.number + 1 < before) and self._read(self._chain.number + 1, pool):
+            pass
 
     def _read(self, number: int, pool: ThreadPoolExecutor) -> bool:
         """Read a digest, and its objects. Returns whether it is there."""
