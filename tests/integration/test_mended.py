@@ -122,6 +122,7 @@ def test_of_several_replicas_on_this_machine_the_one_that_is_named_reloads(
         assert not other.logged("config.reloaded")
         assert other.process
         assert other.command("reload", str(other.process.pid)) == "reloaded\n"
+        wait_until(lambda: other.logged("config.reloaded"), what="it logs what it has told")
         assert (len(one.logged("config.reloaded")), len(other.logged("config.reloaded"))) == (1, 1)
         one.stop()
         assert other.command("reload") == "reloaded\n", "it is alone again"
