@@ -96,6 +96,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 object.__setattr__(mark._param_ids_from, "_param_ids_generated", None)
 
 
+def pytest_xdist_setupnodes() -> None:
+    measuring.begin_workers_unmeasured()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    measuring.stop_first(session.config)
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> order.Units | None:
     return order.Units(config, log) if config.getoption("dist") == "loadscope" else None
 

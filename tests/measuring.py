@@ -58,6 +58,18 @@ def leave_out(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.no_cover)
 
 
+def begin_workers_unmeasured() -> None:
+    """Have Python start in a worker without coverage: pytest-cov starts its own there, and can pause no other."""
+    os.environ.pop(MEASURING, None)
+
+
+def stop_first(config: pytest.Config) -> None:
+    """In a worker: stop what pytest-cov begins there as if it were the main process, and forgets when it begins anew."""
+    cov = config.pluginmanager.get_plugin("_cov")
+    if cov is not None and hasattr(config, "workerinput"):
+        cov.cov_controller.cov.stop()
+
+
 def tell_processes(item: pytest.Item) -> None:
     """Have the processes that this test starts be measured or not; without coverage, none is."""
     if configuration := _given():
