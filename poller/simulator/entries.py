@@ -18,7 +18,7 @@ import re
 import time
 from binascii import hexlify
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -251,10 +251,10 @@ def _make_template(rng: random.Random, kind: str, life: _Life) -> _Template:
     return _Template(id_prefix.encode(), pieces, arrange)
 
 
-@lru_cache(maxsize=4)
-def _lives(seed: int) -> tuple[tuple[_Template, ...], ...]:
-    """Templates: of each life, its entries."""
-    rng = random.Random(seed)
+@cache
+def _lives() -> tuple[tuple[_Template, ...], ...]:
+    """Templates: of each life, its entries. They take long to make, and serve every seed: ids and order are of the seed."""
+    rng = random.Random(1)
     names, weights = zip(*_LAST_TYPES, strict=True)
     lasts = [name for name, weight in _LAST_TYPES for _ in range(round(_POOL_SIZE * weight / sum(weights)))]
     lasts = (lasts + [names[0]] * _POOL_SIZE)[:_POOL_SIZE]
@@ -284,7 +284,7 @@ class EntryMaker:
     def __init__(self, seed: int, contract: int, *, with_uuid: bool = True, pad_to_bytes: int = 0) -> None:
         digest = hashlib.blake2b(b"%d:%d" % (seed, contract), digest_size=6).digest()
         self.salt = int.from_bytes(digest, "big")
-        self._lives = _lives(seed)
+        self._lives = _lives()
         self._contract = b"%d" % contract
         self._with_uuid = with_uuid
         self._pad_to_bytes = pad_to_bytes
