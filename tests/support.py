@@ -59,12 +59,18 @@ def wait_until(predicate: Callable[[], Answer], timeout: float = 45, *, what: st
     """
     deadline = time.monotonic() + timeout
     while True:
+        asked = time.thread_time()
         answer = predicate()
         if answer:
             return answer
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}")
-        time.sleep(0.02)
+        pause(time.thread_time() - asked)
+
+
+def pause(asked_seconds: float) -> None:
+    """Until one may look again, who has asked for so long: asking takes a quarter of a processor at most."""
+    time.sleep(max(0.02, 3 * asked_seconds))
 
 
 def take_interrupts() -> None:

@@ -557,8 +557,8 @@ class ClusterHarness:
             self._takeovers += replica.lost_leases()
         self._check_tables(None)
         self.account.entries = wanted(self._simulator)
-        for sink in SINKS:
-            self.account.judge(sink, self._oracle.books(sink), self._allowed_repeats(sink))
+        for sink, books in self._oracle.books().items():
+            self.account.judge(sink, books, self._allowed_repeats(sink))
 
     def _allowed_repeats(self, sink: str) -> int:
         """A batch for each takeover; none at sinks with keys. What a failover forgot comes again.

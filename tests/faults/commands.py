@@ -20,7 +20,7 @@ from poller.store.sqlite.overview import overview_of
 from tests.daemon import CONTRACTS
 from tests.faults import victim
 from tests.faults.disk import Disk
-from tests.faults.oracle import Books, compare, lines_of, wanted
+from tests.faults.oracle import Books, compare, given, lines_of, wanted
 from tests.faults.people import People
 from tests.faults.plan import Life, Plan
 from tests.faults.report import Account
@@ -197,20 +197,22 @@ class CommandHarness:
 
     def _compare(self) -> None:
         self.account.entries = wanted(self._simulator)
+        expected = given(self._simulator)
         for path in self._outputs:
-            self.account.judge("stdout" if self._plan.subject == "fetch" else "output", self._exported(path), 0)
+            name = "stdout" if self._plan.subject == "fetch" else "output"
+            self.account.judge(name, self._exported(path, expected), 0)
         if "Traceback" in self._stderr.read_text():
             self.account.violate("a traceback in the log")
         for (_, kind), count in self._simulator.faults.struck.items():
             self.account.faults.update(Counter({f"API: {kind}": count}))
 
-    def _exported(self, path: Path) -> Books:
+    def _exported(self, path: Path, expected: Counter[bytes]) -> Books:
         with suppress(FileNotFoundError):
             lines, torn = lines_of([path])
             if torn:
                 self.account.violate(f"{path.name} ends in half a line")
-            return compare(self._simulator, lines)
-        return compare(self._simulator, [])
+            return compare(expected, lines)
+        return compare(expected, [])
 
     def _requests(self) -> int:
         return sum(self._simulator.traffic.counts.get("entries", {}).values())

@@ -32,7 +32,7 @@ from tests.faults.plan import Life, Plan, is_gap_alone, is_limit_alone
 from tests.faults.report import Account
 from tests.faults.victim import Death, fixed_port
 from tests.kafka_broker import END_TXN, INIT_PRODUCER_ID, PRODUCE, Broker
-from tests.support import wait_until
+from tests.support import pause, wait_until
 
 BATCH_EVENTS = 20
 UNHEARD = (PRODUCE, END_TXN, INIT_PRODUCER_ID)
@@ -463,6 +463,7 @@ class Harness:
         is_reloaded = False
         polls: set[tuple[str, int | None]] = set()
         while time.monotonic() < deadline and process.poll() is None and not self._oracle.has_all():
+            asked = time.thread_time()
             state = self._overview()
             if state is not None and state.contracts:
                 # A person who replaced a key does not wait for the minute to be over after which it is tried again.
@@ -479,15 +480,14 @@ class Harness:
                 polls |= {(row.contract, row.succeeded_at) for row in state.contracts}
                 if all(sum(name == row.contract for name, _ in polls) > _IDLE_POLLS for row in state.contracts):
                     break
-            time.sleep(0.05)  # the pace of looking, up to a deadline; nothing is assumed to be over after it
+            pause(time.thread_time() - asked)
         return self._oracle.has_all()
 
     def _compare(self) -> None:
         """Each entry at each sink: none lost, none invented, each in the bytes it was given, repeats few."""
         self.account.entries = wanted(self._simulator)
-        for sink in self._oracle.sinks:
-            allowed = self._oracle.allowed_repeats(sink, self._ends, BATCH_EVENTS)
-            self.account.judge(sink, self._oracle.books(sink), allowed)
+        for sink, books in self._oracle.books().items():
+            self.account.judge(sink, books, self._oracle.allowed_repeats(sink, self._ends, BATCH_EVENTS))
         if PROOF in self._oracle.sinks:
             for what in self._oracle.proof.findings():
                 self.account.violate(f"archive: {what}")

@@ -80,9 +80,13 @@ def shown(simulator: Simulator) -> int:
     return sum(log.counts()[1] for log in simulator.logs.values())
 
 
-def compare(simulator: Simulator, lines: Iterable[bytes]) -> Books:
-    """Lines as they were taken against the entries as they were given."""
-    expected = Counter(digest_of(line) for number in simulator.contracts for line in simulator.oracle(number))
+def given(simulator: Simulator) -> Counter[bytes]:
+    """How often each entry was given, by digest."""
+    return Counter(digest_of(line) for number in simulator.contracts for line in simulator.oracle(number))
+
+
+def compare(expected: Counter[bytes], lines: Iterable[bytes]) -> Books:
+    """Lines as they were taken against the entries as they were `given`."""
     had = Counter(digest_of(line) for line in lines)
     lost, more = expected - had, had - expected
     invented = sum(count for digest, count in more.items() if digest not in expected)
@@ -190,9 +194,11 @@ class SinkOracle:
         count = shown(self._simulator)
         return any(self.distinct(sink) < count for sink in self.sinks)
 
-    def books(self, sink: str) -> Books:
-        books = compare(self._simulator, self.taken(sink))
-        return books._replace(lost=max(0, books.lost - self.purged[sink]))
+    def books(self) -> dict[str, Books]:
+        """Of each sink."""
+        expected = given(self._simulator)
+        found = {sink: compare(expected, self.taken(sink)) for sink in self.sinks}
+        return {sink: books._replace(lost=max(0, books.lost - self.purged[sink])) for sink, books in found.items()}
 
     def torn_files(self) -> int:
         return lines_of(self._files.glob("*.ndjson"))[1]
