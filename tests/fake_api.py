@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+
 from poller.core.answers import Page
 from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
 from poller.core.events import Event
@@ -44,7 +46,8 @@ class Log:
             raise TransientError("not now")
         if self.rejected and window.start < self.rejected.end and self.rejected.start < window.end:
             raise self.rejection
-        shown = [second for second in self.seconds[contract] if window.start <= second < min(window.end, self.now)]
+        seconds = self.seconds[contract]
+        shown = seconds[bisect_left(seconds, window.start) : bisect_left(seconds, min(window.end, self.now))]
         events = tuple(
             Event(second * 1_000_000, b"%d" % second + b"0" * 6, b"{}") for second in shown[offset : offset + limit]
         )
@@ -52,4 +55,4 @@ class Log:
 
     def show(self, contract: str, second: int) -> None:
         """An entry becomes visible that happened then."""
-        self.seconds[contract].append(second)
+        insort(self.seconds[contract], second)

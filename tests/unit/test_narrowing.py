@@ -52,7 +52,7 @@ class Api:
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         self.asked.append((window, offset, limit))
-        seconds = [second for second in range(window.start, window.end) if second % self._every == 0][::-1]
+        seconds = range(-(-window.start // self._every) * self._every, window.end, self._every)[::-1]
         events = tuple(
             Event(second * 1_000_000, b"%016d" % second, b"{}") for second in seconds[offset : offset + limit]
         )
