@@ -114,6 +114,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     measuring.tell_processes(item)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    measuring.forget_unmeasured(item)
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server]:
     """A PostgreSQL server, for all tests of this process."""

@@ -6,6 +6,7 @@ The others run as fast as without coverage. What they run of the program, these 
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache
 
 import pytest
@@ -74,6 +75,16 @@ def tell_processes(item: pytest.Item) -> None:
     """Have the processes that this test starts be measured or not; without coverage, none is."""
     if configuration := _given():
         os.environ[MEASURING] = configuration if is_measured(item) else ""
+
+
+def forget_unmeasured(item: pytest.Item) -> None:
+    """Empty the core's caches behind a test that is not measured, so that a measured one runs all that it needs."""
+    if not _given() or is_measured(item):
+        return
+    for module in [module for name, module in sys.modules.items() if name.startswith("poller.core.")]:
+        for member in vars(module).values():
+            if hasattr(member, "cache_clear"):
+                member.cache_clear()
 
 
 @cache
