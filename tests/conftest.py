@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -89,7 +90,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Forget the names of parameters: the next session of mutmut in this process would escape them again, and miss the tests."""
+    """Leave what was collected out of each later look for garbage: it is much, and stays.
+
+    And forget the names of parameters: the next session of mutmut in this process would escape them again, and miss the tests."""
+    gc.collect()
+    gc.freeze()
     if "MUTANT_UNDER_TEST" in os.environ:
         for mark in (mark for item in session.items for mark in item.iter_markers("parametrize")):
             if mark._param_ids_from is not None:

@@ -56,7 +56,7 @@ TAKERS: dict[str, Callable[[bytes], object]] = {
     ),
     "redaction": REDACT,
     "a filter": lambda data: FILTER.reason("1", b'{"event":{"type":"%s"}}' % data.replace(b"\xff", b"")),
-    "shortening": lambda data: truncated(data, 1000),
+    "shortening": lambda data: truncated(b'{"a":%s}' % data, 1000),
     "a terminal": lambda data: escaped(data.decode("utf-8", "replace")),
 }
 
