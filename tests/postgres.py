@@ -107,6 +107,7 @@ class Server:
             "port": str(self.port),
             "max_connections": "60",
             "shared_buffers": "32MB",
+            "dynamic_shared_memory_type": "mmap",  # in its directory, so that nothing stays where it is killed
             **self._settings,
         }
         args = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

@@ -14,7 +14,7 @@ import pytest
 from poller.core.errors import EXIT_INCOMPLETE
 from poller.simulator import Simulator, SimulatorSettings
 from tests.commands import run_command
-from tests.faults.oracle import compare
+from tests.faults.oracle import compare, given
 from tests.postgres import FAST, Server
 
 SMALL = "96m"  # what a new server needs, and little more
@@ -86,7 +86,7 @@ def test_a_full_disk_of_the_database_stops_collecting_until_there_is_room(
         ballast.truncate(0)
     done = run(small_disk, simulator, tmp_path, *FETCH)
     assert done.returncode == 0, done.stderr
-    books = compare(simulator, [line.encode() for line in (full.stdout + done.stdout).splitlines()])
+    books = compare(given(simulator), [line.encode() for line in (full.stdout + done.stdout).splitlines()])
     assert (books.lost, books.invented) == (0, 0)
 
 
