@@ -462,8 +462,10 @@ class Harness:
         deadline = time.monotonic() + _PATIENCE * self._recovery_seconds
         is_reloaded = False
         polls: set[tuple[str, int | None]] = set()
-        while time.monotonic() < deadline and process.poll() is None and not self._oracle.has_all():
+        while time.monotonic() < deadline and process.poll() is None:
             asked = time.thread_time()
+            if self._oracle.has_all():
+                return True
             state = self._overview()
             if state is not None and state.contracts:
                 # A person who replaced a key does not wait for the minute to be over after which it is tried again.
