@@ -38,9 +38,12 @@ MEASURED = (
     "tests/integration/test_status.py",
     "tests/integration/test_tail.py",
 )
-# Of the unit tests, the ones that take long and reach hardly anything that the others do not.
+# Of these, the ones that take long and reach hardly anything that the others do not.
 NOT_MEASURED = (
+    "tests/integration/test_archive.py::test_a_million_entries",
+    "tests/integration/test_backfill.py::test_a_year_of_uneven_entries",
     "tests/unit/test_docs.py",
+    "tests/unit/test_formats.py::test_every_entry_of_the_simulator",
     "tests/unit/test_gap_trials.py",
     "tests/unit/test_layers.py",
     "tests/unit/test_scale.py",
