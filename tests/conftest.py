@@ -92,7 +92,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what was collected out of each later look for garbage: it is much, and stays.
 
-    And forget the names of parameters: the next session of mutmut in this process would escape them again, and miss the tests."""
+    Under mutmut, forget the names of parameters: its next session in this process would escape them again, and miss the tests.
+    """
     gc.collect()
     gc.freeze()
     if "MUTANT_UNDER_TEST" in os.environ:

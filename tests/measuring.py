@@ -69,9 +69,9 @@ def begin_workers_unmeasured() -> None:
 
 def stop_first(config: pytest.Config) -> None:
     """In a worker: stop what pytest-cov begins there as if it were the main process, and forgets when it begins anew."""
-    cov = config.pluginmanager.get_plugin("_cov")
-    if cov is not None and hasattr(config, "workerinput"):
-        cov.cov_controller.cov.stop()
+    controller = getattr(config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+    if controller is not None and hasattr(config, "workerinput"):
+        controller.cov.stop()
 
 
 def tell_processes(item: pytest.Item) -> None:

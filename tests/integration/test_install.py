@@ -99,7 +99,6 @@ def test_a_user_without_root_installs_it_with_the_line_of_the_page(
     environment |= {
         "HOME": str(home),
         "PATH": ":".join(map(str, places)),
-        "PIP_NO_COMPILE": "1",  # takes longer than all the rest, and only makes the first start faster
         "UV_CACHE_DIR": str(home / "uv"),
         "UV_PYTHON_DOWNLOADS": "never",
         "UV_SYSTEM_CERTS": "true",  # as pip does it
