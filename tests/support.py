@@ -65,12 +65,8 @@ def wait_until(predicate: Callable[[], Answer], timeout: float = 45, *, what: st
             return answer
         if time.monotonic() >= deadline:
             raise AssertionError(f"not within {timeout:g} s: {what or getattr(predicate, '__name__', predicate)}")
-        pause(time.thread_time() - asked)
-
-
-def pause(asked_seconds: float) -> None:
-    """Until one may look again, who has asked for so long: a dear question is asked less often, and four times a second."""
-    time.sleep(min(max(0.02, 9 * asked_seconds), 0.25))
+        asked_seconds = time.thread_time() - asked
+        time.sleep(min(max(0.02, 9 * asked_seconds), 0.25))  # a dear question is asked less often
 
 
 def take_interrupts() -> None:
