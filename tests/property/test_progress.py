@@ -85,9 +85,10 @@ def entry(second: int, number: int) -> Event:
     return Event(second * 1_000_000 + number, b"%010d%06d" % (second, number), b"{}")
 
 
-def after_polls(api: Api, polls: int) -> tuple[list[bytes], State]:
-    """The identities that were kept, in order, and the state."""
+def after_polls(api: Api, polls: int) -> list[int]:
+    """Poll and check what came of it; how many requests each poll took."""
     kept: list[bytes] = []
+    requests: list[int] = []
 
     def prepare(contract: str, events: Any) -> Prepared:
         kept.extend(event.identity for event in events)
@@ -111,7 +112,9 @@ def after_polls(api: Api, polls: int) -> tuple[list[bytes], State]:
         try:
             collector.discover()
             for _ in range(polls):
+                before = api.requests
                 collector.collect("1")
+                requests.append(api.requests - before)
                 now[0] += 60
             overview = state.overview()
             assert overview.imbalances() == []
@@ -119,7 +122,7 @@ def after_polls(api: Api, polls: int) -> tuple[list[bytes], State]:
         finally:
             collector.close()
             state.close()
-    return kept, state
+    return requests
 
 
 def check(api: Api, kept: list[bytes], overview: Any, now: int) -> None:
@@ -174,41 +177,13 @@ def test_a_planted_mistake_is_found(mistake: Any, told: str, monkeypatch: pytest
         after_polls(Api({77: "dense"}, 0), 1)
 
 
-def requests_of_polls(bad: Mapping[int, str]) -> list[int]:
-    api = Api(bad, 0)
-    counts = []
-    with tempfile.TemporaryDirectory() as directory:
-        state = State.open(Path(directory), "run")
-        now = [NOON + SPAN]
-        config = Config()
-        poll = msgspec.structs.replace(config.poll, initial_lookback_seconds=SPAN)
-        limits = msgspec.structs.replace(config.api, page_size=10, result_window=MOST)
-        accounts: dict[str, Any] = {"default": api}
-        collector = Collector(
-            state,
-            accounts,
-            msgspec.structs.replace(config, poll=poll, api=limits),
-            stop=threading.Event(),
-            clock=lambda: now[0],
-        )
-        collector.discover()
-        for _ in range(24):
-            before = api.requests
-            collector.collect("1")
-            counts.append(api.requests - before)
-            now[0] += 60
-        collector.close()
-        state.close()
-    return counts
-
-
 @pytest.fixture(scope="module")
 def usual_requests() -> list[int]:
-    return requests_of_polls({})
+    return after_polls(Api({}, 0), 24)
 
 
 @pytest.mark.parametrize("kind", ["refused", "dense", "unreadable", "miscounted"])
 def test_a_poll_beside_a_gap_costs_at_most_two_requests_more(kind: str, usual_requests: Sequence[int]) -> None:
-    requests = requests_of_polls({77: kind})
+    requests = after_polls(Api({77: kind}, 0), 24)
     pairs = zip(requests[1:], usual_requests[1:], strict=True)
     assert all(more <= usual + 2 for more, usual in pairs), (requests, usual_requests)
