@@ -52,6 +52,7 @@ class RawServer:
         self.connection_count = 0
         self.released = threading.Event()
         """Set when the test is over: an answer that waits for it ends then."""
+        self._served: dict[threading.Thread, socketserver.StreamRequestHandler] = {}
         server = self
 
         class Handler(socketserver.StreamRequestHandler):
@@ -59,6 +60,7 @@ class RawServer:
 
             def handle(self) -> None:
                 server.connection_count += 1
+                server._served[threading.current_thread()] = self
                 with contextlib.suppress(OSError, ValueError):
                     if tls is not None:
                         self._speak_tls(tls)
@@ -67,6 +69,8 @@ class RawServer:
                         answer = server.answer(asked)
                         for piece in [answer] if isinstance(answer, bytes) else answer:
                             self.wfile.write(piece)
+                            if server.released.is_set():
+                                return
                         if not is_kept:
                             break
 
@@ -78,6 +82,7 @@ class RawServer:
                 with contextlib.suppress(OSError):
                     super().finish()
                 self.connection.close()
+                del server._served[threading.current_thread()]
 
         class Server(socketserver.ThreadingTCPServer):
             daemon_threads = True
@@ -92,12 +97,20 @@ class RawServer:
         self._server = Server(("127.0.0.1", 0), Handler)
         scheme = "http" if tls is None else "https"
         self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._listening = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._listening.start()
 
     def close(self) -> None:
+        """End what is still being answered. One that goes on would take a processor from every test after it."""
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
+        self._listening.join()
+        for thread, handler in list(self._served.items()):
+            with contextlib.suppress(OSError):
+                handler.connection.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+            assert not thread.is_alive(), "an answer goes on although its server was closed"
 
     def __enter__(self) -> Self:
         return self

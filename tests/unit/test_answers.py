@@ -205,7 +205,7 @@ def test_an_encoding_that_is_not_taken_names_its_key(serve: Callable[..., RawSer
 
 
 def test_a_time_out_makes_the_size_suspect_and_a_refused_connection_does_not(serve: Callable[..., RawServer]) -> None:
-    server = serve(lambda asked: iter(lambda: server.released.wait(5) and b"", b"never"))
+    server = serve(lambda asked: b"" if server.released.wait(5) else b"late")
     outcome = sink_of(server.url, read_timeout_seconds=0.1).send(EVENTS)
     assert isinstance(outcome, RetryAfter)
     assert outcome.is_size_suspect
