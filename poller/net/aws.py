@@ -31,7 +31,7 @@ CREDENTIAL_ERRORS = (
     ),
 )
 CONNECTION_REASONS = (
-    ("ProxyConnectionError", "the proxy did not let the request through (check HTTPS_PROXY)"),
+    ("ProxyConnectionError", "the proxy did not let the request through (check HTTPS_PROXY or HTTP_PROXY)"),
     ("SSLError", "TLS failed (if an unknown CA signed the certificate, name its file in ca_file)"),
     ("ConnectTimeoutError", "no connection within connect_timeout (check the region and the firewall)"),
     ("ReadTimeoutError", "no answer within read_timeout"),

@@ -44,7 +44,7 @@ _WORDS_BYTES = 64 * 1024
 _WORDS_SECONDS = 1.0
 
 PROXY_CREDENTIALS_HINT = "put user and password into the URL of the proxy in HTTPS_PROXY or HTTP_PROXY"
-_PROXY_HINT = "check HTTPS_PROXY"
+_PROXY_HINT = "check HTTPS_PROXY or HTTP_PROXY"
 _WAY_HINT = "check the url and any proxy or firewall on the way"
 
 # OpenSSL's words for what went wrong with TLS, and what to do.

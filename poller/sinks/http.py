@@ -134,7 +134,7 @@ def _remedy(status: int, place: str) -> str:
         case 404 | 405 | 410:
             return f"nothing takes events there: check {place}"
         case 407:
-            return "the proxy wants credentials: check HTTPS_PROXY"
+            return "the proxy wants credentials: check HTTPS_PROXY or HTTP_PROXY"
         case 415:
             return 'the receiver does not take this compression or type: set compression = "none"'
         case _:

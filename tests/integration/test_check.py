@@ -230,7 +230,7 @@ MISTAKES: dict[Callable[[Bench], Environment | None], Told] = {
     wrong_url: Told(1, "api", "/nowhere: the API refused the request (404)", "check api.url"),
     tls_of_an_unknown_ca: Told(1, "sink logging", "self-signed certificate", "name its file in ca_file"),
     unknown_host: Told(1, "api", "is not known", "check the url and the DNS"),
-    proxy_that_is_down: Told(1, "api", "the proxy did not let the request through", "check HTTPS_PROXY"),
+    proxy_that_is_down: Told(1, "api", "the proxy did not let the request through", "check HTTPS_PROXY or HTTP_PROXY"),
     wrong_api_key: Told(3, "sink logging", "the credentials are refused: HTTP 401", "--rotate-key"),
     wrong_tag: Told(1, "sink logging", "nothing takes events there", "check url and tag"),
     buffer_of_4k: Told(2, "fluent-bit", "Buf_Size 4k loses every longer entry", "set Buf_Size 2M", FLUENT_BIT),

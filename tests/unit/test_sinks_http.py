@@ -104,7 +104,7 @@ def test_half_a_login_is_none(table: Any, half: dict[str, Any]) -> None:
             )
             for status in (404, 405, 410)
         ),
-        (407, "no", RetryAfter("HTTP 407: no (the proxy wants credentials: check HTTPS_PROXY)", 7.0)),
+        (407, "no", RetryAfter("HTTP 407: no (the proxy wants credentials: check HTTPS_PROXY or HTTP_PROXY)", 7.0)),
         (
             415,
             "no",

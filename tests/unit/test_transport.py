@@ -508,7 +508,7 @@ TLS = "TLS failed with host:1"
         (
             caused(requests.exceptions.ProxyError(), ConnectionRefusedError()),
             "the proxy did not let the request through: ConnectionRefusedError",
-            "check HTTPS_PROXY",
+            "check HTTPS_PROXY or HTTP_PROXY",
             False,
         ),
         (of_tls(verify_message="self-signed", reason="X"), f"{TLS}: self-signed", "name its file in ca_file", False),
