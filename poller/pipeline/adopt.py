@@ -39,12 +39,15 @@ def _last_run(path: Path, now: float) -> tuple[str, int]:
         text = str(json.loads(content)["last_run"])
         at = datetime.fromisoformat(text)
         since = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
-        if not 0 <= since <= now:
-            raise ValueError("last_run lies in the future, or before 1970")
+        if since < 0:
+            raise ValueError("last_run lies before 1970")
     except OSError as error:
         hint = "check that it exists and that this user may read it"
         raise ConfigError([Problem(_OPTION, f"{path} cannot be read: {error.strerror}", hint)]) from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         hint = 'it must hold {"last_run": "2026-05-01T07:42:20+00:00"}'
         raise ConfigError([Problem(_OPTION, f"{path} is not a state of the tutorial's script", hint)]) from error
+    if since > now:
+        hint = "check the clock of this machine, or correct the file"
+        raise ConfigError([Problem(_OPTION, f"last_run in {path}, {text}, lies in the future", hint)])
     return text, since

@@ -61,7 +61,6 @@ def test_a_state_that_has_begun_is_left_as_it_is(state: State, tmp_path: Path) -
         "[]",
         "{}",
         '{"last_run": 7}',
-        '{"last_run": "2099-01-01T00:00:00+00:00"}',
         '{"last_run": "1969-12-31T00:00:00"}',
     ],
 )
@@ -72,5 +71,14 @@ def test_what_is_no_state_of_the_script_changes_nothing(fresh: State, tmp_path: 
         adopt(file, fresh, ["default"], now=NOW, by=by())
     with pytest.raises(ConfigError, match="cannot be read"):
         adopt(tmp_path / "missing.json", fresh, ["default"], now=NOW, by=by())
+    assert fresh.requested_reread("default") is None
+    fresh.close()
+
+
+def test_a_last_run_in_the_future_is_refused_in_words_of_its_own(fresh: State, tmp_path: Path) -> None:
+    file = tmp_path / "old.json"
+    file.write_text('{"last_run": "2099-01-01T00:00:00"}')
+    with pytest.raises(ConfigError, match=r"last_run in .*, 2099-01-01T00:00:00, lies in the future .check the clock"):
+        adopt(file, fresh, ["default"], now=NOW, by=by())
     assert fresh.requested_reread("default") is None
     fresh.close()
