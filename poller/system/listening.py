@@ -120,7 +120,7 @@ def is_ours(address: Address) -> bool:
             channel.settimeout(2.0)
             channel.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
             answer = b""
-            while len(answer) < _MAX_ANSWER_BYTES and (part := channel.recv(_MAX_ANSWER_BYTES)):
+            while part := channel.recv(_MAX_ANSWER_BYTES - len(answer)):
                 answer += part
     except OSError:
         return False
