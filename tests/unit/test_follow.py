@@ -235,7 +235,8 @@ OWN = [
 DAY = 86_400
 
 
-@pytest.mark.parametrize("error", OWN, ids=str)
+# Who is told of it adds a hint to it, and its text is another one then.
+@pytest.mark.parametrize("error", OWN, ids=lambda error: f"{type(error).__name__} {error.args[0]}")
 def test_beside_a_span_that_is_refused_everything_is_shown_once_and_it_is_told(error: PollerError) -> None:
     clock = Clock()
     account = Broken(Window(NOW - 150, NOW - 149), error, c1=[NOW - 45 * DAY, NOW - 200, NOW - 100], c2=[NOW - 90])
