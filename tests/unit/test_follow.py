@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -33,12 +34,12 @@ class Account:
 
     def contracts(self) -> ContractList:
         if "" in self.failing:
-            raise self.failing[""]
+            raise copy.copy(self.failing[""])
         return ContractList([*self.entries], "")
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         if contract in self.failing:
-            raise self.failing[contract]
+            raise copy.copy(self.failing[contract])  # who is told of it adds to its words
         self.windows.append(window)
         times = [at for at in self.entries.get(contract, ()) if window.start <= at < window.end]
         hits = [{"_source": {"@uuid": f"{contract}-{at}", "meta": {"time": format_time(at)}}} for at in times]
@@ -221,7 +222,7 @@ class Broken(Account):
     def page(self, contract: str, window: Window, *args: Any, **options: Any) -> Page:
         found = super().page(contract, window, *args, **options)
         if contract == "1" and window.start < self.span.end and self.span.start < window.end:
-            raise self.error
+            raise copy.copy(self.error)
         return found
 
 
@@ -235,8 +236,7 @@ OWN = [
 DAY = 86_400
 
 
-# Who is told of it adds a hint to it, and its text is another one then.
-@pytest.mark.parametrize("error", OWN, ids=lambda error: f"{type(error).__name__} {error.args[0]}")
+@pytest.mark.parametrize("error", OWN, ids=str)
 def test_beside_a_span_that_is_refused_everything_is_shown_once_and_it_is_told(error: PollerError) -> None:
     clock = Clock()
     account = Broken(Window(NOW - 150, NOW - 149), error, c1=[NOW - 45 * DAY, NOW - 200, NOW - 100], c2=[NOW - 90])

@@ -157,15 +157,16 @@ def test_a_request_carries_what_was_asked_for_and_connections_are_used_again(
 def test_a_request_is_the_one_that_requests_makes(
     server: Server, transport: Transport, path: str, given: dict[str, Any]
 ) -> None:
-    method = given.pop("method", "GET")
-    transport.request(method, server.url + path, **given)
+    options = {**given}
+    method = options.pop("method", "GET")
+    transport.request(method, server.url + path, **options)
     session = transport._session
     session.request(
         method,
         server.url + path,
-        headers=given.get("headers"),
-        params=given.get("params"),
-        data=given.get("body"),
+        headers=options.get("headers"),
+        params=options.get("params"),
+        data=options.get("body"),
         timeout=5,
     )
     assert server.seen[0] == server.seen[1]
