@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from poller.core.events import OutboxEvent
 from poller.core.mapping import escaped, format_time_us, truncated, with_time
+from poller.core.mapping.ecs import ECS
+from poller.core.mapping.moesif import ActionMaker
+from poller.core.mapping.ocsf import OCSF
 
 AT_US = 1_777_621_340_530_999
 
@@ -105,7 +109,21 @@ def test_no_entry_is_too_strange_to_be_shortened(key: str, value: str) -> None:
     # One that could not be would hold up everything behind it for ever.
     shorter = truncated(f'{{"{key}":{value},"filling":"{"x" * 9000}"}}'.encode(), 512)
     assert len(shorter) <= 512
-    assert "_truncated" in json.loads(shorter)
+    assert "_truncated" in json.loads(shorter, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "1.10", "-0", "1e2", "0.1000000000000000055", "9" * 200])
+@pytest.mark.parametrize("shape", ["%s", "[%s,[%s]]", '{"n":%s}'])
+def test_numbers_of_a_shortened_entry_stay_as_they_are_written(number: str, shape: str) -> None:
+    value = shape.replace("%s", number)
+    line = f'{{"meta":{{"time":"2026-05-01T07:42:20.530Z"}},"n":{value},"filling":"{"x" * 9000}"}}'.encode()
+    shorter = truncated(line, 1000)
+    assert f',"n":{value},'.encode() in shorter
+    assert len(shorter) <= 1000
+    for make in (OCSF, ECS, ActionMaker().make):
+        event = OutboxEvent("31000000", AT_US, AT_US // 1_000_000, b"i" * 16, 0, line)
+        for made in (make(event.with_line(shorter)), make(event, max_bytes=8192)):
+            assert "_truncated" in json.dumps(json.loads(made, parse_constant=pytest.fail))
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,13 @@ def truncated(line: bytes, max_bytes: int) -> bytes:
     if len(line) <= max_bytes:
         return line
     marker = {"_truncated": {"original_bytes": len(line)}}
-    with suppress(ValueError, RecursionError):  # numbers of thousands of digits, brackets hundreds deep
-        entry = json.loads(line)
+    with suppress(ValueError, RecursionError):  # brackets hundreds deep
+        entry = json.loads(line, parse_int=_Number, parse_float=_Number)
         for longest in _LONGEST_TEXTS:
-            shorter = _dump({**marker, **_shortened(entry, longest)})
+            shorter = _shortened({**marker, **entry}, longest)
             if len(shorter) <= max_bytes:
-                return shorter
-    return _dump({**marker, **_core(line)})
+                return shorter.encode()
+    return json.dumps({**marker, **_core(line)}, separators=(",", ":")).encode()
 
 
 def _core(line: bytes) -> dict[str, Any]:
@@ -88,22 +88,34 @@ def _core(line: bytes) -> dict[str, Any]:
 
 def short_text(text: str) -> str:
     """The text, or its beginning: 64 characters and what is at most 98 bytes as JSON."""
-    short: str = _shortened(text, _CORE_CHARS)
-    while len(_dump(short)) > _CORE_BYTES:
+    short = _cut(text, _CORE_CHARS)
+    while len(json.dumps(short)) > _CORE_BYTES:
         short = short[: len(short) // 2]
     return short
 
 
-def _shortened(value: Any, longest: int) -> Any:
-    if isinstance(value, str):
-        longest = max(longest, _CORE_CHARS)
-        return value if len(value) <= longest else value[:longest] + "..."
-    if isinstance(value, list):
-        return [_shortened(item, longest) for item in value[:longest]]
-    if isinstance(value, dict):
-        return {key[:256]: _shortened(item, longest) for key, item in value.items()}
-    return value
+class _Number(str):
+    """A number as it is written: `1.10`, `-0`, `1e400`."""
+
+    __slots__ = ()
 
 
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+def _shortened(value: Any, longest: int) -> str:
+    """The value as compact JSON in ASCII, with no text and no list longer than that."""
+    match value:
+        case _Number():
+            return value
+        case str():
+            return json.dumps(_cut(value, max(longest, _CORE_CHARS)))
+        case list():
+            return f"[{','.join([_shortened(item, longest) for item in value[:longest]])}]"
+        case dict():
+            shorter = {key[:256]: item for key, item in value.items()}
+            fields = [f"{json.dumps(key)}:{_shortened(item, longest)}" for key, item in shorter.items()]
+            return f"{{{','.join(fields)}}}"
+        case _:
+            return json.dumps(value)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + "..."
