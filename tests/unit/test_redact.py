@@ -107,6 +107,21 @@ def test_equal_values_have_equal_hashes_however_they_are_written():
     assert Redactor(hashed=["u"], key=KEY + b"x")(same[0]) != redact(same[0])
 
 
+@pytest.mark.parametrize("name", [b"anna\\ud800", b"\\uDC00\\ud83d", b"\xc3\xb6\\udfff"])
+def test_equal_values_with_half_a_character_have_equal_hashes_in_all_entries(name):
+    redact = Redactor(hashed=["u", "p.u"], key=KEY)
+    lines = [b'{"n":1,"u":"%s"}', b'{"n":2,"u":"%s"}', b'{"s":"\\ud801","p":{"u":"%s"}}']
+    lists = [b'{"n":1,"u":{"v":["%s"]}}', b'{"n":2,"u":{"v":["%s"]}}']
+    written = [name, name.lower(), name.replace(b"a", b"\\u0061")]
+    hashes = {json.dumps(json.loads(redact(line % text))).split("hmac:")[1][:32] for line in lines for text in written}
+    assert len(hashes) == 1
+    assert len({redact(line % name).split(b"hmac:")[1] for line in lists}) == 1
+    assert redact(lines[0] % b"anna\\ud801") != redact(lines[0] % b"anna\\ud800")
+    # A text that looks like what stands for half a character meanwhile is another one.
+    mark = b"<lone-surrogate-%s>" % (b"0" * 32 + b"d800")
+    assert redact(lines[0] % (b"anna" + mark)) != redact(lines[0] % b"anna\\ud800")
+
+
 @pytest.mark.parametrize(
     "line",
     [

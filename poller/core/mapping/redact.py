@@ -50,15 +50,21 @@ class Redactor:
         hashed: Iterable[str] = (),
         key: bytes = b"",
     ) -> None:
-        # The harsher comes later: it is what counts where two meet.
-        changes: list[tuple[Path, Change]] = [
-            *((parse_path(path), partial(_hash, key)) for path in hashed),
-            *((parse_path(path), _mask) for path in mask),
-            *((parse_path(path), _drop) for path in drop),
-        ]
-        self._root = _tree(changes)
+        self._key = key
+        self._hashed, self._masked, self._dropped = ([*map(parse_path, paths)] for paths in (hashed, mask, drop))
+        self._root = self._tree()
         for node in self._root.inner.values():
             node.remembered = lru_cache(_REMEMBERED)(partial(_rewrite, node))
+
+    def _tree(self, text_of: Callable[[str], str] = str) -> _Node:
+        """`text_of`: a text of an entry to what is hashed of it."""
+        # The harsher comes later: it is what counts where two meet.
+        changes: list[tuple[Path, Change]] = [
+            *((path, partial(_hash, self._key, text_of)) for path in self._hashed),
+            *((path, _mask) for path in self._masked),
+            *((path, _drop) for path in self._dropped),
+        ]
+        return _tree(changes)
 
     def __call__(self, line: bytes) -> bytes:
         """The line of an entry without what is redacted."""
@@ -67,7 +73,7 @@ class Redactor:
                 return _rewrite(self._root, line) or b"{}"
             except msgspec.DecodeError:  # a lone surrogate somewhere: it is JSON all the same
                 shield = Shield(line)
-                return shield.restore(_rewrite(self._root, shield.shielded) or b"{}")
+                return shield.restore(_rewrite(self._tree(shield.restore_text), shield.shielded) or b"{}")
         except (msgspec.DecodeError, RecursionError):
             # Better nothing than what nobody was to see.
             return _encode({"_unreadable": {"original_bytes": len(line)}})
@@ -89,12 +95,12 @@ def _mask(value: bytes) -> bytes:
     return value if value == _NULL else MASKED
 
 
-def _hash(key: bytes, value: bytes) -> bytes:
+def _hash(key: bytes, text_of: Callable[[str], str], value: bytes) -> bytes:
     """The keyed hash of a text, or of what else is written there; equal texts have equal hashes, however they are escaped."""
     if value == _NULL or _HASHED.fullmatch(value):
         return value
-    text = _decode_text(value).encode() if value.startswith(b'"') else value
-    digest = hmac.digest(key, text, "sha256").hex()[:_HASH_CHARS]
+    text = _decode_text(value) if value.startswith(b'"') else value.decode()
+    digest = hmac.digest(key, text_of(text).encode("utf-8", "surrogatepass"), "sha256").hex()[:_HASH_CHARS]
     return f'"{HASH_PREFIX}{digest}"'.encode()
 
 
