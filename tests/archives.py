@@ -23,6 +23,7 @@ from poller.core.evidence.digest import (
     sha256,
     signature_key,
 )
+from poller.core.identity import uuid_identity
 from poller.core.windows import Window
 from poller.pipeline.verify import Known, Report, Verifier
 from poller.sinks.archive import compress
@@ -71,9 +72,10 @@ def signer(seed: int = 1) -> Signer:
 
 
 def entry(number: int, hour: int, contract: str = CONTRACTS[0]) -> OutboxEvent:
-    line = b'{"@uuid":"%08d-0000-4000-8000-000000000000","event":{"type":"Provision"}}' % number
+    uuid = b"%08d-0000-4000-8000-000000000000" % number
+    line = b'{"@uuid":"%s","event":{"type":"Provision"}}' % uuid
     time_us = (START + hour * HOUR + number % 3599) * 1_000_000
-    return OutboxEvent(contract, time_us, START, number.to_bytes(16, "big"), 0, line)
+    return OutboxEvent(contract, time_us, START, uuid_identity(uuid), 0, line)
 
 
 class Writer:

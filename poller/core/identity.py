@@ -18,12 +18,17 @@ def identity_of(uuid: str | None, raw_id: msgspec.Raw, line: bytes) -> tuple[byt
     An `_id` alone is believed no more than that: if a store numbered the hits of each answer, all of those would be one entry.
     """
     if uuid:
-        return digest(b"uuid:" + uuid.encode("utf-8", "surrogatepass")), True
+        return uuid_identity(uuid.encode("utf-8", "surrogatepass")), True
     content = canonical(line)
     hit_id = decoded(raw_id)
     if is_scalar(hit_id) and hit_id != "":
         return digest(b"id:%d:" % len(content), content, str(hit_id).encode("utf-8", "surrogatepass")), True
     return digest(b"content:", content), False
+
+
+def uuid_identity(uuid: bytes) -> bytes:
+    """What an `@uuid` alone makes of an entry."""
+    return digest(b"uuid:", uuid)
 
 
 def canonical(line: bytes) -> bytes:

@@ -116,6 +116,24 @@ def test_what_tells_equal_entries_apart_is_kept_beside_them() -> None:
             unpack_identities(damaged)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"@uuid":"***"}',
+        b'{"@uuid":"hmac:00112233445566778899aabbccddeeff"}',
+        b'{"@uuid":""}',
+        b'{"@uuid":null}',
+        b'{"@uuid":7}',
+        b'{"meta":{"@uuid":"00000002-0000-4000-8000-000000000000"}}',
+        b'{"@uuid":"00000001-0000-4000-8000-0000000000...',
+    ],
+)
+def test_what_identifies_an_entry_is_kept_where_its_line_does_not_say_it_any_more(line: bytes) -> None:
+    entries = [entry(1, 0), entry(2, 0), entry(1, 0).with_line(line)]
+    (packed,) = pack(entries, 1, b"".join)
+    assert unpack_identities(packed.entry.identities) == {2: entry(1, 0).identity}
+
+
 # The chain
 
 

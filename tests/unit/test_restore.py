@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from poller.core.answers import parse_page
 from poller.core.errors import PollerError
+from poller.core.events import OutboxEvent
 from poller.core.evidence.compose import DueHour
 from poller.core.evidence.digest import DIGESTS, StatedGap, StatedRange, decode, digest_key, encode, sha256
 from poller.core.gaps import REFUSED, UNREADABLE
+from poller.core.mapping.redact import Redactor
 from poller.core.windows import Window, format_time
 from poller.pipeline import restore
 from poller.pipeline.restore import (
@@ -193,6 +196,30 @@ def test_a_new_state_knows_what_was_archived_and_sends_it_to_nobody(fresh: State
             assert fresh.contracts.unseen(row.contract, events_in(place, row)) == []
     assert fresh.overview().imbalances() == []
     assert [row.waiting for row in fresh.overview().sinks] == [0]
+
+
+@pytest.mark.parametrize(
+    "redact",
+    [
+        Redactor(mask=["@uuid"]),
+        Redactor(hashed=["@uuid"], key=b"k"),
+        Redactor(drop=["@uuid"]),
+        Redactor(drop=["event"]),
+        lambda line: line,
+    ],
+)
+def test_a_new_state_knows_entries_that_were_redacted_as_the_api_gives_them(
+    fresh: State, redact: Callable[[bytes], bytes]
+) -> None:
+    given = parse_page(
+        b"[%s]" % b",".join([*(TIMED % (n, n) for n in (1, 2)), b'{"meta":{"time":"2026-01-01T00:03:00Z"}}'])
+    )
+    sent = [
+        OutboxEvent(CONTRACTS[0], event.time_us, NOW, event.identity, 0, redact(event.line)) for event in given.events
+    ]
+    Rebuilder(written(sent[:1], sent[1:]), "archive", "default", NOW).into(fresh)
+    assert fresh.contracts.unseen(CONTRACTS[0], given.events) == []
+    assert fresh.contracts.counts(CONTRACTS[0], START, START + HOUR)[START].collected == len(sent)
 
 
 def test_the_new_state_goes_on_with_the_key_that_was_announced(fresh: State) -> None:

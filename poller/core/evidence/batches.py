@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from poller.core.events import OutboxEvent, Record, Run, runs
 from poller.core.evidence.digest import Object, decode, object_key, pack_identities, sha256
+from poller.core.identity import uuid_identity
 from poller.core.mapping import format_time_us
 from poller.core.windows import format_time
 
@@ -38,13 +39,22 @@ class Group:
         times = [record[0] for record in records]
         self.first_us, self.last_us = min(self.first_us, *times), max(self.last_us, *times)
         at = start
-        for place, (_, length, ordinal, identity) in enumerate(records, self.count):
-            if ordinal or lines.find(_ID, at, at + length) < 0:
+        for place, (_, length, _ordinal, identity) in enumerate(records, self.count):
+            if _named_in(lines, at, at + length) != identity:
                 self.identities[place] = identity
             at += length + 1
         self.texts.append(memoryview(lines)[start:at])
         self.count += len(records)
         return at
+
+
+def _named_in(lines: bytes, start: int, end: int) -> bytes | None:
+    """The identity that the `@uuid` in a line gives. It may be another one by now: masked, hashed, or cut."""
+    found = lines.find(_ID, start, end)
+    if found < 0:
+        return None
+    begin = found + len(_ID)
+    return uuid_identity(lines[begin : lines.find(b'"', begin, end)])
 
 
 class Packed(NamedTuple):
