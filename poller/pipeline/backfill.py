@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,20 +20,14 @@ import msgspec
 
 from poller.config import AnySink, Config
 from poller.config.sink_base import Format
-from poller.core.errors import (
-    ASKING_ERRORS,
-    AuthError,
-    ConfigError,
-    PollerError,
-    Problem,
-    StateHeldError,
-)
+from poller.core.errors import ASKING_ERRORS, AuthError, ConfigError, PollerError, Problem, StateHeldError
 from poller.core.events import Event
 from poller.core.windows import Window, format_time, tile
 from poller.ionos.api import ActivityLog
 from poller.pipeline.archive import HourCloser, chain_of_run, deliverer_of
 from poller.pipeline.audit import Auditor, compared_by
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
+from poller.pipeline.deliver import Deliverer
 from poller.pipeline.discovery import Discovery
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.loop import Loop
@@ -270,7 +264,6 @@ class Backfill:
 
         Raises: what `Transfer.run` does.
         """
-        redactions = redactions_of(self._chosen(), self._config)
         left_out: list[int] = []  # from several threads
 
         def after_window(done: WindowCommitted) -> None:
@@ -281,10 +274,7 @@ class Backfill:
         with ExitStack() as others:
             has_archive = any(isinstance(sink, ArchiveSink) for sink in sinks)
             chain = others.enter_context(chain_of_run(self._stores)) if has_archive else None
-            deliverers = [
-                deliverer_of(self._state, sink, chain=chain, redact=redactions.get(sink.name), clock=self._clock)
-                for sink in sinks
-            ]
+            deliverers = [self._deliverer(sink, chain) for sink in sinks]
             transfer = Transfer(deliverers, self._stop)
             collector = self._collector(
                 prepare=self._prepare,
@@ -299,6 +289,15 @@ class Backfill:
             if chain is not None:
                 self._state_hours(chain, sinks, window)
         return Export(polls, sum(left_out), transfer.delivered)
+
+    def _deliverer(self, sink: Sink, chain: Archives | None) -> Deliverer:
+        """What brings a sink the entries, as it may see them."""
+        redact = self._redactions.get(sink.name)
+        return deliverer_of(self._state, sink, chain=chain, redact=redact, clock=self._clock)
+
+    @cached_property
+    def _redactions(self) -> dict[str, Callable[[bytes], bytes]]:
+        return redactions_of(self._chosen(), self._config)
 
     def _state_hours(self, chain: Archives, sinks: Sequence[Sink], window: Window) -> None:
         """Have the archives state what the API counts of each hour of the range, now that all of it is in them."""
@@ -318,7 +317,7 @@ class Backfill:
             closer.close(row.contract, counts, compared.window if compared else None, result)
         for sink in sinks:
             if isinstance(sink, ArchiveSink):
-                deliverer = deliverer_of(self._state, sink, chain=chain, clock=self._clock)
+                deliverer = self._deliverer(sink, chain)
                 loop = Loop(deliverer, self._stop, is_alone=True)
                 loop.end()
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.backfill import Backfill, Order, discard, open_state, to_forget
 from poller.pipeline.collect import Collector
+from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.sinks.archive import ArchiveSink
 from poller.sinks.base import Context, TooOld
 from poller.sinks.output import OutputFile
@@ -307,6 +309,32 @@ def test_an_archive_states_what_the_api_counts_of_each_hour_of_the_range(tmp_pat
     incomplete = [(row.contract, row.start, row.hour.statement.api) for row in report.incomplete if row.hour.statement]
     assert incomplete == [("1", hour - H, None), ("2", hour - H, None)], "the hour with a gap"
     assert report.unstated == []
+
+
+def test_what_comes_while_an_archive_states_its_hours_is_archived_as_it_may_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another machine that shares the backfill collects until the end, or a person replays dead letters.
+    hour = BEGAN // H * H
+    asked = Window(hour - 3 * H, hour)
+    place = MemoryPlace()
+    settings = ArchiveSettings(name="proof", url="file:///proc/nowhere", redact=Redact(drop=("secret",)))
+    config = msgspec.structs.replace(Config(), sinks=(settings,))
+    with backfill_of(tmp_path, Log("1"), ORDER._replace(output="", sinks=("proof",)), config) as (backfill, state):
+        audit = LedgerAuditor.audit
+
+        def audited(*args: Any, **options: Any) -> Any:
+            late = msgspec.structs.replace(event(1), line=b'{"secret":1,"b":2}')
+            state.contracts.enrol(["2"], "default", 0, 0)
+            commit(state, [late], contract="2")
+            return audit(*args, **options)
+
+        monkeypatch.setattr(LedgerAuditor, "audit", audited)
+        found, _ = backfill.discover(asked)
+        backfill.export([ArchiveSink(settings, Context(config, threading.Event()), place)], found, asked)
+        assert [row.waiting for row in state.overview().sinks] == [0]
+    lines = [gzip.decompress(content) for key, content in place.objects.items() if key.startswith("data/contract=2/")]
+    assert lines == [b'{"b":2}\n']
 
 
 def test_how_much_was_sent_is_told_now_and_then(tmp_path: Path) -> None:
