@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -29,6 +30,8 @@ from poller.core.evidence.digest import (
     unpack_identities,
 )
 from poller.core.gaps import Unread, without
+from poller.core.mapping.fields import Fields
+from poller.core.mapping.redact import is_redacted
 from poller.core.windows import Window
 from poller.pipeline.verify import MAX_DIGEST_BYTES, inflated, seconds_of
 from poller.store.parts import Claim
@@ -38,6 +41,7 @@ from poller.store.rows import WindowRead
 
 _AGAIN = "repair"  # why a span is read again, as an audit has it
 _AT_ONCE = 5000  # entries parsed at once
+_read_uuid = Fields(["@uuid"]).read
 
 
 class DamagedArchiveError(PollerError):
@@ -99,8 +103,12 @@ def lines_in(place: Place, entry: Object) -> list[bytes]:
 
 
 def events_in(place: Place, entry: Object) -> list[Event]:
-    """The entries of an object as events, with the identities that they had.  Raises: PlaceError, DamagedArchiveError."""
+    """The entries of an object as events, with the identities that they had; those that are alike are told apart again.
+
+    Raises: PlaceError, DamagedArchiveError.
+    """
     known = unpack_identities(entry.identities)
+    equals: Counter[bytes] = Counter()
     lines = lines_in(place, entry)
     start_us = seconds_of(entry.hour) * 1_000_000
     events: list[Event] = []
@@ -109,9 +117,19 @@ def events_in(place: Place, entry: Object) -> list[Event]:
         if len(page.events) != len(lines[first : first + _AT_ONCE]):
             raise DamagedArchiveError(entry.key, "holds what is no entry")
         for index, event in enumerate(page.events, start=first):
-            whole = event if index not in known else msgspec.structs.replace(event, identity=known[index])
+            whole = event
+            if index in known:
+                ordinal = int(_shares_id(event)) if event.has_id else equals[event.identity]
+                equals[event.identity] += 1
+                whole = msgspec.structs.replace(event, identity=known[index], ordinal=ordinal)
             events.append(whole if whole.is_timed else whole.at(start_us))
     return events
+
+
+def _shares_id(event: Event) -> bool:
+    """Whether other entries have the `@uuid` of this one, which is not what identified it. A redacted one is nobody's."""
+    (uuid,) = _read_uuid(event.line)
+    return not (isinstance(uuid, str) and is_redacted(uuid))
 
 
 class Rebuilt(NamedTuple):

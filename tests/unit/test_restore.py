@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,8 @@ from poller.core.events import OutboxEvent
 from poller.core.evidence.compose import DueHour
 from poller.core.evidence.digest import DIGESTS, StatedGap, StatedRange, decode, digest_key, encode, sha256
 from poller.core.gaps import REFUSED, UNREADABLE
+from poller.core.mapping.moesif import ActionMaker
+from poller.core.mapping.otel import record_of
 from poller.core.mapping.redact import Redactor
 from poller.core.windows import Window, format_time
 from poller.pipeline import restore
@@ -130,6 +133,37 @@ def test_entries_come_out_as_they_went_in_with_their_times_and_identities() -> N
     assert [event.identity for event in found][1:3] == [same.identity for same in equals]
     # One that says no time counts as of the start of its hour.
     assert [event.time_us // 1_000_000 - START for event in found] == [60, 120, 120, 0]
+
+
+@pytest.mark.parametrize("redact", [lambda line: line, Redactor(mask=["v"]), Redactor(drop=["v"])])
+@pytest.mark.parametrize(
+    ("lines", "ordinals"),
+    [
+        ([b'{"v":0,"n":1}'] * 3, [0, 1, 2]),
+        ([b'{"v":0,"n":1}', b'{"v":0,"n":2}', b'{"v":0,"n":1}'], [0, 0, 1]),
+        ([b'{"@uuid":"00000001-0000-4000-8000-000000000000","n":%d,"v":0}' % n for n in (1, 2)], [1, 1]),
+        ([b'{"@uuid":"00000001-0000-4000-8000-000000000000","s":"\\ud80%d"}' % n for n in (1, 2)], [1, 1]),
+        ([b'{"@uuid":"***","n":%d}' % n for n in (1, 2)], [0, 0]),
+        ([b'{"@uuid":"hmac:00112233445566778899aabbccddeeff","n":%d}' % n for n in (1, 2)], [0, 0]),
+    ],
+)
+def test_entries_that_are_alike_are_told_apart_again(
+    redact: Callable[[bytes], bytes], lines: list[bytes], ordinals: list[int]
+) -> None:
+    # Loki merges equal lines of one time, Moesif actions of one `transaction_id`.
+    identities = [bytes([number]) * 16 for number in range(len(lines))]
+    place = written(
+        [
+            msgspec.structs.replace(timed(1, line=redact(line)), identity=identity)
+            for line, identity in zip(lines, identities, strict=True)
+        ]
+    )
+    (row,) = decode(place.objects[digest_key(1)]).objects
+    found = events_in(place, row)
+    assert [(event.identity, event.ordinal) for event in found] == [*zip(identities, ordinals, strict=True)]
+    sent = [OutboxEvent("1", START, NOW, event.identity, event.ordinal, event.line) for event in found]
+    assert len({json.loads(ActionMaker().make(event))["transaction_id"] for event in sent}) == len(lines)
+    assert len({(record.body, record.time_ns) for record in map(record_of, sent)}) == len(lines)
 
 
 def test_an_object_is_parsed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
