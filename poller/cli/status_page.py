@@ -18,7 +18,7 @@ from poller.core.amounts import duration as _span
 from poller.core.amounts import size as _size
 from poller.core.windows import format_time
 from poller.pipeline.status import Seen, Use
-from poller.service.readiness import gaps_told, is_stale
+from poller.service.readiness import gaps_told, is_polled, is_stale
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Replica
 
@@ -107,9 +107,7 @@ def _replica(row: Replica, now: float) -> list[Text]:
 def _contracts(config: Config, state: Overview, now: float, at_most: int | None) -> Iterator[RenderableType]:
     rows = state.contracts
     if at_most is not None and len(rows) > at_most:
-        is_unwell = [
-            config.poll.wants(row.contract) and (bool(row.failure) or is_stale(row, config, now)) for row in rows
-        ]
+        is_unwell = [is_polled(row, config) and (bool(row.failure) or is_stale(row, config, now)) for row in rows]
         rows = [row for _, row in sorted(zip(is_unwell, rows, strict=True), key=lambda pair: not pair[0])]
         rows = rows[:at_most]
     headings = ("contract", "account", "complete up to", "lag>", "entries>", "late>", "last poll")
@@ -120,7 +118,7 @@ def _contracts(config: Config, state: Overview, now: float, at_most: int | None)
 
 def _contract(config: Config, row: Contract, now: float) -> list[Text]:
     ago = f"{_span(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
-    if not config.poll.wants(row.contract):
+    if not is_polled(row, config):
         last = Text("excluded", "dim")
     elif row.failure:
         last = Text("failed", "red")
@@ -173,17 +171,19 @@ def _troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
         yield _line("yellow", line)
     for line in use.state.clock_troubles(now):
         yield _line("red", line)
-    for contract in use.state.contracts:
+    # What else was begun names its contracts itself.
+    polled = [row for row in use.state.contracts if use.name != "run" or is_polled(row, config)]
+    for contract in polled:
         if contract.failure:
             again = "tried at every poll" if use.process else f"next try when `{use.name}` runs"
             yield _line("red", f"contract {contract.contract}: {contract.failure}; {again}")
     yield from _gaps(use)
-    for span in use.state.pending[:_PENDING_AT_A_GLANCE]:
+    names = {row.contract for row in polled}
+    pending = [span for span in use.state.pending if span.contract in names]
+    for span in pending[:_PENDING_AT_A_GLANCE]:
         yield _line("yellow", f"contract {span.contract}: not complete yet, {span.window} is still to be read")
-    if len(use.state.pending) > _PENDING_AT_A_GLANCE:
-        yield _line(
-            "yellow", f"... and {len(use.state.pending) - _PENDING_AT_A_GLANCE:,} more spans: --json names each"
-        )
+    if len(pending) > _PENDING_AT_A_GLANCE:
+        yield _line("yellow", f"... and {len(pending) - _PENDING_AT_A_GLANCE:,} more spans: --json names each")
     yield from _sink_troubles(config, use, now)
 
 

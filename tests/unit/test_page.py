@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
 
+import msgspec
 import pytest
 
+from poller.config import Poll
 from poller.core.errors import StateError
 from poller.core.windows import Window
 from poller.pipeline.status import Seen
@@ -98,10 +100,10 @@ def test_it_is_complete_up_to_the_watermark_of_the_contract_that_is_furthest_beh
 
 
 def test_a_contract_that_is_left_out_holds_nothing_back() -> None:
-    config = config_of(["archive"])
-    poll = type(config.poll)(interval_seconds=60, exclude_contracts=("2",))
+    poll = Poll(interval_seconds=60, exclude_contracts=("2",))
     left_out = contract("2", watermark=NOW - 26 * HOUR, failure="403", succeeded_at=None)
-    seen = view(state([contract("1"), left_out]), config=type(config)(poll=poll, sinks=config.sinks))
+    config = msgspec.structs.replace(config_of(["archive"]), poll=poll)
+    seen = view(state([contract("1"), left_out]), config=config)
     assert (level(seen), headline(seen)) == (OK, "Complete up to 14:01:57 UTC")
     assert "left out by the configuration" in shown(seen).text
 
@@ -274,12 +276,19 @@ def test_before_it_is_known_what_there_is_it_says_that() -> None:
     assert len(problems(view(state([]), reasons=["no contracts discovered yet"]))) == 1
 
 
-def test_only_what_is_polled_holds_back_what_is_called_complete() -> None:
+@pytest.mark.parametrize("account", ["default", "left"])
+def test_only_what_is_polled_holds_back_what_is_called_complete(account: str) -> None:
     config = config_of(["archive"])
-    poll = type(config.poll)(interval_seconds=60, exclude_contracts=("2",))
+    if account == "default":  # the contract is left out, else its account
+        config = msgspec.structs.replace(config, poll=Poll(interval_seconds=60, exclude_contracts=("2",)))
     pending = [Range(1, "2", Window(TOP - 9 * HOUR, TOP - 8 * HOUR), "since")]
-    seen = view(state(gaps=[gap(contract="2")], pending=pending), config=type(config)(poll=poll, sinks=config.sinks))
+    old = contract("2", account=account, watermark=NOW - 9 * HOUR, succeeded_at=NOW - 9 * HOUR, failure="HTTP 403")
+    seen = view(state([contract(), old], gaps=[gap(contract="2")], pending=pending), config=config)
     assert headline(seen) == "Complete up to 14:01:57 UTC"
+    assert subline(seen).startswith("1 contract, 3 s behind")
+    assert contract_word(seen, old) == (OK, "left out by the configuration", "")
+    (gap_told,) = [word.text for word in problems(seen)]  # until a person accepts it
+    assert "gaps list" in gap_told
     span = Window(TOP - 9 * HOUR, TOP - 8 * HOUR)
     two = [Range(number, FIRST, span, "since") for number in range(2)]
     assert headline(view(state(pending=two))).endswith("but for 2 spans still to be read")

@@ -166,7 +166,7 @@ def test_a_contract_is_told_with_its_entries_and_its_account_where_there_are_sev
     rows = [contract(new=1234), contract("2", failure="HTTP `503`")]
     assert texts(view(state(rows)), "span", cls="name")[:2] == ["2", FIRST], "what is not well comes first"
     config = config_of(["archive"])
-    two = type(config)(poll=config.poll, accounts=(Account(name="a"), Account(name="b")), sinks=config.sinks)
+    two = type(config)(poll=config.poll, accounts=(Account(name="default"), Account(name="b")), sinks=config.sinks)
     seen = view(state(rows), config=two)
     assert texts(seen, "span", cls="name")[:2] == ["2 default", f"{FIRST} default"]
     lines = texts(seen, "p", cls="what")

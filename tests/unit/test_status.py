@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
+from rich.console import Console
 
+from poller.cli.status_page import page
+from poller.config import Poll
 from poller.core.errors import StateError
 from poller.core.evidence.batches import Head
 from poller.core.evidence.digest import fingerprint
@@ -18,7 +23,7 @@ from poller.store.letters import LetterBooks
 from poller.store.overview import Overview
 from poller.store.rows import Postponed, Range, Size
 from tests.archives import signer
-from tests.views import FIRST, HOUR, NOW, contract, gap, replica, sink, state
+from tests.views import FIRST, HOUR, NOW, config_of, contract, gap, replica, sink, state
 
 
 def at(second: float) -> datetime:
@@ -303,3 +308,20 @@ def test_the_last_reload_is_told_by_machine(monkeypatch: pytest.MonkeyPatch) -> 
     assert last_reload(facts) == Reload(4711, 13.5, "no such sink")
     monkeypatch.setattr("platform.node", lambda: "elsewhere")
     assert last_reload(facts) is None
+
+
+@pytest.mark.parametrize("account", ["default", "left"])
+@pytest.mark.parametrize(("use", "is_told"), [("run", False), ("backfill-1", True)])
+def test_of_what_the_daemon_does_not_poll_any_more_no_trouble_is_told(account: str, use: str, is_told: bool) -> None:
+    config = config_of(["archive"])
+    if account == "default":  # the contract is left out, else its account
+        config = msgspec.structs.replace(config, poll=Poll(interval_seconds=60, exclude_contracts=("2",)))
+    old = contract("2", account=account, succeeded_at=NOW - HOUR, failure="HTTP 403")
+    pending = [Range(1, "2", Window(NOW - 9 * HOUR, NOW - 8 * HOUR), "since")]
+    seen = Seen([Use(use, "state", state([contract(), old], pending=pending), 4711)], [])
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(page(config, seen, contracts=None))
+    text = console.export_text()
+    (row,) = [line for line in text.splitlines() if line.startswith(" 2 ")]
+    assert row.split()[-1] == "excluded"
+    assert ("HTTP 403" in text, "is still to be read" in text) == (is_told, is_told)

@@ -11,7 +11,7 @@ from poller.core.amounts import duration, plural
 from poller.core.gaps import summary
 from poller.ionos.api import WARN_EXPIRY_SECONDS
 from poller.pipeline.status import Seen, Use
-from poller.service.readiness import gaps_told, is_stale
+from poller.service.readiness import gaps_told, is_polled, is_stale
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract
 
@@ -44,7 +44,7 @@ class View(NamedTuple):
     @property
     def polled(self) -> list[Contract]:
         """The contracts that the configuration does not leave out."""
-        return [row for row in self.state.contracts if self.config.poll.wants(row.contract)] if self.state else []
+        return [row for row in self.state.contracts if is_polled(row, self.config)] if self.state else []
 
 
 class Word(NamedTuple):
@@ -73,8 +73,9 @@ def headline(view: View) -> str:
         return "The state cannot be read"
     if not view.polled:
         return "No contract has been read yet"
-    gaps = [gap.window for gap in view.state.gaps if gap.is_open and view.config.poll.wants(gap.contract)]
-    pending = [span for span in view.state.pending if view.config.poll.wants(span.contract)]
+    polled = {row.contract for row in view.polled}
+    gaps = [gap.window for gap in view.state.gaps if gap.is_open and gap.contract in polled]
+    pending = [span for span in view.state.pending if span.contract in polled]
     rest = " and ".join(
         words
         for words in (
@@ -120,10 +121,12 @@ def _of_contracts(view: View, state: Overview, told: str) -> Iterator[Word]:
             yield Word(WARN, f"contract {row.contract}: the last poll failed and is tried again: {row.failure}")
     for contract, gaps in gaps_told(state.gaps).items():
         yield Word(WARN, f"contract {contract}: complete but for {gaps} (`ionos-poller gaps list`)")
-    for span in state.pending[:_MOST_PENDING]:
+    polled = {row.contract for row in view.polled}
+    pending = [span for span in state.pending if span.contract in polled]
+    for span in pending[:_MOST_PENDING]:
         yield Word(WARN, f"contract {span.contract}: not complete yet, {span.window} is still to be read")
-    if len(state.pending) > _MOST_PENDING:
-        yield Word(WARN, f"{plural(len(state.pending) - _MOST_PENDING, 'more span')} still to be read")
+    if len(pending) > _MOST_PENDING:
+        yield Word(WARN, f"{plural(len(pending) - _MOST_PENDING, 'more span')} still to be read")
     for line in [*state.replica_troubles(), *state.clock_troubles(view.now)]:
         yield Word(WARN, line)
 
@@ -151,7 +154,7 @@ def _of_tokens(view: View) -> Iterator[Word]:
 
 def contract_word(view: View, row: Contract) -> Word:
     """How it goes with a contract."""
-    if not view.config.poll.wants(row.contract):
+    if not is_polled(row, view.config):
         return Word(OK, "left out by the configuration")
     ago = f"last good poll {duration(view.now - row.succeeded_at)} ago" if row.succeeded_at else "no good poll yet"
     if row.failure:
