@@ -45,6 +45,8 @@ class Auditing:
         if interval:
             work = lambda: self.audit(contracts(), poll)  # noqa: E731
             jobs.add_housekeeping(work, min(interval, _LOOK_SECONDS), "audit", _FIRST_LOOK_SECONDS)
+        else:
+            self._metrics.audit_missing.clear()  # what audits found before a reload: none will tell that it is there now
 
     def audit(self, contracts: Collection[str], poll: Callable[[str], None]) -> None:
         """Compare every contract whose time has come with the API's own counts, and collect what is missing."""

@@ -82,10 +82,10 @@ class Metrics:
         """
         self._is_polled = lambda row: row.account in accounts and wants(row.contract)
         self._is_configured = lambda row: row.sink.name in sinks
-        _drop(self.token_expires_at, lambda account: account not in accounts)
-        _drop(self.clock_skew, lambda account: account not in accounts)
+        drop(self.token_expires_at, lambda account: account not in accounts)
+        drop(self.clock_skew, lambda account: account not in accounts)
         polled = {row.contract for row in self._read().contracts if self._is_polled(row)}
-        _drop(self.audit_missing, lambda contract: contract not in polled)
+        drop(self.audit_missing, lambda contract: contract not in polled)
 
     def observe_request(self, code: str, seconds: float) -> None:
         """One request to the API: its status, or `error` when no answer came."""
@@ -267,7 +267,7 @@ def _gauge(name: str, text: str, labels: list[str], values: Mapping[tuple[str, .
     return family
 
 
-def _drop(gauge: Gauge, is_gone: Callable[[str], bool]) -> None:
+def drop(gauge: Gauge, is_gone: Callable[[str], bool]) -> None:
     """Take out the values whose one label names what is gone."""
     for sample in next(iter(gauge.collect())).samples:
         (label,) = sample.labels.values()

@@ -13,7 +13,7 @@ from poller.ionos.api import WARN_SKEW_SECONDS
 from poller.pipeline.collect import Collector
 from poller.service.components import Components
 from poller.service.jobs import Jobs
-from poller.service.metrics import Metrics
+from poller.service.metrics import Metrics, drop
 from poller.store.protocols import State
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,8 @@ class Polling:
             self._metrics.replica_contracts.set(len(held))
             self._collector.take_part(max(1, len(held)) / max(1, len(self.found)))
             if before != self.contracts:
+                # What was found missing of a contract is shown by who polls it, and so audits it again.
+                drop(self._metrics.audit_missing, lambda contract: contract not in self.contracts)
                 self._wake()  # what waits of these contracts is delivered here from now on
                 self._tell_of_share(before)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from prometheus_client import Gauge
 
 from poller.ionos.api import WARN_EXPIRY_SECONDS
+from poller.service.metrics import drop
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class TokenWatch:
 
     def look(self) -> None:
         before, self.expiries = self.expiries, self._read()
+        drop(self._gauge, lambda account: account not in self.expiries)  # its new token does not say, or is a password
         now = self._clock()
         is_due = self.expiries != before or now - self._warned_at >= _WARN_EVERY_SECONDS
         if is_due:

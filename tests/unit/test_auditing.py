@@ -123,8 +123,10 @@ def two() -> Bench:
 def test_it_is_looked_every_minute_at_most_whose_time_has_come(interval: int, added: list[Any]) -> None:
     bench = Bench(views.contract("1"), views.contract("2"), interval=interval)
     jobs: Any = Jobs()
+    bench.metrics.audit_missing.labels("2").set(5)  # before a reload
     bench.auditing.start(jobs, lambda: {"2"}, bench.polled.append)
     assert jobs.added == added
+    assert bench.missing("2") == (5 if interval else None), "nothing would end it"
     jobs.job()
     assert [contract for contract, _ in bench.auditor.spans] == ["2"] * len(added)
 

@@ -183,6 +183,20 @@ def test_a_share_is_polled_and_what_changes_of_it_is_told(bench: Bench, caplog: 
     assert "share.changed" not in told(caplog), "there is nobody to share with"
 
 
+@pytest.mark.parametrize("held", [{"1"}, set()])
+def test_what_an_audit_found_missing_of_a_contract_is_shown_by_who_polls_it(bench: Bench, held: set[str]) -> None:
+    bench.run("discovery")
+    for contract in ("1", "2"):
+        bench.metrics.audit_missing.labels(contract).set(3)
+    bench.state.held = held
+    bench.run("share")
+    shown = [bench.sample("audit_missing_events", contract=contract) for contract in ("1", "2")]
+    assert shown == [3 if "1" in held else None, None], "nobody here would find that it is there now"
+    bench.state.held = None
+    bench.run("share")
+    assert bench.sample("audit_missing_events", contract="2") == 0
+
+
 def test_where_nothing_is_found_it_keeps_the_whole_pace(bench: Bench) -> None:
     bench.collector.found = []
     bench.run("discovery")

@@ -18,8 +18,8 @@ class Watch:
         self.now = NOW
         self.expiries = expiries
         self._registry = CollectorRegistry()
-        gauge = Gauge("expires", "", ["account"], registry=self._registry)
-        self.watch = TokenWatch(lambda: dict(self.expiries), gauge, lambda: self.now)
+        self.gauge = Gauge("expires", "", ["account"], registry=self._registry)
+        self.watch = TokenWatch(lambda: dict(self.expiries), self.gauge, lambda: self.now)
 
     def shown(self, account: str) -> float | None:
         return self._registry.get_sample_value("expires", {"account": account})
@@ -56,4 +56,20 @@ def test_a_new_token_that_expires_soon_too_is_told_at_once(caplog: pytest.LogCap
     tokens.expiries = {"prod": NOW + 90 * DAY}
     tokens.watch.look()
     assert warnings(caplog) == []
+    assert tokens.shown("prod") == NOW + 90 * DAY
+
+
+def test_when_a_token_expires_is_shown_no_more_when_its_successor_does_not_say(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokens = Watch(prod=NOW + DAY, test=NOW + 2 * DAY)
+    tokens.watch.look()
+    tokens.expiries = {"test": NOW + 2 * DAY}
+    tokens.watch.look()
+    assert (tokens.shown("prod"), tokens.shown("test")) == (None, NOW + 2 * DAY)
+    after_a_reload = TokenWatch(dict, tokens.gauge, lambda: NOW)
+    after_a_reload.look()
+    assert tokens.shown("test") is None
+    tokens.expiries = {"prod": NOW + 90 * DAY}
+    tokens.watch.look()
     assert tokens.shown("prod") == NOW + 90 * DAY
