@@ -215,13 +215,14 @@ ALERTS = (
     Alert(
         "AuditFindsMissing",
         "prometheus",
+        # What an audit misses is collected at once, and AuditRepairs tells of it. The next audit, an hour later, sets it to 0.
         "ionos_poller_audit_missing_events",
         ">",
         0,
-        "5m",
+        "90m",
         "critical",
-        "The audit misses entries of contract {{ $labels.contract }}",
-        "`ionos-poller audit --from 24h --to 1m --repair` collects them.",
+        "The audit still misses entries of contract {{ $labels.contract }}, one audit after it had them collected",
+        "`ionos-poller audit --from 24h --to 1m --repair` tries it once more, and says what came of it.",
     ),
     Alert(
         "AuditRepairs",

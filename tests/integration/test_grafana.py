@@ -408,6 +408,20 @@ def test_every_alert_fires_when_it_should_and_none_when_all_is_well(promtool: st
     run_promtool(promtool, "test", "rules", "tests.yaml", cwd=tmp_path)
 
 
+def test_what_an_audit_finds_and_has_collected_at_once_wakes_nobody(promtool: str, tmp_path: Path) -> None:
+    # As the daemon shows it: what is missing until the next audit, and what is repaired within seconds.
+    found = {
+        'audit_missing_events{contract="1"}': "0x59 3x60",
+        'events_repaired_total{contract="1"}': "5x59 8x60",
+    }
+    expected: dict[str, dict[str, str] | None] = dict.fromkeys(FIRING)
+    expected["AuditRepairs"] = {"contract": "1"}
+    tests = [scenario({**WELL, **found}, expected)]
+    document = {"rule_files": [str(HERE / "alerts-prometheus.yaml")], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
+    run_promtool(promtool, "test", "rules", "tests.yaml", cwd=tmp_path)
+
+
 def scenario(series: Mapping[str, str], expected: Mapping[str, dict[str, str] | None]) -> dict[str, Any]:
     """One test of promtool: these series, and which alerts fire after two hours; None: it must not."""
     by_name = {f"Ionos{alert.name}": alert for alert in ALERTS}
