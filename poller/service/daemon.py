@@ -223,6 +223,7 @@ class Daemon:
 
     def _start(self, components: Components, stop: threading.Event) -> None:
         self._config = components.config
+        self._state.adopt_config(components.config)
         self.metrics.keep(
             components.accounts.keys(), components.config.poll.wants, [sink.name for sink in components.config.sinks]
         )

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from poller.config import Config
 from poller.core.clocks import Trail
 from poller.core.errors import StateError
 from poller.core.events import Event
@@ -154,6 +155,9 @@ class State(Protocol):
 
     def remember(self, name: str, value: str) -> None:
         """Commits: a fact, in place of what was known by that name."""
+
+    def adopt_config(self, config: Config) -> None:
+        """Have the other replicas told, with the next sign of life, that this configuration is in effect here."""
 
     def shared_now(self) -> float | None:
         """The time by the clock that all replicas share; None for a backend without replicas: this machine's is the only one."""

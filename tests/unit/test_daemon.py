@@ -15,9 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from poller.config import Config, Http
+from poller.config import Account, Config, Http
 from poller.core.answers import Page
 from poller.core.delivery import Accepted, Outcome, RetryAfter
 from poller.core.errors import PollerError, StateFullError, TransientError
@@ -186,6 +187,33 @@ def test_a_reload_whose_start_fails_is_told_as_what_it_is_and_what_ran_goes_on(
     assert logged(caplog, "daemon.stopped")
 
 
+def test_replicas_are_told_of_the_configuration_that_is_in_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running(tmp_path, [Sink()])
+    told: list[int] = []
+    monkeypatch.setattr(running.state, "adopt_config", lambda config: told.append(config.api.page_size))
+
+    def fail() -> None:
+        raise RuntimeError("no threads")
+
+    def reload(page_size: int, sink: Sink, outcome: str) -> None:
+        api = msgspec.structs.replace(QUIET.api, page_size=page_size)
+        running.config, running.sinks = msgspec.structs.replace(QUIET, api=api), [sink]
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_until(lambda: logged(caplog, outcome), what=outcome)
+
+    def during() -> None:
+        reload(500, Sink(fail), "config.reload_failed")
+        wait_until(lambda: len(running.built) == 3, what="built again, as it was")
+        reload(600, Sink(), "config.reloaded")
+
+    caplog.set_level("INFO", logger="poller")
+    running.run(during)
+    usual = QUIET.api.page_size
+    assert told == [usual, 500, usual, 600]
+
+
 def test_where_the_old_configuration_cannot_start_either_the_daemon_ends_with_the_reason(tmp_path: Path) -> None:
     failures = iter([None, "first", "again"])
 
@@ -313,7 +341,7 @@ def asked(path: Path, target: str) -> tuple[int, dict[str, str], bytes]:
 
 
 def listening(path: Path, state_dir: Path) -> Config:
-    return Config(http=Http(listen=f"unix:{path}"), state_dir=state_dir)
+    return Config(accounts=(Account(name="default"),), http=Http(listen=f"unix:{path}"), state_dir=state_dir)
 
 
 def test_before_it_has_started_it_is_not_ready(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from poller.config import load
+from poller.config import Config, Filter, Poll, Rule, load
 from poller.core.errors import LeaseLostError, StateHeldError, StateUnavailableError
 from poller.core.events import Event
 from poller.core.windows import Window
@@ -76,6 +76,40 @@ def test_contracts_are_shared_out_and_one_that_leaves_gives_its_share_back(two: 
     assert one.contracts.share(CONTRACTS) == CONTRACTS
 
 
+def test_a_reload_is_known_to_the_others_with_the_next_sign_of_life(two: tuple[Any, Any]) -> None:
+    one, other = two
+    for state in two:
+        state.contracts.share(CONTRACTS)
+    assert one.overview().replica_troubles() == []
+    changed = Config(filter=Filter(exclude=(Rule(action="GET"),)))
+    one.adopt_config(changed)
+    one._joined().renew()
+    assert "different configurations" in other.overview().replica_troubles()[0]
+    other.adopt_config(changed)
+    other._joined().renew()
+    assert one.overview().replica_troubles() == []
+    # One that lost its lease, or gave back all it held, begins anew with the same.
+    expire(one)
+    one._joined().renew()
+    other.close()
+    other.contracts.share(CONTRACTS)
+    assert (len(one.overview().replicas), one.overview().replica_troubles()) == (2, [])
+
+
+def test_what_a_reload_leaves_out_is_taken_by_replicas_that_want_it(two: tuple[Any, Any]) -> None:
+    one, other = two
+    one.contracts.share(CONTRACTS)
+    other.contracts.share(CONTRACTS)
+    few = Config(poll=Poll(contracts=tuple(CONTRACTS[:1])))
+    one.adopt_config(few)
+    one._joined().renew()
+    assert len(one.contracts.share(CONTRACTS[:1])) == 1
+    for _ in range(2):
+        taken = other.contracts.share(CONTRACTS)
+        let_time_pass(other._joined())
+    assert {*taken, CONTRACTS[0]} == set(CONTRACTS), "else nobody polls what one of them does not want"
+
+
 def test_who_wants_no_share_leaves_all_to_those_who_do(two: tuple[Any, Any]) -> None:
     # Half of the contracts were held by nobody while a repair read its few, or while a replica had no list of contracts yet.
     one, other = two
@@ -116,7 +150,7 @@ def test_what_only_one_configuration_wants_is_held_whatever_the_fair_share_is(
     let_time_pass(replica)
     assert len(one.contracts.share(CONTRACTS)) > 4
     one._database.write(lambda connection: connection.execute("UPDATE replicas SET config = 'the same'"))
-    replica._identity = replica._identity._replace(config="the same")
+    replica.identity = replica.identity._replace(config="the same")
     assert len(one.contracts.share(CONTRACTS)) == 4, "all have one configuration by now"
     assert {*other.contracts.share(CONTRACTS), *one.contracts.share(CONTRACTS)} == {*CONTRACTS}
 

@@ -44,7 +44,8 @@ class Replica:
     def __init__(self, database: Database, use: int, identity: Identity, lease_seconds: int) -> None:
         self._database = database
         self._use = use
-        self._identity = identity
+        self.identity = identity
+        """A reload changes it."""
         self._lease_seconds = lease_seconds
         self._lock = threading.RLock()
         self._sharing = threading.Lock()  # taken before `_lock`
@@ -104,7 +105,7 @@ class Replica:
             "INSERT INTO replicas SELECT %s, %s, %s, %s, %s, %s, t, t, t + make_interval(secs => %s), false"
             " FROM clock_timestamp() AS t",
             (
-                token, self._use, self._identity.host, os.getpid(), __version__, self._identity.config,
+                token, self._use, self.identity.host, os.getpid(), __version__, self.identity.config,
                 self._lease_seconds,
             ),
         )  # fmt: skip
@@ -132,12 +133,12 @@ class Replica:
         asked_at = time.monotonic()
         token = self.token
         query = (
-            "WITH renewed AS (UPDATE replicas SET seen_at = clock_timestamp(),"
+            "WITH renewed AS (UPDATE replicas SET config = %s, seen_at = clock_timestamp(),"
             "  expires_at = clock_timestamp() + make_interval(secs => %s)"
             "  WHERE token = %s AND expires_at > clock_timestamp() AND (SELECT needs FROM schema_version) <= %s RETURNING 1)"
             " SELECT version, needs, EXISTS (SELECT 1 FROM renewed) FROM schema_version"
         )
-        values = (self._lease_seconds, token, SCHEMA_VERSION)
+        values = (self.identity.config, self._lease_seconds, token, SCHEMA_VERSION)
         row = self._database.write(lambda connection: connection.execute(query, values).fetchone())
         version, needs, is_renewed = row or (0, 0, False)
         check_version(self._database, version, needs)
@@ -209,7 +210,7 @@ class Replica:
             "  SELECT contract FROM gaps WHERE use_id = %(use)s),"
             " EXISTS (SELECT 1 FROM replicas WHERE use_id = %(use)s AND expires_at > clock_timestamp() AND shares"
             "  AND config <> %(config)s)",
-            {"shares": bool(known), "token": token, "use": self._use, "config": self._identity.config},
+            {"shares": bool(known), "token": token, "use": self._use, "config": self.identity.config},
         ).fetchone()
         is_alive, sharing_count, *contracts, is_mixed = row or (False, 0, (), (), False)
         held, unsettled = map(set, contracts)

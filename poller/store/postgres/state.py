@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from poller.config import Config
 from poller.core.clocks import Trail
 from poller.core.errors import StateError
 from poller.store.journal import Action
@@ -15,6 +16,7 @@ from poller.store.postgres.contract_rows import read_fact, set_fact
 from poller.store.postgres.contracts import Contracts
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.dead_letters import DeadLetters
+from poller.store.postgres.fingerprint import fingerprint
 from poller.store.postgres.gaps import Gaps
 from poller.store.postgres.journal import Acted, Journal, write_by
 from poller.store.postgres.outbox import Outbox
@@ -76,6 +78,13 @@ class State:
     def remember(self, name: str, value: str) -> None:
         """Commits: a fact, in place of what was known by that name."""
         self._database.write(lambda connection: set_fact(connection, self._use, name, value))
+
+    def adopt_config(self, config: Config) -> None:
+        """Have the next sign of life tell the others of it."""
+        with self._lock:
+            self._identity = self._identity._replace(config=fingerprint(config))
+            if self._replica is not None:
+                self._replica.identity = self._identity
 
     def shared_now(self) -> float:
         """The time by the clock of the database."""

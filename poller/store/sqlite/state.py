@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from poller.config import Config
 from poller.core.clocks import Trail
 from poller.store.journal import Action
 from poller.store.overview import Overview
@@ -97,6 +98,9 @@ class State:
         """Commits: a fact, in place of what was known by that name."""
         with self._database.transaction() as connection:
             set_fact(connection, name, value)
+
+    def adopt_config(self, config: Config) -> None:
+        """Nothing: there is nobody to tell."""
 
     def shared_now(self) -> None:
         """None: there is this machine's clock alone."""
