@@ -23,6 +23,7 @@ from types import FrameType
 import msgspec
 
 from poller.config import Config
+from poller.config.tables import write_table
 from poller.core.errors import EXIT_OK, ConfigError, PollerError, StateError, TransientError
 from poller.pipeline.reloads import Reload, note_reload
 from poller.pipeline.status import Seen, read_status, status_data
@@ -96,7 +97,7 @@ class Daemon:
                 signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
         components, stop = self._build_components()
-        self._stores = stores_of(components.config)
+        self._stores, self._state_table = stores_of(components.config), components.config.state
         self._config = components.config
         self._open_endpoint(components)
         try:
@@ -293,10 +294,15 @@ class Daemon:
     def _tell_of_restart(self, components: Components) -> None:
         """A reload takes all but the state, which is open and locked."""
         place = stores_of(components.config).place
+        in_use, configured = write_table(self._state_table), write_table(components.config.state)
+        changed = sorted(key for key in {*in_use, *configured} if in_use.get(key) != configured.get(key))
+        hint = "restart to use it; until then the old one is used, and everything else of the new configuration"
         if place != self._stores.place:
-            hint = "restart to use it; until then the old one is used, and everything else of the new configuration"
             extra = {"key": "state_dir", "in_use": self._stores.place, "configured": place}
             log.warning("config.restart_needed", extra={**extra, "hint": hint})
+        elif changed:
+            keys = ", ".join(f"state.{key}" for key in changed)
+            log.warning("config.restart_needed", extra={"key": keys, "hint": hint})
 
     def _mind_clock(self) -> None:
         """Notice when the clock is set back: what is due by the clock would wait for as long as that."""

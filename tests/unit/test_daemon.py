@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from poller.config import Account, Config, Http
+from poller.config import Account, Config, Http, SecretSource
+from poller.config import State as StateTable
 from poller.core.answers import Page
 from poller.core.delivery import Accepted, Outcome, RetryAfter
 from poller.core.errors import PollerError, StateFullError, TransientError
@@ -425,6 +426,40 @@ def test_a_reload_listens_where_the_new_configuration_says_and_is_noted(
         last = state.overview().last_action
         assert last is not None
         assert (last.login, last.action, last.at) == ("signal", "reload", 1_777_593_600)
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({}, None),
+        ({"lease_seconds": 60}, "state.lease"),
+        ({"schema": "other", "url": "postgresql://a@db:5432/p?sslmode=require"}, "state.schema, state.url"),
+        ({"password": SecretSource("file", "/etc/new", path="state.password")}, "state.password_file"),
+    ],
+)
+def test_a_reload_that_changes_how_the_state_is_reached_says_that_it_needs_a_restart(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    keys: str | None,
+) -> None:
+    # A state in files stands for the database: what is told follows from the configuration alone.
+    place = SimpleNamespace(place="postgresql://db:5432/p")
+    monkeypatch.setattr("poller.service.daemon.stores_of", lambda config: place)
+    password = SecretSource("file", "/etc/old", path="state.password")
+    table = StateTable(url="postgresql://a@db:5432/p", password=password)
+    running = Running(tmp_path, [Sink()], config=msgspec.structs.replace(QUIET, state=table))
+
+    def during() -> None:
+        changed = msgspec.structs.replace(table, **changes)
+        running.config = msgspec.structs.replace(QUIET, state=changed)
+        os.kill(os.getpid(), signal.SIGHUP)
+        wait_until(lambda: logged(caplog, "config.reloaded"), what="reloaded")
+
+    caplog.set_level("INFO", logger="poller")
+    running.run(during)
+    assert [told["key"] for told in logged(caplog, "config.restart_needed")] == ([keys] if keys else [])
 
 
 def test_an_address_that_cannot_be_had_is_waited_for_and_told(
