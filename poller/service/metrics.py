@@ -230,7 +230,7 @@ class _StateCollector(Collector):
         )
         yield _gauge(
             "contracts_postponed",
-            "Contracts that the sink does not take while it takes others. They wait on their own.",
+            "Contracts that wait on their own, as the sink did not take them.",
             ["sink"],
             {(row.sink.name,): len(row.postponed) for row in configured},
         )

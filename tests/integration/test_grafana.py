@@ -373,6 +373,7 @@ WELL = {
     'deliver_lag_seconds{sink="s"}': "2x120",
     'sink_parked{sink="s"}': "0x120",
     'contracts_postponed{sink="s"}': "0x120",
+    'events_delivered_total{sink="s"}': "0+5x120",
     'deliver_lag_seconds{sink="archive"}': "3600x120",
     'archive_digests_total{sink="archive"}': "0+1x120",
     'dead_letters{sink="s"}': "0x120",
@@ -403,6 +404,21 @@ def test_every_alert_fires_when_it_should_and_none_when_all_is_well(promtool: st
         if name == "TokenExpiringSoon":
             expected["TokenExpiring"] = labels
         tests.append(scenario({**WELL, series: values}, expected))
+    document = {"rule_files": [str(HERE / "alerts-prometheus.yaml")], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
+    run_promtool(promtool, "test", "rules", "tests.yaml", cwd=tmp_path)
+
+
+def test_a_sink_that_takes_nothing_is_no_alert_of_its_contracts_too(promtool: str, tmp_path: Path) -> None:
+    # As the daemon shows it while a sink is down: each contract waits on its own.
+    down = {
+        'contracts_postponed{sink="s"}': "0x39 3x80",
+        'events_delivered_total{sink="s"}': "0+5x39 195x80",
+        'deliver_lag_seconds{sink="s"}': "2x39 0+60x80",
+    }
+    expected: dict[str, dict[str, str] | None] = dict.fromkeys(FIRING)
+    expected["DeliveryStale"] = {"sink": "s"}
+    tests = [scenario({**WELL, **down}, expected)]
     document = {"rule_files": [str(HERE / "alerts-prometheus.yaml")], "evaluation_interval": "1m", "tests": tests}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
     run_promtool(promtool, "test", "rules", "tests.yaml", cwd=tmp_path)
