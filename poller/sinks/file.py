@@ -70,7 +70,8 @@ class FileSink(Sink):
         """Write to today's directory, or where it would be made, and look at its file. Leaves no trace."""
         path = self._path(time.time_ns() // 1000)
         directory = path.parent
-        while not os.path.isdir(directory) and directory != directory.parent:  # noqa: PTH112 - never raises
+        # Where a link leads nowhere, or a file is in the way, no directory can be made.
+        while not os.path.lexists(directory) and directory != directory.parent:
             directory = directory.parent
         try:
             with tempfile.TemporaryFile(dir=directory, buffering=0) as file:

@@ -296,6 +296,20 @@ def test_a_probe_leaves_no_trace(tmp_path):
     assert path.read_bytes() == b'{"n":1}\n{"n":'
 
 
+@pytest.mark.parametrize("below", ["", "deep/er"])
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_probe_fails_where_no_directory_can_be_made(tmp_path, kind, below):
+    in_the_way = tmp_path / "disk"
+    if kind == "link":  # the disk is not mounted
+        in_the_way.symlink_to(tmp_path / "nowhere")
+    else:
+        in_the_way.touch()
+    target = sink(in_the_way / below / "{date}.ndjson")
+    assert isinstance(target.probe(), RetryAfter)
+    assert isinstance(target.send(events(1)), RetryAfter)
+    assert [path.name for path in tmp_path.iterdir()] == ["disk"]
+
+
 def test_a_probe_tries_the_disk_of_the_file_and_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert sink(tmp_path / "deep" / "{date}").probe() == Accepted()
