@@ -64,7 +64,7 @@ class OutputFile(OwnOutput):
         if offset and not self._partial.exists() and self._path.exists() and self._path.stat().st_size == offset:
             return  # complete: only that it was said was interrupted
         try:
-            if offset is None and self._path.exists():
+            if offset is None and os.path.lexists(self._path):
                 raise ConfigError(
                     [Problem("--output", f"{self._path} exists already", "name another file, or move it away")]
                 )
@@ -110,7 +110,7 @@ class OutputFile(OwnOutput):
                 return
             if self._is_gzip and not self.output_offset:  # nothing at all is no gzip file
                 write_whole(self._file, zlib.compress(b"", _GZIP_LEVEL, _GZIP_FORMAT))
-            if self._path.exists():
+            if os.path.lexists(self._path):  # also a link that leads nowhere: it would be replaced
                 raise FileExistsError(errno.EEXIST, "exists already")
             self._partial.rename(self._path)
         except OSError as error:

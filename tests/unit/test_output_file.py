@@ -185,6 +185,19 @@ def test_a_file_that_came_meanwhile_is_not_touched_either(path: Path) -> None:
     assert partial(path).exists()
 
 
+def test_a_link_that_leads_nowhere_is_not_replaced(path: Path) -> None:
+    path.symlink_to("elsewhere")
+    assert f"{path} exists already (name another file" in refusal(path, None)
+    path.unlink()
+    output = opened(path)
+    output.send(events(0, 3))
+    path.symlink_to("elsewhere")
+    with pytest.raises(OutputError, match="exists already"):
+        output.finish()
+    assert path.is_symlink()
+    assert partial(path).exists()
+
+
 @pytest.mark.parametrize("mark", [None, 100])
 def test_a_directory_that_does_not_exist_is_told(path: Path, mark: int | None) -> None:
     assert "No such file or directory" in refusal(path.parent / "missing" / path.name, mark)
