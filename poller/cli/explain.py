@@ -14,6 +14,8 @@ from poller.core.events import Event
 from poller.core.reading import WindowReader
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
+from poller.pipeline.collect import PollResult
+from poller.pipeline.discovery import unseen
 
 STAYS = "stays"
 
@@ -34,28 +36,48 @@ def explain(config: Config, accounts: Mapping[str, ActivityLog], window: Window,
     rules = entry_filter(config)
     if rules is None:
         note("no rules in [filter]: everything stays")
+    readers, failures = _readers(config, accounts, only)
     shares = {reason: Share() for reason in [*(rules.reasons if rules else []), STAYS]}
+    read = []
+    for contract, api in readers.items():
+        try:
+            for event in _events(config, api, contract, window):
+                reason = rules.reason(contract, event.line) if rules else None
+                shares[reason or STAYS] = shares[reason or STAYS].plus(event)
+            read.append(PollResult(contract))
+        except PollerError as error:  # the others can be read all the same
+            error.contract = error.contract or contract
+            failures.append(error)
+    _show(shares, f"{window}, contracts: {len(read)}")
+    return exit_code(read, failures)
+
+
+def _readers(
+    config: Config, accounts: Mapping[str, ActivityLog], only: Sequence[str]
+) -> tuple[dict[str, ActivityLog], list[PollerError]]:
+    """The contracts to read, each through the first account that lists it, and what failed.
+
+    Raises: ConfigError when every account was asked and none of them sees a contract that `only` names.
+    """
+    readers: dict[str, ActivityLog] = {}
     failures: list[PollerError] = []
-    count = 0
     for name, api in accounts.items():
         try:
-            for contract in _chosen(config, api.contracts(), only):
-                count += 1
-                for event in _events(config, api, contract, window):
-                    reason = rules.reason(contract, event.line) if rules else None
-                    shares[reason or STAYS] = shares[reason or STAYS].plus(event)
+            for contract in api.contracts():
+                readers.setdefault(contract, api)
         except PollerError as error:
             if len(accounts) > 1:
                 error.message = f"account {name}: {error.message}"
             failures.append(error)
-    if only and not count and not failures:
-        raise ConfigError([Problem("--contract", f"no account sees {', '.join(only)}", "check the number")])
-    _show(shares, f"{window}, contracts: {count}")
-    return exit_code([], failures)
-
-
-def _chosen(config: Config, visible: Sequence[str], only: Sequence[str]) -> list[str]:
-    return [contract for contract in visible if config.poll.wants(contract, only)]
+    for contract in config.poll.contracts:  # named is enough: the list may not show it
+        readers.setdefault(contract, next(iter(accounts.values())))
+    unknown = [contract for contract in dict.fromkeys(only) if contract not in readers]
+    readers = {contract: api for contract, api in readers.items() if config.poll.wants(contract, only)}
+    if not failures:  # else it may be among those we could not ask for
+        if only and not readers:
+            raise ConfigError([Problem("--contract", f"no account sees {', '.join(unknown)}", "check the number")])
+        failures += [unseen(contract) for contract in unknown]
+    return readers, failures
 
 
 def _events(config: Config, api: ActivityLog, contract: str, window: Window) -> Iterator[Event]:

@@ -112,7 +112,8 @@ def command(
     if explain_filter:
         from poller.cli.explain import explain
 
-        window = Window(since or int(time.time()) - _SAMPLE_SECONDS, int(time.time()))
+        now = int(time.time())
+        window = Window(now - _SAMPLE_SECONDS if since is None else since, now)
         return until_stopped(lambda stop: explain(config, activity_logs(config, stop), window, contracts))
     _check_line_bytes(line_format, max_line_bytes)
     # Each machine prints what it has collected: there is nothing that all of them could resume.

@@ -104,7 +104,7 @@ class Discovery:
         failures += self._kept(readers, known.values(), looks)
         unlisted = sorted(wanted - set(readers))
         if not failures:  # else it may be among those we could not ask for
-            failures += [_unknown(contract) for contract in unlisted]
+            failures += [unseen(contract) for contract in unlisted]
         chosen = {contract: names for contract, names in readers.items() if settings.wants(contract, wanted)}
         for name, look in looks.items():
             self._begin(name, look, [contract for contract, names in chosen.items() if names[0] == name], since, known)
@@ -238,6 +238,7 @@ def in_turn(contracts: Iterable[str], known: Mapping[str, Contract]) -> list[str
     return [found[1] for pair in pairs for found in pair if found is not None]
 
 
-def _unknown(contract: str) -> PollerError:
+def unseen(contract: str) -> PollerError:
+    """What is wrong with a contract that was asked for and that no account lists."""
     hint = "check the number, and which contracts the token may see with `ionos-poller check`"
     return PollerError("no account sees this contract", contract=contract, hint=hint)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.daemon import FIRST, LOGGING, LOKI, MOESIF, Daemon, MakeDaemon
-from tests.integration.fetching import Bench, Starter, same
+from tests.integration.fetching import SECOND, Bench, Starter, failed, same
 from tests.support import wait_until
 
 USER, ADDRESS = "canary-user-7f3a@example.org", "203.0.113.254"
@@ -144,6 +144,43 @@ def test_explain_filter_without_rules_or_with_an_api_that_fails(bench: Starter) 
     assert "403" in failing.stderr
     assert place.fetch("--explain-filter", "--contract", "1").code == 2
     assert not place.state_dir.exists()
+
+
+@pytest.mark.parametrize("fault", ["403", "500"])
+def test_explain_filter_reads_the_others_where_a_contract_fails(bench: Starter, fault: str) -> None:
+    place = bench(contracts=3, span_seconds=7000, faults=(f"contract={SECOND}:{fault}",))
+    config_of(place, RULES)
+    run = place.fetch("--explain-filter", "--since", "2h", env={"IONOS_POLLER_API__MAX_RETRIES": "0"})
+    text = failed(run, 1, f"contract {SECOND}", fault)
+    assert str(FIRST) not in text
+    shown = " ".join(b" ".join(run.lines).decode().split())
+    assert "contracts: 2" in shown
+    assert f"all {len(place.oracle(FIRST)) + len(place.oracle(FIRST + 2)):,}" in shown
+
+
+def test_explain_filter_names_a_contract_that_no_account_sees(bench: Starter) -> None:
+    place = bench()
+    config_of(place, RULES)
+    run = place.fetch("--explain-filter", "--contract", str(FIRST), "--contract", "5")
+    failed(run, 1, "contract 5: no account sees this contract")
+    assert "contracts: 1" in run.lines[0].decode()
+
+
+def test_explain_filter_begins_in_1970_where_it_is_asked_to(bench: Starter) -> None:
+    place = bench()
+    run = place.fetch("--explain-filter", "--since", "1970-01-01", "--contract", str(FIRST))
+    assert run.lines[0].startswith(b"1970-01-01T00:00:00Z/")
+
+
+def test_explain_filter_counts_a_contract_of_two_accounts_once(bench: Starter) -> None:
+    place = bench(contracts=1, span_seconds=7000)
+    token = place.directory / "token"
+    token.write_text(place.simulator.token)
+    token.chmod(0o600)
+    config_of(place, "".join(f'[[accounts]]\nname = "{name}"\ntoken_file = "{token}"\n' for name in ("one", "two")))
+    run = place.fetch("--explain-filter", "--since", "2h", env={"IONOS_API_TOKEN": ""})
+    assert run.code == 0, run.stderr
+    assert f"all {len(place.oracle(FIRST)):,}" in " ".join(b" ".join(run.lines).decode().split())
 
 
 # Redact
