@@ -20,6 +20,7 @@ from poller.cli.options import (
     GlobalOptionsGroup,
     PathType,
     Settings,
+    check_chosen,
     parse_time_option,
 )
 from poller.cli.progress import progress_for
@@ -111,6 +112,7 @@ def command(
         hint = "set format in the sink's table"
         raise ConfigError([Problem("--format", "is for --output: a sink has the format of its table", hint)])
     config = settings.load()
+    check_chosen(config, contracts)
     _check_sinks(config, sinks)
     stores = stores_of(config)
     warn_of_root(stores)

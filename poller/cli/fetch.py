@@ -15,7 +15,7 @@ import msgspec
 from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import exit_code, told_gaps
-from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, PathType, Settings
+from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, PathType, Settings, check_chosen
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.config.sink_base import FORMATS, Format
@@ -109,6 +109,7 @@ def command(
       ionos-poller fetch --explain-filter --since 24h
     """
     config = settings.load()
+    check_chosen(config, contracts)
     if explain_filter:
         from poller.cli.explain import explain
 

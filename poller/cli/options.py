@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -255,6 +255,14 @@ CONTRACTS = click.option(
     shell_complete=suggestions.contracts,
     help="Only this contract (repeatable).",
 )
+
+
+def check_chosen(config: Config, contracts: Sequence[str]) -> None:
+    """Raises: ConfigError for what --contract names and the configuration leaves out: nothing of it would be read."""
+    if left_out := sorted(set(contracts).intersection(config.poll.exclude_contracts)):
+        hint = "take it out of that list, or leave out --contract"
+        raise ConfigError([Problem("--contract", f"{name} is in poll.exclude_contracts", hint) for name in left_out])
+
 
 SINKS = click.option(
     "--sink",

@@ -13,7 +13,7 @@ import click
 
 from poller.cli.compose import activity_logs
 from poller.cli.messages import echo_json, exit_code, note, tell
-from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings
+from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, Settings, check_chosen
 from poller.cli.stopping import until_stopped
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, PollerError, StoppedError
 from poller.core.mapping.filter import Filter
@@ -53,6 +53,7 @@ def command(
       ionos-poller tail --once --since 1d --json | jq -r .user | sort | uniq -c
     """
     config = settings.load(check_files=False)
+    check_chosen(config, contracts)
     start = int(time.time()) - _SINCE_SECONDS if since is None else since
 
     def work(stop: threading.Event) -> int:

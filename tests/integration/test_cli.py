@@ -112,6 +112,26 @@ def test_nothing_is_read_from_the_future_on(bench: Starter, command: str) -> Non
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ("fetch",),
+        ("fetch", "--explain-filter"),
+        ("tail",),
+        ("backfill", "--from", "1h", "--output", "x"),
+    ],
+)
+def test_a_contract_that_the_configuration_leaves_out_is_not_asked_for_in_vain(
+    bench: Starter, command: tuple[str, ...]
+) -> None:
+    place = bench(events=3)
+    environment = {"IONOS_POLLER_POLL__EXCLUDE_CONTRACTS": f"{FIRST}"}
+    run = place.run(*command, "--contract", f"0{FIRST}", "--contract", str(FIRST + 1), env=environment)
+    failed(run, 2, "--contract", f"{FIRST} is in poll.exclude_contracts", "take it out")
+    assert not run.lines
+    assert not place.state_dir.exists()
+
+
+@pytest.mark.parametrize(
     ("start", "end", "count"),
     [("10:00:00Z", "11:00:00Z", 1), ("10:00:00.5Z", "11:00:00.1Z", 2), ("10:00:00.000001Z", "10:59:59.999Z", 1)],
 )
