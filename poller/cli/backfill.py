@@ -189,7 +189,7 @@ def _run(backfill: Backfill, state: State, use: str, asked: Window, too_old: Too
     span = backfill.span(asked)
     _tell_span(span)
     if backfill.is_finished:
-        note(f"this backfill of {span.window} is complete already; --restart begins anew (state: {use}.db)")
+        note(f"this backfill of {span.window} is complete already; --restart begins anew (state: {use})")
         return _close_books(state, use)
     sinks = backfill.sinks()
     found, failures = backfill.discover(span.window)

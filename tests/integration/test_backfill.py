@@ -174,6 +174,8 @@ def test_the_same_order_again_says_that_it_is_complete_and_shows_the_books(bench
     place.simulator.add_entries(FIRST, count=5, at=ago(3000))
     run = backfill(place, *order)
     assert "is complete already; --restart begins anew" in run.told[0]
+    (use,) = json.loads(place.run("status", "--json").lines[0])["uses"]
+    assert run.told[0].endswith(f"(state: {use})"), "by the name that it has wherever the state is"
     assert re.search(r"of 20\S+Z/20\S+Z is", run.told[0]), "an age means what it meant at first: said with it"
     assert books(run) == balanced(600, "output")
     assert (place.requests(), (place.directory / "export.ndjson").stat()) == before

@@ -45,6 +45,14 @@ def test_what_became_of_every_letter_is_in_the_books(state: State) -> None:
     assert state.dead_letters.replay([], NOW) == state.dead_letters.purge([]) == 0
 
 
+@pytest.mark.parametrize("number", [0, -1, 2**31, 2**63 - 1, 2**63, -(2**63), 10**30, -(10**30)])
+def test_a_number_that_no_letter_has_is_none(state: State, number: int) -> None:
+    refuse(state, 1, 2)
+    first = state.dead_letters.numbers()[0]
+    assert state.dead_letters.numbers(ids=(number,)) == state.dead_letters.find("out", (number,)) == []
+    assert state.dead_letters.numbers(ids=(number, first)) == [first]
+
+
 def test_the_books_of_letters_outlive_the_sink_they_are_of(state: State) -> None:
     refuse(state, 1, 2)
     state.outbox.forget("out")

@@ -13,6 +13,8 @@ from poller.store.postgres import moving, outbox
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
 
+_NUMBERS = 1 << 63  # the database refuses what is larger
+
 
 class DeadLetters:
     """The tables `dead_letters` and `letter_books` of one use. Reads and commits in pieces."""
@@ -27,7 +29,8 @@ class DeadLetters:
             "SELECT id FROM dead_letters WHERE use_id = %s AND (%s::text IS NULL OR sink = %s)"
             " AND (%s OR id = ANY(%s::bigint[])) ORDER BY id"
         )
-        values = (self._use, sink, sink, not ids, list(ids))
+        possible = [id_ for id_ in ids if abs(id_) < _NUMBERS]  # a person may have typed any
+        values = (self._use, sink, sink, not ids, possible)
         return self._database.read(lambda connection: [row[0] for row in connection.execute(query, values)])
 
     def each(self, numbers: Sequence[int]) -> Iterator[StoredLetter]:
