@@ -13,7 +13,7 @@ import click
 from poller.cli.acting import acting
 from poller.cli.compose import activity_logs, preparation
 from poller.cli.messages import echo_json, exit_code, note, tell, wrapped
-from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, use_of
+from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, Settings, check_chosen, use_of
 from poller.cli.stopping import until_stopped
 from poller.config import Config, format_duration
 from poller.core.amounts import plural
@@ -43,6 +43,7 @@ _DAEMON_SECONDS = 60.0
 _LONGEST_WAIT_SECONDS = 600.0
 _TOLD_BEGINNINGS = 3
 _TOLD_GAPS = 5
+_TOLD_CONTRACTS = 5
 
 
 @click.command("audit", cls=GlobalOptionsCommand)
@@ -81,6 +82,7 @@ def command(
     if start >= time.time():
         raise ConfigError([Problem("--from", "lies in the future", "nothing has happened there yet")])
     config = settings.load()
+    check_chosen(config, contracts)
     stores = stores_of(config)
     use_name = use_of(use, stores)
 
@@ -207,7 +209,15 @@ class _Audit:
             raise StateError(
                 f"`{self._use}` has not collected any contract yet: there is nothing to compare", hint=hint
             )
-        return [row for row in rows if not only or row.contract in only]
+        left_out = [] if only else [contract for contract in known if not self._config.poll.wants(contract)]
+        told = ", ".join(left_out[:_TOLD_CONTRACTS]) + (", ..." if len(left_out) > _TOLD_CONTRACTS else "")
+        if left_out == known:
+            hint = "change poll.contracts and poll.exclude_contracts, or name one with --contract"
+            raise ConfigError([Problem("poll", f"the configuration leaves out all that was collected: {told}", hint)])
+        if left_out:  # nothing of them is collected any more, so whatever is newer would be missing
+            what = plural(len(left_out), "contract")
+            note(f"not compared: {what} that the configuration leaves out: {told}")
+        return [row for row in rows if (row.contract in only if only else row.contract not in left_out)]
 
     def _show(
         self, compared: Sequence[Compared], reached: Window | None, before: Sequence[_Before], gaps: Sequence[Gap]

@@ -328,6 +328,29 @@ def test_an_audit_that_cannot_be_done_is_one_clear_line(
     refused(fetched, "audit", *args, code=code, words=words)
 
 
+@pytest.mark.parametrize(
+    "choice", [{"IONOS_POLLER_POLL__EXCLUDE_CONTRACTS": f"{SECOND}"}, {"IONOS_POLLER_POLL__CONTRACTS": f"{FIRST}"}]
+)
+def test_what_the_configuration_leaves_out_is_named_and_neither_compared_nor_repaired(
+    fetched: Bench, choice: dict[str, str]
+) -> None:
+    """Nothing of it is collected any more: all that is newer would be missing."""
+    hours = add_late(fetched)
+    run = audit(fetched, *SPAN, code=1, env=choice)
+    assert [(row[0], row[1]) for row in rows(b"\n".join(run.lines).decode())] == [(str(FIRST), hours[0])]
+    assert f"not compared: 1 contract that the configuration leaves out: {SECOND}" in run.told
+    repaired = audit(fetched, *SPAN, "--repair", "--json", code=0, env=choice)
+    assert [row["contract"] for row in json.loads(repaired.lines[0])["contracts"]] == [str(FIRST)]
+    assert len(fetched.fetch(env=choice).lines) == 1, "the late one of the first contract"
+
+
+def test_where_the_configuration_leaves_out_all_that_was_collected_there_is_nothing_to_compare(fetched: Bench) -> None:
+    choice = {"IONOS_POLLER_POLL__EXCLUDE_CONTRACTS": f"{FIRST},{SECOND}"}
+    refused(fetched, "audit", *SPAN, code=2, words=["leaves out all", f"{FIRST}, {SECOND}"], env=choice)
+    refused(fetched, "audit", *SPAN, "--contract", str(SECOND), code=2, words=["poll.exclude_contracts"], env=choice)
+    assert audit(fetched, *SPAN, "--contract", str(SECOND), code=0, env={"IONOS_POLLER_POLL__CONTRACTS": f"{FIRST}"})
+
+
 def test_an_api_that_fails_is_told_and_is_no_difference(fetched: Bench) -> None:
     fetched.simulator.set_faults([f"contract={SECOND}:500"])
     run = fetched.run("audit", *SPAN, env={"IONOS_POLLER_API__MAX_RETRIES": "0"})
