@@ -165,6 +165,7 @@ def forget(settings: Settings, ids: tuple[str, ...], is_all_finished: bool, yes:
     """Forget a backfill that is finished, as `status` names it: its state is deleted, and what it exported stays.
 
     With `--yes` also one that still has something to export, or dead letters. The same backfill later starts from the beginning.
+    What an `archive restore` left, `restore-...`, is forgotten in the same way.
 
     \b
     Examples:

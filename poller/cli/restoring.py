@@ -26,7 +26,7 @@ from poller.core.evidence.digest import Object
 from poller.core.windows import Window
 from poller.pipeline.archive import deliverer_of
 from poller.pipeline.deliver import Deliverer
-from poller.pipeline.restore import Rebuilder, chosen_objects, claimed, digests_of, events_in, lines_in
+from poller.pipeline.restore import RESTORES, Rebuilder, chosen_objects, claimed, digests_of, events_in, lines_in
 from poller.pipeline.unfinished import close_unfinished
 from poller.pipeline.verify import seconds_of
 from poller.sinks.archive import ArchiveSink as ArchiveWriter
@@ -38,7 +38,6 @@ from poller.store.protocols import State
 from poller.store.rows import Prepared, WindowRead
 from poller.system.files import NewFile
 
-_USE = "restore-"
 _REBUILDING = "rebuilding"
 
 
@@ -152,7 +151,7 @@ def _to_sinks(
     stores = stores_of(config)
     warn_of_root(stores)
     order = repr((place.url, span, sorted({entry.contract for entry in objects}), sorted(names)))
-    use = _USE + hashlib.blake2b(order.encode(), digest_size=6).hexdigest()
+    use = RESTORES + hashlib.blake2b(order.encode(), digest_size=6).hexdigest()
     state = stores.open(use)
     try:
         redactions = redactions_of(chosen, config)
@@ -166,6 +165,8 @@ def _to_sinks(
         state.close()
     for row in books:
         note(f"{row.sink.name}: {row.sink.delivered:,} entries delivered, {row.sink.dead:,} dead letters")
+        if row.dead_letters:
+            note(f"`ionos-poller dead-letters list --use {use}` shows the dead letters of {row.sink.name}")
     if not any(row.sink.dead for row in books):
         stores.discard(use)  # nothing to go on with, nor for `status` to show
     return EXIT_OK

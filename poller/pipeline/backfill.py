@@ -31,6 +31,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.pipeline.discovery import Discovery
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.loop import Loop
+from poller.pipeline.restore import RESTORES
 from poller.pipeline.status import Use
 from poller.pipeline.transfer import Transfer
 from poller.sinks.archive import ArchiveSink
@@ -379,9 +380,9 @@ def to_forget(uses: Sequence[Use], ids: Sequence[str], *, is_all_finished: bool,
 
     Raises: ConfigError for each that there is not, and for each that is not finished unless `may_be_unfinished`.
     """
-    known = {use.name: use for use in uses if use.name.startswith(PREFIX)}
+    known = {use.name: use for use in uses if use.name.startswith((PREFIX, RESTORES))}
     listed = f"there are: {', '.join(known) or 'none'}"
-    names = [PREFIX + id_.removeprefix(PREFIX) for id_ in ids]
+    names = [id_ if id_.startswith(RESTORES) else PREFIX + id_.removeprefix(PREFIX) for id_ in ids]
     names += [name for name, use in known.items() if is_all_finished and use.state.is_done and name not in names]
     if not names and not is_all_finished:
         raise ConfigError([Problem("ID", "missing", f"name one, or give --finished; {listed}")])

@@ -374,7 +374,9 @@ class Deliverer:
         return StepResult(count, 0.0)
 
     def _tell_of_dead(self, letters: Sequence[DeadLetter]) -> None:
-        hint = "`ionos-poller dead-letters list` shows them, `dead-letters replay` sends them again"
+        hint = (
+            "`ionos-poller dead-letters list` (--use for a backfill) shows them, `dead-letters replay` sends them again"
+        )
         extra = {"sink": self._sink.name, "events": len(letters), "why": letters[0].reason, "hint": hint}
         log.error("event.dead_lettered", extra=extra)
 

@@ -39,6 +39,8 @@ from poller.store.protocols import State
 from poller.store.rows import Prepared as StorePrepared
 from poller.store.rows import WindowRead
 
+RESTORES = "restore-"  # the names of the uses of restores to sinks begin with it
+
 _AGAIN = "repair"  # why a span is read again, as an audit has it
 _AT_ONCE = 5000  # entries parsed at once
 _read_uuid = Fields(["@uuid"]).read

@@ -205,6 +205,23 @@ def test_entries_are_restored_to_a_file_and_to_a_sink(filled: Bench) -> None:
     failed(filled.run("archive", "restore", "audit"), 1, "is missing")
 
 
+def test_what_a_sink_refuses_of_a_restore_is_named_and_can_be_let_go(filled: Bench) -> None:
+    filled.simulator.add_entries(FIRST, [{"meta": {"time": "2026-03-01T03:00:00Z"}, "event": {"message": "x" * 2000}}])
+    assert filled.run("backfill", *RANGE, "--sink", "proof", "--restart").code == 0
+    config = filled.directory / "ionos-poller.toml"
+    config.write_text(
+        config.read_text().replace('type = "file"', 'type = "file"\nmax_event_bytes = "1KiB"\noversize = "dead-letter"')
+    )
+    sent = filled.run("archive", "restore", "audit", "--contract", str(FIRST), "--sink", "files")
+    (line,) = [line for line in sent.told if "dead-letters list" in line]
+    use = line.split("--use ")[1].split("`")[0]
+    assert use.startswith("restore-")
+    assert len(filled.run("dead-letters", "list", "--json", "--use", use).lines) >= 1
+    failed(filled.run("backfill", "forget", use), 2, "has dead letters")
+    assert filled.run("backfill", "forget", use, "--yes").lines == [f"{use} forgotten".encode()]
+    assert use.encode() not in b"".join(filled.run("status").lines)
+
+
 def test_a_state_is_rebuilt_and_nothing_is_collected_or_archived_twice(filled: Bench) -> None:
     failed(filled.run("archive", "rebuild-state", "audit"), 4, "there is a state already")
     shutil.rmtree(filled.state_dir)

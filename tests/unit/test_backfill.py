@@ -467,6 +467,7 @@ def _use(name: str, *, is_done: bool) -> Any:
 
 
 USES = [_use("run", is_done=False), _use("backfill-aa", is_done=True), _use("backfill-bb", is_done=False)]
+USES.append(_use("restore-cc", is_done=False))
 
 
 @pytest.mark.parametrize(
@@ -477,6 +478,7 @@ USES = [_use("run", is_done=False), _use("backfill-aa", is_done=True), _use("bac
         ([], True, False, ["backfill-aa"]),
         (["bb"], False, True, ["backfill-bb"]),
         (["bb"], True, True, ["backfill-bb", "backfill-aa"]),
+        (["restore-cc", "aa"], False, True, ["restore-cc", "backfill-aa"]),
     ],
 )
 def test_a_backfill_is_forgotten_by_name_or_with_all_that_are_finished(
@@ -487,13 +489,20 @@ def test_a_backfill_is_forgotten_by_name_or_with_all_that_are_finished(
 
 @pytest.mark.parametrize(
     ("ids", "part"),
-    [([], "missing"), (["cc"], "no backfill-cc"), (["bb"], "not finished"), (["run"], "no backfill-run")],
+    [
+        ([], "missing"),
+        (["cc"], "no backfill-cc"),
+        (["bb"], "not finished"),
+        (["run"], "no backfill-run"),
+        (["restore-cc"], "not finished"),
+        (["restore-dd"], "no restore-dd"),
+    ],
 )
 def test_what_is_not_there_or_not_finished_is_not_forgotten(ids: list[str], part: str) -> None:
     with pytest.raises(ConfigError, match=part) as raised:
         to_forget(USES, ids, is_all_finished=False, may_be_unfinished=False)
     if part != "not finished":
-        assert "there are: backfill-aa, backfill-bb" in raised.value.problems[0].hint
+        assert "there are: backfill-aa, backfill-bb, restore-cc" in raised.value.problems[0].hint
         with pytest.raises(ConfigError) as raised:
             to_forget(USES[:1], ids, is_all_finished=False, may_be_unfinished=False)
         assert "there are: none" in raised.value.problems[0].hint
