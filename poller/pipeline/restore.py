@@ -124,7 +124,9 @@ def events_in(place: Place, entry: Object) -> list[Event]:
                 ordinal = int(_shares_id(event)) if event.has_id else equals[event.identity]
                 equals[event.identity] += 1
                 whole = msgspec.structs.replace(event, identity=known[index], ordinal=ordinal)
-            events.append(whole if whole.is_timed else whole.at(start_us))
+            # Another time than one of this hour was none that could be used.
+            is_own = whole.is_timed and start_us <= whole.time_us < start_us + HOUR_SECONDS * 1_000_000
+            events.append(whole if is_own else whole.at(start_us))
     return events
 
 

@@ -135,6 +135,21 @@ def test_entries_come_out_as_they_went_in_with_their_times_and_identities() -> N
     assert [event.time_us // 1_000_000 - START for event in found] == [60, 120, 120, 0]
 
 
+@pytest.mark.parametrize("time", ["2025-01-01T00:00:00Z", "2026-01-01T01:00:00Z", "yesterday", "9999-01-01T00:00:00Z"])
+def test_an_entry_with_a_time_that_could_not_be_used_is_of_the_hour_that_it_was_archived_in(
+    fresh: State, time: str
+) -> None:
+    window = Window(START, START + HOUR)
+    page = parse_page(b'[{"@uuid":"a","meta":{"time":"%s"}}]' % time.encode())
+    (event,) = (event.at((window.end - 1) * 1_000_000) for event in page.events)  # as it is collected
+    place = written([OutboxEvent(CONTRACTS[0], event.time_us, NOW, event.identity, 0, event.line)])
+    (row,) = decode(place.objects[digest_key(1)]).objects
+    (found,) = events_in(place, row)
+    assert (found.identity, found.is_timed, found.time_us // 1_000_000) == (event.identity, False, START)
+    Rebuilder(place, "archive", "default", NOW).into(fresh)
+    assert fresh.contracts.unseen(CONTRACTS[0], [event]) == []
+
+
 @pytest.mark.parametrize("redact", [lambda line: line, Redactor(mask=["v"]), Redactor(drop=["v"])])
 @pytest.mark.parametrize(
     ("lines", "ordinals"),
