@@ -143,13 +143,13 @@ def authorization(account: Account) -> str:
     return f"Basic {base64.b64encode(pair).decode()}"
 
 
-def token_expiries(config: Config) -> dict[str, float]:
-    """When each account's token expires, in unix seconds; accounts whose token does not say are left out."""
-    expiries = {}
+def token_expiries(config: Config) -> dict[str, float | None]:
+    """When each account's token expires, in unix seconds; None where it does not say. Accounts whose token cannot be read are
+    left out.
+    """
+    expiries: dict[str, float | None] = {}
     for account in config.accounts:
         with suppress(ConfigError):  # a missing token is told where it is used
             token = account.credentials().token
-            expires_at = token_expiry(token.reveal()) if token is not None else None
-            if expires_at is not None:
-                expiries[account.name] = expires_at
+            expiries[account.name] = token_expiry(token.reveal()) if token is not None else None
     return expiries

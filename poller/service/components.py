@@ -18,6 +18,6 @@ class Components(NamedTuple):
     config: Config
     accounts: Mapping[str, ActivityLog]
     sinks: Sequence[Sink]
-    token_expiries: Callable[[], Mapping[str, float]]
+    token_expiries: Callable[[], Mapping[str, float | None]]
     prepare: Callable[[str, Sequence[Event]], Prepared]
     redactions: Mapping[str, Callable[[bytes], bytes]] = {}  # by sink

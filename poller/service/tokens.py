@@ -19,8 +19,12 @@ _WARN_EVERY_SECONDS = 6 * 3600.0
 class TokenWatch:
     """Shows in a gauge when each token expires, and warns of one that does soon: when it is new, and every six hours."""
 
-    def __init__(self, read: Callable[[], Mapping[str, float]], gauge: Gauge, clock: Callable[[], float]) -> None:
-        """`read` gives account to unix seconds."""
+    def __init__(
+        self, read: Callable[[], Mapping[str, float | None]], gauge: Gauge, clock: Callable[[], float]
+    ) -> None:
+        """`read` gives account to unix seconds, None where the token does not say. Of accounts that it leaves out nothing is new:
+        the token that was read before is still in use.
+        """
         self._read = read
         self._gauge = gauge
         self._clock = clock
@@ -29,8 +33,9 @@ class TokenWatch:
         """As of the last look."""
 
     def look(self) -> None:
-        before, self.expiries = self.expiries, self._read()
-        drop(self._gauge, lambda account: account not in self.expiries)  # its new token does not say, or is a password
+        before, read = self.expiries, self._read()
+        self.expiries = {name: at for name, at in {**before, **read}.items() if at is not None}
+        drop(self._gauge, lambda account: account in read and account not in self.expiries)
         now = self._clock()
         is_due = self.expiries != before or now - self._warned_at >= _WARN_EVERY_SECONDS
         if is_due:

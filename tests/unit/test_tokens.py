@@ -16,7 +16,7 @@ class Watch:
 
     def __init__(self, **expiries: float) -> None:
         self.now = NOW
-        self.expiries = expiries
+        self.expiries: dict[str, float | None] = {**expiries}
         self._registry = CollectorRegistry()
         self.gauge = Gauge("expires", "", ["account"], registry=self._registry)
         self.watch = TokenWatch(lambda: dict(self.expiries), self.gauge, lambda: self.now)
@@ -64,12 +64,27 @@ def test_when_a_token_expires_is_shown_no_more_when_its_successor_does_not_say(
 ) -> None:
     tokens = Watch(prod=NOW + DAY, test=NOW + 2 * DAY)
     tokens.watch.look()
-    tokens.expiries = {"test": NOW + 2 * DAY}
+    tokens.expiries = {"prod": None, "test": NOW + 2 * DAY}
     tokens.watch.look()
     assert (tokens.shown("prod"), tokens.shown("test")) == (None, NOW + 2 * DAY)
-    after_a_reload = TokenWatch(dict, tokens.gauge, lambda: NOW)
+    assert tokens.watch.expiries == {"test": NOW + 2 * DAY}
+    after_a_reload = TokenWatch(lambda: {"test": None}, tokens.gauge, lambda: NOW)
     after_a_reload.look()
     assert tokens.shown("test") is None
     tokens.expiries = {"prod": NOW + 90 * DAY}
     tokens.watch.look()
     assert tokens.shown("prod") == NOW + 90 * DAY
+
+
+def test_while_the_file_of_a_token_cannot_be_read_the_one_in_use_goes_on_to_be_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokens = Watch(prod=NOW + DAY)
+    tokens.watch.look()
+    warnings(caplog)
+    tokens.expiries = {}
+    for now, told in ((NOW + 60, []), (NOW + 6 * HOUR, [("token.expires_soon", "prod")])):
+        tokens.now = now
+        tokens.watch.look()
+        assert (tokens.shown("prod"), tokens.watch.expiries) == (NOW + DAY, {"prod": NOW + DAY})
+        assert warnings(caplog) == told
