@@ -147,11 +147,11 @@ class Held:
     def __init__(self, at_once: int = 0) -> None:
         self.may_read = threading.Event()
         self.is_reading = threading.Semaphore(0)
-        self.threads: list[str] = []
+        self.threads: list[threading.Thread] = []
         self._at_once = at_once
 
     def read(self, window: Window) -> Reading:
-        self.threads.append(threading.current_thread().name)
+        self.threads.append(threading.current_thread())
         self.is_reading.release()
         assert len(self.threads) <= self._at_once or self.may_read.wait(PATIENCE_SECONDS)
         return Reading([], 1)
@@ -167,9 +167,9 @@ def test_what_waits_to_be_read_when_it_is_closed_is_not_read() -> None:
     held.may_read.set()
     with pytest.raises(StoppedError, match=r"^asked to stop$"):
         list(readings)
-    for reader in [thread for thread in threading.enumerate() if thread.name in held.threads]:
+    for reader in held.threads:
         reader.join(PATIENCE_SECONDS)
-    assert [name.partition("_")[0] for name in held.threads] == ["read"] * 2
+    assert [thread.name.partition("_")[0] for thread in held.threads] == ["read"] * 2
 
 
 def test_windows_that_hang_leave_their_slots_to_others() -> None:
