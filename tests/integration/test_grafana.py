@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -404,9 +404,7 @@ def test_every_alert_fires_when_it_should_and_none_when_all_is_well(promtool: st
         if name == "TokenExpiringSoon":
             expected["TokenExpiring"] = labels
         tests.append(scenario({**WELL, series: values}, expected))
-    document = {"rule_files": [str(HERE / "alerts-prometheus.yaml")], "evaluation_interval": "1m", "tests": tests}
-    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
-    run_promtool(promtool, "test", "rules", "tests.yaml", cwd=tmp_path)
+    fire(promtool, tmp_path, tests)
 
 
 def test_a_sink_that_takes_nothing_is_no_alert_of_its_contracts_too(promtool: str, tmp_path: Path) -> None:
@@ -418,10 +416,7 @@ def test_a_sink_that_takes_nothing_is_no_alert_of_its_contracts_too(promtool: st
     }
     expected: dict[str, dict[str, str] | None] = dict.fromkeys(FIRING)
     expected["DeliveryStale"] = {"sink": "s"}
-    tests = [scenario({**WELL, **down}, expected)]
-    document = {"rule_files": [str(HERE / "alerts-prometheus.yaml")], "evaluation_interval": "1m", "tests": tests}
-    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
-    run_promtool(promtool, "test", "rules", "tests.yaml", cwd=tmp_path)
+    fire(promtool, tmp_path, [scenario({**WELL, **down}, expected)])
 
 
 def test_what_an_audit_finds_and_has_collected_at_once_wakes_nobody(promtool: str, tmp_path: Path) -> None:
@@ -432,10 +427,14 @@ def test_what_an_audit_finds_and_has_collected_at_once_wakes_nobody(promtool: st
     }
     expected: dict[str, dict[str, str] | None] = dict.fromkeys(FIRING)
     expected["AuditRepairs"] = {"contract": "1"}
-    tests = [scenario({**WELL, **found}, expected)]
-    document = {"rule_files": [str(HERE / "alerts-prometheus.yaml")], "evaluation_interval": "1m", "tests": tests}
-    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
-    run_promtool(promtool, "test", "rules", "tests.yaml", cwd=tmp_path)
+    fire(promtool, tmp_path, [scenario({**WELL, **found}, expected)])
+
+
+def fire(promtool: str, directory: Path, tests: Sequence[dict[str, Any]]) -> None:
+    """Have promtool go through these scenarios of our rules."""
+    document = {"rule_files": [str(HERE / "alerts-prometheus.yaml")], "evaluation_interval": "1m", "tests": [*tests]}
+    (directory / "tests.yaml").write_text(yaml.safe_dump(document))
+    run_promtool(promtool, "test", "rules", "tests.yaml", cwd=directory)
 
 
 def scenario(series: Mapping[str, str], expected: Mapping[str, dict[str, str] | None]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from poller.ionos.api import WARN_EXPIRY_SECONDS
 from poller.pipeline.status import Seen, Use
 from poller.service.readiness import gaps_told, is_polled, is_stale
 from poller.store.overview import Overview, SinkOverview
-from poller.store.rows import Contract
+from poller.store.rows import Contract, Range
 
 OK, WARN, BAD = "ok", "warn", "bad"
 _MOST_PENDING = 3
@@ -46,6 +46,12 @@ class View(NamedTuple):
         """The contracts that the configuration does not leave out."""
         return [row for row in self.state.contracts if is_polled(row, self.config)] if self.state else []
 
+    @property
+    def pending(self) -> list[Range]:
+        """What is still to be read of them besides the present."""
+        polled = {row.contract for row in self.polled}
+        return [span for span in self.state.pending if span.contract in polled] if self.state else []
+
 
 class Word(NamedTuple):
     """A state in words, and how good it is."""
@@ -71,11 +77,11 @@ def headline(view: View) -> str:
     """Whether it is complete: the one sentence that the page is for."""
     if view.state is None:
         return "The state cannot be read"
-    if not view.polled:
+    rows, pending = view.polled, view.pending
+    if not rows:
         return "No contract has been read yet"
-    polled = {row.contract for row in view.polled}
+    polled = {row.contract for row in rows}
     gaps = [gap.window for gap in view.state.gaps if gap.is_open and gap.contract in polled]
-    pending = [span for span in view.state.pending if span.contract in polled]
     rest = " and ".join(
         words
         for words in (
@@ -84,7 +90,7 @@ def headline(view: View) -> str:
         )
         if words
     )
-    up_to = f"Complete up to {clock(min(row.watermark for row in view.polled), view.now)} UTC"
+    up_to = f"Complete up to {clock(min(row.watermark for row in rows), view.now)} UTC"
     return f"{up_to}, but for {rest}" if rest else up_to
 
 
@@ -121,8 +127,7 @@ def _of_contracts(view: View, state: Overview, told: str) -> Iterator[Word]:
             yield Word(WARN, f"contract {row.contract}: the last poll failed and is tried again: {row.failure}")
     for contract, gaps in gaps_told(state.gaps).items():
         yield Word(WARN, f"contract {contract}: complete but for {gaps} (`ionos-poller gaps list`)")
-    polled = {row.contract for row in view.polled}
-    pending = [span for span in state.pending if span.contract in polled]
+    pending = view.pending
     for span in pending[:_MOST_PENDING]:
         yield Word(WARN, f"contract {span.contract}: not complete yet, {span.window} is still to be read")
     if len(pending) > _MOST_PENDING:
