@@ -14,7 +14,7 @@ CORE := poller/core/errors.py,poller/core/damage.py,poller/core/gaps.py,poller/c
 # Tests wait more than they work, so that more of them than there are processors run side by side. The workers take the longest
 # first, and what shares a fixture stays together (tests/order.py). A worker that dies ends the run: a new one
 # would wait for work for ever. `make test WORKERS=0`: one after the other.
-WORKERS ?= 5
+WORKERS ?= 8
 SIDE_BY_SIDE := --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder --max-worker-restart=0
 
 # Where Python keeps nothing of what it has compiled, each worker prepares all tests anew: ten seconds of processor time each.

@@ -93,12 +93,13 @@ def mock(holder: Producer) -> str:
 
 
 def test_a_topic_that_is_missing_is_not_created(holder: Producer, mock: str) -> None:
-    sink = Sink(mock, topic="activty", timeout_seconds=2.0)
+    sink = Sink(mock, topic="activty", timeout_seconds=2.0)  # half of which each try waits for the topic
     expected = RetryAfter("Unknown topic or partition (create the topic, or check topic)")
     assert sink.probe() == sink.send(EVENTS[:5]) == sink.send(EVENTS[:5]) == expected
     assert "activty" not in holder.list_topics(timeout=10).topics
     holder.list_topics("activty", timeout=10)
-    assert sink.probe() == sink.send(EVENTS[:5]) == Accepted()
+    patient = Sink(mock, sink.output_offset, topic="activty", timeout_seconds=20.0)
+    assert patient.probe() == patient.send(EVENTS[:5]) == Accepted()
     assert sorted(message.value() for message in read_committed(mock, "activty")) == sorted(LINES[:5])
 
 
