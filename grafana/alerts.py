@@ -133,6 +133,17 @@ ALERTS = (
         "`/readyz` and `ionos-poller check` say why.",
     ),
     Alert(
+        "AccountUnread",
+        "prometheus",
+        "ionos_poller_account_unread",
+        ">",
+        0,
+        "10m",
+        "critical",
+        "Account {{ $labels.account }} does not say which contracts it has: nothing of it is polled",
+        "`/readyz`, the log (`discovery.failed`) and `ionos-poller check` say why. Most often it is the token.",
+    ),
+    Alert(
         "CollectingBehind",
         "prometheus",
         "ionos_poller_collect_lag_seconds",

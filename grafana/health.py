@@ -122,6 +122,15 @@ def _overview(built: Dashboard) -> Dashboard:
             )
         )
         .with_panel(
+            number(
+                "prometheus",
+                "Accounts not read",
+                Query(f"sum({metric('account_unread')})"),
+                critical=1,
+                description="Accounts that have not said which contracts they have: nothing of them is polled.",
+            )
+        )
+        .with_panel(
             number("prometheus", "Token expires in", Query(token_left), unit="s", warning=14 * DAY, critical=3 * DAY)
         )
     )

@@ -21,7 +21,8 @@ EXIT_INTERRUPTED = 130
 class PollerError(Exception):
     """Base of all our errors: what went wrong in one line, where, and what to do about it.
 
-    `contract` and `sink` name what it concerns, where it concerns one; `hint` is the remedy, a short sentence.
+    `contract` and `sink` name what it concerns, where it concerns one; `hint` is the remedy, a short sentence. `account` is
+    the one that did not say which contracts it has.
     """
 
     exit_code = EXIT_INCOMPLETE
@@ -32,6 +33,7 @@ class PollerError(Exception):
         self.hint = hint
         self.contract = contract
         self.sink = sink
+        self.account = ""
 
     def __str__(self) -> str:
         where = f"contract {self.contract}: " if self.contract else f"sink {self.sink}: " if self.sink else ""

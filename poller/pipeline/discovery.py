@@ -128,6 +128,7 @@ class Discovery:
                 hint = "the contracts of poll.contracts are polled all the same"
                 log.warning("contracts.list_refused", extra={"account": account, "why": error.message, "hint": hint})
             else:
+                error.account = account
                 failures.append(error)
                 log.error("discovery.failed", extra={"account": account, "why": str(error)})
             return _Look(None, int(before), is_answered=is_refused and bool(wanted))

@@ -52,6 +52,12 @@ class Metrics:
         self.token_expires_at = Gauge(
             f"{_PREFIX}token_expires_at_seconds", "When the API token expires.", ["account"], registry=self.registry
         )
+        self.account_unread = Gauge(
+            f"{_PREFIX}account_unread",
+            "1 while the account has not said which contracts it has: nothing of it is polled.",
+            ["account"],
+            registry=self.registry,
+        )
         self.clock_skew = Gauge(
             f"{_PREFIX}clock_skew_seconds", "Our clock minus the API's.", ["account"], registry=self.registry
         )
@@ -82,8 +88,8 @@ class Metrics:
         """
         self._is_polled = lambda row: row.account in accounts and wants(row.contract)
         self._is_configured = lambda row: row.sink.name in sinks
-        drop(self.token_expires_at, lambda account: account not in accounts)
-        drop(self.clock_skew, lambda account: account not in accounts)
+        for gauge in (self.token_expires_at, self.clock_skew, self.account_unread):
+            drop(gauge, lambda account: account not in accounts)
         polled = {row.contract for row in self._read().contracts if self._is_polled(row)}
         drop(self.audit_missing, lambda contract: contract not in polled)
 

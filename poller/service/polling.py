@@ -14,6 +14,7 @@ from poller.pipeline.collect import Collector
 from poller.service.components import Components
 from poller.service.jobs import Jobs
 from poller.service.metrics import Metrics, drop
+from poller.service.readiness import unread_accounts
 from poller.store.protocols import State
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,9 @@ class Polling:
                 log.info("contract.discovered", extra={"contract": contract})
         self.found = contracts
         self.discovery_failures = failures
+        unread = unread_accounts(self._state.contracts.all(), contracts, failures)
+        for account in self._accounts:
+            self._metrics.account_unread.labels(account).set(account in unread)
         if failures:  # the next regular look is an hour away; a failed one is repeated with the polls
             self._jobs.run_again("discovery", self._config.poll.interval_seconds)
         self._take_share()

@@ -37,7 +37,7 @@ def not_ready_reasons(
     """
     sinks = configured_sinks(state, config)
     reasons = [
-        *_unknown_contracts(state, config, found, discovery_failures),
+        *_unknown_contracts(state, found, discovery_failures),
         *_stale_polls(state, config, contracts, now),
         *(f"sink {row.sink.name} is parked: {row.sink.failure}" for row in sinks if row.sink.parked_at is not None),
         *(f"sink {row.sink.name}: {row.sink.failure}" for row in sinks if row.sink.failure.startswith(CRASHED)),
@@ -87,17 +87,22 @@ def notes(rows: Iterable[Contract], gaps: Iterable[Gap], sinks: Iterable[SinkOve
     ]
 
 
+def unread_accounts(rows: Iterable[Contract], found: Collection[str], failures: Iterable[PollerError]) -> set[str]:
+    """The accounts that did not say which contracts they have, and have none that is known: nothing of them is polled."""
+    known = {row.account for row in rows if row.contract in found}
+    return {failure.account for failure in failures if failure.account} - known
+
+
 def _unknown_contracts(
-    state: Overview, config: Config, found: Collection[str], failures: Sequence[PollerError] | None
+    state: Overview, found: Collection[str], failures: Sequence[PollerError] | None
 ) -> Iterator[str]:
     """Contracts that are to be polled and are not, because nobody told us of them."""
     if failures is None:
         yield "no contracts discovered yet"
         return
-    known = {row.account for row in state.contracts if row.contract in found}
-    is_every_account_known = all(account.name in known for account in config.accounts)
+    unread = unread_accounts(state.contracts, found, failures)
     for failure in failures:
-        if failure.contract or not is_every_account_known:
+        if not failure.account or failure.account in unread:
             yield str(failure)
 
 

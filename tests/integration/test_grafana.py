@@ -186,6 +186,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     made.batches_failed.labels("logging", "HTTP 503")
     made.token_expires_at.labels("default").set(1)
     made.clock_skew.labels("default").set(0)
+    made.account_unread.labels("default").set(0)
     made.audit_missing.labels("31960001").set(0)
     text = made.render().decode()
     state.close()
@@ -350,6 +351,7 @@ FIRING = {
     "LeasesLost": ("lease_lost_total", "0+1x120", {}),
     "LogLinesDropped": ("log_lines_dropped_total", "0+1x120", {}),
     "PollStale": ('last_poll_success_at_seconds{contract="1"}', "0x120", {"contract": "1"}),
+    "AccountUnread": ('account_unread{account="a"}', "1x120", {"account": "a"}),
     "CollectingBehind": (
         'collect_lag_seconds{account="a",contract="1"}',
         "1900x120",
@@ -369,6 +371,7 @@ FIRING = {
 }
 WELL = {
     'last_poll_success_at_seconds{contract="1"}': "0+60x120",
+    'account_unread{account="a"}': "0x120",
     'collect_lag_seconds{account="a",contract="1"}': "60x120",
     'deliver_lag_seconds{sink="s"}': "2x120",
     'sink_parked{sink="s"}': "0x120",

@@ -42,6 +42,7 @@ METRICS = {
     "api_request_seconds_bucket": {"le"},
     "api_request_seconds_count": set(),
     "token_expires_at_seconds": {"account"},
+    "account_unread": {"account"},
     "last_poll_success_at_seconds": {"contract"},
     "build_info": {"version"},
 }
@@ -175,12 +176,14 @@ def test_an_expired_token_is_told_and_its_successor_is_used_without_a_restart(da
     wait_until(lambda: daemon.trouble("account default", "token expired"), what="/readyz says so")
     wait_until(lambda: daemon.trouble("401"), what="so does the discovery")
     assert daemon.logged("token.expired")
+    assert daemon.metric("account_unread", account="default") == 1
     assert daemon.metric("token_expires_at_seconds", account="default") == pytest.approx(time.time() - 60, abs=30)
     daemon.token_file.write_text(fresh)
     daemon.await_delivery()
     # The reason itself goes when the file is looked at again, which is every minute; a reload does it at once.
     daemon.reload()
     await_ready(daemon)
+    assert daemon.metric("account_unread", account="default") == 0
     (soon,) = daemon.logged("token.expires_soon")
     assert soon["level"] == "WARNING"
     assert soon["account"] == "default"

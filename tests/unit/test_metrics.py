@@ -37,10 +37,11 @@ def test_gauges_of_accounts_and_contracts_that_left_go_with_them() -> None:
     for account in ("prod", "test"):
         metrics.token_expires_at.labels(account).set(1)
         metrics.clock_skew.labels(account).set(1)
+        metrics.account_unread.labels(account).set(1)
     for contract in ("1", "2", "3"):
         metrics.audit_missing.labels(contract).set(1)
     by_account, by_contract = (
-        {"token_expires_at_seconds", "clock_skew_seconds"},
+        {"token_expires_at_seconds", "clock_skew_seconds", "account_unread"},
         {"audit_missing_events", "collect_lag_seconds", "last_poll_success_at_seconds"},
     )
     metrics.keep({"prod", "test"}, lambda contract: True, [])

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from poller.config import Config, Http
-from poller.core.errors import PollerError, TransientError
+from poller.core.errors import AuthError, PollerError, TransientError
 from poller.core.turns import MOST_OPEN
 from poller.ionos.api import WARN_SKEW_SECONDS
 from poller.pipeline.collect import PollResult
 from poller.service.components import Components
 from poller.service.metrics import Metrics
 from poller.service.polling import Polling
-from poller.store.rows import Prepared
+from poller.store.rows import Contract, Prepared
 from tests import views
 
 
@@ -73,7 +73,11 @@ class State:
 
     def __init__(self) -> None:
         self.held: set[str] | None = None
+        self.rows: list[Contract] = []
         self.contracts = self
+
+    def all(self) -> list[Contract]:
+        return self.rows
 
     def share(self, wanted: Sequence[str]) -> list[str]:
         return [contract for contract in wanted if self.held is None or contract in self.held]
@@ -156,6 +160,23 @@ def test_a_look_that_failed_is_repeated_with_the_polls(bench: Bench) -> None:
     bench.run("discovery")
     assert bench.polling.discovery_failures == [failure]
     assert bench.jobs.again == [("discovery", 30)]
+
+
+def test_an_account_that_has_not_said_which_contracts_it_has_is_shown_until_it_has(bench: Bench) -> None:
+    def unread() -> dict[str, float | None]:
+        bench.run("discovery")
+        return {name: bench.sample("account_unread", account=name) for name in ("prod", "test")}
+
+    refused = AuthError("the API refused the credentials (401)")
+    refused.account = "test"
+    bench.collector.found = ["1"]
+    bench.collector.failures = [refused, PollerError("no account sees this contract", contract="9")]
+    bench.state.rows = [views.contract("1", account="prod"), views.contract("2", account="test")]
+    assert unread() == {"prod": 0, "test": 1}
+    bench.collector.found = ["1", "2"]  # known from before: each poll of it fails, and is told of
+    assert unread() == {"prod": 0, "test": 0}
+    bench.collector.found, bench.collector.failures = ["1"], []
+    assert unread() == {"prod": 0, "test": 0}
 
 
 def test_a_share_is_polled_and_what_changes_of_it_is_told(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from tests import views
 NOW = 1_777_593_600
 CONFIG = views.config_of(["loki"])
 REFUSED = AuthError("the API refused the credentials (401)")
+REFUSED.account = "other"
 UNKNOWN = PollerError("no account sees this contract", contract="9")
 
 
@@ -97,11 +98,12 @@ def test_a_sink_that_left_the_configuration_is_no_trouble_whatever_it_waited_for
 
 
 def test_a_failed_look_for_contracts_matters_until_those_of_every_account_are_known() -> None:
-    assert told(failures=[REFUSED]) == [str(REFUSED)]
-    assert told(contract(), failures=[REFUSED]) == []
     two = msgspec.structs.replace(CONFIG, accounts=(Account(name="default"), Account(name="other")))
+    assert told(failures=[REFUSED], config=two) == [str(REFUSED)]
     assert told(contract(), failures=[REFUSED], config=two) == [str(REFUSED)]
     assert told(contract(), contract("2", account="other"), failures=[REFUSED], config=two) == []
+    # Whose contracts another account reads, too, has none of its own.
+    assert told(contract(account="other"), failures=[REFUSED], config=two) == []
 
 
 @pytest.mark.parametrize("polled", [set(), {"1"}, {"2"}])
