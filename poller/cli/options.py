@@ -71,6 +71,15 @@ class PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _OptionOrVariable(click.Option):
+    """An option that a variable of the environment may give, which an error then names: it may be all that was given."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        hint = super().get_error_hint(ctx)
+        is_set = ctx is not None and self.value_from_envvar(ctx) is not None
+        return f"{hint} or {self.envvar}" if is_set else hint
+
+
 _OPTIONS = (
     click.Option(
         ["--config"],
@@ -84,13 +93,13 @@ _OPTIONS = (
         metavar="DIR",
         help="Where the state is kept. Default: $IONOS_POLLER_STATE_DIR, else state_dir of FILE, $STATE_DIRECTORY, ./state.",
     ),
-    click.Option(
+    _OptionOrVariable(
         ["--log-level"],
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
         envvar="IONOS_POLLER_LOG_LEVEL",
         help="What is logged on stderr. Default: $IONOS_POLLER_LOG_LEVEL, else info.",
     ),
-    click.Option(
+    _OptionOrVariable(
         ["--log-format"],
         type=click.Choice(["json", "text"]),
         envvar="IONOS_POLLER_LOG_FORMAT",
