@@ -77,14 +77,13 @@ def in_turn(pieces: Sequence[Window], watermark: int, turn: int, most: int) -> l
 
 
 def summary(spans: Sequence[Window]) -> str:
-    """How many spans, at least one, how long together, and when the first begins: `1 gap of 1 s on 2026-03-03`."""
-    seconds = sum(span.seconds for span in spans)
-    first = format_time(min(spans).start)[:10]
-    return (
-        f"1 gap of {_span(seconds)} on {first}"
-        if len(spans) == 1
-        else (f"{len(spans):,} gaps of {_span(seconds)} since {first}")
+    """How many spans, at least one, how long together, and on which days: `1 gap of 1 s on 2026-03-03`."""
+    number = "1 gap" if len(spans) == 1 else f"{len(spans):,} gaps"
+    first, last = (
+        format_time(second)[:10] for second in (min(span.start for span in spans), max(span.end for span in spans) - 1)
     )
+    days = f"on {first}" if first == last else f"from {first} to {last}"
+    return f"{number} of {_span(sum(span.seconds for span in spans))} {days}"
 
 
 def _span(seconds: int) -> str:

@@ -540,8 +540,9 @@ def test_the_waits_grow_from_a_minute_to_an_hour() -> None:
     ("spans", "text"),
     [
         ([Window(0, 1)], "1 gap of 1 s on 1970-01-01"),
-        ([Window(86_400, 90_000), Window(0, 7200)], "2 gaps of 3 h since 1970-01-01"),
-        ([Window(0, 100 * 86_400)], "1 gap of 100 d on 1970-01-01"),
+        ([Window(86_400, 90_000), Window(0, 7200)], "2 gaps of 3 h from 1970-01-01 to 1970-01-02"),
+        ([Window(0, 10), Window(86_390, 86_400)], "2 gaps of 20 s on 1970-01-01"),
+        ([Window(0, 100 * 86_400)], "1 gap of 100 d from 1970-01-01 to 1970-04-10"),
     ],
 )
 def test_gaps_in_a_few_words(spans: list[Window], text: str) -> None:
