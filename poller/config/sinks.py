@@ -189,6 +189,12 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
     encoding: Annotated[
         Literal["protobuf", "json"], Choice("How records are encoded; `json` needs no extra library.")
     ] = "protobuf"
+    stream_per_contract: Annotated[
+        bool,
+        Flag(
+            "For Loki and Grafana Cloud: a stream, and requests, of each contract. Else an entry may be too far behind."
+        ),
+    ] = False
     username: BasicUser = None
     password: BasicPassword = None
     bearer_token: BearerToken = None

@@ -6,6 +6,9 @@ be stored several times, under the same `log.record.uid`.
 
 A 500 may come of a record, or of a receiver that is ill: a Collector answers so for what it cannot pass on, and takes an empty
 request all the same. It is the record's fault only if the receiver takes another one: the last that it took, or one of its batch.
+
+Loki makes a stream of each resource, and answers a request of several streams for the last one alone: with `stream_per_contract`
+each request holds one contract, whose resource has its number.
 Source: docs/facts.md, "OpenTelemetry (OTLP/HTTP)".
 """
 
@@ -14,7 +17,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,6 +40,8 @@ log = logging.getLogger(__name__)
 SUCCESSES = (200, 202, 204)
 _MAX_ANSWER_BYTES = 1024 * 1024  # a count and a message
 _SCOPE = "ionos-poller"
+# Of the attributes that Loki makes labels of by default, the one for a part of a service.
+_INSTANCE = "service.instance.id"
 # Of a server that is out of reach for a while. Any other 5xx may be what a record that it cannot handle makes of it.
 _TRANSIENT = (502, 503, 504)
 # So long a record waits that gets one of those where none is known that the receiver takes.
@@ -58,6 +65,7 @@ class OtlpSink(Sink):
         self._taken: OutboxEvent | None = None  # the last one that was
         self._beside: OutboxEvent | None = None  # while none was: the last of the first batch that was not
         self._failing_since: dict[bytes, float] = {}  # by identity: what fails alone while none was taken
+        self._is_split = settings.stream_per_contract
         self._codec = _Protobuf(settings.name) if settings.encoding == "protobuf" else _Json()
         self._endpoint = Endpoint(
             settings,
@@ -70,6 +78,12 @@ class OtlpSink(Sink):
             readable=self._readable,
             max_success_bytes=_MAX_ANSWER_BYTES,
         )
+
+    def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
+        """The batch as it is, or in runs of one contract."""
+        if not self._is_split:
+            return (events,)
+        return [list(run) for _, run in groupby(events, key=attrgetter("contract"))]
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Send a batch. A refused record of it is found by halves."""
@@ -87,8 +101,11 @@ class OtlpSink(Sink):
 
     def _send(self, events: Sequence[OutboxEvent]) -> tuple[Outcome, int | None]:
         """What became of some records, and the status of the answer."""
-        body = self._codec.encode([record_of(event) for event in events])
+        resource = {**RESOURCE, **({_INSTANCE: events[0].contract} if self._is_split else {})}
+        body = self._codec.encode([record_of(event) for event in events], resource)
         outcome, answer = self._endpoint.exchange(body)
+        if isinstance(outcome, Refused) and "too far behind" in outcome.reason and not self._is_split:
+            outcome = outcome._replace(reason=f"{outcome.reason} (set stream_per_contract = true)")
         if isinstance(outcome, Accepted) and answer is not None:
             outcome = self._judge(answer, body, len(events))
         return outcome, answer and answer.status
@@ -120,7 +137,7 @@ class OtlpSink(Sink):
 
     def probe(self) -> Outcome:
         """Send a request without records. Refused for being empty means reachable and let in."""
-        return probed(self._endpoint.post(self._codec.encode([])))
+        return probed(self._endpoint.post(self._codec.encode([], RESOURCE)))
 
     def _readable(self, answer: Response) -> Response:
         """The answer with its message alone as its body."""
@@ -134,12 +151,12 @@ class _Json:
 
     content_type = "application/json"
 
-    def encode(self, records: Sequence[Record]) -> bytes:
+    def encode(self, records: Sequence[Record], resource: Mapping[str, str]) -> bytes:
         return msgspec.json.encode(
             {
                 "resourceLogs": [
                     {
-                        "resource": {"attributes": _json_attributes(RESOURCE)},
+                        "resource": {"attributes": _json_attributes(resource)},
                         "scopeLogs": [
                             {
                                 "scope": {"name": _SCOPE, "version": __version__},
@@ -192,11 +209,11 @@ class _Protobuf:
         self._service: Any = logs_service_pb2
         self._common: Any = common_pb2
 
-    def encode(self, records: Sequence[Record]) -> bytes:
+    def encode(self, records: Sequence[Record], resource: Mapping[str, str]) -> bytes:
         request = self._service.ExportLogsServiceRequest()
         if records:
             of_all = request.resource_logs.add()
-            self._add(of_all.resource.attributes, RESOURCE)
+            self._add(of_all.resource.attributes, resource)
             of_scope = of_all.scope_logs.add()
             of_scope.scope.name, of_scope.scope.version = _SCOPE, __version__
             for record in records:
@@ -267,7 +284,8 @@ def message_of(answer: Response) -> str:
 
 
 def _is_protobuf(answer: Response) -> bool:
-    return "protobuf" in answer.headers.get("Content-Type", "")
+    # Loki says `application/octet-stream` of its errors. No text begins with the characters of their first fields.
+    return "protobuf" in answer.headers.get("Content-Type", "") or answer.body.startswith(_STATUS_BEGINS)
 
 
 def _decoded(body: bytes) -> dict[str, Any] | None:
@@ -327,6 +345,7 @@ _ALL_BITS = (1 << 64) - 1
 _OF_PARTIAL = {(1, _VARINT), (2, _LENGTH)}  # how many were refused, and why
 # What may name refused records, in any Unicode encoding and behind any mark of one.
 _LIKE_JSON = re.compile(rb"\A[\s\xef\xbb\xbf\xfe\xff]*\{|rejected_?log_?records", re.IGNORECASE)
+_STATUS_BEGINS = (b"\x08", b"\x12")  # its code, or its message
 _PARTIAL_BEGINS = b"\x0a"  # the field 1 that holds the partial success
 
 

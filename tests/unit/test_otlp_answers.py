@@ -32,9 +32,9 @@ LOGS = f"{URL}/v1/logs"
 each = pytest.mark.parametrize("encoding", ["protobuf", "json"])
 
 
-def event_of(number: int, line: bytes = b"") -> OutboxEvent:
+def event_of(number: int, line: bytes = b"", contract: str = "31960001") -> OutboxEvent:
     line = line or b'{"event":{"type":"Provision","resources":[{"id":"r1"},{"id":"r2"}]},"n":1.10,"u":"\xc3\xbc"}'
-    return OutboxEvent("31960001", number * 1_000_000, 1_777_621_400, number.to_bytes(16), 0, line)
+    return OutboxEvent(contract, number * 1_000_000, 1_777_621_400, number.to_bytes(16), 0, line)
 
 
 def make(url: str = URL, **settings: Any) -> Any:
@@ -107,6 +107,38 @@ def test_both_encodings_say_the_same(encoding: str) -> None:
     request = responses.calls[0].request
     assert request.headers["Content-Type"] == ("application/json" if encoding == "json" else "application/x-protobuf")
     assert request.headers["Authorization"] == "Bearer t0ken"
+
+
+@each
+@responses.activate
+def test_with_a_stream_per_contract_each_request_holds_one_whose_resource_has_its_number(encoding: str) -> None:
+    responses.post(LOGS, status=204)
+    sink = make(encoding=encoding, compression="none", stream_per_contract=True)
+    events = [event_of(number, contract=contract) for number, contract in enumerate(("1", "1", "2", "1"), 1)]
+    parts = list(sink.parts(events))
+    assert [[event.contract for event in part] for part in parts] == [["1", "1"], ["2"], ["1"]]
+    assert [event for part in parts for event in part] == events
+    for part in parts:
+        assert sink.send(part) == Accepted(status=204)
+        (of_resource,) = sent(encoding)["resourceLogs"]
+        assert of_resource["resource"]["attributes"] == [
+            {"key": "cloud.provider", "value": text("ionos")},
+            {"key": "service.name", "value": text("ionos-activitylog")},
+            {"key": "service.instance.id", "value": text(part[0].contract)},
+        ]
+        assert len(of_resource["scopeLogs"][0]["logRecords"]) == len(part)
+    assert list(make().parts(events)) == [events]
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_what_is_too_far_behind_its_stream_is_told_what_to_set(is_split: bool) -> None:
+    # As a real Loki 3 says it.
+    said = b"entry with timestamp ... ignored, reason: 'entry too far behind, entry timestamp is: 2026-11-30T18:28:07Z'"
+    answer = Response(400, {"Content-Type": "application/octet-stream"}, b"\x12" + bytes([len(said)]) + said)
+    outcome = send(answer, stream_per_contract=is_split)
+    assert isinstance(outcome, Refused)
+    assert outcome.reason.startswith("HTTP 400: entry with timestamp")
+    assert outcome.reason.endswith(" (set stream_per_contract = true)") == (not is_split)
 
 
 @each
@@ -515,8 +547,10 @@ def test_no_body_has_no_encoding_that_matters(encoding):
         (b"\x08\x03", "application/x-protobuf", ""),
         (b'{"message":7}', "application/json", ""),
         (b"bad request", "text/plain", ""),
-        (b"\x08\x03\x12\x0cno such logs", "text/plain", ""),
-        (b"\x08\x03\x12\x0cno such logs", None, ""),
+        (b"\x08\x03\x12\x0cno such logs", "text/plain", "no such logs"),
+        (b"\x08\x03\x12\x0cno such logs", None, "no such logs"),
+        (b"\x12\x0cno such logs", "application/octet-stream", "no such logs"),  # a real Loki
+        (b"\x12\x0cno such", "application/octet-stream", ""),
     ],
 )
 def test_the_words_of_an_error_are_found(body, content_type, words):
