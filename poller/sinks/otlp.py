@@ -37,7 +37,7 @@ from poller.sinks.http import Endpoint, login_of, probed
 
 log = logging.getLogger(__name__)
 
-SUCCESSES = (200, 202, 204)
+SUCCESSES = (200, 201, 202, 204)  # 201: Fluent Bit
 _MAX_ANSWER_BYTES = 1024 * 1024  # a count and a message
 _SCOPE = "ionos-poller"
 # Of the attributes that Loki makes labels of by default, the one for a part of a service.

@@ -161,7 +161,7 @@ def test_protobuf_may_be_compressed() -> None:
 @pytest.mark.parametrize(
     ("status", "words", "kind"),
     [
-        *((status, "", Accepted) for status in (200, 202, 204)),
+        *((status, "", Accepted) for status in (200, 201, 202, 204)),
         *((400, words, Accepted) for words in ("no log records", "empty request", "resourceLogs are required")),
         (422, "error at least one valid stream is required for ingestion", Accepted),
         *((status, words, Refused) for status in (400, 422) for words in ("", "bad request", "invalid tenant")),
