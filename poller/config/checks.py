@@ -32,7 +32,7 @@ _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _PLACEHOLDER = r"\{[^{}]*\}|[{}]"
 _MAPPING_HINT = 'such as "event.type" or "{event.type} {event.param.action}"'
 _FRAMING_HEADERS = {"content-length", "content-encoding", "transfer-encoding"}
-_SENSITIVE_HEADER = r"authorization|cookie|key|token|secret|password"
+_SENSITIVE_NAME = r"authorization|cookie|key|token|secret|password|signature"
 
 
 class BadValueError(ValueError):
@@ -120,7 +120,7 @@ def check_url(text: str) -> str:
     if not host or port == 0:
         raise BadValueError("names no host" if not host else "names no usable port", "such as https://host:port/path")
     if "?" in text or "#" in text:
-        raise BadValueError("must not have a query or a fragment", "the program appends its own path")
+        raise BadValueError("must not have a query or a fragment", "the sink `http` takes one by its key query")
     return text.rstrip("/")
 
 
@@ -312,9 +312,20 @@ def check_header(name: str, value: object) -> str:
     return value
 
 
-def is_secret_header(name: str) -> bool:
-    """Whether the value of this header is likely to be a secret."""
-    return re.search(_SENSITIVE_HEADER, name, re.IGNORECASE) is not None
+def check_parameter(name: str, value: object) -> str:
+    """The value of one parameter of a query, as it is before it is escaped."""
+    if not name or not name.isprintable():
+        raise BadValueError(f"{show(name)} is not the name of a parameter")
+    if not isinstance(value, str):
+        raise BadValueError(f"the value of {name} must be text")
+    if not value.isprintable():
+        raise BadValueError(f"the value of {name} holds a control character")
+    return value
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether the value of this header or parameter is likely to be a secret."""
+    return re.search(_SENSITIVE_NAME, name, re.IGNORECASE) is not None
 
 
 def check_label(name: str, value: object) -> str:

@@ -317,7 +317,7 @@ class Pairs(Kind, frozen=True, kw_only=True):
                 self.check(name, value)
             except ValueError as error:
                 at.note(error)
-            if self.is_hidden and checks.is_secret_header(name) and not at.may_hold_secrets:
+            if self.is_hidden and checks.is_secret_name(name) and not at.may_hold_secrets:
                 at.add_exposed(f"the value of {show(name)}")
         return dict(pairs)
 
@@ -347,6 +347,7 @@ Statuses = partial(
 )
 Labels = partial(Pairs, check=checks.check_label)
 Headers = partial(Pairs, check=checks.check_header, is_hidden=True)
+Parameters = partial(Pairs, check=checks.check_parameter, is_hidden=True)
 
 
 # What a raw value is

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 import msgspec
 
-from poller.config.checks import is_clear_text, is_secret_header
+from poller.config.checks import is_clear_text, is_secret_name
 from poller.config.files import File, PrivateFile, SecretKind
 from poller.config.kinds import (
     Choice,
@@ -19,7 +19,9 @@ from poller.config.kinds import (
     Headers,
     Name,
     Number,
+    Parameters,
     Size,
+    Statuses,
     Text,
     Url,
     UserName,
@@ -80,6 +82,21 @@ RequestsPerSecond = Annotated[float, Number("Maximum requests per second.", ge=0
 RequestHeaders = Annotated[
     dict[str, str],
     Headers("Further request headers. `config show` masks their values.", example={"X-Environment": "production"}),
+]
+RequestQuery = Annotated[
+    dict[str, str], Parameters("Query of the URL. `config show` masks its values.", example={"source": "ionos"})
+]
+Successes = Annotated[
+    tuple[int, ...],
+    Statuses(
+        "Statuses that mean that all events of a request were accepted. No other status does.",
+        at_least=1,
+        example=[200, 202],
+    ),
+]
+StreamPerContract = Annotated[
+    bool,
+    Flag("For Loki and Grafana Cloud: a stream, and requests, of each contract. Else an entry may be too far behind."),
 ]
 AllowPlainHttp = Annotated[
     bool, Flag("Also send secrets unencrypted to an `http://` address on another machine. Others may read them.")
@@ -208,7 +225,7 @@ class HttpSink(Sink, frozen=True, kw_only=True):
         yield from header_problems(self.headers, self.OWN_HEADERS, given)
         if self.key_file is not None and self.cert_file is None:
             yield Problem("key_file", "has no cert_file beside it")
-        has_secret = secrets or any(map(is_secret_header, self.headers))
+        has_secret = secrets or any(map(is_secret_name, [*self.headers, *fields.get("query", ())]))
         if has_secret and not self.allow_plain_http and is_clear_text(self.url):
             yield clear_text("url", "the sink's secret")
         yield from login_problems(fields.get("username"), secrets.pop("password", None), secrets.keys())

@@ -22,7 +22,6 @@ from poller.config.kinds import (
     Name,
     Number,
     Size,
-    Statuses,
     Text,
     Url,
 )
@@ -51,8 +50,11 @@ from poller.config.sink_base import (
     LocalSink,
     MaxEventBytes,
     ReadTimeout,
+    RequestQuery,
     RequestsPerSecond,
     SendTimeout,
+    StreamPerContract,
+    Successes,
     UriBase,
     UserId,
     clear_text,
@@ -189,12 +191,7 @@ class OtlpSink(HttpSink, frozen=True, kw_only=True, tag="otlp"):
     encoding: Annotated[
         Literal["protobuf", "json"], Choice("How records are encoded; `json` needs no extra library.")
     ] = "protobuf"
-    stream_per_contract: Annotated[
-        bool,
-        Flag(
-            "For Loki and Grafana Cloud: a stream, and requests, of each contract. Else an entry may be too far behind."
-        ),
-    ] = False
+    stream_per_contract: StreamPerContract = False
     username: BasicUser = None
     password: BasicPassword = None
     bearer_token: BearerToken = None
@@ -274,14 +271,8 @@ class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
         Literal["array", "ndjson", "object"],
         Choice("What a request holds: a batch as JSON array or as lines of JSON, or a single event."),
     ] = "array"
-    successes: Annotated[
-        tuple[int, ...],
-        Statuses(
-            "Statuses that mean that all events of a request were accepted. No other status does.",
-            at_least=1,
-            example=[200, 202],
-        ),
-    ] = (200, 201, 202, 204)
+    query: RequestQuery = {}  # noqa: RUF012 - msgspec copies it
+    successes: Successes = (200, 201, 202, 204)
     username: BasicUser = None
     password: BasicPassword = None
     bearer_token: BearerToken = None

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from urllib.parse import quote_plus, urlencode
 
 from isal import isal_zlib
 
@@ -158,12 +159,14 @@ class Endpoint:
         content_type: str = "application/json",
         readable: Callable[[Response], Response] = lambda answer: answer,
         max_success_bytes: int | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> None:
         """`readable` makes of an answer one whose body is text, where it is none.
 
         `max_success_bytes`: the whole of a success counts, not its head alone, and none is larger.
         """
         self._url = settings.url + path
+        self._query = f"?{urlencode(query)}" if query else ""
         self._stop = context.stop
         self._successes = successes
         self._place = place
@@ -180,8 +183,12 @@ class Endpoint:
         self._keepalive_seconds = settings.keepalive_seconds
         self._used_at = time.monotonic()
         self._lock = threading.Lock()  # of `_used_at`
-        # A key that a person puts into `headers` must not appear in a log: their values are masked like secrets.
-        self._masked = [part for value in given.values() for part in _quotable(value)]
+        # A key that a person puts into `headers` or `query` must not appear in a log: their values are masked like secrets.
+        parameters = [form for value in (query or {}).values() for form in (value, quote_plus(value))]
+        self._masked = [
+            *(part for value in given.values() for part in _quotable(value)),
+            *(form for form in parameters if len(form) >= _MIN_MASKED_CHARS),
+        ]
         cert_file, key_file = settings.cert_file, settings.key_file or settings.cert_file
         self._transport = Transport(
             timeout_seconds=(settings.connect_timeout_seconds, settings.read_timeout_seconds),
@@ -232,7 +239,8 @@ class Endpoint:
             headers["Content-Encoding"] = "gzip"
             sent = isal_zlib.compress(body, _GZIP_LEVEL, _GZIP_FORMAT)
         try:
-            answer = self._transport.ask_status(method, self._url + below, headers=headers, body=sent, **self._reading)
+            url = self._url + below + self._query
+            answer = self._transport.ask_status(method, url, headers=headers, body=sent, **self._reading)
         except TransientError as error:
             return RetryAfter(str(error), error.retry_after_seconds, error.is_size_suspect), None
         except BodyTooLargeError as error:

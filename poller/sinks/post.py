@@ -5,7 +5,7 @@ It has no key to tell a repeat by: what was in flight when an answer got lost ma
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from poller.config import AnyHttpSink as Settings
@@ -31,6 +31,7 @@ class Shape(NamedTuple):
     place: str = "url"
     login: Login | None = None
     render: Render | None = None
+    query: Mapping[str, str] | None = None
 
 
 class PostSink(Sink):
@@ -47,6 +48,7 @@ class PostSink(Sink):
             place=shape.place,
             login=shape.login,
             content_type=_NDJSON if shape.body == "ndjson" else "application/json",
+            query=shape.query,
         )
 
     def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
@@ -82,5 +84,6 @@ def build(settings: Settings, context: Context) -> Sink:
         successes=settings.successes,
         login=login_of(settings),
         render=build_render(settings),
+        query=settings.query,
     )
     return PostSink(settings, context, shape)

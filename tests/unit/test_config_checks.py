@@ -176,10 +176,31 @@ def test_a_header_is_one_that_can_be_sent(name: str, value: object, said: str) -
         assert checks.check_header(name, value) == value
 
 
-@pytest.mark.parametrize("name", ["Authorization", "X-COOKIE", "x-api-key", "Tokens", "a-secret", "Password2"])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("query", "INSERT INTO ü", ""),
+        ("a b&c", "", ""),
+        ("", "a", "is not the name of a parameter"),
+        ("a\n", "a", "is not the name of a parameter"),
+        ("a", 1, "must be text"),
+        ("a", "a\nb", "holds a control character"),
+    ],
+)
+def test_a_parameter_of_a_query_is_text(name: str, value: object, said: str) -> None:
+    if said:
+        with pytest.raises(BadValueError, match=said):
+            checks.check_parameter(name, value)
+    else:
+        assert checks.check_parameter(name, value) == value
+
+
+@pytest.mark.parametrize(
+    "name", ["Signature", "Authorization", "X-COOKIE", "x-api-key", "Tokens", "a-secret", "Password2"]
+)
 def test_a_header_that_is_likely_a_secret_is_known_by_its_name(name: str) -> None:
-    assert checks.is_secret_header(name)
-    assert not checks.is_secret_header("X-Team")
+    assert checks.is_secret_name(name)
+    assert not checks.is_secret_name("X-Team")
 
 
 @pytest.mark.parametrize(

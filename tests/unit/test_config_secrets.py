@@ -245,14 +245,17 @@ def test_a_secret_in_the_file_wants_a_private_file(tmp_path: Path) -> None:
         assert CANARY not in str(caught.value)
 
 
-def test_a_header_that_carries_a_secret_wants_a_private_file(tmp_path: Path) -> None:
-    text = '[[sinks]]\nname = "a"\ntype = "loki"\nurl = "https://x"\n'
-    text += f'headers = {{ Authorization = "{CANARY}" }}\n'
+@pytest.mark.parametrize(("key", "name"), [("headers", "Authorization"), ("query", "api-key")])
+def test_a_header_or_parameter_that_carries_a_secret_wants_a_private_file(tmp_path: Path, key: str, name: str) -> None:
+    text = '[[sinks]]\nname = "a"\ntype = "http"\nurl = "https://x"\n'
+    text += f'{key} = {{ {name} = "{CANARY}" }}\n'
     assert CANARY not in effective(load(write(tmp_path, text, 0o600), {}))
     with pytest.raises(ConfigError, match="others can read") as caught:
         load(write(tmp_path, text, 0o644), {})
     assert CANARY not in str(caught.value)
-    load(write(tmp_path, text.replace("Authorization", "X-Environment"), 0o644), {})
+    load(write(tmp_path, text.replace(name, "X-Environment"), 0o644), {})
+    with pytest.raises(ConfigError, match="allow_plain_http"):
+        load(write(tmp_path, text.replace("https", "http"), 0o600), {})
 
 
 def test_of_a_private_key_that_we_may_not_read_systemds_copy_is_taken(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 import responses
@@ -16,7 +17,7 @@ from poller.config import AnyHttpSink, Config, Secret, SecretSource
 from poller.core.delivery import Accepted, CredentialsRefused, Refused, RetryAfter, TooLarge
 from poller.core.events import OutboxEvent
 from poller.sinks.build import build_sink
-from tests.hostile import Answer, Asked, RawServer
+from tests.hostile import Answer, Asked, RawServer, http
 
 LINES = [b'{"n":1.10}', b'{"n":2}']
 EVENTS = [OutboxEvent("1", 0, 0, b"i", 0, line) for line in LINES]
@@ -28,12 +29,13 @@ class Receiver:
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.status = "200 OK"
+        self.words: Callable[[Asked], bytes] = lambda asked: b""
         self._server = RawServer(self._answer)
         self.url = self._server.url
 
     def _answer(self, asked: Asked) -> Answer:
         self.asked.append(asked)
-        return f"HTTP/1.1 {self.status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        return http(self.words(asked), "Connection: close", status=self.status)
 
     def close(self) -> None:
         self._server.close()
@@ -67,6 +69,22 @@ def test_a_batch_is_an_array_or_lines(receiver, body, expected, content_type, me
     assert (asked.method, asked.path) == (method, "/v2/events")
     assert (asked.headers["content-type"], asked.headers["x-team"]) == (content_type, "audit")
     assert gzip.decompress(asked.body) == expected
+
+
+@pytest.mark.parametrize("body", ["array", "ndjson", "object"])
+def test_a_query_goes_with_each_request_escaped_and_the_receiver_may_quote_it(receiver, body):
+    query = {"_time_field": "meta.time", "query": "INSERT INTO ü FORMAT JSONEachRow", "api-key": "canary&a=b"}
+    sink = sink_for(receiver, body=body, query=query)
+    sink.probe()
+    assert sink.send(EVENTS[:1]) == Accepted(status=200)
+    assert len(receiver.asked) == 2
+    for asked in receiver.asked:
+        path, _, text = asked.path.partition("?")
+        assert (path, dict(parse_qsl(text, strict_parsing=True))) == ("/v2/events", query)
+    receiver.status, receiver.words = "400 Bad Request", lambda asked: f"no: canary&a=b, {asked.path}".encode()
+    outcome = sink.send(EVENTS[:1])
+    assert "no: ********" in outcome.reason
+    assert "canary" not in outcome.reason
 
 
 def test_an_event_a_request_is_settled_on_its_own(receiver):
