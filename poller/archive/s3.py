@@ -28,7 +28,7 @@ from poller.core.evidence.digest import PROBES, sha256
 from poller.core.windows import format_time
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS, secrets_of
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
-from poller.net.transport import root_cause
+from poller.net.failures import root_cause
 from poller.net.words import said
 from poller.system.liveness import moves
 

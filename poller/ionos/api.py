@@ -34,8 +34,8 @@ from poller.core.listing import (
 )
 from poller.core.windows import Window, format_time
 from poller.ionos.asking import LONG_PATIENCE_SECONDS, PATIENCE_SECONDS, Asking, PausedError, SharedTurns
+from poller.net.failures import PROXY_CREDENTIALS_HINT
 from poller.net.transport import (
-    PROXY_CREDENTIALS_HINT,
     RateLimit,
     Response,
     Transport,

@@ -20,7 +20,8 @@ from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAft
 from poller.core.events import OutboxEvent
 from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS, secrets_of
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
-from poller.net.transport import RateLimit, root_cause
+from poller.net.failures import root_cause
+from poller.net.transport import RateLimit
 from poller.net.words import said
 from poller.sinks.base import Context, Sink
 from poller.sinks.render import build_render

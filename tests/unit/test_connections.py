@@ -18,7 +18,8 @@ from poller.core.errors import BodyTooLargeError, TransientError
 from poller.net import connections
 from poller.net.connections import Answer as RawAnswer
 from poller.net.connections import TooLargeError, TooSlowError, bound_client, bounded, is_closed_after
-from poller.net.transport import Response, Transport, root_cause
+from poller.net.failures import root_cause
+from poller.net.transport import Response, Transport
 from tests.hostile import Answer, Asked, RawServer, endless, headed, http
 
 READ_TIMEOUT_SECONDS = 0.15

@@ -29,12 +29,12 @@ from requests.adapters import BaseAdapter
 from poller.core.errors import BodyTooLargeError, RejectedError, TransientError
 from poller.net import transport as transport_module
 from poller.net.connections import EarlyAnswerError, SendTimeoutError, TooSlowError
+from poller.net.failures import root_cause
 from poller.net.transport import (
     Response,
     Transport,
     parse_http_date,
     retry_after_seconds,
-    root_cause,
     unrequested_encoding,
 )
 from poller.net.words import api_words_of, words_of

@@ -1,0 +1,113 @@
+"""What kept an answer from coming, in our words: the errors of the libraries and of the operating system, translated.
+
+A message names kind and host, never the URL: a query may hold what should not be logged.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+
+import requests
+import urllib3
+
+from poller.core.errors import PollerError, TransientError
+from poller.net.connections import EarlyAnswerError, SendTimeoutError, TooSlowError
+
+PROXY_CREDENTIALS_HINT = "put user and password into the URL of the proxy in HTTPS_PROXY or HTTP_PROXY"
+_PROXY_HINT = "check HTTPS_PROXY or HTTP_PROXY"
+WAY_HINT = "check the url and any proxy or firewall on the way"
+
+# OpenSSL's words for what went wrong with TLS, and what to do.
+_TLS_HINTS = (
+    ("issuer|self.signed", "if an unknown CA signed the certificate, name its file in ca_file"),
+    ("mismatch, certificate|not valid for", "the certificate is for another name: check the url"),
+    ("expired|not yet valid", "check the clock of this machine; if it is right, the server needs a new certificate"),
+    (
+        "WRONG_VERSION|RECORD_LAYER|HTTP_REQUEST|UNEXPECTED_EOF",
+        "check that it speaks TLS at that port; if it does not, the url begins with http://",
+    ),
+    (
+        "KEY_VALUES_MISMATCH|NO_CERTIFICATE|PEM",
+        "check that ca_file, cert_file and key_file are PEM, and belong together",
+    ),
+)
+
+# All that the libraries raise for what a server or the network does.
+FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+
+
+def translate(error: Exception, host: str) -> TransientError:
+    """Our error for a foreign one. The text names kind and host, never the URL: a query may hold what should not be logged."""
+    root = root_cause(error)
+    reason = type(root).__name__
+    match error:
+        case _ if (ours := _connection_error(error, root, host)) is not None:
+            return ours
+        case requests.exceptions.ProxyError():
+            why, hint = (
+                ("it wants credentials (407)", PROXY_CREDENTIALS_HINT) if "407" in str(root) else (reason, _PROXY_HINT)
+            )
+            return TransientError(f"the proxy did not let the request through: {why}", hint=hint)
+        case requests.exceptions.SSLError():
+            why = getattr(root, "verify_message", "") or getattr(root, "reason", "") or reason
+            return TransientError(f"TLS failed with {host}: {why}", hint=_tls_hint(why))
+        case requests.exceptions.ConnectTimeout():
+            return TransientError(
+                f"no connection to {host} within connect_timeout", hint="check the address and the firewall"
+            )
+        case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
+            what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
+            return TransientError(what, hint="raise read_timeout if the network is that slow", is_size_suspect=True)
+        case requests.exceptions.InvalidURL() | requests.exceptions.InvalidHeader() | ValueError():
+            return TransientError(f"the request could not be made: {reason}", hint="check the url, and that of a proxy")
+        case requests.exceptions.ContentDecodingError() | urllib3.exceptions.DecodeError():
+            return TransientError("the answer's compression is broken", hint=WAY_HINT)
+        case _:
+            hint = f"it is tried again; if that does not help, {WAY_HINT}"
+            return TransientError(f"the connection to {host} broke: {reason}", hint=hint, is_size_suspect=True)
+
+
+def _connection_error(error: Exception, root: BaseException, host: str) -> TransientError | None:
+    """What to say of a connection that broke or did not come about, by what the operating system or we said of it."""
+    match root:
+        case OSError(errno=errno.EMFILE | errno.ENFILE):
+            hint = "raise the limit of open files (LimitNOFILE=, ulimit -n)"
+            return TransientError(f"no connection to {host}: too many open files", hint=hint)
+        case _ if type(error) is not requests.exceptions.ConnectionError:  # a proxy's, or of TLS
+            return None
+        case SendTimeoutError():
+            hint = "raise send_timeout, or lower batch_bytes, if the network is that slow"
+            return TransientError(
+                f"{host} took no more of the request within send_timeout", hint=hint, is_size_suspect=True
+            )
+        case EarlyAnswerError():
+            return TransientError(f"{host} answered before the request was sent whole", hint=WAY_HINT)
+        case socket.gaierror():
+            return TransientError(f"the host name of {host} is not known", hint="check the url and the DNS")
+        case ConnectionRefusedError():
+            hint = "check the address, and that a server listens there"
+            return TransientError(f"connection refused by {host}", hint=hint)
+        case _:
+            return None
+
+
+def _tls_hint(why: str) -> str:
+    """What to do about a TLS error, by OpenSSL's word for it."""
+    return next((hint for words, hint in _TLS_HINTS if re.search(words, why)), "check the url, and its certificate")
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The innermost exception: what the operating system or OpenSSL said. Not one of ours, in whose handling it was raised."""
+    for _ in range(10):
+        inner = (
+            error.__cause__
+            or error.__context__
+            or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+            or getattr(error, "reason", None)
+        )
+        if not isinstance(inner, BaseException) or isinstance(inner, PollerError) or inner is error:
+            break
+        error = inner
+    return error
