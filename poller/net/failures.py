@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import re
 import socket
+import ssl
 
 import requests
 import urllib3
@@ -19,8 +20,14 @@ PROXY_CREDENTIALS_HINT = "put user and password into the URL of the proxy in HTT
 _PROXY_HINT = "check HTTPS_PROXY or HTTP_PROXY"
 WAY_HINT = "check the url and any proxy or firewall on the way"
 
-# OpenSSL's words for what went wrong with TLS, and what to do.
+# OpenSSL's words for what went wrong with TLS, and what to do. An alert is what the server says of us.
 _TLS_HINTS = (
+    ("ALERT_PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL", "the server needs TLS 1.2 or later"),
+    (
+        "ALERT_(.*CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE|ACCESS_DENIED|DECRYPT_ERROR)",
+        "if the server asks for a client certificate, check that cert_file and key_file are what it accepts",
+    ),
+    ("key is encrypted", "key_file must have no passphrase"),
     ("issuer|self.signed", "if an unknown CA signed the certificate, name its file in ca_file"),
     ("mismatch, certificate|not valid for", "the certificate is for another name: check the url"),
     ("expired|not yet valid", "check the clock of this machine; if it is right, the server needs a new certificate"),
@@ -46,16 +53,19 @@ def translate(error: Exception, host: str) -> TransientError:
         case _ if (ours := _connection_error(error, root, host)) is not None:
             return ours
         case requests.exceptions.ProxyError():
-            why, hint = (
-                ("it wants credentials (407)", PROXY_CREDENTIALS_HINT) if "407" in str(root) else (reason, _PROXY_HINT)
-            )
+            # Its number alone: the phrase behind it may quote our login.
+            refusal = re.search(r"Tunnel connection failed: ([0-9]{3})", str(root))
+            why, hint = f"it answered {refusal[1]}" if refusal else reason, _PROXY_HINT
+            if refusal and refusal[1] == "407":
+                why, hint = "it wants credentials (407)", PROXY_CREDENTIALS_HINT
             return TransientError(f"the proxy did not let the request through: {why}", hint=hint)
         case requests.exceptions.SSLError():
-            why = getattr(root, "verify_message", "") or getattr(root, "reason", "") or reason
+            why = getattr(root, "verify_message", "") or getattr(root, "reason", "") or _words_of_tls(root)
             return TransientError(f"TLS failed with {host}: {why}", hint=_tls_hint(why))
         case requests.exceptions.ConnectTimeout():
             return TransientError(
-                f"no connection to {host} within connect_timeout", hint="check the address and the firewall"
+                f"no connection to {host} within connect_timeout",
+                hint="check the address and any proxy or firewall on the way",
             )
         case requests.exceptions.Timeout() | urllib3.exceptions.TimeoutError() | TimeoutError():
             what = "the answer came too slowly" if isinstance(root, TooSlowError) else "no answer within read_timeout"
@@ -75,6 +85,9 @@ def _connection_error(error: Exception, root: BaseException, host: str) -> Trans
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             hint = "raise the limit of open files (LimitNOFILE=, ulimit -n)"
             return TransientError(f"no connection to {host}: too many open files", hint=hint)
+        case OSError() if missing := re.search(r"Could not find .*, invalid path: (.*)", str(root)):
+            hint = "put the file back, or correct ca_file, cert_file or key_file"
+            return TransientError(f"no connection to {host}: {missing[1]} is missing", hint=hint)
         case _ if type(error) is not requests.exceptions.ConnectionError:  # a proxy's, or of TLS
             return None
         case SendTimeoutError():
@@ -91,6 +104,13 @@ def _connection_error(error: Exception, root: BaseException, host: str) -> Trans
             return TransientError(f"connection refused by {host}", hint=hint)
         case _:
             return None
+
+
+def _words_of_tls(error: BaseException) -> str:
+    """What OpenSSL or urllib3 says where it has no word for it; the kind where it says nothing."""
+    is_theirs = isinstance(error, ssl.SSLError | urllib3.exceptions.SSLError)
+    words = re.sub(r"\[\w+\] |\(_ssl\.c:\d+\)", "", str(error)).strip() if is_theirs else ""
+    return words or type(error).__name__
 
 
 def _tls_hint(why: str) -> str:

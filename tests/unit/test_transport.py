@@ -512,6 +512,44 @@ TLS = "TLS failed with host:1"
             "check HTTPS_PROXY or HTTP_PROXY",
             False,
         ),
+        (
+            caused(requests.exceptions.ProxyError(), OSError("Tunnel connection failed: 403 canary")),
+            "the proxy did not let the request through: it answered 403",
+            "check HTTPS_PROXY or HTTP_PROXY",
+            False,
+        ),
+        (
+            OSError("Could not find the TLS key file, invalid path: /a/b.key"),
+            "no connection to host:1: /a/b.key is missing",
+            "correct ca_file, cert_file or key_file",
+            False,
+        ),
+        *(
+            (of_tls(reason=reason), f"{TLS}: {reason}", "cert_file and key_file are what it accepts", False)
+            for reason in (
+                "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+                "SSLV3_ALERT_HANDSHAKE_FAILURE",
+                "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+                "SSLV3_ALERT_BAD_CERTIFICATE",
+                "TLSV1_ALERT_UNKNOWN_CA",
+                "TLSV1_ALERT_ACCESS_DENIED",
+            )
+        ),
+        (of_tls(reason="TLSV1_ALERT_PROTOCOL_VERSION"), TLS, "TLS 1.2 or later", False),
+        (
+            caused(
+                requests.exceptions.SSLError("canary"), urllib3.exceptions.SSLError("Client private key is encrypted")
+            ),
+            f"{TLS}: Client private key is encrypted",
+            "no passphrase",
+            False,
+        ),
+        (
+            caused(requests.exceptions.SSLError("canary"), ssl.SSLError(1, "[SSL] PEM lib (_ssl.c:3905)")),
+            f"{TLS}: PEM lib",
+            "are PEM, and belong together",
+            False,
+        ),
         (of_tls(verify_message="self-signed", reason="X"), f"{TLS}: self-signed", "name its file in ca_file", False),
         (of_tls(verify_message="unable to get local issuer"), f"{TLS}: unable to get local issuer", "ca_file", False),
         (of_tls(verify_message="IP address mismatch, certificate is not valid for 'x'"), TLS, "another name", False),
@@ -523,7 +561,7 @@ TLS = "TLS failed with host:1"
         (
             requests.exceptions.ConnectTimeout(),
             "no connection to host:1 within connect_timeout",
-            "the firewall",
+            "any proxy or firewall",
             False,
         ),
         (requests.exceptions.ReadTimeout(), "no answer within read_timeout", "raise read_timeout", True),
