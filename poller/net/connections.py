@@ -27,6 +27,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import check_header_validity
+from urllib3.exceptions import ConnectTimeoutError
 from urllib3.util import wait_for_read
 
 from poller.system.liveness import moves
@@ -164,10 +165,21 @@ class _Bounded:
     sock: Any
     response_class: Any
     _connected_at = 0.0
+    _is_connecting = False
     _is_cut = False
 
     def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
+        """Connect, by way of a proxy and TLS where they are wanted, with the time-out for that.
+
+        Raises: ConnectTimeoutError, for each of these steps.
+        """
+        self._is_connecting = True
+        try:
+            super().connect()  # type: ignore[misc]
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "not connected in time") from error
+        finally:
+            self._is_connecting = False
         self._connected_at = time.monotonic()
         with suppress(OSError, AttributeError):
             # Else megabytes wait in the kernel, count as sent, and are waited for with the time-out of the answer.
@@ -181,7 +193,8 @@ class _Bounded:
         if self.sock is None:
             self._is_cut = False
             self.connect()
-        self.sock.settimeout(self.send_timeout_seconds)
+        if not self._is_connecting:  # else it is for the proxy, within the time to connect
+            self.sock.settimeout(self.send_timeout_seconds)
         rest = memoryview(data)
         try:
             while rest:

@@ -393,6 +393,17 @@ def test_what_waits_in_the_kernel_is_bounded_and_so_is_an_answer_on_a_connection
     connection.close()
 
 
+def test_the_time_to_connect_is_that_for_the_proxy_and_for_tls_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes a connection, and says nothing
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        for host, proxies in ((address, {}), ("api.example:443", {"https": f"http://{address}"})):
+            transport = Transport(timeout_seconds=(0.1, 1.0), send_timeout_seconds=1.0, proxies=proxies)
+            with pytest.raises(TransientError, match=f"no connection to {host} within connect_timeout") as raised:
+                transport.request("POST", f"https://{host}/", body=b"[]")
+            assert not raised.value.is_size_suspect
+            transport.close()
+
+
 def test_the_connections_of_awss_library_send_and_read_as_ours_do(serve: Callable[..., RawServer]) -> None:
     server = serve(lambda asked: http(b"x" * int(asked.path[1:])), is_kept=True)
     pools = {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool}
