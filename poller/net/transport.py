@@ -204,12 +204,16 @@ def _read_up_to(max_bytes: int, answer: requests.Response, forgiven: tuple[type[
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
-    """`Retry-After` as seconds from `now`, given as seconds or as a date; None where it is missing or makes no sense."""
+    """`Retry-After` as seconds from now, given as seconds or as a date; None where it is missing or makes no sense.
+
+    A date is one of the other side's clock, which `Date` tells; without it, `now` is taken for that.
+    """
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit() and len(text) < 12:
         return float(text)
     at = parse_http_date(text)
-    return max(0.0, (at - now).total_seconds()) if at else None
+    answered_at = parse_http_date(headers.get("Date", "")) or now
+    return max(0.0, (at - answered_at).total_seconds()) if at else None
 
 
 def unrequested_encoding(headers: Mapping[str, str]) -> str:

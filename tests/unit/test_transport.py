@@ -769,6 +769,14 @@ def test_retry_after_is_seconds_or_a_date_or_nothing(value: str, expected: float
     assert retry_after_seconds({"Retry-After": value}, NOW) == expected
 
 
+@pytest.mark.parametrize("theirs", ["Fri, 01 May 2026 06:42:20 GMT", "Sat, 02 May 2026 07:42:20 GMT"])
+def test_a_date_to_wait_for_is_one_of_the_clock_that_the_answer_shows(theirs: str) -> None:
+    at = (parse_http_date(theirs) or NOW) + timedelta(seconds=30)
+    headers = {"Date": theirs, "Retry-After": at.strftime("%a, %d %b %Y %H:%M:%S GMT")}
+    assert retry_after_seconds(headers, NOW) == 30.0
+    assert retry_after_seconds(headers | {"Date": "soon"}, NOW) == max(0.0, (at - NOW).total_seconds())
+
+
 def test_without_retry_after_there_is_no_wish() -> None:
     assert retry_after_seconds({}, NOW) is None
 
