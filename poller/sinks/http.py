@@ -1,10 +1,10 @@
 """What the sinks over HTTP share: one POST, and what its answer means.
 
-Owns the request (compression, pace, login, extra headers) and the one table from statuses to outcomes. What a
-sink does not list as a success is none; what is no known refusal either holds the data, with a reason that
-names the remedy: a wrong path must not cost an event. An answer counts once its head is there: the body is read
-for its words only, or to recognise a page that somebody else answered with. Where a success says more in its body, all of
-that success counts.
+Owns the request (compression, pace, login, extra headers) and the one table from statuses to outcomes. What a sink does not
+list as a success is none; what is no known refusal either holds the data, with a reason that names the remedy: a wrong path
+must not cost an event, nor a 413 that says when to try again. An answer counts once its head is there: the body is read for its
+words only, or to recognise a page that somebody else answered with. Where a success says more in its body, all of that success
+counts.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ _NOT_THE_EVENTS = (
     ("No required SSL certificate|The SSL certificate error", "give cert_file and key_file"),
     ("Invalid (Hostname|Host header|HTTP_HOST)", "check url"),
     ("Request Header (Or Cookie|Fields) Too Large", "check headers"),
+    (
+        "no handler found for uri",
+        "nothing takes events there: check url",
+    ),  # of OpenSearch and Elasticsearch, as the next
+    ("explicit index in .* not allowed", "the cluster must allow it: rest.action.multi.allow_explicit_index"),
+    ("data channel is missing|invalid data channel", "give X-Splunk-Request-Channel in headers"),
+    ("incorrect index", "check which indexes the receiver's token may write"),  # of Splunk, as the one before
     (_NO_GZIP, 'set compression = "none"'),
 )
 # A refusal of the empty array or request that a probe sends, and of nothing else.
@@ -90,12 +97,12 @@ def outcome_of(
     match status:
         case 401 | 402 | 403:
             return CredentialsRefused(f"{reason} (set tenant_id)" if _NO_TENANT in words.lower() else reason, status)
-        case 413:
+        case 413 if not wait_seconds:
             return TooLarge(reason, status)
         case 400 | 422:
             remedy = _remedy_of_refusal(words)
             return RetryAfter(f"{reason} ({remedy})") if remedy else Refused(reason, status)
-        case _ if status in (408, 429) or status >= 500:
+        case _ if status in (408, 413, 429) or status >= 500:
             return RetryAfter(reason, wait_seconds, is_size_suspect=True)
         case _:
             return RetryAfter(f"{reason} ({_remedy(status, place)})", wait_seconds)

@@ -61,7 +61,7 @@ def test_half_a_login_is_none(table: Any, half: dict[str, Any]) -> None:
         (401, "no", CredentialsRefused("HTTP 401: no", 401)),
         (403, "", CredentialsRefused("HTTP 403", 403)),
         (401, "No Org ID", CredentialsRefused("HTTP 401: No Org ID (set tenant_id)", 401)),
-        (413, "no", TooLarge("HTTP 413: no", 413)),
+        (413, "no", RetryAfter("HTTP 413: no", 7.0, is_size_suspect=True)),
         (400, "no", Refused("HTTP 400: no", 400)),
         (422, "no", Refused("HTTP 422: no", 422)),
         (
@@ -79,6 +79,21 @@ def test_half_a_login_is_none(table: Any, half: dict[str, Any]) -> None:
             400,
             "Request Header Fields Too Large",
             RetryAfter("HTTP 400: Request Header Fields Too Large (check headers)"),
+        ),
+        *(
+            (400, words, RetryAfter(f"HTTP 400: {words} ({remedy})"))
+            for words, remedy in (
+                ("no handler found for uri [/a/b/_bulk] and method [POST]", "nothing takes events there: check url"),
+                (
+                    "illegal_argument_exception: explicit index in bulk is not allowed",
+                    "the cluster must allow it: rest.action.multi.allow_explicit_index",
+                ),
+                ('{"text":"Data channel is missing","code":10}', "give X-Splunk-Request-Channel in headers"),
+                (
+                    '{"text":"Incorrect index","code":7,"invalid-event-number":1}',
+                    "check which indexes the receiver's token may write",
+                ),
+            )
         ),
         (408, "no", RetryAfter("HTTP 408: no", 7.0, is_size_suspect=True)),
         (429, "no", RetryAfter("HTTP 429: no", 7.0, is_size_suspect=True)),
@@ -116,6 +131,14 @@ def test_half_a_login_is_none(table: Any, half: dict[str, Any]) -> None:
 )
 def test_a_status_and_its_words_have_an_outcome(status: int, words: str, expected: Outcome) -> None:
     assert outcome_of(status, (200,), words, place="url and tag", wait_seconds=7.0) == expected
+
+
+@pytest.mark.parametrize("wait_seconds", [None, 0.0])
+def test_what_is_too_large_is_too_large_for_good_unless_the_receiver_says_when_to_try_again(
+    wait_seconds: float | None,
+) -> None:
+    outcome = outcome_of(413, (200,), "no", place="url", wait_seconds=wait_seconds)
+    assert outcome == TooLarge("HTTP 413: no", 413)
 
 
 @pytest.mark.parametrize(
