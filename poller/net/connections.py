@@ -117,7 +117,9 @@ class Answer(http.client.HTTPResponse):
         while 102 <= self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]  # as before it began
             self._read_head()
-        self.will_close = self.will_close or self.is_last or is_closed_after(self.status)
+        # The body that a 204 must not have comes behind it all the same, and would be taken for the next answer.
+        has_odd_body = self.status == 204 and self.headers.get("Content-Length", "0") != "0"
+        self.will_close = self.will_close or self.is_last or has_odd_body or is_closed_after(self.status)
 
     def _read_head(self) -> None:
         try:

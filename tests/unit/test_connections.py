@@ -357,6 +357,23 @@ def test_after_an_answer_that_tells_of_trouble_its_connection_is_closed(
     assert is_closed_after(status) is is_closed
 
 
+@pytest.mark.parametrize(
+    ("data", "is_closed"),
+    [
+        (headed(b"", status="204 X"), False),
+        (http(b"", status="204 X"), False),
+        (http(b"", status="204 X", length=4), True),
+        (http(b"", status="200 X", length=4), False),
+    ],
+)
+def test_a_connection_is_not_used_again_where_a_204_says_that_it_has_a_body(
+    wire: Wire, data: bytes, is_closed: bool
+) -> None:
+    answer = wire.answer(data)
+    assert answer.will_close is is_closed
+    answer.close()
+
+
 # One connection by itself
 
 
