@@ -78,6 +78,7 @@ class LokiSink(Sink):
         self._connections = settings.connections
         self._request_bytes = min(MAX_REQUEST_BYTES, int(settings.stream_bytes_per_second * _REQUEST_SHARE))
         self._stop = context.stop
+        self._clock = clock
         self._pace = Pace(settings.stream_bytes_per_second * _PACE_SHARE, context.stop)
         self._age = AgeLimit(MAX_AGE_SECONDS, "the 7 days that Loki takes", context, clock)
         self._endpoint = Endpoint(
@@ -166,11 +167,18 @@ class LokiSink(Sink):
             outcome = self._endpoint.post(encode_push(stream._replace(late=late), events, self._labels))
             if not (isinstance(outcome, Refused) and "too far behind" in outcome.reason):
                 break
-        if isinstance(outcome, Refused) and (remedy := _remedy_of(outcome.reason)):
+        if isinstance(outcome, Refused) and (remedy := self._remedy_of(outcome.reason, events)):
             return RetryAfter(f"{outcome.reason} ({remedy})")
         if isinstance(outcome, RetryAfter) and (len(events) == 1 or "stream limit" in outcome.reason):
             return outcome._replace(is_size_suspect=False)
         return outcome
+
+    def _remedy_of(self, reason: str, events: Sequence[OutboxEvent]) -> str:
+        """What to do about a refusal that no event is to blame for; empty for any other."""
+        # Those that Loki takes beside one that is too new by its clock are found by halves.
+        if "timestamp too new" in reason and len(events) == 1 and events[0].time_us <= self._clock() * 1_000_000:
+            return "check the clock of Loki's machine: it is behind"
+        return next((remedy for told, remedy in _NOT_THE_EVENTS if re.search(told, reason, re.IGNORECASE)), "")
 
     def _tried(self, stream: Stream, events: Sequence[OutboxEvent]) -> Iterator[int]:
         first = stream.late
@@ -195,11 +203,6 @@ class LokiSink(Sink):
         if isinstance(outcome, Refused) and (outcome.status == 422 or "stream" in outcome.reason):
             return Accepted(status=outcome.status)
         return outcome
-
-
-def _remedy_of(reason: str) -> str:
-    """What to do about a refusal that concerns the stream, whatever is in it; empty for any other."""
-    return next((remedy for told, remedy in _NOT_THE_EVENTS if re.search(told, reason, re.IGNORECASE)), "")
 
 
 class Tally:

@@ -628,6 +628,18 @@ NAMED = '{a="%s", b="}"}' % ("x" * 900)
 
 
 @responses.activate
+def test_an_event_that_is_too_new_by_a_clock_of_lokis_that_is_behind_waits() -> None:
+    said = f"entry for stream '{NAMED}' has timestamp too new: 2026-05-01T12:00:00Z"
+    responses.post(f"{URL}/loki/api/v1/push", status=400, body=said)
+    sink = sink_at_noon(connections=1)
+    waiting = sink.send([event()])
+    assert isinstance(waiting, RetryAfter)
+    assert waiting.reason.endswith("(check the clock of Loki's machine: it is behind)")
+    assert isinstance(sink.send([event(), event(60)]), Refused), "it may take the older one"
+    assert isinstance(sink.send([event(-1)]), Refused), "its time has not come by ours either"
+
+
+@responses.activate
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(
     ("said", "remedy"),
