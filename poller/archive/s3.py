@@ -26,7 +26,7 @@ from poller.core.delivery import RetryPolicy
 from poller.core.errors import ConfigError
 from poller.core.evidence.digest import PROBES, sha256
 from poller.core.windows import format_time
-from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS, secrets_of
+from poller.net.aws import CREDENTIAL_CODES, CREDENTIAL_ERRORS, connection_reason, secrets_of
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.net.failures import root_cause
 from poller.net.words import said
@@ -322,9 +322,8 @@ class S3Place:
         root = root_cause(error)
         if isinstance(root, TooLargeError | TooSlowError | SendTimeoutError):
             return PlaceError(f"{self.url}: {root}", is_of_object=isinstance(root, TooLargeError))
-        for kind, reason in CONNECTION_REASONS:
-            if kind in kinds:
-                return PlaceError(f"{self.url}: {reason}")
+        if reason := connection_reason(error):
+            return PlaceError(f"{self.url}: {reason}")
         # A key that the library does not even ask for, for example an empty one.
         return PlaceError(f"{self.url}: the call failed: {name}", is_of_object="ParamValidationError" in kinds)
 

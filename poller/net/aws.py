@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from poller.net.failures import proxy_words, root_cause, tls_words
+
 CREDENTIAL_CODES = {
     *("AccessDenied", "AccessDeniedException", "AuthFailure", "ExpiredToken", "ExpiredTokenException"),
     *("IncompleteSignature", "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidClientTokenId"),
@@ -30,15 +32,25 @@ CREDENTIAL_ERRORS = (
         "UnknownCredentialError",
     ),
 )
-CONNECTION_REASONS = (
-    ("ProxyConnectionError", "the proxy did not let the request through (check HTTPS_PROXY or HTTP_PROXY)"),
-    ("SSLError", "TLS failed (if an unknown CA signed the certificate, name its file in ca_file)"),
+_CONNECTION_REASONS = (
     ("ConnectTimeoutError", "no connection within connect_timeout (check the region and the firewall)"),
     ("ReadTimeoutError", "no answer within read_timeout"),
     ("ConnectionClosedError", "the connection was closed before the answer came"),
     ("EndpointConnectionError", "no connection (check region, endpoint_url and the DNS)"),
     ("NoRegionError", "no region (give region, or set it in AWS's own configuration)"),
 )
+
+
+def connection_reason(error: Exception) -> str:
+    """Why a call did not reach AWS, and in parentheses what to do; empty for any other error of the library's."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "ProxyConnectionError" in kinds:
+        why, hint = proxy_words(root_cause(error))
+        return f"the proxy did not let the request through: {why} ({hint})"
+    if "SSLError" in kinds:
+        why, hint = tls_words(root_cause(error))
+        return f"TLS failed: {why} ({hint})"
+    return next((reason for kind, reason in _CONNECTION_REASONS if kind in kinds), "")
 
 
 def secrets_of(credentials: Any) -> list[str]:

@@ -12,6 +12,7 @@ import ssl
 
 import requests
 import urllib3
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from poller.core.errors import PollerError, TransientError
 from poller.net.connections import EarlyAnswerError, SendTimeoutError, TooSlowError
@@ -29,7 +30,7 @@ _TLS_HINTS = (
     ),
     ("key is encrypted", "key_file must have no passphrase"),
     ("issuer|self.signed", "if an unknown CA signed the certificate, name its file in ca_file"),
-    ("mismatch, certificate|not valid for", "the certificate is for another name: check the url"),
+    ("mismatch, certificate|not valid for|doesn't match", "the certificate is for another name: check the url"),
     ("expired|not yet valid", "check the clock of this machine; if it is right, the server needs a new certificate"),
     (
         "WRONG_VERSION|RECORD_LAYER|HTTP_REQUEST|UNEXPECTED_EOF",
@@ -40,6 +41,8 @@ _TLS_HINTS = (
         "check that ca_file, cert_file and key_file are PEM, and belong together",
     ),
 )
+
+_OF_TLS = (ssl.SSLError, urllib3.exceptions.SSLError, CertificateError)
 
 # All that the libraries raise for what a server or the network does.
 FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
@@ -53,15 +56,11 @@ def translate(error: Exception, host: str) -> TransientError:
         case _ if (ours := _connection_error(error, root, host)) is not None:
             return ours
         case requests.exceptions.ProxyError():
-            # Its number alone: the phrase behind it may quote our login.
-            refusal = re.search(r"Tunnel connection failed: ([0-9]{3})", str(root))
-            why, hint = f"it answered {refusal[1]}" if refusal else reason, _PROXY_HINT
-            if refusal and refusal[1] == "407":
-                why, hint = "it wants credentials (407)", PROXY_CREDENTIALS_HINT
+            why, hint = proxy_words(root)
             return TransientError(f"the proxy did not let the request through: {why}", hint=hint)
         case requests.exceptions.SSLError():
-            why = getattr(root, "verify_message", "") or getattr(root, "reason", "") or _words_of_tls(root)
-            return TransientError(f"TLS failed with {host}: {why}", hint=_tls_hint(why))
+            why, hint = tls_words(root)
+            return TransientError(f"TLS failed with {host}: {why}", hint=hint)
         case requests.exceptions.ConnectTimeout():
             return TransientError(
                 f"no connection to {host} within connect_timeout",
@@ -106,16 +105,26 @@ def _connection_error(error: Exception, root: BaseException, host: str) -> Trans
             return None
 
 
-def _words_of_tls(error: BaseException) -> str:
-    """What OpenSSL or urllib3 says where it has no word for it; the kind where it says nothing."""
-    is_theirs = isinstance(error, ssl.SSLError | urllib3.exceptions.SSLError)
-    words = re.sub(r"\[\w+\] |\(_ssl\.c:\d+\)", "", str(error)).strip() if is_theirs else ""
-    return words or type(error).__name__
+def proxy_words(root: BaseException) -> tuple[str, str]:
+    """Why a proxy did not let a request through, by the root of the error, and what to do."""
+    # Its number alone: the phrase behind it may quote our login.
+    refusal = re.search(r"Tunnel connection failed: ([0-9]{3})", str(root))
+    if refusal and refusal[1] == "407":
+        return "it wants credentials (407)", PROXY_CREDENTIALS_HINT
+    return f"it answered {refusal[1]}" if refusal else type(root).__name__, _PROXY_HINT
 
 
-def _tls_hint(why: str) -> str:
-    """What to do about a TLS error, by OpenSSL's word for it."""
-    return next((hint for words, hint in _TLS_HINTS if re.search(words, why)), "check the url, and its certificate")
+def tls_words(root: BaseException) -> tuple[str, str]:
+    """What went wrong with TLS, by the root of the error, and what to do."""
+    why = getattr(root, "verify_message", "") or getattr(root, "reason", "")
+    if not why and isinstance(
+        root, ssl.SSLError | urllib3.exceptions.SSLError | CertificateError
+    ):  # a sentence in place of a word
+        why = re.sub(r"\[\w+\] |\(_ssl\.c:\d+\)", "", str(root)).strip()
+    why = why or type(root).__name__
+    return why, next(
+        (hint for words, hint in _TLS_HINTS if re.search(words, why)), "check the url, and its certificate"
+    )
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -18,7 +18,7 @@ from poller.config.installed import needed
 from poller.config.sink_base import KIB, MIB
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
 from poller.core.events import OutboxEvent
-from poller.net.aws import CONNECTION_REASONS, CREDENTIAL_CODES, CREDENTIAL_ERRORS, secrets_of
+from poller.net.aws import CREDENTIAL_CODES, CREDENTIAL_ERRORS, connection_reason, secrets_of
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.net.failures import root_cause
 from poller.net.transport import RateLimit
@@ -33,7 +33,6 @@ MAX_CALL_BYTES = 4 * MIB
 MAX_RECORD_BYTES = 1000 * KIB
 _NEWLINE = b"\n"
 
-_WRONG_STREAM = ("ParamValidationError", "AWS's library does not take the request (check stream)")
 _REMEDIES = {
     "ResourceNotFoundException": "check stream and region: there is no such stream there",
     "InvalidArgumentException": "check that the stream's source is direct PUT",
@@ -205,7 +204,7 @@ def outcome_of_failure(error: Exception) -> Outcome:
         return RetryAfter("the answer came too slowly", is_size_suspect=True)
     if isinstance(root, SendTimeoutError):
         return RetryAfter("no more of the call was taken within send_timeout", is_size_suspect=True)
-    for kind, reason in (*CONNECTION_REASONS, _WRONG_STREAM):
-        if kind in kinds:
-            return RetryAfter(reason, is_size_suspect=kind == "ReadTimeoutError")
-    return RetryAfter(f"the call failed: {name}")
+    if "ParamValidationError" in kinds:
+        return RetryAfter("AWS's library does not take the request (check stream)")
+    reason = connection_reason(error) or f"the call failed: {name}"
+    return RetryAfter(reason, is_size_suspect="ReadTimeoutError" in kinds)

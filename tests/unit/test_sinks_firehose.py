@@ -10,6 +10,7 @@ from typing import Any
 
 import botocore.exceptions as raised
 import pytest
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from poller.config import Config, FirehoseSink
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter, TooLarge
@@ -408,9 +409,9 @@ def test_every_exception_of_botocore_has_an_outcome_that_keeps_the_data() -> Non
             assert isinstance(outcome, CredentialsRefused), f"a person is needed: {kind}"
 
 
-def caused(cause: Exception) -> Exception:
+def caused(cause: Exception, kind: type[Exception] = raised.HTTPClientError, **told: str) -> Exception:
     """What the library makes of what a connection failed of."""
-    failure = raised.HTTPClientError(error=cause)
+    failure = kind(error=cause, **told)
     failure.__context__ = cause
     return failure
 
@@ -423,6 +424,16 @@ def caused(cause: Exception) -> Exception:
         (raised.EndpointConnectionError(endpoint_url="https://secret"), "no connection (check region", False),
         (raised.ParamValidationError(report="secret"), "(check stream)", False),
         (raised.UnknownServiceError(service_name="x", known_service_names="y"), "the call failed: UnknownServiceError", False),
+        (
+            caused(CertificateError("hostname 'a' doesn't match 'b'"), raised.SSLError, endpoint_url="https://secret"),
+            "TLS failed: hostname 'a' doesn't match 'b' (the certificate is for another name: check the url)",
+            False,
+        ),
+        (
+            caused(OSError("Tunnel connection failed: 407 secret"), raised.ProxyConnectionError, proxy_url="secret"),
+            "the proxy did not let the request through: it wants credentials (407) (put user and password into the URL",
+            False,
+        ),
         (caused(TooLargeError("x")), "the answer is larger than any of Firehose's (check endpoint_url)", False),
         (caused(TooSlowError("x")), "the answer came too slowly", True),
         (caused(SendTimeoutError("x")), "no more of the call was taken within send_timeout", True),
