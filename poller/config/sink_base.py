@@ -42,7 +42,7 @@ SinkName = Annotated[
     str, Name("Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`.")
 ]
 BatchEvents = Annotated[int, Number("Maximum events in one batch.", ge=1, le=100_000)]
-BatchBytes = Annotated[int, Size("Maximum bytes in one batch, before compression.", ge=KIB)]
+BatchBytes = Annotated[int, Size("Maximum bytes of entries in one batch, before `format` and compression.", ge=KIB)]
 BatchAge = Annotated[
     float, Duration("A batch that is not full is sent when its oldest event has waited this long.", ge=0, le=3600)
 ]
