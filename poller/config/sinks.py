@@ -149,9 +149,9 @@ class MoesifSink(HttpSink, frozen=True, kw_only=True, tag="moesif"):
     user_id: UserId = "principal.identity.username"
     uri_base: UriBase = "https://api.ionos.com"
     compression: CompressionChoice = "none"
-    batch_bytes: Annotated[int, Size("Maximum bytes of entries in one batch. Moesif takes 15 MB.", ge=KIB, le=12_000_000)] = (
-        12_000_000
-    )
+    batch_bytes: Annotated[
+        int, Size("Maximum bytes of entries in one batch. Moesif takes 15 MB.", ge=KIB, le=12_000_000)
+    ] = 12_000_000
     max_event_bytes: Annotated[int, Size("Larger actions are handled as `oversize` says.", ge=KIB, le=1_000_000)] = (
         1_000_000
     )
@@ -170,7 +170,9 @@ class FirehoseSink(FormatSink, frozen=True, kw_only=True, tag="firehose"):
         str | None, Url("Endpoint, if it is not AWS's own.", example="https://firehose.eu-central-1.amazonaws.com")
     ] = None
     batch_events: Annotated[int, Number("Maximum records per call. Firehose takes 500.", ge=1, le=500)] = 500
-    batch_bytes: Annotated[int, Size("Maximum bytes of entries per call. Firehose takes 4 MiB.", ge=KIB, le=4 * MIB)] = 4 * MIB
+    batch_bytes: Annotated[
+        int, Size("Maximum bytes of entries per call. Firehose takes 4 MiB.", ge=KIB, le=4 * MIB)
+    ] = 4 * MIB
     max_event_bytes: Annotated[int, Size("Larger records are handled as `oversize` says.", ge=KIB, le=1000 * KIB)] = (
         1000 * KIB
     )

@@ -8,6 +8,7 @@ Source: docs/facts.md, "Kafka".
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -58,7 +59,8 @@ _REMEDIES = {
     "UNSUPPORTED_COMPRESSION_TYPE": 'set compression = "none"',
     "INVALID_TRANSACTION_TIMEOUT": "lower timeout, or raise the brokers' transaction.max.timeout.ms",
     "INVALID_TIMESTAMP": "check this machine's clock, and the topic's message.timestamp limits",
-    "_SSL": "check ca_file, cert_file and key_file, and that the brokers speak TLS at that port",
+    "_SSL": "check ca_file, cert_file and key_file, that the brokers speak TLS at that port, and that their certificate is for"
+    " the name in brokers and has not expired",
     "_TRANSPORT": "check brokers, the network on the way, and whether they want TLS",
     "_ALL_BROKERS_DOWN": "check brokers, the network on the way, and whether they want TLS",
     "_RESOLVE": "check brokers",
@@ -67,6 +69,9 @@ _REMEDIES = {
     "NOT_ENOUGH_REPLICAS": "the topic has fewer replicas in sync than its min.insync.replicas",
     "NOT_ENOUGH_REPLICAS_AFTER_APPEND": "the topic has fewer replicas in sync than its min.insync.replicas",
 }
+# What a broker says of us, in OpenSSL's words.
+_ALERT = "alert (.*certificate|unknown ca|handshake failure|access denied|decrypt error)"
+_OF_OUR_CERTIFICATE = "check that cert_file and key_file are what the brokers accept"
 
 
 class UnfinishedError(Exception):
@@ -271,12 +276,14 @@ class Brokers:
     def outcome(self, error: Any) -> Outcome:
         """What an error of librdkafka's or a broker's means."""
         told = self._told
-        if told is not None and (error.name() == "_TIMED_OUT" or told.name() in _CREDENTIALS | {"_SSL"}):
+        if told is not None and (
+            error.name() in ("_TIMED_OUT", "_TRANSPORT") or told.name() in _CREDENTIALS | {"_SSL"}
+        ):
             error = told
         name = error.name()
         reason = said(error.str().replace("Local: ", "").replace("Broker: ", ""), self._secrets)
-        if remedy := _REMEDIES.get(name):
-            reason = f"{reason} ({remedy})"
+        remedy = _OF_OUR_CERTIFICATE if re.search(_ALERT, reason) else _REMEDIES.get(name)
+        reason = f"{reason} ({remedy})" if remedy else reason
         if name in _CREDENTIALS:
             return CredentialsRefused(reason)
         if name in _TOO_LARGE:

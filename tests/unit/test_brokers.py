@@ -22,6 +22,40 @@ def outcome_of(name: str) -> Any:
     return Brokers(TABLE, threading.Event()).guarded(fail)
 
 
+def outcome_after(told: KafkaError, name: str) -> Any:
+    """What it means that a call fails so, after a connection failed of what is told."""
+    brokers = Brokers(TABLE, threading.Event())
+
+    def fail() -> Any:
+        brokers.settings()["error_cb"](told)
+        raise KafkaException(KafkaError(getattr(KafkaError, name)))
+
+    return brokers.guarded(fail)
+
+
+@pytest.mark.parametrize("name", ["_TIMED_OUT", "_TRANSPORT"])
+def test_what_a_connection_failed_of_says_more_than_that_nobody_answered(name):
+    outcome = outcome_after(KafkaError(KafkaError._RESOLVE, "no such host"), name)
+    assert outcome == RetryAfter("no such host (check brokers)")
+
+
+@pytest.mark.parametrize("code", [KafkaError._TRANSPORT, KafkaError._SSL])
+@pytest.mark.parametrize(
+    "alert",
+    [
+        "tlsv13 alert certificate required: SSL alert number 116",
+        "sslv3 alert certificate expired",
+        "sslv3 alert handshake failure",
+        "tlsv1 alert unknown ca",
+    ],
+)
+def test_an_alert_about_our_certificate_names_its_files(code, alert):
+    outcome = outcome_after(KafkaError(code, f"Receive failed: {alert}"), "_TRANSPORT")
+    assert outcome == RetryAfter(
+        f"Receive failed: {alert} (check that cert_file and key_file are what the brokers accept)"
+    )
+
+
 @pytest.mark.parametrize(
     ("names", "kind"),
     [
