@@ -9,9 +9,11 @@ Source: docs/facts.md, "AWS Data Firehose"; the API reference of PutRecordBatch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from requests.structures import CaseInsensitiveDict
 
 from poller.config import FirehoseSink as Settings
 from poller.config.installed import needed
@@ -21,7 +23,7 @@ from poller.core.events import OutboxEvent
 from poller.net.aws import CREDENTIAL_CODES, CREDENTIAL_ERRORS, connection_reason, secrets_of
 from poller.net.connections import DRIP_FACTOR, SendTimeoutError, TooLargeError, TooSlowError, bound_client
 from poller.net.failures import root_cause
-from poller.net.transport import RateLimit
+from poller.net.transport import RateLimit, retry_after_seconds
 from poller.net.words import said
 from poller.sinks.base import Context, Sink
 from poller.sinks.render import build_render
@@ -179,14 +181,17 @@ def outcome_of_error(response: Mapping[str, Any], secrets: Sequence[str] = ()) -
     error, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
     code, status = said(error.get("Code") or "", secrets), int(meta.get("HTTPStatusCode", 0)) or None
     words = said(error.get("Message", ""), secrets)
-    reason = ": ".join(filter(None, (code, words))) or f"HTTP {status}"
+    # Of what is no answer of AWS's, the library takes the status for the code.
+    reason = ": ".join(filter(None, (f"HTTP {code}" if code.isdigit() else code, words))) or f"HTTP {status}"
     if code in CREDENTIAL_CODES or status in (401, 403):
         return CredentialsRefused(reason, status)
     if status == 413 or code == "RequestEntityTooLargeException":
         return TooLarge(reason, status)
-    if remedy := _REMEDIES.get(code):
+    is_redirect, is_busy = 300 <= (status or 0) < 400, status in (408, 429) or (status or 0) >= 500
+    if remedy := _REMEDIES.get(code) or ("check region and endpoint_url" if is_redirect else ""):
         reason = f"{reason} ({remedy})"
-    return RetryAfter(reason)
+    wait_seconds = retry_after_seconds(CaseInsensitiveDict(meta.get("HTTPHeaders") or {}), datetime.now(UTC))
+    return RetryAfter(reason, wait_seconds, is_size_suspect=is_busy)
 
 
 def outcome_of_failure(error: Exception) -> Outcome:

@@ -200,11 +200,11 @@ def _proxies(environ: dict[str, str]) -> Any:
 @pytest.mark.parametrize("token", ["canary-token", None])
 def test_what_aws_says_of_our_credentials_is_masked(library: Library, stream: Stream, token: str | None) -> None:
     library.credentials = ("canary-access", "canary-secret", token)
-    stream.failure = refused("Odd", 500, "canary-access canary-secret canary-token")
+    stream.failure = refused("Odd", 400, "canary-access canary-secret canary-token")
     masked = "******** ******** " + ("********" if token else "canary-token")
     assert make().send(events(2)) == RetryAfter(f"Odd: {masked}")
     library.credentials = None
-    stream.failure = refused("Odd", 500, "None")
+    stream.failure = refused("Odd", 400, "None")
     assert make().send(events(2)) == RetryAfter("Odd: None")
 
 
@@ -344,10 +344,12 @@ def test_an_error_code_may_be_anything_and_stays_one_short_printable_line(code: 
 @pytest.mark.parametrize(
     ("error", "status", "expected"),
     [
-        ({"Code": "Slow", "Message": "wait"}, 503, RetryAfter("Slow: wait")),
-        ({"Code": "Slow"}, 503, RetryAfter("Slow")),
-        ({"Message": "wait"}, 503, RetryAfter("wait")),
-        ({"Code": None}, 503, RetryAfter("HTTP 503")),
+        ({"Code": "Slow", "Message": "wait"}, 503, RetryAfter("Slow: wait", is_size_suspect=True)),
+        ({"Code": "Slow"}, 503, RetryAfter("Slow", is_size_suspect=True)),
+        ({"Message": "wait"}, 429, RetryAfter("wait", is_size_suspect=True)),
+        ({"Code": None}, 408, RetryAfter("HTTP 408", is_size_suspect=True)),
+        ({"Code": "500", "Message": "ill"}, 500, RetryAfter("HTTP 500: ill", is_size_suspect=True)),
+        ({"Code": "302"}, 302, RetryAfter("HTTP 302 (check region and endpoint_url)")),
         ({}, None, RetryAfter("HTTP None")),
         ({"Code": "AccessDeniedException"}, 400, CredentialsRefused("AccessDeniedException", 400)),
         ({"Code": "ExpiredToken"}, None, CredentialsRefused("ExpiredToken")),
@@ -364,6 +366,12 @@ def test_an_error_concerns_the_call_and_costs_no_record(
     assert outcome_of_error({"Error": error, "ResponseMetadata": {"HTTPStatusCode": status or 0}}) == expected
     if status is None:
         assert outcome_of_error({"Error": error}) == expected
+
+
+def test_what_an_answer_says_of_when_to_try_again_is_heard() -> None:
+    meta = {"HTTPStatusCode": 503, "HTTPHeaders": {"retry-after": "7"}}
+    outcome = outcome_of_error({"Error": {"Code": "Slow"}, "ResponseMetadata": meta})
+    assert outcome == RetryAfter("Slow", 7.0, is_size_suspect=True)
 
 
 @pytest.mark.parametrize(
