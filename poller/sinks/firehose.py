@@ -35,6 +35,8 @@ MAX_CALL_BYTES = 4 * MIB
 MAX_RECORD_BYTES = 1000 * KIB
 _NEWLINE = b"\n"
 
+# A call that did not come through may have been too much at once.
+_SIZE_SUSPECTS = ("ReadTimeoutError", "ConnectionClosedError")
 _REMEDIES = {
     "ResourceNotFoundException": "check stream and region: there is no such stream there",
     "InvalidArgumentException": "check that the stream's source is direct PUT",
@@ -212,4 +214,4 @@ def outcome_of_failure(error: Exception) -> Outcome:
     if "ParamValidationError" in kinds:
         return RetryAfter("AWS's library does not take the request (check stream)")
     reason = connection_reason(error) or f"the call failed: {name}"
-    return RetryAfter(reason, is_size_suspect="ReadTimeoutError" in kinds)
+    return RetryAfter(reason, is_size_suspect=not kinds.isdisjoint(_SIZE_SUSPECTS))

@@ -428,6 +428,7 @@ def caused(cause: Exception, kind: type[Exception] = raised.HTTPClientError, **t
     ("failure", "words", "is_size_suspect"),
     [
         (raised.ReadTimeoutError(endpoint_url="https://secret"), "no answer within read_timeout", True),
+        (raised.ConnectionClosedError(endpoint_url="https://secret"), "closed before the answer came", True),
         (raised.ConnectTimeoutError(endpoint_url="https://secret"), "no connection within connect_timeout", False),
         (raised.EndpointConnectionError(endpoint_url="https://secret"), "no connection (check region", False),
         (raised.ParamValidationError(report="secret"), "(check stream)", False),
