@@ -47,13 +47,11 @@ _NOT_THE_EVENTS = (
     ("No required SSL certificate|The SSL certificate error", "give cert_file and key_file"),
     ("Invalid (Hostname|Host header|HTTP_HOST)", "check url"),
     ("Request Header (Or Cookie|Fields) Too Large", "check headers"),
+    ('"(Data channel is missing|Invalid data channel)"', "give X-Splunk-Request-Channel in headers"),
     (
-        "no handler found for uri",
-        "nothing takes events there: check url",
-    ),  # of OpenSearch and Elasticsearch, as the next
-    ("explicit index in .* not allowed", "the cluster must allow it: rest.action.multi.allow_explicit_index"),
-    ("data channel is missing|invalid data channel", "give X-Splunk-Request-Channel in headers"),
-    ("incorrect index", "check which indexes the receiver's token may write"),  # of Splunk, as the one before
+        '"Incorrect index","code":7',
+        "check which indexes the receiver's token may write",
+    ),  # of Splunk, as what is before
     (_NO_GZIP, 'set compression = "none"'),
 )
 # A refusal of the empty array or request that a probe sends, and of nothing else.

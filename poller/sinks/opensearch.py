@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from poller.config import OpenSearchSink as Settings
-from poller.core.delivery import Accepted, CredentialsRefused, Outcome, RetryAfter
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter
 from poller.core.events import OutboxEvent
 from poller.core.mapping import format_time_us, with_time
 from poller.net.transport import Response
@@ -49,15 +49,21 @@ _SEE_FAILURE_STORE = (
 
 _RIGHTS = ("security_exception", "access_control_exception")
 _RIGHTS_REMEDY = "give its user create_doc and auto_configure on the index (OpenSearch: write and create_index)"
-# 400 or 404, and yet not about the event: how the words begin, and what to do.
+# 400 or 404, of an item or of the request, and yet not about the event: how the words begin, and what to do.
 _NOT_THE_EVENTS = (
     ("index_closed_exception", "open the index"),
     ("index_not_found_exception", "check index, or let it be created"),
     ("invalid_index_name_exception", "check index"),
     ("resource_already_exists_exception", "the index was created at the same time"),
     ("routing_missing_exception", "use an index that wants no routing"),
-    ("validation_exception.* shards", "delete old indices, or raise cluster.max_shards_per_node"),
-    ("illegal_argument_exception.*no write index", "give the alias in index a write index"),
+    (
+        "(validation|illegal_argument)_exception.*this action would add",
+        "delete old indices, or raise cluster.max_shards_per_node",
+    ),
+    ("illegal_argument_exception.*(no write index|single index op)", "give the alias in index a write index"),
+    ("illegal_argument_exception.*explicit index", "the cluster must allow it: rest.action.multi.allow_explicit_index"),
+    ("illegal_argument_exception.*Document ID is not supported", "use a collection of type search: others take no _id"),
+    ("no handler found for uri", "nothing takes events there: check url"),
     ("illegal_argument_exception.*pipeline with id", "create the pipeline, or take it out of the index's settings"),
 )
 
@@ -103,6 +109,8 @@ class OpenSearchSink(Sink):
 
     def _bulk(self, lines: Sequence[bytes], names: Sequence[str]) -> Outcome:
         outcome, answer = self._endpoint.exchange(b"\n".join([*lines, b""]), _BULK)
+        if isinstance(outcome, Refused) and (remedy := _remedy_of(outcome.reason.partition(": ")[2])):
+            return RetryAfter(f"{outcome.reason} ({remedy})")
         if answer is None or not isinstance(outcome, Accepted):
             return outcome
         return outcome_of_items(answer.body, names)
@@ -233,6 +241,11 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
 
 
+def _remedy_of(told: str) -> str:
+    """What to do about a refusal that no event is to blame for; empty for any other."""
+    return next((remedy for words, remedy in _NOT_THE_EVENTS if re.match(words, told)), "")
+
+
 def _rejected(result: _Result) -> _Rejected | None:
     """None for an item that is there, since now or since before."""
     status = result.status
@@ -246,9 +259,7 @@ def _rejected(result: _Result) -> _Rejected | None:
     words = one_line(": ".join(filter(None, (f"{status or ''} {kind}".strip(), reason, cause))), _MAX_WORDS)
     is_forbidden = status in (401, 403) and kind in ("", *_RIGHTS)
     told = f"{kind}: {reason}: {cause}"
-    remedy = (
-        _RIGHTS_REMEDY if is_forbidden else next((do for words, do in _NOT_THE_EVENTS if re.match(words, told)), "")
-    )
+    remedy = _RIGHTS_REMEDY if is_forbidden else _remedy_of(told)
     is_final = status in _FINAL and not remedy
     return _Rejected(f"{words} ({remedy})" if remedy else words, is_final, is_forbidden)
 

@@ -133,7 +133,22 @@ def test_what_is_not_about_the_event_costs_none(status, kind, words):
     ("kind", "reason", "words"),
     [
         ("validation_exception", "this action would add [2] shards, but this cluster has [1000]/[1000]", "max_shards"),
+        (
+            "illegal_argument_exception",
+            "Validation Failed: 1: this action would add [10] total shards, but this cluster currently has [9]/[9]",
+            "max_shards",
+        ),
         ("illegal_argument_exception", "no write index is defined for alias [x]", "a write index"),
+        (
+            "illegal_argument_exception",
+            "Alias [x] has more than one indices, can't execute a single index op",
+            "a write index",
+        ),
+        (
+            "illegal_argument_exception",
+            "Document ID is not supported in create/index operation request",
+            "of type search",
+        ),
         ("illegal_argument_exception", "pipeline with id [x] does not exist", "create the pipeline"),
         ("illegal_argument_exception", "Document contains at least one immense term", None),
         ("strict_dynamic_mapping_exception", "mapping set to strict", None),
@@ -145,6 +160,29 @@ def test_what_a_400_is_about_is_told_by_its_words_too(kind, reason, words):
     assert isinstance(outcome, Accepted)
     assert (outcome.retry, list(outcome.refused)) == (((), [1]) if words is None else ((1,), []))
     assert words is None or words in outcome_later(outcome).reason
+
+
+@responses.activate
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        ({"type": "illegal_argument_exception", "reason": "no write index is defined for alias [x]"}, "a write index"),
+        (
+            {"type": "illegal_argument_exception", "reason": "explicit index in bulk is not allowed"},
+            "allow_explicit_index",
+        ),
+        ("no handler found for uri [/a/b/_bulk] and method [POST]", "check url"),
+        ({"type": "illegal_argument_exception", "reason": "this is about an event"}, None),
+        ("an event says: no handler found for uri [/a]", None),
+    ],
+)
+def test_a_refusal_of_the_request_costs_no_event_where_none_is_to_blame(error, remedy):
+    responses.post("https://search.example/_bulk", status=400, json={"error": error, "status": 400})
+    table = OpenSearchSink(name="s", url="https://search.example", compression="none")
+    event = OutboxEvent("31960001", AT_US, AT_US // 1_000_000, b"x" * 16, 0, b"{}")
+    outcome = build_sink(table, Config(), threading.Event()).send([event])
+    assert isinstance(outcome, RetryAfter if remedy else Refused)
+    assert remedy is None or remedy in outcome.reason
 
 
 def test_items_are_told_by_their_ids_in_whatever_order_they_come():

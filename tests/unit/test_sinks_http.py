@@ -83,11 +83,6 @@ def test_half_a_login_is_none(table: Any, half: dict[str, Any]) -> None:
         *(
             (400, words, RetryAfter(f"HTTP 400: {words} ({remedy})"))
             for words, remedy in (
-                ("no handler found for uri [/a/b/_bulk] and method [POST]", "nothing takes events there: check url"),
-                (
-                    "illegal_argument_exception: explicit index in bulk is not allowed",
-                    "the cluster must allow it: rest.action.multi.allow_explicit_index",
-                ),
                 ('{"text":"Data channel is missing","code":10}', "give X-Splunk-Request-Channel in headers"),
                 (
                     '{"text":"Incorrect index","code":7,"invalid-event-number":1}',
