@@ -102,8 +102,8 @@ def check_identifier(text: str) -> str:
     return text
 
 
-def check_url(text: str) -> str:
-    """An absolute http or https URL without credentials, query or fragment; its last slash is taken off."""
+def check_whole_url(text: str) -> str:
+    """An absolute http or https URL without credentials, query or fragment."""
     from urllib.parse import urlsplit
 
     if not text.isprintable() or " " in text or "\\" in text:
@@ -120,8 +120,13 @@ def check_url(text: str) -> str:
     if not host or port == 0:
         raise BadValueError("names no host" if not host else "names no usable port", "such as https://host:port/path")
     if "?" in text or "#" in text:
-        raise BadValueError("must not have a query or a fragment", "the sink `http` takes one by its key query")
-    return text.rstrip("/")
+        raise BadValueError("must not have a query or a fragment", "the program appends its own path")
+    return text
+
+
+def check_url(text: str) -> str:
+    """The same for a URL to which a path is appended: its last slash is taken off."""
+    return check_whole_url(text).rstrip("/")
 
 
 def check_archive(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, file_path, is_clear_text
+from poller.config.checks import LOKI_LABELS, MAX_LOKI_LABELS, check_whole_url, file_path, is_clear_text
 from poller.config.files import OutputPath, SecretKind
 from poller.config.kinds import (
     ArchiveUrl,
@@ -170,9 +170,7 @@ class FirehoseSink(FormatSink, frozen=True, kw_only=True, tag="firehose"):
         str | None, Url("Endpoint, if it is not AWS's own.", example="https://firehose.eu-central-1.amazonaws.com")
     ] = None
     batch_events: Annotated[int, Number("Maximum records per call. Firehose takes 500.", ge=1, le=500)] = 500
-    batch_bytes: Annotated[
-        int, Size("Maximum bytes of entries per call. Firehose takes 4 MiB.", ge=KIB, le=4 * MIB)
-    ] = 4 * MIB
+    batch_bytes: Annotated[int, Size("Maximum bytes per call. Firehose takes 4 MiB.", ge=KIB, le=4 * MIB)] = 4 * MIB
     max_event_bytes: Annotated[int, Size("Larger records are handled as `oversize` says.", ge=KIB, le=1000 * KIB)] = (
         1000 * KIB
     )
@@ -268,6 +266,7 @@ class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
     EXAMPLES: ClassVar = {"url": "https://intake.example.com/v2/events"}
     OWN_HEADERS: ClassVar = {"authorization": ("username", "bearer_token")}  # the type of its content may be given
 
+    url: Annotated[str, Url("URL of the receiver, http or https, without credentials or query.", check=check_whole_url)]
     method: Annotated[Literal["POST", "PUT", "PATCH"], Choice("Method of the requests.")] = "POST"
     body: Annotated[
         Literal["array", "ndjson", "object"],

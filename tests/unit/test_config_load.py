@@ -128,6 +128,23 @@ def test_every_table_is_read(write: Any, tmp_path: Path) -> None:
     assert (archive.path, archive.compression) == (str(tmp_path / "out/{date}.ndjson"), "gzip")
 
 
+def test_the_url_of_any_receiver_is_used_as_it_is_and_others_without_the_slash_before_our_path(write: Any) -> None:
+    text = """
+        [[sinks]]
+        name = "any"
+        type = "http"
+        url = "https://intake.example/v2/events/"
+        [[sinks]]
+        name = "loki"
+        type = "loki"
+        url = "https://loki.example/"
+    """
+    assert [sink.url for sink in load(write(text), {}).sinks] == [
+        "https://intake.example/v2/events/",
+        "https://loki.example",
+    ]
+
+
 def test_each_type_of_sink_has_the_defaults_of_its_receiver(write: Any) -> None:
     text = LOGGING + '[[sinks]]\nname = "m"\ntype = "moesif"\napplication_id_env = "KEY"\n'
     text += '[[sinks]]\nname = "f"\ntype = "firehose"\nstream = "s"\n'
