@@ -52,6 +52,7 @@ _NOT_THE_EVENTS = (
         '"Incorrect index","code":7',
         "check which indexes the receiver's token may write",
     ),  # of Splunk, as what is before
+    ("json encoding isn't supported", 'set encoding = "protobuf"'),  # of VictoriaLogs
     (_NO_GZIP, 'set compression = "none"'),
 )
 # A refusal of the empty array or request that a probe sends, and of nothing else.

@@ -83,6 +83,10 @@ def test_half_a_login_is_none(table: Any, half: dict[str, Any]) -> None:
         *(
             (400, words, RetryAfter(f"HTTP 400: {words} ({remedy})"))
             for words, remedy in (
+                (
+                    "json encoding isn't supported for opentelemetry format. Use protobuf encoding",
+                    'set encoding = "protobuf"',
+                ),
                 ('{"text":"Data channel is missing","code":10}', "give X-Splunk-Request-Channel in headers"),
                 (
                     '{"text":"Incorrect index","code":7,"invalid-event-number":1}',
