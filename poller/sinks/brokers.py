@@ -183,7 +183,8 @@ class Brokers:
 
     def _hear(self, error: Any) -> None:
         """Keep what a connection failed of: a refused login says more than that nobody answered in time."""
-        if self._told is None or error.name() in _CREDENTIALS | {"_SSL"}:
+        is_vague = self._told is None or self._told.name() == "_ALL_BROKERS_DOWN"
+        if is_vague or error.name() in _CREDENTIALS | {"_SSL"}:
             self._told = error
 
     # What a topic is and holds
@@ -281,7 +282,8 @@ class Brokers:
         ):
             error = told
         name = error.name()
-        reason = said(error.str().replace("Local: ", "").replace("Broker: ", ""), self._secrets)
+        words = "no broker can be reached" if name == "_ALL_BROKERS_DOWN" else error.str()  # which counts wrongly
+        reason = said(words.replace("Local: ", "").replace("Broker: ", ""), self._secrets)
         remedy = _OF_OUR_CERTIFICATE if re.search(_ALERT, reason) else _REMEDIES.get(name)
         reason = f"{reason} ({remedy})" if remedy else reason
         if name in _CREDENTIALS:

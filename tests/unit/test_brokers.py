@@ -12,6 +12,7 @@ from poller.config import KafkaSink
 from poller.core.delivery import CredentialsRefused, Refused, RetryAfter, TooLarge
 from poller.sinks.brokers import Brokers
 
+DOWN = KafkaError(KafkaError._ALL_BROKERS_DOWN, "0/2 brokers are down")
 TABLE = KafkaSink(name="k", brokers=("127.0.0.1:1",), topic="activity")
 
 
@@ -22,12 +23,13 @@ def outcome_of(name: str) -> Any:
     return Brokers(TABLE, threading.Event()).guarded(fail)
 
 
-def outcome_after(told: KafkaError, name: str) -> Any:
-    """What it means that a call fails so, after a connection failed of what is told."""
+def outcome_after(*told: KafkaError, name: str) -> Any:
+    """What it means that a call fails so, after connections failed of what is told."""
     brokers = Brokers(TABLE, threading.Event())
 
     def fail() -> Any:
-        brokers.settings()["error_cb"](told)
+        for error in told:
+            brokers.settings()["error_cb"](error)
         raise KafkaException(KafkaError(getattr(KafkaError, name)))
 
     return brokers.guarded(fail)
@@ -35,8 +37,13 @@ def outcome_after(told: KafkaError, name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["_TIMED_OUT", "_TRANSPORT"])
 def test_what_a_connection_failed_of_says_more_than_that_nobody_answered(name):
-    outcome = outcome_after(KafkaError(KafkaError._RESOLVE, "no such host"), name)
+    outcome = outcome_after(DOWN, KafkaError(KafkaError._RESOLVE, "no such host"), DOWN, name=name)
     assert outcome == RetryAfter("no such host (check brokers)")
+
+
+def test_brokers_that_are_all_down_are_not_counted():
+    reason = "no broker can be reached (check brokers, the network on the way, and whether they want TLS)"
+    assert outcome_after(DOWN, name="_TIMED_OUT") == RetryAfter(reason)
 
 
 @pytest.mark.parametrize("code", [KafkaError._TRANSPORT, KafkaError._SSL])
@@ -50,7 +57,7 @@ def test_what_a_connection_failed_of_says_more_than_that_nobody_answered(name):
     ],
 )
 def test_an_alert_about_our_certificate_names_its_files(code, alert):
-    outcome = outcome_after(KafkaError(code, f"Receive failed: {alert}"), "_TRANSPORT")
+    outcome = outcome_after(KafkaError(code, f"Receive failed: {alert}"), name="_TRANSPORT")
     assert outcome == RetryAfter(
         f"Receive failed: {alert} (check that cert_file and key_file are what the brokers accept)"
     )
