@@ -24,7 +24,7 @@ from poller.config import AnyHttpSink, HttpSink, LokiSink, OpenSearchSink, OtlpS
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
 from poller.core.errors import BodyTooLargeError, ConfigError, TransientError
 from poller.net.connections import MAX_AGE_SECONDS
-from poller.net.transport import RateLimit, Response, Transport, retry_after_seconds
+from poller.net.transport import RateLimit, Response, Transport, retry_after_seconds, unrequested_encoding
 from poller.net.words import words_of
 from poller.sinks.base import Context
 
@@ -32,8 +32,11 @@ from poller.sinks.base import Context
 _GZIP_LEVEL = 2
 _GZIP_FORMAT = 31  # zlib's word for a gzip member; its header has no time, so equal batches are equal bytes
 _MIN_MASKED_CHARS = 4
-_MARK = b"\xef\xbb\xbf"  # of UTF-8
-_PAGE_BEGINS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")
+_MARKS = rb"[\s\xef\xbb\xbf\xfe\xff]*"  # of UTF-8 and UTF-16, and space
+_PAGE_BEGINS = re.compile(
+    _MARKS + rb"(<!--|(<\?xml[^>]*>\s*)?<(!doctype html|(html|head|body|script|meta|title)\b))", re.IGNORECASE
+)
+_PAGE_HEAD_BYTES = 1024
 
 _NOT_TAKEN = "(unsupported|unknown|unrecognized|invalid|not (support(ed)?|allowed|enabled|accepted))"
 # It names gzip, the header or compression: a refusal of the encoding of a text does not.
@@ -127,11 +130,12 @@ def probed(outcome: Outcome) -> Outcome:
 
 def is_page(answer: Response) -> bool:
     """Whether a page for people was answered, as a sign-on portal or a proxy does in place of the receiver."""
-    text = answer.body.removeprefix(_MARK).lstrip()[:20].lower()
-    if text.startswith(_PAGE_BEGINS):
+    text = answer.body[:_PAGE_HEAD_BYTES].replace(b"\0", b"")  # of UTF-16, what is ASCII
+    if _PAGE_BEGINS.match(text):
         return True
     is_html = "html" in answer.headers.get("Content-Type", "").lower()
-    return is_html and (text.startswith(b"<") or not (text or answer.is_whole))
+    is_unreadable = unrequested_encoding(answer.headers) or not (text or answer.is_whole)
+    return is_html and bool(is_unreadable or re.match(_MARKS + b"<", text))
 
 
 def _remedy(status: int, place: str) -> str:

@@ -209,6 +209,11 @@ def test_a_refusal_of_emptiness_is_a_yes(outcome: Outcome, expected: Outcome) ->
     [
         *((begin, None, True, True) for begin in (b"<!DOCTYPE html>", b" \n<HTML>", b"<head", b"<body", b"<script", b"<!--")),
         (b"\xef\xbb\xbf\n<html>", "application/json", True, True),
+        (b"<meta name=x>", None, True, True),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC', None, True, True),
+        *(("<html>\u2026".encode(encoding), None, True, True) for encoding in ("utf-16", "utf-16-le", "utf-16-be")),
+        (b"<?xml?><!-- no page --><answer/>", None, True, False),
+        (b"<headers/>", None, True, False),
         (b"<p>", "Text/HTML", True, True),
         (b"<p>", "text/xml", True, False),
         (b"<p>", None, True, False),
@@ -225,6 +230,12 @@ def test_a_page_for_people_is_known_by_how_it_begins(
 ) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
     assert is_page(Response(200, headers, body, is_whole)) is expected
+
+
+@pytest.mark.parametrize(("content_type", "expected"), [("text/html", True), ("text/plain", False)])
+def test_what_calls_itself_a_page_and_cannot_be_read_is_one(content_type: str, expected: bool) -> None:
+    headers = {"Content-Type": content_type, "Content-Encoding": "br"}
+    assert is_page(Response(200, headers, b"\x8b\x1a\x80")) is expected
 
 
 # One request
