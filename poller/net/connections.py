@@ -222,7 +222,7 @@ class _Bounded:
             answer = super().getresponse()  # type: ignore[misc]
         finally:
             self.response_class = usual
-        if self._is_cut and answer.status < 400:
+        if self._is_cut and answer.status < 300:
             answer.close()
             raise EarlyAnswerError("answered before the request was sent whole")
         original = getattr(answer, "_original_response", answer)

@@ -289,9 +289,12 @@ def test_a_success_before_the_whole_body_was_taken_is_none(slow: Callable[..., S
         post(reader.url, send_timeout_seconds=0.2, size=12_000_000)
 
 
-def test_a_refusal_before_the_whole_body_was_taken_is_one(slow: Callable[..., SlowReader]) -> None:
-    reader = slow(60, early=http(b"", status="413 Too Large"))
-    assert post(reader.url, send_timeout_seconds=0.2, size=12_000_000) == 413
+@pytest.mark.parametrize("status", [301, 413])
+def test_what_is_no_success_counts_before_the_whole_body_was_taken(
+    slow: Callable[..., SlowReader], status: int
+) -> None:
+    reader = slow(60, early=http(b"", status=f"{status} No"))
+    assert post(reader.url, send_timeout_seconds=0.2, size=12_000_000) == status
 
 
 # Connections
