@@ -47,6 +47,15 @@ _RETRIES = 6
 _RETRY = RetryPolicy(initial_seconds=1.0, max_seconds=16.0)
 _READ_BYTES = 1024 * 1024
 _REMEDY_OF_RIGHTS = "needs s3:PutObject, s3:GetObject and s3:ListBucket"
+_REMEDY_OF_KEYS = "check access_key and secret_key, or where AWS's library finds them"
+_REMEDY_OF_CLOCK = "set the clock of this machine, with NTP"
+_FORBIDDEN_REMEDIES = {
+    "InvalidAccessKeyId": _REMEDY_OF_KEYS,
+    "SignatureDoesNotMatch": _REMEDY_OF_KEYS,
+    "RequestTimeTooSkewed": _REMEDY_OF_CLOCK,
+    # The answer to HEAD has no words.
+    "403": f"{_REMEDY_OF_RIGHTS}; {_REMEDY_OF_KEYS}, and the clock of this machine",
+}
 # An object that a rule of the bucket has moved to where nothing is read at once.
 _COLD = "InvalidObjectState"
 _REMEDY_OF_COLD = "restore it from its storage class; keep digests/ out of rules that move objects there"
@@ -303,7 +312,9 @@ class S3Place:
         is_busy = code in _BUSY or status in (0, 408, 429) or (status >= 500 and status != 501)
         # A policy or a key of encryption may forbid one object alone.
         is_of_place = code in _REMEDIES or status == 401 or (code in CREDENTIAL_CODES and code not in _FORBIDDEN)
-        hint = _REMEDIES.get(code) or (_REMEDY_OF_COLD if code == _COLD else _REMEDY_OF_RIGHTS if status == 403 else "")
+        hint = _REMEDIES.get(code) or (_REMEDY_OF_COLD if code == _COLD else "")
+        if status == 403 and not hint:
+            hint = _FORBIDDEN_REMEDIES.get(code, _REMEDY_OF_RIGHTS)
         return _AnswerError(
             f"{self.url}: {words}",
             code=code or str(status),
