@@ -49,8 +49,9 @@ _SEE_FAILURE_STORE = (
 
 _RIGHTS = ("security_exception", "access_control_exception")
 _RIGHTS_REMEDY = "give its user create_doc and auto_configure on the index (OpenSearch: write and create_index)"
-# 400 or 404, of an item or of the request, and yet not about the event: how the words begin, and what to do.
+# 400, 403 or 404, of an item or of the request, and about neither the event nor our rights: how the words begin, and what to do.
 _NOT_THE_EVENTS = (
+    ("cluster_block_exception", "lift the block, after making room on its disks if that is why"),
     ("index_closed_exception", "open the index"),
     ("index_not_found_exception", "check index, or let it be created"),
     ("invalid_index_name_exception", "check index"),
@@ -109,8 +110,9 @@ class OpenSearchSink(Sink):
 
     def _bulk(self, lines: Sequence[bytes], names: Sequence[str]) -> Outcome:
         outcome, answer = self._endpoint.exchange(b"\n".join([*lines, b""]), _BULK)
-        if isinstance(outcome, Refused) and (remedy := _remedy_of(outcome.reason.partition(": ")[2])):
-            return RetryAfter(f"{outcome.reason} ({remedy})")
+        if isinstance(outcome, Refused | CredentialsRefused):
+            remedy = _remedy_of(outcome.reason.partition(": ")[2])
+            return RetryAfter(f"{outcome.reason} ({remedy})") if remedy else outcome
         if answer is None or not isinstance(outcome, Accepted):
             return outcome
         return outcome_of_items(answer.body, names)

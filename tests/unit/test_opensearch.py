@@ -164,6 +164,20 @@ def test_what_a_400_is_about_is_told_by_its_words_too(kind, reason, words):
 
 @responses.activate
 @pytest.mark.parametrize(
+    ("kind", "expected"), [("cluster_block_exception", RetryAfter), ("security_exception", CredentialsRefused)]
+)
+def test_a_cluster_that_takes_no_writes_has_nothing_against_our_credentials(kind, expected):
+    error = {"type": kind, "reason": "blocked by: [FORBIDDEN/6/cluster read-only (api)];"}
+    responses.post("https://search.example/_bulk", status=403, json={"error": error, "status": 403})
+    table = OpenSearchSink(name="s", url="https://search.example", compression="none")
+    event = OutboxEvent("31960001", AT_US, AT_US // 1_000_000, b"x" * 16, 0, b"{}")
+    outcome = build_sink(table, Config(), threading.Event()).send([event])
+    assert isinstance(outcome, expected)
+    assert ("lift the block" in outcome.reason) == (expected is RetryAfter)
+
+
+@responses.activate
+@pytest.mark.parametrize(
     ("error", "remedy"),
     [
         ({"type": "illegal_argument_exception", "reason": "no write index is defined for alias [x]"}, "a write index"),
