@@ -102,7 +102,7 @@ def check_identifier(text: str) -> str:
     return text
 
 
-def check_whole_url(text: str) -> str:
+def check_whole_url(text: str, why_no_query: str = "give what the receiver wants besides in headers") -> str:
     """An absolute http or https URL without credentials, query or fragment."""
     from urllib.parse import urlsplit
 
@@ -120,13 +120,13 @@ def check_whole_url(text: str) -> str:
     if not host or port == 0:
         raise BadValueError("names no host" if not host else "names no usable port", "such as https://host:port/path")
     if "?" in text or "#" in text:
-        raise BadValueError("must not have a query or a fragment", "the program appends its own path")
+        raise BadValueError("must not have a query or a fragment", why_no_query)
     return text
 
 
 def check_url(text: str) -> str:
     """The same for a URL to which a path is appended: its last slash is taken off."""
-    return check_whole_url(text).rstrip("/")
+    return check_whole_url(text, "the program appends its own path").rstrip("/")
 
 
 def check_archive(text: str) -> str:

@@ -401,3 +401,12 @@ def test_a_password_leaves_the_url_for_a_key_of_its_own(url: object, left: objec
         take_password(state, origins)
         assert state == {"url": left} | ({"password": password} if password else {})
         assert origins.get("state.password") == (origins.get("state.url") if password else None)
+
+
+@pytest.mark.parametrize(
+    ("check", "hint"), [(checks.check_url, "appends its own path"), (checks.check_whole_url, "in headers")]
+)
+def test_a_query_is_refused_with_what_to_do_in_its_place(check: Callable[[str], str], hint: str) -> None:
+    with pytest.raises(checks.BadValueError, match="must not have a query") as raised:
+        check("https://intake.example/raw?channel=1")
+    assert hint in raised.value.hint
