@@ -62,12 +62,20 @@ class PostSink(Sink):
         elif self._shape.body == "array":
             # No line holds a newline, so those between the lines are all there are.
             body = b"[" + body[:-1].replace(b"\n", b",") + b"]"
-        return self._endpoint.exchange(body, method=self._shape.method)[0]
+        return self._sent(body)
+
+    def _sent(self, body: bytes) -> Outcome:
+        outcome, answer = self._endpoint.exchange(body, method=self._shape.method)
+        is_unnamed = answer is not None and 200 <= answer.status < 300 and answer.status not in self._shape.successes
+        if is_unnamed and isinstance(outcome, RetryAfter) and isinstance(self.settings, Settings):
+            told = outcome.reason.rpartition(" (")[0]  # without what else it may be
+            return outcome._replace(reason=f"{told} (if it means that all events were taken, add it to successes)")
+        return outcome
 
     def probe(self) -> Outcome:
         """Send an empty array. Refused for being empty means reachable and let in. Of other bodies, ask what is there (HEAD)."""
         if self._shape.body == "array":
-            return probed(self._endpoint.exchange(b"[]", method=self._shape.method)[0])
+            return probed(self._sent(b"[]"))
         outcome, answer = self._endpoint.exchange(b"", method="HEAD")
         if answer is None or isinstance(outcome, Accepted | CredentialsRefused):
             return outcome

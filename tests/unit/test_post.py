@@ -191,3 +191,14 @@ def test_check_says_what_it_found(receiver, status, level, words):
     (finding,) = check_sink(table, Config(), threading.Event())
     assert finding.level == level
     assert words in f"{finding.message} {finding.hint}"
+
+
+@pytest.mark.parametrize("status", ["202 Accepted", "206 Partial Content"])
+def test_a_success_that_is_not_named_says_where_to_name_it(receiver: Receiver, status: str) -> None:
+    receiver.status = status
+    sink = sink_for(receiver, successes=(200,))
+    remedy = "(if it means that all events were taken, add it to successes)"
+    for outcome in (sink.send(EVENTS), sink.probe()):
+        assert outcome == RetryAfter(f"HTTP {status[:3]} {remedy}")
+    receiver.status = "404 Not Found"
+    assert sink.send(EVENTS) == RetryAfter("HTTP 404 (nothing takes events there: check url)")
