@@ -65,6 +65,9 @@ def test_keys_tell_what_lies_there() -> None:
     assert (number_of(digest_key(12)), number_of(signature_key(12))) == ((12, "json"), (12, "sig"))
     assert number_of(object_key("1", "2026-01-01T00:00:00Z", 1, HASH)) is None
     assert batch_of(digest_key(12)) is None
+    # The first number is 1.
+    assert number_of(digest_key(0)) is number_of(signature_key(0)) is None
+    assert batch_of(object_key("1", "2026-01-01T00:00:00Z", 0, HASH)) is None
 
 
 # Digests
@@ -256,6 +259,25 @@ def test_a_digest_behind_a_missing_one_is_judged_for_itself() -> None:
     messages = {finding.where: finding.message for finding in verify(place, known, signer()).findings}
     assert messages[digest_key(2)] == "is missing"
     assert digest_key(3) not in messages or "states" in messages[digest_key(3)]
+
+
+@pytest.mark.parametrize("other", [1, 2, 5, 6, 9])
+def test_a_copy_of_a_digest_is_named_where_it_lies_and_counted_once(other: int) -> None:
+    place, known = archive_of(5)
+    before = verify(place, known, signer())
+    place.objects[digest_key(other)] = place.objects[digest_key(3)]
+    report = verify(place, known, signer())
+    findings = {finding.where: finding.message for finding in reversed(report.findings)}
+    assert "was moved: it is digest 3" in findings[digest_key(other)]
+    assert "signature" not in findings.get(digest_key(3), "")
+    assert signature_key(3) not in findings
+    if other > 5:  # all else is as it was
+        assert findings[signature_key(other)] == "is missing"
+        assert (report.entries, report.objects, report.complete) == (before.entries, before.objects, before.complete)
+        assert not {digest_key(number) for number in range(1, 6)} & findings.keys()
+    else:
+        held = {number: 2 * (3 + number) for number in range(1, 6) if number != other}
+        assert (report.entries, report.objects) == (sum(held.values()), 2 * len(held))
 
 
 def test_the_first_digest_follows_nothing() -> None:

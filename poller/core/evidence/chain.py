@@ -57,6 +57,7 @@ class Chain:
         self._archive = ""
         self._entries = 0
         self._hours: dict[tuple[str, str], Hour] = {}
+        self._counted: set[str] = set()  # digests, by their SHA-256
         self.number = 0
         """Of the last digest that was read; 0 before the first."""
         self.head = ""
@@ -76,7 +77,10 @@ class Chain:
         return self._hours
 
     def add(self, number: int, content: bytes, signature: bytes | None) -> tuple[Digest | None, list[Finding]]:
-        """Read digest `number`, from its bytes and those of its signature. None where it is no digest at all."""
+        """Read digest `number`, from its bytes and those of its signature.
+
+        None where it is no digest at all, or the copy of one that was read: of that, everything was counted.
+        """
         where = digest_key(number)
         is_gap, previous = self._is_unread or number > self.number + 1, self.head
         found = list(self._missing_before(number))
@@ -89,7 +93,10 @@ class Chain:
         except DigestError as error:
             return None, [*found, Finding(where, f"was changed: {error}")]
         found += (Finding(where, message) for message in self._judge(digest, number, previous, is_gap=is_gap))
-        found += self._judge_signature(digest, content, signature)
+        found += self._judge_signature(number, digest, content, signature)
+        if self.head in self._counted:
+            return None, found
+        self._counted.add(self.head)
         self._count(digest)
         found += (Finding(where, message) for message in self._judge_counts(digest, is_gap=is_gap))
         return digest, found
@@ -127,8 +134,10 @@ class Chain:
         elif not is_gap and digest.previous != previous:
             yield f"does not follow digest {number - 1}: one of the two was changed or replaced"
 
-    def _judge_signature(self, digest: Digest, content: bytes, signature: bytes | None) -> Iterator[Finding]:
-        where = digest_key(digest.number)
+    def _judge_signature(
+        self, number: int, digest: Digest, content: bytes, signature: bytes | None
+    ) -> Iterator[Finding]:
+        where = digest_key(number)
         expected, self._key = self._key, digest.next_key or digest.key
         if digest.key is None:
             if self.signed_from:
@@ -138,9 +147,9 @@ class Chain:
             yield Finding(where, "is signed with another key, which the one before did not announce")
         if digest.key not in self._keys:
             self._keys.append(digest.key)
-        self.signed_from = self.signed_from or self.number
+        self.signed_from = self.signed_from or number
         if signature is None:
-            yield Finding(signature_key(digest.number, content), "is missing")
+            yield Finding(signature_key(number, content), "is missing")
         elif not self._verify(digest.key, content, signature):
             yield Finding(where, "was changed: its signature does not fit")
 

@@ -23,11 +23,12 @@ PROBES = "probes/"
 """Where `check` tries to write; nothing there belongs to the archive."""
 
 _NUMBER_DIGITS = 9
-_DIGEST_KEY = re.compile(rf"{DIGESTS}([0-9]{{{_NUMBER_DIGITS}}})\.(json|sig)")
+_NUMBER = rf"((?!0+\b)[0-9]{{{_NUMBER_DIGITS}}})"  # the first is 1
+_DIGEST_KEY = re.compile(rf"{DIGESTS}{_NUMBER}\.(json|sig)")
 _OBJECT_KEY = re.compile(
-    rf"{DATA}contract=[^/]+/date=[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}/hour=[0-9]{{2}}/([0-9]{{{_NUMBER_DIGITS}}})-[0-9a-f]{{16}}\.ndjson\.gz"
+    rf"{DATA}contract=[^/]+/date=[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}/hour=[0-9]{{2}}/{_NUMBER}-[0-9a-f]{{16}}\.ndjson\.gz"
 )
-_SIGNATURE_KEY = re.compile(rf"{DIGESTS}([0-9]{{{_NUMBER_DIGITS}}})(-[0-9a-f]{{16}})?\.sig")
+_SIGNATURE_KEY = re.compile(rf"{DIGESTS}{_NUMBER}(-[0-9a-f]{{16}})?\.sig")
 _NAMES_ABANDONED = b'{"abandoned":'  # keys are sorted, so this is how such a digest begins
 _IDENTITY = struct.Struct(f"<I{IDENTITY_BYTES}s")
 # Source: RFC 8410: the DER of an Ed25519 public key is this and the 32 bytes of the key.
