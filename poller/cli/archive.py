@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -179,7 +180,7 @@ def _known(head: str | None) -> Known | None:
     if head is None:
         return None
     number, _, digest = head.partition(":")
-    if not (number.isascii() and number.isdigit() and len(digest) == 64 and set(digest) <= set("0123456789abcdef")):
+    if re.fullmatch(r"(?!0+$)[0-9]{1,9}", number) is None or re.fullmatch(r"[0-9a-f]{64}", digest) is None:
         raise ConfigError([Problem("--head", "is not N:SHA256", "as `ionos-poller archive list` shows it")])
     return Known(int(number), digest)
 

@@ -69,6 +69,26 @@ def test_an_object_that_cannot_be_read_is_named_and_the_others_are_verified(audi
     assert f"{flipped.relative_to(audit)}: was changed" in errors
 
 
+@pytest.mark.parametrize("number", ["0", "000", "", "-1", "1.0", "9" * 10, "9" * 5000, "\u0663"])
+def test_a_known_digest_has_a_number_that_a_digest_can_have(audit: Path, number: str) -> None:
+    code, output, errors = command(audit, "verify", ".", "--head", f"{number}:{'a' * 64}")
+    assert (code, output) == (2, [])
+    assert "--head: is not N:SHA256 (as `ionos-poller archive list` shows it)" in errors
+    known = command(audit, "list", ".")[1][-1].split()[0]
+    assert command(audit, "verify", ".", "--head", f"00{known}")[0] == 0
+
+
+def test_a_file_with_the_number_0_is_no_digest(audit: Path) -> None:
+    proven = command(audit, "verify", ".")[1]
+    for ending in ("json", "sig"):
+        (audit / f"digests/000000000.{ending}").write_bytes((audit / f"digests/000000001.{ending}").read_bytes())
+    code, output, errors = command(audit, "verify", ".")
+    assert (code, output[1:]) == (1, proven[1:])
+    assert [line.partition(": ")[2] for line in errors.splitlines()] == [
+        f"digests/000000000.{ending}: is no part of the archive: no digest names it" for ending in ("json", "sig")
+    ]
+
+
 def test_a_place_that_cannot_be_read_is_not_proven_and_not_called_changed(audit: Path) -> None:
     code, output, errors = command(audit, "verify", "audit/none")
     assert (code, output[0]) == (5, "not finished, so nothing is proven")
