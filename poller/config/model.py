@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from poller.config.apart import problems_between_places
 from poller.config.checks import is_clear_text
 from poller.config.environment import NetworkEnvironment
 from poller.config.files import Directory, File, PrivateFile, SecretKind
@@ -41,7 +42,7 @@ from poller.config.sink_base import (
     clear_text,
     path_problems,
 )
-from poller.config.sinks import AnySink, ArchiveSink, FileSink
+from poller.config.sinks import AnySink
 from poller.config.state_url import is_unverified
 from poller.config.tables import Nested, NestedList, Table
 from poller.core.errors import ConfigError, Problem
@@ -367,14 +368,10 @@ class Config(Table, frozen=True, kw_only=True):
         read_sinks: Sequence[AnySink | None] = self.sinks
         accounts = {f"accounts[{index}]": account for index, account in enumerate(read_accounts) if account is not None}
         sinks = {f"sinks[{index}]": sink for index, sink in enumerate(read_sinks) if sink is not None}
-        places: dict[str, str] = {}
+        yield from problems_between_places(sinks)
         for path, sink in sinks.items():
             if sink.retry_initial_seconds > sink.retry_max_seconds:
                 yield Problem(f"{path}.retry_initial", "is longer than retry_max")
-            key = "path" if isinstance(sink, FileSink) else "url" if isinstance(sink, ArchiveSink) else ""
-            place = f"{key} {getattr(sink, 'directory', None) or getattr(sink, key, '')}"
-            if key and (first := places.setdefault(place, path)) != path:
-                yield Problem(f"{path}.{key}", f"is the same as that of {first}")
             if self.state.url:
                 yield from (found._replace(path=f"{path}.{found.path}") for found in sink.problems_with_machines())
         redacts = {"redact": self.redact} | {f"{path}.redact": sink.redact for path, sink in sinks.items()}

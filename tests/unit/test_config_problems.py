@@ -76,6 +76,24 @@ PROBLEMS = [
         "sinks[1].url",
         "is the same as that of sinks[0]",
     ),
+    (
+        "archive, a part of a bucket inside another",
+        ARCHIVE + 'url = "s3://audit"\n' + ARCHIVE.replace('"a"', '"b"') + 'url = "s3://audit/b"',
+        "sinks[1].url",
+        "lies inside the archive of sinks[0]",
+    ),
+    (
+        "archive, a directory inside a later one",
+        ARCHIVE + 'url = "file:///a%20b/c"\n' + ARCHIVE.replace('"a"', '"b"') + 'url = "file:///a b"',
+        "sinks[0].url",
+        "lies inside the archive of sinks[1]",
+    ),
+    (
+        "archive, a file inside",
+        ARCHIVE + 'url = "file:///a"\n' + FILE.replace('"a"', '"b"') + 'path = "/a/days/{date}.ndjson"',
+        "sinks[1].path",
+        "lies inside the archive of sinks[0]",
+    ),
     ("archive, no text", ARCHIVE + 'url = "file:///a%00b"', "sinks[0].url", "holds a control character"),
     ("archive, no UTF-8", ARCHIVE + 'url = "file:///a%ff"', "sinks[0].url", "holds a control character"),
     (
@@ -328,6 +346,22 @@ def test_problems_between_tables_are_told_beside_those_within_them(tmp_path: Pat
         ("sinks[4].path", "is the same as that of sinks[3]"),
         ("sinks[5].redact.hash", "needs a key"),
     ]
+
+
+def test_archives_that_only_look_as_if_they_had_one_place_are_taken(tmp_path: Path) -> None:
+    places = [
+        'url = "s3://audit/a"\n',
+        'url = "s3://audit/ab"\n',
+        'url = "s3://audit/a"\nendpoint_url = "https://one.example"\n',
+        'url = "s3://audit/a"\nendpoint_url = "https://other.example"\n',
+        'url = "file:///audit/a"\n',
+        'url = "file:///audit/ab"\n',
+    ]
+    tables = [ARCHIVE.replace('"a"', f'"{number}"') + place for number, place in enumerate(places)]
+    tables.append(FILE.replace('"a"', '"file"') + 'path = "/audit/ac/{date}.ndjson"\n')
+    file = tmp_path / "ionos-poller.toml"
+    file.write_text("".join(tables))
+    assert len(load(file, {}).sinks) == len(tables)
 
 
 def test_a_header_that_a_sink_does_not_set_is_taken(tmp_path: Path) -> None:
