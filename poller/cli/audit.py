@@ -27,6 +27,7 @@ from poller.core.errors import (
 from poller.core.gaps import summary
 from poller.core.hours import HOUR_SECONDS
 from poller.core.windows import Window, format_time
+from poller.pipeline.archive import HourCloser
 from poller.pipeline.audit import Audited, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
 from poller.pipeline.ledger_audit import LedgerAuditor
@@ -70,7 +71,8 @@ def command(
     Compares every hour that the range touches, up to poll.overlap ago: younger entries may still appear. What lies before
     collecting began is named and is no difference: `backfill` exports it. Gaps are named and left out. Exit code 0: all is
     equal, or repaired; 1: something differs, or a gap in the range is not accepted. The next `run` or `fetch` delivers what
-    `--repair` collects. While `run` runs, it collects it at its next poll, and the command waits for that.
+    `--repair` collects. While `run` runs, it collects it at its next poll, and the command waits for that. With `--repair`, an
+    archive states the hours of the range anew.
 
     \b
     Examples:
@@ -89,10 +91,12 @@ def command(
     def work(stop: threading.Event) -> int:
         state = stores.attach(use_name)
         try:
-            audit = _Audit(config, state, stop, use_name, as_json=as_json)
             if not repair:
-                return audit.run(Window(start, end), contracts)
+                return _Audit(config, state, stop, use_name, as_json=as_json).run(Window(start, end), contracts)
             with acting(stores, "audit --repair", str(Window(start, end))) as by:
+                # Of an old hour, no self-audit would tell the archives that it is whole by now.
+                hours = HourCloser(state, state.overview().archives)
+                audit = _Audit(config, state, stop, use_name, as_json=as_json, hours=hours)
                 return audit.run(Window(start, end), contracts, by=by)
         finally:
             stop.set()
@@ -125,7 +129,16 @@ class Compared(NamedTuple):
 
 
 class _Audit:
-    def __init__(self, config: Config, state: State, stop: threading.Event, use: str, *, as_json: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: State,
+        stop: threading.Event,
+        use: str,
+        *,
+        as_json: bool,
+        hours: HourCloser | None = None,
+    ) -> None:
         self._config = config
         self._state = state
         self._stop = stop
@@ -134,7 +147,7 @@ class _Audit:
         self._accounts = activity_logs(config, stop)
         self._now = time.time()
         # What is compared again after a repair is what was compared before it.
-        self._auditor = LedgerAuditor(state, self._accounts, config, clock=lambda: self._now)
+        self._auditor = LedgerAuditor(state, self._accounts, config, hours=hours, clock=lambda: self._now)
 
     def run(self, asked: Window, only: Sequence[str], *, by: Action | None = None) -> int:
         """Compare, and repair where a person asks for it: `by`.  Returns: the exit code."""

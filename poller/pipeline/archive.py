@@ -11,7 +11,7 @@ import random
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
@@ -264,15 +264,23 @@ def writer_of(state: State) -> str:
     return name
 
 
+def archives_in(sinks: Iterable[Sink]) -> list[str]:
+    """The names of those that are archives."""
+    return [sink.name for sink in sinks if isinstance(sink, ArchiveSink)]
+
+
 class HourCloser:
     """Tells the archives of a state what audits say of each hour, so that their next digests state it."""
 
-    def __init__(self, state: State, sinks: Sequence[Sink], chain: Archives | None = None) -> None:
-        """`chain`: where the archives are, if not in this state, which then knows all of the hours that it audits."""
+    def __init__(self, state: State, sinks: Iterable[str], chain: Archives | None = None) -> None:
+        """`sinks`: the names of those that are archives.
+
+        `chain`: where the archives are, if not in this state, which then knows all of the hours that it audits.
+        """
         self._state = state
         self._chain = chain or state.archives
         self._knows_all = chain is not None
-        self._sinks = [sink.name for sink in sinks if isinstance(sink, ArchiveSink)]
+        self._sinks = list(sinks)
 
     def counts(self, contract: str, span: Window) -> Mapping[int, int]:
         """The entries collected by hour, to be asked for before an audit; nothing where there is no archive."""

@@ -24,8 +24,8 @@ from poller.core.errors import ASKING_ERRORS, AuthError, ConfigError, PollerErro
 from poller.core.events import Event
 from poller.core.windows import Window, format_time, tile
 from poller.ionos.api import ActivityLog
-from poller.pipeline.archive import HourCloser, chain_of_run, deliverer_of
-from poller.pipeline.audit import Auditor, compared_by
+from poller.pipeline.archive import HourCloser, archives_in, chain_of_run, deliverer_of
+from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.discovery import Discovery
@@ -302,20 +302,16 @@ class Backfill:
 
     def _state_hours(self, chain: Archives, sinks: Sequence[Sink], window: Window) -> None:
         """Have the archives state what the API counts of each hour of the range, now that all of it is in them."""
-        closer = HourCloser(self._state, sinks, chain)
-        auditor = LedgerAuditor(self._state, self._accounts, self._config, clock=self._clock)
+        hours = HourCloser(self._state, archives_in(sinks), chain)
+        auditor = LedgerAuditor(self._state, self._accounts, self._config, hours=hours, clock=self._clock)
         for row in self._state.contracts.all():
             span = Window(window.start, min(window.end, row.watermark))
             if row.failure or span.end <= span.start:
                 continue
-            counts = closer.counts(row.contract, span)
             try:
-                result = auditor.audit(row.contract, span)
+                auditor.audit(row.contract, span)
             except ASKING_ERRORS as error:  # what is archived is archived
                 log.warning("audit.failed", extra={"contract": row.contract, "why": str(error)})
-                continue
-            compared = compared_by(span, row.origin, self._clock(), 0, result)
-            closer.close(row.contract, counts, compared.window if compared else None, result)
         for sink in sinks:
             if isinstance(sink, ArchiveSink):
                 deliverer = self._deliverer(sink, chain)

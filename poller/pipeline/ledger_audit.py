@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from poller.config import Config
 from poller.core.clocks import trusted_now
@@ -19,6 +20,9 @@ from poller.store.journal import Action
 from poller.store.protocols import State
 from poller.store.rows import Contract
 
+if TYPE_CHECKING:
+    from poller.pipeline.archive import HourCloser
+
 
 class LedgerAuditor:
     """Audits the contracts of a state. Reads no entry into it: what is missing, the next poll of its contract reads."""
@@ -30,12 +34,14 @@ class LedgerAuditor:
         config: Config,
         *,
         discovery: Discovery | None = None,
+        hours: HourCloser | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`discovery`: one that has looked, or looks."""
+        """`discovery`: one that has looked, or looks. `hours` tells archives what each hour came to."""
         self._state = state
         self._accounts = accounts
         self._discovery = discovery or Discovery(state, accounts, config, clock)
+        self._hours = hours
         self._overlap_seconds = config.poll.overlap_seconds
         self._limits = config.api.limits(windows_held(config.api.concurrency))  # as it may read beside a collector
         self._clock = clock
@@ -48,6 +54,7 @@ class LedgerAuditor:
         them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry. What the API
         refuses or fails at is set apart, if it serves the present.
 
+        Commits: for archives, what the closed hours came to.
         Raises: AuthError, TransientError, StateError, StoppedError; RejectedError where the API refuses all of it; PollerError
         where its account is not configured.
         """
@@ -56,6 +63,7 @@ class LedgerAuditor:
         if parts.compared is None:
             return Audited([])
         auditor = self._auditor(row)
+        before = self._hours.counts(contract, span) if self._hours is not None else {}
         gaps = [gap.window for gap in self._state.gaps.find(contract)]
 
         def read(part: Window) -> Audited:
@@ -76,6 +84,8 @@ class LedgerAuditor:
         refused = [part.window for part in result.refused]
         if refused and not any(without(part, refused) for part in (*by_totals, *by_entries)):
             raise RejectedError(result.refused[0].reason, hint="audit a span that the API serves", contract=contract)
+        if self._hours is not None:
+            self._hours.close(contract, before, parts.closed, result)
         return result
 
     def count_roughly(self, contract: str, span: Window) -> tuple[int, bool]:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Collection
 
 from poller.core.errors import ASKING_ERRORS
-from poller.pipeline.archive import HourCloser
 from poller.pipeline.audit import compared_by, is_due, self_audit_span
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.service.components import Components
@@ -36,7 +35,6 @@ class Auditing:
         self._auditor = auditor
         self._metrics = metrics
         self._clock = clock
-        self._hours = HourCloser(state, components.sinks)
         self._audit_tried_at: dict[str, int] = {}
 
     def start(self, jobs: Jobs, contracts: Callable[[], Collection[str]], poll: Callable[[str], None]) -> None:
@@ -61,7 +59,6 @@ class Auditing:
             if span is None:
                 continue
             self._audit_tried_at[row.contract] = now
-            counts = self._hours.counts(row.contract, span)
             try:
                 result = self._auditor.audit(row.contract, span)
             except ASKING_ERRORS as error:
@@ -87,7 +84,6 @@ class Auditing:
             repairing = self._auditor.repair(result.differences)
             compared = compared_by(span, row.origin, now, settings.overlap_seconds, result)
             self._state.contracts.record_audit(row.contract, now, compared)
-            self._hours.close(row.contract, counts, compared.window if compared else None, result)
             audited += 1
             found += missing
             repaired += repairing

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from poller.core.errors import PollerError, StateUnavailableError
 from poller.core.turns import MOST_OPEN
+from poller.pipeline.archive import HourCloser, archives_in
 from poller.pipeline.collect import Collector, WindowCommitted
 from poller.pipeline.discovery import Discovery
 from poller.pipeline.ledger_audit import LedgerAuditor
@@ -77,7 +78,8 @@ class Schedule:
         self.jobs = Jobs(stop, fail, polls_at_once=config.api.concurrency * MOST_OPEN)
         self._delivering = Delivering(state, components, self.jobs, stop, metrics, clock)
         self.polling = Polling(state, components, self._collector, self.jobs, metrics, self._delivering.wake)
-        auditor = LedgerAuditor(state, components.accounts, config, discovery=discovery, clock=clock)
+        hours = HourCloser(state, archives_in(components.sinks))
+        auditor = LedgerAuditor(state, components.accounts, config, discovery=discovery, hours=hours, clock=clock)
         self.auditing = Auditing(state, components, auditor, metrics, clock)
         self._tokens = TokenWatch(components.token_expiries, metrics.token_expires_at, clock)
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from poller.archive.directory import DirectoryPlace
 from poller.archive.signing import Signer, is_signed_by
 from poller.core.evidence.digest import decode_key, digest_key
 from poller.pipeline.verify import Verifier
+from poller.store.sqlite import Stores
 from tests.archives import Writer, blocks_of_evidence, entry, signer
 from tests.integration.exporting import peak_bytes
 from tests.integration.fetching import FIRST, SECOND, Bench, Run, Starter, failed
@@ -126,6 +128,21 @@ def test_one_byte_that_was_broken_is_named_in_one_line(filled: Bench) -> None:
     assert max(map(len, run.lines)) <= 80
     key = path.relative_to(filled.directory / "audit")
     assert run.told == [f"ionos-poller: {key}: was changed: its SHA-256 is not the one that digest 1 names"]
+
+
+@pytest.mark.parametrize("args", [(), ("--repair",)], ids=["compared", "repaired"])
+def test_what_a_repair_compares_is_stated_anew_however_old_it_is(bench: Starter, args: tuple[str, ...]) -> None:
+    place = bench(contracts=1, events=0)
+    now = int(time.time())
+    start = (now // 3600 - 10 * 24) * 3600  # a self-audit looks back for 7 days
+    with closing(Stores(place.state_dir).open("run")) as state:
+        state.archives.begin("proof", start)
+        state.contracts.enrol([str(FIRST)], "default", start, now)
+        state.contracts.skip_to(str(FIRST), now, 0)
+    run = place.run("audit", "--from", "11d", "--to", "9d", *args)
+    assert (run.code, run.lines[0].startswith(b"equal: 1 contract")) == (0, True), run.stderr
+    with closing(Stores(place.state_dir).attach("run")) as state:
+        assert state.archives.has_to_state("proof") == bool(args)
 
 
 def test_an_auditor_verifies_with_openssl_sha256sum_and_jq_alone(filled: Bench) -> None:

@@ -483,8 +483,7 @@ def test_an_archive_without_a_key_is_not_signed(make: Make) -> None:
 
 def audit(bench: Bench, at_api: Mapping[int, int], hours: int = 3) -> None:
     """As the schedule does it, of the first hours. `at_api` are the API's counts of hours that differ from ours."""
-    sink = ArchiveSink(bench.settings, Context(Config(), threading.Event()), bench.place)
-    closer = HourCloser(bench.state, [sink])
+    closer = HourCloser(bench.state, [NAME])
     span = Window(START, START + hours * HOUR)
     before = closer.counts("1", span)
     differences = [
@@ -655,7 +654,7 @@ def test_a_gap_of_a_backfill_is_named_in_the_digest_that_it_writes_to_the_chain_
         writer = ArchiveDeliverer(past, sink, chain=chain, writer="w1", clock=lambda: bench.now)
         gap = Window(START + 60, START + 61)
         commit(past, [event(1)], now=NOW, unread=[Unread(gap, UNREADABLE, "no entry")])
-        closer = HourCloser(past, [sink], chain)
+        closer = HourCloser(past, [NAME], chain)
         span = Window(START, START + HOUR)
         closer.close("1", closer.counts("1", span), span, Audited([]))
         while writer.step(is_last=True).wait_seconds is not None:

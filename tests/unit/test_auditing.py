@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 import pytest
 
-from poller.config import ArchiveSink as Settings
 from poller.config import Config, Http
 from poller.core.errors import AuthError, BodyTooLargeError, RejectedError, StateError, TransientError
-from poller.core.evidence.batches import Head
 from poller.core.gaps import REFUSED, Unread
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited, Compared, Difference
 from poller.service.auditing import Auditing
 from poller.service.components import Components
 from poller.service.metrics import Metrics
-from poller.sinks.archive import ArchiveSink
-from poller.sinks.base import Context, Sink
-from poller.store.gaps import Gap
-from poller.store.rows import Contract, Count, Prepared
+from poller.store.rows import Contract, Prepared
 from tests import views
-from tests.archives import MemoryPlace
 from tests.views import HOUR, NOW, TOP
 
 INTERVAL = 6 * HOUR
@@ -50,25 +43,12 @@ class Auditor:
 
 
 class State:
-    """Contracts that were audited last when a test says, and an archive that is told of hours."""
+    """Contracts that were audited last when a test says."""
 
     def __init__(self, rows: list[Contract]) -> None:
         self.rows = {row.contract: row for row in rows}
         self.recorded: list[tuple[str, int, Compared | None]] = []
-        self.closed: list[tuple[str, str, dict[int, int | None]]] = []
-        self.contracts = self.archives = self.gaps = self
-
-    def counts(self, contract: str, start: int, end: int) -> dict[int, Count]:
-        return {hour: Count(int(contract), 0) for hour in range(start, end, HOUR)}
-
-    def find(self, contract: str) -> list[Gap]:
-        return []
-
-    def begin(self, sink: str, now: int) -> Head:
-        return Head("a", 0, "", None, 0, TOP - 4 * HOUR, None)
-
-    def close_hours(self, sink: str, contract: str, counted: dict[int, int | None]) -> None:
-        self.closed.append((sink, contract, counted))
+        self.contracts = self
 
     def all(self) -> list[Contract]:
         return list(self.rows.values())
@@ -79,7 +59,7 @@ class State:
 
 
 class Bench:
-    def __init__(self, *rows: Contract, interval: int = INTERVAL, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(self, *rows: Contract, interval: int = INTERVAL) -> None:
         self.now = float(NOW)
         self.auditor = Auditor()
         self.state = State([row._replace(audited_at=NOW - INTERVAL) for row in rows])
@@ -88,7 +68,7 @@ class Bench:
         config = Config(http=Http(listen=""))
         changed = msgspec.structs.replace(config.poll, audit_interval_seconds=interval, overlap_seconds=600)
         self.config = msgspec.structs.replace(config, poll=changed)
-        components = Components(self.config, {}, sinks, dict, lambda contract, events: Prepared(events))
+        components = Components(self.config, {}, (), dict, lambda contract, events: Prepared(events))
         state: Any = self.state
         auditor: Any = self.auditor
         self.auditing = Auditing(state, components, auditor, self.metrics, lambda: self.now)
@@ -206,13 +186,3 @@ def test_where_nothing_was_audited_nothing_is_told(caplog: pytest.LogCaptureFixt
     bench = two()
     bench.audit("3")
     assert caplog.messages == []
-
-
-def test_archives_are_told_what_was_counted_of_each_hour() -> None:
-    settings = Settings(name="proof", url="file:///proc/nowhere")
-    sink = ArchiveSink(settings, Context(Config(), threading.Event()), MemoryPlace())
-    bench = Bench(views.contract("3"), sinks=[sink])
-    bench.auditor.outcomes = {"3": Audited([Difference("3", Window(TOP - 3 * HOUR, TOP - 2 * HOUR), 9, 3, 0)])}
-    bench.audit()
-    counted = {TOP - 4 * HOUR: 3, TOP - 3 * HOUR: 9, TOP - 2 * HOUR: 3}
-    assert bench.state.closed == [("proof", "3", counted)]

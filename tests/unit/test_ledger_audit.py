@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from poller.config import Config
 from poller.core.answers import Page, Unreadable
 from poller.core.errors import AuthError, PollerError, RejectedError, TransientError
 from poller.core.windows import Window
+from poller.pipeline.archive import HourCloser
 from poller.pipeline.audit import Difference
 from poller.pipeline.collect import Collector
 from poller.pipeline.ledger_audit import LedgerAuditor
@@ -77,6 +78,26 @@ def test_where_the_api_gives_no_totals_closed_hours_are_read_if_that_is_wanted(p
     (difference,) = audited(place, by_reading=True).differences
     hour = BEGAN // H * H + H
     assert (difference.window, difference.missing, difference.forgotten) == (Window(hour, hour + H), 1, 0)
+
+
+def test_archives_are_told_what_was_counted_of_each_hour_that_is_over(place: Place) -> None:
+    collected(place)
+    hour = BEGAN // H * H
+    place.log.rejected = Window(hour, hour + H)
+    told: list[tuple[str, str, Mapping[int, int | None]]] = []
+
+    class Chain:
+        def close_hours(self, sink: str, contract: str, counted: Mapping[int, int | None]) -> None:
+            told.append((sink, contract, counted))
+
+    chain: Any = Chain()
+    hours = HourCloser(place.state, ["proof"], chain)
+    accounts: Any = {"default": place.log}
+    auditor = LedgerAuditor(place.state, accounts, Config(), hours=hours, clock=lambda: place.log.now)
+    auditor.audit("1", Window(BEGAN - H, BEGAN + 3 * H))
+    assert told == [("proof", "1", {hour + H: 61, hour + 2 * H: 60})]
+    auditor.audit("1", Window(hour + 3 * H, hour + 4 * H))  # it is not over
+    assert len(told) == 1
 
 
 def test_an_audit_that_the_api_refuses_whole_is_refused_and_one_in_part_is_not(place: Place) -> None:

@@ -201,7 +201,7 @@ def archived(stores: Any, evidence: Evidence, place: MemoryPlace, batches: int |
         deliverer = ArchiveDeliverer(state, sink, clock=lambda: NOW)
         while deliverer.step(is_last=True).wait_seconds is not None and batches is None:
             pass
-        HourCloser(state, [sink]).close("1", {START: 3}, Window(START, START + HOUR), Audited([]))
+        HourCloser(state, ["proof"]).close("1", {START: 3}, Window(START, START + HOUR), Audited([]))
 
     with_state(stores, work, use)
 
