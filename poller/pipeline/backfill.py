@@ -148,6 +148,7 @@ class Backfill:
         api = msgspec.structs.replace(config.api, concurrency=jobs, window_bytes=window_bytes)
         poll = msgspec.structs.replace(config.poll, overlap_seconds=0)
         self._config = msgspec.structs.replace(config, api=api, poll=poll)
+        self._settling_seconds = config.poll.overlap_seconds
         self._order = order
         self._stores = stores
         self._state = state
@@ -301,11 +302,15 @@ class Backfill:
         return redactions_of(self._chosen(), self._config)
 
     def _state_hours(self, chain: Archives, sinks: Sequence[Sink], window: Window) -> None:
-        """Have the archives state what the API counts of each hour of the range, now that all of it is in them."""
+        """Have the archives state what the API counts of each hour of the range, now that all of it is in them.
+
+        Of an hour that was over only lately entries may still come: it is left to the audits of `run`.
+        """
+        settled = int(self._clock()) - self._settling_seconds
         hours = HourCloser(self._state, archives_in(sinks), chain)
         auditor = LedgerAuditor(self._state, self._accounts, self._config, hours=hours, clock=self._clock)
         for row in self._state.contracts.all():
-            span = Window(window.start, min(window.end, row.watermark))
+            span = Window(window.start, min(window.end, row.watermark, settled))
             if row.failure or span.end <= span.start:
                 continue
             try:

@@ -527,3 +527,18 @@ def test_books_that_do_not_balance_are_told_and_reach_the_exit_code(
     state: Any = SimpleNamespace(overview=lambda: overview, fact=lambda name: None)
     assert _close_books(state, "backfill-aa") == code
     assert all(line in capsys.readouterr().err for line in imbalances)
+
+
+@pytest.mark.parametrize(("seconds_since", "complete"), [(599, 2), (600, 3)])
+def test_an_hour_that_was_over_only_lately_is_not_stated(tmp_path: Path, seconds_since: int, complete: int) -> None:
+    log, place = Log("1"), MemoryPlace()
+    hour = BEGAN // H * H
+    log.now = float(hour + seconds_since)
+    asked = Window(hour - 3 * H, hour)
+    settings = ArchiveSettings(name="proof", url="file:///proc/nowhere")
+    with backfill_of(tmp_path, log, ORDER._replace(output="", sinks=("proof",))) as (backfill, _):
+        found, _ = backfill.discover(asked)
+        sink = ArchiveSink(settings, Context(Config(), threading.Event()), place)
+        assert backfill.export([sink], found, asked).delivered == 180
+    report = verify(place)
+    assert (report.complete, len(report.unstated), report.incomplete) == (complete, 3 - complete, [])
