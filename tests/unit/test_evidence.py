@@ -326,6 +326,20 @@ def test_a_late_entry_waits_for_the_next_audit() -> None:
     assert list(day.due(is_all=False, added={})) == [Due(3, 6, 6)]
 
 
+@pytest.mark.parametrize("is_stated", [True, False])
+@pytest.mark.parametrize("left", [0, 4])
+def test_an_hour_that_was_whole_stays_so_when_the_api_does_not_keep_it_any_longer(left: int, is_stated: bool) -> None:
+    day = Day()
+    day.add({3: 5, 4: 5})
+    day.close({3: 5, 4: 6})
+    for hour, api, held in list(day.due(is_all=True, added={})) if is_stated else ():
+        day.state(hour, api, held)
+    day.close({3: left, 4: left})
+    assert list(day.due(is_all=True, added={})) == [*([] if is_stated else [Due(3, 5, 5)]), Due(4, left, 5)]
+    day.close({3: 6})
+    assert Due(3, 6, 5) in day.due(is_all=True, added={})
+
+
 def test_an_hour_with_a_gap_is_stated_without_a_count() -> None:
     day = Day()
     day.close({3: None})

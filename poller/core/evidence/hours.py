@@ -55,8 +55,13 @@ class Day:
                 self._audited[hour] = 0
 
     def close(self, counted: Mapping[int, int | None]) -> None:
-        """An audit closed hours: what the API counted of each, None where a gap lies in it."""
+        """An audit closed hours: what the API counted of each, None where a gap lies in it.
+
+        What the API counted of an hour that is whole stays counted, also when it does not keep all of its entries any longer.
+        """
         for hour, api in counted.items():
+            if api is not None and api < self._held[hour] == self._audited[hour] - 1:
+                continue
             self._audited[hour] = _UNKNOWN if api is None else min(api, _MOST) + 1
 
     def due(self, *, is_all: bool, added: Mapping[int, int]) -> Iterator[Due]:
