@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Container
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -216,18 +217,20 @@ def rebuild_state(settings: Settings, place: str) -> int:
         raise StateError(f"there is a state already: {stores.where('run')}", hint=hint)
     stores.discard(_REBUILDING)
     state = stores.open(_REBUILDING)
-    try:
+    with ExitStack() as failing:
+        failing.callback(stores.discard, _REBUILDING)  # the next one makes it anew, and `status` has no use for it
+        failing.callback(state.close)
         for known in config.sinks:  # before anything is collected: what is in the archive counts as delivered to each
             state.outbox.register(known.name, known.type)
         now = int(time.time())
         rebuilder = Rebuilder(opened, sink.name, config.accounts[0].name, now)
         rebuilt = rebuilder.into(state, close=lambda head: _closed(opened, writer, head, now))
         state.archives.remember_place(sink.name, writer.where)
-    finally:
-        state.close()
-    for listed in opened.listing(""):
-        if listed.is_draft:
-            opened.delete(listed.key)
+        for listed in opened.listing(""):
+            if listed.is_draft:
+                opened.delete(listed.key)
+        failing.pop_all()
+    state.close()
     stores.rename(_REBUILDING, "run")
     click.echo(
         f"state rebuilt from {rebuilt.entries:,} entries of {rebuilt.contracts:,} contracts: the chain goes on after digest"

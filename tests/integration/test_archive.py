@@ -254,6 +254,17 @@ def test_a_state_is_rebuilt_and_nothing_is_collected_or_archived_twice(filled: B
     assert filled.run("status").code == 0
 
 
+def test_a_rebuild_that_fails_leaves_no_state(filled: Bench) -> None:
+    shutil.rmtree(filled.state_dir)
+    broken = objects(filled)[-1]
+    content = broken.read_bytes()
+    broken.write_bytes(content[:-1])
+    failed(filled.run("archive", "rebuild-state", "audit"), 1, "verify")
+    failed(filled.run("status"), 4, "no state in")
+    broken.write_bytes(content)
+    assert filled.run("archive", "rebuild-state", "audit").code == 0
+
+
 def test_check_looks_for_the_archive_where_the_state_says_that_it_is(filled: Bench) -> None:
     shutil.rmtree(filled.state_dir)
     assert filled.run("archive", "rebuild-state", "audit").code == 0
