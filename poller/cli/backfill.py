@@ -201,6 +201,11 @@ def _run(backfill: Backfill, state: State, use: str, asked: Window, too_old: Too
     window, old = backfill.limit_age(sinks, found, span.window)
     for entries in old:
         _tell_of_old(entries, too_old)
+    if forgotten := backfill.forgotten(found, window):
+        note(
+            f"{forgotten:,} entries of these hours were collected by `run` so long ago (poll.ledger_retention) that it does not"
+            " recognise them: those that these sinks had are sent again"
+        )
     with progress_for(found, window, state.overview) as progress:
         export = backfill.export(
             sinks,

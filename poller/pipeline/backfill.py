@@ -29,6 +29,7 @@ from poller.pipeline.audit import Auditor
 from poller.pipeline.collect import Collector, PollResult, WindowCommitted
 from poller.pipeline.deliver import Deliverer
 from poller.pipeline.discovery import Discovery
+from poller.pipeline.elsewhere import Elsewhere
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.loop import Loop
 from poller.pipeline.restore import RESTORES
@@ -280,7 +281,7 @@ class Backfill:
             transfer = Transfer(deliverers, self._stop)
             collector = self._collector(
                 prepare=self._prepare,
-                elsewhere=self._elsewhere(others),
+                elsewhere=others.enter_context(closing(self._elsewhere())).collected,
                 on_window=after_window,
                 until=window.end,
                 gaps_at_once=_ALL_GAPS,
@@ -328,17 +329,14 @@ class Backfill:
                 finally:
                     deliverer.abandon()
 
-    def _elsewhere(self, others: ExitStack) -> Callable[[str, Sequence[Event]], Collection[bytes]]:
-        """What `run` has collected for these sinks, unless the order sends it again. `others` closes it."""
-        if self._order.is_again or not self._order.sinks or "run" not in self._stores.uses():
-            return lambda contract, events: ()
-        other = others.enter_context(closing(self._stores.collected("run", self._order.sinks)))
+    def _elsewhere(self) -> Elsewhere:
+        """What `run` has collected for these sinks, unless the order sends it again."""
+        return Elsewhere(self._stores, () if self._order.is_again else self._order.sinks)
 
-        def collected(contract: str, events: Sequence[Event]) -> Collection[bytes]:
-            unseen = {event.identity for event in other.unseen(contract, events)}
-            return {event.identity for event in events if event.identity not in unseen}
-
-        return collected
+    def forgotten(self, contracts: Sequence[str], window: Window) -> int:
+        """How many entries `run` has collected there and would not recognise: whichever sinks had them get them again."""
+        with closing(self._elsewhere()) as elsewhere:
+            return elsewhere.forgotten(contracts, window)
 
     def finish(self, sinks: Sequence[Sink]) -> None:
         """All of it is exported.  Commits: that it is; the file gets its name."""

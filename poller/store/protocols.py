@@ -20,6 +20,7 @@ from poller.config import Config
 from poller.core.clocks import Trail
 from poller.core.errors import StateError
 from poller.core.events import Event
+from poller.core.windows import Window
 from poller.store.copying import Dump, Tick
 from poller.store.journal import Action, JournalEntry
 from poller.store.overview import Overview
@@ -121,6 +122,9 @@ class Collected(Protocol):
 
     def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
         """Those of the events that it has not collected, in the same order."""
+
+    def forgotten(self, contract: str, window: Window) -> int:
+        """How many entries of the hours that a window touches were pruned, so that only their number is known."""
 
     def close(self) -> None: ...
 

@@ -270,6 +270,27 @@ def test_what_run_has_collected_for_the_same_sinks_is_left_out_unless_it_is_want
     assert came == [(60, 60, []), (120, 0, []), (120, 0, []), (120, 0, [])]
 
 
+def test_what_run_would_not_recognise_any_more_is_told_by_its_number(tmp_path: Path) -> None:
+    log = Log("1")
+    with closing(Stores(tmp_path).open("run")) as run:
+        run.contracts.enrol(["1"], "default", BEGAN - 2 * H, 0)
+        run.outbox.register("out", "stdout")
+        accounts: Any = {"default": log}
+        collector = Collector(run, accounts, Config(), stop=threading.Event(), until=BEGAN - H, clock=lambda: BEGAN)
+        assert collector.collect("1").new == 60
+        collector.close()
+        run.contracts.skip_to("1", BEGAN + 2 * H, 0)
+        run.prune(0, 0, BEGAN + 2 * H)
+    order = ORDER._replace(output="", sinks=("out",))
+    told = []
+    for one in (order, order._replace(is_again=True), order._replace(sinks=("other",)), ORDER):
+        with backfill_of(tmp_path, log, one) as (backfill, _):
+            told.append(backfill.forgotten(["1", "2"], ASKED))
+    assert told == [60, 0, 0, 0]
+    with backfill_of(tmp_path / "new", log, order) as (backfill, _):
+        assert backfill.forgotten(["1"], ASKED) == 0
+
+
 def test_where_run_has_no_state_all_is_exported(tmp_path: Path) -> None:
     with backfill_of(tmp_path, Log("1"), ORDER._replace(output="", sinks=("out",))) as (backfill, _):
         found, _ = backfill.discover(ASKED)

@@ -462,3 +462,23 @@ def test_what_another_use_has_collected_is_told_from_when_its_sinks_are_known(so
         with closing(some_stores.collected("first", sinks)) as collected:
             assert collected.unseen("1", candidates) == [event(number) for number in unseen], sinks
             assert collected.knows_sinks is ("c" not in sinks)
+
+
+def test_what_another_use_has_forgotten_is_told_by_its_number(some_stores: Stores) -> None:
+    with closing(some_stores.open("forgetful")) as state:
+        state.contracts.enrol(["1"], "default", START, START)
+        state.outbox.register("a", "stdout")
+        late = event(9, START + HOUR + 5)
+        commit(state, [*events(1, 2, 3), late], window=Window(START, START + 3 * HOUR), now=START)
+        state.prune(HOUR, 600, START + 3 * HOUR)
+        commit(state, [event(4)], window=Window(START, START + 3 * HOUR), now=START + HOUR)
+    for sinks, start, end, forgotten in (
+        (["a"], START, START + 3 * HOUR, 4),
+        (["a"], START + 1800, START + HOUR, 3),
+        (["a"], START + HOUR, START + HOUR + 1, 1),
+        (["a"], START + 2 * HOUR, START + 3 * HOUR, 0),
+        (["a", "c"], START, START + 3 * HOUR, 0),
+    ):
+        with closing(some_stores.collected("forgetful", sinks)) as collected:
+            assert collected.forgotten("1", Window(start, end)) == forgotten, (sinks, start, end)
+            assert collected.forgotten("2", Window(start, end)) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poller.core.events import Event
+from poller.core.windows import Window
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.postgres import archives, dead_letters, ledger, outbox
@@ -91,6 +92,15 @@ class Collected:
             return ledger.unseen(connection, self._use, contract, events, after=row[0] if row else 0)
 
         return self._database.read(work)
+
+    def forgotten(self, contract: str, window: Window) -> int:
+        """How many entries of the hours that a window touches were pruned, so that only their number is known."""
+        if not self.knows_sinks:
+            return 0
+        counts = self._database.read(
+            lambda connection: ledger.counts(connection, self._use, contract, window.start, window.end)
+        )
+        return sum(count.forgotten for count in counts.values())
 
     def close(self) -> None:
         """Nothing is held."""

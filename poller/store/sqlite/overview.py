@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from poller.core.events import Event
+from poller.core.windows import Window
 from poller.store.journal import JournalEntry
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
@@ -60,6 +61,14 @@ class Collected:
             return events
         with self._reader.reading() as connection:
             return ledger.unseen(connection, contract, events, after_id=self._after_id)
+
+    def forgotten(self, contract: str, window: Window) -> int:
+        """How many entries of the hours that a window touches were pruned, so that only their number is known."""
+        if not self.knows_sinks:
+            return 0
+        with self._reader.reading() as connection:
+            counts = ledger.counts(connection, contract, window.start, window.end)
+        return sum(count.forgotten for count in counts.values())
 
     def close(self) -> None:
         self._reader.close()
