@@ -136,17 +136,22 @@ def is_due(last: int, now: int, interval_seconds: int) -> bool:
     return not 0 <= now - last < interval_seconds
 
 
-def self_audit_span(row: Contract, now: int, span_seconds: int, retention_seconds: int) -> Window | None:
+def self_audit_span(row: Contract, now: int, span_seconds: int) -> Window | None:
     """What a regular audit looks at, from a whole hour on; None where there is nothing yet.
 
     It reaches back a span from the audit before, however long ago that was: an entry that became visible a whole span late,
-    just after that audit, or while nothing ran, still lies in this one. Only what the ledger has forgotten is left out. What is
-    beyond the watermark is the next poll's, and no gap.
+    just after that audit, or while nothing ran, still lies in this one. What is beyond the watermark is the next poll's, and
+    no gap.
     """
-    since = max(min(now, row.audited_at) - span_seconds, now - retention_seconds)
-    start = max(row.origin, _hour_of(since))
+    start = max(row.origin, _hour_of(min(now, row.audited_at) - span_seconds))
     end = min(now, row.watermark)
     return Window(start, end) if start < end else None
+
+
+def remembered(span: Window, counts: Mapping[int, Count]) -> Window | None:
+    """What of a span comes after the last hour of which the ledger has forgotten an entry, as nothing could be repaired there."""
+    start = max([span.start, *(hour + HOUR_SECONDS for hour, count in counts.items() if count.forgotten)])
+    return _window(start, span.end)
 
 
 class Auditor:

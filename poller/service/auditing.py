@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection
 
 from poller.core.errors import ASKING_ERRORS
-from poller.pipeline.audit import compared_by, is_due, self_audit_span
+from poller.pipeline.audit import compared_by, is_due, remembered, self_audit_span
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.service.components import Components
 from poller.service.jobs import Jobs
@@ -55,7 +55,10 @@ class Auditing:
             last = max(row.audited_at, self._audit_tried_at.get(row.contract, 0))
             if row.contract not in contracts or not is_due(last, now, settings.audit_interval_seconds):
                 continue
-            span = self_audit_span(row, now, settings.audit_span_seconds, settings.ledger_retention_seconds)
+            span = self_audit_span(row, now, settings.audit_span_seconds)
+            oldest = now - settings.ledger_retention_seconds
+            if span is not None and span.start < oldest:  # what was collected since is remembered, however old it is
+                span = remembered(span, self._state.contracts.counts(row.contract, span.start, oldest))
             if span is None:
                 continue
             self._audit_tried_at[row.contract] = now

@@ -30,6 +30,7 @@ from poller.pipeline.audit import (
     NoTotalsError,
     is_due,
     parts_of,
+    remembered,
     self_audit_span,
     whole_hours,
 )
@@ -552,7 +553,7 @@ def test_an_entry_that_is_at_most_a_span_late_is_in_an_audit_after_it_became_vis
     audits = [audited_at for audited_at in accumulate(pauses, initial=START) if audited_at < due_at]
     now = max(due_at, audits[-1] + pauses[-1])
     row = contract(origin=origin, watermark=now - lag_seconds, audited_at=audits[-1])
-    window = self_audit_span(row, now, 24 * HOUR_SECONDS, 30 * 24 * HOUR_SECONDS)
+    window = self_audit_span(row, now, 24 * HOUR_SECONDS)
     assert window is not None
     closed = parts_of(window, origin, now, overlap_seconds).closed
     assert closed is not None
@@ -563,7 +564,7 @@ def test_a_regular_audit_stays_between_where_collecting_began_and_the_watermark(
     now = START + 100 * HOUR_SECONDS
 
     def looked_at(**row: int) -> Window | None:
-        return self_audit_span(contract(**row), now, HOUR_SECONDS, 50 * HOUR_SECONDS)
+        return self_audit_span(contract(**row), now, HOUR_SECONDS)
 
     an_hour_ago = now - HOUR_SECONDS
     assert looked_at(watermark=now, audited_at=an_hour_ago) == Window(now - 2 * HOUR_SECONDS, now)
@@ -576,18 +577,27 @@ def test_an_audit_is_due_an_interval_after_the_last_or_when_the_clock_was_set_ba
     assert is_due(START - ago, START, 60) is expected
 
 
-def test_an_audit_after_a_pause_reaches_back_to_the_one_before_as_far_as_the_ledger_does() -> None:
+def test_an_audit_after_a_pause_reaches_back_to_the_one_before_however_long_ago_that_was() -> None:
     now = START + 100 * HOUR_SECONDS
 
     def hours_back(audited_at: int) -> int:
-        window = self_audit_span(contract(watermark=now, audited_at=audited_at), now, HOUR_SECONDS, 50 * HOUR_SECONDS)
+        window = self_audit_span(contract(watermark=now, audited_at=audited_at), now, HOUR_SECONDS)
         assert window is not None
         return (now - window.start) // HOUR_SECONDS
 
     assert hours_back(now - 30 * HOUR_SECONDS) == 31
-    assert hours_back(now - 80 * HOUR_SECONDS) == 50
-    assert hours_back(0) == 50, "never audited"
+    assert hours_back(now - 80 * HOUR_SECONDS) == 81
     assert hours_back(now + HOUR_SECONDS) == 1, "the clock was set back"
+
+
+def test_an_audit_begins_after_what_the_ledger_has_forgotten() -> None:
+    span = Window(START + 600, START + 5 * HOUR_SECONDS)
+    third = START + 2 * HOUR_SECONDS
+    assert remembered(span, {}) == remembered(span, {START: Count(9, 0), third: Count(9, 0)}) == span
+    assert remembered(span, {START: Count(9, 9), third: Count(9, 1), third + HOUR_SECONDS: Count(9, 0)}) == Window(
+        third + HOUR_SECONDS, span.end
+    )
+    assert remembered(span, {START + 4 * HOUR_SECONDS: Count(1, 1)}) is None
 
 
 # Counting what is served

@@ -17,7 +17,7 @@ from poller.pipeline.audit import Audited, Compared, Difference
 from poller.service.auditing import Auditing
 from poller.service.components import Components
 from poller.service.metrics import Metrics
-from poller.store.rows import Contract, Prepared
+from poller.store.rows import Contract, Count, Prepared
 from tests import views
 from tests.views import HOUR, NOW, TOP
 
@@ -48,7 +48,11 @@ class State:
     def __init__(self, rows: list[Contract]) -> None:
         self.rows = {row.contract: row for row in rows}
         self.recorded: list[tuple[str, int, Compared | None]] = []
+        self.forgotten_hours: set[int] = set()
         self.contracts = self
+
+    def counts(self, contract: str, start: int, end: int) -> dict[int, Count]:
+        return {hour: Count(1, int(hour in self.forgotten_hours)) for hour in range(start // HOUR * HOUR, end, HOUR)}
 
     def all(self) -> list[Contract]:
         return list(self.rows.values())
@@ -148,6 +152,21 @@ def test_what_was_compared_is_recorded_hour_by_hour(caplog: pytest.LogCaptureFix
     assert (fields["audit.difference_found"]["at_api"], fields["audit.difference_found"]["collected"]) == (9, 7)
     finished = fields["audit.finished"]
     assert (finished["contracts"], finished["missing"], finished["repairing"]) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("has_forgotten", [False, True])
+def test_after_a_pause_longer_than_the_ledger_keeps_all_is_compared_that_was_collected_since(
+    has_forgotten: bool,
+) -> None:
+    bench = Bench(views.contract("1"))
+    audited_at = NOW - bench.config.poll.ledger_retention_seconds - 10 * 24 * HOUR
+    bench.state.rows["1"] = bench.state.rows["1"]._replace(audited_at=audited_at, origin=0)
+    first = (audited_at - bench.config.poll.audit_span_seconds) // HOUR * HOUR
+    if has_forgotten:
+        bench.state.forgotten_hours = {first, first + 2 * HOUR}
+    assert bench.audit() == ["1"]
+    ((_, span),) = bench.auditor.spans
+    assert span.start == (first + 3 * HOUR if has_forgotten else first)
 
 
 def test_what_cannot_be_repaired_is_shown_and_has_nothing_polled() -> None:

@@ -178,7 +178,7 @@ def test_a_regular_audit_looks_at_the_hour_that_is_not_over_up_to_where_lateness
     now = int(place.log.now)
     for ago, missing in ((599, 0), (660, 1)):
         place.log.show("1", now - ago)
-        span = self_audit_span(place.row(), now, 24 * H, 30 * 24 * H)
+        span = self_audit_span(place.row(), now, 24 * H)
         assert span is not None
         found = place.auditor.audit("1", span).differences
         assert sum(difference.missing for difference in found) == missing
@@ -188,7 +188,7 @@ def test_a_regular_audit_of_equal_entries_costs_one_request_and_the_pages_of_the
     for _ in range(24):
         place.poll(H - 1)
     requests, now = place.log.requests, int(place.log.now)
-    span = self_audit_span(place.row(), now, 7 * 24 * H, 30 * 24 * H)
+    span = self_audit_span(place.row(), now, 7 * 24 * H)
     assert span is not None
     assert place.auditor.audit("1", span).differences == []
     assert place.log.requests - requests == 2
