@@ -590,6 +590,13 @@ def test_an_audit_after_a_pause_reaches_back_to_the_one_before_however_long_ago_
     assert hours_back(now + HOUR_SECONDS) == 1, "the clock was set back"
 
 
+def test_an_audit_reaches_back_to_where_the_one_before_ended_that_came_far_behind() -> None:
+    now = START + 100 * HOUR_SECONDS
+    row = contract(watermark=now, audited_at=now - HOUR_SECONDS)._replace(compared_end=now - 60 * HOUR_SECONDS)
+    assert self_audit_span(row, now, HOUR_SECONDS) == Window(now - 61 * HOUR_SECONDS, now)
+    assert self_audit_span(row._replace(watermark=now - 61 * HOUR_SECONDS), now, HOUR_SECONDS) is None
+
+
 def test_an_audit_begins_after_what_the_ledger_has_forgotten() -> None:
     span = Window(START + 600, START + 5 * HOUR_SECONDS)
     third = START + 2 * HOUR_SECONDS

@@ -12,7 +12,7 @@ import pytest
 
 from poller.config import Config
 from poller.core.windows import Window
-from poller.pipeline.audit import Difference, around, parts_of, self_audit_span
+from poller.pipeline.audit import Difference, around, compared_by, parts_of, self_audit_span
 from poller.pipeline.collect import Collector
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.store.rows import Contract
@@ -182,6 +182,26 @@ def test_a_regular_audit_looks_at_the_hour_that_is_not_over_up_to_where_lateness
         assert span is not None
         found = place.auditor.audit("1", span).differences
         assert sum(difference.missing for difference in found) == missing
+
+
+def test_an_audit_while_a_pause_is_caught_up_with_has_the_next_one_look_at_the_pause(place: Place) -> None:
+    place.poll(3 * H + 1000)
+    row = place.row()
+    place.log.now += 20 * H  # a pause, after which the audit comes before the first poll
+    now = int(place.log.now)
+    span = self_audit_span(row, now, H)
+    assert span is not None
+    result = place.auditor.audit("1", span)
+    place.state.contracts.record_audit("1", now, compared_by(span, row.origin, now, 600, result))
+    late = now - 15 * H
+    place.poll(60)
+    place.log.show("1", late)
+    place.log.now += 2 * H
+    span = self_audit_span(place.row(), int(place.log.now), H)
+    assert span is not None
+    assert span.start <= late // H * H
+    differing = [difference.window.start for difference in place.auditor.audit("1", span).differences]
+    assert late // H * H in differing
 
 
 def test_a_regular_audit_of_equal_entries_costs_one_request_and_the_pages_of_the_open_hour(place: Place) -> None:
