@@ -140,8 +140,8 @@ def self_audit_span(row: Contract, now: int, span_seconds: int) -> Window | None
     """What a regular audit looks at, from a whole hour on; None where there is nothing yet.
 
     It reaches back a span from the audit before, however long ago that was, and from where that one ended: an entry that became
-    visible a whole span late, just after that audit, or while nothing ran, still lies in this one. What is beyond the watermark
-    is the next poll's, and no gap.
+    visible a whole span late, just after that audit, or while nothing ran, still lies in this one. So does a gap that closed
+    since. What is beyond the watermark is the next poll's, and no gap.
     """
     audited = min(now, row.audited_at, row.compared_end or now)  # the one before may have come while we were far behind
     start = max(row.origin, _hour_of(audited - span_seconds))

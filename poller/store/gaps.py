@@ -105,11 +105,15 @@ Change = Insert | Update | Delete | ClearEntries | MoveEntries | KeepEntries
 
 
 class Settled(NamedTuple):
-    """What a window does to the gaps of its contract: the changes, in order, and which gaps that opens and closes."""
+    """What a window does to the gaps of its contract: the changes, in order, and which gaps that opens and closes.
+
+    `read_from` is where the first of what was in a gap, and is in none any more, begins: no audit has compared it.
+    """
 
     changes: Sequence[Change] = ()
     opened: Sequence[Gap] = ()
     closed: Sequence[Gap] = ()
+    read_from: int | None = None
 
 
 def settled(
@@ -123,19 +127,21 @@ def settled(
     book = _Book(contract, gaps)
     left = merged(unread)
     closed = []
+    read: list[int] = []
     for gap in gaps:
         if gap.end <= window.start or window.end <= gap.start:
             continue
         rest = [Unread(part, gap.kind, gap.reason, (), gap.is_narrow) for part in without(gap.window, [window])]
         within, left = _within(gap, left)
         parts = merged([*rest, *within])
+        read += (part.start for part in without(gap.window, [part.window for part in parts]))
         if parts:
             book.replace(gap, parts)
         else:
             book.delete(gap)
             closed.append(gap)
     opened = {book.open(part, now, next_try_at) for part in merged(left)}
-    return Settled(book.changes, [gap for gap in book.gaps() if gap.id in opened], closed)
+    return Settled(book.changes, [gap for gap in book.gaps() if gap.id in opened], closed, min(read, default=None))
 
 
 def _within(gap: Gap, parts: Iterable[Unread]) -> tuple[list[Unread], list[Unread]]:

@@ -204,6 +204,23 @@ def test_an_audit_while_a_pause_is_caught_up_with_has_the_next_one_look_at_the_p
     assert late // H * H in differing
 
 
+def test_a_gap_that_closes_late_lies_in_the_next_regular_audit(place: Place) -> None:
+    second = BEGAN + 600
+    place.log.rejected = Window(second, second + 1)
+    place.poll(20 * H)
+    row, now = place.row(), int(place.log.now)
+    span = self_audit_span(row, now, H)
+    assert span is not None
+    result = place.auditor.audit("1", span)
+    place.state.contracts.record_audit("1", now, compared_by(span, row.origin, now, 600, result))
+    place.log.rejected = None
+    place.poll(4 * H)
+    assert place.state.gaps.find("1") == []
+    span = self_audit_span(place.row(), int(place.log.now), H)
+    assert span is not None
+    assert span.start <= second
+
+
 def test_a_regular_audit_of_equal_entries_costs_one_request_and_the_pages_of_the_open_hour(place: Place) -> None:
     for _ in range(24):
         place.poll(H - 1)

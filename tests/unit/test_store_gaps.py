@@ -10,6 +10,7 @@ import pytest
 
 from poller.core.errors import StateError
 from poller.core.gaps import DENSE, KEPT_ENTRIES, REFUSED, UNREADABLE, UNSTABLE, Unread
+from poller.core.hours import Compared
 from poller.core.windows import Window
 from poller.store.gaps import Entry
 from poller.store.rows import Prepared, WindowRead
@@ -78,6 +79,25 @@ def test_of_a_gap_that_is_read_in_part_the_rest_stays_and_keeps_its_number(state
     ]
     assert found[0].id == gap.id
     assert {(row.first_seen, row.tries, row.next_try_at) for row in found} == {(NOW, 1, NOW + 500)}
+
+
+def test_what_is_in_no_gap_any_more_was_not_compared_yet(state: State) -> None:
+    hours = [Window(START + hour * HOUR, START + (hour + 1) * HOUR) for hour in range(4)]
+    commit(state, [], window=Window(START, START + 4 * HOUR), unread=[at(HOUR, REFUSED, 2 * HOUR), at(3 * HOUR + 9)])
+
+    def compared_end() -> int:
+        state.contracts.record_audit("1", NOW, Compared(Window(START, START + 4 * HOUR)))
+        before = state.contracts.all()[0].compared_end
+        assert before == START + 4 * HOUR
+        commit(state, [], window=windows.pop(0), unread=unread.pop(0))
+        return state.contracts.all()[0].compared_end - START
+
+    again = at(3 * HOUR + 9)
+    windows = [hours[0], hours[3], Window(hours[1].start + 60, hours[1].end), hours[2], hours[1], hours[3]]
+    unread: list[list[Unread]] = [[], [again], [], [], [], []]
+    ends = [compared_end() for _ in range(6)]
+    assert ends == [4 * HOUR, 4 * HOUR, HOUR + 60, 2 * HOUR, HOUR, 3 * HOUR + 9]
+    assert spans(state) == []
 
 
 def test_a_try_that_brings_the_same_replaces_what_came(state: State) -> None:

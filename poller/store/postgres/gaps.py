@@ -87,6 +87,11 @@ def settle(
     numbers: dict[int, int] = {}
     for change in plan.changes:
         _apply(connection, use, change, numbers)
+    if plan.read_from is not None:
+        connection.execute(
+            "UPDATE contracts SET compared_end = least(compared_end, %s) WHERE use_id = %s AND contract = %s",
+            (plan.read_from, use, contract),
+        )
     return [gap._replace(id=numbers[gap.id]) for gap in plan.opened], plan.closed
 
 

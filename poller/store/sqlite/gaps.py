@@ -92,6 +92,10 @@ def settle(
     numbers: dict[int, int] = {}
     for change in plan.changes:
         _apply(connection, change, numbers)
+    if plan.read_from is not None:
+        connection.execute(
+            "UPDATE contracts SET compared_end = min(compared_end, ?) WHERE contract = ?", (plan.read_from, contract)
+        )
     return [gap._replace(id=numbers[gap.id]) for gap in plan.opened], plan.closed
 
 
