@@ -158,7 +158,8 @@ class S3Place:
     def listing(self, prefix: str) -> Iterator[Listed]:
         """As `Place.listing`; without versions where the storage or our rights do not show them.
 
-        A storage that does not know versions may say so, or answer with none, or as if plain objects had been asked for.
+        A storage that does not know versions may say so, or answer with none, or as if plain objects had been asked for. An empty
+        object whose key ends in a slash is a folder, as consoles make them: it holds nothing, and is passed over.
         """
         try:
             found = self._versions(prefix) or self._objects(prefix)
@@ -167,7 +168,8 @@ class S3Place:
                 raise
             found = self._objects(prefix)
         for key in sorted(found):
-            yield Listed(key.removeprefix(self._prefix), *found[key])
+            if found[key][0] or not key.endswith("/"):
+                yield Listed(key.removeprefix(self._prefix), *found[key])
 
     def _versions(self, prefix: str) -> dict[str, tuple[int, int, bool]]:
         found: dict[str, tuple[int, int, bool]] = {}

@@ -217,7 +217,7 @@ class Verifier:
 
     def _judge_listed(self, listed: Listed) -> None:
         if listed.is_deleted:
-            self._find(listed.key, f"was deleted: {listed.versions} older versions of it are kept")
+            self._find(listed.key, f"was deleted; older versions that are kept: {listed.versions}")
         elif listed.versions > 1:
             self._find(listed.key, f"has {listed.versions} versions: it was written {listed.versions} times")
 
@@ -317,7 +317,7 @@ class Verifier:
                 what = f"is named by no digest: digest {number} is being written, was never finished, or was cut off"
             else:
                 what = f"is named by no digest, though it looks like a part of digest {number}"
-            if key.endswith("/"):
+            if key.endswith("/") and not size_bytes:
                 what = "is a directory that cannot be read"
             elif size_bytes in sizes and hashed < _MOST_HASHED:
                 hashed += 1

@@ -468,6 +468,13 @@ def test_a_listing_tells_versions_and_deletions_over_all_pages(made: Made) -> No
     ]
 
 
+def test_a_folder_that_a_console_made_is_no_object_and_one_with_content_is(made: Made) -> None:
+    versions = [version("", 0), version("data/", 0), version("data/a", 0), version("digests/", 1)]
+    deleted = [version("old/", 0)]
+    place, _, _ = made(list_object_versions=[{"Versions": versions, "DeleteMarkers": deleted}])
+    assert list(place.listing("")) == [Listed("data/a", 0), Listed("digests/", 1)]
+
+
 def test_a_version_that_comes_after_its_deletion_changes_nothing_about_it(made: Made) -> None:
     place, _, _ = made(
         list_object_versions=[

@@ -304,7 +304,7 @@ def test_an_object_that_was_written_twice_or_deleted_is_named() -> None:
     place, _ = archive_of(1)
     assert verify(Versioned(place.objects)).findings == [
         (digest_key(1), "has 2 versions: it was written 2 times"),
-        (signature_key(1), "was deleted: 2 older versions of it are kept"),
+        (signature_key(1), "was deleted; older versions that are kept: 2"),
     ]
 
 
@@ -447,6 +447,8 @@ def test_a_directory_that_cannot_be_listed_is_a_finding() -> None:
     place, _ = archive_of(1)
     place.objects["data/contract=9/"] = b""
     assert verify(place).findings == [("data/contract=9/", "is a directory that cannot be read")]
+    place.objects["data/contract=9/"] = b"x"  # in a bucket that is a name like any other
+    assert verify(place).findings == [("data/contract=9/", "is no part of the archive: no digest names it")]
 
 
 def test_an_hour_is_read_as_it_is_written_and_what_is_none_is_the_first_of_all() -> None:
