@@ -122,6 +122,8 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
             state.gaps.retry(gap.id, now if id_ is None else first_in_turn(gap, known, now), by=by)
     polls = max(Counter(gap.contract for gap in chosen).values(), default=0)
     when = "at the next poll" if polls < 2 else f"in the next {polls:,} polls: a contract tries one at each"
+    if use_of(use, stores) not in ("run", "fetch"):
+        when = "when the same backfill is run again"
     click.echo(f"{len(chosen):,} will be tried {when}")
     return EXIT_OK
 

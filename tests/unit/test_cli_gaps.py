@@ -43,3 +43,13 @@ def test_it_says_at_which_poll(
     with closing(Stores(place / "state").open("run")) as state:
         turns = {gap.id: gap.next_try_at for gap in state.gaps.find()}
         assert not words or min(turns, key=lambda id_: turns[id_]) == int(words[0])
+
+
+@pytest.mark.parametrize("words", [(), ("2",)])
+def test_those_of_a_backfill_are_tried_when_it_is_run_again(
+    place: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    Stores(place / "state").rename("run", "backfill-1")
+    command = ["--config", str(place / "config.toml"), "gaps", "retry", "--use", "backfill-1", *words]
+    assert run(command) == 0
+    assert capfd.readouterr().out == f"{1 if words else 3} will be tried when the same backfill is run again\n"
