@@ -111,8 +111,9 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
       ionos-poller gaps retry 3
     """
     subject = "all that are open" if id_ is None else f"gap {id_}"
+    config = settings.load(check_files=False)
     with (
-        attached(settings.load(check_files=False), use) as (stores, state),
+        attached(config, use) as (stores, state),
         acting(stores, "gaps retry", subject) as by,
     ):
         now = int(time.time())
@@ -120,11 +121,16 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
         chosen = [gap for gap in known if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:
             state.gaps.retry(gap.id, now if id_ is None else first_in_turn(gap, known, now), by=by)
-    polls = max(Counter(gap.contract for gap in chosen).values(), default=0)
+    name = use_of(use, stores)
+    # All but `run` may be given contracts by --contract.
+    polled = [gap for gap in chosen if config.poll.wants(gap.contract, [] if name == "run" else [gap.contract])]
+    polls = max(Counter(gap.contract for gap in polled).values(), default=0)
     when = "at the next poll" if polls < 2 else f"in the next {polls:,} polls: a contract tries one at each"
-    if use_of(use, stores) not in ("run", "fetch"):
+    if name not in ("run", "fetch"):
         when = "when the same backfill is run again"
-    click.echo(f"{len(chosen):,} will be tried {when}")
+    click.echo(f"{len(polled):,} will be tried {when}")
+    if left_out := sorted({gap.contract for gap in chosen if gap not in polled}):
+        note(f"not polled, as the configuration leaves it out: contract {', '.join(left_out)}")
     return EXIT_OK
 
 

@@ -45,11 +45,26 @@ def test_it_says_at_which_poll(
         assert not words or min(turns, key=lambda id_: turns[id_]) == int(words[0])
 
 
+def test_a_contract_that_the_configuration_leaves_out_has_no_next_poll(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = place / "config.toml"
+    config = file.read_text()
+    for words, left_out in (([], "contracts = [2]"), (["2"], "exclude_contracts = [1]")):
+        file.write_text(f"{config}[poll]\n{left_out}\n")
+        assert run(["--config", str(file), "gaps", "retry", *words]) == 0
+        output, errors = capfd.readouterr()
+        assert output == "0 will be tried at the next poll\n"
+        assert "not polled, as the configuration leaves it out: contract 1\n" in errors
+
+
 @pytest.mark.parametrize("words", [(), ("2",)])
 def test_those_of_a_backfill_are_tried_when_it_is_run_again(
     place: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
     Stores(place / "state").rename("run", "backfill-1")
-    command = ["--config", str(place / "config.toml"), "gaps", "retry", "--use", "backfill-1", *words]
+    file = place / "config.toml"
+    file.write_text(file.read_text() + "[poll]\ncontracts = [2]\n")  # a backfill may be given others
+    command = ["--config", str(file), "gaps", "retry", "--use", "backfill-1", *words]
     assert run(command) == 0
     assert capfd.readouterr().out == f"{1 if words else 3} will be tried when the same backfill is run again\n"
