@@ -10,21 +10,33 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from poller.config.sink_base import Sink
-from poller.config.sinks import ArchiveSink, FileSink
+from poller.config.checks import file_path
 from poller.core.errors import Problem
 
 
-class _Place(NamedTuple):
-    key: str  # in the table
+class Place(NamedTuple):
+    """Where a sink writes, part by part. `key` names it in the sink's table."""
+
+    key: str
     parts: tuple[str, ...]
     is_archive: bool
 
 
-def problems_between_places(sinks: Mapping[str, Sink]) -> Iterator[Problem]:
-    """What is wrong with where these sinks write, by the paths of their tables."""
-    places = [(path, place) for path, sink in sinks.items() if (place := _place_of(sink)) is not None]
-    for (first, one), (second, other) in combinations(places, 2):
+def of_file(path: str) -> Place:
+    """The place of a sink of type `file`."""
+    return Place("path", Path(path).parts, is_archive=False)
+
+
+def of_archive(url: str, endpoint_url: str | None) -> Place:
+    """The place of an archive. Buckets of two storages may have one name."""
+    if url.startswith("file:"):
+        return Place("url", Path(file_path(url)).parts, is_archive=True)
+    return Place("url", (endpoint_url or "AWS", *url.split("/")), is_archive=True)
+
+
+def problems_between(places: Mapping[str, Place]) -> Iterator[Problem]:
+    """What is wrong with where sinks write, by the paths of their tables."""
+    for (first, one), (second, other) in combinations(places.items(), 2):
         if one.parts == other.parts:
             yield Problem(f"{second}.{other.key}", f"is the same as that of {first}")
         elif _holds(one, other):
@@ -33,21 +45,10 @@ def problems_between_places(sinks: Mapping[str, Sink]) -> Iterator[Problem]:
             yield _lies_inside(first, one, second)
 
 
-def _place_of(sink: Sink) -> _Place | None:
-    if isinstance(sink, FileSink):
-        return _Place("path", Path(sink.path).parts, is_archive=False)
-    if not isinstance(sink, ArchiveSink):
-        return None
-    if sink.directory is not None:
-        return _Place("url", sink.directory.parts, is_archive=True)
-    storage = sink.endpoint_url or "AWS"  # buckets of two storages may have one name
-    return _Place("url", (storage, *sink.url.split("/")), is_archive=True)
-
-
-def _holds(outer: _Place, inner: _Place) -> bool:
+def _holds(outer: Place, inner: Place) -> bool:
     return outer.is_archive and inner.parts[: len(outer.parts)] == outer.parts
 
 
-def _lies_inside(path: str, place: _Place, archive: str) -> Problem:
+def _lies_inside(path: str, place: Place, archive: str) -> Problem:
     hint = "give each a place of its own: `archive verify` would name what the other one writes as no part of it"
     return Problem(f"{path}.{place.key}", f"lies inside the archive of {archive}", hint)

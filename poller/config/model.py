@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from poller.config.apart import problems_between_places
+from poller.config import apart
 from poller.config.checks import is_clear_text
 from poller.config.environment import NetworkEnvironment
 from poller.config.files import Directory, File, PrivateFile, SecretKind
@@ -42,7 +42,7 @@ from poller.config.sink_base import (
     clear_text,
     path_problems,
 )
-from poller.config.sinks import AnySink
+from poller.config.sinks import AnySink, ArchiveSink, FileSink
 from poller.config.state_url import is_unverified
 from poller.config.tables import Nested, NestedList, Table
 from poller.core.errors import ConfigError, Problem
@@ -368,7 +368,10 @@ class Config(Table, frozen=True, kw_only=True):
         read_sinks: Sequence[AnySink | None] = self.sinks
         accounts = {f"accounts[{index}]": account for index, account in enumerate(read_accounts) if account is not None}
         sinks = {f"sinks[{index}]": sink for index, sink in enumerate(read_sinks) if sink is not None}
-        yield from problems_between_places(sinks)
+        places = {path: apart.of_file(sink.path) for path, sink in sinks.items() if isinstance(sink, FileSink)}
+        archives = {path: sink for path, sink in sinks.items() if isinstance(sink, ArchiveSink)}
+        places |= {path: apart.of_archive(sink.url, sink.endpoint_url) for path, sink in archives.items()}
+        yield from apart.problems_between(places)
         for path, sink in sinks.items():
             if sink.retry_initial_seconds > sink.retry_max_seconds:
                 yield Problem(f"{path}.retry_initial", "is longer than retry_max")
