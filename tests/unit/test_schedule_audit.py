@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from poller.config import ArchiveSink as Settings
 from poller.config import Config, Http
 from poller.core.errors import TransientError
 from poller.core.windows import Window
@@ -16,6 +18,8 @@ from poller.pipeline.audit import Audited, Difference
 from poller.service.components import Components
 from poller.service.metrics import Metrics
 from poller.service.schedule import Schedule
+from poller.sinks.archive import ArchiveSink
+from poller.sinks.base import Context
 from poller.store.rows import Prepared
 from poller.store.sqlite import State
 from tests.fake_api import BEGAN, H, Log
@@ -59,6 +63,28 @@ class Audits:
             self.schedule.auditing.audit({"1"}, lambda contract: None)
             self.now += MINUTE
         return len(self.asked) - before
+
+
+def test_what_an_audit_counts_is_stated_by_the_archives(tmp_path: Path) -> None:
+    log = Log("1")
+    log.now, log.seconds["1"] = BEGAN + 3.0 * H, []
+    accounts: Any = {"default": log}
+    sink = ArchiveSink(Settings(name="proof", url="file:///proc/nowhere"), Context(Config(), threading.Event()))
+    components = Components(
+        Config(http=Http(listen="")), accounts, [sink], dict, lambda contract, events: Prepared(events)
+    )
+    with closing(State.open(tmp_path, "run")) as state:
+        state.contracts.enrol(["1"], "default", BEGAN, BEGAN)
+        state.contracts.skip_to("1", int(log.now), 0)
+        state.archives.begin("proof", BEGAN)
+        metrics = Metrics(state.overview)
+        schedule = Schedule(
+            state, components, threading.Event(), metrics, lambda: None, lambda error: None, lambda: log.now
+        )
+        with closing(schedule._collector):
+            assert not state.archives.has_to_state("proof")
+            schedule.auditing.audit({"1"}, lambda contract: None)
+            assert state.archives.has_to_state("proof")
 
 
 @pytest.fixture
