@@ -102,7 +102,7 @@ def check_identifier(text: str) -> str:
     return text
 
 
-def check_whole_url(text: str, why_no_query: str = "give what the receiver wants besides in headers") -> str:
+def check_whole_url(text: str, why_no_query: str = "give it by the key query") -> str:
     """An absolute http or https URL without credentials, query or fragment."""
     from urllib.parse import urlsplit
 

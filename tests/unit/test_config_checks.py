@@ -404,7 +404,7 @@ def test_a_password_leaves_the_url_for_a_key_of_its_own(url: object, left: objec
 
 
 @pytest.mark.parametrize(
-    ("check", "hint"), [(checks.check_url, "appends its own path"), (checks.check_whole_url, "in headers")]
+    ("check", "hint"), [(checks.check_url, "appends its own path"), (checks.check_whole_url, "key query")]
 )
 def test_a_query_is_refused_with_what_to_do_in_its_place(check: Callable[[str], str], hint: str) -> None:
     with pytest.raises(checks.BadValueError, match="must not have a query") as raised:
