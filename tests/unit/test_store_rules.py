@@ -225,7 +225,7 @@ def test_of_a_gap_what_lies_outside_of_the_window_stays() -> None:
     ]
     assert settle([GAP], window=(100, 150)).changes == [Update(GAP._replace(start=150))]
     assert settle([GAP], window=(199, 300)).changes == [Update(GAP._replace(end=199))]
-    assert settle([GAP], window=(100, 200)) == Settled([Delete(7)], [], [GAP])
+    assert settle([GAP], window=(100, 200)) == Settled([Delete(7)], [], [GAP], read_from=100)
 
 
 def test_a_try_that_fails_again_replaces_what_came_and_is_no_new_gap() -> None:
