@@ -9,13 +9,16 @@ from typing import NamedTuple
 from poller.cli.compose import entry_filter
 from poller.cli.messages import exit_code, note
 from poller.config import Config
-from poller.core.errors import ConfigError, PollerError, Problem
+from poller.core.clocks import trusted_now
+from poller.core.errors import ConfigError, PollerError, Problem, is_access_refused
 from poller.core.events import Event
-from poller.core.reading import WindowReader
+from poller.core.gaps import Unread, merged, summary
+from poller.core.narrowing import Conduct, present_at
+from poller.core.reading import Reading, WindowReader
 from poller.core.windows import Window
 from poller.ionos.api import ActivityLog
 from poller.pipeline.collect import PollResult
-from poller.pipeline.discovery import unseen
+from poller.pipeline.discovery import unseen, warn_if_incomplete
 
 STAYS = "stays"
 
@@ -39,40 +42,52 @@ def explain(config: Config, accounts: Mapping[str, ActivityLog], window: Window,
     readers, failures = _readers(config, accounts, only)
     shares = {reason: Share() for reason in [*(rules.reasons if rules else []), STAYS]}
     read = []
-    for contract, api in readers.items():
+    for contract, apis in readers.items():
+        unread: list[Unread] = []
         try:
-            for event in _events(config, api, contract, window):
-                reason = rules.reason(contract, event.line) if rules else None
-                shares[reason or STAYS] = shares[reason or STAYS].plus(event)
+            for reading in _readings(config, apis, contract, window):
+                unread += reading.unread
+                for event in reading.events:
+                    reason = rules.reason(contract, event.line) if rules else None
+                    shares[reason or STAYS] = shares[reason or STAYS].plus(event)
             read.append(PollResult(contract))
         except PollerError as error:  # the others can be read all the same
             error.contract = error.contract or contract
             failures.append(error)
+        if unread:
+            spans = summary([part.window for part in merged(unread)])
+            message = f"{spans} cannot be read: {unread[0].reason}"
+            failures.append(PollerError(message, contract=contract, hint="the table is without what lies there"))
     _show(shares, f"{window}, contracts: {len(read)}")
     return exit_code(read, failures)
 
 
 def _readers(
     config: Config, accounts: Mapping[str, ActivityLog], only: Sequence[str]
-) -> tuple[dict[str, ActivityLog], list[PollerError]]:
-    """The contracts to read, each through the first account that lists it, and what failed.
+) -> tuple[dict[str, list[ActivityLog]], list[PollerError]]:
+    """The contracts to read, each with the accounts that may read it, and what failed.
 
     Raises: ConfigError when every account was asked and none of them sees a contract that `only` names.
     """
-    readers: dict[str, ActivityLog] = {}
+    readers: dict[str, list[ActivityLog]] = {}
     failures: list[PollerError] = []
+    named = set(config.poll.contracts)  # named is enough: the list may not show it
     for name, api in accounts.items():
         try:
-            for contract in api.contracts():
-                readers.setdefault(contract, api)
+            listed = api.contracts()
         except PollerError as error:
             if len(accounts) > 1:
                 error.message = f"account {name}: {error.message}"
             failures.append(error)
-    for contract in config.poll.contracts:  # named is enough: the list may not show it
-        readers.setdefault(contract, next(iter(accounts.values())))
+            continue
+        warn_if_incomplete(name, listed)
+        named.update(only if listed.missing else ())
+        for contract in listed:
+            readers.setdefault(contract, []).append(api)
+    for contract in sorted(named):
+        readers.setdefault(contract, [*accounts.values()])
     unknown = [contract for contract in dict.fromkeys(only) if contract not in readers]
-    readers = {contract: api for contract, api in readers.items() if config.poll.wants(contract, only)}
+    readers = {contract: apis for contract, apis in readers.items() if config.poll.wants(contract, only)}
     if not failures:  # else it may be among those we could not ask for
         if only and not readers:
             raise ConfigError([Problem("--contract", f"no account sees {', '.join(unknown)}", "check the number")])
@@ -80,10 +95,19 @@ def _readers(
     return readers, failures
 
 
-def _events(config: Config, api: ActivityLog, contract: str, window: Window) -> Iterator[Event]:
-    reader = WindowReader(api, contract, config.api.limits())
-    for reading in reader.read_all(window):
-        yield from reading.events
+def _readings(config: Config, apis: Sequence[ActivityLog], contract: str, window: Window) -> Iterator[Reading]:
+    """A contract's entries through the first account that may read it, and what cannot be read.  Raises: PollerError."""
+    for api, *others in (apis[place:] for place in range(len(apis))):
+        present = present_at(int(trusted_now(api.clock_skew_seconds, window.end)), config.poll.overlap_seconds)
+        has_begun = False
+        try:
+            for reading in WindowReader(api, contract, config.api.limits(), Conduct(present)).read_all(window):
+                has_begun = True
+                yield reading
+            return
+        except PollerError as error:
+            if has_begun or not others or not is_access_refused(error):
+                raise
 
 
 def _show(shares: Mapping[str, Share], title: str) -> None:

@@ -98,9 +98,10 @@ class Discovery:
         failures: list[PollerError] = []
         known = {row.contract: row for row in self._state.contracts.all()}
         looks = {name: self._look(name, known.values(), wanted, failures) for name in self._accounts}
-        # What the command line names must be listed, where there is a list: a typing error would be polled for ever.
+        # What the command line names must be listed, where there is a whole list: a typing error would be polled for ever.
         is_refused = any(look.listed is None and look.is_answered for look in looks.values())
-        readers = self._readers_by_contract(looks, known, wanted if is_refused else wanted & named)
+        is_cut = any(look.listed is not None and look.listed.missing for look in looks.values())
+        readers = self._readers_by_contract(looks, known, wanted if is_refused or is_cut else wanted & named)
         failures += self._kept(readers, known.values(), looks)
         unlisted = sorted(wanted - set(readers))
         if not failures:  # else it may be among those we could not ask for
@@ -133,9 +134,7 @@ class Discovery:
                 log.error("discovery.failed", extra={"account": account, "why": str(error)})
             return _Look(None, int(before), is_answered=is_refused and bool(wanted))
         at = int(trusted_now(api.clock_skew_seconds, before))
-        if listed.missing:
-            hint = "name the others in poll.contracts, and report it to IONOS"
-            log.warning("contracts.list_incomplete", extra={"account": account, "why": listed.missing, "hint": hint})
+        warn_if_incomplete(account, listed)
         if unlisted := sorted(known.difference(listed, self._config.poll.exclude_contracts)):
             hint = "they are polled all the same; one that is gone for good belongs in poll.exclude_contracts"
             log.warning("contracts.unlisted", extra={"account": account, "contracts": unlisted, "hint": hint})
@@ -237,6 +236,13 @@ def in_turn(contracts: Iterable[str], known: Mapping[str, Contract]) -> list[str
         waiting[not is_read].append((at or 0, contract))
     pairs = zip_longest(*map(sorted, waiting))
     return [found[1] for pair in pairs for found in pair if found is not None]
+
+
+def warn_if_incomplete(account: str, listed: ContractList) -> None:
+    """Log what a list of contracts does not give: entries of those contracts are nowhere."""
+    if listed.missing:
+        hint = "name the others in poll.contracts, and report it to IONOS"
+        log.warning("contracts.list_incomplete", extra={"account": account, "why": listed.missing, "hint": hint})
 
 
 def unseen(contract: str) -> PollerError:

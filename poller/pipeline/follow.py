@@ -19,6 +19,7 @@ from poller.core.narrowing import Conduct, present_at
 from poller.core.reading import Split, WindowReader
 from poller.core.windows import Window, tile
 from poller.ionos.api import ActivityLog
+from poller.pipeline.discovery import warn_if_incomplete
 
 _DISCOVERY_SECONDS = 600.0
 _MICROSECONDS = 1_000_000
@@ -87,7 +88,9 @@ class Follower:
         found: dict[str, list[ActivityLog]] = {}
         for name, api in self._accounts.items():
             try:
-                for contract in api.contracts():
+                listed = api.contracts()
+                warn_if_incomplete(name, listed)
+                for contract in listed:
                     found.setdefault(contract, []).append(api)
             except PollerError as error:
                 if len(self._accounts) > 1:

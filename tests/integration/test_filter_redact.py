@@ -158,6 +158,20 @@ def test_explain_filter_reads_the_others_where_a_contract_fails(bench: Starter, 
     assert f"all {len(place.oracle(FIRST)) + len(place.oracle(FIRST + 2)):,}" in shown
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("null:count=100", "no entry"), ("nan:count=100", "not valid JSON"), ("old:1h", "must not be older")],
+)
+def test_explain_filter_tells_what_cannot_be_read_and_counts_the_rest(bench: Starter, fault: str, words: str) -> None:
+    place = bench(contracts=1, span_seconds=7000, faults=(fault,))
+    config_of(place, RULES)
+    run = place.fetch("--explain-filter", "--since", "2h")
+    failed(run, 1, f"contract {FIRST}", "gap", "cannot be read", words)
+    count = int(re.search(r"all +([\d,]+)", b"\n".join(run.lines).decode())[1].replace(",", ""))  # type: ignore[index]
+    assert 0 < count < len(place.oracle(FIRST))
+    assert "contracts: 1" in run.lines[0].decode()
+
+
 def test_explain_filter_names_a_contract_that_no_account_sees(bench: Starter) -> None:
     place = bench()
     config_of(place, RULES)

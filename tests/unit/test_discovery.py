@@ -273,6 +273,16 @@ def test_a_list_that_is_not_whole_is_told(world: World, caplog: pytest.LogCaptur
     assert record.message == "contracts.list_incomplete"
 
 
+def test_what_the_command_line_names_is_read_where_the_list_is_not_whole(world: World) -> None:
+    world.poll(only=("2",))
+    assert [failure.contract for failure in world.failures] == ["2"], "the whole list does not have it"
+    world.accounts["default"].missing = "there are more"
+    assert world.poll(60, only=("2",))["2"].failure is None
+    assert world.failures == []
+    world.poll(60)
+    assert sorted(world.order) == ["1", "2"], "it was read, so it stays"
+
+
 def test_a_contract_stays_with_its_account_and_a_claim_by_another_is_told_by_name(world: World) -> None:
     mine, other = Account("1"), Account()
     world.accounts = {"other": other, "mine": mine}

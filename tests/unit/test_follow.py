@@ -29,13 +29,14 @@ class Account:
 
     def __init__(self, **entries: Sequence[int]) -> None:
         self.entries = {contract.lstrip("c"): list(times) for contract, times in entries.items()}
+        self.missing = ""
         self.failing: dict[str, PollerError] = {}
         self.windows: list[Window] = []
 
     def contracts(self) -> ContractList:
         if "" in self.failing:
             raise copy.copy(self.failing[""])
-        return ContractList([*self.entries], "")
+        return ContractList([*self.entries], self.missing)
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
         if contract in self.failing:
@@ -149,6 +150,13 @@ def test_the_contracts_are_looked_for_every_ten_minutes_and_at_once_after_a_fail
     account.entries["3"] = [NOW - 6]
     clock.now += 1
     assert shown(following) == [("3", -6)], "it is not waited for"
+
+
+def test_a_list_that_is_not_whole_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    account = Account(c1=[])
+    account.missing = "there are more"
+    shown(follower(account, Clock()))
+    assert [record.message for record in caplog.records] == ["contracts.list_incomplete"]
 
 
 def test_contracts_of_the_configuration_are_followed_by_the_first_account_and_those_left_out_are_not() -> None:
