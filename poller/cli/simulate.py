@@ -45,7 +45,13 @@ path = "activity-{{date}}.ndjson"
 @click.option(
     "--span", type=DURATION, default="1h", show_default=True, help="Time over which they are spread, up to now."
 )
-@click.option("--rate", type=float, default=0.0, show_default=True, help="New entries per second and contract.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 10_000),
+    default=0.0,
+    show_default=True,
+    help="New entries per second and contract.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same entries.")
 @click.option("--fault", "faults", multiple=True, metavar="SPEC", help="What goes wrong (repeatable); see above.")
 @click.option(

@@ -207,9 +207,10 @@ def test_simulate_serves_what_fetch_reads_until_it_is_stopped(bench: Starter) ->
     assert finish(again).code == 2, "the port is taken"
     process.send_signal(signal.SIGTERM)
     assert finish(process).code == 0
-    bad = place.run("simulate", "--port", "0", "--fault", "nonsense")
-    assert bad.code == 2
-    assert "nonsense" in bad.stderr
+    for option, value in (("--fault", "nonsense"), ("--rate", "-1"), ("--rate", "1e9")):
+        bad = place.run("simulate", "--port", "0", option, value)
+        assert bad.code == 2, option
+        assert value in bad.stderr or "not in the range" in bad.stderr
 
 
 def test_simulate_writes_a_configuration_that_is_ready_to_run_and_overwrites_none(bench: Starter) -> None:
