@@ -86,7 +86,7 @@ def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
     """
     start = _LIST_START.search(body)
     if start is None:
-        return _without_broken_scalars(body), []
+        return _without_list(body), []
     pieces, broken = [_without_broken_scalars(body[: start.end()])], []
     begin, depth = start.end(), 0
     for token in _TOKEN.finditer(body, begin):
@@ -109,6 +109,11 @@ def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
             if mark != b",":
                 return b"".join([*pieces, _without_broken_scalars(body[begin:])]), broken
     return body, []
+
+
+def _without_list(body: bytes) -> bytes:
+    """An answer that has no list, as above; as it is where it is no JSON at all, such as a page of a proxy."""
+    return _without_broken_scalars(body) if body.lstrip().startswith(b"{") else body
 
 
 def _without_broken_scalars(rest: bytes) -> bytes:

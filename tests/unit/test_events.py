@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -95,6 +96,14 @@ def test_anything_else_is_a_bad_answer_and_nothing_worse(body: bytes) -> None:
     else:
         with pytest.raises(BadAnswerError):
             parse_page(body)
+
+
+@pytest.mark.parametrize("body", [b"<html>login</html>", b" nope", b"\x1f\x8b\x08\x00\x00"], ids=repr)
+@pytest.mark.parametrize("parse", [parse_page, parse_contracts])
+def test_what_is_no_json_at_all_is_told_as_that(parse: Callable[[bytes], object], body: bytes) -> None:
+    with pytest.raises(BadAnswerError, match="JSON is malformed") as caught:
+        parse(body)
+    assert "null" not in str(caught.value), "there is none in it"
 
 
 @pytest.mark.parametrize(
