@@ -8,6 +8,7 @@ import re
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -281,6 +282,44 @@ def test_a_directory_is_writable_or_can_be_made_or_is_not(tmp_path: Path) -> Non
     assert found.message == f"{tmp_path / 'file'}: cannot be written: Not a directory"
     assert found.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize(("mode", "level"), [(0o777, "fail"), (0o1777, "ok"), (0o770, "ok")])
+def test_a_directory_that_others_can_change_is_no_place_for_a_state_and_told_as_such(
+    stores: Stores, mode: int, level: str
+) -> None:
+    make(stores, "run")
+    stores.directory.chmod(mode)
+    found = check_directory(stores.directory)
+    assert (found.level, found.exit_code) == (level, EXIT_STATE if level == "fail" else 0)
+    if level == "fail":
+        with pytest.raises(StateError) as caught:
+            stores.open("run")
+        assert (found.message, found.hint) == (caught.value.message, caught.value.hint)
+
+
+def spoil_by_mode(lock: Path) -> None:
+    lock.chmod(0o666)
+
+
+def spoil_by_link(lock: Path) -> None:
+    lock.rename(lock.with_name("elsewhere"))
+    lock.symlink_to("elsewhere")
+
+
+def spoil_by_directory(lock: Path) -> None:
+    lock.unlink()
+    lock.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [spoil_by_mode, spoil_by_link, spoil_by_directory])
+def test_a_lock_file_that_no_start_takes_is_told(stores: Stores, spoil: Callable[[Path], None]) -> None:
+    make(stores, "run")
+    spoil(stores.directory / "run.lock")
+    (found,) = check_files(stores.directory)
+    with pytest.raises(StateError) as caught:
+        stores.open("run")
+    assert found == ("fail", "state run", caught.value.message, caught.value.hint, EXIT_STATE, "")
 
 
 def test_each_state_is_told_with_its_schema_and_who_holds_it(stores: Stores) -> None:

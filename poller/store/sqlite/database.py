@@ -384,6 +384,12 @@ def make_directory(directory: Path) -> None:
     """Create the state directory, for its owner only.  Raises: StateError."""
     with translated_os(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_open(directory)
+
+
+def refuse_open(directory: Path) -> None:
+    """Raises: StateError where other users can change what is in the directory."""
+    with translated_os(directory):
         mode = directory.stat().st_mode
     # With the sticky bit, as a tmpfs has it, others can add files and change none.
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:

@@ -11,7 +11,9 @@ from pathlib import Path
 from poller.config import format_size
 from poller.core.errors import EXIT_STATE, StateError
 from poller.store.rows import Diagnosis
+from poller.store.sqlite.database import refuse_open
 from poller.store.sqlite.inspection import holder_of, missing_in, schema_of
+from poller.store.sqlite.lock import check_lock, lock_of
 from poller.store.sqlite.schema import SCHEMA_VERSION
 
 MIB = 1 << 20
@@ -30,7 +32,7 @@ def diagnose(directory: Path, max_bytes: int) -> Iterator[Diagnosis]:
 
 
 def check_directory(directory: Path) -> Diagnosis:
-    """Whether this user can write there, or create it if it is missing."""
+    """Whether this user, and no other, can write there, or create it if it is missing."""
     existing = _existing(directory)
     try:
         with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
@@ -38,8 +40,13 @@ def check_directory(directory: Path) -> Diagnosis:
     except OSError as error:
         hint = "choose another --state-dir, or give this user the right to write there"
         return Diagnosis("fail", "state", f"{existing}: cannot be written: {error.strerror}", hint, EXIT_STATE)
-    will_be = "" if existing == directory else ", will be created"
-    return Diagnosis("ok", "state", f"{directory}: writable{will_be}")
+    if existing != directory:
+        return Diagnosis("ok", "state", f"{directory}: writable, will be created")
+    try:
+        refuse_open(directory)
+    except StateError as error:
+        return _failed("state", error)
+    return Diagnosis("ok", "state", f"{directory}: writable")
 
 
 def _existing(directory: Path) -> Path:
@@ -79,12 +86,13 @@ def check_files(directory: Path) -> Iterator[Diagnosis]:
         name = f"state {path.stem}"
         try:
             version = schema_of(path)
+            check_lock(lock_of(path))
         except StateError as error:
             yield _failed(name, error)
             continue
         is_current = version == SCHEMA_VERSION
         schema = f"schema {version}" if is_current else f"schema {version}, upgraded at the next start"
-        pid = holder_of(path.with_suffix(".lock"))
+        pid = holder_of(lock_of(path))
         held = f"; in use by process {pid}" if pid else "; not in use"
         use = path.stem if is_current else ""
         yield Diagnosis("ok", name, f"{path.name}: sound, {schema}{held}", use=use)

@@ -66,6 +66,12 @@ def lock_of(path: Path) -> Path:
     return path.with_suffix(".lock")
 
 
+def check_lock(path: Path) -> None:
+    """Whether a start may use this lock file, or create it.  Raises: StateError."""
+    with translated_os(path), suppress(FileNotFoundError):
+        os.close(_open(path, os.O_RDWR | os.O_NONBLOCK))  # it may be a pipe that somebody put there
+
+
 def was_created(path: Path) -> bool:
     """Whether the lock file of this state file says that the state was created."""
     try:
