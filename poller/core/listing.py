@@ -192,7 +192,7 @@ def smaller_limit(limit: int, status: int | None, words: str) -> int:
 
     The number in its words is taken where there is one. Words about a window or a time are about something else.
     """
-    is_about_limit = re.search(r"\blimit\b|page.?size|\bper.?page\b", words, re.IGNORECASE) is not None
+    is_about_limit = re.search(r"\blimit\b|\bsize\b|page.?size|\bper.?page\b", words, re.IGNORECASE) is not None
     if limit <= 1 or status not in _LIMIT_STATUSES or not is_about_limit or _OTHER_LIMITS.search(words):
         return 0
     named = [int(number) for number in re.findall(r"\d{1,9}", words.partition(": ")[2])]

@@ -606,6 +606,7 @@ def test_a_proxy_that_wants_credentials_is_named(server: Server, client: Client)
         ("the parameter 'limit' must be between 1 and 100", 100),
         ("invalid page size", 250),
         ("[limit] is too large", 125),
+        ("size [1000] is too large, the most is [100]", 100),
         ("GET /contracts/1?dateStart=2026-03-01&limit=1000: limit must not exceed 100", 100),
         ('{"dateEnd": "2026-03-01T00:00:00Z", "limit": "must not exceed 100"}', 100),
         ("limit must be 100 at most at a time", 100),
