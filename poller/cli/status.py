@@ -64,7 +64,7 @@ def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
     """Print it.  Returns: the exit code."""
     seen = read_status(stores_of(config))
     if as_json:
-        echo_json(status_data(seen))
+        echo_json(status_data(seen, config))
     else:
         from poller.cli.status_page import CONTRACTS_AT_A_GLANCE, console, page
 

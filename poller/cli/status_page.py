@@ -17,8 +17,8 @@ from poller.config import Config
 from poller.core.amounts import duration as _span
 from poller.core.amounts import size as _size
 from poller.core.windows import format_time
-from poller.pipeline.status import Seen, Use
-from poller.service.readiness import gaps_told, is_polled, is_stale
+from poller.pipeline.status import Seen, Use, has_left, is_polled
+from poller.service.readiness import gaps_told, is_stale
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Replica
 
@@ -145,16 +145,12 @@ def _sinks(config: Config, use: Use) -> Iterator[list[Text]]:
 
 
 def _state(config: Config, row: SinkOverview, use: Use) -> Text:
-    if _has_left(config, row, use):
+    if has_left(config, row, use):
         return Text("left", "yellow")
     if row.sink.parked_at is not None:
         return Text("parked", "red")
     is_retrying = row.sink.retry_at is not None or row.postponed
     return Text("retrying", "yellow") if is_retrying else Text("ok", "green")
-
-
-def _has_left(config: Config, row: SinkOverview, use: Use) -> bool:
-    return use.name == "run" and row.sink.name not in {sink.name for sink in config.sinks}
 
 
 def _gaps(use: Use) -> Iterator[Padding]:
@@ -190,7 +186,7 @@ def _troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
 def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
     for row in use.state.sinks:
         sink = row.sink
-        if _has_left(config, row, use):
+        if has_left(config, row, use):
             way_out = f"`ionos-poller sinks forget {sink.name}`"
             yield _line("yellow", f"sink {sink.name} left the config and holds the outbox until {way_out}")
             continue

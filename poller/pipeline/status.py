@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from poller.config import Config
 from poller.core import hours
 from poller.core.errors import StateError
 from poller.core.evidence.batches import Head
@@ -15,7 +16,7 @@ from poller.core.windows import format_time
 from poller.store.gaps import Gap
 from poller.store.journal import JournalEntry
 from poller.store.letters import NO_LETTERS, LetterBooks
-from poller.store.overview import Overview
+from poller.store.overview import Overview, SinkOverview
 from poller.store.protocols import Stores
 from poller.store.rows import Contract, Postponed, Replica
 
@@ -65,10 +66,20 @@ def _by_use(use: str) -> tuple[int, str]:
     return {"run": 0, "fetch": 1}.get(use, 2), use
 
 
-def status_data(seen: Seen) -> dict[str, object]:
+def is_polled(row: Contract, config: Config) -> bool:
+    """Whether the configuration has a contract polled: it leaves out neither the contract nor its account."""
+    return config.poll.wants(row.contract) and any(account.name == row.account for account in config.accounts)
+
+
+def has_left(config: Config, row: SinkOverview, use: Use) -> bool:
+    """Whether a sink is gone from the configuration, while entries may wait for it."""
+    return use.name == "run" and row.sink.name not in {sink.name for sink in config.sinks}
+
+
+def status_data(seen: Seen, config: Config) -> dict[str, object]:
     """All of it for machines: what `status --json` prints."""
     return {
-        "uses": {use.name: _use_data(use) for use in seen.uses},
+        "uses": {use.name: _use_data(use, config) for use in seen.uses},
         "gaps": [{"use": use.name, **gap_data(gap)} for use in seen.uses for gap in use.state.gaps],
         "replicas": [{"use": use.name, **replica_data(row)} for use in seen.uses for row in use.state.replicas],
         "failures": [escaped(str(failure)) for failure in seen.failures],
@@ -104,7 +115,7 @@ def action_data(entry: JournalEntry) -> dict[str, object]:
     return {**data, "at": format_time(entry.at), "count": count}
 
 
-def _use_data(use: Use) -> dict[str, object]:
+def _use_data(use: Use, config: Config) -> dict[str, object]:
     now, state = time.time(), use.state
     # Who holds a contract delivers it, to every sink but those that one replica delivers alone.
     holders = ", ".join(sorted({row.holder for row in state.contracts if row.holder}))
@@ -119,6 +130,7 @@ def _use_data(use: Use) -> dict[str, object]:
                 "complete_from": format_time(row.origin),
                 "watermark": format_time(row.watermark),
                 "lag_seconds": round(now - row.watermark, 3),
+                "configured": is_polled(row, config),
                 "hours": {"start": format_time(hours.first_hour(now)), "states": hours_of(row, state, now)},
             }
             for row in state.contracts
@@ -127,6 +139,7 @@ def _use_data(use: Use) -> dict[str, object]:
             {
                 "name": row.sink.name,
                 "type": row.sink.type,
+                "configured": not has_left(config, row, use),
                 "assigned": row.sink.assigned,
                 "delivered": row.sink.delivered,
                 "dead": row.sink.dead,

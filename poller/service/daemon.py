@@ -170,7 +170,7 @@ class Daemon:
 
     def _status(self) -> bytes:
         """The same for machines, as `status --json` prints it.  Raises: StateError."""
-        return msgspec.json.encode(status_data(read_status(self._stores))) + b"\n"
+        return msgspec.json.encode(status_data(read_status(self._stores), self._config)) + b"\n"
 
     def _view(self) -> View:
         try:

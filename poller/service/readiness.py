@@ -114,11 +114,6 @@ def _stale_polls(state: Overview, config: Config, contracts: Collection[str], no
             yield f"contract {row.contract}: last successful poll {last}{failure}"
 
 
-def is_polled(row: Contract, config: Config) -> bool:
-    """Whether the configuration has a contract polled: it leaves out neither the contract nor its account."""
-    return config.poll.wants(row.contract) and any(account.name == row.account for account in config.accounts)
-
-
 def is_stale(row: Contract, config: Config, now: float) -> bool:
     """Whether the last good poll of a contract is too long ago. `now` in unix seconds."""
     return now - (row.succeeded_at or 0) > config.poll.interval_seconds * _STALE_INTERVALS

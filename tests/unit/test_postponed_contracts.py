@@ -346,7 +346,7 @@ def test_status_names_it_with_the_reason_and_the_next_try(state: State, clock: C
     collect(state, B, 1)
     run(deliverer, clock, 10)
     use = Use("run", "here", state.overview(), 12)
-    data: Any = status_data(Seen([use], []))["uses"]
+    data: Any = status_data(Seen([use], []), config_of(["out"]))["uses"]
     (told,) = data["run"]["sinks"][0]["postponed"]
     assert (told["contract"], told["failure"]) == (A, LIMITED.reason)
     assert told["retry_at"] > told["postponed_at"] >= told["since"]

@@ -33,7 +33,7 @@ def at(second: float) -> datetime:
 def of(overview: Overview, **changes: Any) -> dict[str, Any]:
     """The data of one use."""
     use = Use("run", "state/run.db", overview, 4711)._replace(**changes)
-    data: Any = status_data(Seen([use], []))
+    data: Any = status_data(Seen([use], []), config_of(["loki"]))
     return dict(data["uses"]["run"])
 
 
@@ -66,6 +66,7 @@ def test_a_contract_is_told_with_its_books_its_lag_and_its_hours() -> None:
         "complete_from": "2026-04-01T14:02:00Z",
         "watermark": "2026-05-01T14:01:57Z",
         "lag_seconds": 3.001,
+        "configured": True,
     }
 
 
@@ -90,6 +91,7 @@ def test_a_sink_is_told_with_its_books_and_what_waits_on_its_own() -> None:
     assert found == {
         "name": "loki",
         "type": "file",
+        "configured": True,
         "assigned": 2010,
         "delivered": 2001,
         "dead": 2,
@@ -122,6 +124,21 @@ def test_a_sink_is_told_with_its_books_and_what_waits_on_its_own() -> None:
         "holder": "",
         "balanced": True,
     }
+
+
+def test_what_left_the_configuration_is_told_as_such() -> None:
+    overview = state([contract(), contract("2")], sinks=[sink("loki"), sink("old")])
+    config = msgspec.structs.replace(config_of(["loki"]), poll=Poll(exclude_contracts=("2",)))
+    data: Any = status_data(Seen([Use(name, "", overview, None) for name in ("run", "fetch")], []), config)["uses"]
+    told = {
+        (use, kind): [row["configured"] for row in data[use][kind]] for use in data for kind in ("contracts", "sinks")
+    }
+    assert told == {
+        ("run", "contracts"): [True, False],
+        ("run", "sinks"): [True, False],
+        ("fetch", "contracts"): [True, False],
+        ("fetch", "sinks"): [True, True],
+    }, "the sinks of `fetch` and of a backfill are in no configuration"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +219,7 @@ def test_a_clock_that_is_behind_is_told() -> None:
 def test_gaps_replicas_and_failures_of_all_uses_are_listed() -> None:
     overview = state(gaps=[gap(), gap(2, is_accepted=True)], replicas=[replica()])
     seen = Seen([Use("run", "", overview, None)], [StateError("damaged \x1b[2J")])
-    data: Any = status_data(seen)
+    data: Any = status_data(seen, config_of([]))
     start = NOW // HOUR * HOUR - 5 * HOUR
     first = {
         "id": 1,

@@ -10,8 +10,8 @@ from poller.config import Config
 from poller.core.amounts import duration, plural
 from poller.core.gaps import summary
 from poller.ionos.api import WARN_EXPIRY_SECONDS
-from poller.pipeline.status import Seen, Use
-from poller.service.readiness import gaps_told, is_polled, is_stale
+from poller.pipeline.status import Seen, Use, is_polled
+from poller.service.readiness import gaps_told, is_stale
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Range
 
