@@ -296,5 +296,5 @@ def use_of(given: str | None, stores: Stores) -> str:
         raise ConfigError([Problem("--use", "is not the name of a use", "run, fetch, or a backfill-... of `status`")])
     if given is not None:
         return given
-    uses = stores.uses()
+    uses = {*stores.uses(), *stores.missing()}  # what was set aside, or is gone, is meant as well
     return "fetch" if "fetch" in uses and "run" not in uses else "run"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from poller.cli.options import use_of
 from poller.core.errors import (
     EXIT_STATE,
     StateError,
@@ -99,6 +100,21 @@ def test_what_was_set_aside_is_missing_until_it_is_begun_anew(stores: Stores) ->
     stores.discard("run")
     assert list(stores.missing()) == ["run"]
     assert "run.db was set aside as run.db.unusable-2" in str(stores.missing()["run"])
+    for look in (stores.attach, stores.snapshot, stores.journal):
+        with pytest.raises(StateError, match=r"run\.db was set aside as run\.db\.unusable-2"):
+            look("run")
+
+
+def test_the_state_that_is_meant_is_the_daemons_also_where_it_was_set_aside(stores: Stores) -> None:
+    assert use_of(None, stores) == "run"
+    make(stores, "fetch")
+    (stores.directory / "fetch.db").rename(stores.directory / "fetch.db.unusable-1")
+    assert use_of(None, stores) == "fetch", "there is no other"
+    make(stores, "run")
+    assert use_of(None, stores) == "run"
+    (stores.directory / "run.db").rename(stores.directory / "run.db.unusable-1")
+    assert use_of(None, stores) == "run"
+    assert use_of("fetch", stores) == "fetch"
 
 
 def test_a_state_is_discarded_with_all_that_lies_beside_it(stores: Stores) -> None:

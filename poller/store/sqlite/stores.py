@@ -14,8 +14,8 @@ from poller.store.overview import Overview
 from poller.store.rows import Diagnosis
 from poller.store.sqlite import copying, diagnosis, inspection
 from poller.store.sqlite import overview as reading
-from poller.store.sqlite.database import delete, make_directory, vanished
-from poller.store.sqlite.lock import Lock, forget_created, was_created
+from poller.store.sqlite.database import delete, make_directory
+from poller.store.sqlite.lock import Lock, forget_created
 from poller.store.sqlite.overview import Collected
 from poller.store.sqlite.state import State
 from poller.store.sqlite.translation import translated_os
@@ -114,8 +114,6 @@ class Stores:
         """The file of a use.  Raises: StateError when there is none."""
         path = self._path(use)
         if use not in self.uses():
-            if was_created(path):
-                raise vanished(path)
             hint = f"`{use}` has not run with this --state-dir yet"
-            raise StateError(f"{path} does not exist", hint=hint)
+            raise self.missing().get(use) or StateError(f"{path} does not exist", hint=hint)
         return path
