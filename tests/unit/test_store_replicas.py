@@ -110,6 +110,41 @@ def test_what_a_reload_leaves_out_is_taken_by_replicas_that_want_it(two: tuple[A
     assert {*taken, CONTRACTS[0]} == set(CONTRACTS), "else nobody polls what one of them does not want"
 
 
+def test_what_was_collected_of_a_contract_that_is_not_polled_any_more_is_delivered(two: tuple[Any, Any]) -> None:
+    # Nobody held a contract that the configuration left out, so what waited of it stayed in the outbox for ever.
+    one, other = two
+    for state in two:
+        state.contracts.share(CONTRACTS)
+    commit(one, events(1))
+    wanted = CONTRACTS[1:]
+    place = one.outbox.take("out")
+    for _ in range(3):
+        assert one.contracts.share(wanted) == CONTRACTS[1:4]
+        other.contracts.share(wanted)
+        assert place.batch(10, 10**6) is None, "who polls it may take it for two leases"
+    let_time_pass(one._joined())
+    assert one.contracts.share(wanted) == CONTRACTS[1:4]
+    assert len(batch_of(place).events) == 1
+    assert other.contracts.share(wanted) == CONTRACTS[4:]
+    place.settle(1, now=NOW)
+    one.contracts.share(wanted)
+    assert one.contracts.get("1").holder == "", "nothing waits of it any more"
+
+
+def test_a_contract_that_is_held_only_to_be_delivered_goes_to_who_polls_it(two: tuple[Any, Any]) -> None:
+    one, other = two
+    one.contracts.share(CONTRACTS)
+    commit(one, events(1))
+    wanted = CONTRACTS[1:]
+    for _ in range(2):
+        one.contracts.share(wanted)
+        let_time_pass(one._joined())
+    assert one.contracts.get("1").holder
+    one._joined()._spared_until = {}  # as after ten minutes
+    one.contracts.share(wanted)
+    assert "1" in other.contracts.share(CONTRACTS)
+
+
 def test_who_wants_no_share_leaves_all_to_those_who_do(two: tuple[Any, Any]) -> None:
     # Half of the contracts were held by nobody while a repair read its few, or while a replica had no list of contracts yet.
     one, other = two

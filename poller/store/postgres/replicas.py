@@ -208,20 +208,25 @@ class Replica:
             " ARRAY(SELECT contract FROM contracts WHERE use_id = %(use)s AND holder = %(token)s),"
             " ARRAY(SELECT contract FROM ranges WHERE use_id = %(use)s UNION"
             "  SELECT contract FROM gaps WHERE use_id = %(use)s),"
+            " ARRAY(SELECT contract FROM contracts WHERE use_id = %(use)s AND outbox_events > 0 AND (holder IS NULL OR"
+            "  holder = %(token)s OR holder NOT IN"
+            "  (SELECT token FROM replicas WHERE use_id = %(use)s AND expires_at > clock_timestamp()))),"
             " EXISTS (SELECT 1 FROM replicas WHERE use_id = %(use)s AND expires_at > clock_timestamp() AND shares"
             "  AND config <> %(config)s)",
             {"shares": bool(known), "token": token, "use": self._use, "config": self.identity.config},
         ).fetchone()
-        is_alive, sharing_count, *contracts, is_mixed = row or (False, 0, (), (), False)
-        held, unsettled = map(set, contracts)
+        is_alive, sharing_count, *contracts, is_mixed = row or (False, 0, (), (), (), False)
+        held, unsettled, waiting = map(set, contracts)
         self.unsettled = frozenset(unsettled)
         if not is_alive:
             return set()
         fair = -(-len(known) // sharing_count)
         now = time.monotonic()
-        spared = {contract for contract in held if is_mixed and now < self._spared_until.get(contract, now)}
+        unwanted = waiting - known  # nobody polls it any more: what was collected of it is delivered all the same
+        left_over = unwanted | known if is_mixed else unwanted
+        spared = {contract for contract in held & left_over if now < self._spared_until.get(contract, now)}
         kept = sorted(held - spared, key=lambda contract: (contract not in known, contract not in in_hand, contract))
-        excess = {*kept[fair:], *(held - known)}
+        excess = {*kept[fair:], *(held - known - spared)}
         self.leaving = frozenset(excess & in_hand)
         surplus = excess - in_hand
         if surplus:
@@ -233,18 +238,24 @@ class Replica:
         room = fair - len(held - spared)
         if room > 0 and known - held:
             held |= self._take(connection, token, list(known - held), room)
-        return held | self._take_left_over(connection, token, list(known - held) if is_mixed else [], now)
+        return held | self._take_left_over(connection, token, list(left_over - held), unwanted, now)
 
-    def _take_left_over(self, connection: Connection, token: UUID, contracts: Sequence[str], now: float) -> set[str]:
-        """Take what has been free for a whole lease: replicas with other configurations may want fewer contracts."""
+    def _take_left_over(
+        self, connection: Connection, token: UUID, contracts: Sequence[str], unwanted: set[str], now: float
+    ) -> set[str]:
+        """Take what has been free for a whole lease: replicas with other configurations may want fewer contracts.
+
+        What is not wanted here is taken after two leases: if another replica wants it, that one has taken it by then.
+        """
         query = (
             "SELECT contract FROM contracts WHERE use_id = %s AND contract = ANY(%s)"
             f" AND (holder IS NULL OR holder NOT IN ({LIVE}))"
         )
         rows = connection.execute(query, (self._use, contracts, self._use)) if contracts else ()
         free = {contract: self._free_since.get(contract, now) for (contract,) in rows}
-        left_over = [contract for contract, since in free.items() if now - since > self._lease_seconds]
-        taken = self._take(connection, token, left_over, None) if left_over else set()
+        leases = {contract: 2 if contract in unwanted else 1 for contract in free}
+        chosen = [one for one, since in free.items() if now - since > leases[one] * self._lease_seconds]
+        taken = self._take(connection, token, chosen, None) if chosen else set()
         self._free_since = {contract: since for contract, since in free.items() if contract not in taken}
         self._spared_until |= dict.fromkeys(taken, now + _SPARED_SECONDS)
         return taken
