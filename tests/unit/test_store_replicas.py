@@ -145,6 +145,41 @@ def test_a_contract_that_is_held_only_to_be_delivered_goes_to_who_polls_it(two: 
     assert "1" in other.contracts.share(CONTRACTS)
 
 
+def test_a_sink_that_one_replica_could_not_send_to_waits_no_more_when_another_one_has_sent_all_of_it(
+    two: tuple[Any, Any],
+) -> None:
+    # Parked with the key of a replica that is gone, it was shown as parked for ever, while all was delivered.
+    one, other = two
+    for state in (one, other, one, other):
+        state.contracts.share(CONTRACTS)
+    theirs = other.contracts.share(CONTRACTS)
+    mine = one.contracts.share(CONTRACTS)
+    places = [state.outbox.take("out") for state in two]
+    commit(one, events(1), contract=mine[0])
+    commit(other, events(2), contract=theirs[0])
+    batch_of(places[0])
+    places[0].postpone(3, NOW + 1, NOW + 60, "HTTP 401", parked_at=NOW + 1)
+
+    def deliver(number: int) -> bool:
+        """What waits at the other one. Returns: whether the sink is said to be parked still."""
+        batch_of(places[1])
+        places[1].settle(1, now=NOW)
+        (row,) = other.outbox.sinks()
+        assert (row.attempts > 0) == (row.parked_at is not None) == bool(row.failure)
+        commit(other, events(number), contract=theirs[0], now=NOW + 9)
+        return row.parked_at is not None
+
+    assert deliver(3), "what the first one has waits still"
+    places[0].release()
+    one.close()
+    assert deliver(4), "and now nobody has it"
+    other.contracts.share(CONTRACTS)
+    batch_of(places[1])
+    places[1].settle(2, now=NOW)
+    assert other.outbox.sinks()[0].parked_at is None
+    assert other.overview().imbalances() == []
+
+
 def test_who_wants_no_share_leaves_all_to_those_who_do(two: tuple[Any, Any]) -> None:
     # Half of the contracts were held by nobody while a repair read its few, or while a replica had no list of contracts yet.
     one, other = two

@@ -88,12 +88,20 @@ def move_on(
     delete_done(connection, use, sorted(moves), after=[moves[contract].start[0] for contract in sorted(moves)])
 
 
-def note_success(connection: Connection, use: int, sink: str) -> None:
-    """A sink that waited after a failure has taken something."""
+def note_success(connection: Connection, use: int, sink: str, only_for: UUID | None = None) -> None:
+    """A sink that waited after a failure has taken something.
+
+    `only_for`: of the replica with this token, which has not noted the failure. Then the sink still waits if another one does
+    not get rid of what it had by then.
+    """
     connection.execute(
-        "UPDATE sinks SET attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = ''"
-        " WHERE use_id = %s AND name = %s AND attempts > 0",
-        (use, sink),
+        "UPDATE sinks k SET attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = ''"
+        " WHERE use_id = %(use)s AND name = %(sink)s AND attempts > 0 AND (%(token)s::uuid IS NULL OR NOT EXISTS ("
+        "  SELECT 1 FROM contracts c JOIN segments s ON s.use_id = c.use_id AND s.contract = c.contract"
+        "  LEFT JOIN places p ON p.use_id = c.use_id AND p.sink = k.name AND p.contract = c.contract"
+        "  WHERE c.use_id = k.use_id AND c.holder IS DISTINCT FROM %(token)s AND s.number > coalesce(p.segment, 0)"
+        "  AND (s.sink IS NULL OR s.sink = k.name) AND s.collected_at <= k.postponed_at))",
+        {"use": use, "sink": sink, "token": only_for},
     )
 
 

@@ -65,6 +65,7 @@ class Place:
         self._contract: str | None = None  # theirs, if it waits on its own
         self._settling: tuple[int, UUID] | None = None  # how many events, and the mark that it leaves
         self._is_postponed = bool(row.attempts or row.retry_at or row.parked_at)
+        self._is_noted_elsewhere = False  # that it waits, by another replica
         self._output_offset = row.output_offset
         self._holding: UUID | None = None  # the token by which this replica alone delivers the sink
 
@@ -257,9 +258,10 @@ class Place:
 
     def _note_success(self) -> None:
         """Commits: that the sink need not wait any more; on its own, as a wait for the sink's row must not lock contracts."""
-        if self._is_postponed:
+        if self._is_postponed or self._is_noted_elsewhere:
+            only_for = None if self._is_postponed else self._token
             with suppress(StateError):  # the events are settled all the same; else it is noted with the next ones
-                self._database.write(lambda connection: note_success(connection, self._use, self.row.name))
+                self._database.write(lambda connection: note_success(connection, self._use, self.row.name, only_for))
                 self._is_postponed = False
 
     def _put_down(self) -> None:
@@ -305,12 +307,13 @@ class Place:
             )
         }
         known = connection.execute(
-            "SELECT holder FROM sinks WHERE use_id = %s AND name = %s FOR KEY SHARE", (use, sink)
+            "SELECT holder, attempts > 0 FROM sinks WHERE use_id = %s AND name = %s FOR KEY SHARE", (use, sink)
         ).fetchone()
         if known is None:
             return set(moves)  # forgotten meanwhile
         if known[0] not in (None, self._token):
             return set()  # another replica delivers it
+        self._is_noted_elsewhere = known[1]
         places = lock_places(connection, use, sink, held, chosen)
         done = {contract for contract in chosen if contract in places and places[contract][1] == settling}
         open_ = [
