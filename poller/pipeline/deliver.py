@@ -322,8 +322,8 @@ class Deliverer:
     def _part_from(self, contracts: Collection[str], wait: Wait) -> int:
         """Have contracts wait on their own, with what is in hand of them.  Returns: how many events of others are settled."""
         now = self._clock()
-        if self._pieces:
-            self._queues.remember(self._pieces[0], contracts)
+        for piece in self._pieces:
+            self._queues.remember(piece, contracts)
         for contract in sorted(contracts):
             queue = self._queues.part(contract)
             self._held().postpone_contract(contract, queue.attempts + 1, now, now + wait.seconds, wait.reason)
@@ -331,8 +331,11 @@ class Deliverer:
             extra = {"contract": contract, "attempt": queue.attempts, "wait_seconds": round(wait.seconds, 3)}
             log.warning("contract.postponed", extra={"sink": self._sink.name, **extra, "why": wait.reason})
         pieces = [piece.without(contracts) for piece in self._pieces]
+        if pieces:  # of the first one, what comes before the first event that is still to be sent was taken or refused
+            first, *others = pieces
+            done = next(iter(first.open()), len(first.events))
+            pieces = [first.part(0, done), first.part(done, len(first.events)), *others]
         self._pieces = deque(piece for piece in pieces if piece.events)
-        # What is left of the first one was taken or refused.
         return self._settle(pieces[0], 0.0).settled if pieces and pieces[0].events else 0
 
     def _reduce(self, queue: Queue, wait: Wait, count: int) -> None:

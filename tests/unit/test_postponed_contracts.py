@@ -236,6 +236,55 @@ def test_what_was_taken_behind_an_entry_that_is_not_is_sent_once(state: State, c
     assert state.overview().imbalances() == []
 
 
+def refusing(*refused: tuple[str, int]) -> Callable[[Sequence[OutboxEvent]], Outcome]:
+    """Answers as Loki does that has no room for some streams: what came in time and what came late has one each."""
+
+    def answer(events: Sequence[OutboxEvent]) -> Outcome:
+        again = tuple(i for i, event in enumerate(events) if (event.contract, event.time_us) in refused)
+        return LIMITED if len(again) == len(events) else Accepted(retry=again, later=LIMITED if again else None)
+
+    return answer
+
+
+def test_what_a_contract_still_waits_with_is_kept_when_only_another_one_is_put_off(state: State, clock: Clock) -> None:
+    # What was not taken of B, of which a part was, counted as delivered when A was put off: it was lost.
+    sink = Scripted(refusing((A, 1), (B, 2)))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, 1)
+    collect(state, B, 1, 2, 3)
+    collect(state, C, 1)
+    run(deliverer, clock, 60)
+    assert sorted(sink.taken) == [(B, 1), (B, 3), (C, 1)]
+    assert set(status(state)) >= {A}
+    (row,) = state.overview().sinks
+    assert row.waiting >= 2
+    sink.answer = lambda events: Accepted()
+    run(deliverer, clock, 600)
+    assert sorted(sink.taken) == [(A, 1), (B, 1), (B, 2), (B, 3), (C, 1)]
+    assert [(row.waiting, row.sink.delivered) for row in state.overview().sinks] == [(0, 5)]
+    assert state.overview().imbalances() == []
+
+
+def test_what_was_taken_is_sent_once_though_the_batch_was_halved_before_its_contract_was_put_off(
+    state: State, clock: Clock
+) -> None:
+    # Only the first half was asked what was taken of it, so that the other one was sent again.
+    later = LIMITED._replace(is_size_suspect=True)
+    refused = [(A, number) for number in range(1, 5)]
+    answer = refusing(*refused)
+    sink = Scripted(lambda events: later if (found := answer(events)) is LIMITED else found._replace(later=later))
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collect(state, A, *range(1, 9))
+    run(deliverer, clock, 600)
+    assert sorted(sink.taken) == [(A, number) for number in range(5, 9)]
+    collect(state, B, 1)
+    run(deliverer, clock, 600)
+    sink.answer = lambda events: Accepted()
+    run(deliverer, clock, 600)
+    assert sorted(sink.taken) == sorted([*((A, number) for number in range(1, 9)), (B, 1)])
+    assert state.overview().imbalances() == []
+
+
 def test_a_contract_waits_on_its_own_after_a_restart_too(state: State, clock: Clock) -> None:
     sink = Scripted(by_contract(lambda contract: contract == A))
     first = Deliverer(state.outbox, sink, clock=clock)
