@@ -68,7 +68,7 @@ class Daemon:
         self._build = build
         self._notifier = notifier
         self._clock = clock
-        self.metrics = Metrics(state.overview, clock, lambda: state.lost_leases)
+        self.metrics = Metrics(state.overview, clock, lambda: state.lost_leases, self._unavailable)
         # Not an Event: a signal may come while the main thread is inside of one, which would then wait for itself.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_stopping = False
@@ -352,6 +352,10 @@ class Daemon:
 
     def _stuck(self) -> dict[str, float]:
         return self._workers.stuck() | (self._work.jobs.workers.stuck() if self._work is not None else {})
+
+    def _unavailable(self) -> list[str]:
+        """Why the state does not let some of the work be done now."""
+        return self._work.jobs.unavailable if self._work is not None else []
 
     def alive(self) -> Health:
         """Whether the scheduler ticks, and every poll, sink and job moves."""

@@ -20,7 +20,7 @@ from poller.store.rows import Contract
 from poller.system.telemetry import dropped_lines
 
 _PREFIX = "ionos_poller_"
-_AVAILABLE = "0 while the state cannot be read. Nothing is lost meanwhile: collecting waits."
+_AVAILABLE = "0 while the state cannot be read or takes no writes. Nothing is lost meanwhile: collecting waits."
 
 
 class Metrics:
@@ -31,8 +31,12 @@ class Metrics:
         read: Callable[[], Overview],
         clock: Callable[[], float] = time.time,
         lost_leases: Callable[[], int] = lambda: 0,
+        unavailable: Callable[[], Collection[str]] = lambda: (),
     ) -> None:
-        """`lost_leases`: how often this process lost what it held to another replica."""
+        """`lost_leases`: how often this process lost what it held to another replica.
+
+        `unavailable`: why the state does not let some of the work be done now.
+        """
         self.registry = CollectorRegistry()
         self._read = read
         self._is_polled: Callable[[Contract], bool] = lambda row: True
@@ -79,7 +83,7 @@ class Metrics:
         build.labels(__version__).set(1)
         is_polled = lambda row: self._is_polled(row)  # noqa: E731, PLW0108 - as it is at the time of the scrape
         is_configured = lambda row: self._is_configured(row)  # noqa: E731, PLW0108 - the same
-        self.registry.register(_StateCollector(read, clock, is_polled, is_configured, lost_leases))
+        self.registry.register(_StateCollector(read, clock, is_polled, is_configured, lost_leases, unavailable))
 
     def keep(self, accounts: Collection[str], wants: Callable[[str], bool], sinks: Collection[str]) -> None:
         """Show the gauges of these accounts and of the contracts that are wanted, and what keeps these sinks from taking events.
@@ -111,12 +115,14 @@ class _StateCollector(Collector):
         is_polled: Callable[[Contract], bool],
         is_configured: Callable[[SinkOverview], bool],
         lost_leases: Callable[[], int],
+        unavailable: Callable[[], Collection[str]],
     ) -> None:
         self._read = read
         self._clock = clock
         self._is_polled = is_polled
         self._is_configured = is_configured
         self._lost_leases = lost_leases
+        self._unavailable = unavailable
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: so that registering does not read the state."""
@@ -130,7 +136,7 @@ class _StateCollector(Collector):
         except StateUnavailableError:  # the rest comes back with it
             yield _gauge("state_available", _AVAILABLE, [], {(): 0})
             return
-        yield _gauge("state_available", _AVAILABLE, [], {(): 1})
+        yield _gauge("state_available", _AVAILABLE, [], {(): 0 if self._unavailable() else 1})
         yield from self._of_state(state)
 
     def _of_state(self, state: Overview) -> Iterable[Metric]:

@@ -22,7 +22,7 @@ from poller.config import Account, Config, Http, SecretSource
 from poller.config import State as StateTable
 from poller.core.answers import Page
 from poller.core.delivery import Accepted, Outcome, RetryAfter
-from poller.core.errors import PollerError, StateFullError, TransientError
+from poller.core.errors import PollerError, StateFullError, StateUnavailableError, TransientError
 from poller.core.events import Event
 from poller.core.listing import ContractList
 from poller.core.windows import Window
@@ -390,6 +390,29 @@ def test_all_of_it_is_answered_at_its_endpoint(tmp_path: Path) -> None:
 
     running.run(during)
     assert not path.exists()
+
+
+def test_a_state_that_can_be_read_and_takes_no_writes_is_not_available(tmp_path: Path) -> None:
+    # A database that was set read-only as its disk was full: no alert said that nothing is collected.
+    running = Running(tmp_path, [Sink()])
+    metrics = running.daemon.metrics
+    answers = [StateUnavailableError("it takes no writes"), None]
+
+    def work() -> None:
+        if answer := answers.pop(0):
+            raise answer
+
+    def during() -> None:
+        work_on = running.daemon._work.jobs.guarded("a job", work)
+        assert b"ionos_poller_state_available 1.0" in metrics.render()
+        work_on()
+        assert running.daemon.ready().reasons[0] == "it takes no writes"
+        assert b"ionos_poller_state_available 0.0" in metrics.render()
+        assert b"ionos_poller_outbox_bytes" in metrics.render()
+        work_on()
+        assert b"ionos_poller_state_available 1.0" in metrics.render()
+
+    running.run(during)
 
 
 def test_a_reload_listens_where_the_new_configuration_says_and_is_noted(
