@@ -12,7 +12,7 @@ from poller.cli.messages import echo_json
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Config
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_STATE
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK
 from poller.pipeline.status import read_status, status_data
 from poller.store.opening import stores_of
 from poller.system.terminals import is_capable
@@ -71,7 +71,7 @@ def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
         contracts = None if is_whole else CONTRACTS_AT_A_GLANCE if sys.stdout.isatty() else sys.maxsize
         console().print(page(config, seen, contracts=contracts))
     if seen.failures:
-        return EXIT_STATE
+        return max(failure.exit_code for failure in seen.failures)
     return EXIT_INCOMPLETE if any(use.state.imbalances() for use in seen.uses) else EXIT_OK
 
 

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from poller.cli.status import _show
 from poller.cli.status_page import page
-from poller.config import Poll
-from poller.core.errors import StateError
+from poller.config import Config, Poll
+from poller.core.errors import StateError, StateUnavailableError
 from poller.core.evidence.batches import Head
 from poller.core.evidence.digest import fingerprint
 from poller.core.windows import Window
@@ -139,6 +140,23 @@ def test_what_left_the_configuration_is_told_as_such() -> None:
         ("fetch", "contracts"): [True, False],
         ("fetch", "sinks"): [True, True],
     }, "the sinks of `fetch` and of a backfill are in no configuration"
+
+
+@pytest.mark.parametrize(
+    ("failures", "code"),
+    [
+        ([StateUnavailableError("it is starting up")], 1),
+        ([StateError("it is damaged")], 4),
+        ([StateError("it is damaged"), StateUnavailableError("it is starting up")], 4),
+    ],
+)
+def test_a_state_that_cannot_be_read_just_now_is_no_reason_to_end_as_for_one_that_a_person_must_mend(
+    monkeypatch: pytest.MonkeyPatch, failures: list[StateError], code: int
+) -> None:
+    # A database that went away while its uses were read ended `status` with 4, a moment earlier or later with 1.
+    monkeypatch.setattr("poller.cli.status.read_status", lambda stores: Seen([], failures))
+    for as_json in (False, True):
+        assert _show(Config(), as_json=as_json, is_whole=False) == code
 
 
 @pytest.mark.parametrize(
