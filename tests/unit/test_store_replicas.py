@@ -64,6 +64,14 @@ def test_nobody_holds_a_state_that_is_not_there_yet(postgres_stores: Any) -> Non
     assert postgres_stores.holder("never-opened") is None
 
 
+def test_when_a_state_was_created_is_told_by_the_clock_of_the_database(
+    postgres_stores: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1e9)  # of a machine whose clock is years behind
+    state = postgres_stores.open("run")
+    assert state.overview().created_at == pytest.approx(state.shared_now(), abs=60)
+
+
 def test_contracts_are_shared_out_and_one_that_leaves_gives_its_share_back(two: tuple[Any, Any]) -> None:
     one, other = two
     assert one.contracts.share(CONTRACTS) == CONTRACTS

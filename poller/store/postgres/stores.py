@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -80,9 +79,9 @@ class Stores:
 
         def work(connection: Connection) -> int:
             connection.execute(
-                "INSERT INTO uses (name, created_at) SELECT %s, %s WHERE NOT EXISTS (SELECT 1 FROM uses WHERE name = %s)"
-                " ON CONFLICT (name) DO NOTHING",
-                (use, int(time.time()), use),
+                "INSERT INTO uses (name, created_at) SELECT %s, floor(extract(epoch FROM clock_timestamp()))"
+                " WHERE NOT EXISTS (SELECT 1 FROM uses WHERE name = %s) ON CONFLICT (name) DO NOTHING",
+                (use, use),
             )
             row = connection.execute("SELECT id FROM uses WHERE name = %s", (use,)).fetchone()
             return row[0] if row else 0
