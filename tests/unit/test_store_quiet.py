@@ -181,6 +181,34 @@ def test_what_another_replica_collected_meanwhile_is_asked_for_again(two: tuple[
     assert waiting(one, "out") == [1, 2]
 
 
+@pytest.fixture
+def locked(two: tuple[Any, Any]) -> Iterator[None]:
+    """The row of contract 1 is in a transaction that somebody left open."""
+    with two[0]._database.connect() as somebody:
+        schema = two[0]._database.schema
+        somebody.execute("BEGIN")
+        somebody.execute(f"SELECT 1 FROM {schema}.contracts WHERE contract = '1' FOR UPDATE")  # noqa: S608 - of the test
+        yield
+
+
+@postgres
+def test_a_contract_that_somebody_has_locked_holds_up_no_other(two: tuple[Any, Any], locked: None) -> None:
+    # All quiet polls were written with one statement, which waited for that row: nothing of the replica was polled any more, and
+    # it gave no contract to another one.
+    one, other = two
+    for contract in ("1", "2", "3"):
+        poll(one, contract, window=Window(START, START + 120))
+    one.contracts.flush()
+    told = {row.contract: (row.watermark, row.succeeded_at) for row in one.overview().contracts}
+    assert (told["1"], told["2"], told["3"]) == ((START, None), *[(START + 120, NOW)] * 2)
+    assert other.contracts.share(CONTRACTS) == []
+    wanted = [*CONTRACTS[1:], "1"]
+    assert len(one.contracts.share(wanted)) == 50
+    assert len(other.contracts.share(wanted)) == 50
+    assert one.contracts.share([]) == []
+    assert row(one).holder, "it is given back when it is free"
+
+
 @postgres
 def test_a_replica_that_began_anew_remembers_nothing(two: tuple[Any, Any], statements: list[str]) -> None:
     one, _ = two

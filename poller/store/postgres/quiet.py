@@ -11,9 +11,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from poller.core.errors import StateUnavailableError
 from poller.core.events import Event
 from poller.store.postgres.database import Connection, Database
 from poller.store.rows import Contract, WindowRead
@@ -21,6 +23,7 @@ from poller.system.liveness import waiting_for_others
 
 _GATHERED_SECONDS = 2.0
 _MOST_GATHERED = 1000
+_LOCK_TIMEOUT = "200ms"  # more than a commit of ours takes
 _MOST_SEEN = 32  # entries of a contract: one with more of them in its overlap is not quiet
 
 _FIELDS = Contract._fields[:-1]
@@ -175,7 +178,12 @@ class Quiet:
             found: list[Known] = []
             try:
                 if polls:
-                    found = self._database.write(lambda connection: self._write(connection, polls))
+                    found = self._database.write(lambda connection: self._write(connection, polls, "SKIP LOCKED"))
+                written = {known.row.contract for known in found}
+                locked = {contract: poll for contract, poll in polls.items() if contract not in written}
+                if locked:  # or changed since
+                    with suppress(StateUnavailableError):  # what is locked for longer holds up no other contract
+                        found += self._database.write(lambda connection: self._write_soon(connection, locked))
             finally:
                 self.forget(polls.keys() - {known.row.contract for known in found})
                 with self._lock:
@@ -184,7 +192,11 @@ class Quiet:
         finally:
             self._writing.release()
 
-    def _write(self, connection: Connection, polls: dict[str, _Poll]) -> list[Known]:
+    def _write_soon(self, connection: Connection, polls: dict[str, _Poll]) -> list[Known]:
+        connection.execute("SELECT set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        return self._write(connection, polls, "")
+
+    def _write(self, connection: Connection, polls: dict[str, _Poll], how: str) -> list[Known]:
         columns = zip(*(poll for _, poll in sorted(polls.items())), strict=True)
         tokens, watermarks, commits, _, advances, fetched, polled = map(list, columns)
         rows = connection.execute(
@@ -192,7 +204,7 @@ class Quiet:
             " %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])"
             " AS q(contract, token, watermark, commits, advance_to, fetched, polled_at) ON c.contract = q.contract"
             " WHERE c.use_id = %s AND c.holder = q.token AND c.watermark = q.watermark AND c.commits = q.commits"
-            " ORDER BY c.contract FOR UPDATE OF c)"
+            f" ORDER BY c.contract FOR UPDATE OF c {how})"
             " UPDATE contracts c SET watermark = greatest(c.watermark, q.advance_to), fetched = c.fetched + q.fetched,"
             " seen = c.seen + q.fetched, succeeded_at = coalesce(q.polled_at, c.succeeded_at),"
             " failure = CASE WHEN q.polled_at IS NULL THEN c.failure ELSE '' END"

@@ -229,12 +229,13 @@ class Replica:
         excess = {*kept[fair:], *(held - known - spared)}
         self.leaving = frozenset(excess & in_hand)
         surplus = excess - in_hand
-        if surplus:
-            connection.execute(
-                "UPDATE contracts SET holder = NULL WHERE use_id = %s AND holder = %s AND contract = ANY(%s)",
-                (self._use, token, list(surplus)),
+        if surplus:  # what somebody has locked is given back later, and holds up nothing else
+            given = connection.execute(
+                "UPDATE contracts SET holder = NULL WHERE use_id = %s AND contract IN (SELECT contract FROM contracts"
+                " WHERE use_id = %s AND holder = %s AND contract = ANY(%s) FOR UPDATE SKIP LOCKED) RETURNING contract",
+                (self._use, self._use, token, list(surplus)),
             )
-            held -= surplus
+            held -= {row[0] for row in given}
         room = fair - len(held - spared)
         if room > 0 and known - held:
             held |= self._take(connection, token, list(known - held), room)
