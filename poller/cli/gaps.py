@@ -117,6 +117,7 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
         acting(stores, "gaps retry", subject) as by,
     ):
         now = int(time.time())
+        now = min(now, int(state.shared_now() or now))  # another machine may try it, whose clock is behind
         known = state.gaps.find()
         chosen = [gap for gap in known if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:

@@ -68,3 +68,14 @@ def test_those_of_a_backfill_are_tried_when_it_is_run_again(
     command = ["--config", str(file), "gaps", "retry", "--use", "backfill-1", *words]
     assert run(command) == 0
     assert capfd.readouterr().out == f"{1 if words else 3} will be tried when the same backfill is run again\n"
+
+
+@pytest.mark.parametrize("words", [(), ("2",)])
+def test_a_gap_is_due_by_the_clock_that_the_replicas_share(
+    place: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    # Asked for on a machine whose clock is ahead, it was not tried before that time had come where it is polled.
+    monkeypatch.setattr("poller.store.sqlite.State.shared_now", lambda state: START + 100.5)
+    assert run(["--config", str(place / "config.toml"), "gaps", "retry", *words]) == 0
+    with closing(Stores(place / "state").open("run")) as state:
+        assert min(gap.next_try_at for gap in state.gaps.find()) <= START + 100

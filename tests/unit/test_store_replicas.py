@@ -188,6 +188,20 @@ def test_a_sink_that_one_replica_could_not_send_to_waits_no_more_when_another_on
     assert other.overview().imbalances() == []
 
 
+def test_a_try_that_is_asked_for_on_a_machine_whose_clock_is_ahead_is_due_where_it_is_made(
+    two: tuple[Any, Any],
+) -> None:
+    one, other = two
+    one.contracts.share(CONTRACTS)
+    commit(one, events(1))
+    place = one.outbox.take("out")
+    place.postpone(1, NOW, NOW + 600, "HTTP 503", parked_at=None)
+    place.postpone_contract("1", 1, NOW, NOW + 600, "HTTP 503")
+    assert other.outbox.retry("out", NOW + 7200)
+    assert one.outbox.retry_at("out") <= NOW
+    assert [row.retry_at <= NOW for row in place.postponed()] == [True]
+
+
 def test_who_wants_no_share_leaves_all_to_those_who_do(two: tuple[Any, Any]) -> None:
     # Half of the contracts were held by nobody while a repair read its few, or while a replica had no list of contracts yet.
     one, other = two

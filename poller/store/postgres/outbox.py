@@ -89,9 +89,13 @@ class Outbox:
         """Commits: that a sink which waits after a failure is tried again now, and who asked. Returns whether it waits."""
 
         def work(connection: Connection) -> Acted[bool]:
-            query = "UPDATE sinks SET retry_at = least(retry_at, %s) WHERE use_id = %s AND name = %s AND retry_at IS NOT NULL"
+            # From when it was put off is by the clock of who tries it again, which may be behind the one of who asks.
+            query = (
+                "UPDATE sinks SET retry_at = least(retry_at, postponed_at, %s)"
+                " WHERE use_id = %s AND name = %s AND retry_at IS NOT NULL"
+            )
             is_waiting = connection.execute(query, (now, self._use, sink)).rowcount == 1
-            query = "UPDATE postponed SET retry_at = least(retry_at, %s) WHERE use_id = %s AND sink = %s"
+            query = "UPDATE postponed SET retry_at = least(retry_at, postponed_at, %s) WHERE use_id = %s AND sink = %s"
             is_waiting |= connection.execute(query, (now, self._use, sink)).rowcount > 0
             return Acted(result=is_waiting, is_recorded=is_waiting)
 
