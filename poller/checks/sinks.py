@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from poller.config import (
     OtlpSink,
 )
 from poller.config.installed import how_to_add
+from poller.config.sink_base import LocalSink
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused
 from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, ConfigError
 from poller.core.evidence.batches import Head
@@ -55,6 +57,9 @@ def check_sink(settings: AnySink, config: Config, stop: threading.Event, head: H
     `head`: how far it is, where it is an archive and the state knows.
     """
     name = f"sink {settings.name}"
+    if isinstance(settings, LocalSink) and not settings.is_here(os.uname().nodename):
+        yield ok(name, f"the machine {settings.host} writes it: run `ionos-poller check` there")
+        return
     missing = check_extra(settings.type)
     if missing is not None:
         yield missing._replace(name=name)

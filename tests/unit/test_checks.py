@@ -309,6 +309,22 @@ def test_a_file_sink_is_tried_where_it_will_write(tmp_path: Path) -> None:
     assert only(list(check_sink(bad, Config(), threading.Event())), "Not a directory").exit_code == EXIT_INCOMPLETE
 
 
+def test_what_another_machine_writes_is_not_tried_on_this_one(tmp_path: Path) -> None:
+    # All machines have the same configuration: `check` failed on each that lacks the other one's disk.
+    import threading
+
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "new"
+    for where, is_tried in (("another-machine", False), (socket.gethostname(), True)):
+        for sink in (
+            FileSink(name="a", path=str(place / "{date}.ndjson"), host=where),
+            ArchiveSink(name="b", url=f"file://{place}", host=where),
+        ):
+            found = list(check_sink(sink, Config(), threading.Event()))
+            assert [finding.level for finding in found] == ["fail" if is_tried else "ok"]
+            assert is_tried or "another-machine" in found[0].message
+
+
 def test_an_archive_is_looked_for_where_the_state_says_that_it_is(tmp_path: Path) -> None:
     import threading
 
