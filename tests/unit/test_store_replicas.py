@@ -148,7 +148,8 @@ def test_a_contract_that_is_held_only_to_be_delivered_goes_to_who_polls_it(two: 
         one.contracts.share(wanted)
         let_time_pass(one._joined())
     assert one.contracts.get("1").holder
-    one._joined()._spared_until = {}  # as after ten minutes
+    assert "1" not in other.contracts.share(CONTRACTS)
+    one._joined()._spared_until["1"] -= 60  # a minute later
     one.contracts.share(wanted)
     assert "1" in other.contracts.share(CONTRACTS)
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _MARGIN = 0.2  # of the lease, for clocks of different speed and a slow answer
 _KEPT_SECONDS = 600  # a dead replica is shown so long
 _SPARED_SECONDS = 600  # so long what nobody else wanted is kept, before it is looked whether somebody does
+_LENT_SECONDS = 60  # and so long what is held only to be delivered: meanwhile nobody can poll it
 
 LIVE = "SELECT token FROM replicas WHERE use_id = %s AND expires_at > clock_timestamp()"
 
@@ -258,7 +259,7 @@ class Replica:
         chosen = [one for one, since in free.items() if now - since > leases[one] * self._lease_seconds]
         taken = self._take(connection, token, chosen, None) if chosen else set()
         self._free_since = {contract: since for contract, since in free.items() if contract not in taken}
-        self._spared_until |= dict.fromkeys(taken, now + _SPARED_SECONDS)
+        self._spared_until |= {one: now + (_LENT_SECONDS if one in unwanted else _SPARED_SECONDS) for one in taken}
         return taken
 
     def take(self, contracts: Sequence[str]) -> None:
