@@ -52,6 +52,8 @@ def fetch(
     def discover() -> list[str]:
         found, failed = collector.discover(only=only)
         failures.extend(failed)
+        if not only:  # what an earlier run has left of contracts that are not polled any more
+            state.contracts.take_left_over(found)
         return found
 
     polls = transfer.run(collector, discover, config.api.concurrency)

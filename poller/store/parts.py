@@ -75,6 +75,9 @@ class Contracts(Protocol):
     def counts(self, contract: str, start: int, end: int) -> dict[int, Count]:
         """Entries collected by hour, of the hours that begin in `[start, end)`: the hour's start to the count."""
 
+    def take_left_over(self, polled: Collection[str]) -> None:
+        """Commits: that what waits of contracts which are not polled, and which nobody holds, is delivered here."""
+
     def share(self, wanted: Sequence[str]) -> list[str]:
         """Take this replica's fair share of the contracts in `wanted`, and give back what is too much or not wanted.
 

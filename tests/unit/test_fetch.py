@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,23 @@ def test_only_what_was_asked_for_is_fetched_and_a_failure_is_told(fresh: State) 
     log.page = refuse  # type: ignore[assignment, method-assign]
     log.now += 60
     assert {type(error) for error in fetched(fresh, log, sink).failures} == {AuthError}
+
+
+def test_what_an_earlier_run_has_left_of_a_contract_that_is_not_polled_any_more_is_delivered(
+    opened: Callable[[], State],
+) -> None:
+    # In a database nobody held the contract, so that its entries were never printed.
+    log, sink = Log("1"), Taking()
+    with closing(opened()) as state:
+        state.outbox.register("stdout", "stdout")
+        state.contracts.enrol(["7"], "gone", BEGAN, BEGAN)
+        commit(state, [event(1, BEGAN), event(2, BEGAN)], contract="7", window=Window(BEGAN, BEGAN + 60))
+    with closing(opened()) as state:
+        assert fetched(state, log, sink, only=("1",)).failures == []
+        assert [poll.contract for poll in fetched(state, log, sink).polls] == ["1"]
+        assert {event(1, BEGAN).line, event(2, BEGAN).line} <= set(sink.lines)
+        assert [row.waiting for row in state.overview().sinks] == [0]
+        assert not state.overview().imbalances()
 
 
 def test_identities_that_are_old_enough_are_forgotten(fresh: State) -> None:

@@ -7,7 +7,7 @@ Who makes a sink known locks the table `contracts` as a whole, for a moment.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from poller.core.events import Event
 from poller.core.hours import Compared
@@ -174,6 +174,13 @@ class Contracts:
         self._quiet.keep(held)
         self._quiet.forget(replica.unsettled)
         return [contract for contract in wanted if contract in held]
+
+    def take_left_over(self, polled: Collection[str]) -> None:
+        """Hold contracts of which something waits, which are not polled here, and which nobody holds."""
+        query = "SELECT contract FROM contracts WHERE use_id = %s AND outbox_events > 0 AND contract <> ALL(%s)"
+        values = (self._use, list(polled))
+        if rows := self._database.read(lambda connection: connection.execute(query, values).fetchall()):
+            self._replica().take([contract for (contract,) in rows])
 
     def claim(self, contract: str) -> Claim | None:
         """The right to collect a contract, for one thread until `release`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -112,6 +112,9 @@ class Contracts:
         """Those of the events, each given once, that have not been collected before, in the same order."""
         with self._database.reading() as connection:
             return ledger.unseen(connection, contract, events)
+
+    def take_left_over(self, polled: Collection[str]) -> None:
+        """There are no other replicas: all of it is delivered here."""
 
     def share(self, wanted: Sequence[str]) -> list[str]:
         """All of them: this process has the state for itself."""
