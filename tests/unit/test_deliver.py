@@ -19,6 +19,7 @@ from poller.core.delivery import (
     Outcome,
     Refused,
     RetryAfter,
+    Settle,
     TooLarge,
 )
 from poller.core.errors import LeaseLostError, OutputError, StateFullError
@@ -68,6 +69,23 @@ def test_what_a_sink_took_while_the_disk_was_full_is_settled_before_the_end(
     deliverer.finish()
     assert deliverer.step().settled == 0
     assert len(sink.taken) == 3
+    state.close()
+
+
+def test_an_event_that_was_neither_taken_nor_refused_cannot_leave_the_outbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State.open(tmp_path, "run")
+    deliverer = Deliverer(state.outbox, Taking())
+    state.contracts.enrol([CONTRACT], "default", 0, 0)
+    commit(state, EVENTS, contract=CONTRACT, window=Window(0, 9), now=9)
+    with monkeypatch.context() as patch:
+        # A mistaken decision: to settle a batch of which one event is to be sent again.
+        patch.setattr("poller.pipeline.deliver.decide", lambda *args, **options: Settle({}, (1,), 200))
+        with pytest.raises(RuntimeError, match="neither taken nor refused"):
+            deliverer.step()
+    assert [row.waiting for row in state.overview().sinks] == [3]
+    assert deliverer.step().settled == 3
     state.close()
 
 
