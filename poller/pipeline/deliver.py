@@ -364,6 +364,7 @@ class Deliverer:
         self._standing.settle(count, letters)
         self._pieces.popleft()
         self._queues.settled(piece)
+        self._let_go_of_joined()
         self.refusal = ""
         log.log(
             self._sent_level,
@@ -378,6 +379,14 @@ class Deliverer:
         if letters:
             self._tell_of_dead(letters)
         return StepResult(count, 0.0)
+
+    def _let_go_of_joined(self) -> None:
+        """Put down what is in hand of a contract that waited on its own, once it is of all others: it comes again with them."""
+        contract = self._queues.current.contract
+        if contract and self._pieces and contract not in {row.contract for row in self._held().postponed()}:
+            for piece in self._pieces:
+                self._queues.remember(piece, {contract})
+            self._pieces.clear()
 
     def _tell_of_dead(self, letters: Sequence[DeadLetter]) -> None:
         hint = (

@@ -1,0 +1,138 @@
+"""The deliverer against a sink that answers at random: what leaves the outbox was taken or has a dead letter, nothing twice."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poller.config.sinks import HttpSink as Settings
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Refused, RetryAfter, TooLarge
+from poller.core.events import Event, OutboxEvent
+from poller.core.windows import Window
+from poller.pipeline.deliver import Deliverer
+from poller.sinks.base import Sink
+from poller.store.sqlite import State
+from tests.states import commit
+from tests.support import seed_of_chance
+
+CONTRACTS = ("1", "2", "3", "4")
+PLANS = 60
+ROUNDS = 25
+
+Key = tuple[str, int]
+
+
+def key_of(event: OutboxEvent) -> Key:
+    return event.contract, event.time_us
+
+
+class Dice(Sink):
+    """Answers at random, as a whole or event by event. Streams (two of each contract) are blocked for a while."""
+
+    def __init__(self, dice: random.Random) -> None:
+        settings: Any = Settings(
+            name="out", url="http://127.0.0.1", batch_age_seconds=0.0, batch_events=dice.choice((3, 7, 40))
+        )
+        super().__init__(settings)
+        self.dice = dice
+        self.is_well = False
+        self.is_split = dice.random() < 0.3
+        self.blocked: set[tuple[str, bool]] = set()
+        self.taken: Counter[Key] = Counter()
+        self.refused: set[Key] = set()
+
+    def parts(self, events: Sequence[OutboxEvent]) -> Sequence[Sequence[OutboxEvent]]:
+        half = len(events) // 2
+        return [events[:half], events[half:]] if self.is_split and half else [events]
+
+    def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        outcome = Accepted() if self.is_well else self._answer(events)
+        if isinstance(outcome, Accepted):
+            self.refused |= {key_of(events[index]) for index in outcome.refused}
+            left = {*outcome.retry, *outcome.refused}
+            self.taken.update(key_of(event) for index, event in enumerate(events) if index not in left)
+        elif isinstance(outcome, Refused) and len(events) == 1:
+            self.refused.add(key_of(events[0]))
+        return outcome
+
+    def _answer(self, events: Sequence[OutboxEvent]) -> Outcome:
+        dice = self.dice
+        later = RetryAfter("busy", dice.choice((None, None, 0.0, 5.0)), is_size_suspect=dice.random() < 0.5)
+        match dice.choices(("part", "all", "later", "refused", "large", "key"), (10, 4, 3, 2, 1, 0.3))[0]:
+            case "all":
+                return Accepted()
+            case "later":
+                return later
+            case "refused":
+                return Refused("no", 400)
+            case "large":
+                return TooLarge("too large", 413) if len(events) > 1 else later
+            case "key":
+                return CredentialsRefused("HTTP 401", 401)
+        retry = tuple(index for index, event in enumerate(events) if self._is_blocked(event) or dice.random() < 0.03)
+        poison = {index: "poison" for index in range(len(events)) if index not in retry and dice.random() < 0.03}
+        if len(retry) == len(events):
+            return later
+        return Accepted(poison, retry, 200, later if retry and dice.random() < 0.9 else None)
+
+    def _is_blocked(self, event: OutboxEvent) -> bool:
+        return (event.contract, event.time_us % 2 == 0) in self.blocked
+
+    def probe(self) -> Outcome:
+        return Accepted()
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def deliver(deliverer: Deliverer, clock: Clock, seconds: float) -> bool:
+    """Deliver for so long, the clock moved on over each wait.  Returns: whether nothing waits any more."""
+    until = clock.now + seconds
+    for _ in range(5000):
+        wait = deliverer.step().wait_seconds
+        if wait is None or clock.now + wait > until:
+            clock.now = until
+            return wait is None
+        clock.now += wait
+    raise AssertionError("it does not come to rest")
+
+
+@pytest.mark.parametrize("number", range(PLANS))
+def test_what_leaves_the_outbox_was_taken_or_is_a_dead_letter_and_nothing_is_sent_twice(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(seed_of_chance() + number)
+    monkeypatch.setattr("poller.pipeline.deliver.random", dice)  # for the jitter of its waits
+    clock, sink, state = Clock(), Dice(dice), State.open(tmp_path, "run")
+    state.contracts.enrol(CONTRACTS, "default", 0, 0)
+    deliverer = Deliverer(state.outbox, sink, clock=clock)
+    collected: list[Key] = []
+    for _ in range(ROUNDS):
+        for contract in dice.sample(CONTRACTS, dice.randint(0, 4)):
+            new = [(contract, len(collected) + index) for index in range(1, dice.randint(2, 9))]
+            events = [Event(at, at.to_bytes(16), b'{"n":%d}' % at, True, True) for _, at in new]
+            commit(state, events, contract=contract, window=Window(0, 9), now=9)
+            collected += new
+        if dice.random() < 0.5:
+            streams = [(contract, is_even) for contract in CONTRACTS for is_even in (False, True)]
+            sink.blocked = set(dice.sample(streams, dice.randint(0, 4)))
+        deliver(deliverer, clock, dice.choice((0.5, 5.0, 120.0)))
+        (row,) = state.overview().sinks
+        assert row.sink.delivered <= len(sink.taken), "counted as delivered, and never taken"
+    sink.is_well = True
+    assert deliver(deliverer, clock, 100_000.0)
+    (row,) = state.overview().sinks
+    letters = {(letter.contract, letter.time_us) for letter in state.dead_letters.find("out")}
+    assert (row.waiting, letters) == (0, sink.refused)
+    assert Counter(collected) == sink.taken + Counter(sink.refused)
+    assert state.overview().imbalances() == []
+    state.close()
