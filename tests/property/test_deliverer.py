@@ -16,12 +16,13 @@ from poller.core.events import Event, OutboxEvent
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.base import Sink
-from poller.store.sqlite import State
+from poller.store.protocols import State
+from poller.store.sqlite import State as FileState
 from tests.states import commit
 from tests.support import seed_of_chance
 
 CONTRACTS = ("1", "2", "3", "4")
-PLANS = 60
+PLANS = [*(("sqlite", number) for number in range(60)), *(("postgres", number) for number in range(10))]
 ROUNDS = 25
 
 Key = tuple[str, int]
@@ -106,14 +107,19 @@ def deliver(deliverer: Deliverer, clock: Clock, seconds: float) -> bool:
     raise AssertionError("it does not come to rest")
 
 
-@pytest.mark.parametrize("number", range(PLANS))
+@pytest.mark.parametrize(("backend", "number"), PLANS)
 def test_what_leaves_the_outbox_was_taken_or_is_a_dead_letter_and_nothing_is_sent_twice(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, backend: str, number: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     dice = random.Random(seed_of_chance() + number)
     monkeypatch.setattr("poller.pipeline.deliver.random", dice)  # for the jitter of its waits
-    clock, sink, state = Clock(), Dice(dice), State.open(tmp_path, "run")
+    clock, sink = Clock(), Dice(dice)
+    if backend == "sqlite":
+        state: State = FileState.open(tmp_path, "run")
+    else:
+        state = request.getfixturevalue("postgres_stores").open(f"dice-{number}")
     state.contracts.enrol(CONTRACTS, "default", 0, 0)
+    state.contracts.share(CONTRACTS)
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collected: list[Key] = []
     for _ in range(ROUNDS):
