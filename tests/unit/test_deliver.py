@@ -80,7 +80,7 @@ def test_an_event_that_was_neither_taken_nor_refused_cannot_leave_the_outbox(
     state.contracts.enrol([CONTRACT], "default", 0, 0)
     commit(state, EVENTS, contract=CONTRACT, window=Window(0, 9), now=9)
     with monkeypatch.context() as patch:
-        # A mistaken decision: to settle a batch of which one event is to be sent again.
+        # A mistaken decision: to settle a batch of which one event must be sent again.
         patch.setattr("poller.pipeline.deliver.decide", lambda *args, **options: Settle({}, (1,), 200))
         with pytest.raises(RuntimeError, match="neither taken nor refused"):
             deliverer.step()
