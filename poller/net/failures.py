@@ -117,9 +117,7 @@ def proxy_words(root: BaseException) -> tuple[str, str]:
 def tls_words(root: BaseException) -> tuple[str, str]:
     """What went wrong with TLS, by the root of the error, and what to do."""
     why = getattr(root, "verify_message", "") or getattr(root, "reason", "")
-    if not why and isinstance(
-        root, ssl.SSLError | urllib3.exceptions.SSLError | CertificateError
-    ):  # a sentence in place of a word
+    if not why and isinstance(root, _OF_TLS):  # a sentence in place of a word
         why = re.sub(r"\[\w+\] |\(_ssl\.c:\d+\)", "", str(root)).strip()
     why = why or type(root).__name__
     return why, next(

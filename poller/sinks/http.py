@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
@@ -90,9 +91,18 @@ def login_of(settings: LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink) -> Lo
 
 
 def outcome_of(
-    status: int, successes: Collection[int], words: str, *, place: str, wait_seconds: float | None = None
+    status: int,
+    successes: Collection[int],
+    words: str,
+    *,
+    place: str,
+    are_chosen: bool = False,
+    wait_seconds: float | None = None,
 ) -> Outcome:
-    """What an answer means. `words` are the server's; `place` names the keys that say where to."""
+    """What an answer means. `words` are the server's; `place` names the keys that say where to.
+
+    `are_chosen`: the successes are those of the key of that name.
+    """
     reason = f"HTTP {status}: {words}" if words else f"HTTP {status}"
     if status in successes:
         return Accepted(status=status)
@@ -107,7 +117,7 @@ def outcome_of(
         case _ if status in (408, 413, 429) or status >= 500:
             return RetryAfter(reason, wait_seconds, is_size_suspect=True)
         case _:
-            return RetryAfter(f"{reason} ({_remedy(status, place)})", wait_seconds)
+            return RetryAfter(f"{reason} ({_remedy(status, place, are_chosen=are_chosen)})", wait_seconds)
 
 
 def _quotable(value: str) -> list[str]:
@@ -138,7 +148,9 @@ def is_page(answer: Response) -> bool:
     return is_html and bool(is_unreadable or re.match(_MARKS + b"<", text))
 
 
-def _remedy(status: int, place: str) -> str:
+def _remedy(status: int, place: str, *, are_chosen: bool) -> str:
+    if are_chosen and 200 <= status < 300:
+        return "if it means that all events were taken, add it to successes"
     if 300 <= status < 400:
         return "redirects are not followed: put where it leads into url"
     match status:
@@ -163,6 +175,7 @@ class Endpoint:
         path: str,
         successes: Collection[int],
         place: str,
+        are_chosen: bool = False,
         login: Login | None,
         headers: Mapping[str, str] | None = None,
         connections: int = 1,
@@ -171,7 +184,9 @@ class Endpoint:
         max_success_bytes: int | None = None,
         query: Mapping[str, str] | None = None,
     ) -> None:
-        """`readable` makes of an answer one whose body is text, where it is none.
+        """`are_chosen`: the successes are those of the key of that name.
+
+        `readable` makes of an answer one whose body is text, where it is none.
 
         `max_success_bytes`: the whole of a success counts, not its head alone, and none is larger.
         """
@@ -179,6 +194,7 @@ class Endpoint:
         self._query = f"?{urlencode(query)}" if query else ""
         self._stop = context.stop
         self._successes = successes
+        self._judge = partial(outcome_of, successes=successes, place=place, are_chosen=are_chosen)
         self._place = place
         self._login = login
         given = {name.lower(): value for name, value in settings.headers.items()}
@@ -268,7 +284,7 @@ class Endpoint:
             )
             return RetryAfter(f"HTTP {answer.status}: {words} ({remedy})"), answer
         wait_seconds = retry_after_seconds(answer.headers, datetime.now(UTC))
-        return outcome_of(answer.status, self._successes, words, place=self._place, wait_seconds=wait_seconds), answer
+        return self._judge(answer.status, words=words, wait_seconds=wait_seconds), answer
 
     def _log_in(self, headers: dict[str, str]) -> list[str]:
         """Add the login to the headers; all forms in which its secret is now about.  Raises: ConfigError, TransientError."""

@@ -22,12 +22,13 @@ _REACHED = (400, 405, 415, 422, 501)
 
 
 class Shape(NamedTuple):
-    """How a receiver wants its requests. `place` names the keys that say where to."""
+    """How a receiver wants its requests. `place` names the keys that say where to; `are_chosen`: `successes` is a key, too."""
 
     path: str = ""
     method: str = "POST"
     body: Literal["array", "ndjson", "object"] = "array"
     successes: Collection[int] = (200, 201, 202, 204)
+    are_chosen: bool = False
     place: str = "url"
     login: Login | None = None
     render: Render | None = None
@@ -45,6 +46,7 @@ class PostSink(Sink):
             context,
             path=shape.path,
             successes=shape.successes,
+            are_chosen=shape.are_chosen,
             place=shape.place,
             login=shape.login,
             content_type=_NDJSON if shape.body == "ndjson" else "application/json",
@@ -62,20 +64,12 @@ class PostSink(Sink):
         elif self._shape.body == "array":
             # No line holds a newline, so those between the lines are all there are.
             body = b"[" + body[:-1].replace(b"\n", b",") + b"]"
-        return self._sent(body)
-
-    def _sent(self, body: bytes) -> Outcome:
-        outcome, answer = self._endpoint.exchange(body, method=self._shape.method)
-        is_unnamed = answer is not None and 200 <= answer.status < 300 and answer.status not in self._shape.successes
-        if is_unnamed and isinstance(outcome, RetryAfter) and isinstance(self.settings, Settings):
-            told = outcome.reason.rpartition(" (")[0]  # without what else it may be
-            return outcome._replace(reason=f"{told} (if it means that all events were taken, add it to successes)")
-        return outcome
+        return self._endpoint.exchange(body, method=self._shape.method)[0]
 
     def probe(self) -> Outcome:
         """Send an empty array. Refused for being empty means reachable and let in. Of other bodies, ask what is there (HEAD)."""
         if self._shape.body == "array":
-            return probed(self._sent(b"[]"))
+            return probed(self._endpoint.exchange(b"[]", method=self._shape.method)[0])
         outcome, answer = self._endpoint.exchange(b"", method="HEAD")
         if answer is None or isinstance(outcome, Accepted | CredentialsRefused):
             return outcome
@@ -90,6 +84,7 @@ def build(settings: Settings, context: Context) -> Sink:
         method=settings.method,
         body=settings.body,
         successes=settings.successes,
+        are_chosen=True,
         login=login_of(settings),
         render=build_render(settings),
         query=settings.query,

@@ -18,6 +18,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.sinks.base import Sink
 from poller.store.protocols import State
 from poller.store.sqlite import State as FileState
+from tests.deliveries import Clock, deliver
 from tests.states import commit
 from tests.support import seed_of_chance
 
@@ -86,25 +87,6 @@ class Dice(Sink):
 
     def probe(self) -> Outcome:
         return Accepted()
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def deliver(deliverer: Deliverer, clock: Clock, seconds: float) -> bool:
-    """Deliver for so long, the clock moved on over each wait.  Returns: whether nothing waits any more."""
-    until = clock.now + seconds
-    for _ in range(5000):
-        wait = deliverer.step().wait_seconds
-        if wait is None or clock.now + wait > until:
-            clock.now = until
-            return wait is None
-        clock.now += wait
-    raise AssertionError("it does not come to rest")
 
 
 @pytest.mark.parametrize(("backend", "number"), PLANS)

@@ -246,15 +246,23 @@ def test_it_goes_to_stdout_to_a_file_or_to_the_sinks_of_the_order(
     assert made == [("two", tables, False, {"too_old": "skip", "trusted_now": now})]
 
 
-def test_what_run_has_collected_for_the_same_sinks_is_left_out_unless_it_is_wanted_again(tmp_path: Path) -> None:
-    log = Log("1")
-    with closing(Stores(tmp_path).open("run")) as run:
+@contextmanager
+def collected_by_run(directory: Path, log: Log) -> Iterator[State]:
+    """The state of `run`, which has collected 60 entries for the sink `out`."""
+    with closing(Stores(directory).open("run")) as run:
         run.contracts.enrol(["1"], "default", BEGAN - 2 * H, 0)
         run.outbox.register("out", "stdout")
         accounts: Any = {"default": log}
         collector = Collector(run, accounts, Config(), stop=threading.Event(), until=BEGAN - H, clock=lambda: BEGAN)
         assert collector.collect("1").new == 60
         collector.close()
+        yield run
+
+
+def test_what_run_has_collected_for_the_same_sinks_is_left_out_unless_it_is_wanted_again(tmp_path: Path) -> None:
+    log = Log("1")
+    with collected_by_run(tmp_path, log):
+        pass
     came = []
     for order in (
         ORDER._replace(output="", sinks=("out",)),
@@ -272,13 +280,7 @@ def test_what_run_has_collected_for_the_same_sinks_is_left_out_unless_it_is_want
 
 def test_what_run_would_not_recognise_any_more_is_told_by_its_number(tmp_path: Path) -> None:
     log = Log("1")
-    with closing(Stores(tmp_path).open("run")) as run:
-        run.contracts.enrol(["1"], "default", BEGAN - 2 * H, 0)
-        run.outbox.register("out", "stdout")
-        accounts: Any = {"default": log}
-        collector = Collector(run, accounts, Config(), stop=threading.Event(), until=BEGAN - H, clock=lambda: BEGAN)
-        assert collector.collect("1").new == 60
-        collector.close()
+    with collected_by_run(tmp_path, log) as run:
         run.contracts.skip_to("1", BEGAN + 2 * H, 0)
         run.prune(0, 0, BEGAN + 2 * H)
     order = ORDER._replace(output="", sinks=("out",))

@@ -19,6 +19,7 @@ from poller.pipeline.deliver import Deliverer
 from poller.pipeline.status import Seen, Use, status_data
 from poller.sinks.base import Sink
 from poller.store.protocols import State
+from tests.deliveries import Clock, deliver
 from tests.states import commit
 from tests.views import config_of
 
@@ -56,13 +57,6 @@ class Scripted(Sink):
         return [number for owner, number in self.taken if owner == contract]
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -80,18 +74,6 @@ def state(opened: Callable[[], State]) -> Iterator[State]:
 def collect(state: State, contract: str, *numbers: int) -> None:
     events = [Event(number, bytes([number]) * 16, b"{}", True, True) for number in numbers]
     commit(state, events, contract=contract, window=Window(0, 9), now=9)
-
-
-def run(deliverer: Deliverer, clock: Clock, seconds: float) -> None:
-    """Deliver for so long, the clock moved on over each wait."""
-    until = clock.now + seconds
-    for _ in range(1000):
-        wait = deliverer.step().wait_seconds
-        if wait is None or clock.now + wait > until:
-            clock.now = until
-            return
-        clock.now += wait
-    raise AssertionError("it does not come to rest")
 
 
 def by_contract(refusing: Callable[[str], bool], later: RetryAfter = LIMITED) -> Any:
@@ -122,23 +104,23 @@ def test_a_contract_that_is_refused_for_hours_does_not_hold_the_others(state: St
     for number in range(1, 4):
         for contract in (A, B, C):
             collect(state, contract, number)
-    run(deliverer, clock, 2)
+    deliver(deliverer, clock, 2)
     assert (sink.of(A), sink.of(B), sink.of(C)) == ([], [1, 2, 3], [1, 2, 3])
     for number in range(4, 30):
         for contract in (A, B):
             collect(state, contract, number)
-        run(deliverer, clock, 300)
+        deliver(deliverer, clock, 300)
         assert sink.of(B)[-1] == number, "what is collected later is not held up either"
     overview = state.overview()
     assert status(state) == {A: LIMITED.reason}
     assert overview.sinks[0].waiting == 29
     assert overview.imbalances() == []
     sends = sink.sends
-    run(deliverer, clock, 3600)
+    deliver(deliverer, clock, 3600)
     assert sink.sends - sends <= 3600 / 20, "it is tried with growing waits"
     assert state.overview().sinks[0].dead_letters == 0
     is_open = True
-    run(deliverer, clock, 120)
+    deliver(deliverer, clock, 120)
     assert sink.of(A) == list(range(1, 30)), "in order, each once"
     assert status(state) == {}
     assert [(row.waiting, row.sink.delivered) for row in state.overview().sinks] == [(0, 61)]
@@ -155,18 +137,18 @@ def test_contracts_that_all_wait_on_their_own_are_each_tried_and_are_of_all_agai
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     for contract in (C, A, B):
         collect(state, contract, 1, 2, 3)
-    run(deliverer, clock, 60)
+    deliver(deliverer, clock, 60)
     assert (sink.of(A), sink.of(B), sink.of(C)) == ([], [], [1, 2, 3])
     refused.remove(A)
-    run(deliverer, clock, 1200)
+    deliver(deliverer, clock, 1200)
     assert (sink.of(A), sink.of(B)) == ([1, 2, 3], [])
     assert set(status(state)) == {B}
     refused.clear()
-    run(deliverer, clock, 1200)
+    deliver(deliverer, clock, 1200)
     assert sink.of(B) == [1, 2, 3]
     assert status(state) == {}
     collect(state, A, 4)
-    run(deliverer, clock, 2)
+    deliver(deliverer, clock, 2)
     assert sink.of(A) == [1, 2, 3, 4]
     overview = state.overview()
     assert {row.sink.name: row.waiting for row in overview.sinks} == {"out": 0, "slow": 10}
@@ -196,7 +178,7 @@ def test_a_batch_of_that_contract_alone_does_not_hold_them_either(state: State, 
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, A, *range(1, 9))
     collect(state, B, 1)
-    run(deliverer, clock, 10)
+    deliver(deliverer, clock, 10)
     assert sink.of(B) == [1]
     assert sink.contracts[: POSTPONE_AT_ATTEMPT + 1] == [{A}] * POSTPONE_AT_ATTEMPT + [{B}]
 
@@ -209,9 +191,9 @@ def test_it_is_found_by_trying_where_the_answer_is_for_all_of_a_request(
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     for contract in (A, B, C):
         collect(state, contract, 1)
-    run(deliverer, clock, 30)
+    deliver(deliverer, clock, 30)
     collect(state, B, 2)
-    run(deliverer, clock, 120)
+    deliver(deliverer, clock, 120)
     assert sorted(sink.taken) == sorted([(contract, 1) for contract in {B, C} - contracts] + [(B, 2)])
     assert set(status(state)) == contracts
 
@@ -226,11 +208,11 @@ def test_what_was_taken_behind_an_entry_that_is_not_is_sent_once(state: State, c
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, A, 1, 2, 3, 4, 5)
     collect(state, B, 1)
-    run(deliverer, clock, 600)
+    deliver(deliverer, clock, 600)
     assert sorted(sink.taken) == [(A, 1), (A, 3), (A, 5), (B, 1)]
     assert [row.waiting for row in state.overview().sinks] == [4], "A's 2, and what cannot be settled before it"
     sink.answer = lambda events: Accepted()
-    run(deliverer, clock, 120)
+    deliver(deliverer, clock, 120)
     assert sorted(sink.taken) == [(A, 1), (A, 2), (A, 3), (A, 5), (B, 1)]
     assert [(row.waiting, row.sink.dead) for row in state.overview().sinks] == [(0, 1)]
     assert state.overview().imbalances() == []
@@ -253,13 +235,13 @@ def test_what_a_contract_still_waits_with_is_kept_when_only_another_one_is_put_o
     collect(state, A, 1)
     collect(state, B, 1, 2, 3)
     collect(state, C, 1)
-    run(deliverer, clock, 60)
+    deliver(deliverer, clock, 60)
     assert sorted(sink.taken) == [(B, 1), (B, 3), (C, 1)]
     assert set(status(state)) >= {A}
     (row,) = state.overview().sinks
     assert row.waiting >= 2
     sink.answer = lambda events: Accepted()
-    run(deliverer, clock, 600)
+    deliver(deliverer, clock, 600)
     assert sorted(sink.taken) == [(A, 1), (B, 1), (B, 2), (B, 3), (C, 1)]
     assert [(row.waiting, row.sink.delivered) for row in state.overview().sinks] == [(0, 5)]
     assert state.overview().imbalances() == []
@@ -275,12 +257,12 @@ def test_what_was_taken_is_sent_once_though_the_batch_was_halved_before_its_cont
     sink = Scripted(lambda events: later if (found := answer(events)) is LIMITED else found._replace(later=later))
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, A, *range(1, 9))
-    run(deliverer, clock, 600)
+    deliver(deliverer, clock, 600)
     assert sorted(sink.taken) == [(A, number) for number in range(5, 9)]
     collect(state, B, 1)
-    run(deliverer, clock, 600)
+    deliver(deliverer, clock, 600)
     sink.answer = lambda events: Accepted()
-    run(deliverer, clock, 600)
+    deliver(deliverer, clock, 600)
     assert sorted(sink.taken) == sorted([*((A, number) for number in range(1, 9)), (B, 1)])
     assert state.overview().imbalances() == []
 
@@ -291,7 +273,7 @@ def test_a_contract_waits_on_its_own_after_a_restart_too(state: State, clock: Cl
     for contract in (A, B):
         collect(state, contract, 1)
     collect(state, A, 7)
-    run(first, clock, 600)
+    deliver(first, clock, 600)
     (before,) = state.overview().sinks[0].postponed
     first.abandon()
     sends = sink.sends
@@ -302,7 +284,7 @@ def test_a_contract_waits_on_its_own_after_a_restart_too(state: State, clock: Cl
     again.step()
     assert sink.of(B)[-1] == 9
     sink.answer = lambda events: Accepted()
-    run(again, clock, 120)
+    deliver(again, clock, 120)
     assert sink.of(A) == [1, 7]
 
 
@@ -311,9 +293,9 @@ def test_a_wait_that_the_answer_asks_for_is_that_contracts_alone(state: State, c
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, A, 1)
     collect(state, B, 1)
-    run(deliverer, clock, 5)
+    deliver(deliverer, clock, 5)
     collect(state, B, 2)
-    run(deliverer, clock, 60)
+    deliver(deliverer, clock, 60)
     assert sink.of(B) == [1, 2]
     assert sink.sends <= 1 + POSTPONE_AT_ATTEMPT
 
@@ -323,12 +305,12 @@ def test_an_outage_costs_no_more_requests_than_with_one_contract(state: State, c
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     for contract in (A, B, C):
         collect(state, contract, 1, 2, 3)
-    run(deliverer, clock, 3600)
+    deliver(deliverer, clock, 3600)
     assert sink.sends < 3600 / 60 * 3, "each wait is up to a minute, half of that on average"
     assert state.outbox.sinks()[0].attempts > 20
     assert set(sink.sizes[POSTPONE_AT_ATTEMPT:-1]) == {1}, "what may be stored is not sent over and over"
     sink.answer = lambda events: Accepted()
-    run(deliverer, clock, 121)
+    deliver(deliverer, clock, 121)
     assert sorted(sink.taken) == [(contract, number) for contract in (A, B, C) for number in (1, 2, 3)]
     assert state.overview().imbalances() == []
     assert status(state) == {}
@@ -337,7 +319,7 @@ def test_an_outage_costs_no_more_requests_than_with_one_contract(state: State, c
 def test_a_sink_with_one_contract_waits_as_a_whole(state: State, clock: Clock) -> None:
     deliverer = Deliverer(state.outbox, Scripted(lambda events: LIMITED), clock=clock)
     collect(state, A, 1)
-    run(deliverer, clock, 600)
+    deliver(deliverer, clock, 600)
     assert status(state) == {}
     assert state.outbox.sinks()[0].failure == LIMITED.reason
 
@@ -368,10 +350,10 @@ def test_a_person_may_have_it_tried_at_once(state: State, clock: Clock) -> None:
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, A, 1)
     collect(state, B, 1)
-    run(deliverer, clock, 60)
+    deliver(deliverer, clock, 60)
     sink.answer = lambda events: Accepted()
     assert state.outbox.retry("out", clock.now)
-    run(deliverer, clock, 1)
+    deliver(deliverer, clock, 1)
     assert sink.of(A) == [1]
     assert not state.outbox.retry("out", clock.now)
 
@@ -381,9 +363,9 @@ def test_an_entry_refused_for_good_while_its_contract_waits_becomes_a_dead_lette
     deliverer = Deliverer(state.outbox, sink, clock=clock)
     collect(state, A, 1, 2)
     collect(state, B, 1)
-    run(deliverer, clock, 60)
+    deliver(deliverer, clock, 60)
     sink.answer = lambda events: Refused("HTTP 400") if any(event.time_us == 1 for event in events) else Accepted()
-    run(deliverer, clock, 120)
+    deliver(deliverer, clock, 120)
     assert sink.of(A) == [2]
     assert [letter.contract for letter in state.dead_letters.find()] == [A]
     assert state.overview().imbalances() == []
@@ -393,7 +375,7 @@ def test_status_names_it_with_the_reason_and_the_next_try(state: State, clock: C
     deliverer = Deliverer(state.outbox, Scripted(by_contract(lambda contract: contract == A)), clock=clock)
     collect(state, A, 1)
     collect(state, B, 1)
-    run(deliverer, clock, 10)
+    deliver(deliverer, clock, 10)
     use = Use("run", "here", state.overview(), 12)
     data: Any = status_data(Seen([use], []), config_of(["out"]))["uses"]
     (told,) = data["run"]["sinks"][0]["postponed"]
@@ -411,7 +393,7 @@ def test_forgetting_the_sink_deletes_what_waited_there(state: State, clock: Cloc
     deliverer = Deliverer(state.outbox, Scripted(by_contract(lambda contract: contract == A)), clock=clock)
     collect(state, A, 1)
     collect(state, B, 1)
-    run(deliverer, clock, 60)
+    deliver(deliverer, clock, 60)
     deliverer.abandon()
     assert state.outbox.forget("out")
     assert state.outbox.size().events == 0
@@ -433,13 +415,13 @@ def test_a_kill_right_after_a_contract_was_postponed_repeats_no_more_than_the_ba
     with monkeypatch.context() as patch:
         patch.setattr(deliverer._held(), "settle", fail)
         with pytest.raises(StateUnavailableError):
-            run(deliverer, clock, 60)
+            deliver(deliverer, clock, 60)
     deliverer.abandon()
     again = Deliverer(state.outbox, sink, clock=clock)
-    run(again, clock, 600)
+    deliver(again, clock, 600)
     assert sink.of(B) == [1, 1]
     sink.answer = lambda events: Accepted()
-    run(again, clock, 600)
+    deliver(again, clock, 600)
     assert sink.of(A) == [1]
     assert state.overview().imbalances() == []
 
@@ -458,10 +440,10 @@ def test_a_full_disk_while_a_contract_is_postponed_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(deliverer._held(), "postpone_contract", fail)
         with pytest.raises(StateUnavailableError):
-            run(deliverer, clock, 60)
-    run(deliverer, clock, 60)
+            deliver(deliverer, clock, 60)
+    deliver(deliverer, clock, 60)
     assert sink.of(B) == [1]
     sink.answer = lambda events: Accepted()
-    run(deliverer, clock, 600)
+    deliver(deliverer, clock, 600)
     assert sink.of(A) == [1, 2]
     assert state.overview().imbalances() == []
