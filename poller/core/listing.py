@@ -1,4 +1,4 @@
-"""Pages: of the list of contracts what it says of the next one, and of any the size that the API takes. Pure.
+"""Pages of the list of contracts, and what each says of the next one. Pure.
 
 Source: docs/facts.md, "IONOS Activity Log API".
 """
@@ -20,7 +20,6 @@ _TOTALS = ("total", "totalCount", "totalItems", "totalElements")
 _NEXT_LINKS = ("next", "nextLink", "nextPage", "@odata.nextLink")
 _FLAGS = ("hasMore", "has_more", "hasNext", "isTruncated")
 _TOKENS = ("nextPageToken", "nextToken", "nextCursor", "cursor")
-_LIMIT_STATUSES = (400, 413, 416, 422)
 _NUMBER = re.compile(rb'"?([0-9]{1,20})"?')
 _MAX_REST_BYTES = 64 * 1024
 # An object for each element takes memory: so many are thirty fields for each of the contracts that are read at most.
@@ -28,10 +27,6 @@ _MAX_COMMAS = 1_500_000
 _MAX_UNREADABLE = 1000
 MAX_CONTRACTS = 50_000
 """So many contracts of one account are polled, so that a list without end takes neither memory nor time without end."""
-# A date that is a parameter of the request, told back with its value, says nothing of what is limited.
-_OTHER_LIMITS = re.compile(
-    r"window|rate|\b(?:days?|hours?|weeks?|months?|years?)\b|\bdate\w*\b(?![\"']?\s*[=:])", re.IGNORECASE
-)
 
 
 class ContractList(list[str]):
@@ -185,15 +180,3 @@ def next_contracts(page: ContractPage, count: int, url: str) -> dict[str, str | 
     limit = page.limit or len(page.numbers)
     offset = count if page.offset is None else page.offset + len(page.numbers)
     return {"offset": offset, "limit": limit} if limit else {"offset": offset}
-
-
-def smaller_limit(limit: int, status: int | None, words: str) -> int:
-    """The `limit` to ask with after the API refused this one; 0 where the refusal is about something else.
-
-    The number in its words is taken where there is one. Words about a window or a time are about something else.
-    """
-    is_about_limit = re.search(r"\blimit\b|\bsize\b|page.?size|\bper.?page\b", words, re.IGNORECASE) is not None
-    if limit <= 1 or status not in _LIMIT_STATUSES or not is_about_limit or _OTHER_LIMITS.search(words):
-        return 0
-    named = [int(number) for number in re.findall(r"\d{1,9}", words.partition(": ")[2])]
-    return max((number for number in named if 1 <= number < limit), default=limit // 2)

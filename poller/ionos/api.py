@@ -16,34 +16,34 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from poller.core.answers import NOTHING, BadAnswerError, Page, PartialAnswerError, parse_page
 from poller.core.clocks import measured_skew
 from poller.core.delivery import RetryPolicy
-from poller.core.errors import AuthError, PollerError, RejectedError, StoppedError, TransientError, UnusableAnswerError
-from poller.core.listing import (
-    MAX_CONTRACTS,
-    ContractList,
-    ContractPage,
-    next_contracts,
-    parse_contracts,
-    smaller_limit,
+from poller.core.errors import (
+    AuthError,
+    BodyTooLargeError,
+    RejectedError,
+    StoppedError,
+    TransientError,
+    UnusableAnswerError,
 )
+from poller.core.listing import MAX_CONTRACTS, ContractList, ContractPage, next_contracts, parse_contracts
+from poller.core.page_size import accepted_limit
 from poller.core.windows import Window, format_time
 from poller.ionos.asking import LONG_PATIENCE_SECONDS, PATIENCE_SECONDS, Asking, PausedError, SharedTurns
-from poller.net.failures import PROXY_CREDENTIALS_HINT
+from poller.ionos.statuses import WAY_HINT, failure_of, secrets_in
 from poller.net.transport import (
     RateLimit,
     Response,
     Transport,
     parse_http_date,
-    retry_after_seconds,
     unrequested_encoding,
 )
-from poller.net.words import api_words_of, error_words_of
+from poller.net.words import error_words_of
 
 log = logging.getLogger(__name__)
 
@@ -57,18 +57,16 @@ _BASE_PATH = "/activitylog/v1"
 # Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
 _MAX_WAIT_SECONDS = 30.0
 _ASK_AGAIN_SECONDS = 1.0  # after a 401
-_MIN_MASKED_CHARS = 4
 _TURNS = 64  # where nobody limits them
+_PRESENT_SECONDS = 60  # so long ago, both clocks have passed it
 SINGLE_FACTOR = 2
 """How many times as large as a page an answer with a single entry may be. All copies of it must fit into memory."""
 # One answer is parsed at a time: that is no slower with the interpreter's lock, and the copies that it takes exist only once.
 _parsing = threading.Lock()
 _MAX_LIST_PAGES = 1000
-_WAY_HINT = "check api.url and any proxy or firewall on the way"
-_BAD_ANSWER_HINT = f"it is asked again at the next poll; if that does not help, {_WAY_HINT}"
+_BAD_ANSWER_HINT = f"it is asked again at the next poll; if that does not help, {WAY_HINT}"
 _PARTIAL_HINT = "it is asked again at the next poll; if that does not help, report it to IONOS"
 _ENCODING_HINT = "a proxy or gateway on the way to the API adds it: have it pass Accept-Encoding on unchanged"
-_PRIVILEGE_HINT = "the user needs the privilege ACCESS_ACTIVITY_LOG: grant it in the DCD under User Manager"
 
 
 class ActivityLog:
@@ -176,22 +174,28 @@ class ActivityLog:
         return page
 
     def _page_within_limit(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool) -> Page:
-        asked = min(limit, self.max_limit)
-        refused: RejectedError | None = None
         while True:
+            asked = min(limit, self.max_limit)
             try:
-                page = self._page(contract, window, offset, asked, is_retried=is_retried)
+                return self._page(contract, window, offset, asked, is_retried=is_retried)
             except RejectedError as error:
-                refused = refused or error
-                asked = smaller_limit(asked, error.status, error.message)
-                if not asked:
-                    raise refused from None
-                continue
-            if refused is not None and asked < self.max_limit:
-                self.max_limit, self.limit_words = asked, refused.message
-                hint = f"set api.page_size to {asked}, which is used meanwhile"
-                log.warning("page_size.refused", extra={"limit": limit, "why": refused.message, "hint": hint})
-            return page
+                accepted = accepted_limit(asked, error.status, error.message, partial(self._is_refused, contract))
+                if not accepted:
+                    raise
+                self.max_limit, self.limit_words = accepted, error.message
+                hint = f"set api.page_size to {accepted}, which is used meanwhile"
+                log.warning("page_size.refused", extra={"limit": asked, "why": error.message, "hint": hint})
+
+    def _is_refused(self, contract: str, limit: int) -> bool:
+        """Whether the API refuses so many entries of the present.  Raises: what `page` raises but for the refusal."""
+        second = int(time.time() - (self.clock_skew_seconds or 0.0)) - _PRESENT_SECONDS
+        try:
+            self._page(contract, Window(second, second + 1), 0, limit, is_retried=True)
+        except RejectedError:
+            return True
+        except BodyTooLargeError:
+            pass
+        return False
 
     def _page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool) -> Page:
         params: dict[str, str | int] = {
@@ -300,7 +304,7 @@ class ActivityLog:
             error.contract = contract
             raise
         self._compare_clocks(response)
-        failure = _failure(response, contract, _secrets_in(authorization), self._key_remedy)
+        failure = failure_of(response, contract, secrets_in(authorization), self._key_remedy)
         if failure is not None:
             raise failure
         try:
@@ -313,7 +317,7 @@ class ActivityLog:
             if encoding := unrequested_encoding(response.headers):
                 message = f"the API's answer came in the encoding {encoding}, which was not asked for"
                 raise TransientError(message, hint=_ENCODING_HINT, contract=contract) from error
-            said = error_words_of(response, _secrets_in(authorization))
+            said = error_words_of(response, secrets_in(authorization))
             message = f"the API's answer cannot be used: {said or error}"
             raise UnusableAnswerError(message, response.body, hint=_BAD_ANSWER_HINT, contract=contract) from error
 
@@ -340,15 +344,6 @@ def _steady_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-def _secrets_in(authorization: str) -> list[str]:
-    """All forms of the credentials that an answer could repeat."""
-    value = authorization.partition(" ")[2]
-    secrets = [authorization, value]
-    if authorization.startswith("Basic "):
-        secrets += base64.b64decode(value).decode("utf-8", "replace").split(":", 1)[1:]
-    return [secret for secret in secrets if len(secret) >= _MIN_MASKED_CHARS]
-
-
 def _parse_contracts(response: Response) -> ContractPage:
     if response.status == 204 and not response.body:
         return ContractPage([])
@@ -363,38 +358,3 @@ def token_expiry(token: str) -> float | None:
         return float(claims["exp"])
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
-
-
-def _failure(response: Response, contract: str, secrets: Sequence[str], key_remedy: str) -> PollerError | None:
-    """What a status means to us, with the API's own words; None for 200, and for 204: there is nothing."""
-    status = response.status
-    if status in (200, 204):
-        return None
-    words = "" if unrequested_encoding(response.headers) else api_words_of(response, secrets)
-    said = f": {words}" if words else ""
-    if status == 401:
-        hint = f"{key_remedy}; `ionos-poller check` says more"
-        return AuthError(f"the API refused the credentials (401){said}", hint=hint, contract=contract)
-    if status == 403:
-        message = f"the API denied access to the activity log (403){said}"
-        return AuthError(message, is_denied=True, hint=_PRIVILEGE_HINT, contract=contract)
-    if status == 407:
-        message = f"the proxy wants credentials (407){said}"
-        return TransientError(message, status=status, hint=PROXY_CREDENTIALS_HINT, contract=contract)
-    if status in (429, 408) or status >= 500:
-        return TransientError(
-            f"the API answered {status}{said}",
-            status=status,
-            retry_after_seconds=retry_after_seconds(response.headers, datetime.now(UTC)),
-            hint="it is asked again at the next poll",
-            contract=contract,
-        )
-    if 300 <= status < 400:
-        return RejectedError(
-            f"the API answered with a redirect ({status}), which is not followed",
-            status=status,
-            hint="check api.url",
-            contract=contract,
-        )
-    hint = "check api.url, and that the contract exists" if status == 404 else _WAY_HINT
-    return RejectedError(f"the API refused the request ({status}){said}", status=status, hint=hint, contract=contract)
