@@ -62,6 +62,19 @@ class CredentialsRefused(NamedTuple):
 
 Outcome = Accepted | RetryAfter | TooLarge | Refused | CredentialsRefused
 
+_FAILURE_KINDS: dict[type[Outcome], str] = {
+    Accepted: "partly_accepted",
+    RetryAfter: "unavailable",
+    TooLarge: "too_large",
+    Refused: "refused",
+    CredentialsRefused: "credentials_refused",
+}
+
+
+def failure_kind(outcome: Outcome) -> str:
+    """How a send failed, in one word."""
+    return _FAILURE_KINDS[type(outcome)]
+
 
 class RetryPolicy(NamedTuple):
     """Exponential backoff with full jitter: the n-th wait is uniform in `[0, min(max, initial * 2**(n-1))]` seconds."""
@@ -89,6 +102,8 @@ PARKED_RETRY_SECONDS = 60.0
 HALVE_AT_ATTEMPT = 3
 # A sink that failed this often in a row is tried with each contract alone: the fault may be that of one of them.
 POSTPONE_AT_ATTEMPT = 3
+# An event becomes a dead letter when it was answered with 403 this often, and each time another event was accepted after it.
+FORBIDDEN_TIMES = 2
 # After this many batches of a reduced size were taken, a size that failed before is tried again.
 GROW_AFTER_BATCHES = 16
 # A wish beyond this is a mistake of the other side's: `Retry-After: 1e9` must not silence a sink for thirty years.
@@ -147,10 +162,14 @@ class Settle(NamedTuple):
 
 
 class Park(NamedTuple):
-    """Keep everything, call a person, and try again in `seconds` with the key read anew."""
+    """Keep everything, call a person, and try again in `seconds` with the key read anew.
+
+    `is_doubtful`: the answer was 403. A firewall in front of the receiver also gives it for the content of a single event.
+    """
 
     seconds: float
     reason: str
+    is_doubtful: bool = False
 
 
 class Halve(NamedTuple):
@@ -189,8 +208,8 @@ def decide(
             return Settle(refused, retry, status, wait_after(later, len(retry), attempt, policy, random, is_doubtful))
         case RetryAfter():
             return wait_after(outcome, count, attempt, policy, random, is_doubtful)
-        case CredentialsRefused(reason):
-            return Park(PARKED_RETRY_SECONDS, reason)
+        case CredentialsRefused(reason, status):
+            return Park(PARKED_RETRY_SECONDS, reason, status == 403)
         case TooLarge(reason, status):
             return Halve() if count > 1 else Shrink(reason, status)
         case Refused(reason, status):  # pragma: no branch - mypy proves that there is no other outcome

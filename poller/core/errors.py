@@ -6,7 +6,9 @@ cause kept, so nothing above an edge ever catches `requests`, `sqlite3` or `OSEr
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 EXIT_OK = 0
@@ -179,3 +181,9 @@ class OutputError(PollerError):
 
 class StoppedError(Exception):
     """We were asked to stop while waiting. Nothing went wrong: no PollerError, so that nobody takes it for a failure."""
+
+
+def place_of(error: Exception) -> str:
+    """The file and line that raised an error."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"

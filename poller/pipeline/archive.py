@@ -20,7 +20,7 @@ from poller import __version__
 from poller.archive import LostChainError, PlaceError
 from poller.archive.signing import Signer, read_signer
 from poller.config import Evidence
-from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Park, Wait, decide
+from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Park, Wait, decide, failure_kind
 from poller.core.errors import ConfigError, Problem
 from poller.core.events import OutboxEvent
 from poller.core.evidence.batches import HOUR_SECONDS, Head, PreparedBatch, pack
@@ -28,8 +28,8 @@ from poller.core.evidence.compose import Facts, compose
 from poller.core.evidence.digest import digest_key, encode, fingerprint
 from poller.core.windows import Window
 from poller.pipeline.audit import Audited
-from poller.pipeline.deliver import Deliverer, StepResult, failure_kind
-from poller.pipeline.pieces import fitting
+from poller.pipeline.deliver import Deliverer, StepResult
+from poller.pipeline.pieces import pieces_of
 from poller.sinks.archive import ArchiveSink, compress, outcome_of
 from poller.sinks.base import Sink
 from poller.store.archives import WRITER
@@ -139,7 +139,7 @@ class ArchiveDeliverer(Deliverer):
         batch = self._held().batch(self._settings.batch_events, self._archive.batch_bytes)
         if batch is None:
             return StepResult(0, None)
-        piece = fitting(self._redacted(batch.events), self._settings.max_event_bytes, is_cut=self._is_cut)
+        (piece,) = pieces_of(self._sink, batch.events, self._redact)
         if not piece.dead:
             return piece.events
         first = min(piece.dead)

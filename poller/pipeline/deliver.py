@@ -5,34 +5,29 @@ from __future__ import annotations
 import logging
 import random
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from poller.core.delivery import (
     CRASHED,
     POSTPONE_AT_ATTEMPT,
-    Accepted,
-    CredentialsRefused,
     Decision,
     Halve,
-    Outcome,
     Park,
-    Refused,
     RetryAfter,
     RetryPolicy,
     Settle,
     Shrink,
-    TooLarge,
     Wait,
     decide,
+    failure_kind,
     wait_after,
 )
-from poller.core.errors import LeaseLostError, PollerError
+from poller.core.errors import LeaseLostError, PollerError, place_of
 from poller.core.events import OutboxEvent
-from poller.pipeline.pieces import Piece, fitting
+from poller.pipeline.forbidden import Forbidden
+from poller.pipeline.pieces import Piece, key_of, pieces_of
 from poller.pipeline.queues import Queue, Queues
 from poller.pipeline.standing import Standing
 from poller.sinks.base import OwnOutput, Sink
@@ -43,18 +38,8 @@ log = logging.getLogger(__name__)
 
 # So soon is it known that the replica that delivers the sink is gone.
 _TURN_SECONDS = 5.0
-_FAILURE_KINDS: dict[type[Outcome], str] = {
-    Accepted: "partly_accepted",
-    RetryAfter: "unavailable",
-    TooLarge: "too_large",
-    Refused: "refused",
-    CredentialsRefused: "credentials_refused",
-}
-
-
-def failure_kind(outcome: Outcome) -> str:
-    """In a word, how a send failed."""
-    return _FAILURE_KINDS[type(outcome)]
+# How many batches, in bytes, are searched for an event that is accepted, if others are answered with 403.
+_MOST_BATCHES = 4
 
 
 class StepResult(NamedTuple):
@@ -62,12 +47,6 @@ class StepResult(NamedTuple):
 
     settled: int
     wait_seconds: float | None
-
-
-def _place_of(error: Exception) -> str:
-    """The file and line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 class Deliverer:
@@ -94,7 +73,6 @@ class Deliverer:
         """
         self._sink = sink
         self._settings = settings = sink.settings
-        self._is_cut = settings.oversize == "truncate"
         self._redact = redact
         self._queues = Queues(settings.batch_events)
         # Where the output is ours, there is one order of all.
@@ -105,6 +83,7 @@ class Deliverer:
         self.refusal = ""
         """Why the sink is parked; empty while it is not, or was not tried yet."""
         self._pieces: deque[Piece] = deque()
+        self._forbidden = Forbidden(sink)
         # What is printed for a person or a pipe is no news; what crosses a network is.
         self._sent_level = logging.DEBUG if settings.type == "stdout" else logging.INFO
         outbox.register(settings.name, settings.type)
@@ -162,17 +141,14 @@ class Deliverer:
             return self._halve(piece)
         self._held().ensure_held()
         started = time.monotonic()
-        outcome = self._sink.send(piece.events if len(still) == len(piece.events) else [piece.events[i] for i in still])
-        decision = decide(
-            outcome,
-            len(still),
-            queue.attempts + 1,
-            self._retry,
-            random.random,
-            is_doubtful=queue.size.is_doubtful(len(still)),
-        )
+        events = piece.events if len(still) == len(piece.events) else [piece.events[index] for index in still]
+        outcome = self._sink.send(events)
+        is_doubtful = queue.size.is_doubtful(len(still))
+        decision = decide(outcome, len(still), queue.attempts + 1, self._retry, random.random, is_doubtful=is_doubtful)
         if not isinstance(decision, Settle) or decision.retry:
             self._on_failed(failure_kind(outcome))
+        if not isinstance(decision, Park):
+            self._forbidden.note(events, decision)
         return self._carry_out(decision, piece, still, time.monotonic() - started)
 
     def _fill(self, *, is_last: bool) -> float | None:
@@ -190,13 +166,24 @@ class Deliverer:
                     waits.append(self._settings.batch_age_seconds - age)
                     continue
             self._queues.take_up(queue)
-            parts = self._sink.parts(self._redacted(batch.events))
-            self._pieces.extend(
-                self._queues.knowing(fitting(part, self._settings.max_event_bytes, is_cut=self._is_cut))
-                for part in parts
-            )
+            self._take(batch.events)
             break
         return min(waits, default=None)
+
+    def _take(self, events: Sequence[OutboxEvent]) -> None:
+        """Take events in hand, as this sink may see them, with what is known of each."""
+        self._pieces.extend(map(self._queues.knowing, pieces_of(self._sink, events, self._redact)))
+
+    def _take_more(self) -> bool:
+        """Take the events in hand that follow on what is in hand, besides.  Returns: whether there are any."""
+        held = [event for piece in self._pieces for event in piece.events]
+        most_bytes = _MOST_BATCHES * self._settings.batch_bytes
+        batch = self._held().batch(2 * len(held) + 1, most_bytes, self._queues.current.contract)
+        if batch is None or [*map(key_of, batch.events[: len(held)])] != [*map(key_of, held)]:
+            return False
+        if more := batch.events[len(held) :]:
+            self._take(more)
+        return bool(more)
 
     def hold(self, error: Exception) -> float:
         """Wait as after a failed send, where a step ended in `error`: the output is gone, or a mistake of ours. Returns seconds.
@@ -209,17 +196,12 @@ class Deliverer:
         queue, count = self._queues.current, len(still)
         is_crash = not isinstance(error, PollerError)
         # Never the words of a foreign exception: they may hold a part of an event.
-        reason = f"{CRASHED}: {type(error).__name__} in {_place_of(error)}" if is_crash else str(error)
+        reason = f"{CRASHED}: {type(error).__name__} in {place_of(error)}" if is_crash else str(error)
         later = RetryAfter(reason, is_size_suspect=is_crash)
         is_doubtful = queue.size.is_doubtful(count)
         wait = wait_after(later, count, queue.attempts + 1, self._retry, random.random, is_doubtful)
-        self._on_failed("crashed" if is_crash else _FAILURE_KINDS[RetryAfter])
+        self._on_failed("crashed" if is_crash else failure_kind(later))
         return self._retry_later(wait, still).wait_seconds or 0.0
-
-    def _redacted(self, events: Sequence[OutboxEvent]) -> Sequence[OutboxEvent]:
-        """The events as this sink may see them; as such they become dead letters, too."""
-        redact = self._redact
-        return events if redact is None else [event.with_line(redact(event.line)) for event in events]
 
     def _carry_out(self, decision: Decision, piece: Piece, still: Sequence[int], seconds: float) -> StepResult:
         match decision:
@@ -243,25 +225,51 @@ class Deliverer:
                 log.debug("batch.halved", extra={"sink": self._sink.name, "events": len(still)})
                 return self._halve(piece)
             case Shrink(reason, status):
-                self._pieces[0] = piece.shrunk(still[0], reason, status, is_cut=self._is_cut)
+                self._pieces[0] = piece.shrunk(still[0], reason, status, is_cut=self._settings.oversize == "truncate")
                 return StepResult(0, 0.0)
             case Wait():
                 return self._retry_later(decision, still)
             case Park():
-                return self._put_off(decision, len(still))
+                return self._forbidden_or_parked(decision, piece, still)
+
+    def _forbidden_or_parked(self, park: Park, piece: Piece, still: Sequence[int]) -> StepResult:
+        """Park the sink, unless it answers 403 to one of these events while it accepts others: find that one, and refuse it."""
+        event, queue, count = piece.events[still[0]], self._queues.current, len(still)
+        is_proven = park.is_doubtful and self._forbidden.is_proven(event, count)
+        if is_proven and count == 1:
+            self._pieces[0] = piece._replace(dead={**piece.dead, still[0]: DeadLetter(event, 403, park.reason)})
+            return StepResult(0, 0.0)
+        if not is_proven and not (park.is_doubtful and self._is_another_accepted(count)):
+            if queue.contract is None:
+                self._put_down({event.contract for piece in self._pieces for event in piece.events})
+            else:
+                self._part_from({queue.contract}, Wait(park.seconds, park.reason))
+            return self._put_off(park, count)
+        self.refusal = ""
+        if count == 1:
+            return self._put_off(Wait(self._retry.wait_seconds(queue.attempts + 1, random.random), park.reason), 1)
+        piece = self._pieces[0]  # as it is now: another event of it may be accepted
+        return self._halve(piece) if len(piece.open()) > 1 else StepResult(0, 0.0)
+
+    def _is_another_accepted(self, count: int) -> bool:
+        """Whether the sink accepts an event other than the first `count`, which it has answered with 403."""
+        self._held().ensure_held()
+        while not self._forbidden.is_another_accepted(self._pieces, count):
+            if not self._take_more():
+                return False
+        return True
 
     def _put_off(self, decision: Wait | Park, count: int) -> StepResult:
         """Keep all that waits, and try to send `count` events again later."""
         if isinstance(decision, Wait):
             self._wait(decision, count)
             return StepResult(0, decision.seconds)
-        wait, reason = decision
-        self.refusal = reason
+        self.refusal = reason = decision.reason
         told = reason if reason.endswith(")") else f"{reason} ({self._sink.key_remedy})"  # it says what to do
-        self._postpone(wait, told, is_parked=True)
+        self._postpone(decision.seconds, told, is_parked=True)
         hint = "nothing is lost: it is tried again every minute"
         log.error("sink.parked", extra={"sink": self._sink.name, "why": told, "hint": hint})
-        return StepResult(0, wait)
+        return StepResult(0, decision.seconds)
 
     def _halve(self, piece: Piece) -> StepResult:
         self._pieces.popleft()
@@ -347,13 +355,8 @@ class Deliverer:
     def _wait(self, wait: Wait, count: int) -> None:
         """Postpone sending `count` events; reduce how many are sent at once where their number can be the cause."""
         self._postpone(wait.seconds, wait.reason, is_parked=False)
-        extra = {
-            "events": count,
-            "attempt": self._queues.others.attempts,
-            "wait_seconds": round(wait.seconds, 3),
-            "why": wait.reason,
-        }
-        log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra})
+        extra = {"events": count, "attempt": self._queues.others.attempts, "wait_seconds": round(wait.seconds, 3)}
+        log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra, "why": wait.reason})
 
     def _settle(self, piece: Piece, seconds: float) -> StepResult:
         """Take the first piece out of the outbox: each of its events was taken, or has a dead letter."""
@@ -366,16 +369,8 @@ class Deliverer:
         self._queues.settled(piece)
         self._let_go_of_joined()
         self.refusal = ""
-        log.log(
-            self._sent_level,
-            "batch.sent",
-            extra={
-                "sink": self._sink.name,
-                "events": count - len(letters),
-                "dead": len(letters),
-                "seconds": round(seconds, 3),
-            },
-        )
+        extra = {"events": count - len(letters), "dead": len(letters), "seconds": round(seconds, 3)}
+        log.log(self._sent_level, "batch.sent", extra={"sink": self._sink.name, **extra})
         if letters:
             self._tell_of_dead(letters)
         return StepResult(count, 0.0)
@@ -384,9 +379,13 @@ class Deliverer:
         """Put down what is in hand of a contract that waited on its own, once it is of all others: it comes again with them."""
         contract = self._queues.current.contract
         if contract and self._pieces and contract not in {row.contract for row in self._held().postponed()}:
-            for piece in self._pieces:
-                self._queues.remember(piece, {contract})
-            self._pieces.clear()
+            self._put_down({contract})
+
+    def _put_down(self, contracts: Collection[str]) -> None:
+        """Have nothing in hand any more, but remember what is done with of these contracts. Another queue may have its turn."""
+        for piece in self._pieces:
+            self._queues.remember(piece, contracts)
+        self._pieces.clear()
 
     def _tell_of_dead(self, letters: Sequence[DeadLetter]) -> None:
         hint = (

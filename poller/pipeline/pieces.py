@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from poller.core.events import OutboxEvent, StoredEvents
 from poller.core.mapping import SHORTEST_BYTES, truncated
+from poller.sinks.base import Sink
 from poller.store.rows import DeadLetter
 
 Key = tuple[str, bytes, int, int]
@@ -80,6 +81,14 @@ class Piece(NamedTuple):
                 else:
                     dead[index] = letter
         return Piece(self.events, dead, frozenset(delivered))
+
+
+def pieces_of(sink: Sink, events: Sequence[OutboxEvent], redact: Callable[[bytes], bytes] | None) -> Iterator[Piece]:
+    """The events as this sink may see them, in the parts in which it takes them. As such they become dead letters, too."""
+    settings = sink.settings
+    seen = events if redact is None else [event.with_line(redact(event.line)) for event in events]
+    for part in sink.parts(seen):
+        yield fitting(part, settings.max_event_bytes, is_cut=settings.oversize == "truncate")
 
 
 def fitting(events: Sequence[OutboxEvent], most_bytes: int, *, is_cut: bool) -> Piece:

@@ -33,6 +33,11 @@ def key_of(event: OutboxEvent) -> Key:
     return event.contract, event.time_us
 
 
+def is_blocked(event: OutboxEvent) -> bool:
+    """Whether a firewall in front of the sink answers 403 for what is in it."""
+    return event.time_us % 11 == 0
+
+
 class Dice(Sink):
     """Answers at random, as a whole or event by event. Streams (two of each contract) are blocked for a while."""
 
@@ -44,6 +49,8 @@ class Dice(Sink):
         self.dice = dice
         self.is_well = False
         self.is_split = dice.random() < 0.3
+        self.has_firewall = dice.random() < 0.3
+        self.is_revoked = False
         self.blocked: set[tuple[str, bool]] = set()
         self.taken: Counter[Key] = Counter()
         self.refused: set[Key] = set()
@@ -53,6 +60,8 @@ class Dice(Sink):
         return [events[:half], events[half:]] if self.is_split and half else [events]
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
+        if self.is_revoked or (self.has_firewall and any(is_blocked(event) for event in events)):
+            return CredentialsRefused("HTTP 403", 403)
         outcome = Accepted() if self.is_well else self._answer(events)
         if isinstance(outcome, Accepted):
             self.refused |= {key_of(events[index]) for index in outcome.refused}
@@ -95,6 +104,7 @@ def test_what_leaves_the_outbox_was_taken_or_is_a_dead_letter_and_nothing_is_sen
 ) -> None:
     dice = random.Random(seed_of_chance() + number)
     monkeypatch.setattr("poller.pipeline.deliver.random", dice)  # for the jitter of its waits
+    monkeypatch.setattr("poller.pipeline.forbidden.random", dice)
     clock, sink = Clock(), Dice(dice)
     if backend == "sqlite":
         state: State = FileState.open(tmp_path, "run")
@@ -113,14 +123,24 @@ def test_what_leaves_the_outbox_was_taken_or_is_a_dead_letter_and_nothing_is_sen
         if dice.random() < 0.5:
             streams = [(contract, is_even) for contract in CONTRACTS for is_even in (False, True)]
             sink.blocked = set(dice.sample(streams, dice.randint(0, 4)))
+        sink.is_revoked = dice.random() < 0.1
         deliver(deliverer, clock, dice.choice((0.5, 5.0, 120.0)))
         (row,) = state.overview().sinks
         assert row.sink.delivered <= len(sink.taken), "counted as delivered, and never taken"
-    sink.is_well = True
-    assert deliver(deliverer, clock, 100_000.0)
+    sink.is_well, sink.is_revoked = True, False
+    assert deliver(deliverer, clock, 1000.0 if sink.has_firewall else 100_000.0) or sink.has_firewall
+    # The last events may all be blocked: another one shows that the credentials are accepted.
+    while sink.has_firewall and any(row.waiting for row in state.overview().sinks):
+        new = next(at for at in range(len(collected) + 1, len(collected) + 3) if at % 11)
+        commit(state, [Event(new, new.to_bytes(16), b"{}", True, True)], contract="1", window=Window(0, 9), now=9)
+        collected += [("1", new)] + [("", 0)] * (new - len(collected) - 1)
+        deliver(deliverer, clock, 1000.0)
     (row,) = state.overview().sinks
-    letters = {(letter.contract, letter.time_us) for letter in state.dead_letters.find("out")}
-    assert (row.waiting, letters) == (0, sink.refused)
-    assert Counter(collected) == sink.taken + Counter(sink.refused)
+    letters = {(letter.contract, letter.time_us): letter.status for letter in state.dead_letters.find("out")}
+    assert row.waiting == 0
+    blocked = {key for key, status in letters.items() if status == 403}
+    assert letters.keys() - blocked == sink.refused
+    assert all(key[1] % 11 == 0 for key in blocked)
+    assert Counter(key for key in collected if key[0]) == sink.taken + Counter(letters.keys())
     assert state.overview().imbalances() == []
     state.close()
