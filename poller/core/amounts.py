@@ -25,5 +25,5 @@ def size(size_bytes: float) -> str:
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """A count with its noun: `1 hour`, `2,000 hours`, `3 entries` (`many`: a plural that is not `one` and an s)."""
+    """A count with its noun: `1 hour`, `2,000 hours`, `3 entries`. Pass `many` if the plural is not `one` plus "s"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -1,6 +1,6 @@
-"""What one page tells of its window: whether the API serves all of it, where most of it lies, and into how many parts to cut it.
+"""What one page shows about its window: whether the API serves all of it, where most entries are, and how many parts to make.
 
-Pure: a page and the limits in, a number or a window out. The windows that come of it are checked when they are read.
+Pure: a page and the limits in, a number or a window out. The resulting windows are checked when they are read.
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ from poller.core.answers import Page
 from poller.core.gaps import DENSE, Unread
 from poller.core.windows import Limits, Window, parts_for, parts_of_whole_pages
 
-_ENOUGH_TO_JUDGE = 200  # entries that say how dense a window is, give or take a tenth
+_ENOUGH_TO_JUDGE = 200  # so many entries show how dense a window is, within about a tenth
 _MICROSECONDS = 1_000_000
-# Where Elasticsearch stops counting unless told otherwise, with or without saying so.
+# Elasticsearch stops counting here by default. It does not always say so in its answer.
 USUAL_CAP = 10_000
 
 
 def is_capped(page: Page, limits: Limits) -> bool:
-    """Whether the page's total may be less than there is."""
+    """Whether the window may hold more entries than the page's total says."""
     total = page.total
     return page.is_capped or (total is not None and (total >= limits.result_window or total == USUAL_CAP))
 
 
 def too_dense(window: Window, first: Page, limits: Limits) -> Unread | None:
-    """A second of which the first page says that the API would not serve all of it: then the others are not asked for."""
+    """A second as unread, if its first page shows that the API does not serve all of it. Then no other page is requested."""
     if first.total is None or not is_capped(first, limits) or first.count >= first.total:
         return None
     return Unread(window, DENSE, f"more entries than the API serves of one second ({first.total})")
 
 
 def parts_needed(page: Page, offset: int, weight_bytes: int, page_size: int, limits: Limits) -> int:
-    """Into how many parts to split a window of which this page and so many bytes came; 1 when it fits as far as we know.
+    """How many parts to split a window into, after this page at `offset` and `weight_bytes` in all; 1 if it seems to fit.
 
-    A part is meant to fill pages of `page_size` entries.
+    A part should fill pages of `page_size` entries.
     """
     expected = _parts_expected(page, page_size, limits) if offset == 0 else 1
-    # Later pages may be heavier than the first, or there is no total.
+    # This can happen although the first page fitted: later pages may be heavier, or the answer has no total.
     return max(2, expected) if weight_bytes > limits.window_bytes else expected
 
 
 def _parts_expected(first: Page, page_size: int, limits: Limits) -> int:
-    """Into how many parts to split a window by what its first page says of it."""
+    """How many parts to split a window into, estimated from its first page."""
     if first.total is None or not first.events:
         return 1
-    # "At least" as many as have come is no sign that there are too many: some APIs say it of every total.
+    # An "at least" total that equals the number of entries received does not mean more: some APIs say it of every total.
     is_more = is_capped(first, limits) and first.count < first.total
     by_count = parts_for(first.total, limits.result_window) if is_more else 1
     weight_bytes = first.total * first.weight_bytes // len(first.events)
@@ -52,10 +52,10 @@ def _parts_expected(first: Page, page_size: int, limits: Limits) -> int:
 
 
 def dense_part(window: Window, first: Page) -> Window:
-    """Where most entries of a window seem to be, going by how close together those of its first page are, and at which end.
+    """The part of a window that seems to hold most entries, estimated from the times of the entries in its first page.
 
-    Only a guess, for which the pieces need not be right: each is read, or split anew. It saves asking for the hours in which
-    nothing happened. At least an eighth of the window, so that a burst does not have all the rest split in the same narrow way.
+    A wrong guess does no harm: each piece is read, or split again. A good one saves requests for hours without entries. It is at
+    least an eighth of the window, so that a short burst does not make all pieces narrow, and the whole window if in doubt.
     """
     times = [event.time_us // _MICROSECONDS for event in first.events if event.is_timed]
     times = [second for second in times if window.start <= second < window.end]

@@ -1,4 +1,4 @@
-"""One entry of an answer: the part of it that identity and time are made of, and the event that it becomes. No I/O."""
+"""One entry of an answer: reads its id and time, and makes an event of it. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ABSENT = msgspec.Raw()
 
 
 class _LooseHead(msgspec.Struct, gc=False):
-    """The part of an entry that identity and time are made of, whatever type it has."""
+    """The id and time of an entry, with values of any type."""
 
     uuid: msgspec.Raw = msgspec.field(name="@uuid", default=_ABSENT)
     meta: msgspec.Raw = _ABSENT
@@ -31,7 +31,7 @@ class _Meta(msgspec.Struct, gc=False):
 
 
 class Head(msgspec.Struct, gc=False):
-    """The part of an entry that identity and time are made of, where it has the usual types."""
+    """The id and time of an entry, with values of the usual types."""
 
     uuid: str | None = msgspec.field(name="@uuid", default=None)
     meta: _Meta | None = None
@@ -58,7 +58,7 @@ _TIME_IN_BYTES = re.compile(rb'"time"\s*:\s*"([0-9T:.Zz+ -]{10,40})"')
 
 
 def heads_of(compact: bytes, lines: Sequence[bytes]) -> list[Head]:
-    """Identity and time fields of every entry: in one go where all have the usual types, else one by one."""
+    """The id and time of every entry. They are decoded together if all have the usual types, otherwise one by one."""
     try:
         return [hit.source for hit in _decode_heads(compact).hits.hits]
     except msgspec.ValidationError:
@@ -66,7 +66,7 @@ def heads_of(compact: bytes, lines: Sequence[bytes]) -> list[Head]:
 
 
 def head_of(line: bytes) -> Head:
-    """Identity and time fields of one entry, whatever types they have."""
+    """The id and time of one entry, with values of any type."""
     try:
         return _decode_head(line)
     except msgspec.ValidationError:
@@ -74,13 +74,13 @@ def head_of(line: bytes) -> Head:
     uuid = decoded(fields.uuid)
     try:
         time = decoded(_decode_loose_meta(fields.meta or b"{}").time)
-    except msgspec.ValidationError:  # no object
+    except msgspec.ValidationError:  # `meta` is not an object
         time = None
     return Head(str(uuid) if is_scalar(uuid) else None, _Meta(parse_time(time)))
 
 
 def event_of(head: Head, line: bytes, hit_id: msgspec.Raw) -> Event:
-    """`hit_id`: the `_id` of the hit around the entry, or no bytes."""
+    """The event of an entry. `hit_id` is the `_id` of the hit around the entry, or empty."""
     identity, has_id = identity_of(head.uuid, hit_id, line)
     time = head.meta.time if head.meta is not None else None
     time_us = None if time is None else micros(time)
@@ -90,7 +90,7 @@ def event_of(head: Head, line: bytes, hit_id: msgspec.Raw) -> Event:
 
 
 def second_in(content: bytes) -> int | None:
-    """The time of an entry that cannot be decoded, as far as one is written in it: unix seconds."""
+    """The first `time` in the bytes of an entry that cannot be decoded, in unix seconds; None if there is no usable one."""
     match = _TIME_IN_BYTES.search(content)
     time_us = time_us_of(match[1].decode()) if match else None
     return None if time_us is None else time_us // 1_000_000

@@ -1,7 +1,7 @@
-"""The errors of ionos-poller, grouped by the reaction they demand, and the exit codes they map to.
+"""The errors of ionos-poller, grouped by what the caller must do, and their exit codes.
 
-Every error a user may see is a `PollerError`. Foreign exceptions are translated at the edge that met them, with the
-cause kept, so nothing above an edge ever catches `requests`, `sqlite3` or `OSError`.
+Every error that a user may see is a `PollerError`. Each edge translates foreign exceptions and keeps the cause, so no code
+above an edge catches the exceptions of `requests` or `sqlite3`, or `OSError`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ EXIT_INTERRUPTED = 130
 class PollerError(Exception):
     """Base of all our errors: what went wrong in one line, where, and what to do about it.
 
-    `contract` and `sink` name what it concerns, where it concerns one; `hint` is the remedy, a short sentence. `account` is
-    the one that did not say which contracts it has.
+    `contract` and `sink` name the contract or sink that it concerns, if any. `hint` is a short sentence: what to do.
+    `account` is set if an account could not list its contracts: it names that account.
     """
 
     exit_code = EXIT_INCOMPLETE
@@ -43,14 +43,14 @@ class PollerError(Exception):
 
     @property
     def reason(self) -> str:
-        """What it is and what to do, without where."""
+        """The message with its hint, without contract or sink."""
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 class Problem(NamedTuple):
-    """One thing wrong with the configuration: where (`path`, such as `sinks[0].url`), what, and what to do.
+    """One thing wrong with the configuration: where (`path`, for example `sinks[0].url`), what, and what to do.
 
-    `place` is the file and line, such as `my.toml:12`; empty for what is in no file.
+    `place` is the file and line, for example `my.toml:12`; empty if the value comes from no file.
     """
 
     path: str
@@ -67,7 +67,7 @@ class Problem(NamedTuple):
 
 
 class FileProblem(Problem):
-    """A key or certificate file is missing or empty: it may be put there at any time, by whatever brings secrets."""
+    """A key or certificate file is missing or empty. A tool that provides secrets may still create it later."""
 
 
 class ConfigError(PollerError):
@@ -81,14 +81,14 @@ class ConfigError(PollerError):
 
     @property
     def may_pass(self) -> bool:
-        """Whether nothing is wrong but files that are not there yet."""
+        """Whether all problems are files that do not exist yet."""
         return all(isinstance(problem, FileProblem) for problem in self.problems)
 
 
 class TransientError(PollerError):
-    """It may work later: nothing is lost by waiting. `retry_after_seconds` is the other side's wish, if it had one.
+    """It may work later: nothing is lost by waiting. `retry_after_seconds` is how long the other side asks to wait, if it does.
 
-    `is_size_suspect`: there was a connection, and a smaller request might have been answered.
+    `is_size_suspect`: the connection worked, and a smaller request might succeed.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class TransientError(PollerError):
 
 
 class UnusableAnswerError(TransientError):
-    """The answer cannot be used: it is not what it should be, or no JSON. `body` is what came."""
+    """The answer cannot be used: it has an unexpected form or is not JSON. `body` is the answer's content."""
 
     def __init__(self, message: str, body: bytes, *, hint: str = "", contract: str = "") -> None:
         super().__init__(message, hint=hint, contract=contract)
@@ -116,7 +116,7 @@ class UnusableAnswerError(TransientError):
 
 
 class AuthError(PollerError):
-    """Credentials were refused, or (`is_denied`) are good but lack a privilege: park and call a person."""
+    """Credentials were refused, or (`is_denied`) are valid but lack a privilege. Pause; a person must act."""
 
     exit_code = EXIT_AUTH
 
@@ -128,7 +128,7 @@ class AuthError(PollerError):
 
 
 class RejectedError(PollerError):
-    """The other side refuses this very request (not us, not now): split it, then set the culprit apart."""
+    """The other side refuses this request because of its content. Split it until the cause is found, and set that apart."""
 
     def __init__(self, message: str, *, status: int | None = None, hint: str = "", contract: str = "") -> None:
         super().__init__(message, hint=hint, contract=contract)
@@ -136,7 +136,7 @@ class RejectedError(PollerError):
 
 
 def is_access_refused(failure: PollerError | None) -> bool:
-    """Whether a contract could not be read for a reason that another account may not have."""
+    """Whether a contract could not be read because this account may not read it: another account may be allowed to."""
     return isinstance(failure, AuthError) or (isinstance(failure, RejectedError) and failure.status == 404)
 
 
@@ -151,20 +151,20 @@ class StateHeldError(StateError):
 
 
 class StateUnavailableError(StateError):
-    """The state cannot be used just now, and is as it was before: wait and try again. All other troubles need a person."""
+    """The state cannot be used right now. It has not changed: wait and try again. Every other `StateError` needs a person."""
 
     exit_code = EXIT_INCOMPLETE
 
 
 class LeaseLostError(StateUnavailableError):
-    """A claim or a place is another replica's by now. Nothing was written: drop what you remember of it, and begin again."""
+    """Another replica now holds this claim or place. Nothing was written: discard what is in memory about it, and start again."""
 
     def __init__(self, message: str, *, contract: str = "", sink: str = "") -> None:
         super().__init__(message, hint="another replica goes on", contract=contract, sink=sink)
 
 
 class StateFullError(StateUnavailableError):
-    """The disk is full, or a quota is used up: it works again when space is freed."""
+    """The disk is full, or a quota is used up. It works again when space is freed."""
 
 
 class BodyTooLargeError(PollerError):
@@ -172,15 +172,15 @@ class BodyTooLargeError(PollerError):
 
 
 ASKING_ERRORS = (RejectedError, TransientError, AuthError, BodyTooLargeError)
-"""What a question to the other side may end with: some concern that question alone, some all that is asked."""
+"""The errors that a request to the other side may raise. Some concern this request alone, others every request."""
 
 
 class OutputError(PollerError):
-    """What we write to (stdout, a file) is gone or full: stop, and leave what was not written in the outbox."""
+    """Our output (stdout, a file) is closed or full: stop. Events that were not written stay in the outbox."""
 
 
 class StoppedError(Exception):
-    """We were asked to stop while waiting. Nothing went wrong: no PollerError, so that nobody takes it for a failure."""
+    """We were asked to stop while we waited. This is no failure, so it is not a PollerError."""
 
 
 def place_of(error: Exception) -> str:

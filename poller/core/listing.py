@@ -1,4 +1,4 @@
-"""Pages of the list of contracts, and what each says of the next one. Pure.
+"""Pages of the list of contracts, and how to request the next one. Pure.
 
 Source: docs/facts.md, "IONOS Activity Log API".
 """
@@ -22,15 +22,15 @@ _FLAGS = ("hasMore", "has_more", "hasNext", "isTruncated")
 _TOKENS = ("nextPageToken", "nextToken", "nextCursor", "cursor")
 _NUMBER = re.compile(rb'"?([0-9]{1,20})"?')
 _MAX_REST_BYTES = 64 * 1024
-# An object for each element takes memory: so many are thirty fields for each of the contracts that are read at most.
+# Bounds memory, as each element becomes an object. This is thirty fields for each of MAX_CONTRACTS contracts.
 _MAX_COMMAS = 1_500_000
 _MAX_UNREADABLE = 1000
 MAX_CONTRACTS = 50_000
-"""So many contracts of one account are polled, so that a list without end takes neither memory nor time without end."""
+"""Maximum number of contracts per account. It bounds memory and time if the list never ends."""
 
 
 class ContractList(list[str]):
-    """Contract numbers as text, in the API's order, each once. `missing` says what the API did not give of it; "" for nothing."""
+    """Contract numbers as text, in the API's order, each once. `missing` says in words what the list lacks; "" if complete."""
 
     def __init__(self, numbers: Sequence[str] = (), missing: str = "") -> None:
         super().__init__(numbers)
@@ -51,19 +51,19 @@ _decode_contract = msgspec.json.Decoder(_Contract).decode
 
 
 class ContractPage(NamedTuple):
-    """One answer of `GET /contracts`: the numbers in it, and what it says of the others."""
+    """One answer of `GET /contracts`: the numbers in it, and what it says about further pages."""
 
     numbers: list[str]
     offset: int | None = None
     limit: int | None = None
     total: int | None = None
     next_link: str = ""
-    has_more: bool = False  # it says so in another way
+    has_more: bool = False  # another field, a flag or a token, says that there is more
     unreadable_count: int = 0
-    """How many of its elements name no contract. They keep nobody from reading the others."""
+    """How many of its elements name no contract. The others are read nevertheless."""
 
     def missing(self, count: int) -> str:
-        """What is missing when nothing new comes after `count` contracts, in words; "" where that is all by its own total."""
+        """What is missing, in words, if nothing new comes after `count` contracts; "" if the API's own total is reached."""
         if self.total is not None and self.total <= count:
             return ""
         if self.total is not None:
@@ -75,13 +75,13 @@ def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
     """Read one answer of `GET /contracts`, with its header `Link` if it has one.
 
     `{"items": null}` is an empty list.
-    Raises: BadAnswerError when it is not a list (or `{"items": [...]}`) of objects with a numeric `id`.
+    Raises: BadAnswerError if it is not a list (or `{"items": [...]}`) of objects with a numeric `id`.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
     try:
         is_list = body.lstrip().startswith(b"[")
         raw_items = body if is_list else _decode_items(body).items
-        # What is beside the contracts says how many there are, and is small.
+        # The rest of the answer, without the list, holds the counts and links. It must be small.
         rest = b"[]" if is_list else body.replace(raw_items, b"null", 1) if raw_items else body
         if len(rest) > _MAX_REST_BYTES or (raw_items and bytes(raw_items).count(b",") > _MAX_COMMAS):
             raise BadAnswerError("it holds far more than contracts")
@@ -120,7 +120,7 @@ def parse_contracts(body: bytes, link_header: str = "") -> ContractPage:
 
 
 def _numbers_of(elements: Sequence[msgspec.Raw]) -> tuple[list[str], int]:
-    """The numbers, each once, and how many elements have none.  Raises: BadAnswerError where hardly one has a number."""
+    """The numbers, each once, and how many elements have none.  Raises: BadAnswerError if none has one, or too many lack one."""
     found: dict[str, None] = {}
     unreadable_count = 0
     for element in elements:
@@ -167,9 +167,9 @@ def _next_link(places: Sequence[dict[str, Any]]) -> str:
 
 
 def next_contracts(page: ContractPage, count: int, url: str) -> dict[str, str | int] | None:
-    """What to ask `url` for after this page, when `count` contracts are known by now; None at the end of the list.
+    """The query for the next page of `url`, after `count` contracts so far; None at the end of the list.
 
-    A link is followed only to where the list itself is: its query is used, never its address.
+    Of a link only the query is used, and only if scheme, host and path are those of `url`.
     """
     is_short = page.total is not None and count < page.total
     if not (is_short or page.next_link or page.has_more):

@@ -1,8 +1,8 @@
-"""How fast an account may ask the API: found by what the API refuses with 429. Pure: the caller brings the time.
+"""How fast requests of an account may be sent. The answers with status 429 show it. Pure: the caller passes the time.
 
-A refusal (429) is the account's, not the request's. All requests of the account then pause, for as long as the API says; where it
-does not say, one is sent to try whether the pause was long enough, and the pause doubles until it was. From then on requests are
-spaced: first as fast as the API took them before, later half as fast after each refusal, and faster the longer none comes.
+A refusal (429) concerns the account, not the request. All requests of the account then pause, as long as the API says, and one
+request is sent as a trial. If the API does not say how long, the pause doubles until a trial succeeds. From then on requests are
+spaced: first as fast as the API accepted them before, half as fast after each further refusal, and faster while none comes.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections import deque
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 10.0
 _MARGIN_SECONDS = 0.1
-_LOOK_SECONDS = 0.2  # how soon to look again, where another request decides
+_LOOK_SECONDS = 0.2  # how soon to check again if the result of another request decides
 _MEASURED_SECONDS = 60.0
 _MIN_PER_SECOND = 0.25
 _MAX_PER_SECOND = 100.0
-_DOUBLED_SECONDS = 12.0  # the pace is twice that after the refusal; it grows with the cube of the time
+_DOUBLED_SECONDS = 12.0  # the pace doubles in this time without a refusal; its increase is cubic in the time
 
 
 class Pace:
-    """The pace of one account. For one thread at a time: the caller holds a lock. Times are monotonic seconds."""
+    """The pace of one account. Not thread-safe: the caller holds a lock. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self.per_second: float | None = None
-        """How many requests a second were sent at most when the last refusal was over; None while there was none."""
+        """The limit in requests per second when the last refusal ended; it grows from there. None while there is no limit."""
         self._recovered_at = 0.0
         self._queue: deque[object] = deque()
         self._taken_at: deque[float] = deque()
@@ -34,18 +34,18 @@ class Pace:
         self._refused_at = 0.0
         self._is_recovering = False
         self._is_trying = False
-        self._is_told = False  # how long the pause is to be
+        self._is_told = False  # whether the API said how long to pause
 
     def queue_up(self, ticket: object) -> None:
-        """Take a place in the row. Requests are sent in the order in which they asked for it."""
+        """Add a request to the queue. Requests are sent in the order in which they joined it."""
         self._queue.append(ticket)
 
     def leave(self, ticket: object) -> None:
-        """Give the place up, after the request was sent or given up."""
+        """Remove a request from the queue, after it was sent or cancelled."""
         self._queue.remove(ticket)
 
     def wait_seconds(self, ticket: object, now: float) -> float:
-        """0 when the request may be sent now, which takes its turn; else how long to wait before asking again."""
+        """0 if the request may be sent now, which uses its turn; otherwise how long to wait before the next call."""
         if now < self._paused_until:
             return self._paused_until - now
         if self._is_recovering:
@@ -66,8 +66,8 @@ class Pace:
         return per_second * (1 + ((now - self._recovered_at) / _DOUBLED_SECONDS) ** 3)
 
     def refused(self, sent_at: float, now: float, wish_seconds: float | None) -> None:
-        """The API answered 429 to what was sent at `sent_at`; `wish_seconds` is its `Retry-After`."""
-        if sent_at < self._paused_at:  # on its way when the pause began: the same refusal
+        """The API answered 429 to the request sent at `sent_at`; `wish_seconds` is its `Retry-After`."""
+        if sent_at < self._paused_at:  # it was sent before the pause began: part of the same refusal
             self._paused_until = max(self._paused_until, now + (wish_seconds or 0.0))
             return
         if not self._is_recovering:
@@ -81,7 +81,7 @@ class Pace:
         self._paused_until = now + (wish_seconds or self._pause_seconds) + _MARGIN_SECONDS
 
     def taken(self, sent_at: float, now: float) -> None:
-        """The API took a request: any answer but 429."""
+        """The API accepted a request: it gave any answer except 429."""
         if self._is_recovering:
             if sent_at < self._paused_at:
                 return
@@ -99,15 +99,15 @@ class Pace:
             self._taken_at.popleft()
 
     def _measured(self, now: float) -> float:
-        """How many requests a second were taken, the pause included."""
+        """How many requests per second were accepted. The time of the pause counts."""
         if not self._taken_at:
             return 1.0
         return max(_MIN_PER_SECOND, len(self._taken_at) / max(1.0, now - self._taken_at[0]))
 
     def refused_seconds(self, now: float) -> float | None:
-        """For how long every request has been refused; None while they are taken."""
+        """How long every request has been refused; None while requests are accepted."""
         return now - self._refused_at if self._is_recovering else None
 
     def lost(self) -> None:
-        """No answer came: what was sent tells nothing, and another request may try."""
+        """No answer came, so the trial showed nothing, and another request may be the next trial."""
         self._is_trying = False

@@ -1,4 +1,4 @@
-"""What time an entry has, in any of the forms that are in use."""
+"""Reading the time of an entry, in any of the forms in use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from poller.core.identity import is_scalar
 
-# A second's nano-, micro- and milliseconds, and itself: how many there are, and from which number on it is that unit.
+# Nanoseconds, microseconds, milliseconds, seconds: how many there are in a second, and the smallest number read as that unit.
 _EPOCH_UNITS = ((1e9, 1e17), (1e6, 1e14), (1e3, 1e11), (1.0, 1e8))
-# From 1970 until 64 bits of nanoseconds are used up, in 2262. Other times cannot be written in every format and for every sink,
-# so they are no usable times.
+# From 1970 to 2262, when nanoseconds no longer fit in 64 bits. Not every format and sink can hold other times, so those do not
+# count as usable.
 _FIRST_US, _LAST_US = 0, (2**63 - 1) // 1000
 
 
 def parse_time(value: Any) -> datetime | None:
-    """The time in any of the forms that are in use: ISO 8601, HTTP's, seconds since 1970 or smaller units, as number or text."""
+    """The time: ISO 8601, an HTTP date, or seconds or smaller units since 1970, as number or text. None if it is not one."""
     try:
         if isinstance(value, str) and not re.fullmatch(r"[0-9]{9,19}(\.[0-9]+)?", value, re.ASCII):
             return _parse_text_time(value.strip())
@@ -27,7 +27,7 @@ def parse_time(value: Any) -> datetime | None:
 
 
 def time_us_of(value: object) -> int | None:
-    """The time that an entry writes in any of these forms, in microseconds since 1970; None where it is no usable time."""
+    """A time in any of these forms, in microseconds since 1970; None if it is not a usable time."""
     time = parse_time(value)
     return None if time is None else micros(time)
 
@@ -40,7 +40,7 @@ def _parse_text_time(text: str) -> datetime:
 
 
 def _parse_epoch(count: float) -> datetime | None:
-    """A number is in the unit in which it means a time of this century or so; a small one is no time."""
+    """The size of the number shows its unit: the one that gives a plausible date. A number below 1e8 is not a time."""
     for unit, least in _EPOCH_UNITS:
         if count >= least:
             return datetime.fromtimestamp(count / unit, UTC)
@@ -48,7 +48,7 @@ def _parse_epoch(count: float) -> datetime | None:
 
 
 def micros(time: datetime) -> int | None:
-    """Microseconds since 1970, UTC where the time does not say; None where that is no time that every sink takes."""
+    """Microseconds since 1970; a time without a zone is UTC. None if not every sink can hold this time."""
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
     time_us = round(time.timestamp() * 1_000_000)

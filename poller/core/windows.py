@@ -1,7 +1,6 @@
-"""Windows of time: which to read next, and how to cut one that the API cannot serve whole.
+"""Windows of time: which one to read next, and how to split one that the API cannot serve whole.
 
-Pure: whole unix seconds in, windows out. Invariant: whatever a function here cuts a window into tiles it, in order,
-without gap or overlap.
+Pure: whole unix seconds in, windows out. Invariant: the pieces of a window are in order, cover all of it, and do not overlap.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Window(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much to ask for at once: entries a page, entries an answer can reach by offset, bytes a window may weigh."""
+    """Maximum entries per page, maximum entries that a query can reach by offset, and maximum bytes per window."""
 
     page_size: int
     result_window: int
@@ -47,9 +46,9 @@ def format_time(at_seconds: int) -> str:
 
 
 def next_window(watermark: int, origin: int, now: int, overlap: int) -> Window | None:
-    """What to read to come from `watermark` to `now`: from `overlap` seconds before, but never before `origin`.
+    """The window that moves `watermark` to `now`. It starts `overlap` seconds before `watermark`, but never before `origin`.
 
-    None when there is nothing to read: no whole second has passed.
+    None if there is nothing to read, because no whole second has passed.
     """
     start = max(origin, watermark - overlap)
     return Window(start, now) if now > start else None
@@ -62,7 +61,7 @@ def tile(window: Window, span: int = MAX_SPAN_SECONDS) -> Iterator[Window]:
 
 
 def split(window: Window, parts: int) -> list[Window]:
-    """The window in `parts` pieces of as equal length as whole seconds allow, at least one second each.
+    """The window in `parts` pieces, as equal in length as whole seconds allow, at least two, and each at least one second long.
 
     Raises: ValueError for a window of one second, which cannot be split.
     """
@@ -74,15 +73,15 @@ def split(window: Window, parts: int) -> list[Window]:
 
 
 def around(window: Window, second: int) -> list[Window]:
-    """The window with a second in it as a piece of its own, and what is before and behind that in a piece each."""
+    """The window in up to three pieces: the part before `second`, that second alone, and the part after it."""
     edges = sorted({window.start, second, second + 1, window.end})
     return [Window(*pair) for pair in itertools.pairwise(edges)]
 
 
 def split_around(window: Window, dense: Window, parts: int) -> list[Window]:
-    """The window with `dense`, which lies in it, in `parts` pieces, and what is before and behind that in a piece each.
+    """The window in pieces: `dense`, which lies inside it, in `parts` pieces, and the time before and after it as one piece each.
 
-    What would be shorter than one of the pieces is added to `dense` instead.  Raises: ValueError for a window of one second.
+    If the time before or after is no longer than one of the `parts`, it is added to `dense`.  Raises: ValueError for one second.
     """
     is_much_before = (dense.start - window.start) * parts > dense.seconds
     is_much_behind = (window.end - dense.end) * parts > dense.seconds
@@ -93,14 +92,14 @@ def split_around(window: Window, dense: Window, parts: int) -> list[Window]:
 
 
 def parts_for(count: int, capacity: int) -> int:
-    """Into how many pieces to split a window of `count` when a piece should hold `capacity`, with room for unevenness."""
+    """How many pieces to make of a window of `count` if each can hold `capacity`, with a reserve because counts are uneven."""
     return max(2, math.ceil(count * 1.25 / max(1, capacity)))
 
 
 def parts_of_whole_pages(count: int, parts: int, page_size: int) -> int:
-    """Into how many pieces to split a window of `count`, at least `parts`, so that few of them end with an almost empty page.
+    """How many pieces to make of a window of `count`, at least `parts`, so that few of them end with an almost empty page.
 
-    That would cost a round trip like a full one. A piece is meant to fill nine tenths of its pages, as time spreads unevenly.
+    Such a page costs as much time as a full one. A piece should fill nine tenths of its pages, because pieces differ in count.
     """
     likely = page_size * 9 / 10
     pages = max(1, int(count / parts / likely))
