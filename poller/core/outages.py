@@ -1,4 +1,4 @@
-"""When to tell of an outage that goes on, and that it is over. Pure: the time is given."""
+"""When to report that an outage goes on, and that it has ended. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ _MOST_SECONDS = 3600.0
 
 
 class Outage:
-    """Something that is away. It is told once, then after waits that grow, and once when it is back.
+    """An outage. It is reported once, then after growing waits, and once when it ends.
 
-    One that begins anew soon after its end is the same one: it is told no more often.
+    An outage that begins again within a minute after its end counts as the same one, so it is not reported more often.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Outage:
         self._wait = FIRST_WAIT_SECONDS
 
     def has_to_be_told(self, now: float) -> bool:
-        """It is away, at `now`. Returns: whether to tell that."""
+        """The outage exists at `now`.  Returns: whether to report it."""
         if self._began_at is None:
             self._began_at = now
             if now - self._ended_at >= FIRST_WAIT_SECONDS:
@@ -30,7 +30,7 @@ class Outage:
         return True
 
     def ended(self, now: float) -> float | None:
-        """It is back, at `now`. Returns: after how many seconds; None where it was not away."""
+        """There is no outage at `now`.  Returns: how many seconds it lasted; None if there was none."""
         began, self._began_at = self._began_at, None
         if began is None:
             return None

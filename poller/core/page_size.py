@@ -1,4 +1,4 @@
-"""The page size that the API takes, where it refuses a query and its words do not tell whether that is for the size. Pure."""
+"""Finding the page size that the API accepts, after it refused a query without a clear reason. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _STATUSES = (400, 413, 416, 422)
 
 
 def accepted_limit(refused: int, status: int | None, words: str, is_refused: Callable[[int], bool]) -> int:
-    """The `limit` to ask with after the API refused this one with these words; 0 where the size is not the reason.
+    """The `limit` to use after the API refused the limit `refused` with these `words`; 0 if the size is not the reason.
 
-    `is_refused` asks for so many entries of the present, which nothing but the size can be wrong with: it is the reason if that
-    many are refused there, too, and a single one is not. A number in the words is tried before half of it.
+    `is_refused` requests that many entries of the present, where only the size can be wrong. The size is the reason if `refused`
+    entries are refused there too, and a single one is not. A number in `words` is tried first, otherwise half the limit.
     """
     if refused <= 1 or status not in _STATUSES or not is_refused(refused) or is_refused(1):
         return 0

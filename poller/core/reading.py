@@ -1,13 +1,13 @@
-"""Reading one window: page after page until the counts agree, or a word that it must be split, or what of it cannot be read.
+"""Reading one window, page after page. The result is the window with the parts that cannot be read, or how to split it.
 
-Trusts counts, not hopes. A sweep asks for pages from offset 0, advances by what came, and ends when the API's own total is
-reached. It proves itself complete when the total stood still, as many entries came as it says, and none came twice. A
-sweep that does not is repeated, because an entry that becomes visible while we page shifts the pages under us: then some
-entries come twice, and an entry without any id cannot be told from its equal. What the sweeps together showed is
-accepted once it accounts for the API's count. Holds one window in memory, and asks for a split when that is too heavy.
+A sweep requests pages from offset 0, moves on by the entries received, and ends when the API's own total is reached. It is
+proven complete if the total did not change, as many entries came as it says, and none came twice. Otherwise the sweep is
+repeated: an entry that becomes visible meanwhile shifts the pages, so some entries come twice, and equal entries without
+an id cannot be told apart. The entries of all sweeps together are accepted once they account for the API's count. One
+window is in memory at a time, and one that is too heavy is split.
 
-What cannot be read whole is split, down to a second; of that, all that is served is given, and it is named as unread. A refusal
-or a failure is the window's own only if the API serves the present (`narrowing`); otherwise it is raised.
+A window that cannot be read whole is split, down to a second. Of such a second all served entries are returned, and it is
+marked as unread. An error concerns the window only if the API serves the present (`narrowing`); otherwise it is raised.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from poller.core.windows import Limits, Window, around, split, split_around, til
 
 _MAX_SWEEPS = 5
 _FEW_SWEEPS = 2
-_LONG_SECONDS = 20 * 86_400  # not what is left of a month that was split
+_LONG_SECONDS = 20 * 86_400  # a whole month is long, most pieces of a split month are not
 _LOOK_ENTRIES = 20
 _MIB = 1024 * 1024
-# A second cannot be split, so this much of it is held in memory, and what a window may weigh where that is more.
+# A second cannot be split, so up to this much of it is held in memory, or as much as a window may weigh if that is more.
 _SECOND_BYTES = 24 * _MIB
-# A window heavier than this, and than its share, is one that cannot be split: a few of those at once would take all memory.
+# Only a window that cannot be split becomes heavier than this and than its share. A few of them at once would fill the memory.
 _HEAVY_BYTES = 4 * _MIB
-_MOST_SKIPPED = 8  # places in a row that give nothing, before it is the window that gives nothing
+_MOST_SKIPPED = 8  # unreadable entries in a row; after more, the whole window counts as unreadable
 
 
 class Reading(NamedTuple):
-    """A window as read: its events oldest first, each once; how many entries the API sent; what could not be read of it."""
+    """A window as read: its events, oldest first and each once; the number of entries received; the parts that were not read."""
 
     events: list[Event]
     fetched: int
@@ -57,7 +57,7 @@ class Reading(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The window is more than one reading can hold: read these instead, which tile it."""
+    """The window cannot be read at once: read these windows instead, which cover all of it without overlap."""
 
     windows: list[Window]
 
@@ -74,7 +74,7 @@ class _Sweep(NamedTuple):
     first_total: int | None
     last_total: int | None
     page_count: int
-    cut: Unread | None = None  # the API would serve no more of it, though there is more
+    cut: Unread | None = None  # set if there are more entries that the API does not serve
 
     @property
     def size(self) -> int:
@@ -82,13 +82,13 @@ class _Sweep(NamedTuple):
 
     @property
     def is_proven(self) -> bool:
-        """Nothing shifted while we read: the totals agree with each other and with what came, and nothing came twice."""
+        """Nothing shifted while we read: the totals agree with each other and with the entries, and no entry came twice."""
         is_total_met = self.first_total == self.last_total and self.last_total in (None, self.size)
         return is_total_met and len({event.identity for event in self.events}) == len(self.events)
 
 
 class WindowReader:
-    """Reads windows of one contract; remembers between them how many of its entries make a page of bearable size."""
+    """Reads windows of one contract. It keeps the page size that suits the weight of the entries, from window to window."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class WindowReader:
         conduct: Conduct = CAREFUL,
         before_heavy: Callable[[Window], None] = lambda window: None,
     ) -> None:
-        """`before_heavy` is called before more of a window is held in memory than its share; it may raise."""
+        """`before_heavy` is called before a window takes more memory than its share; it may raise."""
         self._before_heavy = before_heavy
         self._source = source
         self._contract = contract
@@ -109,12 +109,12 @@ class WindowReader:
         self._sweeps = 1 if conduct.is_trial else _MAX_SWEEPS if conduct.is_exact else _FEW_SWEEPS
         self._present = conduct.present
         self._is_present_known = False
-        self._skipped = 0  # places in a row that gave nothing
+        self._skipped = 0  # unreadable entries in a row
 
     def read(self, window: Window, *, is_again: bool = False) -> Reading | Split:
-        """Read a window, or say how to split it. A window of one second is never split: what can be read of it is read.
+        """Read a window, or return how to split it. A window of one second is never split: its readable entries are returned.
 
-        Raises: what `Source.page` raises, unless it concerns this window alone.
+        Raises: the errors of `Source.page`, unless they concern this window alone.
         """
         if window in self._conduct.samples:
             return self._sampled(window, self._conduct.samples[window])
@@ -125,16 +125,16 @@ class WindowReader:
             if unread is None:
                 raise
             if unread.kind == REFUSED and not is_again and not self._conduct.is_trial:
-                return self.read(window, is_again=True)  # it may have been the API's mistake of a moment
+                return self.read(window, is_again=True)  # it may have been a short fault of the API
             if not self._is_present_served(error):
                 raise
             result = self._narrowed(unread)
-            if unread.kind == FAILING and not self._is_present_served(error):  # it was the API, and not the window
+            if unread.kind == FAILING and not self._is_present_served(error):  # the whole API fails
                 raise
             return result
 
     def read_all(self, span: Window) -> Iterator[Reading]:
-        """A span of any length, oldest first, one window in memory at a time.  Raises: what `read` raises."""
+        """A span of any length, oldest first, one window in memory at a time.  Raises: the errors of `read`."""
         todo = list(tile(span))[::-1]
         while todo:
             result = self.read(todo.pop())
@@ -157,8 +157,8 @@ class WindowReader:
             if sweep.cut is not None or sweep.is_proven or self._is_one_page(sweep):
                 return self._accepted(window, sweep, sweep.events)
             is_still = now == before and sweep.size >= (sweep.last_total or 0)
-            # But where an entry with an id comes twice each time, an order that differs from page to page may hide another one
-            # behind it: only a single page tells.
+            # If an entry with an id comes twice in each sweep, the order may differ from page to page and hide another entry.
+            # Only a window of a single page can show that.
             if is_still and not has_repeats(sweep.events):
                 return self._accepted(window, sweep, sweep.events)
             before = now
@@ -166,17 +166,17 @@ class WindowReader:
             if not is_still and _accounts_for(shown, sweep, sweep.last_total):
                 return self._accepted(window, sweep, list(shown.values()))
             if number == sweeps and _accounts_for(shown, sweep, sweep.first_total):
-                # It keeps growing faster than we page. All that was there when this sweep began has been seen; what came
-                # since is what the overlap is for.
+                # The window grows faster than we read. All entries that existed when this sweep began were read; the overlap
+                # covers those that came later.
                 return self._accepted(window, sweep, list(shown.values()))
-            # Where it is known that the counts do not agree, one answer, which is one moment, is not asked for again.
+            # If the counts are known to disagree, a window of one page is not read again: one answer shows a single moment.
             is_known = not self._conduct.is_exact and sweep.page_count <= 1
             if is_still or is_known or number == sweeps:
                 return self._unstable(window, sweep, shown, number)
 
     def _unstable(self, window: Window, sweep: _Sweep, shown: Mapping[bytes, Event], number: int) -> Reading | Split:
-        """What to do with a window of which the readings do not agree: halve it, as a small one may hold still."""
-        self._sweeps = min(self._sweeps, _FEW_SWEEPS)  # this API is not still for long: then less often is as good
+        """Handle a window whose sweeps do not agree: halve it, because a smaller one may not change while it is read."""
+        self._sweeps = min(self._sweeps, _FEW_SWEEPS)  # the API's answers keep changing: more sweeps would not help
         cost = 2 * self._sweeps * max(1, sweep.page_count)
         if is_by_time(window, sweep.events) and self._narrowing.may_halve(window, cost):
             return Split(split(window, 2))
@@ -184,16 +184,16 @@ class WindowReader:
             "does not say how many entries there are" if sweep.last_total is None else f"counts {sweep.last_total}"
         )
         reason = f"the API {counted}, and showed {len(shown)} different ones in {plural(number, 'reading')}"
-        # Of equal entries without an id, as many as the last reading showed: which of them are new, their order tells.
+        # Equal entries without an id cannot be merged across sweeps: use the last sweep. Their order shows which ones are new.
         events = list(shown.values()) if all(event.has_id for event in shown.values()) else sweep.events
         return self._accepted(window, sweep._replace(cut=Unread(window, UNSTABLE, reason)), events)
 
     def _is_one_page(self, sweep: _Sweep) -> bool:
-        """One answer is one moment: equal entries in it are entries of their own, whatever their count."""
+        """Whether the sweep is a single complete answer: it shows one moment, so equal entries in it are separate entries."""
         return sweep.page_count == 1 and sweep.last_total in (None, sweep.size)
 
     def _accepted(self, window: Window, sweep: _Sweep, events: Sequence[Event]) -> Reading | Split:
-        """What was read of the window, with what is unread in it; split where nothing says in which second that lies."""
+        """The entries of the window and its unread parts; a split if the second of an unread element has yet to be found."""
         unread = [] if sweep.cut is None else [sweep.cut]
         for element in sweep.unreadable:
             span = span_of(element, window, sweep.events)
@@ -202,13 +202,13 @@ class WindowReader:
                 parts = [part for part in around if part.seconds > 0]
                 return Split(parts if len(parts) > 1 else split(window, 2))
             part = Unread(span, UNREADABLE, element.reason, (element.content,) if element.content else ())
-            if sweep.cut is not None and sweep.cut.window == span:  # else one second would be two gaps
+            if sweep.cut is not None and sweep.cut.window == span:  # otherwise one second would become two gaps
                 part = sweep.cut._replace(entries=part.entries)
             unread.append(part)
         return Reading(each_once(window, events), len(events), tuple(merged(unread)))
 
     def _sweep(self, window: Window) -> _Sweep | Split:
-        """Read every page once.  Returns a Split as soon as it shows that the window is too large."""
+        """Read every page once.  Returns: a Split as soon as the window proves too large."""
         is_splittable = window.seconds > 1
         events: list[Event] = []
         unreadable: list[Unreadable] = []
@@ -216,7 +216,7 @@ class WindowReader:
         before: Page | None = None
         offset = page_count = weight_bytes = 0
         while True:
-            asked = self._limit(window, offset)  # now: what is answered may lower it
+            asked = self._limit(window, offset)  # computed before the request, because the answer may lower it
             page = self._next_page(window, offset, before)
             if isinstance(page, Unread):
                 if is_splittable:
@@ -239,7 +239,7 @@ class WindowReader:
             offset += page.count
             page_count += bool(page.count)
             cut = too_dense(window, page, self._limits) if self._conduct.is_trial else None
-            # A total that is less than what has come is wrong: then only an empty page is the end.
+            # A total below the number of entries received is wrong: then only an empty page is the end.
             is_end = is_miscounted or not page.count or (offset == total and not is_capped(page, self._limits))
             if weight_bytes > max(_SECOND_BYTES, self._limits.window_bytes) and not is_end:
                 cut = Unread(
@@ -251,7 +251,7 @@ class WindowReader:
                 return _Sweep(told_apart(events), unreadable, first_total, total, page_count, cut)
 
     def _next_page(self, window: Window, offset: int, before: Page | None) -> Page | Unread:
-        """The page from this offset on, or why there can be none.  Raises: what `Source.page` raises of the first page."""
+        """The page at this offset, or why there is none.  Raises: errors of the first page, or of more than the window."""
         room = self._limits.result_window - offset
         if room <= 0:
             reason = f"more entries than the API serves of one second ({self._limits.result_window})"
@@ -266,23 +266,23 @@ class WindowReader:
             return unread
 
     def _limit(self, window: Window, offset: int) -> int:
-        """How many entries to ask for from this offset on."""
-        # Of a long window mostly the count is wanted: it is split, and what came with the count is read again.
+        """How many entries to request at this offset."""
+        # For a long window we mostly want the count: the window is then split and read again.
         is_first_look = offset == 0 and window.seconds > _LONG_SECONDS
         most = min(self._page_size, self._limits.result_window - offset)
         return min(most, _LOOK_ENTRIES) if is_first_look else most
 
     def _believed(self, parts: int, window: Window, offset: int, page: Page, asked: int) -> int:
-        """Into how many parts to split a window of which this page says so; 1 where it is all there is, whatever it counts.
+        """How many parts to split a window into if this page asks for `parts`; 1 if its total is wrong and nothing follows it.
 
-        A first page that counts more than it has is all if it has fewer entries than were asked for, and none follow. Smaller
-        windows, of which there would be very many, would be counted wrong as well.
+        A first page is complete if it has fewer entries than requested and than its total says, and none follow. Splitting would
+        not help: it would give very many windows, with wrong totals as well.
         """
         if offset or page.count >= asked or page.count >= (page.total or 0):
             return parts
         follow = self._next_page(window, page.count, page)
         if isinstance(follow, Unread):
-            return 2  # it is not known
+            return 2  # unknown: a smaller window may show it
         if follow.count:
             return parts
         return 2 if page.weight_bytes > self._limits.window_bytes else 1
@@ -290,9 +290,7 @@ class WindowReader:
     def _page(self, window: Window, offset: int, limit: int) -> Page:
         is_retried = not self._conduct.is_trial
         while True:
-            if (
-                limit == 1 < self._limits.page_size
-            ):  # the entries were heavy, and a single one may be as heavy as two pages
+            if limit == 1 < self._limits.page_size:  # entries were heavy: a single one may weigh as much as two pages
                 self._before_heavy(window)
             try:
                 page = self._source.page(self._contract, window, offset, limit, is_retried=is_retried)
@@ -305,7 +303,7 @@ class WindowReader:
                 if not self._conduct.is_failing or self._conduct.is_trial or not self._narrowing.may_spend(1):
                     raise
                 if not self._is_present_known and not self._is_present_served(error):
-                    raise  # no answer can be used: smaller pages would not help
+                    raise  # the API gives no usable answer at all: smaller pages would not help
                 if limit == 1:
                     return self._skip(error.message, error.body, error)
                 limit = self._page_size = max(1, limit // 8)
@@ -316,27 +314,27 @@ class WindowReader:
                 return page
 
     def _skip(self, reason: str, content: bytes, error: PollerError) -> Page:
-        """In place of a page of one entry that cannot be had.  Raises: TransientError where too many in a row cannot."""
+        """A page with one unreadable element instead of the entry.  Raises: TransientError after too many of them in a row."""
         self._skipped += 1
         if self._skipped > _MOST_SKIPPED:
             raise TransientError(reason, hint=error.hint, contract=self._contract) from error
         return Page((), None, False, 0, False, (Unreadable(0, content, reason),))
 
     def _adapt_page_size(self, page: Page, limit: int) -> None:
-        """Ask for as many entries as weigh what a window may, and never for more than configured."""
+        """Set the page size so that a page weighs no more than a window may, and never above the configured size."""
         if page.events:
             mean_bytes = max(1, page.weight_bytes // len(page.events))
             fitting = max(1, self._limits.window_bytes // mean_bytes)
-            # Only doubled at a time: the next entries may be heavier than these.
+            # Never more than doubled at once: the next entries may be heavier than these.
             self._page_size = min(self._limits.page_size, fitting, max(self._page_size, limit) * 2)
 
-    # What cannot be read
+    # Errors, and the parts of a window that cannot be read
 
     def _unread(self, window: Window, error: PollerError, offset: int = 0) -> Unread | None:
         return unread_by(window, error, offset, is_failing=self._conduct.is_failing or self._conduct.is_trial)
 
     def _is_present_served(self, error: PollerError) -> bool:
-        """Whether the API serves the present, so that an error is the window's own. In a trial it has just been read."""
+        """Whether the API serves the present, so an error concerns the window alone. In a trial the present was just read."""
         if self._conduct.is_trial:
             return True
         if isinstance(error, TransientError) or not self._is_present_known:
@@ -352,7 +350,7 @@ class WindowReader:
         return self._is_present_known
 
     def _refusal(self, window: Window, *, is_retried: bool) -> PollerError | None:
-        """Why the API does not answer a query for this window; None where it does.  Raises: what concerns more than that."""
+        """The API's error for a query of this window; None if it answers.  Raises: errors that concern more than the window."""
         try:
             self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
         except BodyTooLargeError:
@@ -364,7 +362,7 @@ class WindowReader:
         return None
 
     def _sampled(self, window: Window, seconds: Sequence[int]) -> Reading | Split:
-        """A window of which it is known that it could not be read: as it is now, if one of these seconds of it is served."""
+        """A window that could not be read before: read if the API serves one of these seconds now, otherwise it stays unread."""
         unread: Unread | None = None
         for second in seconds:
             refusal = self._refusal(Window(second, second + 1), is_retried=False)
@@ -379,7 +377,7 @@ class WindowReader:
         return Reading([], 0, (unread,) if unread else ())
 
     def _narrowed(self, unread: Unread) -> Reading | Split:
-        """What to do with a window that cannot be read whole. A trial looks no further unless a sample or its end is served."""
+        """Handle a window that cannot be read whole. A trial goes on only if a sample or the last second is served."""
         is_retried = unread.kind == REFUSED and not self._conduct.is_trial
 
         def is_served(second: int) -> bool:
@@ -394,6 +392,6 @@ class WindowReader:
 
 
 def _accounts_for(shown: Mapping[bytes, Event], sweep: _Sweep, total: int | None) -> bool:
-    """Whether as many different entries were seen as the API counts. Entries are never taken back, so then it is all."""
+    """Whether as many different entries came as the API counts. The API never removes entries, so these are all of them."""
     is_all = total is not None and len(shown) + len(sweep.unreadable) >= total
     return is_all and all(event.has_id for event in shown.values())

@@ -1,8 +1,8 @@
-"""Which contract may ask next, where only a few requests are sent at once. Pure: the caller brings the time.
+"""Which contract may send the next request, as only a few are sent at once. Pure: the caller passes the time.
 
-A request that hangs is not counted for long: others may be sent beside it. A contract of which a request was not answered is slow
-until one is answered: only a share of the requests, and of the polls, may be those of slow contracts. One of which a request
-was tried several times and given up spends its polls waiting: for the polls it counts as slow, until a request is served.
+A request that hangs stops counting after a while, so that others can be sent. A contract becomes slow if a request gets no answer
+in time, until one is answered. Slow contracts may use only a share of the requests and of the polls. A contract whose request
+failed several times and was given up spends its polls waiting, so for polls it counts as slow until a request succeeds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 PATIENCE_SECONDS = 2.0
-# How many requests may be open for each that counts, and how many polls may wait for their turn.
+# Maximum open requests for each one that may count, and maximum polls that wait for their turn.
 MOST_OPEN = 3
 _FORGOTTEN_SECONDS = 600.0
 
@@ -21,19 +21,19 @@ class _Open(NamedTuple):
 
 
 class Turns:
-    """The turns of all contracts. For one thread at a time: the caller holds a lock. Times are monotonic seconds."""
+    """The turns of all contracts. Not thread-safe: the caller holds a lock. Times are monotonic seconds."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._share = max(1, count // 2)
         self._waiting: dict[object, str] = {}
         self._open: dict[object, _Open] = {}
-        self._served: dict[str, int] = {}  # the turn that a contract had last
+        self._served: dict[str, int] = {}  # the number of each contract's last turn
         self._turn = 0
         self._slow: set[str] = set()
         self._failing: set[str] = set()
         self._slow_polls: set[str] = set()
-        self._put_off: dict[str, tuple[float, float]] = {}  # slow contract -> since when, and when it asked last
+        self._put_off: dict[str, tuple[float, float]] = {}  # slow contract -> since when it waits, when it asked last
 
     def queue_up(self, ticket: object, contract: str) -> None:
         """Wait for a turn of this contract."""
@@ -44,7 +44,7 @@ class Turns:
         self._waiting.pop(ticket, None)
 
     def wait_seconds(self, ticket: object, now: float) -> float:
-        """0 when it is its turn, which begins now; else how long to wait at most before asking again."""
+        """0 if the request may be sent now, which uses its turn; otherwise how long to wait at most before the next call."""
         counted = [request for request in self._open.values() if now - request.began < PATIENCE_SECONDS]
         is_full = len(counted) >= self._count or len(self._open) >= self._count * MOST_OPEN
         if is_full or self._next() is not ticket:
@@ -57,7 +57,7 @@ class Turns:
         return 0.0
 
     def _next(self) -> object:
-        """The ticket whose turn it is: of the contract with the fewest open requests, and of these the one served longest ago."""
+        """The next ticket: from the contract with the fewest open requests, and among these the one served longest ago."""
         open_by_contract: dict[str, int] = {}
         for request in self._open.values():
             open_by_contract[request.contract] = open_by_contract.get(request.contract, 0) + 1
@@ -70,7 +70,7 @@ class Turns:
         return min(allowed, key=lambda item: item[:2])[2] if allowed else None
 
     def end(self, ticket: object, now: float, *, is_answered: bool) -> None:
-        """The request is over. One that was not answered within the patience makes its contract a slow one."""
+        """The request has ended. If it lasted PATIENCE_SECONDS or more and got no answer, its contract becomes slow."""
         contract, began = self._open.pop(ticket)
         if is_answered:
             self._slow.discard(contract)
@@ -79,13 +79,13 @@ class Turns:
             self._slow.add(contract)
 
     def is_slow(self, contract: str) -> bool:
-        """Whether its last request was not answered in time."""
+        """Whether this contract is slow."""
         return contract in self._slow
 
     def ended_after(self, contract: str, tries: int) -> None:
-        """A request of a contract was given up after so many tries; 0 where it was served.
+        """A request of a contract was given up after this many tries; 0 if it succeeded.
 
-        Where one is served that failed before, the others may be as well: each begins its next poll as any contract.
+        If it succeeds for a contract that failed before, the other contracts that failed may poll as usual again, too.
         """
         if tries > 1:
             self._failing.add(contract)
@@ -95,13 +95,13 @@ class Turns:
             self._failing.clear()
 
     def hanging_count(self, now: float) -> int:
-        """How many open requests are not counted any more."""
+        """How many open requests no longer count."""
         return sum(now - request.began >= PATIENCE_SECONDS for request in self._open.values())
 
     def admit(self, contract: str, now: float) -> bool:
-        """Whether a poll of this contract may begin; always, unless it is slow or fails, and the share of these is taken.
+        """Whether a poll of this contract may begin: always, unless it is slow or fails and the share of such polls is used up.
 
-        Of these contracts, those come first that were put off first.
+        Among those contracts, the one that waits longest comes first.
         """
         if contract not in self._slow and contract not in self._failing:
             return True
@@ -117,5 +117,5 @@ class Turns:
         return True
 
     def dismiss(self, contract: str) -> None:
-        """Its poll is over."""
+        """Its poll has ended."""
         self._slow_polls.discard(contract)
