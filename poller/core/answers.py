@@ -1,8 +1,8 @@
-"""What the API's answers become: pages of events.
+"""Parsing the API's answers into pages of events.
 
-Owns how an entry's line is written: the API's own bytes with the white space between tokens taken out. Key order, `1.10`,
-integers beyond 64 bits and escapes stay as they came. `entries.py` makes an event of one entry, `identity.py` tells what makes
-two of them the same one, and `times.py` what time an entry has. Nothing here does I/O.
+Owns how an entry's line is written: the API's own bytes without the white space between tokens. Key order, `1.10`,
+integers beyond 64 bits and escapes stay as they came. `entries.py` makes an event of one entry, `identity.py` decides which
+entries are the same, and `times.py` reads the time of an entry. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from poller.core.errors import BodyTooLargeError
 from poller.core.events import Event
 from poller.core.identity import decoded
 
-# Bounds on memory, whatever comes. The API serves no more entries than this at once; an API that ignores `limit` may send more:
-# those are not read, and the page says that there are more. Few commas are few elements, which are not counted.
+# Limits that bound memory. The API serves no more entries than this at once. If an API ignores `limit` and sends more, the rest
+# is not read, and the page says that there is more. An answer with few commas has few elements, so these are not counted.
 MAX_ENTRIES = 10_000
 _FEW_COMMAS = 50_000
 _CHUNK_BYTES = 1024 * 1024
 
 
 class BadAnswerError(Exception):
-    """The API's answer is not what docs/facts.md describes; the text says how. The API client makes it one of our errors."""
+    """The API's answer is not as docs/facts.md describes; the text says how. The API client makes it one of our errors."""
 
 
 class PartialAnswerError(Exception):
@@ -37,9 +37,9 @@ class PartialAnswerError(Exception):
 
 
 class Unreadable(msgspec.Struct, frozen=True, gc=False):
-    """An element of an answer that is no entry we can use: how many usable ones came before it, its bytes, and why.
+    """An element of an answer that is not a usable entry: the number of usable ones before it (`place`), its bytes, and why.
 
-    `second` is its time where one can be found in the bytes.
+    `second` is its time, if one can be found in the bytes.
     """
 
     place: int
@@ -48,16 +48,15 @@ class Unreadable(msgspec.Struct, frozen=True, gc=False):
     second: int | None = None
 
     def behind(self, count: int) -> Unreadable:
-        """The same behind so many more usable ones."""
+        """The same element with `count` more usable ones before it."""
         return msgspec.structs.replace(self, place=self.place + count)
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
     """One answer to one query: the events in the API's order, and the API's own count of the whole window.
 
-    `total` is None where the API did not say; `is_capped` means that it said "at least". `weight_bytes` is the size of
-    the lines. `is_mended` means that bytes which are not UTF-8 were replaced. `unreadable` are elements that count, but
-    cannot be used.
+    `total` is None if the API gave none; `is_capped` means that it said "at least". `weight_bytes` is the size of the lines.
+    `is_mended` means that bytes that are not UTF-8 were replaced. `unreadable` are elements that count but cannot be used.
     """
 
     events: tuple[Event, ...]
@@ -74,7 +73,7 @@ class Page(msgspec.Struct, frozen=True, gc=False):
 
 
 NOTHING = Page((), 0, is_capped=False, weight_bytes=0, is_mended=False)
-"""What an answer without content says."""
+"""The page of an answer without content."""
 
 
 _ABSENT = msgspec.Raw()
@@ -105,14 +104,14 @@ class _LooseHits(msgspec.Struct, gc=False):
 
 
 class _LooseAnswer(msgspec.Struct, gc=False):
-    """Where an answer's elements are not all hits, or where it has none."""
+    """An answer whose elements are not all hits, or that has none."""
 
     hits: _LooseHits | None = None
     total: int | _Total | None = None
 
 
 class _Envelope(msgspec.Struct, gc=False):
-    """An answer, or its `hits`, of which nothing is opened yet."""
+    """An answer, or its `hits`, with its fields not decoded yet."""
 
     hits: msgspec.Raw = _ABSENT
     items: msgspec.Raw = _ABSENT
@@ -126,7 +125,7 @@ class _Shards(msgspec.Struct, gc=False):
 
 
 class _Search(msgspec.Struct, gc=False):
-    """What an answer says of how it came about."""
+    """The fields of an answer that say whether its search was complete."""
 
     timed_out: msgspec.Raw = _ABSENT
     shards: msgspec.Raw = msgspec.field(name="_shards", default=_ABSENT)
@@ -154,8 +153,8 @@ def parse_page(body: bytes, max_bytes: int = sys.maxsize) -> Page:
 
     Accepts `{"hits": {"total", "hits": [{"_source"}]}}`, `{"items": [...]}` with or without a `total`, and a bare list, whose
     elements may be hits or entries.  Source: docs/facts.md, "IONOS Activity Log API".
-    Raises: BadAnswerError when it is anything else, PartialAnswerError when it says that it is not all, BodyTooLargeError when
-    it is larger than `max_bytes` once its text is mended.
+    Raises: BadAnswerError if it is anything else, PartialAnswerError if it says that it is incomplete, BodyTooLargeError if
+    it exceeds `max_bytes` after its text is mended.
     """
     is_mended = not _is_utf8(body)
     if is_mended:
@@ -175,7 +174,7 @@ def parse_page(body: bytes, max_bytes: int = sys.maxsize) -> Page:
 
 
 def _is_utf8(body: bytes) -> bool:
-    """Whether these bytes are UTF-8, without a copy of them as text, which may be four times as large."""
+    """Whether these bytes are UTF-8. Makes no copy of them as text, which may be four times as large."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
     try:
         for start in range(0, len(body), _CHUNK_BYTES):
@@ -187,7 +186,7 @@ def _is_utf8(body: bytes) -> bool:
 
 
 def _mended(body: bytes, max_bytes: int) -> bytes:
-    """The body with U+FFFD in place of what is not UTF-8, which takes up to three times as much."""
+    """The body with U+FFFD instead of each byte that is not UTF-8. The result is up to three times as large."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     mended = bytearray()
     for start in range(0, len(body), _CHUNK_BYTES):
@@ -198,7 +197,7 @@ def _mended(body: bytes, max_bytes: int) -> bytes:
 
 
 def _parse_damaged(body: bytes, is_mended: bool) -> Page:
-    """An answer that is no valid JSON as a whole, though perhaps entry by entry.  Raises: msgspec.DecodeError."""
+    """An answer that is not valid JSON as a whole; some of its entries may be valid.  Raises: msgspec.DecodeError."""
     shield = Shield(body)
     try:
         if shield.is_needed:
@@ -212,13 +211,13 @@ def _parse_damaged(body: bytes, is_mended: bool) -> Page:
 
 
 def _compact(body: bytes) -> bytes:
-    """The same JSON without white space between its tokens; the very same object where it had none, to save a copy."""
+    """The same JSON without white space between its tokens; the same object if it had none, to save a copy."""
     compact = msgspec.json.format(body, indent=-1)
     return body if compact == body else compact
 
 
 def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Sequence[Broken] = ()) -> Page:
-    """`broken`: the elements that were taken out of the answer, of which a null is left in it, in order."""
+    """The page of valid JSON. `broken`: the elements that were replaced by null in it, in order."""
     _refuse_a_part(compact)
     compact, is_cut = _cut(compact)
     elements, total, shape = _elements_and_total(compact)
@@ -244,9 +243,9 @@ def _parse(compact: bytes, is_mended: bool, shield: Shield | None, broken: Seque
 
 
 def _refuse_a_part(compact: bytes) -> None:
-    """Raises: PartialAnswerError when the API did not look at all of its data.
+    """Raises: PartialAnswerError if the API did not search all of its data.
 
-    Source: Elasticsearch's search API: `timed_out`, `_shards`. One that is not allocated is neither successful nor failed.
+    Source: Elasticsearch's search API: `timed_out`, `_shards`. An unallocated shard is neither successful nor failed.
     """
     if not compact.startswith(b"{") or (b'"timed_out"' not in compact and b'"_shards"' not in compact):
         return
@@ -264,9 +263,9 @@ def _refuse_a_part(compact: bytes) -> None:
 
 
 def _cut(compact: bytes) -> tuple[bytes, bool]:
-    """An answer with no more than its first MAX_ENTRIES elements, and whether it has more.
+    """The answer with at most its first MAX_ENTRIES elements, and whether it has more.
 
-    The elements are counted without an object for each: millions of them would take a hundred times the memory of the answer.
+    Counts the elements without an object for each: millions of objects would take a hundred times the memory of the answer.
     """
     if compact.count(b",") < _FEW_COMMAS:
         return compact, False
@@ -296,7 +295,7 @@ def _first_elements(elements: bytes) -> tuple[bytes, bool]:
 
 @functools.cache
 def _first_decoder() -> Callable[[Any], Any]:
-    """Reads a list, but makes objects of no more than its first elements: those behind the last field are skipped."""
+    """Decodes a list, but makes objects only of its first elements: those after the last field are skipped."""
     fields = [(f"e{number}", msgspec.Raw, _ABSENT) for number in range(MAX_ENTRIES + 1)]
     kind = msgspec.defstruct("_FirstElements", fields, array_like=True, gc=False)
     return msgspec.json.Decoder(kind).decode
@@ -309,7 +308,7 @@ def _object(**fields: bytes) -> bytes:
 def _elements_and_total(
     compact: bytes,
 ) -> tuple[Sequence[_Hit | msgspec.Raw], int | _Total | None, Literal["usual", "hits", "list"]]:
-    """The elements, the total, and the shape of the answer: hits each and all, elements that should be some, a bare list."""
+    """The elements, the total, and the shape of the answer: all hits ("usual"), not all hits ("hits"), or a list ("list")."""
     if compact.startswith(b"["):
         return _decode_raws(compact), None, "list"
     try:
@@ -358,7 +357,7 @@ def _usable(
 
 
 def _hit(element: msgspec.Raw, *, is_bare_allowed: bool) -> _Hit | None:
-    """An element as a hit, or where that is allowed as the entry itself. None where it is neither."""
+    """An element as a hit, or as the entry itself if that is allowed. None if it is neither."""
     try:
         fields = _decode_element(element)
     except msgspec.ValidationError:

@@ -1,17 +1,17 @@
-"""Which clock to believe: this machine's, the API's, or neither. Pure: unix seconds in, unix seconds out."""
+"""Which clock to use: this machine's, the API's, or neither. Pure: unix seconds in, unix seconds out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# No clock that shows an earlier time is right: there was no such program then.
+# A clock that shows an earlier time is wrong: this program did not exist then.
 EARLIEST_SECONDS = 1_767_225_600.0  # 2026-01-01
-# Two clocks that are further apart are no measure of each other: one of them is not set at all.
+# If two clocks are further apart, one of them is not set at all, and their difference is not used.
 MAX_SKEW_SECONDS = 30 * 86_400.0
-# `Date` has whole seconds, and the answer takes a while to come: less than this is no skew.
+# `Date` has whole seconds, and an answer takes time to arrive. A difference up to this does not count as skew.
 TOLERATED_SKEW_SECONDS = 2.0
-# So far apart two clocks may be and still confirm each other.
+# Two clocks confirm each other up to this difference.
 _CONFIRMED_SECONDS = 30.0
 _REMEMBERED_SECONDS = 30 * 86_400
 _MOST_JUMPS = 64
@@ -20,7 +20,7 @@ _MOST_JUMPS = 64
 def measured_skew(theirs: float, ours: float, seconds: float) -> float:
     """Our clock minus the API's: `theirs` is the `Date` of an answer whose headers came at `ours`, `seconds` after the request.
 
-    The API may have written its `Date` at any time in between, so the smallest difference that explains it is taken.
+    The API may have written its `Date` at any time between the two, so this is the smallest difference that explains it.
     """
     if theirs > ours:
         return ours - theirs
@@ -28,9 +28,9 @@ def measured_skew(theirs: float, ours: float, seconds: float) -> float:
 
 
 def believed_skew(skew: float | None, ours: float) -> float:
-    """How much of the measured difference is used for windows. 0 where it is unknown, small, or no real time.
+    """How much of the measured difference is used for windows. 0 if it is unknown, small, or if a clock is not set.
 
-    Where our clock shows a time before this program existed and the API's does not, the API's counts alone.
+    If our clock shows a time before this program existed and the API's does not, all of it is used: only the API's clock counts.
     """
     if skew is None or abs(skew) <= TOLERATED_SKEW_SECONDS:
         return 0.0
@@ -41,13 +41,13 @@ def believed_skew(skew: float | None, ours: float) -> float:
 
 
 def trusted_now(skew: float | None, ours: float) -> float:
-    """The earlier of the two clocks: up to there, neither doubts that the time has passed."""
+    """The earlier of the two clocks: both have passed this time. If our clock is not set, the API's clock."""
     believed = believed_skew(skew, ours)
     return ours - (believed if ours < EARLIEST_SECONDS else max(0.0, believed))
 
 
 def latest_now(skew: float | None, ours: float) -> float:
-    """The later of the two clocks: entries may have times up to there."""
+    """The later of the two clocks: entries may have times up to this."""
     return ours + max(0.0, -believed_skew(skew, ours))
 
 
@@ -57,11 +57,11 @@ def is_confirmed(skew: float | None) -> bool:
 
 
 class Trail(NamedTuple):
-    """The times that polls began at, as far as they are needed to notice a clock that was ahead.
+    """The start times of polls, as far as they are needed to detect that the clock was ahead. In whole unix seconds.
 
-    `at` is the last one. `jumps` are the steps between two of them that were longer than others, oldest first: for each the time
-    before and after. A step may be a pause of ours, or a clock that was set. What the API's clock confirms is no doubt, so it
-    empties the trail; `confirmed` is the last time that it did. In whole unix seconds.
+    `at` is the last one. `jumps` are unusually long steps from one start to the next, oldest first: for each the time before and
+    after. In such a step the program paused, or the clock was set. If the API's clock confirms a time, no doubt is left, and the
+    trail is emptied; `confirmed` is the last such time.
     """
 
     at: int = 0
@@ -70,38 +70,38 @@ class Trail(NamedTuple):
 
     @classmethod
     def of(cls, numbers: Iterable[int]) -> Trail:
-        """The trail that `numbers` gave, or none at all."""
+        """The trail that `numbers` returned; an empty one for no numbers."""
         at, *times = [*numbers] or [0]
         pairs = list(zip(times[::2], times[1::2], strict=True))
         confirmed = max([0, *(before for before, after in pairs if before == after)])
         return cls(at, tuple(pair for pair in pairs if pair[0] != pair[1]), confirmed)
 
     def numbers(self) -> list[int]:
-        """As it is stored. What is confirmed is a step of no length: versions that do not know it have no use for such a step."""
+        """The stored form. The confirmed time is stored as a step of length zero, which older versions do not use."""
         confirmed = [(self.confirmed, self.confirmed)] if self.confirmed else []
         return [self.at, *(at for pair in (*confirmed, *self.jumps) for at in pair)]
 
     def passed(self, now: int) -> int:
-        """`now`, or what two clocks confirmed before: that this time has passed is certain, whatever one of them says later."""
+        """The later of `now` and the confirmed time. That time has certainly passed, even if a clock now shows less."""
         return max(now, self.confirmed)
 
     def seen(self, now: int, *, is_confirmed: bool, least: int) -> Trail:
-        """The trail with another poll, at `now`. Steps up to `least` seconds are none, as that much is read twice anyway."""
+        """The trail with another poll, at `now`. Ignores steps up to `least` seconds: polls read that much twice anyway."""
         if is_confirmed:
             return Trail(now, (), now)
         step = now - self.at
         jumps = [jump for jump in self.jumps if now - jump[1] < _REMEMBERED_SECONDS]
         if self.at and step > least:
-            # Of steps of about the same length only the last one can matter.
+            # Among steps of about the same length, only the last one matters.
             jumps = [jump for jump in jumps if not step * 0.9 <= jump[1] - jump[0] <= step * 1.1]
             jumps.append((self.at, now))
         return Trail(now, tuple(jumps[-_MOST_JUMPS:]), self.confirmed)
 
     def agreed(self, watermark: int, origin: int, now: int) -> int:
-        """Where a watermark is complete up to, for certain, that lies after `now`: the last time that two polls agreed on.
+        """How far a contract is certainly complete if its watermark lies after `now`: the last time before the clock went wrong.
 
-        The clock was ahead by at least that much, so it was set in a step that was at least as long. Where it was ahead from the
-        first poll on, all times are off by the same.
+        The clock was ahead by at least the difference, so a step at least that long set it: the shortest is used. If the clock
+        was ahead from the first poll on, all times are wrong by the same amount.
         """
         ahead = watermark - now
         steps = [(after - before, -before) for before, after in self.jumps if after - before >= ahead]

@@ -1,4 +1,4 @@
-"""Answers that are JSON only almost: what a strict decoder refuses is taken out, and the rest is kept byte for byte."""
+"""Answers that are almost JSON: parts that a strict decoder refuses are taken out, and the rest is kept byte for byte."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 
 _encode = msgspec.json.Encoder().encode
 
-# So many pieces of a damaged answer are looked at, so that memory is bounded.
+# Maximum number of pieces of a damaged answer, to bound memory.
 _MAX_PIECES = 100_000
 _MARGIN_DEPTH = 16
-_MAX_DEPTH = 500_000  # an entry nested too deeply to read is set apart; one of brackets alone is not counted to its end
+_MAX_DEPTH = 500_000  # an entry that is too deep to read is set apart, but beyond this depth the answer stays as it is
 
 
 # A pair of surrogate escapes, one alone (1), or any other escape.
@@ -24,12 +24,12 @@ _ESCAPE = re.compile(
 
 
 def without_lone_surrogates(line: bytes) -> bytes:
-    """The line with U+FFFD in place of each surrogate escape (`\\ud800`) that is no half of a pair."""
+    """The line with U+FFFD instead of each surrogate escape (`\\ud800`) that is not half of a pair."""
     return _ESCAPE.sub(lambda match: match[0] if match[1] is None else rb"\ufffd", line)
 
 
 def encoded(value: object) -> bytes:
-    """The value as compact JSON; a lone surrogate in its texts is written as the escape that it came as."""
+    """The value as compact JSON; a lone surrogate in its texts is written as an escape."""
     try:
         return _encode(value)
     except UnicodeEncodeError:
@@ -37,9 +37,9 @@ def encoded(value: object) -> bytes:
 
 
 class Shield:
-    """Carries lone surrogate escapes (`\\ud800`), which are JSON but no Unicode, through a decoder that refuses them.
+    """Lets a decoder read lone surrogate escapes (`\\ud800`), which are valid JSON but not Unicode, and which it would refuse.
 
-    Each is replaced by a mark that holds the digest of the body, so that no body can hold it, and put back in the lines.
+    Each is replaced by a mark and restored in the lines. The mark holds the digest of the body, so no body can contain it.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -61,28 +61,28 @@ class Shield:
         return self._marked.sub(rb"\\u\1", line)
 
     def restore_text(self, text: str) -> str:
-        """A text that was decoded, with the surrogates themselves: what is remembered of it must not depend on the body."""
+        """A decoded text with its surrogates restored, because a text that is stored must not depend on the body."""
         return self._marked_text.sub(lambda match: chr(int(match[1], 16)), text)
 
 
 class Broken(NamedTuple):
-    """An element of an answer that is no valid JSON: its bytes, and what is wrong."""
+    """An element of an answer that is not valid JSON: its bytes, and what is wrong."""
 
     content: bytes
     reason: str
 
 
-# What matters for where an element ends: strings as a whole, and brackets.
+# The tokens that show where an element ends: whole strings, brackets and commas.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 _SCALAR = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|[^\s"\[\]{},:]++)(?=\s*+(:?))', re.DOTALL)  # and whether it is a key
 _LIST_START = re.compile(rb'\A\s*\[|"(?:hits|items)"\s*:\s*\[')
 
 
 def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
-    """The answer with null in place of each element of its list that is no valid JSON, and those elements.
+    """The answer with null instead of each element of its list that is not valid JSON, and those elements.
 
-    A value beside the list is null where it is no valid JSON. The answer as it is where they cannot be told from each other: a
-    bracket or a quote is missing, or it was cut.
+    An invalid value outside the list becomes null, too. The answer is returned as it is if its elements cannot be separated,
+    because a bracket or a quote is missing or the answer was cut.
     """
     start = _LIST_START.search(body)
     if start is None:
@@ -112,13 +112,13 @@ def without_broken_elements(body: bytes) -> tuple[bytes, list[Broken]]:
 
 
 def _without_list(body: bytes) -> bytes:
-    """An answer that has no list, as above; as it is where it is no JSON at all, such as a page of a proxy."""
+    """An answer without a list, with invalid values replaced; unchanged if it is not JSON at all, like a page of a proxy."""
     return _without_broken_scalars(body) if body.lstrip().startswith(b"{") else body
 
 
 def _without_broken_scalars(rest: bytes) -> bytes:
-    """What is beside the list, with null in place of what is no valid JSON; as it is where it has a list of its own."""
-    # Not one that begins behind it. What an entry holds is never changed.
+    """The part outside the list, with null instead of each invalid value ("" instead of a key); unchanged if it has a list."""
+    # The search ends before the last byte, because `rest` may end with the start of the list itself. Entries are never changed.
     if _LIST_START.search(rest, 0, len(rest) - 1):
         return rest
     pieces, end = [], 0
@@ -133,7 +133,7 @@ def _without_broken_scalars(rest: bytes) -> bytes:
 
 def _why_broken(element: bytes) -> str:
     try:
-        # Within more brackets than an answer has around it, as what is read here must be read there, too.
+        # In more brackets than an answer has around it: an element that passes here must also be readable inside the answer.
         inside = b"[" * _MARGIN_DEPTH + element + b"]" * _MARGIN_DEPTH
         msgspec.json.decode(inside, type=msgspec.Raw)
         msgspec.json.format(inside, indent=-1)

@@ -1,7 +1,7 @@
 """Decisions about sending and retrying, as pure functions of values.
 
-The outcomes name how a send ended; `decide` says what follows from one. Holds no socket, no clock and no random source:
-each is handed in. The promise behind it: nothing leaves the outbox but by being accepted or as a dead letter with its reason.
+An outcome says how a send ended; `decide` returns what to do next. Has no socket, clock or random source: the caller passes
+values. Invariant: an event leaves the outbox only after it was accepted, or as a dead letter with its reason.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 
 class Accepted(NamedTuple):
-    """Every event of the batch was taken, except those in `refused`: index in the batch to the reason.
+    """Every event of the batch was accepted, except those in `refused` (index in the batch to the reason) and `retry`.
 
-    `retry` lists the indexes of events that were neither taken nor refused for good and must be sent again. `later` says why
-    they were not taken, and when to send them.
+    `retry` lists the indexes of events that were neither accepted nor refused for good and must be sent again. `later` says why
+    they were not accepted, and when to send them.
     """
 
     refused: Mapping[int, str] = {}
@@ -24,10 +24,10 @@ class Accepted(NamedTuple):
 
 
 class RetryAfter(NamedTuple):
-    """Not now: rate limit, overload, no connection. `seconds` is the other side's wish, if it had one.
+    """Not now: rate limit, overload, no connection. `seconds` is how long the other side asks to wait, if it does.
 
-    `is_size_suspect`: a smaller batch may be taken where this one fails every time (a time-out, a rate that one batch exceeds,
-    an event that the other side cannot handle), or would repeat less of what was stored without an answer.
+    `is_size_suspect`: a smaller batch may be accepted although this one fails every time (a time-out, a rate that one batch
+    exceeds, an event that the other side cannot handle), or it would repeat fewer events that were stored without an answer.
     """
 
     reason: str
@@ -35,26 +35,26 @@ class RetryAfter(NamedTuple):
     is_size_suspect: bool = False
 
 
-# How the reason of a RetryAfter begins where a sink ended in an unexpected exception.
+# The reason of a RetryAfter begins with this if a sink raised an unexpected exception.
 CRASHED = "internal error"
 
 
 class TooLarge(NamedTuple):
-    """The request is larger than the other side takes."""
+    """The request is larger than the other side accepts."""
 
     reason: str
     status: int | None = None
 
 
 class Refused(NamedTuple):
-    """The request will never be taken as it is: some event in it is to blame."""
+    """The request will never be accepted as it is: some event in it is the cause."""
 
     reason: str
     status: int | None = None
 
 
 class CredentialsRefused(NamedTuple):
-    """Key, token or subscription was refused: a person is needed, the data waits."""
+    """Key, token or subscription was refused: a person is needed, and the events wait."""
 
     reason: str
     status: int | None = None
@@ -87,52 +87,52 @@ class RetryPolicy(NamedTuple):
     ) -> float:
         """How long to wait after the `attempt`-th failure (from 1). `random` gives uniform values in [0, 1).
 
-        The other side's `Retry-After` is a floor: never sooner, and jittered a little later so that not all come at once.
+        The other side's `Retry-After` is the minimum. A little jitter is added so that not all senders come at once.
         """
         ceiling = min(self.max_seconds, self.initial_seconds * 2.0 ** min(attempt - 1, 32))
         jitter = random() * ceiling
-        # No wait at all is no wish: `Retry-After: 0`, or a date gone by, with every answer would be a busy loop.
+        # `Retry-After: 0`, or a date in the past, is ignored: it would cause a busy loop if it came with every answer.
         if not retry_after_seconds:
             return jitter
         return retry_after_seconds + min(jitter, 0.1 * retry_after_seconds)
 
 
 PARKED_RETRY_SECONDS = 60.0
-# A batch that failed this often, for a reason that its size can explain, is sent in halves.
+# A batch is sent in halves after this many failures that its size can explain.
 HALVE_AT_ATTEMPT = 3
-# A sink that failed this often in a row is tried with each contract alone: the fault may be that of one of them.
+# After this many failures in a row, a sink is tried with each contract alone: one contract may be the cause.
 POSTPONE_AT_ATTEMPT = 3
-# An event becomes a dead letter when it was answered with 403 this often, and each time another event was accepted after it.
+# An event that is answered with 403 becomes a dead letter when that happens again this often after other events were accepted.
 FORBIDDEN_TIMES = 2
-# After this many batches of a reduced size were taken, a size that failed before is tried again.
+# After this many accepted batches of a reduced size, a size that failed before is tried again.
 GROW_AFTER_BATCHES = 16
-# A wish beyond this is a mistake of the other side's: `Retry-After: 1e9` must not silence a sink for thirty years.
+# A longer `Retry-After` is a mistake of the other side: `Retry-After: 1e9` must not stop a sink for thirty years.
 MAX_RETRY_AFTER_SECONDS = 3600.0
 
 
 class BatchSize(NamedTuple):
-    """How many events are sent at once: `now` of at most `most`. Reduced where the size makes a send fail, and grown again."""
+    """How many events are sent at once: `now`, up to `most`. Reduced if the size makes a send fail, later grown again."""
 
     most: int
     now: int
     good: int = 0
-    """The largest batch that was taken since the size was reduced; 0 for none."""
+    """The largest batch that was accepted since the size was reduced; 0 for none."""
     bad: int = 0
-    """A batch of this size failed when smaller ones were taken; 0 for none."""
+    """A batch of this size failed while smaller ones were accepted; 0 for none."""
     taken: int = 0
-    """How many batches were taken at this size."""
+    """How many batches were accepted at this size."""
 
     def is_doubtful(self, count: int) -> bool:
-        """Whether a batch of `count` events is larger than any that was taken since larger ones failed."""
+        """Whether the size is reduced and a batch of `count` events is larger than any accepted since."""
         return self.good < count and self.now < self.most
 
     def after_failure(self, count: int) -> BatchSize:
-        """The size after a batch of `count` events failed for its size."""
+        """The size after a batch of `count` events failed because of its size."""
         half = max(1, count // 2)
         return BatchSize(self.most, half, self.good, count) if 0 < self.good < count else BatchSize(self.most, half)
 
     def after_success(self, count: int) -> BatchSize:
-        """The size after a batch of `count` events was taken: twice as much, but slowly where that has failed before."""
+        """The size after a batch of `count` events was accepted: doubled, but only after several if that size failed before."""
         if self.now >= self.most:
             return self
         good, larger = max(self.good, count), min(self.most, self.now * 2)
@@ -143,7 +143,7 @@ class BatchSize(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Keep everything and send the same again in `seconds`, in halves where `is_halved`."""
+    """Keep everything and send the same again in `seconds`, in halves if `is_halved`."""
 
     seconds: float
     reason: str
@@ -151,8 +151,8 @@ class Wait(NamedTuple):
 
 
 class Settle(NamedTuple):
-    """Done with the batch: the events in `dead` become dead letters, the rest is delivered, except `retry`: those wait as
-    `later` says and are sent again first.
+    """The batch is done: the events in `dead` become dead letters and the rest is delivered, except those in `retry`: they wait
+    as `later` says and are sent again first.
     """
 
     dead: Mapping[int, str]
@@ -162,7 +162,7 @@ class Settle(NamedTuple):
 
 
 class Park(NamedTuple):
-    """Keep everything, call a person, and try again in `seconds` with the key read anew.
+    """Keep everything, alert a person, and try again in `seconds` with the key read again.
 
     `is_doubtful`: the answer was 403. A firewall in front of the receiver also gives it for the content of a single event.
     """
@@ -173,11 +173,11 @@ class Park(NamedTuple):
 
 
 class Halve(NamedTuple):
-    """Send each half on its own: one of them is smaller, or free of the culprit."""
+    """Send each half separately: the halves are smaller, and the event that is the cause is in only one of them."""
 
 
 class Shrink(NamedTuple):
-    """A single event is too large for the other side: handle it as `oversize` says."""
+    """A single event is too large for the other side: handle it as the setting `oversize` says."""
 
     reason: str
     status: int | None = None
@@ -195,10 +195,10 @@ def decide(
     *,
     is_doubtful: bool = False,
 ) -> Decision:
-    """What follows from the outcome of sending `count` events for the `attempt`-th time (from 1).
+    """What to do after the outcome of sending `count` events for the `attempt`-th time (from 1).
 
-    `is_doubtful`: larger batches than those that are known to be taken have failed before, and this one is larger. Then one
-    failure is enough to halve it.
+    `is_doubtful`: the batch size is reduced, and this batch is larger than any accepted since. Then one failure is enough to
+    halve it.
     """
     match outcome:
         case Accepted(refused, retry, status, later):
@@ -219,7 +219,7 @@ def decide(
 def wait_after(
     later: RetryAfter, count: int, attempt: int, policy: RetryPolicy, random: Callable[[], float], is_doubtful: bool
 ) -> Wait:
-    """How to wait after the `attempt`-th send of `count` events was put off."""
+    """How to wait after the `attempt`-th send of `count` events ended with `later`."""
     wish = None if later.seconds is None else min(later.seconds, MAX_RETRY_AFTER_SECONDS)
     is_halved = later.is_size_suspect and count > 1 and (is_doubtful or attempt >= HALVE_AT_ATTEMPT)
     return Wait(policy.wait_seconds(attempt, random, wish), later.reason, is_halved)

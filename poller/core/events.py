@@ -1,4 +1,4 @@
-"""Events: entries of the audit trail with what we know about them, as they are kept and sent. `answers.py` makes them."""
+"""Events: entries of the audit trail with what we know about them, as they are stored and sent. `answers.py` makes them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """One entry of the audit trail, with what we know about it.
 
     `identity` is the same for every read of the same entry and differs for different ones, within a contract.
-    `has_id` tells whether it rests on an id of the API's; otherwise it is a hash of the content, and `ordinal` counts
-    the equal entries before this one. `time_us` is in microseconds since 1970, the entry's own if `is_timed`.
-    `line` is compact JSON in UTF-8, without a newline. `shared_id` is the identity that the API's id alone would give, set only
-    where the API gave one id to several different entries.
+    `has_id` says whether it depends on an id from the API; otherwise it is a hash of the content, and `ordinal` is the number
+    of equal entries before this one. `time_us` is in microseconds since 1970, the entry's own if `is_timed`.
+    `line` is compact JSON in UTF-8, without a newline. `shared_id` is the identity that the API's id alone would give. It is set
+    only if the API gave one id to several different entries; `ordinal` is then 1.
     """
 
     time_us: int
@@ -33,18 +33,18 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     shared_id: bytes = b""
 
     def duplicate(self, ordinal: int) -> Event:
-        """The same content once more: the `ordinal`-th entry equal to this one, an entry of its own."""
+        """A separate entry with the same content: `ordinal` equal entries come before it."""
         identity = digest(b"twin%d:" % ordinal + self.identity)
         return msgspec.structs.replace(self, identity=identity, ordinal=ordinal)
 
     def apart(self) -> Event:
-        """This event, told by its content from others that the API gave the same id."""
+        """This event with an identity from its content, as the API gave other entries the same id."""
         shared = self.shared_id or self.identity
         identity = digest(b"shared:", shared, canonical(self.line))
         return msgspec.structs.replace(self, identity=identity, ordinal=1, shared_id=shared)
 
     def at(self, time_us: int) -> Event:
-        """This event, without a usable time of its own, given the time at which the API showed it."""
+        """This event, which has no usable time of its own, with the given one."""
         return msgspec.structs.replace(self, time_us=time_us, is_timed=False)
 
 
@@ -64,11 +64,11 @@ class OutboxEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 Record = tuple[int, int, int, bytes]
-"""Of an event: its time in microseconds, the length of its line without the newline, its ordinal, its identity."""
+"""Fields of an event: time in microseconds, length of the line in bytes without the newline, ordinal, identity."""
 
 
 class Run(NamedTuple):
-    """Events of one contract: a record of each, and their lines, newline-terminated, one behind the other."""
+    """Events of one contract: a record for each, and their lines, each ended by a newline, one after the other."""
 
     contract: str
     records: Iterable[Record]
@@ -76,9 +76,9 @@ class Run(NamedTuple):
 
 
 class StoredEvents(Sequence[OutboxEvent]):
-    """Events of which the lines lie ready, one behind the other; each is made an object only when somebody asks for one.
+    """Events whose lines are already joined. Their objects are made only when one is first used.
 
-    Most sinks want the lines alone, and are spared the rest.
+    Most sinks need only the lines, so they save that time.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class StoredEvents(Sequence[OutboxEvent]):
         open_: Callable[[], list[OutboxEvent]],
         longest_bytes: Callable[[], int],
     ) -> None:
-        """`open_` makes the objects, `count` of them, of what is in `runs`; `longest_bytes`: of a line, with its newline."""
+        """`open_` makes the `count` objects from `runs`; `longest_bytes` returns the longest line's length with newline."""
         self._count = count
         self._open = open_
         self.longest_bytes = longest_bytes
@@ -97,7 +97,7 @@ class StoredEvents(Sequence[OutboxEvent]):
 
     @property
     def lines(self) -> bytes:
-        """All lines, newline-terminated."""
+        """All lines, each ended by a newline."""
         return b"".join([run.lines for run in self.runs()])
 
     def __len__(self) -> int:
@@ -131,7 +131,7 @@ def runs(events: Sequence[OutboxEvent]) -> Iterable[Run]:
 
 
 def ndjson(events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes] | None = None) -> bytes:
-    """The events' lines, each with its newline: as `render` makes them, else as they are."""
+    """The events' lines, each ended by a newline: made by `render` if given, otherwise as they are."""
     if render is None:
         return (
             events.lines if isinstance(events, StoredEvents) else b"\n".join([*(event.line for event in events), b""])
@@ -144,9 +144,9 @@ def ndjson(events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes]
 def ndjson_pieces(
     events: Sequence[OutboxEvent], render: Callable[[OutboxEvent], bytes] | None = None
 ) -> Iterator[bytes]:
-    """The same in pieces of whole lines, each so small that it stays in the processor's cache while it is made and used.
+    """The same in pieces of whole lines, small enough to stay in the processor's cache while they are made and used.
 
-    What `render` has as `pieces` makes an event in pieces of its own, which are copied once, all together.
+    If `render` has a method `pieces`, it returns the parts of an event's line, and all parts are joined in a single copy.
     """
     if render is None:
         yield ndjson(events)

@@ -1,6 +1,6 @@
 """Gaps: the spans of a contract that cannot be read whole, and the rules for them.
 
-Pure. What stays wrong never stops what is right: such a span is set apart by name, the rest is collected, and it is tried again.
+Pure. A gap never stops the rest of a contract: the gap is recorded and tried again, and everything else is collected.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from poller.core.windows import Window, format_time
 
-# Why a span cannot be read whole: the API refuses the query; it fails each time, or gives no usable answer; it holds more entries
-# of one second than it serves; it shows something that is no entry; what it shows never agrees with what it counts.
+# Why a span cannot be read whole: the API refuses the query; the API fails each time, or gives no usable answer; one second has
+# more entries than the API serves; an element is not an entry; the entries never agree with the API's count.
 REFUSED, FAILING, DENSE, UNREADABLE, UNSTABLE = "refused", "failing", "dense", "unreadable", "unstable"
 
 _FIRST_WAIT_SECONDS = 60
@@ -21,10 +21,10 @@ KEPT_ENTRIES = 20
 
 
 class Unread(NamedTuple):
-    """A part of a window that could not be read whole, and why: the kind, and a reason in the API's own words where it has any.
+    """A part of a window that could not be read whole, and why: the kind, and a reason, in the API's own words if it gave one.
 
-    `entries` are the bytes of what came and could not be used. `is_narrow` is false where parts of it may be readable that were
-    not looked for yet.
+    `entries` are the bytes of elements that could not be used. `is_narrow` is false if some of the span may be readable but was
+    not requested yet.
     """
 
     window: Window
@@ -35,7 +35,7 @@ class Unread(NamedTuple):
 
 
 def merged(parts: Iterable[Unread]) -> list[Unread]:
-    """The parts, oldest first; those of one kind that overlap or follow each other at once as one, with the last one's reason."""
+    """The parts, oldest first. Parts of one kind that overlap or touch are joined and get the last one's reason."""
     result: list[Unread] = []
     for part in sorted(parts, key=lambda part: part.window):
         before = result[-1] if result else None
@@ -50,7 +50,7 @@ def merged(parts: Iterable[Unread]) -> list[Unread]:
 
 
 def without(window: Window, spans: Iterable[Window]) -> list[Window]:
-    """What is left of a window when the spans are taken out of it, oldest first."""
+    """The parts of a window outside the spans, oldest first."""
     left = []
     start = window.start
     for span in sorted(spans):
@@ -63,10 +63,10 @@ def without(window: Window, spans: Iterable[Window]) -> list[Window]:
 
 
 def in_turn(pieces: Sequence[Window], watermark: int, turn: int, most: int) -> list[Window]:
-    """The pieces of a window to read in this poll, oldest first, where gaps have cut it into several.
+    """The pieces of a window to read in this poll, oldest first, if gaps have cut the window into several.
 
-    All that reach beyond the watermark, or the newest; of the others, which are read once more for late entries, `most` in
-    turn, so that gaps do not make a poll much dearer.
+    These are all pieces that reach beyond the watermark, or the newest one if none does. The others are only read again for late
+    entries: `most` of them per poll, in turn, so that gaps do not make a poll much slower.
     """
     due = [piece for piece in pieces if piece.end > watermark] or list(pieces[-1:])
     older = list(pieces[: len(pieces) - len(due)])
@@ -77,7 +77,7 @@ def in_turn(pieces: Sequence[Window], watermark: int, turn: int, most: int) -> l
 
 
 def summary(spans: Sequence[Window]) -> str:
-    """How many spans, at least one, how long together, and on which days: `1 gap of 1 s on 2026-03-03`."""
+    """The number of spans, their total length, and their days: `1 gap of 1 s on 2026-03-03`. Needs at least one span."""
     number = "1 gap" if len(spans) == 1 else f"{len(spans):,} gaps"
     first, last = (
         format_time(second)[:10] for second in (min(span.start for span in spans), max(span.end for span in spans) - 1)
@@ -94,6 +94,6 @@ def _span(seconds: int) -> str:
 
 
 def wait_seconds(tries: int, random: Callable[[], float]) -> float:
-    """How long to wait before a gap is tried again that was tried so often: a minute, growing to an hour."""
+    """How long to wait before the next try of a gap after `tries` tries: a minute, doubled each time up to an hour."""
     longest = min(_FIRST_WAIT_SECONDS << min(tries, 20), LONGEST_WAIT_SECONDS)
     return longest * (1 - _JITTER * random()) if longest == LONGEST_WAIT_SECONDS else longest * (1 + _JITTER * random())

@@ -1,4 +1,4 @@
-"""What makes two entries the same one."""
+"""Identities of entries: when two entries are the same."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MAX_CANONICAL_BYTES = 1024 * 1024
 
 
 def identity_of(uuid: str | None, raw_id: msgspec.Raw, line: bytes) -> tuple[bytes, bool]:
-    """What makes an entry this entry: `@uuid`, else its content with the hit's `_id`. And whether there is an id in it.
+    """The identity of an entry, from `@uuid`, otherwise from its content and the hit's `_id`; and whether an id is part of it.
 
-    An `_id` alone is believed no more than that: if a store numbered the hits of each answer, all of those would be one entry.
+    An `_id` alone is not enough: a store may number the hits of each answer, and entries with the same number would be one.
     """
     if uuid:
         return uuid_identity(uuid.encode("utf-8", "surrogatepass")), True
@@ -27,14 +27,14 @@ def identity_of(uuid: str | None, raw_id: msgspec.Raw, line: bytes) -> tuple[byt
 
 
 def uuid_identity(uuid: bytes) -> bytes:
-    """What an `@uuid` alone makes of an entry."""
+    """The identity of an entry with this `@uuid`."""
     return digest(b"uuid:", uuid)
 
 
 def canonical(line: bytes) -> bytes:
-    """The content with its keys sorted, so that a store that reorders keys does not make a second entry of one.
+    """The content with sorted keys, so that an entry stays the same if a store reorders its keys.
 
-    Of an entry larger than any that is known the content as it came, as objects take many times its memory.
+    A content larger than that of any known entry is returned as it came, because decoding it takes many times its memory.
     """
     if len(line) > _MAX_CANONICAL_BYTES:
         return line
@@ -45,7 +45,7 @@ def canonical(line: bytes) -> bytes:
 
 
 def digest(*parts: bytes) -> bytes:
-    """16 bytes that are the same for the same bytes."""
+    """A hash of 16 bytes over the parts, one after the other."""
     hashed = blake2b(digest_size=IDENTITY_BYTES)
     for part in parts:
         hashed.update(part)
@@ -53,13 +53,13 @@ def digest(*parts: bytes) -> bytes:
 
 
 def decoded(raw: msgspec.Raw) -> Any:
-    """An id or a time of an answer; None where it is no JSON, or too long for one."""
+    """An id or a time of an answer; None if it is not JSON, or too long for an id or time."""
     try:
         return msgspec.json.decode(raw) if 0 < memoryview(raw).nbytes <= _MAX_SCALAR_BYTES else None
-    except msgspec.DecodeError:  # a number out of range, say: then it is no id and no time
+    except msgspec.DecodeError:  # for example a number out of range, which is neither an id nor a time
         return None
 
 
 def is_scalar(value: Any) -> bool:
-    """Whether it is a text or a number, as ids and times are."""
+    """Whether it is a text or a number, like ids and times."""
     return isinstance(value, str | int | float) and not isinstance(value, bool)

@@ -1,6 +1,6 @@
-"""What the entries that were read of a window say together: which are the same, which only share an id, and where the others lie.
+"""Rules for all entries of a window together: which are the same, which only share an id, and where unreadable ones lie.
 
-Pure. An entry is never dropped here but for one that has the same identity.
+Pure. An entry is dropped here only if another one has the same identity.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from poller.core.events import Event
 from poller.core.windows import Window
 
 _MICROSECONDS = 1_000_000
-# The API filters by time. An entry that it gives for a window, but whose own time is further off than this, has no usable time:
-# else one answer could spread entries over any number of days, and with them over as many files.
+# The API filters by time. If the time of an entry is further from the window than this, it is not usable: otherwise one answer
+# could spread entries over any number of days, and over as many files.
 _MAX_OFF_US = 31 * 86_400 * _MICROSECONDS
 
 
 def span_of(element: Unreadable, window: Window, events: Sequence[Event]) -> Window:
-    """Where in a window something lies that is no entry: its own second, or what its neighbours leave where they are in order."""
+    """Where an unreadable element lies in a window: its own second, or the span between its neighbours if these are in order."""
     if element.second is not None and window.start <= element.second < window.end:
         return Window(element.second, element.second + 1)
     seconds = [event.time_us // _MICROSECONDS for event in events if event.is_timed]
@@ -30,7 +30,7 @@ def span_of(element: Unreadable, window: Window, events: Sequence[Event]) -> Win
     is_newest_first = bool(seconds) and seconds[0] > seconds[-1]
     if sorted(seconds, reverse=is_newest_first) != seconds:
         return window
-    if len(set(seconds)) == 1:  # in which direction, one moment does not tell
+    if len(set(seconds)) == 1:  # a single second does not show the direction of the order
         return window
     sides = (seconds[element.place - 1 : element.place], seconds[element.place : element.place + 1])
     later, earlier = sides if is_newest_first else sides[::-1]
@@ -38,7 +38,7 @@ def span_of(element: Unreadable, window: Window, events: Sequence[Event]) -> Win
 
 
 def is_by_time(window: Window, events: Sequence[Event]) -> bool:
-    """Whether the API gives the entries of a window for it: else a shorter one would tell no more."""
+    """Whether all entries lie in the window. If not, the API ignores its bounds, and a shorter window would show no more."""
     start_us, end_us = window.start * _MICROSECONDS, window.end * _MICROSECONDS
     return all(start_us <= event.time_us < end_us for event in events if event.is_timed)
 
@@ -50,7 +50,7 @@ def has_repeats(events: Sequence[Event]) -> bool:
 
 
 def told_apart(events: list[Event]) -> list[Event]:
-    """The events. Those that share an id though they differ are told apart by their content: later ones change none of them."""
+    """The events. Different ones with the same id get identities from their content, which later entries do not change."""
     lines: dict[bytes, bytes] = {}
     shared = {event.identity for event in events if lines.setdefault(event.identity, event.line) != event.line}
     if not shared:
@@ -59,14 +59,14 @@ def told_apart(events: list[Event]) -> list[Event]:
     for event in events:
         if event.identity in shared:
             contents.setdefault(event.identity, set()).add(event.apart().identity)
-    # One with the same content, written in another way, is no other.
+    # The same content written in another way is the same entry.
     return [event.apart() if len(contents.get(event.identity, ())) > 1 else event for event in events]
 
 
 def each_once(window: Window, events: Sequence[Event]) -> list[Event]:
-    """Each event once and oldest first. Equal ones without any id are counted through, so that each stays an entry.
+    """Each event once, oldest first. Equal events without an id are numbered, so that each stays an entry.
 
-    One without a usable time gets the last second of the window.
+    An event without a usable time gets the last second of the window.
     """
     earliest_us, latest_us = window.start * _MICROSECONDS - _MAX_OFF_US, window.end * _MICROSECONDS + _MAX_OFF_US
     assumed_time_us = (window.end - 1) * _MICROSECONDS
@@ -89,10 +89,9 @@ def _order(event: Event) -> tuple[int, bytes]:
 
 
 def empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
-    """An empty page, and with it the end, where the API ignores the offset: it gave the entries of the page before once more,
-    and another number of them than it was asked for.
+    """An empty page, which is the end, if the API ignores the offset: it repeats the page before, and not with `limit` entries.
 
-    As many as it was asked for may be those of the page before because everything shifted by a page.
+    A page of exactly `limit` entries may repeat the one before because everything shifted by one page.
     """
     if before is None or page.count == limit:
         return page
