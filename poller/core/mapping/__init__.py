@@ -1,8 +1,8 @@
-"""What may be done to an entry on its way out. Pure: bytes in, bytes out.
+"""Changes to an entry before it is sent. Pure: bytes in, bytes out.
 
-`filter` says which entries go on, `redact` takes out of them what must not be known, `moesif` makes actions of them, `ocsf` and
-`ecs` events of those standards (each is a `table` over what `facts` finds in an entry), `shorten` makes them fit.
-Nothing here is done unless it was asked for: by default a line leaves as the API gave it.
+`filter` selects entries, `redact` removes confidential fields, `moesif` makes Moesif actions, `ocsf` and `ecs` make events of
+those standards (each is a `table` over the `facts` of an entry), and `shorten` makes entries fit.
+Nothing here is done unless it is configured: by default a line leaves as the API gave it.
 """
 
 from poller.core.mapping.shorten import (

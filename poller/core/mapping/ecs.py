@@ -1,8 +1,8 @@
 """An entry as an event of the Elastic Common Schema, ECS 9. Pure.
 
-Nothing is invented: that a request was accepted is no success. What has no field in the standard is below `ionos.activitylog`,
-with the API's names; known values there are always texts, so that no index sees one field with two types. What is not known is
-below `ionos.activitylog.unmapped`, which an index should store and not index.
+Nothing is invented: an accepted request is not a success. Data without a field in the standard is below `ionos.activitylog`, with
+the API's names. Known values there are always texts, so that a field has only one type in an index. Unknown values are below
+`ionos.activitylog.unmapped`, which should be stored but not indexed.
 Source: https://www.elastic.co/docs/reference/ecs; docs/facts.md, "IONOS Activity Log API".
 """
 

@@ -1,7 +1,7 @@
-"""What an entry says, in words that OCSF and ECS share: who, what, and what it has for itself. Pure.
+"""The facts of an entry that OCSF and ECS share: who it was, what kind of event it is, and the entry's own values. Pure.
 
-Nothing is invented: what an entry does not say is None. What it says and no fact holds is in `rest`, as the API gave it, for the
-place that each standard has for such things.
+Nothing is invented: a missing value is None. Values that no fact holds are in `rest`, as the API gave them; each standard has a
+place for them.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from poller.core.mapping.shorten import format_time_us
 from poller.core.times import time_us_of
 
 COMMANDS = frozenset({"start", "stop", "reboot"})
-"""The last parts of a path to which a POST creates nothing."""
+"""A POST to a path that ends in one of these creates nothing."""
 
 REMEMBERED = 1024
-"""Few users and few kinds of things make most of a log: what follows from those is worked out once for so many of them."""
+"""How many users, and how many kinds of events, have their results cached: a few of them make most of a log."""
 REMEMBERED_BYTES = 4096
-"""Of an entry longer than this nothing is remembered, so that memory is bounded."""
+"""Nothing is cached for an entry longer than this, to bound memory."""
 
 # Source: OCSF 1.8.0, type email_t.
 _EMAIL = re.compile(r"[a-zA-Z0-9!#$%&'*+\-/=?^_`{|}~.]+@[a-zA-Z0-9-]+\.[a-zA-Z0-9.-]+")
 
-# Source: RFC 3986, appendix B: what may stand before the path of a URI, and the path.
+# Source: RFC 3986, appendix B: scheme and host, which a URI may have before its path, and the path.
 _PATH = re.compile(r"(?:[^:/?#]+:)?(?://[^/?#]*)?([^?#]*)")
 
 
 class Who(NamedTuple):
-    """Who it was and from where."""
+    """Who did it, and from where."""
 
     contract: str
     user: str | None
@@ -56,34 +56,34 @@ class Who(NamedTuple):
     """The user's own contract."""
     ip: str | None
     address: str | None
-    """The source address as it is written, whether an IP address or not."""
+    """The source address as it is written, whether it is an IP address or not."""
     odd_address: str | None
-    """The same, where `ip` is not written like it."""
+    """The same, if `ip` is written differently or None."""
     service: str | None
     principal_service: str | None
-    """The principal's service, where it is not `service`."""
+    """The principal's service, if it differs from `service`."""
     service_host: str | None
 
 
 class What(NamedTuple):
-    """What kind of thing happened."""
+    """What kind of event it is."""
 
     type: str | None
     status: str | None
     action: str | None
-    """The first dotted action of its resources, such as `vr.server.create`."""
+    """The first dotted action of its resources, for example `vr.server.create`."""
     method: str | None
     """`param.action`, if it is an HTTP method."""
     word: str | None
-    """`param.action`, if it is none, or not written as one."""
+    """`param.action`, if it is not an HTTP method, or not in capitals."""
     command: str | None
-    """What a POST does that creates nothing, one of COMMANDS."""
+    """The last part of the path, if it is a POST and the part is one of COMMANDS."""
     initiator: str | None
     audit_version: str | None
 
 
 class Own(NamedTuple):
-    """What an entry has for itself."""
+    """The values that differ from entry to entry."""
 
     original_time: str | None
     request_id: str | None
@@ -94,29 +94,29 @@ class Own(NamedTuple):
     resources: list[Resource] | None
     error_code: str | None
     error_message: str | None
-    """The messages of its error, one behind the other."""
+    """The messages of its error, joined."""
     error_codes: list[str] | None
-    """The codes of those messages, where they differ from `error_code`."""
+    """The codes of those messages, if any differs from `error_code`."""
     path: str | None
     query: str | None
     odd_uri: str | None
-    """The URI as it is written, where it is no path with or without a query."""
+    """The URI as it is written, if it is not a plain path, with or without a query."""
     shared_uid: str | None
-    """`@uuid`, where it is not `uid`: several entries have the same, or a mask."""
+    """`@uuid`, if it is not `uid` because several entries share it or it is masked."""
     is_timed: bool
     """Whether the time is the entry's own."""
     uid: str
-    """`@uuid`; where it has none, shares it with another entry, or has it masked, what identifies it here."""
+    """`@uuid`; if it is missing, shared with another entry, or masked, the event's identity in hexadecimal."""
     time_ms: int
     time: str
     collected_ms: int
     collected: str
     line: str
-    """The entry itself, to the byte."""
+    """The exact line of the entry."""
 
 
 class Facts(NamedTuple):
-    """All of it. `rest` has the nesting and the values of the entry."""
+    """All facts of an entry. `rest` keeps the nesting and the values of the entry."""
 
     who: Who
     what: What
@@ -124,7 +124,7 @@ class Facts(NamedTuple):
     rest: Json
 
 
-# All that is read of an entry of any shape, in one go.
+# These read several fields of an entry at once.
 _of_meta = attrgetter("time", "requestId", "queueRefId", "transactionId", "auditVersion")
 _of_event = attrgetter("type", "status", "message", "resources", "param")
 _of_param = attrgetter("action", "uri", "initiator", "sourceService", "errorCode", "error")
@@ -133,7 +133,7 @@ _of_param = attrgetter("action", "uri", "initiator", "sourceService", "errorCode
 def read_facts(event: OutboxEvent, line: bytes) -> Facts:
     """The facts of an event; `line` is the entry as it was collected.
 
-    Raises: msgspec.DecodeError for a line that is no JSON object, or has a lone surrogate.
+    Raises: msgspec.DecodeError for a line that is not a JSON object, or has a lone surrogate.
     """
     is_remembered = len(event.line) <= REMEMBERED_BYTES
     rest: Json = {}
@@ -190,9 +190,9 @@ def read_facts(event: OutboxEvent, line: bytes) -> Facts:
 
 
 def _is_own(time_us: int, written: str | None) -> bool:
-    """Whether an event's time is that of its entry, where another one is written there, or none.
+    """Whether an event's time is the entry's own, if the written one is different, masked or missing.
 
-    A redaction may have taken it. A time that the program gives has no fraction of a second: see `sifting.each_once`.
+    A redaction may have changed it. A time assigned by the program has no fraction of a second (`sifting.each_once`).
     """
     is_given = time_us % 1_000_000 == 0 and not is_redacted(written or "")
     return not is_given or time_us_of(written) == time_us
@@ -275,7 +275,7 @@ def _first_action(resources: list[Resource]) -> str | None:
 
 
 def _uri_parts(uri: str) -> tuple[str | None, str | None, str | None]:
-    """Path and query, and the URI itself where they are not all of it."""
+    """Path, query, and None; or None, None, and the URI, if it is not a plain path with or without a query."""
     path, mark, query = uri.partition("?")
     if not path.startswith("/") or "#" in uri or (mark and not query):
         return None, None, uri
@@ -283,13 +283,13 @@ def _uri_parts(uri: str) -> tuple[str | None, str | None, str | None]:
 
 
 def _last_part(uri: str) -> str:
-    """The last part of its path that is not empty, whether a path alone or a URL is written."""
+    """The last non-empty part of the path, of a path or a whole URL."""
     match = _PATH.match(uri)
     return match[1].rstrip("/").rpartition("/")[2] if match else ""
 
 
 def _messages(error: Error, error_code: str | None) -> tuple[str | None, list[str] | None]:
-    """The text of an error's messages, and their codes where they say more than `error_code`."""
+    """The text of an error's messages, and their codes if any differs from `error_code`."""
     messages = error.messages or []
     texts = [message.message for message in messages if message.message]
     codes = [code for message in messages if (code := _text(message.errorCode)) is not None]

@@ -1,7 +1,7 @@
-"""Reading a few fields of an entry, and nothing else of it.
+"""Reading a few fields of an entry.
 
-A path reads `event.param.action`, with `[]` behind a list: `event.resources[].type`. Types wobble: what stands for an entry of
-the usual shape is decoded in one go, any other is looked at field by field, and what is not there is no error.
+A path has the form `event.param.action`, with `[]` after a list: `event.resources[].type`. The API's types vary: an entry of the
+usual shape is decoded at once, any other one field by field. A missing field is no error.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 Value = str | list[str] | None
-"""A text, or None where there is none; for a path with a list, its texts. Numbers are given as they are written, too."""
+"""A text, or None if it is missing; for a path with a list, its texts. Numbers are given as texts, as they are written."""
 
 
 class _UnlikeWrittenError(Exception):
-    """A number was read that may be written in another way than Python writes it."""
+    """A number was read that may be written differently from how Python writes it."""
 
 
 class Step(NamedTuple):
@@ -43,7 +43,7 @@ class Fields:
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = [parse_path(path) for path in paths]
         self._heads = _heads(self._paths)
-        # What takes the texts of a path with a list out of that; None for one without.
+        # For each path with a list: the function that extracts its texts from the list. None for a path without a list.
         self._takers = [
             (number, _taker(path[_head_end(path) :]) if _has_list(path) else None)
             for number, path in enumerate(self._paths)
@@ -52,7 +52,7 @@ class Fields:
         self._decode = msgspec.json.Decoder(shape).decode if shape is not None else None
 
     def read(self, line: bytes) -> Sequence[Value]:
-        """What stands at each path, in their order."""
+        """The value at each path, in the order of the paths."""
         if self._decode is None:
             return self._look(line)
         try:
@@ -76,10 +76,10 @@ class Fields:
         return texts
 
     def _look(self, line: bytes) -> Sequence[Value]:
-        """The same, for an entry of any shape."""
+        """As `read`, for an entry of any shape."""
         entry = None
         with suppress(ValueError, RecursionError):
-            # Numbers as they are written: 1.10, 1e2, or with more digits than Python converts.
+            # Numbers stay as they are written: 1.10, 1e2, or with more digits than Python converts.
             entry = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
         values: list[Value] = []
         for path in self._paths:
@@ -112,33 +112,33 @@ def _walk(value: Any, path: Path) -> Iterator[Any]:
         return
     step, *rest = path
     inner = value.get(step.name) if isinstance(value, dict) else None
-    # One where a list is expected counts as a list of one.
+    # A single value instead of a list counts as a list of one.
     for item in inner if step.is_list and isinstance(inner, list) else [inner]:
         yield from _walk(item, tuple(rest))
 
 
-# The usual shape: structs with the wanted fields alone, made for the paths
+# The usual shape: structs that hold only the fields of the paths
 
 
 def _attribute(step: Step) -> str:
-    """A name that Python takes for any key: `@uuid` is none."""
+    """An attribute name for any key: keys like `@uuid` are not valid names in Python."""
     return f"f{step.name.encode().hex()}"
 
 
 def _head_end(path: Path) -> int:
-    """Behind the first list of a path, or its end."""
+    """The position after the first list of a path, or the end of the path."""
     return next((number for number, step in enumerate(path, 1) if step.is_list), len(path))
 
 
 def _heads(paths: Sequence[Path]) -> Callable[[Any], Sequence[Any]]:
-    """What takes the values of the paths out of their shape, in one go; for a path with a list, its first list."""
+    """A function that gets the values of all paths from a decoded shape; for a path with a list, its first list."""
     names = [".".join(map(_attribute, path[: _head_end(path)])) for path in paths]
     get: Callable[[Any], Any] = attrgetter(*names) if names else lambda entry: ()
     return get if len(names) != 1 else lambda entry: (get(entry),)
 
 
 def _taker(rest: Path) -> Callable[[list[Any]], list[str]]:
-    """What takes the texts at the rest of a path out of the list that it goes through."""
+    """A function that gets the texts from the first list of a path. `rest` is the path after that list."""
     if not rest:
         return lambda texts: texts
     get = attrgetter(".".join(map(_attribute, rest[: _head_end(rest)])))
@@ -152,7 +152,7 @@ def _taker(rest: Path) -> Callable[[list[Any]], list[str]]:
 
 
 def _shape(paths: Sequence[Path]) -> type[msgspec.Struct] | None:
-    """A struct that holds what the paths name; None where one ends inside another, or they differ in a list."""
+    """A struct with the fields of the paths; None if one path ends inside another, or if they disagree about a list."""
     by_name: dict[str, list[Path]] = {}
     for path in paths:
         by_name.setdefault(path[0].name, []).append(path)

@@ -1,7 +1,7 @@
-"""Which entries go on: rules of glob patterns, as `[filter]` has them. Pure.
+"""Which entries are kept: the rules of glob patterns in `[filter]`. Pure.
 
-All patterns of a rule must match, case matters, and a field that is missing never matches. An entry that an exclude rule
-matches is out; where there are include rules, so is one that matches none of them.
+A rule matches if all its patterns match. Case matters, and a missing field never matches. An entry that matches an exclude rule
+is left out. If there are include rules, an entry that matches none of them is left out, too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fnmatch import translate
 
 from poller.core.mapping.fields import Fields, Value
 
-# Source: docs/facts.md, "IONOS Activity Log API": where an entry has what a rule asks for. The contract is not read from it.
+# Source: docs/facts.md, "IONOS Activity Log API": the paths for each key of a rule. The contract is not read from the entry.
 _PATHS = {
     "type": ("event.type",),
     "service": ("principal.sourceService",),
@@ -26,7 +26,7 @@ _PERSONAL = {"username", "source_ip"}
 
 _Slots = dict[str, tuple[int, int | None]]
 _Condition = tuple[int, int | None, Callable[[str], object]]
-"""Which value it is about, which further one, and what tells whether a text matches."""
+"""The index of the value to test, the index of a second one or None, and the function that says whether a text matches."""
 
 
 class Filter:
@@ -45,7 +45,7 @@ class Filter:
 
     @property
     def reasons(self) -> list[str]:
-        """All that `reason` may answer, in the order of the rules."""
+        """All texts that `reason` may return, in the order of the rules."""
         return [*(reason for reason, _ in self._exclude), *(["include"] if self._include else [])]
 
     def reason(self, contract: str, line: bytes) -> str | None:
@@ -60,7 +60,7 @@ class Filter:
 
 
 def _shown(rule: Mapping[str, str]) -> str:
-    """The rule as text. It becomes a label of a metric, so whom it names is nobody's business."""
+    """The rule as text. It becomes a label of a metric, so personal values are masked."""
     return " ".join(f"{key}={'***' if key in _PERSONAL else pattern}" for key, pattern in rule.items())
 
 

@@ -1,7 +1,7 @@
 """An entry as a Moesif action. Pure.
 
-Every action is valid, whatever the entry lacks: it has a name, a time, an address and an absolute URI. Its `transaction_id`
-depends on the entry alone, so that sending it twice stores it once. The entry itself goes along untouched, as `metadata`.
+Every action is valid, even if the entry lacks fields: it has a name, a time, an address and an absolute URI. Its `transaction_id`
+depends only on the entry, so Moesif stores it once if it is sent twice. The entry itself is included unchanged as `metadata`.
 Source: docs/facts.md, "Moesif Actions API".
 """
 
@@ -20,7 +20,7 @@ from poller.core.mapping.fields import Fields, Value
 from poller.core.mapping.shorten import format_time_us, short_text, truncated
 
 NO_NAME = "unknown"
-NO_ADDRESS = "0.0.0.0"  # noqa: S104 - without one Moesif would take the caller's for the user's
+NO_ADDRESS = "0.0.0.0"  # noqa: S104 - without an address Moesif uses the caller's as the user's
 
 CONTRACT = "contract"
 """In a path or template: the contract the entry was collected from, which is not read from the entry."""
@@ -30,7 +30,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _CUT_ESCAPE = re.compile(r"%[0-9A-Fa-f]?(?=\.\.\.$)")
 _ABSOLUTE = re.compile(r"https?://[^/?#\s]+", re.IGNORECASE)
-# What may stand in a URI as it is: RFC 3986, and `%`, as what the API gives is escaped already.
+# Characters of a URI that are not escaped: RFC 3986, and `%`, because the API's URIs are escaped already.
 _URI_CHARS = "!#$%&'()*+,/:;=?@[]~"
 
 
@@ -57,7 +57,7 @@ class ActionMaker:
     def make(self, event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
         """The action as compact JSON.
 
-        Where it would be longer than `max_bytes`, its `metadata` is shortened, with a marker, and then its own texts.
+        If it would be longer than `max_bytes`, its `metadata` is shortened and gets a marker, then its own texts are shortened.
         """
         values = dict(zip(self._paths, self._fields.read(event.line), strict=True))
         values[CONTRACT] = event.contract
@@ -71,7 +71,7 @@ class ActionMaker:
         )
 
     def _head(self, event: OutboxEvent, values: dict[str, Value], fit: Callable[[str], str] = str) -> bytes:
-        """The action without its entry, each of its texts made to `fit`."""
+        """The action without its entry, with `fit` applied to each of its texts."""
         action = {
             "action_name": fit(self._name.fill(values)) or NO_NAME,
             "transaction_id": _transaction_id(event, values["@uuid"]),
@@ -94,7 +94,7 @@ class _Template:
         self.paths: list[str] = _PLACEHOLDER.findall(self._text)
 
     def fill(self, values: dict[str, Value]) -> str:
-        """The text with the values in place, what is missing left out; empty where all is."""
+        """The text with the values filled in. Missing values are left out; the text is empty if all are missing."""
         if not any(values[path] for path in self.paths):
             return ""
         return " ".join(_PLACEHOLDER.sub(lambda match: _joined(values[match[1]]), self._text).split())
@@ -105,7 +105,7 @@ def _joined(value: Value) -> str:
 
 
 def _transaction_id(event: OutboxEvent, entry_id: Value) -> str:
-    """The entry's own UUID; where it has none, or a redaction took it, one made of what identifies it in its contract."""
+    """The entry's own UUID. If it has none, shares it or it was redacted, one made from its contract and identity."""
     if isinstance(entry_id, str) and _UUID.fullmatch(entry_id) and not event.ordinal:
         return entry_id
     return str(uuid.uuid5(_UUID_NAMESPACE, f"{event.contract}:{event.identity.hex()}"))
@@ -137,6 +137,6 @@ def _address(value: Value) -> str:
 @lru_cache(4096)
 def _known_address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text.strip().partition("%")[0]))  # a zone says nothing outside its host
+        return str(ipaddress.ip_address(text.strip().partition("%")[0]))  # a zone has no meaning outside its host
     except ValueError:  # masked, or hashed
         return NO_ADDRESS

@@ -1,6 +1,6 @@
 """An entry as an event of OCSF 1.8.0: API Activity (class 6003), or Authentication (3002) for a token. Pure.
 
-Profiles: cloud, datetime. Nothing is invented: that a request was accepted is no success, and what has no field is in `unmapped`.
+Profiles: cloud, datetime. Nothing is invented: an accepted request is not a success. Data without a field is in `unmapped`.
 Source: https://schema.ocsf.io/1.8.0/classes/api_activity and .../authentication; docs/facts.md, "IONOS Activity Log API".
 """
 
@@ -45,7 +45,7 @@ class _Resource(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 def activity_of(what: What) -> tuple[int, str]:
-    """What was done, by its first dotted action, else by its method or what stands in its place: number and name."""
+    """The activity: number and name, from the first dotted action, otherwise from the method, command or other word."""
     if what.action:
         word = what.action.rpartition(".")[2] or what.action
         return ACTIVITIES.get(word.lower(), (_OTHER, word))
@@ -56,7 +56,7 @@ def activity_of(what: What) -> tuple[int, str]:
 
 
 def status_of(what: What) -> tuple[int, str]:
-    """How it went: number and name. A request that was accepted has not succeeded."""
+    """The status: number and name. A request that was accepted has not succeeded."""
     word, is_acceptance = (what.status or "").upper(), what.type == "RequestAccepted"
     if word == "FAILED" or what.type in FAILURES:
         return 2, "Failure"

@@ -1,7 +1,7 @@
-"""An entry as an OpenTelemetry log record. Pure, and without a library: who sends it encodes it.
+"""An entry as an OpenTelemetry log record. Pure, and without a library: the sink encodes it.
 
-The body is the line to the byte, so that nothing is lost; the attributes are a few fields that people search by. What an entry
-does not say is left out.
+The body is the exact line, so that nothing is lost. The attributes are a few fields that people search by; missing ones are left
+out.
 Source: OpenTelemetry's log data model and semantic conventions (`user.*`, `client.*`, `http.*`, `url.*`, `error.*`, `cloud.*`,
 `log.record.uid`).
 """
@@ -16,12 +16,12 @@ from poller.core.mapping.fields import Fields, Value
 from poller.core.mapping.shapes import FAILURES, METHODS
 
 RESOURCE = {"cloud.provider": "ionos", "service.name": "ionos-activitylog"}
-"""What all records have in common. Receivers make labels of these: they must stay few."""
+"""The attributes that all records share. Receivers make labels of them, so there must be few."""
 EVENT_NAME = "ionos.activitylog"
 INFO, ERROR = 9, 17
 SEVERITIES = {INFO: "INFO", ERROR: "ERROR"}
 
-# Attribute -> the path of an entry that it is read from. One with a list is a list of texts.
+# Attribute -> the path in an entry that it is read from. A path with a list gives a list of texts.
 ATTRIBUTES = {
     "user.name": "principal.identity.username",
     "client.address": "principal.sourceIP",
@@ -42,7 +42,7 @@ Attribute = str | list[str]
 
 
 class Record(NamedTuple):
-    """A log record. Times are in nanoseconds; `severity` is a number of OpenTelemetry's; texts are valid Unicode."""
+    """A log record. Times are in nanoseconds; `severity` is an OpenTelemetry severity number; texts are valid Unicode."""
 
     time_ns: int
     observed_ns: int
@@ -53,7 +53,7 @@ class Record(NamedTuple):
 
 
 def record_of(event: OutboxEvent) -> Record:
-    """The record of an event. Its `log.record.uid` depends on the entry alone: a repeat has the same."""
+    """The record of an event. Its `log.record.uid` depends only on the entry, so a repeat has the same."""
     values: dict[str, Value] = dict(zip(ATTRIBUTES, _fields.read(event.line), strict=True))
     kind, status = values["ionos.event.type"], values["ionos.event.status"]
     method = values["http.request.method"]
@@ -80,7 +80,7 @@ def record_of(event: OutboxEvent) -> Record:
 def _path_of(uri: str) -> str:
     try:
         return urlsplit(uri).path
-    except ValueError:  # an address in brackets that is none
+    except ValueError:  # brackets without a valid address in them
         return uri
 
 
@@ -89,5 +89,5 @@ def _unicode(value: str | list[str]) -> Attribute:
 
 
 def _one(text: str) -> str:
-    """The text without lone surrogates, which no encoding takes."""
+    """The text without lone surrogates, which UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

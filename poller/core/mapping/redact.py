@@ -1,7 +1,7 @@
-"""Taking out of entries what must not be known: drop, mask, keyed hash, by path. Pure: bytes in, bytes out.
+"""Removing confidential values from entries by path: drop, mask, or keyed hash. Pure: bytes in, bytes out.
 
-Only what a path names changes; the rest keeps the API's own bytes. It fails closed: where the shape of an entry is not the usual
-one, more is taken out rather than less. Doing it twice is doing it once.
+Only the values at the paths change; the rest keeps the API's own bytes. If an entry has an unusual shape, more is removed rather
+than less. Redacting an entry twice gives the same result as once.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from poller.core.mapping.fields import Path, parse_path
 MASK = "***"
 MASKED = f'"{MASK}"'.encode()
 HASH_PREFIX = "hmac:"
-_HASH_CHARS = 32  # 128 bits: no two users of one installation will ever share it
+_HASH_CHARS = 32  # 128 bits: two users of one installation will never have the same
 _HASH = rf"{HASH_PREFIX}[0-9a-f]{{{_HASH_CHARS}}}"
 _HASHED = re.compile(f'"{_HASH}"'.encode())
 _REDACTED = re.compile(f"{re.escape(MASK)}|{_HASH}")
-# Few users, on few machines, cause most entries: what becomes of a `principal` is worked out once for many of them.
+# A few users on a few machines cause most entries, so the result for a `principal` is cached.
 _REMEMBERED = 4096
 _REMEMBERED_BYTES = 512
 _NULL = b"null"
 
 Change = Callable[[bytes], bytes | None]
-"""A JSON value to what takes its place; None: it goes."""
+"""Maps a JSON value to its replacement; None removes it."""
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -57,8 +57,8 @@ class Redactor:
             node.remembered = lru_cache(_REMEMBERED)(partial(_rewrite, node))
 
     def _tree(self, text_of: Callable[[str], str] = str) -> _Node:
-        """`text_of`: a text of an entry to what is hashed of it."""
-        # The harsher comes later: it is what counts where two meet.
+        """`text_of` maps a text of an entry to the text that is hashed."""
+        # The stricter change comes later: if two concern the same place, it wins.
         changes: list[tuple[Path, Change]] = [
             *((path, partial(_hash, self._key, text_of)) for path in self._hashed),
             *((path, _mask) for path in self._masked),
@@ -67,20 +67,20 @@ class Redactor:
         return _tree(changes)
 
     def __call__(self, line: bytes) -> bytes:
-        """The line of an entry without what is redacted."""
+        """The redacted line of an entry."""
         try:
             try:
                 return _rewrite(self._root, line) or b"{}"
-            except msgspec.DecodeError:  # a lone surrogate somewhere: it is JSON all the same
+            except msgspec.DecodeError:  # a lone surrogate: msgspec refuses it, but it is valid JSON
                 shield = Shield(line)
                 return shield.restore(_rewrite(self._tree(shield.restore_text), shield.shielded) or b"{}")
         except (msgspec.DecodeError, RecursionError):
-            # Better nothing than what nobody was to see.
+            # Nothing of the entry is kept, because it may hold confidential values.
             return _encode({"_unreadable": {"original_bytes": len(line)}})
 
 
 def is_redacted(text: str) -> bool:
-    """Whether a mask or a hash stands there in place of what the entry had."""
+    """Whether the text is a mask or a hash that replaced the entry's own value."""
     return _REDACTED.fullmatch(text) is not None
 
 
@@ -96,7 +96,7 @@ def _mask(value: bytes) -> bytes:
 
 
 def _hash(key: bytes, text_of: Callable[[str], str], value: bytes) -> bytes:
-    """The keyed hash of a text, or of what else is written there; equal texts have equal hashes, however they are escaped."""
+    """The keyed hash of a text, or of the bytes of another value. Equal texts have equal hashes, even if escaped differently."""
     if value == _NULL or _HASHED.fullmatch(value):
         return value
     text = _decode_text(value) if value.startswith(b'"') else value.decode()
@@ -104,13 +104,13 @@ def _hash(key: bytes, text_of: Callable[[str], str], value: bytes) -> bytes:
     return f'"{HASH_PREFIX}{digest}"'.encode()
 
 
-# Any paths, entries of any shape
+# The tree of the paths, for entries of any shape
 
 
 class _Node:
-    """What is done to the value at one place: to it as `whole`, to its `items` if it is a list, or to what is in it.
+    """The changes at one place: to the value as a `whole`, to its `items` if it is a list, or to the fields in it (`inner`).
 
-    `remembered` does the same as `_rewrite`, once for equal values.
+    `remembered` does the same as `_rewrite`, and caches the results.
     """
 
     def __init__(self) -> None:
@@ -120,12 +120,12 @@ class _Node:
         self.remembered: Change | None = None
 
     def strictest(self) -> Change:
-        """The harshest of all that is done here and below: for a value that is not of the shape the paths expect."""
+        """The strictest change here and below, for a value whose shape the paths do not expect."""
         found = list(self.changes())
         return next((change for change in (_drop, _mask) if change in found), found[0])
 
     def changes(self) -> Iterator[Change]:
-        """All that is done here and below."""
+        """All changes here and below."""
         yield from (change for change in (self.whole, self.items) if change is not None)
         yield from chain.from_iterable(node.changes() for node in self.inner.values())
 
@@ -150,7 +150,7 @@ def _rewrite(node: _Node, value: bytes) -> bytes | None:
         case b"{" if node.items is None:
             return _rewrite_object(node, value)
         case b"[":
-            # With or without `[]` on the path: what is in a list is meant as well.
+            # The items of a list are changed even if the path has no `[]`.
             change = node.items or (lambda item: _rewrite(node, item))
             items = [change(bytes(item)) for item in _decode_list(value)]
             return b"[" + b",".join([item for item in items if item is not None]) + b"]"

@@ -1,6 +1,6 @@
-"""Who did what to which resource, and how it went: an entry as one row. Pure.
+"""An entry as one row for people: who did what to which resource, and with what result. Pure.
 
-A row is for people. Whatever an entry lacks is empty, and nothing of an entry is needed for it to have a row.
+Every entry has a row. Fields that the entry lacks are empty.
 Source: docs/facts.md, "IONOS Activity Log API".
 """
 
@@ -28,7 +28,7 @@ FAILED = "FAILED"
 
 
 class Row(NamedTuple):
-    """One entry. `time` is RFC 3339 in UTC; `what` is the dotted action, or what else says it; all else may be empty."""
+    """One entry. `time` is RFC 3339 in UTC; `what` is the dotted action, otherwise method and type; the others may be empty."""
 
     time: str
     user: str
@@ -74,7 +74,7 @@ def _first(value: Value) -> str:
 
 
 def _method(value: Value) -> str:
-    """What a request did, where that is its method: `http` says nothing."""
+    """The HTTP method in `param.action`; "" for any other word, for example `http`."""
     text = _first(value).upper()
     return text if text in METHODS else ""
 

@@ -1,7 +1,7 @@
-"""An entry as structs: the usual shape in one go, any other key by key. Pure.
+"""An entry as structs: the usual shape is decoded at once, any other key by key. Pure.
 
-What is there and does not fit is no error: it is left over, with the nesting and the bytes of the entry.
-Source: docs/facts.md, "IONOS Activity Log API": shape of an entry, and how its types wobble.
+A value that does not fit is no error: it is left over, with the nesting and the bytes of the entry.
+Source: docs/facts.md, "IONOS Activity Log API": shape of an entry, and how its types vary.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ Json = dict[str, Any]
 S = TypeVar("S", bound=msgspec.Struct)
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-"""A method is compared in capitals: it comes in any."""
+"""Compare a method in capitals, because the API writes it in any case."""
 FAILURES = frozenset({"Error", "RequestFailed"})
-"""Types of entries that say that something failed, whatever their status."""
+"""Types of entries that report a failure, even if their status does not."""
 
 _NULL = b"null"
 _NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
 _DIGITS = re.compile(rb'"([1-9][0-9]{0,8})"')
 
 Whole = Annotated[int, msgspec.Meta(ge=1)]
-"""A number that is written as Python writes it. Any other one is no misfit, but a text, as it is written: `-0`, `1e2`."""
+"""A number that is written as Python writes it. Any other number is kept as text, as it is written: `-0`, `1e2`."""
 
 # The names are the API's.
 
 
 class Resource(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """What something was done to."""
+    """A resource that was changed or read."""
 
     type: str | None = None
     id: str | Whole | None = None
@@ -39,14 +39,14 @@ class Resource(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, g
 
 
 class Identity(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """Who it was."""
+    """Who did it."""
 
     username: str | None = None
     contractNumber: str | Whole | None = None  # noqa: N815
 
 
 class Principal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """Who it was, and from where."""
+    """Who did it, and from where."""
 
     sourceIP: str | None = None  # noqa: N815
     sourceService: str | None = None  # noqa: N815
@@ -55,7 +55,7 @@ class Principal(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Meta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """When it was, and what it belongs to."""
+    """When it happened, and which request it belongs to."""
 
     time: str | None = None
     requestId: str | None = None  # noqa: N815
@@ -79,7 +79,7 @@ class Error(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Param(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What was asked for."""
+    """The parameters of the request."""
 
     action: str | None = None
     uri: str | None = None
@@ -100,7 +100,7 @@ class Happened(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """All of it. `principal` is decoded by `decode_principal`: few of them make most of a log."""
+    """A whole entry. `principal` is decoded separately by `decode_principal`, whose results can be cached."""
 
     uuid: str | Whole | None = msgspec.field(name="@uuid", default=None)
     meta: Meta = msgspec.field(default_factory=Meta)
@@ -109,10 +109,10 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 decode_entry = msgspec.json.Decoder(Entry).decode
-"""An entry of the usual shape.  Raises: msgspec.ValidationError for any other, msgspec.DecodeError for what is no JSON."""
+"""An entry of the usual shape.  Raises: msgspec.ValidationError for any other shape, msgspec.DecodeError if it is not JSON."""
 
 decode_principal = msgspec.json.Decoder(Principal).decode
-"""Its principal, in the same way."""
+"""Its principal, with the same errors."""
 
 
 class _WrittenMeta(msgspec.Struct, gc=False):
@@ -129,14 +129,14 @@ _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def written_version(line: bytes) -> str:
-    """The number at `meta.auditVersion` as it is written: `1.10`. There must be one."""
+    """The number at `meta.auditVersion` as it is written, for example `1.10`. The line must have one."""
     return bytes(_decode_written(line).meta.auditVersion).decode()
 
 
 def take_apart(line: bytes) -> tuple[Entry, Principal, Json]:
-    """An entry of any shape: what fits the usual one, its principal, and what is left over.
+    """An entry of any shape: the values that fit the usual shape, its principal, and the values that are left over.
 
-    Raises: msgspec.DecodeError for what is no JSON object.
+    Raises: msgspec.DecodeError if it is not a JSON object.
     """
     entry, rest = _split(Entry, _decode_object(line))
     principal, left = _fit(Principal, entry.principal)
@@ -166,12 +166,12 @@ def _split(kind: type[S], fields: dict[str, msgspec.Raw]) -> tuple[S, Json]:
 
 @cache
 def _types(kind: type[msgspec.Struct]) -> dict[str, tuple[str, Any]]:
-    """The fields of a struct by their keys in JSON: name and type."""
+    """The name and type of a struct's fields, by their keys in JSON."""
     return {field.encode_name: (field.name, field.type) for field in msgspec.structs.fields(kind)}
 
 
 def _fit(wanted: Any, raw: msgspec.Raw) -> tuple[Any, Any]:
-    """The value as `wanted`, as far as it can be one, else None; and what is left of it, None where nothing is."""
+    """The value as `wanted` as far as it fits, otherwise None; and the part that is left over, None if nothing is."""
     try:
         return msgspec.json.decode(raw, type=wanted), None
     except msgspec.ValidationError:
@@ -193,7 +193,7 @@ def _fit(wanted: Any, raw: msgspec.Raw) -> tuple[Any, Any]:
 
 
 def _fit_list(item: Any, raw: msgspec.Raw) -> tuple[Any, Any]:
-    """The items that fit, or one in place of a list; all of it is left over where any of it is."""
+    """The items that fit; a single value counts as a list of one. If any item is left over, the whole list is."""
     items = _decode_list(raw) if bytes(raw).startswith(b"[") else [raw]
     fitted = [_fit(item | None, one) for one in items]
     values = [value for value, _ in fitted if value is not None]

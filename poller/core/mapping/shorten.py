@@ -1,4 +1,4 @@
-"""Lines that have to fit, and carry their time. Pure: bytes in, bytes out."""
+"""Shortening lines to a size, and adding the event's time to them. Pure: bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def format_time_us(time_us: int) -> str:
     return f"{_format_second(second)}.{rest // 1000:03d}Z"
 
 
-@lru_cache(64)  # entries are in order, many of them of the same second
+@lru_cache(64)  # entries are ordered by time, and many share a second
 def _format_second(second: int) -> str:
     return (
         datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
@@ -29,11 +29,11 @@ def _format_second(second: int) -> str:
 
 
 def with_time(line: bytes, key: str, time_us: int) -> bytes:
-    """The line with a first top-level field `key` that holds the event's time; as it is where it has such a field."""
+    """The line with a new first top-level field `key` that holds the event's time; unchanged if it has such a field."""
     try:
         if key in _decode_keys(line):
             return line
-    except msgspec.DecodeError:  # a lone surrogate somewhere: it is JSON all the same
+    except msgspec.DecodeError:  # a lone surrogate: msgspec refuses it, but it is valid JSON
         with suppress(ValueError, RecursionError):
             if key in json.loads(line):
                 return line
@@ -42,29 +42,29 @@ def with_time(line: bytes, key: str, time_us: int) -> bytes:
 
 
 SHORTEST_BYTES = 512
-"""Below this, `truncated` has nothing left to cut."""
+"""The smallest useful limit for `truncated`: it cannot shorten an entry further."""
 
 SHORTEST_MADE_BYTES = 8192
-"""An event of a standard, made of an entry that was shortened to that, is not longer."""
+"""An OCSF or ECS event of an entry that was shortened to SHORTEST_BYTES is never longer than this."""
 
 SHORTEST_ACTION_BYTES = 1024
-"""A line with a Moesif action, made of an entry that was shortened to that, is not longer."""
+"""A line with a Moesif action is never longer than this after its entry and its own texts were shortened."""
 
 _LONGEST_TEXTS = (4096, 1024, 256, 64, 16)
-_CORE_CHARS = 64  # no text is made shorter: a UUID, a time, a type stay whole
-_CORE_BYTES = 98  # of one of them as JSON, where every character may take twelve
+_CORE_CHARS = 64  # no text is cut below this, so a UUID, a time or a type stays whole
+_CORE_BYTES = 98  # maximum of such a text as JSON, as a character may take twelve bytes
 
 
 def truncated(line: bytes, max_bytes: int) -> bytes:
-    """The line if it fits in `max_bytes`, else a shorter entry of the same shape that says so.
+    """The line if it fits in `max_bytes`, otherwise a shorter entry of the same shape with the marker `_truncated`.
 
-    Long texts and lists are cut until it fits, and `_truncated` is added with the original size; what identifies the
-    entry (`@uuid`, `meta`, `event.type`) goes last.
+    Long texts and lists are cut until it fits, and `_truncated` holds the original size. If that is not enough, only the marker
+    and short texts that identify the entry stay (`@uuid`, `meta.time`, `event.type`).
     """
     if len(line) <= max_bytes:
         return line
     marker = {"_truncated": {"original_bytes": len(line)}}
-    with suppress(ValueError, RecursionError):  # brackets hundreds deep
+    with suppress(ValueError, RecursionError):  # RecursionError: hundreds of nested brackets
         entry = json.loads(line, parse_int=_Number, parse_float=_Number)
         for longest in _LONGEST_TEXTS:
             shorter = _shortened({**marker, **entry}, longest)
@@ -74,7 +74,7 @@ def truncated(line: bytes, max_bytes: int) -> bytes:
 
 
 def _core(line: bytes) -> dict[str, Any]:
-    """What identifies the entry, as far as it is short text."""
+    """The fields that identify the entry, each shortened; a field that is not text is left out."""
     core: dict[str, Any] = {}
     with suppress(msgspec.DecodeError):
         fields = _decode_keys(without_lone_surrogates(line))
@@ -87,7 +87,7 @@ def _core(line: bytes) -> dict[str, Any]:
 
 
 def short_text(text: str) -> str:
-    """The text, or its beginning: 64 characters and what is at most 98 bytes as JSON."""
+    """The text or its beginning: at most 64 characters plus "...", and at most 98 bytes as JSON."""
     short = _cut(text, _CORE_CHARS)
     while len(json.dumps(short)) > _CORE_BYTES:
         short = short[: len(short) // 2]
@@ -101,7 +101,7 @@ class _Number(str):
 
 
 def _shortened(value: Any, longest: int) -> str:
-    """The value as compact JSON in ASCII, with no text and no list longer than that."""
+    """The value as compact JSON in ASCII, with lists cut to `longest` items and texts to `longest` (at least 64) characters."""
     match value:
         case _Number():
             return value

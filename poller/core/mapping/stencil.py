@@ -1,9 +1,9 @@
-"""Entries that differ in ids and times alone, mapped once for all of them. Pure.
+"""Mapping entries that differ only in ids and times once for all of them. Pure.
 
-Most of a log is the same few sentences with other ids. What a mapping makes of such an entry is learned as a stencil: constant
-bytes, with a hole for each id. A stencil is used only where all else in the line is the same, byte for byte. It is made by
-mapping two made-up entries with ids, times and identities of their own, and kept only if it gives exactly what the mapping gives
-for both of them and for the entry at hand. So a mapping may do what it likes with all of an entry but its ids and its time.
+Most entries of a log repeat a few others with different ids. The mapped form of such an entry is learned as a stencil: constant
+bytes with a hole for each id. A stencil is used only if the rest of the line is the same, byte for byte. To learn it, two made-up
+entries with their own ids, times and identities are mapped. It is kept only if it gives exactly the result of the mapping for
+both and for the entry itself. So a mapping may use the rest of an entry in any way, but must copy its ids and times.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ import msgspec
 from poller.core.events import OutboxEvent
 from poller.core.mapping.shorten import format_time_us
 
-# The same for all lines that differ only in digits and in the letters of hexadecimal numbers.
+# Makes lines equal that differ only in hexadecimal digits.
 _MASK = bytes.maketrans(b"0123456789abcdef", b"0" * 16)
 _WORD = (b"0", b"-")
-_ID = b"00000000-0000-0000-0000-000000000000"  # behind the mask
+_ID = b"00000000-0000-0000-0000-000000000000"  # an id after the mask
 _TIME = re.compile(rb'"time":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z)"')
 _NUMBER = re.compile(rb'"queueRefId":([1-9][0-9]{5,15})[,}]')
 
 MAX_STENCILS = 1500
 MAX_LINE_BYTES = 4096
 MAX_SEEN = 8192
-"""Of so many kinds of entries without a stencil it is remembered how often they came."""
-# Times of the two made-up entries, when they were collected, and their identities: what nothing else in an event is.
+"""Maximum number of kinds of entries without a stencil whose occurrences are counted."""
+# The times of the two made-up entries, their collection times, and their identities. No other value of an event equals them.
 _PROBES = (
     (34_401_906_789_000, 35_512_017, b"\xad" * 16),
     (1_187_654_321_987_000, 1_198_765_432, b"\xbe" * 16),
 )
 
-# In place of a made-up value: a byte that no JSON has, and its number.
+# Replaces a made-up value: a byte that does not occur in JSON, and the number of the value.
 _MARK = re.compile(rb"\x00(.)", re.DOTALL)
 _HEX_BYTES = frozenset(b"%c" % char for char in b"0123456789abcdef")
 
@@ -46,7 +46,7 @@ Map = Callable[[OutboxEvent], bytes]
 
 
 class _Stencil(NamedTuple):
-    """`take` cuts a line of `size` bytes into what must be the `same`, and what lies between, which are the holes."""
+    """`take` cuts a line of `size` bytes into pieces: constant ones, which must equal `same`, alternate with the holes."""
 
     contract: str
     size: int
@@ -56,11 +56,11 @@ class _Stencil(NamedTuple):
     number_at: int | None
     constants: tuple[bytes, ...]
     arrange: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
-    """Puts the pieces of an event in order: of a line's pieces, what follows from the event besides, and the constants."""
+    """Puts the pieces of an event in order: from the pieces of the line, the other values of the event, and the constants."""
 
 
 class Stencils:
-    """What was learned of one mapping. Safe to use from several threads."""
+    """The learned stencils of one mapping. Safe to use from several threads."""
 
     def __init__(self, map_event: Map) -> None:
         self._map = map_event
@@ -68,7 +68,7 @@ class Stencils:
         self._seen: dict[int, int] = {}
 
     def pieces(self, event: OutboxEvent) -> tuple[bytes, ...]:
-        """What the mapping makes of the event, in pieces: who joins those of many events spares copying each."""
+        """The mapped event in pieces: joining the pieces of many events at once saves a copy of each."""
         line = event.line
         if event.ordinal or len(line) > MAX_LINE_BYTES:
             return (self._map(event),)
@@ -79,7 +79,7 @@ class Stencils:
         return _filled(stencil, event) or (self._map(event),)
 
     def _mapped(self, key: int, event: OutboxEvent) -> bytes:
-        """Learning takes as long as mapping three entries: it is tried when a kind comes a 2nd, 4th, 8th ... time."""
+        """Map the event. When its kind comes a 2nd, 4th, 8th ... time, learn its stencil, which takes three times as long."""
         made = self._map(event)
         if len(self._seen) >= MAX_SEEN:
             self._seen.clear()
@@ -98,7 +98,7 @@ class Stencils:
 
 
 def _filled(stencil: _Stencil, event: OutboxEvent) -> tuple[bytes, ...]:
-    """The event in pieces; none, if it is not one of the stencil's."""
+    """The event in pieces; empty if the stencil does not fit it."""
     contract, size, take, same, time_at, number_at, constants, arrange = stencil
     line, time_us = event.line, event.time_us
     if len(line) != size or event.contract != contract:
@@ -115,7 +115,7 @@ def _filled(stencil: _Stencil, event: OutboxEvent) -> tuple[bytes, ...]:
 
 
 def _beside(event: OutboxEvent) -> tuple[bytes, bytes, bytes, bytes]:
-    """What a mapping may take of an event besides its line."""
+    """The values that a mapping may use from an event besides its line."""
     return b"%d" % (event.time_us // 1000), *_of_collecting(event.collected_at), event.identity.hex().encode()
 
 
@@ -134,7 +134,7 @@ def _of_collecting(second: int) -> tuple[bytes, bytes]:
 
 
 def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
-    """The stencil of an entry and all that differ from it in ids and time; None where it has no such."""
+    """The stencil of an entry and of all that differ from it only in ids and time; None if there can be none."""
     line = event.line
     times, numbers = ([match.span(1) for match in pattern.finditer(line)] for pattern in (_TIME, _NUMBER))
     if len(times) != 1 or len(numbers) > 1 or line[slice(*times[0])] != format_time_us(event.time_us).encode():
@@ -151,7 +151,7 @@ def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
     if cut is None:
         return None
     constants, order = cut
-    # Of all pieces, every other one is a hole; what an event has besides comes behind them, then the constants.
+    # Every second piece of the line is a hole. The other values of the event come after the pieces, then the constants.
     end = len(pieces) + len(beside)
     at = [*range(1, len(pieces), 2), *range(len(pieces), end)]
     number_at = None if number_hole is None else at[number_hole]
@@ -162,7 +162,7 @@ def _learned(event: OutboxEvent, map_event: Map) -> _Stencil | None:
 
 
 def _ids(masked: bytes) -> Iterator[tuple[int, int]]:
-    """Where the ids are that are no part of a longer word."""
+    """Start and end of each id that is not part of a longer word."""
     end = 0
     while (start := masked.find(_ID, end)) >= 0:
         end = start + len(_ID)
@@ -179,7 +179,7 @@ def _probe(
     collected_at: int,
     identity: bytes,
 ) -> OutboxEvent:
-    """The entry with ids, a time and an identity that nothing else in it has."""
+    """The entry with made-up ids, time and identity that occur nowhere else in it."""
     pieces, end = [], 0
     for hole, (start, stop) in enumerate(spans):
         pieces.append(event.line[end:start])
@@ -195,13 +195,13 @@ def _probe(
 
 
 def _taker(spans: list[tuple[int, int]], length: int) -> Callable[[bytes], tuple[bytes, ...]]:
-    """What cuts a line of that length at both ends of each span."""
+    """A function that cuts a line of this length at both ends of each span."""
     ends = [0, *(place for span in spans for place in span), length]
     return struct.Struct("".join(f"{end - start}s" for start, end in pairwise(ends))).unpack
 
 
 def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], list[int]] | None:
-    """What lies around the values, and which value each hole has; None where a longer word has one."""
+    """The bytes around the values, and the number of the value in each hole; None if a value is part of a longer word."""
     for number, value in enumerate(values):
         made = made.replace(value, b"\0%c" % number)
     pieces = _MARK.split(made)
@@ -214,7 +214,7 @@ def _cut(made: bytes, values: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], lis
 
 
 def _arranger(holes: list[int], first: int) -> Callable[[tuple[bytes, ...]], tuple[bytes, ...]]:
-    """What puts holes, which are at these places, between the constants, which begin at the place `first`."""
+    """A function that puts the holes, at these indexes, between the constants, which begin at index `first`."""
     order = [first]
     for number, hole in enumerate(holes, 1):
         order += [hole, first + number]

@@ -1,10 +1,10 @@
-"""A standard as one table: its fields, and what of an entry goes into each. Pure.
+"""A standard as one table: its fields, and the value of an entry that goes into each. Pure.
 
-The rows are the mapping: what they say is what is done, and what docs/mappings.md shows. A field without a value is left out, and
-so is an object without fields.
+The rows define the mapping, and docs/mappings.md shows them. A field without a value is left out, and so is an object without
+fields.
 
-The objects of a table are made from the inside out. Those that follow from the user alone, or from the kind of thing that
-happened, are encoded once: few users and few kinds make most of a log.
+The objects of a table are made from the inside out. Objects that depend only on the user, or only on the kind of event, are
+encoded once and cached: a few users and kinds make most of a log.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Values = tuple[Any, ...]
 
 
 class Row(NamedTuple):
-    """One field of a standard, by its path. Its value is the fact of that name, or a constant; `source` says it to people."""
+    """One field of a standard, by its path. Its value is the fact named `fact`, or a constant; `source` describes it."""
 
     field: str
     source: str
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Derived(NamedTuple):
-    """Facts of a standard's own, by name, and what makes them: of a `Who`, of a `What`, or of all `Facts`."""
+    """The names of a standard's own facts, and the function that makes them from a `Who`, a `What`, or all `Facts`."""
 
     names: tuple[str, ...]
     make: Callable[[Any], Values]
@@ -47,7 +47,7 @@ class Derived(NamedTuple):
 class Standard:
     """Makes events of a standard, each as compact JSON. Safe to use from several threads.
 
-    `choose` says which of the tables is for what happened. What an entry says and no row takes goes below the path `rest`.
+    `choose` selects the table for a kind of event. Values of an entry that no row uses go below the path `rest`.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Standard:
         compiled = {number: _Table(rows, who, what, own) for number, rows in tables.items()}
         self._table_for = lru_cache(REMEMBERED)(lambda what: compiled[choose(what)])
         self.pieces = Stencils(self.map).pieces
-        """The event in pieces: who joins those of many events spares copying each."""
+        """The event in pieces: joining the pieces of many events at once saves a copy of each."""
 
     def make(self, event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
-        """The event; of an entry that was shortened, with a marker, where it would be longer than `max_bytes`."""
+        """The event. If it would be longer than `max_bytes`, the entry is shortened first and gets a marker."""
         made = b"".join(self.pieces(event))
         limit = len(event.line)
         while max_bytes is not None and len(made) > max_bytes and limit > SHORTEST_BYTES:
@@ -80,7 +80,7 @@ class Standard:
     __call__ = make
 
     def map(self, event: OutboxEvent) -> bytes:
-        """The event, as the rows say."""
+        """The event that the rows define."""
         try:
             facts = read_facts(event, event.line)
         except msgspec.DecodeError:
@@ -103,13 +103,13 @@ class Standard:
         return _encode(event)
 
 
-# From what a value follows: nothing, the user, what happened, the whole entry.
+# What a value depends on: nothing, the user, the kind of event, the whole entry.
 _NOTHING, _WHO, _WHAT, _ENTRY = range(4)
 _Tree = dict[str, "Row | _Tree"]
 
 
 class _Object(NamedTuple):
-    """How one object is made: what picks its fields of the values, its struct, and what its fields are if it is empty."""
+    """How one object is made: the function that picks its fields from the values, its struct, and the fields of an empty one."""
 
     pick: Callable[[Sequence[Any]], Values]
     kind: Callable[..., msgspec.Struct]
@@ -117,9 +117,9 @@ class _Object(NamedTuple):
 
 
 class _Table:
-    """Rows, compiled. The values that an event is made of have one order: `constants`, `of_who`, `of_what`, those of the entry.
+    """Compiled rows. The values of an event have a fixed order: `constants`, `of_who`, `of_what`, then those of the entry.
 
-    Behind the facts of each kind come the objects that follow from them alone, the inner ones first.
+    In each of these groups the facts come first, then the objects that depend only on this group, inner objects first.
     """
 
     def __init__(self, rows: Sequence[Row], who: Derived, what: Derived, own: Derived) -> None:
@@ -155,16 +155,16 @@ class _Table:
         self.of_who, self.of_what = of_who, of_what
 
     def event(self, values: list[Any]) -> Any:
-        """The outermost object; `values` are all that it may be made of."""
+        """The outermost object, made from `values`."""
         return self._made(_ENTRY, values)[-1]
 
     def _encoded(self, scope: int, values: Sequence[Any]) -> list[msgspec.Raw | None]:
-        """The objects of a scope as JSON, which another object takes as they are."""
+        """The objects of a scope as JSON, which other objects include unchanged."""
         made = self._made(scope, [*values])[len(values) :]
         return [None if value is None else msgspec.Raw(_encode(value)) for value in made]
 
     def _made(self, scope: int, values: list[Any]) -> list[Any]:
-        """The values, and behind them the objects of a scope."""
+        """The values, followed by the objects of a scope."""
         for pick, kind, empty in self._objects[scope]:
             fields = pick(values)
             values.append(None if fields == empty else kind(*fields))
@@ -172,7 +172,7 @@ class _Table:
 
 
 def _name(row: Row) -> str:
-    """Of the value of a row: that of its fact; no fact is called like a constant."""
+    """The name of a row's value: its fact, or for a constant "=" and the field, which no fact is called."""
     return row.fact or f"={row.field}"
 
 
@@ -199,7 +199,7 @@ def _find_objects(tree: _Tree, path: str, scopes: Mapping[str, int], found: list
 
 
 def _compiled(path: str, tree: _Tree, places: Mapping[str, int]) -> _Object:
-    """`places`: where the value of each fact, constant and object stands."""
+    """`places` maps each fact, constant and object to the index of its value."""
     keys = list(tree)
     at = [places[_name(node) if isinstance(node, Row) else f"{path}.{key}"] for key, node in tree.items()]
     fields = [(f"f{number}", Any, msgspec.field(name=key, default=None)) for number, key in enumerate(keys)]

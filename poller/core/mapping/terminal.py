@@ -1,4 +1,4 @@
-"""JSON as a terminal may show it: characters that move the cursor, hide text or turn its direction are written as escapes."""
+"""JSON that is safe to print: characters that move the cursor, hide text or change its direction are written as escapes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 
 def escaped(text: str) -> str:
-    """The same JSON, over one or several lines, with every character escaped that is not printed as itself."""
+    """The same JSON, on one or several lines, with every non-printable character escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
