@@ -18,11 +18,11 @@ _HOUR_US = HOUR_SECONDS * 1_000_000
 
 
 Compress = Callable[[Iterable[bytes | memoryview]], bytes]
-"""Makes one gzip member of a text that comes in parts."""
+"""Compresses a text, given in parts, into one gzip member."""
 
 
 class Group:
-    """The entries of a contract and an hour (since 1970) in a batch: their lines, their times, and what tells them apart."""
+    """The entries of a contract and an hour (counted from 1970) in a batch: lines, times, and identities."""
 
     __slots__ = ("contract", "count", "first_us", "hour", "identities", "last_us", "texts")
 
@@ -32,10 +32,10 @@ class Group:
         self.texts: list[memoryview] = []
         self.count = 0
         self.first_us, self.last_us = (hour + 1) * _HOUR_US, hour * _HOUR_US
-        self.identities: dict[int, bytes] = {}  # by place, of those whose lines do not tell them apart
+        self.identities: dict[int, bytes] = {}  # by index, of the entries whose lines do not show their identity
 
     def add(self, records: Sequence[Record], lines: bytes, start: int) -> int:
-        """Add entries whose lines begin at `start`.  Returns: where the next one's begins."""
+        """Add entries whose lines begin at `start`.  Returns: where the next line begins."""
         times = [record[0] for record in records]
         self.first_us, self.last_us = min(self.first_us, *times), max(self.last_us, *times)
         at = start
@@ -49,7 +49,7 @@ class Group:
 
 
 def _named_in(lines: bytes, start: int, end: int) -> bytes | None:
-    """The identity that the `@uuid` in a line gives. It may be another one by now: masked, hashed, or cut."""
+    """The identity that the `@uuid` in a line gives. It differs from the entry's own if the `@uuid` was masked, hashed or cut."""
     found = lines.find(_ID, start, end)
     if found < 0:
         return None
@@ -65,10 +65,10 @@ class Packed(NamedTuple):
 
 
 class PreparedBatch(NamedTuple):
-    """A batch as it was committed before anything of it was written: every process that writes it writes these bytes.
+    """A batch as it was committed before any of it was written: every process that writes it writes these bytes.
 
-    `writer` tells whose events they are: empty for the state that holds the chain, else the name of another one. `events` is how
-    many of them, `written_at` (unix seconds) when it was committed. `objects` has the keys and the contents.
+    `writer` names the state that the events come from, "" for the state that holds the chain. `events` is their number, and
+    `written_at` (unix seconds) the time of the commit. `objects` holds keys and contents.
     """
 
     number: int
@@ -86,9 +86,9 @@ class PreparedBatch(NamedTuple):
 
 
 class Head(NamedTuple):
-    """How far an archive is: its newest complete digest (`number` 0: none yet), the key that signs next, and all its entries.
+    """The end of an archive: its newest complete digest (`number` 0 if none), the key that signs next, the count of all entries.
 
-    `since` (unix seconds): what was collected from then on is in it; earlier hours are not stated.
+    `since` (unix seconds): the archive holds what was collected from then on; earlier hours are not stated.
     """
 
     archive: str
@@ -106,9 +106,9 @@ def pack(
     compress: Compress,
     each: Callable[[Callable[[Group], Packed], Iterable[Group]], Iterable[Packed]] = map,
 ) -> list[Packed]:
-    """The objects of digest `number`, ordered by contract and hour. The order of entries within each stays.
+    """The objects of digest `number`, ordered by contract and hour. The order of entries within each stays the same.
 
-    `each` is `map`, or one that works side by side: compressing is most of the work.
+    `each` is `map` or a parallel version of it, because compression takes most of the time.
     """
     groups = _grouped(runs(events))
     return list(each(lambda group: _packed(group, number, compress), groups))

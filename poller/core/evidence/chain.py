@@ -1,6 +1,6 @@
-"""The chain: what digests, read from the first to the last, prove together, and what is wrong with each. Pure.
+"""Checks a chain of digests, read from the first to the last: what they prove together, and what is wrong with each. Pure.
 
-`Chain` takes the digests in order and collects findings. It knows no place, and no library that checks signatures.
+`Chain` takes the digests in order and returns findings. It reads no files and imports no library to verify signatures.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from poller.core.evidence.digest import (
 )
 
 Verify = Callable[[str, bytes, bytes], bool]
-"""Whether a key (as digests have it) made this signature of these bytes."""
+"""Called with a key (in the form of digests), bytes and signature: whether the key made this signature of these bytes."""
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong: the key of the object or digest that it concerns, and what it is."""
+    """One problem: the key of the object or digest that it concerns, and what is wrong."""
 
     where: str
     message: str
 
 
 class Hour(NamedTuple):
-    """What is known of an hour in the end: the newest statement (None where there is none), and what the objects hold."""
+    """What is known about an hour: the newest statement (None if there is none), and how many entries the objects hold."""
 
     statement: Statement | None
     held: int
 
     @property
     def is_complete(self) -> bool:
-        """Whether the API counted as many as the archive holds."""
+        """Whether the API counted as many entries as the archive holds."""
         return self.statement is not None and self.statement.api == self.statement.archived == self.held
 
 
 class Chain:
-    """The digests of one archive, to be given in the order of their numbers."""
+    """The digests of one archive. Pass them in the order of their numbers."""
 
     def __init__(self, verify: Verify, trusted_key: str | None = None) -> None:
-        """`trusted_key`: one of the archive's keys, given by a person. Without it the keys are those that the archive names.
+        """`trusted_key`: one of the archive's keys, given by a person. Without it, only the keys named in the archive are used.
 
-        Any of them will do: a digest holds the hash of all before it, and a key is followed by the one that it announced.
+        Any of the keys is enough: a digest holds the hash of the one before it, and each key announces the next one.
         """
         self._verify = verify
         self._trusted = trusted_key
@@ -59,12 +59,12 @@ class Chain:
         self._hours: dict[tuple[str, str], Hour] = {}
         self._counted: set[str] = set()  # digests, by their SHA-256
         self.number = 0
-        """Of the last digest that was read; 0 before the first."""
+        """The number of the last digest that was read; 0 before the first."""
         self.head = ""
         """Its SHA-256."""
         self.signed_from = 0
-        """The first digest with a signature, which covers those before it by their hashes; 0 where none has one."""
-        self._is_unread = False  # what the last digest holds is not known
+        """The first digest with a signature, which covers those before it by their hashes; 0 if none has one."""
+        self._is_unread = False  # whether the last digest could not be read
 
     @property
     def keys(self) -> list[str]:
@@ -73,13 +73,13 @@ class Chain:
 
     @property
     def hours(self) -> Mapping[tuple[str, str], Hour]:
-        """By contract and hour."""
+        """What is known about each hour, by contract and hour."""
         return self._hours
 
     def add(self, number: int, content: bytes, signature: bytes | None) -> tuple[Digest | None, list[Finding]]:
-        """Read digest `number`, from its bytes and those of its signature.
+        """Check digest `number`, given its bytes and the bytes of its signature.  Returns: the digest, and the findings.
 
-        None where it is no digest at all, or the copy of one that was read: of that, everything was counted.
+        The digest is None if the bytes are not a digest, or if they are a copy of one that was read and counted before.
         """
         where = digest_key(number)
         is_gap, previous = self._is_unread or number > self.number + 1, self.head
@@ -102,19 +102,19 @@ class Chain:
         return digest, found
 
     def skip(self, number: int) -> list[Finding]:
-        """Pass over digest `number`, which is there and cannot be read. Returns what is wrong before it."""
+        """Skip digest `number`, which exists but cannot be read.  Returns: the findings about the numbers before it."""
         found = list(self._missing_before(number))
         self.number, self.head, self._is_unread = number, "", True
         return found
 
     def finish(self) -> list[Finding]:
-        """What can be said only when all digests were read."""
+        """The findings that are known only after all digests were read."""
         if self.number and self._trusted is not None and self._trusted not in self._keys:
             return [Finding(digest_key(1), "the given public key signed no digest of this archive")]
         return []
 
     def _missing_before(self, number: int) -> Iterator[Finding]:
-        """One finding for all that are missing side by side: the name of a file can claim any number."""
+        """One finding for all missing digests in a row, because a file's name can contain any number."""
         first, last = self.number + 1, number - 1
         if first == last:
             yield Finding(digest_key(first), "is missing")

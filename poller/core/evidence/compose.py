@@ -1,4 +1,4 @@
-"""Composes the digest of a batch from what the state says in the transaction that commits it."""
+"""Composes the digest of a batch from the state's values in the transaction that commits it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from poller.core.windows import Window, format_time
 
 
 class DueHour(NamedTuple):
-    """An hour to be stated: its start in unix seconds, what the API counted (None: not all of it could be), what is held."""
+    """An hour to state: its start in unix seconds, the API's count (None if not all of it could be counted), and entries held."""
 
     contract: str
     start: int
@@ -31,9 +31,9 @@ class DueHour(NamedTuple):
 
 
 class ContractRow(NamedTuple):
-    """The books of a contract: complete from `origin` to before `watermark` (unix seconds), but for open gaps and ranges.
+    """The books of a contract: complete from `origin` to before `watermark` (unix seconds), except open gaps and ranges.
 
-    Of each gap its kind is given, of each range its purpose.
+    Each gap comes with its kind, each range with its purpose.
     """
 
     contract: str
@@ -48,7 +48,7 @@ class ContractRow(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the state says. `gaps`: by contract, each with its kind. `waiting`: behind this batch."""
+    """The values of the state. `gaps` are by contract, each with its kind. `waiting` counts the events after this batch."""
 
     head: Head
     due: Sequence[DueHour]
@@ -60,7 +60,7 @@ class Facts(NamedTuple):
     waiting: int
 
     def with_gaps(self, gaps: Iterable[tuple[str, Window, str]]) -> Facts:
-        """The same with gaps of which this state does not know: contract, span and kind of each."""
+        """The same with further gaps that are not in this state: contract, span and kind of each."""
         known = {contract: set(spans) for contract, spans in self.gaps.items()}
         for contract, window, kind in gaps:
             known.setdefault(contract, set()).add((window, kind))
@@ -78,7 +78,7 @@ def compose(
     next_key: str | None,
     abandoned: Iterable[Abandoned] = (),
 ) -> Digest:
-    """The digest that follows the head. `written_at` in unix seconds."""
+    """The digest that follows the head. `written_at` is in unix seconds."""
     objects = tuple(objects)
     head = facts.head
     contracts = {

@@ -1,7 +1,7 @@
-"""Digests: what one batch added to an archive, as canonical JSON, and where digests and objects lie.
+"""Digests: what one batch added to an archive, as canonical JSON, and the keys of digests and objects.
 
-Canonical: UTF-8, keys sorted, no white space, whole numbers only. The hash of a digest is the SHA-256 of its bytes, and its
-signature is of these bytes, too, in a file of its own: `sha256sum` and `openssl` need no JSON.
+Canonical: UTF-8, keys sorted, no white space, whole numbers only. The hash of a digest is the SHA-256 of its bytes. Its signature
+is of the same bytes, in a separate file, so `sha256sum` and `openssl` can check both without parsing JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FORMAT = "ionos-poller-archive/1"
 DIGESTS = "digests/"
 DATA = "data/"
 PROBES = "probes/"
-"""Where `check` tries to write; nothing there belongs to the archive."""
+"""`check` tests here whether it may write; nothing there belongs to the archive."""
 
 _NUMBER_DIGITS = 9
 _NUMBER = rf"((?!0+\b)[0-9]{{{_NUMBER_DIGITS}}})"  # the first is 1
@@ -36,15 +36,15 @@ _DER_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 class DigestError(ValueError):
-    """The bytes are no digest; the text says why."""
+    """The bytes are not a digest; the text says why."""
 
 
 class Object(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One object: the entries of one contract and hour in one batch.
 
-    `sha256` and `bytes` are of the object as it is stored, `content_bytes` and `entries` of its text. `first` and `last` are the
-    earliest and the latest time of its entries. `identities` has what tells entries from each other where their lines do not
-    (`pack_identities`); it is empty where every entry has an `@uuid` of its own.
+    `sha256` and `bytes` concern the object as it is stored, `content_bytes` and `entries` its text. `first` and `last` are the
+    earliest and the latest time of its entries. `identities` holds the identities of the entries whose lines do not show them
+    (`pack_identities`); it is empty if every entry has its own `@uuid`.
     """
 
     key: str
@@ -68,9 +68,9 @@ class StatedGap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the API counted in an hour of a contract, and what the archive holds of it, this digest included.
+    """How many entries of an hour of a contract the API counted, and how many the archive holds, including this digest.
 
-    `api` is None where a gap lies in the hour, so that the API could not be asked for all of it.
+    `api` is None if the hour contains a gap, because then the API cannot count all of it.
     """
 
     contract: str
@@ -81,7 +81,7 @@ class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StatedRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A span that was still to be read again, and what for."""
+    """A span that still had to be read again, and the purpose."""
 
     start: str
     end: str
@@ -89,9 +89,9 @@ class StatedRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ContractBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the state had collected of a contract: complete from `complete_from` to before `complete_to`, but for what follows.
+    """What the state had collected of a contract: complete from `complete_from` to before `complete_to`, except gaps and ranges.
 
-    `gaps` are those that nobody has accepted, `ranges` the spans still to be read. None: an earlier version did not say.
+    `gaps` are the gaps that nobody accepted, `ranges` the spans still to read. None if an earlier version wrote the digest.
     """
 
     fetched: int
@@ -105,7 +105,7 @@ class ContractBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
 
 class SinkBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of the events that were meant for the archive, this digest included."""
+    """How many events were meant for the archive, and where they are now, including this digest."""
 
     assigned: int
     delivered: int
@@ -116,8 +116,8 @@ class SinkBooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Books(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The books of the state in the transaction that committed the digest.
 
-    `contracts` are those that the digest concerns. `is_all` says that nothing of what was collected waited for the archive: all
-    up to `complete_to` is in it.
+    `contracts` are the contracts that the digest concerns. `is_all` means that no collected event waited for the archive, so the
+    archive holds everything up to `complete_to`.
     """
 
     contracts: dict[str, ContractBooks]
@@ -126,7 +126,7 @@ class Books(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Abandoned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An object or a signature of a batch without a digest, as it was found: no part of the archive."""
+    """An object or a signature of a batch that got no digest, as it was found. It is not part of the archive."""
 
     key: str
     bytes: int
@@ -136,8 +136,8 @@ class Abandoned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The digest of one batch. `previous` is the SHA-256 of digest `number - 1`; empty in the first.
 
-    `key` is the public key whose signature it has, `next_key` the one that later digests have: as DER, in base64. `entries` are
-    all of the archive, this digest included. `abandoned` is not there where it is empty.
+    `key` is the public key of its signature, `next_key` the key of later digests, both as DER in base64. `entries` counts all
+    entries of the archive, including this digest. `abandoned` is left out if it is empty.
     """
 
     format: str
@@ -184,27 +184,27 @@ def sha256(content: bytes) -> str:
 
 
 def digest_key(number: int) -> str:
-    """Where digest `number` lies."""
+    """The key of digest `number`."""
     return f"{DIGESTS}{number:0{_NUMBER_DIGITS}}.json"
 
 
 def signature_key(number: int, content: bytes = b"") -> str:
-    """Where the signature of digest `number` lies, which has these bytes: 64 bytes.
+    """The key of the signature (64 bytes) of digest `number`, whose bytes are `content`.
 
-    What was abandoned may be a signature of this number. So one that names it has a signature with a name of its own.
+    An abandoned file may be a signature of this number. So a digest that names abandoned files has a signature with another key.
     """
     own = f"-{sha256(content)[:16]}" if content.startswith(_NAMES_ABANDONED) else ""
     return f"{DIGESTS}{number:0{_NUMBER_DIGITS}}{own}.sig"
 
 
 def number_of(key: str) -> tuple[int, str] | None:
-    """The number of the digest that lies there, and `json` or `sig`; None where the key is of neither."""
+    """The number of the digest with this key or signature key, and `json` or `sig`; None for any other key."""
     match = _DIGEST_KEY.fullmatch(key)
     return (int(match[1]), match[2]) if match else None
 
 
 def object_key(contract: str, hour: str, number: int, object_sha256: str) -> str:
-    """Where an object of digest `number` lies. `hour` reads `2026-11-28T09:00:00Z`."""
+    """The key of an object of digest `number`. `hour` has the form `2026-11-28T09:00:00Z`."""
     date, time = hour[:10], hour[11:13]
     return (
         f"{DATA}contract={contract}/date={date}/hour={time}/{number:0{_NUMBER_DIGITS}}-{object_sha256[:16]}.ndjson.gz"
@@ -212,29 +212,29 @@ def object_key(contract: str, hour: str, number: int, object_sha256: str) -> str
 
 
 def batch_of(key: str) -> int | None:
-    """The number of the digest that an object was written for; None where the key is not of an object."""
+    """The number of the digest that an object was written for; None if the key is not that of an object."""
     match = _OBJECT_KEY.fullmatch(key)
     return int(match[1]) if match else None
 
 
 def written_for(key: str) -> int | None:
-    """The number of the digest that an object, or a signature, is of, or of that digest itself; None for any other key."""
+    """The number of the digest that an object, signature or digest key belongs to; None for any other key."""
     match = _OBJECT_KEY.fullmatch(key) or _SIGNATURE_KEY.fullmatch(key) or _DIGEST_KEY.fullmatch(key)
     return int(match[1]) if match else None
 
 
 def encode_key(raw: bytes) -> str:
-    """The 32 bytes of an Ed25519 public key as digests have it."""
+    """The 32 bytes of an Ed25519 public key in the form of digests: DER in base64."""
     return base64.b64encode(_DER_PREFIX + raw).decode()
 
 
 def pack_identities(identities: Mapping[int, bytes]) -> str:
-    """The identities of some entries, by their place in the object, as digests have them: base64 of records of 20 bytes."""
+    """The identities of entries, by their index in the object, in the form of digests: base64 of records of 20 bytes."""
     return base64.b64encode(b"".join(_IDENTITY.pack(*item) for item in sorted(identities.items()))).decode()
 
 
 def unpack_identities(text: str) -> dict[int, bytes]:
-    """The same back.  Raises: DigestError."""
+    """The reverse of `pack_identities`.  Raises: DigestError."""
     try:
         return dict(_IDENTITY.iter_unpack(base64.b64decode(text, validate=True)))
     except (ValueError, struct.error) as error:
@@ -242,7 +242,7 @@ def unpack_identities(text: str) -> dict[int, bytes]:
 
 
 def decode_key(text: str) -> bytes:
-    """The 32 bytes again.  Raises: DigestError."""
+    """The reverse of `encode_key`.  Raises: DigestError."""
     try:
         der = base64.b64decode(text, validate=True)
     except ValueError:
@@ -253,5 +253,5 @@ def decode_key(text: str) -> bytes:
 
 
 def fingerprint(key: str) -> str:
-    """What people compare keys by: the SHA-256 of the DER."""
+    """The SHA-256 of the DER, by which people compare keys."""
     return sha256(base64.b64decode(key))
