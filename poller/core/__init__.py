@@ -1,1 +1,1 @@
-"""What decides, and does no I/O: errors, events, windows, reading, delivery, gaps, mapping. Values go in, values come out."""
+"""The rules of the program, without I/O: errors, events, windows, reading, delivery, gaps, mapping. Values in, values out."""

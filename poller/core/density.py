@@ -22,7 +22,7 @@ def is_capped(page: Page, limits: Limits) -> bool:
 
 
 def too_dense(window: Window, first: Page, limits: Limits) -> Unread | None:
-    """A second as unread, if its first page shows that the API does not serve all of it. Then no other page is requested."""
+    """The second as unread if its first page shows that the API does not serve all of it, so that no other page is requested."""
     if first.total is None or not is_capped(first, limits) or first.count >= first.total:
         return None
     return Unread(window, DENSE, f"more entries than the API serves of one second ({first.total})")

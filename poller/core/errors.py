@@ -128,7 +128,7 @@ class AuthError(PollerError):
 
 
 class RejectedError(PollerError):
-    """The other side refuses this request because of its content. Split it until the cause is found, and set that apart."""
+    """The other side refuses this request, not the credentials or the time. Split it to find the cause, and set that apart."""
 
     def __init__(self, message: str, *, status: int | None = None, hint: str = "", contract: str = "") -> None:
         super().__init__(message, hint=hint, contract=contract)

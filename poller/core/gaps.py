@@ -94,6 +94,6 @@ def _span(seconds: int) -> str:
 
 
 def wait_seconds(tries: int, random: Callable[[], float]) -> float:
-    """How long to wait before the next try of a gap after `tries` tries: a minute, doubled each time up to an hour."""
+    """How long to wait before the next try of a gap after `tries` tries: about a minute, doubled each time up to an hour."""
     longest = min(_FIRST_WAIT_SECONDS << min(tries, 20), LONGEST_WAIT_SECONDS)
     return longest * (1 - _JITTER * random()) if longest == LONGEST_WAIT_SECONDS else longest * (1 + _JITTER * random())

@@ -169,7 +169,7 @@ def _next_link(places: Sequence[dict[str, Any]]) -> str:
 def next_contracts(page: ContractPage, count: int, url: str) -> dict[str, str | int] | None:
     """The query for the next page of `url`, after `count` contracts so far; None at the end of the list.
 
-    Of a link only the query is used, and only if scheme, host and path are those of `url`.
+    Only the query of a link is used, and only if its scheme, host and path are those of `url`.
     """
     is_short = page.total is not None and count < page.total
     if not (is_short or page.next_link or page.has_more):

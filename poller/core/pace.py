@@ -1,8 +1,8 @@
 """How fast requests of an account may be sent. The answers with status 429 show it. Pure: the caller passes the time.
 
 A refusal (429) concerns the account, not the request. All requests of the account then pause, as long as the API says, and one
-request is sent as a trial. If the API does not say how long, the pause doubles until a trial succeeds. From then on requests are
-spaced: first as fast as the API accepted them before, half as fast after each further refusal, and faster while none comes.
+request is sent as a trial. If the API does not say how long, the pause doubles until a trial succeeds, and from then on requests
+are spaced: first as fast as the API accepted them before, half as fast after each further refusal, and faster while none comes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finding the page size that the API accepts, after it refused a query without a clear reason. Pure."""
+"""Finding the page size that the API accepts, if it refuses a query and does not say whether the size is the cause. Pure."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def has_repeats(events: Sequence[Event]) -> bool:
 
 
 def told_apart(events: list[Event]) -> list[Event]:
-    """The events. Different ones with the same id get identities from their content, which later entries do not change."""
+    """The events. Different events with the same id get an identity from id and content, which later entries do not change."""
     lines: dict[bytes, bytes] = {}
     shared = {event.identity for event in events if lines.setdefault(event.identity, event.line) != event.line}
     if not shared:
@@ -89,9 +89,9 @@ def _order(event: Event) -> tuple[int, bytes]:
 
 
 def empty_if_repeated(page: Page, before: Page | None, limit: int) -> Page:
-    """An empty page, which is the end, if the API ignores the offset: it repeats the page before, and not with `limit` entries.
+    """The page, or an empty one, which ends the reading, if the API ignored the offset and repeated the page before.
 
-    A page of exactly `limit` entries may repeat the one before because everything shifted by one page.
+    A page of exactly `limit` entries is kept: it may repeat the one before because all entries shifted by one page.
     """
     if before is None or page.count == limit:
         return page

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 PATIENCE_SECONDS = 2.0
-# Maximum open requests for each one that may count, and maximum polls that wait for their turn.
+# How many requests may be open, and how many polls may run, for each request that may count.
 MOST_OPEN = 3
 _FORGOTTEN_SECONDS = 600.0
 

@@ -41,7 +41,7 @@ class Limits(NamedTuple):
 
 
 def format_time(at_seconds: int) -> str:
-    """Unix seconds as the API wants them: `2026-05-01T07:42:20Z`."""
+    """Unix seconds in the form that the API uses: `2026-05-01T07:42:20Z`."""
     return datetime.fromtimestamp(at_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -48,7 +48,7 @@ class Day:
         return self._held[hour]
 
     def add(self, added: Mapping[int, int]) -> None:
-        """Add the counts of new entries in the archive, by hour. An hour that holds more than an audit counted is open again."""
+        """Add the counts of new entries in the archive, by hour. An hour with more than an audit counted is no longer closed."""
         for hour, count in added.items():
             self._held[hour] += count
             if self._audited[hour] != _UNKNOWN and self._held[hour] > self._audited[hour] - 1:

@@ -34,7 +34,7 @@ COMMANDS = frozenset({"start", "stop", "reboot"})
 """A POST to a path that ends in one of these creates nothing."""
 
 REMEMBERED = 1024
-"""How many users, and how many kinds of events, have their results cached: a few of them make most of a log."""
+"""Maximum number of users, and of kinds of events, with cached results: a few of them make most of a log."""
 REMEMBERED_BYTES = 4096
 """Nothing is cached for an entry longer than this, to bound memory."""
 
@@ -58,7 +58,7 @@ class Who(NamedTuple):
     address: str | None
     """The source address as it is written, whether it is an IP address or not."""
     odd_address: str | None
-    """The same, if `ip` is written differently or None."""
+    """The same, if `ip` differs from it or is None."""
     service: str | None
     principal_service: str | None
     """The principal's service, if it differs from `service`."""

@@ -105,7 +105,7 @@ def _joined(value: Value) -> str:
 
 
 def _transaction_id(event: OutboxEvent, entry_id: Value) -> str:
-    """The entry's own UUID. If it has none, shares it or it was redacted, one made from its contract and identity."""
+    """The entry's own UUID, or one made from its contract and identity if the UUID is missing, shared or redacted."""
     if isinstance(entry_id, str) and _UUID.fullmatch(entry_id) and not event.ordinal:
         return entry_id
     return str(uuid.uuid5(_UUID_NAMESPACE, f"{event.contract}:{event.identity.hex()}"))

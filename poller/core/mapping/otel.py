@@ -1,7 +1,6 @@
 """An entry as an OpenTelemetry log record. Pure, and without a library: the sink encodes it.
 
-The body is the exact line, so that nothing is lost. The attributes are a few fields that people search by; missing ones are left
-out.
+The body is the exact line, so nothing is lost. The attributes are a few fields that people search by. Missing ones are left out.
 Source: OpenTelemetry's log data model and semantic conventions (`user.*`, `client.*`, `http.*`, `url.*`, `error.*`, `cloud.*`,
 `log.record.uid`).
 """

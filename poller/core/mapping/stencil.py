@@ -1,4 +1,4 @@
-"""Mapping entries that differ only in ids and times once for all of them. Pure.
+"""Reusing the mapped form of an entry for all entries that differ from it only in ids and times. Pure.
 
 Most entries of a log repeat a few others with different ids. The mapped form of such an entry is learned as a stencil: constant
 bytes with a hole for each id. A stencil is used only if the rest of the line is the same, byte for byte. To learn it, two made-up

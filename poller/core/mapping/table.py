@@ -172,7 +172,7 @@ class _Table:
 
 
 def _name(row: Row) -> str:
-    """The name of a row's value: its fact, or for a constant "=" and the field, which no fact is called."""
+    """The name of a row's value: its fact, or "=" and the field for a constant. No fact has such a name."""
     return row.fact or f"={row.field}"
 
 
