@@ -136,7 +136,7 @@ class RejectedError(PollerError):
 
 
 def is_access_refused(failure: PollerError | None) -> bool:
-    """Whether a contract could not be read because this account may not read it: another account may be allowed to."""
+    """Whether a contract could not be read for a reason that may not apply to another account."""
     return isinstance(failure, AuthError) or (isinstance(failure, RejectedError) and failure.status == 404)
 
 

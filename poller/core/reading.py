@@ -392,6 +392,6 @@ class WindowReader:
 
 
 def _accounts_for(shown: Mapping[bytes, Event], sweep: _Sweep, total: int | None) -> bool:
-    """Whether as many different entries came as the API counts. The API never removes entries, so these are all of them."""
+    """Whether as many different entries came as the API counts. Entries do not disappear between sweeps, so these are all."""
     is_all = total is not None and len(shown) + len(sweep.unreadable) >= total
     return is_all and all(event.has_id for event in shown.values())
