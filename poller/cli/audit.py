@@ -32,6 +32,7 @@ from poller.pipeline.audit import Audited, Parts, parts_of, whole_hours
 from poller.pipeline.collect import Collector
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.repair import Comparison, Repair, compare
+from poller.pipeline.room import never
 from poller.pipeline.status import gap_data
 from poller.store.gaps import Gap
 from poller.store.journal import Action
@@ -315,7 +316,12 @@ class _Audit:
             self._state,
             self._auditor,
             lambda: Collector(
-                self._state, self._accounts, self._config, stop=self._stop, prepare=preparation(self._config)
+                self._state,
+                self._accounts,
+                self._config,
+                stop=self._stop,
+                prepare=preparation(self._config),
+                room_may_come=never,
             ),
             self._stop,
             patience_seconds=min(self._config.poll.interval_seconds + _DAEMON_SECONDS, _LONGEST_WAIT_SECONDS),

@@ -33,6 +33,7 @@ from poller.pipeline.elsewhere import Elsewhere
 from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.pipeline.loop import Loop
 from poller.pipeline.restore import RESTORES
+from poller.pipeline.room import by_delivery
 from poller.pipeline.status import Use
 from poller.pipeline.transfer import Transfer
 from poller.sinks.archive import ArchiveSink
@@ -285,6 +286,7 @@ class Backfill:
                 on_window=after_window,
                 until=window.end,
                 gaps_at_once=_ALL_GAPS,
+                room_may_come=by_delivery,
             )
             polls = transfer.run(
                 collector, lambda: contracts, self._jobs, lambda: tick(transfer.delivered), tick_seconds

@@ -25,6 +25,7 @@ from poller.pipeline.ahead import ReadAhead, windows_held
 from poller.pipeline.clock_guard import ClockGuard
 from poller.pipeline.discovery import Discovery
 from poller.pipeline.lanes import Lane, Tail, lanes, tried, without_tail
+from poller.pipeline.room import MayCome, Room, always
 from poller.store.gaps import Gap
 from poller.store.parts import Claim
 from poller.store.protocols import State
@@ -82,12 +83,14 @@ class Collector:
         until: int | None = None,
         gaps_at_once: int = 1,
         discovery: Discovery | None = None,
+        room_may_come: MayCome = always,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`prepare` filters and rewrites the new events of a contract, without those whose identity `elsewhere` names.
 
         `on_window` is told of each window that was committed. `until` (unix seconds) ends the reading there instead of now.
         `gaps_at_once`: how many gaps that are due are tried again in one poll of a contract. `discovery`: one that has looked.
+        `room_may_come`: whether it waits while the outbox is full, rather than end with StateUnavailableError.
         """
         self._state = state
         self._accounts = accounts
@@ -105,7 +108,8 @@ class Collector:
         self._gaps_at_once = gaps_at_once
         self._claims: dict[str, Claim] = {}
         self._tails: dict[str, Tail] = {}
-        self._ahead = ReadAhead(slots, most_open, self._wait_for_room, self._hanging_count)
+        room = Room(state, config.outbox.max_bytes, stop, room_may_come)
+        self._ahead = ReadAhead(slots, most_open, room.wait, self._hanging_count)
 
     def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
         """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
@@ -339,22 +343,6 @@ class Collector:
 
     def _first_account(self) -> list[ActivityLog]:
         return [*self._accounts.values()][:1]  # they share their turns, and their pace
-
-    def _wait_for_room(self) -> None:
-        """Wait while the outbox and the dead letters are full: the API keeps what is not collected yet."""
-        is_told = False
-        max_bytes = self._config.outbox.max_bytes
-        while (size := self._state.outbox.size(below=max_bytes)).used_bytes >= max_bytes:
-            if not is_told:
-                fields = {"max_bytes": max_bytes, "dead_letter_bytes": size.letter_bytes}
-                log.warning("outbox.full", extra=fields)
-                is_told = True
-            if self._stop.wait(0.2):
-                raise StoppedError("asked to stop")
-        if is_told:
-            log.warning("outbox.has_room")
-        if self._stop.is_set():
-            raise StoppedError("asked to stop")
 
     def _trusted_now(self, api: ActivityLog, now: float) -> float:
         """The earlier of our clock and the API's: up to there, neither doubts that the time has passed."""

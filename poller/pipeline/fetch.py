@@ -13,6 +13,7 @@ from poller.core.events import Event
 from poller.ionos.api import ActivityLog
 from poller.pipeline.collect import Collector, PollResult
 from poller.pipeline.deliver import Deliverer
+from poller.pipeline.room import by_delivery
 from poller.pipeline.transfer import Transfer
 from poller.sinks.base import Sink
 from poller.store.protocols import State
@@ -45,7 +46,14 @@ def fetch(
     """
     transfer = Transfer([Deliverer(state.outbox, sink)], stop)
     collector = Collector(
-        state, accounts, config, stop=stop, prepare=prepare, on_window=transfer.after_window, clock=clock
+        state,
+        accounts,
+        config,
+        stop=stop,
+        prepare=prepare,
+        on_window=transfer.after_window,
+        room_may_come=by_delivery,
+        clock=clock,
     )
     failures: list[PollerError] = []
 

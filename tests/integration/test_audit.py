@@ -88,6 +88,18 @@ def test_what_the_api_refuses_to_count_is_named_and_the_rest_is_compared(fetched
     assert not answer["equal"]
 
 
+def test_a_repair_ends_where_the_outbox_is_full_and_what_it_had_not_read_comes_with_the_next_fetch(
+    fetched: Bench,
+) -> None:
+    for contract in (FIRST, SECOND):
+        fetched.simulator.add_entries(contract, count=200, at=in_that_hour(ago(LATE)), span_seconds=60)
+    small = {"IONOS_POLLER_OUTBOX__MAX_BYTES": "64KiB"}
+    run = audit(fetched, *SPAN, "--repair", code=1, env=small)
+    assert "the outbox is full" in run.stderr
+    assert len(fetched.fetch().lines) == 400
+    audit(fetched, *SPAN, code=0)
+
+
 def test_an_audit_of_what_is_equal_costs_a_request_a_contract_and_one_for_its_open_hour(fetched: Bench) -> None:
     before = fetched.requests()
     run = audit(fetched, *SPAN, code=0)

@@ -15,9 +15,17 @@ import pytest
 
 from poller.cli.backfill import _close_books
 from poller.config import ArchiveSink as ArchiveSettings
-from poller.config import Config, FileSink, Redact
+from poller.config import Config, FileSink, Outbox, Redact
 from poller.core.delivery import Accepted, Outcome
-from poller.core.errors import AuthError, ConfigError, PollerError, RejectedError, StateHeldError, TransientError
+from poller.core.errors import (
+    AuthError,
+    ConfigError,
+    PollerError,
+    RejectedError,
+    StateHeldError,
+    StateUnavailableError,
+    TransientError,
+)
 from poller.core.listing import ContractList
 from poller.core.windows import Window
 from poller.pipeline.backfill import Backfill, Order, discard, open_state, to_forget
@@ -28,12 +36,12 @@ from poller.sinks.base import Context, TooOld
 from poller.sinks.output import OutputFile
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.protocols import State
-from poller.store.rows import Prepared
+from poller.store.rows import DeadLetter, Prepared
 from poller.store.sqlite import Stores
 from tests import views
 from tests.archives import MemoryPlace, verify
 from tests.fake_api import BEGAN, H, Log
-from tests.states import commit, event
+from tests.states import commit, event, next_batch, settle
 
 ASKED = Window(BEGAN - 3 * H, BEGAN - H)
 ORDER = Order("3h", "1h", (), "-", (), is_again=False)
@@ -122,6 +130,21 @@ def test_all_of_the_range_is_exported_once_and_then_it_is_finished(tmp_path: Pat
         backfill.finish([sink])
         assert backfill.is_finished
         assert not state.overview().imbalances()
+
+
+def test_one_whose_dead_letters_fill_the_outbox_ends(tmp_path: Path) -> None:
+    config = Config(outbox=Outbox(max_bytes=1))
+    with backfill_of(tmp_path, Log("1"), config=config) as (backfill, state):
+        window = backfill.span(ASKED).window
+        found, _ = backfill.discover(window)
+        state.outbox.register("out", "stdout")
+        commit(state, [event(1)], advance=False)
+        batch = next_batch(state, "out")
+        assert batch is not None
+        settle(state, "out", 1, dead=[DeadLetter(batch.events[0], 400, "no")], now=BEGAN)
+        with pytest.raises(StateUnavailableError, match="the outbox is full") as raised:
+            backfill.export([Taking()], found, window)
+    assert raised.value.exit_code == 1
 
 
 @pytest.mark.parametrize(
