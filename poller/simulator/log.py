@@ -26,13 +26,6 @@ _FEW = 50  # inserting up to so many one by one beats sorting all anew
 _BLOCK = 20_000  # generated entries in memory as objects at any time
 
 
-class Hit(NamedTuple):
-    """An entry as a query finds it: the id the store knows it by, and its body as JSON."""
-
-    id: bytes
-    body: bytes
-
-
 class Page(NamedTuple):
     total: int
     refs: list[tuple[int, int]]  # (ref, time_ms); a ref below 0 is an entry given as it is, not generated
@@ -114,10 +107,9 @@ class ContractLog:
         parts[-1] = tail
         return b"".join(parts)
 
-    def hits(self, page: Page) -> list[Hit]:
-        """The entries of a page with the ids of the store."""
-        ids = [self._maker.id_of(ref) if ref >= 0 else b"given-%d" % ~ref for ref, _ in page.refs]
-        return [Hit(id_, body) for id_, body in zip(ids, self.bodies(page), strict=True)]
+    def ids(self, page: Page) -> list[bytes]:
+        """The ids that the store gives the entries of a page."""
+        return [self._maker.id_of(ref) if ref >= 0 else b"given-%d" % ~ref for ref, _ in page.refs]
 
     def all(self, *, visible_only: bool = False) -> Iterator[bytes]:
         """Every entry as compact JSON, oldest first; also those not shown yet, unless `visible_only`."""

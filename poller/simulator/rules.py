@@ -109,28 +109,37 @@ def _find(
     return log.page(start_ms, end_ms, offset, limit, oldest_first=settings.oldest_first)
 
 
-def _render(log: ContractLog, page: Page, total: int, settings: SimulatorSettings) -> bytes:
+def _render(log: ContractLog, page: Page, total: int, settings: SimulatorSettings, spoilt: Mapping[str, int]) -> bytes:
+    if settings.shape == "hits" and settings.ids != "hit" and page.refs and not spoilt:
+        return log.joined(page, b'{"hits":{"total":%d,"hits":[{"_source":' % total, b'},{"_source":', b"}]}}")
+    bodies = _spoil(log.bodies(page), page, spoilt)
     if settings.shape != "hits":
-        items = b"[%s]" % b",".join(log.bodies(page))
+        items = b"[%s]" % b",".join(bodies)
         return items if settings.shape == "list" else b'{"items":%s}' % items
     if settings.ids == "hit":
-        hits = [b'{"_id":"%s","_source":%s}' % hit for hit in log.hits(page)]
-        return b'{"hits":{"total":%d,"hits":[%s]}}' % (total, b",".join(hits))
-    if not page.refs:
-        return b'{"hits":{"total":%d,"hits":[]}}' % total
-    return log.joined(page, b'{"hits":{"total":%d,"hits":[{"_source":' % total, b'},{"_source":', b"}]}}")
+        hits = [b'{"_id":"%s","_source":%s}' % hit for hit in zip(log.ids(page), bodies, strict=True)]
+    else:
+        hits = [b'{"_source":%s}' % body for body in bodies]
+    return b'{"hits":{"total":%d,"hits":[%s]}}' % (total, b",".join(hits))
 
 
-def _render_spoilt(log: ContractLog, page: Page, total: int, oddities: Mapping[str, Fault]) -> bytes:
-    """As `_render`, with some entries that nobody can use: always the same ones."""
-    null, nan = (fault.count if (fault := oddities.get(kind)) else 0 for kind in ("null", "nan"))
-    bodies = log.bodies(page)
+def _spoil(bodies: list[bytes], page: Page, spoilt: Mapping[str, int]) -> list[bytes]:
+    """The entries of a page, some of which nobody can use: by kind, every so many-th of all entries, always the same ones."""
+    null, nan = spoilt.get("null", 0), spoilt.get("nan", 0)
     for place, (ref, _) in enumerate(page.refs):
         if null and ref % null == 0:
             bodies[place] = b"null"
         elif nan and ref % nan == 0:
             bodies[place] = b'{"value":NaN,' + bodies[place].lstrip(b"{ \n")
-    return b'{"hits":{"total":%d,"hits":[%s]}}' % (total, b",".join(b'{"_source":%s}' % body for body in bodies))
+    return bodies
+
+
+def _indented(body: bytes) -> bytes:
+    """The body with white space in it; as it is where it is no JSON."""
+    try:
+        return msgspec.json.format(body, indent=2)
+    except msgspec.DecodeError:
+        return body
 
 
 def _list_contracts(
@@ -191,6 +200,6 @@ def answer_api(
         return api_error(*error.args)
     caps = [cap for cap in (settings.total_cap, TOTAL_CAP if is_total_capped else 0) if cap]
     total = min([page.total + ("miscount" in oddities), *caps])
-    is_spoilt = "null" in oddities or "nan" in oddities
-    body = _render_spoilt(log, page, total, oddities) if is_spoilt else _render(log, page, total, settings)
-    return Answer(200, msgspec.json.format(body, indent=2) if settings.indented else body)
+    spoilt = {kind: oddities[kind].count for kind in ("null", "nan") if kind in oddities}
+    body = _render(log, page, total, settings, spoilt)
+    return Answer(200, _indented(body) if settings.indented else body)

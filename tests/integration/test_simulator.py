@@ -291,6 +291,16 @@ def test_some_entries_are_of_no_use_always_the_same_ones(simulate):
     assert None not in [hit["_source"] for hit in client.hits(limit=100)["hits"]]
 
 
+def test_entries_of_no_use_come_in_the_shape_of_all_others(simulate):
+    client = simulate(ids="hit", faults=("null:count=10", "nan:count=7"))
+    usual = [hit["_id"] for hit in simulate(ids="hit").hits(limit=100)["hits"]]
+    client.control("settings", {"indented": True})
+    answer = client.entries(limit=100)
+    assert [hit["_id"] for hit in json.loads(answer.text)["hits"]["hits"]] == usual
+    client.control("settings", {"shape": "list"})
+    assert len(json.loads(client.entries(limit=100).text)) == 100
+
+
 def test_a_total_is_one_too_high(simulate):
     client = simulate(faults=("miscount",))
     found = client.hits(limit=1000)
