@@ -29,7 +29,7 @@ from poller.core.errors import (
 from poller.core.events import Event
 from poller.core.gaps import DENSE, FAILING, REFUSED, UNREADABLE, UNSTABLE, Unread, merged
 from poller.core.narrowing import CAREFUL, Conduct, Narrowing, is_for_all, unread_by
-from poller.core.sifting import each_once, empty_if_repeated, has_repeats, is_by_time, span_of, told_apart
+from poller.core.sifting import all_of, each_once, empty_if_repeated, has_repeats, is_by_time, span_of, told_apart
 from poller.core.windows import Limits, Window, around, split, split_around, tile
 
 _MAX_SWEEPS = 5
@@ -172,9 +172,11 @@ class WindowReader:
             # If the counts are known to disagree, a window of one page is not read again: one answer shows a single moment.
             is_known = not self._conduct.is_exact and sweep.page_count <= 1
             if is_still or is_known or number == sweeps:
-                return self._unstable(window, sweep, shown, number)
+                return self._unstable(window, sweep, shown, number, is_still=is_still)
 
-    def _unstable(self, window: Window, sweep: _Sweep, shown: Mapping[bytes, Event], number: int) -> Reading | Split:
+    def _unstable(
+        self, window: Window, sweep: _Sweep, shown: Mapping[bytes, Event], number: int, *, is_still: bool
+    ) -> Reading | Split:
         """Handle a window whose sweeps do not agree: halve it, because a smaller one may not change while it is read."""
         self._sweeps = min(self._sweeps, _FEW_SWEEPS)  # the API's answers keep changing: more sweeps would not help
         cost = 2 * self._sweeps * max(1, sweep.page_count)
@@ -184,8 +186,7 @@ class WindowReader:
             "does not say how many entries there are" if sweep.last_total is None else f"counts {sweep.last_total}"
         )
         reason = f"the API {counted}, and showed {len(shown)} different ones in {plural(number, 'reading')}"
-        # Equal entries without an id cannot be merged across sweeps: use the last sweep. Their order shows which ones are new.
-        events = list(shown.values()) if all(event.has_id for event in shown.values()) else sweep.events
+        events = all_of(shown, sweep.events, is_one_moment=is_still or sweep.page_count <= 1)
         return self._accepted(window, sweep._replace(cut=Unread(window, UNSTABLE, reason)), events)
 
     def _is_one_page(self, sweep: _Sweep) -> bool:

@@ -6,7 +6,7 @@ Pure. An entry is dropped here only if another one has the same identity.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -61,6 +61,15 @@ def told_apart(events: list[Event]) -> list[Event]:
             contents.setdefault(event.identity, set()).add(event.apart().identity)
     # The same content written in another way is the same entry.
     return [event.apart() if len(contents.get(event.identity, ())) > 1 else event for event in events]
+
+
+def all_of(shown: Mapping[bytes, Event], last: Sequence[Event], *, is_one_moment: bool) -> Sequence[Event]:
+    """The events of several readings that did not agree: each that was shown, by identity, and what was shown last.
+
+    Of equal ones without any id there are as many as one moment showed. Pages of several moments may show one of them twice: then
+    it is given once, and its equals come when the gap closes.
+    """
+    return list(shown.values()) if not is_one_moment or all(event.has_id for event in shown.values()) else last
 
 
 def each_once(window: Window, events: Sequence[Event]) -> list[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -194,6 +195,20 @@ def test_a_second_that_never_holds_still_is_not_claimed_to_be_complete() -> None
     assert (unread.window, unread.kind) == (SECOND, UNSTABLE)
     assert "different ones in 5 readings" in unread.reason
     assert len([query for query in script.queries if query.offset == 0]) == 5
+
+
+def test_of_entries_without_ids_that_come_in_another_order_with_each_page_none_is_invented() -> None:
+    dice = random.Random(1)
+    script = Script(lambda query: served(named("".join(dice.sample("abcdefgh", 8)), has_id=False), query))
+    reading = read(script, SECOND)
+    assert (identities(reading), {event.ordinal for event in reading.events}) == ("abcdefgh", {0})
+    assert [unread.kind for unread in reading.unread] == [UNSTABLE]
+
+
+def test_equal_entries_on_one_page_stay_apart_where_the_count_is_wrong() -> None:
+    reading = read(Script(lambda query: page(named("aab", has_id=False)[query.offset :], 4)), SECOND)
+    assert sorted(event.ordinal for event in reading.events) == [0, 0, 1]
+    assert [unread.kind for unread in reading.unread] == [UNSTABLE]
 
 
 def test_a_window_that_grows_with_every_page_is_read_up_to_where_its_last_read_began() -> None:
