@@ -27,10 +27,10 @@ _HEAD = """# Configuration
 Made from the model by `make docs`; do not edit. `ionos-poller config example` prints all of it as a commented file, `config show`
 what is in effect, `config schema` a JSON Schema for editors.
 
-- Command line, environment, file, default: the first that sets a key counts. The variable of a key is its path, such as
-  `IONOS_POLLER_POLL__INTERVAL=60s`. Elements of a list are counted from 0 (`IONOS_POLLER_POLL__CONTRACTS__0=31960001`), or the
-  whole list is written as JSON. An empty variable counts as not set; `""` is an empty text:
-  `IONOS_POLLER_HTTP__LISTEN='""'`.
+- A key is taken from the command line, else the environment, else the file, else its default.
+- The variable of a key is its path: `IONOS_POLLER_POLL__INTERVAL=60s`. Elements of a list are counted from 0
+  (`IONOS_POLLER_POLL__CONTRACTS__0=31960001`), or write the whole list as JSON. An empty variable counts as not set; `""` is an
+  empty text: `IONOS_POLLER_HTTP__LISTEN='""'`.
 - A `secret` named `x` is given as `x_file`, as `x_env`, by its file name in `$CREDENTIALS_DIRECTORY`, or as plain `x` in a file
   that only its owner can read.
 - Durations: `10s`, `5m`, `1h30m`, `7d`. Sizes: `512KiB`, `1GiB`.
@@ -51,37 +51,52 @@ def render() -> str:
 
 _MAPPINGS_HEAD = f"""# OCSF and ECS
 
-Made from the tables of the program by `make docs`; do not edit. What is here is what is done.
+Made from the tables of the program by `make docs`; do not edit.
 
 `format = "ocsf"` or `"ecs"` in a sink's table, `fetch --format ocsf` and `backfill --format ocsf --output FILE` make an event of
-OCSF {OCSF_VERSION} or ECS {ECS_VERSION} of each entry. For both of them:
+OCSF {OCSF_VERSION} or ECS {ECS_VERSION} of each entry:
 
 - The entry is inside, to the byte: in `raw_data` (OCSF) or `event.original` (ECS).
 - A field without a value is left out. What has no field in the standard is below `unmapped` (OCSF) or `ionos.activitylog` (ECS),
-  with the names that the API gives it. Nothing else is added: an accepted request is no success.
-- `[redact]` and `[filter]` work on the entry, before an event is made of it.
+  with the names that the API gives it.
+- `[redact]` and `[filter]` work on the entry, before the event is made.
 - An event has two to three and a half times the bytes of its entry. `max_event_bytes` of a sink is about the entry, except where
   the receiver has a limit of its own ([firehose.md](firehose.md)).
 
-OCSF events have the profiles `cloud` and `datetime`. They validate against the schema of OCSF {OCSF_VERSION}; ECS fields are held
-to the standard's own list. `tests/property/test_formats.py` does both, on entries that are changed at random.
+OCSF events have the profiles `cloud` and `datetime`. `tests/property/test_formats.py` validates them against the schema of OCSF
+{OCSF_VERSION}, and the ECS fields against the standard's own list, on entries that are changed at random.
 """
 
 
 def render_mappings() -> str:
-    """The page of the formats."""
-    tables = {
-        f"OCSF {OCSF_VERSION}: API Activity ({API_ACTIVITY})": OCSF.tables[API_ACTIVITY],
-        f"OCSF {OCSF_VERSION}: Authentication ({AUTHENTICATION}), of GenerateToken": OCSF.tables[AUTHENTICATION],
-        f"ECS {ECS_VERSION}": ECS.tables[0],
-    }
-    parts = [_MAPPINGS_HEAD]
-    for title, rows in tables.items():
-        parts.append(f"## {title}\n\n| field | value |\n| --- | --- |")
-        parts += [f"| `{row.field}` | {_value(row)} |" for row in rows]
-        rest = "unmapped" if "OCSF" in title else "ionos.activitylog.unmapped"
-        parts.append(f"| `{rest}.*` | all else, with the nesting, the names and the values of the entry |\n")
-    return "\n".join(parts)
+    """The page of the formats. Of the second class of OCSF only what differs from the first one."""
+    activity, authentication = OCSF.tables[API_ACTIVITY], OCSF.tables[AUTHENTICATION]
+    shown = {_line(row) for row in activity}
+    left_out = {row.field for row in activity} - {row.field for row in authentication}
+    less = f", without {', '.join(f'`{name}`' for name in sorted(left_out))}" if left_out else ""
+    return "\n".join(
+        [
+            _MAPPINGS_HEAD,
+            *_table(
+                f"OCSF {OCSF_VERSION}: API Activity ({API_ACTIVITY})", [_line(row) for row in activity], "unmapped"
+            ),
+            f"## OCSF {OCSF_VERSION}: Authentication ({AUTHENTICATION}), of GenerateToken\n",
+            f"As API Activity{less}, and with these:\n",
+            "| field | value |\n| --- | --- |",
+            *(line for line in map(_line, authentication) if line not in shown),
+            "",
+            *_table(f"ECS {ECS_VERSION}", [_line(row) for row in ECS.tables[0]], "ionos.activitylog.unmapped"),
+        ]
+    )
+
+
+def _table(title: str, lines: list[str], rest: str) -> list[str]:
+    last = f"| `{rest}.*` | all else, with the nesting, the names and the values of the entry |\n"
+    return [f"## {title}\n\n| field | value |\n| --- | --- |", *lines, last]
+
+
+def _line(row: Row) -> str:
+    return f"| `{row.field}` | {_value(row)} |"
 
 
 def _value(row: Row) -> str:
