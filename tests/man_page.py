@@ -24,13 +24,13 @@ ENVIRONMENT = {
     "IONOS_POLLER_CONFIG": "As --config.",
     "IONOS_POLLER_STATE_DIR": "As --state-dir.",
     "IONOS_POLLER_SECTION__KEY": "Any key of the configuration, such as IONOS_POLLER_POLL__INTERVAL=60s.",
-    "HTTPS_PROXY, HTTP_PROXY, NO_PROXY": "Proxies, as everywhere.",
+    "HTTPS_PROXY, HTTP_PROXY, NO_PROXY": "Proxies.",
     "REQUESTS_CA_BUNDLE": "CA certificates to trust instead of the system's.",
     "CREDENTIALS_DIRECTORY, STATE_DIRECTORY, NOTIFY_SOCKET": "Set by systemd; used without further configuration.",
-    "NO_COLOR": "No colours on a terminal. TERM=dumb has none either, and no display that moves.",
+    "NO_COLOR": "No colours on a terminal. TERM=dumb has none either, and nothing on it moves.",
 }
 FILES = {
-    "./ionos-poller.toml, /etc/ionos-poller/config.toml": "The configuration, where no other is named.",
+    "./ionos-poller.toml, /etc/ionos-poller/config.toml": "The configuration, if no other is named.",
     "./state, /var/lib/ionos-poller": "The state: by default, and as a service.",
 }
 

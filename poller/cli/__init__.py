@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Command to the module in this package that defines it, and its line in `--help`.
 _COMMANDS = {
     "setup": "Create or reuse a Logging Service pipeline; store its key; write a configuration.",
-    "check": "Check the whole set-up; what to do where something is wrong.",
+    "check": "Check the whole set-up; say what to do if something is wrong.",
     "run": "The daemon: polls on a schedule, delivers to every sink.",
     "reload": "Have the daemon load its configuration again; report the result.",
     "fetch": "One poll: new entries as JSON lines on stdout.",

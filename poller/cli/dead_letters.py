@@ -102,7 +102,7 @@ def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
 def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str | None) -> int:
     """Put dead letters back into the outbox, for the sink that refused them. All, or those named.
 
-    Exit code 1 if the state has forgotten a sink that they are of: those stay dead letters.
+    Exit code 1 if the state has forgotten the sink of one: it stays a dead letter.
 
     \b
     Examples:

@@ -72,7 +72,7 @@ def list_(settings: Settings, contracts: tuple[str, ...], as_json: bool, use: st
 @USE
 @click.pass_obj
 def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
-    """Show a gap, and the bytes of what came in it and cannot be used, as they came.
+    """Show a gap, and the raw bytes of the entries in it that cannot be used.
 
     \b
     Example:

@@ -30,7 +30,7 @@ _LOOK_AGAIN_SECONDS = 0.1
 @click.pass_obj
 def command(settings: Settings, pid: int | None) -> int:
     """Tell `run` to load its configuration again, and report the result. Default PID: the process that holds the state;
-    where several replicas share it on this machine, name one.
+    if several replicas share it on this machine, name one.
 
     Exit code 1: it kept the old one; 2: the configuration is wrong. `systemctl reload ionos-poller` runs this. Secrets that
     come through LoadCredential= of systemd need a restart instead.

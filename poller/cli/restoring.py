@@ -42,7 +42,7 @@ from poller.system.files import NewFile
 _REBUILDING = "rebuilding"
 
 
-@click.command("restore", cls=GlobalOptionsCommand, short_help="Entries out of it, to a file or a sink.")
+@click.command("restore", cls=GlobalOptionsCommand, short_help="Copy entries from it to a file or a sink.")
 @PLACE
 @click.option("--from", "start", type=TIME_TEXT, metavar="T", help="Only entries from T on.")
 @click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entries before T.")
@@ -64,7 +64,7 @@ def restore(
     output: str | None,
     sinks: tuple[str, ...],
 ) -> int:
-    """Take entries out of an archive: as JSON lines, or to sinks. It needs no state, and no API.
+    """Copy entries from an archive: as JSON lines, or to sinks. It needs no state, and no API.
 
     Oldest hour first for each contract. Every object is checked against its digest. Entries in another format than raw (the
     `format` of the sink) are restored by whole hours, and to no sink: their times are not read.
@@ -193,11 +193,11 @@ def _deliver(deliverers: list[Deliverer], stop: threading.Event) -> None:
                 raise StoppedError("asked to stop")
 
 
-@click.command("rebuild-state", cls=GlobalOptionsCommand, short_help="A new state, where it was lost.")
+@click.command("rebuild-state", cls=GlobalOptionsCommand, short_help="A new state, when the old one is lost.")
 @PLACE
 @click.pass_obj
 def rebuild_state(settings: Settings, place: str) -> int:
-    """Begin a new state from an archive, where the old one is lost: nothing in the archive is collected or delivered again.
+    """Begin a new state from an archive, when the old one is lost: nothing in the archive is collected or delivered again.
 
     PLACE must be that of a sink of the configuration; its chain goes on. What was collected last and not archived yet is
     collected again, and delivered again to the other sinks.

@@ -58,7 +58,7 @@ path = "activity-{{date}}.ndjson"
     "--write-config",
     type=PathType(),
     metavar="FILE",
-    help="Write a configuration for it, ready to `run`, unless FILE is there.",
+    help="Write a configuration for it, ready to `run`, unless FILE exists.",
 )
 @click.pass_obj
 def command(
@@ -76,11 +76,13 @@ def command(
 
     \b
     Besides the API, below the address that it prints:
-      /sink/logging    a Logging Service pipeline; its key is demo-key
-      /sink/loki       a Loki
-      /sink/moesif     Moesif; its application id is demo-app
-      /sink/http       accepts everything
-      /pipelines       the Logging Service's own API: `setup --api-url ADDRESS`
+      /sink/logging     a Logging Service pipeline; its key is demo-key
+      /sink/loki        a Loki
+      /sink/moesif      Moesif; its application id is demo-app
+      /sink/opensearch  OpenSearch
+      /sink/otlp        OpenTelemetry (OTLP)
+      /sink/http        accepts everything
+      /pipelines        the Logging Service's own API: `setup --api-url ADDRESS`
 
     \b
     A fault has the form [SELECTOR:]KIND[:OPTION]..., for example

@@ -61,7 +61,7 @@ def list_(settings: Settings, use: str | None) -> int:
 @USE
 @click.pass_obj
 def retry(settings: Settings, name: str, use: str | None) -> int:
-    """Try a sink now that waits after a failure or is parked, and tell what came of it.
+    """Try a sink now that waits after a failure or is parked, and report the result.
 
     Exit code 1 when it failed again. While nothing runs, the next start tries it at once.
 
@@ -93,7 +93,7 @@ def retry(settings: Settings, name: str, use: str | None) -> int:
 
 
 def _outcome(state: State, before: SinkOverview, stop: threading.Event) -> int:
-    """Wait for the try, and tell what came of it."""
+    """Wait for the try, and report the result."""
     name, deadline = before.sink.name, time.monotonic() + _OUTCOME_SECONDS
     while time.monotonic() < deadline and not stop.wait(_LOOK_AGAIN_SECONDS):
         after = _sink(state, name)

@@ -41,7 +41,7 @@ def command(
     once: bool,
     as_json: bool,
 ) -> int:
-    """Show who did what, as it comes: time (UTC), user, contract, what, resource and result of each entry.
+    """Show who did what, live: time (UTC), user, contract, what, resource and result of each entry.
 
     Reads the API every few seconds, until interrupted. It keeps no state and delivers nothing, so it may run beside `run`;
     `[filter]` and `[redact]` are not applied. A terminal gets columns that fit it, a pipe whole lines.

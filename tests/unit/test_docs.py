@@ -17,6 +17,7 @@ import pytest
 from poller.cli import cli
 from poller.config import AnySink
 from poller.service.metrics import Metrics
+from poller.simulator import Simulator, SimulatorSettings
 from poller.sinks.build import FACTORIES
 from tests import man_page
 from tests.documents import PAGES, name_of
@@ -50,6 +51,14 @@ def test_the_manual_page_names_every_command_and_option() -> None:
             is_complete(inner)
 
     is_complete(cli)
+
+
+def test_the_help_of_simulate_names_every_receiver_that_it_plays() -> None:
+    with Simulator(SimulatorSettings()) as simulator:
+        names = set(simulator.intakes)
+    command = cli.get_command(click.Context(cli), "simulate")
+    assert command is not None
+    assert set(re.findall("/sink/([a-z]+)", command.help or "")) == names
 
 
 def test_the_program_reads_every_variable_that_the_manual_page_names() -> None:
