@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -31,10 +32,18 @@ LINES = [
     for shown in commands(block)
 ]
 TOOLS = ["pipx", "uv", "python3"]
+NEEDS_IT = "ionos-poller archive keygen evidence.key"
+# How an extra is added later, by what installed the program.
+ADDS = dict(
+    re.findall(
+        r"^\| (pipx|uv|pip)\b[^|]* \| `([^`]*archive[^`]*)` \|$", (TOP / "docs/install.md").read_text(), re.MULTILINE
+    )
+)
 
 
 def test_there_is_a_line_for_each_way() -> None:
     assert [line.split()[0] for line in LINES] == TOOLS
+    assert list(ADDS) == ["pipx", "uv", "pip"]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +82,7 @@ def test_a_user_without_root_installs_it_with_the_line_of_the_page(
     tool: str, place: Path, request: pytest.FixtureRequest
 ) -> None:
     (line,) = [line for line in LINES if line.split()[0] == tool]
+    add = ADDS["pip" if tool == "python3" else tool]
     if tool == "uv":
         found = request.getfixturevalue("uv")
     else:
@@ -104,7 +114,11 @@ def test_a_user_without_root_installs_it_with_the_line_of_the_page(
         "UV_SYSTEM_CERTS": "true",  # as pip does it
     }
     done = subprocess.run(
-        ["bash", "-ec", f'{line}\nPATH="$HOME/.local/bin:$PATH"\nionos-poller --version\nionos-poller demo'],
+        [
+            "bash",
+            "-ec",
+            f'{line}\nPATH="$HOME/.local/bin:$PATH"\nionos-poller --version\nionos-poller demo\n{add}\n{NEEDS_IT}',
+        ],
         cwd=checkout,
         env=environment,
         capture_output=True,
