@@ -81,10 +81,10 @@ class AccountCheck:
             yield from self._check_contracts(self.contracts)
 
     def _list_refused(self, error: PollerError) -> Finding:
-        """The list of contracts is refused. Where contracts are named, they are polled all the same."""
+        """The list of contracts is refused. Where contracts are named, they are still polled."""
         if not self._poll.contracts:
             return fail(f"api{self._suffix}", f"{self._account.url}: {error.message}", error.hint)
-        hint = "the contracts of poll.contracts are polled all the same"
+        hint = "the contracts of poll.contracts are still polled"
         return warn(f"contracts{self._suffix}", f"the list of contracts cannot be read: {error.message}", hint)
 
     def _unasked_token(self) -> Iterator[Finding]:
@@ -218,7 +218,7 @@ def asked_contract(client: ActivityLog, number: str, now: float, page_size: int)
 def check_unlisted_contracts(
     wanted: Sequence[str], seen: Sequence[str], clients: Sequence[ActivityLog], page_size: int
 ) -> Iterator[Finding]:
-    """Those of `poll.contracts` that no account lists, which are polled all the same: may one of the accounts read them?"""
+    """Those of `poll.contracts` that no account lists, which are still polled: may one of the accounts read them?"""
     for number in wanted:
         if number in seen:
             continue

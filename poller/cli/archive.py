@@ -81,7 +81,7 @@ def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
     from poller.system.files import NewFile
 
     if file is not None and output is not None:
-        raise ConfigError([Problem("--output", "is given besides FILE", "give one of them")])
+        raise ConfigError([Problem("--output", "is given in addition to FILE", "give one of them")])
     settings.setup_logging()
     private = file or output or Path("evidence.key")
     if private.suffix.casefold() == ".pub" or private.name in ("", ".."):  # some disks do not tell .PUB from .pub

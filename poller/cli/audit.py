@@ -245,7 +245,7 @@ class _Audit:
         elif reached is None and before:
             click.echo("nothing was compared: all of it lies before collecting began")
         elif reached is None:
-            click.echo("nothing was compared: what is younger than poll.overlap may still be on its way")
+            click.echo("nothing was compared: entries younger than poll.overlap may still appear")
         elif compared:
             but = f", but for {summary([gap.window for gap in gaps])}" if gaps else ""
             but += ", but for what the API refuses" if any(part.result.refused for part in compared) else ""

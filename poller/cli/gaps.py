@@ -180,4 +180,4 @@ def _next(gap: Gap) -> str:
 
 
 def _total(gaps: Sequence[Gap]) -> str:
-    return summary([gap.window for gap in gaps]) if gaps else "no gaps: nothing was set apart as unreadable"
+    return summary([gap.window for gap in gaps]) if gaps else "no gaps: nothing is unreadable"

@@ -75,7 +75,7 @@ def restore(
       ionos-poller archive restore /srv/audit --contract 31960001 --sink loki
     """
     if output and sinks:
-        raise ConfigError([Problem("--output", "is given besides --sink", "give one of the two")])
+        raise ConfigError([Problem("--output", "is given in addition to --sink", "give one of the two")])
     opened, span = place_of(settings, place), span_of(start, end)
     objects: list[Object] = []
     formats: dict[str, str] = {}  # of the objects whose entries are not as the API gave them, by key

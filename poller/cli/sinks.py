@@ -104,7 +104,7 @@ def _outcome(state: State, before: SinkOverview, stop: threading.Event) -> int:
             failures = [after.sink.failure, *(f"contract {row.contract}: {row.failure}" for row in after.postponed)]
             tell(str(PollerError(f"it failed again: {next(filter(None, failures))}", sink=name)))
             return EXIT_INCOMPLETE
-    click.echo(f"{name} is being tried; `ionos-poller status` shows what came of it")
+    click.echo(f"{name} is being tried; `ionos-poller status` shows the result")
     return EXIT_OK
 
 
@@ -145,7 +145,7 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
     stores = stores_of(config)
     use = use_of(use, stores)
     if use != "run" and name in (PRINTED.name, WRITTEN.name):
-        hint = "what waits for it comes when the same command runs next"
+        hint = "what waits for it is sent when the same command runs again"
         raise ConfigError(
             [Problem("NAME", f"{name} is the output of {use} itself, which cannot leave the config", hint)]
         )

@@ -70,9 +70,9 @@ Password = Annotated[SecretSource | None, SecretKind("Password of `username`.", 
 
 def _access_problems(one: "Api | Account") -> Iterator[Problem]:
     if one.token is not None and (one.username or one.password is not None):
-        yield Problem("token", "is given besides a user name and password", "keep one of the two")
+        yield Problem("token", "is given in addition to a user name and password", "keep one of the two")
     if one.password is not None and not one.username:
-        yield Problem("password", "has no username beside it")
+        yield Problem("password", "is given without username")
     yield from path_problems(one.url, API_PATH)
 
 
@@ -307,7 +307,7 @@ class State(Table, frozen=True, kw_only=True):
 
     def problems(self) -> Iterator[Problem]:
         if not self.url and self.password is not None and self.password.origin != "credential":
-            yield Problem("password", "has no url beside it")
+            yield Problem("password", "is given without url")
         if self.url and not self.allow_unverified and is_unverified(self.url):
             hint = "remove sslmode from the URL, or set allow_unverified = true if the network is yours"
             yield Problem("url", "names a host on the network without verifying its certificate", hint)

@@ -90,7 +90,7 @@ class SecretSource:
             case "credential":
                 return "replace the file that LoadCredential= names, then restart: the service has a copy"
             case "env":
-                return f"set {self.place} anew, then restart"
+                return f"set {self.place} again, then restart"
             case "inline":
                 return f"replace {self.path} in the configuration, then reload"
             case _:

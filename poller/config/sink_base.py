@@ -224,7 +224,7 @@ class HttpSink(Sink, frozen=True, kw_only=True):
         given = {key for key, value in fields.items() if value is not None}
         yield from header_problems(self.headers, self.OWN_HEADERS, given)
         if self.key_file is not None and self.cert_file is None:
-            yield Problem("key_file", "has no cert_file beside it")
+            yield Problem("key_file", "is given without cert_file")
         has_secret = secrets or any(map(is_secret_name, [*self.headers, *fields.get("query", ())]))
         if has_secret and not self.allow_plain_http and is_clear_text(self.url):
             yield clear_text("url", "the sink's secret")
@@ -300,7 +300,9 @@ def login_problems(
 ) -> Iterator[Problem]:
     """What is wrong with a user name and a password. `others`: the keys of secrets beside them."""
     if username or password is not None:
-        yield from (Problem(key, "is given besides a user name and password", "keep one of the two") for key in others)
+        yield from (
+            Problem(key, "is given in addition to a user name and password", "keep one of the two") for key in others
+        )
     if bool(username) != (password is not None):
         yield Problem("username", "and password go together", "give both, or neither")
 

@@ -233,7 +233,7 @@ class KafkaSink(FormatSink, frozen=True, kw_only=True, tag="kafka"):
 
     def problems(self) -> Iterator[Problem]:
         if self.key_file is not None and self.cert_file is None:
-            yield Problem("key_file", "has no cert_file beside it")
+            yield Problem("key_file", "is given without cert_file")
         yield from login_problems(self.username, self.password)
 
 

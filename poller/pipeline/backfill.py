@@ -388,7 +388,7 @@ def to_forget(uses: Sequence[Use], ids: Sequence[str], *, is_all_finished: bool,
     if not names and not is_all_finished:
         raise ConfigError([Problem("ID", "missing", f"name one, or give --finished; {listed}")])
     problems = [Problem("ID", f"there is no {name}", listed) for name in names if name not in known]
-    hint = "run it again to go on, or give --yes to forget it all the same"
+    hint = "run it again to go on, or give --yes to forget it anyway"
     problems += [
         Problem(name, "is not finished, or has dead letters", hint)
         for name in names

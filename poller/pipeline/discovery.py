@@ -126,7 +126,7 @@ class Discovery:
                 error.message = f"account {account}: {error.message}"
             is_refused = isinstance(error, RejectedError) or (isinstance(error, AuthError) and error.is_denied)
             if is_refused and wanted:
-                hint = "the contracts of poll.contracts are polled all the same"
+                hint = "the contracts of poll.contracts are still polled"
                 log.warning("contracts.list_refused", extra={"account": account, "why": error.message, "hint": hint})
             else:
                 error.account = account
@@ -136,7 +136,7 @@ class Discovery:
         at = int(trusted_now(api.clock_skew_seconds, before))
         warn_if_incomplete(account, listed)
         if unlisted := sorted(known.difference(listed, self._config.poll.exclude_contracts)):
-            hint = "they are polled all the same; one that is gone for good belongs in poll.exclude_contracts"
+            hint = "they are still polled; add one that is gone for good to poll.exclude_contracts"
             log.warning("contracts.unlisted", extra={"account": account, "contracts": unlisted, "hint": hint})
         return _Look(listed, at, is_answered=True)
 

@@ -117,7 +117,7 @@ def events_in(place: Place, entry: Object) -> list[Event]:
     for first in range(0, len(lines), _AT_ONCE):
         page = parse_page(b"[%s]" % b",".join(lines[first : first + _AT_ONCE]))
         if len(page.events) != len(lines[first : first + _AT_ONCE]):
-            raise DamagedArchiveError(entry.key, "holds what is no entry")
+            raise DamagedArchiveError(entry.key, "holds something that is not an entry")
         for index, event in enumerate(page.events, start=first):
             whole = event
             if index in known:

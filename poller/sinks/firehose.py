@@ -162,7 +162,7 @@ def outcome_of_answer(answer: Mapping[str, Any], count: int) -> Outcome:
         or len(results) != count
         or not all(isinstance(result, dict) for result in results)
     ):
-        return RetryAfter("the answer is none of Firehose's (check endpoint_url)")
+        return RetryAfter("this is no answer of Firehose (check endpoint_url)")
     failed = {
         index: said(result.get("ErrorCode") or "no RecordId")
         for index, result in enumerate(results)

@@ -152,7 +152,7 @@ def _remedy(status: int, place: str, *, are_chosen: bool) -> str:
     if are_chosen and 200 <= status < 300:
         return "if it means that all events were taken, add it to successes"
     if 300 <= status < 400:
-        return "redirects are not followed: put where it leads into url"
+        return "redirects are not followed: set url to where it leads"
     match status:
         case 404 | 405 | 410:
             return f"nothing takes events there: check {place}"

@@ -175,7 +175,7 @@ def outcome_of_items(body: bytes, names: Sequence[str]) -> Outcome:
     """What a 200 means for each of the items, whose `_id`s are `names`."""
     count, results = len(names), _results(body, names)
     if results is None:
-        return RetryAfter("the answer is none of _bulk's (check url)", is_size_suspect=True)
+        return RetryAfter("this is no answer of _bulk (check url)", is_size_suspect=True)
     rejected = {index: found for index, result in enumerate(results) if (found := _rejected(result))}
     refused = {index: one.words for index, one in rejected.items() if one.is_final}
     waiting = {index: one for index, one in rejected.items() if not one.is_final}
@@ -213,7 +213,7 @@ def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
 def _items(body: bytes) -> list[dict[str, _Result]]:
     """The items of an answer. One that cannot be read was not taken, and leaves the others alone.
 
-    Raises: ValueError, RecursionError where the answer is none of _bulk's.
+    Raises: ValueError, RecursionError where this is no answer of _bulk.
     """
     try:
         return _decode_bulk(body).items

@@ -238,7 +238,7 @@ MISTAKES: dict[Callable[[Bench], Environment | None], Told] = {
     corrupt_state: Told(4, "state fetch", "is damaged", "--since T"),
     clock_two_hours_off: Told(1, "clock", "2.0 h ahead of the API's", "timedatectl"),
     page_that_is_too_large: Told(0, "page_size", "limit must not exceed 100", "set api.page_size to "),
-    list_that_is_refused: Told(0, "contracts", "the list of contracts cannot be read", "polled all the same"),
+    list_that_is_refused: Told(0, "contracts", "the list of contracts cannot be read", "still polled"),
     answers_without_a_date: Told(0, "clock", "do not say what time it is", "timedatectl set-ntp true"),
     disk_nearly_full: Told(4, "disk", "8.0 MiB free: nearly full", "free some space"),
     outbox_larger_than_the_disk: Told(0, "disk", "less than outbox.max_bytes", "lower outbox.max_bytes"),

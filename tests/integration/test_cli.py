@@ -292,7 +292,7 @@ def test_a_closed_output_is_no_matter_to_a_command_that_prints_nothing(bench: St
     place = bench(events=20)
     assert place.fetch().code == 0
     run = place.run("gaps", "list", stdout=None, preexec_fn=lambda: os.close(1))
-    assert (run.code, run.told) == (0, ["no gaps: nothing was set apart as unreadable"])
+    assert (run.code, run.told) == (0, ["no gaps: nothing is unreadable"])
     export = ("backfill", "--from", "1h", "--output", "hour.ndjson")
     assert place.run(*export, stdout=None, preexec_fn=lambda: os.close(1)).code == 0
 

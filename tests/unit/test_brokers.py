@@ -42,7 +42,7 @@ def test_what_a_connection_failed_of_says_more_than_that_nobody_answered(name):
 
 
 def test_brokers_that_are_all_down_are_not_counted():
-    reason = "no broker can be reached (check brokers, the network on the way, and whether they want TLS)"
+    reason = "no broker can be reached (check brokers, the network on the way, and whether they use TLS)"
     assert outcome_after(DOWN, name="_TIMED_OUT") == RetryAfter(reason)
 
 

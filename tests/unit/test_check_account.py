@@ -169,7 +169,7 @@ def test_a_list_that_is_refused_is_no_matter_where_contracts_are_named(error: Po
     check, findings = run(Api(error=error), poll(contracts=("1",)))
     assert shown(findings) == [("warn", "contracts"), ("ok", "api"), ("ok", "clock"), ("ok", "token")]
     assert error.message in findings[0].message
-    assert "polled all the same" in findings[0].hint
+    assert "still polled" in findings[0].hint
     assert (check.contracts, check.may_read) == (None, True)
 
 

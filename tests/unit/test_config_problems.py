@@ -37,7 +37,7 @@ OWN_HEADERS = [
 
 # What has no hint: the message says all.
 SAYS_ALL = (
-    "is the same as|beside it$|whole seconds$|^must |must be text|retry_max$|by the program|control character"
+    r"is the same as|^is given without \w+$|whole seconds$|^must |must be text|retry_max$|by the program|control character"
     "|beyond ASCII|is not (a number|a whole number|one of|a duration such as|a size such as)"
     "|name of (a header|an environment variable)"
 )
@@ -118,7 +118,7 @@ PROBLEMS = [
         "state.password",
         "given more than once",
     ),
-    ("state, password alone", '[state]\npassword = "x"', "state.password", "has no url beside it"),
+    ("state, password alone", '[state]\npassword = "x"', "state.password", "is given without url"),
     ("state, reserved word", '[state]\nurl = "postgresql:///x"\nschema = "user"', "state.schema", "a word of PostgreSQL's own"),
     ("state, schema", '[state]\nurl = "postgresql:///x"\nschema = "A b"', "state.schema", "not a name of a schema"),
     ("state, lease", '[state]\nlease = "1s"', "state.lease", "at least 3s"),
@@ -196,7 +196,7 @@ PROBLEMS = [
     ("ledger too short", '[poll]\nledger_retention = "1h"', "poll.ledger_retention", "audit_span"),
     ("both ways for a secret", '[api]\ntoken = "a"\ntoken_file = "b"', "api.token", "more than once"),
     ("token and user", '[api]\ntoken = "a"\nusername = "b"', "api.token", "keep one"),
-    ("password alone", '[api]\npassword = "a"', "api.password", "no username"),
+    ("password alone", '[api]\npassword = "a"', "api.password", "without username"),
     ("colon in a user name", '[api]\nusername = "a:b"', "api.username", "colon"),
     ("empty file name", '[api]\ntoken_file = ""', "api.token_file", "not empty"),
     ("secret of the wrong type", "[api]\ntoken = 1", "api.token", "must be text"),
@@ -274,7 +274,7 @@ PROBLEMS = [
     ("choice", LOKI + 'compression = "gzp"', "sinks[0].compression", "did you mean gzip?"),
     ("choice of the wrong type", LOKI + "compression = []", "sinks[0].compression", "is not one of"),
     ("retries", LOKI + 'retry_initial = "5m"', "sinks[0].retry_initial", "longer than retry_max"),
-    ("private key alone", LOKI + 'key_file = "ionos-poller.toml"', "sinks[0].key_file", "no cert_file"),
+    ("private key alone", LOKI + 'key_file = "ionos-poller.toml"', "sinks[0].key_file", "without cert_file"),
     (
         "beyond the vendor's limit",
         '[[sinks]]\nname = "m"\ntype = "moesif"\nbatch_bytes = "13MB"',

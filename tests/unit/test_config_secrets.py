@@ -416,7 +416,7 @@ def test_a_token_file_in_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
     [
         ("file", "replace /etc/key: it is read again each time"),
         ("credential", "replace the file that LoadCredential= names, then restart: the service has a copy"),
-        ("env", "set /etc/key anew, then restart"),
+        ("env", "set /etc/key again, then restart"),
         ("inline", "replace api.token in the configuration, then reload"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_probe_by_head_believes_what_it_is_told(receiver, status, expected):
         (202, Accepted(status=202)),
         *((status, Refused(f"HTTP {status} to HEAD", status)) for status in (200, 299, 400, 405, 415, 422, 501)),
         (413, RetryAfter("HTTP 413 to HEAD")),
-        (300, RetryAfter("HTTP 300 (redirects are not followed: put where it leads into url)")),
+        (300, RetryAfter("HTTP 300 (redirects are not followed: set url to where it leads)")),
         (500, RetryAfter("HTTP 500", is_size_suspect=True)),
     ],
 )

@@ -212,7 +212,7 @@ def test_an_object_that_is_not_what_was_written_is_told(damage: Any, why: str) -
         (b"no gzip", "is not one gzip member"),
         (gzip.compress(b'{"n":1}\n') * 2, "is not one gzip member"),
         (gzip.compress(b'{"n":1}\n' * 100_000), "holds more than its digest counts"),
-        (gzip.compress(b'{"n":1}\n7\n'), "holds what is no entry"),
+        (gzip.compress(b'{"n":1}\n7\n'), "holds something that is not an entry"),
     ],
     ids=["text", "two members", "more than is counted", "a number"],
 )

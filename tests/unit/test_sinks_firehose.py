@@ -311,10 +311,10 @@ def test_without_its_library_it_says_for_which_sink(monkeypatch: pytest.MonkeyPa
         ),
         ({"RequestResponses": [{"ErrorCode": "Slow"}] * 2}, RetryAfter("no record was taken: Slow")),
         *(
-            ({"RequestResponses": results}, RetryAfter("the answer is none of Firehose's (check endpoint_url)"))
+            ({"RequestResponses": results}, RetryAfter("this is no answer of Firehose (check endpoint_url)"))
             for results in (None, "ab", [TAKEN], [TAKEN] * 3, [TAKEN, None], [TAKEN, "x"])
         ),
-        ({}, RetryAfter("the answer is none of Firehose's (check endpoint_url)")),
+        ({}, RetryAfter("this is no answer of Firehose (check endpoint_url)")),
     ],
 )
 def test_an_answer_says_which_records_were_taken(answer: dict[str, Any], expected: Outcome) -> None:

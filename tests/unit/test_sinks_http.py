@@ -106,7 +106,7 @@ def test_half_a_login_is_none(table: Any, half: dict[str, Any]) -> None:
             (
                 status,
                 "no",
-                RetryAfter(f"HTTP {status}: no (redirects are not followed: put where it leads into url)", 7.0),
+                RetryAfter(f"HTTP {status}: no (redirects are not followed: set url to where it leads)", 7.0),
             )
             for status in (300, 399)
         ),

@@ -59,7 +59,7 @@ _ROWS = (
     Row("event.kind", "", constant="event"),
     Row("event.module", "", constant="ionos"),
     Row("event.dataset", "", constant="ionos.activitylog"),
-    Row("event.id", "`@uuid`, else, also where that is masked, what identifies the entry to this program", "uid"),
+    Row("event.id", "`@uuid`; if it is missing or masked, the entry's identity in this program", "uid"),
     Row(
         "event.category",
         "api, and: authentication if `event.type` is GenerateToken, iam if the first action begins with `sec.`,"
@@ -99,15 +99,15 @@ _ROWS = (
     Row("error.message", "`event.param.error.messages[].message`", "error_message"),
     Row("related.user", "the user", "users"),
     Row("related.ip", "the IP address", "ips"),
-    Row("tags", "`no_usable_time`, where `@timestamp` is when the API showed the entry", "tags"),
-    Row("ionos.activitylog.@uuid", "`@uuid`, where several entries have the same, or it is masked", "shared_uid"),
-    Row("ionos.activitylog.meta.time", "`meta.time`, where it is not written like `@timestamp`", "odd_time"),
+    Row("tags", "`no_usable_time`, if `@timestamp` is when the API showed the entry", "tags"),
+    Row("ionos.activitylog.@uuid", "`@uuid`, if several entries have the same, or it is masked", "shared_uid"),
+    Row("ionos.activitylog.meta.time", "`meta.time`, if it is not written like `@timestamp`", "odd_time"),
     Row("ionos.activitylog.meta.queueRefId", "`meta.queueRefId`", "queue_ref_text"),
     Row("ionos.activitylog.meta.transactionId", "`meta.transactionId`", "transaction_id"),
     Row("ionos.activitylog.meta.auditVersion", "`meta.auditVersion`", "audit_version"),
     Row(
         "ionos.activitylog.principal.sourceService",
-        "`principal.sourceService`, where it is another one",
+        "`principal.sourceService`, if it is another one",
         "principal_service",
     ),
     Row("ionos.activitylog.principal.serviceHost", "`principal.serviceHost`", "service_host"),
