@@ -73,7 +73,7 @@ def _signatures(report: Report) -> Iterator[str]:
     elif report.key is None:
         yield "signed, with the key that the archive itself names (--public-key: your own):"
     else:
-        yield "signed with the given key:" if len(report.keys) == 1 else "signed with the given key, and its others:"
+        yield "signed with the given key:" if len(report.keys) == 1 else "signed with the given key and other keys:"
     yield from (f"  {key}" for key in report.keys)
     if report.signed_from > 1:
         yield f"signed from digest {report.signed_from} on, which proves those before it by their hashes"

@@ -64,7 +64,7 @@ def test_with_which_key_it_is_signed_is_said() -> None:
     ):
         told = list(lines_of(WHOLE._replace(key=key)))
         assert told[told.index("  key") - 1] == said
-    assert "signed with the given key, and its others:" in list(lines_of(WHOLE._replace(keys=["a", "key"], key="key")))
+    assert "signed with the given key and other keys:" in list(lines_of(WHOLE._replace(keys=["a", "key"], key="key")))
 
 
 def test_findings_that_were_not_kept_are_counted() -> None:
