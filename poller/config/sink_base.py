@@ -96,7 +96,9 @@ Successes = Annotated[
 ]
 StreamPerContract = Annotated[
     bool,
-    Flag("For Loki and Grafana Cloud: a stream, and requests, of each contract. Else an entry may be too far behind."),
+    Flag(
+        "For Loki and Grafana Cloud: a stream for each contract. Without it entries may be refused as too far behind."
+    ),
 ]
 AllowPlainHttp = Annotated[
     bool, Flag("Also send secrets unencrypted to an `http://` address on another machine. Others may read them.")
@@ -122,7 +124,7 @@ KeyFile = Annotated[
 
 
 class Redact(Table, frozen=True, kw_only=True):
-    """What is removed from entries before they touch the disk. Paths read `event.resources[].id`."""
+    """What is removed from entries before they touch the disk. A path looks like `event.resources[].id`."""
 
     drop: Annotated[tuple[str, ...], FieldPaths("Fields to remove.", example=["event.param.uri"])] = ()
     mask: Annotated[tuple[str, ...], FieldPaths("Fields to replace by a mask.", example=["principal.sourceIP"])] = ()
