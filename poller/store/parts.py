@@ -1,6 +1,6 @@
 """The parts of a state, whatever it is kept in: contracts, outbox, archives, dead letters, gaps, journal.
 
-What `protocols.py` says of all methods holds here, too.
+What `protocols.py` says of all methods holds here, too. A backend's own classes say only what is different there.
 """
 
 from __future__ import annotations
@@ -304,7 +304,9 @@ class DeadLetters(Protocol):
         """Letters of a sink (None: of all), and of these only `ids` if given, oldest first, at most `limit`."""
 
     def replay(self, letters: Iterable[StoredLetter], now: int, *, by: Action | None = None) -> int:
-        """Put letters back into the outbox, each for the sink that refused it, as if collected `now`. They come after newer ones.
+        """Put letters back into the outbox, each for the sink that refused it, as if collected `now`.
+
+        They come after newer ones. Loki needs to know: it uses `collected_at` to detect late events.
 
         Commits: piece by piece, the events for their sink alone, the books, the end of the letters, and who did it.
         Returns: how many.

@@ -1,4 +1,6 @@
-"""What a state can do, whatever it is kept in. `sqlite` implements it with files; use cases know these protocols alone.
+"""What a state can do, whatever it is kept in: `sqlite` keeps it in files, `postgres` in a database.
+
+Use cases know these protocols alone. What a method does is said here; a backend says only what is different there.
 
 Every method is one transaction or one read unless it says otherwise. Every method may raise:
 - `StateUnavailableError`: it does not work now, nothing was changed, wait and try again. `StateFullError` is one of these.
@@ -25,9 +27,7 @@ from poller.store.copying import Dump, Tick
 from poller.store.journal import Action, JournalEntry
 from poller.store.overview import Overview
 from poller.store.parts import Archives, Contracts, DeadLetters, Gaps, Journal, Outbox
-from poller.store.rows import (
-    Diagnosis,
-)
+from poller.store.rows import Diagnosis
 
 
 class Stores(Protocol):

@@ -47,8 +47,6 @@ class Archives:
         self._registrations = registrations
 
     def begin(self, sink: str, now: int) -> Head:
-        """How far the archive of a sink is.  Commits: its beginning, where it is new."""
-
         def work(connection: Connection) -> Head:
             connection.execute(
                 "INSERT INTO archives (use_id, sink, archive, since) SELECT %(use)s, %(sink)s, %(name)s,"
@@ -62,8 +60,6 @@ class Archives:
         return known or self._database.write(work)
 
     def adopt(self, sink: str, head: Head, held: Mapping[tuple[str, int], int]) -> None:
-        """Commits: the head of an archive that another state wrote, and what it holds, by contract and hour's start."""
-
         def work(connection: Connection) -> None:
             places = ", ".join(["%s"] * len(head))
             connection.execute(
@@ -74,16 +70,12 @@ class Archives:
         self._database.write(work)
 
     def place(self, sink: str) -> str | None:
-        """Where the chain is; None if that was never seen."""
         return self._database.read(lambda connection: read_fact(connection, self._use, rules.PLACE + sink))
 
     def remember_place(self, sink: str, place: str) -> None:
-        """Commits: where the chain is."""
         self._database.write(lambda connection: set_fact(connection, self._use, rules.PLACE + sink, place))
 
     def begin_anew(self, sink: str, archive: str, place: str, now: int) -> None:
-        """Commits: a new chain at `place`, in place of the one named `archive`. See the protocol."""
-
         def work(connection: Connection) -> None:
             is_ours = connection.execute(
                 "UPDATE archives SET archive = %s, number = 0, sha256 = '', key = NULL, entries = 0, since = %s,"
@@ -98,8 +90,6 @@ class Archives:
         self._database.write(work)
 
     def prepared(self, sink: str) -> PreparedBatch | None:
-        """The batch that is being written, by this replica or another.  Raises: StateError when it is not what was committed."""
-
         def work(connection: Connection) -> PreparedBatch | None:
             query = f"SELECT {_BATCH} FROM archive_batches WHERE use_id = %s AND sink = %s"
             row = connection.execute(query, (self._use, sink), binary=True).fetchone()
@@ -128,10 +118,6 @@ class Archives:
         *,
         writer: str = "",
     ) -> PreparedBatch | None:
-        """Commit a batch of the first `events` events that `place` gave last. See the protocol.
-
-        Raises: LeaseLostError where another replica holds the sink, or its place has moved on.
-        """
         assert isinstance(place, SharedPlace)  # noqa: S101 - it is of the same backend
         of_use, token, moves = place.claimed(events)
 
@@ -168,8 +154,6 @@ class Archives:
         return batch
 
     def complete(self, sink: str, number: int, now: float) -> bool:
-        """Batch `number` is written. See the protocol."""
-
         def work(connection: Connection) -> bool:
             query = "SELECT of_use, moves, digest FROM archive_batches WHERE use_id = %s AND sink = %s AND number = %s"
             key = (self._use, sink, number)
@@ -203,12 +187,10 @@ class Archives:
         return self._registrations.write(work)
 
     def archived(self, sink: str, writer: str) -> int:
-        """None: `complete` has moved on the places of the other state, too."""
+        """Nothing: `complete` has moved on the places of the other state, too."""
         return 0
 
     def close_hours(self, sink: str, contract: str, counted: Mapping[int, int | None]) -> None:
-        """Commits: what an audit said of hours, by their start, to be stated with the next batch."""
-
         def work(connection: Connection) -> None:
             _known_head(connection, self._use, sink, is_locked=True)
             _change(connection, self._use, sink, rules.closing(contract, counted))
@@ -216,7 +198,6 @@ class Archives:
         self._database.write(work)
 
     def has_to_state(self, sink: str) -> bool:
-        """Whether an hour may have to be stated, though nothing else waits."""
         query = "SELECT 1 FROM archive_days WHERE use_id = %s AND sink = %s AND is_open LIMIT 1"
         return self._database.read(
             lambda connection: connection.execute(query, (self._use, sink)).fetchone() is not None

@@ -56,7 +56,6 @@ class Claim:
         self._known = self._known._replace(row=self._known.row._replace(watermark=watermark))
 
     def ranges(self) -> Sequence[Range]:
-        """The spans still to be read, oldest first."""
         if self._known.is_plain:
             return ()
         ranges = self._database.read(lambda connection: read_ranges(connection, self._use, self.row.contract))
@@ -69,13 +68,11 @@ class Claim:
         return self._spans
 
     def gaps(self) -> Sequence[Gap]:
-        """What could not be read of the contract, oldest first."""
         if self._known.is_plain:
             return ()
         return self._database.read(lambda connection: gaps.read_gaps(connection, self._use, self.row.contract))
 
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
-        """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress."""
         self._ensure_held()
         row = self._known.row
         advance_to = min(read.advance_to, read.window.end) if read.advance_to is not None else 0
@@ -152,8 +149,6 @@ class Claim:
         return Committed(unseen, len(fresh), new, late, repaired, opened, closed), known
 
     def end_range(self, id_: int) -> None:
-        """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
-
         def work(connection: Connection) -> None:
             query = "SELECT commits FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE"
             locked = connection.execute(query, (self._use, self.row.contract, self._token)).fetchone()
@@ -185,7 +180,6 @@ class Claim:
             raise self._lost()
 
     def record_poll(self, now: int, failure: str) -> None:
-        """Commits: how the poll ended; `failure` is empty when it succeeded."""
         self._ensure_held()
         if not failure and self._quiet.known(self.row.contract) is not None:
             self._quiet.add(self._token, self._known, polled_at=now)
@@ -204,7 +198,7 @@ class Claim:
         self._quiet.forget([self.row.contract])
 
     def release(self) -> None:
-        """Give the right back. What is being committed ends first, or is refused."""
+        """What is being committed ends first, or is refused."""
         if self._is_held:
             self._is_held = False
             self._replica.put_down([self.row.contract])

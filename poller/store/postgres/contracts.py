@@ -57,8 +57,6 @@ class Contracts:
         return rows[0] if rows else None
 
     def enrol(self, contracts: Iterable[str], account: str, start: int, now: int) -> None:
-        """Commits: the start of contracts that are new. Of known ones only the account changes."""
-
         def work(connection: Connection) -> None:
             connection.executemany(
                 "INSERT INTO contracts (use_id, contract, account, origin, watermark, audited_at)"
@@ -73,8 +71,6 @@ class Contracts:
             self._quiet.forget(chosen)
 
     def skip_to(self, contract: str, start: int, count: int) -> None:
-        """Commits: the watermark at `start`, unless it is there already; the fact `skipped` grows by `count`."""
-
         def work(connection: Connection) -> None:
             query = "UPDATE contracts SET watermark = %s WHERE use_id = %s AND contract = %s AND watermark < %s"
             if connection.execute(query, (start, self._use, contract, start)).rowcount:
@@ -88,10 +84,6 @@ class Contracts:
         self._quiet.forget([contract])
 
     def take_back(self, row: Contract, watermark: int, now: int) -> bool:
-        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person.
-
-        Only of a contract that this replica holds, while its watermark is not before that of `row`.  Returns: whether it was set.
-        """
         token = self._replica().token
 
         def work(connection: Connection) -> bool:
@@ -116,11 +108,6 @@ class Contracts:
     def add_range(
         self, contract: str, window: Window, purpose: str, *, by: Action | None = None, count: int = 0
     ) -> None:
-        """Have a span read once more. `by` a person, `count` is of how many entries.
-
-        Commits: the wish, which is not doubled. Where the span reaches up to where collecting began: that it began with the span.
-        """
-
         def work(connection: Connection) -> Acted[None]:
             connection.execute(
                 "SELECT 1 FROM contracts WHERE use_id = %s AND contract = %s FOR UPDATE", (self._use, contract)
@@ -141,15 +128,12 @@ class Contracts:
         self._quiet.forget([contract])
 
     def ranges(self, contract: str) -> list[Range]:
-        """The spans still to be read, oldest first."""
         return self._database.read(lambda connection: read_ranges(connection, self._use, contract))
 
     def unseen(self, contract: str, events: Sequence[Event]) -> list[Event]:
-        """Those of the events, each given once, that have not been collected before, in the same order."""
         return self._database.read(lambda connection: ledger.unseen(connection, self._use, contract, events))
 
     def record_audit(self, contract: str, now: int, compared: Compared | None = None) -> None:
-        """Commits: that the contract was audited, and what of it was compared by the API's counts."""
         window, differing = compared or Compared(Window(0, 0))
         self._database.write(
             lambda connection: connection.execute(
@@ -160,13 +144,11 @@ class Contracts:
         )
 
     def counts(self, contract: str, start: int, end: int) -> dict[int, Count]:
-        """Entries collected by hour, of the hours that begin in `[start, end)`: the hour's start to the count."""
         return self._database.read(lambda connection: ledger.counts(connection, self._use, contract, start, end))
 
     # Who collects
 
     def share(self, wanted: Sequence[str]) -> list[str]:
-        """Take this replica's fair share, and give back what is too much or not wanted. Returns: those held, in that order."""
         replica = self._replica()
         self.flush()
         replica.share(wanted)
@@ -176,14 +158,12 @@ class Contracts:
         return [contract for contract in wanted if contract in held]
 
     def take_left_over(self, polled: Collection[str]) -> None:
-        """Hold contracts of which something waits, which are not polled here, and which nobody holds."""
         query = "SELECT contract FROM contracts WHERE use_id = %s AND outbox_events > 0 AND contract <> ALL(%s)"
         values = (self._use, list(polled))
         if rows := self._database.read(lambda connection: connection.execute(query, values).fetchall()):
             self._replica().take([contract for (contract,) in rows])
 
     def claim(self, contract: str) -> Claim | None:
-        """The right to collect a contract, for one thread until `release`."""
         replica = self._replica()
         token = replica.token
         held = replica.held()

@@ -24,7 +24,6 @@ class DeadLetters:
         self._use = use
 
     def numbers(self, sink: str | None = None, ids: Sequence[int] = ()) -> list[int]:
-        """The numbers of the letters of a sink (None: of all), and of these only `ids` if given, oldest first."""
         query = (
             "SELECT id FROM dead_letters WHERE use_id = %s AND (%s::text IS NULL OR sink = %s)"
             " AND (%s OR id = ANY(%s::bigint[])) ORDER BY id"
@@ -34,7 +33,6 @@ class DeadLetters:
         return self._database.read(lambda connection: [row[0] for row in connection.execute(query, values)])
 
     def each(self, numbers: Sequence[int]) -> Iterator[StoredLetter]:
-        """The letters of these numbers, in this order, one piece in memory at a time; without those that are gone."""
         query = f"SELECT {', '.join(StoredLetter._fields)} FROM dead_letters WHERE use_id = %s AND id = ANY(%s)"
         lengths = "SELECT id, length(line) FROM dead_letters WHERE use_id = %s AND id = ANY(%s)"
         for start in range(0, len(numbers), PIECE_LETTERS):
@@ -50,15 +48,9 @@ class DeadLetters:
                 yield from (letters[number] for number in piece if number in letters)
 
     def find(self, sink: str | None = None, ids: Sequence[int] = (), limit: int | None = None) -> list[StoredLetter]:
-        """Letters of a sink (None: of all), and of these only `ids` if given, oldest first, at most `limit`."""
         return list(self.each(self.numbers(sink, ids)[:limit]))
 
     def replay(self, letters: Iterable[StoredLetter], now: int, *, by: Action | None = None) -> int:
-        """Put letters back into the outbox, each for the sink that refused it, as if collected `now` (unix seconds).
-
-        Commits: piece by piece, the events as segments of their sink alone, the books, the end of the letters, and who did it.
-        Returns how many.
-        """
         return sum(
             write_by(self._database, self._use, by, lambda c, piece=piece: self._replay(c, piece, now))  # type: ignore[misc]
             for piece in pieces(letters)
@@ -96,10 +88,6 @@ class DeadLetters:
         return Acted(len(by_contract), len(by_contract), is_recorded=bool(by_contract))
 
     def purge(self, letters: Iterable[StoredLetter], *, by: Action | None = None) -> int:
-        """Commits: piece by piece, the end of letters, for good, and who did it. Their sink's books go on counting them as dead.
-
-        Returns how many.
-        """
         return sum(
             write_by(self._database, self._use, by, lambda c, piece=piece: self._purge(c, piece))  # type: ignore[misc]
             for piece in pieces(letters)

@@ -36,26 +36,21 @@ class Gaps:
         self._use = use
 
     def find(self, contract: str | None = None) -> list[Gap]:
-        """The gaps of a contract (None: of all), oldest first."""
         return self._database.read(lambda connection: read_gaps(connection, self._use, contract))
 
     def entries(self, gap: int) -> list[Entry]:
-        """What came in it and could not be used, in the order in which it came."""
         query = "SELECT content, size FROM gap_entries WHERE gap = %s ORDER BY id"
         return self._database.read(
             lambda connection: [Entry(*row) for row in connection.execute(query, (gap,), binary=True)]
         )
 
     def retry(self, gap: int, now: int, *, by: Action | None = None) -> None:
-        """Commits: that a gap is due now, and not accepted; who says so."""
         self._change("next_try_at = %s, is_accepted = false", (now,), gap, by)
 
     def accept(self, gap: int, *, by: Action | None = None) -> None:
-        """Commits: that a person takes a gap as it is; who it is."""
         self._change("is_accepted = true", (), gap, by)
 
     def record_try(self, gap: int, reason: str, next_try_at: int) -> None:
-        """Commits: that it could not be read once more, why, and when it is tried again."""
         self._change("tries = tries + 1, reason = %s, next_try_at = %s", (reason, next_try_at), gap, None)
 
     def _change(self, assignments: str, values: tuple[object, ...], gap: int, by: Action | None) -> None:

@@ -66,7 +66,6 @@ class Journal:
         self._seen: set[int] = set()
 
     def unseen(self) -> list[JournalEntry]:
-        """What was written since the last call, by this process or another."""
         after = max(self._seen, default=0) - _LATE_LINES
         entries = self._database.read(lambda connection: read_journal(connection, self._use, after_id=after))
         found = [entry for entry in entries if entry.id not in self._seen]
@@ -74,7 +73,6 @@ class Journal:
         return found
 
     def add(self, action: Action) -> None:
-        """Commits: the line of something that changes nothing else in the state."""
         write_by(self._database, self._use, action, lambda _connection: Acted(None))
 
 

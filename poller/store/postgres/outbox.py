@@ -53,7 +53,6 @@ class Outbox:
         self._size = Size(0, 0), 0, -math.inf  # as it was, with how much had been put by then, and when that was
 
     def register(self, name: str, type_: str) -> None:
-        """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
         if self._registrations.register(name, type_):
             self.sweep()  # what was collected while there was no sink waits for nobody
 
@@ -65,8 +64,6 @@ class Outbox:
             self._registrations.write(lambda connection, piece=piece: sweep_piece(connection, self._use, piece))  # type: ignore[misc]
 
     def forget(self, sink: str, *, by: Action | None = None) -> bool:
-        """Commits: piece by piece, the end of a sink and of what waited for it alone; with the first piece who did it."""
-
         def work(connection: Connection) -> Acted[bool]:
             if not read_sinks(connection, self._use, sink):
                 return Acted(result=False, is_recorded=False)
@@ -82,12 +79,9 @@ class Outbox:
         return was_known
 
     def sinks(self) -> list[Sink]:
-        """The sinks that are known, by name."""
         return self._database.read(lambda connection: read_sinks(connection, self._use))
 
     def retry(self, sink: str, now: float, *, by: Action | None = None) -> bool:
-        """Commits: that a sink which waits after a failure is tried again now, and who asked. Returns whether it waits."""
-
         def work(connection: Connection) -> Acted[bool]:
             # From when it was put off is by the clock of who tries it again, which may be behind the one of who asks.
             query = (
@@ -102,13 +96,11 @@ class Outbox:
         return write_by(self._database, self._use, by, work)
 
     def retry_at(self, sink: str) -> float | None:
-        """When a sink that waits is tried again, in unix seconds; None where it does not wait."""
         query = "SELECT retry_at FROM sinks WHERE use_id = %s AND name = %s"
         row = self._database.read(lambda connection: connection.execute(query, (self._use, sink)).fetchone())
         return row[0] if row else None
 
     def size(self, *, below: int = 0) -> Size:
-        """What lies in the outbox, of all replicas. As long as it is surely below so many bytes, it may be seconds old."""
         put_bytes = self._put_bytes
         size, as_of, looked_at = self._size
         added = put_bytes - as_of
@@ -124,11 +116,7 @@ class Outbox:
             self._put_bytes += size_bytes
 
     def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
-        """The right to deliver to a registered sink, for one thread until `release`; None if another has it.
-
-        `is_whole`: of all contracts, also of those that another replica holds. Then the places as they were read are the only
-        fence.
-        """
+        """Where it is whole, the places as they were read are the only fence."""
         with self._lock:
             if sink in self._places:
                 return None

@@ -80,7 +80,6 @@ class Collected:
         self.knows_sinks = known.issuperset(sinks)
 
     def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
-        """Those of the events that it has not collected, in the same order."""
         if not self.knows_sinks:
             return events
 
@@ -94,7 +93,6 @@ class Collected:
         return self._database.read(work)
 
     def forgotten(self, contract: str, window: Window) -> int:
-        """How many entries of the hours that a window touches were pruned, so that only their number is known."""
         if not self.knows_sinks:
             return 0
         counts = self._database.read(

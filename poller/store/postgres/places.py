@@ -70,7 +70,6 @@ class Place:
         self._holding: UUID | None = None  # the token by which this replica alone delivers the sink
 
     def hold(self) -> bool:
-        """Whether this replica is the one that delivers the sink.  Commits: that it is, if no other one that lives is."""
         token = self._replica.token
         if self._holding != token or not self._replica.is_trusted(token):
             query = (
@@ -91,7 +90,7 @@ class Place:
         return self._use, self._token, moves
 
     def weight(self) -> Weight:
-        """What waits in this replica's share, without reading it; the bytes of a segment that is begun are all of it."""
+        """The bytes of a segment that is begun are all of it."""
         query = (
             "SELECT coalesce(sum(w.events - w.position), 0)::bigint, coalesce(sum(w.bytes), 0)::bigint, min(w.first) FROM ("
             " SELECT sum(s.events) AS events, coalesce(max(p.position), 0) AS position, sum(s.bytes) AS bytes,"
@@ -107,13 +106,11 @@ class Place:
         return Weight(*row) if row else Weight(0, 0, None)
 
     def ensure_held(self) -> None:
-        """Raises: LeaseLostError when what was read may be another replica's by now."""
         contracts = set() if self._is_whole else {part.contract for part in self._parts}
         if not self._is_held or not self._replica.holds(self._token, contracts):
             raise self._lost()
 
     def release(self) -> None:
-        """Give the right back, also while another thread is in a send."""
         if self._is_held:
             self._is_held = False
             self.drop()
@@ -130,10 +127,6 @@ class Place:
         return LeaseLostError("another replica delivers it now", sink=self.row.name)
 
     def batch(self, max_events: int, max_bytes: int, contract: str | None = None) -> Batch | None:
-        """What to send next, within these numbers of events and bytes, but at least one event; None if nothing waits.
-
-        Of a contract that waits on its own, if one is named; else of all others.
-        """
         self._contract = contract
         for _ in range(_READ_TRIES):
             self.drop()
@@ -232,10 +225,7 @@ class Place:
     def settle(
         self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, output_offset: int | None = None
     ) -> None:
-        """Move on past the next `count` events of the last batch: those in `dead` were refused for good, all others accepted.
-
-        Where only some of their contracts are still held, those are settled, and the rest of the batch is dropped.
-        """
+        """Where only some of their contracts are still held, those are settled, and the rest of the batch is dropped."""
         if not self._is_held:
             raise self._lost()
         if self._settling is None or self._settling[0] != count:
@@ -336,7 +326,6 @@ class Place:
         return done.union(open_)
 
     def postpone(self, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None) -> None:
-        """Commits: that nothing was sent, why, and when to try again, so that a restart loses no backoff."""
         if not self._is_held:
             raise self._lost()
         self._is_postponed = True
@@ -346,7 +335,6 @@ class Place:
         )
 
     def has_others(self, contracts: Collection[str]) -> bool:
-        """Whether anything waits of contracts that neither wait on their own nor are among these."""
         query = (
             "SELECT EXISTS (SELECT 1 FROM contracts c LEFT JOIN places p"
             " ON p.use_id = c.use_id AND p.sink = %(sink)s AND p.contract = c.contract"
@@ -363,7 +351,6 @@ class Place:
         return bool(row and row[0])
 
     def postponed(self) -> Sequence[Postponed]:
-        """The contracts in this replica's share that wait on their own, in the order of their next tries."""
         query = (
             f"SELECT {', '.join(f'q.{name}' for name in Postponed._fields)} FROM postponed q JOIN contracts c"
             " ON c.use_id = q.use_id AND c.contract = q.contract WHERE q.use_id = %s AND q.sink = %s"
@@ -373,7 +360,6 @@ class Place:
         return self._database.read(lambda connection: [Postponed(*row) for row in connection.execute(query, values)])
 
     def postpone_contract(self, contract: str, attempts: int, now: float, retry_at: float, failure: str) -> None:
-        """Commits: that a contract waits on its own from its first event that is not settled, and when it is tried again."""
         if not self._is_held:
             raise self._lost()
         values = (self._use, self.row.name, contract, attempts, now, retry_at, failure, now)
@@ -389,7 +375,6 @@ class Place:
         self._have_in_hand([part for part in self._parts if part.contract != contract])
 
     def note_output_offset(self, output_offset: int | None) -> None:
-        """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
         if not self._is_held:
             raise self._lost()
         self._output_offset = output_offset

@@ -56,7 +56,6 @@ class State:
 
     @property
     def lost_leases(self) -> int:
-        """How often this process lost what it held to another replica, and began anew."""
         replica = self._replica
         return replica.lost_count if replica is not None else 0
 
@@ -72,11 +71,9 @@ class State:
         """A database is not moved away from under us unnoticed: the next transaction says so."""
 
     def fact(self, name: str) -> str | None:
-        """Something remembered by name; None where it never was."""
         return self._database.read(lambda connection: read_fact(connection, self._use, name))
 
     def remember(self, name: str, value: str) -> None:
-        """Commits: a fact, in place of what was known by that name."""
         self._database.write(lambda connection: set_fact(connection, self._use, name, value))
 
     def adopt_config(self, config: Config) -> None:
@@ -94,17 +91,14 @@ class State:
         return float(row[0])
 
     def clock_trail(self) -> Trail:
-        """The times of earlier polls of this machine, as far as they tell of a clock that was ahead."""
+        """Each machine has one of its own."""
         return Trail.of(map(int, (self.fact(_TRAIL + self._identity.host) or "").split()))
 
     def remember_clock_trail(self, trail: Trail) -> None:
-        """Commits: the times of polls."""
         value = " ".join(map(str, trail.numbers()))
         self.remember(_TRAIL + self._identity.host, value)
 
     def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
-        """Commits: that these accounts are read again from `since` (unix seconds), and who asked."""
-
         def work(connection: Connection) -> Acted[None]:
             for account in names:
                 connection.execute(
@@ -118,22 +112,19 @@ class State:
         write_by(self._database, self._use, by, work)
 
     def requested_reread(self, account: str) -> int | None:
-        """From when the contracts of an account are read again; None if nobody asked, or it is done."""
         since = self.fact(_SINCE + account)
         return int(since) if since else None
 
     def forget_reread(self, account: str) -> None:
-        """Commits: that it is done."""
         query = "DELETE FROM facts WHERE use_id = %s AND name = %s"
         self._database.write(lambda connection: connection.execute(query, (self._use, _SINCE + account)))
 
     def overview(self) -> Overview:
-        """Everything at one moment, for status, metrics and the books."""
         self.contracts.flush()
         return self._database.read(lambda connection: read_overview(connection, self._use))
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
-        """Commits: piece by piece, the end of old identities. Autovacuum gives the space back."""
+        """Autovacuum gives the space back."""
         # A clock that turns out to have been ahead has all read again from before it was set.
         now = min([now, *(before for before, _ in self.clock_trail().jumps)])
         self.contracts.prune(retention_seconds, overlap_seconds, now)
@@ -144,7 +135,7 @@ class State:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Work on an attached state while the block lasts: as one of the replicas."""
+        """As one of the replicas."""
         self._joined()
         try:
             yield
@@ -152,7 +143,7 @@ class State:
             self.close()
 
     def close(self) -> None:
-        """Give back all that is held. It is joined anew with what is claimed, shared or taken next."""
+        """It is joined anew with what is claimed, shared or taken next."""
         with self._lock:
             replica, self._replica = self._replica, None
         if replica is not None:

@@ -34,7 +34,6 @@ class Archives:
         self._database = database
 
     def begin(self, sink: str, now: int) -> Head:
-        """How far the archive of a sink is.  Commits: its beginning, where it is new."""
         with self._database.transaction() as connection:
             is_empty = connection.execute("SELECT NOT EXISTS (SELECT 1 FROM ledger)").fetchone()[0]
             connection.execute(
@@ -44,7 +43,6 @@ class Archives:
             return _known_head(connection, sink)
 
     def adopt(self, sink: str, head: Head, held: Mapping[tuple[str, int], int]) -> None:
-        """Commits: the head of an archive that another state wrote, and what it holds, by contract and hour's start."""
         with self._database.transaction() as connection:
             connection.execute(
                 f"INSERT INTO archives (sink, {', '.join(Head._fields)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (sink, *head)
@@ -52,17 +50,14 @@ class Archives:
             _change(connection, sink, rules.adding(held))
 
     def place(self, sink: str) -> str | None:
-        """Where the chain is; None if that was never seen."""
         with self._database.reading() as connection:
             return read_fact(connection, rules.PLACE + sink)
 
     def remember_place(self, sink: str, place: str) -> None:
-        """Commits: where the chain is."""
         with self._database.transaction() as connection:
             set_fact(connection, rules.PLACE + sink, place)
 
     def begin_anew(self, sink: str, archive: str, place: str, now: int) -> None:
-        """Commits: a new chain at `place`, in place of the one named `archive`. See the protocol."""
         with self._database.transaction() as connection:
             is_ours = connection.execute(
                 "UPDATE archives SET archive = ?, number = 0, sha256 = '', key = NULL, entries = 0, since = ?,"
@@ -75,7 +70,6 @@ class Archives:
                 set_fact(connection, rules.PLACE + sink, place)
 
     def prepared(self, sink: str) -> PreparedBatch | None:
-        """The batch that is being written.  Raises: StateError when it is not what was committed."""
         with self._database.reading() as connection:
             return _read_prepared(connection, sink)
 
@@ -90,7 +84,7 @@ class Archives:
         *,
         writer: str = "",
     ) -> PreparedBatch | None:
-        """Commit a batch. See the protocol. The order of what waits is the same for everybody here: a count tells the events."""
+        """The order of what waits is the same for everybody here: a count tells the events."""
         with self._database.transaction() as connection:
             head = _known_head(connection, sink)
             is_busy = connection.execute("SELECT EXISTS (SELECT 1 FROM archive_batches WHERE sink = ?)", (sink,))
@@ -113,11 +107,6 @@ class Archives:
             return PreparedBatch(head.number + 1, writer, events, now, digest, signature, contents)
 
     def complete(self, sink: str, number: int, now: float) -> bool:
-        """Batch `number` is written.
-
-        Commits: the head, what the archive holds and has stated, the end of the batch, and that the sink, or the other state
-        whose they are, is past its events. Returns whether this call did it: another process may have.
-        """
         with self._database.transaction() as connection:
             row = connection.execute(
                 "SELECT writer, events, digest, segment, position FROM archive_batches WHERE sink = ? AND number = ?",
@@ -147,7 +136,6 @@ class Archives:
         return True
 
     def archived(self, sink: str, writer: str) -> int:
-        """How many events of another state are in the archive."""
         with self._database.reading() as connection:
             row = connection.execute(
                 "SELECT events FROM archive_writers WHERE sink = ? AND writer = ?", (sink, writer)
@@ -155,15 +143,10 @@ class Archives:
             return row[0] if row else 0
 
     def close_hours(self, sink: str, contract: str, counted: Mapping[int, int | None]) -> None:
-        """An audit closed hours of a contract: the start of each, and what the API counted, None where a gap lies in it.
-
-        Commits: that, to be stated with the next batch.
-        """
         with self._database.transaction() as connection:
             _change(connection, sink, rules.closing(contract, counted))
 
     def has_to_state(self, sink: str) -> bool:
-        """Whether an hour may have to be stated, though nothing else waits."""
         with self._database.reading() as connection:
             query = "SELECT EXISTS (SELECT 1 FROM archive_days WHERE sink = ? AND is_open)"
             return bool(connection.execute(query, (sink,)).fetchone()[0])

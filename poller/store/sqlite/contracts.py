@@ -45,10 +45,6 @@ class Contracts:
             return _checked(rows[0]) if rows else None
 
     def enrol(self, contracts: Iterable[str], account: str, start: int, now: int) -> None:
-        """Begin with contracts that are new, from `start` (unix seconds); known ones stay as they are.
-
-        Commits: the start, so that a contract whose first poll fails is later read from there.
-        """
         with self._database.transaction() as connection:
             connection.executemany(
                 "INSERT INTO contracts (contract, account, origin, watermark, audited_at) VALUES (?, ?, ?, ?, ?)"
@@ -57,10 +53,6 @@ class Contracts:
             )
 
     def skip_to(self, contract: str, start: int, count: int) -> None:
-        """Leave out what lies between the watermark and `start`: so many entries.
-
-        Commits: the watermark, if it is not behind that already, and with it the fact `skipped`, the sum of all such counts.
-        """
         with self._database.transaction() as connection:
             query = "UPDATE contracts SET watermark = ? WHERE contract = ? AND watermark < ?"
             if connection.execute(query, (start, contract, start)).rowcount:
@@ -71,10 +63,6 @@ class Contracts:
                 )
 
     def take_back(self, row: Contract, watermark: int, now: int) -> bool:
-        """Commits: an earlier watermark, because a clock that was ahead made it, and the fact `taken_back`, for a person.
-
-        Returns: whether it was set.
-        """
         with self._database.transaction() as connection:
             query = "UPDATE contracts SET watermark = ?, origin = min(origin, ?) WHERE contract = ? AND watermark >= ?"
             if not connection.execute(query, (watermark, watermark, row.contract, row.watermark)).rowcount:
@@ -85,11 +73,6 @@ class Contracts:
     def add_range(
         self, contract: str, window: Window, purpose: str, *, by: Action | None = None, count: int = 0
     ) -> None:
-        """Have a span read once more. `by` a person, `count` is of how many entries.
-
-        Commits: the wish, so that it outlives a crash; it is not doubled. And where the span reaches up to where collecting
-        began, that it began with the span: what lies between is complete but for what `ranges` gives.
-        """
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO ranges (contract, start, end, purpose) SELECT ?, ?, ?, ? WHERE NOT EXISTS"
@@ -104,12 +87,10 @@ class Contracts:
                 record(connection, by, count)
 
     def ranges(self, contract: str) -> list[Range]:
-        """The spans still to be read, oldest first."""
         with self._database.reading() as connection:
             return read_ranges(connection, contract)
 
     def unseen(self, contract: str, events: Sequence[Event]) -> list[Event]:
-        """Those of the events, each given once, that have not been collected before, in the same order."""
         with self._database.reading() as connection:
             return ledger.unseen(connection, contract, events)
 
@@ -121,7 +102,6 @@ class Contracts:
         return list(wanted)
 
     def claim(self, contract: str) -> Claim | None:
-        """The right to collect a contract, for one thread until `release`."""
         with self._claims_lock:
             row = None if contract in self._claims else self.get(contract)
             if row is None:
@@ -135,7 +115,6 @@ class Contracts:
                 del self._claims[claim.row.contract]
 
     def record_audit(self, contract: str, now: int, compared: Compared | None = None) -> None:
-        """Commits: that the contract was audited, and what of it was compared by the API's counts."""
         window, differing = compared or Compared(Window(0, 0))
         with self._database.transaction() as connection:
             connection.execute(
@@ -145,7 +124,6 @@ class Contracts:
             )
 
     def counts(self, contract: str, start: int, end: int) -> dict[int, Count]:
-        """Entries collected by hour, of the hours that begin in `[start, end)`: the hour's start to the count."""
         with self._database.reading() as connection:
             return ledger.counts(connection, contract, start, end)
 
@@ -180,12 +158,10 @@ class Claim:
         self._has_gaps = True  # as far as is known. Once there are none, only what is committed here opens one.
 
     def ranges(self) -> Sequence[Range]:
-        """The spans still to be read, oldest first."""
         with self._database.reading() as connection:
             return read_ranges(connection, self.row.contract)
 
     def gaps(self) -> Sequence[Gap]:
-        """What could not be read of the contract, oldest first."""
         if not self._has_gaps:
             return ()
         with self._database.reading() as connection:
@@ -194,20 +170,17 @@ class Claim:
         return found
 
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
-        """Commits: the new events to ledger and outbox, the books, what could not be read, and the progress."""
         self._has_gaps = self._has_gaps or bool(read.unread)  # before: it may be committed, and an interrupt come then
         with self._database.transaction() as connection:
             self._ensure_held()
             return _commit(connection, self.row.contract, read, prepare, has_gaps=self._has_gaps)
 
     def end_range(self, id_: int) -> None:
-        """Commits: that a span was read to its end, though what lay last in it is a gap, which is read on its own."""
         with self._database.transaction() as connection:
             self._ensure_held()
             connection.execute("DELETE FROM ranges WHERE id = ?", (id_,))
 
     def record_poll(self, now: int, failure: str) -> None:
-        """Commits: how the poll ended; `failure` is empty when it succeeded."""
         column = "failed_at" if failure else "succeeded_at"
         with self._database.transaction() as connection:
             self._ensure_held()
@@ -217,7 +190,7 @@ class Claim:
             )
 
     def release(self) -> None:
-        """Give the right back. What is being committed ends first, so that no two threads commit."""
+        """What is being committed ends first, so that no two threads commit."""
         self._is_held = False
         self._give_back(self)
 

@@ -25,7 +25,6 @@ class DeadLetters:
         self._database = database
 
     def numbers(self, sink: str | None = None, ids: Sequence[int] = ()) -> list[int]:
-        """The numbers of the letters of a sink (None: of all), and of these only `ids` if given, oldest first."""
         with self._database.reading() as connection:
             # From the index alone: a letter may be large.
             rows = connection.execute("SELECT id FROM dead_letters WHERE ?1 IS NULL OR sink = ?1", (sink,))
@@ -33,7 +32,6 @@ class DeadLetters:
             return sorted(id_ for (id_,) in rows if not wanted or id_ in wanted)
 
     def each(self, numbers: Sequence[int]) -> Iterator[StoredLetter]:
-        """The letters of these numbers, in this order, one piece in memory at a time; without those that are gone."""
         query = f"SELECT {', '.join(StoredLetter._fields)} FROM dead_letters WHERE id = ?"
         start = 0
         while start < len(numbers):
@@ -47,17 +45,9 @@ class DeadLetters:
             yield from letters
 
     def find(self, sink: str | None = None, ids: Sequence[int] = (), limit: int | None = None) -> list[StoredLetter]:
-        """Letters of a sink (None: of all), and of these only `ids` if given, oldest first, at most `limit`."""
         return list(self.each(self.numbers(sink, ids)[:limit]))
 
     def replay(self, letters: Iterable[StoredLetter], now: int, *, by: Action | None = None) -> int:
-        """Put letters back into the outbox, each for the sink that refused it, as if collected `now` (unix seconds).
-
-        They come after newer ones. Loki needs to know: it uses `collected_at` to detect late events.
-
-        Commits: piece by piece, the events as segments of their sink alone, the books, the end of the letters, and who did it.
-        Returns how many.
-        """
         return sum(self._replay(piece, now, by) for piece in self._database.in_pieces(pieces(letters)))
 
     def _replay(self, letters: Sequence[StoredLetter], now: int, by: Action | None) -> int:
@@ -82,10 +72,6 @@ class DeadLetters:
         return replayed
 
     def purge(self, letters: Iterable[StoredLetter], *, by: Action | None = None) -> int:
-        """Commits: piece by piece, the end of letters, for good, and who did it. Their sink's books go on counting them as dead.
-
-        Returns how many.
-        """
         return sum(self._purge(piece, by) for piece in self._database.in_pieces(pieces(letters)))
 
     def _purge(self, letters: Sequence[StoredLetter], by: Action | None) -> int:

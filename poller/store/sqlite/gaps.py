@@ -33,32 +33,27 @@ class Gaps:
         self._database = database
 
     def find(self, contract: str | None = None) -> list[Gap]:
-        """The gaps of a contract (None: of all), oldest first."""
         with self._database.reading() as connection:
             return read_gaps(connection, contract)
 
     def entries(self, gap: int) -> list[Entry]:
-        """What came in it and could not be used, in the order in which it came."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT content, size FROM gap_entries WHERE gap = ? ORDER BY id", (gap,))
             return [Entry(*row) for row in rows.fetchall()]
 
     def retry(self, gap: int, now: int, *, by: Action | None = None) -> None:
-        """Commits: that a gap is due now, and not accepted; who says so."""
         with self._database.transaction() as connection:
             connection.execute("UPDATE gaps SET next_try_at = ?, is_accepted = 0 WHERE id = ?", (now, gap))
             if by is not None:
                 record(connection, by, 1)
 
     def accept(self, gap: int, *, by: Action | None = None) -> None:
-        """Commits: that a person takes a gap as it is; who it is."""
         with self._database.transaction() as connection:
             connection.execute("UPDATE gaps SET is_accepted = 1 WHERE id = ?", (gap,))
             if by is not None:
                 record(connection, by, 1)
 
     def record_try(self, gap: int, reason: str, next_try_at: int) -> None:
-        """Commits: that it could not be read once more, why, and when it is tried again."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE gaps SET tries = tries + 1, reason = ?, next_try_at = ? WHERE id = ?",

@@ -28,14 +28,12 @@ class Journal:
         self._seen_id = 0
 
     def unseen(self) -> list[JournalEntry]:
-        """What was written since the last call, by this process or another."""
         with self._database.reading() as connection:
             entries = read_journal(connection, after_id=self._seen_id)
         self._seen_id = max([self._seen_id, *(entry.id for entry in entries)])
         return entries
 
     def add(self, action: Action) -> None:
-        """Commits: the line of something that changes nothing else in the state."""
         with self._database.transaction() as connection:
             record(connection, action)
 

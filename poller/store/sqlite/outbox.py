@@ -36,7 +36,6 @@ class Outbox:
         self._places_lock = threading.Lock()
 
     def register(self, name: str, type_: str) -> None:
-        """Make a sink known; a new one starts behind everything collected so far. Commits: the sink."""
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO sinks (name, type, segment, position, ledger_id)"
@@ -59,7 +58,6 @@ class Outbox:
                 last = found
 
     def retry(self, sink: str, now: float, *, by: Action | None = None) -> bool:
-        """Commits: that a sink which waits after a failure is tried again now, and who asked. Returns whether it waits."""
         with self._database.transaction() as connection:
             asked = connection.execute(
                 "UPDATE sinks SET retry_at = min(retry_at, ?) WHERE name = ? AND retry_at IS NOT NULL", (now, sink)
@@ -72,17 +70,11 @@ class Outbox:
             return asked > 0
 
     def retry_at(self, sink: str) -> float | None:
-        """When a sink that waits is tried again, in unix seconds; None where it does not wait."""
         with self._database.reading() as connection:
             return next((row.sink.retry_at for row in read_sinks(connection, sink)), None)
 
     def forget(self, sink: str, *, by: Action | None = None) -> bool:
-        """Forget a sink: what waits for it only is deleted. Commits: that, piece by piece; who did it, with the first.
-
-        Returns whether it was known.
-
-        Its dead letters stay. What an interrupt leaves is deleted when a sink is registered next, as every start does.
-        """
+        """What an interrupt leaves is deleted when a sink is registered next, as every start does."""
         with self._database.transaction() as connection:
             for known in read_sinks(connection, sink):
                 if by is not None:
@@ -97,10 +89,7 @@ class Outbox:
             return [row.sink for row in read_sinks(connection)]
 
     def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
-        """The right to deliver to a registered sink, for one thread until `release`; None if another has it.
-
-        It is always of all contracts.
-        """
+        """It is always of all contracts."""
         with self._places_lock:
             if sink in self._places:
                 return None

@@ -56,14 +56,12 @@ class Collected:
         self._after_id = max((known.get(sink, 0) for sink in sinks), default=0)
 
     def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
-        """Those of the events that it has not collected, in the same order."""
         if not self.knows_sinks:
             return events
         with self._reader.reading() as connection:
             return ledger.unseen(connection, contract, events, after_id=self._after_id)
 
     def forgotten(self, contract: str, window: Window) -> int:
-        """How many entries of the hours that a window touches were pruned, so that only their number is known."""
         if not self.knows_sinks:
             return 0
         with self._reader.reading() as connection:

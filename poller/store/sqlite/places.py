@@ -33,7 +33,6 @@ class Place:
         self._contract: str | None = None  # of the last batch, where that waits on its own
 
     def ensure_held(self) -> None:
-        """Raises: LeaseLostError after `release`."""
         if not self._is_held:
             raise LeaseLostError("its place was given back", sink=self.row.name)
 
@@ -42,15 +41,10 @@ class Place:
         return True
 
     def release(self) -> None:
-        """Give the right back, also while another thread is in a send."""
         self._is_held = False
         self._give_back(self)
 
     def batch(self, max_events: int, max_bytes: int, contract: str | None = None) -> Batch | None:
-        """What the sink has to send next: within these numbers of events and bytes, but at least one event; None: nothing.
-
-        Raises: StateError when a segment is not what was written.
-        """
         parts: list[Stored] = []
         sink = self.row.name
         self._contract = contract
@@ -83,7 +77,6 @@ class Place:
         return Batch(segments.stored_events(parts), has_more=False) if parts else None
 
     def weight(self) -> Weight:
-        """What waits, without reading it."""
         with self._database.reading() as connection:
             known = read_sinks(connection, self.row.name)
             if not known:
@@ -98,13 +91,6 @@ class Place:
     def settle(
         self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, output_offset: int | None = None
     ) -> None:
-        """Move a sink past the next `count` events: those in `dead` were refused for good, all others accepted.
-
-        `output_offset` is how many bytes of the sink's own output that makes, where it has one.
-
-        Commits: the place, the books, the dead letters, and the deletion of segments that all sinks are done with.
-        Nothing for a sink that was forgotten while its batch was on the way.
-        """
         with self._database.transaction() as connection:
             self.ensure_held()
             move_on(
@@ -118,7 +104,6 @@ class Place:
             )
 
     def postpone(self, attempts: int, now: float, retry_at: float, failure: str, *, parked_at: float | None) -> None:
-        """Commits: that nothing went, why, and when to try again, so that a restart loses no backoff."""
         with self._database.transaction() as connection:
             self.ensure_held()
             connection.execute(
@@ -127,7 +112,6 @@ class Place:
             )
 
     def has_others(self, contracts: Collection[str]) -> bool:
-        """Whether anything waits of contracts that neither wait on their own nor are among these."""
         with self._database.reading() as connection:
             spot = spot_of(connection, self.row.name, None)
             if spot is None:
@@ -140,12 +124,10 @@ class Place:
             return bool(connection.execute(query, values).fetchone()[0])
 
     def postponed(self) -> Sequence[Postponed]:
-        """The contracts that wait on their own, in the order of their next tries."""
         with self._database.reading() as connection:
             return read_postponed(connection, self.row.name)
 
     def postpone_contract(self, contract: str, attempts: int, now: float, retry_at: float, failure: str) -> None:
-        """Commits: that a contract waits on its own from its first event that is not settled, and when it is tried again."""
         sink = self.row.name
         with self._database.transaction() as connection:
             self.ensure_held()
@@ -169,7 +151,6 @@ class Place:
             )
 
     def note_output_offset(self, output_offset: int | None) -> None:
-        """Commits: where the sink's own output that is not settled begins, while nothing else changes."""
         with self._database.transaction() as connection:
             self.ensure_held()
             connection.execute("UPDATE sinks SET mark = ? WHERE name = ?", (output_offset, self.row.name))

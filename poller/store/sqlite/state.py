@@ -86,16 +86,13 @@ class State:
         return self._database.path.stem
 
     def check_in_place(self) -> None:
-        """Raises: StateError when its file was moved or deleted, so that a restart would not find it."""
         self._database.check_in_place()
 
     def fact(self, name: str) -> str | None:
-        """Something remembered by name; None where it never was.  Raises: StateError."""
         with self._database.reading() as connection:
             return read_fact(connection, name)
 
     def remember(self, name: str, value: str) -> None:
-        """Commits: a fact, in place of what was known by that name."""
         with self._database.transaction() as connection:
             set_fact(connection, name, value)
 
@@ -106,18 +103,12 @@ class State:
         """None: there is this machine's clock alone."""
 
     def clock_trail(self) -> Trail:
-        """The times of earlier polls, as far as they tell of a clock that was ahead.  Raises: StateError."""
         return Trail.of(map(int, (self.fact(_TRAIL) or "").split()))
 
     def remember_clock_trail(self, trail: Trail) -> None:
-        """Commits: the times of polls."""
         self.remember(_TRAIL, " ".join(map(str, trail.numbers())))
 
     def request_reread(self, accounts: Iterable[str], since: int, *, by: Action | None = None) -> None:
-        """Commits: the wish to read the contracts of these accounts again from `since` (unix seconds), and who asked.
-
-        It holds until they have been found, however often that fails; asked for twice, the earlier holds.
-        """
         with self._database.transaction() as connection:
             connection.executemany(
                 "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
@@ -128,28 +119,23 @@ class State:
                 record(connection, by)
 
     def requested_reread(self, account: str) -> int | None:
-        """From when the contracts of an account will be read again; None if nobody asked, or it is done."""
         since = self.fact(_SINCE + account)
         return int(since) if since else None
 
     def forget_reread(self, account: str) -> None:
-        """Commits: that it is done."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM facts WHERE name = ?", (_SINCE + account,))
 
     def overview(self) -> Overview:
-        """Everything at one moment, for status, metrics and the books.  Raises: StateError."""
         return overview(self._database)
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
-        """Forget old identities, and give space that is free back to the disk."""
         # A clock that turns out to have been ahead has all read again from before it was set.
         now = min([now, *(before for before, _ in self.clock_trail().jumps)])
         self.contracts.prune(retention_seconds, overlap_seconds, now)
         self._database.vacuum()
 
     def shrink(self) -> None:
-        """Give all space that is free back to the disk: this use has done its work.  Raises: StateError."""
         self._database.shrink()
 
     @classmethod
@@ -159,10 +145,6 @@ class State:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold an attached state for this process alone while the block lasts, as `open` does: to collect, not only to look.
-
-        Raises: StateHeldError when another process holds it, StateError.
-        """
         lock = Lock(lock_of(self._database.path), wait=False, stop=threading.Event())
         self._database.is_owner = True
         try:
