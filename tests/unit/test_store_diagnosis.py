@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 
 from poller.store.postgres import diagnosis
+from poller.store.postgres.database import Connection
 from poller.store.rows import Diagnosis
 
 
-class Answers:
+class Answers(Connection):
     """A connection that has an answer to each query, by the words that it begins with."""
 
     def __init__(self, answers: dict[str, tuple[object, ...] | None]) -> None:
         self._answers = answers
         self._found: tuple[object, ...] | None = None
 
-    def execute(self, query: str, values: object = None) -> Answers:
+    def execute(self, query: str, *_: Any, **__: Any) -> Any:
         (self._found,) = [row for begin, row in self._answers.items() if query.startswith(begin)]
         return self
 

@@ -124,14 +124,14 @@ class Archives:
         def work(connection: Connection) -> PreparedBatch | None:
             # No other replica may begin to hold the sink until this is committed: it must find the batch.
             query = "SELECT 1 FROM sinks WHERE use_id = %s AND name = %s AND holder = %s FOR SHARE"
-            if connection.execute(query, (of_use, sink, token)).fetchone() is None:
+            if not connection.value(query, (of_use, sink, token)):
                 raise LeaseLostError("another replica delivers it now", sink=sink)
             places = moving.lock_places(connection, of_use, sink, moves, sorted(moves))
             if len(moving.waiting_there(connection, of_use, moves, places)) < len(moves):
                 raise LeaseLostError("what was read does not wait any more", sink=sink)
             head = _known_head(connection, self._use, sink, is_locked=True)
             query = "SELECT 1 FROM archive_batches WHERE use_id = %s AND sink = %s"
-            is_busy = connection.execute(query, (self._use, sink)).fetchone() is not None
+            is_busy = connection.value(query, (self._use, sink)) is not None
             if is_busy or not rules.is_made_for(objects, head.number + 1):
                 return None
             digest, signature = seal(self._facts(connection, sink, head, events if of_use == self._use else 0, objects))
@@ -199,9 +199,7 @@ class Archives:
 
     def has_to_state(self, sink: str) -> bool:
         query = "SELECT 1 FROM archive_days WHERE use_id = %s AND sink = %s AND is_open LIMIT 1"
-        return self._database.read(
-            lambda connection: connection.execute(query, (self._use, sink)).fetchone() is not None
-        )
+        return bool(self._database.read(lambda connection: connection.value(query, (self._use, sink))))
 
     def _facts(self, connection: Connection, sink: str, head: Head, events: int, objects: Sequence[Packed]) -> Facts:
         added = rules.hours_of(objects)

@@ -50,8 +50,8 @@ def read_filtered(connection: Connection, use: int) -> dict[str, int]:
 
 def read_fact(connection: Connection, use: int, name: str) -> str | None:
     """Something remembered by name; None where it never was."""
-    row = connection.execute("SELECT value FROM facts WHERE use_id = %s AND name = %s", (use, name)).fetchone()
-    return row[0] if row else None
+    value: str | None = connection.value("SELECT value FROM facts WHERE use_id = %s AND name = %s", (use, name))
+    return value
 
 
 def set_fact(connection: Connection, use: int, name: str, value: str) -> None:

@@ -61,8 +61,7 @@ class DatabaseDump:
         query = " + ".join(
             f"(SELECT count(*) FROM {name} WHERE use_id = {self._use})" for name in ("ledger", "segments")
         )
-        row = self._connection.execute(f"SELECT {query}").fetchone()
-        return row[0] if row else 0
+        return int(self._connection.value(f"SELECT {query}"))
 
     def rows(self, table: str) -> Iterator[Row]:
         if table == "sinks":
@@ -106,7 +105,7 @@ def reading(database: Database) -> Iterator[list[DatabaseDump]]:
             connection.execute(_BEGIN.format(level="REPEATABLE READ", schema=database.schema))
             uses = connection.execute("SELECT name, id FROM uses ORDER BY name").fetchall()
             for name, use_id in uses:
-                if connection.execute(LIVE, (use_id,)).fetchone() is not None:
+                if connection.value(LIVE, (use_id,)):
                     raise StateHeldError(
                         f"{database.place} ({name}): a replica works on it", hint="stop all of them first"
                     )
@@ -129,14 +128,12 @@ def load(database: Database, dumps: Sequence[Dump], tick: Tick) -> None:
 
 
 def _load_use(connection: Connection, database: Database, dump: Dump, tick: Tick) -> None:
-    if connection.execute("SELECT 1 FROM uses WHERE name = %s", (dump.use,)).fetchone() is not None:
+    if connection.value("SELECT 1 FROM uses WHERE name = %s", (dump.use,)):
         hint = "name another schema in [state], or drop this one"
         raise StateError(f"{database.place} has a state of `{dump.use}` already", hint=hint)
     created_at = dump.overview.created_at or int(time.time())
-    found = connection.execute(
-        "INSERT INTO uses (name, created_at) VALUES (%s, %s) RETURNING id", (dump.use, created_at)
-    ).fetchone()
-    use = found[0] if found else 0
+    query = "INSERT INTO uses (name, created_at) VALUES (%s, %s) RETURNING id"
+    use = int(connection.value(query, (dump.use, created_at)))
     for table in ("contracts", "forgotten", "archives", "archive_days"):
         _copy_in(connection, table, COLUMNS[table], use, dump.rows(table), lambda _count: None)
     _copy_in(connection, "ranges", ("contract", "start_at", "end_at", "purpose"), use, dump.rows("ranges"), _ignore)
@@ -183,12 +180,11 @@ def _copy_in(
 def _load_gaps(connection: Connection, use: int, dump: Dump) -> None:
     numbers: dict[int, int] = {}
     for number, *row, is_accepted, is_narrow in dump.rows("gaps"):
-        found = connection.execute(
+        numbers[number] = connection.value(
             "INSERT INTO gaps (use_id, contract, start_at, end_at, kind, reason, first_seen, tries, next_try_at, is_accepted,"
             f" is_narrow) VALUES (%s{', %s' * 10}) RETURNING id",
             (use, *row, bool(is_accepted), bool(is_narrow)),
-        ).fetchone()
-        numbers[number] = found[0] if found else 0
+        )
     connection.executemany(
         "INSERT INTO gap_entries (gap, size, content) VALUES (%s, %s, %s)",
         [(numbers[gap], size, content) for gap, size, content in dump.rows("gap_entries")],

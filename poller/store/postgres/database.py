@@ -74,6 +74,11 @@ class Connection:
         """Carry out one statement. `binary`: columns of bytes come as such, not as text twice as long."""
         return self.raw.execute(query, values, binary=binary)
 
+    def value(self, query: str, values: Sequence[object] | Mapping[str, object] | None = None) -> Any:
+        """The first column of the first row; None where there is no row."""
+        row = self.execute(query, values).fetchone()
+        return row[0] if row else None
+
     def executemany(self, query: str, rows: Sequence[Sequence[object]]) -> None:
         """Carry out one statement for each row, all on the way at once."""
         if rows:

@@ -59,11 +59,6 @@ def _failed(error: StateError) -> Diagnosis:
     return Diagnosis("fail", _NAME, error.message, error.hint, EXIT_STATE)
 
 
-def _one(connection: Connection, query: str, *values: object) -> object:
-    row = connection.execute(query, values or None).fetchone()
-    return row[0] if row else None
-
-
 def _tls(connection: Connection, database: Database) -> Iterator[Diagnosis]:
     if connection.raw.pgconn.ssl_in_use:
         verified = "the certificate is verified" if database.url.ssl_mode == "verify-full" else "not verified"
@@ -80,7 +75,7 @@ def _tls(connection: Connection, database: Database) -> Iterator[Diagnosis]:
 def _schema(connection: Connection, database: Database) -> Iterator[Diagnosis]:
     found, needs = version_of(connection, database.schema)
     if not found:
-        may_create = _one(connection, "SELECT has_database_privilege(current_database(), 'CREATE')")
+        may_create = connection.value("SELECT has_database_privilege(current_database(), 'CREATE')")
         hint = "" if may_create else "run `ionos-poller state init` as the owner of the database"
         message = f"the schema {database.schema} has no tables yet" + (
             "; the first start creates them" if may_create else ""
@@ -96,13 +91,12 @@ def _schema(connection: Connection, database: Database) -> Iterator[Diagnosis]:
         message = f"schema {database.schema}, version {found} of {SCHEMA_VERSION}"
         yield Diagnosis("warn", _NAME, message, "run `ionos-poller state init`")
         return
-    lacking = _one(
-        connection,
+    lacking = connection.value(
         "SELECT string_agg(DISTINCT c.relname, ', ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,"
         " unnest(%s::text[]) needed WHERE n.nspname = %s AND c.relkind = 'r' AND c.relname <> 'schema_version'"
         " AND NOT has_table_privilege(c.oid, needed)",
-        list(_RIGHTS), database.schema,
-    )  # fmt: skip
+        (list(_RIGHTS), database.schema),
+    )
     if lacking:
         hint = f"grant {', '.join(_RIGHTS)} on them: see docs/cluster.md"
         yield Diagnosis("fail", _NAME, f"the role lacks rights on {lacking}", hint, EXIT_STATE)
@@ -111,10 +105,10 @@ def _schema(connection: Connection, database: Database) -> Iterator[Diagnosis]:
 
 
 def _writing(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
-    if _one(connection, "SELECT pg_is_in_recovery()"):
+    if connection.value("SELECT pg_is_in_recovery()"):
         hint = "name the primary in state.url, or add target_session_attrs=read-write to it"
         yield Diagnosis("fail", _NAME, "it is a standby and takes no writes", hint, EXIT_STATE)
-    elif _one(connection, "SHOW transaction_read_only") == "on":
+    elif connection.value("SHOW transaction_read_only") == "on":
         hint = "free its disk if it is full; then reset default_transaction_read_only of the role, the database or the server"
         yield Diagnosis("fail", _NAME, "transactions of this role are read-only", hint, EXIT_STATE)
 
@@ -127,31 +121,30 @@ def _pooler(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
     backends = set()
     for _ in range(3):
         with connection.raw.transaction():
-            backends |= {_one(connection, "SELECT pg_backend_pid()") for _ in range(2)}
+            backends |= {connection.value("SELECT pg_backend_pid()") for _ in range(2)}
     is_pooled = connection.raw.info.backend_pid not in backends or len(backends) > 1
     if is_pooled:
         yield Diagnosis("ok", _NAME, "behind a pooler; transaction mode is enough")
 
 
 def _durability(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
-    off = [name for name in ("fsync", "full_page_writes") if _one(connection, f"SHOW {name}") == "off"]
+    off = [name for name in ("fsync", "full_page_writes") if connection.value(f"SHOW {name}") == "off"]
     if off:
         hint = "turn it on: a power cut can damage the database, and what was sent is sent again"
         yield Diagnosis("warn", _NAME, f"{' and '.join(off)} off", hint)
-    elif _one(connection, "SHOW synchronous_commit") == "off":
+    elif connection.value("SHOW synchronous_commit") == "off":
         hint = "a crash of the server undoes the last commits; they are read and sent again"
         yield Diagnosis("warn", _NAME, "synchronous_commit is off", hint)
 
 
 def _transactions(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
     """The oldest one of those that the role may see; of others the server tells no more than that there is a session."""
-    hidden = _one(
-        connection,
+    hidden = connection.value(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usesysid IS NOT NULL"
         " AND query = '<insufficient privilege>'",
     )
     if hidden:
-        message = f"open transactions of other roles cannot be seen ({plural(int(str(hidden)), 'session')})"
+        message = f"open transactions of other roles cannot be seen ({plural(hidden, 'session')})"
         yield Diagnosis("warn", _NAME, message, "as a superuser: GRANT pg_read_all_stats TO the role in state.url")
     row = connection.execute(
         "SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::bigint FROM pg_stat_activity"
@@ -170,8 +163,7 @@ def _transactions(connection: Connection, _database: Database) -> Iterator[Diagn
 
 def _clock(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
     before = time.time()
-    theirs = _one(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
-    difference = before - float(str(theirs))
+    difference = before - connection.value("SELECT extract(epoch FROM clock_timestamp())::float8")
     if abs(difference) > _CLOCK_SECONDS:
         side = "ahead of" if difference > 0 else "behind"
         message = f"this machine's clock is {format_duration(round(abs(difference)))} {side} the database's"
@@ -197,6 +189,6 @@ def _uses(connection: Connection, database: Database) -> Iterator[Diagnosis]:
 def _outbox(connection: Connection, database: Database, max_bytes: int) -> Iterator[Diagnosis]:
     if not version_of(connection, database.schema)[0]:
         return
-    size = _one(connection, "SELECT pg_database_size(current_database())")
+    size = connection.value("SELECT pg_database_size(current_database())")
     limit = format_size(max_bytes)
-    yield Diagnosis("ok", _NAME, f"the database has {int(str(size)) // (1 << 20)} MiB; the outbox may grow to {limit}")
+    yield Diagnosis("ok", _NAME, f"the database has {size // (1 << 20)} MiB; the outbox may grow to {limit}")

@@ -96,11 +96,9 @@ def _apply(connection: Connection, use: int, change: Change, numbers: dict[int, 
     match change:
         case Insert(gap):
             columns = _COLUMNS.removeprefix("id, ")
-            row = query(
-                f"INSERT INTO gaps (use_id, {columns}) VALUES (%s{', %s' * 10}) RETURNING id",
-                (use, *gap[1:]),
-            ).fetchone()
-            numbers[gap.id] = row[0] if row else 0
+            numbers[gap.id] = connection.value(
+                f"INSERT INTO gaps (use_id, {columns}) VALUES (%s{', %s' * 10}) RETURNING id", (use, *gap[1:])
+            )
         case Update(gap):
             query(
                 "UPDATE gaps SET start_at = %s, end_at = %s, kind = %s, reason = %s, is_narrow = %s WHERE id = %s",
@@ -118,9 +116,8 @@ def _apply(connection: Connection, use: int, change: Change, numbers: dict[int, 
 
 
 def _keep(connection: Connection, gap: int, entries: Sequence[bytes]) -> None:
-    row = connection.execute("SELECT count(*) FROM gap_entries WHERE gap = %s", (gap,)).fetchone()
-    room = max(0, KEPT_ENTRIES - (row[0] if row else 0))
+    held = connection.value("SELECT count(*) FROM gap_entries WHERE gap = %s", (gap,))
     connection.executemany(
         "INSERT INTO gap_entries (gap, size, content) VALUES (%s, %s, %s)",
-        [(gap, len(entry), entry[:KEPT_BYTES]) for entry in entries[:room]],
+        [(gap, len(entry), entry[:KEPT_BYTES]) for entry in entries[: max(0, KEPT_ENTRIES - held)]],
     )

@@ -23,11 +23,11 @@ def record(connection: Connection, use: int, action: Action, count: int | None =
     if entry is None:
         entry = action.new_entry()
         columns, values = JournalEntry._fields[1:], entry[1:]
-        row = connection.execute(
+        id_ = connection.value(
             f"INSERT INTO journal (use_id, {', '.join(columns)}) VALUES (%s{', %s' * len(columns)}) RETURNING id",
             (use, *values),
-        ).fetchone()
-        entry = entry._replace(id=row[0] if row else 0)
+        )
+        entry = entry._replace(id=id_)
     if count is not None:
         entry = entry._replace(affected=(entry.affected or 0) + count)
         connection.execute("UPDATE journal SET affected = %s WHERE id = %s", (entry.affected, entry.id))

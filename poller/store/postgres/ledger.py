@@ -59,10 +59,8 @@ def unseen(
 
 def _has_sharing(connection: Connection, use: int, contract: str) -> bool:
     """Whether different entries of a contract were ever collected under one id."""
-    row = connection.execute(
-        "SELECT sharing > 0 FROM contracts WHERE use_id = %s AND contract = %s", (use, contract)
-    ).fetchone()
-    return row is not None and bool(row[0])
+    query = "SELECT sharing > 0 FROM contracts WHERE use_id = %s AND contract = %s"
+    return bool(connection.value(query, (use, contract)))
 
 
 def add(connection: Connection, use: int, contract: str, events: Sequence[Event], now: int, number: int) -> None:

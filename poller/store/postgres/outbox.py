@@ -97,8 +97,8 @@ class Outbox:
 
     def retry_at(self, sink: str) -> float | None:
         query = "SELECT retry_at FROM sinks WHERE use_id = %s AND name = %s"
-        row = self._database.read(lambda connection: connection.execute(query, (self._use, sink)).fetchone())
-        return row[0] if row else None
+        retry_at: float | None = self._database.read(lambda connection: connection.value(query, (self._use, sink)))
+        return retry_at
 
     def size(self, *, below: int = 0) -> Size:
         put_bytes = self._put_bytes

@@ -38,7 +38,6 @@ def read_overview(connection: Connection, use: int) -> Overview:
         )
         for sink in outbox.read_sinks(connection, use)
     ]
-    created = connection.execute("SELECT created_at FROM uses WHERE id = %s", (use,)).fetchone()
     taken_back = read_fact(connection, use, "taken_back")
     return Overview(
         contracts=read_contracts(connection, use),
@@ -49,7 +48,7 @@ def read_overview(connection: Connection, use: int) -> Overview:
         letters=letters,
         taken_back=TakenBack(*map(int, taken_back.split())) if taken_back else None,
         gaps=read_gaps(connection, use),
-        created_at=created[0] if created else None,
+        created_at=connection.value("SELECT created_at FROM uses WHERE id = %s", (use,)),
         last_action=next(iter(read_journal(connection, use, limit=1)), None),
         finished=read_fact(connection, use, FINISHED),
         replicas=read_replicas(connection, use),
@@ -84,11 +83,11 @@ class Collected:
             return events
 
         def work(connection: Connection) -> list[Event]:
-            row = connection.execute(
+            after = connection.value(
                 "SELECT coalesce(max(ledger_number), 0) FROM places WHERE use_id = %s AND contract = %s AND sink = ANY(%s)",
                 (self._use, contract, self._sinks),
-            ).fetchone()
-            return ledger.unseen(connection, self._use, contract, events, after=row[0] if row else 0)
+            )
+            return ledger.unseen(connection, self._use, contract, events, after=after)
 
         return self._database.read(work)
 

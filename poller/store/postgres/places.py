@@ -347,8 +347,7 @@ class Place:
             "sink": self.row.name, "use": self._use, "token": self._token, "whole": self._is_whole,
             "contracts": list(contracts),
         }  # fmt: skip
-        row = self._database.read(lambda connection: connection.execute(query, values).fetchone())
-        return bool(row and row[0])
+        return bool(self._database.read(lambda connection: connection.value(query, values)))
 
     def postponed(self) -> Sequence[Postponed]:
         query = (

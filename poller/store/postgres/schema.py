@@ -210,8 +210,7 @@ _IN_THE_WAY = (
 
 def version_of(connection: Connection, schema: str) -> tuple[int, int]:
     """The version of the tables, and the oldest version of the program that may write to them; (0, 0) where there are none."""
-    found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.schema_version",)).fetchone()
-    if not found or not found[0]:
+    if connection.value("SELECT to_regclass(%s)", (f"{schema}.schema_version",)) is None:
         return 0, 0
     row = connection.execute(f"SELECT version, needs FROM {schema}.schema_version").fetchone()
     return (row[0], row[1]) if row else (0, 0)
@@ -281,8 +280,7 @@ def _apply(connection: Connection, database: Database) -> list[int]:
         if check_version(database, version, needs) >= SCHEMA_VERSION:
             return []  # another program has done it meanwhile, and may know more versions than this one
         connection.execute(f"SET LOCAL lock_timeout = '{_TABLE_SECONDS}s'")
-        exists = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.schema,)).fetchone()
-        if not exists:
+        if not connection.value("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.schema,)):
             connection.execute(f"CREATE SCHEMA {database.schema}")
         connection.execute(f"SET LOCAL search_path TO {database.schema}")
         if not version:

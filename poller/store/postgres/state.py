@@ -86,9 +86,7 @@ class State:
     def shared_now(self) -> float:
         """The time by the clock of the database."""
         query = "SELECT extract(epoch FROM clock_timestamp())::float8"
-        row = self._database.read(lambda connection: connection.execute(query).fetchone())
-        assert row is not None  # noqa: S101 - it has no table
-        return float(row[0])
+        return float(self._database.read(lambda connection: connection.value(query)))
 
     def clock_trail(self) -> Trail:
         """Each machine has one of its own."""

@@ -58,10 +58,15 @@ class Stores:
         return applied
 
     def uses(self) -> list[str]:
-        def work(connection: Connection) -> list[str]:
-            if connection.execute("SELECT to_regclass('uses')").fetchone() == (None,):
-                return []
-            return [row[0] for row in connection.execute("SELECT name FROM uses ORDER BY name")]
+        return list(self._ids())
+
+    def _ids(self) -> dict[str, int]:
+        """The uses and their numbers, by name."""
+
+        def work(connection: Connection) -> dict[str, int]:
+            if connection.value("SELECT to_regclass('uses')") is None:
+                return {}
+            return dict(connection.execute("SELECT name, id FROM uses ORDER BY name").fetchall())
 
         return self._database.read(work)
 
@@ -83,8 +88,8 @@ class Stores:
                 " WHERE NOT EXISTS (SELECT 1 FROM uses WHERE name = %s) ON CONFLICT (name) DO NOTHING",
                 (use, use),
             )
-            row = connection.execute("SELECT id FROM uses WHERE name = %s", (use,)).fetchone()
-            return row[0] if row else 0
+            found: int | None = connection.value("SELECT id FROM uses WHERE name = %s", (use,))
+            return found or work(connection)  # it was discarded just now
 
         state = self._state(use, self._database.write(work))
         if since is not None:
@@ -98,18 +103,9 @@ class Stores:
     def _state(self, use: str, use_id: int) -> State:
         return State(self._database, use, use_id, self._identity, self._config.state.lease_seconds)
 
-    def _found(self, use: str) -> int | None:
-        def work(connection: Connection) -> int | None:
-            if connection.execute("SELECT to_regclass('uses')").fetchone() == (None,):
-                return None
-            row = connection.execute("SELECT id FROM uses WHERE name = %s", (use,)).fetchone()
-            return row[0] if row else None
-
-        return self._database.read(work)
-
     def _id_of(self, use: str) -> int:
         """Raises: StateError when it has no state."""
-        found = self._found(use)
+        found = self._ids().get(use)
         if found is None:
             raise StateError(f"{self.where(use)} does not exist", hint=f"`{use}` has not run with this state.url yet")
         return found
@@ -127,15 +123,17 @@ class Stores:
 
     def discard(self, use: str) -> None:
         def work(connection: Connection) -> None:
-            row = connection.execute("SELECT id FROM uses WHERE name = %s FOR UPDATE", (use,)).fetchone()
-            if row is None:
+            use_id = connection.value("SELECT id FROM uses WHERE name = %s FOR UPDATE", (use,))
+            if use_id is None:
                 return
-            if connection.execute(LIVE, row).fetchone() is not None:
+            if connection.value(LIVE, (use_id,)):
                 raise StateHeldError(f"{self.where(use)}: a replica works on it", hint="stop it first")
-            connection.execute("DELETE FROM gap_entries WHERE gap IN (SELECT id FROM gaps WHERE use_id = %s)", row)
+            connection.execute(
+                "DELETE FROM gap_entries WHERE gap IN (SELECT id FROM gaps WHERE use_id = %s)", (use_id,)
+            )
             for table in TABLES:
-                connection.execute(f"DELETE FROM {table} WHERE use_id = %s", row)
-            connection.execute("DELETE FROM uses WHERE id = %s", row)
+                connection.execute(f"DELETE FROM {table} WHERE use_id = %s", (use_id,))
+            connection.execute("DELETE FROM uses WHERE id = %s", (use_id,))
 
         self.prepare()
         self._database.write(work)
@@ -146,7 +144,7 @@ class Stores:
 
     def holder(self, use: str) -> int | None:
         """The oldest live replica of this machine."""
-        use_id = self._found(use)
+        use_id = self._ids().get(use)
         if use_id is None:
             return None
         replicas = self._database.read(lambda connection: read_replicas(connection, use_id))
