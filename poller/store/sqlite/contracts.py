@@ -83,8 +83,7 @@ class Contracts:
                 "UPDATE contracts SET origin = ? WHERE contract = ? AND origin BETWEEN ? AND ?",
                 (window.start, contract, window.start, window.end),
             )
-            if by is not None:
-                record(connection, by, count)
+            record(connection, by, count)
 
     def ranges(self, contract: str) -> list[Range]:
         with self._database.reading() as connection:

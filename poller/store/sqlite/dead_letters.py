@@ -67,7 +67,7 @@ class DeadLetters:
                 connection.execute("UPDATE sinks SET dead = dead - ? WHERE name = ?", (len(members), sink))
                 spots.count_letters(connection, sink, replayed=len(members))
                 replayed += len(members)
-            if by is not None and replayed:
+            if replayed:
                 record(connection, by, replayed)
         return replayed
 
@@ -79,7 +79,7 @@ class DeadLetters:
             purged = Counter(letter.sink for letter in letters if _delete(connection, letter.id))
             for sink, count in purged.items():
                 spots.count_letters(connection, sink, purged=count)
-            if by is not None and purged:
+            if purged:
                 record(connection, by, purged.total())
         return purged.total()
 

@@ -42,23 +42,18 @@ class Gaps:
             return [Entry(*row) for row in rows.fetchall()]
 
     def retry(self, gap: int, now: int, *, by: Action | None = None) -> None:
-        with self._database.transaction() as connection:
-            connection.execute("UPDATE gaps SET next_try_at = ?, is_accepted = 0 WHERE id = ?", (now, gap))
-            if by is not None:
-                record(connection, by, 1)
+        self._change("next_try_at = ?, is_accepted = 0", (now,), gap, by)
 
     def accept(self, gap: int, *, by: Action | None = None) -> None:
-        with self._database.transaction() as connection:
-            connection.execute("UPDATE gaps SET is_accepted = 1 WHERE id = ?", (gap,))
-            if by is not None:
-                record(connection, by, 1)
+        self._change("is_accepted = 1", (), gap, by)
 
     def record_try(self, gap: int, reason: str, next_try_at: int) -> None:
+        self._change("tries = tries + 1, reason = ?, next_try_at = ?", (reason, next_try_at), gap, None)
+
+    def _change(self, assignments: str, values: tuple[object, ...], gap: int, by: Action | None) -> None:
         with self._database.transaction() as connection:
-            connection.execute(
-                "UPDATE gaps SET tries = tries + 1, reason = ?, next_try_at = ? WHERE id = ?",
-                (reason, next_try_at, gap),
-            )
+            connection.execute(f"UPDATE gaps SET {assignments} WHERE id = ?", (*values, gap))
+            record(connection, by, 1)
 
 
 def read_gaps(connection: sqlite3.Connection, contract: str | None = None) -> list[Gap]:

@@ -8,8 +8,10 @@ from poller.store.journal import Action, JournalEntry
 from poller.store.sqlite.database import Database
 
 
-def record(connection: sqlite3.Connection, action: Action, count: int | None = None) -> None:
-    """Write the line of an action, or add to its count, inside the caller's transaction."""
+def record(connection: sqlite3.Connection, action: Action | None, count: int | None = None) -> None:
+    """Write the line of an action, or add to its count, inside the caller's transaction. None: nobody in particular did it."""
+    if action is None:
+        return
     if action.entry is None:
         entry = action.new_entry()
         columns, values = JournalEntry._fields[1:], entry[1:]

@@ -65,7 +65,7 @@ class Outbox:
             asked += connection.execute(
                 "UPDATE postponed SET retry_at = min(retry_at, ?) WHERE sink = ? AND attempts > 0", (now, sink)
             ).rowcount
-            if asked and by is not None:
+            if asked:
                 record(connection, by)
             return asked > 0
 
@@ -77,8 +77,7 @@ class Outbox:
         """What an interrupt leaves is deleted when a sink is registered next, as every start does."""
         with self._database.transaction() as connection:
             for known in read_sinks(connection, sink):
-                if by is not None:
-                    record(connection, by, waiting(connection, known)[0])
+                record(connection, by, waiting(connection, known)[0])
             connection.execute("DELETE FROM postponed WHERE sink = ?", (sink,))
             was_known = connection.execute("DELETE FROM sinks WHERE name = ?", (sink,)).rowcount == 1
         self._sweep()

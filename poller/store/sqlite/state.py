@@ -115,8 +115,7 @@ class State:
                 " WHERE CAST(excluded.value AS INTEGER) < CAST(value AS INTEGER)",
                 [(_SINCE + account, str(since)) for account in accounts],
             )
-            if by is not None:
-                record(connection, by)
+            record(connection, by)
 
     def requested_reread(self, account: str) -> int | None:
         since = self.fact(_SINCE + account)
