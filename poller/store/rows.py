@@ -98,6 +98,11 @@ class WindowRead(NamedTuple):
     next_try_at: int = 0
     elsewhere: Collection[bytes] = ()
 
+    @property
+    def watermark(self) -> int:
+        """Up to where the contract is complete with it; 0 where it says nothing of that."""
+        return 0 if self.advance_to is None else min(self.advance_to, self.window.end)
+
 
 class Committed(NamedTuple):
     """What a window brought, as the transaction decided it.

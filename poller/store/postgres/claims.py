@@ -42,9 +42,8 @@ class Claim:
         self._note_put = note_put
         self._give_back = give_back
         self._is_held = True
-        self._spans: dict[int, Window] | None = (
-            None  # still to be read, as this claim knows them; None: not asked for yet
-        )
+        # Still to be read, as this claim knows them; None: not asked for yet.
+        self._spans: dict[int, Window] | None = None
 
     def begin(self, known: Known) -> None:
         """Hold it, with the contract as it is now."""
@@ -75,17 +74,14 @@ class Claim:
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
         self._ensure_held()
         row = self._known.row
-        advance_to = min(read.advance_to, read.window.end) if read.advance_to is not None else 0
         if self._quiet.is_quiet(self._known, read):
-            self._quiet.add(self._token, self._known, advance_to=advance_to, fetched=read.fetched)
-            self._known = self._known._replace(row=row._replace(watermark=max(row.watermark, advance_to)))
+            self._quiet.add(self._token, self._known, advance_to=read.watermark, fetched=read.fetched)
+            self._known = self._known._replace(row=row._replace(watermark=max(row.watermark, read.watermark)))
             return Committed((), 0, 0)
         self._quiet.settle(row.contract)
         spans = self._known_spans() if read.of_range is not None else {}
         try:
-            done, self._known = self._database.write(
-                lambda connection: self._commit(connection, read, prepare, advance_to)
-            )
+            done, self._known = self._database.write(lambda connection: self._commit(connection, read, prepare))
         except BaseException:  # an interrupt, too
             self._quiet.forget([row.contract])  # it may have happened
             raise
@@ -97,9 +93,7 @@ class Claim:
         self._note_put(sum(len(event.line) for event in done.unseen))
         return done
 
-    def _commit(
-        self, connection: Connection, read: WindowRead, prepare: Prepare, advance_to: int
-    ) -> tuple[Committed, Known]:
+    def _commit(self, connection: Connection, read: WindowRead, prepare: Prepare) -> tuple[Committed, Known]:
         use, contract = self._use, self.row.contract
         locked = connection.execute(
             "SELECT watermark, commits, segment, sharing > 0, EXISTS (SELECT 1 FROM gaps WHERE use_id = %s AND contract = %s)"
@@ -130,7 +124,7 @@ class Claim:
             " sharing = sharing + %s, commits = %s, segment = segment + %s, put_events = put_events + %s,"
             " outbox_events = outbox_events + %s, outbox_bytes = outbox_bytes + %s WHERE use_id = %s AND contract = %s",
             (
-                advance_to, read.fetched, new, read.fetched - len(fresh), len(fresh) - new, late, repaired,
+                read.watermark, read.fetched, new, read.fetched - len(fresh), len(fresh) - new, late, repaired,
                 sum(bool(event.shared_id) for event in unseen), commits + 1, size.segments, new, new,
                 size.bytes, use, contract,
             ),
@@ -144,7 +138,7 @@ class Claim:
         if read.of_range is not None:
             self._move_range(connection, read.of_range, read.window.end)
         opened, closed = gaps.settle(connection, use, contract, read, has_gaps=has_gaps)
-        row = self._known.row._replace(watermark=max(watermark, advance_to))
+        row = self._known.row._replace(watermark=max(watermark, read.watermark))
         known = Known(row, commits + 1, self._known.is_plain and not has_gaps and not opened)
         return Committed(unseen, len(fresh), new, late, repaired, opened, closed), known
 

@@ -20,11 +20,12 @@ from poller.store.parts import Place, Seal
 from poller.store.rows import Sink
 from poller.store.sqlite import spots
 from poller.store.sqlite.contracts import read_contracts, read_fact, read_ranges, set_fact
-from poller.store.sqlite.database import DamagedRowError, Database
+from poller.store.sqlite.database import Database
 from poller.store.sqlite.gaps import read_gaps
 from poller.store.sqlite.schema import SEALED_ARCHIVE
+from poller.store.sqlite.soundness import DamagedRowError, whole_rows
 
-_SELECT = f"SELECT {', '.join(Head._fields)}, seal = crc32({SEALED_ARCHIVE}) FROM archives WHERE sink = ?"
+_FIELDS = ", ".join(Head._fields)
 
 
 class Archives:
@@ -44,9 +45,7 @@ class Archives:
 
     def adopt(self, sink: str, head: Head, held: Mapping[tuple[str, int], int]) -> None:
         with self._database.transaction() as connection:
-            connection.execute(
-                f"INSERT INTO archives (sink, {', '.join(Head._fields)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (sink, *head)
-            )
+            connection.execute(f"INSERT INTO archives (sink, {_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (sink, *head))
             _change(connection, sink, rules.adding(held))
 
     def place(self, sink: str) -> str | None:
@@ -153,19 +152,16 @@ class Archives:
 
 
 def read_heads(connection: sqlite3.Connection) -> dict[str, Head]:
-    """How far each archive is, by its sink."""
-    sinks = [sink for (sink,) in connection.execute("SELECT sink FROM archives ORDER BY sink").fetchall()]
-    return {sink: _known_head(connection, sink) for sink in sinks}
+    """How far each archive is, by its sink.  Raises: DamagedRowError."""
+    rows = connection.execute(f"SELECT sink, {_FIELDS}, seal = crc32({SEALED_ARCHIVE}) FROM archives ORDER BY sink")
+    return {sink: Head(*values) for sink, *values in whole_rows(rows, "an archive's row")}
 
 
 def _known_head(connection: sqlite3.Connection, sink: str) -> Head:
-    row = connection.execute(_SELECT, (sink,)).fetchone()
-    if row is None:
+    head = read_heads(connection).get(sink)
+    if head is None:
         raise LookupError(f"the archive of {sink} was never begun")
-    *values, is_whole = row
-    if not is_whole:
-        raise DamagedRowError("an archive's row fails its checksum")
-    return Head(*values)
+    return head
 
 
 def _read_prepared(connection: sqlite3.Connection, sink: str) -> PreparedBatch | None:

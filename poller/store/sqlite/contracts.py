@@ -9,7 +9,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import repeat
-from typing import Any
 
 from poller.core.errors import LeaseLostError
 from poller.core.events import Event
@@ -19,9 +18,10 @@ from poller.store.gaps import Gap
 from poller.store.journal import Action
 from poller.store.rows import Committed, Contract, Count, Prepare, Prepared, Range, WindowRead, late_and_repaired
 from poller.store.sqlite import gaps, ledger, outbox
-from poller.store.sqlite.database import DamagedRowError, Database
+from poller.store.sqlite.database import Database
 from poller.store.sqlite.journal import record
 from poller.store.sqlite.schema import SEALED_CONTRACT, SEALED_RANGE
+from poller.store.sqlite.soundness import whole_rows
 
 
 class Contracts:
@@ -41,8 +41,7 @@ class Contracts:
 
     def get(self, contract: str) -> Contract | None:
         with self._database.reading() as connection:
-            rows = connection.execute(f"{_SELECT} WHERE contract = ?", (contract,)).fetchall()
-            return _checked(rows[0]) if rows else None
+            return next(iter(read_contracts(connection, contract)), None)
 
     def enrol(self, contracts: Iterable[str], account: str, start: int, now: int) -> None:
         with self._database.transaction() as connection:
@@ -205,7 +204,10 @@ def _commit(
     unseen = ledger.unseen(connection, contract, read.events) if read.events else []
     fresh = [event for event in unseen if event.identity not in read.elsewhere] if read.elsewhere else unseen
     prepared = prepare(fresh) if fresh else Prepared(fresh)
-    late, repaired = _late_and_repaired(connection, contract, unseen, read) if unseen else (0, 0)
+    late = repaired = 0
+    if unseen:
+        (watermark,) = connection.execute("SELECT watermark FROM contracts WHERE contract = ?", (contract,)).fetchone()
+        late, repaired = late_and_repaired(unseen, watermark, read_ranges(connection, contract), read)
     ledger.add(connection, contract, unseen, read.now)
     outbox.put(connection, contract, outbox.encode(prepared.kept), read.now)
     new = len(prepared.kept)
@@ -213,7 +215,7 @@ def _commit(
         "UPDATE contracts SET watermark = max(watermark, ?), fetched = fetched + ?, new = new + ?, seen = seen + ?,"
         " filtered = filtered + ?, late = late + ?, repaired = repaired + ?, sharing = sharing + ? WHERE contract = ?",
         (
-            min(read.advance_to, read.window.end) if read.advance_to is not None else 0,
+            read.watermark,
             read.fetched,
             new,
             read.fetched - len(fresh),
@@ -234,25 +236,6 @@ def _commit(
         connection.execute("DELETE FROM ranges WHERE id = ? AND start >= end", (read.of_range,))
     opened, closed = gaps.settle(connection, contract, read, has_gaps=has_gaps)
     return Committed(unseen, len(fresh), new, late, repaired, opened, closed)
-
-
-def _late_and_repaired(
-    connection: sqlite3.Connection, contract: str, unseen: Sequence[Event], read: WindowRead
-) -> tuple[int, int]:
-    (watermark,) = connection.execute("SELECT watermark FROM contracts WHERE contract = ?", (contract,)).fetchone()
-    return late_and_repaired(unseen, watermark, read_ranges(connection, contract), read)
-
-
-_COLUMNS = Contract._fields[:-1]  # a file has no holder but the process that has it open
-_SELECT = f"SELECT {', '.join(_COLUMNS)}, seal = crc32({SEALED_CONTRACT}) FROM contracts"
-
-
-def _checked(row: tuple[Any, ...]) -> Contract:
-    """The row, if it is what was written.  Raises: DamagedRowError."""
-    *values, is_whole = row
-    if not is_whole:
-        raise DamagedRowError("a contract's row fails its checksum")
-    return Contract(*values)
 
 
 def read_fact(connection: sqlite3.Connection, name: str) -> str | None:
@@ -277,11 +260,16 @@ def read_ranges(connection: sqlite3.Connection, contract: str | None = None) -> 
         f"SELECT id, contract, start, end, purpose, seal = crc32({SEALED_RANGE}) FROM ranges"
         " WHERE ?1 IS NULL OR contract = ?1 ORDER BY start, id",
         (contract,),
-    ).fetchall()
-    if not all(is_whole for *_, is_whole in rows):
-        raise DamagedRowError("a span still to be read fails its checksum")
-    return [Range(id_, name, Window(start, end), purpose) for id_, name, start, end, purpose, _ in rows]
+    )
+    whole = whole_rows(rows, "a span still to be read")
+    return [Range(id_, name, Window(start, end), purpose) for id_, name, start, end, purpose in whole]
 
 
-def read_contracts(connection: sqlite3.Connection) -> list[Contract]:
-    return [_checked(row) for row in connection.execute(f"{_SELECT} ORDER BY contract")]
+def read_contracts(connection: sqlite3.Connection, only: str | None = None) -> list[Contract]:
+    """The contracts, by number, or the one that is named.  Raises: DamagedRowError."""
+    columns = ", ".join(Contract._fields[:-1])  # a file has no holder but the process that has it open
+    where = "" if only is None else "WHERE contract = :only"
+    rows = connection.execute(
+        f"SELECT {columns}, seal = crc32({SEALED_CONTRACT}) FROM contracts {where} ORDER BY contract", {"only": only}
+    )
+    return [Contract(*values) for values in whole_rows(rows, "a contract's row")]

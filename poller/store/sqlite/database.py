@@ -41,12 +41,6 @@ _UNKNOWN_HINT = "move it away, and run once with --since T, T at or before the l
 Piece = TypeVar("Piece")
 
 
-class DamagedRowError(sqlite3.DatabaseError):
-    """A row is not what was written, though SQLite finds nothing wrong with the file."""
-
-    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-
-
 class Database:
     """A state file as one of its users in this process has it open. Several threads may use it: one at a time is let in.
 

@@ -21,9 +21,10 @@ from poller.store.gaps import (
 )
 from poller.store.journal import Action
 from poller.store.rows import WindowRead
-from poller.store.sqlite.database import DamagedRowError, Database
+from poller.store.sqlite.database import Database
 from poller.store.sqlite.journal import record
 from poller.store.sqlite.schema import SEALED_GAP
+from poller.store.sqlite.soundness import whole_rows
 
 
 class Gaps:
@@ -57,14 +58,12 @@ class Gaps:
 
 
 def read_gaps(connection: sqlite3.Connection, contract: str | None = None) -> list[Gap]:
-    query = f"SELECT {', '.join(Gap._fields)}, seal = crc32({SEALED_GAP}) FROM gaps"
-    if contract is None:
-        rows = connection.execute(f"{query} ORDER BY contract, start").fetchall()
-    else:
-        rows = connection.execute(f"{query} WHERE contract = ? ORDER BY start", (contract,)).fetchall()
-    if not all(is_whole for *_, is_whole in rows):
-        raise DamagedRowError("a gap's row fails its checksum")
-    gaps = [Gap(*values) for *values, _ in rows]
+    where = "" if contract is None else "WHERE contract = :contract"
+    rows = connection.execute(
+        f"SELECT {', '.join(Gap._fields)}, seal = crc32({SEALED_GAP}) FROM gaps {where} ORDER BY contract, start",
+        {"contract": contract},
+    )
+    gaps = [Gap(*values) for values in whole_rows(rows, "a gap's row")]
     return [gap._replace(is_accepted=bool(gap.is_accepted), is_narrow=bool(gap.is_narrow)) for gap in gaps]
 
 

@@ -16,7 +16,7 @@ from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
 from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked, without_known
 from poller.store.rows import HOUR_SECONDS, Count
-from poller.store.sqlite.database import DamagedRowError
+from poller.store.sqlite.soundness import DamagedRowError
 
 _CHUNK_IDENTITIES = 4096
 # As many rows, or bytes of identities, are pruned at once.

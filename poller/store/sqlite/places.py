@@ -9,7 +9,8 @@ from poller.core.errors import LeaseLostError
 from poller.store import segments
 from poller.store.rows import Batch, DeadLetter, Postponed, Sink, Weight
 from poller.store.segments import Stored
-from poller.store.sqlite.database import DamagedRowError, Database
+from poller.store.sqlite.database import Database
+from poller.store.sqlite.soundness import DamagedRowError
 from poller.store.sqlite.spots import (
     WAITING,
     behind,

@@ -8,7 +8,9 @@ a type here (a number that became text would end every start in a mistake of our
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 # Beyond that, looking at every page takes longer than a start may.
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
@@ -49,3 +51,19 @@ def has_usual_types(connection: sqlite3.Connection) -> bool:
         if connection.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {odd})").fetchone()[0]:
             return False
     return True
+
+
+class DamagedRowError(sqlite3.DatabaseError):
+    """A row is not what was written, though SQLite finds nothing wrong with the file."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+def whole_rows(rows: Iterable[tuple[Any, ...]], what: str) -> list[list[Any]]:
+    """The rows without their last column, which says whether the seal fits.  Raises: DamagedRowError, where one does not."""
+    found = []
+    for *values, is_whole in rows:
+        if not is_whole:
+            raise DamagedRowError(f"{what} fails its checksum")
+        found.append(values)
+    return found

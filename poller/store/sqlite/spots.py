@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from poller.store.rows import SINK_COLUMNS, DeadLetter, Postponed, Sink
-from poller.store.sqlite.database import DamagedRowError
 from poller.store.sqlite.schema import SEALED_POSTPONED, SEALED_SINK
+from poller.store.sqlite.soundness import whole_rows
 
 _NO_END = 2**63 - 1
 
@@ -143,10 +143,9 @@ def read_places(connection: sqlite3.Connection, sink: str) -> dict[str, tuple[in
     """
     rows = connection.execute(
         f"SELECT contract, segment, position, seal = crc32({SEALED_POSTPONED}) FROM postponed WHERE sink = ?", (sink,)
-    ).fetchall()
-    if not all(is_whole for *_, is_whole in rows):
-        raise DamagedRowError("the row of a contract that waits on its own fails its checksum")
-    return {contract: (segment, position) for contract, segment, position, _ in rows}
+    )
+    whole = whole_rows(rows, "the row of a contract that waits on its own")
+    return {contract: (segment, position) for contract, segment, position in whole}
 
 
 def spot_of(connection: sqlite3.Connection, sink: str, contract: str | None) -> Spot | None:
@@ -245,10 +244,8 @@ _SELECT_SINKS = (
 def read_sinks(connection: sqlite3.Connection, name: str | None = None) -> list[SinkRow]:
     """The sinks, or the one of that name.  Raises: DamagedRowError when a row is not what was written."""
     query = f"{_SELECT_SINKS} WHERE :name IS NULL OR name = :name ORDER BY name"
-    rows = connection.execute(query, {"name": name}).fetchall()
-    if not all(is_whole for *_, is_whole in rows):
-        raise DamagedRowError("a sink's row fails its checksum")
-    return [SinkRow(Sink(*values), segment, position, ledger_id) for *values, segment, position, ledger_id, _ in rows]
+    whole = whole_rows(connection.execute(query, {"name": name}), "a sink's row")
+    return [SinkRow(Sink(*values), segment, position, ledger_id) for *values, segment, position, ledger_id in whole]
 
 
 def read_postponed(connection: sqlite3.Connection, sink: str) -> list[Postponed]:
