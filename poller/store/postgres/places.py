@@ -188,14 +188,13 @@ class Place:
         taken: list[_Part] = []
         starts: dict[str, tuple[int, int]] = {}
         for contract, segment, position, number, stamp, total in wanted:
-            part = stored[contract, number]
+            whole = stored[contract, number]
             skip = 0 if contract in starts else position
-            part = part.slice(skip, part.event_count) if skip else part
-            is_whole = part.event_count <= max_events and part.size_bytes <= max_bytes
-            fitting = part.event_count if is_whole else part.fitting(max_events, max_bytes, at_least=0 if parts else 1)
+            part = whole.slice(skip, whole.event_count)
+            fitting = part.fitting(max_events, max_bytes, at_least=0 if parts else 1)
             if fitting:
                 starts.setdefault(contract, (segment, position))
-                parts.append(part if fitting == part.event_count else part.slice(0, fitting))
+                parts.append(part.slice(0, fitting))
                 taken.append(_Part(contract, number, stamp, skip, skip + fitting, total))
             if fitting < part.event_count:
                 return taken, starts, Batch(segments.stored_events(parts), has_more=True)
@@ -213,8 +212,7 @@ class Place:
         found = {}
         for contract, number, collected_at, events, checksum, directory, lines in rows:
             part = Stored(contract, collected_at, directory, lines)
-            # `events` is what a sink's place is moved on by: a wrong one would leave entries out.
-            if segments.checksum(*part) != checksum or part.event_count != events:
+            if not part.is_as_written(checksum, events):
                 raise StateError(
                     f"segment {number} of contract {contract} in the outbox fails its checksum",
                     hint="restore the database",

@@ -61,17 +61,14 @@ class Place:
             )
             for id_, owner, collected_at, events, checksum, directory, lines in rows:
                 part = Stored(owner, collected_at, directory, lines)
-                # `events` is what a sink's place is moved on by: a wrong one would leave entries out.
-                if segments.checksum(*part) != checksum or part.event_count != events:
+                if not part.is_as_written(checksum, events):
                     raise DamagedRowError(f"segment {id_} of the outbox fails its checksum")
-                if skip:
-                    part = part.slice(skip, part.event_count)
-                    skip = 0
-                if part.event_count > max_events or part.size_bytes > max_bytes:
-                    fitting = part.fitting(max_events, max_bytes, at_least=0 if parts else 1)
-                    if fitting < part.event_count:
-                        parts += [part.slice(0, fitting)] if fitting else []
-                        return Batch(segments.stored_events(parts), has_more=True)
+                part = part.slice(skip, part.event_count)
+                skip = 0
+                fitting = part.fitting(max_events, max_bytes, at_least=0 if parts else 1)
+                if fitting < part.event_count:
+                    parts += [part.slice(0, fitting)] if fitting else []
+                    return Batch(segments.stored_events(parts), has_more=True)
                 max_events -= part.event_count
                 max_bytes -= part.size_bytes
                 parts.append(part)
