@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -114,7 +113,7 @@ def reading(directory: Path, uses: Sequence[str]) -> Iterator[list[FileDump]]:
     with ExitStack() as stack:
         dumps = []
         for use in uses:
-            lock = Lock(directory / f"{use}.lock", wait=False, stop=threading.Event())
+            lock = Lock(directory / f"{use}.lock")
             stack.callback(lock.release)
             path = directory / f"{use}.db"
             overview = reading_overview.overview_of(path)
@@ -130,7 +129,7 @@ def load(directory: Path, dumps: Sequence[Dump], tick: Tick) -> None:
     with ExitStack() as stack:
         made: list[tuple[Path, Path]] = []
         for dump in dumps:
-            lock = Lock(directory / f"{dump.use}.lock", wait=False, stop=threading.Event())
+            lock = Lock(directory / f"{dump.use}.lock")
             stack.callback(lock.release)
             path = directory / f"{dump.use}.db"
             if path.exists():

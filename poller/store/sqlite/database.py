@@ -21,7 +21,14 @@ from poller.store.sqlite.connection import SIDE_FILES, SharedConnection, attach,
 from poller.store.sqlite.lock import forget_created, lock_of, was_created
 from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
 from poller.store.sqlite.soundness import has_usual_types, is_sound
-from poller.store.sqlite.translation import SQLITE_ERRORS, as_passing, code_of, translated_os, translated_reading
+from poller.store.sqlite.translation import (
+    DAMAGE,
+    SQLITE_ERRORS,
+    as_passing,
+    kind_of,
+    translated_os,
+    translated_reading,
+)
 from poller.system.liveness import moves
 
 # How long is waited for another program that has the file locked: in short tries, between which our other threads go on.
@@ -137,7 +144,7 @@ class Database:
         try:
             begin()
         except sqlite3.OperationalError as error:
-            if code_of(error) & 0xFF == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
+            if kind_of(error) == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
                 return False
             raise
         return True
@@ -222,13 +229,12 @@ class Database:
                 detach(shared)
 
     def _translate(self, error: Exception) -> StateError:
-        is_garbled = isinstance(error, UnicodeDecodeError)
         if (passing := as_passing(self.path, error)) is not None:
             return passing
-        code = sqlite3.SQLITE_CORRUPT if is_garbled else code_of(error) & 0xFF
+        kind = kind_of(error)
         # Before it was looked through, that our own statements fail is the file's fault, too.
-        is_unreadable = code == sqlite3.SQLITE_ERROR and not self._is_checked
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or is_unreadable:
+        is_unreadable = kind == sqlite3.SQLITE_ERROR and not self._is_checked
+        if kind in DAMAGE or is_unreadable:
             if self._shared is not None and self._shared.raw.total_changes:
                 self.is_damaged = True  # in use: set aside when it is closed
                 hint = "it is set aside now; run once with --since T, T at or before the last good run, to read again from there"
@@ -239,7 +245,7 @@ class Database:
             sqlite3.SQLITE_CANTOPEN: "check that this user can write to the directory",
             sqlite3.SQLITE_IOERR: "check whether the disk reports errors",
         }
-        return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(code, _UNKNOWN_HINT))
+        return StateError(f"{self.path}: the state cannot be used: {error}", hint=hints.get(kind, _UNKNOWN_HINT))
 
     def _quarantine(self, why: str) -> StateError:
         self._disconnect()

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from poller.core.errors import StateError
-from poller.store.sqlite.connection import SIDE_FILES, SharedConnection, attach, detach
+from poller.store.sqlite.connection import SIDE_FILES, attach, detach
 from poller.store.sqlite.database import newer_schema, vanished, way_out
 from poller.store.sqlite.lock import was_created
 from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, schema_at
 from poller.store.sqlite.soundness import is_sound
-from poller.store.sqlite.translation import SQLITE_ERRORS, as_passing
+from poller.store.sqlite.translation import DAMAGE, SQLITE_ERRORS, kind_of, translated_reading
 
 _DAMAGED_HINT = (
     "the next start sets it aside and says so; then run once with --since T, T at or before the last good run:"
@@ -28,40 +25,30 @@ def schema_of(path: Path) -> int:
 
     Raises: StateError when it is not, cannot be read, or is of a newer program.
     """
-    try:
-        with _looking(path) as shared:
-            connection = shared.raw
-            query = connection.execute
-            if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-                raise StateError(f"{path} is not a state of ionos-poller", hint=_DAMAGED_HINT)
-            version = int(query("PRAGMA user_version").fetchone()[0])
-            is_known = version > SCHEMA_VERSION or is_sound(connection, path, schema_at(version))
-            if not (shared.has_known_format and is_known):
-                raise StateError(f"{path} is damaged", hint=_DAMAGED_HINT)
-    except SQLITE_ERRORS as error:
-        is_garbled = isinstance(error, UnicodeDecodeError)
-        if is_garbled or getattr(error, "sqlite_errorcode", 0) & 0xFF in (
-            sqlite3.SQLITE_CORRUPT,
-            sqlite3.SQLITE_NOTADB,
-        ):
-            raise StateError(f"{path} is damaged or not an SQLite file", hint=_DAMAGED_HINT) from error
-        hint = "check that it belongs to this user"
-        raise as_passing(path, error) or StateError(f"{path}: cannot be read: {error}", hint=hint) from error
-    except OSError as error:
-        raise StateError(
-            f"{path}: cannot be read: {error.strerror}", hint="check that it belongs to this user"
-        ) from error
+    with translated_reading(path, hint="check that it belongs to this user"):
+        try:
+            version = _sound_version(path)
+        except SQLITE_ERRORS as error:
+            if kind_of(error) in DAMAGE:
+                raise StateError(f"{path} is damaged or not an SQLite file", hint=_DAMAGED_HINT) from error
+            raise
     if version > SCHEMA_VERSION:
         raise newer_schema(path, version)
     return version
 
 
-@contextmanager
-def _looking(path: Path) -> Iterator[SharedConnection]:
+def _sound_version(path: Path) -> int:
     shared = attach(path, is_writable=False)
     try:
         with shared.lock:
-            yield shared
+            query = shared.raw.execute
+            if query("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StateError(f"{path} is not a state of ionos-poller", hint=_DAMAGED_HINT)
+            version = int(query("PRAGMA user_version").fetchone()[0])
+            is_known = version > SCHEMA_VERSION or is_sound(shared.raw, path, schema_at(version))
+            if not (shared.has_known_format and is_known):
+                raise StateError(f"{path} is damaged", hint=_DAMAGED_HINT)
+            return version
     finally:
         detach(shared)
 

@@ -25,7 +25,9 @@ _CREATED = b"state created"
 class Lock:
     """The right to write one state, held by one process at a time; the kernel releases it when the process ends."""
 
-    def __init__(self, path: Path, *, wait: bool, stop: threading.Event) -> None:
+    def __init__(self, path: Path, *, wait: bool = False, stop: threading.Event | None = None) -> None:
+        """`wait` waits for another process to release it, until `stop`.  Raises: StateHeldError, StoppedError, StateError."""
+        stop = stop or threading.Event()
         with translated_os(path):
             self._fd = _open(path, os.O_RDWR | os.O_CREAT)
         while True:

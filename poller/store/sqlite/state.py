@@ -57,15 +57,10 @@ class State:
         accounts: Iterable[str] = (),
         by: Action | None = None,
     ) -> State:
-        """Open or create `<directory>/<use>.db`, for this process alone.
-
-        `wait` waits for another process to release it, until `stop`. With `since` (unix seconds) the contracts of `accounts`
-        will be read again from there, as with `request_reread`, and a new file may take the place of one that was set aside: a
-        person has decided from when to read.  Raises: StateError, StoppedError.
-        """
+        """Open or create `<directory>/<use>.db`, for this process alone, as `Stores.open` says."""
         asked = None if since is None else {_SINCE + account: str(since) for account in accounts}
         make_directory(directory)
-        lock = Lock(directory / f"{use}.lock", wait=wait, stop=stop or threading.Event())
+        lock = Lock(directory / f"{use}.lock", wait=wait, stop=stop)
         try:
             state = cls(lock, Database(directory / f"{use}.db", asked=asked))
         except BaseException:  # an interrupt, too, must not keep the lock
@@ -144,7 +139,7 @@ class State:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        lock = Lock(lock_of(self._database.path), wait=False, stop=threading.Event())
+        lock = Lock(lock_of(self._database.path))
         self._database.is_owner = True
         try:
             self.outbox.recount()

@@ -80,7 +80,7 @@ class Stores:
 
     def discard(self, use: str) -> None:
         make_directory(self.directory)
-        lock = Lock(self.directory / f"{use}.lock", wait=False, stop=threading.Event())
+        lock = Lock(self.directory / f"{use}.lock")
         try:
             delete(self._path(use))
         finally:

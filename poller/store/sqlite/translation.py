@@ -15,6 +15,7 @@ from poller.system.files import can_open_files
 
 # A damaged file can also give SQLite names and messages that are no UTF-8.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 # A write that failed leaves the state as it was. It may be the disk, but also a limit, a quota or a network that comes back.
@@ -26,21 +27,19 @@ _FAILED_WRITES = (
     sqlite3.SQLITE_IOERR_SHMSIZE,
 )
 _ROOM_BYTES = 1024 * 1024
+_OWNER_HINT = "check that it belongs to this user"
 _RAISE_LIMIT = "raise the limit (LimitNOFILE= of systemd, ulimit -n), or wait"
 
 
 @contextmanager
-def translated_reading(path: Path) -> Iterator[None]:
-    """What SQLite says of a file that is only looked at becomes a StateError."""
+def translated_reading(path: Path, hint: str = f"{_OWNER_HINT} and is not damaged") -> Iterator[None]:
+    """What SQLite says of a file that is only looked at becomes a StateError, with this hint if nothing else is known."""
     try:
         yield
     except SQLITE_ERRORS as error:
-        hint = "check that it belongs to this user and is not damaged"
         raise as_passing(path, error) or StateError(f"{path}: cannot be read: {error}", hint=hint) from error
     except OSError as error:
-        raise StateError(
-            f"{path}: cannot be read: {error.strerror}", hint="check that it belongs to this user"
-        ) from error
+        raise StateError(f"{path}: cannot be read: {error.strerror}", hint=_OWNER_HINT) from error
 
 
 @contextmanager
@@ -59,14 +58,18 @@ def translated_os(path: Path) -> Iterator[None]:
         ) from error
 
 
-def code_of(error: Exception) -> int:
-    """SQLite's extended code; the error's kind is in its last byte."""
-    return getattr(error, "sqlite_errorcode", 0)
+def kind_of(error: Exception) -> int:
+    """SQLite's code of the kind of error: the last byte of the extended one."""
+    return (
+        sqlite3.SQLITE_CORRUPT
+        if isinstance(error, UnicodeDecodeError)
+        else getattr(error, "sqlite_errorcode", 0) & 0xFF
+    )
 
 
 def as_passing(path: Path, error: Exception) -> StateUnavailableError | None:
     """What may be over in a while without anybody touching the state; None for all else."""
-    code, kind = code_of(error), code_of(error) & 0xFF
+    kind = kind_of(error)
     if kind == sqlite3.SQLITE_FULL or (kind in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path)):
         return StateFullError(
             f"{path}: no space left on the disk",
@@ -79,7 +82,7 @@ def as_passing(path: Path, error: Exception) -> StateUnavailableError | None:
         )
     if kind == sqlite3.SQLITE_CANTOPEN and not can_open_files():
         return StateUnavailableError(f"{path}: cannot be opened: too many open files", hint=_RAISE_LIMIT)
-    if code in _FAILED_WRITES:
+    if getattr(error, "sqlite_errorcode", 0) in _FAILED_WRITES:
         return StateUnavailableError(
             f"{path}: cannot be written: {error}",
             hint="check the disk, the quota and the limits of this process; nothing is lost meanwhile",
