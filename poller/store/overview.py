@@ -45,6 +45,11 @@ class TakenBack(NamedTuple):
     at: int
     watermark: int
 
+    @classmethod
+    def of(cls, fact: str | None) -> TakenBack | None:
+        """As the fact `taken_back` tells it."""
+        return cls(*map(int, fact.split())) if fact else None
+
 
 class Overview(NamedTuple):
     """The whole state, read in one transaction. `pending` are the spans that are still to be read besides the present.

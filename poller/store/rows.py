@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from poller.core.errors import EXIT_OK
+from poller.core.errors import EXIT_OK, StateError
 from poller.core.events import Event, OutboxEvent
 from poller.core.gaps import Unread
 from poller.core.hours import Compared
@@ -161,6 +161,11 @@ class Sink(NamedTuple):
 
 SINK_COLUMNS = tuple("mark" if name == "output_offset" else name for name in Sink._fields)
 """The columns of those fields in a state: one kept its first name."""
+
+
+def unknown_sink(sink: str) -> StateError:
+    """Of a sink that a person has forgotten while we worked for it."""
+    return StateError(f"the state does not know the sink {sink} any more", hint="it was forgotten: start again")
 
 
 class Postponed(NamedTuple):

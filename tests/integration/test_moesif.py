@@ -253,7 +253,7 @@ def delivered(sink: Sink, lines: list[bytes], directory: Path) -> dict[int, str]
         now = int(time.time())
         events = [Event(now * 1_000_000 + n, n.to_bytes(16), line) for n, line in enumerate(lines)]
         with state.outbox._database.transaction() as connection:
-            outbox.put(connection, "1", outbox.encode(events), now)
+            outbox.put(connection, "1", events, now)
         while deliverer.step().wait_seconds is not None:
             pass
         assert not state.overview().imbalances()

@@ -160,7 +160,7 @@ def fill(state: State, count: int, now: float) -> list[bytes]:
     lines = [b'{"n":%d}' % number for number in range(count)]
     events = [Event(time_us + i, i.to_bytes(16, "big"), line) for i, line in enumerate(lines)]
     with state.outbox._database.transaction() as connection:
-        outbox.put(connection, str(FIRST), outbox.encode(events), int(now))
+        outbox.put(connection, str(FIRST), events, int(now))
     return lines
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from uuid import uuid4
 
-from poller.core.errors import StateError
 from poller.core.events import Event
 from poller.store import segments
 from poller.store.journal import Action
@@ -23,7 +22,7 @@ from poller.store.postgres.moving import contracts_with_done, sweep_piece
 from poller.store.postgres.places import Place
 from poller.store.postgres.registrations import Registrations
 from poller.store.postgres.replicas import Replica
-from poller.store.rows import Postponed, Sink, Size
+from poller.store.rows import Postponed, Sink, Size, unknown_sink
 
 PIECE_CONTRACTS = 16  # of so many at once what nobody waits for is deleted
 _SIZE_SECONDS = 5.0  # so old may be what is known of a size
@@ -125,9 +124,7 @@ class Outbox:
                 self._registrations.restore()
                 known = self._database.read(lambda connection: read_sinks(connection, self._use, sink))
             if not known:
-                raise StateError(
-                    f"the state does not know the sink {sink} any more", hint="it was forgotten: start again"
-                )
+                raise unknown_sink(sink)
             place = self._places[sink] = Place(
                 self._database,
                 self._use,

@@ -38,7 +38,6 @@ def read_overview(connection: Connection, use: int) -> Overview:
         )
         for sink in outbox.read_sinks(connection, use)
     ]
-    taken_back = read_fact(connection, use, "taken_back")
     return Overview(
         contracts=read_contracts(connection, use),
         sinks=sinks,
@@ -46,7 +45,7 @@ def read_overview(connection: Connection, use: int) -> Overview:
         filtered=read_filtered(connection, use),
         pending=read_ranges(connection, use),
         letters=letters,
-        taken_back=TakenBack(*map(int, taken_back.split())) if taken_back else None,
+        taken_back=TakenBack.of(read_fact(connection, use, "taken_back")),
         gaps=read_gaps(connection, use),
         created_at=connection.value("SELECT created_at FROM uses WHERE id = %s", (use,)),
         last_action=next(iter(read_journal(connection, use, limit=1)), None),

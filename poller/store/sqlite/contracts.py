@@ -209,7 +209,7 @@ def _commit(
         (watermark,) = connection.execute("SELECT watermark FROM contracts WHERE contract = ?", (contract,)).fetchone()
         late, repaired = late_and_repaired(unseen, watermark, read_ranges(connection, contract), read)
     ledger.add(connection, contract, unseen, read.now)
-    outbox.put(connection, contract, outbox.encode(prepared.kept), read.now)
+    outbox.put(connection, contract, prepared.kept, read.now)
     new = len(prepared.kept)
     connection.execute(
         "UPDATE contracts SET watermark = max(watermark, ?), fetched = fetched + ?, new = new + ?, seen = seen + ?,"
@@ -247,11 +247,6 @@ def read_fact(connection: sqlite3.Connection, name: str) -> str | None:
 def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
     """Remember something by name, inside the caller's transaction."""
     connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
-
-
-def read_filtered(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many events were left out for which reason, ever."""
-    return dict(connection.execute("SELECT reason, count FROM filtered ORDER BY reason").fetchall())
 
 
 def read_ranges(connection: sqlite3.Connection, contract: str | None = None) -> list[Range]:

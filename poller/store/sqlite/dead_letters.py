@@ -63,7 +63,7 @@ class DeadLetters:
                 events = [
                     Event(letter.time_us, letter.identity, letter.line, ordinal=letter.ordinal) for letter in members
                 ]
-                outbox.put(connection, contract, outbox.encode(events), now, only_for=sink)
+                outbox.put(connection, contract, events, now, only_for=sink)
                 connection.execute("UPDATE sinks SET dead = dead - ? WHERE name = ?", (len(members), sink))
                 spots.count_letters(connection, sink, replayed=len(members))
                 replayed += len(members)

@@ -11,12 +11,10 @@ import threading
 from collections.abc import Sequence
 from itertools import repeat
 
-from poller.core.errors import StateError
 from poller.core.events import Event
 from poller.store import segments
 from poller.store.journal import Action
-from poller.store.rows import Sink, Size
-from poller.store.segments import Segment
+from poller.store.rows import Sink, Size, unknown_sink
 from poller.store.sqlite.database import Database
 from poller.store.sqlite.journal import record
 from poller.store.sqlite.places import Place
@@ -95,7 +93,7 @@ class Outbox:
             with self._database.reading() as connection:
                 known = read_sinks(connection, sink)
             if not known:
-                raise _forgotten(sink)
+                raise unknown_sink(sink)
             place = self._places[sink] = Place(self._database, known[0].sink, self._give_back)
             return place
 
@@ -114,23 +112,24 @@ class Outbox:
 
     def size(self, *, below: int = 0) -> Size:
         with self._database.reading() as connection:
-            return Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
+            return read_size(connection)
 
 
-def encode(events: Sequence[Event]) -> list[Segment]:
-    """Events, oldest first, as segments ready to be put."""
-    return [segments.encode(part) for part in segments.cut(events)]
+def read_size(connection: sqlite3.Connection) -> Size:
+    """What lies in the outbox."""
+    return Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
 
 
 def put(
-    connection: sqlite3.Connection, contract: str, encoded: Sequence[Segment], now: int, *, only_for: str | None = None
+    connection: sqlite3.Connection, contract: str, events: Sequence[Event], now: int, *, only_for: str | None = None
 ) -> None:
-    """Add segments of a contract, for all sinks or for one alone, inside the caller's transaction.
+    """Add events of a contract, oldest first, for all sinks or for one alone, inside the caller's transaction.
 
     Those for one alone are not assigned to it anew: they were before.
     """
-    if not encoded:
+    if not events:
         return
+    encoded = [segments.encode(part) for part in segments.cut(events)]
     connection.executemany(
         "INSERT INTO segments (contract, sink, collected_at, events, bytes, first_us, directory, lines, checksum)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -139,11 +138,6 @@ def put(
             for segment in encoded
         ],
     )
-    events = sum(segment.event_count for segment in encoded)
-    resize(connection, events, sum(segment.size_bytes for segment in encoded))
+    resize(connection, len(events), sum(segment.size_bytes for segment in encoded))
     if only_for is None:
-        connection.execute("UPDATE sinks SET assigned = assigned + ?", (events,))
-
-
-def _forgotten(sink: str) -> StateError:
-    return StateError(f"the state does not know the sink {sink} any more", hint="it was forgotten: start again")
+        connection.execute("UPDATE sinks SET assigned = assigned + ?", (len(events),))

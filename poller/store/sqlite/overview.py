@@ -12,13 +12,13 @@ from poller.core.windows import Window
 from poller.store.journal import JournalEntry
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
-from poller.store.rows import Size
 from poller.store.sqlite import dead_letters, ledger, spots
 from poller.store.sqlite.archives import read_heads
-from poller.store.sqlite.contracts import read_contracts, read_fact, read_filtered, read_ranges
+from poller.store.sqlite.contracts import read_contracts, read_fact, read_ranges
 from poller.store.sqlite.database import CREATED_AT, Database, Reader
 from poller.store.sqlite.gaps import read_gaps
 from poller.store.sqlite.journal import read_journal
+from poller.store.sqlite.outbox import read_size
 
 
 def overview(database: Database) -> Overview:
@@ -84,16 +84,14 @@ def _read(connection: sqlite3.Connection) -> Overview:
             )
             for row in spots.read_sinks(connection)
         ]
-        size = Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
-        pending = read_ranges(connection)
         return Overview(
             contracts=read_contracts(connection),
             sinks=sinks,
-            outbox=size,
-            filtered=read_filtered(connection),
-            pending=pending,
+            outbox=read_size(connection),
+            filtered=dict(connection.execute("SELECT reason, count FROM filtered ORDER BY reason").fetchall()),
+            pending=read_ranges(connection),
             letters=letters,
-            taken_back=_read_taken_back(connection),
+            taken_back=TakenBack.of(read_fact(connection, "taken_back")),
             gaps=read_gaps(connection),
             created_at=int(created) if (created := read_fact(connection, CREATED_AT)) else None,
             last_action=next(iter(read_journal(connection, limit=1)), None),
@@ -101,11 +99,6 @@ def _read(connection: sqlite3.Connection) -> Overview:
             replicas=(),
             archives=read_heads(connection),
         )
-
-
-def _read_taken_back(connection: sqlite3.Connection) -> TakenBack | None:
-    value = read_fact(connection, "taken_back")
-    return TakenBack(*map(int, value.split())) if value else None
 
 
 @contextmanager
