@@ -86,10 +86,7 @@ class DatabaseDump:
         columns, _, source = _PLAIN[table].partition(" FROM ")
         with self._connection.raw.cursor(name=f"copy_{table}", binary=True) as cursor:  # a piece at a time, not all
             cursor.itersize = _PIECE_ROWS
-            cursor.execute(
-                f"SELECT {columns} FROM {source} WHERE use_id = %s{_ORDER.get(table, '')}",
-                (self._use,),
-            )
+            cursor.execute(f"SELECT {columns} FROM {source} WHERE use_id = %s{_ORDER.get(table, '')}", (self._use,))
             yield from cursor
 
 
@@ -133,13 +130,11 @@ def _load_use(connection: Connection, database: Database, dump: Dump, tick: Tick
         raise StateError(f"{database.place} has a state of `{dump.use}` already", hint=hint)
     created_at = dump.overview.created_at or int(time.time())
     query = "INSERT INTO uses (name, created_at) VALUES (%s, %s) RETURNING id"
-    use = int(connection.value(query, (dump.use, created_at)))
-    for table in ("contracts", "forgotten", "archives", "archive_days"):
-        _copy_in(connection, table, COLUMNS[table], use, dump.rows(table), lambda _count: None)
-    _copy_in(connection, "ranges", ("contract", "start_at", "end_at", "purpose"), use, dump.rows("ranges"), _ignore)
-    _copy_in(connection, "facts", COLUMNS["facts"], use, _facts(dump), _ignore)
-    for table in ("journal", "dead_letters", "letter_books"):
-        _copy_in(connection, table, COLUMNS[table], use, dump.rows(table), _ignore)
+    use: int = connection.value(query, (dump.use, created_at))
+    for table in ("contracts", "forgotten", "archives", "archive_days", "journal", "dead_letters", "letter_books"):
+        _copy_in(connection, table, COLUMNS[table], use, dump.rows(table))
+    _copy_in(connection, "ranges", ("contract", "start_at", "end_at", "purpose"), use, dump.rows("ranges"))
+    _copy_in(connection, "facts", COLUMNS["facts"], use, _facts(dump))
     _load_gaps(connection, use, dump)
     _copy_in(connection, "ledger", COLUMNS["ledger"], use, dump.rows("ledger"), tick)
     stamped = ((*row, uuid4()) for row in dump.rows("segments"))
@@ -151,10 +146,6 @@ def _load_use(connection: Connection, database: Database, dump: Dump, tick: Tick
         )
 
 
-def _ignore(_count: int) -> None:
-    """Few rows: not worth a bar."""
-
-
 def _facts(dump: Dump) -> Iterator[Row]:
     for name, value in dump.rows("facts"):
         if name != "created_at":
@@ -162,8 +153,9 @@ def _facts(dump: Dump) -> Iterator[Row]:
 
 
 def _copy_in(
-    connection: Connection, table: str, columns: Sequence[str], use: int, rows: Iterable[Row], tick: Tick
+    connection: Connection, table: str, columns: Sequence[str], use: int, rows: Iterable[Row], tick: Tick | None = None
 ) -> None:
+    """Write rows into a table. No `tick` where they are few: not worth a bar."""
     booleans = [index for index, name in enumerate(columns) if name.startswith("is_")]
     with (
         connection.raw.cursor() as cursor,
@@ -174,7 +166,8 @@ def _copy_in(
             for index in booleans:
                 values[index] = bool(values[index])
             copy.write_row((use, *values))
-            tick(1)
+            if tick is not None:
+                tick(1)
 
 
 def _load_gaps(connection: Connection, use: int, dump: Dump) -> None:

@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from poller.core.errors import StateError
 from poller.store.copying import COLUMNS, Dump, Row, Tick, differences
-from poller.store.identities import pack_day, unpack_day
+from poller.store.identities import DAY_HOURS, pack_day, unpack_day
 from poller.store.overview import Overview
 from poller.store.rows import SINK_COLUMNS
 from poller.store.segments import Stored, checksum
@@ -21,7 +22,6 @@ from poller.store.sqlite.lock import Lock
 from poller.store.sqlite.spots import SinkRow, read_places, read_sinks
 from poller.store.sqlite.translation import translated_os, translated_reading
 
-_DAY_HOURS = 24
 _PLAIN = {
     "ranges": "contract, start, end, purpose FROM ranges ORDER BY id",
     "filtered": "reason, count FROM filtered",
@@ -37,6 +37,10 @@ _PLAIN = {
     "journal": f"{', '.join(COLUMNS['journal'])} FROM journal ORDER BY id",
     "dead_letters": f"{', '.join(COLUMNS['dead_letters'])} FROM dead_letters ORDER BY id",
 } | {name: f"{', '.join(COLUMNS[name])} FROM {name}" for name in ("archives", "archive_days", "archive_batches")}
+_COPIED_AS_THEY_ARE = (
+    "contracts", "ranges", "filtered", "facts", "forgotten", "journal", "letter_books", "dead_letters", "gaps",
+    "gap_entries", "archives", "archive_days",
+)  # fmt: skip
 
 
 class FileDump:
@@ -88,11 +92,10 @@ class FileDump:
                 segment, position = own[contract.contract]
                 query = "SELECT count(*) FROM segments WHERE contract = ? AND id <= ?"
                 (number,) = self._connection.execute(query, (contract.contract, segment)).fetchone()
-                yield row.sink.name, contract.contract, number, position
-                continue
-            is_begun = begun is not None and begun[0] == contract.contract
-            position = row.position if is_begun else 0
-            yield row.sink.name, contract.contract, done.get(contract.contract, 0), position
+            else:
+                number = done.get(contract.contract, 0)
+                position = row.position if begun == (contract.contract,) else 0
+            yield row.sink.name, contract.contract, number, position
 
     def _forgotten(self) -> Iterator[Row]:
         """With what older programs left in the ledger itself."""
@@ -101,7 +104,7 @@ class FileDump:
             days[contract, day] = unpack_day(day, blob)
         query = "SELECT contract, hour, sum(forgotten) FROM ledger WHERE forgotten > 0 GROUP BY contract, hour"
         for contract, hour, number in self._connection.execute(query):
-            counts = days[contract, hour // _DAY_HOURS]
+            counts = days[contract, hour // DAY_HOURS]
             counts[hour] = counts.get(hour, 0) + number
         for (contract, day), counts in days.items():
             yield contract, day, pack_day(day, counts)
@@ -150,21 +153,8 @@ def load(directory: Path, dumps: Sequence[Dump], tick: Tick) -> None:
 
 def _fill(connection: sqlite3.Connection, dump: Dump, tick: Tick) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    for table in (
-        "contracts",
-        "ranges",
-        "filtered",
-        "facts",
-        "forgotten",
-        "journal",
-        "letter_books",
-        "dead_letters",
-        "gaps",
-        "archives",
-        "archive_days",
-    ):
+    for table in _COPIED_AS_THEY_ARE:
         _insert(connection, table, COLUMNS[table], dump.rows(table))
-    _insert(connection, "gap_entries", COLUMNS["gap_entries"], dump.rows("gap_entries"))
     ledger_ids = _fill_ledger(connection, dump, tick)
     for row in dump.overview.sinks:
         columns = (*SINK_COLUMNS, "segment", "position", "ledger_id")
@@ -231,15 +221,11 @@ def _fill_outbox(connection: sqlite3.Connection, dump: Dump, tick: Tick) -> None
         tick(1)
 
 
-def _cut(contract: str, rest: Sequence[object], skip: int) -> Sequence[object]:
+def _cut(contract: str, rest: Sequence[Any], skip: int) -> Sequence[Any]:
     """The columns of a segment from `collected_at` on, without its first events."""
     if not skip:
         return rest
     collected_at, events, _size, first_us, _checksum, directory, lines = rest
-    assert isinstance(collected_at, int)  # noqa: S101  # as the columns are
-    assert isinstance(events, int)  # noqa: S101
-    assert isinstance(directory, bytes)  # noqa: S101
-    assert isinstance(lines, bytes)  # noqa: S101
     part = Stored(contract, collected_at, directory, lines).slice(skip, events)
     return (
         collected_at, part.event_count, part.size_bytes, first_us, checksum(*part), part.directory, part.lines,
