@@ -1,4 +1,4 @@
-"""How the ledger looks events up, whatever it is kept in. Pure."""
+"""How the ledger looks events up and counts them, whatever it is kept in. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 
 from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
+from poller.store.rows import HOUR_SECONDS, Count
 
 HOUR_US = 3600 * 1_000_000
 DAY_HOURS = 24
@@ -29,6 +30,21 @@ def spans(times_us: Sequence[int]) -> Iterator[tuple[int, int]]:
             first = time_us
         last = time_us
     yield first, last
+
+
+def by_hour(events: Iterable[Event]) -> dict[tuple[int, bool], list[Event]]:
+    """The events by the hour of their time, those without a time apart."""
+    groups: dict[tuple[int, bool], list[Event]] = {}
+    for event in events:
+        groups.setdefault((event.time_us // HOUR_US, event.is_timed), []).append(event)
+    return groups
+
+
+def counted(remembered: Mapping[int, int], forgotten: Mapping[int, int]) -> dict[int, Count]:
+    """What was collected in the hours since 1970, by the start of each hour in unix seconds."""
+    hours = sorted(remembered.keys() | forgotten.keys())
+    both = {hour: (remembered.get(hour, 0), forgotten.get(hour, 0)) for hour in hours}
+    return {hour * HOUR_SECONDS: Count(known + number, number) for hour, (known, number) in both.items()}
 
 
 def packed(events: Sequence[Event]) -> tuple[int, int, bytes]:
@@ -60,6 +76,20 @@ def pack_day(day: int, counts: Mapping[int, int]) -> bytes:
     """How many entries the hours of a day have; `counts` by hour since 1970."""
     first = day * DAY_HOURS
     return zlib.compress(_DAY_COUNTS.pack(*(counts.get(hour, 0) for hour in range(first, first + DAY_HOURS))))
+
+
+def packed_days(gone: Mapping[int, int], read: Callable[[int, int], Mapping[int, int]]) -> Iterator[tuple[int, bytes]]:
+    """The days of the hours in `gone`, packed with what `read` knows of the hours between two, both included."""
+    for day in sorted({hour // DAY_HOURS for hour in gone}):
+        first, last = day * DAY_HOURS, (day + 1) * DAY_HOURS - 1
+        before = read(first, last)
+        yield day, pack_day(day, {hour: before.get(hour, 0) + gone.get(hour, 0) for hour in range(first, last + 1)})
+
+
+def unpack_days(rows: Iterable[tuple[int, bytes]], first: int, last: int) -> dict[int, int]:
+    """The counts of the hours from `first` to `last`, of days and what was packed of them.  Raises: ValueError."""
+    found = [unpack_day(day, blob).items() for day, blob in rows]
+    return {hour: number for counts in found for hour, number in counts if first <= hour <= last}
 
 
 def unpack_day(day: int, blob: bytes) -> dict[int, int]:

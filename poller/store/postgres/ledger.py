@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from poller.core.errors import StateError
 from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
-from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked, without_known
+from poller.store import identities as rules
 from poller.store.postgres.database import Connection
 from poller.store.rows import HOUR_SECONDS, Count
 
-# As many rows are pruned or packed at once.
+# As many rows are pruned or rules.packed at once.
 PIECE_ROWS = 1000
 _PACKED_BYTES = 64 * 1024
 _WORTH_ROWS = 8  # fewer rows of an hour are left as they are
@@ -37,22 +37,22 @@ def unseen(
     one id, if the caller knows.
     """
     known: set[bytes] = set()
-    for first, last in spans(sorted(event.time_us for event in events if event.is_timed)):
+    for first, last in rules.spans(sorted(event.time_us for event in events if event.is_timed)):
         rows = connection.execute(
             "SELECT identities FROM ledger WHERE use_id = %s AND contract = %s AND hour BETWEEN %s AND %s AND is_timed"
             " AND last_us >= %s AND first_us <= %s AND number > %s",
-            (use, contract, first // HOUR_US, last // HOUR_US, first, last, after),
+            (use, contract, first // rules.HOUR_US, last // rules.HOUR_US, first, last, after),
             binary=True,
         )
-        known.update(unpacked(blob for (blob,) in rows))
+        known.update(rules.unpacked(blob for (blob,) in rows))
     if not all(event.is_timed for event in events):
         rows = connection.execute(
             "SELECT identities FROM ledger WHERE use_id = %s AND contract = %s AND NOT is_timed AND number > %s",
             (use, contract, after),
             binary=True,
         )
-        known.update(unpacked(blob for (blob,) in rows))
-    return without_known(
+        known.update(rules.unpacked(blob for (blob,) in rows))
+    return rules.without_known(
         events, known, lambda: _has_sharing(connection, use, contract) if is_sharing is None else is_sharing
     )
 
@@ -65,16 +65,13 @@ def _has_sharing(connection: Connection, use: int, contract: str) -> bool:
 
 def add(connection: Connection, use: int, contract: str, events: Sequence[Event], now: int, number: int) -> None:
     """Enter events, all of them new, as the commit of this number. `now` in unix seconds."""
-    groups: dict[tuple[int, bool], list[Event]] = {}
-    for event in events:
-        groups.setdefault((event.time_us // HOUR_US, event.is_timed), []).append(event)
     connection.executemany(
         "INSERT INTO ledger (use_id, contract, hour, is_timed, number, first_us, last_us, updated_at, identities)"
         " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             (use, contract, hour, is_timed, number, first, last, now, identities)
-            for (hour, is_timed), members in groups.items()
-            for first, last, identities in [packed(members)]
+            for (hour, is_timed), members in rules.by_hour(events).items()
+            for first, last, identities in [rules.packed(members)]
         ],
     )
 
@@ -82,19 +79,18 @@ def add(connection: Connection, use: int, contract: str, events: Sequence[Event]
 def counts(connection: Connection, use: int, contract: str, start: int, end: int) -> dict[int, Count]:
     """Entries collected by hour, of the hours that begin in `[start, end)` (unix seconds); empty hours are left out."""
     first, last = start // HOUR_SECONDS, (end - 1) // HOUR_SECONDS
-    forgotten = Counter(_read_forgotten(connection, use, contract, first, last))
+    forgotten = _read_forgotten(connection, use, contract, first, last)
     rows = connection.execute(
         "SELECT hour, sum(length(identities))::bigint FROM ledger"
         " WHERE use_id = %s AND contract = %s AND hour BETWEEN %s AND %s GROUP BY hour",
         (use, contract, first, last),
     )
     known = {hour: size // IDENTITY_BYTES for hour, size in rows}
-    hours = sorted(known.keys() | forgotten.keys())
-    return {hour * HOUR_SECONDS: Count(known.get(hour, 0) + forgotten[hour], forgotten[hour]) for hour in hours}
+    return rules.counted(known, forgotten)
 
 
 def with_work(connection: Connection, use: int, limits: Sequence[tuple[str, int, int]]) -> set[str]:
-    """Those of the contracts of which `prune` or `pack` may have something to do: (contract, before, packed before)."""
+    """Those of the contracts of which `prune` or `pack` may have something to do: (contract, before, rules.packed before)."""
     contracts, befores, packed_befores = map(list, zip(*limits, strict=True))
     rows = connection.execute(
         "SELECT q.contract FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS q(contract, before, packed_before)"
@@ -126,14 +122,11 @@ def prune(connection: Connection, use: int, contract: str, before: int) -> bool:
     gone: Counter[int] = Counter()
     for hour, size in rows:
         gone[hour] += size // IDENTITY_BYTES
-    for day in sorted({hour // DAY_HOURS for hour in gone}):
-        first = day * DAY_HOURS
-        known = _read_forgotten(connection, use, contract, first, first + DAY_HOURS - 1)
-        total = {hour: known.get(hour, 0) + gone[hour] for hour in range(first, first + DAY_HOURS)}
+    for day in rules.packed_days(gone, lambda first, last: _read_forgotten(connection, use, contract, first, last)):
         connection.execute(
             "INSERT INTO forgotten VALUES (%s, %s, %s, %s)"
             " ON CONFLICT (use_id, contract, day) DO UPDATE SET counts = excluded.counts",
-            (use, contract, day, pack_day(day, total)),
+            (use, contract, *day),
         )
     return len(rows) == PIECE_ROWS
 
@@ -183,13 +176,10 @@ def _read_forgotten(connection: Connection, use: int, contract: str, first: int,
     """Entries known by number alone, of the hours from `first` to `last`; empty hours are left out."""
     rows = connection.execute(
         "SELECT day, counts FROM forgotten WHERE use_id = %s AND contract = %s AND day BETWEEN %s AND %s",
-        (use, contract, first // DAY_HOURS, last // DAY_HOURS),
+        (use, contract, first // rules.DAY_HOURS, last // rules.DAY_HOURS),
         binary=True,
     )
-    found: dict[int, int] = {}
-    for day, blob in rows:
-        try:
-            found |= unpack_day(day, blob)
-        except ValueError as error:
-            raise StateError(f"contract {contract}: {error}", hint="restore the database") from error
-    return {hour: number for hour, number in found.items() if first <= hour <= last}
+    try:
+        return rules.unpack_days(rows, first, last)
+    except ValueError as error:
+        raise StateError(f"contract {contract}: {error}", hint="restore the database") from error

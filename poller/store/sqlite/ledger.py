@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from poller.core.events import Event
 from poller.core.identity import IDENTITY_BYTES
-from poller.store.identities import DAY_HOURS, HOUR_US, pack_day, packed, spans, unpack_day, unpacked, without_known
+from poller.store import identities as rules
 from poller.store.rows import HOUR_SECONDS, Count
 from poller.store.sqlite.soundness import DamagedRowError
 
@@ -30,19 +30,19 @@ def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event
     `after_id` leaves out rows up to that one, so that only what was collected since counts as seen.
     """
     known: set[bytes] = set()
-    for first, last in spans(sorted(event.time_us for event in events if event.is_timed)):
+    for first, last in rules.spans(sorted(event.time_us for event in events if event.is_timed)):
         rows = connection.execute(
             "SELECT identities FROM ledger"
             " WHERE contract = ? AND hour BETWEEN ? AND ? AND is_timed AND last_us >= ? AND first_us <= ? AND id > ?",
-            (contract, first // HOUR_US, last // HOUR_US, first, last, after_id),
+            (contract, first // rules.HOUR_US, last // rules.HOUR_US, first, last, after_id),
         )
-        known.update(unpacked(blob for (blob,) in rows))
+        known.update(rules.unpacked(blob for (blob,) in rows))
     if not all(event.is_timed for event in events):
         rows = connection.execute(
             "SELECT identities FROM ledger WHERE contract = ? AND is_timed = 0 AND id > ?", (contract, after_id)
         )
-        known.update(unpacked(blob for (blob,) in rows))
-    return without_known(events, known, lambda: _has_sharing(connection, contract))
+        known.update(rules.unpacked(blob for (blob,) in rows))
+    return rules.without_known(events, known, lambda: _has_sharing(connection, contract))
 
 
 def _has_sharing(connection: sqlite3.Connection, contract: str) -> bool:
@@ -57,7 +57,8 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
         return
     # A row that was begun before the newest sink came is not added to: see `Sink.ledger_id`.
     sealed = connection.execute("SELECT coalesce(max(ledger_id), 0) FROM sinks").fetchone()[0]
-    hours = [event.time_us // HOUR_US for event in events]
+    groups = rules.by_hour(events)
+    hours = [hour for hour, _ in groups]
     # The newest row of each hour: with max(), SQLite takes the other columns from the row that has it.
     begun = {
         (hour, is_timed == 1): (id_, length // IDENTITY_BYTES)
@@ -67,9 +68,6 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
             (contract, min(hours), max(hours), sealed),
         )
     }
-    groups: dict[tuple[int, bool], list[Event]] = {}
-    for hour, event in zip(hours, events, strict=True):
-        groups.setdefault((hour, event.is_timed), []).append(event)
     for bucket, members in groups.items():
         id_, count = begun.get(bucket, (0, _CHUNK_IDENTITIES))
         room = max(0, _CHUNK_IDENTITIES - count)
@@ -80,7 +78,7 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
 
 
 def _extend(connection: sqlite3.Connection, id_: int, chunk: Sequence[Event], now: int) -> None:
-    first, last, identities = packed(chunk)
+    first, last, identities = rules.packed(chunk)
     connection.execute(
         "UPDATE ledger SET identities = CAST(identities || ? AS BLOB), first_us = min(first_us, ?),"
         " last_us = max(last_us, ?), updated_at = ? WHERE id = ?",
@@ -96,7 +94,7 @@ def _begin(
     now: int,
     sealed: int,
 ) -> None:
-    first, last, identities = packed(chunk)
+    first, last, identities = rules.packed(chunk)
     # Pruned rows free their numbers, but a new row must come after what a sink was begun at.
     connection.execute(
         "INSERT INTO ledger (id, contract, hour, is_timed, first_us, last_us, updated_at, identities)"
@@ -118,8 +116,7 @@ def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) 
     for hour, remembered, number in rows:
         known[hour] += remembered
         forgotten[hour] += number
-    hours = sorted(known.keys() | forgotten.keys())
-    return {hour * HOUR_SECONDS: Count(known[hour] + forgotten[hour], forgotten[hour]) for hour in hours}
+    return rules.counted(known, forgotten)
 
 
 def has_outdated(connection: sqlite3.Connection, contract: str, before: int) -> bool:
@@ -143,7 +140,8 @@ def prune(connection: sqlite3.Connection, contract: str, before: int) -> bool:
         counts[hour] += length // IDENTITY_BYTES + forgotten
         size += length
         pruned.append((id_,))
-    _add_forgotten(connection, contract, counts)
+    for day in rules.packed_days(counts, lambda first, last: _read_forgotten(connection, contract, first, last)):
+        connection.execute("INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?)", (contract, *day))
     connection.executemany("DELETE FROM ledger WHERE id = ?", pruned)
     return len(pruned) < len(rows) or len(rows) == PIECE_ROWS
 
@@ -159,27 +157,13 @@ def _outdated(
     ).fetchall()
 
 
-def _add_forgotten(connection: sqlite3.Connection, contract: str, counts: Mapping[int, int]) -> None:
-    for day in sorted({hour // DAY_HOURS for hour in counts}):
-        first = day * DAY_HOURS
-        before = _read_forgotten(connection, contract, first, first + DAY_HOURS - 1)
-        total = {hour: before.get(hour, 0) + counts.get(hour, 0) for hour in range(first, first + DAY_HOURS)}
-        connection.execute(
-            "INSERT OR REPLACE INTO forgotten VALUES (?, ?, ?)",
-            (contract, day, pack_day(day, total)),
-        )
-
-
 def _read_forgotten(connection: sqlite3.Connection, contract: str, first: int, last: int) -> dict[int, int]:
     """Entries known by number alone, of the hours from `first` to `last`; empty hours are left out."""
     rows = connection.execute(
         "SELECT day, counts FROM forgotten WHERE contract = ? AND day BETWEEN ? AND ?",
-        (contract, first // DAY_HOURS, last // DAY_HOURS),
+        (contract, first // rules.DAY_HOURS, last // rules.DAY_HOURS),
     )
-    found: dict[int, int] = {}
-    for day, blob in rows:
-        try:
-            found |= unpack_day(day, blob)
-        except ValueError as error:
-            raise DamagedRowError(str(error)) from error
-    return {hour: number for hour, number in found.items() if first <= hour <= last}
+    try:
+        return rules.unpack_days(rows, first, last)
+    except ValueError as error:
+        raise DamagedRowError(str(error)) from error
