@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 from poller.core.evidence.batches import HOUR_SECONDS, Head, Packed, PreparedBatch
 from poller.core.evidence.compose import ContractRow, DueHour, Facts
@@ -32,6 +34,7 @@ DayKey = tuple[str, int]
 """A contract and a day since 1970."""
 
 Change = Callable[[Day], None]
+T = TypeVar("T")
 
 
 def is_made_for(objects: Iterable[Packed], number: int) -> bool:
@@ -54,9 +57,9 @@ def hours_of(objects: Iterable[Packed]) -> dict[DayKey, dict[int, int]]:
     return by_day(held)
 
 
-def by_day(held: Mapping[tuple[str, int], int]) -> dict[DayKey, dict[int, int]]:
+def by_day(held: Mapping[tuple[str, int], T]) -> dict[DayKey, dict[int, T]]:
     """Counts by contract and hour's start as counts by contract and day, and in it by hour."""
-    days: dict[DayKey, dict[int, int]] = {}
+    days: dict[DayKey, dict[int, T]] = {}
     for (contract, start), count in held.items():
         day, hour = _hour_of(start)
         days.setdefault((contract, day), {})[hour] = count
@@ -65,16 +68,13 @@ def by_day(held: Mapping[tuple[str, int], int]) -> dict[DayKey, dict[int, int]]:
 
 def closing(contract: str, counted: Mapping[int, int | None]) -> dict[DayKey, Change]:
     """What an audit, which counted the hours that begin so, changes of each day."""
-    days: dict[DayKey, dict[int, int | None]] = {}
-    for start, api in counted.items():
-        day, hour = _hour_of(start)
-        days.setdefault((contract, day), {})[hour] = api
-    return {key: lambda known, hours=hours: known.close(hours) for key, hours in days.items()}  # type: ignore[misc]
+    days = by_day({(contract, start): api for start, api in counted.items()})
+    return {key: partial(Day.close, counted=hours) for key, hours in days.items()}
 
 
 def adding(held: Mapping[tuple[str, int], int]) -> dict[DayKey, Change]:
     """What entries that came into the archive, by contract and hour's start, change of each day."""
-    return {key: lambda known, hours=hours: known.add(hours) for key, hours in by_day(held).items()}  # type: ignore[misc]
+    return {key: partial(Day.add, added=hours) for key, hours in by_day(held).items()}
 
 
 def writing(digest: Digest) -> dict[DayKey, Change]:
@@ -90,7 +90,7 @@ def writing(digest: Digest) -> dict[DayKey, Change]:
         for hour in stated.get(key, ()):
             known.state(*hour)
 
-    return {key: lambda known, key=key: change(key, known) for key in sorted({*added, *stated})}  # type: ignore[misc]
+    return {key: partial(change, key) for key in sorted({*added, *stated})}
 
 
 def next_head(content: bytes) -> tuple[str, str | None, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 from poller.core.events import Event
 from poller.store.journal import Action
@@ -37,22 +39,21 @@ class DeadLetters:
         lengths = "SELECT id, length(line) FROM dead_letters WHERE use_id = %s AND id = ANY(%s)"
         for start in range(0, len(numbers), PIECE_LETTERS):
             chosen = list(numbers[start : start + PIECE_LETTERS])
-            sizes = dict(
-                self._database.read(lambda c, chosen=chosen: c.execute(lengths, (self._use, chosen)).fetchall())  # type: ignore[misc]
-            )
+            sizes = dict(self._rows(lengths, chosen))
             for piece in by_size([number for number in chosen if number in sizes], sizes.__getitem__):
-                found = self._database.read(
-                    lambda c, piece=piece: c.execute(query, (self._use, piece), binary=True).fetchall()  # type: ignore[misc]
-                )
-                letters = {row[0]: StoredLetter(*row) for row in found}
+                letters = {row[0]: StoredLetter(*row) for row in self._rows(query, piece)}
                 yield from (letters[number] for number in piece if number in letters)
+
+    def _rows(self, query: str, numbers: list[int]) -> list[tuple[Any, ...]]:
+        values = (self._use, numbers)
+        return self._database.read(lambda connection: connection.execute(query, values, binary=True).fetchall())
 
     def find(self, sink: str | None = None, ids: Sequence[int] = (), limit: int | None = None) -> list[StoredLetter]:
         return list(self.each(self.numbers(sink, ids)[:limit]))
 
     def replay(self, letters: Iterable[StoredLetter], now: int, *, by: Action | None = None) -> int:
         return sum(
-            write_by(self._database, self._use, by, lambda c, piece=piece: self._replay(c, piece, now))  # type: ignore[misc]
+            write_by(self._database, self._use, by, partial(self._replay, letters=piece, now=now))
             for piece in pieces(letters)
         )
 
@@ -67,7 +68,10 @@ class DeadLetters:
         known = {sink.name for sink in outbox.read_sinks(connection, use)}
         chosen = [letter for letter in letters if letter.sink in known and letter.contract in last]
         gone = self._delete(connection, chosen)
-        by_contract = sorted((letter for letter in chosen if letter.id in gone), key=_contract_first)
+        by_contract = sorted(
+            (letter for letter in chosen if letter.id in gone),
+            key=lambda letter: (letter.contract, letter.sink, letter.time_us, letter.id),
+        )
         for (contract, sink), group in groupby(by_contract, lambda letter: (letter.contract, letter.sink)):
             members = list(group)
             moving.ensure_places(connection, use, sink, [contract])
@@ -89,8 +93,7 @@ class DeadLetters:
 
     def purge(self, letters: Iterable[StoredLetter], *, by: Action | None = None) -> int:
         return sum(
-            write_by(self._database, self._use, by, lambda c, piece=piece: self._purge(c, piece))  # type: ignore[misc]
-            for piece in pieces(letters)
+            write_by(self._database, self._use, by, partial(self._purge, letters=piece)) for piece in pieces(letters)
         )
 
     def _purge(self, connection: Connection, letters: Sequence[StoredLetter]) -> Acted[int]:
@@ -127,7 +130,3 @@ def read_books(connection: Connection, use: int) -> dict[str, LetterBooks]:
         (use, use),
     )
     return {sink: LetterBooks(*numbers) for sink, *numbers in rows}
-
-
-def _contract_first(letter: StoredLetter) -> tuple[str, str, int, int]:
-    return letter.contract, letter.sink, letter.time_us, letter.id

@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -60,7 +61,7 @@ class Outbox:
         done: list[str] = self._database.read(lambda connection: contracts_with_done(connection, self._use))
         for start in range(0, len(done), PIECE_CONTRACTS):
             piece = done[start : start + PIECE_CONTRACTS]
-            self._registrations.write(lambda connection, piece=piece: sweep_piece(connection, self._use, piece))  # type: ignore[misc]
+            self._registrations.write(partial(sweep_piece, use=self._use, contracts=piece))
 
     def forget(self, sink: str, *, by: Action | None = None) -> bool:
         def work(connection: Connection) -> Acted[bool]:

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from poller.core.errors import StateUnavailableError
@@ -129,8 +130,7 @@ class Registrations:
                 registration = self._known.get(name)
             if registration is None:
                 continue
-            type_ = registration.type
-            if self._database.write(lambda connection, name=name, type_=type_: work(connection, name, type_)):  # type: ignore[misc]
+            if self._database.write(partial(work, name=name, type_=registration.type)):
                 why = "the database has lost its last commits; what was sent since then is sent again"
                 log.error("sink.registered_again", extra={"sink": name, "why": why})
 
