@@ -39,9 +39,12 @@ def show(address: Address) -> str:
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that listens there. `::` takes IPv4, too.  Raises: OSError."""
-    if isinstance(address, Path):
-        return _listen_at(address)
+    """A socket that listens there. `::` takes IPv4, too. A file takes the place of one that a killed process left.
+
+    Raises: OSError.
+    """
+    if isinstance(address, Path) and address.is_socket() and not _is_answered(address):
+        address.unlink(missing_ok=True)
     family, where = _resolve(address)
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -49,6 +52,8 @@ def listen(address: Address) -> socket.socket:
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(where)
+        if isinstance(address, Path):
+            address.chmod(0o666)  # who may ask is up to its directory, as with a port it is up to the network
         listener.listen(_BACKLOG)
     except BaseException:  # an interrupt, too, must leave no socket open
         listener.close()
@@ -56,38 +61,21 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-def _resolve(address: tuple[str, int]) -> tuple[int, Any]:
+def _resolve(address: Address) -> tuple[int, Any]:
     """Family and socket address; of a name with several, the IPv4 one."""
+    if isinstance(address, Path):
+        return socket.AF_UNIX, str(address)
     host, port = address
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, where = min(found, key=lambda one: one[0] != socket.AF_INET)
     return family, where
 
 
-def _listen_at(path: Path) -> socket.socket:
-    """Listen at a file, which takes the place of one that a killed process left."""
-    if path.is_socket() and not _is_answered(path):
-        path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(str(path))
-        path.chmod(0o666)  # who may ask is up to its directory, as with a port it is up to the network
-        listener.listen(_BACKLOG)
-    except BaseException:  # an interrupt, too, must not leave the socket open
-        listener.close()
-        raise
-    return listener
-
-
 def _is_answered(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-        channel.settimeout(1.0)
-        try:
-            channel.connect(str(path))
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            return True
+    try:
+        _connect(path).close()
+    except OSError as error:
+        return not isinstance(error, ConnectionRefusedError)
     return True
 
 
