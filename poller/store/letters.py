@@ -31,6 +31,10 @@ class StoredLetter(NamedTuple):
     died_at: float
 
 
+LETTER_COLUMNS = StoredLetter._fields[1:]
+"""Those of a new letter: the sink, the fields of an `OutboxEvent` in their order, the status, the reason, and when it died."""
+
+
 class LetterBooks(NamedTuple):
     """What became of all letters that a sink ever had: how many lie there, were put back, and were deleted by a person."""
 

@@ -25,9 +25,9 @@ def test_a_state_that_was_closed_is_read_without_a_file_beside_it(
     monkeypatch.setattr(os, "statvfs", read_only)
     from poller.store.sqlite import overview
 
-    read = overview._read
+    read = overview.read_overview
     monkeypatch.setattr(
-        overview, "_read", lambda connection: (read(connection), made.append(sorted(tmp_path.iterdir())))[0]
+        overview, "read_overview", lambda connection: (read(connection), made.append(sorted(tmp_path.iterdir())))[0]
     )
     assert [row.contract for row in overview_of(tmp_path / "run.db").contracts] == ["1"]
     assert made == [before]

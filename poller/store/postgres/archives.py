@@ -34,7 +34,7 @@ from poller.store.postgres.registrations import Registrations
 from poller.store.rows import Sink
 
 _FIELDS = ", ".join(Head._fields)
-_BATCH = "number, writer, events, written_at, digest, signature"
+_BATCH = ", ".join(PreparedBatch._fields[:-1])
 _moves = msgspec.json.Decoder(dict[str, moving.Move])
 
 
@@ -97,9 +97,7 @@ class Archives:
                 return None
             query = "SELECT key, content FROM archive_objects WHERE use_id = %s AND sink = %s ORDER BY key"
             objects = connection.execute(query, (self._use, sink), binary=True).fetchall()
-            number, name, events, written_at, digest, signature = row
-            contents = [(key, content) for key, content in objects]
-            return PreparedBatch(number, name, events, written_at, digest, signature, contents)
+            return PreparedBatch._make((*row, [(key, content) for key, content in objects]))
 
         batch = self._database.read(work)
         if batch is not None and not rules.is_as_committed(batch):

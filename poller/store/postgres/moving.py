@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+from msgspec.structs import astuple
+
+from poller.store.letters import LETTER_COLUMNS
 from poller.store.postgres.database import Connection
 from poller.store.rows import DeadLetter
 
@@ -176,16 +179,9 @@ def delete_done(
 
 def _write_letters(connection: Connection, use: int, sink: str, letters: Sequence[DeadLetter], now: float) -> None:
     connection.executemany(
-        "INSERT INTO dead_letters (use_id, sink, contract, time_us, collected_at, identity, ordinal, line, status,"
-        " reason, died_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        [
-            (
-                use, sink, event.contract, event.time_us, event.collected_at, event.identity, event.ordinal, event.line,
-                status, reason, now,
-            )
-            for event, status, reason in letters
-        ],
-    )  # fmt: skip
+        f"INSERT INTO dead_letters (use_id, {', '.join(LETTER_COLUMNS)}) VALUES (%s{', %s' * len(LETTER_COLUMNS)})",
+        [(use, sink, *astuple(event), status, reason, now) for event, status, reason in letters],
+    )
     size = sum(len(letter.event.line) for letter in letters)
     count_letters(connection, use, sink, written=len(letters), size=size)
 

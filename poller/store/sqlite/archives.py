@@ -26,6 +26,7 @@ from poller.store.sqlite.schema import SEALED_ARCHIVE
 from poller.store.sqlite.soundness import DamagedRowError, whole_rows
 
 _FIELDS = ", ".join(Head._fields)
+_BATCH = ", ".join(PreparedBatch._fields[:-1])
 
 
 class Archives:
@@ -69,8 +70,16 @@ class Archives:
                 set_fact(connection, rules.PLACE + sink, place)
 
     def prepared(self, sink: str) -> PreparedBatch | None:
+        query = f"SELECT {_BATCH} FROM archive_batches WHERE sink = ?"
         with self._database.reading() as connection:
-            return _read_prepared(connection, sink)
+            row = connection.execute(query, (sink,)).fetchone()
+            if row is None:
+                return None
+            query = "SELECT key, content FROM archive_objects WHERE sink = ? ORDER BY key"
+            prepared = PreparedBatch._make((*row, connection.execute(query, (sink,)).fetchall()))
+            if not rules.is_as_committed(prepared):
+                raise DamagedRowError("a batch of an archive is not what its digest names")
+            return prepared
 
     def prepare(
         self,
@@ -93,17 +102,17 @@ class Archives:
             facts = _facts(connection, sink, head, known, events if not writer else 0, objects)
             digest, signature = seal(facts)
             at = (known[0].segment, known[0].position) if known and not writer else (None, None)
+            contents = [(packed.entry.key, packed.content) for packed in objects]
+            batch = PreparedBatch(head.number + 1, writer, events, now, digest, signature, contents)
             connection.execute(
-                "INSERT INTO archive_batches (sink, number, writer, events, written_at, digest, signature, segment, position)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (sink, head.number + 1, writer, events, now, digest, signature, *at),
+                f"INSERT INTO archive_batches (sink, {_BATCH}, segment, position) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (sink, *batch[:-1], *at),
             )
             connection.executemany(
                 "INSERT INTO archive_objects (sink, key, content) VALUES (?, ?, ?)",
-                [(sink, packed.entry.key, packed.content) for packed in objects],
+                [(sink, *content) for content in contents],
             )
-            contents = [(packed.entry.key, packed.content) for packed in objects]
-            return PreparedBatch(head.number + 1, writer, events, now, digest, signature, contents)
+            return batch
 
     def complete(self, sink: str, number: int, now: float) -> bool:
         with self._database.transaction() as connection:
@@ -162,22 +171,6 @@ def _known_head(connection: sqlite3.Connection, sink: str) -> Head:
     if head is None:
         raise LookupError(f"the archive of {sink} was never begun")
     return head
-
-
-def _read_prepared(connection: sqlite3.Connection, sink: str) -> PreparedBatch | None:
-    row = connection.execute(
-        "SELECT number, writer, events, written_at, digest, signature FROM archive_batches WHERE sink = ?", (sink,)
-    ).fetchone()
-    if row is None:
-        return None
-    objects = connection.execute(
-        "SELECT key, content FROM archive_objects WHERE sink = ? ORDER BY key", (sink,)
-    ).fetchall()
-    number, writer, events, written_at, digest, signature = row
-    prepared = PreparedBatch(number, writer, events, written_at, digest, signature, objects)
-    if not rules.is_as_committed(prepared):
-        raise DamagedRowError("a batch of an archive is not what its digest names")
-    return prepared
 
 
 def _facts(

@@ -15,22 +15,16 @@ from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.sqlite import dead_letters, ledger, spots
 from poller.store.sqlite.archives import read_heads
 from poller.store.sqlite.contracts import read_contracts, read_fact, read_ranges
-from poller.store.sqlite.database import CREATED_AT, Database, Reader
+from poller.store.sqlite.database import CREATED_AT, Reader
 from poller.store.sqlite.gaps import read_gaps
 from poller.store.sqlite.journal import read_journal
 from poller.store.sqlite.outbox import read_size
 
 
-def overview(database: Database) -> Overview:
-    """The state of a database that this process has open.  Raises: StateError."""
-    with database.reading() as connection:
-        return _read(connection)
-
-
 def overview_of(path: Path) -> Overview:
     """The state in a file, whether or not another process is writing to it.  Raises: StateError."""
     with closing(Reader(path)) as reader, reader.reading() as connection:
-        return _read(connection)
+        return read_overview(connection)
 
 
 def journal_of(path: Path, *, since: int, limit: int | None) -> list[JournalEntry]:
@@ -72,7 +66,8 @@ class Collected:
         self._reader.close()
 
 
-def _read(connection: sqlite3.Connection) -> Overview:
+def read_overview(connection: sqlite3.Connection) -> Overview:
+    """The state of a file, as it is at one moment."""
     with _snapshot(connection):
         letters = dead_letters.read_books(connection)
         sinks = [

@@ -11,6 +11,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec.structs import astuple
+
+from poller.store.letters import LETTER_COLUMNS
 from poller.store.rows import SINK_COLUMNS, DeadLetter, Postponed, Sink
 from poller.store.sqlite.schema import SEALED_POSTPONED, SEALED_SINK
 from poller.store.sqlite.soundness import whole_rows
@@ -83,23 +86,8 @@ def move_on(
             (moved.segment, moved.position, now, now, sink, contract),
         )
     connection.executemany(
-        "INSERT INTO dead_letters (sink, contract, time_us, collected_at, identity, ordinal, line, status, reason,"
-        " died_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                sink,
-                letter.event.contract,
-                letter.event.time_us,
-                letter.event.collected_at,
-                letter.event.identity,
-                letter.event.ordinal,
-                letter.event.line,
-                letter.status,
-                letter.reason,
-                now,
-            )
-            for letter in dead
-        ],
+        f"INSERT INTO dead_letters ({', '.join(LETTER_COLUMNS)}) VALUES ({', '.join('?' * len(LETTER_COLUMNS))})",
+        [(sink, *astuple(event), status, reason, now) for event, status, reason in dead],
     )
     if dead:
         count_letters(connection, sink, written=len(dead))

@@ -23,7 +23,7 @@ from poller.store.sqlite.gaps import Gaps
 from poller.store.sqlite.journal import Journal, record
 from poller.store.sqlite.lock import Lock, lock_of
 from poller.store.sqlite.outbox import Outbox
-from poller.store.sqlite.overview import overview
+from poller.store.sqlite.overview import read_overview
 
 _TRAIL = "clock_trail"
 _SINCE = "since "  # and the account's name
@@ -121,7 +121,8 @@ class State:
             connection.execute("DELETE FROM facts WHERE name = ?", (_SINCE + account,))
 
     def overview(self) -> Overview:
-        return overview(self._database)
+        with self._database.reading() as connection:
+            return read_overview(connection)
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
         # A clock that turns out to have been ahead has all read again from before it was set.
