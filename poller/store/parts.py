@@ -257,15 +257,7 @@ class Archives(Protocol):
         """The batch that is being written, by this process or another."""
 
     def prepare(
-        self,
-        sink: str,
-        place: Place,
-        events: int,
-        objects: Sequence[Packed],
-        seal: Seal,
-        now: int,
-        *,
-        writer: str = "",
+        self, sink: str, place: Place, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""
     ) -> PreparedBatch | None:
         """Commit a batch of the first `events` events that `place` gave last; they are another state's if `writer` names it.
 

@@ -106,15 +106,7 @@ class Archives:
         return batch
 
     def prepare(
-        self,
-        sink: str,
-        place: Place,
-        events: int,
-        objects: Sequence[Packed],
-        seal: Seal,
-        now: int,
-        *,
-        writer: str = "",
+        self, sink: str, place: Place, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""
     ) -> PreparedBatch | None:
         assert isinstance(place, SharedPlace)  # noqa: S101 - it is of the same backend
         of_use, token, moves = place.claimed(events)

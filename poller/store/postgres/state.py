@@ -31,14 +31,7 @@ _SINCE = "since "  # and the account's name
 class State:
     """The open state of one use. It joins the replicas of the use with the first that it claims, shares or takes."""
 
-    def __init__(
-        self,
-        database: Database,
-        use: str,
-        use_id: int,
-        identity: Identity,
-        lease_seconds: int,
-    ) -> None:
+    def __init__(self, database: Database, use: str, use_id: int, identity: Identity, lease_seconds: int) -> None:
         self.use = use
         self._database = database
         self._use = use_id

@@ -82,15 +82,7 @@ class Archives:
             return prepared
 
     def prepare(
-        self,
-        sink: str,
-        place: Place,
-        events: int,
-        objects: Sequence[Packed],
-        seal: Seal,
-        now: int,
-        *,
-        writer: str = "",
+        self, sink: str, place: Place, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""
     ) -> PreparedBatch | None:
         """The order of what waits is the same for everybody here: a count tells the events."""
         with self._database.transaction() as connection:
