@@ -8,15 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from uuid import uuid4
 
-import psycopg
-
 from poller.core.errors import StateError, StateHeldError
 from poller.store.copying import CLOCK_TRAIL, COLUMNS, Dump, Row, Tick, differences
 from poller.store.overview import Overview
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.overview import read_overview
 from poller.store.postgres.replicas import LIVE
-from poller.store.postgres.translation import translated
 
 _PIECE_ROWS = 200
 # Nobody joins from the lock on. No query is before it: what a transaction sees can be as it was at its first one.
@@ -96,32 +93,22 @@ def reading(database: Database) -> Iterator[list[DatabaseDump]]:
 
     Raises: StateHeldError when a replica works on one, StateError.
     """
-    try:
-        with database.connect() as raw:
-            connection = Connection(raw)
-            connection.execute(_BEGIN.format(level="REPEATABLE READ", schema=database.schema))
-            uses = connection.execute("SELECT name, id FROM uses ORDER BY name").fetchall()
-            for name, use_id in uses:
-                if connection.value(LIVE, (use_id,)):
-                    raise StateHeldError(
-                        f"{database.place} ({name}): a replica works on it", hint="stop all of them first"
-                    )
-            yield [DatabaseDump(connection, name, use_id) for name, use_id in uses]
-    except psycopg.Error as error:
-        raise translated(error, database.place) from error
+    with database.connected() as connection:
+        connection.execute(_BEGIN.format(level="REPEATABLE READ", schema=database.schema))
+        uses = connection.execute("SELECT name, id FROM uses ORDER BY name").fetchall()
+        for name, use_id in uses:
+            if connection.value(LIVE, (use_id,)):
+                raise StateHeldError(f"{database.place} ({name}): a replica works on it", hint="stop all of them first")
+        yield [DatabaseDump(connection, name, use_id) for name, use_id in uses]
 
 
 def load(database: Database, dumps: Sequence[Dump], tick: Tick) -> None:
     """Commits: all these states at once.  Raises: StateError where one is there already, or is not as its source."""
-    try:
-        with database.connect() as raw:
-            connection = Connection(raw)
-            connection.execute(_BEGIN.format(level="READ COMMITTED", schema=database.schema))
-            for dump in dumps:
-                _load_use(connection, database, dump, tick)
-            connection.execute("COMMIT")
-    except psycopg.Error as error:
-        raise translated(error, database.place) from error
+    with database.connected() as connection:
+        connection.execute(_BEGIN.format(level="READ COMMITTED", schema=database.schema))
+        for dump in dumps:
+            _load_use(connection, database, dump, tick)
+        connection.execute("COMMIT")
 
 
 def _load_use(connection: Connection, database: Database, dump: Dump, tick: Tick) -> None:

@@ -194,6 +194,15 @@ class Database:
             self._close_idle()
         connection.close()
 
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """A new connection for the block, outside of any transaction.  Raises: StateError, also for what fails in the block."""
+        try:
+            with self.connect() as raw:
+                yield Connection(raw)
+        except psycopg.Error as error:
+            raise translated(error, self.place) from error
+
     def connect(self) -> RawConnection:
         """A new connection, outside of any transaction.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-
-import psycopg
+from collections.abc import Iterator
 
 from poller.config.values import format_duration, format_size
 from poller.core.amounts import plural
@@ -13,7 +11,6 @@ from poller.core.errors import EXIT_STATE, StateError
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.overview import read_replicas
 from poller.store.postgres.schema import SCHEMA_VERSION, check_version, version_of
-from poller.store.postgres.translation import translated
 from poller.store.rows import Diagnosis
 
 _OLDEST_SERVER = 14
@@ -27,32 +24,21 @@ def diagnose(database: Database, max_bytes: int) -> Iterator[Diagnosis]:
     """One line for each thing looked at; a connection that fails ends it.  Raises: nothing."""
     started = time.monotonic()
     try:
-        raw = database.connect()
-    except psycopg.Error as error:
-        yield _failed(translated(error, database.place))
-        return
+        with database.connected() as connection:
+            yield _server(connection, database, time.monotonic() - started)
+            for look in (_tls, _schema, _writing, _pooler, _durability, _transactions, _clock, _uses):
+                yield from look(connection, database)
+            yield from _outbox(connection, database, max_bytes)
     except StateError as error:
         yield _failed(error)
-        return
-    milliseconds = (time.monotonic() - started) * 1000
-    connection = Connection(raw)
-    try:
-        version = raw.info.server_version // 10_000
-        message = f"{database.place}: PostgreSQL {version}, connected in {milliseconds:.0f} ms"
-        if version < _OLDEST_SERVER:
-            yield Diagnosis("warn", _NAME, message, f"use PostgreSQL {_OLDEST_SERVER} or newer")
-        else:
-            yield Diagnosis("ok", _NAME, message)
-        looks: tuple[Callable[[Connection, Database], Iterator[Diagnosis]], ...] = (
-            _tls, _schema, _writing, _pooler, _durability, _transactions, _clock, _uses,
-        )  # fmt: skip
-        for look in looks:
-            yield from look(connection, database)
-        yield from _outbox(connection, database, max_bytes)
-    except psycopg.Error as error:
-        yield _failed(translated(error, database.place))
-    finally:
-        raw.close()
+
+
+def _server(connection: Connection, database: Database, seconds: float) -> Diagnosis:
+    version = connection.raw.info.server_version // 10_000
+    message = f"{database.place}: PostgreSQL {version}, connected in {seconds * 1000:.0f} ms"
+    if version < _OLDEST_SERVER:
+        return Diagnosis("warn", _NAME, message, f"use PostgreSQL {_OLDEST_SERVER} or newer")
+    return Diagnosis("ok", _NAME, message)
 
 
 def _failed(error: StateError) -> Diagnosis:
@@ -61,10 +47,12 @@ def _failed(error: StateError) -> Diagnosis:
 
 def _tls(connection: Connection, database: Database) -> Iterator[Diagnosis]:
     if connection.raw.pgconn.ssl_in_use:
-        verified = "the certificate is verified" if database.url.ssl_mode == "verify-full" else "not verified"
-        level = "ok" if database.url.ssl_mode == "verify-full" or database.url.is_local else "warn"
-        hint = "" if level == "ok" else "remove sslmode from state.url"
-        yield Diagnosis("ok" if level == "ok" else "warn", _NAME, f"encrypted with TLS, {verified}", hint)
+        is_verified = database.url.ssl_mode == "verify-full"
+        message = f"encrypted with TLS, {'the certificate is verified' if is_verified else 'not verified'}"
+        if is_verified or database.url.is_local:
+            yield Diagnosis("ok", _NAME, message)
+        else:
+            yield Diagnosis("warn", _NAME, message, "remove sslmode from state.url")
     elif database.url.is_local:
         yield Diagnosis("ok", _NAME, "not encrypted: the server is this machine")
     else:
@@ -122,8 +110,7 @@ def _pooler(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
     for _ in range(3):
         with connection.raw.transaction():
             backends |= {connection.value("SELECT pg_backend_pid()") for _ in range(2)}
-    is_pooled = connection.raw.info.backend_pid not in backends or len(backends) > 1
-    if is_pooled:
+    if backends != {connection.raw.info.backend_pid}:
         yield Diagnosis("ok", _NAME, "behind a pooler; transaction mode is enough")
 
 

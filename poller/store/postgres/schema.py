@@ -13,7 +13,6 @@ import psycopg
 from poller.config.values import format_duration
 from poller.core.errors import StateError, StateUnavailableError
 from poller.store.postgres.database import Connection, Database
-from poller.store.postgres.translation import translated
 
 _OFTEN = (
     "WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500,"
@@ -222,20 +221,9 @@ def prepare(database: Database) -> list[int]:
     Commits: all steps at once, one process at a time.  Returns: the versions that were applied.
     Raises: StateError where they are too new, or the role may not change them; StateUnavailableError while others use them.
     """
-    try:
-        raw = database.connect()
-    except psycopg.Error as error:
-        raise translated(error, database.place) from error
-    connection = Connection(raw)
-    try:
+    with database.connected() as connection:
         version = check_version(database, *version_of(connection, database.schema))
-        if version >= SCHEMA_VERSION:
-            return []
-        return _migrate(connection, database)
-    except psycopg.Error as error:
-        raise translated(error, database.place) from error
-    finally:
-        raw.close()
+        return [] if version >= SCHEMA_VERSION else _migrate(connection, database)
 
 
 def check(database: Database) -> None:
