@@ -132,18 +132,11 @@ def facts(
         spans.setdefault(span.contract, []).append((span.window, span.purpose))
     books = [
         ContractRow(
-            row.contract,
-            row.fetched,
-            row.new,
-            row.seen,
-            row.filtered,
-            row.origin,
-            row.watermark,
-            open_.get(row.contract, []),
-            spans.get(row.contract, []),
+            row.contract, row.fetched, row.new, row.seen, row.filtered, row.origin, row.watermark,
+            open_.get(row.contract, []), spans.get(row.contract, []),
         )
         for row in rows
-    ]
+    ]  # fmt: skip
     return Facts(head, hours, by_contract, books, sink.assigned, sink.delivered + events, sink.dead, waiting)
 
 

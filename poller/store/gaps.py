@@ -216,20 +216,10 @@ class _Book:
 
     def _insert(self, part: Unread, first_seen: int, next_try_at: int, *, tries: int = 0) -> int:
         self._new_count += 1
-        start, end = part.window
         gap = Gap(
-            -self._new_count,
-            self._contract,
-            start,
-            end,
-            part.kind,
-            part.reason,
-            first_seen,
-            tries,
-            next_try_at,
-            is_accepted=False,
-            is_narrow=part.is_narrow,
-        )
+            -self._new_count, self._contract, *part.window, part.kind, part.reason, first_seen, tries, next_try_at,
+            is_accepted=False, is_narrow=part.is_narrow,
+        )  # fmt: skip
         self._by_id[gap.id] = gap
         self.changes.append(Insert(gap))
         self._keep(gap.id, part)

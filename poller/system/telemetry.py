@@ -29,9 +29,9 @@ LogFormat = Literal["text", "json"]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 # They log addresses, bodies or credentials below WARNING, whatever level is asked of us.
-_TAMED = ("urllib3", "requests", "botocore", "boto3", "s3transfer")
+_TAMED = dict.fromkeys(("urllib3", "requests", "botocore", "boto3", "s3transfer"), logging.WARNING)
 # It warns of each run that it skips, in words that only its authors know: the schedule says so itself.
-_SILENCED = ("apscheduler",)
+_TAMED["apscheduler"] = logging.ERROR
 _NO_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _MAX_DEPTH = 6
 
@@ -60,10 +60,8 @@ def setup_logging(level: str, format: LogFormat | None = None, stream: TextIO | 
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("poller").setLevel(LEVELS[level.lower()])
-    for name in _TAMED:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in _SILENCED:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, least in _TAMED.items():
+        logging.getLogger(name).setLevel(least)
     logging.captureWarnings(True)
     logging.raiseExceptions = False
 

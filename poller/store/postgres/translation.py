@@ -10,11 +10,8 @@ import psycopg
 
 from poller.core.errors import StateError, StateFullError, StateUnavailableError
 
-RETRIED = (
-    "40001",
-    "40P01",
-    "55P03",
-)  # serialization failure, deadlock, lock not available: the whole transaction again
+# Serialization failure, deadlock, lock not available: the whole transaction again.
+RETRIED = ("40001", "40P01", "55P03")
 
 _WAIT = "nothing is lost meanwhile; it is tried again"
 # What passes, by SQLSTATE or the class of it.

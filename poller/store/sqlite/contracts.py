@@ -215,17 +215,10 @@ def _commit(
         "UPDATE contracts SET watermark = max(watermark, ?), fetched = fetched + ?, new = new + ?, seen = seen + ?,"
         " filtered = filtered + ?, late = late + ?, repaired = repaired + ?, sharing = sharing + ? WHERE contract = ?",
         (
-            read.watermark,
-            read.fetched,
-            new,
-            read.fetched - len(fresh),
-            len(fresh) - new,
-            late,
-            repaired,
-            sum(bool(event.shared_id) for event in unseen),
-            contract,
+            read.watermark, read.fetched, new, read.fetched - len(fresh), len(fresh) - new, late, repaired,
+            sum(bool(event.shared_id) for event in unseen), contract,
         ),
-    )
+    )  # fmt: skip
     connection.executemany(
         "INSERT INTO filtered (reason, count) VALUES (?, ?)"
         " ON CONFLICT (reason) DO UPDATE SET count = count + excluded.count",
