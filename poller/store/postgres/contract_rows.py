@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from poller.core.windows import Window
 from poller.store.postgres.database import Connection
 from poller.store.postgres.quiet import COLUMNS, Known, known_of
 from poller.store.rows import Contract, Range
 
 
-def read_contracts(connection: Connection, use: int, only: Sequence[str] | None = None) -> list[Contract]:
+def read_contracts(connection: Connection, use: int, only: list[str] | None = None) -> list[Contract]:
     """The contracts, by number; of these only `only` if given."""
     rows = connection.execute(
         f"SELECT {', '.join(f'c.{name}' for name in Contract._fields[:-1])}, coalesce(r.host || ':' || r.pid, '')"
         " FROM contracts c LEFT JOIN replicas r ON r.token = c.holder AND r.expires_at > clock_timestamp()"
         " WHERE c.use_id = %s AND (%s::text[] IS NULL OR c.contract = ANY(%s)) ORDER BY c.contract",
-        (use, only if only is None else list(only), only if only is None else list(only)),
+        (use, only, only),
     )
     return [Contract(*row) for row in rows]
 
@@ -40,12 +38,6 @@ def read_ranges(connection: Connection, use: int, contract: str | None = None) -
         (use, contract, contract),
     )
     return [Range(id_, name, Window(start, end), purpose) for id_, name, start, end, purpose in rows]
-
-
-def read_filtered(connection: Connection, use: int) -> dict[str, int]:
-    """How many events were left out for which reason, ever."""
-    query = "SELECT reason, sum(count)::bigint FROM filtered WHERE use_id = %s GROUP BY reason ORDER BY reason"
-    return dict(connection.execute(query, (use,)).fetchall())
 
 
 def read_fact(connection: Connection, use: int, name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 from poller.core.events import Event
 from poller.core.hours import Compared
@@ -224,19 +225,16 @@ class Contracts:
                 before = min(oldest, latest, pending.get(row.contract, latest))
                 limits.append((row.contract, before, latest))
         for start in range(0, len(limits), _PRUNED_AT_ONCE):
-            for limit in self._with_work(limits[start : start + _PRUNED_AT_ONCE]):
-                self._prune_contract(*limit)
-
-    def _with_work(self, limits: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-        """Those of the contracts that have something to forget or to pack: mostly few, and asked for together."""
-        found = self._database.read(lambda connection: ledger.with_work(connection, self._use, limits))
-        return [limit for limit in limits if limit[0] in found]
-
-    def _prune_contract(self, contract: str, before: int, packed_before: int) -> None:
-        while self._database.write(lambda connection: self._prune(connection, contract, before, packed_before)):
-            pass
+            piece = limits[start : start + _PRUNED_AT_ONCE]
+            # Mostly few have something to forget or to pack: it is asked for all of them together.
+            found = self._database.read(partial(ledger.with_work, use=self._use, limits=piece))
+            for contract, before, latest in piece:
+                prune = partial(self._prune, contract=contract, before=before, packed_before=latest)
+                while contract in found and self._database.write(prune):
+                    pass
 
     def _prune(self, connection: Connection, contract: str, before: int, packed_before: int) -> bool:
+        """Forget and pack some of a contract.  Returns: whether there is more."""
         connection.execute(
             "SELECT 1 FROM contracts WHERE use_id = %s AND contract = %s FOR UPDATE", (self._use, contract)
         )

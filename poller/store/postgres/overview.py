@@ -9,7 +9,7 @@ from poller.core.windows import Window
 from poller.store.letters import NO_LETTERS
 from poller.store.overview import FINISHED, Overview, SinkOverview, TakenBack
 from poller.store.postgres import archives, dead_letters, ledger, outbox
-from poller.store.postgres.contract_rows import read_contracts, read_fact, read_filtered, read_ranges
+from poller.store.postgres.contract_rows import read_contracts, read_fact, read_ranges
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.gaps import read_gaps
 from poller.store.postgres.journal import read_journal
@@ -28,6 +28,7 @@ def read_overview(connection: Connection, use: int) -> Overview:
             (use,),
         ).fetchall()
     )
+    filtered = "SELECT reason, sum(count)::bigint FROM filtered WHERE use_id = %s GROUP BY reason ORDER BY reason"
     sinks = [
         SinkOverview(
             sink,
@@ -42,7 +43,7 @@ def read_overview(connection: Connection, use: int) -> Overview:
         contracts=read_contracts(connection, use),
         sinks=sinks,
         outbox=outbox.read_size(connection, use),
-        filtered=read_filtered(connection, use),
+        filtered=dict(connection.execute(filtered, (use,)).fetchall()),
         pending=read_ranges(connection, use),
         letters=letters,
         taken_back=TakenBack.of(read_fact(connection, use, "taken_back")),

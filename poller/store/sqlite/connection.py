@@ -24,6 +24,11 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 _OPENING_SECONDS = 10.0  # so long is waited for another program that has the file locked
 
 
+def files_of(path: Path) -> list[Path]:
+    """A state file, and those that SQLite has beside it."""
+    return [path.with_name(path.name + suffix) for suffix in ("", *SIDE_FILES)]
+
+
 class SharedConnection:
     """A connection and those who use it: one at a time, with `lock`. Ask for `raw` anew each time: it may be replaced."""
 
@@ -70,7 +75,7 @@ def attach(path: Path, *, is_writable: bool) -> SharedConnection:
 
 def _refuse_what_is_no_file(path: Path) -> None:
     """SQLite would follow a link, and write to a file that is not ours; of a pipe it would wait for ever.  Raises: OSError."""
-    for file in (path.with_name(path.name + suffix) for suffix in ("", *SIDE_FILES)):
+    for file in files_of(path):
         try:
             mode = file.lstat().st_mode
         except FileNotFoundError:

@@ -16,7 +16,7 @@ from poller.store.overview import Overview
 from poller.store.rows import SINK_COLUMNS
 from poller.store.segments import Stored, checksum
 from poller.store.sqlite import overview as reading_overview
-from poller.store.sqlite.connection import SIDE_FILES
+from poller.store.sqlite.connection import files_of
 from poller.store.sqlite.database import Reader, make_directory, new_file
 from poller.store.sqlite.lock import Lock
 from poller.store.sqlite.spots import SinkRow, read_places, read_sinks
@@ -138,8 +138,8 @@ def load(directory: Path, dumps: Sequence[Dump], tick: Tick) -> None:
             if path.exists():
                 raise StateError(f"{path} is there already", hint="name another directory, or move it away")
             new = path.with_name(f"{path.name}.new")
-            for suffix in ("", *SIDE_FILES):
-                stack.callback(new.with_name(new.name + suffix).unlink, missing_ok=True)
+            for file in files_of(new):
+                stack.callback(file.unlink, missing_ok=True)
             with new_file(path, new) as connection, translated_reading(path):
                 _fill(connection, dump, tick)
             if lines := differences(dump.overview, reading_overview.overview_of(new)):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from poller.core.errors import StateError
-from poller.store.sqlite.connection import SIDE_FILES, SharedConnection, attach, detach, identity_of
+from poller.store.sqlite.connection import SIDE_FILES, SharedConnection, attach, detach, files_of, identity_of
 from poller.store.sqlite.lock import forget_created, lock_of, was_created
 from poller.store.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, migrate, schema_at
 from poller.store.sqlite.soundness import has_usual_types, is_sound
@@ -318,7 +318,7 @@ def new_file(path: Path, new: Path) -> Iterator[sqlite3.Connection]:
     """A state made under another name, to be given its own when it is whole: one that is half made would be a damaged one."""
     with translated_os(path):
         # What a deleted state left beside it would be taken for this one's.
-        for stale in (new, *(file.with_name(file.name + suffix) for file in (new, path) for suffix in SIDE_FILES)):
+        for stale in (*files_of(new), *files_of(path)[1:]):
             stale.unlink(missing_ok=True)
         os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     with translated_os(path):
@@ -339,8 +339,8 @@ def delete(path: Path) -> None:
     """Delete a state, which nobody holds.  Raises: StateError."""
     forget_created(path)  # first: an interrupt must not leave a state that seems to have vanished
     with translated_os(path):
-        for suffix in ("", *SIDE_FILES):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        for file in files_of(path):
+            file.unlink(missing_ok=True)
 
 
 def way_out(aside: Path) -> str:
@@ -374,9 +374,9 @@ def _move_aside(path: Path) -> Path:
     with translated_os(path):
         path.rename(aside)
     # The side files go along, under names that SQLite will find them by.
-    for suffix in SIDE_FILES:
+    for file, its_name in zip(files_of(path)[1:], files_of(aside)[1:], strict=True):
         with suppress(OSError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+            file.rename(its_name)
     return aside
 
 
