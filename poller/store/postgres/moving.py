@@ -87,7 +87,12 @@ def move_on(
         ],
     )  # fmt: skip
     if letters:
-        _write_letters(connection, use, sink, letters, now)
+        connection.executemany(
+            f"INSERT INTO dead_letters (use_id, {', '.join(LETTER_COLUMNS)}) VALUES (%s{', %s' * len(LETTER_COLUMNS)})",
+            [(use, sink, *astuple(event), status, reason, now) for event, status, reason in letters],
+        )
+        size = sum(len(letter.event.line) for letter in letters)
+        count_letters(connection, use, sink, written=len(letters), size=size)
     delete_done(connection, use, sorted(moves), after=[moves[contract].start[0] for contract in sorted(moves)])
 
 
@@ -175,15 +180,6 @@ def delete_done(
         " WHERE use_id = %s AND contract = %s",
         [(gone[contract], freed[contract], use, contract) for contract in sorted(gone)],
     )
-
-
-def _write_letters(connection: Connection, use: int, sink: str, letters: Sequence[DeadLetter], now: float) -> None:
-    connection.executemany(
-        f"INSERT INTO dead_letters (use_id, {', '.join(LETTER_COLUMNS)}) VALUES (%s{', %s' * len(LETTER_COLUMNS)})",
-        [(use, sink, *astuple(event), status, reason, now) for event, status, reason in letters],
-    )
-    size = sum(len(letter.event.line) for letter in letters)
-    count_letters(connection, use, sink, written=len(letters), size=size)
 
 
 def count_letters(

@@ -136,7 +136,7 @@ class Contracts:
 
     def _prune(self, contract: str, before: int) -> None:
         with self._database.reading() as connection:
-            if not ledger.has_outdated(connection, contract, before):
+            if not ledger.outdated(connection, contract, before, limit=1):
                 return
             before = min([before, *(span.window.start for span in read_ranges(connection, contract))])
         for _ in self._database.in_pieces(repeat(None)):

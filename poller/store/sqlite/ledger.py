@@ -119,18 +119,13 @@ def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) 
     return rules.counted(known, forgotten)
 
 
-def has_outdated(connection: sqlite3.Connection, contract: str, before: int) -> bool:
-    """Whether `prune` would find anything."""
-    return bool(_outdated(connection, contract, before, 1))
-
-
 def prune(connection: sqlite3.Connection, contract: str, before: int) -> bool:
     """Forget identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
 
     Not of hours with a gap: when that can be read, what was read of it before must not repeat. As many as one transaction
     should.  Returns: whether there are more.
     """
-    rows = _outdated(connection, contract, before, PIECE_ROWS)
+    rows = outdated(connection, contract, before, PIECE_ROWS)
     counts: Counter[int] = Counter()
     size = 0
     pruned = []
@@ -146,9 +141,8 @@ def prune(connection: sqlite3.Connection, contract: str, before: int) -> bool:
     return len(pruned) < len(rows) or len(rows) == PIECE_ROWS
 
 
-def _outdated(
-    connection: sqlite3.Connection, contract: str, before: int, limit: int
-) -> list[tuple[int, int, int, int]]:
+def outdated(connection: sqlite3.Connection, contract: str, before: int, limit: int) -> list[tuple[int, int, int, int]]:
+    """Rows that `prune` takes: each with its hour, the bytes of its identities, and how many were forgotten in it before."""
     return connection.execute(
         "SELECT id, hour, length(identities), forgotten FROM ledger WHERE contract = ? AND hour < ? AND updated_at < ?"
         f" AND NOT EXISTS (SELECT 1 FROM gaps WHERE gaps.contract = ledger.contract"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from poller.core.events import Event
@@ -68,7 +68,8 @@ class Collected:
 
 def read_overview(connection: sqlite3.Connection) -> Overview:
     """The state of a file, as it is at one moment."""
-    with _snapshot(connection):
+    connection.execute("BEGIN")  # all that is read is of one moment
+    try:
         letters = dead_letters.read_books(connection)
         sinks = [
             SinkOverview(
@@ -94,13 +95,5 @@ def read_overview(connection: sqlite3.Connection) -> Overview:
             replicas=(),
             archives=read_heads(connection),
         )
-
-
-@contextmanager
-def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Queries that see one and the same moment."""
-    connection.execute("BEGIN")
-    try:
-        yield
     finally:
         connection.execute("ROLLBACK")
