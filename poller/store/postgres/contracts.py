@@ -228,10 +228,13 @@ class Contracts:
             piece = limits[start : start + _PRUNED_AT_ONCE]
             # Mostly few have something to forget or to pack: it is asked for all of them together.
             found = self._database.read(partial(ledger.with_work, use=self._use, limits=piece))
-            for contract, before, latest in piece:
-                prune = partial(self._prune, contract=contract, before=before, packed_before=latest)
-                while contract in found and self._database.write(prune):
-                    pass
+            for limit in piece:
+                if limit[0] in found:
+                    self._prune_contract(*limit)
+
+    def _prune_contract(self, contract: str, before: int, packed_before: int) -> None:
+        while self._database.write(lambda connection: self._prune(connection, contract, before, packed_before)):
+            pass
 
     def _prune(self, connection: Connection, contract: str, before: int, packed_before: int) -> bool:
         """Forget and pack some of a contract.  Returns: whether there is more."""
