@@ -34,7 +34,7 @@ def test_where_there_is_room_nobody_waits(may_come: MayCome, caplog: pytest.LogC
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize(("may_come", "size"), [(always, EVENTS), (always, LETTERS), (by_delivery, EVENTS)], ids=str)
+@pytest.mark.parametrize(("may_come", "size"), [(always, EVENTS), (always, LETTERS), (by_delivery, EVENTS)])
 def test_it_is_waited_for_where_it_may_come(may_come: MayCome, size: Size, caplog: pytest.LogCaptureFixture) -> None:
     room(may_come, size, size, EMPTY).wait()
     assert caplog.messages == ["outbox.full", "outbox.has_room"]
@@ -47,7 +47,6 @@ def test_it_is_waited_for_where_it_may_come(may_come: MayCome, size: Size, caplo
         (never, EVENTS, "2 KiB of events, 0 bytes of dead letters"),
         (never, LETTERS, "0 bytes of events, 2 KiB of dead letters"),
     ],
-    ids=str,
 )
 def test_a_wait_that_would_never_end_does_not_begin(
     may_come: MayCome, size: Size, words: str, caplog: pytest.LogCaptureFixture
@@ -62,7 +61,7 @@ def test_what_is_delivered_meanwhile_may_leave_dead_letters_alone() -> None:
         room(by_delivery, EVENTS, LETTERS).wait()
 
 
-@pytest.mark.parametrize("size", [EVENTS, EMPTY], ids=str)
+@pytest.mark.parametrize("size", [EVENTS, EMPTY])
 def test_a_stop_ends_it(size: Size) -> None:
     stop = threading.Event()
     stop.set()
