@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poller.config.installed import needed
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError
 
 _MAX_DEPTH = 8
 _MAX_BYTES = 1024 * 1024
@@ -89,7 +89,7 @@ def size_bytes(text: str) -> int | None:
 
 def _read(path: Path, base: Path, depth: int, variables: dict[str, str], what: str = "") -> list[Section]:
     if depth > _MAX_DEPTH:
-        raise ConfigError([Problem(str(path), "includes itself", "remove the @INCLUDE that includes it again")])
+        raise ConfigError.of(str(path), "includes itself", "remove the @INCLUDE that includes it again")
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
@@ -100,13 +100,13 @@ def _read(path: Path, base: Path, depth: int, variables: dict[str, str], what: s
             if what
             else "check that the file exists and that this user can read it"
         )
-        raise ConfigError([Problem(str(path), f"cannot be read: {error.strerror}", hint)]) from error
+        raise ConfigError.of(str(path), f"cannot be read: {error.strerror}", hint) from error
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), "is not UTF-8", "check that this is the right file")]) from error
+        raise ConfigError.of(str(path), "is not UTF-8", "check that this is the right file") from error
     except ValueError as error:
-        raise ConfigError([Problem(str(base), f"names a {what} with NUL in its name", "correct it")]) from error
+        raise ConfigError.of(str(base), f"names a {what} with NUL in its name", "correct it") from error
     if len(content) > _MAX_BYTES:
-        raise ConfigError([Problem(str(path), "is larger than 1 MiB", "check that this is the right file")])
+        raise ConfigError.of(str(path), "is larger than 1 MiB", "check that this is the right file")
     if path.suffix.lower() in (".yaml", ".yml"):
         return _read_yaml(path, text, base, depth, variables)
     return list(_read_classic(path, text, base, depth, variables))
@@ -148,7 +148,7 @@ def _head(line: str, where: str) -> str:
     """The kind of a section; the plural, which YAML has, is known here, too."""
     name, bracket, _ = line[1:].partition("]")
     if not bracket:
-        raise ConfigError([Problem(where, "a section has no `]`", "write it as [OUTPUT]")])
+        raise ConfigError.of(where, "a section has no `]`", "write it as [OUTPUT]")
     kind = name.lower()
     return kind.removesuffix("s") if kind in ("inputs", "filters", "outputs", "customs") else kind
 
@@ -157,7 +157,7 @@ def _indent(line: str, where: str) -> str:
     indent = line[: len(line) - len(line.lstrip(" \t"))]
     if not indent:
         key = line.split(" ", 1)[0]
-        raise ConfigError([Problem(where, f"the key {key[:40]} is not indented", "put four spaces before every key")])
+        raise ConfigError.of(where, f"the key {key[:40]} is not indented", "put four spaces before every key")
     return indent
 
 
@@ -169,7 +169,7 @@ def _inner(line: str, indent: str, where: str) -> str:
         hint = (
             "begin all lines in the column of the file's first key, comments and blank lines, too; no tab among spaces"
         )
-        raise ConfigError([Problem(where, "is indented in another way than the first key of the file", hint)])
+        raise ConfigError.of(where, "is indented in another way than the first key of the file", hint)
     return rest[deeper:]
 
 
@@ -177,13 +177,13 @@ def _add(section: Section | None, text: str, where: str) -> None:
     key, space, value = text.partition(" ")
     if section is None:
         hint = "check that it is a Fluent Bit configuration; YAML ends in .yaml"
-        raise ConfigError([Problem(where, "stands in no section", hint)])
+        raise ConfigError.of(where, "stands in no section", hint)
     if key.startswith("["):
-        raise ConfigError([Problem(where, "a section is indented", "begin it in the first column")])
+        raise ConfigError.of(where, "a section is indented", "begin it in the first column")
     if key.startswith("@"):
-        raise ConfigError([Problem(where, f"{key} is indented", "begin it in the first column")])
+        raise ConfigError.of(where, f"{key} is indented", "begin it in the first column")
     if not space or not value.strip():
-        raise ConfigError([Problem(where, f"the key {key[:40]!r} has no value", "put a space between key and value")])
+        raise ConfigError.of(where, f"the key {key[:40]!r} has no value", "put a space between key and value")
     assert isinstance(section.keys, dict)  # noqa: S101 - made above
     assert isinstance(section.names, dict)  # noqa: S101 - made above
     section.keys.setdefault(key.lower(), []).append(value.strip())
@@ -193,7 +193,7 @@ def _add(section: Section | None, text: str, where: str) -> None:
 def _included(base: Path, pattern: str) -> list[Path]:
     """The files of an include, which may be a pattern; a plain name is given back even if it is missing."""
     if "\0" in pattern:
-        raise ConfigError([Problem(str(base), "includes a file with NUL in its name", "correct it")])
+        raise ConfigError.of(str(base), "includes a file with NUL in its name", "correct it")
     found = sorted(glob.glob(str(base / pattern)))  # noqa: PTH207 - the pattern may be absolute
     return [Path(name) for name in found] or ([] if "*" in pattern else [base / pattern])
 
@@ -214,12 +214,12 @@ def _load_yaml(path: Path, text: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark is not None else ""
-        raise ConfigError([Problem(str(path), f"is not valid YAML{where}", "check the indentation there")]) from error
+        raise ConfigError.of(str(path), f"is not valid YAML{where}", "check the indentation there") from error
     except ValueError as error:
         message = "holds a value that is too long, too deep, or no date"
-        raise ConfigError([Problem(str(path), message, "check that this is the right file")]) from error
+        raise ConfigError.of(str(path), message, "check that this is the right file") from error
     if not isinstance(tree, dict):
-        raise ConfigError([Problem(str(path), "is no Fluent Bit configuration", "it has `pipeline:` at its top")])
+        raise ConfigError.of(str(path), "is no Fluent Bit configuration", "it has `pipeline:` at its top")
     return tree
 
 
@@ -241,7 +241,7 @@ def _read_yaml(path: Path, text: str, base: Path, depth: int, variables: dict[st
         for part in _PARTS:
             if isinstance(pipeline.get(part), dict):
                 hint = "put `- ` before the first key of each, and indent the others"
-                raise ConfigError([Problem(str(path), f"{part} is no list", hint)])
+                raise ConfigError.of(str(path), f"{part} is no list", hint)
             sections += [_section(part.removesuffix("s"), item, path) for item in _list(pipeline.get(part))]
     return sections
 
@@ -250,7 +250,7 @@ def _check_names(table: Mapping[Any, Any], known: Sequence[str], path: Path) -> 
     """Raises: ConfigError for a name that is nearly one of these: Fluent Bit does not start with it."""
     for name in table:
         if isinstance(name, str) and name not in known and (near := get_close_matches(name, known, 1, 0.8)):
-            raise ConfigError([Problem(str(path), f"Fluent Bit does not know {name}", f"write {near[0]}")])
+            raise ConfigError.of(str(path), f"Fluent Bit does not know {name}", f"write {near[0]}")
 
 
 def _list(value: Any) -> list[Any]:
@@ -262,7 +262,7 @@ def _service(item: Any, path: Path) -> Section:
     for key, value in item.items() if isinstance(item, dict) else ():
         if isinstance(value, dict) and key != "telemetry":
             hint = f"write each key of it as {str(key)[:40]}.KEY"
-            raise ConfigError([Problem(str(path), f"service has a table {str(key)[:40]}", hint)])
+            raise ConfigError.of(str(path), f"service has a table {str(key)[:40]}", hint)
     return _section("service", item, path)
 
 

@@ -25,7 +25,7 @@ from poller.cli.options import (
     span_of,
 )
 from poller.cli.places import PLACE, place_of
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_UNFINISHED, ConfigError, Problem
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_UNFINISHED, ConfigError
 from poller.system.terminals import is_capable
 
 if TYPE_CHECKING:
@@ -81,17 +81,17 @@ def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
     from poller.system.files import NewFile
 
     if file is not None and output is not None:
-        raise ConfigError([Problem("--output", "is given in addition to FILE", "give one of them")])
+        raise ConfigError.of("--output", "is given in addition to FILE", "give one of them")
     settings.setup_logging()
     private = file or output or Path("evidence.key")
     if private.suffix.casefold() == ".pub" or private.name in ("", ".."):  # some disks do not tell .PUB from .pub
         hint = "name the file of the private key, such as evidence.key: the public one gets the ending .pub"
-        raise ConfigError([Problem(str(private), "is no name for a private key", hint)])
+        raise ConfigError.of(str(private), "is no name for a private key", hint)
     public = private.with_suffix(".pub")
     for path in (private, public):
         if os.path.lexists(path):
             hint = "name another file; to change keys, see previous_signing_key_file"
-            raise ConfigError([Problem(str(path), "exists already", hint)])
+            raise ConfigError.of(str(path), "exists already", hint)
     contents = new_key()
     with NewFile(private) as one, NewFile(public) as other:  # neither where there is no room for both
         for made, content in zip((one, other), contents, strict=True):
@@ -181,7 +181,7 @@ def _known(head: str | None) -> Known | None:
         return None
     number, _, digest = head.partition(":")
     if re.fullmatch(r"(?!0+$)[0-9]{1,9}", number) is None or re.fullmatch(r"[0-9a-f]{64}", digest) is None:
-        raise ConfigError([Problem("--head", "is not N:SHA256", "as `ionos-poller archive list` shows it")])
+        raise ConfigError.of("--head", "is not N:SHA256", "as `ionos-poller archive list` shows it")
     return Known(int(number), digest)
 
 

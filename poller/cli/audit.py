@@ -21,7 +21,6 @@ from poller.core.errors import (
     EXIT_INCOMPLETE,
     ConfigError,
     PollerError,
-    Problem,
     StateError,
 )
 from poller.core.gaps import summary
@@ -81,9 +80,9 @@ def command(
       ionos-poller audit --from 2026-01-01 --to 2026-02-01 --repair
     """
     if start >= end:
-        raise ConfigError([Problem("--from", "is not before --to", "ranges are [from, to)")])
+        raise ConfigError.of("--from", "is not before --to", "ranges are [from, to)")
     if start >= time.time():
-        raise ConfigError([Problem("--from", "lies in the future", "nothing has happened there yet")])
+        raise ConfigError.of("--from", "lies in the future", "nothing has happened there yet")
     config = settings.load()
     check_chosen(config, contracts)
     stores = stores_of(config)
@@ -217,7 +216,7 @@ class _Audit:
         known = [row.contract for row in rows]
         if unknown := sorted(set(only) - set(known)):
             hint = f"`{self._use}` has collected: {', '.join(known) or 'none'}"
-            raise ConfigError([Problem("--contract", f"{', '.join(unknown)} was never collected", hint)])
+            raise ConfigError.of("--contract", f"{', '.join(unknown)} was never collected", hint)
         if not known:
             hint = "check that the token is accepted: `ionos-poller check` says what it sees"
             raise StateError(
@@ -227,7 +226,7 @@ class _Audit:
         told = ", ".join(left_out[:_TOLD_CONTRACTS]) + (", ..." if len(left_out) > _TOLD_CONTRACTS else "")
         if left_out == known:
             hint = "change poll.contracts and poll.exclude_contracts, or name one with --contract"
-            raise ConfigError([Problem("poll", f"the configuration leaves out all that was collected: {told}", hint)])
+            raise ConfigError.of("poll", f"the configuration leaves out all that was collected: {told}", hint)
         if left_out:  # nothing of them is collected any more, so whatever is newer would be missing
             what = plural(len(left_out), "contract")
             note(f"not compared: {what} that the configuration leaves out: {told}")

@@ -105,12 +105,12 @@ def command(
     if ctx.invoked_subcommand is not None:
         return EXIT_OK
     if start is None:
-        raise ConfigError([Problem("--from", "missing", "say from when, such as --from 7d or --from 2026-01-01")])
+        raise ConfigError.of("--from", "missing", "say from when, such as --from 7d or --from 2026-01-01")
     if bool(output) == bool(sinks):
-        raise ConfigError([Problem("--output", "give either --output or --sink", "such as --output export.ndjson.gz")])
+        raise ConfigError.of("--output", "give either --output or --sink", "such as --output export.ndjson.gz")
     if sinks and line_format != "raw":
         hint = "set format in the sink's table"
-        raise ConfigError([Problem("--format", "is for --output: a sink has the format of its table", hint)])
+        raise ConfigError.of("--format", "is for --output: a sink has the format of its table", hint)
     config = settings.load()
     check_chosen(config, contracts)
     _check_sinks(config, sinks)
@@ -282,9 +282,9 @@ def _window(start: str, end: str) -> Window:
     now = int(time.time())
     window = Window(parse_time_option(start, "--from"), parse_time_option(end, "--to", is_end=True))
     if window.start >= window.end:
-        raise ConfigError([Problem("--from", f"{start} is not before --to {end}", "ranges are [from, to)")])
+        raise ConfigError.of("--from", f"{start} is not before --to {end}", "ranges are [from, to)")
     if window.start >= now:
-        raise ConfigError([Problem("--from", f"{start} lies in the future", "nothing has happened there yet")])
+        raise ConfigError.of("--from", f"{start} lies in the future", "nothing has happened there yet")
     return window
 
 

@@ -19,7 +19,7 @@ from poller.cli.acting import acting, attached, is_at_work
 from poller.cli.messages import echo_json, note, printable, tell
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, PathType, Settings
 from poller.core.damage import Shield
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem, StateError
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, StateError
 from poller.core.mapping import escaped, format_time_us
 from poller.store.letters import StoredLetter, pieces
 from poller.store.protocols import State, Stores
@@ -166,9 +166,9 @@ def purge(
       ionos-poller dead-letters purge --sink loki --reason "test data" --yes
     """
     if not (reason and reason.strip()):
-        raise ConfigError([Problem("--reason", "missing", "say why they can go: it is kept in the journal")])
+        raise ConfigError.of("--reason", "missing", "say why they can go: it is kept in the journal")
     if given is not None and no_export:
-        raise ConfigError([Problem("--no-export", "contradicts --export", "give one of the two")])
+        raise ConfigError.of("--no-export", "contradicts --export", "give one of the two")
     with attached(settings.load(check_files=False), use) as (stores, state):
         numbers = _chosen(state, sink, ids)
         if numbers and not yes:
@@ -194,7 +194,7 @@ def _subject(sink: str | None, ids: tuple[int, ...]) -> str:
 def _export(stores: Stores, state: State, numbers: Sequence[int], path: Path) -> None:
     """Write letters to a new file, whole and on the disk before any is deleted.  Raises: ConfigError, and deletes nothing."""
     if os.path.lexists(path):
-        raise ConfigError([Problem("--export", f"{path} exists", "name a file that does not")])
+        raise ConfigError.of("--export", f"{path} exists", "name a file that does not")
     if path.parent == stores.directory:  # there is none yet where the state is in PostgreSQL
         with suppress(OSError):  # the file says what is wrong with its directory
             make_directory(path.parent)
@@ -212,7 +212,7 @@ def _confirm(question: str) -> None:
         if sys.stdin is not None and sys.stdin.isatty():
             raise
         click.echo(err=True)  # the question's line ends here
-        raise ConfigError([Problem("--yes", "missing", "give it: without a terminal, nobody can be asked")]) from None
+        raise ConfigError.of("--yes", "missing", "give it: without a terminal, nobody can be asked") from None
 
 
 def _check_sink(state: State, sink: str | None) -> None:
@@ -221,7 +221,7 @@ def _check_sink(state: State, sink: str | None) -> None:
         return
     known = dict.fromkeys([*(row.name for row in state.outbox.sinks()), *state.overview().letters])
     if sink not in known:
-        raise ConfigError([Problem("--sink", f"there is no sink {sink}", f"known are: {', '.join(known) or 'none'}")])
+        raise ConfigError.of("--sink", f"there is no sink {sink}", f"known are: {', '.join(known) or 'none'}")
 
 
 def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[int]:
@@ -230,7 +230,7 @@ def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[int]:
     numbers = state.dead_letters.numbers(sink, ids)
     if missing := sorted(set(ids).difference(numbers)):
         unknown = ", ".join(map(str, missing))
-        raise ConfigError([Problem("ID", f"no dead letter {unknown}", "`ionos-poller dead-letters list` shows them")])
+        raise ConfigError.of("ID", f"no dead letter {unknown}", "`ionos-poller dead-letters list` shows them")
     return numbers
 
 

@@ -10,7 +10,7 @@ from poller.cli.compose import entry_filter
 from poller.cli.messages import exit_code, note
 from poller.config import Config
 from poller.core.clocks import trusted_now
-from poller.core.errors import ConfigError, PollerError, Problem, is_access_refused
+from poller.core.errors import ConfigError, PollerError, is_access_refused
 from poller.core.events import Event
 from poller.core.gaps import Unread, merged, summary
 from poller.core.narrowing import Conduct, present_at
@@ -90,7 +90,7 @@ def _readers(
     readers = {contract: apis for contract, apis in readers.items() if config.poll.wants(contract, only)}
     if not failures:  # else it may be among those we could not ask for
         if only and not readers:
-            raise ConfigError([Problem("--contract", f"no account sees {', '.join(unknown)}", "check the number")])
+            raise ConfigError.of("--contract", f"no account sees {', '.join(unknown)}", "check the number")
         failures += [unseen(contract) for contract in unknown]
     return readers, failures
 

@@ -19,7 +19,7 @@ from poller.cli.options import CONTRACTS, PAST, GlobalOptionsCommand, PathType, 
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.config.sink_base import FORMATS, Format
-from poller.core.errors import ConfigError, Problem, StateHeldError
+from poller.core.errors import ConfigError, StateHeldError
 from poller.core.events import OutboxEvent
 from poller.core.mapping import SHORTEST_ACTION_BYTES, SHORTEST_BYTES, SHORTEST_MADE_BYTES, truncated, with_time
 from poller.core.windows import Window, format_time
@@ -46,9 +46,7 @@ _TIME_KEY_BYTES = 60  # as JSON: the shortest lines have room for it
 def _checked_time_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """Raises: ConfigError for a name that is no name, or that leaves no room for an entry in the shortest line."""
     if value is not None and not 0 < len(json.dumps(value)) - 2 <= _TIME_KEY_BYTES:
-        raise ConfigError(
-            [Problem("--time-key", f"{value!r} is not a name of 1 to {_TIME_KEY_BYTES} bytes", "such as time")]
-        )
+        raise ConfigError.of("--time-key", f"{value!r} is not a name of 1 to {_TIME_KEY_BYTES} bytes", "such as time")
     return value
 
 
@@ -159,7 +157,7 @@ def _check_line_bytes(line_format: Format, max_line_bytes: int | None) -> None:
     if max_line_bytes is not None and max_line_bytes < shortest:
         hint = "use a larger one, or --format raw"
         what = f"an event of {line_format} may take {shortest} bytes, however short its entry is"
-        raise ConfigError([Problem("--max-line-bytes", what, hint)])
+        raise ConfigError.of("--max-line-bytes", what, hint)
 
 
 def _renderer(made: Render | None, time_key: str | None, max_line_bytes: int | None) -> Renderer | None:

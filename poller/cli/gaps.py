@@ -13,7 +13,7 @@ from poller.cli.acting import acting, attached
 from poller.cli.messages import echo_json, note, printable, wrapped
 from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.core.amounts import plural
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError
 from poller.core.gaps import summary
 from poller.core.windows import format_time
 from poller.pipeline.status import gap_data
@@ -161,7 +161,7 @@ def _find(state: State, id_: int) -> Gap:
         if gap.id == id_:
             return gap
     known = ", ".join(str(gap.id) for gap in gaps[:10]) or "none"
-    raise ConfigError([Problem("ID", f"there is no gap {id_}", f"`gaps list` shows them: {known}")])
+    raise ConfigError.of("ID", f"there is no gap {id_}", f"`gaps list` shows them: {known}")
 
 
 def _line(gap: Gap) -> str:

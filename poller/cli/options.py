@@ -65,9 +65,7 @@ class PathType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
-            raise ConfigError(
-                [Problem(_option_name(param), "must not be empty", "a variable of the shell may not be set")]
-            )
+            raise ConfigError.of(_option_name(param), "must not be empty", "a variable of the shell may not be set")
         return super().convert(value, param, ctx)
 
 
@@ -169,8 +167,8 @@ def parse_time_option(text: str, name: str, *, is_end: bool = False) -> int:
         message, _, hint = str(error).partition(": ")
         if re.fullmatch(r"[0-9]{1,4}", text.strip()):
             hint = f"an age has a unit, such as {text.strip()}m or {text.strip()}h"
-        raise ConfigError(
-            [Problem(name, message, hint or "write 2026-05-01T07:42:20Z, 2026-05-01, now, or an age such as 36h")]
+        raise ConfigError.of(
+            name, message, hint or "write 2026-05-01T07:42:20Z, 2026-05-01, now, or an age such as 36h"
         ) from None
 
 
@@ -181,7 +179,7 @@ def span_of(start: str | None, end: str | None) -> Window | None:
     first = parse_time_option(start, "--from") if start is not None else 0
     last = parse_time_option(end, "--to", is_end=True) if end is not None else 1 << 40
     if last <= first:
-        raise ConfigError([Problem("--to", "is not after --from", "check the two times")])
+        raise ConfigError.of("--to", "is not after --from", "check the two times")
     return Window(first, last)
 
 
@@ -204,7 +202,7 @@ class PastType(TimeType):
         at = super().convert(value, param, ctx)
         if at > time.time():
             hint = "give a time in the past, or an age such as 36h"
-            raise ConfigError([Problem(_option_name(param), "lies in the future", hint)])
+            raise ConfigError.of(_option_name(param), "lies in the future", hint)
         return at
 
 
@@ -252,7 +250,7 @@ def _checked_contracts(ctx: click.Context, param: click.Parameter, values: tuple
     try:
         return tuple(check_contract(value) for value in values)
     except BadValueError as error:
-        raise ConfigError([Problem("--contract", error.message, error.hint)]) from None
+        raise ConfigError.of("--contract", error.message, error.hint) from None
 
 
 CONTRACTS = click.option(
@@ -293,7 +291,7 @@ USE = click.option(
 def use_of(given: str | None, stores: Stores) -> str:
     """The use whose state a person means, who may not have named one.  Raises: ConfigError when it is no name of one."""
     if given is not None and not re.fullmatch(r"[a-z0-9-]{1,100}", given):
-        raise ConfigError([Problem("--use", "is not the name of a use", "run, fetch, or a backfill-... of `status`")])
+        raise ConfigError.of("--use", "is not the name of a use", "run, fetch, or a backfill-... of `status`")
     if given is not None:
         return given
     uses = {*stores.uses(), *stores.missing()}  # what was set aside, or is gone, is meant as well

@@ -10,7 +10,7 @@ from poller.archive import Place
 from poller.cli.options import PathType, Settings
 from poller.config import ArchiveSink, Config
 from poller.config.checks import BadValueError, check_archive
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError
 
 PLACE = click.argument("place", metavar="PLACE", type=PathType(None))
 
@@ -41,11 +41,11 @@ def place_of(settings: Settings, text: str) -> Place:
         if sink.name == text:
             return open_place(sink, config, is_patient=True)
     hint = "give a directory, a URL such as s3://bucket/prefix, or the name of a sink of type archive"
-    raise ConfigError([Problem("PLACE", f"{text} is no directory and no archive of the configuration", hint)])
+    raise ConfigError.of("PLACE", f"{text} is no directory and no archive of the configuration", hint)
 
 
 def _checked(text: str) -> str:
     try:
         return check_archive(text)
     except BadValueError as error:
-        raise ConfigError([Problem("PLACE", error.message, error.hint)]) from error
+        raise ConfigError.of("PLACE", error.message, error.hint) from error

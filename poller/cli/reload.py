@@ -16,7 +16,7 @@ import click
 from poller.cli.messages import tell
 from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.stopping import until_stopped
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, Problem, StateError
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, StateError
 from poller.pipeline.reloads import Reload, last_reload
 from poller.store.opening import stores_of
 from poller.store.protocols import State
@@ -69,7 +69,7 @@ def _ensure_alone(state: State) -> None:
     here = [str(replica.pid) for replica in state.overview().replicas if replica.host == platform.node()]
     if len(here) > 1:
         hint = "name one of them, or use `systemctl reload`"
-        raise ConfigError([Problem("PID", f"several replicas work on this machine: {', '.join(here)}", hint)])
+        raise ConfigError.of("PID", f"several replicas work on this machine: {', '.join(here)}", hint)
 
 
 def _handles_reloads(pid: int) -> bool:
@@ -87,7 +87,7 @@ def _signal(pid: int) -> None:
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
         hint = "run it as root, or as the user of the service"
-        raise ConfigError([Problem("PID", f"process {pid} cannot be asked: {error.strerror}", hint)]) from error
+        raise ConfigError.of("PID", f"process {pid} cannot be asked: {error.strerror}", hint) from error
 
 
 def _outcome(state: State, pid: int, before: Reload | None, stop: threading.Event) -> int:

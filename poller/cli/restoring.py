@@ -21,7 +21,7 @@ from poller.cli.places import PLACE, place_of
 from poller.cli.stopping import until_stopped
 from poller.config import ArchiveSink, Config
 from poller.core.amounts import plural
-from poller.core.errors import EXIT_OK, AuthError, ConfigError, Problem, StateError, StoppedError
+from poller.core.errors import EXIT_OK, AuthError, ConfigError, StateError, StoppedError
 from poller.core.evidence.batches import HOUR_SECONDS, Head
 from poller.core.evidence.digest import Object
 from poller.core.windows import Window
@@ -75,7 +75,7 @@ def restore(
       ionos-poller archive restore /srv/audit --contract 31960001 --sink loki
     """
     if output and sinks:
-        raise ConfigError([Problem("--output", "is given in addition to --sink", "give one of the two")])
+        raise ConfigError.of("--output", "is given in addition to --sink", "give one of the two")
     opened, span = place_of(settings, place), span_of(start, end)
     objects: list[Object] = []
     formats: dict[str, str] = {}  # of the objects whose entries are not as the API gave them, by key
@@ -89,7 +89,7 @@ def restore(
     if sinks:
         if formats:
             what = f"the archive holds entries in the format {told}, and a sink needs them as the API gave them"
-            raise ConfigError([Problem("--sink", what, "restore them with --output")])
+            raise ConfigError.of("--sink", what, "restore them with --output")
         config = settings.load()
         return until_stopped(lambda stop: _to_sinks(config, opened, objects, span, sinks, stop))
     if any(entry.key in formats and not _is_whole(entry, span) for entry in objects):
@@ -101,7 +101,7 @@ def restore(
         return EXIT_OK
     path = Path(str(output))
     if path.exists():
-        raise ConfigError([Problem("--output", f"{path} exists already", "name another file, or move it away")])
+        raise ConfigError.of("--output", f"{path} exists already", "name another file, or move it away")
     with NewFile(path) as made:
         with made.draft.open("wb") as file:
             count = _write(opened, objects, span, formats, file)
@@ -148,7 +148,7 @@ def _to_sinks(
     archives = [sink.name for sink in chosen if isinstance(sink, ArchiveSink)]
     if unknown or archives:
         what = f"there is no {', '.join(sorted(unknown))}" if unknown else f"{archives[0]} is an archive itself"
-        raise ConfigError([Problem("--sink", what, "name a sink of the configuration")])
+        raise ConfigError.of("--sink", what, "name a sink of the configuration")
     stores = stores_of(config)
     warn_of_root(stores)
     order = repr((place.url, span, sorted({entry.contract for entry in objects}), sorted(names)))
@@ -257,4 +257,4 @@ def _sink_of(config: Config, text: str, place: Place) -> ArchiveSink:
         if text in (sink.name, sink.url) or where == (sink.directory or sink.url):
             return sink
     hint = "give the url of a sink of type archive, as the configuration has it"
-    raise ConfigError([Problem("PLACE", f"no sink of the configuration writes to {place.url}", hint)])
+    raise ConfigError.of("PLACE", f"no sink of the configuration writes to {place.url}", hint)

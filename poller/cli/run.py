@@ -18,7 +18,7 @@ from poller.cli.stopping import end_soon_after_a_signal
 from poller.config import Config, process_environment
 from poller.config.sink_base import LocalSink
 from poller.config.sinks import AnySink
-from poller.core.errors import ConfigError, Problem, StateUnavailableError
+from poller.core.errors import ConfigError, StateUnavailableError
 from poller.core.windows import format_time
 from poller.service.components import Components
 from poller.service.daemon import Daemon
@@ -95,5 +95,5 @@ def _load(settings: Settings) -> Config:
     config = settings.load()
     if not config.sinks:
         hint = "add one, such as the [[sinks]] of `ionos-poller config example`; `fetch` needs none"
-        raise ConfigError([Problem("sinks", "nowhere to deliver to", hint)])
+        raise ConfigError.of("sinks", "nowhere to deliver to", hint)
     return config

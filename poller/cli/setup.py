@@ -27,7 +27,7 @@ from poller.cli.setup_steps import (
 from poller.cli.stopping import until_stopped
 from poller.config import Config, find_config
 from poller.config.checks import is_clear_text
-from poller.core.errors import EXIT_OK, ConfigError, Problem
+from poller.core.errors import EXIT_OK, ConfigError
 from poller.ionos.event_streams import region_url as kafka_url
 from poller.ionos.pipelines import REGIONS, region_url
 
@@ -124,7 +124,7 @@ def command(
         return _start_service(config, is_agreed=yes, is_dry_run=dry_run)
     url = api_url or region_url(region or ask("--region", "Region", "de-txl", REGIONS))
     if is_clear_text(url):
-        raise ConfigError([Problem("--api-url", "would send the token in clear text", "use https://")])
+        raise ConfigError.of("--api-url", "would send the token in clear text", "use https://")
     wish = Wish(
         pipeline or ask("--pipeline", "Name of the pipeline", "activity-log"),
         tag or (_TAG if yes or not is_terminal() else ask("--tag", "Tag", _TAG)),

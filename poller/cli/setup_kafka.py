@@ -17,7 +17,7 @@ from poller.cli.setup_steps import DEFAULT_FILE, account_of, add_table, confirm,
 from poller.cli.stopping import until_stopped
 from poller.config import Config, KafkaSink, find_config, process_environment
 from poller.config.checks import is_clear_text, is_name
-from poller.core.errors import EXIT_OK, ConfigError, Problem, RejectedError
+from poller.core.errors import EXIT_OK, ConfigError, RejectedError
 from poller.ionos.event_streams import Access, Cluster, EventStreams, User
 from poller.system.files import NewFile
 
@@ -48,10 +48,10 @@ def set_up_kafka(settings: Settings, url: str, wish: KafkaWish) -> int:
     Raises: ConfigError, AuthError, RejectedError, TransientError.
     """
     if is_clear_text(url):
-        raise ConfigError([Problem("--api-url", "would send the token in clear text", "use https://")])
+        raise ConfigError.of("--api-url", "would send the token in clear text", "use https://")
     for option, name in (("--topic", wish.topic), ("--sink", wish.sink)):
         if not is_name(name):
-            raise ConfigError([Problem(option, "is not a name", "use letters, digits, `_`, `.` and `-`")])
+            raise ConfigError.of(option, "is not a name", "use letters, digits, `_`, `.` and `-`")
     config_path = find_config(settings.config, process_environment()) or DEFAULT_FILE
     config = load_existing(config_path, settings)
     account = account_of(config, wish.account)
@@ -92,7 +92,7 @@ def _sink_of(config: Config, config_path: Path, wish: KafkaWish, cluster: Cluste
     is_it = isinstance(sink, KafkaSink) and set(sink.brokers) & set(cluster.brokers) and sink.topic == wish.topic
     if not is_it or not isinstance(sink, KafkaSink):
         hint = "choose another name for the new one with --sink, or change that one by hand"
-        raise ConfigError([Problem(f"sinks.{wish.sink}", f"{config_path} has this sink, for something else", hint)])
+        raise ConfigError.of(f"sinks.{wish.sink}", f"{config_path} has this sink, for something else", hint)
     return sink
 
 

@@ -103,13 +103,13 @@ def plan_of(wish: Wish, config: Config, config_path: Path, found: Pipeline | Non
         or found.url not in ("", sink.url)
     ):
         hint = "choose another name for the new one with --sink, or change that one by hand"
-        raise ConfigError([Problem(f"sinks.{wish.sink}", f"{config_path} has this sink, for something else", hint)])
+        raise ConfigError.of(f"sinks.{wish.sink}", f"{config_path} has this sink, for something else", hint)
     assert sink is None or isinstance(sink, LoggingServiceSink)  # noqa: S101 - for the type checker
     key_path = _key_path(sink or _sibling(config, found), config_path, wish)
     is_key_made = found is None or wish.is_key_rotated
     if found is None and key_path.exists():
         hint = f"move it away, or name its pipeline: there is no pipeline {wish.pipeline}"
-        raise ConfigError([Problem(str(key_path), "is the key of another pipeline", hint)])
+        raise ConfigError.of(str(key_path), "is the key of another pipeline", hint)
     if not is_key_made and not key_path.exists() and (sink is None or sink.api_key.origin in ("file", "missing")):
         is_key_made = is_asking and click.confirm(
             f"The pipeline {wish.pipeline} exists, but its key, which is shown once, is not in {key_path}. Make a new one?"
@@ -118,7 +118,7 @@ def plan_of(wish: Wish, config: Config, config_path: Path, found: Pipeline | Non
         )
         if not is_key_made:
             hint = "put it there (mode 0600), or make a new one with --rotate-key, after which the old one is refused"
-            raise ConfigError([Problem(str(key_path), f"the key of the pipeline {wish.pipeline} is not there", hint)])
+            raise ConfigError.of(str(key_path), f"the key of the pipeline {wish.pipeline} is not there", hint)
     return Plan(config, config_path, found, sink, key_path, is_key_made, _missing_hash_key(config.redact.hash_key))
 
 
@@ -134,7 +134,7 @@ def _key_path(sink: LoggingServiceSink | None, config_path: Path, wish: Wish) ->
         return Path(sink.api_key.place)
     if sink is not None and sink.api_key.origin != "missing" and wish.is_key_rotated:
         hint = "give the sink an api_key_file instead"
-        raise ConfigError([Problem("--rotate-key", f"the key is in no file, but a {sink.api_key}", hint)])
+        raise ConfigError.of("--rotate-key", f"the key is in no file, but a {sink.api_key}", hint)
     # Also where systemd's LoadCredential= takes it from, if this is the system's configuration.
     return config_path.parent / f"{wish.sink}.key"
 

@@ -27,7 +27,7 @@ from poller.cli.stopping import until_stopped
 from poller.config import Config, LoggingServiceSink, load
 from poller.config.installed import source
 from poller.config.sinks import LokiSink
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StateError
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, StateError
 from poller.store.opening import stores_of
 from poller.store.overview import Overview
 from poller.system.files import NewFile
@@ -74,16 +74,14 @@ def installation(config: Config) -> Installation:
     files: dict[Path, tuple[bytes, int]] = {}
     token = config.accounts[0].credentials().token
     if token is None:
-        raise ConfigError(
-            [Problem("--service", "needs a token, not a user name and a password", "make one in the DCD")]
-        )
+        raise ConfigError.of("--service", "needs a token, not a user name and a password", "make one in the DCD")
     source = config.source
     if source is not None and source.absolute() != SYSTEM_CONFIG:
         files[SYSTEM_CONFIG] = (_with_state_directory(source, config), 0o644)
     if any(found.origin == "inline" for found in secret_sources(config)):
         hint = "keep each in a file of its own, named by its ..._file key"
-        raise ConfigError(
-            [Problem("--service", "the configuration holds secrets, and every user can read the service's", hint)]
+        raise ConfigError.of(
+            "--service", "the configuration holds secrets, and every user can read the service's", hint
         )
     files[_TOKEN] = (token.reveal().encode() + b"\n", 0o600)
     loaded = []
@@ -110,9 +108,7 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            [Problem(str(path), f"cannot be read: {error.strerror}", "check that the file exists")]
-        ) from error
+        raise ConfigError.of(str(path), f"cannot be read: {error.strerror}", "check that the file exists") from error
 
 
 def _with_state_directory(source: Path, config: Config) -> bytes:
@@ -239,12 +235,10 @@ def _program(config: Config) -> str:
     found, hidden = _found_program()
     if hidden:
         hint = f"{' && '.join(_installing(config))}; then {_PROGRAM} setup --service"
-        raise ConfigError([Problem("--service", f"the service cannot read {hidden}", hint)])
+        raise ConfigError.of("--service", f"the service cannot read {hidden}", hint)
     if closed := _closed_to_others(Path(found)):
         hint = f"chmod {'-R ' if closed.is_relative_to(sys.prefix) else ''}a+rX {closed}"
-        raise ConfigError(
-            [Problem("--service", f"the service, which has a user of its own, cannot read {closed}", hint)]
-        )
+        raise ConfigError.of("--service", f"the service, which has a user of its own, cannot read {closed}", hint)
     return found
 
 
@@ -262,7 +256,7 @@ def _found_program() -> tuple[str, str]:
     name = Path(sys.argv[0])
     found = str(name.absolute()) if name.name == "ionos-poller" else shutil.which("ionos-poller")
     if found is None:
-        raise ConfigError([Problem("--service", "there is no command ionos-poller", "install it, such as in /opt")])
+        raise ConfigError.of("--service", "there is no command ionos-poller", "install it, such as in /opt")
     places = (found, os.path.realpath(found), os.path.realpath(sys.executable))
     return found, next(filter(_is_hidden, places), "")
 

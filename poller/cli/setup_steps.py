@@ -15,7 +15,7 @@ from poller.cli.messages import note
 from poller.cli.options import Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Account, Config, load, process_environment
-from poller.core.errors import ConfigError, Problem, StoppedError
+from poller.core.errors import ConfigError, StoppedError
 from poller.system.files import NewFile
 
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ def is_terminal() -> bool:
 def ask(option: str, question: str, default: str, choices: tuple[str, ...] = ()) -> str:
     """Ask on a terminal.  Raises: ConfigError elsewhere."""
     if not is_terminal():
-        raise ConfigError([Problem(option, "missing", "give it: without a terminal, nobody can be asked")])
+        raise ConfigError.of(option, "missing", "give it: without a terminal, nobody can be asked")
     kind = click.Choice(choices) if choices else None
     return str(click.prompt(question, default=default, type=kind, err=True))
 
@@ -41,7 +41,7 @@ def confirm(is_agreed: bool) -> None:
     if is_agreed:
         return
     if not is_terminal():
-        raise ConfigError([Problem("--yes", "missing", "give it to have this done, or --dry-run to only see it")])
+        raise ConfigError.of("--yes", "missing", "give it to have this done, or --dry-run to only see it")
     click.confirm("Do this?", default=True, abort=True, err=True)
 
 
@@ -56,7 +56,7 @@ def account_of(config: Config, name: str | None) -> Account:
     accounts = [account for account in config.accounts if name in (None, account.name)]
     if len(accounts) != 1:
         names = ", ".join(account.name for account in config.accounts)
-        raise ConfigError([Problem("--account", "does not name one account", f"there is {names}")])
+        raise ConfigError.of("--account", "does not name one account", f"there is {names}")
     return accounts[0]
 
 
@@ -92,7 +92,7 @@ def add_table(table: Mapping[str, str | Sequence[str]], config: Config, config_p
             load(file.draft, process_environment(), check_files=False)
         except ConfigError as error:
             hint = f"add this table to it by hand: {' '.join(lines)}"
-            raise ConfigError([Problem(str(config_path), "cannot be added to as it is", hint)]) from error
+            raise ConfigError.of(str(config_path), "cannot be added to as it is", hint) from error
         # The unit's user reads the system's configuration, and it holds no secret: those are in files of their own.
         file.commit(source.stat().st_mode & 0o777 if source else 0o644 if is_system else 0o600)
     note(f"wrote {config_path}")

@@ -10,7 +10,7 @@ import click
 
 from poller.cli.options import DURATION, GlobalOptionsCommand, PathType, Settings
 from poller.cli.stopping import until_stopped
-from poller.core.errors import EXIT_OK, ConfigError, Problem
+from poller.core.errors import EXIT_OK, ConfigError
 from poller.simulator import Simulator, SimulatorSettings
 from poller.system.files import NewFile
 
@@ -100,7 +100,7 @@ def command(
       ionos-poller simulate --rate 1 --write-config ionos-poller.toml
     """
     if write_config is not None and write_config.exists():
-        raise ConfigError([Problem("--write-config", f"{write_config} is there already", "name another file")])
+        raise ConfigError.of("--write-config", f"{write_config} is there already", "name another file")
     wanted = SimulatorSettings(
         contracts=contracts,
         events=events,
@@ -125,9 +125,7 @@ def command(
     try:
         return until_stopped(work)
     except OSError as error:
-        raise ConfigError(
-            [Problem("--port", f"{port}: {error.strerror}", "choose another --port, or 0 for any")]
-        ) from error
+        raise ConfigError.of("--port", f"{port}: {error.strerror}", "choose another --port, or 0 for any") from error
 
 
 def _write(path: Path, simulator: Simulator) -> None:

@@ -13,7 +13,7 @@ from poller.cli.acting import acting, is_at_work
 from poller.cli.messages import tell
 from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
 from poller.cli.stopping import until_stopped
-from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem
+from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError
 from poller.pipeline.status import read_use
 from poller.sinks.output import WRITTEN
 from poller.sinks.stdout import PRINTED
@@ -78,7 +78,7 @@ def retry(settings: Settings, name: str, use: str | None) -> int:
             before = _sink(state, name)
             if use == "run" and name not in {sink.name for sink in config.sinks}:
                 hint = f"put it back, then `ionos-poller reload`; `ionos-poller sinks forget {name}` deletes what waits for it"
-                raise ConfigError([Problem("NAME", f"{name} left the config, so nothing is sent to it", hint)])
+                raise ConfigError.of("NAME", f"{name} left the config, so nothing is sent to it", hint)
             if before.sink.retry_at is None and not before.postponed:
                 click.echo(f"{name} does not wait for anything: {_told(before)}")
                 return EXIT_OK
@@ -121,9 +121,7 @@ def _sink(state: State, name: str) -> SinkOverview:
     """What the state says of a sink.  Raises: ConfigError when it knows none of that name."""
     rows = {row.sink.name: row for row in state.overview().sinks}
     if name not in rows:
-        raise ConfigError(
-            [Problem("NAME", f"the state knows no sink {name}", f"it knows: {', '.join(rows) or 'none'}")]
-        )
+        raise ConfigError.of("NAME", f"the state knows no sink {name}", f"it knows: {', '.join(rows) or 'none'}")
     return rows[name]
 
 
@@ -141,14 +139,12 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
     config = settings.load(check_files=False)
     if name in {sink.name for sink in config.sinks}:
         hint = "remove it from the config first, then `ionos-poller reload`"
-        raise ConfigError([Problem("NAME", f"{name} is a configured sink", hint)])
+        raise ConfigError.of("NAME", f"{name} is a configured sink", hint)
     stores = stores_of(config)
     use = use_of(use, stores)
     if use != "run" and name in (PRINTED.name, WRITTEN.name):
         hint = "what waits for it is sent when the same command runs again"
-        raise ConfigError(
-            [Problem("NAME", f"{name} is the output of {use} itself, which cannot leave the config", hint)]
-        )
+        raise ConfigError.of("NAME", f"{name} is the output of {use} itself, which cannot leave the config", hint)
     state = stores.attach(use)
     try:
         waiting = _sink(state, name).waiting

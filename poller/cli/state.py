@@ -14,7 +14,7 @@ from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, PathTyp
 from poller.config import Config
 from poller.config.checks import BadValueError
 from poller.config.state_url import parse_state_url
-from poller.core.errors import EXIT_OK, ConfigError, Problem
+from poller.core.errors import EXIT_OK, ConfigError
 from poller.pipeline.copy import copy as copy_states
 from poller.store.opening import stores_of
 from poller.store.protocols import Stores
@@ -48,7 +48,7 @@ def init(settings: Settings) -> int:
     config = settings.load(check_files=False)
     if not config.state.url:
         hint = "set state.url to that of a PostgreSQL database; files need no init"
-        raise ConfigError([Problem("state.url", "missing", hint)])
+        raise ConfigError.of("state.url", "missing", hint)
     stores = stores_of(config)
     applied = stores.prepare()
     click.echo(f"{stores.place}: schema {config.state.schema} {'is ready' if applied else 'was ready already'}")
@@ -86,7 +86,7 @@ def copy(settings: Settings, source: str, target: str) -> int:
     """
     config = settings.load(check_files=False)
     if "://" not in source and "://" not in target and Path(source).resolve() == Path(target).resolve():
-        raise ConfigError([Problem("--to", "is the directory of --from", "name another directory, or a database")])
+        raise ConfigError.of("--to", "is the directory of --from", "name another directory, or a database")
     before, after = _stores(config, source, "--from"), _stores(config, target, "--to")
     uses = copy_states(before, after, _tell)
     click.echo(wrapped(f"copied {', '.join(uses)} from {before.place} to {after.place}", sys.stdout))
@@ -101,9 +101,9 @@ def _stores(config: Config, place: str, option: str) -> Stores:
     try:
         if parse_state_url(place).password:
             hint = "a command line is not secret: give password_file in [state]"
-            raise ConfigError([Problem(option, "holds a password", hint)])
+            raise ConfigError.of(option, "holds a password", hint)
     except BadValueError as error:
-        raise ConfigError([Problem(option, error.message, error.hint)]) from error
+        raise ConfigError.of(option, error.message, error.hint) from error
     return stores_of(msgspec.structs.replace(config, state=msgspec.structs.replace(config.state, url=place)))
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError
 
 NAME = "ionos-poller"
 
@@ -22,7 +22,7 @@ def needed(extra: str, path: str, message: str, *, instead: str = "") -> Iterato
     try:
         yield
     except ImportError as error:
-        raise ConfigError([Problem(path, message, how_to_add(extra) + instead)]) from error
+        raise ConfigError.of(path, message, how_to_add(extra) + instead) from error
 
 
 def how_to_add(extra: str) -> str:

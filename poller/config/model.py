@@ -205,11 +205,11 @@ class Account(Table, frozen=True, kw_only=True):
             only = self.name == "default"
             place = "password" if only else f"accounts.{self.name}.password"
             hint = "set IONOS_PASSWORD, or name a password_file" if only else "give the account a password_file"
-            raise ConfigError([Problem(place, f"no password for {self.username}", hint, self.place)])
+            raise ConfigError.of(place, f"no password for {self.username}", hint, self.place)
         if self.name == "default":
-            raise ConfigError([Problem("token", "no IONOS API token", WHAT_TO_SET)])
+            raise ConfigError.of("token", "no IONOS API token", WHAT_TO_SET)
         hint = f"give the account a token_file, or a systemd credential {self.name}.token"
-        raise ConfigError([Problem(f"accounts.{self.name}.token", "no IONOS API token", hint, self.place)])
+        raise ConfigError.of(f"accounts.{self.name}.token", "no IONOS API token", hint, self.place)
 
     problems = _access_problems
 

@@ -160,7 +160,7 @@ class SecretSource:
         return text.removesuffix("\n").removesuffix("\r")
 
     def _error(self, message: str, hint: str = "") -> ConfigError:
-        return ConfigError([Problem(self.path, message, hint)])
+        return ConfigError.of(self.path, message, hint)
 
     def __str__(self) -> str:
         match self.origin:

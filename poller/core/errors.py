@@ -79,6 +79,11 @@ class ConfigError(PollerError):
         super().__init__("; ".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
 
+    @classmethod
+    def of(cls, path: str, message: str, hint: str = "", place: str = "") -> ConfigError:
+        """The error of a single problem."""
+        return cls([Problem(path, message, hint, place)])
+
     @property
     def may_pass(self) -> bool:
         """Whether all problems are files that do not exist yet."""
