@@ -23,7 +23,7 @@ _PREFIX = "ionos_poller_"
 _AVAILABLE = "0 while the state cannot be read or takes no writes. Nothing is lost meanwhile: collecting waits."
 
 
-class Metrics:
+class Metrics(Collector):
     """The registry of one process. `read` gives the state; it is called once a scrape."""
 
     def __init__(
@@ -37,53 +37,45 @@ class Metrics:
 
         `unavailable`: why the state does not let some of the work be done now.
         """
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self._read = read
+        self._clock = clock
+        self._lost_leases = lost_leases
+        self._unavailable = unavailable
         self._is_polled: Callable[[Contract], bool] = lambda row: True
         self._is_configured: Callable[[SinkOverview], bool] = lambda row: True
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(_PREFIX + name, text, labels, registry=registry)
+
         self.batches_failed = Counter(
-            f"{_PREFIX}batches_failed",
-            "Sends that failed and are tried again.",
-            ["sink", "reason"],
-            registry=self.registry,
+            f"{_PREFIX}batches_failed", "Sends that failed and are tried again.", ["sink", "reason"], registry=registry
         )
         self.api_requests = Counter(
-            f"{_PREFIX}api_requests", "Requests to the Activity Log API.", ["code"], registry=self.registry
+            f"{_PREFIX}api_requests", "Requests to the Activity Log API.", ["code"], registry=registry
         )
         self.api_request_seconds = Histogram(
-            f"{_PREFIX}api_request_seconds", "How long the Activity Log API took to answer.", registry=self.registry
+            f"{_PREFIX}api_request_seconds", "How long the Activity Log API took to answer.", registry=registry
         )
-        self.token_expires_at = Gauge(
-            f"{_PREFIX}token_expires_at_seconds", "When the API token expires.", ["account"], registry=self.registry
-        )
-        self.account_unread = Gauge(
-            f"{_PREFIX}account_unread",
+        self.token_expires_at = gauge("token_expires_at_seconds", "When the API token expires.", "account")
+        self.account_unread = gauge(
+            "account_unread",
             "1 while the account has not said which contracts it has: nothing of it is polled.",
-            ["account"],
-            registry=self.registry,
+            "account",
         )
-        self.clock_skew = Gauge(
-            f"{_PREFIX}clock_skew_seconds", "Our clock minus the API's.", ["account"], registry=self.registry
-        )
-        self.audit_missing = Gauge(
-            f"{_PREFIX}audit_missing_events",
+        self.clock_skew = gauge("clock_skew_seconds", "Our clock minus the API's.", "account")
+        self.audit_missing = gauge(
+            "audit_missing_events",
             "Entries the last audit found missing. They are collected at once; the next audit tells whether that worked.",
-            ["contract"],
-            registry=self.registry,
+            "contract",
         )
-        self.workers_stuck = Gauge(
-            f"{_PREFIX}workers_stuck",
+        self.workers_stuck = gauge(
+            "workers_stuck",
             "Polls, sinks and jobs that have waited longer than their time-outs allow. /healthz names them.",
-            registry=self.registry,
         )
-        self.replica_contracts = Gauge(
-            f"{_PREFIX}replica_contracts", "Contracts that this process polls and delivers.", registry=self.registry
-        )
-        build = Gauge(f"{_PREFIX}build_info", "The version that runs.", ["version"], registry=self.registry)
-        build.labels(__version__).set(1)
-        is_polled = lambda row: self._is_polled(row)  # noqa: E731, PLW0108 - as it is at the time of the scrape
-        is_configured = lambda row: self._is_configured(row)  # noqa: E731, PLW0108 - the same
-        self.registry.register(_StateCollector(read, clock, is_polled, is_configured, lost_leases, unavailable))
+        self.replica_contracts = gauge("replica_contracts", "Contracts that this process polls and delivers.")
+        gauge("build_info", "The version that runs.", "version").labels(__version__).set(1)
+        registry.register(self)
 
     def keep(self, accounts: Collection[str], wants: Callable[[str], bool], sinks: Collection[str]) -> None:
         """Show the gauges of these accounts and of the contracts that are wanted, and what keeps these sinks from taking events.
@@ -105,24 +97,6 @@ class Metrics:
     def render(self) -> bytes:
         """What `/metrics` answers.  Raises: StateError."""
         return generate_latest(self.registry)
-
-
-class _StateCollector(Collector):
-    def __init__(
-        self,
-        read: Callable[[], Overview],
-        clock: Callable[[], float],
-        is_polled: Callable[[Contract], bool],
-        is_configured: Callable[[SinkOverview], bool],
-        lost_leases: Callable[[], int],
-        unavailable: Callable[[], Collection[str]],
-    ) -> None:
-        self._read = read
-        self._clock = clock
-        self._is_polled = is_polled
-        self._is_configured = is_configured
-        self._lost_leases = lost_leases
-        self._unavailable = unavailable
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: so that registering does not read the state."""
@@ -150,24 +124,15 @@ class _StateCollector(Collector):
             ["account", "contract"],
             {(row.account, row.contract): row.new for row in state.contracts},
         )
-        yield _counter(
-            "events_duplicate",
-            "Entries seen again in an overlap and dropped on purpose.",
-            ["contract"],
-            {(name,): row.seen for name, row in by_contract.items()},
-        )
-        yield _counter(
-            "events_late",
-            "New entries older than the watermark.",
-            ["contract"],
-            {(name,): row.late for name, row in by_contract.items()},
-        )
-        yield _counter(
-            "events_repaired",
-            "Entries an audit found missing, collected since.",
-            ["contract"],
-            {(name,): row.repaired for name, row in by_contract.items()},
-        )
+        for name, text, field in (
+            ("duplicate", "Entries seen again in an overlap and dropped on purpose.", "seen"),
+            ("late", "New entries older than the watermark.", "late"),
+            ("repaired", "Entries an audit found missing, collected since.", "repaired"),
+        ):
+            values: dict[tuple[str, ...], float] = {
+                (contract,): getattr(row, field) for contract, row in by_contract.items()
+            }
+            yield _counter(f"events_{name}", text, ["contract"], values)
         yield _counter(
             "events_filtered",
             "Entries left out by the configured filter.",
@@ -266,14 +231,16 @@ def _gaps(state: Overview, contracts: Collection[str]) -> Iterator[Metric]:
 
 
 def _counter(name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Metric:
-    family = CounterMetricFamily(_PREFIX + name, text, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+    return _filled(CounterMetricFamily(_PREFIX + name, text, labels=labels), values)
 
 
 def _gauge(name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Metric:
-    family = GaugeMetricFamily(_PREFIX + name, text, labels=labels)
+    return _filled(GaugeMetricFamily(_PREFIX + name, text, labels=labels), values)
+
+
+def _filled(
+    family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily | GaugeMetricFamily:
     for key, value in values.items():
         family.add_metric(key, value)
     return family
