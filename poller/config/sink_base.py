@@ -32,30 +32,13 @@ from poller.core.errors import Problem
 
 KIB, MIB = 1 << 10, 1 << 20
 
-
-Oversize = Literal["truncate", "dead-letter"]
-Compression = Literal["gzip", "none"]
 Format = Literal["raw", "ocsf", "ecs", "moesif-action"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
-SinkName = Annotated[
-    str, Name("Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`.")
-]
 BatchEvents = Annotated[int, Number("Maximum events in one batch.", ge=1, le=100_000)]
 BatchBytes = Annotated[int, Size("Maximum bytes of entries in one batch, before `format` and compression.", ge=KIB)]
-BatchAge = Annotated[
-    float, Duration("A batch that is not full is sent when its oldest event has waited this long.", ge=0, le=3600)
-]
-RetryInitial = Annotated[
-    float, Duration("Wait after the first failed attempt. It doubles with each attempt, with jitter.", ge=0.01, le=3600)
-]
-RetryMax = Annotated[float, Duration("Longest wait between two attempts. Retrying never ends.", ge=0.01, le=86_400)]
 MaxEventBytes = Annotated[int, Size("Larger events are handled as `oversize` says.", ge=KIB)]
-OversizeChoice = Annotated[
-    Oversize,
-    Choice("What happens to an event over `max_event_bytes`: it becomes a dead letter, or is cut with a marker."),
-]
-CompressionChoice = Annotated[Compression, Choice("Compression of what is sent or written.")]
+CompressionChoice = Annotated[Literal["gzip", "none"], Choice("Compression of what is sent or written.")]
 FormatChoice = Annotated[
     Format, Choice("The entry as the API gave it, an OCSF or ECS event that holds it, or a Moesif action.")
 ]
@@ -79,10 +62,6 @@ SendTimeout = Annotated[
 ]
 ReadTimeout = Annotated[float, Duration("Time to wait for an answer.", ge=0.01, le=3600)]
 RequestsPerSecond = Annotated[float, Number("Maximum requests per second.", ge=0.01, le=10_000)]
-RequestHeaders = Annotated[
-    dict[str, str],
-    Headers("Further request headers. `config show` masks their values.", example={"X-Environment": "production"}),
-]
 RequestQuery = Annotated[
     dict[str, str], Parameters("Query of the URL. `config show` masks its values.", example={"source": "ionos"})
 ]
@@ -147,28 +126,37 @@ class Redact(Table, frozen=True, kw_only=True):
                 first[path] = key
 
 
-RedactTable = Annotated[
-    Redact | None,
-    Nested(
-        "What is removed from entries for this sink only, besides what `[redact]` removes. Its default `hash_key` is that of"
-        " `[redact]`.",
-        example={"mask": ["principal.identity.username"]},
-    ),
-]
-
-
 class Sink(Table, frozen=True, kw_only=True, tag_field="type"):
     """What every sink takes."""
 
-    name: SinkName
+    name: Annotated[
+        str, Name("Its name in logs, metrics, the state and `sinks forget`: letters, digits, `_`, `.`, `-`.")
+    ]
     batch_events: BatchEvents = 1000
     batch_bytes: BatchBytes = MIB
-    batch_age_seconds: BatchAge = 1.0
-    retry_initial_seconds: RetryInitial = 1.0
-    retry_max_seconds: RetryMax = 60.0
+    batch_age_seconds: Annotated[
+        float, Duration("A batch that is not full is sent when its oldest event has waited this long.", ge=0, le=3600)
+    ] = 1.0
+    retry_initial_seconds: Annotated[
+        float,
+        Duration("Wait after the first failed attempt. It doubles with each attempt, with jitter.", ge=0.01, le=3600),
+    ] = 1.0
+    retry_max_seconds: Annotated[
+        float, Duration("Longest wait between two attempts. Retrying never ends.", ge=0.01, le=86_400)
+    ] = 60.0
     max_event_bytes: MaxEventBytes = MIB
-    oversize: OversizeChoice = "dead-letter"
-    redact: RedactTable = None
+    oversize: Annotated[
+        Literal["truncate", "dead-letter"],
+        Choice("What happens to an event over `max_event_bytes`: it becomes a dead letter, or is cut with a marker."),
+    ] = "dead-letter"
+    redact: Annotated[
+        Redact | None,
+        Nested(
+            "What is removed from entries for this sink only, besides what `[redact]` removes. Its default `hash_key` is that of"
+            " `[redact]`.",
+            example={"mask": ["principal.identity.username"]},
+        ),
+    ] = None
 
     @property
     def type(self) -> str:
@@ -212,7 +200,10 @@ class HttpSink(Sink, frozen=True, kw_only=True):
         ),
     ] = 60.0
     requests_per_second: RequestsPerSecond = 10.0
-    headers: RequestHeaders = {}  # noqa: RUF012 - msgspec copies it
+    headers: Annotated[
+        dict[str, str],
+        Headers("Further request headers. `config show` masks their values.", example={"X-Environment": "production"}),
+    ] = {}  # noqa: RUF012 - msgspec copies it
     allow_plain_http: AllowPlainHttp = False
     ca_file: CaFile = None
     cert_file: CertFile = None
