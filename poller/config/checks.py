@@ -29,7 +29,6 @@ _AROUND_ENTRY = ("hits", "_source")
 # Source: unix(7), sun_path, with the byte that ends it.
 _MAX_SOCKET_PATH_BYTES = 107
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-_PLACEHOLDER = r"\{[^{}]*\}|[{}]"
 _MAPPING_HINT = 'such as "event.type" or "{event.type} {event.param.action}"'
 _FRAMING_HEADERS = {"content-length", "content-encoding", "transfer-encoding"}
 _SENSITIVE_NAME = r"authorization|cookie|key|token|secret|password|signature"
@@ -157,17 +156,22 @@ def file_path(url: str) -> str:
 
 def is_clear_text(url: str) -> bool:
     """Whether what is sent to this URL crosses a network unencrypted: plain http to a host that is not this machine."""
-    from ipaddress import ip_address
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
-    if parts.scheme != "http" or host == "localhost" or host.endswith(".localhost"):
-        return False
-    try:
-        return not ip_address(host).is_loopback
-    except ValueError:
+    return parts.scheme == "http" and not is_this_machine((parts.hostname or "").rstrip("."))
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a name or an address always means the machine itself."""
+    from ipaddress import ip_address
+
+    if host == "localhost" or host.endswith(".localhost"):
         return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_listen(text: str) -> str:
@@ -214,12 +218,15 @@ def check_broker(value: object) -> str:
     return text
 
 
-def check_template(text: str) -> str:
-    """The path of an output file, with `{date}` as its only placeholder and no way up."""
-    check_text(text)
-    for placeholder in re.findall(_PLACEHOLDER, text):
+def _check_placeholders(text: str) -> None:
+    for placeholder in re.findall(r"\{[^{}]*\}|[{}]", text):
         if placeholder != "{date}":
             raise BadValueError(f"has the unknown placeholder {show(placeholder)}", "there is only {date}")
+
+
+def check_template(text: str) -> str:
+    """The path of an output file, with `{date}` as its only placeholder and no way up."""
+    _check_placeholders(check_text(text))
     if ".." in text.split("/"):
         raise BadValueError("must not contain `..`")
     if text.endswith("/"):
@@ -232,10 +239,7 @@ def check_index(text: str) -> str:
 
     Source: OpenSearch and Elasticsearch, create index API: lower case, no `\\/*?"<>| ,#:`, not beginning with `-_+`, 255 bytes.
     """
-    check_text(text)
-    for placeholder in re.findall(_PLACEHOLDER, text):
-        if placeholder != "{date}":
-            raise BadValueError(f"has the unknown placeholder {show(placeholder)}", "there is only {date}")
+    _check_placeholders(check_text(text))
     name = text.replace("{date}", "2026-05-01")
     if not re.fullmatch(_INDEX, name) or name in (".", "..") or len(name.encode()) > _MAX_INDEX_BYTES:
         hint = "lower case, such as ionos-activitylog or ionos-activitylog-{date}"

@@ -9,7 +9,7 @@ import re
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from poller.config.checks import BadValueError
+from poller.config.checks import BadValueError, is_this_machine
 from poller.config.values import show
 from poller.core.amounts import plural
 
@@ -42,7 +42,7 @@ class StateUrl(NamedTuple):
     @property
     def is_local(self) -> bool:
         """Whether every host is this machine."""
-        return all(map(_is_local, self.hosts))
+        return all(host.startswith("/") or is_this_machine(host) for host in self.hosts)
 
     @property
     def ssl_mode(self) -> str:
@@ -52,9 +52,8 @@ class StateUrl(NamedTuple):
     @property
     def shown(self) -> str:
         """Host, port and database, for messages."""
-        return (
-            f"{','.join(f'{host}:{port}' for host, port in zip(self.hosts, self.ports, strict=True))}/{self.database}"
-        )
+        servers = ",".join(f"{host}:{port}" for host, port in zip(self.hosts, self.ports, strict=True))
+        return f"{servers}/{self.database}"
 
 
 def check_state_url(text: str) -> str:
@@ -158,14 +157,6 @@ def take_password(state: dict[str, Any], origins: dict[str, str]) -> None:
         state["password"] = unquote(match[2])
         if "state.url" in origins:
             origins["state.password"] = origins["state.url"]
-
-
-def _is_local(host: str) -> bool:
-    if host.startswith("/") or host == "localhost" or host.endswith(".localhost"):
-        return True
-    from ipaddress import ip_address
-
-    return _is_address(host) and ip_address(host).is_loopback
 
 
 def _is_address(host: str) -> bool:
