@@ -36,11 +36,9 @@ class Section(NamedTuple):
 def effective(config: Config, *, as_json: bool = False) -> str:
     """What is in effect, as TOML or JSON: secrets masked, or named by where they come from."""
     tree = write_table(config)
-    return (
-        json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
-        if as_json
-        else "\n".join(_toml_lines(tree)).lstrip("\n") + "\n"
-    )
+    if as_json:
+        return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+    return "\n".join(_toml_lines(tree)).lstrip("\n") + "\n"
 
 
 # The reference

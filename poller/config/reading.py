@@ -11,32 +11,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from poller.config.checks import BadValueError, is_name
 from poller.config.values import show
 from poller.core.errors import ConfigError, Problem
 
 
-class Reading:
+class Reading(msgspec.Struct):
     """One load. `origins` maps paths such as `poll.interval` to the variables that set them.
 
     `base` is where relative paths of the file start. `is_private`: no other user can read the file.
     """
 
-    def __init__(
-        self,
-        environ: Mapping[str, str],
-        origins: Mapping[str, str],
-        *,
-        base: Path = Path(),
-        is_private: bool = True,
-        check_files: bool = True,
-    ) -> None:
-        self.problems: list[Problem] = []
-        self.environ = environ
-        self.origins = origins
-        self.base = base
-        self.is_private = is_private
-        self.check_files = check_files
+    environ: Mapping[str, str]
+    origins: Mapping[str, str]
+    base: Path = Path()
+    is_private: bool = True
+    check_files: bool = True
+    problems: list[Problem] = []
 
 
 class Place(NamedTuple):
