@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -12,22 +12,15 @@ from poller.cli import setup_service as service
 from poller.cli import suggestions
 from poller.cli.acting import log_done
 from poller.cli.check import run_checks, show
-from poller.cli.messages import note, printable
+from poller.cli.messages import note
 from poller.cli.options import DURATION, GlobalOptionsCommand, Settings
 from poller.cli.setup_kafka import KafkaWish, set_up_kafka
 from poller.cli.setup_pipeline import Wish, carry_out, check_wish, connect, plan_of
-from poller.cli.setup_steps import (
-    DEFAULT_FILE,
-    ask,
-    confirm,
-    in_turn,
-    is_terminal,
-    load_existing,
-)
+from poller.cli.setup_steps import ask, confirm, in_turn, is_terminal, load_existing, secure_url, tell_steps
 from poller.cli.stopping import until_stopped
 from poller.config import Config, find_config
-from poller.config.checks import is_clear_text
-from poller.core.errors import EXIT_OK, ConfigError
+from poller.config.load import LOCAL_CONFIG, SYSTEM_CONFIG
+from poller.core.errors import EXIT_OK
 from poller.ionos.event_streams import region_url as kafka_url
 from poller.ionos.pipelines import REGIONS, region_url
 
@@ -112,7 +105,7 @@ def command(
     """
     settings.setup_logging()
     if kafka is not None:
-        url = api_url or kafka_url(region or ask("--region", "Region", "de-txl", REGIONS))
+        url = secure_url(api_url or kafka_url(region or ask("--region", "Region", "de-txl", REGIONS)))
         name = sink if sink != _SINK else "stream"
         wanted = KafkaWish(kafka, kafka_user, topic, name, account, is_agreed=yes, is_dry_run=dry_run)
         return set_up_kafka(settings, url, wanted)
@@ -122,9 +115,7 @@ def command(
         return _tell_commands(config, settings.variables)
     if is_service and config.sinks and region is None and pipeline is None:
         return _start_service(config, is_agreed=yes, is_dry_run=dry_run)
-    url = api_url or region_url(region or ask("--region", "Region", "de-txl", REGIONS))
-    if is_clear_text(url):
-        raise ConfigError.of("--api-url", "would send the token in clear text", "use https://")
+    url = secure_url(api_url or region_url(region or ask("--region", "Region", "de-txl", REGIONS)))
     wish = Wish(
         pipeline or ask("--pipeline", "Name of the pipeline", "activity-log"),
         tag or (_TAG if yes or not is_terminal() else ask("--tag", "Tag", _TAG)),
@@ -137,7 +128,7 @@ def command(
     found = in_turn(lambda _: pipelines.find(wish.pipeline))
     plan = plan_of(wish, config, config_path, found, is_asking=is_terminal() and not yes)
     steps = list(plan.steps(wish))
-    _tell_steps(steps, is_dry_run=dry_run)
+    tell_steps(steps, is_dry_run=dry_run)
     if dry_run:
         return EXIT_OK
     if steps:
@@ -155,9 +146,9 @@ def _place(settings: Settings, *, is_service: bool) -> Path:
     """Which configuration is meant. A service has the system's, made of a local one where there is none yet."""
     found = find_config(settings.config, settings.variables)
     if not is_service:
-        return found or DEFAULT_FILE
+        return found or LOCAL_CONFIG
     settings.variables = service.service_environment(settings.variables)
-    return found if found is not None and not service.SYSTEM_CONFIG.exists() else service.SYSTEM_CONFIG
+    return found if found is not None and not SYSTEM_CONFIG.exists() else SYSTEM_CONFIG
 
 
 def _check(settings: Settings, config_path: Path, *, is_changed: bool) -> int:
@@ -172,13 +163,6 @@ def _check(settings: Settings, config_path: Path, *, is_changed: bool) -> int:
     return code
 
 
-def _tell_steps(steps: Sequence[str], *, is_dry_run: bool) -> None:
-    for step in steps:
-        click.echo(printable(f"{'would ' if is_dry_run else ''}{step}"))
-    if is_dry_run:
-        click.echo("nothing was changed" if steps else "nothing to do")
-
-
 def _tell_commands(config: Config, environ: Mapping[str, str]) -> int:
     """Without root, the way there is told and not gone."""
     note("a service needs root; these commands make one:")
@@ -189,7 +173,7 @@ def _tell_commands(config: Config, environ: Mapping[str, str]) -> int:
 
 def _start_service(config: Config, *, is_agreed: bool, is_dry_run: bool) -> int:
     found = service.installation(config)
-    _tell_steps(list(found.steps()), is_dry_run=is_dry_run)
+    tell_steps(list(found.steps()), is_dry_run=is_dry_run)
     if is_dry_run:
         return EXIT_OK
     confirm(is_agreed)

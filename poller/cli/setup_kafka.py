@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import click
-
 from poller.cli.acting import log_done
 from poller.cli.check import run_checks, show
 from poller.cli.compose import authorization, transport_to
-from poller.cli.messages import note, printable
+from poller.cli.messages import note
 from poller.cli.options import Settings
-from poller.cli.setup_steps import DEFAULT_FILE, account_of, add_table, confirm, in_turn, load_existing, path_beside
+from poller.cli.setup_steps import account_of, add_table, confirm, in_turn, load_existing, path_beside, tell_steps
 from poller.cli.stopping import until_stopped
 from poller.config import Config, KafkaSink, find_config, process_environment
-from poller.config.checks import is_clear_text, is_name
+from poller.config.checks import is_name
+from poller.config.load import LOCAL_CONFIG
 from poller.core.errors import EXIT_OK, ConfigError, RejectedError
 from poller.ionos.event_streams import Access, Cluster, EventStreams, User
 from poller.system.files import NewFile
@@ -47,15 +46,13 @@ def set_up_kafka(settings: Settings, url: str, wish: KafkaWish) -> int:
 
     Raises: ConfigError, AuthError, RejectedError, TransientError.
     """
-    if is_clear_text(url):
-        raise ConfigError.of("--api-url", "would send the token in clear text", "use https://")
     for option, name in (("--topic", wish.topic), ("--sink", wish.sink)):
         if not is_name(name):
             raise ConfigError.of(option, "is not a name", "use letters, digits, `_`, `.` and `-`")
-    config_path = find_config(settings.config, process_environment()) or DEFAULT_FILE
+    config_path = find_config(settings.config, process_environment()) or LOCAL_CONFIG
     config = load_existing(config_path, settings)
     account = account_of(config, wish.account)
-    streams = EventStreams(url.rstrip("/"), authorization(account), transport_to(url, config))
+    streams = EventStreams(url, authorization(account), transport_to(url, config))
     cluster = in_turn(lambda _: streams.find(wish.cluster))
     if not cluster.brokers:
         hint = "look at it in the DCD, and run setup again when it is available"
@@ -64,10 +61,8 @@ def set_up_kafka(settings: Settings, url: str, wish: KafkaWish) -> int:
     sink = _sink_of(config, config_path, wish, cluster)
     files = _files(sink, config_path, wish)
     steps = list(_steps(config, config_path, wish, files, user, is_new=sink is None))
-    for step in steps:
-        click.echo(printable(f"{'would ' if wish.is_dry_run else ''}{step}"))
+    tell_steps(steps, is_dry_run=wish.is_dry_run)
     if wish.is_dry_run:
-        click.echo("nothing was changed")
         return EXIT_OK
     confirm(wish.is_agreed)
     log_done("setup", "; ".join(steps))

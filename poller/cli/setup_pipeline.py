@@ -90,7 +90,7 @@ def check_wish(wish: Wish) -> None:
 
 
 def connect(url: str, config: Config, name: str | None) -> Pipelines:
-    return Pipelines(url.rstrip("/"), authorization(account_of(config, name)), transport_to(url, config))
+    return Pipelines(url, authorization(account_of(config, name)), transport_to(url, config))
 
 
 def plan_of(wish: Wish, config: Config, config_path: Path, found: Pipeline | None, *, is_asking: bool) -> Plan:
@@ -156,7 +156,15 @@ def carry_out(plan: Plan, wish: Wish, pipelines: Pipelines, timeout_seconds: flo
         with _progress(f"waiting for the pipeline {found.name}, which takes some minutes"):
             found = in_turn(partial(_await_ready, pipelines, found, timeout_seconds))
     if plan.sink is None:
-        _write_config(plan, wish, found)
+        key_file = path_beside(plan.key_path, plan.config_path)
+        table = {
+            "name": wish.sink,
+            "type": "logging-service",
+            "url": found.url,
+            "tag": wish.tag,
+            "api_key_file": key_file,
+        }
+        add_table(table, plan.config, plan.config_path)
     if plan.hash_key_path is not None:
         with NewFile(plan.hash_key_path) as file:
             file.write(secrets.token_hex(32).encode() + b"\n")
@@ -225,15 +233,3 @@ def _progress(text: str) -> Iterator[None]:
         progress.add_task(text, total=None)
         yield
     settle()
-
-
-def _write_config(plan: Plan, wish: Wish, found: Pipeline) -> None:
-    """Add the sink's table to the configuration.  Raises: ConfigError."""
-    table = {
-        "name": wish.sink,
-        "type": "logging-service",
-        "url": found.url,
-        "tag": wish.tag,
-        "api_key_file": path_beside(plan.key_path, plan.config_path),
-    }
-    add_table(table, plan.config, plan.config_path)

@@ -23,18 +23,18 @@ from poller.checks.programs import ask
 from poller.checks.system import UNIT, UNIT_DIRECTORIES, private_files, secret_sources
 from poller.cli.acting import log_done
 from poller.cli.messages import note, printable, tell
+from poller.cli.setup_steps import STATE_DIRECTORY
 from poller.cli.stopping import until_stopped
 from poller.config import Config, LoggingServiceSink, load
 from poller.config.installed import source
+from poller.config.load import SYSTEM_CONFIG
 from poller.config.sinks import LokiSink
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, StateError
 from poller.store.opening import stores_of
 from poller.store.overview import Overview
 from poller.system.files import NewFile
 
-SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
-SYSTEM_CONFIG = SYSTEM_DIRECTORY / "config.toml"
-STATE_DIRECTORY = Path("/var/lib/ionos-poller")
+SYSTEM_DIRECTORY = SYSTEM_CONFIG.parent
 _TOKEN = SYSTEM_DIRECTORY / "token"
 _PROGRAM = Path("/opt/ionos-poller/bin/ionos-poller")  # of an installation for a service alone
 _EXTRAS = {"archive", "firehose", "kafka", "otlp"}  # as the types of sinks that need them are called
@@ -266,11 +266,8 @@ def _is_hidden(path: str) -> bool:
     return any(Path(path).is_relative_to(directory) for directory in _HIDDEN)
 
 
-def _unit_path() -> Path:
+def _unit() -> str:
     """The unit: in the wheel beside this file, else in the checkout."""
     beside = Path(__file__).with_name(UNIT)
-    return beside if beside.exists() else Path(__file__).resolve().parents[2] / "systemd" / UNIT
-
-
-def _unit() -> str:
-    return _unit_path().read_text(encoding="utf-8")
+    path = beside if beside.exists() else Path(__file__).resolve().parents[2] / "systemd" / UNIT
+    return path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the kinds of `setup` have in common: asking a person, and adding a sink to the configuration."""
+"""What the kinds of `setup` have in common: asking a person, telling the steps, adding a sink to the configuration."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import TypeVar
 
 import click
 
-from poller.cli.messages import note
+from poller.cli.messages import note, printable
 from poller.cli.options import Settings
 from poller.cli.stopping import until_stopped
 from poller.config import Account, Config, load, process_environment
+from poller.config.checks import is_clear_text
+from poller.config.load import SYSTEM_CONFIG
 from poller.core.errors import ConfigError, StoppedError
 from poller.system.files import NewFile
 
 Result = TypeVar("Result")
 
-DEFAULT_FILE = Path("ionos-poller.toml")
-_SYSTEM_DIRECTORY = Path("/etc/ionos-poller")
-_SYSTEM_STATE = Path("/var/lib/ionos-poller")
+STATE_DIRECTORY = Path("/var/lib/ionos-poller")
+"""Of the service."""
 
 
 def is_terminal() -> bool:
@@ -43,6 +44,21 @@ def confirm(is_agreed: bool) -> None:
     if not is_terminal():
         raise ConfigError.of("--yes", "missing", "give it to have this done, or --dry-run to only see it")
     click.confirm("Do this?", default=True, abort=True, err=True)
+
+
+def tell_steps(steps: Sequence[str], *, is_dry_run: bool) -> None:
+    """In a line each, what will be done, or would be."""
+    for step in steps:
+        click.echo(printable(f"{'would ' if is_dry_run else ''}{step}"))
+    if is_dry_run:
+        click.echo("nothing was changed" if steps else "nothing to do")
+
+
+def secure_url(url: str) -> str:
+    """The address of an API, without a slash at its end.  Raises: ConfigError where others could read the token."""
+    if is_clear_text(url):
+        raise ConfigError.of("--api-url", "would send the token in clear text", "use https://")
+    return url.rstrip("/")
 
 
 def load_existing(path: Path, settings: Settings) -> Config:
@@ -81,10 +97,10 @@ def add_table(table: Mapping[str, str | Sequence[str]], config: Config, config_p
     """Add a sink's table at the end of the file; all else in it stays as it is.  Raises: ConfigError."""
     lines = ["[[sinks]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
     source = config.source
-    is_system = config_path.absolute().parent == _SYSTEM_DIRECTORY
+    is_system = config_path.absolute().parent == SYSTEM_CONFIG.parent
     before = source.read_bytes() if source else b"# `ionos-poller config example` shows every key.\n"
     if source is None and is_system:  # so that commands by hand find the service's state
-        before += f'state_dir = "{_SYSTEM_STATE}"\n'.encode()
+        before += f'state_dir = "{STATE_DIRECTORY}"\n'.encode()
     content = before.rstrip(b"\n") + b"\n\n" + "\n".join(lines).encode()
     with NewFile(config_path) as file:
         file.write(content)
