@@ -18,7 +18,6 @@ from poller.cli.messages import echo_json, note, printable, settle, tell
 from poller.cli.options import (
     CONTRACTS,
     TIME_TEXT,
-    GlobalOptionsCommand,
     GlobalOptionsGroup,
     PathType,
     Settings,
@@ -62,7 +61,7 @@ def command() -> None:
     """
 
 
-@command.command("keygen", cls=GlobalOptionsCommand, short_help="A key that signs digests.")
+@command.command("keygen", short_help="A key that signs digests.")
 @click.argument("file", required=False, type=PathType())
 @click.option("--output", type=PathType(), metavar="FILE", help="The same as FILE.")
 @click.pass_obj
@@ -109,7 +108,7 @@ _FROM = click.option("--from", "start", type=TIME_TEXT, metavar="T", help="Only 
 _TO = click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entries of hours before T.")
 
 
-@command.command("verify", cls=GlobalOptionsCommand, short_help="What is proven, and what is wrong.")
+@command.command("verify", short_help="What is proven, and what is wrong.")
 @PLACE
 @_FROM
 @_TO
@@ -200,7 +199,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     settle()
 
 
-@command.command("list", cls=GlobalOptionsCommand, short_help="Its digests, or the objects of a span.")
+@command.command("list", short_help="Its digests, or the objects of a span.")
 @PLACE
 @_FROM
 @_TO

@@ -16,7 +16,6 @@ from poller.cli.options import (
     CONTRACTS,
     SINKS,
     TIME_TEXT,
-    GlobalOptionsCommand,
     GlobalOptionsGroup,
     PathType,
     Settings,
@@ -156,7 +155,7 @@ def command(
         raise
 
 
-@command.command("forget", cls=GlobalOptionsCommand, short_help="Remove a finished one from the lists.")
+@command.command("forget", short_help="Remove a finished one from the lists.")
 @click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=suggestions.uses)
 @click.option("--finished", "is_all_finished", is_flag=True, help="All that are finished.")
 @click.option("--yes", is_flag=True, help="Also one that is not finished. What it exported is then unknown.")

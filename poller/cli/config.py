@@ -6,7 +6,7 @@ import json
 
 import click
 
-from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, Settings
+from poller.cli.options import GlobalOptionsGroup, Settings
 from poller.config import describe
 from poller.core.errors import EXIT_OK
 
@@ -23,7 +23,7 @@ def command() -> None:
     """
 
 
-@command.command("example", cls=GlobalOptionsCommand, short_help="Every key, its default and what it does.")
+@command.command("example", short_help="Every key, its default and what it does.")
 def example() -> int:
     """Print a complete configuration with every key, its default and what it does.
 
@@ -35,7 +35,7 @@ def example() -> int:
     return EXIT_OK
 
 
-@command.command("show", cls=GlobalOptionsCommand, short_help="What is in effect, with secrets masked.")
+@command.command("show", short_help="What is in effect, with secrets masked.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON instead of TOML.")
 @click.pass_obj
 def show(settings: Settings, as_json: bool) -> int:
@@ -49,7 +49,7 @@ def show(settings: Settings, as_json: bool) -> int:
     return EXIT_OK
 
 
-@command.command("schema", cls=GlobalOptionsCommand, short_help="The JSON Schema, for editors.")
+@command.command("schema", short_help="The JSON Schema, for editors.")
 def schema() -> int:
     """Print the JSON Schema of the configuration, for editors.
 

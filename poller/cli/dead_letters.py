@@ -17,7 +17,7 @@ import msgspec
 from poller.cli import suggestions
 from poller.cli.acting import acting, attached, is_at_work
 from poller.cli.messages import echo_json, note, printable, tell
-from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, PathType, Settings
+from poller.cli.options import USE, GlobalOptionsGroup, PathType, Settings
 from poller.core.damage import Shield
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, StateError
 from poller.core.mapping import escaped, format_time_us
@@ -47,7 +47,7 @@ def _which(function: Callable[..., Any]) -> Callable[..., Any]:
     return _SINK(USE(function))
 
 
-@command.command("list", cls=GlobalOptionsCommand, short_help="Number, sink, contract, time and reason.")
+@command.command("list", short_help="Number, sink, contract, time and reason.")
 @_SINK
 @click.option("--limit", type=click.IntRange(1), help="Maximum number. Default: 50; all with --json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with the entry.")
@@ -79,7 +79,7 @@ def list_(settings: Settings, sink: str | None, limit: int | None, as_json: bool
     return EXIT_OK
 
 
-@command.command("show", cls=GlobalOptionsCommand, short_help="One whole, with its entry, as JSON.")
+@command.command("show", short_help="One whole, with its entry, as JSON.")
 @click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
 @USE
 @click.pass_obj
@@ -96,7 +96,7 @@ def show(settings: Settings, ids: tuple[int, ...], use: str | None) -> int:
     return EXIT_OK
 
 
-@command.command("replay", cls=GlobalOptionsCommand, short_help="Send them again to the sink that refused them.")
+@command.command("replay", short_help="Send them again to the sink that refused them.")
 @_which
 @click.pass_obj
 def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str | None) -> int:
@@ -136,7 +136,7 @@ def replay(settings: Settings, ids: tuple[int, ...], sink: str | None, use: str 
     return EXIT_INCOMPLETE if forgotten else EXIT_OK
 
 
-@command.command("purge", cls=GlobalOptionsCommand, short_help="Delete them for good.")
+@command.command("purge", short_help="Delete them for good.")
 @_which
 @click.option("--reason", metavar="TEXT", help="Why: it is kept in the journal. Needed.")
 @click.option(

@@ -11,7 +11,7 @@ import click
 
 from poller.cli.acting import acting, attached
 from poller.cli.messages import echo_json, note, printable, wrapped
-from poller.cli.options import CONTRACTS, USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
+from poller.cli.options import CONTRACTS, USE, GlobalOptionsGroup, Settings, use_of
 from poller.core.amounts import plural
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError
 from poller.core.gaps import summary
@@ -39,7 +39,7 @@ def command() -> None:
 _JSON = click.option("--json", "as_json", is_flag=True, help="For machines: one array.")
 
 
-@command.command("list", cls=GlobalOptionsCommand, short_help="Contract, span, and the API's words.")
+@command.command("list", short_help="Contract, span, and the API's words.")
 @CONTRACTS
 @_JSON
 @USE
@@ -66,7 +66,7 @@ def list_(settings: Settings, contracts: tuple[str, ...], as_json: bool, use: st
     return EXIT_INCOMPLETE if any(gap.is_open for gap in gaps) else EXIT_OK
 
 
-@command.command("show", cls=GlobalOptionsCommand, short_help="A gap with what came and cannot be used.")
+@command.command("show", short_help="A gap with what came and cannot be used.")
 @click.argument("id_", type=int, metavar="ID")
 @_JSON
 @USE
@@ -97,7 +97,7 @@ def show(settings: Settings, id_: int, as_json: bool, use: str | None) -> int:
     return EXIT_OK
 
 
-@command.command("retry", cls=GlobalOptionsCommand, short_help="Try again at the next poll.")
+@command.command("retry", short_help="Try again at the next poll.")
 @click.argument("id_", type=int, metavar="[ID]", required=False)
 @USE
 @click.pass_obj
@@ -135,7 +135,7 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
     return EXIT_OK
 
 
-@command.command("accept", cls=GlobalOptionsCommand, short_help="Accept that a gap stays: no alert, no more tries.")
+@command.command("accept", short_help="Accept that a gap stays: no alert, no more tries.")
 @click.argument("id_", type=int, metavar="ID")
 @USE
 @click.pass_obj

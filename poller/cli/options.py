@@ -151,6 +151,8 @@ class SuggestingGroup(click.Group):
 class GlobalOptionsGroup(GlobalOptionsCommand, SuggestingGroup):
     """A group that takes them, too: between its name and its command's."""
 
+    command_class = GlobalOptionsCommand
+
 
 def parse_time_option(text: str, name: str, *, is_end: bool = False) -> int:
     """T in unix seconds, which is what the API can be asked for: rounded down, or up where a range ends.

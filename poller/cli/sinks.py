@@ -11,7 +11,7 @@ import click
 from poller.cli import suggestions
 from poller.cli.acting import acting, is_at_work
 from poller.cli.messages import tell
-from poller.cli.options import USE, GlobalOptionsCommand, GlobalOptionsGroup, Settings, use_of
+from poller.cli.options import USE, GlobalOptionsGroup, Settings, use_of
 from poller.cli.stopping import until_stopped
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError
 from poller.pipeline.status import read_use
@@ -38,7 +38,7 @@ def command() -> None:
     """
 
 
-@command.command("list", cls=GlobalOptionsCommand, short_help="What was delivered to each, and what waits.")
+@command.command("list", short_help="What was delivered to each, and what waits.")
 @USE
 @click.pass_obj
 def list_(settings: Settings, use: str | None) -> int:
@@ -56,7 +56,7 @@ def list_(settings: Settings, use: str | None) -> int:
     return EXIT_OK
 
 
-@command.command("retry", cls=GlobalOptionsCommand, short_help="Try it now, after its problem was fixed.")
+@command.command("retry", short_help="Try it now, after its problem was fixed.")
 @click.argument("name", shell_complete=suggestions.known_sinks)
 @USE
 @click.pass_obj
@@ -125,7 +125,7 @@ def _sink(state: State, name: str) -> SinkOverview:
     return rows[name]
 
 
-@command.command("forget", cls=GlobalOptionsCommand, short_help="Forget a sink that is no longer configured.")
+@command.command("forget", short_help="Forget a sink that is no longer configured.")
 @click.argument("name", shell_complete=suggestions.sinks_gone)
 @USE
 @click.pass_obj

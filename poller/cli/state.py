@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from poller.cli.messages import settle, wrapped
-from poller.cli.options import GlobalOptionsCommand, GlobalOptionsGroup, PathType, Settings
+from poller.cli.options import GlobalOptionsGroup, PathType, Settings
 from poller.config import Config
 from poller.config.checks import BadValueError
 from poller.config.state_url import parse_state_url
@@ -34,7 +34,7 @@ def command() -> None:
     """
 
 
-@command.command("init", cls=GlobalOptionsCommand, short_help="Create or upgrade the tables in PostgreSQL.")
+@command.command("init", short_help="Create or upgrade the tables in PostgreSQL.")
 @click.pass_obj
 def init(settings: Settings) -> int:
     """Create the schema and its tables in the database of `[state] url`, or bring them up to this version.
@@ -55,7 +55,7 @@ def init(settings: Settings) -> int:
     return EXIT_OK
 
 
-@command.command("copy", cls=GlobalOptionsCommand, short_help="From files to a database, and back.")
+@command.command("copy", short_help="From files to a database, and back.")
 @click.option(
     "--from",
     "source",
