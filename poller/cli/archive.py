@@ -17,7 +17,8 @@ from poller.cli.archive_report import as_data, lines_of
 from poller.cli.messages import echo_json, note, printable, settle, tell
 from poller.cli.options import (
     CONTRACTS,
-    TIME_TEXT,
+    TIME,
+    TIME_END,
     GlobalOptionsGroup,
     PathType,
     Settings,
@@ -104,8 +105,8 @@ def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
     return EXIT_OK
 
 
-_FROM = click.option("--from", "start", type=TIME_TEXT, metavar="T", help="Only entries of hours from T on.")
-_TO = click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entries of hours before T.")
+_FROM = click.option("--from", "start", type=TIME, metavar="T", help="Only entries of hours from T on.")
+_TO = click.option("--to", "end", type=TIME_END, metavar="T", help="Only entries of hours before T.")
 
 
 @command.command("verify", short_help="What is proven, and what is wrong.")
@@ -128,8 +129,8 @@ _TO = click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entrie
 def verify(
     settings: Settings,
     place: str,
-    start: str | None,
-    end: str | None,
+    start: int | None,
+    end: int | None,
     public_key: Path | None,
     head: str | None,
     as_json: bool,
@@ -163,10 +164,10 @@ def verify(
     else:
         for line in lines_of(report):
             click.echo(printable(line))
-    for finding in [] if as_json else report.findings:
-        tell(f"{finding.where}: {finding.message}")
-    if report.more and not as_json:
-        tell(f"... and {report.more:,} more findings")
+        for finding in report.findings:
+            tell(f"{finding.where}: {finding.message}")
+        if report.more:
+            tell(f"... and {report.more:,} more findings")
     if report.stopped_by:
         tell(f"not finished: {report.stopped_by}")
         return EXIT_UNFINISHED
@@ -210,8 +211,8 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 def list_(
     settings: Settings,
     place: str,
-    start: str | None,
-    end: str | None,
+    start: int | None,
+    end: int | None,
     contracts: tuple[str, ...],
     objects: bool,
     as_json: bool,

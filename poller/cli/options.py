@@ -174,15 +174,14 @@ def parse_time_option(text: str, name: str, *, is_end: bool = False) -> int:
         ) from None
 
 
-def span_of(start: str | None, end: str | None) -> Window | None:
+def span_of(start: int | None, end: int | None) -> Window | None:
     """The span that was asked for; None for all.  Raises: ConfigError."""
     if start is None and end is None:
         return None
-    first = parse_time_option(start, "--from") if start is not None else 0
-    last = parse_time_option(end, "--to", is_end=True) if end is not None else 1 << 40
-    if last <= first:
+    span = Window(start or 0, 1 << 40 if end is None else end)
+    if span.end <= span.start:
         raise ConfigError.of("--to", "is not after --from", "check the two times")
-    return Window(first, last)
+    return span
 
 
 class TimeType(click.ParamType[int]):

@@ -16,7 +16,7 @@ import click
 from poller.archive import Place
 from poller.cli.acting import warn_of_root
 from poller.cli.messages import note
-from poller.cli.options import CONTRACTS, SINKS, TIME_TEXT, GlobalOptionsCommand, PathType, Settings, span_of
+from poller.cli.options import CONTRACTS, SINKS, TIME, TIME_END, GlobalOptionsCommand, PathType, Settings, span_of
 from poller.cli.places import PLACE, place_of
 from poller.cli.stopping import until_stopped
 from poller.config import ArchiveSink, Config
@@ -44,8 +44,8 @@ _REBUILDING = "rebuilding"
 
 @click.command("restore", cls=GlobalOptionsCommand, short_help="Copy entries from it to a file or a sink.")
 @PLACE
-@click.option("--from", "start", type=TIME_TEXT, metavar="T", help="Only entries from T on.")
-@click.option("--to", "end", type=TIME_TEXT, metavar="T", help="Only entries before T.")
+@click.option("--from", "start", type=TIME, metavar="T", help="Only entries from T on.")
+@click.option("--to", "end", type=TIME_END, metavar="T", help="Only entries before T.")
 @CONTRACTS
 @click.option(
     "--output",
@@ -58,8 +58,8 @@ _REBUILDING = "rebuilding"
 def restore(
     settings: Settings,
     place: str,
-    start: str | None,
-    end: str | None,
+    start: int | None,
+    end: int | None,
     contracts: tuple[str, ...],
     output: str | None,
     sinks: tuple[str, ...],
