@@ -27,6 +27,7 @@ from poller.cli.options import GlobalOptionsCommand, PathType, Settings
 from poller.cli.stopping import until_stopped
 from poller.config import AnySink, ArchiveSink, Config, find_config
 from poller.config.load import SYSTEM_CONFIG
+from poller.core.amounts import plural
 from poller.core.errors import EXIT_CONFIG, ConfigError, StateError
 from poller.core.evidence.batches import Head
 from poller.store.opening import stores_of
@@ -168,8 +169,7 @@ def _load(settings: Settings) -> Iterator[Finding | Config]:
 
 def _describe(config: Config) -> Finding:
     where = str(config.source.absolute()) if config.source else "from the environment alone"
-    count = len(config.sinks)
-    sinks = f"{count} sink{'s'[: count != 1]}" if count else "no sinks: `fetch` needs none, `run` does"
+    sinks = plural(len(config.sinks), "sink") if config.sinks else "no sinks: `fetch` needs none, `run` does"
     return ok("config", f"{where}: {sinks}")
 
 

@@ -14,8 +14,7 @@ from rich.text import Text
 from poller.cli.journal import line_of
 from poller.cli.messages import printable
 from poller.config import Config
-from poller.core.amounts import duration as _span
-from poller.core.amounts import size as _size
+from poller.core.amounts import duration, plural, size
 from poller.core.windows import format_time
 from poller.pipeline.status import Seen, Use, has_left, is_polled
 from poller.service.readiness import gaps_told, is_stale
@@ -71,7 +70,7 @@ def _finished(done: Sequence[Use]) -> Padding:
     names = [use.name for use in done]
     more = f" and {len(names) - _FINISHED_AT_A_GLANCE} more" if len(names) > _FINISHED_AT_A_GLANCE else ""
     delivered = sum(row.sink.delivered for use in done for row in use.state.sinks)
-    told = f"{len(done)} finished backfill{'s'[: len(done) != 1]}, {delivered:,} entries delivered (--all shows more)"
+    told = f"{plural(len(done), 'finished backfill')}, {delivered:,} entries delivered (--all shows more)"
     which = ", ".join(names[:_FINISHED_AT_A_GLANCE]) + more
     return _line("dim", f"{told}; `ionos-poller backfill forget ID` takes one off the list: {which}")
 
@@ -94,13 +93,12 @@ def _use(config: Config, use: Use, contracts: int | None) -> Iterator[Renderable
 
 def _running(use: Use) -> str:
     if use.state.replicas:
-        count = len(use.state.replicas)
-        return f"at work, {count} replica{'s'[: count != 1]}"
+        return f"at work, {plural(len(use.state.replicas), 'replica')}"
     return f"at work, process {use.process}" if use.process else "not running"
 
 
 def _replica(row: Replica, now: float) -> list[Text]:
-    ago = Text(f"{_span(now - row.seen_at)} ago", "green")
+    ago = Text(f"{duration(now - row.seen_at)} ago", "green")
     return [Text(printable(row.host)), Text(str(row.pid)), Text(row.version), Text(f"{row.contracts:,}"), ago]
 
 
@@ -117,14 +115,14 @@ def _contracts(config: Config, state: Overview, now: float, at_most: int | None)
 
 
 def _contract(config: Config, row: Contract, now: float) -> list[Text]:
-    ago = f"{_span(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
+    ago = f"{duration(now - row.succeeded_at)} ago" if row.succeeded_at else "never"
     if not is_polled(row, config):
         last = Text("excluded", "dim")
     elif row.failure:
         last = Text("failed", "red")
     else:
         last = Text(ago, "yellow" if is_stale(row, config, now) else "green")
-    words = (row.contract, row.account, format_time(row.watermark), _span(now - row.watermark))
+    words = (row.contract, row.account, format_time(row.watermark), duration(now - row.watermark))
     return [*map(Text, words), Text(f"{row.new:,}"), Text(f"{row.late:,}"), last]
 
 
@@ -191,8 +189,10 @@ def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
             yield _line("yellow", f"sink {sink.name} left the config and holds the outbox until {way_out}")
             continue
         if sink.retry_at is not None:
-            again = f"next try in {_span(sink.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
-            since = f"parked for {_span(now - sink.parked_at)}" if sink.parked_at else f"attempt {sink.attempts}"
+            again = (
+                f"next try in {duration(sink.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
+            )
+            since = f"parked for {duration(now - sink.parked_at)}" if sink.parked_at else f"attempt {sink.attempts}"
             at_once = f"; now: `ionos-poller sinks retry {sink.name}`" if use.process else ""
             style = "red" if sink.parked_at else "yellow"
             yield _line(style, f"sink {sink.name}, {since}, {again}{at_once}: {sink.failure}")
@@ -202,8 +202,8 @@ def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
 def _postponed(row: SinkOverview, use: Use, now: float) -> Iterator[Padding]:
     """The contracts that the sink does not take while it takes others."""
     for one in row.postponed[:_POSTPONED_AT_A_GLANCE]:
-        again = f"next try in {_span(one.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
-        since = f"for {_span(now - one.since)}, attempt {one.attempts}"
+        again = f"next try in {duration(one.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
+        since = f"for {duration(now - one.since)}, attempt {one.attempts}"
         what = f"sink {row.sink.name}: contract {one.contract} waits on its own {since}, {again}: {one.failure}"
         yield _line("yellow", what)
     if len(row.postponed) > _POSTPONED_AT_A_GLANCE:
@@ -221,10 +221,10 @@ def _books(config: Config, state: Overview) -> Iterator[Padding]:
         yield _line("", f"  filtered {count:,} by {reason}")
     for line in state.imbalances():
         yield _line("red", f"DOES NOT BALANCE: {line}")
-    share = f"{_size(state.outbox.bytes)} of {_size(config.outbox.max_bytes)}"
+    share = f"{size(state.outbox.bytes)} of {size(config.outbox.max_bytes)}"
     yield _line("", f"outbox: {state.outbox.events:,} events, {share}")
     if state.outbox.letter_bytes:
-        letters = f"dead letters: {_size(state.outbox.letter_bytes)}, which count towards the same limit"
+        letters = f"dead letters: {size(state.outbox.letter_bytes)}, which count towards the same limit"
         is_full = state.outbox.used_bytes >= config.outbox.max_bytes
         remedy = "; collecting is paused until you replay or purge them" if is_full else ""
         yield _line("red" if is_full else "", letters + remedy)
