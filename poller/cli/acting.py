@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pwd
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 
@@ -49,7 +49,7 @@ def acting(stores: Stores, name: str, subject: str = "", *, reason: str = "") ->
         yield action
     finally:
         if action.entry is not None:
-            _log(action.entry.fields)
+            log.info("journal.recorded", extra=action.entry.fields)
 
 
 def is_at_work(stores: Stores, state: State) -> bool:
@@ -60,11 +60,7 @@ def is_at_work(stores: Stores, state: State) -> bool:
 def log_done(name: str, subject: str) -> None:
     """Log what a person does where there is no state to note it in."""
     who = person()
-    _log({"uid": who.uid, "login": who.login, "sudo_user": who.sudo_user, "action": name, "subject": subject})
-
-
-def _log(fields: Mapping[str, object]) -> None:
-    log.info("journal.recorded", extra=dict(fields))
+    log.info("journal.recorded", extra={**who._asdict(), "action": name, "subject": subject})
 
 
 def warn_of_root(stores: Stores) -> None:

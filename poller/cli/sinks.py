@@ -145,12 +145,9 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
     if use != "run" and name in (PRINTED.name, WRITTEN.name):
         hint = "what waits for it is sent when the same command runs again"
         raise ConfigError.of("NAME", f"{name} is the output of {use} itself, which cannot leave the config", hint)
-    state = stores.attach(use)
-    try:
+    with closing(stores.attach(use)) as state:
         waiting = _sink(state, name).waiting
         with acting(stores, FORGET_SINK, name) as by:
             state.outbox.forget(name, by=by)
-    finally:
-        state.close()
     click.echo(f"{name} forgotten, and {waiting:,} entries that waited for it" if waiting else f"{name} forgotten")
     return EXIT_OK
