@@ -23,7 +23,6 @@ from poller.service.web.view import (
     OK,
     WARN,
     View,
-    Word,
     clock,
     contract_word,
     headline,
@@ -32,7 +31,6 @@ from poller.service.web.view import (
     sink_word,
     subline,
 )
-from poller.store.gaps import Gap
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract
 
@@ -222,12 +220,9 @@ def _chart(view: View) -> str:
             )
     end = int(view.now) // 60 * 60
     total = sum(count for _, count in known)
-    is_partly = len(known) < len(counts)
-    since = (
-        f"since {_hour(end - (len(counts) - 1 - known[0][0]) * 60)}, when this process began to count"
-        if is_partly
-        else ""
-    )
+    since = ""
+    if len(known) < len(counts):
+        since = f"since {_hour(end - (len(counts) - 1 - known[0][0]) * 60)}, when this process began to count"
     words = f"Entries collected per minute in the last hour: {total:,} in all, at most {highest:,} in a minute {since}".rstrip()
     right = f"at most {highest:,}" if highest else "none in this time"
     return f"""<section class="card" aria-labelledby="rate">
@@ -247,7 +242,7 @@ def _sinks(view: View, state: Overview) -> str:
 
 
 def _sink(view: View, row: SinkOverview) -> str:
-    word: Word = sink_word(view, row)
+    word = sink_word(view, row)
     dead = f" <span><b>{row.dead_letters:,}</b> dead letters</span>" if row.dead_letters else ""
     since = f" for {duration(view.now - row.waiting_since)}" if row.waiting and row.waiting_since is not None else ""
     more = f'<p class="fine">{_code(word.more)}</p>' if word.more else ""
@@ -265,15 +260,12 @@ def _books(view: View, state: Overview) -> str:
     )
     rows = (("New", new), ("Seen before", seen), ("Filtered", filtered))
     told = "".join(f"<dt>{name}</dt><dd>{count:,}</dd>" for name, count in rows)
-    imbalances = state.imbalances()
-    balance = (
-        f'<span class="word {BAD}">do not balance</span>' if imbalances else f'<span class="word {OK}">balanced</span>'
-    )
+    how, balance = (BAD, "do not balance") if state.imbalances() else (OK, "balanced")
     events = plural(state.outbox.events, "entry", "entries")
     used = state.outbox.used_bytes
     most = view.config.outbox.max_bytes
     return f"""<section class="card" aria-labelledby="books">
-<div class="head"><h2 id="books">Books</h2>{balance}</div>
+<div class="head"><h2 id="books">Books</h2><span class="word {how}">{balance}</span></div>
 <dl class="books">{told}<dt class="sum">Fetched</dt><dd class="sum">{fetched:,}</dd></dl>
 <p class="small" id="outbox-label">Outbox: {events}, {size(used)} of {size(most)}</p>
 <meter min="0" max="{most}" high="{int(most * 0.8)}" value="{min(used, most)}" aria-labelledby="outbox-label">\
@@ -281,7 +273,7 @@ def _books(view: View, state: Overview) -> str:
 
 
 def _gaps(view: View, state: Overview) -> str:
-    gaps: list[Gap] = sorted(state.gaps, key=lambda gap: (gap.is_accepted, -gap.first_seen))
+    gaps = sorted(state.gaps, key=lambda gap: (gap.is_accepted, -gap.first_seen))
     if not gaps:
         return ""
     rows = [

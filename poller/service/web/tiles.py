@@ -9,7 +9,6 @@ from poller.core.windows import format_time
 from poller.ionos.api import WARN_EXPIRY_SECONDS
 from poller.service.readiness import is_stale
 from poller.service.web.view import BAD, OK, WARN, View
-from poller.store.rows import Size
 
 
 def tiles(view: View) -> str:
@@ -20,11 +19,11 @@ def tiles(view: View) -> str:
     dead = sum(row.dead_letters for row in state.sinks)
     gaps = sum(gap.is_open for gap in state.gaps)
     accepted = sum(gap.is_accepted for gap in state.gaps)
+    used, most = state.outbox.used_bytes, view.config.outbox.max_bytes
+    room = f"{size(used)} of {size(most)}"
     shown = [
         _lag_tile(view),
-        _tile(
-            "Waiting for sinks", f"{waiting:,}", _outbox_words(view, state.outbox), _outbox_level(view, state.outbox)
-        ),
+        _tile("Waiting for sinks", f"{waiting:,}", room, BAD if used >= most else OK),
         _tile("Dead letters", f"{dead:,}", "refused for good" if dead else "nothing refused", WARN if dead else OK),
         _tile(
             "Gaps", f"{gaps:,}", f"{accepted:,} accepted" if accepted else "spans not readable", WARN if gaps else OK
@@ -43,11 +42,8 @@ def _lag_tile(view: View) -> str:
         return _tile("Behind now", "unknown", "no contract yet", WARN)
     worst = min(view.polled, key=lambda row: row.watermark)
     is_late = any(is_stale(row, view.config, view.now) for row in view.polled)
-    more = (
-        f"contract {worst.contract}"
-        if len(view.polled) > 1
-        else f"polled every {duration(view.config.poll.interval_seconds)}"
-    )
+    is_alone = len(view.polled) == 1
+    more = f"polled every {duration(view.config.poll.interval_seconds)}" if is_alone else f"contract {worst.contract}"
     return _tile("Behind now", duration(view.now - worst.watermark), more, BAD if is_late else OK)
 
 
@@ -59,14 +55,6 @@ def _token_tile(view: View) -> str:
     how = BAD if left <= 0 else WARN if left < WARN_EXPIRY_SECONDS else OK
     more = f"account {account}" if len(view.token_expiries) > 1 else f"on {format_time(int(expires_at))[:10]}"
     return _tile("API token", "expired" if left <= 0 else f"{_days(left)} left", more, how)
-
-
-def _outbox_words(view: View, outbox: Size) -> str:
-    return f"{size(outbox.used_bytes)} of {size(view.config.outbox.max_bytes)}"
-
-
-def _outbox_level(view: View, outbox: Size) -> str:
-    return BAD if outbox.used_bytes >= view.config.outbox.max_bytes else OK
 
 
 def _days(seconds: float) -> str:
