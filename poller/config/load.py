@@ -74,7 +74,10 @@ def load(
         problems.append(
             FileProblem(network.ca_bundle_variable, f"unreadable file {network.ca_bundle}", "correct or unset it")
         )
-    problems += _check_username(environ)
+    username = environ.get("IONOS_USERNAME", "")
+    if ":" in username or not username.isprintable():
+        message = "holds a colon, a control character or what is no UTF-8"
+        problems.append(Problem("IONOS_USERNAME", message, "correct or unset it"))
     if problems or not isinstance(config, Config):
         raise ConfigError(_placed(problems, path, text))
     if state_dir is None and "state_dir" not in tree:
@@ -206,13 +209,6 @@ def _with_fallback(account: Account, own: Account, environ: Mapping[str, str]) -
         password = _from_variable("IONOS_PASSWORD", environ) or _from_credential("password", environ)
         account = msgspec.structs.replace(account, password=password)
     return account
-
-
-def _check_username(environ: Mapping[str, str]) -> list[Problem]:
-    username = environ.get("IONOS_USERNAME", "")
-    if username.isprintable() and ":" not in username:
-        return []
-    return [Problem("IONOS_USERNAME", "holds a colon, a control character or what is no UTF-8", "correct or unset it")]
 
 
 def _from_variable(name: str, environ: Mapping[str, str]) -> SecretSource | None:
