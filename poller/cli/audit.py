@@ -17,12 +17,7 @@ from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsCommand, 
 from poller.cli.stopping import until_stopped
 from poller.config import Config, format_duration
 from poller.core.amounts import plural
-from poller.core.errors import (
-    EXIT_INCOMPLETE,
-    ConfigError,
-    PollerError,
-    StateError,
-)
+from poller.core.errors import EXIT_INCOMPLETE, ConfigError, PollerError, StateError
 from poller.core.gaps import summary
 from poller.core.hours import HOUR_SECONDS
 from poller.core.windows import Window, format_time

@@ -11,7 +11,7 @@ import click
 from poller.cli import suggestions
 from poller.cli.acting import log_done, warn_of_root
 from poller.cli.compose import activity_logs, preparation, trusted_clock
-from poller.cli.messages import exit_code, note, restarted_if_it_may_pass, tell, told_gaps
+from poller.cli.messages import books_of, exit_code, note, restarted_if_it_may_pass, tell, told_gaps
 from poller.cli.options import (
     CONTRACTS,
     SINKS,
@@ -255,13 +255,7 @@ def _tell_of_old(old: TooOldEntries, too_old: TooOld) -> None:
 def _close_books(state: State, use: str) -> int:
     """Show what became of everything. Returns 1 if it does not add up."""
     overview = state.overview()
-    total = {
-        name: sum(getattr(row, name) for row in overview.contracts) for name in ("fetched", "new", "seen", "filtered")
-    }
-    note(
-        f"books: fetched {total['fetched']:,} = new {total['new']:,} + seen before {total['seen']:,}"
-        f" + filtered {total['filtered']:,}"
-    )
+    note(books_of(overview))
     for row in overview.sinks:
         sink = row.sink
         note(

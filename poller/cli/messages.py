@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from poller.core.damage import encoded
-from poller.core.errors import (
-    EXIT_AUTH,
-    EXIT_INCOMPLETE,
-    EXIT_OK,
-    AuthError,
-    ConfigError,
-    PollerError,
-)
+from poller.core.errors import EXIT_AUTH, EXIT_INCOMPLETE, EXIT_OK, AuthError, ConfigError, PollerError
 from poller.core.gaps import summary
 from poller.core.mapping import escaped
 from poller.system.log_stream import LogStream
@@ -27,6 +20,7 @@ from poller.system.terminals import allows_colours
 
 if TYPE_CHECKING:
     from poller.pipeline.collect import PollResult
+    from poller.store.overview import Overview
 
 _TOLD_FAILURES = 5
 
@@ -98,6 +92,14 @@ def told_gaps(polls: Sequence[PollResult], use: str = "fetch") -> list[PollerErr
         for poll in polls
         if poll.gaps
     ]
+
+
+def books_of(state: Overview) -> str:
+    """What was fetched of all contracts, and what became of it."""
+    fetched, new, seen, filtered = (
+        sum(getattr(row, name) for row in state.contracts) for name in ("fetched", "new", "seen", "filtered")
+    )
+    return f"books: fetched {fetched:,} = new {new:,} + seen before {seen:,} + filtered {filtered:,}"
 
 
 def exit_code(polls: Sequence[PollResult], failures: Sequence[PollerError]) -> int:

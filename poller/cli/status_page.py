@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from poller.cli.journal import line_of
-from poller.cli.messages import printable
+from poller.cli.messages import books_of, printable
 from poller.config import Config
 from poller.core.amounts import duration, plural, size
 from poller.core.windows import format_time
@@ -212,11 +212,7 @@ def _postponed(row: SinkOverview, use: Use, now: float) -> Iterator[Padding]:
 
 
 def _books(config: Config, state: Overview) -> Iterator[Padding]:
-    total = {
-        name: sum(getattr(row, name) for row in state.contracts) for name in ("fetched", "new", "seen", "filtered")
-    }
-    sums = f"new {total['new']:,} + seen before {total['seen']:,} + filtered {total['filtered']:,}"
-    yield _line("", f"books: fetched {total['fetched']:,} = {sums}")
+    yield _line("", books_of(state))
     for reason, count in state.filtered.items():
         yield _line("", f"  filtered {count:,} by {reason}")
     for line in state.imbalances():
