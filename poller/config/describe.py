@@ -110,16 +110,14 @@ def example() -> str:
                     lines += ["", *_prose(doc(sink)), f"#[[{field.key}]]"]
                     lines += _example_sink(sink, kind.structs(), is_first=number == 0)
             case NestedList() as kind:
-                table = kind.structs()[0]
-                lines += ["", *_prose(doc(table)), f"#[[{field.key}]]", *_example_fields(table, fields_of(table))]
+                lines += _example_table(f"#[[{field.key}]]", kind.structs()[0])
             case Nested() as kind:
-                lines += [
-                    "",
-                    *_prose(doc(kind.type)),
-                    f"#[{field.key}]",
-                    *_example_fields(kind.type, fields_of(kind.type)),
-                ]
+                lines += _example_table(f"#[{field.key}]", kind.type)
     return "\n".join(lines) + "\n"
+
+
+def _example_table(heading: str, table: type[Table]) -> list[str]:
+    return ["", *_prose(doc(table)), heading, *_example_fields(table, fields_of(table))]
 
 
 def _example_sink(sink: type[Table], types: Iterable[type[Table]], *, is_first: bool) -> Iterator[str]:
