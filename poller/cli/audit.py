@@ -263,33 +263,24 @@ class _Audit:
     ) -> None:
         """The same for machines; `is_complete` says that it is all."""
         rows = [
-            {
-                "contract": difference.contract,
-                **_range(difference.window),
-                "at_api": difference.at_api,
-                "collected": difference.collected,
-                "missing": difference.missing,
-            }
+            _row(row.contract, row.window, at_api=row.at_api, collected=row.collected, missing=row.missing)
             for part in compared
-            for difference in part.result.differences
+            for row in part.result.differences
         ]
         refused = [
-            {"contract": part.contract, **_range(unread.window), "reason": unread.reason}
+            _row(part.contract, unread.window, reason=unread.reason)
             for part in compared
             for unread in part.result.refused
         ]
-        beginnings = [
-            {"contract": row.contract, **_range(row.window), "at_api": row.at_api, "is_exact": row.is_exact}
-            for row in before
-        ]
+        beginnings = [_row(row.contract, row.window, at_api=row.at_api, is_exact=row.is_exact) for row in before]
         contracts = [
-            {
-                "contract": part.contract,
-                **_range(part.window),
-                "hours": part.hours,
-                "at_api": part.result.at_api,
-                "collected": part.result.collected,
-            }
+            _row(
+                part.contract,
+                part.window,
+                hours=part.hours,
+                at_api=part.result.at_api,
+                collected=part.result.collected,
+            )
             for part in compared
         ]
         answer = {
@@ -342,6 +333,10 @@ def _show_proof(compared: Sequence[Compared]) -> None:
         at_api, collected = f"{part.result.at_api:,}", f"{part.result.collected:,}"
         start, end = map(format_time, part.window)
         click.echo(f"{part.contract:<9} {part.hours:>5} {at_api:>9} {collected:>9}  {start}  {end}")
+
+
+def _row(contract: str, window: Window, **values: object) -> dict[str, object]:
+    return {"contract": contract, **_range(window), **values}
 
 
 def _range(window: Window) -> dict[str, str]:
