@@ -11,8 +11,8 @@ def routes(**answers: Any) -> Routes:
     """Answers to all that may be asked: everything is well, unless told otherwise."""
     usual = Routes(
         metrics=lambda: b"up 1\n",
-        alive=lambda: Health(True),
-        ready=lambda: Health(True),
+        alive=Health,
+        ready=Health,
         page=lambda is_whole: Answer(200, "text/html; charset=utf-8", b"<!doctype html>", {"X-Page": str(is_whole)}),
         status=lambda: b"{}\n",
     )

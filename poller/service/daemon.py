@@ -32,7 +32,7 @@ from poller.service.health import Answer, Endpoint, Health, Routes
 from poller.service.metrics import Metrics
 from poller.service.notify import Notifier
 from poller.service.rate import Rate
-from poller.service.schedule import HEARTBEAT_SECONDS, Schedule
+from poller.service.schedule import HEARTBEAT_SECONDS, Look, Schedule
 from poller.service.web.html import HEADERS, render
 from poller.service.web.view import View
 from poller.store.journal import SIGNAL, Action
@@ -328,17 +328,16 @@ class Daemon:
     def _look_and_tell(self) -> None:
         stuck = self._stuck()  # once: the log and the watchdog must not differ
         self._tell_of_stuck(stuck)
-        collected: int | None = None
         try:
-            health, collected = self._look()
+            look = self._look()
         except PollerError as error:  # it moves all the same
-            health = Health(False, (str(error),))
-        reasons = [*self.alive().reasons, *health.reasons]
+            look = Look([str(error)])
+        reasons = [*self.alive().reasons, *look.not_ready]
         watchdog = {} if stuck else {"WATCHDOG": "1"}
         self._notifier.tell(**watchdog, STATUS=("; ".join(reasons) or "ready")[:500])
         with suppress(PollerError):  # what collects meets it, too
-            if collected is not None:
-                self._rate.observe(self._clock(), collected)
+            if look.collected is not None:
+                self._rate.observe(self._clock(), look.collected)
             for entry in self._state.journal.unseen():
                 log.info("journal.recorded", extra=entry.fields)
 
@@ -363,20 +362,19 @@ class Daemon:
         silent = time.monotonic() - self._ticked_at
         if not self._is_ticking and silent > _DEAD_AFTER_SECONDS:
             reasons.append(f"the scheduler has not ticked for {silent:.0f} s")
-        return Health(not reasons, tuple(reasons))
+        return Health(tuple(reasons))
 
     def ready(self) -> Health:
         """Whether every contract was polled lately and every sink takes what we send."""
-        return self._look()[0]
+        look = self._look()
+        return Health(tuple(look.not_ready), tuple(look.notes))
 
-    def _look(self) -> tuple[Health, int | None]:
-        """Whether we are ready, and how many entries were ever collected, if that can be told."""
+    def _look(self) -> Look:
         work = self._work
         if work is None:
-            return Health(False, ("starting",)), None
+            return Look(["starting"])
         look = work.look()
-        reasons = [*look.not_ready, *filter(None, [self._endpoint_failure])]
-        return Health(not reasons, tuple(reasons), tuple(look.notes)), look.collected
+        return look._replace(not_ready=[*look.not_ready, *filter(None, [self._endpoint_failure])])
 
 
 def _words(error: Exception) -> str:

@@ -41,11 +41,14 @@ _HEADERS = {
 
 
 class Health(NamedTuple):
-    """Whether all is well, and in a sentence each, why not; and what to know though it is."""
+    """What is wrong, in a sentence each, and what to know though all is well."""
 
-    is_well: bool
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_well(self) -> bool:
+        return not self.reasons
 
 
 class Routes(NamedTuple):
@@ -70,13 +73,7 @@ class Answer(NamedTuple):
 class Endpoint:
     """Serves until closed. `hosts`: names it answers to, beside IP addresses, localhost, this machine's and that of `address`."""
 
-    def __init__(
-        self,
-        address: Address,
-        routes: Routes,
-        *,
-        hosts: Collection[str] = (),
-    ) -> None:
+    def __init__(self, address: Address, routes: Routes, *, hosts: Collection[str] = ()) -> None:
         """Start listening.  Raises: TransientError while the address is taken or not there; ConfigError when it is not ours."""
         self._address = address
         try:
@@ -205,10 +202,10 @@ class _Handler(BaseHTTPRequestHandler):
                     return _text(HTTPStatus.NOT_FOUND, _DIRECTORY)
         except PollerError as error:
             log.warning("endpoint.failed", extra={"path": path, "why": str(error)})
-            return _health(Health(False, (str(error),)))
+            return _health(Health((str(error),)))
         except Exception:  # a mistake of ours: the client gets a 500 and no trace, and the log has it
             log.exception("endpoint.failed", extra={"path": path})
-            answer = _health(Health(False, ("internal error: the log says more",)))
+            answer = _health(Health(("internal error: the log says more",)))
             return answer._replace(status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _is_meant_for_us(self) -> bool:

@@ -33,6 +33,7 @@ from poller.service.components import Components
 from poller.service.daemon import Daemon
 from poller.service.health import Health
 from poller.service.notify import Notifier
+from poller.service.schedule import Look
 from poller.sinks.stdout import PRINTED, StdoutSink
 from poller.store.journal import Action, Person
 from poller.store.sqlite import State
@@ -347,8 +348,8 @@ def listening(path: Path, state_dir: Path) -> Config:
 
 def test_before_it_has_started_it_is_not_ready(tmp_path: Path) -> None:
     running = Running(tmp_path, [Sink()])
-    assert running.daemon.ready() == Health(False, ("starting",))
-    assert running.daemon.alive() == Health(True)
+    assert running.daemon.ready() == Health(("starting",))
+    assert running.daemon.alive() == Health()
     running.state.close()
 
 
@@ -596,9 +597,9 @@ def test_a_tick_that_waits_for_the_state_is_no_end_of_the_ticking(
     later = time.monotonic() + 45
     healths: list[Health] = []
 
-    def look() -> tuple[Health, int]:
+    def look() -> Look:
         healths.append(running.daemon.alive())
-        return Health(True, ()), 7
+        return Look([], (), 7)
 
     monkeypatch.setattr("poller.service.daemon.time", SimpleNamespace(monotonic=lambda: later))
     monkeypatch.setattr(running.daemon, "_look", look)
@@ -611,7 +612,7 @@ def test_a_tick_that_waits_for_the_state_is_no_end_of_the_ticking(
 
 def test_a_status_that_is_too_long_for_systemd_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running = Running(tmp_path, [Sink()])
-    monkeypatch.setattr(running.daemon, "_look", lambda: (Health(False, ("x" * 400, "y" * 400)), 7))
+    monkeypatch.setattr(running.daemon, "_look", lambda: Look(["x" * 400, "y" * 400], (), 7))
     running.daemon._tick()
     (told,) = running.ear.told
     assert told == {"WATCHDOG": "1", "STATUS": f"{'x' * 400}; {'y' * 98}"}

@@ -24,7 +24,7 @@ REASON = 'contract 1: "\x1b[31m\r\nX-Evil: 1\ud800'.encode("utf-8", "replace").d
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Endpoint]:
-    endpoint = Endpoint(("127.0.0.1", 0), routes(ready=lambda: Health(False, (REASON,))), hosts=["poller.example.com"])
+    endpoint = Endpoint(("127.0.0.1", 0), routes(ready=lambda: Health((REASON,))), hosts=["poller.example.com"])
     yield endpoint
     endpoint.close()
 
@@ -155,7 +155,7 @@ def test_only_addresses_and_names_of_ours_may_be_asked(endpoint: Endpoint, host:
 def test_each_answer_has_its_type_and_is_for_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poller.service.health.listen", lambda address: socket.create_server(("127.0.0.1", 0)))
     monkeypatch.setattr("poller.service.health.stop_listening", lambda address, listener: listener.close())
-    health = Health(True, (), ("a note",))
+    health = Health(notes=("a note",))
     endpoint = Endpoint(("poller.internal", 0), routes(ready=lambda: health), hosts=["Named.example"])
 
     def ask(path: str, host: str = "poller.internal", method: str = "GET") -> tuple[int, str, bytes]:
