@@ -15,15 +15,7 @@ import click
 
 from poller.cli.archive_report import as_data, lines_of
 from poller.cli.messages import echo_json, note, printable, settle, tell
-from poller.cli.options import (
-    CONTRACTS,
-    TIME,
-    TIME_END,
-    GlobalOptionsGroup,
-    PathType,
-    Settings,
-    span_of,
-)
+from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsGroup, PathType, Settings, span_of
 from poller.cli.places import PLACE, place_of
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_UNFINISHED, ConfigError
 from poller.system.terminals import is_capable

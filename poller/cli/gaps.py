@@ -112,10 +112,7 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
     """
     subject = "all that are open" if id_ is None else f"gap {id_}"
     config = settings.load(check_files=False)
-    with (
-        attached(config, use) as (stores, state),
-        acting(stores, "gaps retry", subject) as by,
-    ):
+    with attached(config, use) as (stores, state), acting(stores, "gaps retry", subject) as by:
         now = int(time.time())
         now = min(now, int(state.shared_now() or now))  # another machine may try it, whose clock is behind
         known = state.gaps.find()

@@ -47,12 +47,7 @@ _REBUILDING = "rebuilding"
 @click.option("--from", "start", type=TIME, metavar="T", help="Only entries from T on.")
 @click.option("--to", "end", type=TIME_END, metavar="T", help="Only entries before T.")
 @CONTRACTS
-@click.option(
-    "--output",
-    type=PathType(None),
-    metavar="FILE",
-    help="Write JSON lines to FILE. Default: -, for stdout.",
-)
+@click.option("--output", type=PathType(None), metavar="FILE", help="Write JSON lines to FILE. Default: -, for stdout.")
 @SINKS
 @click.pass_obj
 def restore(
