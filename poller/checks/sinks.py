@@ -18,7 +18,6 @@ from poller.config import (
     AnySink,
     ArchiveSink,
     Config,
-    FirehoseSink,
     HttpSink,
     KafkaSink,
     LoggingServiceSink,
@@ -102,13 +101,6 @@ def check_archive(settings: ArchiveSink, config: Config, name: str, head: Head |
     if key is None:
         hint = "make a key with `ionos-poller archive keygen`, and name it in signing_key_file of [evidence]"
         yield warn(name, "its digests are not signed: anyone who can write there could write all of it again", hint)
-
-
-def is_local(settings: AnySink) -> bool:
-    """Whether its probe stays on this machine."""
-    if isinstance(settings, ArchiveSink):
-        return settings.is_local
-    return not isinstance(settings, HttpSink | FirehoseSink | KafkaSink)
 
 
 def check_extra(type_name: str) -> Finding | None:

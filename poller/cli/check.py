@@ -18,7 +18,7 @@ import msgspec
 from poller.checks import Finding, exit_code_of, fail, from_error, ok
 from poller.checks.account import AccountCheck, check_denied, check_local_token, check_unlisted_contracts
 from poller.checks.fluent_bit import check_fluent_bit
-from poller.checks.sinks import check_sink, is_local
+from poller.checks.sinks import check_sink
 from poller.checks.state import check_state
 from poller.checks.system import UNIT, check_credentials, check_listen, check_unit, service_environment
 from poller.cli.compose import activity_logs
@@ -185,7 +185,7 @@ def _check_config(
     stores = stores_of(config)
     yield from check_state(stores, config.outbox.max_bytes)
     if is_sending:
-        sinks = [sink for sink in config.sinks if not is_offline or is_local(sink)]
+        sinks = [sink for sink in config.sinks if not is_offline or sink.is_local]
         archives = _archives(stores) if any(isinstance(sink, ArchiveSink) for sink in sinks) else {}
         yield from _check_sinks(sinks, config, stop, archives)
     if config.sinks:  # only `run` listens, and it needs one

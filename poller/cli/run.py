@@ -16,8 +16,6 @@ from poller.cli.messages import restarted_if_it_may_pass
 from poller.cli.options import PAST, GlobalOptionsCommand, Settings
 from poller.cli.stopping import end_soon_after_a_signal
 from poller.config import Config, process_environment
-from poller.config.sink_base import LocalSink
-from poller.config.sinks import AnySink
 from poller.core.errors import ConfigError, StateUnavailableError
 from poller.core.windows import format_time
 from poller.service.components import Components
@@ -74,7 +72,11 @@ def _run(settings: Settings, config: Config, since: int | None) -> int:
         return Components(
             current,
             accounts,
-            [build_sink(sink, current, stop, trusted_now=now) for sink in current.sinks if _is_here(sink)],
+            [
+                build_sink(sink, current, stop, trusted_now=now)
+                for sink in current.sinks
+                if sink.is_here(os.uname().nodename)
+            ],
             lambda: token_expiries(current),
             preparation(current),
             redactions_of(current.sinks, current),
@@ -84,11 +86,6 @@ def _run(settings: Settings, config: Config, since: int | None) -> int:
         return Daemon(state, build, Notifier(process_environment().get("NOTIFY_SOCKET"))).run()
     finally:
         state.close()
-
-
-def _is_here(sink: AnySink) -> bool:
-    """Whether this machine delivers to a sink: not if it is on the disk of another one."""
-    return not isinstance(sink, LocalSink) or sink.is_here(os.uname().nodename)
 
 
 def _load(settings: Settings) -> Config:

@@ -163,6 +163,15 @@ class Sink(Table, frozen=True, kw_only=True, tag_field="type"):
         """The `type` of its table."""
         return self.type_name()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on the disk or output of the machine that writes it."""
+        return False
+
+    def is_here(self, host: str) -> bool:
+        """Whether the machine of that name writes it."""
+        return True
+
     def problems_with_machines(self) -> Iterator[Problem]:
         """What is wrong where several machines share a state: who writes what is on one machine's disk?"""
         return iter(())
@@ -247,7 +256,6 @@ class LocalSink(FormatSink, frozen=True, kw_only=True):
     shared: Annotated[bool, Flag("With a state in PostgreSQL: every machine writes the contracts it holds.")] = False
 
     def is_here(self, host: str) -> bool:
-        """Whether the machine of that name writes it."""
         return self.host is None or self.host == host
 
     @property
@@ -257,7 +265,6 @@ class LocalSink(FormatSink, frozen=True, kw_only=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on the disk or output of the machine that writes it."""
         return True
 
     def problems_with_machines(self) -> Iterator[Problem]:

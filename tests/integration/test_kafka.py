@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from confluent_kafka import Producer
 
-from poller.checks.sinks import check_sink, is_local
+from poller.checks.sinks import check_sink
 from poller.config import Config, KafkaSink, Secret, SecretSource
 from poller.core.delivery import Accepted, RetryAfter, TooLarge
 from poller.core.errors import ConfigError, StoppedError
@@ -343,7 +343,7 @@ def test_check_says_what_is_wrong_with_the_topic(broker: Broker) -> None:
 
 
 def test_check_touches_no_network_when_it_is_not_to() -> None:
-    assert not is_local(KafkaSink(name="k", brokers=("127.0.0.1:1",), topic=TOPIC))
+    assert not KafkaSink(name="k", brokers=("127.0.0.1:1",), topic=TOPIC).is_local
 
 
 def test_a_file_that_is_no_certificate_is_told_as_such(broker: Broker, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from poller.archive import PlaceError
 from poller.archive.signing import new_key
 from poller.checks import Finding, fail, ok, warn
 from poller.checks import sinks as checks
-from poller.checks.sinks import check_extra, check_sink, check_tag, is_local, judge
+from poller.checks.sinks import check_extra, check_sink, check_tag, judge
 from poller.checks.state import check_state, check_use
 from poller.config import (
     AnyHttpSink,
@@ -125,7 +125,7 @@ def test_a_tag_is_judged_where_the_vendor_is(url: str, tag: str, is_told: bool) 
 
 def test_what_stays_on_this_machine_is_known() -> None:
     bucket = ArchiveSink(name="a", url="s3://bucket")
-    assert [is_local(each) for each in (FILE, ARCHIVE, bucket, LOKI, KAFKA, FIREHOSE)] == [
+    assert [each.is_local for each in (FILE, ARCHIVE, bucket, LOKI, KAFKA, FIREHOSE)] == [
         True,
         True,
         False,
