@@ -18,7 +18,6 @@ from poller.core.errors import (
     BodyTooLargeError,
     ConfigError,
     PollerError,
-    Problem,
     RejectedError,
     TransientError,
 )
@@ -77,9 +76,9 @@ class EventStreams:
             return found[0]
         if not found:
             hint = "give the name or the id that it has in the DCD, and the region that it is in"
-            raise ConfigError([Problem("--kafka", f"there is no cluster {wanted!r}", hint)])
+            raise ConfigError.of("--kafka", f"there is no cluster {wanted!r}", hint)
         ids = ", ".join(cluster.id for cluster in found)
-        raise ConfigError([Problem("--kafka", f"{len(found)} are called {wanted!r}", f"give the id of one: {ids}")])
+        raise ConfigError.of("--kafka", f"{len(found)} are called {wanted!r}", f"give the id of one: {ids}")
 
     def user(self, cluster: Cluster, wanted: str | None) -> User:
         """The user of this name or id; without one, the only one.  Raises: ConfigError where that is not one."""
@@ -88,7 +87,7 @@ class EventStreams:
         if len(found) == 1:
             return found[0]
         names = ", ".join(user.name or user.id for user in users) or "none"
-        raise ConfigError([Problem("--kafka-user", "does not name one user of the cluster", f"there is {names}")])
+        raise ConfigError.of("--kafka-user", "does not name one user of the cluster", f"there is {names}")
 
     def access(self, cluster: Cluster, user: User) -> Access:
         """What the user logs in with."""

@@ -20,7 +20,6 @@ from poller.core.errors import (
     BodyTooLargeError,
     ConfigError,
     PollerError,
-    Problem,
     RejectedError,
     TransientError,
 )
@@ -92,9 +91,7 @@ class Pipelines:
                 raise TransientError("the list of pipelines does not end", hint="check --region or --api-url")
         if len(found) > 1:
             ids = ", ".join(pipeline.id for pipeline in found)
-            raise ConfigError(
-                [Problem("--pipeline", f"{len(found)} are called {wanted!r}", f"give the id of one: {ids}")]
-            )
+            raise ConfigError.of("--pipeline", f"{len(found)} are called {wanted!r}", f"give the id of one: {ids}")
         return found[0] if found else None
 
     def get(self, pipeline_id: str) -> Pipeline:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError
 from poller.store.journal import Action
 from poller.store.protocols import State
 
@@ -43,11 +43,11 @@ def _last_run(path: Path, now: float) -> tuple[str, int]:
             raise ValueError("last_run lies before 1970")
     except OSError as error:
         hint = "check that it exists and that this user may read it"
-        raise ConfigError([Problem(_OPTION, f"{path} cannot be read: {error.strerror}", hint)]) from error
+        raise ConfigError.of(_OPTION, f"{path} cannot be read: {error.strerror}", hint) from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         hint = 'it must hold {"last_run": "2026-05-01T07:42:20+00:00"}'
-        raise ConfigError([Problem(_OPTION, f"{path} is not a state of the tutorial's script", hint)]) from error
+        raise ConfigError.of(_OPTION, f"{path} is not a state of the tutorial's script", hint) from error
     if since > now:
         hint = "check the clock of this machine, or correct the file"
-        raise ConfigError([Problem(_OPTION, f"last_run in {path}, {text}, lies in the future", hint)])
+        raise ConfigError.of(_OPTION, f"last_run in {path}, {text}, lies in the future", hint)
     return text, since

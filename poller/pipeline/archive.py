@@ -21,7 +21,7 @@ from poller.archive import LostChainError, PlaceError
 from poller.archive.signing import Signer, read_signer
 from poller.config import Evidence
 from poller.core.delivery import Accepted, CredentialsRefused, Outcome, Park, Wait, decide, failure_kind
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError
 from poller.core.events import OutboxEvent
 from poller.core.evidence.batches import HOUR_SECONDS, Head, PreparedBatch, pack
 from poller.core.evidence.compose import Facts, compose
@@ -226,7 +226,7 @@ def signers_of(evidence: Evidence, head: Head) -> tuple[Signer | None, str | Non
         if head.key is None:
             return None, None
         message = "is missing, and the archive is signed"
-        raise ConfigError([Problem(name, message, f"give the key {fingerprint(head.key)[:16]}... again")])
+        raise ConfigError.of(name, message, f"give the key {fingerprint(head.key)[:16]}... again")
     signer = read_signer(evidence.signing_key_file, name)
     if head.key in (None, signer.key):
         return signer, None
@@ -236,7 +236,7 @@ def signers_of(evidence: Evidence, head: Head) -> tuple[Signer | None, str | Non
             return before, signer.key
     message = f"is not the key of the archive, which is {fingerprint(str(head.key))[:16]}..."
     hint = "name that one in previous_signing_key_file: it signs the change"
-    raise ConfigError([Problem(name, message, hint)])
+    raise ConfigError.of(name, message, hint)
 
 
 def deliverer_of(state: State, sink: Sink, *, chain: Archives | None = None, **options: Any) -> Deliverer:

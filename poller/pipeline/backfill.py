@@ -215,7 +215,7 @@ class Backfill:
         unknown = set(self._order.contracts) - set(found)
         if unknown and all(error.contract for error in failures):  # every account could be asked
             hint = "check the number, and which contracts the token may see with `ionos-poller check`"
-            raise ConfigError([Problem("--contract", f"no account sees {', '.join(sorted(unknown))}", hint)])
+            raise ConfigError.of("--contract", f"no account sees {', '.join(sorted(unknown))}", hint)
         return found, failures
 
     def limit_age(
@@ -235,7 +235,7 @@ class Backfill:
             return window, [TooOldEntries((name,), span, count) for name, span, count in spans]
         if len(ages) < len(sinks) or len(set(ages.values())) > 1:
             hint = "run one backfill for each sink: skipping would leave out entries that some of them take"
-            raise ConfigError([Problem("--too-old skip", "these sinks do not take entries equally old", hint)])
+            raise ConfigError.of("--too-old skip", "these sinks do not take entries equally old", hint)
         limit = min(int(now - min(ages.values())) + _AGE_MARGIN_SECONDS, window.end)
         counts = {contract: self._count(contract, limit) for contract in contracts}
         for contract, count in counts.items():
@@ -386,7 +386,7 @@ def to_forget(uses: Sequence[Use], ids: Sequence[str], *, is_all_finished: bool,
     names = [id_ if id_.startswith(RESTORES) else PREFIX + id_.removeprefix(PREFIX) for id_ in ids]
     names += [name for name, use in known.items() if is_all_finished and use.state.is_done and name not in names]
     if not names and not is_all_finished:
-        raise ConfigError([Problem("ID", "missing", f"name one, or give --finished; {listed}")])
+        raise ConfigError.of("ID", "missing", f"name one, or give --finished; {listed}")
     problems = [Problem("ID", f"there is no {name}", listed) for name in names if name not in known]
     hint = "run it again to go on, or give --yes to forget it anyway"
     problems += [

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError
 from poller.simulator.answers import Answer, Request, json_answer
 from poller.simulator.world import World
 
@@ -45,14 +45,14 @@ class _Faults(msgspec.Struct, forbid_unknown_fields=True):
 def _contract(world: World, request: Request) -> int:
     text = request.query.get("contract", "")
     if not text.isdigit() or int(text) not in world.logs:
-        raise ConfigError([Problem("contract", f"{text!r} is unknown")])
+        raise ConfigError.of("contract", f"{text!r} is unknown")
     return int(text)
 
 
 def _intake_name(world: World, request: Request) -> str:
     name = request.query.get("intake", "")
     if name not in world.intakes:
-        raise ConfigError([Problem("intake", f"{name!r} is unknown", f"one of {', '.join(world.intakes)}")])
+        raise ConfigError.of("intake", f"{name!r} is unknown", f"one of {', '.join(world.intakes)}")
     return name
 
 

@@ -209,7 +209,7 @@ def parse_fault(spec: str) -> Fault:
     fault = Fault(kind="")
 
     def refuse(message: str, allowed: str) -> ConfigError:
-        return ConfigError([Problem(f"fault {spec!r}", message, f"allowed: {allowed}")])
+        return ConfigError.of(f"fault {spec!r}", message, f"allowed: {allowed}")
 
     while parts and re.match(r"(contract|path|sink)=", parts[0]):
         name, _, value = parts.pop(0).partition("=")

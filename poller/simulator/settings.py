@@ -95,4 +95,4 @@ def change(settings: SimulatorSettings, changes: dict[str, Any]) -> SimulatorSet
     try:
         return msgspec.convert({**msgspec.structs.asdict(settings), **changes}, SimulatorSettings)
     except msgspec.ValidationError as error:
-        raise ConfigError([Problem("settings", str(error))]) from error
+        raise ConfigError.of("settings", str(error)) from error

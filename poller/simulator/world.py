@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from poller.core.errors import ConfigError, Problem
+from poller.core.errors import ConfigError
 from poller.simulator.answers import Answer, Request
 from poller.simulator.entries import EntryMaker
 from poller.simulator.faults import SINK_NAMES, FaultPlan
@@ -154,7 +154,7 @@ class World:
         """
         log = self.logs.get(contract)
         if log is None:
-            raise ConfigError([Problem("contract", f"{contract} is unknown")])
+            raise ConfigError.of("contract", f"{contract} is unknown")
         at_ms = _to_ms(at) if at else int(self.now() * 1000)
         start = time.time() + visible_in_seconds
 
@@ -225,5 +225,5 @@ def _timed(entry: Entry, default_ms: int) -> tuple[int, bytes]:
     except msgspec.ValidationError:
         at = None  # JSON, but not of an entry's shape: there are tests that want just that
     except msgspec.DecodeError as error:
-        raise ConfigError([Problem("entries", f"not JSON: {error}")]) from error
+        raise ConfigError.of("entries", f"not JSON: {error}") from error
     return (_to_ms(at) if at else default_ms), body

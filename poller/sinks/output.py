@@ -18,7 +18,7 @@ from pathlib import Path
 
 from poller.config.sink_base import Sink as Table
 from poller.core.delivery import Accepted, Outcome
-from poller.core.errors import ConfigError, OutputError, Problem
+from poller.core.errors import ConfigError, OutputError
 from poller.core.events import OutboxEvent, ndjson
 from poller.sinks.base import OwnOutput
 from poller.sinks.render import Render
@@ -65,19 +65,15 @@ class OutputFile(OwnOutput):
             return  # complete: only that it was said was interrupted
         try:
             if offset is None and os.path.lexists(self._path):
-                raise ConfigError(
-                    [Problem("--output", f"{self._path} exists already", "name another file, or move it away")]
-                )
+                raise ConfigError.of("--output", f"{self._path} exists already", "name another file, or move it away")
             self._file = open_own(self._partial, os.O_WRONLY | (0 if offset else os.O_CREAT))
             if os.fstat(self._file).st_size < self.output_offset:
-                raise ConfigError(
-                    [Problem("--output", f"{self._partial} is shorter than what was written", _BEGIN_ANEW)]
-                )
+                raise ConfigError.of("--output", f"{self._partial} is shorter than what was written", _BEGIN_ANEW)
             os.ftruncate(self._file, self.output_offset)
             os.lseek(self._file, self.output_offset, os.SEEK_SET)
         except OSError as error:
             hint = _BEGIN_ANEW if offset else "check that this user can write there"
-            raise ConfigError([Problem("--output", f"{self._partial}: {error.strerror}", hint)]) from error
+            raise ConfigError.of("--output", f"{self._partial}: {error.strerror}", hint) from error
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
         """Append a batch, durably or not at all.  Raises: OutputError."""
@@ -129,7 +125,7 @@ class OutputFile(OwnOutput):
             if is_ours and self._path.stat().st_size in ({offset} if offset else _EMPTY_SIZES):
                 self._path.unlink()
         except OSError as error:
-            raise ConfigError([Problem("--output", f"{self._path}: {error.strerror}", "delete it by hand")]) from error
+            raise ConfigError.of("--output", f"{self._path}: {error.strerror}", "delete it by hand") from error
 
 
 _EMPTY_SIZES = {0, len(zlib.compress(b"", _GZIP_LEVEL, _GZIP_FORMAT))}
