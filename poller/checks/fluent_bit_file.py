@@ -95,11 +95,8 @@ def _read(path: Path, base: Path, depth: int, variables: dict[str, str], what: s
             content = file.read(_MAX_BYTES + 1)
         text = content.decode()
     except OSError as error:
-        hint = (
-            f"correct {what}, or put the file there"
-            if what
-            else "check that the file exists and that this user can read it"
-        )
+        named_there = f"correct {what}, or put the file there"
+        hint = named_there if what else "check that the file exists and that this user can read it"
         raise ConfigError.of(str(path), f"cannot be read: {error.strerror}", hint) from error
     except UnicodeDecodeError as error:
         raise ConfigError.of(str(path), "is not UTF-8", "check that this is the right file") from error

@@ -189,9 +189,7 @@ def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
             yield _line("yellow", f"sink {sink.name} left the config and holds the outbox until {way_out}")
             continue
         if sink.retry_at is not None:
-            again = (
-                f"next try in {duration(sink.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
-            )
+            again = _next_try(use, sink.retry_at, now)
             since = f"parked for {duration(now - sink.parked_at)}" if sink.parked_at else f"attempt {sink.attempts}"
             at_once = f"; now: `ionos-poller sinks retry {sink.name}`" if use.process else ""
             style = "red" if sink.parked_at else "yellow"
@@ -199,10 +197,14 @@ def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
         yield from _postponed(row, use, now)
 
 
+def _next_try(use: Use, at: float, now: float) -> str:
+    return f"next try in {duration(at - now)}" if use.process else f"next try when `{use.name}` runs"
+
+
 def _postponed(row: SinkOverview, use: Use, now: float) -> Iterator[Padding]:
     """The contracts that the sink does not take while it takes others."""
     for one in row.postponed[:_POSTPONED_AT_A_GLANCE]:
-        again = f"next try in {duration(one.retry_at - now)}" if use.process else f"next try when `{use.name}` runs"
+        again = _next_try(use, one.retry_at, now)
         since = f"for {duration(now - one.since)}, attempt {one.attempts}"
         what = f"sink {row.sink.name}: contract {one.contract} waits on its own {since}, {again}: {one.failure}"
         yield _line("yellow", what)

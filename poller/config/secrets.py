@@ -105,9 +105,8 @@ class SecretSource:
         if self.origin in ("file", "credential"):
             value = self._read_file()
         elif self.origin == "env":
-            value = (
-                self._environ.get(self.place, "").removeprefix("\ufeff").rstrip("\r\n")
-            )  # as a file's; Kubernetes brings them along
+            value = self._environ.get(self.place, "")
+            value = value.removeprefix("\ufeff").rstrip("\r\n")  # as a file's; Kubernetes brings them along
             if not value:
                 raise self._error(f"the environment variable {self.place} is not set", f"set {self.place}")
         elif self._inline is not None:
@@ -136,12 +135,10 @@ class SecretSource:
             content, _, refusal = read_trusted(path, _MAX_SECRET_BYTES + 1, is_secret=True)
         except OSError as error:
             if error.errno in _PASSING:
-                hint = (
-                    "raise the limit of open files (LimitNOFILE=, ulimit -n)" if error.errno in _NO_MORE_FILES else ""
-                )
-                raise TransientError(
-                    f"key file {self.place} cannot be read now: {error.strerror}", hint=hint
-                ) from error
+                remedy = "raise the limit of open files (LimitNOFILE=, ulimit -n)"
+                hint = remedy if error.errno in _NO_MORE_FILES else ""
+                message = f"key file {self.place} cannot be read now: {error.strerror}"
+                raise TransientError(message, hint=hint) from error
             message = f"unreadable key file {self.place}: {error.strerror}"
             problem = FileProblem(self.path, message, "check that the file exists and that this user can read it")
             raise ConfigError([problem]) from error

@@ -82,14 +82,9 @@ def headline(view: View) -> str:
         return "No contract has been read yet"
     polled = {row.contract for row in rows}
     gaps = [gap.window for gap in view.state.gaps if gap.is_open and gap.contract in polled]
-    rest = " and ".join(
-        words
-        for words in (
-            summary(gaps) if gaps else "",
-            f"{plural(len(pending), 'span')} still to be read" if pending else "",
-        )
-        if words
-    )
+    missing = [summary(gaps)] if gaps else []
+    missing += [f"{plural(len(pending), 'span')} still to be read"] if pending else []
+    rest = " and ".join(missing)
     up_to = f"Complete up to {clock(min(row.watermark for row in rows), view.now)} UTC"
     return f"{up_to}, but for {rest}" if rest else up_to
 
