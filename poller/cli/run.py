@@ -71,6 +71,7 @@ def _run(settings: Settings, config: Config, since: int | None) -> int:
         now = trusted_clock(accounts)
         return Components(
             current,
+            stop,
             accounts,
             [
                 build_sink(sink, current, stop, trusted_now=now)

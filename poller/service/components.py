@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ from poller.store.rows import Prepared
 
 
 class Components(NamedTuple):
-    """What one configuration makes: built anew for each reload."""
+    """What one configuration makes: built anew for each reload. `stop` ends what its clients and sinks are at."""
 
     config: Config
+    stop: threading.Event
     accounts: Mapping[str, ActivityLog]
     sinks: Sequence[Sink]
     token_expiries: Callable[[], Mapping[str, float | None]]

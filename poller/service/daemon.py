@@ -96,7 +96,7 @@ class Daemon:
             if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job is not to hear Ctrl-C
                 signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
-        components, stop = self._build_components()
+        components = self._build_components()
         self._stores, self._state_table = stores_of(components.config), components.config.state
         self._config = components.config
         self._open_endpoint(components)
@@ -109,7 +109,7 @@ class Daemon:
                     "sinks": [sink.name for sink in components.sinks],
                 },
             )
-            self._start(components, stop)
+            self._start(components)
             self._notifier.tell(READY="1", STATUS="collecting")
             with self._workers.busy("the main thread"):
                 self._loop()
@@ -150,10 +150,9 @@ class Daemon:
         self._is_reloading = True
         self._wake.put(None)
 
-    def _build_components(self, config: Config | None = None) -> tuple[Components, threading.Event]:
+    def _build_components(self, config: Config | None = None) -> Components:
         """What the configuration as it is now makes, or `config` again."""
-        stop = StopSignal()
-        return self._build(stop, self.metrics.observe_request, config), stop
+        return self._build(StopSignal(), self.metrics.observe_request, config)
 
     def _listen(self, components: Components) -> Endpoint | None:
         """The endpoint that is configured.  Raises: TransientError while its address is not free; ConfigError."""
@@ -222,13 +221,13 @@ class Daemon:
             self._endpoint.close()
             self._endpoint = None
 
-    def _start(self, components: Components, stop: threading.Event) -> None:
+    def _start(self, components: Components) -> None:
         self._config = components.config
         self._state.adopt_config(components.config)
         self.metrics.keep(
             components.accounts.keys(), components.config.poll.wants, [sink.name for sink in components.config.sinks]
         )
-        work = Schedule(self._state, components, stop, self.metrics, self._tick, self._fail, self._clock)
+        work = Schedule(self._state, components, self.metrics, self._tick, self._fail, self._clock)
         self._work = work
         try:
             work.start()
@@ -244,14 +243,14 @@ class Daemon:
         self._notifier.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         before = self._components
         try:
-            components, stop = self._build_components()
+            components = self._build_components()
             self._move_endpoint(components, before)
         except PollerError as error:
             self._tell_reload_failed(str(error))
         else:
             self._stop_work()
             try:
-                self._start(components, stop)
+                self._start(components)
             except Exception as error:  # noqa: BLE001  # whatever it is: what ran until now can run again
                 self._tell_reload_failed(_words(error))
                 self._go_back(before)
@@ -282,10 +281,10 @@ class Daemon:
     def _go_back(self, before: Components) -> None:
         """Work as before the reload. Where that fails, too, the daemon ends: then it is not the configuration."""
         try:
-            components, stop = self._build_components(before.config)
+            components = self._build_components(before.config)
             with suppress(PollerError):  # it is tried again
                 self._move_endpoint(components, self._components)
-            self._start(components, stop)
+            self._start(components)
         except PollerError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  # as above

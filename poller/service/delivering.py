@@ -29,7 +29,6 @@ class Delivering:
         state: State,
         components: Components,
         jobs: Jobs,
-        stop: threading.Event,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
@@ -38,7 +37,7 @@ class Delivering:
         self._sinks = components.sinks
         self._redactions = components.redactions
         self._jobs = jobs
-        self._stop = stop
+        self._stop = components.stop
         self._metrics = metrics
         self._clock = clock
         self._deliverers: list[Deliverer] = []

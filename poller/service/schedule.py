@@ -6,7 +6,6 @@ Errors of one contract are its own; a trouble of the state ends the daemon.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -51,7 +50,6 @@ class Schedule:
         self,
         state: State,
         components: Components,
-        stop: threading.Event,
         metrics: Metrics,
         tick: Callable[[], None],
         fail: Callable[[PollerError], None],
@@ -60,7 +58,6 @@ class Schedule:
         self.components = components
         config = components.config
         self._state = state
-        self._stop = stop
         self._tick = tick
         self._clock = clock
         discovery = Discovery(state, components.accounts, config, clock)
@@ -68,15 +65,15 @@ class Schedule:
             state,
             components.accounts,
             config,
-            stop=stop,
+            stop=components.stop,
             prepare=components.prepare,
             on_window=self._after_window,
             discovery=discovery,
             clock=clock,
         )
         # More polls than requests: some hang.
-        self.jobs = Jobs(stop, fail, polls_at_once=config.api.concurrency * MOST_OPEN)
-        self._delivering = Delivering(state, components, self.jobs, stop, metrics, clock)
+        self.jobs = Jobs(components.stop, fail, polls_at_once=config.api.concurrency * MOST_OPEN)
+        self._delivering = Delivering(state, components, self.jobs, metrics, clock)
         self.polling = Polling(state, components, self._collector, self.jobs, metrics, self._delivering.wake)
         hours = HourCloser(state, archives_in(components.sinks))
         auditor = LedgerAuditor(state, components.accounts, config, discovery=discovery, hours=hours, clock=clock)
@@ -97,7 +94,7 @@ class Schedule:
 
     def stop(self) -> None:
         """Stop collecting, finish the batches in flight, within `DRAIN_SECONDS`."""
-        self._stop.set()
+        self.components.stop.set()
         self.jobs.stop()
         self._collector.close()
         deadline = time.monotonic() + DRAIN_SECONDS

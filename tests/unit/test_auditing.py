@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -72,7 +73,7 @@ class Bench:
         config = Config(http=Http(listen=""))
         changed = msgspec.structs.replace(config.poll, audit_interval_seconds=interval, overlap_seconds=600)
         self.config = msgspec.structs.replace(config, poll=changed)
-        components = Components(self.config, {}, (), dict, lambda contract, events: Prepared(events))
+        components = Components(self.config, threading.Event(), {}, (), dict, lambda contract, events: Prepared(events))
         state: Any = self.state
         auditor: Any = self.auditor
         self.auditing = Auditing(state, components, auditor, self.metrics, lambda: self.now)

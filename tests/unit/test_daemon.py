@@ -128,7 +128,7 @@ class Running:
         self.built.append(before)
         sinks = self.sinks if before is None else self.sinks_before
         accounts: Any = {} if self._api is None else {"default": self._api}
-        return Components(before or self.config, accounts, sinks, dict, lambda contract, events: Prepared(events))
+        return Components(before or self.config, stop, accounts, sinks, dict, lambda contract, events: Prepared(events))
 
     def run(self, during: Callable[[], None]) -> None:
         failures: list[BaseException] = []

@@ -58,11 +58,9 @@ class Bench:
     ) -> Delivering:
         config = msgspec.structs.replace(Config(http=Http(listen="")), sinks=tuple(tables))
         components = Components(
-            config, {}, sinks, dict, lambda contract, events: Prepared(events), dict(redactions or {})
+            config, self.stop, {}, sinks, dict, lambda contract, events: Prepared(events), dict(redactions or {})
         )
-        self.begun.append(
-            Delivering(self.state, components, self.jobs, self.stop, self.metrics, lambda: float(START + 99))
-        )
+        self.begun.append(Delivering(self.state, components, self.jobs, self.metrics, lambda: float(START + 99)))
         self.begun[-1].start()
         return self.begun[-1]
 

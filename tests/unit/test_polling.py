@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -101,7 +102,9 @@ class Bench:
         parts: Any = (self.state, self.collector, self.jobs)
         state, collector, jobs = parts
         accounts: Any = self.apis
-        components = Components(self.config, accounts, [], dict, lambda contract, events: Prepared(events))
+        components = Components(
+            self.config, threading.Event(), accounts, [], dict, lambda contract, events: Prepared(events)
+        )
         self.polling = Polling(state, components, collector, jobs, self.metrics, self._wake)
         self.polling.start()
 

@@ -63,11 +63,11 @@ class Bench:
             ),
         )
         components = Components(
-            self.config, accounts, [], lambda: self.expiries, lambda contract, events: Prepared(events)
+            self.config, self.stop, accounts, [], lambda: self.expiries, lambda contract, events: Prepared(events)
         )
         self.metrics = Metrics(self.state.overview)
         self.schedule = Schedule(
-            self.state, components, self.stop, self.metrics, self._tick, self.failures.append, lambda: NOW + 0.5
+            self.state, components, self.metrics, self._tick, self.failures.append, lambda: NOW + 0.5
         )
         scheduler = self.schedule.jobs.scheduler
         monkeypatch.setattr(self.schedule.jobs, "start", lambda: scheduler.start(paused=True))

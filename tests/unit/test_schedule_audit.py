@@ -38,12 +38,16 @@ class Audits:
         self.state.contracts.enrol(["1"], "default", BEGAN, BEGAN)
         accounts: Any = {"default": Log("1")}
         components = Components(
-            Config(http=Http(listen="")), accounts, [], dict, lambda contract, events: Prepared(events)
+            Config(http=Http(listen="")),
+            threading.Event(),
+            accounts,
+            [],
+            dict,
+            lambda contract, events: Prepared(events),
         )
         self.metrics = Metrics(self.state.overview)
-        stop = threading.Event()
         self.schedule = Schedule(
-            self.state, components, stop, self.metrics, lambda: None, lambda error: None, lambda: self.now
+            self.state, components, self.metrics, lambda: None, lambda error: None, lambda: self.now
         )
         self.schedule.auditing._auditor.audit = self._audit  # type: ignore[method-assign]
         with self.state._database.transaction() as connection:
@@ -71,16 +75,19 @@ def test_what_an_audit_counts_is_stated_by_the_archives(tmp_path: Path) -> None:
     accounts: Any = {"default": log}
     sink = ArchiveSink(Settings(name="proof", url="file:///proc/nowhere"), Context(Config(), threading.Event()))
     components = Components(
-        Config(http=Http(listen="")), accounts, [sink], dict, lambda contract, events: Prepared(events)
+        Config(http=Http(listen="")),
+        threading.Event(),
+        accounts,
+        [sink],
+        dict,
+        lambda contract, events: Prepared(events),
     )
     with closing(State.open(tmp_path, "run")) as state:
         state.contracts.enrol(["1"], "default", BEGAN, BEGAN)
         state.contracts.skip_to("1", int(log.now), 0)
         state.archives.begin("proof", BEGAN)
         metrics = Metrics(state.overview)
-        schedule = Schedule(
-            state, components, threading.Event(), metrics, lambda: None, lambda error: None, lambda: log.now
-        )
+        schedule = Schedule(state, components, metrics, lambda: None, lambda error: None, lambda: log.now)
         with closing(schedule._collector):
             assert not state.archives.has_to_state("proof")
             schedule.auditing.audit({"1"}, lambda contract: None)

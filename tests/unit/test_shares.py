@@ -68,11 +68,15 @@ class Running:
         self.metrics = Metrics(self.state.overview)
         accounts: Any = {"default": self.api}
         components = Components(
-            Config(http=Http(listen="")), accounts, [], dict, lambda contract, events: Prepared(events)
+            Config(http=Http(listen="")),
+            threading.Event(),
+            accounts,
+            [],
+            dict,
+            lambda contract, events: Prepared(events),
         )
-        stop = threading.Event()
         self.schedule = Schedule(
-            self.state, components, stop, self.metrics, lambda: None, self.failures.append, lambda: 1_777_593_600.0
+            self.state, components, self.metrics, lambda: None, self.failures.append, lambda: 1_777_593_600.0
         )
         self.schedule.start()
 
