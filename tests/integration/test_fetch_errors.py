@@ -51,9 +51,9 @@ def test_refused_credentials_are_to_be_replaced_where_they_come_from(bench: Star
     none = {"IONOS_API_TOKEN": ""}
     for env, *words in (
         ({"IONOS_POLLER_API__TOKEN_FILE": str(token)}, f"replace {token}"),
-        ({"IONOS_USERNAME": "me", "IONOS_PASSWORD": "wrong"}, "set IONOS_PASSWORD anew"),
+        ({"IONOS_USERNAME": "me", "IONOS_PASSWORD": "wrong"}, "set IONOS_PASSWORD again"),
         ({"CREDENTIALS_DIRECTORY": str(place.directory)}, "the file that LoadCredential= names"),
-        ({"IONOS_POLLER_CONFIG": str(config), "PROD": "wrong"}, "set PROD anew", f"replace {token}"),
+        ({"IONOS_POLLER_CONFIG": str(config), "PROD": "wrong"}, "set PROD again", f"replace {token}"),
     ):
         run = place.fetch(env={**none, **env})
         assert run.code == 3, run.stderr
