@@ -36,25 +36,25 @@ from poller.store.rows import DeadLetter
 
 log = logging.getLogger(__name__)
 
-# So soon is it known that the replica that delivers the sink is gone.
+# How long to wait before asking again whether the replica that delivers the sink is gone.
 _TURN_SECONDS = 5.0
 # How many batches, in bytes, are searched for an event that is accepted, if others are answered with 403.
 _MOST_BATCHES = 4
 
 
 class StepResult(NamedTuple):
-    """What one step did: events settled, and how long there is nothing to do (None: until something new is collected)."""
+    """The result of a step: how many events were settled, and how long to wait (None: until something new is collected)."""
 
     settled: int
     wait_seconds: float | None
 
 
 class Deliverer:
-    """Brings one sink what waits for it. `step` does one unit of work; the caller decides when the next one is due.
+    """Delivers the waiting events to one sink. `step` does one unit of work; the caller decides when the next step is due.
 
-    What is in flight is kept between steps: the halves of a batch that was refused, each settled on its own, in order.
+    It keeps events in hand between steps, for example the halves of a refused batch. Each half is settled separately, in order.
 
-    A contract that the sink does not take while it takes others waits on its own: it is tried in turn with them, and alone.
+    A contract that the sink does not accept while it accepts others waits in its own queue. Both queues take turns.
     """
 
     def __init__(
@@ -66,25 +66,25 @@ class Deliverer:
         clock: Callable[[], float] = time.time,
         on_failed: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        """`redact` is done to a line before it is sent to this sink, or kept as its dead letter. `on_failed` is told the kind of
-        every send that was not accepted whole, a word.
+        """`redact` is applied to each line before it is sent or stored as a dead letter. `on_failed` is called with the kind of
+        failure, one word, for each send that was not accepted whole.
 
-        Takes the sink's place: `abandon` gives it back.  Raises: StateError; LeaseLostError while another has it.
+        Takes the place of the sink; `abandon` releases it.  Raises: StateError; LeaseLostError while another process has it.
         """
         self._sink = sink
         self._settings = settings = sink.settings
         self._redact = redact
         self._queues = Queues(settings.batch_events)
-        # Where the output is ours, there is one order of all.
+        # Our own output has one order for all contracts.
         self._is_parting = not isinstance(sink, OwnOutput)
         self._retry = RetryPolicy(settings.retry_initial_seconds, settings.retry_max_seconds)
         self._clock = clock
         self._on_failed = on_failed
         self.refusal = ""
-        """Why the sink is parked; empty while it is not, or was not tried yet."""
+        """Why the sink is parked; empty if it is not parked, or was not tried yet."""
         self._pieces: deque[Piece] = deque()
         self._forbidden = Forbidden(sink)
-        # What is printed for a person or a pipe is no news; what crosses a network is.
+        # Batches for stdout are logged at DEBUG only, because their events are visible anyway.
         self._sent_level = logging.DEBUG if settings.type == "stdout" else logging.INFO
         outbox.register(settings.name, settings.type)
         self._standing = Standing(outbox, sink, clock, self._queues.begin)
@@ -98,21 +98,21 @@ class Deliverer:
         return self._sink.name
 
     def abandon(self) -> None:
-        """Let a send in flight end as it may, but write nothing any more: from here on the sink's place is a successor's."""
+        """Write nothing any more: the place of the sink belongs to a successor now. A send in flight may still end."""
         self._standing.abandon()
 
     def finish(self) -> None:
-        """Settle what the sink has taken, where a full disk kept us from it: else it is sent anew after the next start.
+        """Settle events that the sink accepted while a full disk prevented settling. Otherwise they are sent again later.
 
-        Raises: StateError; LeaseLostError when its place is lost or given back.
+        Raises: StateError; LeaseLostError if the place is lost or released.
         """
         while self._pieces and not self._pieces[0].open():
             self._settle(self._pieces[0], 0.0)
 
     def step(self, *, is_last: bool = False) -> StepResult:
-        """Send one batch, or one piece of it. `is_last`: nothing more will be collected, so no batch waits to be filled.
+        """Send one batch, or one piece of it. `is_last`: nothing more will be collected, so a batch does not wait to be filled.
 
-        Raises: StateError; OutputError where the sink is our own output; LeaseLostError when its place is lost or given back.
+        Raises: StateError; OutputError if the sink is our own output; LeaseLostError if the place is lost or released.
         """
         try:
             self._standing.take()
@@ -120,7 +120,7 @@ class Deliverer:
                 self._pieces.clear()
                 return StepResult(0, _TURN_SECONDS)
             return self._step(is_last=is_last)
-        except LeaseLostError:  # what is in flight is another one's
+        except LeaseLostError:  # the events in hand belong to another process now
             self._pieces.clear()
             self._standing.drop()
             raise
@@ -152,14 +152,14 @@ class Deliverer:
         return self._carry_out(decision, piece, still, time.monotonic() - started)
 
     def _fill(self, *, is_last: bool) -> float | None:
-        """Take the next batch in hand, if there is one.  Returns: how long to wait if not; None: until something is collected."""
+        """Take the next batch in hand.  Returns: how long to wait if there is none; None: until something is collected."""
         others = self._queues.others
         turns, waits = self._queues.turns(self._held(), self._clock()) if self._is_parting else ([others], [])
         for queue in turns:
             batch = self._held().batch(queue.size.now, self._settings.batch_bytes, queue.contract)
             if batch is None:
                 continue
-            # Neither full nor old enough: more may come to go with it.
+            # The batch is neither full nor old enough: wait for more events.
             if queue is others and not is_last and not batch.has_more and len(batch.events) < queue.size.now:
                 age = self._clock() - batch.events[0].collected_at
                 if 0 <= age < self._settings.batch_age_seconds:
@@ -171,11 +171,11 @@ class Deliverer:
         return min(waits, default=None)
 
     def _take(self, events: Sequence[OutboxEvent]) -> None:
-        """Take events in hand, as this sink may see them, with what is known of each."""
+        """Take events in hand, redacted and cut for this sink. Events whose outcome is known are marked."""
         self._pieces.extend(map(self._queues.knowing, pieces_of(self._sink, events, self._redact)))
 
     def _take_more(self) -> bool:
-        """Take the events in hand that follow on what is in hand, besides.  Returns: whether there are any."""
+        """Also take the next events of the queue in hand.  Returns: whether there are any."""
         held = [event for piece in self._pieces for event in piece.events]
         most_bytes = _MOST_BATCHES * self._settings.batch_bytes
         batch = self._held().batch(2 * len(held) + 1, most_bytes, self._queues.current.contract)
@@ -186,16 +186,16 @@ class Deliverer:
         return bool(more)
 
     def hold(self, error: Exception) -> float:
-        """Wait as after a failed send, where a step ended in `error`: the output is gone, or a mistake of ours. Returns seconds.
+        """Wait as after a failed send, because a step ended with `error`. Returns seconds.
 
-        Raises: StateError; LeaseLostError when its place is lost or given back.
+        Raises: StateError; LeaseLostError if the place is lost or released.
         """
         if not self._pieces:
             self._queues.take_up(self._queues.others)
         still = self._pieces[0].open() if self._pieces else ()
         queue, count = self._queues.current, len(still)
         is_crash = not isinstance(error, PollerError)
-        # Never the words of a foreign exception: they may hold a part of an event.
+        # The message of a foreign exception is never logged: it may contain a part of an event.
         reason = f"{CRASHED}: {type(error).__name__} in {place_of(error)}" if is_crash else str(error)
         later = RetryAfter(reason, is_size_suspect=is_crash)
         is_doubtful = queue.size.is_doubtful(count)
@@ -260,12 +260,12 @@ class Deliverer:
         return True
 
     def _put_off(self, decision: Wait | Park, count: int) -> StepResult:
-        """Keep all that waits, and try to send `count` events again later."""
+        """Keep all waiting events, and send `count` events again later."""
         if isinstance(decision, Wait):
             self._wait(decision, count)
             return StepResult(0, decision.seconds)
         self.refusal = reason = decision.reason
-        told = reason if reason.endswith(")") else f"{reason} ({self._sink.key_remedy})"  # it says what to do
+        told = reason if reason.endswith(")") else f"{reason} ({self._sink.key_remedy})"  # unless it names a remedy
         self._postpone(decision.seconds, told, is_parked=True)
         hint = "nothing is lost: it is tried again every minute"
         log.error("sink.parked", extra={"sink": self._sink.name, "why": told, "hint": hint})
@@ -279,9 +279,9 @@ class Deliverer:
     def _settle_part(
         self, piece: Piece, again: Sequence[int], wait: Wait, taken: Collection[str], seconds: float
     ) -> StepResult:
-        """Settle what is done before the first of the events that are still to be sent (`again`), and wait with the rest.
+        """Settle the events before the first one that must be sent again (`again`), and wait with the rest.
 
-        `taken` are the contracts of what the sink has just taken.
+        `taken` are the contracts of the events that the sink has just accepted.
         """
         start, queue, others = again[0], self._queues.current, self._queues.others
         attempts = queue.attempts, others.attempts
@@ -294,10 +294,10 @@ class Deliverer:
         return result._replace(settled=start + result.settled)
 
     def _retry_later(self, wait: Wait, again: Sequence[int], taken: Collection[str] = ()) -> StepResult:
-        """Wait with the events of the first piece that were not taken (`again`).
+        """Wait with the events of the first piece that were not accepted (`again`).
 
-        Their contracts wait on their own where the sink has just taken others (`taken`), or where it failed so often that each
-        is tried without the others.
+        Their contracts wait in queues of their own if the sink has just accepted others (`taken`), or if it failed so often that
+        each contract is tried alone.
         """
         queue, others = self._queues.current, self._queues.others
         self._reduce(queue, wait, len(again))
@@ -305,12 +305,12 @@ class Deliverer:
             self._part_from({queue.contract}, wait)
             if not others.attempts:
                 return StepResult(0, 0.0)
-            self._wait(wait, len(again))  # it did not take others either
+            self._wait(wait, len(again))  # the sink did not accept other contracts either
             return StepResult(0, wait.seconds)
         stuck = {self._pieces[0].events[index].contract for index in again} if self._is_parting else set()
         if self._is_parting and (self._queues.is_any_stuck or not stuck.issuperset(taken)):
-            # How long the other side wants us to wait is about them. Less is enough for the sink, which takes the others; but a
-            # limit of so many bytes a second must have time to pass.
+            # The requested wait concerns these contracts. The sink accepts others, so it can wait less, but long enough for a
+            # limit of bytes per second to pass.
             times = self._queues.note_stuck(stuck, taken, self._pieces[0].events[again[0]])
             pause = self._retry.wait_seconds(times, lambda: 1.0)
             if times < POSTPONE_AT_ATTEMPT:
@@ -328,7 +328,7 @@ class Deliverer:
         return StepResult(settled, wait.seconds)
 
     def _part_from(self, contracts: Collection[str], wait: Wait) -> int:
-        """Have contracts wait on their own, with what is in hand of them.  Returns: how many events of others are settled."""
+        """Move contracts, and their events in hand, to queues of their own.  Returns: how many events of others are settled."""
         now = self._clock()
         for piece in self._pieces:
             self._queues.remember(piece, contracts)
@@ -339,7 +339,7 @@ class Deliverer:
             extra = {"contract": contract, "attempt": queue.attempts, "wait_seconds": round(wait.seconds, 3)}
             log.warning("contract.postponed", extra={"sink": self._sink.name, **extra, "why": wait.reason})
         pieces = [piece.without(contracts) for piece in self._pieces]
-        if pieces:  # of the first one, what comes before the first event that is still to be sent was taken or refused
+        if pieces:  # in the first piece, the events before the first unsent one were accepted or refused
             first, *others = pieces
             done = next(iter(first.open()), len(first.events))
             pieces = [first.part(0, done), first.part(done, len(first.events)), *others]
@@ -347,20 +347,20 @@ class Deliverer:
         return self._settle(pieces[0], 0.0).settled if pieces and pieces[0].events else 0
 
     def _reduce(self, queue: Queue, wait: Wait, count: int) -> None:
-        """Send fewer events of a queue at once, where the number of `count` can be why they were not taken."""
+        """Send fewer events of a queue at once if the number of events (`count`) can be why they were not accepted."""
         if wait.is_halved:
             queue.size = queue.size.after_failure(count)
             log.info("batch.size_reduced", extra={"sink": self._sink.name, "events": queue.size.now})
 
     def _wait(self, wait: Wait, count: int) -> None:
-        """Postpone sending `count` events; reduce how many are sent at once where their number can be the cause."""
+        """Postpone sending `count` events."""
         self._postpone(wait.seconds, wait.reason, is_parked=False)
         extra = {"events": count, "attempt": self._queues.others.attempts, "wait_seconds": round(wait.seconds, 3)}
         log.warning("batch.retry_scheduled", extra={"sink": self._sink.name, **extra, "why": wait.reason})
 
     def _settle(self, piece: Piece, seconds: float) -> StepResult:
-        """Take the first piece out of the outbox: each of its events was taken, or has a dead letter."""
-        if piece.open():  # a mistake of ours: rather stand still than lose it
+        """Remove the first piece from the outbox: each of its events was accepted, or has a dead letter."""
+        if piece.open():  # a bug of ours: stop, so that no event is lost
             raise RuntimeError("an event that was neither taken nor refused would leave the outbox")
         count = len(piece.events)
         letters = [piece.dead[index] for index in sorted(piece.dead)]
@@ -376,13 +376,13 @@ class Deliverer:
         return StepResult(count, 0.0)
 
     def _let_go_of_joined(self) -> None:
-        """Put down what is in hand of a contract that waited on its own, once it is of all others: it comes again with them."""
+        """Release the events in hand of a contract whose own queue has ended: they come again with the others."""
         contract = self._queues.current.contract
         if contract and self._pieces and contract not in {row.contract for row in self._held().postponed()}:
             self._put_down({contract})
 
     def _put_down(self, contracts: Collection[str]) -> None:
-        """Have nothing in hand any more, but remember what is done with of these contracts. Another queue may have its turn."""
+        """Release all events in hand, so that another queue has its turn. Finished events of these contracts are remembered."""
         for piece in self._pieces:
             self._queues.remember(piece, contracts)
         self._pieces.clear()

@@ -1,4 +1,4 @@
-"""The loop that delivers to one sink, for the daemon and for runs that end by themselves: one set of rules for what goes wrong.
+"""The loop that delivers to one sink, for the daemon and for one-off runs. Both use the same rules for errors.
 
 | what | then |
 | --- | --- |
@@ -8,9 +8,9 @@
 | its own output is gone, and it is the only sink; a person must mend the state | the loop ends with the error |
 | it refuses our credentials | it is tried again every minute |
 
-The daemon endures the first three and the last for as long as they last. A run that ends by itself endures the first three for
-ENDURED_SECONDS since something went well, and refused credentials not at all; then its loop ends with the error. However a loop
-ends, what the sink has taken is settled if that can be done.
+The daemon retries the first three and the last without end. A one-off run retries the first three for ENDURED_SECONDS after the
+last success, and refused credentials not at all; then its loop ends with the error. However a loop ends, events that the sink has
+accepted are settled if possible.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 ENDURED_SECONDS = 5.0
 UNAVAILABLE_SECONDS = 3.0
-# So often it is looked for what another process put into the outbox (replayed letters), and whether a person asked for a try.
+# How often to look for events of another process (replayed letters), and for a person's request for an attempt.
 LOOK_SECONDS = 5.0
-# While a batch waits to be filled, or a contract to be tried again, what is collected for the others is looked at so often.
+# How often to look for new events while a batch waits to be filled, or a contract waits for its next attempt.
 _PAUSE_SECONDS = 1.0
 
 
 class Loop:
-    """Delivers to one sink until it is stopped, or has delivered all that was collected. `run` is for one thread."""
+    """Delivers to one sink until it is stopped, or until all collected events are delivered. `run` is for one thread."""
 
     def __init__(
         self,
@@ -60,7 +60,8 @@ class Loop:
     ) -> None:
         """`is_alone`: there is no other sink. `endured_seconds` is infinite for a daemon.
 
-        `on_settled` is told how many events are, `on_unavailable` and `on_available` how it goes with the state.
+        `on_settled` is called with the number of settled events, `on_unavailable` if the state does not work, `on_available` if
+        it does.
         """
         self._deliverer = deliverer
         self._stop = stop
@@ -76,23 +77,23 @@ class Loop:
         self._trouble_since = 0.0
 
     def wake(self) -> None:
-        """Something was collected, or `stop` was set."""
+        """End a wait: something was collected, or `stop` was set."""
         self._wakeup.set()
 
     def end(self) -> None:
-        """Nothing more will be collected: no batch waits to be filled, and the loop ends when all is delivered."""
+        """Nothing more will be collected: a batch does not wait to be filled, and the loop ends when all is delivered."""
         self._is_last.set()
         self._wakeup.set()
 
     def run(self) -> None:
-        """Deliver.
+        """Deliver until the end.
 
-        Raises: what ends the loop, as the table says: OutputError, StateError, AuthError, or what the sink ended in.
+        Raises: the error that ends the loop, see the table: OutputError, StateError, AuthError, or an exception of the sink.
         """
         try:
             while not self._stop.is_set():
                 moves()
-                # Asked before the step: what is committed in between is delivered by it, or by a later one.
+                # Read before the step, so that events that are committed meanwhile are delivered by this step or a later one.
                 is_last = self._is_last.is_set()
                 wait = self._step(is_last=is_last)
                 if wait is None and is_last:
@@ -101,11 +102,11 @@ class Loop:
         except StoppedError:
             return
         finally:
-            with suppress(StateError, StoppedError):  # no room still: the sink gets it twice
+            with suppress(StateError, StoppedError):  # still no room: the sink gets these events twice
                 self._deliverer.finish()
 
     def _step(self, *, is_last: bool) -> float | None:
-        """Do one step.  Returns: how long to wait, None until something is collected.  Raises: what ends the loop."""
+        """Do one step.  Returns: seconds to wait; None: until something is collected.  Raises: the error that ends the loop."""
         try:
             settled, wait = self._deliverer.step(is_last=is_last)
         except StoppedError:
@@ -120,7 +121,7 @@ class Loop:
             return self._hold(error)  # stdout is gone or full: the other sinks go on
         except PollerError:
             raise
-        except Exception as error:  # a mistake of ours in one sink: the others go on, and nothing of it is lost
+        except Exception as error:  # a bug of ours in one sink: the others go on, and no event is lost
             log.exception("sink.crashed", extra={"sink": self._deliverer.sink_name})
             return self._hold(error)
         if settled or wait is None or isinstance(self._trouble, StateUnavailableError):
@@ -134,14 +135,14 @@ class Loop:
         return wait
 
     def _hold(self, error: Exception) -> float:
-        """Have the sink wait after an error, and the state say why. A trouble of the state shows at the next step."""
+        """Let the sink wait after an error, and store why. A failure of the state shows at the next step."""
         self._endure(error)
         with suppress(StateError, StoppedError):
             return self._deliverer.hold(error)
         return UNAVAILABLE_SECONDS
 
     def _endure(self, error: Exception) -> None:
-        """Raises: the error, where it has lasted for too long."""
+        """Raises: the error, if it has lasted too long."""
         now = self._clock()
         if self._trouble is None:
             self._trouble_since = now
@@ -150,9 +151,9 @@ class Loop:
             raise error
 
     def _wait(self, seconds: float | None) -> None:
-        """Wait so long, or until something is collected, but not longer than until the next look."""
+        """Wait these seconds, or until something is collected, but at most until the next look."""
         if seconds is not None and not self._is_last.is_set():
-            # Else each commit would have a batch that waits to be filled read anew.
+            # Otherwise each commit would read a batch again that waits to be filled.
             pause = min(seconds, _PAUSE_SECONDS)
             moves(pause)
             if self._is_last.wait(pause):

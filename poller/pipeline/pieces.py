@@ -1,4 +1,4 @@
-"""Runs of the outbox that a deliverer has in hand. Pure values."""
+"""Runs of the outbox that a deliverer has in hand, as plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from poller.sinks.base import Sink
 from poller.store.rows import DeadLetter
 
 Key = tuple[str, bytes, int, int]
-"""What tells an event from all others in the outbox: contract, identity, ordinal, and for a replayed one when that was."""
+"""The key of an event in the outbox: contract, identity, ordinal, and the time of collection or replay."""
 
 
 def key_of(event: OutboxEvent) -> Key:
@@ -19,26 +19,26 @@ def key_of(event: OutboxEvent) -> Key:
 
 
 class Piece(NamedTuple):
-    """A run of the outbox in order, not settled yet: what is `dead` or `delivered` of it, by index; the rest still waits."""
+    """A run of the outbox, in order and not settled: the indexes that are `dead` or `delivered`; all other events still wait."""
 
     events: Sequence[OutboxEvent]
     dead: Mapping[int, DeadLetter]
     delivered: frozenset[int] = frozenset()
 
     def open(self) -> Sequence[int]:
-        """The indexes of the events that are still to be sent."""
+        """The indexes of the events that must still be sent."""
         if not self.dead and not self.delivered:
             return range(len(self.events))
         return [index for index in range(len(self.events)) if index not in self.dead and index not in self.delivered]
 
     def halves(self) -> tuple[Piece, Piece]:
-        """Two runs, with as many events to be sent in the first as in the second, or one less."""
+        """Two runs. The first one has as many unsent events as the second, or one less."""
         still = self.open()
         cut = still[len(still) // 2]
         return self.part(0, cut), self.part(cut, len(self.events))
 
     def part(self, start: int, end: int) -> Piece:
-        """The events from `start` to before `end`, with what is known of each."""
+        """The events from `start` to before `end`, with their known outcomes."""
         dead = {index - start: letter for index, letter in self.dead.items() if start <= index < end}
         delivered = frozenset(index - start for index in self.delivered if start <= index < end)
         return Piece(self.events[start:end], dead, delivered)
@@ -54,7 +54,7 @@ class Piece(NamedTuple):
         )
 
     def shrunk(self, index: int, reason: str, status: int | None, *, is_cut: bool) -> Piece:
-        """The same with one event, which alone is too large for the other side, half as long, or dead unless `is_cut`."""
+        """The same piece after one event was too large for the receiver: it is cut to half its length if `is_cut`, else dead."""
         event = self.events[index]
         shorter = max(SHORTEST_BYTES, len(event.line) // 2)
         if not is_cut or shorter >= len(event.line):
@@ -64,12 +64,12 @@ class Piece(NamedTuple):
         return self._replace(events=events)
 
     def done(self) -> Iterator[tuple[OutboxEvent, DeadLetter | None]]:
-        """The events that are done with, each with its dead letter if it was refused for good."""
+        """The finished events, each with its dead letter if it was refused."""
         for index in sorted({*self.dead, *self.delivered}):
             yield self.events[index], self.dead.get(index)
 
     def knowing(self, done: Mapping[Key, DeadLetter | None]) -> Piece:
-        """The same events, with what is known of some from an earlier send: a dead letter, or (None) that it was delivered."""
+        """The same piece with the known outcomes of an earlier send: a dead letter, or None for a delivered event."""
         if not done:
             return self
         dead, delivered = dict(self.dead), set(self.delivered)
@@ -84,7 +84,7 @@ class Piece(NamedTuple):
 
 
 def pieces_of(sink: Sink, events: Sequence[OutboxEvent], redact: Callable[[bytes], bytes] | None) -> Iterator[Piece]:
-    """The events as this sink may see them, in the parts in which it takes them. As such they become dead letters, too."""
+    """The events, redacted and cut for this sink, in the parts that it sends. Dead letters hold them in the same form."""
     settings = sink.settings
     seen = events if redact is None else [event.with_line(redact(event.line)) for event in events]
     for part in sink.parts(seen):
@@ -92,9 +92,9 @@ def pieces_of(sink: Sink, events: Sequence[OutboxEvent], redact: Callable[[bytes
 
 
 def fitting(events: Sequence[OutboxEvent], most_bytes: int, *, is_cut: bool) -> Piece:
-    """The events, those with a line of more than `most_bytes` shortened to that, or dead unless `is_cut`."""
+    """The events. A line of more than `most_bytes` is cut to that length, or is dead unless `is_cut`."""
     if isinstance(events, StoredEvents) and events.longest_bytes() <= most_bytes:
-        return Piece(events, {})  # without a look at each
+        return Piece(events, {})  # no need to look at each event
     fitted = list(events)
     dead = {}
     for index, event in enumerate(events):

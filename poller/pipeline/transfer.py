@@ -1,4 +1,4 @@
-"""Collecting and delivering side by side until all of it is done: what `fetch`, `backfill` and `demo` do once."""
+"""One run of collecting and delivering in parallel until all is done, for `fetch`, `backfill` and `demo`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Result = TypeVar("Result")
 
 
 class Transfer:
-    """One run from the API to the sinks. Leftovers of an earlier one are delivered first."""
+    """One run from the API to the sinks. Events left over from an earlier run are delivered first."""
 
     def __init__(self, deliverers: Sequence[Deliverer], stop: threading.Event) -> None:
-        """The caller sets `stop` at the end; until then threads may be waiting for it."""
+        """The caller sets `stop` at the end: threads may wait for it until then."""
         self._deliverers = deliverers
         self._stop = stop
         self._delivered: list[int] = []
@@ -39,7 +39,7 @@ class Transfer:
         return sum(self._delivered)
 
     def after_window(self, done: WindowCommitted) -> None:
-        """To be told of every committed window (`Collector`'s `on_window`)."""
+        """Call this with each committed window (`on_window` of `Collector`)."""
         if done.kept:
             self._wake()
 
@@ -51,9 +51,9 @@ class Transfer:
         tick: Callable[[], None] = lambda: None,
         tick_seconds: float = 60.0,
     ) -> list[PollResult]:
-        """Collect the contracts, several at once, and return when all is delivered. A poll each, in their order.
+        """Collect the contracts, several at once, and return when all is delivered. Returns one result each, in their order.
 
-        `contracts` finds them, after delivering has begun. `tick` is called now and then while it lasts.
+        `contracts` finds them after delivering has begun. `tick` is called about every `tick_seconds` during the run.
         Raises: OutputError when the output is gone, AuthError when a sink refuses our credentials, StateError, StoppedError;
         what was not delivered stays in the outbox.
         """
@@ -72,7 +72,7 @@ class Transfer:
                 loop.end()
             self._await(len(self._deliverers), tick, tick_seconds)
             for deliverer in self._deliverers:
-                deliverer.abandon()  # its place is free for the next run
+                deliverer.abandon()  # release its place for the next run
             return [poll.result() for poll in polls]
         except StoppedError:
             if self._failure is not None:
@@ -83,13 +83,13 @@ class Transfer:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _watch(self) -> None:
-        """Asked to stop, nobody waits any longer."""
+        """When `stop` is set, end all waits."""
         self._stop.wait()
         self._wake()
         self._finished.release()
 
     def _await(self, count: int, tick: Callable[[], None], tick_seconds: float) -> None:
-        """Wait for so many pieces of work to finish.
+        """Wait until this number of pieces of work has finished.
 
         Raises: the first failure, or StoppedError, without waiting for the others.
         """
@@ -102,10 +102,10 @@ class Transfer:
                 raise self._failure or StoppedError("asked to stop")
 
     def _guarded(self, work: Callable[[], Result]) -> Result:
-        """Do a piece of work; should it fail, have all others stop and remember the first failure."""
+        """Do a piece of work. If it fails, stop all others and remember the first failure."""
         try:
             return work()
-        except Exception as error:  # whatever it is: all others would wait for this piece of work for ever
+        except Exception as error:  # of any kind: otherwise all others would wait for this piece of work
             if self._failure is None and not (isinstance(error, StoppedError) and self._stop.is_set()):
                 self._failure = error
             self._stop.set()
