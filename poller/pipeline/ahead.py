@@ -1,7 +1,7 @@
-"""Reading the windows of a contract ahead of time, several at once, and handing them on in order.
+"""Reading the windows of a contract ahead, several at once, and returning them in order.
 
-Bounds how many windows are held in memory, over all contracts: each needs a slot from when its reading begins until it is
-committed. One of them at a time may be heavier than its share (a second full of entries, an entry of many megabytes).
+Limits how many windows are in memory, over all contracts: a window needs a slot from the start of its reading until it is
+committed. Only one window at a time may be heavier than its share (a second full of entries, an entry of many megabytes).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from poller.core.windows import Window
 from poller.system.liveness import helping, waiting_for_others
 
 _LOOK_SECONDS = 0.5
-_Result = Reading | Split | None  # None: it is heavy, and its turn to be so has not come
+_Result = Reading | Split | None  # None: it is heavy, and must wait for its turn
 
 
 def windows_held(concurrency: int) -> int:
-    """How many windows are held in memory at once: some are read already, and wait for their turn to be committed."""
+    """How many windows are in memory at once. Some are read already, and wait to be committed."""
     return concurrency + concurrency // 2
 
 
@@ -30,10 +30,10 @@ class ReadAhead:
     def __init__(
         self, slots: int, readers: int, before_each: Callable[[], None], hanging: Callable[[], int] = lambda: 0
     ) -> None:
-        """`slots` windows are held in memory at most, and read by up to `readers` threads.
+        """At most `slots` windows are in memory, read by up to `readers` threads.
 
-        `before_each` is called before a window is handed on, and may wait, or raise to end it. `hanging` is how many windows
-        wait for an answer that does not come: they weigh nothing, so others may be held in their place.
+        `before_each` is called before a window is returned. It may wait, or raise to end the reading. `hanging` returns how many
+        windows wait for a slow answer: these need no memory, so others may use their slots.
         """
         self._slots = _Slots(slots, hanging)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read")
@@ -41,15 +41,15 @@ class ReadAhead:
         self._heavy = _Right()
 
     def turn(self) -> HeavyTurn:
-        """What the windows of one `read` take before they hold more than their share."""
+        """The turn that the windows of one `read` take before they hold more than their share."""
         return HeavyTurn(self._heavy)
 
     def read(
         self, reader: WindowReader, windows: Iterable[Window], turn: HeavyTurn | None = None
     ) -> Generator[tuple[Window, Reading], None, None]:
-        """Read windows in order, the later ones ahead of time while there are slots; split ones are replaced by their parts.
+        """Read windows in order, later ones ahead while there are slots. A split window is replaced by its parts.
 
-        `turn` is the one that the reader takes (`WindowReader`'s `before_heavy`).
+        `turn` is taken by the reader (`before_heavy` of `WindowReader`).
         """
         turn = turn or self.turn()
         queue = [_Ahead(window) for window in windows]
@@ -66,7 +66,7 @@ class ReadAhead:
                     turn.wait()
                 if (
                     len(queue) == 1 and queue[0].future is None
-                ):  # the usual poll: to hand it to another thread would cost more
+                ):  # the usual poll: another thread would cost more than it saves
                     queue[0].future = _done(reader, queue[0].window)
                 self._begin(reader, queue, has_changed)
                 if queue[0].is_put_off:
@@ -91,10 +91,10 @@ class ReadAhead:
                     self._slots.release()
 
     def _take_slots(self, queue: Sequence[_Ahead]) -> None:
-        """Give the first window a slot, however long that takes, and those behind it, in order, the ones nobody else holds."""
+        """Wait for a slot for the first window, and give free slots to the next ones in order."""
         spare = 0
         for item in queue:
-            if item.has_slot and item.future is None:  # a part of one that was split: it may not be its turn yet
+            if item.has_slot and item.future is None:  # a part of a split window, which may have to wait for its turn
                 item.has_slot = False
                 spare += 1
         for item in queue:
@@ -109,7 +109,7 @@ class ReadAhead:
             item.has_slot = True
 
     def _take_first_slot(self, queue: Sequence[_Ahead]) -> None:
-        """From the last of our own, if need be: were all slots held by windows that are not next, nothing would move."""
+        """Take the slot of our last window if needed: if only later windows had slots, nothing would move."""
         if self._slots.acquire(blocking=False):
             return
         donor = next((item for item in reversed(queue) if item.has_slot), None)
@@ -122,7 +122,7 @@ class ReadAhead:
         donor.has_slot, donor.future = False, None
 
     def _begin(self, reader: WindowReader, queue: Sequence[_Ahead], has_changed: threading.Event) -> None:
-        """Have those read that have a slot; the event is set when one of them has been."""
+        """Start reading the windows that have a slot. The event is set when one of them is read."""
         for item in queue:
             if not item.has_slot or item.future is not None:
                 continue
@@ -133,14 +133,14 @@ class ReadAhead:
             item.future.add_done_callback(lambda _: has_changed.set())
 
     def close(self) -> None:
-        """Begin nothing more, and drop what is being read."""
+        """Start nothing more, and drop the windows that are being read."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
 
 def _read(reader: WindowReader, window: Window) -> _Result:
     try:
         return reader.read(window)
-    except _PutOffError:  # kept, it would keep what was read
+    except _PutOffError:  # keeping the error would keep the entries that were read
         return None
 
 
@@ -155,10 +155,10 @@ def _done(reader: WindowReader, window: Window) -> Future[_Result]:
 
 
 class HeavyTurn:
-    """The right to hold a heavy window: one has it at a time, over all contracts, and only the window that is next in its queue.
+    """The right to hold a heavy window. Over all contracts, one window has it at a time, and only the next one of its queue.
 
-    Where it cannot be had, what was read of the window is dropped, and read again when it can: to wait with it would take the
-    memory that this is to bound. A window that is read ahead never gets it: the one before it could wait for ever.
+    Without the right, the entries that were read are dropped and read again later, because keeping them would use the memory
+    that this limits. A window that is read ahead never gets it, because the window before it might then wait without end.
     """
 
     def __init__(self, right: _Right) -> None:
@@ -167,7 +167,7 @@ class HeavyTurn:
         self._is_over = False
 
     def take(self, window: Window) -> None:
-        """Have the right from now on.  Raises: `_PutOffError` if another has it, or others of its queue come first."""
+        """Take the right.  Raises: `_PutOffError` if another window has it, or others of its queue come first."""
         with self._right.changed:
             is_free = self._right.holder in (None, self)
             if not is_free or window != self._next or self._is_over:
@@ -175,20 +175,20 @@ class HeavyTurn:
             self._right.holder = self
 
     def wait(self) -> None:
-        """Have the right from now on, however long that takes."""
+        """Wait for the right, and take it."""
         with self._right.changed, waiting_for_others():
             self._right.changed.wait_for(lambda: self._right.holder in (None, self))
             self._right.holder = self
 
     def move_to(self, window: Window | None) -> None:
-        """This window is next: the one before it is committed, or was split. None: what comes next is not known yet."""
+        """This window is the next one, because the one before it is committed or split. None: not known yet."""
         with self._right.changed:
             if window != self._next:
                 self._give_back()
             self._next = window
 
     def end(self) -> None:
-        """Nothing of this queue is held any more."""
+        """This queue holds nothing any more."""
         with self._right.changed:
             self._is_over = True
             self._give_back()
@@ -200,7 +200,7 @@ class HeavyTurn:
 
 
 class _Right:
-    """Who holds the one heavy window."""
+    """The holder of the one heavy window."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -208,7 +208,7 @@ class _Right:
 
 
 class _PutOffError(Exception):
-    """A window is heavy, and its turn to be so has not come."""
+    """A window is heavy and must wait for its turn."""
 
 
 class _Slots:
@@ -225,7 +225,7 @@ class _Slots:
             while self._held >= self._count and self._held >= self._count + self._hanging():
                 if not blocking:
                     return False
-                self._freed.wait(_LOOK_SECONDS)  # that a request hangs is told by nobody
+                self._freed.wait(_LOOK_SECONDS)  # nothing signals that a request hangs
             self._held += 1
             return True
 
@@ -246,7 +246,7 @@ class _Ahead:
         self.future: Future[_Result] | None = None
 
     def parts(self) -> list[_Ahead]:
-        """What to read in its place: itself, or the parts if it was found too large; the first of them has its slot."""
+        """The windows to read for it: itself, or its parts if it was too large. The first one has its slot."""
         if not self._is_read:
             return [self]
         result = self.future.result()  # type: ignore[union-attr]
@@ -257,7 +257,7 @@ class _Ahead:
 
     @property
     def is_put_off(self) -> bool:
-        """Whether it was found to be heavy before its turn: it is read once more."""
+        """Whether it was heavy before its turn. Then it is read once more."""
         return self._is_read and self.future.result() is None  # type: ignore[union-attr]
 
     @property
@@ -266,7 +266,7 @@ class _Ahead:
         return future is not None and future.done() and not future.cancelled() and future.exception() is None
 
     def result(self) -> Reading | Split | None:
-        """What came of it; None while it is being read.  Raises: what reading it raised; StoppedError when it was called off."""
+        """Its result; None while it is being read.  Raises: what the reading raised; StoppedError if it was cancelled."""
         if self.future is None or not self.future.done():
             return None
         try:

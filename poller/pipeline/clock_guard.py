@@ -1,4 +1,4 @@
-"""A clock that was ahead: noticed when a watermark lies in the future, told, and undone."""
+"""A clock that was ahead: detected when a watermark is in the future, reported, and corrected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOLERATED_SECONDS = 10
 
 
 class ClockGuard:
-    """Keeps the times at which polls began, and takes back watermarks that a clock carried too far. For several threads."""
+    """Keeps the start times of polls, and takes back watermarks that a wrong clock made too late. For several threads."""
 
     def __init__(self, state: State, overlap_seconds: int) -> None:
         self._state = state
@@ -27,9 +27,9 @@ class ClockGuard:
         self._is_back_told = False
 
     def check(self, row: Contract, skew: float | None, now: int) -> Contract:
-        """The row of a contract that is polled at `now`, by the clock we trust, with a watermark that may be believed.
+        """The row of a contract that is polled at `now` (trusted clock), with a plausible watermark.
 
-        Commits: the times that a later poll needs to notice that this one's clock was ahead; the watermark, if it is taken back.
+        Commits: the times by which a later poll can detect that the clock was ahead; the watermark, if it is taken back.
         """
         with self._lock:
             now = self._passed(now, skew)
@@ -39,10 +39,10 @@ class ClockGuard:
             )
             is_right_again = bool(before.jumps and not self._trail.jumps)
             if self._is_ahead(row, now) or is_right_again:
-                # Where replicas share a clock, ours alone is not believed: it may be the one that is behind.
+                # With several replicas, our clock alone is not enough: it may be the one that is behind.
                 latest = max(now, int(self._state.shared_now() or now))
                 if self._is_ahead(row, latest) or is_right_again:
-                    # All at once, with what is known by now: the next poll may forget it.
+                    # For all contracts at once, with the current knowledge: the next poll may forget it.
                     for other in self._state.contracts.all():
                         if self._is_ahead(other, latest):
                             self._take_back(other, before, latest)
@@ -53,7 +53,7 @@ class ClockGuard:
         return row
 
     def _passed(self, now: int, skew: float | None) -> int:
-        """`now`, or what is certain to have passed: then one of the clocks is behind by now, and no watermark was ahead."""
+        """`now`, or a later time that has certainly passed. Then a clock is behind now, and no watermark was ahead."""
         passed = now if is_confirmed(skew) else self._trail.passed(now)
         is_back = passed - now > _TOLERATED_SECONDS
         if is_back and not self._is_back_told:
@@ -71,7 +71,7 @@ class ClockGuard:
         is_covered = row.watermark - now <= self._overlap_seconds
         agreed = now if is_covered else trail.agreed(row.watermark, row.origin, now)
         if not self._state.contracts.take_back(row, agreed, now):
-            return  # another replica holds it, and has a clock of its own
+            return  # another replica holds it, with its own clock
         log.log(
             logging.WARNING if is_covered else logging.ERROR,
             "watermark.taken_back",

@@ -1,4 +1,4 @@
-"""Collecting: read the windows of a contract that are due, in order, and commit each with the progress it means."""
+"""Collecting: read the due windows of a contract in order, and commit each one together with the new watermark."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 
 class PollResult(NamedTuple):
-    """How the poll of one contract ended: counts of entries, the failure if there was one, and what could not be read.
+    """The result of one poll of a contract: counts of entries, the failure if any, and the spans that could not be read.
 
-    `new` are those that went to the outbox; `gaps` the spans that cannot be read and that nobody has accepted.
-    `is_unfinished`: its turn was over before it had read all. `is_elsewhere`: another thread or replica has the contract, and
-    nothing was done.
+    `new` counts the events that went to the outbox; `gaps` the unreadable spans that nobody has accepted.
+    `is_unfinished`: its turn ended before all was read. `is_elsewhere`: another thread or replica has the contract, so nothing
+    was done.
     """
 
     contract: str
@@ -55,9 +55,9 @@ class PollResult(NamedTuple):
 
 
 class WindowCommitted(NamedTuple):
-    """A window that was committed: what the API sent for it, and what of it went to the outbox.
+    """A committed window: what the API sent, and how much of it went to the outbox.
 
-    `left_out` is how many of its new entries another use has delivered already.
+    `left_out` counts the new entries that another use has delivered already.
     """
 
     contract: str
@@ -68,7 +68,7 @@ class WindowCommitted(NamedTuple):
 
 
 class Collector:
-    """Collects contracts of one or more accounts into the state. Safe to use from several threads, a contract from one."""
+    """Collects contracts of one or more accounts into the state. For several threads, but only one thread per contract."""
 
     def __init__(
         self,
@@ -86,11 +86,11 @@ class Collector:
         room_may_come: MayCome = always,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`prepare` filters and rewrites the new events of a contract, without those whose identity `elsewhere` names.
+        """`prepare` filters and rewrites the new events of a contract. Events whose identity `elsewhere` names are left out.
 
-        `on_window` is told of each window that was committed. `until` (unix seconds) ends the reading there instead of now.
-        `gaps_at_once`: how many gaps that are due are tried again in one poll of a contract. `discovery`: one that has looked.
-        `room_may_come`: whether it waits while the outbox is full, rather than end with StateUnavailableError.
+        `on_window` is called with each committed window. `until` (unix seconds) ends the reading at that time instead of now.
+        `gaps_at_once`: how many due gaps one poll of a contract tries again. `discovery`: an existing one to use.
+        `room_may_come`: whether to wait while the outbox is full, or to end with StateUnavailableError.
         """
         self._state = state
         self._accounts = accounts
@@ -112,16 +112,15 @@ class Collector:
         self._ahead = ReadAhead(slots, most_open, room.wait, self._hanging_count)
 
     def discover(self, *, since: int | None = None, only: Iterable[str] = ()) -> tuple[list[str], list[PollerError]]:
-        """Find the contracts to collect, and begin with those that are new from `since` or the initial look-back.
+        """Find the contracts to collect. New ones begin at `since`, or at the initial look-back.
 
-        One that appears since the last look begins there. Where the state has been asked to read again (`State.request_reread`),
-        known ones are read once more from there, too. Returns the contracts, those first that were collected longest ago, and
-        what failed account by account.
+        A contract that appeared after the last look begins at that look. After `State.request_reread`, known contracts are read
+        once more from the requested time. Returns the contracts, longest unpolled first, and the failures by account.
         """
         return self._discovery.discover(since, only)
 
     def poll(self, contract: str, turn_seconds: float = math.inf) -> PollResult:
-        """As `collect`, where polls that hang take turns: one whose turn has not come is left to the next time."""
+        """As `collect`, but hanging polls take turns: without a turn, the contract is left to the next time."""
         with self._claimed(contract) as claim:
             if claim is None or not all(api.admit(contract) for api in self._first_account()):
                 return PollResult(contract, is_elsewhere=True)
@@ -132,9 +131,9 @@ class Collector:
                     api.dismiss(contract)
 
     def collect(self, contract: str, turn_seconds: float = math.inf) -> PollResult:
-        """Read and commit everything of a contract up to now. Never raises for what concerns this contract alone.
+        """Read and commit everything of a contract up to now. Does not raise for errors that concern this contract alone.
 
-        Where that takes longer than `turn_seconds`, it ends with the window that is then committed: others want a turn, too.
+        If this takes longer than `turn_seconds`, it ends after the window that is being committed, so that others have a turn.
 
         Raises: StateError, StoppedError.
         """
@@ -143,7 +142,7 @@ class Collector:
 
     @contextmanager
     def _claimed(self, contract: str) -> Iterator[Claim | None]:
-        """The claim on a contract while the block lasts; None if another thread or replica has it."""
+        """The claim on a contract during the block; None if another thread or replica has it."""
         claim = self._state.contracts.claim(contract)
         if claim is None:
             yield None
@@ -161,7 +160,7 @@ class Collector:
         return bool(self._claims)
 
     def abandon(self) -> None:
-        """Give back all claims: what is still being collected may end as it likes, and commits nothing any more."""
+        """Release all claims. Polls that are still running commit nothing any more."""
         for claim in list(self._claims.values()):
             claim.release()
 
@@ -191,7 +190,7 @@ class Collector:
         if self._until is None:
             row = self._clock_guard.check(row, api.clock_skew_seconds, int(trusted))
         poll = PollResult(row.contract)
-        # As far as either clock says, so that nothing comes later than it must; the watermark believes the earlier.
+        # Read up to the later of both clocks, so that entries come early; the watermark follows the earlier clock.
         reach = latest_now(api.clock_skew_seconds, now) if self._until is None else self._until
         settings = self._config.poll
         due = next_window(row.watermark, row.origin, int(reach), settings.overlap_seconds)
@@ -200,7 +199,7 @@ class Collector:
         tail_seconds = tail.seconds if tail and tail.is_remembered(time.monotonic()) else 0
         for lane in lanes(claim, row, due, tail_seconds, now, turn, self._gaps_at_once):
             if poll.failure is not None and not lane.is_present:
-                continue  # the API had its chance with an older span; only the present is tried as well
+                continue  # an older span has failed already; only the present is still tried
             poll = self._collect_lane(claim, row, api, lane, now, trusted, poll, turn_ends_at)
         return poll
 
@@ -226,7 +225,7 @@ class Collector:
                 kept = tried(readings, lane, left) if conduct.is_trial else without_tail(readings, since, left)
                 for window, reading in kept:
                     poll = self._commit(claim, api, lane, window, reading, now, trusted, poll)
-                    del reading  # before the next one is read: it may be as heavy
+                    del reading  # before the next one is read, which may need as much memory
                     if gap is None and time.monotonic() >= turn_ends_at and window.end < lane.windows[-1].end:
                         return poll._replace(is_unfinished=True)
             if lane.of_range is not None:
@@ -248,7 +247,7 @@ class Collector:
                 },
             )
             if gap is None:
-                # It is kept until all contracts are polled; what it came from holds the answer that could not be read.
+                # The error is kept until all contracts are polled, and its cause holds the unreadable answer.
                 error.__cause__ = error.__context__ = None
                 return poll._replace(failure=poll.failure or error.with_traceback(None))
             left.append(Unread(lane.windows[0], FAILING, error.message))
@@ -291,7 +290,7 @@ class Collector:
         if self._stop.is_set():
             raise StoppedError("asked to stop")
         contract = poll.contract
-        # Both times with the difference of the clocks as it was told then: a clock may have been set in between.
+        # Each time uses the clock difference measured then, because a clock may have been set in between.
         trusted = min(trusted, self._trusted_now(api, self._clock()))
         read = WindowRead(
             window,
@@ -310,7 +309,7 @@ class Collector:
         _tell_of_gaps(done)
         _tell_of_oddities(contract, window, done.unseen)
         level = logging.INFO if done.unseen else logging.DEBUG
-        if log.isEnabledFor(level):  # most windows bring nothing, and are not told of
+        if log.isEnabledFor(level):  # most windows are empty, and are not logged
             log.log(
                 level,
                 "window.collected",
@@ -342,10 +341,10 @@ class Collector:
         return sum(api.hanging_count() for api in self._first_account())
 
     def _first_account(self) -> list[ActivityLog]:
-        return [*self._accounts.values()][:1]  # they share their turns, and their pace
+        return [*self._accounts.values()][:1]  # all accounts share turns and pace
 
     def _trusted_now(self, api: ActivityLog, now: float) -> float:
-        """The earlier of our clock and the API's: up to there, neither doubts that the time has passed."""
+        """The earlier of our clock and the clock of the API: by both clocks, this time has passed."""
         return trusted_now(api.clock_skew_seconds, now)
 
     def close(self) -> None:
@@ -353,7 +352,7 @@ class Collector:
 
 
 def _tell_of_oddities(contract: str, window: Window, unseen: Sequence[Event]) -> None:
-    """Warn of new entries without a time, and of different ones under one id."""
+    """Warn about new entries without a time, and about different entries with one id."""
     if not unseen:
         return
     extra = {"contract": contract, "window": str(window)}

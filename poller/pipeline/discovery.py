@@ -25,9 +25,9 @@ _LOOK = "look "  # and the account's name
 
 
 class _Look(NamedTuple):
-    """What an account answered: its contracts, None where it gave no list, and when it was asked by the clock we trust.
+    """The answer of an account: its contracts (None if it gave no list), and the trusted time of the request.
 
-    `is_answered`: nothing is missing, as the contracts are listed or named.
+    `is_answered`: nothing is missing, because the contracts are listed completely or named.
     """
 
     listed: ContractList | None
@@ -36,14 +36,14 @@ class _Look(NamedTuple):
 
 
 class _LastLook(NamedTuple):
-    """The last look that listed every contract of an account: when it was, and which of them are not collected."""
+    """The last look that listed every contract of an account: its time, and the contracts that are not collected."""
 
     at: int
     left_out: frozenset[str]
 
 
 class Discovery:
-    """Finds contracts, and begins with those that are new. For one thread at a time."""
+    """Finds contracts, and starts the new ones. For one thread at a time."""
 
     def __init__(
         self, state: State, accounts: Mapping[str, ActivityLog], config: Config, clock: Callable[[], float]
@@ -53,7 +53,7 @@ class Discovery:
         self._config = config
         self._clock = clock
         self._readers: dict[str, list[str]] = {}
-        # Of this process: a replica with another configuration leaves out other contracts.
+        # One for each process, because a replica with another configuration leaves out other contracts.
         self._last_looks: dict[str, _LastLook] = {}
 
     def others(self, contract: str, account: str) -> list[str]:
@@ -61,9 +61,9 @@ class Discovery:
         return [name for name in self._readers.get(contract, ()) if name != account]
 
     def account_of(self, row: Contract) -> str:
-        """Through which account a contract is read: its own, or the first that may read it, by the last look.
+        """The account through which a contract is read: its own, or by the last look the first that may read it.
 
-        Its own may be one that only another replica's configuration names.  Raises: PollerError where there is none.
+        Its own account may be missing here if only another replica's configuration names it.  Raises: PollerError if none fits.
         """
         for name in (row.account, *self.others(row.contract, row.account)):
             if name in self._accounts:
@@ -72,9 +72,9 @@ class Discovery:
         raise PollerError(f"its account {row.account} is not configured", contract=row.contract, hint=hint)
 
     def ask(self, contract: str, account: str, question: Callable[[ActivityLog], T], *, refused: T) -> T:
-        """What the first account answers that may read the contract, its own first; `refused` where none may.
+        """The answer of the first account that may read the contract, its own first; `refused` if none may.
 
-        Raises: what else `question` raises.
+        Raises: any other error of `question`.
         """
         account, *others = [account, *self.others(contract, account)]
         while True:
@@ -88,7 +88,7 @@ class Discovery:
                 account = others.pop(0)
 
     def discover(self, since: int | None, only: Iterable[str]) -> tuple[list[str], list[PollerError]]:
-        """The contracts to collect, those first that were collected longest ago, and what failed account by account.
+        """The contracts to collect, longest unpolled first, and the failures by account.
 
         Commits: the start of each new contract, and the look.
         """
@@ -98,13 +98,13 @@ class Discovery:
         failures: list[PollerError] = []
         known = {row.contract: row for row in self._state.contracts.all()}
         looks = {name: self._look(name, known.values(), wanted, failures) for name in self._accounts}
-        # What the command line names must be listed, where there is a whole list: a typing error would be polled for ever.
+        # If the list is complete, it must contain the contracts of the command line. Otherwise a typing error would be polled.
         is_refused = any(look.listed is None and look.is_answered for look in looks.values())
         is_cut = any(look.listed is not None and look.listed.missing for look in looks.values())
         readers = self._readers_by_contract(looks, known, wanted if is_refused or is_cut else wanted & named)
         failures += self._kept(readers, known.values(), looks)
         unlisted = sorted(wanted - set(readers))
-        if not failures:  # else it may be among those we could not ask for
+        if not failures:  # otherwise an account that failed may have it
             failures += [unseen(contract) for contract in unlisted]
         chosen = {contract: names for contract, names in readers.items() if settings.wants(contract, wanted)}
         for name, look in looks.items():
@@ -113,7 +113,7 @@ class Discovery:
         return in_turn(chosen, known), failures
 
     def _look(self, account: str, rows: Iterable[Contract], wanted: set[str], failures: list[PollerError]) -> _Look:
-        """Ask an account for its contracts. That it gives none is added to `failures`, unless contracts are named."""
+        """Ask an account for its contracts. If it gives none, this is added to `failures`, unless contracts are named."""
         known = {row.contract for row in rows if row.account == account}
         api, before = self._accounts[account], self._clock()
         try:
@@ -143,7 +143,7 @@ class Discovery:
     def _readers_by_contract(
         self, looks: Mapping[str, _Look], known: Mapping[str, Contract], named: Iterable[str]
     ) -> dict[str, list[str]]:
-        """For each contract the accounts that may read it, the one that is asked first in front."""
+        """The accounts that may read each contract. The first one is asked first."""
         readers: dict[str, list[str]] = {}
         for name, look in looks.items():
             for contract in look.listed or ():
@@ -156,17 +156,17 @@ class Discovery:
                 continue
             listed, names = looks[row.account].listed, readers.get(row.contract)
             if names is not None:
-                # Which of them it was read through before goes on, as long as it lists it.
+                # The previous account stays the first one while it lists the contract.
                 names.sort(key=lambda name, account=row.account: name != account)  # type: ignore[misc]
             elif listed is None or row.succeeded_at is not None or row.fetched:
-                # Unlisted it is read all the same: that may be the list's fault, and what ends it is a person's word.
+                # A contract that is not listed is still read: the list may be wrong, and only a person ends the collection.
                 readers[row.contract] = [row.account]
         return readers
 
     def _kept(
         self, readers: dict[str, list[str]], rows: Iterable[Contract], looks: Mapping[str, _Look]
     ) -> Iterator[PollerError]:
-        """Have a contract that was read through an account stay with it. A claim of it by others alone is a failure.
+        """Keep a contract with the account that it was read through. If only other accounts list it, this is a failure.
 
         Without this, an account that lists a foreign contract and answers "empty" would stop its collection without an error.
         """
@@ -186,7 +186,7 @@ class Discovery:
     def _begin(
         self, account: str, look: _Look, contracts: list[str], since: int | None, known: Mapping[str, Contract]
     ) -> None:
-        """Begin with the new ones of these contracts, and read known ones once more where a person asked for it."""
+        """Start the new ones of these contracts, and read known ones once more if a person requested it."""
         now = int(self._clock())
         asked = self._state.requested_reread(account)
         begin = since if since is not None else asked
@@ -194,11 +194,11 @@ class Discovery:
             skew = self._accounts[account].clock_skew_seconds
             begin = int(trusted_now(skew, now) - self._config.poll.initial_lookback_seconds)
             if (last := self._last_look(account)) is not None and last.at < begin:
-                # What the list shows for the first time may be as old as the last look that did not show it.
+                # A contract that is listed for the first time may be as old as the last look without it.
                 appeared = set(look.listed or ()).difference(known, last.left_out)
                 self._state.contracts.enrol(appeared.intersection(contracts), account, last.at, now)
         self._state.contracts.enrol(contracts, account, begin, now)
-        if asked is not None and look.is_answered:  # else contracts may be missing that are to begin from there
+        if asked is not None and look.is_answered:  # otherwise contracts may be missing that must begin there
             self._widen([known[contract] for contract in contracts if contract in known], asked)
             self._state.forget_reread(account)
         if look.listed is not None and not look.listed.missing:
@@ -216,7 +216,7 @@ class Discovery:
         return _LastLook(look["at"], frozenset(look["left_out"]))
 
     def _widen(self, contracts: Iterable[Contract], since: int) -> None:
-        """Have what lies between `since` and the ordinary next window read once more."""
+        """Request another reading from `since` up to the start of the next ordinary window."""
         for row in contracts:
             end = max(row.origin, row.watermark - self._config.poll.overlap_seconds)
             if since < end:
@@ -224,9 +224,9 @@ class Discovery:
 
 
 def in_turn(contracts: Iterable[str], known: Mapping[str, Contract]) -> list[str]:
-    """The order to poll in: those that were read before and the others by turns, of each those first that wait longest.
+    """The order of polling: contracts that were read before and others alternate, the longest waiting first.
 
-    So neither a list of thousands that nobody can read nor a rate limit keeps any of them waiting for ever.
+    So neither thousands of unreadable contracts nor a rate limit makes any contract wait without end.
     """
     waiting: tuple[list[tuple[int, str]], list[tuple[int, str]]] = ([], [])
     for contract in contracts:
@@ -239,13 +239,13 @@ def in_turn(contracts: Iterable[str], known: Mapping[str, Contract]) -> list[str
 
 
 def warn_if_incomplete(account: str, listed: ContractList) -> None:
-    """Log what a list of contracts does not give: entries of those contracts are nowhere."""
+    """Log what is missing in a list of contracts, because entries of these contracts are not collected."""
     if listed.missing:
         hint = "name the others in poll.contracts, and report it to IONOS"
         log.warning("contracts.list_incomplete", extra={"account": account, "why": listed.missing, "hint": hint})
 
 
 def unseen(contract: str) -> PollerError:
-    """What is wrong with a contract that was asked for and that no account lists."""
+    """The failure of a requested contract that no account lists."""
     hint = "check the number, and which contracts the token may see with `ionos-poller check`"
     return PollerError("no account sees this contract", contract=contract, hint=hint)

@@ -21,7 +21,7 @@ from poller.store.rows import Prepared
 
 
 class Fetched(NamedTuple):
-    """What a fetch came to. `failures`: why contracts or whole accounts are not among the polls, or failed in theirs."""
+    """The result of a fetch. `failures`: why contracts or whole accounts were not polled, or failed."""
 
     polls: list[PollResult]
     failures: list[PollerError]
@@ -39,9 +39,9 @@ def fetch(
     prepare: Callable[[str, Sequence[Event]], Prepared] = lambda contract, events: Prepared(events),
     clock: Callable[[], float] = time.time,
 ) -> Fetched:
-    """Collect what is new and deliver it, with what is left of an earlier run.
+    """Collect new events and deliver them, together with events left over from an earlier run.
 
-    Commits: windows, what was delivered, and the end of identities that are old enough.
+    Commits: windows, deliveries, and the removal of old identities.
     Raises: what `Transfer.run` does.
     """
     transfer = Transfer([Deliverer(state.outbox, sink)], stop)

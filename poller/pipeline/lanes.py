@@ -1,4 +1,4 @@
-"""What one poll of a contract reads, and in which order: spans that are read once more, the present, gaps that are due."""
+"""What one poll of a contract reads, in order: spans to be read once more, the present, and due gaps."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from poller.store.parts import Claim
 from poller.store.rows import Contract
 
 _HOUR_SECONDS = 3600
-# What a contract with gaps may cost a poll besides what it costs without: so many more pieces, or the trial of a gap.
+# How much more a poll may read if a contract has gaps: this number of pieces, or the trial of one gap.
 _EXTRA_REQUESTS = 2
-# Of a tail no longer than this, the last second tells whether it is served; of a longer one the middle: it may be shorter by now.
+# Up to this length, the last second of a tail shows whether it is served; beyond it the middle, as the tail may have shrunk.
 _SHORT_TAIL_SECONDS = 10
 _REMEMBERED_SECONDS = 3600
 
 
 class Lane(NamedTuple):
-    """A row of windows to be read in order: those up to now, those of a span that is read once more, or those of a gap.
+    """Windows to be read in order: those up to now, those of a span that is read once more, or those of a gap.
 
     `samples`: as in `Conduct`.
     """
@@ -41,27 +41,26 @@ class Lane(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The newest part of what is due, of which the last poll found that the API does not serve it yet: how long it is.
+    """The newest part of the due span, if the last poll found that the API does not serve it yet: its length.
 
-    It is read once one second of it is served, so it costs a request a poll. `found_at`: by a steady clock.
+    It is read once one second of it is served, so it costs one request per poll. `found_at`: by a monotonic clock.
     """
 
     seconds: int
     found_at: float
 
     def is_remembered(self, now: float) -> bool:
-        """Whether it is still looked at on its own, even if all of it was served lately: it may come and go."""
+        """Whether it is still checked separately, even if all of it was served the last time: it may come and go."""
         return now - self.found_at < _REMEMBERED_SECONDS
 
 
 def lanes(
     claim: Claim, row: Contract, due: Window | None, tail_seconds: int, now: float, turn: int, gaps_at_once: int
 ) -> Iterator[Lane]:
-    """A span that failed last time comes after the present, and a gap that is due last of all.
+    """A span that failed the last time comes after the present, and due gaps come last.
 
-    `due`: the window up to now, if there is one, of which the last `tail_seconds` may not be served yet. `turn`: the number of
-    this poll, by which pieces between gaps take turns.
-    `gaps_at_once`: how many gaps that are due are tried again. They are looked for when the rest has been read.
+    `due`: the window up to now, if any; its last `tail_seconds` may not be served yet. `turn`: the number of this poll, by which
+    pieces between gaps take turns. `gaps_at_once`: how many due gaps are tried again. They are searched after the rest is read.
     """
     spans = [Lane(_around_gaps(claim, span.window), span.id, span.purpose == "repair") for span in claim.ranges()]
     present = [] if due is None else [_present(claim.gaps(), row, due, tail_seconds, now, turn)]
@@ -72,7 +71,7 @@ def lanes(
 
 
 def _present(gaps: Sequence[Gap], row: Contract, due: Window, tail_seconds: int, now: float, turn: int) -> Lane:
-    # What is served, if not as it should be, is read for late entries as before; but not looked at second by second again.
+    # A span that is served incompletely is still read for late entries, but not searched second by second again.
     is_exact = not any(_is_wide(gap) and gap.end > due.start for gap in gaps)
     is_one_due = any(gap.is_due(now) for gap in gaps)
     tail = Window(max(due.start, due.end - tail_seconds), due.end)
@@ -89,28 +88,28 @@ def _present(gaps: Sequence[Gap], row: Contract, due: Window, tail_seconds: int,
 def without_tail(
     readings: Iterable[tuple[Window, Reading]], since: float, tail: list[Unread]
 ) -> Iterator[tuple[Window, Reading]]:
-    """What was read up to now, but for what the API refuses or fails at in the end of it, after `since`: that is left in `tail`.
+    """The readings up to now, without the last part after `since` that the API refuses or fails at. That part is left in `tail`.
 
-    It is no gap: it may only be too new, as our clock may be ahead, or the API may show nothing before it has settled.
+    It is not a gap. It may only be too new: our clock may be ahead, or the API may show entries only after some time.
     """
     for window, reading in readings:
         last = reading.unread[-1] if is_all_unread(window, reading) else None
         if last and last.kind in (REFUSED, FAILING) and last.is_narrow and window.start >= since:
             tail.append(last)
             continue
-        while tail:  # what comes behind it is served
+        while tail:  # a later span is served
             part = tail.pop(0)
             yield part.window, Reading([], 0, (part,))
         yield window, reading
-        del reading  # before the next one is read: it may be as heavy
+        del reading  # before the next one is read, which may need as much memory
 
 
 def tried(
     readings: Iterable[tuple[Window, Reading]], lane: Lane, left: list[Unread]
 ) -> Iterator[tuple[Window, Reading]]:
-    """What was read of a gap that is tried again, without parts that are as they were; what is still unread is in `left`.
+    """The readings of a gap that is tried again, without the unchanged parts. The unread rest is in `left`.
 
-    Without samples, the first part that is not whole ends it: the rest is for later tries.
+    Without samples, the first incomplete part ends the trial: the rest is for later trials.
     """
     for window, reading in readings:
         left += reading.unread
@@ -123,7 +122,7 @@ def tried(
 
 
 def is_all_unread(window: Window, reading: Reading) -> bool:
-    """Whether nothing came of a window, neither an entry nor what is kept in place of one."""
+    """Whether a window gave nothing: no entry, and no content in place of one."""
     return not reading.fetched and any(unread.window == window and not unread.entries for unread in reading.unread)
 
 
@@ -133,9 +132,9 @@ def _around_gaps(claim: Claim, window: Window) -> list[Window]:
 
 
 def _of_gap(gap: Gap, most: int) -> Lane:
-    """What was refused or failed is read where one of at most `most` samples is served.
+    """The samples of refused or failing windows, at most `most` each: such a window is read if one of them is served.
 
-    Of what is served, but not as it should be, an hour each: that it is so still is seen without reading all of it.
+    Windows that are served incompletely are tried an hour at a time: this shows that they still are, without reading all.
     """
     if gap.is_narrow and gap.kind in (REFUSED, FAILING) and gap.window.seconds > 1:
         samples: dict[Window, list[int]] = {}
@@ -148,7 +147,7 @@ def _of_gap(gap: Gap, most: int) -> Lane:
 
 
 def _is_wide(gap: Gap) -> bool:
-    """Whether more than a second of it is served, though not as it should be."""
+    """Whether it is served incompletely, and longer than a second."""
     return gap.kind in (UNREADABLE, UNSTABLE) and gap.window.seconds > 1
 
 

@@ -1,4 +1,4 @@
-"""Comparing what was collected with what the API holds, contract by contract, and asking for what is missing."""
+"""Comparing the collected entries with those of the API, by contract, and requesting the missing ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LedgerAuditor:
-    """Audits the contracts of a state. Reads no entry into it: what is missing, the next poll of its contract reads."""
+    """Audits the contracts of a state. It stores no entry: the next poll of the contract reads the missing ones."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class LedgerAuditor:
         hours: HourCloser | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`discovery`: one that has looked, or looks. `hours` tells archives what each hour came to."""
+        """`discovery`: an existing one to use. `hours` states to archives how many entries each hour has."""
         self._state = state
         self._accounts = accounts
         self._discovery = discovery or Discovery(state, accounts, config, clock)
@@ -47,14 +47,14 @@ class LedgerAuditor:
         self._clock = clock
 
     def audit(self, contract: str, span: Window, *, by_reading: bool = False) -> Audited:
-        """The hours of a span in which the API and the ledger disagree, from where collecting began.
+        """The hours of a span in which the API and the ledger disagree. Begins where collecting began.
 
         Closed hours are compared by totals, the hour that is not over entry by entry, which costs a request a page.
-        `by_reading`: where the API gives no totals, closed hours are read as well. That costs as many requests as collecting
-        them. Gaps are left out: they are known by name, and the rest of their hours is compared entry by entry. What the API
-        refuses or fails at is set apart, if it serves the present.
+        `by_reading`: if the API gives no totals, closed hours are read as well. This costs as many requests as collecting them.
+        Gaps are left out because they are known, and the rest of their hours is compared entry by entry. Spans that the API
+        refuses or fails at are reported separately if it serves the present.
 
-        Commits: for archives, what the closed hours came to.
+        Commits: for archives, the counts of the closed hours.
         Raises: AuthError, TransientError, StateError, StoppedError; RejectedError where the API refuses all of it; PollerError
         where its account is not configured.
         """
@@ -89,7 +89,7 @@ class LedgerAuditor:
         return result
 
     def count_roughly(self, contract: str, span: Window) -> tuple[int, bool]:
-        """How many entries the API holds in a span, and whether that is all of them, not only at least so many.
+        """How many entries the API holds in a span, and whether this is the exact number and not a minimum.
 
         Raises: AuthError, TransientError, RejectedError, StoppedError.
         """
@@ -107,10 +107,10 @@ class LedgerAuditor:
         return Auditor(api, row.contract, self._limits, present=present_at(now, self._overlap_seconds))
 
     def repair(self, differences: Iterable[Difference], *, by: Action | None = None) -> int:
-        """Have the hours with missing entries read once more, at the next poll of their contract.
+        """Request that the next poll of the contract reads the hours with missing entries once more.
 
-        Returns how many entries that concerns; `by` is the person who asked. Hours whose identities were pruned are left
-        alone: reading them again would repeat what was delivered.
+        Returns how many entries are missing in them; `by` is the person who requested it. Hours whose identities were pruned are
+        skipped, because reading them again would repeat delivered entries.
         """
         wanted = [difference for difference in differences if difference.missing and not difference.forgotten]
         for difference in wanted:

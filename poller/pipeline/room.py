@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
 
 MayCome = Callable[[Size], bool]
-"""Whether an outbox that is full with this may have room again, so that it is waited for."""
+"""Whether a full outbox of this size may have room again, so that it is worth waiting."""
 
 
 def always(size: Size) -> bool:
@@ -25,12 +25,12 @@ def always(size: Size) -> bool:
 
 
 def by_delivery(size: Size) -> bool:
-    """A command that ends by itself waits for its own sinks. They make no room among dead letters."""
+    """A one-off command waits for its own sinks. They cannot remove dead letters."""
     return size.events > 0
 
 
 def never(size: Size) -> bool:
-    """A command that delivers nothing would wait for ever."""
+    """A command that delivers nothing would wait without end."""
     return False
 
 
@@ -44,7 +44,7 @@ class Room:
         self._may_come = may_come
 
     def wait(self) -> None:
-        """Wait until there is room.  Raises: StateUnavailableError where none may come; StateError; StoppedError."""
+        """Wait until there is room.  Raises: StateUnavailableError if none may come; StateError; StoppedError."""
         is_told = False
         while (size := self._state.outbox.size(below=self._max_bytes)).used_bytes >= self._max_bytes:
             if not is_told:
