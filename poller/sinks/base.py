@@ -20,8 +20,8 @@ TooOld = Literal["dead-letter", "skip", "stamp-now"]
 class Context(NamedTuple):
     """What a sink may use besides its own table.
 
-    `stop` ends its waits. `too_old` says what becomes of events that the other side refuses for their age; `trusted_now` by
-    which time, None for our clock's.
+    `stop` ends its waits. `too_old` says what happens to events that the receiver refuses because of their age; `trusted_now`
+    returns the time for this, None for our clock.
     """
 
     config: Config
@@ -33,12 +33,12 @@ class Context(NamedTuple):
 class Sink(ABC):
     """A destination.
 
-    `batch_events` and `batch_bytes` of its table bound what `send` is given at once, unless one event is larger. An event over
+    `batch_events` and `batch_bytes` of its table limit what `send` gets at once, unless a single event is larger. An event over
     `max_event_bytes` is handled as `oversize` says before it is sent.
     """
 
     max_age_seconds: float | None = None
-    """Events older than this are refused by the other side; None where age does not matter."""
+    """The receiver refuses events that are older than this; None if age does not matter."""
 
     def __init__(self, settings: Table) -> None:
         self.settings = settings
@@ -49,41 +49,41 @@ class Sink(ABC):
 
     @property
     def key_remedy(self) -> str:
-        """What a person does where the other side refuses the credentials."""
+        """What a person must do if the receiver refuses the credentials."""
         values = msgspec.structs.astuple(self.settings)
         return next((value.remedy for value in values if isinstance(value, SecretSource)), "correct the credentials")
 
     def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
-        """A batch in runs, in order, each of which is settled before the next one is sent. Usually all of it at once."""
+        """The runs of a batch, in order. Each one is settled before the next is sent. Usually there is one."""
         return (events,)
 
     @abstractmethod
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Send a batch, in order. Never raises for what the other side does.
+        """Send a batch, in order. Never raises because of what the receiver does.
 
-        Raises: OutputError where the output is ours; StoppedError when asked to stop while waiting.
+        Raises: OutputError if the output is ours; StoppedError when asked to stop while waiting.
         """
 
     @abstractmethod
     def probe(self) -> Outcome:
-        """Do what comes closest to sending, without an event. Accepted: `send` can be expected to work."""
+        """Do a call that is as near to sending as possible, without an event. Accepted: `send` should work."""
 
 
 class OwnOutput(Sink):
-    """A sink that must know after a kill how far its own output is settled."""
+    """A sink that needs the settled length of its own output after a kill."""
 
     note_offset: Callable[[int | None], None]
-    """Commits an `output_offset` at once, for what must be known before anything is written. Given by who delivers."""
+    """Commits an `output_offset` at once, before anything is written. The deliverer sets it."""
 
     def __init__(self, settings: Table) -> None:
         super().__init__(settings)
         self.output_offset: int | None = None
-        """How far its output goes, a number that only the sink reads. It is committed with each batch."""
+        """The length of its output, a number that only the sink reads. It is committed with each batch."""
         self.note_offset = lambda offset: None
 
     def resume(self, offset: int | None) -> None:
-        """Go on behind what is settled: `offset` as of the last settled batch, None before the first.
+        """Continue behind the settled output: `offset` after the last settled batch, None before the first.
 
-        Raises: ConfigError when its output is no longer what was written.
+        Raises: ConfigError if the output is not the one that was written.
         """
         self.output_offset = offset

@@ -1,4 +1,4 @@
-"""Which sink a table of the configuration describes. A new sink is one entry of `FACTORIES`."""
+"""Making the sink that a table of the configuration describes. A new sink is one entry in `FACTORIES`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from poller.sinks.base import Context, Sink, TooOld
 
 Factory = Callable[[Any, Context], Sink]
 
-# Type of table -> the module, imported only when needed, and what makes a sink of a table and a context.
+# Type of table -> the module, imported only when needed, and the function that makes a sink of a table and a context.
 FACTORIES: dict[str, tuple[str, str]] = {
     "logging-service": ("poller.sinks.logging_service", "LoggingServiceSink"),
     "loki": ("poller.sinks.loki", "LokiSink"),
@@ -37,9 +37,9 @@ def build_sink(
     too_old: TooOld = "dead-letter",
     trusted_now: Callable[[], float | None] | None = None,
 ) -> Sink:
-    """The sink that a table describes; its module is imported only now. The rest is its `Context`.
+    """The sink that a table describes. Its module is imported only now. The other parameters make its `Context`.
 
-    Raises: ConfigError for a library that is not installed.
+    Raises: ConfigError if a library is not installed.
     """
     module, name = FACTORIES[settings.type]
     factory: Factory = getattr(import_module(module), name)

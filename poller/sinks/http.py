@@ -1,10 +1,9 @@
-"""What the sinks over HTTP share: one POST, and what its answer means.
+"""The common part of the sinks over HTTP: one POST, and the meaning of its answer.
 
-Owns the request (compression, pace, login, extra headers) and the one table from statuses to outcomes. What a sink does not
-list as a success is none; what is no known refusal either holds the data, with a reason that names the remedy: a wrong path
-must not cost an event, nor a 413 that says when to try again. An answer counts once its head is there: the body is read for its
-words only, or to recognise a page that somebody else answered with. Where a success says more in its body, all of that success
-counts.
+Owns the request (compression, pace, login, extra headers) and the one table from statuses to outcomes. Only the statuses that a
+sink lists are successes. A status that is neither success nor known refusal keeps the data, with a reason that names the remedy:
+a wrong path, or a 413 with `Retry-After`, must not cost an event. The head of an answer decides: the body is read only for its
+words, or to detect a page of someone else. If a success has more in its body, the whole body counts.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ _PAGE_BEGINS = re.compile(
 _PAGE_HEAD_BYTES = 1024
 
 _NOT_TAKEN = "(unsupported|unknown|unrecognized|invalid|not (support(ed)?|allowed|enabled|accepted))"
-# It names gzip, the header or compression: a refusal of the encoding of a text does not.
+# The words name gzip, the header or compression. A refusal of a text encoding does not.
 _NO_GZIP = (
     rf"{_NOT_TAKEN}\W+(\w+\W+){{0,3}}(gzip|content-encoding)|(content-encoding|gzip)\W+(\w+\W+){{0,3}}{_NOT_TAKEN}"
     r"|unsupported compression|compression( \w+){0,3} not (supported|allowed|enabled)"
 )
-# Refusals that have nothing to do with what was sent, by the words of well-known servers, and the remedy.
+# Refusals that do not concern the events, by the words of well-known servers, and the remedy.
 _NOT_THE_EVENTS = (
     ("plain HTTP (request|to an SSL)|HTTP request to an HTTPS|port requires TLS", "the url must begin with https://"),
     ("No required SSL certificate|The SSL certificate error", "give cert_file and key_file"),
@@ -59,7 +58,7 @@ _NOT_THE_EVENTS = (
     ("json encoding isn't supported", 'set encoding = "protobuf"'),  # of VictoriaLogs
     (_NO_GZIP, 'set compression = "none"'),
 )
-# A refusal of the empty array or request that a probe sends, and of nothing else.
+# A refusal of the empty array or request of a probe, because it is empty.
 _EMPTINESS = (
     r"empty|at least one|\b(no|missing) ((log|resource|scope)[ _]?)*(events|actions|entries|records|data|items|logs)\b"
     r"|(logs|records|events) (is|are) (missing|required)"
@@ -70,7 +69,7 @@ _NO_TENANT = "no org id"
 
 
 class Login(NamedTuple):
-    """What proves who we are: `header` holds the secret, behind a `scheme`, or Basic with a `username`."""
+    """Our credentials: `header` holds the secret behind a `scheme`, or Basic with a `username`."""
 
     header: str
     source: SecretSource
@@ -79,7 +78,7 @@ class Login(NamedTuple):
 
 
 def login_of(settings: LokiSink | OtlpSink | OpenSearchSink | AnyHttpSink) -> Login | None:
-    """The login of a table that takes a token or a key, or a user name and a password; None for none."""
+    """The login of a table: a token, a key, or a user name with password; None for none."""
     if isinstance(settings, OpenSearchSink):
         if settings.api_key is not None:
             return Login("Authorization", settings.api_key, scheme="ApiKey")
@@ -99,9 +98,9 @@ def outcome_of(
     are_chosen: bool = False,
     wait_seconds: float | None = None,
 ) -> Outcome:
-    """What an answer means. `words` are the server's; `place` names the keys that say where to.
+    """The outcome of an answer. `words` are those of the server; `place` names the keys of the address.
 
-    `are_chosen`: the successes are those of the key of that name.
+    `are_chosen`: the successes come from the key `successes`.
     """
     reason = f"HTTP {status}: {words}" if words else f"HTTP {status}"
     if status in successes:
@@ -121,25 +120,25 @@ def outcome_of(
 
 
 def _quotable(value: str) -> list[str]:
-    """A header's value, and what a receiver may quote of it alone: what stands behind a scheme, or behind a name."""
+    """A header's value, and the parts that a receiver may quote alone: the text behind a scheme or behind a name."""
     words = re.split(r"""[\s;,"']+""", value)
     parts = [value, *words[1:], *(word.partition("=")[2] for word in words)]
     return [part for part in parts if len(part) >= _MIN_MASKED_CHARS]
 
 
 def _remedy_of_refusal(words: str) -> str:
-    """What to do about a refusal that concerns the connection or the request, whatever is in it; empty for any other."""
+    """The remedy for a refusal of the connection or of the request as a whole; empty for any other refusal."""
     return next((remedy for told, remedy in _NOT_THE_EVENTS if re.search(told, words, re.IGNORECASE)), "")
 
 
 def probed(outcome: Outcome) -> Outcome:
-    """What the answer to an empty array or request means: a refusal of its emptiness is a yes."""
+    """The outcome of an empty array or request: a refusal because it is empty counts as accepted."""
     is_yes = isinstance(outcome, Refused) and re.search(_EMPTINESS, outcome.reason, re.IGNORECASE)
     return Accepted(status=outcome.status) if isinstance(outcome, Refused) and is_yes else outcome
 
 
 def is_page(answer: Response) -> bool:
-    """Whether a page for people was answered, as a sign-on portal or a proxy does in place of the receiver."""
+    """Whether the answer is a web page, from a sign-on portal or a proxy instead of the receiver."""
     text = answer.body[:_PAGE_HEAD_BYTES].replace(b"\0", b"")  # of UTF-16, what is ASCII
     if _PAGE_BEGINS.match(text):
         return True
@@ -165,7 +164,7 @@ def _remedy(status: int, place: str, *, are_chosen: bool) -> str:
 
 
 class Endpoint:
-    """One address that takes bodies, mostly by POST. For as many threads at once as it has `connections`."""
+    """One address that accepts bodies, mostly by POST. For as many threads at once as it has `connections`."""
 
     def __init__(
         self,
@@ -184,11 +183,11 @@ class Endpoint:
         max_success_bytes: int | None = None,
         query: Mapping[str, str] | None = None,
     ) -> None:
-        """`are_chosen`: the successes are those of the key of that name.
+        """`are_chosen`: the successes come from the key `successes`.
 
-        `readable` makes of an answer one whose body is text, where it is none.
+        `readable` turns an answer without text in its body into one with text.
 
-        `max_success_bytes`: the whole of a success counts, not its head alone, and none is larger.
+        `max_success_bytes`: the whole body of a success counts, with this size at most; not its head alone.
         """
         self._url = settings.url + path
         self._query = f"?{urlencode(query)}" if query else ""
@@ -209,7 +208,7 @@ class Endpoint:
         self._keepalive_seconds = settings.keepalive_seconds
         self._used_at = time.monotonic()
         self._lock = threading.Lock()  # of `_used_at`
-        # A key that a person puts into `headers` or `query` must not appear in a log: their values are masked like secrets.
+        # Values of `headers` and `query` are masked like secrets, because a person may put a key there.
         parameters = [form for value in (query or {}).values() for form in (value, quote_plus(value))]
         self._masked = [
             *(part for value in given.values() for part in _quotable(value)),
@@ -223,20 +222,20 @@ class Endpoint:
             ca_file=str(settings.ca_file) if settings.ca_file else context.config.ca_bundle,
             client_cert=(str(cert_file), str(key_file)) if cert_file else None,
             headers={**settings.headers, **(headers or {})},
-            # 0: each request has a connection of its own. Closing all of them would disturb requests side by side.
+            # With 0, each request has its own connection. Closing all connections would disturb parallel requests.
             max_age_seconds=MAX_AGE_SECONDS if settings.keepalive_seconds else 0.0,
             pool_size=connections,
         )
 
     def post(self, body: bytes, below: str = "") -> Outcome:
-        """Send a body, with the secret as it is now; `below` goes behind the path.
+        """Send a body with the current secret; `below` is appended to the path.
 
         Raises: StoppedError while waiting for a turn.
         """
         return self.exchange(body, below)[0]
 
     def exchange(self, body: bytes, below: str = "", method: str = "POST") -> tuple[Outcome, Response | None]:
-        """The same, with the answer for who reads more of it than its status; None where there was none.
+        """The same, also returning the answer for callers that read its body; None if there was no answer.
 
         Raises: StoppedError while waiting for a turn.
         """
@@ -244,14 +243,14 @@ class Endpoint:
             return self._exchange(body, below, method)
 
     def words(self, answer: Response, sent: bytes) -> str:
-        """The words of an answer as a line that may be shown."""
+        """The words of an answer as a line without secrets."""
         return words_of(self._readable(answer), [*self._secrets, *self._masked], sent)
 
     def _exchange(self, body: bytes, below: str, method: str) -> tuple[Outcome, Response | None]:
         headers = {"Content-Type": self._content_type}
         with self._lock:
             if 0 < self._keepalive_seconds <= time.monotonic() - self._used_at:
-                # Something in between may have forgotten the connections: a request on one would wait for its time-out.
+                # A device on the way may have dropped idle connections: a request on one would wait for its time-out.
                 self._transport.close()
             self._used_at = time.monotonic()
         try:
@@ -287,7 +286,7 @@ class Endpoint:
         return self._judge(answer.status, words=words, wait_seconds=wait_seconds), answer
 
     def _log_in(self, headers: dict[str, str]) -> list[str]:
-        """Add the login to the headers; all forms in which its secret is now about.  Raises: ConfigError, TransientError."""
+        """Add the login to the headers. Returns all forms of its secret, to mask them.  Raises: ConfigError, TransientError."""
         if self._login is None:
             return []
         header, source, scheme, username = self._login

@@ -1,14 +1,14 @@
 """Grafana Loki: its JSON push API, with the event's own time.
 
 Invariants:
-- A request holds one stream. Loki answers a push of several streams for the last one alone.
-- A repeat is exact (stream, time, line), and Loki still takes it: what may be sent again is never more than an hour behind what
-  was sent to its stream since. `parts` cuts a batch so that this holds until it is settled.
-- A stream stays below the rate at which Loki splits it into shards, so that a repeat goes where the first copy went.
+- A request holds one stream, because Loki answers a push of several streams for the last one only.
+- A repeat is exact (stream, time, line), and Loki still accepts it: an event that may be sent again is at most an hour older than
+  the newest event of its stream. `parts` cuts a batch so that this holds until it is settled.
+- A stream stays below the rate at which Loki splits it into shards, so that a repeat goes to the same place as the first copy.
 
-An event that was collected late goes to one of a few late streams of its contract, by its hour: hours that follow one another
-take turns. Loki refuses it there when time went back (a second backfill, a replay): then it goes to the next set of them. Loki
-refuses a repeat in the same way, so that it ends in the same stream.  Source: docs/facts.md, "Loki push API".
+A late event goes to one of a few late streams of its contract, by its hour; consecutive hours use different streams. If time went
+back (a second backfill, a replay), Loki refuses it there: then it goes to the next set of streams. Loki refuses a repeat in the
+same way, so it ends in the same stream.  Source: docs/facts.md, "Loki push API".
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from poller.sinks.side_by_side import Pace, side_by_side
 
 SUCCESSES = (204, 200)
 LATE_SECONDS = 30 * 60
-# Loki's 7 days, less the time a request may take.
+# The 7 days of Loki, minus the time that a request may take.
 MAX_AGE_SECONDS = 7 * 86_400 - 60
-# An entry that far behind the newest one of its stream is still taken.
+# Loki accepts an entry that is this much older than the newest one of its stream.
 MAX_BEHIND_US = 3_600_000_000
-# Quoting at most doubles a line: no body is larger than a megabyte, unless one line is.
+# Quoting at most doubles a line, so a body exceeds a megabyte only if a single line does.
 MAX_REQUEST_BYTES = 480_000
 
 # Loki adds up what it saw of a stream in the last second and what a request brings. Requests of a sixteenth of its rate, at seven
@@ -44,7 +44,7 @@ MAX_REQUEST_BYTES = 480_000
 _REQUEST_SHARE = 1 / 16
 _PACE_SHARE = 7 / 8
 
-# Refusals of a whole stream, which no event is to blame for, and what to do.
+# Refusals of a whole stream that no event causes, and what to do.
 _NOT_THE_EVENTS = (
     (
         r"label names; limit|label (name|value) too long|duplicate label name|required labels|label pair|parsing labels",
@@ -52,7 +52,7 @@ _NOT_THE_EVENTS = (
     ),
     (r"ingestion blocked", "ask who runs this Loki"),
 )
-# How Loki names a stream, which may be longer than what is shown of an answer, before it says what is wrong.
+# Loki names the stream before the reason. The name may be longer than the shown part of an answer.
 _STREAM_NAME = re.compile(rb"'\{.*?\}'", re.DOTALL)
 
 _HOUR_US = 3_600_000_000
@@ -60,7 +60,7 @@ _HOURS_TAKEN = 7 * 24
 
 
 class Stream(NamedTuple):
-    """A stream of Loki's. `late` is the value of that label; 0: it has none, for events that were collected in time."""
+    """A stream in Loki. `late` is the value of that label; 0: no such label, for events that were collected in time."""
 
     contract: str
     late: int
@@ -94,7 +94,7 @@ class LokiSink(Sink):
         )
 
     def parts(self, events: Sequence[OutboxEvent]) -> Iterator[Sequence[OutboxEvent]]:
-        """The batch in runs, in each of which no stream spans more than an hour."""
+        """The runs of a batch. In each run, no stream spans more than an hour."""
         start = 0
         spans: dict[Stream, tuple[int, int]] = {}
         for index, event in enumerate(self._age.as_sent(events)):
@@ -109,7 +109,7 @@ class LokiSink(Sink):
         yield events[start:] if start else events
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Push what Loki can take, each stream by requests of its own."""
+        """Push the events that Loki can accept, each stream with its own requests."""
         return self._age.send(events, self._push)
 
     def _push(self, events: Sequence[OutboxEvent]) -> Outcome:
@@ -122,7 +122,7 @@ class LokiSink(Sink):
         def send_stream(item: tuple[Stream, list[int]]) -> bool:
             stream, indexes = item
             for request in self._requests(stream, events, indexes):
-                # A stop waits for the requests on their way, not for the whole batch.
+                # A stop waits for the current requests, not for the whole batch.
                 if self._stop.is_set() and not tally.is_empty():
                     return False
                 try:
@@ -140,7 +140,7 @@ class LokiSink(Sink):
         return tally.outcome()
 
     def _requests(self, stream: Stream, events: Sequence[OutboxEvent], indexes: Iterable[int]) -> Iterator[list[int]]:
-        """The events of one stream, oldest first, as the indexes of each request; a late one's hours apart."""
+        """The events of one stream, oldest first, as indexes per request. In a late stream, hours are kept apart."""
         request: list[int] = []
         size = hour = 0
         for index in sorted(indexes, key=lambda index: time_ns(events[index])):
@@ -155,10 +155,10 @@ class LokiSink(Sink):
         yield request
 
     def _send_request(self, stream: Stream, events: Sequence[OutboxEvent]) -> Outcome:
-        """Send events of one stream. Where time went back too far for it, they go to the next stream that takes them.
+        """Send events of one stream. If they are too old for it, they go to the next stream that accepts them.
 
-        Loki refuses all events of an hour then, since hours that share a late stream are at least two apart. Of the stream for
-        what came in time it may take some, so that only an event that was refused alone goes to another one.
+        A late stream then refuses all events of an hour, because hours that share a stream are at least two apart. The stream for
+        events in time may accept some, so only an event that was refused alone goes to another stream.
         """
         size = sum(len(event.line) for event in events)
         outcome: Outcome = Accepted()
@@ -174,8 +174,8 @@ class LokiSink(Sink):
         return outcome
 
     def _remedy_of(self, reason: str, events: Sequence[OutboxEvent]) -> str:
-        """What to do about a refusal that no event is to blame for; empty for any other."""
-        # Those that Loki takes beside one that is too new by its clock are found by halves.
+        """The remedy for a refusal that no event causes; empty for any other refusal."""
+        # If one event is too new for Loki's clock, the others are found by halving.
         if "timestamp too new" in reason and len(events) == 1 and events[0].time_us <= self._clock() * 1_000_000:
             return "check the clock of Loki's machine: it is behind"
         return next((remedy for told, remedy in _NOT_THE_EVENTS if re.search(told, reason, re.IGNORECASE)), "")
@@ -187,18 +187,18 @@ class LokiSink(Sink):
             if len(events) > 1:
                 return
             first = self._turn_of(events[0])
-        # So many sets at most: then each hour that Loki takes could have a stream of its own.
+        # Maximum number of sets: enough for each accepted hour to have its own stream.
         yield from range(first, _HOURS_TAKEN + self._late_streams + 1, self._late_streams)
 
     def _stream_of(self, event: OutboxEvent) -> Stream:
         return Stream(event.contract, self._turn_of(event) if is_late(event) else 0)
 
     def _turn_of(self, event: OutboxEvent) -> int:
-        """The late stream of the first set that the event's hour has, from 1."""
+        """The number, from 1, of the late stream in the first set for the event's hour."""
         return 1 + event.time_us // _HOUR_US % self._late_streams
 
     def probe(self) -> Outcome:
-        """Push no streams. That Loki says so shows that it is there and let us in."""
+        """Push no streams. If Loki complains about that, it is reachable and accepts our credentials."""
         outcome = self._endpoint.post(b'{"streams":[]}')
         if isinstance(outcome, Refused) and (outcome.status == 422 or "stream" in outcome.reason):
             return Accepted(status=outcome.status)
@@ -206,7 +206,7 @@ class LokiSink(Sink):
 
 
 class Tally:
-    """What became of the events of one batch, by index, told by several threads."""
+    """The outcomes of the events of one batch, by index. For several threads."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -217,7 +217,7 @@ class Tally:
         self._lock = threading.Lock()
 
     def add(self, request: Sequence[int], outcome: Outcome) -> None:
-        """What became of one request, which held these events."""
+        """Add the outcome of one request with these events."""
         with self._lock:
             match outcome:
                 case Accepted(status=status):
@@ -230,16 +230,16 @@ class Tally:
                     self._failures.append(outcome)
 
     def is_empty(self) -> bool:
-        """Whether nothing is known of any event yet."""
+        """Whether there is no outcome yet."""
         return not (self._taken or self._refused or self._failures)
 
     def is_worth_going_on(self, connections: int) -> bool:
-        """Whether further requests may fare better: no key was refused, and fewer failed than are sent at once."""
+        """Whether further requests make sense: no key was refused, and fewer requests failed than are sent at once."""
         failed = [failure for failure in self._failures if isinstance(failure, RetryAfter | CredentialsRefused)]
         return len(failed) < max(2, connections) and not any(isinstance(one, CredentialsRefused) for one in failed)
 
     def outcome(self) -> Outcome:
-        """What became of the batch. What was taken is not sent again because something else failed."""
+        """The outcome of the batch. Accepted events are not sent again if others failed."""
         waits = [failure for failure in self._failures if isinstance(failure, RetryAfter)]
         if self._taken or self._refused:
             rest = tuple(index for index in range(self._count) if index not in self._taken | self._refused.keys())
@@ -268,10 +268,10 @@ def encode_push(stream: Stream, events: Iterable[OutboxEvent], labels: Mapping[s
 
 
 def is_late(event: OutboxEvent) -> bool:
-    """Whether the event was collected so late that the stream of its contract may be too far ahead of it."""
+    """Whether the event was collected late, so that the stream of its contract may be too far ahead."""
     return event.collected_at * 1_000_000 - event.time_us > LATE_SECONDS * 1_000_000
 
 
 def time_ns(event: OutboxEvent) -> int:
-    """The event's time, with equal entries a nanosecond apart: Loki would take them for one."""
+    """The event's time. Equal entries are a nanosecond apart, because Loki would store them as one."""
     return event.time_us * 1000 + min(event.ordinal, 999)

@@ -1,11 +1,11 @@
-"""OpenSearch and Elasticsearch: `_bulk` with `create`, so that an event is there once.
+"""OpenSearch and Elasticsearch: `_bulk` with `create`, so that each event is stored once.
 
-The `_id` is made of the contract and the entry's identity: a repeat is answered with 409 and changes nothing. That holds within
-an index, so with `{date}` always, and in a data stream until it rolls over between an event and its repeat.
+The `_id` is made of the contract and the entry's identity: a repeat gets 409 and changes nothing. This holds within an index:
+with `{date}` always, in a data stream unless it rolls over between an event and its repeat.
 
-`_bulk` answers 200 and has a status for each item. What the receiver has against an event itself becomes a dead letter with its
-words; what concerns the index, the cluster or our rights holds the data. An event that a failure store keeps is not where it was
-sent: it was refused, whatever its status says.
+`_bulk` answers 200 with a status for each item. If the receiver refuses an event itself, it becomes a dead letter with the words.
+If the reason is the index, the cluster or our rights, the event waits. An event in a failure store is not in its index, so it
+counts as refused.
 Source: docs/facts.md, "OpenSearch and Elasticsearch".
 """
 
@@ -31,16 +31,16 @@ from poller.sinks.render import build_render
 
 SUCCESSES = (200,)
 _DATE, _DATE_CHARS = "{date}", len("2026-05-01")
-# What is wanted of the answer: all of it would be many times as much.
+# The requested parts of the answer. The whole answer would be many times as large.
 _BULK = (
     "/_bulk?filter_path=errors,items.*._id,items.*.status,items.*.failure_store"
     ",items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason"
 )
-_MAX_ANSWER_BYTES = 64 * 1024 * 1024  # a batch of which every event is refused at length takes less
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024  # more than a batch with a long refusal for each event
 _OLDEST_MAJOR = 7  # of Elasticsearch: before it, every document had a type
 _MAX_WORDS = 300
-_FINAL = (400, 413, 422)  # of an item, and so about the event: as it is, it will never be taken
-# It quotes the value that does not fit, in a notation of its own: the event's, which no log is to have.
+_FINAL = (400, 413, 422)  # for an item: this event will never be accepted
+# It quotes the value that does not fit. The value is part of the event and must not get into a log.
 _PREVIEW = re.compile(r"[\s.]*Preview of field's value: .*", re.DOTALL)
 _IN_FAILURE_STORE = "used"
 _SEE_FAILURE_STORE = (
@@ -90,7 +90,7 @@ class OpenSearchSink(Sink):
         )
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Send a batch. What is refused of it, and what is there already, leaves the others alone."""
+        """Send a batch. Refused events, and events that exist already, do not affect the others."""
         names = [f"{event.contract}-{event.identity.hex()}" for event in events]
         lines = []
         for event, name in zip(events, names, strict=True):
@@ -99,7 +99,7 @@ class OpenSearchSink(Sink):
 
     def _document(self, event: OutboxEvent) -> bytes:
         document = self._render(event) if self._render else event.line
-        # A data stream wants a time; an event of ECS has one.
+        # A data stream needs a time; an ECS event has one.
         return document if self._is_timed else with_time(document, "@timestamp", event.time_us)
 
     def _index_of(self, time_us: int) -> str:
@@ -118,9 +118,9 @@ class OpenSearchSink(Sink):
         return outcome_of_items(answer.body, names)
 
     def probe(self) -> Outcome:
-        """Ask for the version; where the index is there, try to create what is no document, which shows the rights."""
+        """Request the version. If the index exists, try to create an invalid document, which shows the rights."""
         outcome, answer = self._endpoint.exchange(b"", "/", method="GET")
-        # A user that may only write may not ask for the version: 403.
+        # A user with write rights only gets 403 for the version.
         if answer is None or (answer.status != 403 and not isinstance(outcome, Accepted)):
             return outcome
         if too_old := _too_old(answer):
@@ -129,7 +129,7 @@ class OpenSearchSink(Sink):
         outcome, answer = self._endpoint.exchange(b"", f"/{self._index_of(now_us)}", method="HEAD")
         if answer is None or answer.status == 401:
             return outcome
-        if answer.status == 404:  # the first event creates it
+        if answer.status == 404:  # the first event creates the index
             return Accepted(status=404)
         name = "ionos-poller-check"
         tried = self._bulk([self._action(now_us, name), b"{"], [name])
@@ -147,7 +147,7 @@ class _Result(msgspec.Struct):
 
     @property
     def is_in_failure_store(self) -> bool:
-        """Whether a document about the failure was stored in place of the event, under an id that is not ours."""
+        """Whether the failure store has a document instead of the event, with another id."""
         return bool(self.failure_store == _IN_FAILURE_STORE)
 
 
@@ -160,7 +160,7 @@ class _LooseBulk(msgspec.Struct):
 
 
 class _Rejected(NamedTuple):
-    """An item that was not taken: the receiver's words, and whether they are about the event itself, or about our rights."""
+    """A refused item: the receiver's words, and whether they concern the event itself, or our rights."""
 
     words: str
     is_final: bool
@@ -172,7 +172,7 @@ _NO_STATUS = _Result(0, "its item in the answer has no status")
 
 
 def outcome_of_items(body: bytes, names: Sequence[str]) -> Outcome:
-    """What a 200 means for each of the items, whose `_id`s are `names`."""
+    """The outcome of a 200 for the items with the `_id`s `names`."""
     count, results = len(names), _results(body, names)
     if results is None:
         return RetryAfter("this is no answer of _bulk (check url)", is_size_suspect=True)
@@ -191,9 +191,9 @@ def outcome_of_items(body: bytes, names: Sequence[str]) -> Outcome:
 
 
 def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
-    """The result of each item, by its `_id`; by its place where that is none of ours. None where it cannot be told.
+    """The result of each item, by its `_id`, or by its position if the `_id` is not ours. None if it is unknown.
 
-    An ingest pipeline may give another `_id`, and a failure store does. Results come in the order of the request.
+    An ingest pipeline may set another `_id`, and a failure store does. Results come in the order of the request.
     """
     try:
         items = _items(body)
@@ -211,9 +211,9 @@ def _results(body: bytes, names: Sequence[str]) -> Sequence[_Result] | None:
 
 
 def _items(body: bytes) -> list[dict[str, _Result]]:
-    """The items of an answer. One that cannot be read was not taken, and leaves the others alone.
+    """The items of an answer. An unreadable item counts as not accepted, and does not affect the others.
 
-    Raises: ValueError, RecursionError where this is no answer of _bulk.
+    Raises: ValueError, RecursionError if this is not an answer of _bulk.
     """
     try:
         return _decode_bulk(body).items
@@ -229,7 +229,7 @@ def _item(found: Any) -> dict[str, _Result]:
 
 
 def _told(error: Any) -> tuple[str, str, str]:
-    """What an error says: type, reason and cause, each as text, empty where it says nothing of it. Without an event's value."""
+    """Type, reason and cause of an error, each as text, empty if missing. Without values of the event."""
     if not isinstance(error, dict):
         kind, _, reason = _PREVIEW.sub("", _text(error)).partition(": ")
         return kind, reason, ""
@@ -244,12 +244,12 @@ def _text(value: Any) -> str:
 
 
 def _remedy_of(told: str) -> str:
-    """What to do about a refusal that no event is to blame for; empty for any other."""
+    """The remedy for a refusal that no event causes; empty for any other refusal."""
     return next((remedy for words, remedy in _NOT_THE_EVENTS if re.match(words, told)), "")
 
 
 def _rejected(result: _Result) -> _Rejected | None:
-    """None for an item that is there, since now or since before."""
+    """None for an item that is stored, now or before."""
     status = result.status
     if result.is_in_failure_store:
         return _Rejected(f"{status} ({_SEE_FAILURE_STORE})", is_final=True, is_forbidden=False)
@@ -267,7 +267,7 @@ def _rejected(result: _Result) -> _Rejected | None:
 
 
 def _readable(answer: Response) -> Response:
-    """An answer to a request as a whole with its words alone as its body."""
+    """An answer to the whole request, with only its words as body."""
     try:
         error = loose_json(answer.body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -277,7 +277,7 @@ def _readable(answer: Response) -> Response:
 
 
 def _too_old(answer: Response) -> str:
-    """What to say of a version that is too old for us; empty for any other, and where the answer does not say."""
+    """The message for a version that is too old; empty for any other version, and if it is unknown."""
     try:
         version = loose_json(answer.body)["version"]
         number, is_elastic = str(version["number"]), version.get("distribution") != "opensearch"

@@ -1,14 +1,14 @@
 """OpenTelemetry: logs over OTLP/HTTP, as protobuf or JSON.
 
-A success may be partial: the answer then says how many records were refused, not which. The batch is sent again in halves, until
-a refused record is alone and becomes a dead letter with the receiver's words. So a record that was taken beside a refused one may
-be stored several times, under the same `log.record.uid`.
+A success may be partial: the answer then says how many records were refused, but not which. The batch is sent again in halves,
+until a refused record is alone and becomes a dead letter with the receiver's words. So a record that was accepted beside a
+refused one may be stored several times, with the same `log.record.uid`.
 
-A 500 may come of a record, or of a receiver that is ill: a Collector answers so for what it cannot pass on, and takes an empty
-request all the same. It is the record's fault only if the receiver takes another one: the last that it took, or one of its batch.
+A 500 may be caused by a record or by a failing receiver: a Collector answers 500 if it cannot forward, but accepts an empty
+request. The record is the cause only if the receiver accepts another one: the last accepted record, or one of the same batch.
 
-Loki makes a stream of each resource, and answers a request of several streams for the last one alone: with `stream_per_contract`
-each request holds one contract, whose resource has its number.
+Loki makes a stream of each resource, and answers a request of several streams for the last one only. With `stream_per_contract`,
+each request holds one contract, and the resource has its number.
 Source: docs/facts.md, "OpenTelemetry (OTLP/HTTP)".
 """
 
@@ -40,16 +40,16 @@ log = logging.getLogger(__name__)
 SUCCESSES = (200, 201, 202, 204)  # 201: Fluent Bit
 _MAX_ANSWER_BYTES = 1024 * 1024  # a count and a message
 _SCOPE = "ionos-poller"
-# Of the attributes that Loki makes labels of by default, the one for a part of a service.
+# One of the attributes that Loki turns into labels by default. It names a part of a service.
 _INSTANCE = "service.instance.id"
-# Of a server that is out of reach for a while. Any other 5xx may be what a record that it cannot handle makes of it.
+# These statuses mean that the server is unavailable for a while. Any other 5xx may be caused by a record.
 _TRANSIENT = (502, 503, 504)
-# So long a record waits that gets one of those where none is known that the receiver takes.
+# How long a record with such an answer waits if no accepted record is known.
 PATIENCE_SECONDS = 3600.0
 
 
 class Partial(NamedTuple):
-    """What a success says of the records: how many were refused, and why."""
+    """The refused records of a success: how many, and why."""
 
     refused: int
     words: str
@@ -59,12 +59,12 @@ class OtlpSink(Sink):
     """POST {url}/v1/logs."""
 
     def __init__(self, settings: Settings, context: Context, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises: ConfigError when opentelemetry-proto is not installed."""
+        """Raises: ConfigError if opentelemetry-proto is not installed."""
         super().__init__(settings)
         self._clock = clock
-        self._taken: OutboxEvent | None = None  # the last one that was
-        self._beside: OutboxEvent | None = None  # while none was: the last of the first batch that was not
-        self._failing_since: dict[bytes, float] = {}  # by identity: what fails alone while none was taken
+        self._taken: OutboxEvent | None = None  # the last accepted event
+        self._beside: OutboxEvent | None = None  # while none was accepted: the last event of the first refused batch
+        self._failing_since: dict[bytes, float] = {}  # by identity: events that fail alone while none was accepted
         self._is_split = settings.stream_per_contract
         self._codec = _Protobuf(settings.name) if settings.encoding == "protobuf" else _Json()
         self._endpoint = Endpoint(
@@ -80,27 +80,27 @@ class OtlpSink(Sink):
         )
 
     def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
-        """The batch as it is, or in runs of one contract."""
+        """The whole batch, or one run for each contract."""
         if not self._is_split:
             return (events,)
         return [list(run) for _, run in groupby(events, key=attrgetter("contract"))]
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
-        """Send a batch. A refused record of it is found by halves."""
+        """Send a batch. A refused record is found by halving."""
         outcome, status = self._send(events)
         if isinstance(outcome, Accepted):
             self._taken = events[-1]
             self._failing_since.clear()
         if not isinstance(outcome, RetryAfter) or status is None or status < 500 or status in _TRANSIENT:
             return outcome
-        # Not to be tried again, says the standard. That must not cost an entry where it is the receiver that is ill.
+        # The standard forbids a retry. This must not cost an entry if the receiver itself fails.
         if len(events) > 1:
             self._beside = self._beside or events[-1]
             return outcome
         return Refused(outcome.reason, status) if self._is_to_blame(events[0]) else outcome
 
     def _send(self, events: Sequence[OutboxEvent]) -> tuple[Outcome, int | None]:
-        """What became of some records, and the status of the answer."""
+        """The outcome of some records, and the status of the answer."""
         resource = {**RESOURCE, **({_INSTANCE: events[0].contract} if self._is_split else {})}
         body = self._codec.encode([record_of(event) for event in events], resource)
         outcome, answer = self._endpoint.exchange(body)
@@ -111,7 +111,7 @@ class OtlpSink(Sink):
         return outcome, answer and answer.status
 
     def _is_to_blame(self, event: OutboxEvent) -> bool:
-        """Whether it is this record that the receiver cannot handle."""
+        """Whether the receiver cannot handle this record, although it accepts others."""
         other = self._taken or self._beside
         if other and other.identity != event.identity and isinstance(self._send([other])[0], Accepted):
             return True
@@ -121,7 +121,7 @@ class OtlpSink(Sink):
         return self._clock() - since >= PATIENCE_SECONDS and isinstance(self.probe(), Accepted)
 
     def _judge(self, answer: Response, sent: bytes, count: int) -> Outcome:
-        """What a success means for `count` records."""
+        """The outcome of a success with `count` records."""
         partial = partial_of(answer)
         if partial is None:
             reason = (
@@ -136,7 +136,7 @@ class OtlpSink(Sink):
         return Accepted(status=answer.status)
 
     def probe(self) -> Outcome:
-        """Send a request without records. Refused for being empty means reachable and let in."""
+        """Send a request without records. A refusal because it is empty shows that sending works."""
         return probed(self._endpoint.post(self._codec.encode([], RESOURCE)))
 
     def _readable(self, answer: Response) -> Response:
@@ -201,7 +201,7 @@ class _Protobuf:
     content_type = "application/x-protobuf"
 
     def __init__(self, name: str) -> None:
-        """Raises: ConfigError when they are not installed."""
+        """Raises: ConfigError if they are not installed."""
         instead = ', or set encoding = "json"'
         with needed("otlp", f"sinks.{name}.type", "otlp needs opentelemetry-proto", instead=instead):
             from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
@@ -241,9 +241,9 @@ class _Protobuf:
 
 
 def partial_of(answer: Response) -> Partial | None:
-    """What a success says of the records. None where it may say something of them that cannot be read.
+    """The refused records of a success; None if it may name some but cannot be read.
 
-    Of what is no answer of OTLP's, such as `OK`, nothing: that is a success like any other.
+    An answer that is not OTLP, such as `OK`, is a plain success.
     """
     found = _decoded(answer.body)
     if found is not None:
@@ -255,7 +255,7 @@ def partial_of(answer: Response) -> Partial | None:
     partial = Partial(*_pair_in(of_records))
     is_like_protobuf = answer.body.startswith(_PARTIAL_BEGINS)  # and a line of text, too
     is_whole = is_whole and is_whole_inside
-    # JSON behind a newline may be a whole message by chance, but never one of these fields alone.
+    # JSON behind a newline may look like a whole message by chance, but never like one with these fields only.
     if partial.refused > 0 or (is_like_protobuf and is_whole and of_records.keys() <= _OF_PARTIAL):
         return partial
     is_cut = is_like_protobuf and not is_whole and _is_protobuf(answer)
@@ -275,7 +275,7 @@ def _partial_in(found: dict[str, Any]) -> Partial | None:
 
 
 def message_of(answer: Response) -> str:
-    """The words of an error, a google.rpc.Status: a number and a text, as a partial success has them, too."""
+    """The words of an error, a google.rpc.Status: a number and a text, as in a partial success."""
     found = _decoded(answer.body)
     if found is None:
         return _pair_in(fields_of(answer.body)[0])[1] if _is_protobuf(answer) else ""
@@ -284,7 +284,7 @@ def message_of(answer: Response) -> str:
 
 
 def _is_protobuf(answer: Response) -> bool:
-    # Loki says `application/octet-stream` of its errors. No text begins with the characters of their first fields.
+    # Loki labels its errors `application/octet-stream`. No text begins with the characters of their first fields.
     return "protobuf" in answer.headers.get("Content-Type", "") or answer.body.startswith(_STATUS_BEGINS)
 
 
@@ -302,7 +302,7 @@ def _either(fields: dict[str, Any], name: str, other: str) -> Any:
 
 
 Fields = dict[tuple[int, int], bytes]
-"""What a protobuf message holds: number and kind of a field -> its last value, a number in eight bytes."""
+"""The content of a protobuf message: number and kind of a field -> its last value; numbers have eight bytes."""
 
 
 def _pair_in(fields: Fields) -> tuple[int, str]:
@@ -312,9 +312,9 @@ def _pair_in(fields: Fields) -> tuple[int, str]:
 
 
 def fields_of(message: bytes) -> tuple[Fields, bool]:
-    """The fields of a protobuf message, and whether they are all of it: not where it was cut, or is none.
+    """The fields of a protobuf message, and whether they are complete: not if it was cut, or is not protobuf.
 
-    Source: https://protobuf.dev/programming-guides/encoding. What comes behind bytes that are no protobuf is not read.
+    Source: https://protobuf.dev/programming-guides/encoding. Reading ends at the first bytes that are not protobuf.
     """
     found: Fields = {}
     at = 0
@@ -343,14 +343,14 @@ def fields_of(message: bytes) -> tuple[Fields, bool]:
 _VARINT, _LENGTH, _FIXED_BYTES = 0, 2, {1: 8, 5: 4}
 _ALL_BITS = (1 << 64) - 1
 _OF_PARTIAL = {(1, _VARINT), (2, _LENGTH)}  # how many were refused, and why
-# What may name refused records, in any Unicode encoding and behind any mark of one.
+# The text that may name refused records, in any Unicode encoding, with or without its mark.
 _LIKE_JSON = re.compile(rb"\A[\s\xef\xbb\xbf\xfe\xff]*\{|rejected_?log_?records", re.IGNORECASE)
 _STATUS_BEGINS = (b"\x08", b"\x12")  # its code, or its message
 _PARTIAL_BEGINS = b"\x0a"  # the field 1 that holds the partial success
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number, and where it ends.  Raises: IndexError where the message ends in it."""
+    """A number and the position after it.  Raises: IndexError if the message ends inside it."""
     value = shift = 0
     while True:
         byte = message[at]

@@ -1,6 +1,6 @@
-"""Any receiver over HTTP: a batch as JSON array or as lines of JSON, or one event a request, as the receiver wants it.
+"""Any receiver over HTTP: a batch as JSON array or as lines of JSON, or one event per request.
 
-It has no key to tell a repeat by: what was in flight when an answer got lost may show twice.
+Events have no key by which a receiver could detect repeats: if an answer is lost, the batch in flight may show twice.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from poller.sinks.http import Endpoint, Login, login_of, probed
 from poller.sinks.render import Render, build_render
 
 _NDJSON = "application/x-ndjson"
-# No receiver has to know HEAD at an address that takes events: these answers say that it was reached, and let us in.
+# A receiver need not support HEAD at an address for events: these answers show that it is reachable and accepts our credentials.
 _REACHED = (400, 405, 415, 422, 501)
 
 
 class Shape(NamedTuple):
-    """How a receiver wants its requests. `place` names the keys that say where to; `are_chosen`: `successes` is a key, too."""
+    """The form of requests. `place` names the keys of the address; `are_chosen`: `successes` is a key, too."""
 
     path: str = ""
     method: str = "POST"
@@ -54,7 +54,7 @@ class PostSink(Sink):
         )
 
     def parts(self, events: Sequence[OutboxEvent]) -> Iterable[Sequence[OutboxEvent]]:
-        """All of it at once; where a request holds one event, each on its own."""
+        """One run; if a request holds one event, a run for each event."""
         return [[event] for event in events] if self._shape.body == "object" else (events,)
 
     def send(self, events: Sequence[OutboxEvent]) -> Outcome:
@@ -62,12 +62,12 @@ class PostSink(Sink):
         if self._shape.body == "object":
             body = body[:-1]
         elif self._shape.body == "array":
-            # No line holds a newline, so those between the lines are all there are.
+            # No line contains a newline, so newlines separate the lines.
             body = b"[" + body[:-1].replace(b"\n", b",") + b"]"
         return self._endpoint.exchange(body, method=self._shape.method)[0]
 
     def probe(self) -> Outcome:
-        """Send an empty array. Refused for being empty means reachable and let in. Of other bodies, ask what is there (HEAD)."""
+        """Send an empty array: refused because it is empty means that sending works. For other bodies, send HEAD."""
         if self._shape.body == "array":
             return probed(self._endpoint.exchange(b"[]", method=self._shape.method)[0])
         outcome, answer = self._endpoint.exchange(b"", method="HEAD")
@@ -79,7 +79,7 @@ class PostSink(Sink):
 
 
 def build(settings: Settings, context: Context) -> Sink:
-    """The sink of a table of type `http`."""
+    """Make the sink of a table of type `http`."""
     shape = Shape(
         method=settings.method,
         body=settings.body,

@@ -1,4 +1,4 @@
-"""How an event becomes what a sink sends of it, as `format` of its table says."""
+"""Turning an event into the line that a sink sends, as `format` of its table says."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 class Render(Protocol):
-    """Makes an event a JSON object in a format, on one line."""
+    """Turns an event into a JSON object in a format, on one line."""
 
     def __call__(self, event: OutboxEvent, *, max_bytes: int | None = None) -> bytes:
-        """The entry in it is shortened, with a marker, where the line would be longer than `max_bytes`."""
+        """The entry in it is shortened, with a marker, if the line would be longer than `max_bytes`."""
         ...
 
 
 def build_render(settings: ActionSink) -> Render | None:
-    """How an event becomes a line for this sink; None: as it is."""
+    """The function that turns an event into a line for this sink; None: the line as it is."""
     return _render("moesif-action" if isinstance(settings, MoesifSink) else settings.format, settings)
 
 
 def chosen_render(name: Format, sinks: Iterable[Sink]) -> Render | None:
-    """The same for a format that was asked for by hand. Moesif actions are made as the first sink makes them that makes any."""
+    """The same for a format of the command line. Moesif actions use the keys of the first sink that sends actions."""
     candidates = (sink for sink in sinks if isinstance(sink, ActionSink))
     is_theirs = (sink for sink in candidates if isinstance(sink, MoesifSink) or sink.format == "moesif-action")
     return _render(name, next(is_theirs, None))
@@ -50,7 +50,7 @@ def _render(name: Format, actions: ActionSink | None) -> Render | None:
 
 
 def build_actions(settings: ActionSink | None) -> ActionMaker:
-    """What makes Moesif actions as the table says, or as usual without one."""
+    """The function that makes Moesif actions as the table says, or with defaults without one."""
     from poller.core.mapping.moesif import ActionMaker
 
     if settings is None:
