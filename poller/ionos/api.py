@@ -1,8 +1,8 @@
 """The Activity Log API: contracts, pages and totals, each call with its retries.
 
-Owns authentication, retries, and the translation of every status and every bad answer into one of our errors, with the API's
-own words. Decides nothing about windows. Keeps, as a by-product of each answer, how far the API's clock is from ours. When a
-request may be sent is decided in `asking`.
+Owns authentication, retries, and the translation of every bad answer into one of our errors; `statuses` translates a status.
+Decides nothing about windows. From each answer it learns the difference between the API's clock and ours. `asking` decides when
+a request may be sent.
 
 Source: docs/facts.md, "IONOS Activity Log API".
 """
@@ -49,19 +49,19 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# From when on a person is told: of a clock that is off, and of a token that expires.
+# The limits for a warning: of a wrong clock, and of a token that expires soon.
 WARN_SKEW_SECONDS = 30.0
 WARN_EXPIRY_SECONDS = 14 * 86_400
 
 _BASE_PATH = "/activitylog/v1"
-# Longer wishes are left to the next poll: a worker must not sleep for hours, nor for 1e9 seconds.
+# A longer `Retry-After` is left to the next poll: a worker must not sleep for hours, or for 1e9 seconds.
 _MAX_WAIT_SECONDS = 30.0
 _ASK_AGAIN_SECONDS = 1.0  # after a 401
-_TURNS = 64  # where nobody limits them
-_PRESENT_SECONDS = 60  # so long ago, both clocks have passed it
+_TURNS = 64  # if no limit is given
+_PRESENT_SECONDS = 60  # a time this long ago has passed by both clocks
 SINGLE_FACTOR = 2
-"""How many times as large as a page an answer with a single entry may be. All copies of it must fit into memory."""
-# One answer is parsed at a time: that is no slower with the interpreter's lock, and the copies that it takes exist only once.
+"""How many times larger than a page an answer with a single entry may be. All its copies must fit into memory."""
+# One answer is parsed at a time. With the interpreter's lock this is not slower, and its copies exist only once.
 _parsing = threading.Lock()
 _MAX_LIST_PAGES = 1000
 _BAD_ANSWER_HINT = f"it is asked again at the next poll; if that does not help, {WAY_HINT}"
@@ -72,9 +72,9 @@ _ENCODING_HINT = "a proxy or gateway on the way to the API adds it: have it pass
 class ActivityLog:
     """The API as one account sees it. Safe to use from several threads at once.
 
-    `authorization` gives the value of the header and is asked anew after a 401, so that a rotated token file is picked up.
-    `key_remedy`: what a person does who has new credentials. `observe` is told the status (or error kind) and the seconds of
-    every request. A set `stop` ends every wait.
+    `authorization` returns the value of the header. It is called again after a 401, so that a rotated token file is used.
+    `key_remedy`: what a person must do with new credentials. `observe` is called with the status (or kind of error) and the
+    seconds of each request. Setting `stop` ends every wait.
     """
 
     def __init__(
@@ -106,20 +106,20 @@ class ActivityLog:
         self._observe = observe
         self._key_remedy = key_remedy
         self.max_limit = sys.maxsize
-        """The most entries a page that the API was found to take, and its words about it."""
+        """Maximum entries per page that the API accepts, as far as known, and its words about it."""
         self.limit_words = ""
-        self._api_clock: float | None = None  # what the API's clock shows when the steady clock shows 0
+        self._api_clock: float | None = None  # the API's time at which the monotonic clock shows 0
 
     @property
     def clock_skew_seconds(self) -> float | None:
-        """Our clock now minus the API's, by the last answer with a `Date`; None where there was none.
+        """Our clock now minus the API's, by the last answer with a `Date`; None without one.
 
-        A clock of ours that is set shows at once: the time since that answer is measured with another one.
+        If our clock is set, this shows at once, because the time since that answer is measured with another clock.
         """
         return None if self._api_clock is None else time.time() - (self._api_clock + _steady_seconds())
 
     def hanging_count(self) -> int:
-        """How many requests, of all accounts, wait for an answer for so long that others are sent beside them."""
+        """How many requests, of all accounts, wait so long for an answer that others are sent beside them."""
         return self._asking.turns.hanging_count()
 
     def take_part(self, part: float) -> None:
@@ -127,7 +127,7 @@ class ActivityLog:
         self._rate_limit.take_part(part)
 
     def admit(self, contract: str) -> bool:
-        """Whether a poll of this contract may begin now: of those that do not answer or fail, only a few may at once."""
+        """Whether a poll of this contract may begin now. Only a few hanging or failing contracts may be polled at once."""
         return self._asking.turns.admit(contract)
 
     def dismiss(self, contract: str) -> None:
@@ -135,7 +135,7 @@ class ActivityLog:
         self._asking.turns.dismiss(contract)
 
     def contracts(self) -> ContractList:
-        """The contract numbers that the account may see, from all pages of the list.  Raises: as `page`."""
+        """The contract numbers that the account can see, from all pages of the list.  Raises: as `page`."""
         found: dict[str, None] = {}
         params: dict[str, str | int] = {}
         missing = ""
@@ -159,11 +159,11 @@ class ActivityLog:
         return ContractList(list(found), missing)
 
     def page(self, contract: str, window: Window, offset: int, limit: int, *, is_retried: bool = True) -> Page:
-        """One page of a window, in the API's order. A `limit` that the API refuses is lowered to what it takes.
-        What fails is asked for again, unless `is_retried` is false.
+        """One page of a window, in the API's order. If the API refuses `limit` as too large, a smaller one is used.
+        A failed request is retried, unless `is_retried` is false.
 
-        Raises: BodyTooLargeError when it is too heavy (ask for a smaller `limit`), RejectedError when the API refuses this
-        very query, AuthError, TransientError after the last retry (UnusableAnswerError where an answer came), StoppedError.
+        Raises: BodyTooLargeError if it is too large (use a smaller `limit`), RejectedError if the API refuses this query,
+        AuthError, TransientError after the last retry (UnusableAnswerError if an answer came), StoppedError.
         """
         page = self._page_within_limit(contract, window, offset, limit, is_retried=is_retried)
         if page.is_mended:
@@ -187,7 +187,7 @@ class ActivityLog:
                 log.warning("page_size.refused", extra={"limit": asked, "why": error.message, "hint": hint})
 
     def _is_refused(self, contract: str, limit: int) -> bool:
-        """Whether the API refuses so many entries of the present.  Raises: what `page` raises but for the refusal."""
+        """Whether the API refuses this `limit` for the present time.  Raises: as `page`, except for the refusal."""
         second = int(time.time() - (self.clock_skew_seconds or 0.0)) - _PRESENT_SECONDS
         try:
             self._page(contract, Window(second, second + 1), 0, limit, is_retried=True)
@@ -204,7 +204,7 @@ class ActivityLog:
             "offset": offset,
             "limit": limit,
         }
-        # A single entry may be larger than a page should be: it has to come through all the same.
+        # A single entry may be larger than a page should be, and must still be read.
         max_bytes = self.max_page_bytes if limit > 1 else self.max_page_bytes * SINGLE_FACTOR
 
         def parse(response: Response) -> Page:
@@ -233,7 +233,7 @@ class ActivityLog:
                 self._asking.turns.ended_after(contract, 0)
                 return found
             except AuthError as error:
-                # The token file may have been replaced since we read it; or it was the API's mistake of a moment: once more.
+                # The token file may have been replaced since we read it, or the API made a short mistake: try once more.
                 if error.is_denied or was_refused:
                     raise
                 was_refused = True
@@ -327,7 +327,7 @@ class ActivityLog:
         return self._authorization_value
 
     def _is_authorization_renewed(self, refused: str) -> bool:
-        # Another thread may have read it anew since our request went out: then only compare.
+        # Another thread may have read it again since our request was sent. Then it is only compared.
         if self._authorization_value == refused:
             self._authorization_value = self._authorization()
         return self._authorization_value != refused
@@ -340,7 +340,7 @@ class ActivityLog:
 
 
 def _steady_seconds() -> float:
-    """A clock that nobody sets, and that goes on while the machine sleeps, where there is one."""
+    """A clock that nobody sets. If possible, it also runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -351,7 +351,7 @@ def _parse_contracts(response: Response) -> ContractPage:
 
 
 def token_expiry(token: str) -> float | None:
-    """The `exp` of a JWT in unix seconds, read but not verified; None where it is no JWT or has none."""
+    """The `exp` of a JWT in unix seconds, not verified; None if it is no JWT or has no `exp`."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

@@ -1,6 +1,6 @@
-"""When a request to the API may be sent: its account's pace, the rate limit of all, and the turn of its contract.
+"""When a request to the API may be sent: the pace of its account, the rate limit, and the turn of its contract.
 
-Thin: `pace` and `turns` decide, this waits. What they decide with is shared by threads and guarded here.
+`pace` and `turns` decide, this module waits. Their data is shared by threads and locked here.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from poller.core.turns import Turns
 from poller.net.transport import RateLimit, Response, retry_after_seconds
 from poller.system.liveness import moves
 
-# For so long an account that is refused is waited for. What wants longer is left to the next poll: nothing is lost by it.
+# How long to wait for an account that gets 429. A longer wait is left to the next poll; nothing is lost.
 PATIENCE_SECONDS = 30.0
-# And for so long where it would cost what was read already.
+# The same if pages that were read already would be lost.
 LONG_PATIENCE_SECONDS = 300.0
-_LOOK_SECONDS = 0.5  # how soon a stop is noticed
+_LOOK_SECONDS = 0.5  # how often to look for a stop
 
 
 class PausedError(TransientError):
-    """The account is refused for longer than we wait. Nothing was sent."""
+    """The account is limited (429) for longer than we wait. Nothing was sent."""
 
 
 class SharedTurns:
@@ -79,7 +79,7 @@ class SharedTurns:
 
 
 class Asking:
-    """What one account asks, request by request. Safe to use from several threads at once."""
+    """The requests of one account. Safe to use from several threads at once."""
 
     def __init__(
         self,
@@ -96,9 +96,9 @@ class Asking:
         self._lock = threading.Lock()
 
     def ask(self, contract: str, send: Callable[[], Response], patience_seconds: float = PATIENCE_SECONDS) -> Response:
-        """Send a request when it may be sent, and learn from what comes of it.
+        """Wait until a request may be sent, send it, and note the result for later requests.
 
-        Raises: what `send` raises; PausedError where the account is refused for longer than `patience_seconds`; StoppedError.
+        Raises: what `send` raises; PausedError if the account is limited for longer than `patience_seconds`; StoppedError.
         """
         self._await_pace(contract, patience_seconds)
         with self._rate_limit.wait(self._stop):

@@ -1,4 +1,4 @@
-"""What a status of the Activity Log API means to us: one of our errors, with the API's own words and what to do.
+"""Translating a status of the Activity Log API into one of our errors, with the API's own words and a remedy.
 
 Source: docs/facts.md, "IONOS Activity Log API".
 """
@@ -20,7 +20,7 @@ _MIN_MASKED_CHARS = 4
 
 
 def failure_of(response: Response, contract: str, secrets: Sequence[str], key_remedy: str) -> PollerError | None:
-    """What a status means to us, with the API's own words; None for 200, and for 204: there is nothing."""
+    """The error for a status, with the API's own words; None for 200 and 204."""
     status = response.status
     if status in (200, 204):
         return None
@@ -55,7 +55,7 @@ def failure_of(response: Response, contract: str, secrets: Sequence[str], key_re
 
 
 def secrets_in(authorization: str) -> list[str]:
-    """All forms of the credentials that an answer could repeat."""
+    """All forms of the credentials that an answer could quote."""
     value = authorization.partition(" ")[2]
     secrets = [authorization, value]
     if authorization.startswith("Basic "):

@@ -324,4 +324,4 @@ class Session(requests.Session):
         )
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: else `requests` would read the whole body of a redirect, however large, even where it is not to follow."""
+        """Always None. Otherwise `requests` reads the whole body of a redirect, even if it does not follow it."""

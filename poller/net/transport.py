@@ -1,8 +1,8 @@
-"""HTTP for everybody: one place that talks through `requests`.
+"""HTTP for all rooms: the only place that sends requests through `requests`.
 
-Owns the time-outs, TLS and proxy, and the cap on an answer's size. Follows no redirect: a token must never reach another host.
-Reads no environment: proxies and certificates are handed in. Knows no rule about what a status means. What lies under a request
-is in `connections`, what is said where no answer came in `failures`.
+Owns the time-outs, TLS and proxy, and the size limit of an answer. Follows no redirect: a token must never reach another host.
+Reads no environment: proxies and certificates are parameters. Has no rule for the meaning of a status. The connections are in
+`connections`, the messages for missing answers in `failures`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from poller.net.failures import FOREIGN, WAY_HINT, translate
 from poller.system.liveness import moves
 
 _CHUNK_BYTES = 256 * 1024
-# Of an answer whose head is what counts, no more of the body is read, and it is not waited for longer.
+# If only the head of an answer counts, this is the maximum that is read of the body, and the maximum wait for it.
 _WORDS_BYTES = 64 * 1024
 _WORDS_SECONDS = 1.0
 
 
 class Response(NamedTuple):
-    """An answer. Header names are case-insensitive; `body` is inflated. `is_whole`: that is all of the body.
+    """An answer. Header names are case-insensitive; `body` is inflated. `is_whole`: the body is complete.
 
-    The headers came at `head_at` (unix seconds), `head_seconds` after the request was begun; the body took `body_seconds` more.
-    `secrets` are those of a proxy on the way, which may quote them.
+    The headers arrived at `head_at` (unix seconds), `head_seconds` after the start of the request; the body took `body_seconds`
+    more. `secrets` are those of a proxy on the way, which may quote them.
     """
 
     status: int
@@ -99,8 +99,8 @@ class Transport:
     ) -> Response:
         """Send one request and read the whole answer, whatever its status.
 
-        Raises: BodyTooLargeError beyond `max_bytes`; TransientError for everything that kept an answer from coming
-        (its `status` is None), with a hint where a person can do something.
+        Raises: BodyTooLargeError beyond `max_bytes`; TransientError without `status` if no answer came, with a hint if a person
+        can do something.
         """
         return self._request(method, url, headers, params, body, lambda answer: _read(answer, max_bytes))
 
@@ -114,11 +114,11 @@ class Transport:
         whole: Collection[int] = (),
         max_bytes: int = 1024 * 1024,
     ) -> Response:
-        """Send one request whose answer is its status line and headers, whatever its body is.
+        """Send one request of which only the status line and the headers of the answer count.
 
-        Of the body, what comes at once is read for its words; where that is not all, the connection is closed. With a status in
-        `whole`, all of it counts and is read, up to where it ends early.
-        Raises: TransientError for everything that kept what counts from coming; BodyTooLargeError beyond `max_bytes` of it.
+        The part of the body that comes at once is read for its words; if that is not all, the connection is closed. With a status
+        in `whole`, the body counts and is read, even if it ends early.
+        Raises: TransientError if the part that counts did not come; BodyTooLargeError beyond `max_bytes`.
         """
 
         def read(answer: requests.Response) -> Response:
@@ -161,7 +161,7 @@ class Transport:
 
 
 def _login_of(url: str) -> list[str]:
-    """The password in a proxy's URL, in each form in which the proxy could quote it; nothing where there is none."""
+    """The password in a proxy's URL, in all forms in which the proxy could quote it; empty without one."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -175,7 +175,7 @@ def _login_of(url: str) -> list[str]:
 def _read_words(answer: requests.Response) -> Response:
     if (original := _original(answer)) is not None:
         original.hurry(_WORDS_SECONDS)
-    # Endless, cut short, compressed wrongly: none of that changes what its head says.
+    # An endless, cut or wrongly compressed body does not change the meaning of the head.
     return _read_up_to(_WORDS_BYTES, answer, FOREIGN)
 
 
@@ -194,19 +194,19 @@ def _read(answer: requests.Response, max_bytes: int, *forgiven: type[Exception])
 
 
 def _read_up_to(max_bytes: int, answer: requests.Response, forgiven: tuple[type[Exception], ...]) -> Response:
-    """The answer, or as much of it as comes before one of the `forgiven` is raised, or it is larger: then a bit more."""
-    body, is_whole = BytesIO(), False  # of which the bytes are had without a copy
+    """The answer. If one of the `forgiven` is raised, or it is too large, the part up to there."""
+    body, is_whole = BytesIO(), False  # gives its bytes without a copy
     with suppress(*forgiven):
-        # read1 gives what has come; read would wait for a whole chunk.
+        # read1 returns the bytes that have arrived; read would wait for a whole chunk.
         while body.tell() <= max_bytes and not is_whole:
             is_whole = not body.write(answer.raw.read1(min(max_bytes, _CHUNK_BYTES), decode_content=True))
     return Response(answer.status_code, answer.headers, body.getvalue(), is_whole)
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | None:
-    """`Retry-After` as seconds from now, given as seconds or as a date; None where it is missing or makes no sense.
+    """`Retry-After` in seconds from now, from seconds or a date; None if it is missing or invalid.
 
-    A date is one of the other side's clock, which `Date` tells; without it, `now` is taken for that.
+    A date follows the server's clock, which `Date` shows; without `Date`, `now` is used.
     """
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit() and len(text) < 12:
@@ -217,7 +217,7 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | No
 
 
 def unrequested_encoding(headers: Mapping[str, str]) -> str:
-    """The `Content-Encoding` of an answer, where it is none that was asked for; "" where it is."""
+    """The `Content-Encoding` of an answer if we did not ask for it, else ""."""
     encoding = headers.get("Content-Encoding", "").strip().lower()
     known = {"", "identity", "gzip", "x-gzip", "deflate"}
     is_known = all(part.strip() in known for part in encoding.split(","))
@@ -225,7 +225,7 @@ def unrequested_encoding(headers: Mapping[str, str]) -> str:
 
 
 def parse_http_date(text: str) -> datetime | None:
-    """An HTTP date as aware UTC; None where it is missing or makes no sense."""
+    """An HTTP date as aware UTC; None if it is missing or invalid."""
     try:
         at = email.utils.parsedate_to_datetime(text)
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
@@ -234,10 +234,10 @@ def parse_http_date(text: str) -> datetime | None:
 
 
 class RateLimit:
-    """At most `per_second` requests in any second, shared by all threads. 0 means no limit.
+    """At most `per_second` requests in any second, for all threads together. 0 means no limit.
 
-    A sliding second rather than a steady pace: a short poll need not wait at all. It is a second of the other side's, which
-    gets some requests later after they were sent than others.
+    It uses a sliding second, not a steady pace, so that a short poll need not wait. The second counts at the server, where
+    requests arrive with different delays.
     """
 
     def __init__(self, per_second: float) -> None:
@@ -250,13 +250,13 @@ class RateLimit:
         """Use only this part of the pace, above 0 and at most 1: other processes use the rest."""
         per_second = self._per_second * part
         with self._lock:
-            # Below one a second the span grows instead: 0.5 is one request in any two seconds.
+            # Below one per second, the span grows instead: 0.5 is one request in any two seconds.
             self._count = max(1, int(per_second))
             self._span_seconds = max(1.0, 1 / per_second) if per_second > 0 else 0.0
             self._turns = sorted(self._turns, key=lambda turn: turn.at)[-self._count :]
 
     def wait(self, stop: threading.Event) -> Turn:
-        """Wait for a turn, within which the request is sent.  Raises: StoppedError when `stop` is set while waiting."""
+        """Wait for a turn, in which the request is sent.  Raises: StoppedError when `stop` is set while waiting."""
         if not self._span_seconds:
             return Turn(0.0)
         with self._lock:
@@ -273,14 +273,14 @@ class RateLimit:
             wait = due - time.monotonic()
             if wait > 0 and stop.wait(wait):
                 raise StoppedError("asked to stop")
-            # The one a span before us may have been answered, that is arrived, later than it was sent.
+            # The request one span before may have arrived later than it was sent; its answer shows when.
             if earliest is not None:
                 turn.at = max(turn.at, earliest.at + self._span_seconds)
         return turn
 
 
 class Turn:
-    """The right to send one request, within a `with`. `at` is when the other side may have got it, at the latest."""
+    """The right to send one request, in a `with` block. `at` is the latest time at which the server may have got it."""
 
     __slots__ = ("at",)
 
@@ -293,5 +293,5 @@ class Turn:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """It has arrived by now: only from here on does its span run out for sure."""
+        """The request has arrived: its span starts now at the latest."""
         self.at = max(self.at, time.monotonic())

@@ -1,4 +1,4 @@
-"""What the other side says, as one line that is safe to show: bounded, printable, without secrets and what was sent."""
+"""The words of a server as one line that is safe to show: bounded, printable, without secrets and without our body."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def words_of(answer: Response, secrets: Sequence[str], sent: bytes) -> str:
 
 
 def said(text: object, secrets: Sequence[str] = ()) -> str:
-    """What a library says that the other side said, as such a line."""
+    """The words of a server that a library reports, as such a line."""
     return words_of(Response(0, {}, str(text).encode("utf-8", "replace")), secrets, b"")
 
 
 def one_line(text: str, max_chars: int = _MAX_WORDS) -> str:
-    """A text as one printable line, which a terminal, a log and a database take as it is."""
+    """A text as one printable line for terminals, logs and databases."""
     text = "".join(char if char.isprintable() else " " for char in text[: 20 * max_chars])
     return " ".join(text.split())[:max_chars]
 
 
 def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
-    """The words of an answer of an IONOS API: the messages of its error body, else the whole body.
+    """The words of an answer of an IONOS API: the messages of its error body, otherwise the whole body.
 
     Source: docs/facts.md, "IONOS Activity Log API".
     """
-    # Whatever its status is, an answer that shows entries has no words: no entry belongs in a log.
+    # An answer with entries has no words, with any status: no entry belongs in a log.
     if _ENTRY.search(_plain(_text_of(answer.body[:_MAX_BODY_BYTES]))):
         return ""
     said = error_words_of(answer, secrets)
@@ -55,7 +55,7 @@ def api_words_of(answer: Response, secrets: Sequence[str]) -> str:
 
 
 def error_words_of(answer: Response, secrets: Sequence[str]) -> str | None:
-    """The messages of an answer that is an error body of an IONOS API, whatever its status; None where it is none."""
+    """The messages of an error body of an IONOS API, with any status; None if the answer is no error body."""
     try:
         messages = json.loads(answer.body[:_MAX_BODY_BYTES])["messages"]
         texts = [_message(message) for message in messages[:_MAX_MESSAGES]]
@@ -66,16 +66,16 @@ def error_words_of(answer: Response, secrets: Sequence[str]) -> str | None:
 
 
 def loose_json(body: bytes) -> Any:
-    """What a body holds that is JSON but for what stands in its texts: cut characters, halves of a pair, control characters.
+    """The content of a JSON body whose texts may hold cut characters, halves of a pair or control characters.
 
-    Raises: ValueError, RecursionError where it is none.
+    Raises: ValueError, RecursionError if it is not JSON.
     """
     text = body.decode(json.detect_encoding(body), "replace")
     return json.loads(without_lone_surrogates(text.encode()).decode(), strict=False)
 
 
 def _text_of(body: bytes) -> str:
-    """A body as text: in the Unicode encoding that its first bytes show, or else one byte a character."""
+    """A body as text: in the Unicode encoding that its first bytes show, otherwise one character per byte."""
     encoding, is_whole = json.detect_encoding(body), len(body) < _MAX_BODY_BYTES
     try:
         return codecs.getincrementaldecoder(encoding)().decode(body, is_whole)
@@ -84,7 +84,7 @@ def _text_of(body: bytes) -> str:
 
 
 def _masked(text: str, secrets: Sequence[str]) -> str:
-    """The text without the secrets. Where one of them is in it as JSON, a URL or HTML write it, the text is read out of that."""
+    """The text without the secrets. If it holds one in the notation of JSON, a URL or HTML, the text is decoded first."""
     longest_first = sorted(filter(None, secrets), key=len, reverse=True)
     for secret in longest_first:
         text = text.replace(secret, MASK).replace(json.dumps(secret)[1:-1], MASK)
@@ -97,10 +97,10 @@ def _masked(text: str, secrets: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text as it was before JSON, a URL or HTML, or one in the other, wrote it; without any backslash."""
+    """The text decoded from the notation of JSON, a URL or HTML, also nested; without backslashes."""
     for _ in range(_MOST_NESTED):
         read = _UNICODE_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text).replace("\\", "")
-        # Two halves of a pair, which JSON escapes one by one, become one character.
+        # The two halves of a pair, which JSON escapes separately, become one character.
         read = read.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         read = html.unescape(unquote_plus(read))
         if read == text:
@@ -116,11 +116,11 @@ def _message(message: Any) -> str:
 
 
 def _without_echo(words: str, sent: bytes) -> str:
-    """The words up to where they begin to repeat what was sent, however often that was quoted again."""
+    """The words up to where they repeat our body, also if it was quoted several times."""
     haystack = sent.replace(b"\\", b"")
     for flat in (words.replace("\\", ""), _plain(words)):
         for start in range(0, len(flat) - _ECHO_CHARS + 1, _ECHO_CHARS):
             if flat[start : start + _ECHO_CHARS].encode("utf-8", "replace") in haystack:
-                # It may have begun in the span before, which was not all echo.
+                # The echo may have begun in the span before.
                 return f"{flat[: max(0, start - _ECHO_CHARS)]}..."
     return words

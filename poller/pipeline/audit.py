@@ -1,10 +1,9 @@
-"""Auditing: the API's own totals against the ledger's counts, and having what is missing read once more.
+"""Auditing: comparing the API's totals with the counts of the ledger.
 
-Cheap where all is well: one small request for a month. Where it is not, halves are asked for down to single hours, and
-the second half of a known total is not asked for, so a span costs at most one request for each of its hours. Where totals are
-capped, one more for the answer that showed it; and more where the API holds far more than was collected. What counts by the
-hour cannot tell is read: the hour that is not over, and everything where the API gives no totals, or says of each only that there
-are at least so many.
+Cheap if nothing is missing: one small request for a month. Otherwise the span is halved down to single hours. The second half
+of a known total is not requested, so a span costs at most one request per hour; one more if totals are capped, and more if the
+API holds far more than was collected. Where totals cannot decide, entries are read: in the hour that is not over, and everywhere
+if the API gives no totals, or only minimum totals.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from poller.core.reading import Source, WindowReader
 from poller.core.windows import Limits, Window, split, tile
 from poller.store.rows import HOUR_SECONDS, Contract, Count
 
-_ROUND = 1000  # what a person would set a limit to is a multiple of this
+_ROUND = 1000  # a person sets limits to a multiple of this
 _HOUR_US = HOUR_SECONDS * 1_000_000
 
 
 class NoTotalsError(TransientError):
-    """The API does not say how many entries it holds, or only that there are at least so many, where it could count them."""
+    """The API gives no total, or only a minimum although it could count."""
 
 
 class Difference(NamedTuple):
     """An hour (or the part of it that was asked for) in which the API and the ledger disagree.
 
-    `forgotten` of the `collected` are only known by number: their identities were pruned.
+    For `forgotten` of the `collected` only the number is known: their identities were pruned.
     """
 
     contract: str
@@ -46,14 +45,14 @@ class Difference(NamedTuple):
 
     @property
     def missing(self) -> int:
-        """How many entries the API holds that were not collected; 0 where we have more than it shows."""
+        """How many entries of the API were not collected; 0 if we have more than it shows."""
         return max(0, self.at_api - self.collected)
 
 
 class Audited(NamedTuple):
-    """What comparing a contract came to: the hours that differ, and what the API refuses or fails at, each oldest first.
+    """The result of comparing a contract: the differing hours, and the spans that the API refuses or fails at, oldest first.
 
-    Of all that was compared, `at_api` is how many entries the API counts or showed, and `collected` how many of them we have.
+    For all that was compared, `at_api` is the number of entries at the API, and `collected` how many of them we have.
     """
 
     differences: list[Difference]
@@ -63,7 +62,7 @@ class Audited(NamedTuple):
 
 
 def joined(results: Sequence[Audited]) -> Audited:
-    """What comparing several spans came to, oldest first."""
+    """The joined result of several spans, oldest first."""
     return Audited(
         sorted((row for result in results for row in result.differences), key=lambda row: row.window),
         merged([part for result in results for part in result.refused]),
@@ -73,10 +72,9 @@ def joined(results: Sequence[Audited]) -> Audited:
 
 
 class Parts(NamedTuple):
-    """What a span is for an audit; each part is None when it is nothing.
+    """The parts of a span for an audit; a part is None if it is empty.
 
-    What lies `before` collecting began is no difference; totals compare the `closed` hours; only reading compares what of the
-    last hour is `open`.
+    The part `before` collecting began is no difference. The `closed` hours are compared by totals, the `open` hour by reading.
     """
 
     before: Window | None
@@ -85,15 +83,15 @@ class Parts(NamedTuple):
 
     @property
     def compared(self) -> Window | None:
-        """From where to where the span is compared."""
+        """The part of the span that is compared."""
         parts = [part for part in (self.closed, self.open) if part is not None]
         return Window(parts[0].start, parts[-1].end) if parts else None
 
 
 def parts_of(span: Window, origin: int, now: float, overlap_seconds: int) -> Parts:
-    """The parts of a span for a contract whose collecting began at `origin`. Hours that the span touches are looked at whole.
+    """The parts of a span for a contract whose collecting began at `origin`. Hours that the span touches are compared whole.
 
-    Nothing younger than the overlap is compared: it may still be on its way.
+    Nothing younger than the overlap is compared, because entries may still arrive there.
     """
     end = min(span.end, int(now - overlap_seconds))
     start, cut = max(_hour_of(span.start), origin), _hour_of(end)
@@ -105,7 +103,7 @@ def parts_of(span: Window, origin: int, now: float, overlap_seconds: int) -> Par
 
 
 def compared_by(span: Window, origin: int, now: float, overlap_seconds: int, result: Audited) -> Compared | None:
-    """What an audit of a span has compared of the hours that are over; None where there is none."""
+    """The closed hours that an audit of a span has compared; None if there are none."""
     closed = parts_of(span, origin, now, overlap_seconds).closed
     if closed is None:
         return None
@@ -116,7 +114,7 @@ def compared_by(span: Window, origin: int, now: float, overlap_seconds: int, res
 
 
 def around(window: Window, gaps: Sequence[Window]) -> tuple[list[Window], list[Window]]:
-    """What of closed hours to compare by totals, and what to read: the rest of the hours in which a gap lies."""
+    """The closed hours to compare by totals, and the spans to read: the rest of the hours with a gap."""
     touched = [whole_hours(gap) for gap in gaps]
     by_totals = without(window, touched)
     return by_totals, [part for hours in without(window, by_totals) for part in without(hours, gaps)]
@@ -132,25 +130,27 @@ def whole_hours(span: Window) -> Window:
 
 
 def is_due(last: int, now: int, interval_seconds: int) -> bool:
-    """Whether a regular audit's time has come; also when the clock was set back behind the last one."""
+    """Whether a regular audit is due; also if the clock was set back to before the last one."""
     return not 0 <= now - last < interval_seconds
 
 
 def self_audit_span(row: Contract, now: int, span_seconds: int) -> Window | None:
-    """What a regular audit looks at, from a whole hour on; None where there is nothing yet.
+    """The span of a regular audit, from a whole hour on; None if there is nothing yet.
 
-    It reaches back a span from the audit before, however long ago that was, and from where that one ended: an entry that became
-    visible a whole span late, just after that audit, or while nothing ran, still lies in this one. So does a gap that closed
-    since. What is beyond the watermark is the next poll's, and no gap.
+    It reaches back one span from the end of the previous audit, even if that was long ago. So it includes an entry that became
+    visible a whole span late, just after that audit or while nothing ran, and a gap that closed since. The time after the
+    watermark belongs to the next poll.
     """
-    audited = min(now, row.audited_at, row.compared_end or now)  # the one before may have come while we were far behind
+    audited = min(
+        now, row.audited_at, row.compared_end or now
+    )  # at the previous audit, the watermark may have been far behind
     start = max(row.origin, _hour_of(audited - span_seconds))
     end = min(now, row.watermark)
     return Window(start, end) if start < end else None
 
 
 def remembered(span: Window, counts: Mapping[int, Count]) -> Window | None:
-    """What of a span comes after the last hour of which the ledger has forgotten an entry, as nothing could be repaired there."""
+    """The part of a span after the last hour with forgotten entries, because nothing could be repaired up to there."""
     start = max([span.start, *(hour + HOUR_SECONDS for hour, count in counts.items() if count.forgotten)])
     return _window(start, span.end)
 
@@ -158,7 +158,7 @@ def remembered(span: Window, counts: Mapping[int, Count]) -> Window | None:
 class Auditor:
     """Compares one contract.
 
-    `present` are seconds of which the API serves one if it serves anything: only then is what it refuses set apart (none: never).
+    `present`: seconds of which the API serves at least one if it works. Only then are refused spans set apart (none: never).
     """
 
     def __init__(self, source: Source, contract: str, limits: Limits, present: tuple[Window, ...] = ()) -> None:
@@ -166,10 +166,10 @@ class Auditor:
         self._contract = contract
         self._limits = limits
         self._present = present
-        self._is_capping = False  # whether an answer has shown that the API does not count to the end
+        self._is_capping = False  # whether an answer has shown that the API caps its totals
 
     def compare(self, span: Window, counts: Mapping[int, Count]) -> Audited:
-        """The hours of the span that differ by totals: pages of one entry. What the API refuses or fails at is set apart.
+        """The hours of the span that differ by totals, from pages of one entry. Refused and failing spans are set apart.
 
         `counts` is the ledger's, by the start of the hour.
         Raises: what `Source.page` raises, unless it concerns a part of the span alone; NoTotalsError.
@@ -179,14 +179,14 @@ class Auditor:
         return joined([self._compare_served(part, counts) for part in parts])
 
     def _compare_served(self, window: Window, counts: Mapping[int, Count], *, is_retried: bool = True) -> Audited:
-        """Compare what the API serves of a window. All of it is set apart where its ends and its middle are refused."""
+        """Compare the served part of a window. The window is set apart if its ends and its middle are refused."""
         try:
             total = self._total(window, is_retried=is_retried)
         except ASKING_ERRORS as error:
             unread = self._unread(window, error)
             if unread is None:
                 raise
-            is_retried = unread.kind == REFUSED  # it has just been tried often enough
+            is_retried = unread.kind == REFUSED  # it was just retried often enough
             halves = _halves(window)
             if halves and self._is_any_served(window, is_retried=is_retried):
                 return joined([self._compare_served(half, counts, is_retried=is_retried) for half in halves])
@@ -196,11 +196,11 @@ class Auditor:
         return self._compare(window, counts, total)
 
     def _unread(self, window: Window, error: PollerError) -> Unread | None:
-        """The window as one that is set apart for this error; None where that concerns more than the window."""
+        """The window as a part that is set apart for this error; None if the error concerns more than the window."""
         return None if isinstance(error, NoTotalsError) else unread_by(window, error, 0, is_failing=True)
 
     def _is_any_served(self, window: Window, *, is_retried: bool) -> bool:
-        """Whether the API answers for one of these hours of a window: the last (what is refused is mostly old), first, middle."""
+        """Whether the API answers for one hour of a window: the last (mostly old spans are refused), the first, the middle."""
         hours = _hours_of(window)
         some = [
             Window(max(window.start, hour), min(window.end, hour + HOUR_SECONDS))
@@ -209,7 +209,7 @@ class Auditor:
         return any(self._is_served(hour, is_retried=is_retried) for hour in dict.fromkeys(some))
 
     def _is_served(self, window: Window, *, is_retried: bool = True) -> bool:
-        """Whether the API answers a query for this window at all.  Raises: what concerns more than that."""
+        """Whether the API answers a query for this window.  Raises: errors that concern more than the window."""
         try:
             self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
         except ASKING_ERRORS as error:
@@ -224,10 +224,10 @@ class Auditor:
         counts: Mapping[int, Count],
         unseen: Callable[[Sequence[Event]], Sequence[Event]],
     ) -> Audited:
-        """The hours of the span with entries that were not collected, oldest first, by reading every entry that there is.
+        """The hours of the span with entries that were not collected, oldest first, found by reading all entries.
 
-        What the API shows and cannot be read is not collected either; what it refuses or fails at is set apart.
-        `unseen` gives those of the entries that the ledger does not know; where it has forgotten some, their number has to do.
+        Unreadable entries count as not collected; refused and failing spans are set apart. `unseen` returns the entries that the
+        ledger does not know; if it has forgotten some, numbers are compared.
         Raises: what `WindowReader.read` raises.
         """
         at_api: Counter[int] = Counter()
@@ -240,7 +240,7 @@ class Auditor:
                 if part.kind in (REFUSED, FAILING):
                     refused.append(part)
                     continue
-                # At least one entry in each of its hours: a repair has them read, and then a gap opens.
+                # Count at least one entry in each of its hours: a repair reads them, and then a gap opens.
                 unread = dict.fromkeys(_hours_of(part.window), max(1, len(part.entries)))
                 at_api.update(unread)
                 missing.update(unread)
@@ -259,7 +259,7 @@ class Auditor:
         return WindowReader(self._source, self._contract, self._limits, Conduct(self._present, is_failing=True))
 
     def count_roughly(self, span: Window) -> tuple[int, bool]:
-        """How many entries the API holds in a span, and whether it counts that far, else it is at least so many.
+        """How many entries the API holds in a span, and whether this is exact or a minimum.
 
         One request a month.  Raises: what `Source.page` raises.
         """
@@ -268,7 +268,7 @@ class Auditor:
         return count, not any(page.total is None or self._is_capped(page) for page in pages)
 
     def count(self, window: Window) -> int:
-        """How many entries the API holds in a window; bisected where it does not count so far, read where it does not count."""
+        """How many entries the API holds in a window. It is bisected if totals are capped, and read if there are none."""
         try:
             total = self._total(window)
         except NoTotalsError:
@@ -276,13 +276,13 @@ class Auditor:
         if total is not None and not self._is_doubtful(total):
             return total
         if window.seconds == 1:
-            return total or self._limits.result_window  # at least: more than the API can tell
+            return total or self._limits.result_window  # a minimum: the API cannot count further
         return sum(self.count(half) for half in split(window, 2))
 
     def count_served(self, windows: Iterable[Window]) -> int:
-        """The same of several windows, as far as the API serves them: what it does not is told when it is read.
+        """The same for several windows, without the parts that the API does not serve: reading reports those.
 
-        Raises: what concerns more than a part of them.
+        Raises: errors that concern more than a part of them.
         """
         counts: list[int] = []
         refusal: PollerError | None = None
@@ -324,18 +324,18 @@ class Auditor:
         except ASKING_ERRORS as error:
             if self._unread(window, error) is None:
                 raise
-            # The whole of it was served, and a half is not.
+            # The whole window was served, but a half is not.
             return joined([self._compare_served(half, counts) for half in halves])
         return joined([self._compare(first, counts, first_total), self._compare(second, counts, second_total)])
 
     def _total_if_told(self, window: Window, counts: Mapping[int, Count]) -> int | None:
-        """The API's total; not asked for where it would be capped, going by what was collected."""
+        """The API's total. It is not requested if it would be capped, judging by the collected number."""
         if self._is_capping and _halves(window) and _collected(window, counts)[0] >= self._limits.result_window:
             return None
         return self._total(window)
 
     def _total(self, window: Window, *, is_retried: bool = True) -> int | None:
-        """The API's total, or None where it is as far as the API counts.  Raises: NoTotalsError; what `Source.page` raises."""
+        """The API's total, or None if it is capped.  Raises: NoTotalsError; what `Source.page` raises."""
         page = self._source.page(self._contract, window, 0, 1, is_retried=is_retried)
         if page.total is None or (page.is_capped and not self._may_be_cap(page.total)):
             exact = "" if page.total is None else "exact "
@@ -353,16 +353,16 @@ class Auditor:
         return page.is_capped or page.total in (self._limits.result_window, USUAL_CAP)
 
     def _may_be_cap(self, total: int) -> bool:
-        """Whether a total of which the API says "at least" is where it stops counting. Where it is not, it says so of each."""
+        """Whether an "at least" total is the cap of the API. If not, the API says "at least" with every total."""
         return total >= self._limits.result_window or (total > 0 and total % _ROUND == 0)
 
     def _is_doubtful(self, total: int) -> bool:
-        """Whether a total may be where the API was told to end counting. That it is what we have is believed, but no more."""
+        """Whether a total may be the configured cap of the API. If it equals our number it is accepted, otherwise not."""
         return total > self._limits.result_window and total % _ROUND == 0
 
 
 def _halves(window: Window) -> tuple[Window, Window] | None:
-    """The window cut at the full hour nearest to its middle; None when it lies within one hour."""
+    """The two parts of the window, cut at the full hour nearest to its middle; None within one hour."""
     first_hour = window.start // HOUR_SECONDS
     last_hour = (window.end - 1) // HOUR_SECONDS
     if first_hour == last_hour:

@@ -1,7 +1,7 @@
-"""A backfill: a past range exported once, to a file, to stdout or to sinks, and gone on with after an interruption.
+"""A backfill: exporting a past range once, to a file, to stdout or to sinks. It continues after an interruption.
 
-Its state belongs to an order, which is what was asked for: the same order again goes on with the same state. What a person has to
-know is returned; nothing here prints.
+Its state belongs to an order, which is the request of the user: the same order again continues with the same state. Nothing here
+prints; results for the user are returned.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ from poller.store.rows import Prepared
 
 log = logging.getLogger(__name__)
 
-PREFIX = "backfill-"  # of the name of its use
+PREFIX = "backfill-"  # start of the name of its use
 
-# A backfill is over when it ends: it tries whatever is due of its gaps, not one at each poll.
+# A backfill has no later poll, so it tries all due gaps.
 _ALL_GAPS = 1000
 
 # Larger windows take fewer requests; this much is well within what a backfill may take.
 _JOB_BYTES = 3 * 1024 * 1024
 _ALL_JOBS_BYTES = 24 * 1024 * 1024
 
-# What is too old in an hour would be refused while the backfill runs.
+# Entries that become too old within this time would be refused while the backfill runs.
 _AGE_MARGIN_SECONDS = 3600
 
 _RANGE = "range"
 
 
 class Order(NamedTuple):
-    """What was asked for, as it was typed."""
+    """The request of the user, as typed."""
 
     start: str
     end: str
@@ -88,13 +88,13 @@ class Order(NamedTuple):
         is_again: bool = False,
         format: Format = "raw",  # noqa: A002 - the option's name
     ) -> Order:
-        """The order of these options: contracts and sinks in any order, and a file by any path, are the same order."""
+        """The order of these options. Another sequence of contracts or sinks, or another path of the file, is the same order."""
         place = output if output == "-" else str(Path(output).absolute()) if output else ""
         return cls(start, end, tuple(sorted(set(contracts))), place, tuple(sorted(set(sinks))), is_again, format)
 
     @property
     def digest(self) -> str:
-        # Without the format where there is none, as it was before there were formats.
+        # `raw` is left out, so that the digest is the same as before there were formats.
         words = tuple(self) if self.format != "raw" else tuple(self)[:-1]
         return hashlib.blake2b(repr(words).encode(), digest_size=6).hexdigest()
 
@@ -104,10 +104,10 @@ class Order(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The range of an order: of its first run, as an age means the same time in every run."""
+    """The range of an order, set by its first run, so that an age means the same time in every run."""
 
     window: Window
-    is_cut: bool  # `--to` lay in the future of the first run: it ends at the time of that
+    is_cut: bool  # `--to` was in the future at the first run, so the range ends at that time
     is_first: bool
 
 
@@ -120,7 +120,7 @@ class TooOldEntries(NamedTuple):
 
 
 class Export(NamedTuple):
-    """What an export came to."""
+    """The result of an export."""
 
     polls: list[PollResult]
     left_out: int  # entries that `run` has collected for the same sinks
@@ -166,11 +166,11 @@ class Backfill:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do. Dead letters that were replayed since wait to be sent, however complete it was."""
+        """Whether nothing is left to do. After it was complete, replayed dead letters may wait."""
         return bool(self._state.fact(FINISHED)) and not any(row.waiting for row in self._state.overview().sinks)
 
     def span(self, asked: Window) -> Span:
-        """The range to export.  Commits: that of the first run."""
+        """The range to export.  Commits: the range, at the first run."""
         if known := self._state.fact(_RANGE):
             start, end, *cut = known.split("/")
             return Span(Window(int(start), int(end)), is_cut=bool(cut), is_first=False)
@@ -181,7 +181,7 @@ class Backfill:
         return Span(window, is_cut, is_first=True)
 
     def sinks(self) -> list[Sink]:
-        """Where it goes."""
+        """The sinks of the order."""
         render = chosen_render(self._order.format, self._config.sinks)
         if self._order.output == "-":
             return [StdoutSink(PRINTED, render)]
@@ -196,7 +196,7 @@ class Backfill:
         return [settings for settings in self._config.sinks if settings.name in self._order.sinks]
 
     def discover(self, window: Window) -> tuple[list[str], list[PollerError]]:
-        """The contracts to export, and why others are not among them.
+        """The contracts to export, and the failures for others.
 
         Raises: ConfigError when every account was asked and none of them sees a contract of the order.
         """
@@ -221,10 +221,10 @@ class Backfill:
     def limit_age(
         self, sinks: Sequence[Sink], contracts: Sequence[str], window: Window
     ) -> tuple[Window, list[TooOldEntries]]:
-        """The window to read, and what in the range is older than the sinks accept.
+        """The window to read, and the entries of the range that are older than the sinks accept.
 
-        Commits: with `skip`, that reading begins where the sinks accept entries.
-        Raises: ConfigError when entries shall be skipped that some of the sinks accept.
+        Commits: with `skip`, that reading begins at the oldest time that the sinks accept.
+        Raises: ConfigError if `skip` would leave out entries that some of the sinks accept.
         """
         ages = {sink.name: sink.max_age_seconds for sink in sinks if sink.max_age_seconds is not None}
         now = self._clock()
@@ -244,7 +244,7 @@ class Backfill:
         return Window(max(window.start, limit), window.end), [skipped] if skipped.entry_count else []
 
     def _count(self, contract: str, end: int) -> int:
-        """How many entries the API holds, and serves, from where we are up to `end`."""
+        """How many entries the API serves from the watermark up to `end`."""
         row = self._state.contracts.get(contract)
         if row is None or row.watermark >= end:
             return 0
@@ -264,7 +264,7 @@ class Backfill:
         tick: Callable[[int], None] = lambda delivered: None,
         tick_seconds: float = 60.0,
     ) -> Export:
-        """Read the contracts up to the window's end and send what is new; `tick` is told now and then how much was sent.
+        """Read the contracts up to the window's end and send new events. `tick` is called now and then with the delivered number.
 
         Raises: what `Transfer.run` does.
         """
@@ -296,7 +296,7 @@ class Backfill:
         return Export(polls, sum(left_out), transfer.delivered)
 
     def _deliverer(self, sink: Sink, chain: Archives | None) -> Deliverer:
-        """What brings a sink the entries, as it may see them."""
+        """The deliverer of a sink, with its redaction."""
         redact = self._redactions.get(sink.name)
         return deliverer_of(self._state, sink, chain=chain, redact=redact, clock=self._clock)
 
@@ -305,9 +305,9 @@ class Backfill:
         return redactions_of(self._chosen(), self._config)
 
     def _state_hours(self, chain: Archives, sinks: Sequence[Sink], window: Window) -> None:
-        """Have the archives state what the API counts of each hour of the range, now that all of it is in them.
+        """Let the archives state the API's count of each hour of the range, now that all of it is in them.
 
-        Of an hour that was over only lately entries may still come: it is left to the audits of `run`.
+        Hours that ended recently are left to the audits of `run`, because entries may still arrive.
         """
         settled = int(self._clock()) - self._settling_seconds
         hours = HourCloser(self._state, archives_in(sinks), chain)
@@ -332,16 +332,16 @@ class Backfill:
                     deliverer.abandon()
 
     def _elsewhere(self) -> Elsewhere:
-        """What `run` has collected for these sinks, unless the order sends it again."""
+        """The events that `run` has collected for these sinks; empty if the order sends them again."""
         return Elsewhere(self._stores, () if self._order.is_again else self._order.sinks)
 
     def forgotten(self, contracts: Sequence[str], window: Window) -> int:
-        """How many entries `run` has collected there and would not recognise: whichever sinks had them get them again."""
+        """How many entries there `run` has collected and forgotten since: sinks that had them get them again."""
         with closing(self._elsewhere()) as elsewhere:
             return elsewhere.forgotten(contracts, window)
 
     def finish(self, sinks: Sequence[Sink]) -> None:
-        """All of it is exported.  Commits: that it is; the file gets its name."""
+        """Finish a complete export: the file gets its name.  Commits: that it is complete."""
         for sink in sinks:
             if isinstance(sink, OutputFile):
                 sink.finish()
@@ -352,8 +352,8 @@ class Backfill:
 def open_state(stores: Stores, order: Order) -> tuple[State, bool]:
     """The state of an order, and whether it is new.
 
-    Raises: StateHeldError while another process works on it; also on another machine where the output is a file: each of the
-    two would write a part of the range.
+    Raises: StateHeldError while another process works on it; for a file, also on another machine, because each would write a part
+    of the range.
     """
     is_new = order.use not in stores.uses()
     replicas = stores.snapshot(order.use).replicas if order.output and not is_new else ()
@@ -364,9 +364,9 @@ def open_state(stores: Stores, order: Order) -> tuple[State, bool]:
 
 
 def discard(stores: Stores, order: Order) -> None:
-    """Forget what was exported, and delete it where it is in a file: the file that we wrote, and no other of that name."""
+    """Forget an export, and delete its file if we wrote it; another file of that name is kept."""
     if order.use not in stores.uses():
-        stores.discard(order.use)  # it may have vanished
+        stores.discard(order.use)  # it may have been deleted by hand
         return
     with closing(stores.open(order.use)) as state:
         offset = next((sink.output_offset for sink in state.outbox.sinks()), None)
@@ -379,7 +379,7 @@ def discard(stores: Stores, order: Order) -> None:
 def to_forget(uses: Sequence[Use], ids: Sequence[str], *, is_all_finished: bool, may_be_unfinished: bool) -> list[str]:
     """The uses to be deleted: those named, and with `is_all_finished` every finished one.
 
-    Raises: ConfigError for each that there is not, and for each that is not finished unless `may_be_unfinished`.
+    Raises: ConfigError for each name that does not exist, and for each unfinished use unless `may_be_unfinished`.
     """
     known = {use.name: use for use in uses if use.name.startswith((PREFIX, RESTORES))}
     listed = f"there are: {', '.join(known) or 'none'}"
