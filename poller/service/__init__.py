@@ -1,1 +1,1 @@
-"""The daemon and what it says of itself: schedule, readiness, health, metrics, notices to systemd."""
+"""The daemon and its reports: schedule, readiness, health, metrics, notices to systemd."""

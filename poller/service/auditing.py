@@ -1,4 +1,4 @@
-"""The self-audit: compares what was collected with the API's own counts, and has what is missing collected."""
+"""The self-audit: compares the collected entries with the API's own counts, and collects missing ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poller.store.protocols import State
 log = logging.getLogger(__name__)
 
 _FIRST_LOOK_SECONDS = 1.0  # the contracts are known by then, usually
-_LOOK_SECONDS = 60.0  # how often it is looked whose audit is due
+_LOOK_SECONDS = 60.0  # how often to look for due audits
 
 
 class Auditing:
@@ -38,16 +38,16 @@ class Auditing:
         self._audit_tried_at: dict[str, int] = {}
 
     def start(self, jobs: Jobs, contracts: Callable[[], Collection[str]], poll: Callable[[str], None]) -> None:
-        """Audit what `contracts` names, when its time has come; `poll` is done where something is missing."""
+        """Audit the contracts of `contracts` when they are due; `poll` a contract if entries are missing."""
         interval = self._settings.audit_interval_seconds
         if interval:
             work = lambda: self.audit(contracts(), poll)  # noqa: E731
             jobs.add_housekeeping(work, min(interval, _LOOK_SECONDS), "audit", _FIRST_LOOK_SECONDS)
         else:
-            self._metrics.audit_missing.clear()  # what audits found before a reload: none will tell that it is there now
+            self._metrics.audit_missing.clear()  # the results before a reload, which no audit would correct
 
     def audit(self, contracts: Collection[str], poll: Callable[[str], None]) -> None:
-        """Compare every contract whose time has come with the API's own counts, and collect what is missing."""
+        """Compare each due contract with the API's own counts, and collect missing entries."""
         settings = self._settings
         now = int(self._clock())
         audited = found = repaired = 0

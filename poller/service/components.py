@@ -1,4 +1,4 @@
-"""What one configuration makes."""
+"""The components that one configuration makes."""
 
 from __future__ import annotations
 

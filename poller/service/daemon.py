@@ -1,8 +1,8 @@
 """`run`: polls every contract on a schedule and delivers to every sink until told to stop.
 
-Owns the process: signals, the HTTP endpoint and what systemd is told. What is done when is `schedule`'s. On SIGTERM collecting
-stops, the batch in flight is finished, and the process ends within seconds; on SIGHUP a new configuration takes the place of
-the old one if it is good.
+Owns the process: signals, the HTTP endpoint and the notices to systemd. `schedule` decides what runs when. On SIGTERM, collecting
+stops, the batch in flight is finished, and the process ends within seconds. On SIGHUP, a new configuration replaces the old one,
+if it is valid.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _WAKE_SECONDS = 1.0
 _CLOCK_SET_SECONDS = 2.0
 _LISTEN_AGAIN_SECONDS = 5.0
 _OLD_STAYS = "the old configuration stays in force"
-# Three heartbeats missed mean that the scheduler no longer ticks.
+# After three missed heartbeats, the scheduler has stopped.
 _DEAD_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS + 5
 
 
 class Daemon:
-    """One running daemon. `build` makes the components of the configuration as it is now, and raises ConfigError when it is bad.
+    """One running daemon. `build` makes the components of the current configuration. It raises ConfigError if that is invalid.
 
-    With a configuration, it makes the components of that one: to go back to it.
+    Called with a configuration, it makes the components of that one, to return to it.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Daemon:
         self._notifier = notifier
         self._clock = clock
         self.metrics = Metrics(state.overview, clock, lambda: state.lost_leases, self._unavailable)
-        # Not an Event: a signal may come while the main thread is inside of one, which would then wait for itself.
+        # Not an Event: if a signal arrives while the main thread is inside an Event, the thread would wait for itself.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_stopping = False
         self._is_reloading = False
@@ -93,7 +93,7 @@ class Daemon:
         Raises: ConfigError at the start; StateError when the state fails, StateUnavailableError only while it starts.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell's background job is not to hear Ctrl-C
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a background job of a shell ignores Ctrl-C
                 signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, self._on_reload)
         components = self._build_components()
@@ -101,7 +101,7 @@ class Daemon:
         self._config = components.config
         self._open_endpoint(components)
         try:
-            self._state.journal.unseen()  # what was done before was logged by the command that did it
+            self._state.journal.unseen()  # earlier actions were logged by their commands
             log.info(
                 "daemon.started",
                 extra={
@@ -123,9 +123,9 @@ class Daemon:
         return EXIT_OK
 
     def _loop(self) -> None:
-        """Do what signals ask for, and what has to be tried again, until the end."""
+        """Handle signals and retries until the end."""
         while not self._is_stopping and self._fatal is None:
-            # A signal that comes in the moment before we begin to wait does not end the wait, so it has a time-out.
+            # A signal just before the wait does not end it, so the wait has a time-out.
             with suppress(queue.Empty):
                 self._wake.get(timeout=_WAKE_SECONDS)
             moves()
@@ -133,7 +133,7 @@ class Daemon:
                 self._is_reloading = False
                 self._reload()
             if self._endpoint is None and time.monotonic() >= self._listen_again_at:
-                with suppress(ConfigError):  # it may be right again; at the start it would have ended the daemon
+                with suppress(ConfigError):  # it may be valid again later; at the start it would have ended the daemon
                     self._open_endpoint(self._components)
             self._mind_clock()
 
@@ -151,11 +151,11 @@ class Daemon:
         self._wake.put(None)
 
     def _build_components(self, config: Config | None = None) -> Components:
-        """What the configuration as it is now makes, or `config` again."""
+        """The components of the current configuration, or of `config`."""
         return self._build(StopSignal(), self.metrics.observe_request, config)
 
     def _listen(self, components: Components) -> Endpoint | None:
-        """The endpoint that is configured.  Raises: TransientError while its address is not free; ConfigError."""
+        """The configured endpoint.  Raises: TransientError while its address is not free; ConfigError."""
         http = components.config.http
         if http.address is None:
             return None
@@ -163,12 +163,12 @@ class Daemon:
         return Endpoint(http.address, routes, hosts=http.hosts)
 
     def _page(self, is_whole: bool) -> Answer:
-        """What a person with a browser is shown."""
+        """The page for a browser."""
         body = render(self._view(), is_whole=is_whole).encode("utf-8", "replace")
         return Answer(HTTPStatus.OK, "text/html; charset=utf-8", body, HEADERS)
 
     def _status(self) -> bytes:
-        """The same for machines, as `status --json` prints it.  Raises: StateError."""
+        """The same for programs, as `status --json` prints it.  Raises: StateError."""
         return msgspec.json.encode(status_data(read_status(self._stores), self._config)) + b"\n"
 
     def _view(self) -> View:
@@ -182,7 +182,7 @@ class Daemon:
         return View(now, self._config, seen, reasons, expiries, self._rate.per_minute(now))
 
     def _open_endpoint(self, components: Components) -> None:
-        """Listen, now or as soon as the address can be had: collecting does not wait for it.  Raises: ConfigError."""
+        """Listen now, or as soon as the address is free. Collecting does not wait for this.  Raises: ConfigError."""
         self._listen_again_at = time.monotonic() + _LISTEN_AGAIN_SECONDS
         try:
             self._endpoint = self._listen(components)
@@ -197,7 +197,7 @@ class Daemon:
             self._endpoint_failure = ""
 
     def _move_endpoint(self, components: Components, before: Components) -> None:
-        """Listen where the new configuration says.  Raises: PollerError; then it listens where it did before."""
+        """Listen at the address of the new configuration.  Raises: PollerError; then it listens at the old address."""
         if components.config.http == before.config.http:
             return
         try:
@@ -205,7 +205,7 @@ class Daemon:
         except TransientError:
             if self._endpoint is None:
                 raise
-            # The old address may be what is in the way: all addresses of a port exclude each single one.
+            # The old address may block the new one: "all addresses" of a port excludes each single address.
             self._close_endpoint()
             try:
                 endpoint = self._listen(components)
@@ -231,7 +231,7 @@ class Daemon:
         self._work = work
         try:
             work.start()
-        except BaseException:  # an interrupt, too, must leave no thread of a schedule that did not start
+        except BaseException:  # also after an interrupt, no thread of the new schedule may remain
             work.stop()
             raise
 
@@ -251,7 +251,7 @@ class Daemon:
             self._stop_work()
             try:
                 self._start(components)
-            except Exception as error:  # noqa: BLE001  # whatever it is: what ran until now can run again
+            except Exception as error:  # noqa: BLE001  # after any error, the old configuration can run again
                 self._tell_reload_failed(_words(error))
                 self._go_back(before)
             else:
@@ -260,7 +260,7 @@ class Daemon:
                 self._tell_of_restart(components)
                 log.info("config.reloaded")
         self._notifier.tell(READY="1")
-        # What worked until now refers to itself, and holds its connections until somebody looks for such things.
+        # The old components have reference cycles, and keep their connections until they are collected as garbage.
         del before
         gc.collect()
 
@@ -279,7 +279,7 @@ class Daemon:
             log.warning("journal.unavailable", extra={"why": str(error)})
 
     def _go_back(self, before: Components) -> None:
-        """Work as before the reload. Where that fails, too, the daemon ends: then it is not the configuration."""
+        """Return to the old configuration. If this fails, too, the daemon ends, because the configuration is not the cause."""
         try:
             components = self._build_components(before.config)
             with suppress(PollerError):  # it is tried again
@@ -291,7 +291,7 @@ class Daemon:
             self._fail(PollerError(f"cannot go on: {_words(error)}"))
 
     def _tell_of_restart(self, components: Components) -> None:
-        """A reload takes all but the state, which is open and locked."""
+        """A reload changes everything except the state, which is open and locked."""
         place = stores_of(components.config).place
         in_use, configured = write_table(self._state_table), write_table(components.config.state)
         changed = sorted(key for key in {*in_use, *configured} if in_use.get(key) != configured.get(key))
@@ -304,20 +304,20 @@ class Daemon:
             log.warning("config.restart_needed", extra={"key": keys, "hint": hint})
 
     def _mind_clock(self) -> None:
-        """Notice when the clock is set back: what is due by the clock would wait for as long as that."""
+        """Detect that the clock was set back: jobs that are due by the clock would wait as long as that."""
         before, self._clock_lead = self._clock_lead, self._clock() - time.monotonic()
         if self._work is not None and before - self._clock_lead > _CLOCK_SET_SECONDS:
             log.warning("clock.set_back", extra={"seconds": round(before - self._clock_lead)})
             self._work.jobs.catch_up()
 
     def _fail(self, error: PollerError) -> None:
-        """End the daemon: what is wrong concerns everything."""
+        """End the daemon after an error that concerns everything."""
         self._fatal = self._fatal or error
         self._wake.put(None)
 
     def _tick(self) -> None:
-        """Tell systemd how we are; the watchdog only while everything moves."""
-        self._is_ticking = True  # from here on it is a worker like others, and may wait for the state
+        """Report to systemd; to its watchdog only while everything makes progress."""
+        self._is_ticking = True  # from here on it is like other workers, and may wait for the state
         try:
             self._look_and_tell()
         finally:
@@ -325,11 +325,11 @@ class Daemon:
             self._is_ticking = False
 
     def _look_and_tell(self) -> None:
-        stuck = self._stuck()  # once: the log and the watchdog must not differ
+        stuck = self._stuck()  # called once, so that log and watchdog agree
         self._tell_of_stuck(stuck)
         try:
             look = self._look()
-        except PollerError as error:  # it moves all the same
+        except PollerError as error:  # this does not stop the work
             look = Look([str(error)])
         reasons = [*self.alive().reasons, *look.not_ready]
         watchdog = {} if stuck else {"WATCHDOG": "1"}
@@ -352,11 +352,11 @@ class Daemon:
         return self._workers.stuck() | (self._work.jobs.workers.stuck() if self._work is not None else {})
 
     def _unavailable(self) -> list[str]:
-        """Why the state does not let some of the work be done now."""
+        """Why some work cannot be done now because of the state."""
         return self._work.jobs.unavailable if self._work is not None else []
 
     def alive(self) -> Health:
-        """Whether the scheduler ticks, and every poll, sink and job moves."""
+        """Whether the scheduler runs, and every poll, sink and job makes progress."""
         reasons = [f"{name} has not moved for {seconds:.0f} s" for name, seconds in sorted(self._stuck().items())]
         silent = time.monotonic() - self._ticked_at
         if not self._is_ticking and silent > _DEAD_AFTER_SECONDS:
@@ -364,7 +364,7 @@ class Daemon:
         return Health(tuple(reasons))
 
     def ready(self) -> Health:
-        """Whether every contract was polled lately and every sink takes what we send."""
+        """Whether every contract was polled recently and every sink accepts events."""
         look = self._look()
         return Health(tuple(look.not_ready), tuple(look.notes))
 

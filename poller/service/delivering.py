@@ -1,4 +1,4 @@
-"""Delivering: a thread and a loop for each sink, so that its pace and failures touch no other."""
+"""Delivering: a thread and a loop for each sink, so that its speed and failures do not affect others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Delivering:
         self._warn_of_unknown_sinks()
         here = {sink.name for sink in self._sinks}
         for settings in self._config.sinks:
-            if settings.name not in here:  # another machine's: what is collected from now on waits for it
+            if settings.name not in here:  # another machine writes it: events collected from now on wait for that one
                 self._state.outbox.register(settings.name, settings.type)
         for sink in self._sinks:
             deliverer = self._deliverer(sink)
@@ -66,14 +66,14 @@ class Delivering:
             loop.wake()
 
     def end(self, deadline: float) -> None:
-        """`stop` is set: wait until the deadline (`time.monotonic()`) for the batches in flight."""
+        """After `stop` is set, wait until the deadline (`time.monotonic()`) for the batches in flight."""
         for loop in self._loops:
             loop.end()
         for thread in filter(threading.Thread.is_alive, self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def abandon(self) -> list[str]:
-        """Give the places of the sinks to a successor.  Returns: the names of the threads that have not ended."""
+        """Release the places of the sinks for a successor.  Returns: the names of the threads that have not ended."""
         for deliverer in self._deliverers:
             deliverer.abandon()
         return [thread.name for thread in self._threads if thread.is_alive()]

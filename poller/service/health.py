@@ -1,7 +1,7 @@
-"""The daemon's own HTTP endpoint: the page, `/status.json`, `/metrics`, `/healthz`, `/readyz`, on threads of its own.
+"""The daemon's own HTTP endpoint: the page, `/status.json`, `/metrics`, `/healthz`, `/readyz`, in its own threads.
 
-It needs no login, so each client gets a limited share: few connections at once, each with a deadline. A request under a host name
-that is not ours is refused: a web page could otherwise point its own name at this address and read the answers (DNS rebinding).
+It needs no login, so clients are limited: few connections at once, each with a deadline. A request with a foreign host name is
+refused. Otherwise a web page could point its own name at this address and read the answers (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from poller.system.listening import Address, failure, listen, stop_listening
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 32
-# From the connection, or from the answer before, to the end of a request; then up to the end of its answer.
+# Time from the connection or the previous answer to the end of a request, and from there to the end of its answer.
 REQUEST_SECONDS = 10.0
 _ANSWER_SECONDS = 60.0
 _ROOM_SECONDS = 1.0
 _DIRECTORY = b"/ /status.json /metrics /healthz /readyz\n"
-# What is shown is for who asked, as it is now, and for no other site's pages.
+# Answers are not cached, and not available to pages of other sites.
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -41,7 +41,7 @@ _HEADERS = {
 
 
 class Health(NamedTuple):
-    """What is wrong, in a sentence each, and what to know though all is well."""
+    """The problems, one sentence each, and notes that are no problems."""
 
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Health(NamedTuple):
 
 
 class Routes(NamedTuple):
-    """What is answered. Called at each request, from several threads. `page` is told whether all of it is wanted."""
+    """The answers. Called for each request, from several threads. `page` is called with whether the whole page is wanted."""
 
     metrics: Callable[[], bytes]
     alive: Callable[[], Health]
@@ -62,7 +62,7 @@ class Routes(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A complete answer."""
 
     status: int
     content_type: str
@@ -74,7 +74,7 @@ class Endpoint:
     """Serves until closed. `hosts`: names it answers to, beside IP addresses, localhost, this machine's and that of `address`."""
 
     def __init__(self, address: Address, routes: Routes, *, hosts: Collection[str] = ()) -> None:
-        """Start listening.  Raises: TransientError while the address is taken or not there; ConfigError when it is not ours."""
+        """Start listening.  Raises: TransientError while the address is in use or missing; ConfigError if we may not use it."""
         self._address = address
         try:
             listener = listen(address)
@@ -83,7 +83,7 @@ class Endpoint:
         machine = socket.gethostname()
         ours = ("localhost", machine, machine.partition(".")[0], *(() if isinstance(address, Path) else (address[0],)))
         names = {name.lower() for name in (*hosts, *ours)}
-        is_any = isinstance(address, Path) or "*" in hosts  # a browser cannot be led to a file
+        is_any = isinstance(address, Path) or "*" in hosts  # a web page cannot make a browser use a socket file
         self._server = _Server(listener, routes, None if is_any else names)
         threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
 
@@ -92,13 +92,13 @@ class Endpoint:
         return int(self._server.socket.getsockname()[1])
 
     def close(self) -> None:
-        """Listen no more; what is being answered ends as it may."""
+        """Stop listening. Current answers may still end."""
         self._server.shutdown()
         stop_listening(self._address, self._server.socket)
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """A thread for each connection, `MAX_CONNECTIONS` at most. For a new one, the one longest without a request is closed."""
+    """A thread per connection, at most `MAX_CONNECTIONS`. For a new one, the connection longest without a request is closed."""
 
     daemon_threads = True
 
@@ -109,12 +109,12 @@ class _Server(ThreadingMixIn, TCPServer):
         self.socket = listener
         self.routes = routes
         self.names = names
-        # In the order in which they came to wait: until when each may take, and whether it is being answered.
+        # In the order in which they began to wait: the deadline of each, and whether it is being answered.
         self._open: dict[socket.socket, tuple[float, bool]] = {}
         self._changed = threading.Condition()
 
     def verify_request(self, request: socket.socket, client_address: object) -> bool:  # type: ignore[override]  # wider there
-        """Whether there is room for a connection, or can be made."""
+        """Whether there is room for a connection, if needed by closing another one."""
         with self._changed:
             if len(self._open) >= MAX_CONNECTIONS:
                 waiting = next((one for one, (_, is_answered) in self._open.items() if not is_answered), None)
@@ -126,19 +126,19 @@ class _Server(ThreadingMixIn, TCPServer):
             return True
 
     def await_request(self, request: socket.socket) -> None:
-        """The connection has its time for a request from now on."""
+        """Start the time of a connection for its request."""
         with self._changed:
             if self._open.pop(request, None):
                 self._open[request] = (time.monotonic() + REQUEST_SECONDS, False)
 
     def begin_answer(self, request: socket.socket) -> None:
-        """Its request is there: it is not closed for a new one until it is answered."""
+        """Note that its request has arrived: until it is answered, it is not closed for a new connection."""
         with self._changed:
             if request in self._open:
                 self._open[request] = (time.monotonic() + _ANSWER_SECONDS, True)
 
     def service_actions(self) -> None:
-        """Twice a second: end those whose time is up, however steadily they drip."""
+        """Twice a second: close connections after their deadline, even if bytes still arrive."""
         now = time.monotonic()
         with self._changed:
             for request, (deadline, _) in self._open.items():
@@ -152,11 +152,11 @@ class _Server(ThreadingMixIn, TCPServer):
             self._changed.notify_all()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is nobody's problem."""
+        """A client that went away is no problem."""
 
 
 def _hang_up(connection: socket.socket) -> None:
-    """Have its thread find the end, which closes it."""
+    """Shut the connection down, so that its thread ends and closes it."""
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.begin_answer(self.connection)
         lengths = {length.strip() for length in self.headers.get_all("Content-Length", ())}
         if "Transfer-Encoding" in self.headers or lengths - {"0"} or self.headers.defects:
-            self.close_connection = True  # its body would be taken for the next request
+            self.close_connection = True  # otherwise its body would be read as the next request
         self._send(self._answer())
 
     do_HEAD = do_GET  # noqa: N815  # as the base class names it; the body is left out below
@@ -203,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         except PollerError as error:
             log.warning("endpoint.failed", extra={"path": path, "why": str(error)})
             return _health(Health((str(error),)))
-        except Exception:  # a mistake of ours: the client gets a 500 and no trace, and the log has it
+        except Exception:  # a bug of ours: the client gets a 500 without a traceback, and the log has it
             log.exception("endpoint.failed", extra={"path": path})
             answer = _health(Health(("internal error: the log says more",)))
             return answer._replace(status=HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -226,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def send_response(self, code: int, message: str | None = None) -> None:
-        """As the base class does it, without a `Server` header."""
+        """As in the base class, without a `Server` header."""
         self.send_response_only(code, message)
         self.send_header("Date", self.date_time_string())
 
@@ -235,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _is_ours(host: str, names: Collection[str]) -> bool:
-    """Whether a `Host` is an IP address or a name of ours. The port does not matter."""
+    """Whether a `Host` is an IP address or one of our names. The port does not matter."""
     name = host.strip().lower()
     name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
     if name.removesuffix(".") in names:

@@ -1,4 +1,4 @@
-"""The jobs of a schedule: when each runs, what its errors mean, and what the state does not let work now."""
+"""The jobs of a schedule: when each runs, what its errors mean, and which jobs the state blocks now."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from poller.system.liveness import Workers
 
 log = logging.getLogger(__name__)
 
-# So soon is a job tried again that the state did not let work; the next regular run may be an hour away.
+# How soon to try a job again that the state blocked; the next regular run may be an hour away.
 _AGAIN_SECONDS = 5.0
 
 
 class _Note(NamedTuple):
-    """Why the state did not let a job or sink work, and since when. `is_away`: it was out of reach, for all alike."""
+    """Why and since when the state blocks a job or sink. `is_away`: the state was unreachable, so it blocks all of them."""
 
     reason: str
     is_away: bool
@@ -41,7 +41,7 @@ class _Note(NamedTuple):
 
 
 class Jobs:
-    """Polls and housekeeping, each in threads of its own kind. Errors of a job are its own; a broken state ends the daemon."""
+    """Polls and housekeeping, each in their own threads. An error affects its job only; a broken state ends the daemon."""
 
     def __init__(self, stop: threading.Event, fail: Callable[[PollerError], None], *, polls_at_once: int) -> None:
         self.workers = Workers()
@@ -49,20 +49,20 @@ class Jobs:
         self._fail = fail
         self._outage = Outage()  # of the state
         self._lock = threading.Lock()
-        self._notes: dict[str, _Note] = {}  # of the jobs and sinks that the state does not let work now
-        self._kept: set[str] = set()  # those that it ever kept from working: that one of them works tells of the state
-        self._removed: set[str] = set()  # polls: what one in flight still meets is no news
+        self._notes: dict[str, _Note] = {}  # of the jobs and sinks that the state blocks now
+        self._kept: set[str] = set()  # those that it ever blocked: if one of them works, the state works
+        self._removed: set[str] = set()  # removed polls: errors of one that still runs are not reported
         self.scheduler = BackgroundScheduler(
             executors={
                 # Polls may wait for a full outbox; the heartbeat must not wait with them.
                 "default": ThreadPoolExecutor(polls_at_once),
                 "housekeeping": ThreadPoolExecutor(6),
             },
-            # A late run is run all the same, once, and never beside itself: a poll takes all there is up to its start.
+            # A late run still runs, once, and never in parallel to itself: a poll reads everything up to its start.
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
             timezone=UTC,
         )
-        # A poll may take longer than the interval, or wait for a full outbox: `collect_lag_seconds` tells how far behind it is.
+        # A poll may take longer than the interval, or wait for a full outbox: `collect_lag_seconds` shows how far behind it is.
         tell_skipped = lambda event: log.debug("job.skipped", extra={"job": event.job_id})  # noqa: E731 - it is all there is
         self.scheduler.add_listener(tell_skipped, EVENT_JOB_MAX_INSTANCES)
 
@@ -74,21 +74,21 @@ class Jobs:
             self.scheduler.shutdown(wait=False)
 
     def add_housekeeping(self, job: Callable[[], None], seconds: float, name: str, first_seconds: float = 0.0) -> None:
-        """Run a job every so many seconds, for the first time `first_seconds` from now."""
+        """Run a job every `seconds`, for the first time `first_seconds` from now."""
         first = datetime.now(UTC) + timedelta(seconds=first_seconds)
         again = lambda: self.run_again(name, min(seconds, _AGAIN_SECONDS))  # noqa: E731
         run = self.guarded(f"the job {name}", job, again)
         self.scheduler.add_job(run, Every(seconds), id=name, executor="housekeeping", next_run_time=first)
 
     def add_poll(self, job: Callable[[], None], seconds: float, contract: str) -> None:
-        """Poll a contract every so many seconds, the contracts one after the other."""
+        """Poll a contract every `seconds`, the contracts one after the other."""
         run = self.guarded(_poll_of(contract), job)
         with self._lock:
             self._removed.discard(_poll_of(contract))
         self.scheduler.add_job(run, Every(seconds, is_spread=True), id=f"poll-{contract}")
 
     def remove_poll(self, contract: str) -> None:
-        """Poll a contract no more: it is gone, or another replica's. That its poll could not work is no news then."""
+        """Stop polling a contract: it is gone, or another replica has it. Errors of its last poll are not reported."""
         with suppress(LookupError):  # stopping
             self.scheduler.remove_job(f"poll-{contract}")
         with self._lock:
@@ -96,12 +96,12 @@ class Jobs:
             self._notes.pop(_poll_of(contract), None)
 
     def run_again(self, job: str, seconds: float) -> None:
-        """Run a job so soon, and from then on as usual."""
+        """Run a job once in `seconds`, and then as usual."""
         with suppress(LookupError):  # stopping
             self.scheduler.modify_job(job, next_run_time=datetime.now(UTC) + timedelta(seconds=seconds))
 
     def catch_up(self) -> None:
-        """Run now what is due later than one interval from now: the clock was set back since it was planned."""
+        """Run all jobs now that are due later than one interval from now: the clock was set back since they were planned."""
         now = datetime.now(UTC)
         for job in self.scheduler.get_jobs():
             if job.next_run_time - now > job.trigger.interval:
@@ -111,9 +111,9 @@ class Jobs:
     def guarded(
         self, name: str, job: Callable[[], None], again: Callable[[], None] = lambda: None
     ) -> Callable[[], None]:
-        """The job with its errors told. A state that is unavailable may come back; other troubles of it end the daemon.
+        """The job with its errors logged. An unavailable state may come back; other errors of the state end the daemon.
 
-        `again` has it run once more, soon, where the state did not let it work.
+        `again` runs the job once more soon, if the state blocked it.
         """
 
         def run() -> None:
@@ -135,13 +135,13 @@ class Jobs:
         return run
 
     def fail(self, error: PollerError) -> None:
-        """End the daemon with an error, unless it ends already."""
+        """End the daemon with an error, unless it is ending already."""
         if not self._stop.is_set():
             self._fail(error)
 
     @property
     def unavailable(self) -> list[str]:
-        """Why the state does not let some of it work now, in a sentence each."""
+        """Why the state blocks some work now, one sentence each."""
         with self._lock:
             return sorted({note.reason for note in self._notes.values()})
 
@@ -161,12 +161,12 @@ class Jobs:
         log.log(logging.ERROR if is_told else logging.DEBUG, message, extra=extra)
 
     def note_available(self, name: str, began_at: float | None = None) -> None:
-        """A job or sink has worked, which began then. If the state ever kept it from working, the state is back, and for all."""
+        """Note that a job or sink that began then has worked. If the state ever blocked it, the state works again, for all."""
         if name not in self._kept or not self._notes:
             return
         with self._lock:
             now = time.monotonic()
-            began_at = now if began_at is None else began_at  # what was noted later may be the next outage
+            began_at = now if began_at is None else began_at  # a later note may be the next outage
             over = [one for one, note in self._notes.items() if one == name or (note.is_away and note.at <= began_at)]
             for one in over:
                 del self._notes[one]

@@ -1,6 +1,6 @@
-"""The Prometheus metrics, as docs/metrics.md lists them. Most are the books, read from the state at the moment of the scrape.
+"""The Prometheus metrics, as docs/metrics.md lists them. Most are read from the state at the moment of the scrape.
 
-That way they survive restarts, cannot drift from what `status` says, and cost nothing between scrapes.
+So they survive restarts, always agree with `status`, and cost nothing between scrapes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Metrics(Collector):
         lost_leases: Callable[[], int] = lambda: 0,
         unavailable: Callable[[], Collection[str]] = lambda: (),
     ) -> None:
-        """`lost_leases`: how often this process lost what it held to another replica.
+        """`lost_leases`: how often another replica took over a contract or sink of this process.
 
-        `unavailable`: why the state does not let some of the work be done now.
+        `unavailable`: why some work cannot be done now because of the state.
         """
         self.registry = registry = CollectorRegistry()
         self._read = read
@@ -78,9 +78,9 @@ class Metrics(Collector):
         registry.register(self)
 
     def keep(self, accounts: Collection[str], wants: Callable[[str], bool], sinks: Collection[str]) -> None:
-        """Show the gauges of these accounts and of the contracts that are wanted, and what keeps these sinks from taking events.
+        """Show the gauges of these accounts, wanted contracts and sinks only.
 
-        What is not polled, or sent to, any more would keep its last value, or grow older, for ever: an alarm that nothing ends.
+        Otherwise a contract or sink that is not used any more would keep its last value, and its alert would never end.
         """
         self._is_polled = lambda row: row.account in accounts and wants(row.contract)
         self._is_configured = lambda row: row.sink.name in sinks
@@ -95,11 +95,11 @@ class Metrics(Collector):
         self.api_request_seconds.observe(seconds)
 
     def render(self) -> bytes:
-        """What `/metrics` answers.  Raises: StateError."""
+        """The text of `/metrics`.  Raises: StateError."""
         return generate_latest(self.registry)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: so that registering does not read the state."""
+        """Always empty, so that registering does not read the state."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -247,7 +247,7 @@ def _filled(
 
 
 def drop(gauge: Gauge, is_gone: Callable[[str], bool]) -> None:
-    """Take out the values whose one label names what is gone."""
+    """Remove the values whose only label names something that is gone."""
     for sample in next(iter(gauge.collect())).samples:
         (label,) = sample.labels.values()
         if is_gone(label):

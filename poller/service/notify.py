@@ -1,4 +1,4 @@
-"""Telling systemd how we are: READY, STATUS, WATCHDOG, over the socket it gave us. Without one, does nothing.
+"""Reports to systemd: READY, STATUS, WATCHDOG, through its socket. Without a socket, does nothing.
 
 Source: sd_notify(3).
 """

@@ -1,4 +1,4 @@
-"""Polling: which contracts there are, which of them this replica polls, and a poll of each. Decides nothing about entries."""
+"""Polling: the known contracts, the ones that this replica polls, and a poll of each. Decides nothing about entries."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from poller.store.protocols import State
 
 log = logging.getLogger(__name__)
 
-_SHARE_SECONDS = 2.0  # so soon what a replica left is taken over
-_NEXT_TURN_SECONDS = 0.5  # by then this one is over
+_SHARE_SECONDS = 2.0  # how often to look for contracts that another replica left
+_NEXT_TURN_SECONDS = 0.5  # by then the current one has ended
 
 
 class Polling:
@@ -35,7 +35,7 @@ class Polling:
         metrics: Metrics,
         wake: Callable[[], None],
     ) -> None:
-        """`wake` is called when what waits of other contracts is to be delivered here."""
+        """`wake` is called when waiting events of more contracts must be delivered here."""
         self._state = state
         self._config = components.config
         self._accounts = components.accounts
@@ -44,11 +44,11 @@ class Polling:
         self._metrics = metrics
         self._wake = wake
         self.found: list[str] = []
-        """What discovery found, whichever replica polls it."""
+        """All contracts that discovery found, also those that other replicas poll."""
         self.contracts: set[str] = set()
-        """What is polled here, of all that discovery found."""
+        """The contracts that are polled here."""
         self.discovery_failures: list[PollerError] | None = None
-        """What the last look for contracts could not tell; None before the first."""
+        """The failures of the last look for contracts; None before the first look."""
         self._has_all = True
         self._share_lock = threading.Lock()
         self._clocks_lock = threading.Lock()
@@ -75,7 +75,7 @@ class Polling:
         self._take_share()
 
     def _take_share(self) -> None:
-        """Poll this replica's fair share of the contracts, and leave the others to the replicas that hold them."""
+        """Poll this replica's fair share of the contracts, and leave the others to their replicas."""
         with self._share_lock:
             held = self._state.contracts.share(self.found)
             before, self.contracts = self.contracts, set(held)
@@ -84,13 +84,13 @@ class Polling:
             for contract in held:
                 if contract not in before:
                     self._begin_polling(contract)
-            # A replica asks for what it holds: with such components, all of them together keep the pace of the account.
+            # Each replica uses a part of the pace, in proportion to its contracts: together they keep the pace of the account.
             self._metrics.replica_contracts.set(len(held))
             self._collector.take_part(max(1, len(held)) / max(1, len(self.found)))
             if before != self.contracts:
-                # What was found missing of a contract is shown by who polls it, and so audits it again.
+                # Missing entries of a contract are shown by the replica that polls and audits it.
                 drop(self._metrics.audit_missing, lambda contract: contract not in self.contracts)
-                self._wake()  # what waits of these contracts is delivered here from now on
+                self._wake()  # waiting events of these contracts are delivered here from now on
                 self._tell_of_share(before)
 
     def _begin_polling(self, contract: str) -> None:
@@ -99,13 +99,13 @@ class Polling:
 
     def _tell_of_share(self, before: set[str]) -> None:
         had_all, self._has_all = self._has_all, len(self.contracts) == len(self.found)
-        if not (had_all and self._has_all):  # else there is nobody to share with
+        if not (had_all and self._has_all):  # otherwise there is no replica to share with
             taken, given_back = self.contracts - before, before - self.contracts
             extra = {"contracts": len(self.contracts), "of": len(self.found)}
             log.info("share.changed", extra={**extra, "taken": len(taken), "given_back": len(given_back)})
 
     def _turn_seconds(self) -> float:
-        """How long a poll may take before it goes to the end of the row: without end where nobody waits for its thread."""
+        """How long a poll may take before others have their turn; infinite if no contract waits for its thread."""
         settings = self._config
         is_crowded = len(self.contracts) > settings.api.concurrency * MOST_OPEN
         return settings.poll.interval_seconds if is_crowded else math.inf
@@ -122,7 +122,7 @@ class Polling:
         )
 
     def _check_clocks(self) -> None:
-        """Tell when our clock and an account's API part ways, and when they agree again."""
+        """Log when our clock and the API of an account differ, and when they agree again."""
         with self._clocks_lock:  # polls end in several threads
             for name, api in self._accounts.items():
                 skew = api.clock_skew_seconds

@@ -1,4 +1,4 @@
-"""What keeps the daemon from being ready: a rule over the books and the clock. Reads nothing, remembers nothing."""
+"""The reasons why the daemon is not ready: rules over the books and the clock. Reads nothing, stores nothing."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def not_ready_reasons(
     discovery_failures: Sequence[PollerError] | None,
     token_expiries: Mapping[str, float],
 ) -> list[str]:
-    """A sentence for each; none while the last poll of every contract succeeded lately and no sink is parked or
-    ended in an internal error.
+    """One sentence for each reason. None if the last poll of every contract succeeded recently, and no sink is parked or ended in
+    an internal error.
 
-    `contracts` are those that are polled here, of all that were `found`; `discovery_failures` what the last look for them could
-    not tell, None before the first. What is likely to have led to a trouble is named too, but is none by itself: a token may be
-    good for longer than it says, and a list of contracts that cannot be had now changes nothing for those that are known.
+    `contracts` are polled here, a part of all that were `found`; `discovery_failures` are those of the last look for contracts,
+    None before the first look. Likely causes are named as well, but are no reasons alone: a token may be valid for longer than it
+    says, and a failed list of contracts changes nothing for known contracts.
     """
     sinks = configured_sinks(state, config)
     reasons = [
@@ -57,13 +57,13 @@ def not_ready_reasons(
 
 
 def configured_sinks(state: Overview, config: Config) -> list[SinkOverview]:
-    """The sinks of the configuration. To one that left it nothing is sent: what kept it from taking events is of the past."""
+    """The sinks of the configuration. Nothing is sent to others, so their failures do not count any more."""
     names = {sink.name for sink in config.sinks}
     return [row for row in state.sinks if row.sink.name in names]
 
 
 def gaps_told(gaps: Iterable[Gap]) -> dict[str, str]:
-    """For each contract with gaps that nobody has accepted: how many, how long, and why the first of them."""
+    """For each contract with gaps that nobody has accepted: number, length, and the reason of the first one."""
     by_contract: dict[str, list[Gap]] = {}
     for gap in gaps:
         if gap.is_open:
@@ -74,7 +74,7 @@ def gaps_told(gaps: Iterable[Gap]) -> dict[str, str]:
 
 
 def notes(rows: Iterable[Contract], gaps: Iterable[Gap], sinks: Iterable[SinkOverview] = ()) -> list[str]:
-    """What a person should know though all is well, in a sentence each: beside a gap, all else goes on."""
+    """Notes for a person, one sentence each. They are no reasons: beside a gap, everything else goes on."""
     told = gaps_told(gaps)
     return [
         f"contract {row.contract}: complete up to {format_time(row.watermark)}, but for {told[row.contract]}"
@@ -88,7 +88,7 @@ def notes(rows: Iterable[Contract], gaps: Iterable[Gap], sinks: Iterable[SinkOve
 
 
 def unread_accounts(rows: Iterable[Contract], found: Collection[str], failures: Iterable[PollerError]) -> set[str]:
-    """The accounts that did not say which contracts they have, and have none that is known: nothing of them is polled."""
+    """Accounts that gave no list of contracts and have no known contract: nothing of them is polled."""
     known = {row.account for row in rows if row.contract in found}
     return {failure.account for failure in failures if failure.account} - known
 
@@ -96,7 +96,7 @@ def unread_accounts(rows: Iterable[Contract], found: Collection[str], failures: 
 def _unknown_contracts(
     state: Overview, found: Collection[str], failures: Sequence[PollerError] | None
 ) -> Iterator[str]:
-    """Contracts that are to be polled and are not, because nobody told us of them."""
+    """Contracts that are not polled because they are unknown: discovery failed or has not run."""
     if failures is None:
         yield "no contracts discovered yet"
         return
@@ -115,7 +115,7 @@ def _stale_polls(state: Overview, config: Config, contracts: Collection[str], no
 
 
 def is_stale(row: Contract, config: Config, now: float) -> bool:
-    """Whether the last good poll of a contract is too long ago. `now` in unix seconds."""
+    """Whether the last successful poll of a contract is too old. `now` in unix seconds."""
     return now - (row.succeeded_at or 0) > config.poll.interval_seconds * _STALE_INTERVALS
 
 

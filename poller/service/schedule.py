@@ -1,6 +1,6 @@
-"""The schedule of one configuration, made anew for each reload, in its parts: polling, delivering, auditing, housekeeping.
+"""The schedule of one configuration, in its parts: polling, delivering, auditing, housekeeping. Each reload makes a new one.
 
-Errors of one contract are its own; a trouble of the state ends the daemon.
+Errors of one contract affect that contract only; an error of the state ends the daemon.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 DRAIN_SECONDS = 8.0
 _PRUNE_SECONDS = 3600.0
-_TOKEN_SECONDS = 60.0  # so soon a replaced token is known to be good
+_TOKEN_SECONDS = 60.0  # how often to look at the tokens
 
 
 class Look(NamedTuple):
-    """What keeps us from being ready, what to know though we are, a sentence each, and how many entries were ever collected."""
+    """The reasons for not being ready and the notes, one sentence each, and the total of collected entries."""
 
     not_ready: list[str]
     notes: Sequence[str] = ()
@@ -120,7 +120,7 @@ class Schedule:
         return self._tokens.expiries
 
     def look(self) -> Look:
-        """How it is going, as of one moment."""
+        """The current look at the state."""
         try:
             overview = self._state.overview()
         except StateUnavailableError as error:

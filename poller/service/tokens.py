@@ -1,4 +1,4 @@
-"""When the tokens of the accounts expire: looked at again and again, since their files are replaced while the daemon runs."""
+"""When the tokens of the accounts expire. Read repeatedly, because their files are replaced while the daemon runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _WARN_EVERY_SECONDS = 6 * 3600.0
 
 
 class TokenWatch:
-    """Shows in a gauge when each token expires, and warns of one that does soon: when it is new, and every six hours."""
+    """Shows in a gauge when each token expires. Warns of one that expires soon: when it is new, and every six hours."""
 
     def __init__(
         self, read: Callable[[], Mapping[str, float | None]], gauge: Gauge, clock: Callable[[], float]
     ) -> None:
-        """`read` gives account to unix seconds, None where the token does not say. Of accounts that it leaves out nothing is new:
-        the token that was read before is still in use.
+        """`read` returns unix seconds by account, None if the token does not say. An account that it leaves out has no news: its
+        previous token is still in use.
         """
         self._read = read
         self._gauge = gauge

@@ -1,5 +1,5 @@
-"""The page at `/`: what `status` says, for a browser. It shows counts, names and reasons; no entry, no secret.
+"""The page at `/`: the output of `status` for a browser. It shows counts, names and reasons, but no entry and no secret.
 
-`view` says in words how it is, `html` writes it. One document, with its style and its script inside and nothing from elsewhere;
-without the script it is whole, too, and asks for itself again every ten seconds.
+`view` makes the words, `html` the document. The document contains its style and its script, and loads nothing from elsewhere. It
+is complete without the script, and then reloads itself every ten seconds.
 """

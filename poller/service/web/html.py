@@ -46,7 +46,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-# Only this style and this script, and requests to where the page came from. Nothing in the page can bring anything else along.
+# Only this style, this script, and requests to the origin of the page are allowed.
 HEADERS = {
     "Content-Security-Policy": (
         f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; connect-src 'self'; img-src data:;"
@@ -74,7 +74,7 @@ _HOUR_WORDS = {
 
 
 def render(view: View, *, is_whole: bool = False) -> str:
-    """The document. Unless `is_whole`, of many contracts only some, those that are not well first."""
+    """The document. Unless `is_whole`, it shows only some of many contracts, those with problems first."""
     how = level(view)
     state = view.state
     left: list[str] = []
@@ -188,7 +188,7 @@ def _band(start: int, states: Sequence[str]) -> str:
 
 
 def _band_words(start: int, states: Sequence[str]) -> str:
-    """The band for those who hear it: how many hours of each kind, and which ones have a gap."""
+    """The text of the band for screen readers: how many hours of each kind, and which ones have a gap."""
     counts = Counter(states)
     words = [f"{plural(counts[name], 'hour')} {name}" for name in hours.STATES if name in counts and name != hours.GAP]
     at = 0
@@ -334,7 +334,7 @@ def _first(rows: Sequence[T]) -> Sequence[T]:
 
 
 def _code(text: str) -> str:
-    """The text, escaped; what is between backquotes is something to type."""
+    """The escaped text; text in backquotes becomes code."""
     parts = escape(text).split("`")
     if len(parts) % 2 == 0:
         return escape(text)

@@ -1,4 +1,4 @@
-"""The row of figures below the verdict of the page."""
+"""The row of figures below the main sentence of the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from poller.service.web.view import BAD, OK, WARN, View
 
 
 def tiles(view: View) -> str:
-    """How far behind, what waits, what was refused, what cannot be read, and how long the token is good."""
+    """The figures: lag, waiting events, dead letters, gaps, and the lifetime of the token."""
     assert view.state is not None  # noqa: S101  # the caller looked
     state = view.state
     waiting = sum(row.waiting for row in state.sinks)

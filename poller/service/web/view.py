@@ -1,4 +1,4 @@
-"""What the page says, in words: rules over the state, the clock and what the daemon knows of itself. Pure."""
+"""The words of the page: rules over the state, the clock and the figures of the daemon. Pure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MOST_PENDING = 3
 
 
 class View(NamedTuple):
-    """All that the page shows, at `now` (unix seconds).
+    """All data of the page, at `now` (unix seconds).
 
-    `reasons` say why the daemon is not ready, or does not move. `token_expiries` are by account, in unix seconds;
-    `per_minute` are the entries collected in each of the last minutes, None where nobody counted.
+    `reasons` say why the daemon is not ready, or makes no progress. `token_expiries` are by account, in unix seconds;
+    `per_minute` are the entries collected in each of the last minutes, None if they were not counted.
     """
 
     now: float
@@ -48,7 +48,7 @@ class View(NamedTuple):
 
     @property
     def pending(self) -> list[Range]:
-        """What is still to be read of them besides the present."""
+        """The spans of them that are still to be read besides the present."""
         polled = {row.contract for row in self.polled}
         return [span for span in self.state.pending if span.contract in polled] if self.state else []
 
@@ -68,13 +68,13 @@ def clock(at: float, now: float) -> str:
 
 
 def level(view: View) -> str:
-    """The worst of all that there is to say."""
+    """The worst of all levels."""
     levels = {word.level for word in problems(view)}
     return BAD if BAD in levels else WARN if WARN in levels else OK
 
 
 def headline(view: View) -> str:
-    """Whether it is complete: the one sentence that the page is for."""
+    """The main sentence of the page: whether the collection is complete."""
     if view.state is None:
         return "The state cannot be read"
     rows, pending = view.polled, view.pending
@@ -90,7 +90,7 @@ def headline(view: View) -> str:
 
 
 def subline(view: View) -> str:
-    """How many, how far behind, and whether the sinks have it."""
+    """Number of contracts, lag, and whether the sinks have all events."""
     if view.state is None or not view.polled:
         return "The list below says why."
     behind = view.now - min(row.watermark for row in view.polled)
@@ -102,7 +102,7 @@ def subline(view: View) -> str:
 
 
 def problems(view: View) -> list[Word]:
-    """What is wrong, and what a person should know, the worst first."""
+    """The problems and the notes, the worst first."""
     found = [Word(BAD, str(failure)) for failure in view.seen.failures]
     found += [Word(BAD, reason) for reason in view.reasons]
     if view.state is not None and not view.polled and not view.reasons:
@@ -153,7 +153,7 @@ def _of_tokens(view: View) -> Iterator[Word]:
 
 
 def contract_word(view: View, row: Contract) -> Word:
-    """How it goes with a contract."""
+    """The state of a contract in words."""
     if not is_polled(row, view.config):
         return Word(OK, "left out by the configuration")
     ago = f"last good poll {duration(view.now - row.succeeded_at)} ago" if row.succeeded_at else "no good poll yet"
@@ -164,7 +164,7 @@ def contract_word(view: View, row: Contract) -> Word:
 
 
 def sink_word(view: View, row: SinkOverview) -> Word:
-    """How it goes with a sink."""
+    """The state of a sink in words."""
     sink = row.sink
     if sink.name not in {configured.name for configured in view.config.sinks}:
         what = f"`ionos-poller sinks forget {sink.name}` deletes what waits for it"
