@@ -1,9 +1,9 @@
-"""What holds of the archives in a state, whatever that is kept in: rules without SQL.
+"""Rules for the archives in a state, for every backend, without SQL.
 
 Invariants of both backends:
-1. A batch is committed whole, objects, digest and signature, before anything of it is written. There is one at a time.
-2. `complete` moves the head of the chain and, in the same transaction, the place of the sink whose events these are. So no
-   number is given twice, and no entry is in two batches.
+1. A batch is committed whole (objects, digest and signature) before anything of it is written. There is one at a time.
+2. `complete` moves the head of the chain and the place of the sink in the same transaction. So no number is used twice, and no
+   entry is in two batches.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from poller.store.gaps import Gap
 from poller.store.rows import Contract, Range, Sink
 
 MOST_DAYS = 500
-"""So many days are looked through at most for hours to state in one batch: what is left is stated in the next one."""
+"""Maximum number of days that are searched for hours to state in one batch. The rest is stated in the next batch."""
 
 WRITER = "archive_writer"
 """The fact that names a state among those that write to the chain of another one."""
 
 PLACE = "archive_place "  # and the sink's name
-"""The fact that says where a chain is."""
+"""The fact with the place of a chain."""
 
 DayKey = tuple[str, int]
 """A contract and a day since 1970."""
@@ -38,18 +38,18 @@ T = TypeVar("T")
 
 
 def is_made_for(objects: Iterable[Packed], number: int) -> bool:
-    """Whether the keys of all objects are those of digest `number`."""
+    """Whether all objects have keys of digest `number`."""
     return all(batch_of(packed.entry.key) == number for packed in objects)
 
 
 def is_as_committed(batch: PreparedBatch) -> bool:
-    """Whether the objects of a batch are those that its digest names."""
+    """Whether the objects of a batch are the ones that its digest names."""
     named = {entry.key: entry.sha256 for entry in decode(batch.digest).objects}
     return named == {key: sha256(content) for key, content in batch.objects}
 
 
 def hours_of(objects: Iterable[Packed]) -> dict[DayKey, dict[int, int]]:
-    """How many entries some objects have: by contract and day, and in it by hour."""
+    """The number of entries in objects: by contract and day, and within the day by hour."""
     held: dict[tuple[str, int], int] = {}
     for packed in objects:
         hour = (packed.entry.contract, _seconds_of(packed.entry.hour))
@@ -58,7 +58,7 @@ def hours_of(objects: Iterable[Packed]) -> dict[DayKey, dict[int, int]]:
 
 
 def by_day(held: Mapping[tuple[str, int], T]) -> dict[DayKey, dict[int, T]]:
-    """Counts by contract and hour's start as counts by contract and day, and in it by hour."""
+    """Counts by contract and start of the hour, regrouped by contract and day."""
     days: dict[DayKey, dict[int, T]] = {}
     for (contract, start), count in held.items():
         day, hour = _hour_of(start)
@@ -67,18 +67,18 @@ def by_day(held: Mapping[tuple[str, int], T]) -> dict[DayKey, dict[int, T]]:
 
 
 def closing(contract: str, counted: Mapping[int, int | None]) -> dict[DayKey, Change]:
-    """What an audit, which counted the hours that begin so, changes of each day."""
+    """The change of each day by an audit with these counts by start of the hour."""
     days = by_day({(contract, start): api for start, api in counted.items()})
     return {key: partial(Day.close, counted=hours) for key, hours in days.items()}
 
 
 def adding(held: Mapping[tuple[str, int], int]) -> dict[DayKey, Change]:
-    """What entries that came into the archive, by contract and hour's start, change of each day."""
+    """The change of each day by new entries in the archive, by contract and start of the hour."""
     return {key: partial(Day.add, added=hours) for key, hours in by_day(held).items()}
 
 
 def writing(digest: Digest) -> dict[DayKey, Change]:
-    """What a digest that is written changes of each day: it holds its entries, and its statements were made."""
+    """The change of each day by a written digest: its entries are in the archive, and its statements are made."""
     added = by_day({(entry.contract, _seconds_of(entry.hour)): entry.entries for entry in digest.objects})
     stated: dict[DayKey, list[tuple[int, int | None, int]]] = {}
     for statement in digest.statements:
@@ -94,13 +94,13 @@ def writing(digest: Digest) -> dict[DayKey, Change]:
 
 
 def next_head(content: bytes) -> tuple[str, str | None, int]:
-    """What the head of a chain is after the digest of these bytes: its SHA-256, the key that signs next, all entries."""
+    """The head of a chain after the digest with these bytes: its SHA-256, the next signing key, all entries."""
     digest = decode(content)
     return sha256(content), digest.next_key or digest.key, digest.entries
 
 
 def due(days: Mapping[DayKey, Day], added: Mapping[DayKey, Mapping[int, int]], *, is_all: bool) -> Iterator[DueHour]:
-    """The hours to state with a batch that adds so many entries. `is_all`: nothing waits for the archive behind it."""
+    """The hours to state with a batch that adds these entries. `is_all`: nothing else waits for the archive."""
     for (contract, day), known in sorted(days.items(), key=lambda item: item[0]):
         hours = added.get((contract, day), {})
         known.add(hours)
@@ -118,9 +118,9 @@ def facts(
     events: int,
     waiting: int,
 ) -> Facts:
-    """What the state says to a batch of `events` of the sink's own, with `waiting` behind them.
+    """The facts of the state for a batch of `events` of the sink, with `waiting` events behind them.
 
-    `gaps` and `ranges` are all that there are of the contracts in `rows`.
+    `gaps` and `ranges` are all gaps and unread spans of the contracts in `rows`.
     """
     by_contract: dict[str, list[tuple[Window, str]]] = {}
     open_: dict[str, list[tuple[Window, str]]] = {}

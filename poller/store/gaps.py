@@ -1,7 +1,7 @@
-"""Gaps as rows, and the rules by which a window that was read changes those of its contract. Pure.
+"""Gaps as rows, and the rules by which a window changes the gaps of its contract. Pure.
 
-Rows stay few: what is of one kind and follows a gap at once makes it longer, and beyond `_MOST` of a contract the nearest open
-one of its kind grows over what lies between.
+Rows stay few: a span of the same kind directly after a gap makes it longer, and beyond `_MOST` gaps of a contract the nearest
+open gap of the kind grows over the space between.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from poller.core.windows import Window
 
 _MOST = 500
 KEPT_BYTES = 64 * 1024
-"""So much of an entry that cannot be used is kept."""
+"""Maximum bytes that are kept of an unusable entry."""
 
 
 class Gap(NamedTuple):
     """A span that could not be read whole. Times in unix seconds.
 
-    `kind` is one of `poller.core.gaps`, `reason` what the API said. It is tried again at `next_try_at`, unless a person has
-    accepted it. `is_narrow`: whether its ends were looked for; else all of it could be readable but for a second.
+    `kind` is one of `poller.core.gaps`, `reason` the API's words. It is tried again at `next_try_at`, unless a person has
+    accepted it. `is_narrow`: whether its ends were searched; otherwise all of it except one second could be readable.
     """
 
     id: int
@@ -42,22 +42,22 @@ class Gap(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is tried again, and somebody should look at it."""
+        """Whether it is tried again and needs attention."""
         return not self.is_accepted
 
     def is_due(self, now: float) -> bool:
-        """Whether it is tried again now. One that would wait longer than any does was tried by a clock that was ahead."""
+        """Whether it is tried again now. A wait beyond the longest possible one was made by a clock that was ahead."""
         return self.is_open and not now < self.next_try_at <= now + LONGEST_WAIT_SECONDS
 
 
 def first_in_turn(gap: Gap, gaps: Iterable[Gap], now: int) -> int:
-    """From when a gap is due that the next poll of its contract tries, before the others that are due."""
+    """The due time of a gap that the next poll of its contract tries before other due gaps."""
     others = (other.next_try_at for other in gaps if other.contract == gap.contract and other.id != gap.id)
     return min([now, *(due - 1 for due in others)])
 
 
 class Entry(NamedTuple):
-    """What came and could not be used: its first bytes, and how many there were."""
+    """An unusable entry: its first bytes, and its length."""
 
     content: bytes
     size_bytes: int
@@ -70,32 +70,32 @@ class Insert(NamedTuple):
 
 
 class Update(NamedTuple):
-    """A gap as it is from now on."""
+    """A changed gap."""
 
     gap: Gap
 
 
 class Delete(NamedTuple):
-    """The end of a gap and of its entries."""
+    """The removal of a gap and of its entries."""
 
     gap: int
 
 
 class ClearEntries(NamedTuple):
-    """The end of a gap's entries."""
+    """The removal of the entries of a gap."""
 
     gap: int
 
 
 class MoveEntries(NamedTuple):
-    """The entries of a gap become another one's."""
+    """The move of the entries of a gap to another one."""
 
     gap: int
     to: int
 
 
 class KeepEntries(NamedTuple):
-    """More entries of a gap: as many as there is room for below `KEPT_ENTRIES`, each cut to `KEPT_BYTES`."""
+    """More entries of a gap: up to `KEPT_ENTRIES` in all, each cut to `KEPT_BYTES`."""
 
     gap: int
     entries: Sequence[bytes]
@@ -105,9 +105,9 @@ Change = Insert | Update | Delete | ClearEntries | MoveEntries | KeepEntries
 
 
 class Settled(NamedTuple):
-    """What a window does to the gaps of its contract: the changes, in order, and which gaps that opens and closes.
+    """The effect of a window on the gaps of its contract: the changes, in order, and the opened and closed gaps.
 
-    `read_from` is where the first of what was in a gap, and is in none any more, begins: no audit has compared it.
+    `read_from` is the start of the first span that was in a gap and is in none any more: no audit has compared it.
     """
 
     changes: Sequence[Change] = ()
@@ -119,10 +119,10 @@ class Settled(NamedTuple):
 def settled(
     gaps: Sequence[Gap], contract: str, window: Window, unread: Iterable[Unread], now: int, next_try_at: int
 ) -> Settled:
-    """What follows for the gaps of a contract, oldest first, from what could not be read of a window.
+    """The changes of the gaps of a contract (oldest first) after a window was read, with its `unread` spans.
 
-    Of gaps in the window only that is left, and what is outside of the window. New gaps are due at `next_try_at`, at once
-    where they are not narrow.
+    Of gaps in the window, only these spans and the parts outside of the window are left. New gaps are due at `next_try_at`, or at
+    once if they are not narrow.
     """
     book = _Book(contract, gaps)
     left = merged(unread)
@@ -145,7 +145,7 @@ def settled(
 
 
 def _within(gap: Gap, parts: Iterable[Unread]) -> tuple[list[Unread], list[Unread]]:
-    """The parts that a gap becomes, and the others. One that was accepted is taken as it is, so it never grows."""
+    """The parts that a gap becomes, and the others. An accepted gap never grows."""
     within, others = [], []
     for part in parts:
         start, end = max(part.window.start, gap.start), min(part.window.end, gap.end)
@@ -169,11 +169,11 @@ class _Book:
         self._new_count = 0
 
     def gaps(self) -> list[Gap]:
-        """As they are by now, oldest first."""
+        """The current gaps, oldest first."""
         return sorted(self._by_id.values(), key=lambda gap: gap.start)
 
     def replace(self, gap: Gap, parts: Sequence[Unread]) -> None:
-        """Have the parts, at least one, in place of a gap; the first of them keeps its number."""
+        """Replace a gap by its parts, at least one; the first one keeps its number."""
         first, *others = parts
         start, end = first.window
         self._update(
@@ -190,12 +190,12 @@ class _Book:
         self.changes.append(Delete(gap.id))
 
     def open(self, part: Unread, now: int, next_try_at: int) -> int | None:
-        """Have a gap of its own for a part, or one that is longer by it.  Returns: the number of a new one."""
+        """Add a part as a new gap, or make a gap longer by it.  Returns: the number of a new gap."""
         gaps = self.gaps()
         near = [gap for gap in gaps if gap.is_open and gap.kind == part.kind and gap.is_narrow == part.is_narrow]
         touching = [gap for gap in near if gap.start <= part.window.end and part.window.start <= gap.end]
         if not touching and len(gaps) >= _MOST:
-            # An accepted gap stays as it was accepted, and what is of another kind is told on its own.
+            # An accepted gap does not change, and a part of another kind is a gap of its own.
             same = [gap for gap in gaps if gap.is_open and gap.kind == part.kind]
             touching = sorted(same, key=lambda gap: abs(gap.start - part.window.start))[:1]
         if not touching:

@@ -1,4 +1,4 @@
-"""What a state says of itself at one moment: what `status`, `/metrics` and the books are made of. Pure values."""
+"""A state at one moment, as plain values: the data of `status`, `/metrics` and the books."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poller.store.letters import LetterBooks
 from poller.store.rows import Contract, Postponed, Range, Replica, Sink, Size
 
 FINISHED = "finished"
-"""The fact that a backfill leaves when it is complete."""
+"""The fact of a complete backfill."""
 _AHEAD_SECONDS = 60
 _SHOWN_SECONDS = 7 * 86_400
 _MOST_LINES = 5
@@ -22,8 +22,8 @@ _MOST_LINES = 5
 class SinkOverview(NamedTuple):
     """A sink, what waits for it (counted, not derived from its books), since when, and its dead letters at hand.
 
-    `postponed` are the contracts that it does not take while it takes others. `holder` names the replica that alone delivers it
-    (`host:pid`); empty where those do that hold the contracts.
+    `postponed` are the contracts that it does not accept while it accepts others. `holder` names the only replica that delivers
+    it (`host:pid`); empty if each replica delivers its own contracts.
     """
 
     sink: Sink
@@ -35,12 +35,12 @@ class SinkOverview(NamedTuple):
 
     @property
     def is_balanced(self) -> bool:
-        """What was assigned to it is delivered, dead or waiting: nothing else can have become of it."""
+        """Whether each assigned event is delivered, dead or waiting."""
         return self.sink.assigned == self.sink.delivered + self.sink.dead + self.waiting
 
 
 class TakenBack(NamedTuple):
-    """When a watermark that a clock ahead had made was taken back last, and to which time. In unix seconds."""
+    """When a watermark was last taken back because a clock was ahead, and to which time. In unix seconds."""
 
     at: int
     watermark: int
@@ -76,12 +76,12 @@ class Overview(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether it is a backfill that has nothing left to do, and nothing that a person should see."""
+        """Whether it is a finished backfill without anything that needs a person."""
         has_rest = any(row.waiting or row.dead_letters for row in self.sinks) or any(gap.is_open for gap in self.gaps)
         return self.finished is not None and not has_rest and not self.imbalances()
 
     def replica_troubles(self) -> list[str]:
-        """What is wrong among the replicas, in a line each: different configurations treat the same entry differently."""
+        """Problems among the replicas, one line each: different configurations treat the same entry differently."""
         configs: dict[str, list[str]] = {}
         for row in self.replicas:
             configs.setdefault(row.config, []).append(f"{row.host}:{row.pid}")
@@ -91,7 +91,7 @@ class Overview(NamedTuple):
         return [f"replicas have different configurations: {groups}; give all of them the same one, and reload"]
 
     def clock_troubles(self, now: float) -> list[str]:
-        """What the state shows of a clock of ours that is or was ahead, in a line each. `now` in unix seconds."""
+        """Signs in the state that our clock is or was ahead, one line each. `now` in unix seconds."""
         ahead = [row for row in self.contracts if row.watermark > now + _AHEAD_SECONDS]
         lines = [
             f"contract {row.contract}: complete up to {format_time(row.watermark)}, which lies ahead of this machine's clock:"
@@ -106,7 +106,7 @@ class Overview(NamedTuple):
         return lines
 
     def imbalances(self) -> list[str]:
-        """What does not add up, in a line each; empty when the books balance."""
+        """The imbalances, one line each; empty if the books balance."""
         lines = [
             f"contract {row.contract}: fetched {row.fetched}, but new {row.new} + seen before {row.seen}"
             f" + filtered {row.filtered} = {row.new + row.seen + row.filtered}"

@@ -1,13 +1,13 @@
-"""What a state can do, whatever it is kept in: `sqlite` keeps it in files, `postgres` in a database.
+"""What a state can do, for every backend: `sqlite` keeps it in files, `postgres` in a database.
 
-Use cases know these protocols alone. What a method does is said here; a backend says only what is different there.
+Use cases know only these protocols. Methods are documented here; a backend documents only its differences.
 
 Every method is one transaction or one read unless it says otherwise. Every method may raise:
 - `StateUnavailableError`: it does not work now, nothing was changed, wait and try again. `StateFullError` is one of these.
-- `LeaseLostError`, also one of these: the claim, the place or the share is another replica's now. Nothing was written. Drop what
-  you remember of it and begin again.
+- `LeaseLostError`, also one of these: another replica has the claim, the place or the share now. Nothing was written. Discard
+  what is in memory about it, and start again.
 - `StateError`: a person is needed.
-Only further errors are named. All times are unix seconds unless a name says otherwise.
+Methods name only further errors. All times are unix seconds unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from poller.store.rows import Diagnosis
 
 
 class Stores(Protocol):
-    """The states that there are: one for each use (`run`, `fetch`, `backfill-...`)."""
+    """All states: one for each use (`run`, `fetch`, `backfill-...`)."""
 
     @property
     def place(self) -> str:
-        """Where they are, for a person: a directory, or a URL without its password."""
+        """Their place, for a person: a directory, or a URL without its password."""
 
     @property
     def directory(self) -> Path:
-        """Where this machine keeps files beside them, such as exports of deleted dead letters."""
+        """The directory of this machine for files beside them, such as exports of deleted dead letters."""
 
     def owner(self) -> int | None:
-        """The user of this machine whose files they are; None if they are no files, or that cannot be told."""
+        """The user of this machine who owns the files; None without files, or if it is unknown."""
 
     def where(self, use: str) -> str:
-        """Where the state of a use is, for a person."""
+        """The place of the state of a use, for a person."""
 
     def prepare(self) -> list[int]:
-        """Create what the states lie in, or bring it up to this program's version, where it is not made by `open`.
+        """Create the place of the states, or upgrade it to this program's version, if `open` does not do it.
 
         Returns: the versions that were applied.
         """
 
     def uses(self) -> list[str]:
-        """The uses that have a state, by name; none where nothing was begun yet."""
+        """The uses that have a state, by name."""
 
     def open(
         self,
@@ -68,57 +68,57 @@ class Stores(Protocol):
     ) -> State:
         """Open the state of a use to work on it, or create it. A backend without replicas gives it to one process at a time.
 
-        `wait` waits for another process to release it, until `stop`. With `since` the contracts of `accounts` are read again
-        from there, as with `State.request_reread`, and a new state may replace one that was set aside or deleted.
+        With `wait`, wait until another process releases it, or until `stop`. With `since`, the contracts of `accounts` are read
+        again from there, as with `State.request_reread`, and a new state may replace one that was quarantined or deleted.
         Raises: StateHeldError, StoppedError.
         """
 
     def attach(self, use: str) -> State:
-        """Open the state of a use that others may be working on, for a person's short transactions: replay, purge, forget.
+        """Open the state of a use that others may work on, for short transactions of a person: replay, purge, forget.
 
-        Raises: StateError when there is none.
+        Raises: StateError if it does not exist.
         """
 
     def snapshot(self, use: str) -> Overview:
-        """Everything at one moment, without opening it for work.  Raises: StateError when there is none."""
+        """The whole state at one moment, without opening it for work.  Raises: StateError if it does not exist."""
 
     def journal(self, use: str, *, since: int = 0, limit: int | None = None) -> list[JournalEntry]:
-        """What people did to a state from `since` on, oldest first; with `limit` the latest of it.  Raises: StateError."""
+        """The actions of people on a state from `since` on, oldest first; with `limit` only the latest.  Raises: StateError."""
 
     def collected(self, use: str, sinks: Sequence[str]) -> Collected:
-        """What another use has collected since it knew all of these sinks. Close it in the end.
+        """The events that another use has collected since it knew all of these sinks. Close it at the end.
 
-        Raises: StateError when there is none.
+        Raises: StateError if it does not exist.
         """
 
     def discard(self, use: str) -> None:
-        """Commits: the end of a state that nobody works on, also of one that is not there.  Raises: StateHeldError."""
+        """Commits: the removal of a state that nobody works on, even if it does not exist.  Raises: StateHeldError."""
 
     def rename(self, use: str, new: str) -> None:
-        """Commits: that the state of a use, which nobody works on, is that of another one, which has none."""
+        """Commits: that the state of a use, which nobody works on, becomes that of another use, which has none."""
 
     def holder(self, use: str) -> int | None:
         """The process of this machine that works on a state, or None."""
 
     def missing(self) -> dict[str, StateError]:
-        """By use: states that were set aside or have vanished. None of them begins anew before a person decides."""
+        """By use: states that were quarantined or have vanished. None of them is created again before a person decides."""
 
     def dump(self) -> AbstractContextManager[Sequence[Dump]]:
-        """All states at one moment, while nobody may begin to work on any.  Raises: StateHeldError when somebody works on one."""
+        """All states at one moment, while nobody can start to work on one.  Raises: StateHeldError if somebody works on one."""
 
     def load(self, dumps: Sequence[Dump], tick: Tick) -> None:
-        """Commits: all these states at once, or none.  Raises: StateError where one is there already."""
+        """Commits: all these states at once, or none.  Raises: StateError if one exists already."""
 
     def diagnose(self, max_bytes: int) -> Iterator[Diagnosis]:
-        """All that `check` can tell without changing anything. `max_bytes` is the outbox's limit.  Raises: nothing."""
+        """All findings for `check`, without changing anything. `max_bytes` is the limit of the outbox.  Raises: nothing."""
 
 
 class Collected(Protocol):
-    """What another use has collected and sent."""
+    """The events that another use has collected and sent."""
 
     @property
     def knows_sinks(self) -> bool:
-        """Whether that use knows all the sinks that were asked for; else it counts as having collected nothing."""
+        """Whether that use knows all requested sinks; otherwise it counts as having collected nothing."""
 
     def unseen(self, contract: str, events: Sequence[Event]) -> Sequence[Event]:
         """Those of the events that it has not collected, in the same order."""
