@@ -1,4 +1,4 @@
-"""What AWS's library and services say when something is wrong, as tables of names. The library itself is imported elsewhere."""
+"""The errors of AWS's library and services, as tables of names. The library itself is imported elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CREDENTIAL_CODES = {
     *("InvalidSignature", "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken"),
     *("MissingAuthenticationTokenException", "NotAuthorized", "OptInRequired", "UnrecognizedClientException"),
 }
-# Of what botocore raises without asking AWS: what a person has to mend.
+# Errors that botocore raises without asking AWS, and that a person must correct.
 CREDENTIAL_ERRORS = (
     *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"),
     *(
@@ -42,7 +42,7 @@ _CONNECTION_REASONS = (
 
 
 def connection_reason(error: Exception) -> str:
-    """Why a call did not reach AWS, and in parentheses what to do; empty for any other error of the library's."""
+    """Why a call did not reach AWS, and in parentheses what to do; empty for any other error of the library."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "ProxyConnectionError" in kinds:
         why, hint = proxy_words(root_cause(error))
@@ -54,9 +54,9 @@ def connection_reason(error: Exception) -> str:
 
 
 def secrets_of(credentials: Any) -> list[str]:
-    """What of a session's credentials must not be shown, as they are now: those of a role are renewed while a client is used.
+    """The current secrets of a session. The credentials of a role are renewed while a client is used.
 
-    Raises: as a call does, where they cannot be had.
+    Raises: like a call, if there are no credentials.
     """
     if credentials is None:
         return []

@@ -1,11 +1,11 @@
-"""What lies under a request: connections that give an answer a deadline, and a session that does only what it was asked.
+"""Connections that give each answer a deadline, and a session without automatic behaviour.
 
-The libraries bound the time until the next byte, and nothing bounds how many there are: headers in drips, interim answers or
-trailers without end would hold a worker for ever. An interim answer (103 Early Hints) would even be taken for the answer, and the
-answer itself for that of the next request on the connection. A whole body would have to be sent within the time to connect.
+The libraries limit the time until the next byte, but not the whole time: slow headers, or interim answers and trailers without
+end, would block a worker. They would even take an interim answer (103 Early Hints) for the answer, and the real answer for that
+of the next request on the connection. And a whole body would have to be sent within the connect time-out.
 
-A connection is closed after an answer that says that the server is in trouble, and at a maximum age: the next one looks the name
-up again, and finds a server that moved.
+A connection is closed after an answer that shows a failing server, and at a maximum age. The next connection looks up the name
+again, and finds a server that moved.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from urllib3.util import wait_for_read
 
 from poller.system.liveness import moves
 
-# A whole answer may take this many read time-outs, so that one byte a second does not hold a worker for ever.
+# A whole answer may take this many read time-outs, so that one byte per second does not block a worker.
 DRIP_FACTOR = 4
-# More of an answer is not read where the library that asks for it has no bound of its own.
+# Maximum bytes of an answer if the calling library has no limit.
 MAX_ANSWER_BYTES = 1024 * 1024
-# So much of a body must go within one time-out of sending.
+# This much of a body must be sent within one send time-out.
 SEND_BYTES = 64 * 1024
 MAX_AGE_SECONDS = 300.0
 # Nothing in it is to be quoted, lowered or left out.
@@ -47,28 +47,28 @@ _PLAIN_URL = re.compile(
 
 
 class TooSlowError(TimeoutError):
-    """The answer is still coming, but its time is up."""
+    """The answer is not complete at its deadline."""
 
 
 class TooLargeError(OSError):
-    """More of an answer came than the library that asked may hold."""
+    """An answer is larger than the calling library may hold."""
 
 
 class SendTimeoutError(TimeoutError):
-    """The other side did not take more of the request in time."""
+    """The server did not accept more of the request in time."""
 
 
 class EarlyAnswerError(OSError):
-    """The answer says that all is well, but the request was not sent whole."""
+    """The answer is a success, but the request was not sent completely."""
 
 
 def is_closed_after(status: int) -> bool:
-    """Whether the server is in trouble, so that the next request should go to where the name points by then."""
+    """Whether the server fails, so that the next request should look up the name again."""
     return status in (408, 429) or status >= 500
 
 
 class _UntilDeadline(io.RawIOBase):
-    """What comes on a socket, up to a moment of the monotonic clock and so many bytes."""
+    """The bytes from a socket, up to a time of the monotonic clock and a number of bytes."""
 
     def __init__(self, incoming: io.RawIOBase, deadline: float) -> None:
         self.deadline = deadline
@@ -93,12 +93,12 @@ class _UntilDeadline(io.RawIOBase):
 
 
 class Answer(http.client.HTTPResponse):
-    """An answer that comes before its deadline, or is given up; it is the final one, whatever was said in the meantime."""
+    """The final answer, after any interim answers. It must be complete before its deadline."""
 
     is_last = False
-    """Whether the connection is closed after it."""
+    """Whether the connection is closed after the answer."""
     broken_head = ""
-    """What is wrong with its headers, so that nothing says where its body ends: then no header and no body is kept of it."""
+    """The defect of its headers if they do not show where the body ends. Then no header and no body is kept."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -112,12 +112,12 @@ class Answer(http.client.HTTPResponse):
             self.fp = io.BufferedReader(self._incoming)
 
     def begin(self) -> None:
-        """Read up to the body. The library itself skips only 100; 101 is final.  Source: RFC 9110, 15.2."""
+        """Read up to the body. The library skips only 100; 101 is final.  Source: RFC 9110, 15.2."""
         self._read_head()
         while 102 <= self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]  # as before it began
             self._read_head()
-        # The body that a 204 must not have comes behind it all the same, and would be taken for the next answer.
+        # A 204 must not have a body. If it has one, it would be read as the next answer.
         has_odd_body = self.status == 204 and self.headers.get("Content-Length", "0") != "0"
         self.will_close = self.will_close or self.is_last or has_odd_body or is_closed_after(self.status)
 
@@ -140,12 +140,12 @@ class Answer(http.client.HTTPResponse):
         self.chunked, self.length, self.will_close = False, 0, True
 
     def bound(self, max_bytes: int) -> None:
-        """Read no more of it than this."""
+        """Limit the bytes that are read of it."""
         if self._incoming is not None:
             self._incoming.room_bytes = max_bytes
 
     def hurry(self, seconds: float) -> None:
-        """Give the rest of it no more than this time."""
+        """Limit the time for the rest of it."""
         if self._incoming is not None:
             self._incoming.deadline = min(self._incoming.deadline, time.monotonic() + seconds)
         with suppress(OSError):  # closed already
@@ -153,13 +153,13 @@ class Answer(http.client.HTTPResponse):
 
 
 class LastAnswer(Answer):
-    """One on a connection that is not used again."""
+    """An answer on a connection that is not used again."""
 
     is_last = True
 
 
 class _Bounded:
-    """What we add to a kind of connection: progress while sending, our answers, a maximum age."""
+    """Our additions to a kind of connection: time-outs while sending, our answers, a maximum age."""
 
     send_timeout_seconds: float
     max_age_seconds: float
@@ -171,7 +171,7 @@ class _Bounded:
     _is_cut = False
 
     def connect(self) -> None:
-        """Connect, by way of a proxy and TLS where they are wanted, with the time-out for that.
+        """Connect, through a proxy and with TLS if configured, within the connect time-out.
 
         Raises: ConnectTimeoutError, for each of these steps.
         """
@@ -184,13 +184,13 @@ class _Bounded:
             self._is_connecting = False
         self._connected_at = time.monotonic()
         with suppress(OSError, AttributeError):
-            # Else megabytes wait in the kernel, count as sent, and are waited for with the time-out of the answer.
+            # Otherwise megabytes wait in the kernel and count as sent, and their time counts for the answer.
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2 * SEND_BYTES)
 
     def send(self, data: Any) -> None:
         """Send in pieces, each with a time-out of its own.
 
-        Raises: SendTimeoutError; BrokenPipeError where the other side has answered already and takes nothing more.
+        Raises: SendTimeoutError; BrokenPipeError if the server has answered already and accepts nothing more.
         """
         if self.sock is None:
             self._is_cut = False
@@ -233,7 +233,7 @@ class _Bounded:
 
 @lru_cache
 def bounded(kind: Any, send_timeout_seconds: float, max_age_seconds: float, max_answer_bytes: int = sys.maxsize) -> Any:
-    """The same kind of connection, but with our answers and our way to send."""
+    """The same kind of connection, with our answers and our way of sending."""
     members = {
         "response_class": Answer,
         "send_timeout_seconds": send_timeout_seconds,
@@ -244,7 +244,7 @@ def bounded(kind: Any, send_timeout_seconds: float, max_age_seconds: float, max_
 
 
 def bound_client(client: Any, send_timeout_seconds: float, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
-    """Have the connections of a client of AWS's library send and read as ours do."""
+    """Make the connections of a client of AWS's library send and read like ours."""
     pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - the library has no public way to this
     for scheme, pool in pools.items():
         kind = bounded(pool.ConnectionCls, send_timeout_seconds, MAX_AGE_SECONDS, max_answer_bytes)
@@ -252,7 +252,7 @@ def bound_client(client: Any, send_timeout_seconds: float, max_answer_bytes: int
 
 
 class _Adapter(HTTPAdapter):
-    """Has every connection, through a proxy or not, send and read as we do."""
+    """Makes every connection, with or without a proxy, send and read in our way."""
 
     def __init__(self, send_timeout_seconds: float, max_age_seconds: float, pool_size: int) -> None:
         super().__init__(pool_maxsize=pool_size, max_retries=0)
@@ -276,7 +276,7 @@ def _normal(url: str) -> str:
 
 
 class Session(requests.Session):
-    """Requests to one host: no redirect is looked at, no cookie kept, nothing read from the environment or from .netrc."""
+    """Requests to one host: without redirects, cookies, the environment and .netrc."""
 
     def __init__(self, pool_size: int, send_timeout_seconds: float, max_age_seconds: float = MAX_AGE_SECONDS) -> None:
         super().__init__()
@@ -297,10 +297,10 @@ class Session(requests.Session):
         body: bytes | None,
         timeout_seconds: tuple[float, float],
     ) -> requests.Response:
-        """Send a request; of the answer, only the head is read. With `params`, the URL has no query of its own.
+        """Send a request and read the head of the answer. With `params`, the URL must have no query.
 
-        What `request` does, but for merging settings that are the same for all of a session's requests, and for taking each URL
-        apart: that was a seventh of the processor time of a poll that finds nothing.
+        It does the same as `request`, but does not merge settings, which are equal for all requests of a session, and does not
+        parse each URL: that took a seventh of the processor time of a poll that finds nothing.
         """
         request = requests.PreparedRequest()
         request.method = method

@@ -1,6 +1,6 @@
-"""What kept an answer from coming, in our words: the errors of the libraries and of the operating system, translated.
+"""Why no answer came, in our words: translates errors of the libraries and of the operating system.
 
-A message names kind and host, never the URL: a query may hold what should not be logged.
+A message names kind and host, never the URL, because a query may hold data that must not be logged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROXY_CREDENTIALS_HINT = "put user and password into the URL of the proxy in HTT
 _PROXY_HINT = "check HTTPS_PROXY or HTTP_PROXY"
 WAY_HINT = "check the url and any proxy or firewall on the way"
 
-# OpenSSL's words for what went wrong with TLS, and what to do. An alert is what the server says of us.
+# OpenSSL's words for errors of TLS, and what to do. An alert is sent by the server about us.
 _TLS_HINTS = (
     ("ALERT_PROTOCOL_VERSION|UNSUPPORTED_PROTOCOL", "the server needs TLS 1.2 or later"),
     (
@@ -44,12 +44,12 @@ _TLS_HINTS = (
 
 _OF_TLS = (ssl.SSLError, urllib3.exceptions.SSLError, CertificateError)
 
-# All that the libraries raise for what a server or the network does.
+# All exceptions of the libraries for errors of a server or of the network.
 FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
 
 
 def translate(error: Exception, host: str) -> TransientError:
-    """Our error for a foreign one. The text names kind and host, never the URL: a query may hold what should not be logged."""
+    """Our error for a foreign one. The text names kind and host, never the URL."""
     root = root_cause(error)
     reason = type(root).__name__
     match error:
@@ -79,7 +79,7 @@ def translate(error: Exception, host: str) -> TransientError:
 
 
 def _connection_error(error: Exception, root: BaseException, host: str) -> TransientError | None:
-    """What to say of a connection that broke or did not come about, by what the operating system or we said of it."""
+    """The message for a connection that broke or failed, by the error of the operating system or ours."""
     match root:
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             hint = "raise the limit of open files (LimitNOFILE=, ulimit -n)"
@@ -107,7 +107,7 @@ def _connection_error(error: Exception, root: BaseException, host: str) -> Trans
 
 def proxy_words(root: BaseException) -> tuple[str, str]:
     """Why a proxy did not let a request through, by the root of the error, and what to do."""
-    # Its number alone: the phrase behind it may quote our login.
+    # Only its number is shown: the phrase behind it may quote our login.
     refusal = re.search(r"Tunnel connection failed: ([0-9]{3})", str(root))
     if refusal and refusal[1] == "407":
         return "it wants credentials (407)", PROXY_CREDENTIALS_HINT
@@ -115,7 +115,7 @@ def proxy_words(root: BaseException) -> tuple[str, str]:
 
 
 def tls_words(root: BaseException) -> tuple[str, str]:
-    """What went wrong with TLS, by the root of the error, and what to do."""
+    """The error of TLS, by the root of the exception, and what to do."""
     why = getattr(root, "verify_message", "") or getattr(root, "reason", "")
     if not why and isinstance(root, _OF_TLS):  # a sentence in place of a word
         why = re.sub(r"\[\w+\] |\(_ssl\.c:\d+\)", "", str(root)).strip()
@@ -126,7 +126,7 @@ def tls_words(root: BaseException) -> tuple[str, str]:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The innermost exception: what the operating system or OpenSSL said. Not one of ours, in whose handling it was raised."""
+    """The innermost exception, of the operating system or OpenSSL. Not an error of ours that was being handled."""
     for _ in range(10):
         inner = (
             error.__cause__

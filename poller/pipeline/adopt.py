@@ -1,4 +1,4 @@
-"""The adoption of a state: `fetch` begins where the tutorial's script stopped."""
+"""The adoption of a state: `fetch` begins at the point where the script of the tutorial stopped."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _OPTION = "--adopt-state"
 
 
 def adopt(path: Path, state: State, accounts: Iterable[str], *, now: float, by: Action) -> None:
-    """Begin from the `last_run` of the script's state file. Does nothing to a state that has begun already.
+    """Begin at the `last_run` of the script's state file. A state that has begun already is not changed.
 
-    Raises: ConfigError when the file cannot be read, or is not such a file.
+    Raises: ConfigError if the file cannot be read, or is not such a file.
     """
     if state.contracts.all():
         log.info("state.already_adopted", extra={"file": str(path)})
@@ -32,10 +32,10 @@ def adopt(path: Path, state: State, accounts: Iterable[str], *, now: float, by: 
 
 
 def _last_run(path: Path, now: float) -> tuple[str, int]:
-    """As it is written, and in unix seconds. Without an offset it is UTC, as the script wrote it."""
+    """The time as written, and in unix seconds. Without an offset it is UTC, as the script wrote it."""
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_FILE_BYTES)  # what is cut is no JSON
+            content = file.read(_MAX_FILE_BYTES)  # a longer file is cut, and then is no JSON
         text = str(json.loads(content)["last_run"])
         at = datetime.fromisoformat(text)
         since = int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())

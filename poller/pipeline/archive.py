@@ -1,7 +1,7 @@
 """Writing archives: a batch is composed, committed with its digest and signature, written, and only then settled.
 
-The process that finds a committed batch writes it: a crash, a takeover or a lost answer leads to the same bytes under the same
-keys. So a batch is never composed twice, nor sent in halves.
+Any process that finds a committed batch writes it. So a crash, a takeover or a lost answer leads to the same bytes under the same
+keys. A batch is never composed twice, and never sent in halves.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from poller.store.protocols import State, Stores
 
 log = logging.getLogger(__name__)
 
-# How soon a batch that fills up before its time is found.
+# How often to look whether a batch is full before its time.
 _LOOK_SECONDS = 5.0
-_PACKERS = 2  # threads that compress: the library lets others work meanwhile
+_PACKERS = 2  # threads that compress; the library releases the interpreter's lock
 
 
 class _NothingToWriteError(Exception):
@@ -48,7 +48,7 @@ class _NothingToWriteError(Exception):
 
 
 class ArchiveDeliverer(Deliverer):
-    """Brings one archive what waits for it in a state. The chain is in this state, or in another one (`chain`)."""
+    """Delivers the waiting events of a state to one archive. The chain is in this state, or in another one (`chain`)."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ArchiveDeliverer(Deliverer):
         clock: Callable[[], float] = time.time,
         on_failed: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        """`writer` names this state among those that write to the chain of another one; empty where the chain is its own."""
+        """`writer` names this state for the chain of another state; empty if the chain is its own."""
         super().__init__(state.outbox, sink, redact=redact, clock=clock, on_failed=on_failed)
         self._archive = sink
         self._outbox = state.outbox
@@ -108,16 +108,16 @@ class ArchiveDeliverer(Deliverer):
         return self._put_off(decision, count)
 
     def _find_chain(self) -> None:
-        """See that the chain goes on where it ends. An empty place that a person gave it begins a new one.
+        """Check that the place has the end of the chain. If a person has set an empty place, a new chain begins there.
 
-        Commits: the place, and with an empty one the new chain.  Raises: PlaceError where neither holds.
+        Commits: the place, and the new chain if it is empty.  Raises: PlaceError if neither is true.
         """
         sink, where = self._sink.name, self._archive.where
         if self._chain.place(sink) == where:
-            return  # that the chain is there is looked for with each batch
+            return  # each batch checks that the chain is there
         head = self._head()
         if head.number and self._archive.is_empty_for(head):
-            if self._chain.place(sink) is None:  # nobody has changed it, as far as is known: the disk may be missing
+            if self._chain.place(sink) is None:  # nobody is known to have changed the place, so the disk may be missing
                 raise LostChainError(f"{where}/{digest_key(head.number)}")
             self._chain.begin_anew(sink, head.archive, where, int(self._clock()))
             log.warning("archive.begun_anew", extra={"sink": sink, "digest": head.number})
@@ -125,7 +125,7 @@ class ArchiveDeliverer(Deliverer):
             self._chain.remember_place(sink, where)
 
     def _next(self, *, is_last: bool) -> Sequence[OutboxEvent] | StepResult:
-        """The events of the next batch, none where there is only something to state; or why there is none now."""
+        """The events of the next batch, empty for statements only; or the result of the step without a batch."""
         events, size, since = self._held().weight()
         age_seconds = self._settings.batch_age_seconds
         if since is None:
@@ -153,9 +153,9 @@ class ArchiveDeliverer(Deliverer):
         return self._chain.begin(self._sink.name, int(self._clock()))
 
     def _prepare(self, events: Sequence[OutboxEvent]) -> PreparedBatch:
-        """Commit a batch, or find the one that somebody else committed first.
+        """Commit a batch, or find the one that another process committed first.
 
-        Raises: ConfigError when the chain cannot be signed; LeaseLostError when the place was given up.
+        Raises: ConfigError if the chain cannot be signed; LeaseLostError if the place was released.
         """
         evidence = self._archive.evidence
         now = int(self._clock())
@@ -208,7 +208,7 @@ class ArchiveDeliverer(Deliverer):
         return StepResult(max(caught_up, batch.events if batch.writer == self._writer else 0), 0.0)
 
     def _catch_up(self) -> int:
-        """Settle what of ours the chain of another state holds already. Returns how many events."""
+        """Settle our events that the chain of another state holds already. Returns how many."""
         if not self._writer:
             return 0
         delivered = next(row.delivered for row in self._outbox.sinks() if row.name == self._sink.name)
@@ -220,7 +220,7 @@ class ArchiveDeliverer(Deliverer):
 
 
 def signers_of(evidence: Evidence, head: Head) -> tuple[Signer | None, str | None]:
-    """What signs the next digest, and the key that it announces.  Raises: ConfigError."""
+    """The signer of the next digest, and the key that it announces.  Raises: ConfigError."""
     name = "evidence.signing_key_file"
     if evidence.signing_key_file is None:
         if head.key is None:
@@ -240,7 +240,7 @@ def signers_of(evidence: Evidence, head: Head) -> tuple[Signer | None, str | Non
 
 
 def deliverer_of(state: State, sink: Sink, *, chain: Archives | None = None, **options: Any) -> Deliverer:
-    """What brings a sink the events that wait in a state. `chain`: where the archives are, if not in this state."""
+    """The deliverer of a sink for the events of a state. `chain`: the state with the archives, if it is another one."""
     if isinstance(sink, ArchiveSink):
         return ArchiveDeliverer(state, sink, chain=chain, writer=writer_of(state) if chain else "", **options)
     return Deliverer(state.outbox, sink, **options)
@@ -248,7 +248,7 @@ def deliverer_of(state: State, sink: Sink, *, chain: Archives | None = None, **o
 
 @contextmanager
 def chain_of_run(stores: Stores) -> Iterator[Archives]:
-    """The chains of archives, which the state of `run` has for all uses; it is created where there is none yet."""
+    """The chains of archives. The state of `run` has them for all uses, and is created if it does not exist."""
     if "run" not in stores.uses():
         stores.open("run").close()
     with closing(stores.attach("run")) as state:
@@ -256,7 +256,7 @@ def chain_of_run(stores: Stores) -> Iterator[Archives]:
 
 
 def writer_of(state: State) -> str:
-    """What a state is called among those that write to the chain of another one.  Commits: its name, if it has none."""
+    """The name of a state for the chain of another state.  Commits: its name, if it has none."""
     name = state.fact(WRITER)
     if name is None:
         name = uuid.uuid4().hex
@@ -270,12 +270,12 @@ def archives_in(sinks: Iterable[Sink]) -> list[str]:
 
 
 class HourCloser:
-    """Tells the archives of a state what audits say of each hour, so that their next digests state it."""
+    """Passes the results of audits to the archives of a state, so that their next digests state them."""
 
     def __init__(self, state: State, sinks: Iterable[str], chain: Archives | None = None) -> None:
         """`sinks`: the names of those that are archives.
 
-        `chain`: where the archives are, if not in this state, which then knows all of the hours that it audits.
+        `chain`: the state with the archives, if it is another one. This state must then know all hours that it audits.
         """
         self._state = state
         self._chain = chain or state.archives
@@ -283,14 +283,14 @@ class HourCloser:
         self._sinks = list(sinks)
 
     def counts(self, contract: str, span: Window) -> Mapping[int, int]:
-        """The entries collected by hour, to be asked for before an audit; nothing where there is no archive."""
+        """The collected entries by hour, to be read before an audit; empty without an archive."""
         if not self._sinks:
             return {}
         counts = self._state.contracts.counts(contract, span.start // HOUR_SECONDS * HOUR_SECONDS, span.end)
         return {hour: count.collected for hour, count in counts.items()}
 
     def close(self, contract: str, before: Mapping[int, int], compared: Window | None, result: Audited) -> None:
-        """Commits: what an audit said of the hours in `compared`. `before` is what `counts` gave before it."""
+        """Commits: the results of an audit for the hours in `compared`. `before` is the result of `counts` before it."""
         if compared is None:
             return
         for sink in self._sinks:
@@ -310,10 +310,10 @@ def closed_hours(
     *,
     since: int,
 ) -> dict[int, int | None]:
-    """What an audit says of each whole hour that it compared: how many entries the API counted, None where a gap lies in it.
+    """The result of an audit for each whole hour that it compared: the count of the API, None for an hour with a gap.
 
-    `before` and `after` are the entries collected by hour, as of before and after the audit. Left out: hours of which entries
-    collected meanwhile, hours that the API refused to count, and those before `since`.
+    `before` and `after` are the collected entries by hour, before and after the audit. Left out are hours with entries that were
+    collected meanwhile, hours that the API refused to count, and hours before `since`.
     """
     at_api = {row.window.start // HOUR_SECONDS * HOUR_SECONDS: row.at_api for row in result.differences}
     counted: dict[int, int | None] = {}

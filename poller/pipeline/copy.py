@@ -1,4 +1,4 @@
-"""Copying a state to another place: every use of it, whole or not at all."""
+"""Copying a state to another place: all its uses, or none."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from poller.store.protocols import Stores
 
 
 def copy(source: Stores, target: Stores, on_progress: Callable[[int, int], None]) -> list[str]:
-    """Commits: all states of `source` at `target`, which must not have them. The source stays as it is.
+    """Commits: all states of `source` at `target`, which must not have them. The source does not change.
 
-    `on_progress` is told how many rows of how many are copied, now and then.  Returns: the uses.
-    Raises: StateHeldError when somebody works on either, StateError, also while a batch of an archive is being written.
+    `on_progress` is called with the number of copied rows and their total.  Returns: the uses.
+    Raises: StateHeldError if somebody works on either, StateError, also while a batch of an archive is being written.
     """
     with source.dump() as dumps:
         if not dumps:
@@ -38,7 +38,7 @@ def copy(source: Stores, target: Stores, on_progress: Callable[[int, int], None]
 
 
 def _check_archives(source: Stores, dump: Dump) -> None:
-    """A batch that is being written belongs to where it was committed, and so do the events of a backfill that are in one.
+    """Check for unfinished batches: a batch, and the events of a backfill in it, belong to the place of its commit.
 
     Raises: StateError.
     """

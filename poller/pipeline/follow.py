@@ -1,6 +1,6 @@
-"""Following: what is new of several contracts, round after round, straight from the API. No state is read or written.
+"""Following: new entries of several contracts, round after round, directly from the API. No state is read or written.
 
-What was shown is remembered as far back as `poll.overlap`, which each round reads again for entries that come late.
+Shown entries are remembered as far back as `poll.overlap`, which each round reads again for late entries.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ class Follower:
         self._contracts: dict[str, _Followed] = {}
         self._discover_at = 0.0
         self.failures: list[PollerError] = []
-        """What failed in the last round; it is tried again in the next one."""
+        """The failures of the last round. The next round tries again."""
         self.unread: list[tuple[str, Unread]] = []
-        """What the API showed in the last round and cannot be read, by contract."""
+        """The unreadable parts of the last round, by contract."""
 
     @property
     def is_any_read(self) -> bool:
-        """Whether there is a contract that could be read."""
+        """Whether any contract could be read."""
         return any(row.reached > self._since for row in self._contracts.values())
 
     def round(self) -> Iterator[Followed]:
-        """What is new, oldest first; what fails is in `failures`.  Raises: StoppedError."""
+        """The new entries, oldest first; errors are in `failures`.  Raises: StoppedError."""
         self.failures, self.unread = [], []
         now = self._clock()
         if now >= self._discover_at:
@@ -84,7 +84,7 @@ class Follower:
         return heapq.merge(*streams, key=lambda found: found.event.time_us)
 
     def _discover(self) -> None:
-        """Ask every account which contracts it sees. What is named is followed though no list shows it."""
+        """Ask every account for its contracts. Named contracts are followed even if no list shows them."""
         found: dict[str, list[ActivityLog]] = {}
         for name, api in self._accounts.items():
             try:
@@ -105,7 +105,7 @@ class Follower:
                 row.readers += [api for api in readers if api not in row.readers]
 
     def _new(self, contract: str, row: _Followed, now: float) -> Iterator[Followed]:
-        """What is new of a contract, through the first account that may read it."""
+        """The new entries of a contract, through the first account that may read it."""
         failure: PollerError | None = None
         for api in row.readers:
             before = row.reached
@@ -121,7 +121,7 @@ class Follower:
     def _read(
         self, contract: str, row: _Followed, api: ActivityLog, now: float
     ) -> Generator[Followed, None, PollerError | None]:
-        """What is new of a contract as an account sees it.  Returns: what ended it before now, if anything did."""
+        """The new entries of a contract through an account.  Returns: the error that ended it early, if any."""
         overlap = self._config.poll.overlap_seconds
         end = int(latest_now(api.clock_skew_seconds, now))
         start = max(self._since, row.reached - overlap)

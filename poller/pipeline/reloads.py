@@ -1,4 +1,4 @@
-"""What came of the last reload of the daemon on this machine: noted in the state, for the person who asked for it."""
+"""The result of the last reload of the daemon on this machine, stored for the person who requested it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from poller.store.protocols import State
 
 
 class Reload(NamedTuple):
-    """When which process reloaded, in unix seconds, and why it did not; empty where it did."""
+    """The time of a reload in unix seconds, the process, and why it failed; empty if it succeeded."""
 
     pid: int
     at: float
@@ -19,12 +19,12 @@ class Reload(NamedTuple):
 
 
 def note_reload(state: State, reload: Reload) -> None:
-    """Commits: what came of it.  Raises: StateError."""
+    """Commits: the result.  Raises: StateError."""
     state.remember(_name(), msgspec.json.encode(reload).decode())
 
 
 def last_reload(state: State) -> Reload | None:
-    """The last one; None where there was none.  Raises: StateError."""
+    """The last result; None without one.  Raises: StateError."""
     found = state.fact(_name())
     return msgspec.json.decode(found, type=Reload) if found else None
 

@@ -1,6 +1,6 @@
-"""The repair of an audit: what is missing is read once more, by the process that holds the state, or else here and now.
+"""The repair of an audit: missing entries are read once more, by the process that holds the state, otherwise here.
 
-Nothing here prints; what a repair came to is returned.
+Nothing here prints; the result is returned.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from poller.pipeline.ledger_audit import LedgerAuditor
 from poller.store.journal import Action
 from poller.store.protocols import State
 
-_MAX_REPAIRS = 5  # more may become visible while one is done
+_MAX_REPAIRS = 5  # more entries may become visible during a repair
 _LOOK_AGAIN_SECONDS = 0.5
 
 
 class Comparison(NamedTuple):
-    """What comparing came to by contract, and which contracts could not be compared."""
+    """The results of comparing by contract, and the contracts that could not be compared."""
 
     results: dict[str, Audited]
     failures: list[PollerError]
@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
 
     @property
     def missing(self) -> int:
-        """How many entries the API holds that were not collected."""
+        """How many entries of the API were not collected."""
         return sum(difference.missing for difference in self.differences)
 
 
@@ -55,7 +55,7 @@ def compare(auditor: LedgerAuditor, contracts: Sequence[str], span: Window) -> C
 
 
 class Repaired(NamedTuple):
-    """What a repair came to. `comparison` is the last one; its failures are those of all rounds."""
+    """The result of a repair. `comparison` is the last one, with the failures of all rounds."""
 
     comparison: Comparison
     forgotten: int  # missing entries of hours whose identities were pruned: `backfill` exports those
@@ -64,7 +64,7 @@ class Repaired(NamedTuple):
 
 
 class Repair:
-    """Repairs of one state: `run` compares, has what is missing read, and compares again, until nothing more comes of it."""
+    """Repairs of one state: `run` compares, requests missing entries, and compares again, until nothing changes any more."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Repair:
         on_waiting: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`auditor` compares; `reader` makes the collector that reads what is missing, where no other process holds the state.
+        """`auditor` compares; `reader` makes the collector that reads missing entries, if no other process holds the state.
 
-        Where one does, it reads them at its next poll. It is waited for, `patience_seconds` long; `on_waiting` is called when
-        that begins.
+        Otherwise that process reads them at its next poll. The repair waits for it for `patience_seconds`, and calls `on_waiting`
+        when the wait begins.
         """
         self._state = state
         self._auditor = auditor
@@ -91,9 +91,9 @@ class Repair:
         self._clock = clock
 
     def run(self, contracts: Sequence[str], span: Window, first: Comparison, *, by: Action) -> Repaired:
-        """Repair what `first` found, and compare until nothing is missing, or a repair changes nothing.
+        """Repair the differences of `first`, and compare again until nothing is missing, or a repair changes nothing.
 
-        Commits: the spans to read again, what was read, and who asked for it.
+        Commits: the spans to read again, the entries, and who requested it.
         Raises: StateError, StoppedError.
         """
         forgotten = sum(difference.missing for difference in first.differences if difference.forgotten)
@@ -114,7 +114,7 @@ class Repair:
         return repaired
 
     def _read_missing(self, differences: Sequence[Difference], by: Action) -> tuple[int, list[PollerError], bool]:
-        """How many entries were read here, what failed, and whether the process that holds the state is late."""
+        """How many entries were read here, the failures, and whether the process that holds the state is late."""
         if not self._auditor.repair(differences, by=by):
             return 0, [], False
         contracts = sorted({difference.contract for difference in differences})
@@ -148,5 +148,5 @@ class Repair:
         return True
 
     def _is_wanted(self, contracts: Collection[str]) -> bool:
-        """Whether something still waits to be read once more."""
+        """Whether a span still waits to be read once more."""
         return any(span.purpose == "repair" for name in contracts for span in self._state.contracts.ranges(name))

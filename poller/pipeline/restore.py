@@ -1,4 +1,4 @@
-"""Taking entries out of an archive again, to anywhere or into a new state. Each object is checked against its digest."""
+"""Reading entries back from an archive, for any output or for a new state. Each object is checked against its digest."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ from poller.store.protocols import State
 from poller.store.rows import Prepared as StorePrepared
 from poller.store.rows import WindowRead
 
-RESTORES = "restore-"  # the names of the uses of restores to sinks begin with it
+RESTORES = "restore-"  # start of the names of uses for restores to sinks
 
-_AGAIN = "repair"  # why a span is read again, as an audit has it
+_AGAIN = "repair"  # the purpose of reading a span again, as in an audit
 _AT_ONCE = 5000  # entries parsed at once
 _read_uuid = Fields(["@uuid"]).read
 
 
 class DamagedArchiveError(PollerError):
-    """What is in the archive is not what was written."""
+    """The content of the archive is not what was written."""
 
     def __init__(self, where: str, message: str) -> None:
         super().__init__(f"{where}: {message}", hint="`ionos-poller archive verify` names all that is wrong")
 
 
 def digests_of(place: Place) -> Iterator[tuple[int, str, Digest]]:
-    """The digests in order: number, SHA-256, content. Also those that the place has and does not list yet.
+    """The digests in order: number, SHA-256, content. Includes digests that the place does not list yet.
 
-    Raises: PlaceError; DamagedArchiveError where the chain is broken, or there is none.
+    Raises: PlaceError; DamagedArchiveError if the chain is broken, or does not exist.
     """
     listed = (number_of(one.key) for one in place.listing(DIGESTS))
     last = max((found[0] for found in listed if found and found[1] == "json"), default=1)
@@ -105,7 +105,7 @@ def lines_in(place: Place, entry: Object) -> list[bytes]:
 
 
 def events_in(place: Place, entry: Object) -> list[Event]:
-    """The entries of an object as events, with the identities that they had; those that are alike are told apart again.
+    """The entries of an object as events, with their original identities. Equal entries are told apart again.
 
     Raises: PlaceError, DamagedArchiveError.
     """
@@ -124,20 +124,20 @@ def events_in(place: Place, entry: Object) -> list[Event]:
                 ordinal = int(_shares_id(event)) if event.has_id else equals[event.identity]
                 equals[event.identity] += 1
                 whole = msgspec.structs.replace(event, identity=known[index], ordinal=ordinal)
-            # Another time than one of this hour was none that could be used.
+            # A time outside of this hour means that the entry had no usable time.
             is_own = whole.is_timed and start_us <= whole.time_us < start_us + HOUR_SECONDS * 1_000_000
             events.append(whole if is_own else whole.at(start_us))
     return events
 
 
 def _shares_id(event: Event) -> bool:
-    """Whether other entries have the `@uuid` of this one, which is not what identified it. A redacted one is nobody's."""
+    """Whether other entries have the same `@uuid`, so that it did not identify this one. A redacted `@uuid` counts as none."""
     (uuid,) = _read_uuid(event.line)
     return not (isinstance(uuid, str) and is_redacted(uuid))
 
 
 class Rebuilt(NamedTuple):
-    """What a new state was made of. `gaps` are tried again, `ranges` are read again."""
+    """The content of a new state. `gaps` are tried again, `ranges` are read again."""
 
     contracts: int
     entries: int
@@ -150,9 +150,9 @@ Spans = frozenset[tuple[Window, str]]
 
 
 class _Complete(NamedTuple):
-    """The span of a contract that an archive holds, but for its gaps and what was still to be read, with kinds and purposes.
+    """The span of a contract in an archive, its gaps, and the spans that were still to be read, with kinds and purposes.
 
-    `is_told`: whether the digests say so; those of earlier versions name neither.
+    `is_told`: whether the digests name gaps and spans; those of earlier versions do not.
     """
 
     span: Window
@@ -161,21 +161,21 @@ class _Complete(NamedTuple):
     is_told: bool = True
 
     def after(self, books: ContractBooks, *, is_all: bool) -> _Complete:
-        """The same with what a later digest says. `is_all`: nothing waited for the archive, so all up to there is in it."""
+        """The same with the facts of a later digest. `is_all`: no event waited, so the archive has all up to there."""
         start = seconds_of(books.complete_from)
         gaps = frozenset((_window(gap.start, gap.end), gap.kind) for gap in books.gaps or ())
         ranges = frozenset((_window(span.start, span.end), span.purpose) for span in books.ranges or ())
         is_told = books.gaps is not None
         if is_all:
             return _Complete(Window(start, max(start, seconds_of(books.complete_to))), gaps, ranges, is_told)
-        if start < self.span.start:  # what was read there by then may be what waited
+        if start < self.span.start:  # events that were read there by then may be the ones that waited
             ranges |= {(Window(start, self.span.start), _AGAIN)}
         span = Window(start, max(start, self.span.end))
         return _Complete(span, self.gaps | gaps, self.ranges | ranges, self.is_told and is_told)
 
 
 class _Contents:
-    """What the digests of an archive, given in order, say together."""
+    """The joined facts of the digests of an archive, added in order."""
 
     def __init__(self) -> None:
         self.objects: list[Object] = []
@@ -196,12 +196,12 @@ class _Contents:
             self.complete[contract] = before.after(books, is_all=digest.books.is_all)
 
     def contracts(self) -> dict[str, _Complete]:
-        """The contracts; one of a backfill alone goes on from its last hour, of which the ledger knows all."""
+        """The contracts. One that only a backfill collected continues from its last hour, which the ledger knows completely."""
         last = {contract: Window(start, start) for contract, start in sorted(self.held)}
         return {**{contract: _Complete(span) for contract, span in last.items()}, **self.complete}
 
     def ranges(self, contract: str, known: _Complete) -> list[tuple[Window, str]]:
-        """The spans to be read again; where no digest says which were open, all that no statement proves complete."""
+        """The spans to be read again. If no digest names them, all spans that no statement proves complete."""
         if known.is_told:
             return _inside(known.span, known.ranges)
         proven = [
@@ -213,7 +213,7 @@ class _Contents:
 
 
 class Rebuilder:
-    """Makes a new state of an archive: what is in it counts as collected, and its chain goes on from its last digest."""
+    """Makes a new state from an archive: its entries count as collected, and its chain continues after its last digest."""
 
     def __init__(self, place: Place, sink: str, account: str, now: int) -> None:
         self._place = place
@@ -222,7 +222,7 @@ class Rebuilder:
         self._now = now
 
     def into(self, state: State, close: Callable[[Head], Head] = lambda head: head) -> Rebuilt:
-        """Fill an empty state. `close` gives the head to go on from, once all that is archived is in the state.
+        """Fill an empty state. `close` returns the head to continue from, once all archived entries are in the state.
 
         Raises: PlaceError, DamagedArchiveError, StateError.
         """
@@ -252,14 +252,14 @@ class Rebuilder:
         return Rebuilt(len(contracts), head.entries, head.number, len(found.gaps), len(found.pending))
 
     def _enter_gaps(self, state: State, contract: str, known: _Complete) -> None:
-        """Enter the gaps of a contract, to be tried again at once: what the API said of them is lost."""
+        """Enter the gaps of a contract, due at once. The words of the API about them are lost."""
         with claimed(state, contract) as claim:
             for window, kind in _inside(known.span, known.gaps):
                 unread = Unread(window, kind, "it was open when the archive was written", is_narrow=False)
                 claim.commit(WindowRead(window, [], 0, self._now, unread=[unread]), StorePrepared)
 
     def _enter(self, state: State, entry: Object) -> None:
-        """Enter the entries of an object in the ledger, and send them to nobody."""
+        """Enter the entries of an object in the ledger, without sending them."""
         events = events_in(self._place, entry)
         start = seconds_of(entry.hour)
         read = WindowRead(
@@ -275,7 +275,7 @@ class Rebuilder:
 
 @contextmanager
 def claimed(state: State, contract: str) -> Iterator[Claim]:
-    """The claim on a contract of a state that nobody else works on, while the block lasts."""
+    """The claim on a contract during the block, in a state that nobody else works on."""
     claim = state.contracts.claim(contract)
     assert claim is not None  # noqa: S101 - as nobody else does
     try:
@@ -289,6 +289,6 @@ def _window(start: str, end: str) -> Window:
 
 
 def _inside(span: Window, parts: Spans) -> list[tuple[Window, str]]:
-    """What of the parts lies in the span, oldest first."""
+    """The parts inside the span, oldest first."""
     cut = [(Window(max(part.start, span.start), min(part.end, span.end)), word) for part, word in sorted(parts)]
     return [(part, word) for part, word in cut if part.start < part.end]

@@ -1,4 +1,4 @@
-"""What the states say, read at one moment: what `status`, the page and `/status.json` show. Reads only."""
+"""The states at one moment, for `status`, the page and `/status.json`. Reads only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOLD_BY_HOURS = ("compared_start", "compared_end", "differing")
 
 
 class Seen(NamedTuple):
-    """All the states that there are, and where: what can be read, and what is wrong with the rest."""
+    """All states and their place: the readable ones, and the problems of the others."""
 
     uses: list[Use]
     failures: list[StateError]
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
 
 
 class Use(NamedTuple):
-    """The state of one use: where it is, what it says, and the process of this machine that works on it, if there is one."""
+    """The state of one use: its place, its content, and the process of this machine that works on it, if any."""
 
     name: str
     where: str
@@ -41,7 +41,7 @@ class Use(NamedTuple):
 
 
 def read_status(stores: Stores) -> Seen:
-    """The states that there are.  Raises: StateError when there is none yet, or it cannot be read."""
+    """All states.  Raises: StateError if there is none, or it cannot be read."""
     seen = Seen([], [], stores.place)
     for use in sorted(stores.uses(), key=_by_use):
         try:
@@ -57,7 +57,7 @@ def read_status(stores: Stores) -> Seen:
 
 
 def read_use(stores: Stores, use: str) -> Use:
-    """The state of one use.  Raises: StateError when there is none, or it cannot be read."""
+    """The state of one use.  Raises: StateError if it does not exist, or cannot be read."""
     return Use(use, stores.where(use), stores.snapshot(use), stores.holder(use))
 
 
@@ -67,17 +67,17 @@ def _by_use(use: str) -> tuple[int, str]:
 
 
 def is_polled(row: Contract, config: Config) -> bool:
-    """Whether the configuration has a contract polled: it leaves out neither the contract nor its account."""
+    """Whether the configuration includes a contract and its account."""
     return config.poll.wants(row.contract) and any(account.name == row.account for account in config.accounts)
 
 
 def has_left(config: Config, row: SinkOverview, use: Use) -> bool:
-    """Whether a sink is gone from the configuration, while entries may wait for it."""
+    """Whether a sink is not in the configuration any more. Entries may still wait for it."""
     return use.name == "run" and row.sink.name not in {sink.name for sink in config.sinks}
 
 
 def status_data(seen: Seen, config: Config) -> dict[str, object]:
-    """All of it for machines: what `status --json` prints."""
+    """Everything for programs: the output of `status --json`."""
     return {
         "uses": {use.name: _use_data(use, config) for use in seen.uses},
         "gaps": [{"use": use.name, **gap_data(gap)} for use in seen.uses for gap in use.state.gaps],
@@ -87,12 +87,12 @@ def status_data(seen: Seen, config: Config) -> dict[str, object]:
 
 
 def replica_data(row: Replica) -> dict[str, object]:
-    """A replica for machines."""
+    """A replica for programs."""
     return {**row._asdict(), "since": _time(row.since), "seen_at": _time(row.seen_at)}
 
 
 def gap_data(gap: Gap) -> dict[str, object]:
-    """A gap for machines."""
+    """A gap for programs."""
     return {
         "id": gap.id,
         "contract": gap.contract,
@@ -109,7 +109,7 @@ def gap_data(gap: Gap) -> dict[str, object]:
 
 
 def action_data(entry: JournalEntry) -> dict[str, object]:
-    """An entry of the journal for machines."""
+    """An entry of the journal for programs."""
     data = entry._asdict()
     count = data.pop("affected")
     return {**data, "at": format_time(entry.at), "count": count}
@@ -117,7 +117,7 @@ def action_data(entry: JournalEntry) -> dict[str, object]:
 
 def _use_data(use: Use, config: Config) -> dict[str, object]:
     now, state = time.time(), use.state
-    # Who holds a contract delivers it, to every sink but those that one replica delivers alone.
+    # The holder of a contract delivers it, except to sinks that one replica delivers for all.
     holders = ", ".join(sorted({row.holder for row in state.contracts if row.holder}))
     return {
         "process": use.process,
@@ -177,13 +177,13 @@ def _use_data(use: Use, config: Config) -> dict[str, object]:
 
 
 def _postponed(row: Postponed) -> dict[str, object]:
-    """A contract that a sink does not take while it takes others."""
+    """A contract that a sink does not accept while it accepts others."""
     at = {name: _time(getattr(row, name)) for name in ("since", "postponed_at", "retry_at")}
     return {**row._asdict(), **at}
 
 
 def _archive(head: Head | None) -> dict[str, object] | None:
-    """How far an archive is: its newest digest, which `archive verify --head NUMBER:SHA256` takes."""
+    """The head of an archive: its newest digest, for `archive verify --head NUMBER:SHA256`."""
     if head is None or not head.number:
         return None
     return {
@@ -196,7 +196,7 @@ def _archive(head: Head | None) -> dict[str, object] | None:
 
 
 def hours_of(row: Contract, state: Overview, now: float) -> list[str]:
-    """What is known of each of the last 24 hours of a contract, oldest first."""
+    """The counts of the last 24 hours of a contract, oldest first."""
     return hours.states(
         now,
         origin=row.origin,

@@ -1,8 +1,8 @@
-"""Closing a batch of an archive whose digest is lost, so that the chain can go on behind it. Nothing is deleted.
+"""Closing a batch of an archive whose digest is lost, so that the chain can continue. Nothing is deleted.
 
-A kill in mid-batch leaves objects, or a signature. Without the state nobody can make their digest again. They may be locked,
-or be all that shows that somebody removed that digest. So a digest of its own, with the number of that batch, names them as
-abandoned: they are no part of the archive. What follows has another number, and so other keys.
+A kill during a batch leaves objects, or a signature. Without the state, their digest cannot be made again. They may be locked, or
+be the only sign that somebody removed the digest. So a new digest with the number of that batch names them as abandoned: they are
+no part of the archive. The next batch has another number, and so other keys.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from poller.sinks.archive import ArchiveSink
 
 
 class Closed(NamedTuple):
-    """The head after a batch was closed, and what of it is abandoned; nothing where there was none to close."""
+    """The head after a batch was closed, and its abandoned objects; empty if there was no such batch."""
 
     head: Head
     abandoned: list[Abandoned]
 
 
 def close_unfinished(place: Place, sink: ArchiveSink, head: Head, now: int) -> Closed:
-    """Have a digest name what lies behind the last one, if anything does.
+    """Write a digest that names the objects after the last digest, if there are any.
 
-    Raises: ConfigError where it cannot be signed; PlaceError, DamagedArchiveError.
+    Raises: ConfigError if it cannot be signed; PlaceError, DamagedArchiveError.
     """
     left = _left_behind(place, head.number)
     if not left:
@@ -55,11 +55,11 @@ def close_unfinished(place: Place, sink: ArchiveSink, head: Head, now: int) -> C
 
 
 def _left_behind(place: Place, last: int) -> list[Abandoned]:
-    """What is there of a batch after digest `last`: its objects, its signature, or a part of them."""
+    """The objects and the signature of a batch after digest `last`, as far as they exist."""
     found = []
     for listed in (listed for prefix in (DATA, DIGESTS) for listed in place.listing(prefix)):
         number = written_for(listed.key) or 0
-        if number > last + 1:  # which no crash makes: there is one batch at a time
+        if number > last + 1:  # no crash can do this, because there is one batch at a time
             what = f"the archive ends with digest {last}, so digests were removed: put them back from a copy"
             raise DamagedArchiveError(listed.key, what)
         if number > last and (content := place.get(listed.key)) is not None:

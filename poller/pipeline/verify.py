@@ -1,11 +1,11 @@
 """Verifying an archive: its chain, its signatures, every object, nothing unlisted, nothing missing, counts against statements.
 
-Needs the place alone: no API, no state, no token. Digests are read one after the other, objects side by side. Kept in memory
-are the keys, the counts by hour, and the first findings. Anyone who can write to the place can put anything there, so reading
-is bounded: an object is read and inflated as far as its digest says, a digest and its signature as far as any is long.
+Needs only the place: no API, no state, no token. Digests are read one after the other, objects in parallel. Memory holds the
+keys, the counts by hour, and the first findings. Anyone with write access to the place can put anything there, so reading is
+bounded: an object is read and inflated up to the size in its digest, a digest and its signature up to their maximum size.
 
-An object that cannot be read is a finding, and the rest goes on. Where the place itself cannot be read, the report says so, and
-what was found up to there is in it.
+An object that cannot be read is a finding, and the rest goes on. If the place itself cannot be read, the report says so and
+contains the findings up to there.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from poller.core.windows import Window
 
 _GZIP_FORMAT = 31
 _CHUNK_BYTES = 1024 * 1024
-_PIECE_BYTES = 64 * 1024  # of what is inflated at once, as zlib copies what it has not got to
-# A batch has 100,000 entries at most: each in an object of its own, these are 50 MB.
+_PIECE_BYTES = 64 * 1024  # inflated at once; zlib copies the rest each time
+# A batch has at most 100,000 entries: with one object for each, its digest has 50 MB.
 MAX_DIGEST_BYTES = 64 * 1024 * 1024
 _SIGNATURE_BYTES = 64
 _AHEAD = 4  # objects that wait for each worker
-_MOST_HASHED = 1000  # unlisted objects that are looked at to tell which missing one they are
-_MOST_FINDINGS = 10_000  # that are kept; of more only the count is
+_MOST_HASHED = 1000  # unlisted objects that are hashed to find the missing ones among them
+_MOST_FINDINGS = 10_000  # that are kept; the others are only counted
 
 
 class HeldHour(NamedTuple):
-    """An hour of a contract, in unix seconds, and what is known of it."""
+    """An hour of a contract, in unix seconds, and its counts."""
 
     contract: str
     start: int
@@ -54,12 +54,12 @@ class HeldHour(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was proven, and what is wrong.
+    """The result: what was proven, and the findings.
 
-    `first` and `last` are of the entries, as text; empty where there are none. `key` is the one that a person gave, as its
-    fingerprint; None where none was given, so that `keys` are only what the archive itself says. `more` is how many findings
-    there are besides `findings`. `signed_from` is the first digest with a signature; 0 where none has one. `stopped_by` is why
-    not all could be read; empty where all was.
+    `first` and `last` are times of entries, as text; empty without entries. `key` is the fingerprint of the key that a person
+    gave; None without one: then `keys` are only claims of the archive itself. `more` counts the findings besides `findings`.
+    `signed_from` is the first digest with a signature; 0 without any. `stopped_by` is the reason why not all could be read; empty
+    if all was read.
     """
 
     findings: list[Finding]
@@ -87,19 +87,19 @@ class Report(NamedTuple):
 
     @property
     def is_proven(self) -> bool:
-        """Whether all was read, and nothing is wrong with it."""
+        """Whether all was read, without a finding."""
         return not self.findings and not self.stopped_by
 
 
 class Known(NamedTuple):
-    """A digest that a person, or a state, knows to be in the archive: its number and SHA-256."""
+    """A digest that must be in the archive, from a person or a state: its number and SHA-256."""
 
     number: int
     sha256: str
 
 
 class Verifier:
-    """One look at one archive."""
+    """One verification of one archive."""
 
     def __init__(
         self,
@@ -112,9 +112,9 @@ class Verifier:
         workers: int = 4,
         on_progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
-        """`key`: a public key to be trusted. `span`: only entries of hours that it touches are read; the chain is read whole.
+        """`key`: a trusted public key. `span`: only entries of hours that it touches are read; the chain is read whole.
 
-        `on_progress` is told how many bytes of objects were read, and how many there are in all.
+        `on_progress` is called with the number of bytes of objects that were read, and their total.
         """
         self._place = place
         self._chain = Chain(verify, key)
@@ -126,10 +126,10 @@ class Verifier:
         self._findings: list[Finding] = []
         self._more = 0
         self._stopped_by = ""
-        self._refusal: PlaceError | None = None  # of the first object that we may not read
+        self._refusal: PlaceError | None = None  # for the first object without the right to read it
         self._has_read = False
         self._unlisted: dict[str, int] = {}
-        self._signatures: set[int] = set()  # of no digest that is known so far
+        self._signatures: set[int] = set()  # without a known digest so far
         self._missing: dict[str, Object] = {}  # by SHA-256
         self._waiting: deque[tuple[Object, Future[list[Finding]]]] = deque()
         self._damaged: set[tuple[str, int]] = set()
@@ -157,7 +157,7 @@ class Verifier:
             if not self._chain.number:
                 self._find(digest_key(1), "is missing: no digest is here, so nothing is proven")
             self._collect(0)
-        finally:  # where it ends early, by an interrupt too, nobody waits for what is still being read
+        finally:  # after an early end or an interrupt, nobody waits for the current reads
             pool.shutdown(wait=False, cancel_futures=True)
         for number in sorted(self._signatures):
             self._find(signature_key(number), "belongs to no digest: the digest is missing, or was never finished")
@@ -165,7 +165,7 @@ class Verifier:
         self._judge_unlisted()
         self._judge_known()
         if self._refusal is not None and not self._has_read:
-            self._findings, self._more = [], 0  # who may read nothing at all has found nothing
+            self._findings, self._more = [], 0  # without the right to read anything, there are no findings
             raise self._refusal
 
     def _find(self, where: str, message: str) -> None:
@@ -179,9 +179,9 @@ class Verifier:
                 self._more += 1
 
     def _get(self, key: str, max_bytes: int) -> bytes | Finding | None:
-        """What is there, no more than one byte longer than `max_bytes`; the finding that it cannot be read.
+        """The content, at most one byte longer than `max_bytes`; or the finding that it cannot be read.
 
-        Raises: PlaceError where it is the place that cannot be read.
+        Raises: PlaceError if the place itself cannot be read.
         """
         try:
             content = self._place.get(key, max_bytes)
@@ -196,10 +196,10 @@ class Verifier:
         return content
 
     def _list(self) -> list[int]:
-        """List all that is there. Returns the numbers of the digests, in order."""
+        """List all objects. Returns the numbers of the digests, in order."""
         numbers: set[int] = set()
         signatures: set[int] = set()
-        # Objects come before digests in the order of keys: what a digest names was there before it.
+        # Objects are listed before digests, because a digest is written after its objects.
         for listed in self._place.listing(""):
             if listed.key.startswith(PROBES) or listed.is_draft:
                 continue
@@ -222,15 +222,15 @@ class Verifier:
             self._find(listed.key, f"has {listed.versions} versions: it was written {listed.versions} times")
 
     def _read_unlisted(self, pool: ThreadPoolExecutor, before: int | None = None) -> None:
-        """Read the digests that come next and are in no list: some storages list late, and more are written meanwhile."""
+        """Read further digests that were not listed: some storages list late, and new ones are written meanwhile."""
         while (before is None or self._chain.number + 1 < before) and self._read(self._chain.number + 1, pool):
             pass
 
     def _read(self, number: int, pool: ThreadPoolExecutor) -> bool:
-        """Read a digest, and its objects. Returns whether it is there."""
+        """Read a digest and its objects. Returns whether it exists."""
         content = self._get(digest_key(number), MAX_DIGEST_BYTES)
         if content is None:
-            return False  # deleted: the next one, or what a person knows, shows it
+            return False  # deleted: the next digest, or the known head, shows it
         self._signatures.discard(number)
         if isinstance(content, bytes) and len(content) > MAX_DIGEST_BYTES:
             content = Finding(digest_key(number), f"is longer than any digest: more than {MAX_DIGEST_BYTES:,} bytes")
@@ -238,10 +238,10 @@ class Verifier:
             self._keep([*self._chain.skip(number), content])
             return True
         name = signature_key(number, content)
-        self._unlisted.pop(name, None)  # where it has a name of its own
+        self._unlisted.pop(name, None)  # if it has its own name
         signature = self._get(name, _SIGNATURE_BYTES)
         digest, found = self._chain.add(number, content, signature if isinstance(signature, bytes) else None)
-        if isinstance(signature, Finding):  # it is there, so it is not missing
+        if isinstance(signature, Finding):  # it exists, so it is not missing
             found = [signature if finding.where == signature.where else finding for finding in found]
         self._keep(found)
         if digest is not None:
@@ -253,7 +253,7 @@ class Verifier:
     def _read_objects(self, digest: Digest, pool: ThreadPoolExecutor) -> None:
         for left in digest.abandoned:
             if (size := self._unlisted.pop(left.key, None)) is None:
-                continue  # it is no part of the archive, and may be deleted
+                continue  # an abandoned object is no part of the archive, and may be deleted
             found = self._get(left.key, left.bytes) if size == left.bytes else None
             if not isinstance(found, bytes) or sha256(found) != left.sha256:
                 self._find(left.key, f"was changed since digest {digest.number} named it as abandoned")
@@ -363,7 +363,7 @@ class Verifier:
 
 
 def seconds_of(hour: str) -> int:
-    """The start of an hour as digests write it, in unix seconds; 0 for what is none, in a digest that was changed."""
+    """The start of an hour in the notation of digests, in unix seconds; 0 if invalid, as in a changed digest."""
     try:
         return int(datetime.fromisoformat(hour).replace(tzinfo=UTC).timestamp())
     except ValueError:
@@ -371,7 +371,7 @@ def seconds_of(hour: str) -> int:
 
 
 def inflated(content: bytes, max_bytes: int) -> Iterator[bytes]:
-    """The text of an object, piece by piece: one gzip member, and no more than a piece past `max_bytes`.  Raises: zlib.error."""
+    """The text of an object, piece by piece: one gzip member, at most a piece more than `max_bytes`.  Raises: zlib.error."""
     inflate = zlib.decompressobj(_GZIP_FORMAT)
     size = 0
     for start in range(0, len(content), _PIECE_BYTES):
@@ -393,7 +393,7 @@ def inflated(content: bytes, max_bytes: int) -> Iterator[bytes]:
 
 
 def _counted(content: bytes, max_bytes: int) -> tuple[int, int]:
-    """How many lines and bytes the text of an object has, without holding all of it.  Raises: zlib.error."""
+    """The number of lines and bytes in the text of an object, without keeping the text.  Raises: zlib.error."""
     lines = size = 0
     for text in inflated(content, max_bytes):
         lines, size = lines + text.count(b"\n"), size + len(text)
