@@ -34,6 +34,7 @@ from poller.core.events import Event, OutboxEvent
 from poller.core.identity import IDENTITY_BYTES
 from poller.core.windows import Window
 from poller.store import segments
+from poller.store.journal import FORGET_SINK, Action, Person
 from poller.store.opening import stores_of
 from poller.store.protocols import State
 from poller.store.rows import DeadLetter, Prepared, WindowRead
@@ -259,7 +260,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(sink=st.sampled_from(SINKS))
     def forget(self, sink: str) -> None:
-        assert self.state.outbox.forget(sink) == (sink in self.sinks)
+        # As a person does it: the journal tells other replicas that the database has not lost the sink.
+        by = Action(Person(1, "anna"), FORGET_SINK, sink)
+        assert self.state.outbox.forget(sink, by=by) == (sink in self.sinks)
         self.sinks.pop(sink, None)
 
     @precondition(lambda self: any(sink.waiting for sink in self.sinks.values()))
