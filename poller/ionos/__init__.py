@@ -1,1 +1,1 @@
-"""The vendor's APIs: the Activity Log that is read, and the Logging Service in which `setup` makes a pipeline."""
+"""The APIs of IONOS: the Activity Log, and for `setup` the Logging Service and Event Streams for Apache Kafka."""

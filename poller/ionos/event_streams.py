@@ -70,7 +70,7 @@ class EventStreams:
         self._transport = transport
 
     def find(self, wanted: str) -> Cluster:
-        """The cluster of this name or id.  Raises: ConfigError where there is none, or several have the name."""
+        """The cluster of this name or id.  Raises: ConfigError if no cluster, or more than one, matches."""
         found = [cluster for cluster in map(_cluster, self._items("clusters")) if wanted in (cluster.id, cluster.name)]
         if len(found) == 1:
             return found[0]
@@ -81,7 +81,7 @@ class EventStreams:
         raise ConfigError.of("--kafka", f"{len(found)} are called {wanted!r}", f"give the id of one: {ids}")
 
     def user(self, cluster: Cluster, wanted: str | None) -> User:
-        """The user of this name or id; without one, the only one.  Raises: ConfigError where that is not one."""
+        """The user of this name or id; without one, the only one.  Raises: ConfigError if this is not exactly one."""
         users = [_user(item) for item in self._items(f"clusters/{_quoted(cluster.id)}/users")]
         found = [user for user in users if wanted in (None, user.id, user.name)]
         if len(found) == 1:
@@ -142,7 +142,7 @@ class EventStreams:
 
 
 def _quoted(identity: str) -> str:
-    """One step of a path, whatever is in it."""
+    """A name or id, percent-encoded as one segment of a path."""
     return quote(identity, safe="")
 
 

@@ -35,7 +35,7 @@ _MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class Pipeline(NamedTuple):
-    """A pipeline as far as we need it. `url` is empty until it is ready; `tags` are those of its HTTP sources."""
+    """The fields of a pipeline that we use. `url` is empty until it is ready; `tags` are those of its HTTP sources."""
 
     id: str
     name: str
@@ -77,7 +77,7 @@ class Pipelines:
         self._keys = self._sdk.KeyApi(client)
 
     def find(self, wanted: str) -> Pipeline | None:
-        """The pipeline of this name or id; None where there is none.  Raises: ConfigError when several have the name."""
+        """The pipeline of this name or id; None if it does not exist.  Raises: ConfigError if several have the name."""
         found: list[Pipeline] = []
         offset = 0
         while True:

@@ -33,8 +33,9 @@ class Followed(NamedTuple):
 
 
 class _Followed:
-    """One contract: the accounts that may read it, the one that is asked first in front, up to when that was done, and what was
-    shown since then. `refused` is what was refused since then, or failed; `is_failing`: the last round failed.
+    """One contract. `readers`: the accounts that may read it, in the order in which they are asked. `reached`: the time up to
+    which it was read; `shown` and `refused`: the shown events, and the refused or failed windows. `is_failing`: the last round
+    failed.
     """
 
     def __init__(self, readers: list[ActivityLog], reached: int) -> None:
