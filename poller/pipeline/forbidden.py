@@ -1,4 +1,4 @@
-"""An answer of 403: is it for our credentials, or for what is in one event?
+"""An answer of 403: it concerns our credentials, or the content of a single event.
 
 A firewall in front of a receiver answers 403 when it blocks the content of an event. One such event must not stop the events
 behind it, and an expired key must not turn a single event into a dead letter. So other events decide: if one is accepted after
@@ -18,18 +18,18 @@ from poller.pipeline.pieces import Key, Piece, key_of
 from poller.sinks.base import Sink
 from poller.store.rows import DeadLetter
 
-_MOST_SUSPECTS = 256
+_MOST_SUSPECTS = 256  # the oldest is dropped, and then needs more attempts
 
 
 class _Suspect(NamedTuple):
-    """An event that was answered with 403: how often again after others were accepted, and how many were by then."""
+    """How often an event got 403 again after others were accepted, and how many sends were accepted by then."""
 
     times: int
     accepted: int
 
 
 class Forbidden:
-    """What one sink answers with 403. A suspect is an event alone, or the first one of several."""
+    """The answers of 403 of one sink. A suspect is the single event of a request, or the first one of several."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -37,7 +37,7 @@ class Forbidden:
         self._suspects: dict[Key, _Suspect] = {}
 
     def note(self, events: Sequence[OutboxEvent], decision: Decision) -> None:
-        """These events were answered with something other than 403."""
+        """Note that these events got an answer other than 403."""
         for event in events if self._suspects else ():
             self._suspects.pop(key_of(event), None)
         if isinstance(decision, Settle) and len(decision.dead) + len(decision.retry) < len(events):
@@ -46,7 +46,7 @@ class Forbidden:
     def is_proven(self, event: OutboxEvent, count: int) -> bool:
         """Note that `count` events, this one first, were answered with 403.
 
-        Returns: whether it is known that this is not for the credentials.
+        Returns: whether it is proven that the credentials are not the reason.
         """
         known = self._suspects.pop(key_of(event), _Suspect(0, self._accepted))
         times = known.times + (self._accepted > known.accepted)
@@ -58,7 +58,7 @@ class Forbidden:
     def is_another_accepted(self, pieces: MutableSequence[Piece], count: int) -> bool:
         """Send one event alone: any of these pieces, but not the first if only that one (`count`) was answered with 403.
 
-        Returns: whether its request was accepted. What became of the event is then noted in its piece.
+        Returns: whether its request was accepted. The outcome of the event is noted in its piece.
         """
         places = [(number, index) for number, piece in enumerate(pieces) for index in piece.open()]
         others = places if count > 1 else places[1:]
@@ -75,7 +75,6 @@ class Forbidden:
                 pieces[number] = piece._replace(delivered=piece.delivered | {index})
             case _:
                 return False
-        if isinstance(outcome, Refused):
-            return False
-        self._accepted += 1
-        return True
+        is_accepted = isinstance(outcome, Accepted)
+        self._accepted += is_accepted
+        return is_accepted
