@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,9 +13,11 @@ from poller.core.events import Event, OutboxEvent
 from poller.core.windows import Window
 from poller.pipeline.deliver import Deliverer
 from poller.sinks.base import Sink
-from poller.store.sqlite import State
+from poller.store.protocols import State
 from tests.deliveries import Clock, deliver
 from tests.states import commit
+
+pytestmark = pytest.mark.backends("sqlite")  # tests/property/test_deliverer.py tries both
 
 
 class Firewalled(Sink):
@@ -40,14 +41,6 @@ class Firewalled(Sink):
 
     def probe(self) -> Outcome:
         return Accepted()
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = State.open(tmp_path, "run")
-    state.contracts.enrol(["1"], "default", 0, 0)
-    yield state
-    state.close()
 
 
 @pytest.fixture
