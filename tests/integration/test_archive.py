@@ -33,6 +33,9 @@ RANGE = ("--from", "2026-03-01", "--to", "2026-03-02")
 COUNT = 600
 
 CONFIG = """
+[http]
+listen = ""
+
 [evidence]
 signing_key_file = "evidence.key"
 
