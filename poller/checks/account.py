@@ -9,6 +9,7 @@ from itertools import islice
 
 from poller.checks import Finding, fail, from_error, ok, warn
 from poller.config import Account, Credentials, Poll
+from poller.core.amounts import plural
 from poller.core.clocks import believed_skew
 from poller.core.errors import (
     EXIT_AUTH,
@@ -212,7 +213,7 @@ def asked_contract(client: ActivityLog, number: str, now: float, page_size: int)
     if page.total is None:
         return ok(name, f"{'has' if page.events else 'has no'} entries today"), False
     more = " or more" if page.is_capped else ""
-    return ok(name, f"{page.total:,}{more} entries today (UTC)"), False
+    return ok(name, f"{plural(page.total, 'entry')}{more} today (UTC)"), False
 
 
 def check_unlisted_contracts(

@@ -17,6 +17,7 @@ from poller.cli.archive_report import as_data, lines_of
 from poller.cli.messages import echo_json, note, printable, settle, tell
 from poller.cli.options import CONTRACTS, TIME, TIME_END, GlobalOptionsGroup, PathType, Settings, span_of
 from poller.cli.places import PLACE, place_of
+from poller.core.amounts import plural
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, EXIT_UNFINISHED, ConfigError
 from poller.system.terminals import is_capable
 
@@ -236,5 +237,5 @@ def list_(
             echo_json({**what, "entries": held, "statements": len(digest.statements), "key": digest.key})
         else:
             click.echo(f"{number}:{head}  {printable(digest.written_at)}  {len(chosen):>4} objects  {held:>9,} entries")
-    note(f"{count:,} {'objects' if objects else 'digests'}, {entries:,} entries")
+    note(f"{plural(count, 'object' if objects else 'digest')}, {plural(entries, 'entry')}")
     return EXIT_OK

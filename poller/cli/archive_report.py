@@ -26,7 +26,7 @@ def lines_of(report: Report) -> Iterator[str]:
         return
     span = f", {report.first[:10]} to {report.last[:10]}" if report.entries else ""
     state = "unchanged since written" if report.is_proven else f"NOT PROVEN: {found}"
-    yield f"{report.entries:,} entries of {plural(report.contracts, 'contract')}{span}, {state}"
+    yield f"{plural(report.entries, 'entry')} of {plural(report.contracts, 'contract')}{span}, {state}"
     yield f"  in {plural(report.objects, 'object')} of {plural(report.digests, 'digest')}"
     yield from _completeness(report)
     yield from _signatures(report)
@@ -48,8 +48,8 @@ def _completeness(report: Report) -> Iterator[str]:
     if len(report.incomplete) > _TOLD_HOURS:
         yield f"  ... and {len(report.incomplete) - _TOLD_HOURS:,} more hours: --json names each"
     if report.unstated and stated:
-        entries = sum(held.hour.held for held in report.unstated)
-        yield f"  {plural(len(report.unstated), 'hour')} with {entries:,} entries not stated yet: not over, or not audited"
+        entries = plural(sum(held.hour.held for held in report.unstated), "entry")
+        yield f"  {plural(len(report.unstated), 'hour')} with {entries} not stated yet: not over, or not audited"
 
 
 def _difference(held: HeldHour) -> str:
@@ -59,9 +59,10 @@ def _difference(held: HeldHour) -> str:
     if statement.api is None:
         # The digest names no gap that has been closed since the audit, or that is another state's than the one that wrote it.
         what = f"a gap lies in it, {gaps}" if gaps else "a gap lay in it when it was audited"
-        return f"{what}; {held.hour.held:,} entries are here"
+        return f"{what}; {plural(held.hour.held, 'entry is', 'entries are')} here"
     later = ", some of them came later" if held.hour.held > statement.archived else ""
-    return f"the API counted {statement.api:,}, {held.hour.held:,} are here{later}{f'; gaps: {gaps}' if gaps else ''}"
+    here = plural(held.hour.held, "is", "are")
+    return f"the API counted {statement.api:,}, {here} here{later}{f'; gaps: {gaps}' if gaps else ''}"
 
 
 def _signatures(report: Report) -> Iterator[str]:

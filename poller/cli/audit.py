@@ -162,7 +162,7 @@ class _Audit:
             if compared:
                 self._tell_too_young(asked, reached)
         if missing := comparison.missing if by is None and not self._as_json else 0:
-            note(f"{missing:,} entries are missing; the same with --repair collects them")
+            note(f"{plural(missing, 'entry is', 'entries are')} missing; the same with --repair collects them")
         if by is not None and differences:
             comparison = self._repair(contracts, span, comparison, by)
             failures += comparison.failures
@@ -317,12 +317,10 @@ class _Audit:
         if repaired.is_late:
             note("it has not done so yet; run this audit again later to see whether it has")
         if repaired.forgotten:
-            note(
-                f"{repaired.forgotten} missing entries lie in hours older than poll.ledger_retention:"
-                " `backfill` exports those"
-            )
+            lie = plural(repaired.forgotten, "missing entry lies", "missing entries lie")
+            note(f"{lie} in hours older than poll.ledger_retention: `backfill` exports those")
         if repaired.collected:
-            note(f"{repaired.collected} entries collected; the next `{self._use}` delivers them")
+            note(f"{plural(repaired.collected, 'entry')} collected; the next `{self._use}` delivers them")
         return repaired.comparison
 
 
@@ -381,4 +379,4 @@ def _count(rows: Sequence[_Before]) -> str:
     if not counts:
         return "an unknown number of entries"
     is_exact = len(counts) == len(rows) and all(row.is_exact for row in rows)
-    return f"{'' if is_exact else 'at least '}{sum(counts):,} entries"
+    return f"{'' if is_exact else 'at least '}{plural(sum(counts), 'entry')}"

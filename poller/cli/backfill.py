@@ -26,6 +26,7 @@ from poller.cli.progress import progress_for
 from poller.cli.stopping import until_stopped
 from poller.config import Config
 from poller.config.sink_base import FORMATS, Format
+from poller.core.amounts import plural
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError, Problem, StoppedError
 from poller.core.windows import Window, format_time
 from poller.pipeline.backfill import Backfill, Order, Span, TooOldEntries, discard, open_state, to_forget
@@ -37,9 +38,9 @@ from poller.store.protocols import State
 _GO_ON = "not complete: run the same command again to go on where it stopped"
 
 _TOO_OLD: dict[TooOld, str] = {
-    "dead-letter": "they become dead letters",
-    "skip": "they are skipped",
-    "stamp-now": "they are stamped now",
+    "dead-letter": "each becomes a dead letter",
+    "skip": "each is skipped",
+    "stamp-now": "each is stamped now",
 }
 
 
@@ -202,7 +203,7 @@ def _run(backfill: Backfill, state: State, use: str, asked: Window, too_old: Too
         _tell_of_old(entries, too_old)
     if forgotten := backfill.forgotten(found, window):
         note(
-            f"{forgotten:,} entries of these hours were collected by `run` so long ago (poll.ledger_retention) that it does not"
+            f"`run` collected {plural(forgotten, 'entry')} of these hours so long ago (poll.ledger_retention) that it does not"
             " recognise them: those that these sinks had are sent again"
         )
     with progress_for(found, window, state.overview) as progress:
@@ -217,7 +218,7 @@ def _run(backfill: Backfill, state: State, use: str, asked: Window, too_old: Too
         progress.show(export.delivered)
     if export.left_out:
         note(
-            f"{export.left_out:,} entries left out: `run` has collected them for the same sinks"
+            f"{plural(export.left_out, 'entry')} left out: `run` has collected them for the same sinks"
             " (--again sends them, too)"
         )
     failures += [poll.failure for poll in export.polls if poll.failure]
@@ -246,9 +247,10 @@ def _tell_span(span: Span) -> None:
 
 def _tell_of_old(old: TooOldEntries, too_old: TooOld) -> None:
     days = max(1, round(old.window.seconds / 86_400))
+    is_or_are = "is" if old.entry_count == 1 else "are"
     note(
-        f"{old.entry_count:,} entries of {days} days ({old.window}) are too old for {' and '.join(old.sinks)}:"
-        f" {_TOO_OLD[too_old]} (--too-old has other choices)"
+        f"{plural(old.entry_count, 'entry')} of {plural(days, 'day')} ({old.window}) {is_or_are} too old for"
+        f" {' and '.join(old.sinks)}: {_TOO_OLD[too_old]} (--too-old has other choices)"
     )
 
 

@@ -18,6 +18,7 @@ from poller.cli import suggestions
 from poller.cli.acting import acting, attached, is_at_work
 from poller.cli.messages import echo_json, note, printable, tell
 from poller.cli.options import USE, GlobalOptionsGroup, PathType, Settings
+from poller.core.amounts import plural
 from poller.core.damage import Shield
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, StateError
 from poller.core.mapping import escaped, format_time_us
@@ -172,7 +173,7 @@ def purge(
     with attached(settings.load(check_files=False), use) as (stores, state):
         numbers = _chosen(state, sink, ids)
         if numbers and not yes:
-            _confirm(f"Delete {len(numbers)} dead letters for good?")
+            _confirm(f"Delete {plural(len(numbers), 'dead letter')} for good?")
         with acting(stores, "dead-letters purge", _subject(sink, ids), reason=reason.strip()) as by:
             if numbers and not no_export:
                 stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

@@ -17,6 +17,7 @@ from poller.cli.options import GlobalOptionsCommand, Settings
 from poller.cli.rows import heading, line_for_pipe, line_for_terminal
 from poller.cli.stopping import until_stopped
 from poller.config import Config, load
+from poller.core.amounts import plural
 from poller.core.answers import parse_page
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK
 from poller.core.mapping.rows import row_of
@@ -103,7 +104,7 @@ def _show(setting: _Setting) -> int:
     )
     _step(f"Contracts found: {', '.join(first.contracts)}")
     _step(f"Collected and delivered {first.delivered:,} entries in {time.monotonic() - started:.1f} s")
-    _step(f"{failed} requests failed on the way and were tried again: nothing is lost")
+    _step(f"{plural(failed, 'request')} failed on the way; tried again: nothing is lost")
     simulator.add_entries(simulator.contracts[0], count=1, visible_in_seconds=_LATE_SECONDS)
     none_yet = _poll(setting)
     _step(f"An entry happens that the API shows only {_LATE_SECONDS:.0f} s later. Poll: {none_yet.delivered} new")

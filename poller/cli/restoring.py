@@ -102,7 +102,7 @@ def restore(
             count = _write(opened, objects, span, formats, file)
         made.write(b"")
         made.commit()
-    note(f"{count:,} entries restored to {path}")
+    note(f"{plural(count, 'entry')} restored to {path}")
     return EXIT_OK
 
 
@@ -160,7 +160,8 @@ def _to_sinks(
     finally:
         state.close()
     for row in books:
-        note(f"{row.sink.name}: {row.sink.delivered:,} entries delivered, {row.sink.dead:,} dead letters")
+        delivered = plural(row.sink.delivered, "entry")
+        note(f"{row.sink.name}: {delivered} delivered, {plural(row.sink.dead, 'dead letter')}")
         if row.dead_letters:
             note(f"`ionos-poller dead-letters list --use {use}` shows the dead letters of {row.sink.name}")
     if not any(row.sink.dead for row in books):
@@ -228,8 +229,8 @@ def rebuild_state(settings: Settings, place: str) -> int:
     state.close()
     stores.rename(_REBUILDING, "run")
     click.echo(
-        f"state rebuilt from {rebuilt.entries:,} entries of {rebuilt.contracts:,} contracts: the chain goes on after digest"
-        f" {rebuilt.number}"
+        f"state rebuilt from {plural(rebuilt.entries, 'entry')} of {plural(rebuilt.contracts, 'contract')}:"
+        f" the chain goes on after digest {rebuilt.number}"
     )
     if rebuilt.gaps:
         note(f"{plural(rebuilt.gaps, 'gap')} will be tried again: `ionos-poller gaps list` shows them")

@@ -13,6 +13,7 @@ from poller.cli.acting import acting, is_at_work
 from poller.cli.messages import tell
 from poller.cli.options import USE, GlobalOptionsGroup, Settings, use_of
 from poller.cli.stopping import until_stopped
+from poller.core.amounts import plural
 from poller.core.errors import EXIT_INCOMPLETE, EXIT_OK, ConfigError, PollerError
 from poller.pipeline.status import read_use
 from poller.sinks.output import WRITTEN
@@ -149,5 +150,6 @@ def forget(settings: Settings, name: str, use: str | None) -> int:
         waiting = _sink(state, name).waiting
         with acting(stores, FORGET_SINK, name) as by:
             state.outbox.forget(name, by=by)
-    click.echo(f"{name} forgotten, and {waiting:,} entries that waited for it" if waiting else f"{name} forgotten")
+    lost = f", and {plural(waiting, 'entry')} that waited for it" if waiting else ""
+    click.echo(f"{name} forgotten{lost}")
     return EXIT_OK

@@ -70,7 +70,7 @@ def _finished(done: Sequence[Use]) -> Padding:
     names = [use.name for use in done]
     more = f" and {len(names) - _FINISHED_AT_A_GLANCE} more" if len(names) > _FINISHED_AT_A_GLANCE else ""
     delivered = sum(row.sink.delivered for use in done for row in use.state.sinks)
-    told = f"{plural(len(done), 'finished backfill')}, {delivered:,} entries delivered (--all shows more)"
+    told = f"{plural(len(done), 'finished backfill')}, {plural(delivered, 'entry')} delivered (--all shows more)"
     which = ", ".join(names[:_FINISHED_AT_A_GLANCE]) + more
     return _line("dim", f"{told}; `ionos-poller backfill forget ID` takes one off the list: {which}")
 
@@ -220,7 +220,7 @@ def _books(config: Config, state: Overview) -> Iterator[Padding]:
     for line in state.imbalances():
         yield _line("red", f"DOES NOT BALANCE: {line}")
     share = f"{size(state.outbox.bytes)} of {size(config.outbox.max_bytes)}"
-    yield _line("", f"outbox: {state.outbox.events:,} events, {share}")
+    yield _line("", f"outbox: {plural(state.outbox.events, 'event')}, {share}")
     if state.outbox.letter_bytes:
         letters = f"dead letters: {size(state.outbox.letter_bytes)}, which count towards the same limit"
         is_full = state.outbox.used_bytes >= config.outbox.max_bytes
@@ -228,7 +228,10 @@ def _books(config: Config, state: Overview) -> Iterator[Padding]:
         yield _line("red" if is_full else "", letters + remedy)
     for sink, head in state.archives.items():
         if head.number:
-            yield _line("", f"archive {sink}: {head.entries:,} entries, newest digest {head.number}:{head.sha256}")
+            yield _line(
+                "",
+                f"archive {sink}: {plural(head.entries, 'entry')}, newest digest {head.number}:{head.sha256}",
+            )
     if state.created_at is not None:
         yield _line("", f"state: created {format_time(state.created_at)}")
     if state.last_action is not None:

@@ -25,5 +25,5 @@ def size(size_bytes: float) -> str:
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """A count with its noun: `1 hour`, `2,000 hours`, `3 entries`. Pass `many` if the plural is not `one` plus "s"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    """A count with its noun: `1 hour`, `2,000 hours`, `3 entries`. Pass `many` if its plural is none of these."""
+    return f"{count:,} {one if count == 1 else many or (one[:-1] + 'ies' if one.endswith('ry') else one + 's')}"

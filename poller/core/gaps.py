@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from poller.core.amounts import plural
 from poller.core.windows import Window, format_time
 
 # Why a span cannot be read whole: the API refuses the query; the API fails each time, or gives no usable answer; one second has
@@ -78,12 +79,11 @@ def in_turn(pieces: Sequence[Window], watermark: int, turn: int, most: int) -> l
 
 def summary(spans: Sequence[Window]) -> str:
     """The number of spans, their total length, and their days: `1 gap of 1 s on 2026-03-03`. Needs at least one span."""
-    number = "1 gap" if len(spans) == 1 else f"{len(spans):,} gaps"
     first, last = (
         format_time(second)[:10] for second in (min(span.start for span in spans), max(span.end for span in spans) - 1)
     )
     days = f"on {first}" if first == last else f"from {first} to {last}"
-    return f"{number} of {_span(sum(span.seconds for span in spans))} {days}"
+    return f"{plural(len(spans), 'gap')} of {_span(sum(span.seconds for span in spans))} {days}"
 
 
 def _span(seconds: int) -> str:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from poller.archive import Listed, Place, PlaceError
+from poller.core.amounts import plural
 from poller.core.evidence.batches import HOUR_SECONDS
 from poller.core.evidence.chain import Chain, Finding, Hour, Verify
 from poller.core.evidence.digest import (
@@ -58,8 +59,7 @@ class Report(NamedTuple):
 
     `first` and `last` are times of entries, as text; empty without entries. `key` is the fingerprint of the key that a person
     gave; None without one: then `keys` are only claims of the archive itself. `more` counts the findings besides `findings`.
-    `signed_from` is the first digest with a signature; 0 without any. `stopped_by` is the reason why not all could be read; empty
-    if all was read.
+    `signed_from` is the first digest with a signature; 0 without any. `stopped_by` says why not all could be read, else is empty.
     """
 
     findings: list[Finding]
@@ -287,7 +287,7 @@ class Verifier:
             return [content]
         if content is None:
             self._missing[entry.sha256] = entry
-            return [Finding(entry.key, f"is missing: digest {number} names it, with {entry.entries:,} entries")]
+            return [Finding(entry.key, f"is missing: digest {number} names it, with {plural(entry.entries, 'entry')}")]
         if len(content) < entry.bytes:
             return [Finding(entry.key, f"was cut or changed: {len(content):,} of {entry.bytes:,} bytes are there")]
         if len(content) > entry.bytes:

@@ -314,7 +314,7 @@ def test_what_loki_will_refuse_is_counted_before_the_start_and_accounted_for_aft
     run = backfill(place, *ORDER)
     told = next(line for line in run.told if "are too old for loki" in line)
     assert told.startswith("600 entries of 14 days ("), told
-    assert "they become dead letters (--too-old has" in told
+    assert "each becomes a dead letter (--too-old has" in told
     assert run.told.index(told) < run.told.index(books(run)[0])
     stored, refused_count, outcomes = loki(place)
     assert (stored, refused_count, set(outcomes)) == (2 * YOUNG, 0, {"204"}), "nothing is sent to be refused"
@@ -345,7 +345,7 @@ def test_replayed_dead_letters_are_sent_by_the_same_command(bench: Starter) -> N
 def test_skipped_entries_are_counted_and_not_read(bench: Starter) -> None:
     place = old_and_young(bench)
     run = backfill(place, *ORDER, "--too-old", "skip")
-    assert [line for line in run.told if line.startswith("600 entries of 14 days") and "they are skipped" in line]
+    assert [line for line in run.told if line.startswith("600 entries of 14 days") and "each is skipped" in line]
     assert loki(place)[:2] == (2 * YOUNG, 0)
     *balance, skipped = books(run)
     assert balance == balanced(2 * YOUNG, LOKI)
@@ -367,7 +367,7 @@ def test_skipping_goes_on_after_an_interruption_and_counts_once(bench: Starter) 
 def test_entries_stamped_now_are_all_taken(bench: Starter) -> None:
     place = old_and_young(bench)
     run = backfill(place, *ORDER, "--too-old", "stamp-now")
-    assert [line for line in run.told if "they are stamped now" in line]
+    assert [line for line in run.told if "each is stamped now" in line]
     stored, refused_count, outcomes = loki(place)
     assert (stored, refused_count, set(outcomes)) == (2 * (OLD + YOUNG), 0, {"204"})
     assert place.simulator.books(LOKI)[2:] == (0, 0, 0)

@@ -250,7 +250,7 @@ def test_a_page_size_that_the_api_does_not_take_is_told() -> None:
     ("answer", "words"),
     [
         (page(1234), "1,234 entries today (UTC)"),
-        (page(10_000, is_capped=True), "10,000 or more entries today (UTC)"),
+        (page(10_000, is_capped=True), "10,000 entries or more today (UTC)"),
         (page(None), "has no entries today"),
         (page(None, events=[Event(1, bytes(16), b"{}")]), "has entries today"),
     ],

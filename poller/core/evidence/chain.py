@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from poller.core.amounts import plural
 from poller.core.evidence.digest import (
     Digest,
     DigestError,
@@ -165,9 +166,9 @@ class Chain:
             self._hours[statement.contract, statement.hour] = Hour(statement, before.held)
             if statement.archived != before.held:
                 yield (
-                    f"states {statement.archived:,} entries of contract {statement.contract} in the hour {statement.hour},"
+                    f"states {plural(statement.archived, 'entry')} of contract {statement.contract} in the hour {statement.hour},"
                     f" but the digests up to it name {before.held:,}"
                 )
         if digest.entries != self._entries and not is_gap:
-            yield f"states {digest.entries:,} entries in all, but the digests up to it name {self._entries:,}"
+            yield f"states {plural(digest.entries, 'entry')} in all, but the digests up to it name {self._entries:,}"
         self._entries = digest.entries

@@ -173,7 +173,7 @@ def _contract(view: View, state: Overview, row: Contract, scale: str) -> str:
     more = f'<p class="small">{_code(word.more)}</p>' if word.more else ""
     return f"""<div class="contract">
 <p class="what"><span class="name">{escape(row.contract)}{account}</span>\
-<span class="small">{row.new:,} entries · <span class="word {word.level}">{escape(word.text)}</span></span></p>
+<span class="small">{plural(row.new, "entry")} · <span class="word {word.level}">{escape(word.text)}</span></span></p>
 {_band(hours.first_hour(view.now), hours_of(row, state, view.now))}
 <p class="scale" aria-hidden="true">{scale}</p>{more}</div>"""
 
@@ -261,7 +261,7 @@ def _books(view: View, state: Overview) -> str:
     rows = (("New", new), ("Seen before", seen), ("Filtered", filtered))
     told = "".join(f"<dt>{name}</dt><dd>{count:,}</dd>" for name, count in rows)
     how, balance = (BAD, "do not balance") if state.imbalances() else (OK, "balanced")
-    events = plural(state.outbox.events, "entry", "entries")
+    events = plural(state.outbox.events, "entry")
     used = state.outbox.used_bytes
     most = view.config.outbox.max_bytes
     return f"""<section class="card" aria-labelledby="books">

@@ -135,7 +135,7 @@ def _of_sinks(view: View, state: Overview, told: str) -> Iterator[Word]:
     for row in state.sinks:
         name = row.sink.name
         if row.dead_letters:
-            words = f"sink {name} has refused {plural(row.dead_letters, 'entry', 'entries')} for good"
+            words = f"sink {name} has refused {plural(row.dead_letters, 'entry')} for good"
             yield Word(WARN, f"{words} (`ionos-poller dead-letters list`)")
         word = sink_word(view, row)
         if word.level != OK and f"sink {name}" not in told:
