@@ -249,7 +249,7 @@ def test_what_the_program_says_to_do_is_no_question() -> None:
         "Do this?",
         "'?",
         "?",
-        " dead letters for good?",
+        " for good?",
         ". Make a new one? Senders with the old one are then refused",
     }
     found = []
