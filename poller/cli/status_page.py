@@ -16,7 +16,7 @@ from poller.cli.messages import books_of, printable
 from poller.config import Config
 from poller.core.amounts import duration, plural, size
 from poller.core.windows import format_time
-from poller.pipeline.status import Seen, Use, has_left, is_polled
+from poller.pipeline.status import Seen, Use, away_host, has_left, is_polled
 from poller.service.readiness import gaps_told, is_stale
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Replica
@@ -145,6 +145,8 @@ def _sinks(config: Config, use: Use) -> Iterator[list[Text]]:
 def _state(config: Config, row: SinkOverview, use: Use) -> Text:
     if has_left(config, row, use):
         return Text("left", "yellow")
+    if away_host(config, row, use):
+        return Text("away", "yellow")
     if row.sink.parked_at is not None:
         return Text("parked", "red")
     is_retrying = row.sink.retry_at is not None or row.postponed
@@ -188,6 +190,9 @@ def _sink_troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
             way_out = f"`ionos-poller sinks forget {sink.name}`"
             yield _line("yellow", f"sink {sink.name} left the config and holds the outbox until {way_out}")
             continue
+        if host := away_host(config, row, use):
+            waits = f"{plural(row.waiting, 'entry waits', 'entries wait')}: start `run` there, or change `host`"
+            yield _line("yellow", f"sink {sink.name}: {host} alone writes it, and is not at work; {waits}")
         if sink.retry_at is not None:
             again = _next_try(use, sink.retry_at, now)
             since = f"parked for {duration(now - sink.parked_at)}" if sink.parked_at else f"attempt {sink.attempts}"

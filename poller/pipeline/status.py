@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from poller.config import Config
+from poller.config.sink_base import LocalSink
 from poller.core import hours
 from poller.core.errors import StateError
 from poller.core.evidence.batches import Head
@@ -74,6 +75,15 @@ def is_polled(row: Contract, config: Config) -> bool:
 def has_left(config: Config, row: SinkOverview, use: Use) -> bool:
     """Whether a sink is not in the configuration any more. Entries may still wait for it."""
     return use.name == "run" and row.sink.name not in {sink.name for sink in config.sinks}
+
+
+def away_host(config: Config, row: SinkOverview, use: Use) -> str:
+    """The only machine that writes to this sink, if replicas run, but none of them there; else empty."""
+    hosts = {replica.host for replica in use.state.replicas} if use.name == "run" else ()
+    for sink in config.sinks if hosts else ():
+        if sink.name == row.sink.name and isinstance(sink, LocalSink) and sink.host and sink.host not in hosts:
+            return sink.host
+    return ""
 
 
 def status_data(seen: Seen, config: Config) -> dict[str, object]:
@@ -152,7 +162,7 @@ def _use_data(use: Use, config: Config) -> dict[str, object]:
                 "failure": row.sink.failure,
                 "postponed": [_postponed(one) for one in row.postponed],
                 "archive": _archive(state.archives.get(row.sink.name)),
-                "holder": row.holder or holders,
+                "holder": "" if away_host(config, row, use) else row.holder or holders,
                 "balanced": row.is_balanced and state.letters.get(row.sink.name, NO_LETTERS).is_balanced,
             }
             for row in state.sinks

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from poller.cli.status import _show
-from poller.cli.status_page import page
+from poller.cli.status_page import page, sinks_page
 from poller.config import Config, Poll
 from poller.core.errors import StateError, StateUnavailableError
 from poller.core.evidence.batches import Head
@@ -19,6 +19,7 @@ from poller.core.evidence.digest import fingerprint
 from poller.core.windows import Window
 from poller.pipeline.reloads import Reload, last_reload, note_reload
 from poller.pipeline.status import Seen, Use, read_status, read_use, status_data
+from poller.service.web.view import OK, WARN, View, sink_word
 from poller.store.journal import JournalEntry
 from poller.store.letters import LetterBooks
 from poller.store.overview import Overview
@@ -190,6 +191,35 @@ def test_a_sink_is_delivered_by_its_holder_or_by_those_of_the_contracts() -> Non
     rows = [contract("1", holder="b:2"), contract("2", holder="a:1"), contract("3", holder="b:2"), contract("4")]
     sinks = [sink("out"), sink("archive")._replace(holder="c:3")]
     assert [row["holder"] for row in of(state(rows, sinks))["sinks"]] == ["a:1, b:2", "c:3"]
+
+
+@pytest.mark.parametrize(
+    ("use", "hosts", "host"),
+    [
+        ("run", ["a", "b"], "b"),
+        ("run", ["a"], "b"),
+        ("run", [], "b"),
+        ("run", ["a"], None),
+        ("fetch", ["a"], "b"),
+    ],
+)
+def test_a_sink_whose_only_machine_is_away_is_called_so(use: str, hosts: list[str], host: str | None) -> None:
+    sinks = tuple(msgspec.structs.replace(row, host=host) for row in config_of(["out"]).sinks)
+    config = msgspec.structs.replace(config_of([]), sinks=sinks)
+    rows = [contract(holder="a:12")]
+    overview = state(rows, sinks=[sink("out", waiting=1)], replicas=[replica(name) for name in hosts])
+    seen = Use(use, "", overview, 12)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(sinks_page(config, seen))
+    text = console.export_text()
+    told = "sink out: b alone writes it, and is not at work; 1 entry waits: start `run` there, or change `host`"
+    is_away = (use, hosts, host) == ("run", ["a"], "b")
+    assert (" away" in text, told in text) == (is_away, is_away), text
+    data: Any = status_data(Seen([seen], []), config)["uses"]
+    assert data[use]["sinks"][0]["holder"] == ("" if is_away else "a:12")
+    if use == "run":
+        word = sink_word(View(NOW, config, Seen([seen], [])), overview.sinks[0])
+        assert (word.level, word.text) == ((WARN, "b is away") if is_away else (OK, "delivering"))
 
 
 def test_the_rest_of_a_use_is_told() -> None:

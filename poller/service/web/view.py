@@ -10,7 +10,7 @@ from poller.config import Config
 from poller.core.amounts import duration, plural
 from poller.core.gaps import summary
 from poller.ionos.api import WARN_EXPIRY_SECONDS
-from poller.pipeline.status import Seen, Use, is_polled
+from poller.pipeline.status import Seen, Use, away_host, is_polled
 from poller.service.readiness import gaps_told, is_stale
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Range
@@ -169,6 +169,8 @@ def sink_word(view: View, row: SinkOverview) -> Word:
     if sink.name not in {configured.name for configured in view.config.sinks}:
         what = f"`ionos-poller sinks forget {sink.name}` deletes what waits for it"
         return Word(WARN, "no longer in the configuration", what)
+    if view.run is not None and (host := away_host(view.config, row, view.run)):
+        return Word(WARN, f"{host} is away", "it alone writes this sink: start `run` there, or change `host`")
     again = f"next try in {duration((sink.retry_at or view.now) - view.now)}"
     at_once = f"{sink.failure} (`ionos-poller sinks retry {sink.name}` tries it at once)"
     if sink.parked_at is not None:
