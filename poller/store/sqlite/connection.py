@@ -1,9 +1,9 @@
-"""The one connection that this process has to a state file, shared by all who open it. Nothing else here opens such a file.
+"""The one connection of this process to a state file, shared by all its users. No other code of the process opens such a file.
 
-A process that closes any descriptor of a file loses every lock that it has on it, SQLite's too. Another process then takes
-itself for the last user of the state, and deletes the write-ahead log under us. SQLite looks after its own descriptors only.
-Source: SQLite, "How To Corrupt An SQLite Database File", 2.2. So all who open a file share one connection, and the look at its
-header, which SQLite does not offer, comes before it, while nobody else in this process can open the file.
+If a process closes any descriptor of a file, it loses all its locks on that file, including those of SQLite. Another process can
+then act as the last user of the state and delete the write-ahead log that we still use. SQLite handles only its own descriptors.
+Source: SQLite, "How To Corrupt An SQLite Database File", 2.2. Therefore all users of a file share one connection. The header of
+the file, which SQLite does not expose, is read before that connection exists, while no other thread can open the file.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Identity = tuple[int, int]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
-_OPENING_SECONDS = 10.0  # so long is waited for another program that has the file locked
+_OPENING_SECONDS = 10.0  # how long to wait for another program that has the file locked
 
 
 def files_of(path: Path) -> list[Path]:
-    """A state file, and those that SQLite has beside it."""
+    """A state file and the files that SQLite keeps beside it."""
     return [path.with_name(path.name + suffix) for suffix in ("", *SIDE_FILES)]
 
 
 class SharedConnection:
-    """A connection and those who use it: one at a time, with `lock`. Ask for `raw` anew each time: it may be replaced."""
+    """A connection and the number of its users. Hold `lock` while you use it. Read `raw` again each time: it may be replaced."""
 
     def __init__(self, path: Path, identity: Identity, *, is_writable: bool) -> None:
         self.lock = threading.RLock()
@@ -43,7 +43,7 @@ class SharedConnection:
 
     def add_user(self, *, is_writable: bool) -> None:
         if is_writable and not self._is_writable:
-            with self.lock:  # the first of the two goes before the second comes
+            with self.lock:  # close the read-only connection before opening the writable one
                 self.raw.close()
                 self.raw = _connect(self._path, is_writable=True)
                 self._is_writable = True
@@ -63,7 +63,7 @@ _open: dict[Identity, SharedConnection] = {}
 
 
 def attach(path: Path, *, is_writable: bool) -> SharedConnection:
-    """The connection to a file that exists; `detach` it in the end.  Raises: OSError, sqlite3.Error."""
+    """The connection to an existing file. Call `detach` at the end.  Raises: OSError, sqlite3.Error."""
     with _opening:
         _refuse_what_is_no_file(path)
         identity = identity_of(path)
@@ -74,7 +74,7 @@ def attach(path: Path, *, is_writable: bool) -> SharedConnection:
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
-    """SQLite would follow a link, and write to a file that is not ours; of a pipe it would wait for ever.  Raises: OSError."""
+    """Refuse links and special files. SQLite would write to the target of a link, and wait on a pipe.  Raises: OSError."""
     for file in files_of(path):
         try:
             mode = file.lstat().st_mode
@@ -87,14 +87,14 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 
 def detach(shared: SharedConnection) -> None:
-    """Give it back: it is closed when nobody uses it any more.  Raises: sqlite3.Error."""
+    """End the use of a connection. The last user closes it.  Raises: sqlite3.Error."""
     with _opening:
         if shared.remove_user():
             del _open[shared.identity]
 
 
 def identity_of(path: Path) -> Identity:
-    """What tells a file from another that is given its name.  Raises: OSError."""
+    """The identity of a file. Another file that replaces it under the same name has a different one.  Raises: OSError."""
     stats = path.stat()
     return stats.st_dev, stats.st_ino
 
@@ -102,7 +102,7 @@ def identity_of(path: Path) -> Identity:
 def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
     address = f"{path.absolute().as_uri()}?mode={'rw' if is_writable else 'ro'}"
     if not is_writable and _is_complete(path):
-        address += "&immutable=1"  # else SQLite wants to create its side files
+        address += "&immutable=1"  # otherwise SQLite tries to create its side files
     return with_functions(
         sqlite3.connect(
             address,
@@ -116,14 +116,14 @@ def _connect(path: Path, *, is_writable: bool) -> sqlite3.Connection:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a file is on a read-only file system, and all of the state is in it: nothing is in a write-ahead log."""
+    """Whether the file is on a read-only file system and holds the whole state: the write-ahead log is empty or missing."""
     log = path.with_name(f"{path.name}-wal")
     is_read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
     return is_read_only and not (log.exists() and log.stat().st_size)
 
 
 def _has_known_format(path: Path) -> bool:
-    """Whether SQLite would write to the file: one with another format it reads, but calls the file system read-only."""
+    """Whether SQLite can write the format of the file. With another format, SQLite reports a read-only file system."""
     with path.open("rb") as file:
         header = file.read(20)
-    return len(header) < 20 or header[18] <= 2  # what is too short SQLite finds by itself
+    return len(header) < 20 or header[18] <= 2  # SQLite itself reports a file that is too short

@@ -1,4 +1,4 @@
-"""A state from and to a file: read under its lock, written as a new file that gets its name when it is whole."""
+"""Copies a state from and to a file: reads it under its lock, writes a new file and renames it when it is complete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _COPIED_AS_THEY_ARE = (
 
 
 class FileDump:
-    """A use in a file that nobody works on."""
+    """The state of a use in a file, while nobody works on it."""
 
     def __init__(self, use: str, connection: sqlite3.Connection, overview: Overview) -> None:
         self.use = use
@@ -75,7 +75,7 @@ class FileDump:
                 yield from self._connection.execute(f"SELECT {_PLAIN[table]}")
 
     def _places(self, row: SinkRow) -> Iterator[Row]:
-        """The place of a sink in each contract: here it has one in all of them together, but for those that wait on their own."""
+        """The place of a sink in each contract. A file has one place for all contracts, except for those that wait alone."""
         own = read_places(self._connection, row.sink.name)
         done = dict(
             self._connection.execute(
@@ -98,7 +98,7 @@ class FileDump:
             yield row.sink.name, contract.contract, number, position
 
     def _forgotten(self) -> Iterator[Row]:
-        """With what older programs left in the ledger itself."""
+        """Includes the counts that older programs left in the ledger itself."""
         days: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
         for contract, day, blob in self._connection.execute("SELECT contract, day, counts FROM forgotten"):
             days[contract, day] = unpack_day(day, blob)
@@ -112,7 +112,7 @@ class FileDump:
 
 @contextmanager
 def reading(directory: Path, uses: Sequence[str]) -> Iterator[list[FileDump]]:
-    """These uses, while nobody may begin to work on any.  Raises: StateHeldError when a process works on one, StateError."""
+    """These uses, while nobody can begin to work on one.  Raises: StateHeldError if a process works on one, StateError."""
     with ExitStack() as stack:
         dumps = []
         for use in uses:
@@ -127,7 +127,7 @@ def reading(directory: Path, uses: Sequence[str]) -> Iterator[list[FileDump]]:
 
 
 def load(directory: Path, dumps: Sequence[Dump], tick: Tick) -> None:
-    """Create the files of these states, all or none.  Raises: StateError where one is there already, or is not as its source."""
+    """Create the files of these states, all or none.  Raises: StateError if one exists, or a copy differs from its source."""
     make_directory(directory)
     with ExitStack() as stack:
         made: list[tuple[Path, Path]] = []
@@ -175,7 +175,7 @@ def _insert(
 
 
 def _fill_ledger(connection: sqlite3.Connection, dump: Dump, tick: Tick) -> dict[str, int]:
-    """Returns: by sink the number of the last row that was there before it was known, rather an early one than a late one."""
+    """Returns: by sink, the number of the last row from before the sink was known. It may be too high, never too low."""
     cuts: dict[str, dict[str, int]] = {row.sink.name: {} for row in dump.overview.sinks}
     for sink, contract, number in dump.rows("cuts"):
         cuts[sink][contract] = number
@@ -200,7 +200,7 @@ def _fill_ledger(connection: sqlite3.Connection, dump: Dump, tick: Tick) -> dict
 
 
 def _fill_outbox(connection: sqlite3.Connection, dump: Dump, tick: Tick) -> None:
-    """Each sink is at the beginning: what only some still wait for is theirs alone, cut where a sink had begun with it."""
+    """Every sink starts at the beginning. A partly settled segment is written for each waiting sink, without settled events."""
     places: dict[str, dict[str, tuple[int, int]]] = {row.sink.name: {} for row in dump.overview.sinks}
     for sink, contract, number, position in dump.rows("places"):
         places[sink][contract] = (number, position)

@@ -1,6 +1,6 @@
 """Dead letters: events that a sink refused for good, kept with the reason until a person replays or purges them.
 
-There may be hundreds of thousands: what goes through many of them does so in pieces, each a short transaction.
+There may be hundreds of thousands. A method that works on many of them does so in pieces, each a short transaction.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from poller.store.sqlite.journal import record
 
 
 class DeadLetters:
-    """The tables `dead_letters` and `letter_books`. Reads and commits in pieces; each piece is whole or did not happen."""
+    """The tables `dead_letters` and `letter_books`. Reads and commits in pieces, each committed whole or not at all."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def numbers(self, sink: str | None = None, ids: Sequence[int] = ()) -> list[int]:
         with self._database.reading() as connection:
-            # From the index alone: a letter may be large.
+            # This query reads only the index, because a letter may be large.
             rows = connection.execute("SELECT id FROM dead_letters WHERE ?1 IS NULL OR sink = ?1", (sink,))
             wanted = set(ids)
             return sorted(id_ for (id_,) in rows if not wanted or id_ in wanted)
@@ -85,7 +85,7 @@ class DeadLetters:
 
 
 def read_books(connection: sqlite3.Connection) -> dict[str, LetterBooks]:
-    """What became of the letters, by sink: those that lie there are counted, not taken from the books."""
+    """The books of the letters, by sink. The existing letters are counted; their number is not in the table of the books."""
     at_hand = dict(connection.execute("SELECT sink, count(*) FROM dead_letters GROUP BY sink").fetchall())
     books = {
         sink: LetterBooks(written, at_hand.pop(sink, 0), replayed, purged)

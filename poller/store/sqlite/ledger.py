@@ -1,9 +1,9 @@
 """The ledger: which entries of a contract have been collected, so that reading a second again repeats nothing.
 
-Identities lie in blobs of up to `_CHUNK_IDENTITIES`, by contract and hour of the event's own time, each with the span of times in
-it: a window looks up only what can be in it, and an hour is counted without being read. Entries without a time are
-looked up among all those without one, since nothing says where they would be. What is pruned leaves the number of its entries, by
-hour, in one row for each contract and day. Works inside its caller's transaction.
+Identities are in blobs of up to `_CHUNK_IDENTITIES`, by contract and hour of the event's own time, each with its span of times.
+So a window reads only the blobs that overlap it, and an hour is counted without reading its blobs. An entry without a time is
+compared with all entries without a time. After pruning, only the number of entries by hour remains, in one row for each contract
+and day. All functions work inside the transaction of their caller.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from poller.store.rows import HOUR_SECONDS, Count
 from poller.store.sqlite.soundness import DamagedRowError
 
 _CHUNK_IDENTITIES = 4096
-# As many rows, or bytes of identities, are pruned at once.
+# Maximum number of rows, and of bytes of identities, that are pruned at once.
 PIECE_ROWS = 1000
 PIECE_BYTES = 4 * 1024 * 1024
 
 
 def unseen(connection: sqlite3.Connection, contract: str, events: Sequence[Event], *, after_id: int = 0) -> list[Event]:
-    """Those of the events that are not in the ledger, in the same order. Each event must be in `events` only once.
+    """The events that are not in the ledger, in the same order. Each event must be in `events` only once.
 
-    `after_id` leaves out rows up to that one, so that only what was collected since counts as seen.
+    Rows up to `after_id` are ignored, so that only entries that were collected later count as seen.
     """
     known: set[bytes] = set()
     for first, last in rules.spans(sorted(event.time_us for event in events if event.is_timed)):
@@ -55,11 +55,11 @@ def add(connection: sqlite3.Connection, contract: str, events: Sequence[Event], 
     """Enter events, all of them new. `now` in unix seconds."""
     if not events:
         return
-    # A row that was begun before the newest sink came is not added to: see `Sink.ledger_id`.
+    # Nothing is added to a row from before the newest sink was known: see `SinkRow.ledger_id`.
     sealed = connection.execute("SELECT coalesce(max(ledger_id), 0) FROM sinks").fetchone()[0]
     groups = rules.by_hour(events)
     hours = [hour for hour, _ in groups]
-    # The newest row of each hour: with max(), SQLite takes the other columns from the row that has it.
+    # The newest row of each hour: with max(id), SQLite takes the other columns from the row with that id.
     begun = {
         (hour, is_timed == 1): (id_, length // IDENTITY_BYTES)
         for hour, is_timed, id_, length in connection.execute(
@@ -95,7 +95,7 @@ def _begin(
     sealed: int,
 ) -> None:
     first, last, identities = rules.packed(chunk)
-    # Pruned rows free their numbers, but a new row must come after what a sink was begun at.
+    # Numbers of pruned rows can be used again, but a new row must have a higher number than every sink's `ledger_id`.
     connection.execute(
         "INSERT INTO ledger (id, contract, hour, is_timed, first_us, last_us, updated_at, identities)"
         " VALUES (1 + max(?, (SELECT coalesce(max(id), 0) FROM ledger)), ?, ?, ?, ?, ?, ?, ?)",
@@ -104,7 +104,7 @@ def _begin(
 
 
 def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) -> dict[int, Count]:
-    """Entries collected by hour, of the hours that begin in `[start, end)` (unix seconds); empty hours are left out."""
+    """The number of collected entries by hour, for hours that begin in `[start, end)` (unix seconds), without empty hours."""
     first, last = start // HOUR_SECONDS, (end - 1) // HOUR_SECONDS
     known: Counter[int] = Counter()
     forgotten = Counter(_read_forgotten(connection, contract, first, last))
@@ -120,10 +120,10 @@ def counts(connection: sqlite3.Connection, contract: str, start: int, end: int) 
 
 
 def prune(connection: sqlite3.Connection, contract: str, before: int) -> bool:
-    """Forget identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
+    """Remove identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
 
-    Not of hours with a gap: when that can be read, what was read of it before must not repeat. As many as one transaction
-    should.  Returns: whether there are more.
+    Hours with a gap keep theirs: when the gap is read, entries that are already collected must not repeat. One call removes as
+    much as one transaction should.  Returns: whether there is more.
     """
     rows = outdated(connection, contract, before, PIECE_ROWS)
     counts: Counter[int] = Counter()
@@ -142,7 +142,7 @@ def prune(connection: sqlite3.Connection, contract: str, before: int) -> bool:
 
 
 def outdated(connection: sqlite3.Connection, contract: str, before: int, limit: int) -> list[tuple[int, int, int, int]]:
-    """Rows that `prune` takes: each with its hour, the bytes of its identities, and how many were forgotten in it before."""
+    """The rows that `prune` removes: id, hour, bytes of identities, and how many entries were already forgotten in it."""
     return connection.execute(
         "SELECT id, hour, length(identities), forgotten FROM ledger WHERE contract = ? AND hour < ? AND updated_at < ?"
         f" AND NOT EXISTS (SELECT 1 FROM gaps WHERE gaps.contract = ledger.contract"
@@ -152,7 +152,7 @@ def outdated(connection: sqlite3.Connection, contract: str, before: int, limit: 
 
 
 def _read_forgotten(connection: sqlite3.Connection, contract: str, first: int, last: int) -> dict[int, int]:
-    """Entries known by number alone, of the hours from `first` to `last`; empty hours are left out."""
+    """The number of forgotten entries of the hours from `first` to `last` (inclusive), without empty hours."""
     rows = connection.execute(
         "SELECT day, counts FROM forgotten WHERE contract = ? AND day BETWEEN ? AND ?",
         (contract, first // rules.DAY_HOURS, last // rules.DAY_HOURS),

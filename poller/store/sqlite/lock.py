@@ -1,8 +1,8 @@
-"""The lock file of a state: which process holds the state, and whether a state was created.
+"""The lock file of a state: which process holds the state, and whether the state was created.
 
-Its first line is the process, padded to a fixed length, so that writing it leaves the second line as it is. The second line says
-that the state exists: where it does and the state's file is gone, somebody deleted that. It is written after the state has its
-name, and deleted before the state: so a kill at any moment leaves no lock file that tells of a state that never was.
+The first line is the process number, padded to a fixed length, so that a write does not change the second line. The second line
+says that the state was created. If it is there and the state's file is missing, somebody deleted that file. The line is written
+after the state's file has its name, and deleted before the file. So a kill never leaves a line about a state that did not exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Lock:
     """The right to write one state, held by one process at a time; the kernel releases it when the process ends."""
 
     def __init__(self, path: Path, *, wait: bool = False, stop: threading.Event | None = None) -> None:
-        """`wait` waits for another process to release it, until `stop`.  Raises: StateHeldError, StoppedError, StateError."""
+        """With `wait`, wait until the other process releases it, or `stop`.  Raises: StateHeldError, StoppedError, StateError."""
         stop = stop or threading.Event()
         with translated_os(path):
             self._fd = _open(path, os.O_RDWR | os.O_CREAT)
@@ -50,11 +50,11 @@ class Lock:
                 raise StateError(
                     f"{path}: cannot be locked: {error.strerror}", hint="choose a --state-dir on a local file system"
                 ) from error
-        with suppress(OSError):  # the number only helps a process that waits: a full disk must not stop us here
+        with suppress(OSError):  # only messages, `check` and `reload` use the number: a full disk must not stop us
             os.pwrite(self._fd, b"%-*d\n" % (_PID_BYTES - 1, os.getpid()), 0)
 
     def remember_created(self) -> None:
-        """Note that the state exists. Without room for that, the next start notes it."""
+        """Note that the state was created. If the disk is full, the next start notes it."""
         with suppress(OSError):
             if _CREATED not in os.pread(self._fd, 100, _PID_BYTES):
                 os.pwrite(self._fd, _CREATED + b"\n", _PID_BYTES)
@@ -69,7 +69,7 @@ def lock_of(path: Path) -> Path:
 
 
 def check_lock(path: Path) -> None:
-    """Whether a start may use this lock file, or create it.  Raises: StateError."""
+    """Check that a start may use this lock file, or create it.  Raises: StateError if not."""
     with translated_os(path), suppress(FileNotFoundError):
         os.close(_open(path, os.O_RDWR | os.O_NONBLOCK))  # it may be a pipe that somebody put there
 
@@ -87,7 +87,7 @@ def was_created(path: Path) -> bool:
 
 
 def forget_created(path: Path) -> None:
-    """Take that back, before the state is deleted or set aside.  Raises: StateError."""
+    """Remove the note that the state was created, before the state is deleted or set aside.  Raises: StateError."""
     if not was_created(path):
         return
     with translated_os(lock_of(path)):
@@ -99,6 +99,6 @@ def forget_created(path: Path) -> None:
 
 
 def _open(path: Path, flags: int) -> int:
-    # Root may work in the state of a service, whose directory is the service's.
+    # Root may work on the state of a service. The directory then belongs to the service's user.
     owner = path.parent.stat().st_uid if os.geteuid() == 0 else 0
     return open_own(path, flags, owners={owner})

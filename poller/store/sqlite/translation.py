@@ -1,4 +1,4 @@
-"""What SQLite and the operating system say of a state file, as one of our errors: what may pass, and what needs a person."""
+"""Translates errors of SQLite and the operating system about a state file into ours: temporary, or a person is needed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from poller.core.errors import StateError, StateFullError, StateUnavailableError
 from poller.system.files import can_open_files
 
-# A damaged file can also give SQLite names and messages that are no UTF-8.
+# With a damaged file, SQLite can also return names and messages that are not UTF-8.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-# A write that failed leaves the state as it was. It may be the disk, but also a limit, a quota or a network that comes back.
+# A failed write leaves the state unchanged. The cause may be the disk, but also a temporary one: a limit, a quota, a network.
 _FAILED_WRITES = (
     sqlite3.SQLITE_IOERR_WRITE,
     sqlite3.SQLITE_IOERR_FSYNC,
@@ -33,7 +33,7 @@ _RAISE_LIMIT = "raise the limit (LimitNOFILE= of systemd, ulimit -n), or wait"
 
 @contextmanager
 def translated_reading(path: Path, hint: str = f"{_OWNER_HINT} and is not damaged") -> Iterator[None]:
-    """What SQLite says of a file that is only looked at becomes a StateError, with this hint if nothing else is known."""
+    """Turn errors of SQLite while a file is only read into a StateError, with this hint unless there is a better one."""
     try:
         yield
     except SQLITE_ERRORS as error:
@@ -59,7 +59,7 @@ def translated_os(path: Path) -> Iterator[None]:
 
 
 def kind_of(error: Exception) -> int:
-    """SQLite's code of the kind of error: the last byte of the extended one."""
+    """SQLite's primary error code: the last byte of the extended code."""
     return (
         sqlite3.SQLITE_CORRUPT
         if isinstance(error, UnicodeDecodeError)
@@ -68,7 +68,7 @@ def kind_of(error: Exception) -> int:
 
 
 def as_passing(path: Path, error: Exception) -> StateUnavailableError | None:
-    """What may be over in a while without anybody touching the state; None for all else."""
+    """The error if it can end by itself, without a change to the state; otherwise None."""
     kind = kind_of(error)
     if kind == sqlite3.SQLITE_FULL or (kind in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(path)):
         return StateFullError(
@@ -91,7 +91,7 @@ def as_passing(path: Path, error: Exception) -> StateUnavailableError | None:
 
 
 def _is_full(path: Path) -> bool:
-    """Whether there is no room beside this file; a quota shows only when something is written."""
+    """Whether the disk of this file is full. It also writes a test file, because only a write shows a quota."""
     try:
         stats = os.statvfs(path.parent)
         if stats.f_bavail * stats.f_frsize < _ROOM_BYTES:
