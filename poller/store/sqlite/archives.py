@@ -1,7 +1,7 @@
-"""The tables of archives: how far each is, the batch that is being written, and what it holds of each hour.
+"""The tables of archives: the head of each, the batch that is being written, and the number of entries of each hour.
 
-`poller.store.archives` has the rules and the invariants. Other states (a backfill's) write to the same chain: how many of their
-events are in it is counted here, in the transaction that completes the batch.
+`poller.store.archives` has the rules and the invariants. Other states (of a backfill) write to the same chain. The number of
+their events in it is counted here, in the transaction that completes the batch.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Archives:
     def prepare(
         self, sink: str, place: Place, events: int, objects: Sequence[Packed], seal: Seal, now: int, *, writer: str = ""
     ) -> PreparedBatch | None:
-        """The order of what waits is the same for everybody here: a count tells the events."""
+        """All processes see the waiting events in the same order, so their count identifies them."""
         with self._database.transaction() as connection:
             head = _known_head(connection, sink)
             is_busy = connection.execute("SELECT EXISTS (SELECT 1 FROM archive_batches WHERE sink = ?)", (sink,))
@@ -130,7 +130,7 @@ class Archives:
                 )
             else:
                 known = spots.read_sinks(connection, sink)
-                # A sink that was forgotten meanwhile, and added again, is elsewhere.
+                # If the sink was forgotten and registered again meanwhile, its place is another one, and stays.
                 if known and (known[0].segment, known[0].position) == (segment, position):
                     spots.move_on(connection, sink, events, now=now)
         return True
@@ -153,7 +153,7 @@ class Archives:
 
 
 def read_heads(connection: sqlite3.Connection) -> dict[str, Head]:
-    """How far each archive is, by its sink.  Raises: DamagedRowError."""
+    """The head of each archive, by sink.  Raises: DamagedRowError."""
     rows = connection.execute(f"SELECT sink, {_FIELDS}, seal = crc32({SEALED_ARCHIVE}) FROM archives ORDER BY sink")
     return {sink: Head(*values) for sink, *values in whole_rows(rows, "an archive's row")}
 

@@ -1,6 +1,6 @@
-"""The collecting half of the state: contracts, their watermarks and books, and the spans still to be read.
+"""The collecting half of the state: contracts, their watermarks and books, and the spans that must still be read.
 
-The heart is `Claim.commit`: what a window brought, and that it was read, become true together or not at all.
+`Claim.commit` is the central method: it stores the events of a window, and that the window was read, in one transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from poller.store.sqlite.soundness import whole_rows
 class Contracts:
     """The tables `contracts`, `ranges`, `ledger` and `filtered`, and the fact `skipped`.
 
-    Every method is one transaction or one read, but for `prune`, which commits piece by piece.
+    Every method is one transaction or one read, except `prune`, which commits piece by piece.
     """
 
     def __init__(self, database: Database) -> None:
@@ -93,10 +93,10 @@ class Contracts:
             return ledger.unseen(connection, contract, events)
 
     def take_left_over(self, polled: Collection[str]) -> None:
-        """There are no other replicas: all of it is delivered here."""
+        """Does nothing: there are no other replicas, so all events are delivered here."""
 
     def share(self, wanted: Sequence[str]) -> list[str]:
-        """All of them: this process has the state for itself."""
+        """Always all of them, because no other process works on the state."""
         return list(wanted)
 
     def claim(self, contract: str) -> Claim | None:
@@ -126,9 +126,9 @@ class Contracts:
             return ledger.counts(connection, contract, start, end)
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
-        """Forget identities older than the retention, but never those that a pending read may meet again.
+        """Remove identities older than the retention, but never those that a pending read may need.
 
-        Counted from the watermark where that is earlier than `now`: our clock alone may be wrong by years.
+        The age counts from the watermark or from `now`, whichever is earlier, because our clock alone may be wrong by years.
         """
         for row in self.all():
             oldest = min(now, row.watermark) - retention_seconds
@@ -146,14 +146,14 @@ class Contracts:
 
 
 class Claim:
-    """The right of one thread to collect one contract: nothing outside this process can have it meanwhile."""
+    """The right of one thread to collect one contract. No other process can have it, because this one holds the state's lock."""
 
     def __init__(self, database: Database, row: Contract, give_back: Callable[[Claim], None]) -> None:
         self.row = row
         self._database = database
         self._give_back = give_back
         self._is_held = True
-        self._has_gaps = True  # as far as is known. Once there are none, only what is committed here opens one.
+        self._has_gaps = True  # until a read finds none. From then on, only a commit of this claim can open one.
 
     def ranges(self) -> Sequence[Range]:
         with self._database.reading() as connection:
@@ -168,7 +168,7 @@ class Claim:
         return found
 
     def commit(self, read: WindowRead, prepare: Prepare) -> Committed:
-        self._has_gaps = self._has_gaps or bool(read.unread)  # before: it may be committed, and an interrupt come then
+        self._has_gaps = self._has_gaps or bool(read.unread)  # set before the commit: an interrupt may follow it
         with self._database.transaction() as connection:
             self._ensure_held()
             return _commit(connection, self.row.contract, read, prepare, has_gaps=self._has_gaps)
@@ -188,7 +188,7 @@ class Claim:
             )
 
     def release(self) -> None:
-        """What is being committed ends first, so that no two threads commit."""
+        """A running commit still completes. Later ones are refused, so no two threads commit."""
         self._is_held = False
         self._give_back(self)
 
@@ -200,7 +200,7 @@ class Claim:
 def _commit(
     connection: sqlite3.Connection, contract: str, read: WindowRead, prepare: Prepare, *, has_gaps: bool
 ) -> Committed:
-    """Store what a window brought, inside the caller's transaction: here it is decided what of it is new."""
+    """Store the events of a window, inside the caller's transaction. This also decides which of them are new."""
     unseen = ledger.unseen(connection, contract, read.events) if read.events else []
     fresh = [event for event in unseen if event.identity not in read.elsewhere] if read.elsewhere else unseen
     prepared = prepare(fresh) if fresh else Prepared(fresh)
@@ -232,18 +232,18 @@ def _commit(
 
 
 def read_fact(connection: sqlite3.Connection, name: str) -> str | None:
-    """Something remembered by name; None where it never was."""
+    """The value of a fact by its name; None if it was never set."""
     row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
     return row[0] if row else None
 
 
 def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
-    """Remember something by name, inside the caller's transaction."""
+    """Set a fact by its name, inside the caller's transaction."""
     connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
 
 def read_ranges(connection: sqlite3.Connection, contract: str | None = None) -> list[Range]:
-    """The spans still to be read, of one contract or of all, oldest first.  Raises: DamagedRowError."""
+    """The spans that must still be read, of one contract or of all, oldest first.  Raises: DamagedRowError."""
     rows = connection.execute(
         f"SELECT id, contract, start, end, purpose, seal = crc32({SEALED_RANGE}) FROM ranges"
         " WHERE ?1 IS NULL OR contract = ?1 ORDER BY start, id",
@@ -254,8 +254,8 @@ def read_ranges(connection: sqlite3.Connection, contract: str | None = None) -> 
 
 
 def read_contracts(connection: sqlite3.Connection, only: str | None = None) -> list[Contract]:
-    """The contracts, by number, or the one that is named.  Raises: DamagedRowError."""
-    columns = ", ".join(Contract._fields[:-1])  # a file has no holder but the process that has it open
+    """All contracts, by number, or only the contract `only`.  Raises: DamagedRowError."""
+    columns = ", ".join(Contract._fields[:-1])  # no `holder` in a file: one process holds all contracts
     where = "" if only is None else "WHERE contract = :only"
     rows = connection.execute(
         f"SELECT {columns}, seal = crc32({SEALED_CONTRACT}) FROM contracts {where} ORDER BY contract", {"only": only}

@@ -1,4 +1,4 @@
-"""What `check` can tell of a state directory: may we write there, is there room, is what lies there sound, and who holds it?"""
+"""The findings of `check` on a state directory: write access, free space, whether its files are sound, and who holds them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAIL_FREE_BYTES = 16 * MIB
 
 
 def diagnose(directory: Path, max_bytes: int) -> Iterator[Diagnosis]:
-    """Everything about the state. `max_bytes` is the outbox's limit."""
+    """All findings on the state. `max_bytes` is the limit of the outbox."""
     directory = directory.absolute()
     writable = check_directory(directory)
     yield writable
@@ -32,7 +32,7 @@ def diagnose(directory: Path, max_bytes: int) -> Iterator[Diagnosis]:
 
 
 def check_directory(directory: Path) -> Diagnosis:
-    """Whether this user, and no other, can write there, or create it if it is missing."""
+    """Check that this user, and no other, can write there, or can create the directory if it does not exist."""
     existing = _existing(directory)
     try:
         with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
@@ -50,14 +50,14 @@ def check_directory(directory: Path) -> Diagnosis:
 
 
 def _existing(directory: Path) -> Path:
-    """The directory, or the nearest above it that exists."""
+    """The directory, or its nearest parent that exists."""
     while not os.path.lexists(directory) and directory != directory.parent:
         directory = directory.parent
     return directory
 
 
 def check_space(free_bytes: int, max_bytes: int, directory: Path) -> Diagnosis:
-    """Is there room for what may have to wait?"""
+    """Check that there is room for the events that may have to wait."""
     free = f"{directory}: {_rounded(free_bytes)} free"
     if free_bytes < FAIL_FREE_BYTES:
         hint = "free some space, or choose another --state-dir"
@@ -73,7 +73,7 @@ def check_space(free_bytes: int, max_bytes: int, directory: Path) -> Diagnosis:
 
 
 def _rounded(size_bytes: int) -> str:
-    """A size for people, to three digits or so."""
+    """A size for people, rounded, in the largest unit that fits."""
     for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB")):
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"
@@ -81,7 +81,7 @@ def _rounded(size_bytes: int) -> str:
 
 
 def check_files(directory: Path) -> Iterator[Diagnosis]:
-    """Each use's file: ours, sound, of a schema we know; and who holds it."""
+    """Check the file of each use: it must be ours, sound, and of a known schema. Also says who holds it."""
     for path in sorted(directory.glob("*.db")):
         name = f"state {path.stem}"
         try:

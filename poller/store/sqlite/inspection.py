@@ -1,4 +1,4 @@
-"""Looking at a state from outside, for `check`: is it sound, and who holds it? Writes nothing, sets nothing aside."""
+"""Examines a state from outside, for `check`: whether it is sound, and who holds it. It writes and sets aside nothing."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _DAMAGED_HINT = (
 
 
 def schema_of(path: Path) -> int:
-    """The schema of a state file that is ours and sound.
+    """The schema version of a state file that is ours and sound.
 
-    Raises: StateError when it is not, cannot be read, or is of a newer program.
+    Raises: StateError if it is not, cannot be read, or was written by a newer program.
     """
     with translated_reading(path, hint="check that it belongs to this user"):
         try:
@@ -54,7 +54,7 @@ def _sound_version(path: Path) -> int:
 
 
 def missing_in(directory: Path) -> dict[str, StateError]:
-    """The uses whose state was set aside or vanished, and not begun anew since: none of them starts before a person decides."""
+    """The uses whose state was set aside or has vanished, and was not created again. A person must decide before they start."""
     found: dict[str, Path] = {}
     for aside in sorted(directory.glob("*.db.unusable-*")):
         use = aside.name.partition(".db.")[0]
@@ -69,7 +69,7 @@ def missing_in(directory: Path) -> dict[str, StateError]:
 def holder_of(path: Path) -> int | None:
     """The process that holds this lock file, or None.
 
-    Tries the lock only where the process named in it is alive: one that is just starting must not find it taken by us.
+    It tries the lock only if the process named in the file is alive. Otherwise it could block a process that is just starting.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

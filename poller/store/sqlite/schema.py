@@ -1,4 +1,4 @@
-"""What is on disk: the tables, version by version, and what they compute of their rows."""
+"""The tables on disk, version by version, and the checksums (seals) of their rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from poller.store.sqlite.soundness import Schema, read_schema
 
 APPLICATION_ID = 0x494F4E50  # "IONP"
 
-# What a flipped bit in a row must not change unnoticed: SQLite itself looks at a page's structure, not at its content.
+# The values that a seal protects against flipped bits. SQLite itself checks only the structure of a page, not its content.
 SEALED_CONTRACT = "contract || ' ' || account || ' ' || origin || ' ' || watermark"
 SEALED_RANGE = "contract || ' ' || start || ' ' || end || ' ' || purpose"
 SEALED_GAP = "id || ' ' || contract || ' ' || start || ' ' || end"
@@ -21,7 +21,7 @@ SEALED_ARCHIVE = (
     "sink || ' ' || archive || ' ' || number || ' ' || sha256 || ' ' || coalesce(key, '') || ' ' || entries"
 )
 
-# One script a schema version, applied in order; `PRAGMA user_version` says how many are in. Never edit a released one.
+# One script for each schema version, in order. `PRAGMA user_version` is the number of applied ones. Never edit a released one.
 MIGRATIONS = (
     f"""
     CREATE TABLE contracts (
@@ -187,7 +187,7 @@ SCHEMA_VERSION = len(MIGRATIONS)
 
 
 def with_functions(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """The connection with what the schema computes seals with."""
+    """The connection, with the function that the schema uses to compute seals."""
     connection.create_function("crc32", 1, _crc32, deterministic=True)
     return connection
 
@@ -198,14 +198,14 @@ def _crc32(text: object) -> int:
 
 @cache
 def schema_at(version: int) -> Schema:
-    """The schema as the first so many migrations make it."""
+    """The schema after the first `version` migrations."""
     with closing(with_functions(sqlite3.connect(":memory:"))) as connection:
         migrate(connection, version)
         return read_schema(connection)
 
 
 def migrate(connection: sqlite3.Connection, until: int = SCHEMA_VERSION) -> None:
-    """Bring a file from the version it has up to `until`.  Commits: each step."""
+    """Upgrade a file from its version to version `until`.  Commits: each step."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     for number in range(version, until):
         connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT;")

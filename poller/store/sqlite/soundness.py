@@ -1,8 +1,8 @@
-"""Whether a state file is as it was written: its tables, its pages, and the types of its values.
+"""Checks that a state file is as it was written: its tables, its pages, and the types of its values.
 
-SQLite's own check sees pages that do not fit together, and no more. A bit that flips elsewhere is found by what stands beside it:
-a type here (a number that became text would end every start in a mistake of ours), a row that progress depends on by its seal
-(`schema`), a segment by its checksum, and the format number, for which SQLite calls the file read-only, in `connection`.
+SQLite's own check finds only pages that do not fit together. Flipped bits elsewhere need other checks. The types are checked
+here: a number that became text would crash every start. Rows that progress depends on have seals (`schema`), and segments
+have checksums. `connection` checks the format number: with a wrong one, SQLite reports the file as read-only.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-# Beyond that, looking at every page takes longer than a start may.
+# In a larger file, the check of every page takes too long for a start.
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
 
 Schema = list[tuple[bytes, bytes]]
-"""What every table and index is called, and how it was made."""
+"""The name and the SQL of every table and index."""
 
 
 def read_schema(connection: sqlite3.Connection) -> Schema:
-    """As bytes: in a damaged file they may be no text.  Raises: sqlite3.Error."""
+    """The schema, as bytes: in a damaged file it may not be valid text.  Raises: sqlite3.Error."""
     return connection.execute(
         "SELECT CAST(name AS BLOB), CAST(coalesce(sql, '') AS BLOB) FROM sqlite_master ORDER BY 1"
     ).fetchall()
 
 
 def is_sound(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
-    """Whether nothing is wrong with the file, as far as can be told in a moment.  Raises: sqlite3.Error."""
-    connection.execute("PRAGMA shrink_memory")  # what is on disk is looked at, not what the connection remembers of it
+    """Whether quick checks find nothing wrong with the file.  Raises: sqlite3.Error."""
+    connection.execute("PRAGMA shrink_memory")  # empties the cache, so that the checks read the disk
     if read_schema(connection) != schema:
         return False
     if path.stat().st_size > QUICK_CHECK_BYTES:
@@ -54,13 +54,13 @@ def has_usual_types(connection: sqlite3.Connection) -> bool:
 
 
 class DamagedRowError(sqlite3.DatabaseError):
-    """A row is not what was written, though SQLite finds nothing wrong with the file."""
+    """A row is not as it was written, although SQLite finds no error in the file."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 def whole_rows(rows: Iterable[tuple[Any, ...]], what: str) -> list[list[Any]]:
-    """The rows without their last column, which says whether the seal fits.  Raises: DamagedRowError, where one does not."""
+    """The rows without their last column, which says whether the seal fits.  Raises: DamagedRowError if one does not."""
     found = []
     for *values, is_whole in rows:
         if not is_whole:

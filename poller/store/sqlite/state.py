@@ -1,7 +1,7 @@
 """The open state of one use, kept in an SQLite file.
 
-`synchronous=NORMAL` with a write-ahead log: a power cut may undo the last commits, but whole ones. What they held is still in the
-API, so it is read and sent again. Nothing is acknowledged to anybody before its commit.
+The file has a write-ahead log and `synchronous=NORMAL`. So a power cut can undo the last commits, but only whole ones. Their
+entries are still in the API, and are read and sent again. Nothing is acknowledged to anybody before its commit.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from poller.store.sqlite.outbox import Outbox
 from poller.store.sqlite.overview import read_overview
 
 _TRAIL = "clock_trail"
-_SINCE = "since "  # and the account's name
+_SINCE = "since "  # followed by the account's name
 
 
 class State:
     """The open state of one use, held by this process until `close`."""
 
     lost_leases = 0
-    """Always: nobody else can have it."""
+    """Always 0: no other process can take the state over."""
 
     def __init__(self, lock: Lock | None, database: Database) -> None:
         self._lock = lock
@@ -71,7 +71,7 @@ class State:
             if since is not None:
                 state.request_reread(accounts, since, by=by)
             state.outbox.recount()
-        except BaseException:  # the same, once it is open
+        except BaseException:  # the same; `close` releases the lock
             state.close()
             raise
         return state
@@ -92,10 +92,10 @@ class State:
             set_fact(connection, name, value)
 
     def adopt_config(self, config: Config) -> None:
-        """Nothing: there is nobody to tell."""
+        """Does nothing: there are no other replicas to inform."""
 
     def shared_now(self) -> None:
-        """None: there is this machine's clock alone."""
+        """Always None: a state in files has only the clock of this machine."""
 
     def clock_trail(self) -> Trail:
         return Trail.of(map(int, (self.fact(_TRAIL) or "").split()))
@@ -125,7 +125,7 @@ class State:
             return read_overview(connection)
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
-        # A clock that turns out to have been ahead has all read again from before it was set.
+        # If the clock proves to have been ahead, everything from before its jump on is read again: keep those identities.
         now = min([now, *(before for before, _ in self.clock_trail().jumps)])
         self.contracts.prune(retention_seconds, overlap_seconds, now)
         self._database.vacuum()
@@ -135,7 +135,7 @@ class State:
 
     @classmethod
     def attach(cls, path: Path) -> State:
-        """Open the state in a file that may be in use, for short transactions of a person's: replay, purge, forget."""
+        """Open the state in a file that may be in use, for short transactions of a person: replay, purge, forget."""
         return cls(None, Database(path, is_owner=False))
 
     @contextmanager
@@ -146,7 +146,7 @@ class State:
             self.outbox.recount()
             yield
         finally:
-            if self._database.is_damaged:  # `close` sets it aside: nobody is to start with it before
+            if self._database.is_damaged:  # `close` sets it aside, and then releases the lock: nobody may start before
                 self._lock = lock
             else:
                 self._database.is_owner = False
