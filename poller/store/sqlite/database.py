@@ -1,7 +1,7 @@
 """The SQLite file itself: its transactions, and what to do when it cannot be used.
 
-A file that is not ours, is damaged or is newer than this program is never written to: the first two are set aside under another
-name, and nothing starts anew in their place until a person says from when. `connection` opens the file, and nobody else does.
+A file that is not ours, is damaged, or is newer than this program is never written to. The first two are set aside under another
+name, and no new state replaces them until a person gives the time to read from. Only `connection` opens the file.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from poller.store.sqlite.translation import (
 )
 from poller.system.liveness import moves
 
-# How long is waited for another program that has the file locked: in short tries, between which our other threads go on.
+# How long to wait for another program that has the file locked. The tries are short: our other threads run in between.
 _BUSY_SECONDS = 10.0
 _BUSY_TRY_SECONDS = 0.2
 _BUSY_PAUSE_SECONDS = 0.05
 _GIVE_WAY_SECONDS = 0.005
 _PAGE_BYTES = 4096
-CREATED_AT = "created_at"  # the fact that says when the file was made, in unix seconds; not in those of older programs
-# Less than that will be used again soon: moving pages costs more than it gives.
+CREATED_AT = "created_at"  # the fact with the time of creation in unix seconds; files of older programs lack it
+# Less free space is soon used again, so moving pages would cost more than it saves.
 _VACUUM_BYTES = 32 * 1024 * 1024
 _VACUUM_PAGES = 1000
-# What SQLite does with free pages. The file says which; each of these commits.
+# What SQLite does with free pages. The file stores the setting. Each of these statements commits.
 _GIVE_BACK_WHEN_ASKED = "PRAGMA auto_vacuum = INCREMENTAL"
 _GIVE_BACK_WITH_EACH_COMMIT, _WITH_EACH_COMMIT = "PRAGMA auto_vacuum = FULL", 1
 _UNKNOWN_HINT = "move it away, and run once with --since T, T at or before the last good run"
@@ -49,16 +49,16 @@ Piece = TypeVar("Piece")
 
 
 class Database:
-    """A state file as one of its users in this process has it open. Several threads may use it: one at a time is let in.
+    """A state file that one user of this process has open. Several threads may use it, one at a time.
 
-    Who has it twice (a state that is attached, and held as well) has two of these on one connection.
+    If the process has the same state open twice (opened and attached), two of these share one connection.
     """
 
     def __init__(self, path: Path, *, asked: Mapping[str, str] | None = None, is_owner: bool = True) -> None:
-        """Open or create `path`. The caller holds its `Lock`, or else is no owner: then it is neither set aside nor migrated.
+        """Open or create `path`. An owner holds the `Lock` of the file. For other users, it is neither set aside nor migrated.
 
-        Raises: StateError when it cannot be used. When it was set aside before, it is created anew only with `asked`: the facts
-        that say from when a person wants to read. A new file has them from its beginning, or it could begin without them.
+        Raises: StateError if it cannot be used. After it was set aside or deleted, it is created again only with `asked`: the
+        facts with the time from which a person wants to read. They are in the new file before it has its name.
         """
         self.path = path
         self.is_owner = is_owner
@@ -110,14 +110,14 @@ class Database:
         query(f"PRAGMA busy_timeout = {int(_BUSY_TRY_SECONDS * 1000)}")
         if not is_known_format or not is_sound(self._connection, self.path, schema_at(version)):
             raise self._quarantine("is damaged")
-        if query("PRAGMA auto_vacuum").fetchone()[0] == _WITH_EACH_COMMIT:  # killed while it shrank
+        if query("PRAGMA auto_vacuum").fetchone()[0] == _WITH_EACH_COMMIT:  # the process was killed in `shrink`
             query(_GIVE_BACK_WHEN_ASKED)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction: committed when the block ends, rolled back when it raises.
 
-        Raises: StateUnavailableError when it may work later, StateError for all else that SQLite has to say.
+        Raises: StateUnavailableError if it may work later, StateError for all other errors of SQLite.
         """
         deadline = time.monotonic() + _BUSY_SECONDS
         moves()
@@ -140,7 +140,7 @@ class Database:
 
     @staticmethod
     def _is_let_in(begin: Callable[[], object], deadline: float) -> bool:
-        """Begin a transaction. False where another program has the file locked, and it is not `deadline` yet."""
+        """Begin a transaction.  Returns: False if another program has the file locked, and `deadline` is not reached yet."""
         try:
             begin()
         except sqlite3.OperationalError as error:
@@ -160,29 +160,29 @@ class Database:
 
     @staticmethod
     def in_pieces(pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The pieces of a long task, each for a transaction of its own, with room for other threads and programs in between."""
+        """The pieces of a long task, each for its own transaction, with pauses for other threads and programs in between."""
         for number, piece in enumerate(pieces):
             if number:
                 time.sleep(_GIVE_WAY_SECONDS)
             yield piece
 
     def vacuum(self) -> None:
-        """Give free pages back to the file system, once they are worth it.
+        """Give free pages back to the file system if there are many.
 
-        Commits: piece by piece, so that nobody waits for long, and the log grows by a piece at most.  Raises: StateError.
+        Commits: piece by piece, so that others wait only briefly, and the log grows by at most one piece.  Raises: StateError.
         """
         free_pages = self._free_pages()
         if free_pages * _PAGE_BYTES < _VACUUM_BYTES:
             return
-        # Not `execute`: it takes one step, which is one page. A script begins and ends its transaction itself.
+        # A script, because `execute` makes only one step, which frees one page. It begins and ends its own transaction.
         for _piece in self.in_pieces(range(0, free_pages, _VACUUM_PAGES)):
             self._run(f"BEGIN IMMEDIATE; PRAGMA incremental_vacuum({_VACUUM_PAGES}); COMMIT;")
 
     def shrink(self) -> None:
-        """Give all free pages back to the file system, now that nothing comes any more.
+        """Give all free pages back to the file system, once no more events come.
 
-        Commits: at once. Page by page, SQLite looks for each among all that are free: after a million entries for nine seconds,
-        after two million for four times as long; so it takes one.  Raises: StateError.
+        Commits: all at once. Page by page, SQLite searches all free pages for each one: nine seconds after a million entries, and
+        four times as long after two million.  Raises: StateError.
         """
         if self._free_pages():
             self._run(_GIVE_BACK_WITH_EACH_COMMIT)
@@ -211,13 +211,13 @@ class Database:
             _move_aside(self.path)
 
     def check_in_place(self) -> None:
-        """Raises: StateError when the file we write to is not the one at its path any more: what we commit would be lost."""
+        """Raises: StateError if another file, or none, is at the path now. Further commits would be lost."""
         try:
             if identity_of(self.path) == self._file:
                 return
         except FileNotFoundError:
             pass
-        except OSError:  # it cannot be told now
+        except OSError:  # unknown for now
             return
         hint = "put it back, and start again; the API still holds what was read since"
         raise StateError(f"{self.path}: was moved or deleted while it was in use", hint=hint)
@@ -232,11 +232,11 @@ class Database:
         if (passing := as_passing(self.path, error)) is not None:
             return passing
         kind = kind_of(error)
-        # Before it was looked through, that our own statements fail is the file's fault, too.
+        # Until the file is checked, a failure of our own statements also means that the file is damaged.
         is_unreadable = kind == sqlite3.SQLITE_ERROR and not self._is_checked
         if kind in DAMAGE or is_unreadable:
             if self._shared is not None and self._shared.raw.total_changes:
-                self.is_damaged = True  # in use: set aside when it is closed
+                self.is_damaged = True  # in use: `close` sets it aside
                 hint = "it is set aside now; run once with --since T, T at or before the last good run, to read again from there"
                 return StateError(f"{self.path}: the state is damaged ({error})", hint=hint)
             return self._quarantine("is damaged or not an SQLite file")
@@ -256,7 +256,7 @@ class Database:
 
 
 def newer_schema(path: Path, version: int) -> StateError:
-    """Of a file that we do not touch, since we do not know what it means."""
+    """The error for a file that we leave alone because we do not know its format."""
     return StateError(
         f"{path}: written by a newer ionos-poller (schema {version}, this one knows {SCHEMA_VERSION})",
         hint="upgrade ionos-poller, or use another --state-dir",
@@ -264,10 +264,10 @@ def newer_schema(path: Path, version: int) -> StateError:
 
 
 class Reader:
-    """A state file that is only looked at, whether or not another process writes to it. Several threads may use it."""
+    """A state file that is only read, even while another process writes to it. Several threads may use it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises: StateError when there is nothing to look at."""
+        """Raises: StateError if the file cannot be read, has another schema, or is damaged."""
         self._path = path
         with translated_reading(path):
             self._shared = attach(path, is_writable=False)
@@ -315,9 +315,9 @@ def _create(path: Path, asked: Mapping[str, str] | None) -> None:
 
 @contextmanager
 def new_file(path: Path, new: Path) -> Iterator[sqlite3.Connection]:
-    """A state made under another name, to be given its own when it is whole: one that is half made would be a damaged one."""
+    """A new state under another name. Rename it only when it is complete, because a partial state counts as damaged."""
     with translated_os(path):
-        # What a deleted state left beside it would be taken for this one's.
+        # SQLite would use the side files of a deleted state for the new one.
         for stale in (*files_of(new), *files_of(path)[1:]):
             stale.unlink(missing_ok=True)
         os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -329,22 +329,22 @@ def new_file(path: Path, new: Path) -> Iterator[sqlite3.Connection]:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         migrate(connection)
         yield connection
-        # Not only when it has its name: a kill during it would leave what only a writer can read.
+        # Before the file has its name: after a kill during this change, only a writer can read it.
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         detach(shared)
 
 
 def delete(path: Path) -> None:
-    """Delete a state, which nobody holds.  Raises: StateError."""
-    forget_created(path)  # first: an interrupt must not leave a state that seems to have vanished
+    """Delete a state that nobody holds.  Raises: StateError."""
+    forget_created(path)  # first: after an interrupt, the state must not seem to have vanished
     with translated_os(path):
         for file in files_of(path):
             file.unlink(missing_ok=True)
 
 
 def way_out(aside: Path) -> str:
-    """What a person can do: nothing is lost, as the API still holds it, but only they know from when to read."""
+    """The remedy for a person. The API still has all entries, but only a person knows the time to read from."""
     written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(aside.stat().st_mtime))
     return (
         f"last written {written}; run once with --since T, T at or before the last good run, to read again from there "
@@ -353,7 +353,7 @@ def way_out(aside: Path) -> str:
 
 
 def vanished(path: Path) -> StateError:
-    """Of a file that is not there, though its lock file says that it was created."""
+    """The error for a missing file whose lock file says that the state was created."""
     lock = lock_of(path)
     if path.stem.startswith("backfill-"):
         way_out = "give the same `backfill` --restart to export all of it again"
@@ -370,10 +370,10 @@ def _move_aside(path: Path) -> Path:
         if not aside.exists():
             break
         aside = path.with_name(f"{path.name}.unusable-{stamp}-{number}")
-    forget_created(path)  # who deletes what was set aside begins anew
+    forget_created(path)  # a person may delete the file that is set aside; then a new state begins
     with translated_os(path):
         path.rename(aside)
-    # The side files go along, under names that SQLite will find them by.
+    # The side files get the same new name, so that SQLite finds them.
     for file, its_name in zip(files_of(path)[1:], files_of(aside)[1:], strict=True):
         with suppress(OSError):
             file.rename(its_name)
@@ -388,10 +388,10 @@ def make_directory(directory: Path) -> None:
 
 
 def refuse_open(directory: Path) -> None:
-    """Raises: StateError where other users can change what is in the directory."""
+    """Raises: StateError if other users can change files in the directory."""
     with translated_os(directory):
         mode = directory.stat().st_mode
-    # With the sticky bit, as a tmpfs has it, others can add files and change none.
+    # With the sticky bit, for example on a tmpfs, other users can add files but not change ours.
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise StateError(
             f"{directory}: other users can change the state there",

@@ -1,4 +1,4 @@
-"""The tables `gaps` and `gap_entries`: what `poller.store.gaps` decides, carried out in the transaction that commits a window."""
+"""The tables `gaps` and `gap_entries`. The changes that `poller.store.gaps` decides are made in the transaction of the window."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def read_gaps(connection: sqlite3.Connection, contract: str | None = None) -> li
 def settle(
     connection: sqlite3.Connection, contract: str, read: WindowRead, *, has_gaps: bool
 ) -> tuple[Sequence[Gap], Sequence[Gap]]:
-    """Enter what of a window could not be read, inside the caller's transaction.  Returns: the gaps that opens and closes.
+    """Enter the unread spans of a window, inside the caller's transaction.  Returns: the gaps that were opened and closed.
 
-    `has_gaps` is False where the contract is known to have none.
+    `has_gaps` is False if the contract is known to have none.
     """
     known = read_gaps(connection, contract) if has_gaps else []
     if not known and not read.unread:
@@ -89,7 +89,7 @@ def settle(
 
 
 def _apply(connection: sqlite3.Connection, change: Change, numbers: dict[int, int]) -> None:
-    """Carry out a change. `numbers` are those of new gaps, by the number that the plan gave them."""
+    """Make a change. `numbers` has the numbers of new gaps in the table, by their numbers in the plan."""
     query = connection.execute
     match change:
         case Insert(gap):

@@ -1,4 +1,4 @@
-"""The table `journal`: the lines that `poller.store.journal` describes, written in the transactions that they speak of."""
+"""The table `journal`: the lines that `poller.store.journal` describes, each written in the transaction of its action."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from poller.store.sqlite.database import Database
 
 
 def record(connection: sqlite3.Connection, action: Action | None, count: int | None = None) -> None:
-    """Write the line of an action, or add to its count, inside the caller's transaction. None: nobody in particular did it."""
+    """Write the line of an action, or add to its count, inside the caller's transaction. None: no person acted."""
     if action is None:
         return
     if action.entry is None:
@@ -43,7 +43,7 @@ class Journal:
 def read_journal(
     connection: sqlite3.Connection, *, since: int = 0, after_id: int = 0, limit: int | None = None
 ) -> list[JournalEntry]:
-    """The lines from `since` (unix seconds) on, and after that id, oldest first; with `limit` the latest of them."""
+    """The lines from `since` (unix seconds) on and after `after_id`, oldest first; with `limit` only the latest."""
     rows = connection.execute(
         f"SELECT {', '.join(JournalEntry._fields)} FROM journal WHERE at >= ? AND id > ? ORDER BY id DESC LIMIT ?",
         (since, after_id, -1 if limit is None else limit),

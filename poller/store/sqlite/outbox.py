@@ -1,7 +1,6 @@
-"""The delivering half of the state: the outbox. `places.py` has each sink's place in it, and `dead_letters.py` what becomes of
-dead letters.
+"""The delivering half of the state: the outbox. `places.py` has the places of sinks in it, `dead_letters.py` the dead letters.
 
-Every sink reads the same segments at its own pace. `Place.settle` is the only way a sink moves on.
+Every sink reads the same segments at its own pace. Only `Place.settle` and `Archives.complete` move a sink.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from poller.store.sqlite.journal import record
 from poller.store.sqlite.places import Place
 from poller.store.sqlite.spots import delete_done, read_sinks, resize, waiting
 
-PIECE_SEGMENTS = 16  # at once: up to 16 MiB
+PIECE_SEGMENTS = 16  # maximum for one transaction: up to 16 MiB
 
 
 class Outbox:
-    """The tables `segments`, `outbox_size` and `sinks`; adds to `dead_letters`. A method is one transaction or read, but for
-    `register` and `forget`, which delete in pieces what nobody waits for any more.
+    """The tables `segments`, `outbox_size` and `sinks`; adds to `dead_letters`. Every method is one transaction or one read, but
+    `register` and `forget` also delete, piece by piece, segments that no sink waits for.
     """
 
     def __init__(self, database: Database) -> None:
@@ -42,10 +41,10 @@ class Outbox:
                 " ON CONFLICT (name) DO UPDATE SET type = excluded.type",
                 (name, type_),
             )
-        self._sweep()  # what was collected while there was no sink waits for nobody
+        self._sweep()  # no sink waits for events that were collected while there was no sink
 
     def _sweep(self) -> None:
-        """Commits: piece by piece, the deletion of segments that nobody waits for."""
+        """Commits: piece by piece, the deletion of segments that no sink waits for."""
         for which in ("sink IS NULL AND id <= coalesce((SELECT min(segment) FROM sinks), id)", "sink IS NOT NULL"):
             last = 0
             for _ in self._database.in_pieces(repeat(None)):
@@ -72,7 +71,7 @@ class Outbox:
             return next((row.sink.retry_at for row in read_sinks(connection, sink)), None)
 
     def forget(self, sink: str, *, by: Action | None = None) -> bool:
-        """What an interrupt leaves is deleted when a sink is registered next, as every start does."""
+        """After an interrupt, the next `register` deletes the rest; every start calls it."""
         with self._database.transaction() as connection:
             for known in read_sinks(connection, sink):
                 record(connection, by, waiting(connection, known)[0])
@@ -86,7 +85,7 @@ class Outbox:
             return [row.sink for row in read_sinks(connection)]
 
     def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
-        """It is always of all contracts."""
+        """The place is always for all contracts; `is_whole` changes nothing."""
         with self._places_lock:
             if sink in self._places:
                 return None
@@ -103,7 +102,7 @@ class Outbox:
                 del self._places[place.row.name]
 
     def recount(self) -> None:
-        """Commits: the size as it is. A count gone wrong could take the outbox for full, and pause collecting for ever."""
+        """Commits: the correct size. With a wrong one, the outbox could always seem full, and collecting would stay paused."""
         size = "(SELECT coalesce(sum(events), 0), coalesce(sum(bytes), 0) FROM segments)"
         letters = "(SELECT coalesce(sum(length(line)), 0) FROM dead_letters)"
         with self._database.transaction() as connection:
@@ -116,7 +115,7 @@ class Outbox:
 
 
 def read_size(connection: sqlite3.Connection) -> Size:
-    """What lies in the outbox."""
+    """The size of the outbox."""
     return Size(*connection.execute("SELECT events, bytes, letter_bytes FROM outbox_size").fetchone())
 
 
@@ -125,7 +124,7 @@ def put(
 ) -> None:
     """Add events of a contract, oldest first, for all sinks or for one alone, inside the caller's transaction.
 
-    Those for one alone are not assigned to it anew: they were before.
+    Events for one sink alone were assigned to it before, so they are not counted as assigned again.
     """
     if not events:
         return

@@ -1,4 +1,4 @@
-"""Reads from a file what the state says of itself: for `status`, `/metrics`, the journal, and what another use has collected."""
+"""Reads a state from its file: the overview for `status` and `/metrics`, the journal, and the events of another use."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from poller.store.sqlite.outbox import read_size
 
 
 def overview_of(path: Path) -> Overview:
-    """The state in a file, whether or not another process is writing to it.  Raises: StateError."""
+    """The state in a file, even while another process writes to it.  Raises: StateError."""
     with closing(Reader(path)) as reader, reader.reading() as connection:
         return read_overview(connection)
 
 
 def journal_of(path: Path, *, since: int, limit: int | None) -> list[JournalEntry]:
-    """What people did to the state in a file, as `read_journal` gives it.  Raises: StateError."""
+    """The actions of people on the state in a file, as `read_journal` returns them.  Raises: StateError."""
     with closing(Reader(path)) as reader, reader.reading() as connection:
         return read_journal(connection, since=since, limit=limit)
 
 
 class Collected:
-    """What another use, such as `run`, has collected and sent to some sinks. Reads its file, which may be in use."""
+    """The events that another use, such as `run`, has collected and sent to some sinks. Its file may be in use."""
 
     def __init__(self, path: Path, sinks: Sequence[str]) -> None:
-        """`sinks`: only what was collected since all of these were known to that use counts.
+        """Only events that were collected after that use knew all these `sinks` count.
 
-        Raises: StateError when the file cannot be read.
+        Raises: StateError if the file cannot be read.
         """
         with ExitStack() as on_failure:
             self._reader = on_failure.enter_context(closing(Reader(path)))
@@ -67,8 +67,8 @@ class Collected:
 
 
 def read_overview(connection: sqlite3.Connection) -> Overview:
-    """The state of a file, as it is at one moment."""
-    connection.execute("BEGIN")  # all that is read is of one moment
+    """The state in a file at one moment."""
+    connection.execute("BEGIN")  # all queries see the same moment
     try:
         letters = dead_letters.read_books(connection)
         sinks = [

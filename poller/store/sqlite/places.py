@@ -1,4 +1,4 @@
-"""A sink's place in the outbox, as its deliverer holds it. `spots.py` says what a place is and how it moves on."""
+"""The place of a sink in the outbox, held by the thread that delivers. `spots.py` defines places and how they move."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from poller.store.sqlite.spots import (
 
 
 class Place:
-    """A sink's place in the outbox, and the right to move it on: nothing outside this process can have it meanwhile."""
+    """The place of a sink in the outbox, and the right to move it. No other process can have this right at the same time."""
 
     def __init__(self, database: Database, row: Sink, give_back: Callable[[Place], None]) -> None:
         self.row = row
         self._database = database
         self._give_back = give_back
         self._is_held = True
-        self._contract: str | None = None  # of the last batch, where that waits on its own
+        self._contract: str | None = None  # the contract of the last batch, if it waits alone
 
     def ensure_held(self) -> None:
         if not self._is_held:
             raise LeaseLostError("its place was given back", sink=self.row.name)
 
     def hold(self) -> bool:
-        """Always: there are no other replicas."""
+        """Always true: there are no other replicas."""
         return True
 
     def release(self) -> None:
@@ -134,7 +134,7 @@ class Place:
                 return
             if spot_of(connection, sink, contract) is None:
                 first = next_segment(connection, sink, spot)
-                # What the sink has begun with is this contract's, or another one's.
+                # The sink may have settled a part of its next segment, which is of this contract or of another one.
                 is_begun = spot.position > 0 and first is not None and first[1] == contract
                 connection.execute(
                     "INSERT INTO postponed (sink, contract, segment, position, attempts, postponed_at, retry_at, failure, since)"

@@ -1,8 +1,8 @@
-"""The places of sinks in the outbox, and how they move on.
+"""The places of sinks in the outbox, and how they move.
 
-A sink's place is the last segment it is done with and how many events of the next one. A contract that it does not take while
-it takes others waits on its own: it has a place of its own, and the sink's place is that of all others. Where nothing of the
-contract lies between the two any more, it is one of all again. A segment is deleted when the last sink is done with it.
+A place is the last segment that the sink has finished, and the number of finished events in the next one. A contract that a sink
+does not take while it takes others waits alone: it has its own place, and the sink's place is that of all others. Once no segment
+of the contract is between the two places, it belongs to the others again. A segment is deleted once all sinks have finished it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from poller.store.sqlite.soundness import whole_rows
 
 _NO_END = 2**63 - 1
 
-# The segments that wait for a sink: those behind its place, or behind the place that it has in their contract.
+# Segments of contracts that do not wait alone; and all segments that wait, behind the sink's place or that of their contract.
 _IS_OTHERS = "NOT EXISTS (SELECT 1 FROM postponed p WHERE p.sink = :sink AND p.contract = segments.contract)"
 WAITING = (
     "(sink IS NULL OR sink = :sink) AND id > coalesce("
     "(SELECT p.segment FROM postponed p WHERE p.sink = :sink AND p.contract = segments.contract), :segment)"
 )
-# What every sink is done with, or the one that it is for.
+# Segments that every sink has finished, or the sink that they are for.
 _IS_DONE = (
     "NOT EXISTS (SELECT 1 FROM sinks k WHERE (segments.sink IS NULL OR segments.sink = k.name) AND segments.id > coalesce("
     "(SELECT p.segment FROM postponed p WHERE p.sink = k.name AND p.contract = segments.contract), k.segment))"
@@ -34,7 +34,7 @@ _IS_DONE = (
 
 
 class Spot(NamedTuple):
-    """A place: the last segment that is done, and how many events of the next one; of one contract, or (None) of all others."""
+    """A place: the last finished segment, and the number of finished events in the next one. `contract` None: all others."""
 
     segment: int
     position: int
@@ -42,10 +42,10 @@ class Spot(NamedTuple):
 
 
 class SinkRow(NamedTuple):
-    """A sink as it lies in its table.
+    """A row of the table `sinks`.
 
-    `segment` is the last segment it is done with, and `position` how many events of the next one. `ledger_id` tells what was
-    collected since it is known: the ledger's rows after that one.
+    `segment` is the last finished segment, and `position` the number of finished events in the next one. Rows of the ledger after
+    `ledger_id` were collected after the sink became known.
     """
 
     sink: Sink
@@ -64,7 +64,7 @@ def move_on(
     output_offset: int | None = None,
     contract: str | None = None,
 ) -> None:
-    """As `Place.settle`, inside the caller's transaction; of a contract that waits on its own, if one is named."""
+    """Do what `Place.settle` says, inside the caller's transaction. With `contract`, for this contract, which waits alone."""
     spot = spot_of(connection, sink, contract)
     if spot is None:
         return
@@ -100,7 +100,7 @@ def move_on(
 def count_letters(
     connection: sqlite3.Connection, sink: str, *, written: int = 0, replayed: int = 0, purged: int = 0
 ) -> None:
-    """Enter in the books what becomes of dead letters, inside the caller's transaction."""
+    """Add numbers of written, replayed and purged dead letters to the books, inside the caller's transaction."""
     connection.execute(
         "INSERT INTO letter_books (sink, written, replayed, purged) VALUES (?, ?, ?, ?) ON CONFLICT (sink) DO UPDATE SET"
         " written = written + excluded.written, replayed = replayed + excluded.replayed, purged = purged + excluded.purged",
@@ -109,7 +109,7 @@ def count_letters(
 
 
 def waiting(connection: sqlite3.Connection, row: SinkRow) -> tuple[int, int | None]:
-    """Events that wait for a sink, counted one segment after the other, and when the first was collected (unix seconds)."""
+    """The number of events that wait for a sink, and when the first was collected (unix seconds). It reads all their segments."""
     events, first = connection.execute(
         f"SELECT coalesce(sum(events), 0), min(collected_at) FROM segments WHERE {WAITING}",
         {"segment": row.segment, "sink": row.sink.name},
@@ -125,9 +125,9 @@ def resize(connection: sqlite3.Connection, events: int, size_bytes: int) -> None
 
 
 def read_places(connection: sqlite3.Connection, sink: str) -> dict[str, tuple[int, int]]:
-    """The places of the contracts that wait on their own at a sink.
+    """The places of the contracts that wait alone at a sink.
 
-    Raises: DamagedRowError when a row is not what was written.
+    Raises: DamagedRowError if a row is not as it was written.
     """
     rows = connection.execute(
         f"SELECT contract, segment, position, seal = crc32({SEALED_POSTPONED}) FROM postponed WHERE sink = ?", (sink,)
@@ -137,7 +137,7 @@ def read_places(connection: sqlite3.Connection, sink: str) -> dict[str, tuple[in
 
 
 def spot_of(connection: sqlite3.Connection, sink: str, contract: str | None) -> Spot | None:
-    """Where a sink is, in a contract that waits on its own or in all others; None if there is no such place."""
+    """The place of a sink in a contract that waits alone, or, without `contract`, in all others. None if it does not exist."""
     if contract is None:
         return next((Spot(row.segment, row.position) for row in read_sinks(connection, sink)), None)
     place = read_places(connection, sink).get(contract)
@@ -145,12 +145,12 @@ def spot_of(connection: sqlite3.Connection, sink: str, contract: str | None) -> 
 
 
 def behind(spot: Spot) -> str:
-    """The condition for the segments that wait at a place; its values are the place's fields, and `sink`."""
+    """The SQL condition for the segments that wait at a place. Its parameters are the fields of the place, and `sink`."""
     return f"id > :segment AND (sink IS NULL OR sink = :sink) AND {'contract = :contract' if spot.contract else _IS_OTHERS}"
 
 
 def next_segment(connection: sqlite3.Connection, sink: str, spot: Spot) -> tuple[int, str] | None:
-    """The number and the contract of the segment that is next at a place; None where nothing waits."""
+    """The number and the contract of the next segment at a place; None if nothing waits."""
     row: tuple[int, str] | None = connection.execute(
         f"SELECT id, contract FROM segments WHERE {behind(spot)} ORDER BY id LIMIT 1", {**spot._asdict(), "sink": sink}
     ).fetchone()
@@ -158,7 +158,7 @@ def next_segment(connection: sqlite3.Connection, sink: str, spot: Spot) -> tuple
 
 
 def _join_others(connection: sqlite3.Connection, sink: str, others: Spot) -> None:
-    """Let contracts that waited on their own be of all others again, where nothing of them lies between the two places."""
+    """Contracts that waited alone belong to the others again if no segment of theirs is between the two places."""
     caught_up = connection.execute(
         "SELECT contract FROM postponed WHERE sink = ? AND attempts = 0 AND position = 0", (sink,)
     ).fetchall()
@@ -167,7 +167,7 @@ def _join_others(connection: sqlite3.Connection, sink: str, others: Spot) -> Non
     head = next_segment(connection, sink, others)
     begun = head if others.position else None
     if not others.position:
-        # What lies here is of contracts that wait on their own: their places count for it, and others are behind it.
+        # All segments before `head` are of contracts that wait alone, so the place of the others moves up to it.
         before = "SELECT coalesce(max(id), 0) FROM segments WHERE id < ?"
         (last,) = connection.execute(before, (_NO_END if head is None else head[0],)).fetchone()
         others = others._replace(segment=max(others.segment, last))
@@ -186,7 +186,7 @@ def _join_others(connection: sqlite3.Connection, sink: str, others: Spot) -> Non
 
 
 def _advance(connection: sqlite3.Connection, sink: str, spot: Spot, count: int) -> Spot:
-    """The place `count` events further on."""
+    """The place after the next `count` events."""
     done, position = spot.segment, spot.position + count
     rows = connection.execute(
         f"SELECT id, events FROM segments WHERE {behind(spot)} ORDER BY id", {**spot._asdict(), "sink": sink}
@@ -209,9 +209,9 @@ def delete_done(
     contract: str | None = None,
     limit: int = -1,
 ) -> int | None:
-    """Delete segments that nobody waits for: at most `limit` of those for which `which` holds, numbered in `(after, upto]`.
+    """Delete segments that no sink waits for: with numbers in `(after, upto]` and the SQL condition `which`, at most `limit`.
 
-    Returns: the number of the last one, None where there is none left.
+    Returns: the highest deleted number; None if nothing was deleted.
     """
     gone = connection.execute(
         "DELETE FROM segments WHERE id IN (SELECT id FROM segments WHERE id > :after AND id <= :upto"
@@ -230,13 +230,13 @@ _SELECT_SINKS = (
 
 
 def read_sinks(connection: sqlite3.Connection, name: str | None = None) -> list[SinkRow]:
-    """The sinks, or the one of that name.  Raises: DamagedRowError when a row is not what was written."""
+    """All sinks, by name, or only the sink `name`.  Raises: DamagedRowError if a row is not as it was written."""
     query = f"{_SELECT_SINKS} WHERE :name IS NULL OR name = :name ORDER BY name"
     whole = whole_rows(connection.execute(query, {"name": name}), "a sink's row")
     return [SinkRow(Sink(*values), segment, position, ledger_id) for *values, segment, position, ledger_id in whole]
 
 
 def read_postponed(connection: sqlite3.Connection, sink: str) -> list[Postponed]:
-    """The contracts that wait on their own at a sink, in the order of their next tries."""
+    """The contracts that wait alone at a sink, in the order of their next attempts."""
     query = f"SELECT {', '.join(Postponed._fields)} FROM postponed WHERE sink = ? ORDER BY retry_at, contract"
     return [Postponed(*row) for row in connection.execute(query, (sink,))]

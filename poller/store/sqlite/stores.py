@@ -25,24 +25,24 @@ class Stores:
     """The states in a directory. See `poller.store.protocols.Stores` for what each method does."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory.absolute()  # for messages: they are read in other places, too
+        self.directory = directory.absolute()  # absolute for messages, which are also read elsewhere
 
     @property
     def place(self) -> str:
         return str(self.directory)
 
     def owner(self) -> int | None:
-        """The user whose files they are; None where that cannot be told."""
+        """The user who owns the directory; None if it cannot be read."""
         try:
             return self.directory.stat().st_uid
-        except OSError:  # what uses it says so
+        except OSError:  # the next use of the directory reports it
             return None
 
     def where(self, use: str) -> str:
         return str(self._path(use).absolute())
 
     def prepare(self) -> list[int]:
-        """Nothing: each file is created and upgraded when it is opened."""
+        """Does nothing: `open` creates or upgrades each file."""
         return []
 
     def uses(self) -> list[str]:
@@ -87,7 +87,7 @@ class Stores:
             lock.release()
 
     def rename(self, use: str, new: str) -> None:
-        """Give the state of a use, which is closed, to another use, which has none."""
+        """Give the closed state of a use to another use, which has none."""
         with translated_os(self._path(use)):
             forget_created(self._path(use))
             self._path(use).rename(self._path(new))
@@ -111,7 +111,7 @@ class Stores:
         return self.directory / f"{use}.db"
 
     def _existing(self, use: str) -> Path:
-        """The file of a use.  Raises: StateError when there is none."""
+        """The file of a use.  Raises: StateError if it does not exist."""
         path = self._path(use)
         if use not in self.uses():
             hint = f"`{use}` has not run with this --state-dir yet"
