@@ -1,8 +1,8 @@
-"""The state in PostgreSQL: the one package that imports psycopg. Each machine that opens a use is a replica of it.
+"""The state in PostgreSQL. Only this package imports psycopg. Each process that works on a use is a replica.
 
-Safety comes from the data, leases only save work: every commit locks its contract's row, which must hold this replica's token,
-and decides under that lock what is new. See docs/cluster.md for what is promised. What a method does is said in `store.protocols`
-and `store.parts`; here stands what is different in a database.
+Correctness does not depend on leases; they only avoid double work. Every commit locks the row of its contract, checks that the
+row has this replica's token, and decides under that lock which entries are new. docs/cluster.md lists the guarantees. Methods are
+documented in `store.protocols` and `store.parts`. This package documents only the differences of a database.
 """
 
 from poller.store.postgres.stores import Stores

@@ -1,12 +1,12 @@
-"""The tables of archives: how far each is, the batch that is being written, and what it holds of each hour.
+"""The tables of archives: the head of each, the batch that is being written, and the number of entries of each hour.
 
-`poller.store.archives` has the rules and the invariants. One replica writes an archive, for all contracts: the one that holds the
-sink (`Place.hold`). Safety does not depend on it. `prepare` is refused where another replica holds the sink, where a batch is
-being written, where the chain went on, and where a place is not where its events were read. `complete` does its work for who
-comes first.
+`poller.store.archives` has the rules and the invariants. One replica writes an archive, for all contracts: the holder of the sink
+(`Place.hold`). Correctness does not depend on it. `prepare` is refused if another replica holds the sink, if a batch is being
+written, if the chain has a newer digest, or if a place has moved since its events were read. Only the first call of `complete`
+for a batch has an effect.
 
-What changes anything here locks the row in `archives`, the last of all locks. A batch moves the places of the use whose events
-it has, which may be another one's (a backfill's): both lie in the same database.
+Every change locks the row in `archives`, after all other locks. A batch moves the places of the use that has its events. This may
+be another use (a backfill) in the same database.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Archives:
         of_use, token, moves = place.claimed(events)
 
         def work(connection: Connection) -> PreparedBatch | None:
-            # No other replica may begin to hold the sink until this is committed: it must find the batch.
+            # Until the commit, no other replica can begin to hold the sink: it must find the batch.
             query = "SELECT 1 FROM sinks WHERE use_id = %s AND name = %s AND holder = %s FOR SHARE"
             if not connection.value(query, (of_use, sink, token)):
                 raise LeaseLostError("another replica delivers it now", sink=sink)
@@ -138,7 +138,7 @@ class Archives:
             )
             return batch
 
-        batch = self._database.write(work, is_of_one_moment=True)  # what the digest says of the state
+        batch = self._database.write(work, is_of_one_moment=True)  # for the facts in the digest
         if batch is not None:
             place.drop()
         return batch
@@ -160,7 +160,7 @@ class Archives:
             _known_head(connection, self._use, sink, is_locked=True)
             query = "DELETE FROM archive_batches WHERE use_id = %s AND sink = %s AND number = %s"
             if connection.execute(query, key).rowcount == 0:
-                return False  # somebody else has completed it
+                return False  # another process has completed it
             connection.execute("DELETE FROM archive_objects WHERE use_id = %s AND sink = %s", (self._use, sink))
             connection.execute(
                 "UPDATE archives SET sha256 = %s, key = %s, entries = %s, number = %s, written_at = %s"
@@ -168,7 +168,7 @@ class Archives:
                 (*rules.next_head(content), number, now, self._use, sink),
             )
             _change(connection, self._use, sink, rules.writing(decode(content)))
-            # A sink that was forgotten meanwhile, and added again, is elsewhere.
+            # If the sink was forgotten and registered again meanwhile, its places are other ones, and stay.
             waiting = moving.waiting_there(connection, of_use, moves, places)
             moved = {contract: moves[contract] for contract in waiting}
             moving.move_on(connection, of_use, sink, moved, (), uuid.uuid4(), now)
@@ -177,7 +177,7 @@ class Archives:
         return self._registrations.write(work)
 
     def archived(self, sink: str, writer: str) -> int:
-        """Nothing: `complete` has moved on the places of the other state, too."""
+        """Always 0: `complete` has moved the places of the other state, too."""
         return 0
 
     def close_hours(self, sink: str, contract: str, counted: Mapping[int, int | None]) -> None:
@@ -211,7 +211,7 @@ class Archives:
 
 
 def read_heads(connection: Connection, use: int) -> dict[str, Head]:
-    """How far each archive is, by its sink."""
+    """The head of each archive, by sink."""
     rows = connection.execute(f"SELECT sink, {_FIELDS} FROM archives WHERE use_id = %s ORDER BY sink", (use,))
     return {sink: Head(*values) for sink, *values in rows}
 
@@ -242,7 +242,7 @@ def _read_days(connection: Connection, use: int, sink: str, keys: Iterable[DayKe
 
 
 def _change(connection: Connection, use: int, sink: str, changes: Mapping[DayKey, Change]) -> None:
-    """Change days, under the lock of the archive's row."""
+    """Change days. The caller has locked the archive's row."""
     days = _read_days(connection, use, sink, changes)
     for key, change in changes.items():
         change(days[key])

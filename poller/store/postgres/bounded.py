@@ -1,6 +1,6 @@
-"""Connections that do not wait for ever for a server that stands still, such as one whose disk hangs.
+"""Connections with a limit on the wait for a server that hangs, for example because of its disk.
 
-Its kernel goes on to answer for it, so no time-out of the network ends that wait, and the server's own limit ends nothing.
+The kernel of such a server still answers, so no time-out of the network ends the wait. The server's own limit does not, either.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from poller.system.liveness import moves
 
 
 class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection on which each statement ends within `answer_seconds`, if they are given: with its answer or with an error."""
+    """A connection on which each statement ends within `answer_seconds` (None: no limit), with its answer or an error."""
 
     answer_seconds: float | None = None
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
-        """Wait for what the server answers.  Raises: psycopg.errors.QueryCanceled, and the connection is closed then."""
+        """Wait for the server's answer.  Raises: psycopg.errors.QueryCanceled at the limit; the connection is then closed."""
         if self.answer_seconds is None:
             return super().wait(gen, *args, **options)
-        moves(self.answer_seconds)  # this wait is meant
+        moves(self.answer_seconds)  # a wait of this length is normal
         try:
             return super().wait(self._bounded(gen, self.answer_seconds), *args, **options)
         finally:
             moves()
 
     def _bounded(self, gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
-        """The same steps of the protocol, of which psycopg asks for one whenever the server has sent nothing for a moment."""
+        """The same steps of the protocol, with the limit. psycopg also resumes them if the server was silent for a moment."""
         ends_at = time.monotonic() + seconds
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
                 if not ready and time.monotonic() >= ends_at:
-                    self.pgconn.finish()  # whatever it answers later is not for what comes next
+                    self.pgconn.finish()  # a late answer must not count as the next one
                     raise psycopg.errors.QueryCanceled(f"no answer for {seconds:.0f} s")
                 wanted = gen.send(ready)
         except StopIteration as end:

@@ -1,6 +1,6 @@
-"""The right of one thread to collect one contract, and what it commits.
+"""The right of one thread to collect one contract, and its commits.
 
-What a commit decides it decides under the lock of its contract's row, whose `holder` must be its own token.
+A commit makes its decisions under the lock of its contract's row, whose `holder` must be its own token.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class Claim:
         self._note_put = note_put
         self._give_back = give_back
         self._is_held = True
-        # Still to be read, as this claim knows them; None: not asked for yet.
+        # The spans that must still be read, as known to this claim; None: not read from the database yet.
         self._spans: dict[int, Window] | None = None
 
     def begin(self, known: Known) -> None:
-        """Hold it, with the contract as it is now."""
+        """Begin with the contract as it is now, and keep the replica from giving it back."""
         self.row, self._known = known.row, known
         self._replica.take_in_hand([self.row.contract])
 
     def taken_back(self, watermark: int) -> None:
-        """The watermark was set to an earlier time, on purpose."""
+        """Note that the watermark was set to an earlier time on purpose."""
         self._known = self._known._replace(row=self._known.row._replace(watermark=watermark))
 
     def ranges(self) -> Sequence[Range]:
@@ -83,7 +83,7 @@ class Claim:
         try:
             done, self._known = self._database.write(lambda connection: self._commit(connection, read, prepare))
         except BaseException:  # an interrupt, too
-            self._quiet.forget([row.contract])  # it may have happened
+            self._quiet.forget([row.contract])  # the commit may have happened
             raise
         if read.of_range is not None:
             span = spans.pop(read.of_range)
@@ -100,7 +100,7 @@ class Claim:
             " FROM contracts WHERE use_id = %s AND contract = %s AND holder = %s FOR UPDATE",
             (use, contract, use, contract, self._token),
         ).fetchone()
-        # Fewer commits, or an earlier watermark: a failover has lost what this claim committed. It is read again.
+        # Fewer commits, or an earlier watermark: a failover has lost commits of this claim. Their windows are read again.
         if (
             locked is None
             or not self._is_held
@@ -157,9 +157,9 @@ class Claim:
             del spans[id_]
 
     def _move_range(self, connection: Connection, id_: int, upto: int) -> None:
-        """A span still to be read is read up to there; at its end it is gone.
+        """Note that a span was read up to `upto`; a span that was read to its end is deleted.
 
-        After a failover its number may be another one's.
+        All columns must match, because after a failover its number may be another span's.
         """
         known = self._known_spans().get(id_)
         if known is None:
@@ -192,7 +192,7 @@ class Claim:
         self._quiet.forget([self.row.contract])
 
     def release(self) -> None:
-        """What is being committed ends first, or is refused."""
+        """A running commit still completes, or is refused."""
         if self._is_held:
             self._is_held = False
             self._replica.put_down([self.row.contract])

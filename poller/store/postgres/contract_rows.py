@@ -1,4 +1,4 @@
-"""Rows of a use, inside the transaction of who asks: its contracts, the spans they still have to read, and its facts."""
+"""Rows of a use, in the transaction of the caller: its contracts, the spans that must still be read, and its facts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from poller.store.rows import Contract, Range
 
 
 def read_contracts(connection: Connection, use: int, only: list[str] | None = None) -> list[Contract]:
-    """The contracts, by number; of these only `only` if given."""
+    """All contracts, by number; with `only`, only these."""
     rows = connection.execute(
         f"SELECT {', '.join(f'c.{name}' for name in Contract._fields[:-1])}, coalesce(r.host || ':' || r.pid, '')"
         " FROM contracts c LEFT JOIN replicas r ON r.token = c.holder AND r.expires_at > clock_timestamp()"
@@ -20,7 +20,7 @@ def read_contracts(connection: Connection, use: int, only: list[str] | None = No
 
 
 def read_known(connection: Connection, use: int, contract: str) -> Known | None:
-    """A contract of this replica as it is, for a claim; None where it is not known."""
+    """The current row of a contract, for a claim; None if it is unknown."""
     row = connection.execute(
         f"SELECT {COLUMNS}, coalesce(p.host || ':' || p.pid, '') FROM contracts c"
         " LEFT JOIN replicas p ON p.token = c.holder AND p.expires_at > clock_timestamp()"
@@ -31,7 +31,7 @@ def read_known(connection: Connection, use: int, contract: str) -> Known | None:
 
 
 def read_ranges(connection: Connection, use: int, contract: str | None = None) -> list[Range]:
-    """The spans still to be read, of one contract or of all, oldest first."""
+    """The spans that must still be read, of one contract or of all, oldest first."""
     rows = connection.execute(
         "SELECT id, contract, start_at, end_at, purpose FROM ranges"
         " WHERE use_id = %s AND (%s::text IS NULL OR contract = %s) ORDER BY start_at, id",
@@ -41,13 +41,13 @@ def read_ranges(connection: Connection, use: int, contract: str | None = None) -
 
 
 def read_fact(connection: Connection, use: int, name: str) -> str | None:
-    """Something remembered by name; None where it never was."""
+    """The value of a fact by its name; None if it was never set."""
     value: str | None = connection.value("SELECT value FROM facts WHERE use_id = %s AND name = %s", (use, name))
     return value
 
 
 def set_fact(connection: Connection, use: int, name: str, value: str) -> None:
-    """Remember something by name, inside the caller's transaction."""
+    """Set a fact by its name, inside the caller's transaction."""
     connection.execute(
         "INSERT INTO facts VALUES (%s, %s, %s) ON CONFLICT (use_id, name) DO UPDATE SET value = excluded.value",
         (use, name, value),

@@ -1,7 +1,7 @@
-"""The collecting half of the state: contracts, their watermarks and books, and the spans still to be read.
+"""The collecting half of the state: contracts, their watermarks and books, and the spans that must still be read.
 
-Order of locks, of every transaction on this database: rows of `contracts` by number, then `places` by contract, then all else.
-Who makes a sink known locks the table `contracts` as a whole, for a moment.
+Every transaction locks in this order: rows of `contracts` by number, a row of `sinks`, rows of `places` by contract, all others.
+The registration of a new sink also locks the whole table `contracts` for a moment.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Contracts:
     def __init__(
         self, database: Database, use: int, replica: Callable[[], Replica], note_put: Callable[[int], None]
     ) -> None:
-        """`replica` is this process among the replicas: asked for only where something is claimed.
+        """`replica` returns this process as a replica. It is called only when it is needed, because the first call joins.
 
-        `note_put` is told how many bytes a commit has put into the outbox.
+        `note_put` is called with the number of bytes that a commit has put into the outbox.
         """
         self._database = database
         self._use = use
@@ -45,7 +45,7 @@ class Contracts:
         self._quiet = Quiet(database, use)
 
     def flush(self) -> None:
-        """Commits: what polls that brought nothing new have still to write."""
+        """Commits: the unwritten results of polls without new entries."""
         self._quiet.flush()
 
     def all(self) -> list[Contract]:
@@ -176,7 +176,7 @@ class Contracts:
         with self._lock:
             if contract not in held or contract in self._claims or contract in replica.leaving:
                 return None
-            # The place is taken before the row is read.
+            # The claim is entered before the row is read.
             claim = self._claims[contract] = Claim(
                 self._database, self._use, replica, token, self._quiet, self._note_put, self._give_back
             )
@@ -193,7 +193,7 @@ class Contracts:
         return claim
 
     def _read(self, contract: str, *, is_trusted: bool) -> Known | None:
-        """The contract as it is: from memory while it is surely held, else from the database."""
+        """The current contract: from memory while it is certainly held, otherwise from the database."""
         self._quiet.settle(contract)
         if is_trusted and (known := self._quiet.known(contract)) is not None:
             return known
@@ -208,10 +208,10 @@ class Contracts:
                 del self._claims[claim.row.contract]
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
-        """Forget identities older than the retention, but never those that a pending read may meet again; pack the others.
+        """Remove identities older than the retention, but never those that a pending read may need; pack the others.
 
-        Counted from the watermark where that is earlier than `now`: our clock alone may be wrong by years. Of contracts in this
-        replica's share, if it has one.  Commits: piece by piece.
+        Only for contracts that this replica holds. The age counts from the watermark or from `now`, whichever is earlier, because
+        our clock alone may be wrong by years.  Commits: piece by piece.
         """
         held = self._replica().held()
         limits: list[tuple[str, int, int]] = []
@@ -226,7 +226,7 @@ class Contracts:
                 limits.append((row.contract, before, latest))
         for start in range(0, len(limits), _PRUNED_AT_ONCE):
             piece = limits[start : start + _PRUNED_AT_ONCE]
-            # Mostly few have something to forget or to pack: it is asked for all of them together.
+            # Usually few contracts have identities to remove or rows to pack, so one query asks for all of them.
             found = self._database.read(partial(ledger.with_work, use=self._use, limits=piece))
             for limit in piece:
                 if limit[0] in found:
@@ -237,7 +237,7 @@ class Contracts:
             pass
 
     def _prune(self, connection: Connection, contract: str, before: int, packed_before: int) -> bool:
-        """Forget and pack some of a contract.  Returns: whether there is more."""
+        """Prune a piece of a contract; pack it after the last piece.  Returns: whether there is more."""
         connection.execute(
             "SELECT 1 FROM contracts WHERE use_id = %s AND contract = %s FOR UPDATE", (self._use, contract)
         )

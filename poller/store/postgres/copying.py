@@ -1,4 +1,4 @@
-"""A state from and to a database: read at one moment while no replica may join, written in one transaction."""
+"""Copies a state from and to a database: reads it at one moment while no replica can join, writes it in one transaction."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from poller.store.postgres.overview import read_overview
 from poller.store.postgres.replicas import LIVE
 
 _PIECE_ROWS = 200
-# Nobody joins from the lock on. No query is before it: what a transaction sees can be as it was at its first one.
+# After the lock, no replica can join. No query comes before it, because all later queries may see the moment of the first.
 _BEGIN = (
     "BEGIN ISOLATION LEVEL {level}; SET LOCAL search_path TO {schema}; SET LOCAL extra_float_digits = 1;"
     " SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;"
     " LOCK TABLE replicas IN SHARE MODE"
 )
 
-# Table and columns of the rows that lie here as they are copied; the others are made of several tables.
+# Columns and table of the rows that are copied as they are. Other rows come from several tables.
 _PLAIN = {
     "ranges": "contract, start_at, end_at, purpose FROM ranges",
     "filtered": "reason, sum(count)::bigint FROM filtered",
@@ -46,7 +46,7 @@ _ORDER = {
 
 
 class DatabaseDump:
-    """A use in a database, in a transaction of the caller's."""
+    """The state of a use in a database, in a transaction of the caller."""
 
     def __init__(self, connection: Connection, use: str, use_id: int) -> None:
         self.use = use
@@ -81,7 +81,7 @@ class DatabaseDump:
 
     def _select(self, table: str) -> Iterator[Row]:
         columns, _, source = _PLAIN[table].partition(" FROM ")
-        with self._connection.raw.cursor(name=f"copy_{table}", binary=True) as cursor:  # a piece at a time, not all
+        with self._connection.raw.cursor(name=f"copy_{table}", binary=True) as cursor:  # in pieces, not all at once
             cursor.itersize = _PIECE_ROWS
             cursor.execute(f"SELECT {columns} FROM {source} WHERE use_id = %s{_ORDER.get(table, '')}", (self._use,))
             yield from cursor
@@ -89,9 +89,9 @@ class DatabaseDump:
 
 @contextmanager
 def reading(database: Database) -> Iterator[list[DatabaseDump]]:
-    """All uses, while nobody may begin to work on any.
+    """All uses, while nobody can begin to work on one.
 
-    Raises: StateHeldError when a replica works on one, StateError.
+    Raises: StateHeldError if a replica works on one, StateError.
     """
     with database.connected() as connection:
         connection.execute(_BEGIN.format(level="REPEATABLE READ", schema=database.schema))
@@ -103,7 +103,7 @@ def reading(database: Database) -> Iterator[list[DatabaseDump]]:
 
 
 def load(database: Database, dumps: Sequence[Dump], tick: Tick) -> None:
-    """Commits: all these states at once.  Raises: StateError where one is there already, or is not as its source."""
+    """Commits: all these states at once.  Raises: StateError if one exists, or a copy differs from its source."""
     with database.connected() as connection:
         connection.execute(_BEGIN.format(level="READ COMMITTED", schema=database.schema))
         for dump in dumps:
@@ -142,7 +142,7 @@ def _facts(dump: Dump) -> Iterator[Row]:
 def _copy_in(
     connection: Connection, table: str, columns: Sequence[str], use: int, rows: Iterable[Row], tick: Tick | None = None
 ) -> None:
-    """Write rows into a table. No `tick` where they are few: not worth a bar."""
+    """Write rows into a table. Tables with few rows need no progress bar, so they have no `tick`."""
     booleans = [index for index, name in enumerate(columns) if name.startswith("is_")]
     with (
         connection.raw.cursor() as cursor,
@@ -172,7 +172,7 @@ def _load_gaps(connection: Connection, use: int, dump: Dump) -> None:
 
 
 def _load_sinks(connection: Connection, use: int, dump: Dump) -> None:
-    """Sinks with their places. Their books are known in sums only: what is not waiting is entered at the first contract."""
+    """Load sinks and their places. Their books are known only as sums, so settled events count for the first contract."""
     names = [row.contract for row in dump.overview.contracts]
     if names:
         connection.executemany(
@@ -216,7 +216,7 @@ def _load_sinks(connection: Connection, use: int, dump: Dump) -> None:
     if not names:
         return
     for row in dump.overview.sinks:
-        # A contract that came after the sink has no place of it yet.
+        # A sink has no place yet in a contract that became known later.
         connection.execute(
             "INSERT INTO places (use_id, sink, contract, base, delivered, dead, succeeded_at) VALUES (%s, %s, %s, %s, %s, %s, %s)"
             " ON CONFLICT (use_id, sink, contract) DO UPDATE SET base = places.base + excluded.base,"

@@ -15,7 +15,7 @@ from poller.store.postgres import moving, outbox
 from poller.store.postgres.database import Connection, Database
 from poller.store.postgres.journal import Acted, write_by
 
-_NUMBERS = 1 << 63  # the database refuses what is larger
+_NUMBERS = 1 << 63  # the database refuses larger numbers
 
 
 class DeadLetters:
@@ -30,7 +30,7 @@ class DeadLetters:
             "SELECT id FROM dead_letters WHERE use_id = %s AND (%s::text IS NULL OR sink = %s)"
             " AND (%s OR id = ANY(%s::bigint[])) ORDER BY id"
         )
-        possible = [id_ for id_ in ids if abs(id_) < _NUMBERS]  # a person may have typed any
+        possible = [id_ for id_ in ids if abs(id_) < _NUMBERS]  # a person may type any number
         values = (self._use, sink, sink, not ids, possible)
         return self._database.read(lambda connection: [row[0] for row in connection.execute(query, values)])
 
@@ -109,7 +109,7 @@ class DeadLetters:
         return Acted(len(gone), len(gone), is_recorded=bool(gone))
 
     def _delete(self, connection: Connection, letters: Sequence[StoredLetter]) -> set[int]:
-        """Those that are still what they were: after a failover, a number may have come again with another letter."""
+        """Delete the letters that are unchanged: after a failover, a number may be another letter's.  Returns: their numbers."""
         rows = connection.execute(
             "DELETE FROM dead_letters WHERE use_id = %s AND (id, sink, contract, identity) IN"
             " (SELECT * FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::bytea[])) RETURNING id",
@@ -122,7 +122,7 @@ class DeadLetters:
 
 
 def read_books(connection: Connection, use: int) -> dict[str, LetterBooks]:
-    """What became of the letters, by sink: those that lie there are counted, not taken from the books."""
+    """The books of the letters, by sink. The existing letters are counted; their number is not in the table of the books."""
     rows = connection.execute(
         "SELECT sink, coalesce(b.written, 0), coalesce(h.count, 0), coalesce(b.replayed, 0), coalesce(b.purged, 0)"
         " FROM (SELECT * FROM letter_books WHERE use_id = %s) b FULL JOIN"

@@ -1,4 +1,4 @@
-"""A short text that is the same for configurations that treat entries in the same way, on whatever machine they are."""
+"""A short text that is the same for configurations that treat entries in the same way, also on different machines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OF_A_MACHINE = ("state_dir", "http")
 
 
 def fingerprint(config: Config) -> str:
-    """Of all that is in effect, but for what a machine has for itself. Holds no secret, nor the digest of one."""
+    """The fingerprint of all effective values except those of one machine. Contains no secret, and no digest of one."""
     from poller.config.describe import effective
 
     tree = json.loads(effective(config, as_json=True))

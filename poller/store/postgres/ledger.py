@@ -1,7 +1,7 @@
-"""The table `ledger`: which entries of a contract have been collected. Works inside its caller's transaction.
+"""The table `ledger`: which entries of a contract have been collected. Works inside the transaction of its caller.
 
-A commit adds a row for each hour of its events and changes none: to append to a row would write the whole row anew each time. The
-rows of hours that are over are packed into few later. The number of a row is that of its contract's commit.
+A commit adds a row for each hour of its events and changes no row, because an append rewrites the whole row each time. Later, the
+rows of past hours are packed into few. The number of a row is that of its contract's commit; of a packed row, that of the last.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from poller.store import identities as rules
 from poller.store.postgres.database import Connection
 from poller.store.rows import HOUR_SECONDS, Count
 
-# As many rows are pruned or rules.packed at once.
+# Maximum number of rows that are pruned at once.
 PIECE_ROWS = 1000
 _PACKED_BYTES = 64 * 1024
-_WORTH_ROWS = 8  # fewer rows of an hour are left as they are
+_WORTH_ROWS = 8  # an hour with fewer rows is not packed
 
 
 def unseen(
@@ -31,10 +31,10 @@ def unseen(
     after: int = 0,
     is_sharing: bool | None = None,
 ) -> list[Event]:
-    """Those of the events that are not in the ledger, in the same order. Each event must be in `events` only once.
+    """The events that are not in the ledger, in the same order. Each event must be in `events` only once.
 
-    `after` leaves out rows up to that number. `is_sharing`: whether different entries of the contract were ever collected under
-    one id, if the caller knows.
+    Rows up to the number `after` are ignored. `is_sharing`: whether different entries of the contract were ever collected under
+    one id; None if the caller does not have this value.
     """
     known: set[bytes] = set()
     for first, last in rules.spans(sorted(event.time_us for event in events if event.is_timed)):
@@ -77,7 +77,7 @@ def add(connection: Connection, use: int, contract: str, events: Sequence[Event]
 
 
 def counts(connection: Connection, use: int, contract: str, start: int, end: int) -> dict[int, Count]:
-    """Entries collected by hour, of the hours that begin in `[start, end)` (unix seconds); empty hours are left out."""
+    """The number of collected entries by hour, for hours that begin in `[start, end)` (unix seconds), without empty hours."""
     first, last = start // HOUR_SECONDS, (end - 1) // HOUR_SECONDS
     forgotten = _read_forgotten(connection, use, contract, first, last)
     rows = connection.execute(
@@ -90,7 +90,7 @@ def counts(connection: Connection, use: int, contract: str, start: int, end: int
 
 
 def with_work(connection: Connection, use: int, limits: Sequence[tuple[str, int, int]]) -> set[str]:
-    """Those of the contracts of which `prune` or `pack` may have something to do: (contract, before, rules.packed before)."""
+    """The contracts for which `prune` or `pack` may have work. `limits`: contract, `before` of `prune`, `before` of `pack`."""
     contracts, befores, packed_befores = map(list, zip(*limits, strict=True))
     rows = connection.execute(
         "SELECT q.contract FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS q(contract, before, packed_before)"
@@ -105,9 +105,9 @@ def with_work(connection: Connection, use: int, limits: Sequence[tuple[str, int,
 
 
 def prune(connection: Connection, use: int, contract: str, before: int) -> bool:
-    """Forget identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
+    """Remove identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
 
-    Not of hours with a gap: when that can be read, what was read of it before must not repeat.
+    Hours with a gap keep theirs: when the gap is read, entries that are already collected must not repeat.
     Returns: whether there are more.
     """
     rows = connection.execute(
@@ -132,9 +132,9 @@ def prune(connection: Connection, use: int, contract: str, before: int) -> bool:
 
 
 def pack(connection: Connection, use: int, contract: str, before: int) -> None:
-    """Make few rows of many, for hours that ended before `before` (unix seconds). What is in them stays.
+    """Pack many rows into few, for hours that ended before `before` (unix seconds). Their content stays.
 
-    Rows from before the newest sink was known stay apart from later ones: see `places.ledger_number`.
+    Rows from before the newest sink became known are not packed: see `places.ledger_number`.
     """
     hours = connection.execute(
         "SELECT hour, is_timed FROM ledger WHERE use_id = %s AND contract = %s AND hour < %s AND number >"
@@ -173,7 +173,7 @@ def _groups(rows: Sequence[tuple[int, int, int, int, bytes]]) -> Iterable[list[t
 
 
 def _read_forgotten(connection: Connection, use: int, contract: str, first: int, last: int) -> dict[int, int]:
-    """Entries known by number alone, of the hours from `first` to `last`; empty hours are left out."""
+    """The number of forgotten entries of the hours from `first` to `last` (inclusive), without empty hours."""
     rows = connection.execute(
         "SELECT day, counts FROM forgotten WHERE use_id = %s AND contract = %s AND day BETWEEN %s AND %s",
         (use, contract, first // rules.DAY_HOURS, last // rules.DAY_HOURS),

@@ -1,4 +1,4 @@
-"""What PostgreSQL and libpq say, as one of our errors: what may pass, and what needs a person. One line each, with the remedy."""
+"""Translates errors of PostgreSQL and libpq into ours, with a remedy: temporary ones, and those that need a person."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import psycopg
 
 from poller.core.errors import StateError, StateFullError, StateUnavailableError
 
-# Serialization failure, deadlock, lock not available: the whole transaction again.
+# Serialization failure, deadlock, lock not available: the whole transaction is tried again.
 RETRIED = ("40001", "40P01", "55P03")
 
 _WAIT = "nothing is lost meanwhile; it is tried again"
-# What passes, by SQLSTATE or the class of it.
+# Temporary errors, by SQLSTATE or its class.
 _PASSING = {
     "08": ("the connection broke", _WAIT),
     "25006": (
@@ -38,7 +38,7 @@ _PASSING = {
     "57": ("the server ended the connection", _WAIT),
     "58030": ("the server cannot read or write its disk", "check the disk of the database; nothing is lost meanwhile"),
 }
-# What needs a person.
+# Errors that need a person.
 _LASTING = {
     "26000": ("a prepared statement is gone", "the pooler in front drops them: set its pool_mode to transaction"),
     "28": ("the login was refused", "check user and password in [state], and pg_hba.conf of the server"),
@@ -57,8 +57,8 @@ _LASTING = {
     "XX001": ("data of the server is damaged", "restore the database, or run `fetch --since` on a new one"),
     "XX002": ("an index of the server is damaged", "REINDEX it"),
 }
-# libpq gives no SQLSTATE for what it meets while it connects: these are the words of an English server, and of PgBouncer, which
-# gives 08P01 for most. What needs a person is before what may pass: PgBouncer tells of both in one line.
+# libpq gives no SQLSTATE for errors while it connects. These are the words of an English server, and of PgBouncer, which gives
+# 08P01 for most. Errors that need a person are before temporary ones, because PgBouncer may report both in one line.
 _WORDS = (
     ("authentication failed", "28"),
     ("no password supplied", "28"),
@@ -86,7 +86,7 @@ _WORDS = (
     ("server conn crashed", "57P03"),
     ("timeout", "57P03"),
 )
-# What libpq and psycopg say of a network that fails: the words of the system, and these.
+# The words of libpq and psycopg for a network that fails: those of the system, and these.
 _NETWORK = (
     "timeout expired",
     "could not translate host name",
@@ -98,7 +98,7 @@ _NETWORK = (
 )
 # A failure at one of several servers, as psycopg lists them.
 _ATTEMPT = re.compile(r"^- (host: .*?, port: .*?), hostaddr: (?:'[^']*'|None): (.*)", re.MULTILINE)
-# What psycopg and libpq put before the words. `answer`: the server has said them; its severity may be in any language.
+# The text of psycopg and libpq before the words. `answer`: the words are the server's; their severity is in any language.
 _LEAD = re.compile(
     r"(?P<connecting>connection (?:failed|is bad): )?(?:[a-z ]+ failed: )?(?:connection to server .+? failed: )?"
     r"(?P<answer>[^\s:]+(?: [^\s:]+)?:  )?"
@@ -109,8 +109,8 @@ def translated(error: psycopg.Error, place: str) -> StateError:
     """The error as one of ours. `place` names the database, without secrets."""
     if error.sqlstate is not None:
         return _translated(error, error.diag.message_primary or str(error), place)
-    # A server that refuses us at one of its addresses refuses us, whatever fails at the others. Of several servers, one that may
-    # come back is enough.
+    # If a server refuses us at one of its addresses, failures at its other addresses do not matter. With several servers, it is
+    # enough that one may come back.
     servers: dict[str, StateError] = {}
     for server, text in _attempts(error):
         if not _is_lasting(servers.get(server)):
@@ -120,18 +120,18 @@ def translated(error: psycopg.Error, place: str) -> StateError:
 
 
 def has_unknown_answer(error: psycopg.OperationalError) -> bool:
-    """Whether a connection failed because a server said something that is not known here, as it does in another language."""
+    """Whether a connection failed with an answer of a server that is unknown here, for example in another language."""
     found = [_taken_apart(text) for _, text in _attempts(error)]
     return any(is_answer and _code_of(words) is None for _, is_answer, words in found)
 
 
 def _attempts(error: psycopg.Error) -> list[tuple[str, str]]:
-    """By server, what was said of each attempt to connect."""
+    """The server and the error text of each attempt to connect."""
     return _ATTEMPT.findall(str(error)) or [("", str(error))]
 
 
 def _taken_apart(text: str) -> tuple[bool, bool, str]:
-    """Whether it tells of a connection that was not made, whether these are the server's words, and the words."""
+    """Whether the text is about a failed connection, whether its words are the server's, and the words."""
     lead = _LEAD.match(text)
     is_connecting, is_answer = (bool(lead["connecting"]), bool(lead["answer"])) if lead else (False, False)
     return is_connecting, is_answer, text[lead.end() if lead else 0 :].partition("\n")[0].strip()[:300]
@@ -163,7 +163,7 @@ def _translated(error: psycopg.Error, text: str, place: str) -> StateError:
 
 
 def _unknown(words: str, place: str, *, is_of_network: bool) -> StateError:
-    """What has no code, and no words that give one."""
+    """The error for words without a known code."""
     if _is_tls(words):
         if "does not support SSL" in words:
             hint = "turn it on in the server: ssl = on, with a certificate that names the host in state.url"
