@@ -1,8 +1,8 @@
 """Connections to a PostgreSQL database, and transactions on it.
 
-Every transaction is whole in itself, so that a pooler may give each to another connection of the server: no session state, no
-prepared statements, limits that end with the transaction. A connection that hangs ends by time-outs of the kernel. psycopg-pool
-is not used: it connects in the background with growing waits, and what the server said stays there.
+No transaction depends on another, so that a pooler may run each on a different connection of the server: no session state, no
+prepared statements, limits that end with the transaction. Time-outs of the kernel end a connection that hangs. psycopg-pool is
+not used: it connects in the background with growing waits, and does not pass on the error of the server.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ _WAIT_SECONDS = 10.0
 _CONNECT_SECONDS = 5
 _PING_SECONDS = 2
 _IDLE_SECONDS = 60.0
-# For a statement: more than the server may take (`statement_timeout`), less than a service manager waits for a sign of life.
+# For a statement: longer than the server's limit (`statement_timeout`), shorter than the watchdog of a service manager.
 _ANSWER_SECONDS = 45.0
 _TRIES = 4
 _ENCODING = "UTF8"
-# Of what psycopg begins itself. No transaction has what the server, the database or the role has as its default.
+# For transactions that psycopg begins itself. No transaction uses the default of the server, the database or the role.
 _LEVEL = psycopg.IsolationLevel.READ_COMMITTED
-# As SET LOCAL does, all in one statement. With extra_float_digits a number that is read is the one that was written.
+# Like SET LOCAL, but all in one statement. With extra_float_digits, a number is read exactly as it was written.
 _SETTINGS = (
     "SELECT set_config('search_path', '{schema}', true), set_config('lock_timeout', '5s', true),"
     " set_config('statement_timeout', '40s', true), set_config('idle_in_transaction_session_timeout', '{idle}s', true),"
     " set_config('extra_float_digits', '1', true)"
 )
-# Of a lease. What a transaction has locked must be free when others take over from a replica that died in it: its lease ends so
-# long after its last statement, or later.
+# Part of a lease after which the server ends an idle transaction. The lease of a replica that died in a transaction lasts at
+# least that long after its last statement, so its locks are free when others take over.
 _IDLE = 2 / 3
 
 
 class _Text(StrDumperUnknown):
-    """Every text that is sent, in a form that the server takes: it stores no NUL, and UTF-8 has no lone surrogates."""
+    """Converts every text to a form that the server accepts: it stores no NUL, and UTF-8 has no lone surrogates."""
 
     def dump(self, obj: str) -> Buffer | None:
         if obj.isascii() and "\0" not in obj:  # nearly all
@@ -63,7 +63,7 @@ class _Text(StrDumperUnknown):
 
 
 class Connection:
-    """A connection of the server, for queries. All of them are constants of this package; what varies is a parameter."""
+    """A connection to the server, for queries. All queries are constants of this package; every value is a parameter."""
 
     def __init__(self, raw: RawConnection) -> None:
         self.raw = raw
@@ -71,26 +71,26 @@ class Connection:
     def execute(
         self, query: str, values: Sequence[object] | Mapping[str, object] | None = None, *, binary: bool = False
     ) -> psycopg.Cursor[tuple[Any, ...]]:
-        """Carry out one statement. `binary`: columns of bytes come as such, not as text twice as long."""
+        """Run one statement. `binary`: columns of bytes come as bytes, not as text of twice the length."""
         return self.raw.execute(query, values, binary=binary)
 
     def value(self, query: str, values: Sequence[object] | Mapping[str, object] | None = None) -> Any:
-        """The first column of the first row; None where there is no row."""
+        """The first column of the first row; None without a row."""
         row = self.execute(query, values).fetchone()
         return row[0] if row else None
 
     def executemany(self, query: str, rows: Sequence[Sequence[object]]) -> None:
-        """Carry out one statement for each row, all on the way at once."""
+        """Run one statement for each row, without waiting for each answer."""
         if rows:
             with self.raw.cursor() as cursor:
                 cursor.executemany(query, rows)
 
 
 class Database:
-    """A database as this process uses it: by up to `_MOST_CONNECTIONS` threads at once."""
+    """A database, for up to `_MOST_CONNECTIONS` threads of this process at once."""
 
     def __init__(self, config: StateConfig, ca_bundle: str | None = None) -> None:
-        """`ca_bundle`: certificates of the environment, where the configuration names none.  Connects to nothing yet."""
+        """`ca_bundle`: certificates of the environment, used if the configuration names none.  Does not connect yet."""
         self.url = parse_state_url(config.url)
         self.schema = config.schema
         self._settings = _SETTINGS.format(schema=config.schema, idle=int(config.lease_seconds * _IDLE))
@@ -102,14 +102,14 @@ class Database:
         self._idle_lock = threading.Lock()
         self._is_closed = False
         self.refusal: StateError | None = None
-        """Why this process must do nothing more with it: a newer program has changed the tables meanwhile."""
+        """The error of all further work, once a newer program has changed the tables; otherwise None."""
 
     def write(self, work: Callable[[Connection], T], *, is_of_one_moment: bool = False) -> T:
-        """Commits: what `work` does, as one transaction. `work` may be called again, on a new one, where it collided with others.
+        """Commits: the changes by `work`, as one transaction. After a collision, `work` is called again in a new transaction.
 
-        `is_of_one_moment`: all that it reads is as it was when it began, and a row that was changed since is a collision.
+        `is_of_one_moment`: all queries see the start of the transaction, and a row that was changed since is a collision.
 
-        Raises: StateUnavailableError, also where the answer to COMMIT was lost: then it may have happened. StateError.
+        Raises: StateUnavailableError, also if the answer to COMMIT was lost: the commit may have happened. StateError.
         """
         moves()
         level = "REPEATABLE READ" if is_of_one_moment else "READ COMMITTED"
@@ -163,7 +163,7 @@ class Database:
                 connection.execute(begin)
             except psycopg.OperationalError:  # it broke while it was idle
                 connection.close()
-                self._close_idle()  # as the others did, where it took long to see that
+                self._close_idle()  # so did the others, and each try could take long
                 continue
             return connection
         connection = self.connect()
@@ -196,7 +196,7 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """A new connection for the block, outside of any transaction.  Raises: StateError, also for what fails in the block."""
+        """A new connection for the block, outside of any transaction.  Raises: StateError, also for errors in the block."""
         try:
             with self.connect() as raw:
                 yield Connection(raw)
@@ -206,7 +206,7 @@ class Database:
     def connect(self) -> RawConnection:
         """A new connection, outside of any transaction.
 
-        Raises: psycopg.Error. StateError where a secret cannot be read, or the database cannot hold every text.
+        Raises: psycopg.Error. StateError if a secret cannot be read, or the database is not in UTF-8.
         """
         parameters = self._parameters()
         try:
@@ -256,7 +256,7 @@ class Database:
         return parameters
 
     def close(self) -> None:
-        """Close what is idle now, and the others when they are given back."""
+        """Close idle connections now, and the others when they are given back."""
         with self._idle_lock:
             self._is_closed = True
         self._close_idle()
@@ -269,9 +269,9 @@ class Database:
 
 
 def _refuses_all(parameters: dict[str, Any]) -> bool:
-    """Whether the server refuses everybody, as while it starts. Libpq looks at its code, in whatever language it says so.
+    """Whether the server refuses every client, for example while it starts. libpq reads a code, in any language of the server.
 
-    All threads stand still meanwhile, so it gets little time.
+    All threads are blocked meanwhile, so the limit is short.
     """
     text = make_conninfo("", **parameters, connect_timeout=_PING_SECONDS)
     return psycopg.pq.PGconn.ping(text.encode()) != psycopg.pq.Ping.OK

@@ -1,4 +1,4 @@
-"""What `check` tells of a database, without changing anything."""
+"""The findings of `check` on a database. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 def diagnose(database: Database, max_bytes: int) -> Iterator[Diagnosis]:
-    """One line for each thing looked at; a connection that fails ends it.  Raises: nothing."""
+    """One finding for each check. A failed connection ends them.  Raises: nothing."""
     started = time.monotonic()
     try:
         with database.connected() as connection:
@@ -102,9 +102,9 @@ def _writing(connection: Connection, _database: Database) -> Iterator[Diagnosis]
 
 
 def _pooler(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
-    """Found by trying: whether a transaction of several statements is taken, and whether each has the same process.
+    """Try transactions of several statements, and check whether the same process of the server runs all of them.
 
-    Raises: psycopg.Error where it is not.
+    Raises: psycopg.Error if such transactions are refused.
     """
     backends = set()
     for _ in range(3):
@@ -125,7 +125,7 @@ def _durability(connection: Connection, _database: Database) -> Iterator[Diagnos
 
 
 def _transactions(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
-    """The oldest one of those that the role may see; of others the server tells no more than that there is a session."""
+    """The oldest transaction that the role may see. Of other roles, the server shows only that there are sessions."""
     hidden = connection.value(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usesysid IS NOT NULL"
         " AND query = '<insufficient privilege>'",
@@ -158,7 +158,7 @@ def _clock(connection: Connection, _database: Database) -> Iterator[Diagnosis]:
 
 
 def _uses(connection: Connection, database: Database) -> Iterator[Diagnosis]:
-    """Each use, with who works on it. Whether its replicas agree, and what its books say, is found by who reads it."""
+    """Each use and its replicas. The configurations of the replicas and the books are checked later, from the whole state."""
     version, needs = version_of(connection, database.schema)
     if not version:
         return

@@ -1,4 +1,4 @@
-"""Reads from the database what a state says of itself: for `status`, `/metrics`, and what another use has collected."""
+"""Reads a state from the database: the overview for `status` and `/metrics`, and the events of another use."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_overview(connection: Connection, use: int) -> Overview:
 
 
 def read_replicas(connection: Connection, use: int) -> list[Replica]:
-    """The replicas that live, oldest first."""
+    """The live replicas, oldest first."""
     rows = connection.execute(
         "SELECT r.host, r.pid, r.version, extract(epoch FROM r.since)::float8, extract(epoch FROM r.seen_at)::float8,"
         " (SELECT count(*) FROM contracts c WHERE c.use_id = r.use_id AND c.holder = r.token), r.config FROM replicas r"
@@ -68,10 +68,10 @@ def read_replicas(connection: Connection, use: int) -> list[Replica]:
 
 
 class Collected:
-    """What another use, such as `run`, has collected and sent to some sinks."""
+    """The events that another use, such as `run`, has collected and sent to some sinks."""
 
     def __init__(self, database: Database, use: int, sinks: Sequence[str]) -> None:
-        """`sinks`: only what was collected since all of these were known to that use counts."""
+        """Only events that were collected after that use knew all these `sinks` count."""
         self._database = database
         self._use = use
         self._sinks = list(sinks)
@@ -100,4 +100,4 @@ class Collected:
         return sum(count.forgotten for count in counts.values())
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: no resource is held."""

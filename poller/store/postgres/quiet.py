@@ -1,9 +1,9 @@
-"""Polls that brought nothing new: decided from memory, and written together, many contracts with one statement.
+"""Quiet polls, which have no new entries. They are decided from memory, and one statement writes those of many contracts.
 
-What is remembered of a contract is good while its replica holds it, because nobody else commits to it. It is looked at again all
-the same: the statement that writes names the holder, the watermark and the number of commits that it was decided from, and a
-contract of which that is not so any more is left as it is, and forgotten here. A crash loses nothing but the last seconds of such
-polls: there was nothing new in them, and what they read is read again.
+The memory of a contract is valid while its replica holds it, because nobody else commits to it. It is checked all the same: the
+statement names the holder, the watermark and the number of commits that the decision was based on. A contract in which one of
+these differs is not changed, and is forgotten here. A crash loses only the last seconds of such polls: they had no new entries,
+and their windows are read again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from poller.system.liveness import waiting_for_others
 _GATHERED_SECONDS = 2.0
 _MOST_GATHERED = 1000
 _LOCK_TIMEOUT = "200ms"  # more than a commit of ours takes
-_MOST_SEEN = 32  # entries of a contract: one with more of them in its overlap is not quiet
+_MOST_SEEN = 32  # entries of a contract: with more of them in its overlap, it is not quiet
 
 _FIELDS = Contract._fields[:-1]
 COLUMNS = (
@@ -32,13 +32,13 @@ COLUMNS = (
     " NOT EXISTS (SELECT 1 FROM ranges r WHERE r.use_id = c.use_id AND r.contract = c.contract)"
     " AND NOT EXISTS (SELECT 1 FROM gaps g WHERE g.use_id = c.use_id AND g.contract = c.contract)"
 )
-"""Of a row `c` of `contracts`: what `known_of` takes, but for the holder."""
+"""The columns of a row `c` of `contracts` for `known_of`, without the holder."""
 
 
 class Known(NamedTuple):
     """A contract as it was read. `commits` is the number of its last commit: the version of its ledger.
 
-    `is_plain`: there were neither gaps nor spans still to be read.
+    `is_plain`: it had no gaps and no spans that must still be read.
     """
 
     row: Contract
@@ -47,7 +47,7 @@ class Known(NamedTuple):
 
 
 class _Poll(NamedTuple):
-    """What is still to be written of a contract: from which watermark and number of commits on, and by whom."""
+    """The unwritten result of polls of a contract: by which token, and based on which watermark and number of commits."""
 
     token: UUID
     watermark: int
@@ -59,13 +59,13 @@ class _Poll(NamedTuple):
 
 
 def known_of(columns: Sequence[Any], holder: str) -> Known:
-    """What was read as `COLUMNS`."""
+    """The contract in a row with these `COLUMNS`."""
     *fields, commits, is_plain = columns
     return Known(Contract._make((*fields, holder)), int(commits), bool(is_plain))
 
 
 class Quiet:
-    """What is known of the contracts that this process holds, and the quiet polls that are still to be written."""
+    """The memory of the contracts that this process holds, and the unwritten quiet polls."""
 
     def __init__(self, database: Database, use: int) -> None:
         self._database = database
@@ -76,14 +76,14 @@ class Quiet:
         self._known: dict[str, Known] = {}
         self._seen: dict[str, tuple[int, frozenset[bytes]]] = {}
         self._polls: dict[str, _Poll] = {}
-        self._written: set[str] = set()  # those of which a statement is on its way
-        self._fresh: set[str] = set()  # of these, those that nobody has written to since it began
+        self._written: set[str] = set()  # contracts that a running statement writes
+        self._fresh: set[str] = set()  # those of them that nobody has written to since it began
         self._since = 0.0
 
-    # What is known
+    # The memory
 
     def of(self, token: UUID) -> None:
-        """Whose memory it is from now on. What another incarnation knew is forgotten."""
+        """Set the token of this memory. The memory of another token is forgotten."""
         with self._lock:
             if token != self._token:
                 self._token = token
@@ -92,24 +92,24 @@ class Quiet:
                 self._fresh.clear()
 
     def known(self, contract: str) -> Known | None:
-        """What is known of a contract, if anything is."""
+        """The remembered contract, if there is one."""
         with self._lock:
             return self._known.get(contract)
 
     def settle(self, contract: str) -> None:
-        """Commits: what polls of this contract have still to write.  Raises: StateUnavailableError."""
+        """Commits: all unwritten polls, if this contract has one.  Raises: StateUnavailableError."""
         with self._lock:
             is_behind = contract in self._polls or contract in self._written
         if is_behind:
             self.flush()
 
     def learn(self, known: Known) -> None:
-        """Remember a contract as it was read, by who holds it."""
+        """Remember a contract as its holder has read it."""
         with self._lock:
             self._known[known.row.contract] = known
 
     def note_seen(self, known: Known, events: Collection[Event]) -> None:
-        """Remember a contract as a commit has left it: all these entries are in its ledger."""
+        """Remember a contract after a commit: all these events are in its ledger."""
         contract = known.row.contract
         with self._lock:
             self._known[contract] = known
@@ -118,7 +118,7 @@ class Quiet:
                 self._seen[contract] = known.commits, frozenset(event.identity for event in events)
 
     def forget(self, contracts: Iterable[str]) -> None:
-        """Somebody wrote to these contracts, or it is not known what became of a commit: read them again."""
+        """Read these contracts again, because somebody wrote to them, or the result of a commit is unknown."""
         with self._lock:
             for contract in contracts:
                 self._known.pop(contract, None)
@@ -126,13 +126,13 @@ class Quiet:
                 self._fresh.discard(contract)
 
     def keep(self, contracts: Collection[str]) -> None:
-        """Forget all others: what another replica has held meanwhile is not what it was."""
+        """Forget all others: another replica may have changed them."""
         with self._lock:
             others = (self._known.keys() | self._seen.keys()).difference(contracts)
         self.forget(others)
 
     def is_quiet(self, known: Known, read: WindowRead) -> bool:
-        """Whether all that a window brought is in the ledger, and nobody has written to the contract since it was read."""
+        """Whether all events of a window are in the ledger, and nobody has written to the contract since it was read."""
         contract = known.row.contract
         if not known.is_plain or read.unread or read.of_range is not None or read.is_repair:
             return False
@@ -141,14 +141,14 @@ class Quiet:
             is_known = contract in self._known
         return is_known and commits == known.commits and all(event.identity in identities for event in read.events)
 
-    # What is still to be written
+    # Unwritten polls
 
     def add(
         self, token: UUID, known: Known, *, advance_to: int = 0, fetched: int = 0, polled_at: int | None = None
     ) -> None:
-        """Have it written that a window brought nothing new, or when a poll ended well.
+        """Note a window without new events, or the time of a successful poll.
 
-        Commits: within a few seconds, with the others; at once where that is due.  Raises: StateUnavailableError.
+        Commits: within a few seconds, with the others; at once if that is due.  Raises: StateUnavailableError.
         """
         row = known.row
         with self._lock:
@@ -168,8 +168,8 @@ class Quiet:
             self.flush()
 
     def flush(self) -> None:
-        """Commits: what quiet polls have still to write.  Raises: StateUnavailableError; then that much is read again."""
-        with waiting_for_others():  # who writes is looked at by itself, and may wait for the server
+        """Commits: all unwritten quiet polls.  Raises: StateUnavailableError; then their windows are read again."""
+        with waiting_for_others():  # the thread that writes is watched itself, and may wait for the server
             self._writing.acquire()
         try:
             with self._lock:
@@ -182,7 +182,7 @@ class Quiet:
                 written = {known.row.contract for known in found}
                 locked = {contract: poll for contract, poll in polls.items() if contract not in written}
                 if locked:  # or changed since
-                    with suppress(StateUnavailableError):  # what is locked for longer holds up no other contract
+                    with suppress(StateUnavailableError):  # a longer lock must not delay other contracts
                         found += self._database.write(lambda connection: self._write_soon(connection, locked))
             finally:
                 self.forget(polls.keys() - {known.row.contract for known in found})

@@ -1,8 +1,8 @@
-"""The sinks that this process has made known, which must stay known until a person forgets them.
+"""The sinks that this process has registered. They must stay registered until a person forgets them.
 
-A failover to a standby that lacks the end of the log may undo that a sink was made known. Then nothing would wait for it, and
-what other sinks are done with would be deleted. So every transaction that deletes from the outbox looks at its end whether all of
-them are still there. If one is not, nothing is written until it is known again, with all that lies in the outbox before it.
+A failover to a standby that lacks the last commits can undo a registration. Then no event waits for the sink, and events that the
+other sinks have finished are deleted. So every transaction that deletes from the outbox checks at its end that all these sinks
+exist. If one is missing, nothing is written until it is registered again, at a place before everything in the outbox.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 5.0  # so often is looked while nothing waits
+_LOOK_SECONDS = 5.0  # how often to check while nothing waits
 _BEHIND_EVERYTHING = (
     "INSERT INTO places (use_id, sink, contract, segment, base, ledger_number)"
     " SELECT use_id, %(sink)s, contract, segment, put_events, commits FROM contracts WHERE use_id = %(use)s"
@@ -41,15 +41,15 @@ _ANEW = (
 
 class _Registration(NamedTuple):
     type: str
-    forgettings: frozenset[tuple[int, int]]  # the lines of the journal that spoke of its end by then
+    forgettings: frozenset[tuple[int, int]]  # earlier journal lines about its removal
 
 
 class _UndoneError(StateUnavailableError):
-    """A sink of this process is not known any more, and nobody has forgotten it."""
+    """A sink of this process is not registered any more, although nobody has forgotten it."""
 
 
 class Registrations:
-    """The sinks of one use that this process works for."""
+    """The sinks of one use to which this process delivers."""
 
     def __init__(self, database: Database, use: int) -> None:
         self._database = database
@@ -59,7 +59,7 @@ class Registrations:
         self._looked_at = time.monotonic()
 
     def register(self, name: str, type_: str) -> bool:
-        """Make a sink known; a new one starts behind everything collected so far. Commits: the sink.
+        """Register a sink. A new one begins after everything that was collected so far.  Commits: the sink.
 
         Returns: whether it is new.
         """
@@ -83,12 +83,12 @@ class Registrations:
         return is_new
 
     def drop(self, name: str) -> None:
-        """Its end is wanted."""
+        """Stop checking for a sink, because a person forgets it."""
         with self._lock:
             self._known.pop(name, None)
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """`Database.write` of what deletes from the outbox: with all sinks of this process known, or not at all."""
+        """`Database.write` for deletions from the outbox: only if all sinks of this process are registered."""
 
         def whole(connection: Connection) -> T:
             result = work(connection)
@@ -105,7 +105,7 @@ class Registrations:
             return self._database.write(whole)
 
     def look(self) -> None:
-        """The same look, now and then, for when nothing is written, as nothing waits.  Commits: what `restore` does."""
+        """Make the same check every few seconds, for times when nothing waits to be written.  Commits: as `restore`."""
         with self._lock:
             if time.monotonic() - self._looked_at < _LOOK_SECONDS:
                 return
@@ -114,7 +114,7 @@ class Registrations:
             self.restore()
 
     def restore(self) -> None:
-        """Commits: that sinks which a failover has undone are known again, each before all that lies in the outbox."""
+        """Commits: registrations that a failover has undone, each with a place before everything in the outbox."""
 
         def work(connection: Connection, name: str, type_: str) -> bool:
             inserted = connection.execute(
@@ -135,12 +135,12 @@ class Registrations:
                 log.error("sink.registered_again", extra={"sink": name, "why": why})
 
     def _give_places(self, connection: Connection, name: str, where: str) -> None:
-        # What others collect or delete meanwhile, they would do without knowing of this sink: they wait for a moment.
+        # Other transactions wait for a moment: their commits and deletions would miss this sink.
         connection.execute("LOCK TABLE contracts IN SHARE MODE")
         connection.execute(where + _ANEW, {"sink": name, "use": self._use})
 
     def _undone(self, connection: Connection) -> list[str]:
-        """The sinks of this process that are not known any more. One that a person has forgotten is none of it from now on."""
+        """The sinks of this process that are not registered any more. Those that a person has forgotten are dropped."""
         with self._lock:
             known = dict(self._known)
         rows = connection.execute(

@@ -1,7 +1,7 @@
 """The tables in PostgreSQL, version by version. Several programs of different versions may use them at once during an upgrade.
 
-What each table is for is said beside it. All are keyed by the use (`run`, `fetch`, `backfill-...`). No column with an index is
-ever updated in the tables that change with every commit, and they have room on their pages, so that updates stay there (HOT).
+A comment says what each table is for. Every row belongs to a use (`run`, `fetch`, `backfill-...`). In the tables that change with
+every commit, no indexed column is ever updated, and the pages have free room, so that updates stay on their page (HOT).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _OFTEN = (
 
 
 class Migration(NamedTuple):
-    """One step: what it does, and the oldest version of the program, counted in steps, that may still write afterwards."""
+    """One step: its script, and the oldest schema version (`needs`) whose programs may still write afterwards."""
 
     script: str
     needs: int
 
 
-# Applied in order; never edit a released one. Expand before contract: a step adds, and a later release removes.
+# Applied in order. Never edit a released one. Expand before contract: a step adds, and a later release removes.
 MIGRATIONS = (
     Migration(
         f"""
@@ -192,11 +192,11 @@ TABLES = (
     "letter_books", "facts", "gaps", "journal", "archives", "archive_batches", "archive_objects", "archive_days",
     "postponed",
 )  # fmt: skip
-"""Those that are keyed by the use."""
+"""The tables with the column `use_id`."""
 
 _LOCK = 0x494F4E50  # "IONP"
-_OTHERS_SECONDS = 30  # for another program that changes the tables
-# Who waits for a table has all others wait behind him: replicas that run, and work, need it meanwhile.
+_OTHERS_SECONDS = 30  # how long to wait for another program that changes the tables
+# How long to wait for the lock on a table. Meanwhile, all later users of the table wait as well, also working replicas.
 _TABLE_SECONDS = 1
 _IN_THE_WAY = (
     "SELECT l.pid, a.application_name, c.relname, extract(epoch FROM clock_timestamp() - a.xact_start)::bigint"
@@ -208,7 +208,7 @@ _IN_THE_WAY = (
 
 
 def version_of(connection: Connection, schema: str) -> tuple[int, int]:
-    """The version of the tables, and the oldest version of the program that may write to them; (0, 0) where there are none."""
+    """The version of the tables, and the oldest version of the program that may write to them; (0, 0) without tables."""
     if connection.value("SELECT to_regclass(%s)", (f"{schema}.schema_version",)) is None:
         return 0, 0
     row = connection.execute(f"SELECT version, needs FROM {schema}.schema_version").fetchone()
@@ -216,10 +216,10 @@ def version_of(connection: Connection, schema: str) -> tuple[int, int]:
 
 
 def prepare(database: Database) -> list[int]:
-    """Create the tables, or bring them up to this program's version; nothing where they are, or are newer and may be used.
+    """Create the tables, or upgrade them to this program's version. Does nothing if they have it, or are newer but usable.
 
     Commits: all steps at once, one process at a time.  Returns: the versions that were applied.
-    Raises: StateError where they are too new, or the role may not change them; StateUnavailableError while others use them.
+    Raises: StateError if they are too new, or the role may not change them; StateUnavailableError while others use them.
     """
     with database.connected() as connection:
         version = check_version(database, *version_of(connection, database.schema))
@@ -227,12 +227,12 @@ def prepare(database: Database) -> list[int]:
 
 
 def check(database: Database) -> None:
-    """Raises: StateError where a newer program has changed the tables since, so that this one must not write to them."""
+    """Raises: StateError if a newer program has changed the tables since, so that this one must not write to them."""
     database.read(lambda connection: check_version(database, *version_of(connection, database.schema)))
 
 
 def check_version(database: Database, version: int, needs: int) -> int:
-    """The version.  Raises: StateError where this program must not write to it; from then on this process does not."""
+    """The version.  Raises: StateError if this program must not write to it; `database` is then refused for good."""
     if needs > SCHEMA_VERSION:
         database.refusal = StateError(
             f"{database.place}: the schema {database.schema} is of a newer ionos-poller"
@@ -266,7 +266,7 @@ def _apply(connection: Connection, database: Database) -> list[int]:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         version, needs = version_of(connection, database.schema)
         if check_version(database, version, needs) >= SCHEMA_VERSION:
-            return []  # another program has done it meanwhile, and may know more versions than this one
+            return []  # another program has done it meanwhile, perhaps a newer one
         connection.execute(f"SET LOCAL lock_timeout = '{_TABLE_SECONDS}s'")
         if not connection.value("SELECT 1 FROM pg_namespace WHERE nspname = %s", (database.schema,)):
             connection.execute(f"CREATE SCHEMA {database.schema}")

@@ -24,12 +24,12 @@ from poller.store.postgres.overview import read_overview
 from poller.store.postgres.registrations import Registrations
 from poller.store.postgres.replicas import Identity, Replica
 
-_TRAIL = "clock_trail "  # and the host's name: each has a clock of its own
-_SINCE = "since "  # and the account's name
+_TRAIL = "clock_trail "  # followed by the host's name: each host has its own clock
+_SINCE = "since "  # followed by the account's name
 
 
 class State:
-    """The open state of one use. It joins the replicas of the use with the first that it claims, shares or takes."""
+    """The open state of one use. It joins the replicas of the use with its first claim, share or place."""
 
     def __init__(self, database: Database, use: str, use_id: int, identity: Identity, lease_seconds: int) -> None:
         self.use = use
@@ -61,7 +61,7 @@ class State:
             return self._replica
 
     def check_in_place(self) -> None:
-        """A database is not moved away from under us unnoticed: the next transaction says so."""
+        """Does nothing: if the database is gone, the next transaction fails."""
 
     def fact(self, name: str) -> str | None:
         return self._database.read(lambda connection: read_fact(connection, self._use, name))
@@ -70,7 +70,7 @@ class State:
         self._database.write(lambda connection: set_fact(connection, self._use, name, value))
 
     def adopt_config(self, config: Config) -> None:
-        """Have the next sign of life tell the others of it."""
+        """The next renewal of the lease shows it to the other replicas."""
         with self._lock:
             self._identity = self._identity._replace(config=fingerprint(config))
             if self._replica is not None:
@@ -82,7 +82,7 @@ class State:
         return float(self._database.read(lambda connection: connection.value(query)))
 
     def clock_trail(self) -> Trail:
-        """Each machine has one of its own."""
+        """Each machine has its own trail."""
         return Trail.of(map(int, (self.fact(_TRAIL + self._identity.host) or "").split()))
 
     def remember_clock_trail(self, trail: Trail) -> None:
@@ -116,17 +116,17 @@ class State:
 
     def prune(self, retention_seconds: int, overlap_seconds: int, now: int) -> None:
         """Autovacuum gives the space back."""
-        # A clock that turns out to have been ahead has all read again from before it was set.
+        # If the clock proves to have been ahead, everything from before its jump on is read again: keep those identities.
         now = min([now, *(before for before, _ in self.clock_trail().jumps)])
         self.contracts.prune(retention_seconds, overlap_seconds, now)
         self.outbox.sweep()  # what an interrupted `forget` has left
 
     def shrink(self) -> None:
-        """Space is the server's: autovacuum gives it back."""
+        """Does nothing: the server's autovacuum gives the space back."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """As one of the replicas."""
+        """This process is a replica until the block ends."""
         self._joined()
         try:
             yield
@@ -134,10 +134,10 @@ class State:
             self.close()
 
     def close(self) -> None:
-        """It is joined anew with what is claimed, shared or taken next."""
+        """Leave the replicas. The next claim, share or place joins again."""
         with self._lock:
             replica, self._replica = self._replica, None
         if replica is not None:
-            with suppress(StateError):  # what polls without anything new brought is read again
+            with suppress(StateError):  # windows of polls without new entries are read again
                 self.contracts.flush()
             replica.leave()
