@@ -1,4 +1,4 @@
-"""The tables `gaps` and `gap_entries`: what `poller.store.gaps` decides, carried out in the transaction that commits a window."""
+"""The tables `gaps` and `gap_entries`. The changes that `poller.store.gaps` decides are made in the transaction of the window."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_gaps(connection: Connection, use: int, contract: str | None = None) -> 
 def settle(
     connection: Connection, use: int, contract: str, read: WindowRead, *, has_gaps: bool
 ) -> tuple[Sequence[Gap], Sequence[Gap]]:
-    """Enter what of a window could not be read, inside the caller's transaction.  Returns: the gaps that opens and closes."""
+    """Enter the unread spans of a window, inside the caller's transaction.  Returns: the gaps that were opened and closed."""
     if not has_gaps and not read.unread:
         return (), ()
     known = read_gaps(connection, use, contract)
@@ -91,7 +91,7 @@ def settle(
 
 
 def _apply(connection: Connection, use: int, change: Change, numbers: dict[int, int]) -> None:
-    """Carry out a change. `numbers` are those of new gaps, by the number that the plan gave them."""
+    """Make a change. `numbers` has the numbers of new gaps in the table, by their numbers in the plan."""
     query = connection.execute
     match change:
         case Insert(gap):

@@ -1,4 +1,4 @@
-"""The table `journal`: the lines that `poller.store.journal` describes, written in the transactions that they speak of."""
+"""The table `journal`: the lines that `poller.store.journal` describes, each written in the transaction of its action."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from poller.store.postgres.database import Connection, Database
 
 T = TypeVar("T")
 
-# Lines are committed in another order than they are numbered: so many behind the newest one may still come.
+# Lines may be committed in another order than that of their numbers: a line up to this far before the newest may still come.
 _LATE_LINES = 1000
 
 
 def record(connection: Connection, use: int, action: Action, count: int | None = None) -> JournalEntry:
     """Write the line of an action, or add to its count, inside the caller's transaction.
 
-    Returns: the line, which is the action's once the transaction is committed.
+    Returns: the line. After the commit, the caller sets it as `action.entry`.
     """
     entry = action.entry
     if entry is None:
@@ -35,7 +35,7 @@ def record(connection: Connection, use: int, action: Action, count: int | None =
 
 
 class Acted(NamedTuple, Generic[T]):
-    """What a transaction of a person did: how many it concerned, if that is counted, and whether it is worth a line."""
+    """The result of a transaction of a person, the number of affected items (None: not counted), and whether it gets a line."""
 
     result: T
     affected: int | None = None
@@ -43,7 +43,7 @@ class Acted(NamedTuple, Generic[T]):
 
 
 def write_by(database: Database, use: int, by: Action | None, work: Callable[[Connection], Acted[T]]) -> T:
-    """Commits: what `work` does, and who did it (None: nobody in particular). Returns: its result."""
+    """Commits: the changes by `work`, and the line of the person (None: no person acted).  Returns: the result of `work`."""
 
     def whole(connection: Connection) -> tuple[T, JournalEntry | None]:
         acted = work(connection)
@@ -52,7 +52,7 @@ def write_by(database: Database, use: int, by: Action | None, work: Callable[[Co
         return acted.result, record(connection, use, by, acted.affected) if acted.is_recorded else by.entry
 
     result, entry = database.write(whole)
-    if by is not None:  # only now: what was rolled back left no line
+    if by is not None:  # only after the commit: a rollback leaves no line
         by.entry = entry
     return result
 
@@ -79,7 +79,7 @@ class Journal:
 def read_journal(
     connection: Connection, use: int, *, since: int = 0, after_id: int = 0, limit: int | None = None
 ) -> list[JournalEntry]:
-    """The lines from `since` (unix seconds) on, and after that id, oldest first; with `limit` the latest of them."""
+    """The lines from `since` (unix seconds) on and after `after_id`, oldest first; with `limit` only the latest."""
     rows = connection.execute(
         f"SELECT {', '.join(JournalEntry._fields)} FROM journal WHERE use_id = %s AND at >= %s AND id > %s"
         " ORDER BY id DESC LIMIT %s",

@@ -1,7 +1,7 @@
-"""How the places of sinks move on, and what is deleted behind them: steps of a transaction that holds the locks already.
+"""Moves places of sinks, and deletes finished segments: steps of a transaction that already holds the locks.
 
-A place is moved on from what was read: the place as it was, and the stamps of the segments. After a failover that lost commits,
-numbers come again with other content, which the stamps tell apart.
+A place moves only if it is where the events were read, and if the segments have the stamps that were read. After a failover that
+lost commits, the same numbers come again with other content and other stamps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from poller.store.rows import DeadLetter
 
 
 class Move(NamedTuple):
-    """How far a settling moves a contract's place, and from where; `stamps` are of the segments that it passes."""
+    """The move of a contract's place by a settling. `stamps` are those of the segments that it passes, by number."""
 
     start: tuple[int, int]
     end: tuple[int, int]
@@ -30,7 +30,7 @@ class Move(NamedTuple):
 def lock_places(
     connection: Connection, use: int, sink: str, new: Iterable[str], contracts: Sequence[str]
 ) -> dict[str, tuple[tuple[int, int], UUID | None]]:
-    """The places of a sink in these contracts, locked, and by which settling each is there. It gets one in those in `new`."""
+    """Lock and return the places of a sink in these contracts, each with its last settling. Create missing ones in `new`."""
     ensure_places(connection, use, sink, new)
     rows = connection.execute(
         "SELECT contract, segment, position, settled_by FROM places"
@@ -46,7 +46,7 @@ def waiting_there(
     moves: Mapping[str, Move],
     places: Mapping[str, tuple[tuple[int, int], UUID | None]],
 ) -> list[str]:
-    """The contracts, in order, in which the place is where the move begins, and what it passes is what was read."""
+    """The contracts, in order, whose place is at the start of the move, and whose segments are those that were read."""
     keys = [(contract, number) for contract, move in moves.items() for number in move.stamps]
     rows = connection.execute(
         "SELECT contract, number, stamp FROM segments"
@@ -72,7 +72,7 @@ def move_on(
     settling: UUID,
     now: float,
 ) -> None:
-    """Move a sink on in contracts whose rows and places the caller has locked; `letters` of it are dead, the rest delivered."""
+    """Move a sink in contracts whose rows and places the caller has locked. Events in `letters` are dead, others delivered."""
     dead_by = Counter(letter.event.contract for letter in letters)
     connection.executemany(
         "UPDATE places SET segment = %s, position = %s, delivered = delivered + %s, dead = dead + %s,"
@@ -97,10 +97,10 @@ def move_on(
 
 
 def note_success(connection: Connection, use: int, sink: str, only_for: UUID | None = None) -> None:
-    """A sink that waited after a failure has taken something.
+    """Note that a sink which waited after a failure has accepted events.
 
-    `only_for`: of the replica with this token, which has not noted the failure. Then the sink still waits if another one does
-    not get rid of what it had by then.
+    `only_for`: the token of a replica that did not note the failure. Then the sink still waits if other contracts, not held by
+    this replica, have events that were already waiting at the failure.
     """
     connection.execute(
         "UPDATE sinks k SET attempts = 0, retry_at = NULL, postponed_at = NULL, parked_at = NULL, failure = ''"
@@ -114,7 +114,7 @@ def note_success(connection: Connection, use: int, sink: str, only_for: UUID | N
 
 
 def ensure_places(connection: Connection, use: int, sink: str, contracts: Iterable[str]) -> None:
-    """Give a sink its place at the beginning of contracts that became known after it did."""
+    """Give a sink a place at the beginning of those contracts in which it has none: they became known later."""
     connection.execute(
         "INSERT INTO places (use_id, sink, contract) SELECT %s, %s, c FROM unnest(%s::text[]) AS c ORDER BY c"
         " ON CONFLICT DO NOTHING",
@@ -126,7 +126,7 @@ _UPTO = (
     "SELECT c.contract, min(coalesce(p.segment, 0)) AS upto FROM contracts c JOIN sinks k ON k.use_id = c.use_id"
     " LEFT JOIN places p ON p.use_id = c.use_id AND p.sink = k.name AND p.contract = c.contract WHERE c.use_id = %(use)s"
 )
-# What nobody waits for: all sinks are done with it, or the one it is for, or that one was forgotten, or there is no sink.
+# A segment that no sink waits for: all its sinks have finished it, or its only sink was forgotten, or no sink exists.
 _IS_DONE = (
     "(s.sink IS NULL AND s.number <= coalesce(d.upto, s.number)) OR (s.sink IS NOT NULL AND s.number <= coalesce("
     " (SELECT coalesce(p.segment, 0) FROM sinks k LEFT JOIN places p ON p.use_id = k.use_id AND p.sink = k.name"
@@ -135,7 +135,7 @@ _IS_DONE = (
 
 
 def contracts_with_done(connection: Connection, use: int) -> list[str]:
-    """Those of which something lies there that nobody waits for any more."""
+    """The contracts with segments that no sink waits for."""
     rows = connection.execute(
         f"SELECT DISTINCT s.contract FROM segments s LEFT JOIN ({_UPTO} GROUP BY c.contract) d ON d.contract = s.contract"
         f" WHERE s.use_id = %(use)s AND ({_IS_DONE}) ORDER BY 1",
@@ -145,7 +145,7 @@ def contracts_with_done(connection: Connection, use: int) -> list[str]:
 
 
 def sweep_piece(connection: Connection, use: int, contracts: Sequence[str]) -> None:
-    """Delete what nobody waits for any more, of these contracts."""
+    """Delete segments of these contracts that no sink waits for."""
     connection.execute(
         "SELECT 1 FROM contracts WHERE use_id = %s AND contract = ANY(%s) ORDER BY contract FOR UPDATE",
         (use, list(contracts)),
@@ -156,10 +156,10 @@ def sweep_piece(connection: Connection, use: int, contracts: Sequence[str]) -> N
 def delete_done(
     connection: Connection, use: int, contracts: Sequence[str], *, after: Sequence[int] | None = None
 ) -> None:
-    """Delete what nobody waits for any more, of contracts whose rows the caller has locked.
+    """Delete segments that no sink waits for, of contracts whose rows the caller has locked.
 
-    `after`: behind which segment of each contract. What lies before a place that moves on was deleted, or waits for another sink;
-    while a snapshot is held open, the server would go through all that was ever deleted there.
+    `after`: the segment of each contract after which to search. Those before a moving place were deleted, or wait for another
+    sink. Without it, and with an old snapshot open, the server reads all rows that were ever deleted there.
     """
     if not contracts:
         return
@@ -185,7 +185,7 @@ def delete_done(
 def count_letters(
     connection: Connection, use: int, sink: str, *, written: int = 0, replayed: int = 0, purged: int = 0, size: int
 ) -> None:
-    """Enter in the books what becomes of dead letters, inside the caller's transaction. `size` in bytes, negative if gone."""
+    """Add numbers of dead letters to the books, inside the caller's transaction. `size` in bytes, negative for removed ones."""
     connection.execute(
         "INSERT INTO letter_books AS b VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (use_id, sink) DO UPDATE SET"
         " written = b.written + excluded.written, replayed = b.replayed + excluded.replayed,"

@@ -1,7 +1,7 @@
-"""The delivering half of the state: the outbox. `places.py` has each sink's place in it, and `moving.py` how it moves on.
+"""The delivering half of the state: the outbox. `places.py` has the places of sinks in it, and `moving.py` moves them.
 
-A segment has a number in its contract, given under the lock of the contract's row: so nothing that is committed later has a
-smaller number, and a sink that has seen one has seen all before it.
+A segment gets its number in its contract under the lock of the contract's row. So a later commit never has a smaller number, and
+a sink that has read a segment has read all segments before it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from poller.store.postgres.registrations import Registrations
 from poller.store.postgres.replicas import Replica
 from poller.store.rows import Postponed, Sink, Size, unknown_sink
 
-PIECE_CONTRACTS = 16  # of so many at once what nobody waits for is deleted
-_SIZE_SECONDS = 5.0  # so old may be what is known of a size
+PIECE_CONTRACTS = 16  # maximum for one transaction that deletes finished segments
+_SIZE_SECONDS = 5.0  # maximum age of a remembered size
 
 
 class PutSize(NamedTuple):
-    """What was put into the outbox."""
+    """The size of a change that was put into the outbox."""
 
     segments: int = 0
     events: int = 0
@@ -50,14 +50,14 @@ class Outbox:
         self._places: dict[str, Place] = {}
         self._lock = threading.Lock()
         self._put_bytes = 0
-        self._size = Size(0, 0), 0, -math.inf  # as it was, with how much had been put by then, and when that was
+        self._size = Size(0, 0), 0, -math.inf  # the last size read, `_put_bytes` at that time, and the time
 
     def register(self, name: str, type_: str) -> None:
         if self._registrations.register(name, type_):
-            self.sweep()  # what was collected while there was no sink waits for nobody
+            self.sweep()  # no sink waits for events that were collected while there was no sink
 
     def sweep(self) -> None:
-        """Commits: piece by piece, the end of segments that nobody waits for."""
+        """Commits: piece by piece, the deletion of segments that no sink waits for."""
         done: list[str] = self._database.read(lambda connection: contracts_with_done(connection, self._use))
         for start in range(0, len(done), PIECE_CONTRACTS):
             piece = done[start : start + PIECE_CONTRACTS]
@@ -83,7 +83,7 @@ class Outbox:
 
     def retry(self, sink: str, now: float, *, by: Action | None = None) -> bool:
         def work(connection: Connection) -> Acted[bool]:
-            # From when it was put off is by the clock of who tries it again, which may be behind the one of who asks.
+            # `postponed_at` is by the clock of the replica that tries again, which may be behind the clock of `now`.
             query = (
                 "UPDATE sinks SET retry_at = least(retry_at, postponed_at, %s)"
                 " WHERE use_id = %s AND name = %s AND retry_at IS NOT NULL"
@@ -111,12 +111,12 @@ class Outbox:
         return size
 
     def note_put(self, size_bytes: int) -> None:
-        """So much was just put into it by this process."""
+        """Add bytes that this process has just put into the outbox."""
         with self._lock:
             self._put_bytes += size_bytes
 
     def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
-        """Where it is whole, the places as they were read are the only fence."""
+        """A whole place needs no lease of a contract. Its fences are the holder of the sink, and the places as they were read."""
         with self._lock:
             if sink in self._places:
                 return None
@@ -153,7 +153,7 @@ def put(
     *,
     only_for: str | None = None,
 ) -> PutSize:
-    """Add events of a contract behind its segment `last`, for all sinks or for one, under the lock of the contract's row."""
+    """Add events of a contract after its segment `last`, for all sinks or for one. The caller has locked the contract's row."""
     if not events:
         return PutSize()
     encoded = [segments.encode(part) for part in segments.cut(events)]
@@ -172,7 +172,7 @@ def put(
 
 
 def read_sinks(connection: Connection, use: int, name: str | None = None) -> list[Sink]:
-    """The sinks, or the one of that name. What was assigned to one is what was put since it became known."""
+    """All sinks, by name, or only the sink `name`. Events that were put since a sink became known are assigned to it."""
     rows = connection.execute(
         "SELECT k.name, k.type, coalesce(t.assigned, 0), coalesce(t.delivered, 0), coalesce(t.dead, 0), k.attempts,"
         " k.retry_at, k.postponed_at, k.parked_at, k.failure, t.succeeded_at, k.mark FROM sinks k LEFT JOIN LATERAL ("
@@ -186,7 +186,7 @@ def read_sinks(connection: Connection, use: int, name: str | None = None) -> lis
 
 
 def read_postponed(connection: Connection, use: int) -> dict[str, list[Postponed]]:
-    """By sink: the contracts that it does not take while it takes others, by when they are tried again."""
+    """By sink: the contracts that wait alone, in the order of their next attempts."""
     found: dict[str, list[Postponed]] = {}
     query = f"SELECT sink, {', '.join(Postponed._fields)} FROM postponed WHERE use_id = %s ORDER BY sink, retry_at, contract"
     for sink, *row in connection.execute(query, (use,)):
@@ -195,7 +195,7 @@ def read_postponed(connection: Connection, use: int) -> dict[str, list[Postponed
 
 
 def read_waiting(connection: Connection, use: int) -> dict[str, tuple[int, int | None]]:
-    """By sink: events that wait, counted one segment after the other, and when the first was collected (unix seconds)."""
+    """By sink: the number of waiting events, and when the first was collected (unix seconds). It reads all their segments."""
     rows = connection.execute(
         "SELECT w.name, w.events - coalesce((SELECT sum(p.position) FROM places p"
         "  WHERE p.use_id = %(use)s AND p.sink = w.name), 0)::bigint, w.first FROM ("
@@ -209,7 +209,7 @@ def read_waiting(connection: Connection, use: int) -> dict[str, tuple[int, int |
 
 
 def read_size(connection: Connection, use: int) -> Size:
-    """What lies in the outbox: sums of each contract's own counters, so that no row is everybody's."""
+    """The size of the outbox: the sum of the counters of all contracts. A common counter would be one row for all commits."""
     row = connection.execute(
         "SELECT coalesce(sum(outbox_events), 0)::bigint, coalesce(sum(outbox_bytes), 0)::bigint,"
         " (SELECT coalesce(sum(bytes), 0)::bigint FROM letter_books WHERE use_id = %s) FROM contracts WHERE use_id = %s",

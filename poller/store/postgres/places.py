@@ -1,4 +1,4 @@
-"""Each sink's place in the outbox of every contract, and the batches that are read from there."""
+"""The places of a sink in the outbox of every contract, and the batches that are read from there."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from poller.store.postgres.replicas import LIVE, Replica
 from poller.store.rows import Batch, DeadLetter, Postponed, Sink, Weight
 from poller.store.segments import Stored
 
-# Looked at for one batch: so many segments, and of a contract a part of these; more where the batch is a large one.
+# Maximum number of segments that are searched for a batch, and for a large one; for one contract, divided by `_OF_CONTRACT`.
 _MOST_SEGMENTS, _SEGMENTS_OF_LARGE = 128, 4096
 _OF_CONTRACT = 4
 _LARGE_EVENTS = 50_000
-_READ_TRIES = 3  # of a batch, while contracts are given back
+_READ_TRIES = 3  # for a batch, if contracts are given back meanwhile
 _IS_POSTPONED = (
     "EXISTS (SELECT 1 FROM postponed q WHERE q.use_id = c.use_id AND q.sink = %(sink)s AND q.contract = c.contract)"
 )
 
 
 class _Part(NamedTuple):
-    """A part of a segment, as it was read for a batch: the events from `start` to before `end`, of `total`."""
+    """A part of a segment that was read for a batch: its events `[start, end)` of `total`."""
 
     contract: str
     number: int
@@ -38,7 +38,7 @@ class _Part(NamedTuple):
 
 
 class Place:
-    """A sink's place in the outbox of every contract in this replica's share, or of all, and the right to move it on."""
+    """The places of a sink in the outbox of all contracts, or of those in this replica's share, and the right to move them."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Place:
         self._registrations = registrations
         self._give_back = give_back
         self._is_held = True
-        self._parts: list[_Part] = []  # of the last batch, not settled yet
-        self._starts: dict[str, tuple[int, int]] = {}  # the places that they were read from
-        self._contract: str | None = None  # theirs, if it waits on its own
-        self._settling: tuple[int, UUID] | None = None  # how many events, and the mark that it leaves
+        self._parts: list[_Part] = []  # unsettled parts of the last batch
+        self._starts: dict[str, tuple[int, int]] = {}  # the places from which they were read
+        self._contract: str | None = None  # their contract, if it waits alone
+        self._settling: tuple[int, UUID] | None = None  # the number of events, and the token left in `settled_by`
         self._is_postponed = bool(row.attempts or row.retry_at or row.parked_at)
-        self._is_noted_elsewhere = False  # that it waits, by another replica
+        self._is_noted_elsewhere = False  # another replica has noted that the sink waits
         self._output_offset = row.output_offset
-        self._holding: UUID | None = None  # the token by which this replica alone delivers the sink
+        self._holding: UUID | None = None  # the token with which this replica alone delivers the sink
 
     def hold(self) -> bool:
         token = self._replica.token
@@ -83,14 +83,14 @@ class Place:
         return self._holding is not None
 
     def claimed(self, events: int) -> tuple[int, UUID, dict[str, Move]]:
-        """The use, the token of this replica, and how the next `events` events of the last batch move the places on."""
+        """The use, the token of this replica, and the moves of the places by the next `events` events of the last batch."""
         if not self._is_held:
             raise self._lost()
         moves, _ = self._moves(events)
         return self._use, self._token, moves
 
     def weight(self) -> Weight:
-        """The bytes of a segment that is begun are all of it."""
+        """A partly settled segment counts with all its bytes."""
         query = (
             "SELECT coalesce(sum(w.events - w.position), 0)::bigint, coalesce(sum(w.bytes), 0)::bigint, min(w.first) FROM ("
             " SELECT sum(s.events) AS events, coalesce(max(p.position), 0) AS position, sum(s.bytes) AS bytes,"
@@ -117,7 +117,7 @@ class Place:
             self._give_back(self)
 
     def drop(self) -> None:
-        """Forget the last batch. Also where another transaction moves its place on."""
+        """Forget the last batch, for example because another transaction moves its places."""
         self._put_down()
         self._parts, self._starts, self._settling = [], {}, None
 
@@ -138,13 +138,13 @@ class Place:
             parts, self._starts, batch = found
             if self._have_in_hand(parts):
                 return batch
-            # Else a contract was given back meanwhile.
+            # Otherwise a contract was given back meanwhile.
         raise self._lost()
 
     def _have_in_hand(self, parts: list[_Part]) -> bool:
-        """Keep these contracts from being given back, and no others.  Returns: whether they are held."""
+        """Keep the contracts of these parts, and no others, from being given back.  Returns: whether all are held."""
         before, self._parts = self._parts, parts
-        if self._is_whole:  # who has the contracts does not matter
+        if self._is_whole:  # the holder of a contract does not matter
             return True
         is_held = self._replica.take_in_hand({part.contract for part in parts})
         self._replica.put_down({part.contract for part in before})
@@ -223,7 +223,7 @@ class Place:
     def settle(
         self, count: int, *, dead: Sequence[DeadLetter] = (), now: float, output_offset: int | None = None
     ) -> None:
-        """Where only some of their contracts are still held, those are settled, and the rest of the batch is dropped."""
+        """If only some of the contracts are still held, their events are settled, and the rest of the batch is dropped."""
         if not self._is_held:
             raise self._lost()
         if self._settling is None or self._settling[0] != count:
@@ -245,10 +245,10 @@ class Place:
         self._note_success()
 
     def _note_success(self) -> None:
-        """Commits: that the sink need not wait any more; on its own, as a wait for the sink's row must not lock contracts."""
+        """Commits: that the sink does not wait any more. It is a separate commit, so that no contract stays locked meanwhile."""
         if self._is_postponed or self._is_noted_elsewhere:
             only_for = None if self._is_postponed else self._token
-            with suppress(StateError):  # the events are settled all the same; else it is noted with the next ones
+            with suppress(StateError):  # the events are settled; the next settling notes it
                 self._database.write(lambda connection: note_success(connection, self._use, self.row.name, only_for))
                 self._is_postponed = False
 
@@ -257,7 +257,7 @@ class Place:
             self._replica.put_down({part.contract for part in self._parts})
 
     def _moves(self, count: int) -> tuple[dict[str, Move], list[_Part]]:
-        """What settling the next events means for each contract, and the parts that remain."""
+        """The moves of the places by the next `count` events, by contract, and the parts that remain."""
         moves: dict[str, Move] = {}
         rest = list(self._parts)
         while count and rest:
@@ -283,7 +283,7 @@ class Place:
         output_offset: int | None,
         settling: UUID,
     ) -> set[str]:
-        """Returns: the contracts that are settled, now or, where the answer was lost, by an earlier try."""
+        """Returns: the settled contracts, including those of an earlier try whose answer was lost."""
         use, sink = self._use, self.row.name
         chosen = sorted(moves)
         held = {
@@ -311,7 +311,7 @@ class Place:
         ]
         letters = [letter for letter in dead if letter.event.contract in open_]
         move_on(connection, use, sink, {contract: moves[contract] for contract in open_}, letters, settling, now)
-        if self._contract is not None:  # it is one of all again
+        if self._contract is not None:  # it belongs to the others again
             connection.execute(
                 "DELETE FROM postponed WHERE use_id = %s AND sink = %s AND contract = ANY(%s)", (use, sink, open_)
             )

@@ -1,8 +1,8 @@
-"""Replicas: the processes that share a state, the signs of life that keep what they hold, and who holds what.
+"""Replicas: the processes that share a state, their leases, and the contracts that each one holds.
 
-A replica is a random token. It holds contracts while its row in `replicas` is not expired, by the database's clock. It trusts
-that only until `deadline`, taken from before the last renewal was asked for, on the monotonic clock, less a margin. Safety does
-not depend on any of it: every commit names the token and is refused where another one stands.
+A replica has a random token. It holds contracts until its row in `replicas` expires, by the clock of the database. It relies on
+this only until `_deadline`: the lease, less a margin, from before the last renewal was requested, on the monotonic clock.
+Correctness does not depend on any of this: every commit names the token, and is refused if the row has another one.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from poller.store.postgres.schema import SCHEMA_VERSION, check_version
 
 log = logging.getLogger(__name__)
 
-_MARGIN = 0.2  # of the lease, for clocks of different speed and a slow answer
-_KEPT_SECONDS = 600  # a dead replica is shown so long
-_SPARED_SECONDS = 600  # so long what nobody else wanted is kept, before it is looked whether somebody does
-_LENT_SECONDS = 60  # and so long what is held only to be delivered: meanwhile nobody can poll it
+_MARGIN = 0.2  # part of the lease, for clocks of different speed and a slow answer
+_KEPT_SECONDS = 600  # how long the row of a dead replica is kept
+_SPARED_SECONDS = 600  # how long a contract that no other replica took is kept beyond the fair share
+_LENT_SECONDS = 60  # the same, if it is held only to be delivered: meanwhile nobody can poll it
 
 LIVE = "SELECT token FROM replicas WHERE use_id = %s AND expires_at > clock_timestamp()"
 
 
 class Identity(NamedTuple):
-    """What others are told of this process: its host, and a fingerprint of its configuration."""
+    """What other replicas see of this process: its host, and a fingerprint of its configuration."""
 
     host: str
     config: str
 
 
 class Replica:
-    """This process among those that work on one use. `held` are the contracts it has, as far as it knows."""
+    """This process as a replica of one use. `held` returns the contracts that it holds, as of the last query."""
 
     def __init__(self, database: Database, use: int, identity: Identity, lease_seconds: int) -> None:
         self._database = database
@@ -54,25 +54,25 @@ class Replica:
         self._held: set[str] = set()
         self._in_hand: Counter[str] = Counter()
         self.unsettled: frozenset[str] = frozenset()
-        """Contracts of the use with gaps or spans still to be read, as of the last `share`."""
+        """Contracts of the use with gaps or spans that must still be read, as of the last `share`."""
         self.leaving: frozenset[str] = frozenset()
-        """Contracts that are too much and in somebody's hand: nothing more is begun with them, so that they can be given back."""
+        """Contracts beyond the fair share that are in use. No new work begins with them, so that they can be given back."""
         self._free_since: dict[str, float] = {}
-        self._spared_until: dict[str, float] = {}  # what nobody else wanted: it is held beyond the fair share
+        self._spared_until: dict[str, float] = {}  # contracts beyond the fair share that no other replica took
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self.token: UUID = uuid4()
         self.lost_count = 0
-        """How often this process lost what it held."""
+        """How often this process lost its lease, and so its contracts."""
 
     def join(self) -> None:
-        """Commits: that it is here. From then on it says so every third of a lease."""
+        """Commits: the row of this replica. A thread then renews it every third of a lease."""
         self._register()
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
         self._thread.start()
 
     def leave(self) -> None:
-        """Commits: that it gives back all it holds. Where the database is away, the lease runs out instead."""
+        """Commits: the release of all it holds. If the database is away, the lease runs out instead."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(timeout=1.0)
@@ -87,7 +87,7 @@ class Replica:
         )
         connection.execute("DELETE FROM replicas WHERE token = %s", (self.token,))
 
-    # Signs of life
+    # The lease
 
     def _register(self) -> None:
         asked_at = time.monotonic()
@@ -123,13 +123,13 @@ class Replica:
             except StateError as error:
                 level = logging.WARNING if outage.has_to_be_told(time.monotonic()) else logging.DEBUG
                 log.log(level, "lease.renewal_failed", extra={"why": error.message, "hint": error.hint})
-            except Exception:  # the thread must go on: without it everything is lost again and again
+            except Exception:  # the thread must go on: without it, the lease expires again and again
                 log.exception("lease.renewal_crashed")
 
     def renew(self) -> None:
-        """Commits: a sign of life; where it comes too late, a new beginning under another token, with nothing held.
+        """Commits: a longer lease; if it comes too late, a new registration with another token, which holds nothing.
 
-        Raises: StateError where a newer program has changed the tables meanwhile. Then nothing more is written.
+        Raises: StateError if a newer program has changed the tables meanwhile. Then nothing more is written.
         """
         asked_at = time.monotonic()
         token = self.token
@@ -157,14 +157,14 @@ class Replica:
         )
 
     def is_trusted(self, token: UUID) -> bool:
-        """Whether what this token holds is surely still its own."""
+        """Whether this token certainly still holds its contracts."""
         with self._lock:
             return token == self.token and time.monotonic() < self._deadline
 
-    # What it holds
+    # Contracts
 
     def holds(self, token: UUID, contracts: Iterable[str]) -> bool:
-        """Whether it still has them all, as far as can be told without asking."""
+        """Whether it still holds all of them, as far as is known without a query."""
         with self._lock:
             return self.is_trusted(token) and self._held.issuperset(contracts)
 
@@ -173,9 +173,9 @@ class Replica:
             return set(self._held)
 
     def take_in_hand(self, contracts: Collection[str]) -> bool:
-        """Keep them from being given back, until `put_down` as often. Waits while it is decided what is given back.
+        """Keep contracts from being given back until `put_down` was called as often. Waits until a running `share` ends.
 
-        Returns: whether they are all held.
+        Returns: whether all are held.
         """
         with self._sharing, self._lock:
             self._in_hand.update(contracts)
@@ -187,9 +187,9 @@ class Replica:
             self._in_hand += Counter()
 
     def share(self, wanted: Sequence[str]) -> None:
-        """Commits: that it has its fair share of what is wanted; what is too much is given back, once it is in nobody's hand."""
+        """Commits: its fair share of the wanted contracts. Contracts beyond it are given back once they are not in use."""
         token = self.token
-        with self._sharing:  # what was read of a contract that is given back just now must not be sent
+        with self._sharing:  # no event may be sent of a contract that is being given back
             with self._lock:
                 in_hand = set(self._in_hand)
             held = self._database.write(lambda connection: self._share(connection, token, wanted, in_hand))
@@ -199,8 +199,8 @@ class Replica:
 
     def _share(self, connection: Connection, token: UUID, wanted: Sequence[str], in_hand: set[str]) -> set[str]:
         known = set(wanted)
-        # Who wants none, such as a repair, has none kept for it. As an UPDATE it fails where the database takes no writes, also
-        # if there is nothing to share out.
+        # A replica that wants no contracts, such as a repair, gets no share. The UPDATE fails if the database takes no writes,
+        # even if there is nothing to share.
         row = connection.execute(
             "WITH me AS (UPDATE replicas SET shares = %(shares)s WHERE token = %(token)s AND shares <> %(shares)s)"
             " SELECT EXISTS (SELECT 1 FROM replicas WHERE token = %(token)s AND expires_at > clock_timestamp()),"
@@ -223,14 +223,14 @@ class Replica:
             return set()
         fair = -(-len(known) // sharing_count)
         now = time.monotonic()
-        unwanted = waiting - known  # nobody polls it any more: what was collected of it is delivered all the same
+        unwanted = waiting - known  # not polled here; their waiting events are still delivered
         left_over = unwanted | known if is_mixed else unwanted
         spared = {contract for contract in held & left_over if now < self._spared_until.get(contract, now)}
         kept = sorted(held - spared, key=lambda contract: (contract not in known, contract not in in_hand, contract))
         excess = {*kept[fair:], *(held - known - spared)}
         self.leaving = frozenset(excess & in_hand)
         surplus = excess - in_hand
-        if surplus:  # what somebody has locked is given back later, and holds up nothing else
+        if surplus:  # a locked contract is given back later, and delays nothing else
             given = connection.execute(
                 "UPDATE contracts SET holder = NULL WHERE use_id = %s AND contract IN (SELECT contract FROM contracts"
                 " WHERE use_id = %s AND holder = %s AND contract = ANY(%s) FOR UPDATE SKIP LOCKED) RETURNING contract",
@@ -245,9 +245,9 @@ class Replica:
     def _take_left_over(
         self, connection: Connection, token: UUID, contracts: Sequence[str], unwanted: set[str], now: float
     ) -> set[str]:
-        """Take what has been free for a whole lease: replicas with other configurations may want fewer contracts.
+        """Take contracts that were free for a whole lease: replicas with other configurations may want fewer contracts.
 
-        What is not wanted here is taken after two leases: if another replica wants it, that one has taken it by then.
+        A contract that is not wanted here is taken after two leases, because a replica that wants it takes it before.
         """
         query = (
             "SELECT contract FROM contracts WHERE use_id = %s AND contract = ANY(%s)"
@@ -263,7 +263,7 @@ class Replica:
         return taken
 
     def take(self, contracts: Sequence[str]) -> None:
-        """Commits: that it has those of the contracts that nobody has."""
+        """Commits: that it holds those of the contracts that no live replica holds."""
         token = self.token
         taken = self._database.write(lambda connection: self._take(connection, token, contracts, None))
         with self._lock:
@@ -271,7 +271,7 @@ class Replica:
                 self._held |= taken
 
     def _take(self, connection: Connection, token: UUID, contracts: Sequence[str], limit: int | None) -> set[str]:
-        # Apart: a subquery may be carried out several times, and would then find more than the limit.
+        # MATERIALIZED, because otherwise the subquery may run several times, and find more rows than the limit.
         rows = connection.execute(
             "WITH free AS MATERIALIZED (SELECT contract FROM contracts"
             f" WHERE use_id = %s AND contract = ANY(%s) AND (holder IS NULL OR holder NOT IN ({LIVE}))"

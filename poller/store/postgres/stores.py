@@ -41,14 +41,14 @@ class Stores:
         return self._database.place
 
     def owner(self) -> int | None:
-        """None: what lies in a database is no user's of this machine."""
+        """Always None: no user of this machine owns the rows."""
         return None
 
     def where(self, use: str) -> str:
         return f"{self.place} ({use})"
 
     def prepare(self) -> list[int]:
-        """Commits: the tables as this program knows them.  Returns: the versions that were applied.  Raises: StateError."""
+        """Commits: the tables in this program's version.  Returns: the versions that were applied.  Raises: StateError."""
         with self._lock:
             if self._is_prepared:
                 check(self._database)
@@ -74,7 +74,7 @@ class Stores:
         self,
         use: str,
         *,
-        wait: bool = False,  # nobody holds it alone
+        wait: bool = False,  # no effect: replicas share the state
         stop: threading.Event | None = None,
         since: int | None = None,
         accounts: Iterable[str] = (),
@@ -104,7 +104,7 @@ class Stores:
         return State(self._database, use, use_id, self._identity, self._config.state.lease_seconds)
 
     def _id_of(self, use: str) -> int:
-        """Raises: StateError when it has no state."""
+        """The number of a use.  Raises: StateError if it has no state."""
         found = self._ids().get(use)
         if found is None:
             raise StateError(f"{self.where(use)} does not exist", hint=f"`{use}` has not run with this state.url yet")
@@ -151,7 +151,7 @@ class Stores:
         return next((replica.pid for replica in replicas if replica.host == self._identity.host), None)
 
     def missing(self) -> dict[str, StateError]:
-        """None: a database that was lost says so by itself."""
+        """Always empty: if the database is lost, every query fails."""
         return {}
 
     def dump(self) -> AbstractContextManager[Sequence[Dump]]:
@@ -166,5 +166,5 @@ class Stores:
         return diagnosis.diagnose(self._database, max_bytes)
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that are not in use."""
         self._database.close()
