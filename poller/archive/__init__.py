@@ -1,6 +1,6 @@
-"""Where archives are, and their keys: a directory or a bucket, behind one small protocol.
+"""The places of archives, directories and buckets, behind one small protocol; and the keys that sign archives.
 
-A room of its own, because a sink writes there, a use case verifies what is there, and neither may import the other.
+This is a separate package because a sink writes archives and a use case verifies them, and neither may import the other.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from poller.core.errors import PollerError
 
 
 class PlaceError(PollerError):
-    """The place does not do what was asked. `is_refused`: it refuses us, and a person is needed; else it may work later.
+    """A request to the place failed. `is_refused`: it refuses us, and a person is needed; otherwise it may work later.
 
-    `is_of_object`: it is this one object that cannot be read, and will not be: others can.
+    `is_of_object`: only this object cannot be read, now or later; other objects can.
     """
 
     def __init__(self, message: str, *, hint: str = "", is_refused: bool = False, is_of_object: bool = False) -> None:
@@ -24,12 +24,12 @@ class PlaceError(PollerError):
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same may work when it is tried again."""
+        """Whether the same request may work later."""
         return not self.is_refused and not self.is_of_object
 
 
 class TakenError(PlaceError):
-    """The key already holds something else. Nothing was changed."""
+    """The key already has other content. Nothing was changed."""
 
     def __init__(self, where: str) -> None:
         hint = "another state writes to this archive: give it a prefix of its own, or see `ionos-poller archive rebuild-state`"
@@ -37,7 +37,7 @@ class TakenError(PlaceError):
 
 
 class LostChainError(PlaceError):
-    """The place lacks the digest that the next one follows, or has another one there. Nothing was written."""
+    """The place lacks the newest digest of the chain, or has another one there. Nothing was written."""
 
     def __init__(self, where: str) -> None:
         hint = "mount the disk, or put back what was there; for a new archive, give url another prefix"
@@ -45,16 +45,16 @@ class LostChainError(PlaceError):
 
 
 class NoDirectoryError(PlaceError):
-    """There is no such directory: an archive may begin there."""
+    """The directory does not exist. An archive may begin there."""
 
     def __init__(self, where: str) -> None:
         super().__init__(f"{where}: there is no such directory", hint="check the path")
 
 
 class Listed(NamedTuple):
-    """One object: its key, its size, and how many versions of it there are. `is_deleted`: the newest version is a deletion.
+    """One object: its key, its size, and the number of its versions. `is_deleted`: the newest version is a deletion.
 
-    `is_draft`: no object yet, but what its writer has written so far, or had when it was killed.
+    `is_draft`: not an object yet, but a part of one. Its writer still works on it, or was killed.
     """
 
     key: str
@@ -72,25 +72,25 @@ class Place(Protocol):
 
     @property
     def url(self) -> str:
-        """Where it is, for a person."""
+        """The place, for a person."""
 
     def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
-        """Write an object durably and whole, or not at all. What is there already with this content stays as it is.
+        """Write an object durably and whole, or not at all. An object that already has this content stays as it is.
 
-        `retain_until` (unix seconds): locked until then, where the place locks.  Raises: TakenError where other content is there.
+        `retain_until` (unix seconds): locked until then, if the place can lock.  Raises: TakenError if it has other content.
         """
 
     def get(self, key: str, max_bytes: int | None = None) -> bytes | None:
-        """The content of an object; None where there is none. Of one larger than `max_bytes`, one byte more than that."""
+        """The content of an object, but at most its first `max_bytes` + 1 bytes; None if the object does not exist."""
 
     def listing(self, prefix: str) -> Iterator[Listed]:
         """Every object whose key begins with `prefix` (empty: all of them), in the order of keys.
 
-        Where a part of the place cannot be listed, its key is told in place of those in it, and ends in a slash.
+        If a part of the place cannot be listed, one key stands for all objects in it, and ends in a slash.
         """
 
     def delete(self, key: str) -> None:
-        """Delete an object. One that is not there is deleted already."""
+        """Delete an object. Does nothing if it does not exist."""
 
     def probe(self) -> list[str]:
-        """Try whether objects can be written and are kept as configured. Returns what works, in a few words each."""
+        """Check that objects can be written and are kept as configured.  Returns: the results, in a few words each."""

@@ -1,6 +1,6 @@
-"""An archive in a directory, such as a mounted disk. An object gets its name when it is whole and on the disk, never before.
+"""An archive in a directory, such as a mounted disk. An object gets its name only when all of it is on the disk.
 
-Objects are for their owner alone (0600) and are never opened for writing again.
+Only the owner can access objects (mode 0600). They are never opened for writing again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DirectoryPlace:
         return str(self._root)
 
     def put(self, key: str, content: bytes, *, retain_until: float | None = None) -> None:
-        """As `Place.put`. A directory locks nothing: use the file system's own means, or a bucket."""
+        """As `Place.put`. A directory cannot lock objects: use the means of the file system, or a bucket."""
         path = self._path(key)
         partial = path.with_name(f".{path.name}{_PARTIAL}")
         try:
@@ -44,14 +44,14 @@ class DirectoryPlace:
                     os.close(descriptor)
                 if not _name(partial, path):  # another writer was here first
                     self._has(path, content)
-            # Also where it was there: its writer may have been killed as soon as it had its name.
+            # Also if the object already existed: its writer may have been killed right after it got its name.
             partial.unlink(missing_ok=True)
             sync_directory(path.parent)
         except OSError as error:
             raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can write there") from error
 
     def _has(self, path: Path, content: bytes) -> bool:
-        """Whether the object is there.  Raises: TakenError where it has other content, OSError."""
+        """Whether the object exists.  Raises: TakenError if it has other content, OSError."""
         try:
             found = _read(path)
         except FileNotFoundError:
@@ -74,7 +74,7 @@ class DirectoryPlace:
             ) from error
 
     def _is_there(self) -> bool:
-        """Whether the directory itself can be read: if not, what cannot be read says nothing of a single object."""
+        """Whether the directory itself can be read. If not, a failed read is not about a single object."""
         try:
             with os.scandir(self._root):
                 return True
@@ -82,9 +82,9 @@ class DirectoryPlace:
             return False
 
     def listing(self, prefix: str) -> Iterator[Listed]:
-        """As `Place.listing`. A link or a special file counts as an object of no bytes: it is none that we wrote.
+        """As `Place.listing`. A link or a special file counts as an object of no bytes, because we never write one.
 
-        A directory that cannot be read and has none of the archive's names, such as `lost+found`, is passed over.
+        An unreadable directory whose name is not one of the archive's, such as `lost+found`, is skipped.
         """
         folder, _, name = prefix.rpartition("/")
         try:
@@ -97,7 +97,7 @@ class DirectoryPlace:
     def _walk(self, directory: Path, prefix: str, name: str) -> Iterator[Listed]:
         try:
             with os.scandir(directory) as entries:
-                # By key, of which a directory's name ends in a slash.
+                # In the order of keys, where the name of a directory ends in a slash.
                 found = sorted(entries, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
         except FileNotFoundError:
             return
@@ -110,12 +110,12 @@ class DirectoryPlace:
         for entry in found:
             if not entry.name.startswith(name):
                 continue
-            # A name that is not UTF-8 is none of ours, and no text either.
+            # A name that is not UTF-8 is not ours, and is escaped so that it can be shown.
             key = prefix + os.fsencode(entry.name).decode(errors="backslashreplace")
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(directory / entry.name, f"{key}/", "")
                 continue
-            with contextlib.suppress(FileNotFoundError):  # a draft, which has its name by now
+            with contextlib.suppress(FileNotFoundError):  # a draft that became an object meanwhile
                 status = entry.stat(follow_symlinks=False)
                 is_file = stat.S_ISREG(status.st_mode)
                 yield Listed(key, status.st_size if is_file else 0, is_draft=is_file and _is_draft(key))
@@ -129,11 +129,11 @@ class DirectoryPlace:
             raise PlaceError(f"{path}: {error.strerror}", hint="check that this user can delete it") from error
 
     def probe(self) -> list[str]:
-        """Write an object, read it, and delete it again."""
+        """Write an object and delete it again."""
         key = f"{PROBES}{os.getpid()}"
         self.put(key, b"probe\n")
         self.delete(key)
-        with contextlib.suppress(OSError):  # another check may be at work there
+        with contextlib.suppress(OSError):  # another check may use it
             self._path(PROBES.rstrip("/")).rmdir()
         return ["objects can be written"]
 
@@ -145,17 +145,17 @@ class DirectoryPlace:
 
 
 def _is_draft(key: str) -> bool:
-    """Whether a file has the name that `put` gives an object of an archive until it is whole."""
+    """Whether a file has the name that `put` uses for an object of an archive until it is complete."""
     folder, _, name = key.rpartition("/")
     whole = f"{folder}/{name[1 : -len(_PARTIAL)]}"
     return name.startswith(".") and name.endswith(_PARTIAL) and written_for(whole) is not None
 
 
 def _name(partial: Path, path: Path) -> bool:
-    """Give a file its name, unless something has it already. Returns whether it was given.
+    """Give a file its name, unless another file has it already.  Returns: whether it was given.
 
-    A hard link, as a rename would replace what another writer put there; a rename where the file system knows no links. The
-    caller deletes the file of the first name.
+    Uses a hard link, because a rename would replace the file of another writer. Without links in the file system, uses a rename.
+    The caller deletes the first name.
     """
     try:
         os.link(partial, path)
@@ -169,7 +169,7 @@ def _name(partial: Path, path: Path) -> bool:
 
 
 def _read(path: Path, max_bytes: int | None = None) -> bytes:
-    """The content of a file, as `Place.get` bounds it.  Raises: OSError."""
+    """The content of a file, with the limit of `Place.get`.  Raises: OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -181,7 +181,7 @@ def _read(path: Path, max_bytes: int | None = None) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is no regular file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            # No more memory is asked for than the file has bytes, whatever the bound is.
+            # `read` reserves the memory first: a large limit must not reserve more than the size of the file.
             return file.read() if max_bytes is None else file.read(max(min(max_bytes, status.st_size), 0) + 1)
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Opens the place of an archive, by its URL, and says whether an archive is there."""
+"""Opens the place of an archive by its URL, and checks whether an archive is there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from poller.core.evidence.digest import DATA, DIGESTS, digest_key, sha256
 
 
 def open_place(settings: ArchiveSink, config: Config, *, is_patient: bool = False) -> Place:
-    """The place that a table describes; the library for buckets is imported only where it is one.  Raises: ConfigError.
+    """The place that a configuration table describes. The library for buckets is imported only for one.  Raises: ConfigError.
 
-    `is_patient`: a bucket is asked again where that may help, for who has no other way to wait.
+    `is_patient`: requests to a bucket are repeated if that may help, for callers that have no other way to wait.
     """
     if settings.directory is not None:
         return DirectoryPlace(settings.directory)
@@ -22,7 +22,7 @@ def open_place(settings: ArchiveSink, config: Config, *, is_patient: bool = Fals
 
 
 def has_digest(place: Place, number: int, digest_sha256: str) -> bool:
-    """Whether a digest is there as it was written.  Raises: PlaceError."""
+    """Whether a digest exists there, with its original content.  Raises: PlaceError."""
     there = place.get(digest_key(number))
     return there is not None and sha256(there) == digest_sha256
 
@@ -30,7 +30,7 @@ def has_digest(place: Place, number: int, digest_sha256: str) -> bool:
 def is_empty_for(place: Place, head: Head) -> bool:
     """Whether an archive can begin there. If not, the chain that ends with `head` is there.
 
-    Raises: LostChainError where something else is; PlaceError.
+    Raises: LostChainError if there are only other objects of an archive; PlaceError.
     """
     if has_digest(place, head.number, head.sha256):
         return False

@@ -1,7 +1,7 @@
-"""An archive in a bucket of S3 or of any object storage that speaks its protocol.
+"""An archive in a bucket of S3, or of any object storage with its protocol.
 
-An object is written once: looked for first, and put on the condition that it is not there, where the storage knows conditions.
-A repeat after a lost answer so finds what it wrote, and makes no second version. AWS's library is imported when it is used.
+An object is written once: `put` looks for it, and then writes it on the condition that it does not exist, if the storage supports
+conditions. So a repeat after a lost answer finds the object and makes no second version. AWS's library is imported when needed.
 Source: docs/facts.md, "Object Storage"; the API reference of S3 (PutObject, object lock, conditional writes).
 """
 
@@ -40,8 +40,8 @@ _NO_CONDITIONS = {"501", "NotImplemented"}
 _BUSY = {"RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "OperationAborted"}
 _FORBIDDEN = {"AccessDenied", "AccessDeniedException"}
 _LOCK_WORDS = ("lock", "retention", "retain", "worm")
-_MARKERS = ("ContinuationToken", "KeyMarker", "VersionIdMarker")  # of where a list goes on
-_HASH = "sha256"  # the metadata that tells our object without reading it
+_MARKERS = ("ContinuationToken", "KeyMarker", "VersionIdMarker")  # where a list continues
+_HASH = "sha256"  # the metadata that identifies our object without reading it
 _PROBE_SECONDS = 60
 _RETRIES = 6
 _RETRY = RetryPolicy(initial_seconds=1.0, max_seconds=16.0)
@@ -53,10 +53,10 @@ _FORBIDDEN_REMEDIES = {
     "InvalidAccessKeyId": _REMEDY_OF_KEYS,
     "SignatureDoesNotMatch": _REMEDY_OF_KEYS,
     "RequestTimeTooSkewed": _REMEDY_OF_CLOCK,
-    # The answer to HEAD has no words.
+    # The answer to HEAD has only a status.
     "403": f"{_REMEDY_OF_RIGHTS}; {_REMEDY_OF_KEYS}, and the clock of this machine",
 }
-# An object that a rule of the bucket has moved to where nothing is read at once.
+# A rule of the bucket has moved the object to a storage class that cannot be read directly.
 _COLD = "InvalidObjectState"
 _REMEDY_OF_COLD = "restore it from its storage class; keep digests/ out of rules that move objects there"
 _REMEDIES = {
@@ -74,9 +74,9 @@ class S3Place:
     """Objects of a bucket, below a prefix."""
 
     def __init__(self, settings: ArchiveSink, config: Config, *, is_patient: bool = False) -> None:
-        """`is_patient`: what may pass is tried again, for half a minute; a sink waits by itself.
+        """`is_patient`: requests that may work later are repeated up to `_RETRIES` times. A sink has its own waits.
 
-        Raises: ConfigError where the library is missing.
+        Raises: ConfigError if the library is missing.
         """
         with needed("archive", f"sinks.{settings.name}.url", "s3:// needs boto3"):
             import boto3  # noqa: F401 - only whether it is there
@@ -111,14 +111,14 @@ class S3Place:
                 return
             if error.code not in _NO_CONDITIONS or not condition:
                 raise
-            self._knows_conditions = False  # found by trying; that it is not there was looked up
+            self._knows_conditions = False  # the storage has none; `_is_there` has already checked
             self.put(key, content, retain_until=retain_until)
 
     def _body(self, content: bytes) -> dict[str, Any]:
         settings = self._settings
         body: dict[str, Any] = {
             "Body": content,
-            # What object lock asks for, and what every storage knows.
+            # Object lock requires it, and every storage supports it.
             "ContentMD5": base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode(),
             "Metadata": {_HASH: sha256(content)},
         }
@@ -131,7 +131,7 @@ class S3Place:
         return body
 
     def _is_there(self, key: str, content: bytes) -> bool:
-        """Whether the object is there.  Raises: TakenError where it has other content."""
+        """Whether the object exists.  Raises: TakenError if it has other content."""
         try:
             head = self._call("head_object", Key=self._prefix + key)
         except _AnswerError as error:
@@ -156,10 +156,10 @@ class S3Place:
         return body
 
     def listing(self, prefix: str) -> Iterator[Listed]:
-        """As `Place.listing`; without versions where the storage or our rights do not show them.
+        """As `Place.listing`, but without versions if the storage or our rights do not show them.
 
-        A storage that does not know versions may say so, or answer with none, or as if plain objects had been asked for. An empty
-        object whose key ends in a slash is a folder, as consoles make them: it holds nothing, and is passed over.
+        A storage without versions may refuse the list of versions, or return an empty list, or plain objects. An empty object
+        whose key ends in a slash is a folder that a console made, and is skipped.
         """
         try:
             found = self._versions(prefix) or self._objects(prefix)
@@ -203,7 +203,7 @@ class S3Place:
         self._call("delete_object", Key=self._prefix + key)
 
     def probe(self) -> list[str]:
-        """Write an object and read it; where objects are locked, try to delete a version of it."""
+        """Write an object and read it, and try to delete it; if objects are locked, a version of it."""
         key = f"{PROBES}{time.time_ns()}-{os.getpid()}"
         mode = self._settings.object_lock
         until = int(time.time()) + _PROBE_SECONDS
@@ -223,7 +223,7 @@ class S3Place:
         return ["objects can be written"]
 
     def _prove_lock(self, key: str, until: int) -> str:
-        """What is proven of the lock of a probe.  Raises: PlaceError where it does not hold, or nobody can tell."""
+        """The facts that are proven about the lock of a probe.  Raises: PlaceError if it does not hold, or cannot be checked."""
         version = self._locked_version(key, until)
         try:
             self._call("delete_object", Key=self._prefix + key, VersionId=version)
@@ -237,7 +237,7 @@ class S3Place:
         mode = self._settings.object_lock
         if any(word in refusal for word in _LOCK_WORDS):
             return f"no version can be deleted ({mode})"
-        # It may have been refused for want of a right: what is known then is the lock as the storage reads it back.
+        # The refusal may be due to a missing right. Then only the lock that the storage shows is known.
         self._locked_version(key, until)
         return (
             f"locked until {format_time(until)} in {mode} mode, as the storage says; not proven by deleting, which was refused"
@@ -245,7 +245,7 @@ class S3Place:
         )
 
     def _locked_version(self, key: str, until: int) -> str:
-        """The version of a probe, which is locked as asked for.  Raises: PlaceError."""
+        """The version of a probe.  Raises: PlaceError if it is not locked as requested."""
         kept = self._call("head_object", Key=self._prefix + key)
         version, at = kept.get("VersionId"), kept.get("ObjectLockRetainUntilDate")
         if not version or version == "null":
@@ -259,7 +259,7 @@ class S3Place:
         return str(version)
 
     def _sweep_probes(self) -> None:
-        """Delete probes of earlier checks, as far as their lock is over."""
+        """Delete probes of earlier checks whose lock has ended."""
         with suppress(PlaceError):
             for page in self._pages("list_object_versions", PROBES):
                 for version in page.get("Versions", ()):
@@ -267,7 +267,7 @@ class S3Place:
                         self._call("delete_object", Key=version["Key"], VersionId=version["VersionId"])
 
     def _call(self, operation: str, max_bytes: int | None = None, **arguments: Any) -> Any:
-        """The answer of a call; the body of an object is read, as `Place.get` bounds it.  Raises: PlaceError."""
+        """The answer to a call. The body of an object is read, with the limit of `Place.get`.  Raises: PlaceError."""
         for attempt in range(1, self._retries + 1):
             try:
                 return self._call_once(operation, max_bytes, arguments)
@@ -296,14 +296,14 @@ class S3Place:
             failure = self._failure(error)
         except ConfigError:
             raise
-        except Exception as error:  # noqa: BLE001 - botocore trips over an answer that is not S3's in many ways
+        except Exception as error:  # noqa: BLE001 - botocore fails in many ways if an answer is not S3's
             failure = PlaceError(
                 f"{self.url}: the call failed: {type(error).__name__}", hint="check region and endpoint_url"
             )
         else:
             return answer
         if failure.is_refused:
-            self._client = None  # the next call looks for credentials anew
+            self._client = None  # the next call looks for credentials again
         raise failure
 
     def _refusal(self, response: Mapping[str, Any]) -> _AnswerError:
@@ -312,7 +312,7 @@ class S3Place:
         words = ": ".join(filter(None, (code, said(error.get("Message", ""), self._secrets)))) or f"HTTP {status}"
         is_refused = code in CREDENTIAL_CODES or code in _REMEDIES or status in (401, 403)
         is_busy = code in _BUSY or status in (0, 408, 429) or (status >= 500 and status != 501)
-        # A policy or a key of encryption may forbid one object alone.
+        # A policy or an encryption key may forbid access to one object only.
         is_of_place = code in _REMEDIES or status == 401 or (code in CREDENTIAL_CODES and code not in _FORBIDDEN)
         hint = _REMEDIES.get(code) or (_REMEDY_OF_COLD if code == _COLD else "")
         if status == 403 and not hint:
@@ -326,7 +326,7 @@ class S3Place:
         )
 
     def _failure(self, error: Exception) -> PlaceError:
-        """What it means that a call did not reach the storage. The text names the kind, never an address."""
+        """The error for a call without a usable answer. Its text names the kind of failure, never an address."""
         kinds = {kind.__name__ for kind in type(error).__mro__}
         name = type(error).__name__
         if not kinds.isdisjoint(CREDENTIAL_ERRORS):
@@ -337,7 +337,7 @@ class S3Place:
             return PlaceError(f"{self.url}: {root}", is_of_object=isinstance(root, TooLargeError))
         if reason := connection_reason(error):
             return PlaceError(f"{self.url}: {reason}")
-        # A key that the library does not even ask for, for example an empty one.
+        # The library refuses some keys before any request, for example an empty one.
         return PlaceError(f"{self.url}: the call failed: {name}", is_of_object="ParamValidationError" in kinds)
 
     def _connect(self) -> Any:
@@ -346,7 +346,7 @@ class S3Place:
         from botocore.session import get_session
 
         settings = self._settings
-        # A session of its own: the default one would remember credentials for as long as the process lives.
+        # A new session, because the default one keeps credentials until the process ends.
         core = get_session()
         keys: dict[str, str] = {}
         if settings.access_key is not None and settings.secret_key is not None:
@@ -359,7 +359,7 @@ class S3Place:
         client = session.client(
             "s3",
             endpoint_url=settings.endpoint_url,
-            # Never left to the library: older ones take an empty variable for the wish not to verify.
+            # Always set here, because older libraries do not verify certificates if the variable is empty.
             verify=ca_file or core.get_config_variable("ca_bundle") or True,
             config=ClientConfig(
                 connect_timeout=settings.connect_timeout_seconds,
@@ -369,7 +369,7 @@ class S3Place:
                 proxies=self._config.proxies_for(endpoint),
                 signature_version="s3v4",
                 s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
-                # Newer checksums are AWS's own: other storages refuse them.
+                # Only AWS supports newer checksums: other storages refuse them.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),
@@ -380,7 +380,7 @@ class S3Place:
 
 
 class _AnswerError(PlaceError):
-    """The storage answered with an error; `code` is its word."""
+    """The storage answered with an error; `code` is its code."""
 
     def __init__(self, message: str, *, code: str, hint: str, is_refused: bool, is_of_object: bool) -> None:
         super().__init__(message, hint=hint, is_refused=is_refused, is_of_object=is_of_object)
@@ -388,10 +388,10 @@ class _AnswerError(PlaceError):
 
 
 def _first(body: Any, count: int) -> bytes:
-    """The first bytes of a body; all of it only where it was read to its end, so that one that broke off is told."""
+    """The first `count` bytes of a body. A shorter body is read to its end, so that a body that broke off is an error."""
     read = bytearray()
     while len(read) < count and (piece := body.read(min(count - len(read), _READ_BYTES))):
         read += piece
     if len(read) >= count:
-        body.close()  # the rest is not read, so the connection is not used again
+        body.close()  # the rest is not read, so the connection cannot be reused
     return bytes(read)

@@ -1,4 +1,4 @@
-"""Ed25519 keys: making, reading, signing, checking. The only module that knows the library for it, imported when it is used."""
+"""Ed25519 keys: creates, reads, signs, verifies. Only this module uses the library for it, and imports it when needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_KEY_BYTES = 64 * 1024
 
 
 class Signer:
-    """A private key. `key` is its public half, as digests have it."""
+    """A private key. `key` is its public half, in the form of digests."""
 
     def __init__(self, private: Any) -> None:
         self._private = private
@@ -30,7 +30,7 @@ class Signer:
 
 
 def new_key() -> tuple[bytes, bytes]:
-    """A new key: private (PKCS 8) and public, both as PEM.  Raises: ConfigError where the library is missing."""
+    """A new key: private (PKCS 8) and public, both as PEM.  Raises: ConfigError if the library is missing."""
     library = _library()
     private = library.ed25519.Ed25519PrivateKey.generate()
     serialization = library.serialization
@@ -63,7 +63,7 @@ def read_signer(path: Path, key: str) -> Signer:
 
 
 def read_public_key(path: Path) -> str:
-    """The public key in a PEM file, as digests have it; of a private key its public half.  Raises: ConfigError."""
+    """The public key in a PEM file, or the public half of its private key, in the form of digests.  Raises: ConfigError."""
     library = _library()
     try:
         content = path.read_bytes()
@@ -83,7 +83,7 @@ def read_public_key(path: Path) -> str:
 
 
 def is_signed_by(key: str, content: bytes, signature: bytes) -> bool:
-    """Whether a key, as digests have it, made this signature.  Raises: ConfigError where the library is missing."""
+    """Whether a key, in the form of digests, made this signature.  Raises: ConfigError if the library is missing."""
     library = _library()
     try:
         library.ed25519.Ed25519PublicKey.from_public_bytes(decode_key(key)).verify(signature, content)
