@@ -30,7 +30,7 @@ def has_digest(place: Place, number: int, digest_sha256: str) -> bool:
 def is_empty_for(place: Place, head: Head) -> bool:
     """Whether an archive can begin there. If not, the chain that ends with `head` is there.
 
-    Raises: LostChainError if there are only other objects of an archive; PlaceError.
+    Raises: LostChainError if that chain is not there, but other objects of an archive are; PlaceError.
     """
     if has_digest(place, head.number, head.sha256):
         return False

@@ -14,7 +14,7 @@ _MAX_KEY_BYTES = 64 * 1024
 
 
 class Signer:
-    """A private key. `key` is its public half, in the form of digests."""
+    """A private key. `key` is its public half, as written in digests."""
 
     def __init__(self, private: Any) -> None:
         self._private = private
@@ -63,7 +63,7 @@ def read_signer(path: Path, key: str) -> Signer:
 
 
 def read_public_key(path: Path) -> str:
-    """The public key in a PEM file, or the public half of its private key, in the form of digests.  Raises: ConfigError."""
+    """The public key in a PEM file, or the public half of its private key, as written in digests.  Raises: ConfigError."""
     library = _library()
     try:
         content = path.read_bytes()
@@ -83,7 +83,7 @@ def read_public_key(path: Path) -> str:
 
 
 def is_signed_by(key: str, content: bytes, signature: bytes) -> bool:
-    """Whether a key, in the form of digests, made this signature.  Raises: ConfigError if the library is missing."""
+    """Whether this key, as written in digests, made the signature.  Raises: ConfigError if the library is missing."""
     library = _library()
     try:
         library.ed25519.Ed25519PublicKey.from_public_bytes(decode_key(key)).verify(signature, content)

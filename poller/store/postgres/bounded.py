@@ -1,6 +1,6 @@
 """Connections with a limit on the wait for a server that hangs, for example because of its disk.
 
-The kernel of such a server still answers, so no time-out of the network ends the wait. The server's own limit does not, either.
+The kernel of such a server still answers, so no time-out of the network ends the wait, and neither does the server's own limit.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Claim:
         spans = self._known_spans() if read.of_range is not None else {}
         try:
             done, self._known = self._database.write(lambda connection: self._commit(connection, read, prepare))
-        except BaseException:  # an interrupt, too
+        except BaseException:  # also an interrupt
             self._quiet.forget([row.contract])  # the commit may have happened
             raise
         if read.of_range is not None:

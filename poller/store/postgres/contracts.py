@@ -184,7 +184,7 @@ class Contracts:
         try:
             found = self._read(contract, is_trusted=replica.is_trusted(token))
         finally:
-            if found is None:  # an interrupt, too, must not keep the contract claimed
+            if found is None:  # even an interrupt must not keep the contract claimed
                 with self._lock:
                     self._claims.pop(contract, None)
         if found is None:

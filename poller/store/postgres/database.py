@@ -137,7 +137,7 @@ class Database:
             try:
                 result = work(Connection(connection))
                 connection.execute("COMMIT")
-            except BaseException:  # an interrupt, too, must leave no transaction open
+            except BaseException:  # even an interrupt must leave no transaction open
                 with suppress(psycopg.Error):
                     connection.execute("ROLLBACK")
                 raise
@@ -170,7 +170,7 @@ class Database:
         connection.answer_seconds = _ANSWER_SECONDS
         try:
             connection.execute(begin)
-        except BaseException:  # an interrupt, too, must not leave it open at the server
+        except BaseException:  # even an interrupt must not leave it open at the server
             connection.close()
             raise
         return connection

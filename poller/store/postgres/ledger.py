@@ -108,7 +108,7 @@ def prune(connection: Connection, use: int, contract: str, before: int) -> bool:
     """Remove identities of hours that ended, and were last added to, before `before` (unix seconds); their number stays.
 
     Hours with a gap keep theirs: when the gap is read, entries that are already collected must not repeat.
-    Returns: whether there are more.
+    Returns: whether there is more.
     """
     rows = connection.execute(
         "DELETE FROM ledger WHERE (use_id, contract, hour, is_timed, number) IN ("

@@ -30,7 +30,7 @@ _SIZE_SECONDS = 5.0  # maximum age of a remembered size
 
 
 class PutSize(NamedTuple):
-    """The size of a change that was put into the outbox."""
+    """The numbers of segments, events and bytes that were put into the outbox."""
 
     segments: int = 0
     events: int = 0
@@ -116,7 +116,7 @@ class Outbox:
             self._put_bytes += size_bytes
 
     def take(self, sink: str, *, is_whole: bool = False) -> Place | None:
-        """A whole place needs no lease of a contract. Its fences are the holder of the sink, and the places as they were read."""
+        """A whole place needs no contract of this replica: the sink's holder and the places as they were read protect it."""
         with self._lock:
             if sink in self._places:
                 return None
@@ -209,7 +209,7 @@ def read_waiting(connection: Connection, use: int) -> dict[str, tuple[int, int |
 
 
 def read_size(connection: Connection, use: int) -> Size:
-    """The size of the outbox: the sum of the counters of all contracts. A common counter would be one row for all commits."""
+    """The size of the outbox: the sum of the counters of all contracts. Commits would wait for a common counter."""
     row = connection.execute(
         "SELECT coalesce(sum(outbox_events), 0)::bigint, coalesce(sum(outbox_bytes), 0)::bigint,"
         " (SELECT coalesce(sum(bytes), 0)::bigint FROM letter_books WHERE use_id = %s) FROM contracts WHERE use_id = %s",

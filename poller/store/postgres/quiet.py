@@ -118,7 +118,7 @@ class Quiet:
                 self._seen[contract] = known.commits, frozenset(event.identity for event in events)
 
     def forget(self, contracts: Iterable[str]) -> None:
-        """Read these contracts again, because somebody wrote to them, or the result of a commit is unknown."""
+        """Forget contracts that somebody wrote to, or whose last commit has an unknown result: they are read again."""
         with self._lock:
             for contract in contracts:
                 self._known.pop(contract, None)

@@ -232,7 +232,7 @@ def check(database: Database) -> None:
 
 
 def check_version(database: Database, version: int, needs: int) -> int:
-    """The version.  Raises: StateError if this program must not write to it; `database` is then refused for good."""
+    """The version.  Raises: StateError if this program must not write to it; `database` then refuses all further work."""
     if needs > SCHEMA_VERSION:
         database.refusal = StateError(
             f"{database.place}: the schema {database.schema} is of a newer ionos-poller"

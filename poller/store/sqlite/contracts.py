@@ -188,7 +188,7 @@ class Claim:
             )
 
     def release(self) -> None:
-        """A running commit still completes. Later ones are refused, so no two threads commit."""
+        """A running commit still completes. Later ones are refused."""
         self._is_held = False
         self._give_back(self)
 

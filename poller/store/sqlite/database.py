@@ -80,7 +80,7 @@ class Database:
             failure = self._translate(error)
             self._disconnect()
             raise failure from error
-        except BaseException:  # an interrupt, too, must not leave it open
+        except BaseException:  # even an interrupt must not leave it open
             self._disconnect()
             raise
 
@@ -129,7 +129,7 @@ class Database:
                         try:
                             yield connection
                             connection.execute("COMMIT")
-                        except BaseException:  # an interrupt, too, must leave no transaction open
+                        except BaseException:  # even an interrupt must leave no transaction open
                             if connection.in_transaction:
                                 connection.execute("ROLLBACK")
                             raise
@@ -282,7 +282,7 @@ class Reader:
                     )
                 if not has_usual_types(connection):
                     raise StateError(f"{path} is damaged", hint="the next start of what uses it sets it aside")
-        except BaseException:  # an interrupt, too, must not leave the file open
+        except BaseException:  # even an interrupt must not leave the file open
             self.close()
             raise
 

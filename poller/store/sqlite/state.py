@@ -63,7 +63,7 @@ class State:
         lock = Lock(directory / f"{use}.lock", wait=wait, stop=stop)
         try:
             state = cls(lock, Database(directory / f"{use}.db", asked=asked))
-        except BaseException:  # an interrupt, too, must not keep the lock
+        except BaseException:  # even an interrupt must not keep the lock
             lock.release()
             raise
         try:
