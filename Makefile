@@ -37,7 +37,7 @@ setup: $(READY) ## .venv with the locked development environment
 .venv/.locked: requirements-dev.lock
 	$(CHECK_PYTHON)
 	@echo "Making .venv from requirements-dev.lock ..."
-	@$(PYTHON) -m venv --clear .venv
+	@rm -rf .venv && $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
