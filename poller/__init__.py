@@ -1,6 +1,6 @@
 """ionos-poller: collects the IONOS Cloud Activity Log and delivers it to log receivers.
 
-Owns the version, and nothing else: `pyproject.toml` reads it from here, `--version` and the metrics show it.
+Holds only the version. `pyproject.toml` reads it from here; `--version` and the metrics show it.
 """
 
 __version__ = "0.1.0"

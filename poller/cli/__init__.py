@@ -1,6 +1,6 @@
-"""The command line: composes everything, prints, and maps errors to exit codes. The only room that does any of these.
+"""The command line: composes everything, prints, and maps errors to exit codes. No other package does any of these.
 
-Commands live in modules of their own, imported when they are called, so that `fetch` starts as fast as a bare script.
+Each command has its own module, which is imported when the command is called, so that `fetch` starts as fast as a bare script.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _LazyGroup(SuggestingGroup):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"poller.cli.{cmd_name.replace('-', '_')}")
-        if not gc.isenabled():  # `__main__` holds it off while the program is loaded, which is never garbage
+        if not gc.isenabled():  # `__main__` disabled it while the program was loaded: that code is never garbage
             gc.freeze()
             gc.enable()
         command = module.command
@@ -70,7 +70,7 @@ class _LazyGroup(SuggestingGroup):
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """As click does it, without importing every command for its line."""
+        """The completions as click makes them, but without importing every command for its help line."""
         from click.shell_completion import CompletionItem
 
         names = [CompletionItem(name, help=line) for name, line in _COMMANDS.items() if name.startswith(incomplete)]
@@ -107,7 +107,7 @@ def cli() -> None:
 
 def main(prog_name: str = "ionos-poller") -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    # Closed before we began: nobody is told, but the work can be done.
+    # If stderr was closed before the start, messages go nowhere, but the command works.
     descriptor = sys.stderr.fileno() if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY)
     sys.stderr = log = LogStream(descriptor)
     if sys.stdout is None:
@@ -115,22 +115,22 @@ def main(prog_name: str = "ionos-poller") -> NoReturn:
     threading.excepthook = _tell_of_crash
     return_memory_promptly()
     code = run(sys.argv[1:], prog_name)
-    if code != EXIT_INTERRUPTED:  # interrupted while the reader of a pipe held us up, flushing would wait for it again
-        with suppress(OSError, ValueError):  # nobody reads it any more
+    if code != EXIT_INTERRUPTED:  # otherwise a slow reader of a pipe could make the flush wait
+        with suppress(OSError, ValueError):  # the reader has closed the pipe
             sys.stdout.flush()
     log.finish()
-    # Not sys.exit: a thread may wait for an answer of the API for half a minute more, and nothing depends on it.
+    # Not sys.exit: it waits for threads, and one may wait half a minute for an answer of the API that nothing needs.
     os._exit(code)
 
 
 def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
-    """Run a command and return its exit code, whatever happens. All errors are told on stderr, in a line each."""
+    """Run a command and return its exit code, also if it fails. Prints each error on stderr, in one line."""
     try:
         result = cli.main(arguments, prog_name=prog_name, standalone_mode=False, color=wants_color())
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
-    except (StoppedError, click.Abort):  # click's is the end of what is typed
+    except (StoppedError, click.Abort):  # click.Abort: the input ended at a prompt
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         with suppress(OSError):
@@ -145,7 +145,7 @@ def run(arguments: list[str], prog_name: str = "ionos-poller") -> int:
         return error.exit_code
     except BrokenPipeError:
         return EXIT_INCOMPLETE
-    except Exception as error:  # noqa: BLE001  # no room for the output, or a mistake of ours: what was committed stands, and no traceback helps a user
+    except Exception as error:  # noqa: BLE001  # a full disk, or a bug: committed work is kept, and a traceback does not help a user
         _tell_of_failure(error)
         return EXIT_INCOMPLETE
 
@@ -156,7 +156,7 @@ def _tell_of_crash(crash: threading.ExceptHookArgs) -> None:
 
 
 def _tell_of_failure(error: BaseException) -> None:
-    """One line for a user, the trace for a person who asked for it. An output without room is no mistake of ours."""
+    """Print one line for the user; log the trace at DEBUG. A full disk or a limit of files is not reported as a bug."""
     if isinstance(error, OSError) and error.errno in _FULL:
         tell("the output cannot be written: no space left on the disk (free some and run it again)")
         return

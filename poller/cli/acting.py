@@ -1,4 +1,4 @@
-"""What a person does to a state by hand: who it is, a warning where it is root in another user's state, the line in the log."""
+"""What people do to a state by hand: who they are, a warning if root uses another user's state, the line in the log."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger("poller.journal")
 
 
 def person() -> Person:
-    """Who runs this command. Only for root is SUDO_USER believed: everybody else could set it to any name."""
+    """The person who runs this command. SUDO_USER counts only for root: any other user could set it to any name."""
     uid = os.getuid()
     return Person(uid, login_of(uid), process_environment().get("SUDO_USER", "") if os.geteuid() == 0 else "")
 
 
 def login_of(uid: int) -> str:
-    """The login name of a user, or the number where the system knows no name, as in many containers."""
+    """The login name of a user, or the number if the system has no name for it, as in many containers."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -34,7 +34,7 @@ def login_of(uid: int) -> str:
 
 @contextmanager
 def attached(config: Config, use: str | None) -> Iterator[tuple[Stores, State]]:
-    """The states, and that of a use, for short transactions: others may be working on it."""
+    """The stores, and the state of a use for short transactions: other processes may be working on it."""
     stores = stores_of(config)
     with closing(stores.attach(use_of(use, stores))) as state:
         yield stores, state
@@ -42,7 +42,7 @@ def attached(config: Config, use: str | None) -> Iterator[tuple[Stores, State]]:
 
 @contextmanager
 def acting(stores: Stores, name: str, subject: str = "", *, reason: str = "") -> Iterator[Action]:
-    """An action for the journal of a state, logged in the end if it did something."""
+    """An action for the journal of a state. It is logged at the end if it did something."""
     warn_of_root(stores)
     action = Action(person(), name, subject, reason=reason)
     try:
@@ -58,7 +58,7 @@ def is_at_work(stores: Stores, state: State) -> bool:
 
 
 def log_done(name: str, subject: str) -> None:
-    """Log what a person does where there is no state to note it in."""
+    """Log what a person does if there is no state whose journal can record it."""
     who = person()
     log.info("journal.recorded", extra={**who._asdict(), "action": name, "subject": subject})
 

@@ -1,4 +1,4 @@
-"""`archive`: keys, and what can be said of an archive with nothing but its place."""
+"""`archive`: makes keys; verifies and lists an archive, for which it needs nothing but its place."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RESTORING = ("restore", "rebuild-state")
 
 
 class _Group(GlobalOptionsGroup):
-    """Has the commands that fill a state or a sink in a module of their own."""
+    """A group that loads the commands that fill a state or a sink from their own module."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*super().list_commands(ctx), *_RESTORING]
@@ -77,7 +77,7 @@ def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
         raise ConfigError.of("--output", "is given in addition to FILE", "give one of them")
     settings.setup_logging()
     private = file or output or Path("evidence.key")
-    if private.suffix.casefold() == ".pub" or private.name in ("", ".."):  # some disks do not tell .PUB from .pub
+    if private.suffix.casefold() == ".pub" or private.name in ("", ".."):  # some file systems ignore case
         hint = "name the file of the private key, such as evidence.key: the public one gets the ending .pub"
         raise ConfigError.of(str(private), "is no name for a private key", hint)
     public = private.with_suffix(".pub")
@@ -86,7 +86,7 @@ def keygen(settings: Settings, file: Path | None, output: Path | None) -> int:
             hint = "name another file; to change keys, see previous_signing_key_file"
             raise ConfigError.of(str(path), "exists already", hint)
     contents = new_key()
-    with NewFile(private) as one, NewFile(public) as other:  # neither where there is no room for both
+    with NewFile(private) as one, NewFile(public) as other:  # writes neither if there is no room for both
         for made, content in zip((one, other), contents, strict=True):
             made.write(content)
         one.commit(0o600)
@@ -180,7 +180,7 @@ def _known(head: str | None) -> Known | None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where a person watches."""
+    """A progress bar on stderr if it is a terminal."""
     if not is_capable(sys.stderr):
         yield lambda done, of: None
         return

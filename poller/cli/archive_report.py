@@ -1,4 +1,4 @@
-"""What `archive verify` says: in plain words what is proven and what is not, or as data."""
+"""The output of `archive verify`: what is proven and what is not, as text or as data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOLD_HOURS = 20
 
 
 def lines_of(report: Report) -> Iterator[str]:
-    """What was found, in a few lines; the findings themselves are told apart."""
+    """A summary in a few lines, without the findings themselves."""
     found = plural(len(report.findings) + report.more, "finding")
     if report.stopped_by:
         yield "not finished, so nothing is proven"
@@ -30,7 +30,7 @@ def lines_of(report: Report) -> Iterator[str]:
     yield f"  in {plural(report.objects, 'object')} of {plural(report.digests, 'digest')}"
     yield from _completeness(report)
     yield from _signatures(report)
-    if report.sha256:  # of one that cannot be read it is not known
+    if report.sha256:  # empty if the newest digest could not be read
         yield "newest digest (with --head, it finds an archive that was cut at its end):"
         yield f"  {report.digests}:{report.sha256}"
 
@@ -57,7 +57,7 @@ def _difference(held: HeldHour) -> str:
     assert statement is not None  # noqa: S101 - only stated hours differ
     gaps = ", ".join(f"{gap.start}/{gap.end} ({gap.kind})" for gap in statement.gaps)
     if statement.api is None:
-        # The digest names no gap that has been closed since the audit, or that is another state's than the one that wrote it.
+        # The digest does not name a gap that was closed after the audit, or a gap of a state that did not write the digest.
         what = f"a gap lies in it, {gaps}" if gaps else "a gap lay in it when it was audited"
         return f"{what}; {plural(held.hour.held, 'entry is', 'entries are')} here"
     later = ", some of them came later" if held.hour.held > statement.archived else ""
@@ -81,7 +81,7 @@ def _signatures(report: Report) -> Iterator[str]:
 
 
 def as_data(report: Report) -> dict[str, Any]:
-    """The same, for machines."""
+    """The report as data, for `--json`."""
     return {
         "proven": report.is_proven,
         "finished": not report.stopped_by,

@@ -1,4 +1,4 @@
-"""`audit`: what the API says it holds against what was collected."""
+"""`audit`: compares what the API says it holds with the collected entries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from poller.store.opening import stores_of
 from poller.store.protocols import State
 from poller.store.rows import Contract
 
-# How long a repair that the daemon does is waited for: its next poll begins within an interval, and takes this long.
+# How long the command waits for a repair by the daemon: until the next poll, within an interval, and this long for the poll.
 _DAEMON_SECONDS = 60.0
 _LONGEST_WAIT_SECONDS = 600.0
 _TOLD_BEGINNINGS = 3
@@ -89,7 +89,7 @@ def command(
             if not repair:
                 return _Audit(config, state, stop, use_name, as_json=as_json).run(Window(start, end), contracts)
             with acting(stores, "audit --repair", str(Window(start, end))) as by:
-                # Of an old hour, no self-audit would tell the archives that it is whole by now.
+                # No self-audit covers an old hour, so only this can report to the archives that the hour is complete now.
                 hours = HourCloser(state, state.overview().archives)
                 audit = _Audit(config, state, stop, use_name, as_json=as_json, hours=hours)
                 return audit.run(Window(start, end), contracts, by=by)
@@ -101,7 +101,7 @@ def command(
 
 
 class _Before(NamedTuple):
-    """What of the range lies before the collecting of a contract began. `at_api` is None where the API does not say."""
+    """The part of the range before collecting of a contract began. `at_api` is None if the API gives no count."""
 
     contract: str
     window: Window
@@ -110,7 +110,7 @@ class _Before(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What was compared of a contract, from where to where."""
+    """The compared window of a contract, and the result."""
 
     contract: str
     window: Window
@@ -118,7 +118,7 @@ class Compared(NamedTuple):
 
     @property
     def hours(self) -> int:
-        """How many hours that touches, without those that the API refuses."""
+        """How many hours the window touches, without the hours that the API refuses."""
         refused = sum(whole_hours(part.window).seconds for part in self.result.refused)
         return (whole_hours(self.window).seconds - refused) // HOUR_SECONDS
 
@@ -141,11 +141,11 @@ class _Audit:
         self._as_json = as_json
         self._accounts = activity_logs(config, stop)
         self._now = time.time()
-        # What is compared again after a repair is what was compared before it.
+        # One time for the whole command: after a repair, the same span is compared as before it.
         self._auditor = LedgerAuditor(state, self._accounts, config, hours=hours, clock=lambda: self._now)
 
     def run(self, asked: Window, only: Sequence[str], *, by: Action | None = None) -> int:
-        """Compare, and repair where a person asks for it: `by`.  Returns: the exit code."""
+        """Compare, and repair if a person asks for it (`by`).  Returns: the exit code."""
         rows = self._contracts(only)
         contracts, span = [row.contract for row in rows], whole_hours(asked)
         reached = _around([self._parts(row, span).compared for row in rows])
@@ -171,7 +171,7 @@ class _Audit:
             missing = comparison.missing
             note(f"after repair: {missing} missing" if missing else "after repair: nothing is missing")
         gaps = self._gaps(contracts, span)
-        if self._as_json:  # one answer: what is so in the end
+        if self._as_json:  # one object, with the final result
             self._show_json(compared, reached, before, gaps, is_complete=not failures)
         code = exit_code([], failures)
         imbalances = self._state.overview().imbalances()
@@ -181,7 +181,7 @@ class _Audit:
         return EXIT_INCOMPLETE if differences or is_unproven or imbalances or (failures and compared) else code
 
     def _tell_too_young(self, asked: Window, reached: Window | None) -> None:
-        """Say up to when entries can be compared."""
+        """Say from when on entries cannot be compared yet."""
         end = asked.start if reached is None else reached.end
         if end < min(asked.end, int(self._now)):
             overlap = format_duration(self._config.poll.overlap_seconds)
@@ -190,7 +190,7 @@ class _Audit:
             )
 
     def _gaps(self, contracts: Sequence[str], span: Window) -> list[Gap]:
-        """What of the span could not be read, and so is not compared."""
+        """The gaps in the span. They could not be read, so they are not compared."""
         gaps = self._state.gaps.find()
         return [gap for gap in gaps if gap.contract in contracts and span.overlaps(gap.window)]
 
@@ -198,7 +198,7 @@ class _Audit:
         return parts_of(span, row.origin, self._now, self._config.poll.overlap_seconds)
 
     def _before(self, row: Contract, window: Window) -> _Before:
-        """How much lies before the beginning. It is no difference, so that the API does not say is no failure."""
+        """Count the entries before collecting began. They are not a difference, so a missing count is not a failure."""
         try:
             return _Before(row.contract, window, *self._auditor.count_roughly(row.contract, window))
         except StateError:
@@ -222,7 +222,7 @@ class _Audit:
         if left_out == known:
             hint = "change poll.contracts and poll.exclude_contracts, or name one with --contract"
             raise ConfigError.of("poll", f"the configuration leaves out all that was collected: {told}", hint)
-        if left_out:  # nothing of them is collected any more, so whatever is newer would be missing
+        if left_out:  # they are no longer collected, so newer entries would be missing
             what = plural(len(left_out), "contract")
             note(f"not compared: {what} that the configuration leaves out: {told}")
         return [row for row in rows if (row.contract in only if only else row.contract not in left_out)]
@@ -230,7 +230,7 @@ class _Audit:
     def _show(
         self, compared: Sequence[Compared], reached: Window | None, before: Sequence[_Before], gaps: Sequence[Gap]
     ) -> None:
-        """What was compared, so far (None: not at all)."""
+        """Print what was compared. `reached` is the compared range; None: nothing was compared."""
         differences = [row for part in compared for row in part.result.differences]
         if differences:
             click.echo(f"{'contract':<10} {'hour':<41} {'at API':>7} {'collected':>9} {'missing':>7}")
@@ -261,7 +261,7 @@ class _Audit:
         *,
         is_complete: bool,
     ) -> None:
-        """The same for machines; `is_complete` says that it is all."""
+        """Print the same as JSON. `is_complete` is False if part of it could not be compared."""
         rows = [
             _row(row.contract, row.window, at_api=row.at_api, collected=row.collected, missing=row.missing)
             for part in compared
@@ -296,7 +296,7 @@ class _Audit:
         echo_json(answer)
 
     def _repair(self, contracts: Sequence[str], span: Window, first: Comparison, by: Action) -> Comparison:
-        """Have what is missing read, say what came of it, and return the last comparison."""
+        """Have the missing entries collected, print the outcome, and return the last comparison."""
         repaired = Repair(
             self._state,
             self._auditor,
@@ -325,7 +325,7 @@ class _Audit:
 
 
 def _show_proof(compared: Sequence[Compared]) -> None:
-    """What was compared of each contract, in numbers."""
+    """Print the counts of each contract in a table."""
     click.echo(f"{'contract':<9} {'hours':>5} {'at API':>9} {'collected':>9}  {'from':<20}  to")
     for part in compared:
         at_api, collected = f"{part.result.at_api:,}", f"{part.result.collected:,}"
@@ -342,16 +342,16 @@ def _range(window: Window) -> dict[str, str]:
 
 
 def _around(windows: Sequence[Window | None]) -> Window | None:
-    """From the first hour to the end of what was compared; None where nothing was."""
+    """From the first compared hour to the end of the last; None if nothing was compared."""
     present = [window for window in windows if window is not None]
     if not present:
         return None
-    first = whole_hours(min(present))  # the hour in which collecting began counts from then
+    first = whole_hours(min(present))  # a window may begin within an hour, when collecting began
     return Window(first.start, max(window.end for window in present))
 
 
 def _tell_before(before: Sequence[_Before]) -> None:
-    """In a line for each beginning: contracts found at once have the same."""
+    """Print one line for each span: contracts that were found together have the same."""
     groups: dict[Window, list[_Before]] = {}
     for row in before:
         groups.setdefault(row.window, []).append(row)

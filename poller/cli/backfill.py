@@ -145,7 +145,7 @@ def command(
         finally:
             stop.set()
             state.close()
-            if is_refused:  # nothing to go on with, nor for `status` to show
+            if is_refused:  # the new state is empty: nothing to resume, nothing for `status` to show
                 stores.discard(order.use)
 
     try:
@@ -186,7 +186,7 @@ def forget(settings: Settings, ids: tuple[str, ...], is_all_finished: bool, yes:
 
 
 def _run(backfill: Backfill, state: State, use: str, asked: Window, too_old: TooOld) -> int:
-    """Export what is left of the range. Returns the exit code."""
+    """Export the rest of the range. Returns the exit code."""
     span = backfill.span(asked)
     _tell_span(span)
     if backfill.is_finished:
@@ -255,7 +255,7 @@ def _tell_of_old(old: TooOldEntries, too_old: TooOld) -> None:
 
 
 def _close_books(state: State, use: str) -> int:
-    """Show what became of everything. Returns 1 if it does not add up."""
+    """Print the books. Returns 1 if they do not balance."""
     overview = state.overview()
     note(books_of(overview))
     for row in overview.sinks:

@@ -1,4 +1,4 @@
-"""`check`: the preflight, one line for each thing it tried."""
+"""`check`: the preflight, which prints one line for each check."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def command(settings: Settings, offline: bool, no_send: bool, fluent_bit: Path |
 
 
 def show(findings: Iterable[Finding]) -> int:
-    """A line each, as it comes, and the sum of it.  Returns: the exit code."""
+    """Print each finding in one line as it comes, then the totals.  Returns: the exit code."""
     told = []
     for finding in findings:
         told.append(finding)
@@ -87,9 +87,9 @@ def show(findings: Iterable[Finding]) -> int:
 
 
 def _in_columns(name: str, text: str) -> str:
-    """On a terminal the text is wrapped in its column, and begins on a line of its own where the name is longer than its one.
+    """The line of a finding. On a terminal, the text is wrapped in its column, and begins on a new line if the name is too long.
 
-    One line elsewhere.
+    Elsewhere it is one line.
     """
     head = f"{name:<{_NAME_WIDTH}}  "
     if not sys.stdout.isatty():
@@ -102,7 +102,7 @@ def _in_columns(name: str, text: str) -> str:
 
 
 def show_as_json(findings: Iterable[Finding]) -> int:
-    """One object, when all is known.  Returns: the exit code, which is in it, too."""
+    """Print one object after all checks.  Returns: the exit code, which is also in the object."""
     told = list(findings)
     code = exit_code_of(told)
     levels = {finding.level for finding in told}
@@ -122,7 +122,7 @@ def run_checks(
     is_sending: bool = True,
     fluent_bit: Path | None = None,
 ) -> Iterator[Finding]:
-    """Every finding as soon as it is known. What is wrong with one thing keeps none of the others from being tried."""
+    """Yield each finding as soon as it is known. A failed check does not stop the other checks."""
     problems: set[str] = set()
     config = None
     yield from _see_as_the_service(settings)
@@ -136,7 +136,7 @@ def run_checks(
         if not problems:
             yield _describe(config)
         for finding in _check_config(config, settings.variables, stop, is_offline=is_offline, is_sending=is_sending):
-            # What the configuration's own check has said of a key file is not said again for each use of it.
+            # A problem with a key file that loading has reported is not reported again for each use of the file.
             if not any(finding.message in problem for problem in problems):
                 yield finding
     if fluent_bit is not None:
@@ -144,7 +144,7 @@ def run_checks(
 
 
 def _see_as_the_service(settings: Settings) -> Iterator[Finding]:
-    """Root that checks the system's configuration checks it for the service: with its secrets, settings and state."""
+    """If root checks the system's configuration, use the service's secrets, settings and state."""
     environ = settings.variables
     is_systems = find_config(settings.config, environ) == SYSTEM_CONFIG
     if os.geteuid() != 0 or not is_systems or "CREDENTIALS_DIRECTORY" in environ:
@@ -156,7 +156,7 @@ def _see_as_the_service(settings: Settings) -> Iterator[Finding]:
 
 
 def _load(settings: Settings) -> Iterator[Finding | Config]:
-    """The problems, and the configuration, where there is enough of it to go on with."""
+    """Yield the problems, and the configuration if the other checks can use it."""
     try:
         yield settings.load()
     except ConfigError as error:
@@ -188,14 +188,14 @@ def _check_config(
         sinks = [sink for sink in config.sinks if not is_offline or sink.is_local]
         archives = _archives(stores) if any(isinstance(sink, ArchiveSink) for sink in sinks) else {}
         yield from _check_sinks(sinks, config, stop, archives)
-    if config.sinks:  # only `run` listens, and it needs one
+    if config.sinks:  # only `run` listens, and it needs a sink
         yield check_listen(config.http.address, _holder(stores))
     yield from check_credentials(environ, config)
     yield from check_unit()
 
 
 def _archives(stores: Stores) -> Mapping[str, Head]:
-    """How far the archives of `run` are, by sink; none where its state cannot be read, which its own check has told."""
+    """The newest digest of each archive of `run`, by sink; empty if the state cannot be read, which `check_state` reports."""
     try:
         return stores.snapshot("run").archives
     except StateError:
@@ -203,7 +203,7 @@ def _archives(stores: Stores) -> Mapping[str, Head]:
 
 
 def _holder(stores: Stores) -> int | None:
-    """The daemon of this machine; None also where its state cannot be used, which its own check has told."""
+    """The pid of this machine's daemon; None also if the state cannot be used, which `check_state` reports."""
     try:
         return stores.holder("run")
     except StateError:
@@ -215,7 +215,7 @@ def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
     clients = []
     checks = []
     is_only = len(config.accounts) == 1
-    # Asked once: a person who waits for the answer wants to know that it did not come.
+    # No retries: a missing answer is a finding, and a person is waiting for it.
     asked = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, max_retries=0))
     for account in config.accounts:
         try:
@@ -236,11 +236,11 @@ def _check_accounts(config: Config, stop: threading.Event) -> Iterator[Finding]:
 def _check_sinks(
     sinks: list[AnySink], config: Config, stop: threading.Event, archives: Mapping[str, Head]
 ) -> Iterator[Finding]:
-    """All at once: one that does not answer holds up none of the others. In the order of the configuration."""
+    """Check the sinks in parallel, so that a silent one does not delay the others. Yields in the configuration's order."""
     pool = ThreadPoolExecutor(max_workers=_SINKS_AT_ONCE)
     try:
         check = lambda sink: list(check_sink(sink, config, stop, archives.get(sink.name)))  # noqa: E731
         for findings in pool.map(check, sinks):
             yield from findings
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # asked to stop, nobody waits for an answer
+        pool.shutdown(wait=False, cancel_futures=True)  # after a stop, nobody waits for answers

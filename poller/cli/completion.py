@@ -9,15 +9,15 @@ from poller.cli.options import GlobalOptionsCommand
 from poller.core.errors import EXIT_OK
 
 _PROGRAM = "ionos-poller"
-_VARIABLE = "_IONOS_POLLER_COMPLETE"  # how click's own mechanism knows that it is asked
+_VARIABLE = "_IONOS_POLLER_COMPLETE"  # click completes a command if this variable is set
 
 
 class _Bash(BashComplete):
-    """click's, but for its look at the version of the bash on the path: the one that reads the script may be another."""
+    """click's, but it does not check the version of the bash on the path: another bash may read the script."""
 
     @staticmethod
     def _check_version() -> None:
-        """Leave it to the shell that reads the script."""
+        """Check nothing."""
 
 
 _SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}

@@ -1,4 +1,4 @@
-"""Makes of the configuration what several commands need: API clients, filter and redaction, credentials."""
+"""Builds from the configuration what several commands need: API clients, filter and redaction, credentials."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from poller.store.rows import Prepared
 if TYPE_CHECKING:
     from poller.core.mapping.filter import Filter
 
-_COMPARING_SECONDS = 60.0  # so long the first answer of the API may take
+_COMPARING_SECONDS = 60.0  # how long to wait for the API's time before using our clock alone
 
 
 def transport_to(url: str, config: Config, *, pool_size: int = 1) -> Transport:
-    """Requests to an API of IONOS at this URL, as `[api]` says."""
+    """A transport to an API of IONOS at this URL, with the settings of `[api]`."""
     return Transport(
         timeout_seconds=(config.api.connect_timeout_seconds, config.api.read_timeout_seconds),
         proxies=config.proxies_for(url),
@@ -45,15 +45,15 @@ def activity_logs(
     *,
     concurrency: int | None = None,
 ) -> dict[str, ActivityLog]:
-    """A client per account, all under one rate limit and bound: `concurrency` requests at once, else as configured.
+    """One client per account. All share one rate limit, and one limit of requests at once: `concurrency`, by default `[api]`'s.
 
-    Raises: ConfigError when one has no credentials.
+    Raises: ConfigError if an account has no credentials.
     """
     at_once = concurrency or config.api.concurrency
     rate_limit, turns = RateLimit(config.api.requests_per_second), SharedTurns(at_once)
     clients = {}
     for account in config.accounts:
-        credentials = account.credentials()  # tell at once what is missing
+        credentials = account.credentials()  # raises now if something is missing
         url = account.url or config.api.url
         clients[account.name] = ActivityLog(
             url,
@@ -77,8 +77,8 @@ def trusted_clock(
 ) -> Callable[[], float | None]:
     """The earliest time that our clock and the clocks of the accounts' APIs show.
 
-    None while a clock is too far off to tell which one is right, and at first, before an answer told the API's time. Where none
-    does (a proxy may take `Date` away), our clock is believed after a while: it is not known to be wrong.
+    None while a clock is so far off that it is unclear which one is right, and at first, until an answer gives the API's time.
+    If no answer gives it within 60 seconds (a proxy may remove `Date`), our clock is used alone.
     """
     began = steady()
 
@@ -96,7 +96,7 @@ def trusted_clock(
 
 
 def entry_filter(config: Config) -> Filter | None:
-    """What says which entries go on; None where all do."""
+    """The filter that decides which entries are kept; None if all are."""
     if not (config.filter.exclude or config.filter.include):
         return None
     from poller.core.mapping.filter import Filter
@@ -112,14 +112,14 @@ def entry_filter(config: Config) -> Filter | None:
 
 
 def preparation(config: Config) -> Callable[[str, Sequence[Event]], Prepared]:
-    """What is done to new events before anything of them is stored: `[filter]`, then `[redact]`. For a `Collector`.
+    """The function that a `Collector` applies to new events before it stores them: first `[filter]`, then `[redact]`.
 
-    Raises: ConfigError when the key of the hashes cannot be read.
+    Raises: ConfigError if the key of the hashes cannot be read.
     """
     rules, redact = entry_filter(config), build_redact(config.redact, None)
 
     def prepare(contract: str, events: Sequence[Event]) -> Prepared:
-        # A rule that removes nothing shows as 0.
+        # A rule that removes nothing is counted as 0.
         filtered = dict.fromkeys(rules.reasons if rules else (), 0)
         kept = []
         for event in events:
@@ -134,7 +134,7 @@ def preparation(config: Config) -> Callable[[str, Sequence[Event]], Prepared]:
 
 
 def authorization(account: Account) -> str:
-    """The value of the `Authorization` header, read anew from its source.  Raises: ConfigError."""
+    """The value of the `Authorization` header. Reads the credentials from their source each time.  Raises: ConfigError."""
     credentials = account.credentials()
     if credentials.token is not None:
         return f"Bearer {credentials.token.reveal()}"
@@ -144,12 +144,12 @@ def authorization(account: Account) -> str:
 
 
 def token_expiries(config: Config) -> dict[str, float | None]:
-    """When each account's token expires, in unix seconds; None where it does not say. Accounts whose token cannot be read are
+    """When each account's token expires, in unix seconds; None if the token does not say. Accounts whose token cannot be read are
     left out.
     """
     expiries: dict[str, float | None] = {}
     for account in config.accounts:
-        with suppress(ConfigError):  # a missing token is told where it is used
+        with suppress(ConfigError):  # a missing token is reported when it is used
             token = account.credentials().token
             expiries[account.name] = token_expiry(token.reveal()) if token is not None else None
     return expiries

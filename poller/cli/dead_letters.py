@@ -26,7 +26,7 @@ from poller.store.letters import StoredLetter, pieces
 from poller.store.protocols import State, Stores
 from poller.system.files import NewFile, make_directory
 
-_SHOWN = 50  # of a list on a terminal
+_SHOWN = 50  # lines of `list`, unless `--limit` or `--json` is given
 _SINK = click.option("--sink", metavar="NAME", shell_complete=suggestions.known_sinks, help="Only those of this sink.")
 
 
@@ -186,18 +186,18 @@ def purge(
 
 
 def _subject(sink: str | None, ids: tuple[int, ...]) -> str:
-    """Which letters are meant, as they were named."""
+    """The chosen letters, as they were given on the command line."""
     of = f"sink {sink}" if sink else ""
     which = " ".join(map(str, ids))
     return ": ".join(filter(None, [of, which])) or "all"
 
 
 def _export(stores: Stores, state: State, numbers: Sequence[int], path: Path) -> None:
-    """Write letters to a new file, whole and on the disk before any is deleted.  Raises: ConfigError, and deletes nothing."""
+    """Write letters to a new file, which is complete and on the disk before any is deleted.  Raises: ConfigError."""
     if os.path.lexists(path):
         raise ConfigError.of("--export", f"{path} exists", "name a file that does not")
-    if path.parent == stores.directory:  # there is none yet where the state is in PostgreSQL
-        with suppress(OSError):  # the file says what is wrong with its directory
+    if path.parent == stores.directory:  # it may not exist if the state is in PostgreSQL
+        with suppress(OSError):  # NewFile reports what is wrong with the directory
             make_directory(path.parent)
     with NewFile(path) as file:
         for letters in pieces(state.dead_letters.each(numbers)):
@@ -206,18 +206,18 @@ def _export(stores: Stores, state: State, numbers: Sequence[int], path: Path) ->
 
 
 def _confirm(question: str) -> None:
-    """Go on if the answer is yes.  Raises: click.Abort if not, ConfigError where nobody answers."""
+    """Go on if the answer is yes.  Raises: click.Abort if not, ConfigError if it is no terminal and nobody answers."""
     try:
         click.confirm(question, abort=True, err=True)
     except click.Abort:
         if sys.stdin is not None and sys.stdin.isatty():
             raise
-        click.echo(err=True)  # the question's line ends here
+        click.echo(err=True)  # ends the line of the question
         raise ConfigError.of("--yes", "missing", "give it: without a terminal, nobody can be asked") from None
 
 
 def _check_sink(state: State, sink: str | None) -> None:
-    """Raises: ConfigError for a name that the state does not know. A sink that was forgotten may have left letters."""
+    """Raises: ConfigError if the state has neither this sink nor letters of it. A forgotten sink may have left letters."""
     if sink is None:
         return
     known = dict.fromkeys([*(row.name for row in state.outbox.sinks()), *state.overview().letters])
@@ -226,7 +226,7 @@ def _check_sink(state: State, sink: str | None) -> None:
 
 
 def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[int]:
-    """The numbers of the letters that are meant.  Raises: ConfigError when one does not exist."""
+    """The numbers of the chosen letters.  Raises: ConfigError if one does not exist."""
     _check_sink(state, sink)
     numbers = state.dead_letters.numbers(sink, ids)
     if missing := sorted(set(ids).difference(numbers)):
@@ -236,9 +236,9 @@ def _chosen(state: State, sink: str | None, ids: tuple[int, ...]) -> list[int]:
 
 
 def _pretty(letter: StoredLetter) -> str:
-    """The letter over several lines, with every character escaped that does something to a terminal.
+    """The letter as indented JSON, with every character escaped that could control a terminal.
 
-    Raises: StateError when its entry is no JSON any more.
+    Raises: StateError if its entry is not valid JSON.
     """
     shield = Shield(msgspec.json.encode(_as_data(letter)))
     try:

@@ -1,4 +1,4 @@
-"""`demo`: the whole thing on this machine, against the simulator. The same collector, state and sink as `run` uses."""
+"""`demo`: collects and delivers on this machine, against the simulator, with the same collector, state and sink as `run`."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _bold(text: str) -> str:
 
 
 def _show_rows(simulator: Simulator) -> None:
-    """The last entries that the sink has, as `tail` shows them."""
+    """Print the last entries that the sink received, as `tail` shows them."""
     contract_of = {line: str(number) for number in simulator.contracts for line in simulator.oracle(number)}
     lines = simulator.intakes["logging"].lines[-_ROWS:]
     width = shutil.get_terminal_size().columns
@@ -146,7 +146,7 @@ def _show_rows(simulator: Simulator) -> None:
 
 
 def _poll(setting: _Setting, since: int | None = None) -> _Polled:
-    """One poll as `fetch` does it, but into the sink of the configuration."""
+    """One poll, as in `fetch`, but into the sink of the configuration."""
     config, stop = setting.config, setting.stop
     sink = build_sink(config.sinks[0], config, stop)
     transfer = Transfer([Deliverer(setting.state.outbox, sink)], stop)

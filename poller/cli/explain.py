@@ -1,4 +1,4 @@
-"""`fetch --explain-filter`: what the rules do to a sample of real entries. Reads from the API alone; no state is touched."""
+"""`fetch --explain-filter`: shows what the rules do to a sample of real entries. Reads only from the API; uses no state."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Share(NamedTuple):
     bytes: int = 0
 
     def plus(self, event: Event) -> Share:
-        """With one more."""
+        """The share with one more event."""
         return Share(self.entries + 1, self.bytes + len(event.line))
 
 
 def explain(config: Config, accounts: Mapping[str, ActivityLog], window: Window, only: Sequence[str]) -> int:
-    """Show what each rule takes of the window's entries, and what stays. Returns the exit code."""
+    """Print how many of the window's entries each rule removes, and how many stay. Returns the exit code."""
     rules = entry_filter(config)
     if rules is None:
         note("no rules in [filter]: everything stays")
@@ -51,7 +51,7 @@ def explain(config: Config, accounts: Mapping[str, ActivityLog], window: Window,
                     reason = rules.reason(contract, event.line) if rules else None
                     shares[reason or STAYS] = shares[reason or STAYS].plus(event)
             read.append(PollResult(contract))
-        except PollerError as error:  # the others can be read all the same
+        except PollerError as error:  # the other contracts can still be read
             error.contract = error.contract or contract
             failures.append(error)
         if unread:
@@ -67,11 +67,11 @@ def _readers(
 ) -> tuple[dict[str, list[ActivityLog]], list[PollerError]]:
     """The contracts to read, each with the accounts that may read it, and what failed.
 
-    Raises: ConfigError when every account was asked and none of them sees a contract that `only` names.
+    Raises: ConfigError if every account answered and none sees any of the contracts in `only`.
     """
     readers: dict[str, list[ActivityLog]] = {}
     failures: list[PollerError] = []
-    named = set(config.poll.contracts)  # named is enough: the list may not show it
+    named = set(config.poll.contracts)  # read even if the API does not list them
     for name, api in accounts.items():
         try:
             listed = api.contracts()
@@ -88,7 +88,7 @@ def _readers(
         readers.setdefault(contract, [*accounts.values()])
     unknown = [contract for contract in dict.fromkeys(only) if contract not in readers]
     readers = {contract: apis for contract, apis in readers.items() if config.poll.wants(contract, only)}
-    if not failures:  # else it may be among those we could not ask for
+    if not failures:  # otherwise an account that failed may see it
         if only and not readers:
             raise ConfigError.of("--contract", f"no account sees {', '.join(unknown)}", "check the number")
         failures += [unseen(contract) for contract in unknown]
@@ -96,7 +96,7 @@ def _readers(
 
 
 def _readings(config: Config, apis: Sequence[ActivityLog], contract: str, window: Window) -> Iterator[Reading]:
-    """A contract's entries through the first account that may read it, and what cannot be read.  Raises: PollerError."""
+    """Read a contract through the first account that may: its entries and its unread spans.  Raises: PollerError."""
     for api, *others in (apis[place:] for place in range(len(apis))):
         present = present_at(int(trusted_now(api.clock_skew_seconds, window.end)), config.poll.overlap_seconds)
         has_begun = False
