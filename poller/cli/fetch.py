@@ -40,11 +40,11 @@ _SHORTEST_BYTES: dict[Format, int] = {
     "ecs": SHORTEST_MADE_BYTES,
     "moesif-action": SHORTEST_ACTION_BYTES,
 }
-_TIME_KEY_BYTES = 60  # as JSON: the shortest lines have room for it
+_TIME_KEY_BYTES = 60  # encoded as JSON; the shortest lines have room for it
 
 
 def _checked_time_key(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Raises: ConfigError for a name that is no name, or that leaves no room for an entry in the shortest line."""
+    """Raises: ConfigError if the name is empty, or so long that the shortest line has no room for an entry."""
     if value is not None and not 0 < len(json.dumps(value)) - 2 <= _TIME_KEY_BYTES:
         raise ConfigError.of("--time-key", f"{value!r} is not a name of 1 to {_TIME_KEY_BYTES} bytes", "such as time")
     return value
@@ -115,7 +115,7 @@ def command(
         window = Window(now - _SAMPLE_SECONDS if since is None else since, now)
         return until_stopped(lambda stop: explain(config, activity_logs(config, stop), window, contracts))
     _check_line_bytes(line_format, max_line_bytes)
-    # Each machine prints what it has collected: there is nothing that all of them could resume.
+    # Each machine prints only the entries that it has collected: no other machine can continue its output.
     printed = msgspec.structs.replace(PRINTED, shared=bool(config.state.url))
     sink = StdoutSink(printed, _renderer(chosen_render(line_format, config.sinks), time_key, max_line_bytes))
     return until_stopped(lambda stop: _fetch(config, stop, sink, since, contracts, adopt_state, is_waiting=wait))
@@ -152,7 +152,7 @@ def _fetch(
 
 
 def _check_line_bytes(line_format: Format, max_line_bytes: int | None) -> None:
-    """Raises: ConfigError where not even the shortest entry fits."""
+    """Raises: ConfigError if not even the shortest entry fits."""
     shortest = _SHORTEST_BYTES[line_format]
     if max_line_bytes is not None and max_line_bytes < shortest:
         hint = "use a larger one, or --format raw"
@@ -161,7 +161,7 @@ def _check_line_bytes(line_format: Format, max_line_bytes: int | None) -> None:
 
 
 def _renderer(made: Render | None, time_key: str | None, max_line_bytes: int | None) -> Renderer | None:
-    """How an event becomes a line; None: as it is."""
+    """The function that turns an event into a line; None: the line is the stored entry."""
     if time_key is None and max_line_bytes is None:
         return made
     shape = made or _entry
@@ -170,7 +170,7 @@ def _renderer(made: Render | None, time_key: str | None, max_line_bytes: int | N
         line = _timed(shape(event), time_key, event)
         if max_line_bytes is None or len(line) < max_line_bytes:
             return line
-        # The time is added to what is left, so that it is never what is cut.
+        # The time is added after the line is shortened, so that the time itself is never cut.
         added = 0 if time_key is None else len(_timed(b"{}", time_key, event)) - 1
         return _timed(shape(event, max_bytes=max_line_bytes - 1 - added), time_key, event)
 
@@ -186,7 +186,7 @@ def _timed(line: bytes, time_key: str | None, event: OutboxEvent) -> bytes:
 
 
 def _conclude(fetched: Fetched) -> int:
-    """Log the sum of it, say what failed in a line each, and choose the exit code."""
+    """Log the totals, print each failure in one line, and choose the exit code."""
     polls = fetched.polls
     log.info(
         "fetch.finished",

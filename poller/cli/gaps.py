@@ -114,13 +114,13 @@ def retry(settings: Settings, id_: int | None, use: str | None) -> int:
     config = settings.load(check_files=False)
     with attached(config, use) as (stores, state), acting(stores, "gaps retry", subject) as by:
         now = int(time.time())
-        now = min(now, int(state.shared_now() or now))  # another machine may try it, whose clock is behind
+        now = min(now, int(state.shared_now() or now))  # the machine that tries it may have a slower clock
         known = state.gaps.find()
         chosen = [gap for gap in known if gap.is_open] if id_ is None else [_find(state, id_)]
         for gap in chosen:
             state.gaps.retry(gap.id, now if id_ is None else first_in_turn(gap, known, now), by=by)
     name = use_of(use, stores)
-    # All but `run` may be given contracts by --contract.
+    # In all uses but `run`, --contract may name the contracts.
     polled = [gap for gap in chosen if config.poll.wants(gap.contract, [] if name == "run" else [gap.contract])]
     polls = max(Counter(gap.contract for gap in polled).values(), default=0)
     when = "at the next poll" if polls < 2 else f"in the next {polls:,} polls: a contract tries one at each"
@@ -152,7 +152,7 @@ def accept(settings: Settings, id_: int, use: str | None) -> int:
 
 
 def _find(state: State, id_: int) -> Gap:
-    """Raises: ConfigError when there is none of that number."""
+    """Raises: ConfigError if no gap has this number."""
     gaps = state.gaps.find()
     for gap in gaps:
         if gap.id == id_:

@@ -1,4 +1,4 @@
-"""What a person is told on stderr, in one line each, and the exit code that goes with it."""
+"""Messages to a person on stderr, in one line each, and the exit codes that go with them."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ _TOLD_FAILURES = 5
 
 
 def printable(text: str) -> str:
-    """One line that does nothing to a terminal: what a server answered may be in it."""
+    """The text as one line, with control characters escaped: it may hold the answer of a server."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def echo_json(value: object) -> None:
-    """A value on stdout, as JSON on one line; on a terminal with the characters escaped that do something to it."""
+    """Print a value on stdout, as JSON on one line. On a terminal, control characters are escaped."""
     text = encoded(value)
     click.echo(escaped(text.decode()) if sys.stdout.isatty() else text)
 
 
 def wants_color() -> bool | None:
-    """As click has it: False where no terminal gets any, None where it depends on whether a terminal looks."""
+    """For `color` of click. False: never use colours; None: use them if the stream is a terminal."""
     return None if allows_colours() else False
 
 
 def tell(message: str) -> None:
-    """One line on stderr, in the program's name."""
+    """Print one line on stderr, which begins with the program's name."""
     name = "ionos-poller:"
     line = wrapped(f"{name} {printable(message)}", sys.stderr)
     _say(line.replace(name, click.style(name, fg="red", bold=True), 1))
 
 
 def note(message: str) -> None:
-    """One line on stderr that is no error."""
+    """Print one line on stderr that is not an error."""
     _say(wrapped(printable(message), sys.stderr))
 
 
 def wrapped(line: str, stream: TextIO | None) -> str:
-    """Between words where the stream is a terminal, which would cut a word in two; one line elsewhere."""
+    """The line, wrapped between words if the stream is a terminal, which would cut words. Elsewhere it stays one line."""
     if stream is None or not stream.isatty():
         return line
     width = shutil.get_terminal_size().columns
@@ -68,14 +68,14 @@ def _say(line: str) -> None:
 
 
 def settle() -> None:
-    """Have on the terminal what was said on stderr, before more is printed on stdout: two ways lead there."""
+    """Let what was printed on stderr reach the terminal before more is printed on stdout: stderr is written by a thread."""
     if isinstance(sys.stderr, LogStream):
         sys.stderr.settle()
 
 
 @contextmanager
 def restarted_if_it_may_pass() -> Iterator[None]:
-    """End with 1, so that the service manager starts it again, where what is wrong may be right in a while."""
+    """End with 1 if the problem may pass by itself, so that the service manager starts the program again."""
     try:
         yield
     except ConfigError as error:
@@ -85,7 +85,7 @@ def restarted_if_it_may_pass() -> Iterator[None]:
 
 
 def told_gaps(polls: Sequence[PollResult], use: str = "fetch") -> list[PollerError]:
-    """An error for each contract with gaps that nobody has accepted: all else is collected."""
+    """An error for each contract with gaps that nobody has accepted. Everything else is collected."""
     hint = f"`ionos-poller gaps list --use {use}` shows them, `gaps accept` takes them as they are"
     return [
         PollerError(f"{summary([gap.window for gap in poll.gaps])} cannot be read", contract=poll.contract, hint=hint)
@@ -95,7 +95,7 @@ def told_gaps(polls: Sequence[PollResult], use: str = "fetch") -> list[PollerErr
 
 
 def books_of(state: Overview) -> str:
-    """What was fetched of all contracts, and what became of it."""
+    """The books of all contracts together: fetched, new, seen before, filtered."""
     fetched, new, seen, filtered = (
         sum(getattr(row, name) for row in state.contracts) for name in ("fetched", "new", "seen", "filtered")
     )
@@ -103,7 +103,7 @@ def books_of(state: Overview) -> str:
 
 
 def exit_code(polls: Sequence[PollResult], failures: Sequence[PollerError]) -> int:
-    """Say what failed, in a line each, and choose the exit code: 3 only where the credentials kept everything from working."""
+    """Print each failure in one line, and choose the exit code: 3 only if credentials were refused and no poll succeeded."""
     for failure in failures[:_TOLD_FAILURES]:
         tell(str(failure))
     if len(failures) > _TOLD_FAILURES:

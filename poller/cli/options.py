@@ -1,4 +1,4 @@
-"""Options that every command takes, before or after its name, and the parameter types commands share."""
+"""Options that every command takes, before or after its name, and the parameter types that commands share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Settings:
-    """The global options as given, and the configuration made of them when a command asks for it."""
+    """The global options as given. A command loads the configuration with them."""
 
     def __init__(self) -> None:
         self.config: str | None = None
@@ -37,13 +37,13 @@ class Settings:
         self.variables: Mapping[str, str] = process_environment()
 
     def setup_logging(self, default_level: str = "info") -> None:
-        """Logging to stderr as asked."""
+        """Set up logging to stderr, as the options say."""
         from poller.system.telemetry import setup_logging
 
         setup_logging(self.log_level or default_level, self.log_format)
 
     def load(self, *, check_files: bool = True) -> Config:
-        """The configuration, with logging set up as asked.  Raises: ConfigError."""
+        """Set up logging, and load the configuration.  Raises: ConfigError."""
         self.setup_logging()
         path = find_config(self.config, self.variables)
         return load(path, self.variables, state_dir=self.state_dir, check_files=check_files)
@@ -60,7 +60,7 @@ class PathType(click.Path):
     """A file or directory. An empty name is refused: as a path it would mean the current directory, or nothing."""
 
     def __init__(self, path_type: type[Path] | None = Path) -> None:
-        # It is judged where it is read or written; here it is declared so that a shell offers files.
+        # The file is checked when it is read or written. The type is declared so that a shell completes file names.
         super().__init__(path_type=path_type, readable=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -70,7 +70,7 @@ class PathType(click.Path):
 
 
 class _OptionOrVariable(click.Option):
-    """An option that a variable of the environment may give, which an error then names: it may be all that was given."""
+    """An option that an environment variable may set. If it is set, an error also names the variable."""
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         hint = super().get_error_hint(ctx)
@@ -110,20 +110,20 @@ for _option in _OPTIONS:
 
 
 def global_options(function: Function) -> Function:
-    """Decorator: the global options, for a group. click keeps what decorators add from the last to the first."""
+    """Decorator that adds the global options to a group. They are reversed because click reverses the list again."""
     function.__click_params__ = [*reversed(_OPTIONS), *getattr(function, "__click_params__", [])]  # type: ignore[attr-defined]
     return function
 
 
 class GlobalOptionsCommand(click.Command):
-    """A command that takes the global options too, behind its name."""
+    """A command that also takes the global options, after its name."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(_OPTIONS)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Its own options, and a line that names the global ones."""
+        """Write the command's own options, and one line that names the global ones."""
         records = [param.get_help_record(ctx) for param in self.get_params(ctx) if param not in _OPTIONS]
         with formatter.section("Options"):
             formatter.write_dl([record for record in records if record is not None])
@@ -135,7 +135,7 @@ class GlobalOptionsCommand(click.Command):
 
 
 class SuggestingGroup(click.Group):
-    """A group that names the command that a typing error was meant to be."""
+    """A group that suggests the closest command if a name is mistyped."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         names = self.list_commands(ctx)
@@ -149,15 +149,15 @@ class SuggestingGroup(click.Group):
 
 
 class GlobalOptionsGroup(GlobalOptionsCommand, SuggestingGroup):
-    """A group that takes them, too: between its name and its command's."""
+    """A group that also takes the global options, between its own name and the command's."""
 
     command_class = GlobalOptionsCommand
 
 
 def parse_time_option(text: str, name: str, *, is_end: bool = False) -> int:
-    """T in unix seconds, which is what the API can be asked for: rounded down, or up where a range ends.
+    """T in whole unix seconds, the unit of the API: rounded down, or up for the end of a range.
 
-    Raises: ConfigError in the name of the option.
+    Raises: ConfigError that names the option.
     """
     try:
         at = parse_time(text, datetime.now(UTC).replace(microsecond=0)).timestamp()
@@ -175,7 +175,7 @@ def parse_time_option(text: str, name: str, *, is_end: bool = False) -> int:
 
 
 def span_of(start: int | None, end: int | None) -> Window | None:
-    """The span that was asked for; None for all.  Raises: ConfigError."""
+    """The requested span; None for all.  Raises: ConfigError."""
     if start is None and end is None:
         return None
     span = Window(start or 0, 1 << 40 if end is None else end)
@@ -197,7 +197,7 @@ class TimeType(click.ParamType[int]):
 
 
 class PastType(TimeType):
-    """A T from when to read: one that lies in the future would mean not to read at all."""
+    """A T at which reading begins. It must not lie in the future, because nothing would be read."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         at = super().convert(value, param, ctx)
@@ -247,7 +247,7 @@ DURATION = DurationType()
 
 
 def _checked_contracts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """Raises: ConfigError for what is no number: no account will ever see it."""
+    """Raises: ConfigError if a value is not a contract number: no account can see it."""
     try:
         return tuple(check_contract(value) for value in values)
     except BadValueError as error:
@@ -266,7 +266,7 @@ CONTRACTS = click.option(
 
 
 def check_chosen(config: Config, contracts: Sequence[str]) -> None:
-    """Raises: ConfigError for what --contract names and the configuration leaves out: nothing of it would be read."""
+    """Raises: ConfigError if --contract names a contract that the configuration excludes: it would not be read."""
     if left_out := sorted(set(contracts).intersection(config.poll.exclude_contracts)):
         hint = "take it out of that list, or leave out --contract"
         raise ConfigError([Problem("--contract", f"{name} is in poll.exclude_contracts", hint) for name in left_out])
@@ -290,10 +290,10 @@ USE = click.option(
 
 
 def use_of(given: str | None, stores: Stores) -> str:
-    """The use whose state a person means, who may not have named one.  Raises: ConfigError when it is no name of one."""
+    """The given use, or the default if none is given.  Raises: ConfigError if it is not the name of a use."""
     if given is not None and not re.fullmatch(r"[a-z0-9-]{1,100}", given):
         raise ConfigError.of("--use", "is not the name of a use", "run, fetch, or a backfill-... of `status`")
     if given is not None:
         return given
-    uses = {*stores.uses(), *stores.missing()}  # what was set aside, or is gone, is meant as well
+    uses = {*stores.uses(), *stores.missing()}  # includes states that were quarantined or have vanished
     return "fetch" if "fetch" in uses and "run" not in uses else "run"

@@ -16,9 +16,9 @@ PLACE = click.argument("place", metavar="PLACE", type=PathType(None))
 
 
 def place_of(settings: Settings, text: str) -> Place:
-    """The place that a person named. A directory needs no configuration; a bucket that a sink has is opened as the sink does.
+    """Open the named place. A directory needs no configuration. A bucket that a sink uses is opened with the sink's settings.
 
-    What may pass is tried again.
+    For a bucket, errors that may pass are retried.
 
     Raises: ConfigError.
     """

@@ -1,4 +1,4 @@
-"""How far a backfill is: bars on a terminal, else a line in the log every minute."""
+"""The progress of a backfill: bars on a terminal, otherwise a line in the log every minute."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class LogProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing to put away."""
+        """Nothing to clean up."""
 
     def after_window(self, done: WindowCommitted) -> None:
-        """To be told of every committed window; may come from several threads, of one contract from one."""
+        """Call this after every committed window. Several threads may call it, but only one for each contract."""
         self.windows[done.contract] += 1
         self.entries[done.contract] += done.fetched
 
@@ -48,7 +48,7 @@ class LogProgress:
         return min(1.0, max(0.0, (watermark - self._window.start) / max(1, self._window.seconds)))
 
     def show(self, delivered: int) -> None:
-        """Tell how far it is."""
+        """Log the progress."""
         contracts = self._read().contracts
         done = sum(self.share(row.watermark) for row in contracts) / max(1, len(contracts))
         seconds = time.monotonic() - self._started
@@ -93,7 +93,7 @@ class BarProgress(LogProgress):
     def __enter__(self) -> Self:
         before = sys.stderr
         self._bars.start()
-        # The log goes above the bars instead of through them, without its lines on what the bars show.
+        # Log lines are printed above the bars. Below WARNING they are left out, because the bars show the same.
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is before:
                 self._handlers.append((handler, handler.level))
@@ -105,7 +105,7 @@ class BarProgress(LogProgress):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the bars as they are, and the terminal and the log as they were."""
+        """Stop the bars, which stay visible, and restore the terminal and the log."""
         self._bars.stop()
         for handler, level in self._handlers:
             handler.setStream(sys.stderr)
@@ -130,5 +130,5 @@ class BarProgress(LogProgress):
 
 
 def progress_for(contracts: Sequence[str], window: Window, read: Callable[[], Overview]) -> LogProgress:
-    """Bars where a person watches."""
+    """Bars if stderr is a terminal, otherwise lines in the log."""
     return (BarProgress if is_capable(sys.stderr) else LogProgress)(contracts, window, read)

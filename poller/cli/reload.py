@@ -21,7 +21,7 @@ from poller.pipeline.reloads import Reload, last_reload
 from poller.store.opening import stores_of
 from poller.store.protocols import State
 
-_OUTCOME_SECONDS = 30.0  # a batch in flight is finished before
+_OUTCOME_SECONDS = 30.0  # the daemon finishes a batch in flight first
 _LOOK_AGAIN_SECONDS = 0.1
 
 
@@ -43,7 +43,7 @@ def command(settings: Settings, pid: int | None) -> int:
         stores = stores_of(settings.load(check_files=False))
     except ConfigError:
         if pid is not None:
-            _signal(pid)  # the daemon says in its log, too, what is wrong
+            _signal(pid)  # the daemon also logs what is wrong
         raise
     process = pid or stores.holder("run")
     if process is None:
@@ -65,7 +65,7 @@ def command(settings: Settings, pid: int | None) -> int:
 
 
 def _ensure_alone(state: State) -> None:
-    """Raises: ConfigError where several replicas are on this machine: each has a configuration of its own."""
+    """Raises: ConfigError if several replicas run on this machine: each has its own configuration."""
     here = [str(replica.pid) for replica in state.overview().replicas if replica.host == platform.node()]
     if len(here) > 1:
         hint = "name one of them, or use `systemctl reload`"
@@ -73,10 +73,10 @@ def _ensure_alone(state: State) -> None:
 
 
 def _handles_reloads(pid: int) -> bool:
-    """Whether a process handles SIGHUP, as `run` does. Another command, such as a repair, would be ended by it."""
+    """Whether a process handles SIGHUP, as `run` does. The signal would end another command, such as a repair."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:  # not Linux, or gone by now
+    except OSError:  # not Linux, or the process has ended
         return True
     caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
     return caught is None or bool(int(caught[1], 16) >> (signal.SIGHUP - 1) & 1)

@@ -1,4 +1,4 @@
-"""`archive restore` and `archive rebuild-state`: entries out of an archive again, to a file, to sinks, or into a new state."""
+"""`archive restore` and `archive rebuild-state`: copy entries from an archive to a file, to sinks, or into a new state."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def restore(
         raise ConfigError.of("--output", "is given in addition to --sink", "give one of the two")
     opened, span = place_of(settings, place), span_of(start, end)
     objects: list[Object] = []
-    formats: dict[str, str] = {}  # of the objects whose entries are not as the API gave them, by key
+    formats: dict[str, str] = {}  # of objects with another format than raw, by key
     for *_, digest in digests_of(opened):
         chosen = list(chosen_objects(digest, span, contracts))
         objects += chosen
@@ -107,7 +107,7 @@ def restore(
 
 
 def _is_whole(entry: Object, span: Window | None) -> bool:
-    """Whether all of an object lies in the span."""
+    """Whether an object lies completely in the span."""
     start = seconds_of(entry.hour)
     return span is None or (span.start <= start and start + HOUR_SECONDS <= span.end)
 
@@ -165,7 +165,7 @@ def _to_sinks(
         if row.dead_letters:
             note(f"`ionos-poller dead-letters list --use {use}` shows the dead letters of {row.sink.name}")
     if not any(row.sink.dead for row in books):
-        stores.discard(use)  # nothing to go on with, nor for `status` to show
+        stores.discard(use)  # nothing to resume, nothing for `status` to show
     return EXIT_OK
 
 
@@ -214,9 +214,9 @@ def rebuild_state(settings: Settings, place: str) -> int:
     stores.discard(_REBUILDING)
     state = stores.open(_REBUILDING)
     with ExitStack() as failing:
-        failing.callback(stores.discard, _REBUILDING)  # the next one makes it anew, and `status` has no use for it
+        failing.callback(stores.discard, _REBUILDING)  # a retry starts anew, and `status` must not show it
         failing.callback(state.close)
-        for known in config.sinks:  # before anything is collected: what is in the archive counts as delivered to each
+        for known in config.sinks:  # first, so that archived entries count as delivered to every sink
             state.outbox.register(known.name, known.type)
         now = int(time.time())
         rebuilder = Rebuilder(opened, sink.name, config.accounts[0].name, now)

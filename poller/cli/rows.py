@@ -12,7 +12,7 @@ from poller.core.mapping.rows import Row
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F-]{22}")
 _TIME, _RESULT = 8, 10
-# Columns that share what is left of a terminal. The first widths fit 64 columns; each step is taken where there is room.
+# Columns that share the rest of a terminal's width. The first widths fit 64 columns; each step is taken if there is room.
 _LEAST = {"user": 8, "what": 11, "resource": 8}
 _STEPS = (
     ("user", 14),
@@ -31,18 +31,18 @@ _EMPTY = "-"
 
 
 def heading(width: int) -> str:
-    """The names of the columns, as wide as a terminal."""
+    """The names of the columns, for a terminal of this width."""
     widths = _widths(width, _CONTRACT)
     names = ("time", "user", "contract", "what", "resource", "result")
     return click.style(" ".join(_cell(name, size) for name, size in zip(names, widths, strict=True)).rstrip(), dim=True)
 
 
 def line_for_terminal(row: Row, width: int) -> str:
-    """A row in one line that fits the columns. What does not fit its column ends in `…`; the day is not in it."""
+    """A row in one line that fits the columns. A text too long for its column ends in `…`. The time has no date."""
     widths = _widths(width, max(_CONTRACT, len(row.contract)))
     resource = row.resource
     if cell_len(resource) > widths[4] and _UUID.fullmatch(row.resource_id):
-        resource = f"{row.resource_type} {row.resource_id[:8]}".strip()  # enough to know it by
+        resource = f"{row.resource_type} {row.resource_id[:8]}".strip()  # enough to recognise it
     cells = (row.time[11:19], row.user, row.contract, row.what, resource, row.result)
     time, user, contract, what, resource, result = map(_cell, cells, widths)
     colour = "red" if row.has_failed else "green" if row.result.upper() == "DONE" else None
@@ -51,7 +51,7 @@ def line_for_terminal(row: Row, width: int) -> str:
 
 
 def line_for_pipe(row: Row) -> str:
-    """A row whole, in columns that are as wide as most of what stands in them."""
+    """A complete row. Each column is wide enough for most values."""
     cells = (row.time, row.user, row.contract, row.what, row.resource)
     texts = [printable(text) or _EMPTY for text in cells]
     padded = [text + " " * (size - cell_len(text)) for text, size in zip(texts, _PIPE.values(), strict=True)]

@@ -28,9 +28,9 @@ from poller.store.opening import stores_of
 
 log = logging.getLogger(__name__)
 
-# More than a batch in flight may take (`schedule.DRAIN_SECONDS`), less than service managers wait.
+# Longer than a batch in flight may take (`schedule.DRAIN_SECONDS`), shorter than service managers wait.
 _END_SECONDS = 9.5
-_AWAY_SECONDS = 3.0  # after which it is tried to begin, while the database is away
+_AWAY_SECONDS = 3.0  # between attempts to start while the database is unavailable
 
 
 @click.command("run", cls=GlobalOptionsCommand)
@@ -58,9 +58,9 @@ def command(settings: Settings, since: int | None) -> int:
                 return _run(settings, config, since)
         except StateUnavailableError as error:
             if not config.state.url:
-                raise  # a disk of this machine: its service manager starts it again
+                raise  # the state is on a local disk: the service manager restarts the daemon
             log.error("state.unavailable", extra={"why": error.message, "hint": error.hint})
-            time.sleep(_AWAY_SECONDS)  # a signal ends it meanwhile
+            time.sleep(_AWAY_SECONDS)  # a signal ends the process meanwhile
 
 
 def _run(settings: Settings, config: Config, since: int | None) -> int:
