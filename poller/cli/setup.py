@@ -143,7 +143,7 @@ def command(
 
 
 def _place(settings: Settings, *, is_service: bool) -> Path:
-    """Which configuration is meant. A service has the system's, made of a local one where there is none yet."""
+    """The path of the configuration. A service has the system's; if that does not exist, it is made from a local one."""
     found = find_config(settings.config, settings.variables)
     if not is_service:
         return found or LOCAL_CONFIG
@@ -152,7 +152,7 @@ def _place(settings: Settings, *, is_service: bool) -> Path:
 
 
 def _check(settings: Settings, config_path: Path, *, is_changed: bool) -> int:
-    """Check what was made, and say how to go on.  Returns: the exit code."""
+    """Check the result, and print the next step.  Returns: the exit code."""
     note("all done; checking it:" if is_changed else "nothing to do; checking it:")
     where = f" --config {config_path}" if settings.config else ""
     settings.config = str(config_path)
@@ -164,7 +164,7 @@ def _check(settings: Settings, config_path: Path, *, is_changed: bool) -> int:
 
 
 def _tell_commands(config: Config, environ: Mapping[str, str]) -> int:
-    """Without root, the way there is told and not gone."""
+    """Print the commands that need root instead of running them."""
     note("a service needs root; these commands make one:")
     for command in service.commands_for_root(config, environ):
         click.echo(command)

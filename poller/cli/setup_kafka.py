@@ -22,7 +22,7 @@ from poller.system.files import NewFile
 
 
 class KafkaWish(NamedTuple):
-    """What is asked for."""
+    """What the options ask for."""
 
     cluster: str
     user: str | None
@@ -34,7 +34,7 @@ class KafkaWish(NamedTuple):
 
 
 class _Files(NamedTuple):
-    """Where the certificates go."""
+    """The paths of the certificates and the key."""
 
     ca: Path
     certificate: Path
@@ -42,7 +42,7 @@ class _Files(NamedTuple):
 
 
 def set_up_kafka(settings: Settings, url: str, wish: KafkaWish) -> int:
-    """Fetch the certificates of a user of the cluster, and add the sink, then check it. Again, it fetches them anew.
+    """Fetch the certificates of a user of the cluster, add the sink, and check it. A second run fetches them again.
 
     Raises: ConfigError, AuthError, RejectedError, TransientError.
     """
@@ -80,7 +80,7 @@ def set_up_kafka(settings: Settings, url: str, wish: KafkaWish) -> int:
 
 
 def _sink_of(config: Config, config_path: Path, wish: KafkaWish, cluster: Cluster) -> KafkaSink | None:
-    """The sink, if the configuration has it already.  Raises: ConfigError where its name is another's."""
+    """The sink, if the configuration has it already.  Raises: ConfigError if another sink has its name."""
     sink = next((sink for sink in config.sinks if sink.name == wish.sink), None)
     if sink is None:
         return None
@@ -100,7 +100,7 @@ def _files(sink: KafkaSink | None, config_path: Path, wish: KafkaWish) -> _Files
 def _steps(
     config: Config, config_path: Path, wish: KafkaWish, files: _Files, user: User, *, is_new: bool
 ) -> Iterator[str]:
-    """In a line each, what will be done."""
+    """Each step that will be done, in one line."""
     names = f"{files.ca}, {files.certificate} and {files.key}"
     yield f"store the certificates and the key of the user {user.name} in {names} (mode 0600)"
     if is_new:

@@ -1,4 +1,4 @@
-"""The part of `setup` that makes a pipeline of the Logging Service, with its key and a sink for it, or finds what is there."""
+"""The part of `setup` that creates or reuses a pipeline of the Logging Service, with its key and a sink for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LAST_LOOK_SECONDS = 5.0
 
 
 class Wish(NamedTuple):
-    """What is asked for."""
+    """What the options ask for."""
 
     pipeline: str
     tag: str
@@ -42,7 +42,7 @@ class Wish(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is there, and what must be done."""
+    """What exists, and what must be done."""
 
     config: Config
     config_path: Path
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     hash_key_path: Path | None
 
     def steps(self, wish: Wish) -> Iterator[str]:
-        """In a line each, what `carry_out` will do; nothing where all is as it should be."""
+        """Each step of `carry_out`, in one line; nothing if all is set up already."""
         if self.found is None:
             yield f"create the pipeline {wish.pipeline} with an HTTP log source of the tag {wish.tag}"
         elif wish.tag not in self.found.tags:
@@ -69,11 +69,11 @@ class Plan(NamedTuple):
             yield f"store a new key for redact.hash in {self.hash_key_path} (mode 0600)"
 
 
-# What is wanted
+# The options
 
 
 def check_wish(wish: Wish) -> None:
-    """Raises: ConfigError, before anything is asked of the API."""
+    """Check the options before any request to the API.  Raises: ConfigError."""
     problems = []
     is_id = re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", wish.pipeline) is not None
     if not is_id and not (0 < len(wish.pipeline) <= MAX_NAME_CHARS and wish.pipeline.isprintable()):
@@ -86,7 +86,7 @@ def check_wish(wish: Wish) -> None:
         raise ConfigError(problems)
 
 
-# What is there
+# The plan
 
 
 def connect(url: str, config: Config, name: str | None) -> Pipelines:
@@ -94,7 +94,7 @@ def connect(url: str, config: Config, name: str | None) -> Pipelines:
 
 
 def plan_of(wish: Wish, config: Config, config_path: Path, found: Pipeline | None, *, is_asking: bool) -> Plan:
-    """Compare what is there with what is wanted.  Raises: ConfigError where a person has to decide."""
+    """Compare what exists with the options.  Raises: ConfigError if a person has to decide."""
     sink = next((sink for sink in config.sinks if sink.name == wish.sink), None)
     if sink is not None and (
         not isinstance(sink, LoggingServiceSink)
@@ -123,19 +123,19 @@ def plan_of(wish: Wish, config: Config, config_path: Path, found: Pipeline | Non
 
 
 def _sibling(config: Config, found: Pipeline | None) -> LoggingServiceSink | None:
-    """Another sink to the same pipeline, which has one key for all."""
+    """Another sink of the same pipeline. All its sinks have one key."""
     sinks = (sink for sink in config.sinks if isinstance(sink, LoggingServiceSink))
     return next((sink for sink in sinks if found is not None and sink.url == found.url), None)
 
 
 def _key_path(sink: LoggingServiceSink | None, config_path: Path, wish: Wish) -> Path:
-    """Where the key is, or is to be.  Raises: ConfigError where it is not in a file, but a new one is wanted."""
+    """Where the key is or will be.  Raises: ConfigError if a new key is wanted, but the old one is not in a file."""
     if sink is not None and sink.api_key.origin == "file":
         return Path(sink.api_key.place)
     if sink is not None and sink.api_key.origin != "missing" and wish.is_key_rotated:
         hint = "give the sink an api_key_file instead"
         raise ConfigError.of("--rotate-key", f"the key is in no file, but a {sink.api_key}", hint)
-    # Also where systemd's LoadCredential= takes it from, if this is the system's configuration.
+    # For the system's configuration, systemd's LoadCredential= reads the key from here, too.
     return config_path.parent / f"{wish.sink}.key"
 
 
@@ -144,12 +144,12 @@ def _missing_hash_key(source: SecretSource | None) -> Path | None:
     return path if path is not None and not path.exists() else None
 
 
-# Doing it
+# Carrying it out
 
 
 def carry_out(plan: Plan, wish: Wish, pipelines: Pipelines, timeout_seconds: float) -> None:
     """Do what must be done. If anything stops it, a second run continues from there."""
-    # A key is shown once: no signal comes between it and the disk, unless the API keeps us waiting for longer than it may.
+    # The API shows a key once: a signal must not interrupt before the key is on the disk, unless the API exceeds its time limit.
     grace_seconds = plan.config.api.read_timeout_seconds * DRIP_FACTOR
     found = in_turn(lambda _: _make(plan, wish, pipelines), grace_seconds=grace_seconds)
     if not found.is_ready:
@@ -175,10 +175,10 @@ def carry_out(plan: Plan, wish: Wish, pipelines: Pipelines, timeout_seconds: flo
 
 
 def _make(plan: Plan, wish: Wish, pipelines: Pipelines) -> Pipeline:
-    """The pipeline, made or found, with its key on the disk."""
+    """Create the pipeline, or use the one found, and store its key."""
     found = plan.found
     with ExitStack() as stack:
-        # A place on the disk first: a key that is shown once must not have to look for one.
+        # The file is created first: the key is shown once, and must not be lost because a file cannot be created.
         key_file = stack.enter_context(NewFile(plan.key_path)) if plan.is_key_made else None
         key = None
         if found is None:
@@ -195,7 +195,7 @@ def _make(plan: Plan, wish: Wish, pipelines: Pipelines) -> Pipeline:
 
 
 def _await_ready(pipelines: Pipelines, found: Pipeline, timeout_seconds: float, stop: threading.Event) -> Pipeline:
-    """Wait until it takes events.  Raises: TransientError when that takes too long, RejectedError when it never will."""
+    """Wait until the pipeline accepts events.  Raises: TransientError if it takes too long, RejectedError if it has failed."""
     deadline = time.monotonic() + timeout_seconds
     wait = _FIRST_LOOK_SECONDS
     failure = ""
@@ -214,13 +214,13 @@ def _await_ready(pipelines: Pipelines, found: Pipeline, timeout_seconds: float, 
         wait = min(wait * 1.5, _LAST_LOOK_SECONDS)
         try:
             found = pipelines.get(found.id)
-        except TransientError as error:  # the pipeline is being made all the same
+        except TransientError as error:  # IONOS continues to create the pipeline
             failure = error.message
 
 
 @contextmanager
 def _progress(text: str) -> Iterator[None]:
-    """A spinner with the time it takes on a terminal, else a line."""
+    """A spinner with the elapsed time on a terminal, otherwise one line."""
     if not is_capable(sys.stderr):
         note(text)
         yield

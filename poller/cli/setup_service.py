@@ -1,6 +1,6 @@
-"""`setup --service`: from a configuration to a running service of systemd: secrets as credentials, the unit, the first entry.
+"""`setup --service`: turns a configuration into a running systemd service: secrets as credentials, the unit, the first entry.
 
-A secret is written to files of root (0600) alone, which systemd hands over; it is never in an environment that stays.
+Secrets are written only to files of root (0600), which systemd passes to the service. They never stay in an environment.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from poller.system.files import NewFile
 
 SYSTEM_DIRECTORY = SYSTEM_CONFIG.parent
 _TOKEN = SYSTEM_DIRECTORY / "token"
-_PROGRAM = Path("/opt/ionos-poller/bin/ionos-poller")  # of an installation for a service alone
-_EXTRAS = {"archive", "firehose", "kafka", "otlp"}  # as the types of sinks that need them are called
+_PROGRAM = Path("/opt/ionos-poller/bin/ionos-poller")  # of an installation that only the service uses
+_EXTRAS = {"archive", "firehose", "kafka", "otlp"}  # each has the name of the sink type that needs it
 _USUAL_PROGRAM = "/usr/local/bin/ionos-poller"
-_HIDDEN = ("/home", "/root", "/run/user")  # from the unit, by ProtectHome=
-_IN_UNIT = {_TOKEN, SYSTEM_DIRECTORY / "logging.key"}  # what it asks for already
+_HIDDEN = ("/home", "/root", "/run/user")  # by ProtectHome= of the unit
+_IN_UNIT = {_TOKEN, SYSTEM_DIRECTORY / "logging.key"}  # the unit loads these already
 _LOOK_AGAIN_SECONDS = 0.5
 _FIRST_ENTRY_SECONDS = 120.0
 
 
 class Installation(NamedTuple):
-    """What makes the service: files by their path, each with its content and mode, and what to run then."""
+    """What the service needs: files by their path, each with its content and mode, and the commands to run after that."""
 
     files: Mapping[Path, tuple[bytes, int]]
     commands: tuple[tuple[str, ...], ...] = (
@@ -56,7 +56,7 @@ class Installation(NamedTuple):
     )
 
     def steps(self) -> Iterator[str]:
-        """In a line each, what is done. No content: there may be a secret in it."""
+        """Each step in one line, without the content of files: it may be a secret."""
         for path, (_, mode) in self.files.items():
             yield f"write {path} (mode {mode:04o})"
         for command in self.commands:
@@ -64,12 +64,12 @@ class Installation(NamedTuple):
 
 
 def service_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment with the secrets that are there for the service already."""
+    """The environment, with the secrets that are already stored for the service."""
     return {"CREDENTIALS_DIRECTORY": str(SYSTEM_DIRECTORY), **environ}
 
 
 def installation(config: Config) -> Installation:
-    """What is to be installed for this configuration.  Raises: ConfigError."""
+    """What must be installed for this configuration, without unchanged files.  Raises: ConfigError."""
     program = _program(config)
     files: dict[Path, tuple[bytes, int]] = {}
     token = config.accounts[0].credentials().token
@@ -112,7 +112,7 @@ def _content(path: Path) -> bytes:
 
 
 def _with_state_directory(source: Path, config: Config) -> bytes:
-    """The configuration, which names the service's state where it names none, so that commands by hand find it."""
+    """The configuration. If it names no state, the service's is added, so that commands by hand find it."""
     text = source.read_text(encoding="utf-8-sig")
     is_named = config.state.url or "state_dir" in tomllib.loads(text)
     return (text if is_named else f'state_dir = "{STATE_DIRECTORY}"\n{text}').encode()
@@ -135,7 +135,7 @@ def install(found: Installation) -> None:
 
 
 def commands_for_root(config: Config, environ: Mapping[str, str]) -> list[str]:
-    """What a person without root can have done: this very command as root, of a program that the service can read, too."""
+    """The commands for a person with root: this command again, with a program that the service can read."""
     found, hidden = _found_program()
     installing = [f"sudo {command}" for command in _installing(config)] if hidden else []
     kept = sorted(name for name in environ if name.startswith("IONOS_"))
@@ -144,16 +144,16 @@ def commands_for_root(config: Config, environ: Mapping[str, str]) -> list[str]:
 
 
 def _installing(config: Config) -> list[str]:
-    """The commands that install this program where the service can read it, with what the configuration needs."""
+    """The commands that install this program where the service can read it, with the extras that the configuration needs."""
     extras = {"setup", *({"postgres"} if config.state.url else ()), *(_EXTRAS & {sink.type for sink in config.sinks})}
     wanted = shlex.quote(f"{source()}[{','.join(sorted(extras))}]")
-    # Another interpreter than ours, where the service cannot read that one; a directory that has links to ours keeps them.
+    # If the service cannot read our interpreter, use another one. Without --clear, an old directory keeps its links to ours.
     making = "/usr/bin/python3 -m venv --clear" if _is_hidden(os.path.realpath(sys.executable)) else "python3 -m venv"
     return [f"{making} {_PROGRAM.parents[1]}", f"{_PROGRAM.with_name('pip')} install {wanted}"]
 
 
 def make_directory() -> None:
-    """The directory of the configuration, which the service's user must be able to enter."""
+    """Create the directory of the configuration. The service's user must be able to enter it."""
     if not SYSTEM_DIRECTORY.exists():
         SYSTEM_DIRECTORY.mkdir(parents=True)
         SYSTEM_DIRECTORY.chmod(0o755)
@@ -190,12 +190,12 @@ def _await(config: Config, stop: threading.Event) -> int:
 def _state(config: Config) -> Overview | None:
     try:
         return stores_of(config).snapshot("run")
-    except StateError:  # it is made when the service starts
+    except StateError:  # the service creates it when it starts
         return None
 
 
 def _trouble(state: Overview | None, since: float) -> str:
-    """What keeps the first entry from coming, and needs a person."""
+    """The problem that stops the first entry and needs a person; "" if there is none."""
     if state is None:
         return ""
     parked = [
@@ -215,7 +215,7 @@ def _is_polled(state: Overview, since: float) -> bool:
 
 
 def _has_failed() -> bool:
-    """Whether systemd has given it up, or starts it again and again."""
+    """Whether the service has failed, or systemd is restarting it after a failure."""
     said = ask(["systemctl", "show", "--value", "--property=ActiveState,SubState", UNIT]).said.split()
     return "failed" in said or "auto-restart" in said
 
@@ -231,7 +231,7 @@ def _where_to_look(config: Config) -> Iterator[str]:
 
 
 def _program(config: Config) -> str:
-    """The command as the unit is to start it.  Raises: ConfigError where the service could not."""
+    """The command that the unit starts.  Raises: ConfigError if the service cannot read it."""
     found, hidden = _found_program()
     if hidden:
         hint = f"{' && '.join(_installing(config))}; then {_PROGRAM} setup --service"
@@ -243,7 +243,7 @@ def _program(config: Config) -> str:
 
 
 def _closed_to_others(program: Path) -> Path | None:
-    """The outermost directory on the way to a program that is not for all users, or the program; as a strict umask makes them."""
+    """The outermost directory of a program's path that not all users may enter, or the program. A strict umask causes this."""
     for path in (program, program.resolve()):
         for place in (*reversed(path.parents), path):
             if place.exists() and not place.stat().st_mode & stat.S_IXOTH:
@@ -252,7 +252,7 @@ def _closed_to_others(program: Path) -> Path | None:
 
 
 def _found_program() -> tuple[str, str]:
-    """The command that runs, and what of it the sandbox of the unit hides, if anything.  Raises: ConfigError."""
+    """The command that runs, and which part of it the unit's sandbox hides, or "".  Raises: ConfigError."""
     name = Path(sys.argv[0])
     found = str(name.absolute()) if name.name == "ionos-poller" else shutil.which("ionos-poller")
     if found is None:
@@ -262,12 +262,12 @@ def _found_program() -> tuple[str, str]:
 
 
 def _is_hidden(path: str) -> bool:
-    """Whether the unit's sandbox keeps a path from the service."""
+    """Whether the unit's sandbox hides a path from the service."""
     return any(Path(path).is_relative_to(directory) for directory in _HIDDEN)
 
 
 def _unit() -> str:
-    """The unit: in the wheel beside this file, else in the checkout."""
+    """The text of the unit: from a wheel, which has it beside this file, otherwise from the checkout."""
     beside = Path(__file__).with_name(UNIT)
     path = beside if beside.exists() else Path(__file__).resolve().parents[2] / "systemd" / UNIT
     return path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the kinds of `setup` have in common: asking a person, telling the steps, adding a sink to the configuration."""
+"""What the kinds of `setup` have in common: asking a person, printing the steps, adding a sink to the configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from poller.system.files import NewFile
 Result = TypeVar("Result")
 
 STATE_DIRECTORY = Path("/var/lib/ionos-poller")
-"""Of the service."""
+"""The state directory of the service."""
 
 
 def is_terminal() -> bool:
@@ -31,7 +31,7 @@ def is_terminal() -> bool:
 
 
 def ask(option: str, question: str, default: str, choices: tuple[str, ...] = ()) -> str:
-    """Ask on a terminal.  Raises: ConfigError elsewhere."""
+    """Ask on a terminal.  Raises: ConfigError if there is none."""
     if not is_terminal():
         raise ConfigError.of(option, "missing", "give it: without a terminal, nobody can be asked")
     kind = click.Choice(choices) if choices else None
@@ -47,7 +47,7 @@ def confirm(is_agreed: bool) -> None:
 
 
 def tell_steps(steps: Sequence[str], *, is_dry_run: bool) -> None:
-    """In a line each, what will be done, or would be."""
+    """Print each step that will be done, or would be, in one line."""
     for step in steps:
         click.echo(printable(f"{'would ' if is_dry_run else ''}{step}"))
     if is_dry_run:
@@ -55,14 +55,14 @@ def tell_steps(steps: Sequence[str], *, is_dry_run: bool) -> None:
 
 
 def secure_url(url: str) -> str:
-    """The address of an API, without a slash at its end.  Raises: ConfigError where others could read the token."""
+    """The address of an API, without a slash at its end.  Raises: ConfigError if it would send the token in clear text."""
     if is_clear_text(url):
         raise ConfigError.of("--api-url", "would send the token in clear text", "use https://")
     return url.rstrip("/")
 
 
 def load_existing(path: Path, settings: Settings) -> Config:
-    """The configuration as it is so far: the file, if there is one yet, and the environment.  Raises: ConfigError."""
+    """The current configuration: the file, if it exists, and the environment.  Raises: ConfigError."""
     existing = path if path.exists() else None
     return load(existing, settings.variables, state_dir=settings.state_dir, check_files=False)
 
@@ -77,7 +77,7 @@ def account_of(config: Config, name: str | None) -> Account:
 
 
 def in_turn(work: Callable[[threading.Event], Result], *, grace_seconds: float = 1.0) -> Result:
-    """Do one step of several.  Raises: StoppedError when a signal came meanwhile, though it was done."""
+    """Do one step of several.  Raises: StoppedError if a signal came meanwhile, even if the step is done."""
 
     def do(stop: threading.Event) -> Result:
         result = work(stop)
@@ -89,12 +89,12 @@ def in_turn(work: Callable[[threading.Event], Result], *, grace_seconds: float =
 
 
 def path_beside(path: Path, config_path: Path) -> str:
-    """A file as the configuration names it: by its name alone where they are in one directory."""
+    """A path as the configuration names it: only the file name if both are in the same directory."""
     return str(path.absolute()) if path.parent != config_path.parent else path.name
 
 
 def add_table(table: Mapping[str, str | Sequence[str]], config: Config, config_path: Path) -> None:
-    """Add a sink's table at the end of the file; all else in it stays as it is.  Raises: ConfigError."""
+    """Add a sink's table at the end of the file, which is otherwise unchanged.  Raises: ConfigError."""
     lines = ["[[sinks]]", *(f"{key} = {json.dumps(value)}" for key, value in table.items()), ""]
     source = config.source
     is_system = config_path.absolute().parent == SYSTEM_CONFIG.parent
@@ -109,6 +109,6 @@ def add_table(table: Mapping[str, str | Sequence[str]], config: Config, config_p
         except ConfigError as error:
             hint = f"add this table to it by hand: {' '.join(lines)}"
             raise ConfigError.of(str(config_path), "cannot be added to as it is", hint) from error
-        # The unit's user reads the system's configuration, and it holds no secret: those are in files of their own.
+        # The service's user must read the system's configuration. It holds no secret: secrets are in separate files.
         file.commit(source.stat().st_mode & 0o777 if source else 0o644 if is_system else 0o600)
     note(f"wrote {config_path}")

@@ -116,7 +116,7 @@ def command(
             if write_config is not None:
                 _write(write_config, simulator)
             numbers = [str(contract) for contract in simulator.contracts]
-            told = ", ".join(numbers[:5]) + (f" to {numbers[-1]}" if len(numbers) > 5 else "")  # they are in a row
+            told = ", ".join(numbers[:5]) + (f" to {numbers[-1]}" if len(numbers) > 5 else "")  # consecutive
             click.echo(f"{simulator.url}  token: {simulator.token}  contracts: {told}")
             sys.stdout.flush()
             stop.wait()
@@ -129,7 +129,7 @@ def command(
 
 
 def _write(path: Path, simulator: Simulator) -> None:
-    """Readable by its owner alone, as a configuration with secrets in it has to be."""
+    """Write the configuration. Only its owner can read it, because it holds secrets."""
     values = {"url": simulator.url, "token": simulator.token, "api_key": simulator.settings.api_key}
     with NewFile(path) as file:
         file.write(_CONFIG.format(**values).encode())

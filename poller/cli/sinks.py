@@ -1,4 +1,4 @@
-"""`sinks`: list those the state knows, try one now, and forget one that is no longer configured."""
+"""`sinks`: lists the sinks in a state, tries one now, and forgets one that is no longer configured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from poller.store.opening import stores_of
 from poller.store.overview import SinkOverview
 from poller.store.protocols import State
 
-_OUTCOME_SECONDS = 20.0  # longer than the daemon takes to see it, and most receivers to answer
+_OUTCOME_SECONDS = 20.0  # the daemon notices it and most receivers answer within this time
 _LOOK_AGAIN_SECONDS = 0.2
 
 
@@ -110,7 +110,7 @@ def _outcome(state: State, before: SinkOverview, stop: threading.Event) -> int:
 
 
 def _tries(row: SinkOverview) -> list[float | None]:
-    """When the sink, and each contract that waits on its own, was tried last."""
+    """When the sink was last tried, then each contract that waits on its own."""
     return [row.sink.postponed_at, *(one.postponed_at for one in row.postponed)]
 
 
@@ -119,7 +119,7 @@ def _told(row: SinkOverview) -> str:
 
 
 def _sink(state: State, name: str) -> SinkOverview:
-    """What the state says of a sink.  Raises: ConfigError when it knows none of that name."""
+    """The sink's row in the state.  Raises: ConfigError if there is no sink of that name."""
     rows = {row.sink.name: row for row in state.overview().sinks}
     if name not in rows:
         raise ConfigError.of("NAME", f"the state knows no sink {name}", f"it knows: {', '.join(rows) or 'none'}")

@@ -1,4 +1,4 @@
-"""`status`: what the state says, at a glance. Reads only, so it works while `run` runs."""
+"""`status`: a summary of the state. Reads only, so it works while `run` runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def command(settings: Settings, as_json: bool, watch: bool, is_whole: bool) -> i
 
 
 def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
-    """Print it.  Returns: the exit code."""
+    """Print the status once.  Returns: the exit code."""
     seen = read_status(stores_of(config))
     if as_json:
         echo_json(status_data(seen, config))
@@ -76,7 +76,7 @@ def _show(config: Config, *, as_json: bool, is_whole: bool) -> int:
 
 
 def _watch_in_place(config: Config, stop: threading.Event, *, is_whole: bool) -> None:
-    """On a screen of its own, which leaves the terminal as it was."""
+    """Show the status on an alternate screen, so that the terminal is as before when it ends."""
     from rich.live import Live
 
     from poller.cli.status_page import console, fitted

@@ -1,4 +1,4 @@
-"""How `status` looks: a table of contracts and one of sinks for each use, what is wrong in a line each, the books."""
+"""The layout of `status`: for each use a table of contracts, a table of sinks, one line for each problem, and the books."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from poller.service.readiness import gaps_told, is_stale
 from poller.store.overview import Overview, SinkOverview
 from poller.store.rows import Contract, Replica
 
-_WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut for a reader that is no terminal
+_WIDTH_OF_A_PIPE = 10_000  # nothing is wrapped or cut if stdout is not a terminal
 CONTRACTS_AT_A_GLANCE = 20
 _FEWER_CONTRACTS = (CONTRACTS_AT_A_GLANCE, 10, 5, 2)
 _FINISHED_AT_A_GLANCE = 3
@@ -30,14 +30,14 @@ _PENDING_AT_A_GLANCE = 5
 
 
 def console() -> Console:
-    """stdout, as wide as the terminal that it is."""
+    """A console on stdout: as wide as the terminal, or very wide if stdout is not a terminal."""
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
 
 
 def page(config: Config, seen: Seen, *, contracts: int | None) -> RenderableType:
-    """What the state directory holds, the daemon first. `contracts`: how many, those with problems first; None: all of
-    them, and what finished backfills did in full.
+    """All states, the daemon's first. `contracts`: how many are shown, those with problems first; None: all of them, and
+    finished backfills in full.
     """
     is_whole = contracts is None
     done = [use for use in seen.uses if use.state.is_done and not is_whole]
@@ -52,7 +52,7 @@ def page(config: Config, seen: Seen, *, contracts: int | None) -> RenderableType
 
 
 def fitted(screen: Console, config: Config, seen: Seen, *, is_whole: bool) -> RenderableType:
-    """The page on one screen: with fewer contracts where it is too long, and then cut, which the last line says."""
+    """The page on one screen. If it is too long, it shows fewer contracts; if that is not enough, it is cut and says so."""
     lines: list[list[Segment]] = []
     for contracts in (None,) if is_whole else _FEWER_CONTRACTS:
         found = page(config, seen, contracts=contracts)
@@ -127,7 +127,7 @@ def _contract(config: Config, row: Contract, now: float) -> list[Text]:
 
 
 def sinks_page(config: Config, use: Use) -> RenderableType:
-    """The sinks of one use, and what is to be known of each."""
+    """The sinks of one use, and their problems."""
     return Group(_sink_table(config, use), *_sink_troubles(config, use, time.time()))
 
 
@@ -162,12 +162,12 @@ def _gaps(use: Use) -> Iterator[Padding]:
 
 
 def _troubles(config: Config, use: Use, now: float) -> Iterator[Padding]:
-    """What the tables have one word for, whole."""
+    """The problems in full, which the tables show in one word."""
     for line in use.state.replica_troubles():
         yield _line("yellow", line)
     for line in use.state.clock_troubles(now):
         yield _line("red", line)
-    # What else was begun names its contracts itself.
+    # In other uses than `run`, the command line may have named the contracts.
     polled = [row for row in use.state.contracts if use.name != "run" or is_polled(row, config)]
     for contract in polled:
         if contract.failure:
@@ -207,7 +207,7 @@ def _next_try(use: Use, at: float, now: float) -> str:
 
 
 def _postponed(row: SinkOverview, use: Use, now: float) -> Iterator[Padding]:
-    """The contracts that the sink does not take while it takes others."""
+    """The contracts that the sink refuses while it accepts others."""
     for one in row.postponed[:_POSTPONED_AT_A_GLANCE]:
         again = _next_try(use, one.retry_at, now)
         since = f"for {duration(now - one.since)}, attempt {one.attempts}"
@@ -248,7 +248,7 @@ def _line(style: str, text: str) -> Padding:
 
 
 def _table(*headings: str, rows: Iterator[list[Text]]) -> Table:
-    """`>` behind a heading: a column of numbers."""
+    """A `>` after a heading marks a column of numbers."""
     table = Table(box=None, header_style="dim")
     for heading in headings:
         table.add_column(heading.rstrip(">"), justify="right" if heading.endswith(">") else "left", overflow="fold")

@@ -1,8 +1,8 @@
-"""SIGTERM and SIGINT for commands that take time: the work is asked to stop, never interrupted. `run` asks for itself.
+"""SIGTERM and SIGINT for commands that take time: the work is asked to stop, never interrupted. `run` handles them itself.
 
-An exception out of a signal handler may come between any two steps of anything: in a lock half taken, a socket not yet in the
-hands of who closes it, a destructor, which swallows it. So the work has a thread of its own, and the main thread waits for its
-end or for a signal.
+A signal handler may raise between any two steps of the main thread: while a lock is half taken, before a socket has an owner
+that closes it, or in a destructor, which swallows the exception. So the work runs in a thread of its own, and the main thread
+only waits for the end of the work or for a signal.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _ENDED = b"\0"
 
 
 def until_stopped(work: Callable[[threading.Event], Result], *, grace_seconds: float = 1.0) -> Result:
-    """Do the work, and give what it gives; SIGTERM and SIGINT set the event it is called with. For the main thread only.
+    """Do the work and return its result. SIGTERM and SIGINT set the event that it is called with. For the main thread only.
 
-    `grace_seconds` is how long it may take to stop. By default that is enough for all but an answer of somebody else, which is
-    not worth waiting for.
+    `grace_seconds`: how long the work may take to stop. The default is enough for everything except a pending answer of a
+    server, which is not worth waiting for.
 
-    Raises: what the work raises; StoppedError when it was asked to stop and did not in time: then the caller ends the process,
-    for the work still stands where it stood, and is to be left with it.
+    Raises: what the work raises; StoppedError if it was asked to stop and did not stop in time. The caller must then end the
+    process, because the work's thread is still running.
     """
     stop = threading.Event()
     outcome: Future[Result] = Future()
@@ -41,11 +41,11 @@ def until_stopped(work: Callable[[threading.Event], Result], *, grace_seconds: f
 
         def do() -> None:
             try:
-                with context.scope(cleanup=False) if context else nullcontext():  # click keeps one per thread
+                with context.scope(cleanup=False) if context else nullcontext():  # click has one context per thread
                     outcome.set_result(work(stop))
-            except BaseException as error:  # noqa: BLE001  # raised where the result is asked for
+            except BaseException as error:  # noqa: BLE001  # raised again when the result is read
                 outcome.set_exception(error)
-            stop.set()  # for threads of its own that wait for that
+            stop.set()  # for threads of the work that wait for it
             os.write(writer, _ENDED)
 
         threading.Thread(target=do, name="work", daemon=True).start()
@@ -55,15 +55,15 @@ def until_stopped(work: Callable[[threading.Event], Result], *, grace_seconds: f
             wait([outcome], grace_seconds)
             if not outcome.done():
                 raise StoppedError("asked to stop")
-            if outcome.exception() is None:  # it was done just then, and there may be more to do
+            if outcome.exception() is None:  # it ended in time, and the caller may go on
                 end.cancel()
     return outcome.result()
 
 
 def end_soon_after_a_signal(seconds: float) -> None:
-    """Have the process end, with 0, so long after SIGTERM or SIGINT, whatever keeps it from ending by itself.
+    """End the process with 0 this many seconds after SIGTERM or SIGINT, even if something keeps it from ending by itself.
 
-    What was committed stands, so nothing is lost by it. Python's own handlers wait for the main thread, which may hang.
+    Nothing is lost, because what was committed is kept. Python's own handlers need the main thread, which may hang.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -78,7 +78,7 @@ def end_soon_after_a_signal(seconds: float) -> None:
 
 
 def _end_in(seconds: float, code: int = EXIT_INTERRUPTED) -> threading.Timer:
-    """End the process by then, whatever it is at: its last words may be for somebody who does not listen any more."""
+    """End the process after this time, even while it prints: the reader of its output may have stopped reading."""
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()
@@ -87,10 +87,10 @@ def _end_in(seconds: float, code: int = EXIT_INTERRUPTED) -> threading.Timer:
 
 @contextmanager
 def _signals_in_a_pipe() -> Iterator[tuple[int, int]]:
-    """Have signals write their number into a pipe, and do nothing else. Gives its two ends.
+    """Let signals write their number into a pipe, and do nothing else. Yields the two ends of the pipe.
 
-    Neither a flag, which would have to be looked at, nor an Event: a signal may come while the main thread is inside of one.
-    What our parent had us ignore (a shell's background job ignores Ctrl-C) stays ignored.
+    A flag would have to be polled, and an Event can deadlock: a signal may come while the main thread holds its lock.
+    Signals that the parent process told us to ignore (a shell's background job ignores Ctrl-C) stay ignored.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -103,4 +103,4 @@ def _signals_in_a_pipe() -> Iterator[tuple[int, int]]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(others)
-        # The pipe is left open: who did not stop in time may yet write that it ended, and not into another file.
+        # The pipe stays open: work that ends too late still writes to it, and must not write into another file.

@@ -1,6 +1,6 @@
-"""What a shell is offered at TAB beyond the program's own words: the sinks, contracts and states that are there.
+"""What a shell completes at TAB besides commands and options: the names of sinks, contracts, accounts and states.
 
-Read from the configuration and the state alone, so that it is there at once; where these are wrong, nothing is offered.
+They are read only from the configuration and the state, which is fast. If these cannot be used, nothing is completed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Suggest = Callable[[click.Context, click.Parameter, str], list[str]]
 
 def _from_config(values: Callable[[Config], Iterable[str]]) -> Suggest:
     def suggest(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-        given = ctx.obj  # the global options, as far as they are typed
+        given = ctx.obj  # the global options typed so far
         environ = process_environment()
         try:
             path = find_config(getattr(given, "config", None), environ)

@@ -1,4 +1,4 @@
-"""`tail`: who did what, as it comes, straight from the API. Keeps no state, and delivers nothing."""
+"""`tail`: shows who did what, live from the API. Keeps no state, and delivers nothing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def command(
         follower = Follower(activity_logs(config, stop), config, start, contracts)
         return _follow(follower, _wanted(users, types), _shower(as_json=as_json), stop, is_once=once)
 
-    with suppress(StoppedError):  # being interrupted is how it ends
+    with suppress(StoppedError):  # a signal is its normal end
         return until_stopped(work)
     return EXIT_OK
 
@@ -90,7 +90,7 @@ def _follow(
 
 
 class _Outages:
-    """Tells what fails when it begins to, and when it is over."""
+    """Prints when a failure begins, and when it is over."""
 
     def __init__(self) -> None:
         self._failing: set[str] = set()
@@ -112,7 +112,7 @@ class _Outages:
 
 
 def _wanted(users: Sequence[str], types: Sequence[str]) -> Callable[[str, bytes], bool]:
-    """Whether an entry is asked for: any of the users, and any of the types."""
+    """A function that says whether an entry is wanted: it must match one of the users and one of the types."""
     filters = [
         Filter([], [{key: pattern} for pattern in patterns])
         for key, patterns in (("username", users), ("type", types))
