@@ -1,7 +1,7 @@
-"""The configuration: a room with one door.
+"""The configuration, which other packages import from here.
 
 `find_config` and `load` make a frozen `Config`; nothing else reads the environment or the configuration file.
-`poller.config.describe` documents it, and is imported only where that is asked for.
+`poller.config.describe` documents it, and is imported only when needed.
 """
 
 from poller.config.environment import process_environment

@@ -1,6 +1,6 @@
-"""Whether sinks that keep files or objects of their own keep them apart from each other. Pure.
+"""Checks that sinks with their own files or objects do not write to the same place. Pure.
 
-An archive proves that nothing is in its place but what it wrote: no other sink may write below it.
+An archive proves that its place holds only what the archive wrote, so no other sink may write below it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from poller.core.errors import Problem
 
 
 class Place(NamedTuple):
-    """Where a sink writes, part by part. `key` names it in the sink's table."""
+    """Where a sink writes, as the parts of a path. `key` is the key in the sink's table that names it."""
 
     key: str
     parts: tuple[str, ...]
@@ -28,14 +28,14 @@ def of_file(path: str) -> Place:
 
 
 def of_archive(url: str, endpoint_url: str | None) -> Place:
-    """The place of an archive. Buckets of two storages may have one name."""
+    """The place of an archive. Two storages may have buckets of the same name."""
     if url.startswith("file:"):
         return Place("url", Path(file_path(url)).parts, is_archive=True)
     return Place("url", (endpoint_url or "AWS", *url.split("/")), is_archive=True)
 
 
 def problems_between(places: Mapping[str, Place]) -> Iterator[Problem]:
-    """What is wrong with where sinks write, by the paths of their tables."""
+    """The conflicts between places. Each place is given by the path of its sink's table."""
     for (first, one), (second, other) in combinations(places.items(), 2):
         if one.parts == other.parts:
             yield Problem(f"{second}.{other.key}", f"is the same as that of {first}")

@@ -1,7 +1,6 @@
-"""What one value may look like: pure functions from text to the value, or a `BadValueError`.
+"""Checks of single values: pure functions that return the value or raise `BadValueError`.
 
-Nothing here echoes a value that might be a secret in the wrong place: URLs, header values and labels are not
-repeated.
+No message repeats a value that may be a misplaced secret: URLs, header values and labels are not shown.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ _MAX_LABEL_NAME_CHARS = 1024
 _LABEL_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _INDEX = r"[^-_+A-Z\\/*?\"<>|\s,#:{}][^A-Z\\/*?\"<>|\s,#:{}]*"
 _MAX_INDEX_BYTES = 255
-# A name has a letter: what else other notations join (`$`, `*`, `0`, `/a`, `a[0]`) is refused, as it would name nothing.
+# A name has a letter: parts of other notations (`$`, `*`, `0`, `/a`, `a[0]`) are refused, because they match no field.
 _FIELD_NAME = r"@?[\w-]*[^\W\d_][\w-]*(\[\])?"
 _FIELD_PATH = rf"{_FIELD_NAME}(\.{_FIELD_NAME})*"
 # Source: docs/facts.md, "IONOS Activity Log API": what the API wraps an entry in.
 _AROUND_ENTRY = ("hits", "_source")
-# Source: unix(7), sun_path, with the byte that ends it.
+# Source: unix(7), sun_path: 108 bytes with the byte that ends it.
 _MAX_SOCKET_PATH_BYTES = 107
 _BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _MAPPING_HINT = 'such as "event.type" or "{event.type} {event.param.action}"'
@@ -66,7 +65,7 @@ def check_header_text(text: str) -> str:
     return text
 
 
-# The words of SQL that PostgreSQL 14 to 18 take as no name of a schema unless quoted, and the schema of SQL itself.
+# SQL words that PostgreSQL 14 to 18 do not accept as a schema name unless quoted, and the schema of SQL itself.
 _RESERVED = """
 all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation column
 concurrently constraint create cross current_catalog current_date current_role current_schema current_time
@@ -124,7 +123,7 @@ def check_whole_url(text: str, why_no_query: str = "give it by the key query") -
 
 
 def check_url(text: str) -> str:
-    """The same for a URL to which a path is appended: its last slash is taken off."""
+    """Like `check_whole_url`, for a URL to which a path is appended: its last slash is removed."""
     return check_whole_url(text, "the program appends its own path").rstrip("/")
 
 
@@ -148,14 +147,14 @@ def check_archive(text: str) -> str:
 
 
 def file_path(url: str) -> str:
-    """The path of a `file://` URL, where `%20` is a space. Bytes that are no UTF-8 are kept."""
+    """The path of a `file://` URL, where `%20` is a space. Bytes that are not UTF-8 are kept."""
     from urllib.parse import unquote
 
     return unquote(url.removeprefix("file://"), errors="surrogateescape")
 
 
 def is_clear_text(url: str) -> bool:
-    """Whether what is sent to this URL crosses a network unencrypted: plain http to a host that is not this machine."""
+    """Whether data sent to this URL crosses a network unencrypted: plain http to a host that is not this machine."""
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
@@ -225,7 +224,7 @@ def _check_placeholders(text: str) -> None:
 
 
 def check_template(text: str) -> str:
-    """The path of an output file, with `{date}` as its only placeholder and no way up."""
+    """The path of an output file, with `{date}` as its only placeholder and without `..`."""
     _check_placeholders(check_text(text))
     if ".." in text.split("/"):
         raise BadValueError("must not contain `..`")
@@ -289,7 +288,7 @@ def check_glob(text: str) -> str:
     check_text(text)
     position = 0
     while (start := text.find("[", position)) >= 0:
-        # A `]` right behind the opening, or behind its `!`, stands for itself.
+        # A `]` directly after the opening, or after its `!`, is an ordinary character.
         first = start + (2 if text[start + 1 : start + 2] == "!" else 1)
         end = text.find("]", first + 1)
         if end < 0:
@@ -301,7 +300,7 @@ def check_glob(text: str) -> str:
 
 
 def check_contract(value: object) -> str:
-    """A contract number, given as a number or as text. Zeros before it are no part of it."""
+    """A contract number, given as a number or as text. Leading zeros are removed."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not re.fullmatch(r"[0-9]{1,20}", text):
         raise BadValueError(f"{show(value)} is not a contract number", "such as 31960001")
@@ -309,7 +308,7 @@ def check_contract(value: object) -> str:
 
 
 def check_header(name: str, value: object) -> str:
-    """The value of one further request header."""
+    """The value of one additional request header."""
     if not re.fullmatch(_HEADER_NAME, name):
         raise BadValueError(f"{show(name)} is not the name of a header")
     if name.lower() in _FRAMING_HEADERS:
@@ -322,7 +321,7 @@ def check_header(name: str, value: object) -> str:
 
 
 def check_parameter(name: str, value: object) -> str:
-    """The value of one parameter of a query, as it is before it is escaped."""
+    """The value of one query parameter, before it is escaped."""
     if not name or not name.isprintable():
         raise BadValueError(f"{show(name)} is not the name of a parameter")
     if not isinstance(value, str):

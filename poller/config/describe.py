@@ -1,6 +1,6 @@
-"""The configuration shown: commented example, what is in effect, JSON Schema, rows of the reference.
+"""Output about the configuration: commented example, effective configuration, JSON Schema, rows of the reference.
 
-All of it is generated from the model, whose kinds describe themselves. No secret is shown, nor a header's value.
+All of it is generated from the model, whose kinds describe themselves. Secrets and values of headers are not shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from poller.config.tables import Nested, NestedList, Table, doc, table_schema, w
 
 
 class Row(NamedTuple):
-    """One key of the reference. `default` is TOML text, empty where there is none."""
+    """One key of the reference. `default` is TOML text, empty if there is none."""
 
     key: str
     type: str
@@ -34,7 +34,7 @@ class Section(NamedTuple):
 
 
 def effective(config: Config, *, as_json: bool = False) -> str:
-    """What is in effect, as TOML or JSON: secrets masked, or named by where they come from."""
+    """The effective configuration, as TOML or JSON. Secrets are masked, or only their source is shown."""
     tree = write_table(config)
     if as_json:
         return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
@@ -83,7 +83,7 @@ def _rows(fields: Iterable[Field]) -> tuple[Row, ...]:
 
 
 def _base(sink: type[Table], types: Iterable[type[Table]]) -> type[Table]:
-    """The table that the reference shows before this one: what it has from there is not repeated."""
+    """The table that the reference shows before this one. Its fields are not repeated."""
     return next(base for base in sink.__mro__[1:] if base in (HttpSink, Sink, *types))
 
 
@@ -91,7 +91,7 @@ def _base(sink: type[Table], types: Iterable[type[Table]]) -> type[Table]:
 
 
 def example() -> str:
-    """A commented file with every key: prose behind `# `, settings behind a bare `#`, to be uncommented."""
+    """A commented file with every key. Prose begins with `# `, a setting with a bare `#`, which a user removes to set it."""
     lines = [
         *_prose(
             "Configuration of ionos-poller. Every setting here is commented out: `#key = value` shows its"
@@ -121,7 +121,7 @@ def _example_table(heading: str, table: type[Table]) -> list[str]:
 
 
 def _example_sink(sink: type[Table], types: Iterable[type[Table]], *, is_first: bool) -> Iterator[str]:
-    """The first sink shows what all of its kind take; the others only what is theirs."""
+    """The first sink also shows the keys that it shares with others; the other sinks show only their own."""
     yield f"#name = {_literal(sink.EXAMPLES.get('name', sink.type_name()))}"
     yield f"#type = {_literal(sink.type_name())}"
     own = _own_fields(sink, _base(sink, types))
@@ -163,7 +163,7 @@ def _plain_fields(table: type[Table]) -> list[Field]:
 
 
 def _own_fields(table: type[Table], base: type[Table]) -> list[Field]:
-    """The fields that `base` does not have, or has otherwise; required ones first."""
+    """The fields that `base` does not have, or defines differently; required ones first."""
     own = [field for field in fields_of(table) if field not in fields_of(base)]
     return sorted(own, key=lambda field: not field.is_required)
 
@@ -175,7 +175,7 @@ def _literal(value: object) -> str:
         return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, list):
         return f"[{', '.join(_literal(item) for item in value)}]"
-    # JSON's strings are TOML's, but for the one control character that JSON leaves alone.
+    # JSON strings are TOML strings, except for one control character (DEL) that JSON does not escape.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""What the environment says, read from a mapping: configuration keys, proxies, CA bundle."""
+"""Reads environment variables from a mapping: configuration keys, proxies, CA bundle."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 
 PREFIX = "IONOS_POLLER_"
-# Not configuration keys by this name: options of the command line, and the state directory, which has no table.
+# These do not name configuration keys: command-line options, and the state directory, which `config_variables` adds.
 _RESERVED = {"CONFIG", "STATE_DIR", "LOG_LEVEL", "LOG_FORMAT"}
-# Kubernetes sets these in every pod beside a service that is called ionos-poller.
+# Kubernetes sets these in every pod if the namespace has a service called ionos-poller.
 _KUBERNETES = r"SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?"
 
 
@@ -19,7 +19,7 @@ def process_environment() -> Mapping[str, str]:
 
 
 class EnvText(str):
-    """Text of an environment variable, where a number, a flag or a list may be meant. `""` is the empty text."""
+    """Text of an environment variable, which may stand for a number, a flag or a list. `""` is the empty text."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ class EnvText(str):
 
 
 def config_variables(environ: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """(variable, key parts) of each variable that sets a key; empty ones count as unset. Where two set one, the last wins."""
+    """(variable, key parts) of each variable that sets a key. Empty ones count as unset. If two set one key, the last wins."""
     short = {"IONOS_API_URL": ["api", "url"], "IONOS_POLLER_STATE_DIR": ["state_dir"]}
     found = []
     for variable, value in environ.items():
@@ -45,7 +45,7 @@ _CA_BUNDLES = ("requests_ca_bundle", "curl_ca_bundle")  # the first that is set 
 
 
 class NetworkEnvironment:
-    """Proxies and CA bundle, by the variables that `requests` and curl know. Its repr shows no value."""
+    """Proxies and CA bundle, from the variables that `requests` and curl read. Its repr shows no value."""
 
     __slots__ = ("_environ",)
 
@@ -62,11 +62,11 @@ class NetworkEnvironment:
 
     @property
     def ca_bundle_variable(self) -> str:
-        """The name of the variable that says so."""
+        """The name of the variable that sets `ca_bundle`; "" if none does."""
         return next((name.upper() for name in _CA_BUNDLES if name in self._environ), "")
 
     def proxies_for(self, url: str) -> dict[str, str]:
-        """`{scheme: proxy URL}` for `requests`, empty where no proxy is set or NO_PROXY names the host."""
+        """`{scheme: proxy URL}` for `requests`; empty if no proxy is set or NO_PROXY names the host."""
         scheme = url.partition(":")[0].lower()
         proxy = self._environ.get(f"{scheme}_proxy") or self._environ.get("all_proxy")
         if not proxy:
@@ -92,7 +92,7 @@ class NetworkEnvironment:
 def _is_excepted(host: str, port: int, no_proxy: str) -> bool:
     """Whether NO_PROXY (`*`, hosts, domains, `host:port`, addresses, networks) covers the host.
 
-    Each is read as some program reads it: a domain also as `.domain` or `*.domain`, an IPv6 address also in brackets.
+    All usual notations are accepted: a domain also as `.domain` or `*.domain`, an IPv6 address also in brackets.
     """
     host = host.lower().rstrip(".")
     names = {host, f"[{host}]", f"{host}:{port}", f"[{host}]:{port}"}

@@ -1,7 +1,7 @@
-"""The kinds of files and secrets: what a load looks at on the disk.
+"""The kinds of files and secrets, which a load checks on the disk.
 
-A secret is given as a file, by the name of a variable, or as itself, or it is a credential of systemd. What stands where the
-name of a file or variable belongs may be the secret itself, so no message repeats it.
+A secret is given by the name of a file or variable, or directly, or as a credential of systemd. A user may write the secret
+itself in place of the name of a file or variable, so no message repeats that value.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Directory(Kind, frozen=True):
 
 
 class File(Directory, frozen=True):
-    """A file that must be readable. `is_private`: nobody else may read it, such as a private key."""
+    """A file that must be readable. `is_private`: other users must not be able to read it, such as a private key."""
 
     word: str = "file"
     is_private: bool = False
@@ -46,7 +46,7 @@ class File(Directory, frozen=True):
     def read(self, raw: object, at: Place) -> Path:
         file = super().read(raw, at)
         if not os.access(file, os.R_OK) and (copy := find_credential(at.reading.environ, [file.name])):
-            return Path(copy)  # systemd's copy of what we may not read, as with a secret's file
+            return Path(copy)  # systemd's copy of a file that we may not read, as for secrets
         if at.reading.check_files and not os.access(file, os.R_OK):
             hint = "check that the file exists and that this user can read it"
             at.add(f"unreadable file {file}", hint, FileProblem)
@@ -61,7 +61,7 @@ PrivateFile = partial(File, is_private=True)
 
 
 class OutputPath(Kind, frozen=True):
-    """The path of a file that is written, with `{date}` in it or without."""
+    """The path of an output file, with or without `{date}`."""
 
     word: str = "file"
 
@@ -70,7 +70,7 @@ class OutputPath(Kind, frozen=True):
 
 
 class SecretKind(Kind, frozen=True):
-    """A token or key. `is_text`: it may hold spaces, as a password may. `aliases` end further names of its systemd credential."""
+    """A token or key. `is_text`: it may hold spaces, like a password. `aliases`: other endings for its systemd credential."""
 
     word: str = "secret"
     aliases: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class SecretKind(Kind, frozen=True):
                 hint = f"the secret itself goes into {key.removesuffix('_file')}, or better a file"
                 raise BadValueError("is not the name of a file", hint)
             file = at.file(raw)
-            # Where we may not read it, systemd's copy of it: a credential of the same name.
+            # If we may not read it, use systemd's copy: a credential of the same name.
             copy = None if os.access(file, os.R_OK) else find_credential(at.reading.environ, [file.name])
             return self._source(at, "credential" if copy else "file", copy or str(file))
         if at.may_hold_secrets:
@@ -110,7 +110,7 @@ class SecretKind(Kind, frozen=True):
         return self._source(at, "missing", hint=hint)
 
     def _source(self, at: Place, origin: Origin, place: str = "", *, inline: str = "", hint: str = "") -> SecretSource:
-        """The source. Where files are checked, it was read once.  Raises: ConfigError."""
+        """The source. It is read once if files are checked.  Raises: ConfigError."""
         source = SecretSource(
             origin,
             place,
@@ -140,7 +140,7 @@ class SecretKind(Kind, frozen=True):
 
 
 def find_credential(environ: Mapping[str, str], names: Iterable[str]) -> str | None:
-    """The first of these files that systemd left in $CREDENTIALS_DIRECTORY."""
+    """The first of these files that exists in systemd's $CREDENTIALS_DIRECTORY; None if none does."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return None

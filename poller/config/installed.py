@@ -1,4 +1,4 @@
-"""How this program was installed, so that what a hint says to type works as it stands."""
+"""How this program was installed, so that the commands in hints work as written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "ionos-poller"
 
 @contextmanager
 def needed(extra: str, path: str, message: str, *, instead: str = "") -> Iterator[None]:
-    """What is imported in the block comes with an extra.  Raises: ConfigError where it is not installed."""
+    """For a block that imports packages of an extra.  Raises: ConfigError if the extra is not installed."""
     try:
         yield
     except ImportError as error:
@@ -26,7 +26,7 @@ def needed(extra: str, path: str, message: str, *, instead: str = "") -> Iterato
 
 
 def how_to_add(extra: str) -> str:
-    """The command that installs an extra beside what is there."""
+    """The command that adds an extra to this installation."""
     wanted = shlex.quote(f"{source()}[{extra}]")
     prefix = Path(sys.prefix)
     if (prefix / "pipx_metadata.json").exists():
@@ -38,7 +38,7 @@ def how_to_add(extra: str) -> str:
 
 @cache
 def source() -> str:
-    """What pip is to be given: the checkout or the file that it was installed from, if that is still there, else its name."""
+    """The argument for pip: the checkout or file that the program was installed from, if it still exists, otherwise its name."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:

@@ -1,8 +1,8 @@
 """The kinds of configuration values: each reads its TOML value, writes it, and describes itself.
 
 A kind is the annotation of a field: `interval_seconds: Annotated[int, Duration("Time between two polls.", ge=1)]`. It gives the
-field its description, its bounds, its word in the reference and its shape in the JSON Schema. A new kind is a class; nothing
-else has to know it. `tables.py` has the kinds that hold other fields, `files.py` those of files and secrets.
+field its description, its bounds, its word in the reference and its shape in the JSON Schema. A new kind is one class;
+no other code changes. `tables.py` has the kinds that hold other fields, `files.py` the kinds of files and secrets.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _INTEGER = r"-?[0-9]{1,18}"
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What a field holds. `word` is what the reference calls it. `type` is the field's bare type; `fields_of` fills it in.
+    """The kind of a field's value. `word` is its name in the reference. `type` is the field's bare type; `fields_of` sets it.
 
-    `example` is shown where there is no default. `is_alternative`: the field is given instead of another one.
+    `example` is shown if there is no default. `is_alternative`: the field is given instead of another one.
     """
 
     description: str = ""
@@ -41,20 +41,20 @@ class Kind(msgspec.Struct, frozen=True):
 
     SHAPE: ClassVar[dict[str, Any]] = {"type": "string"}
     endings: ClassVar[tuple[str, ...]] = ("",)
-    """What is appended to the field's key in TOML; the first that the reference shows comes first."""
+    """The endings of the field's key in TOML. The reference shows the first one."""
 
     def read(self, raw: object, at: Place) -> Any:
-        """The value of the field.  Raises: ValueError with a sentence for the user. Further problems are noted at the place."""
+        """The value of the field.  Raises: ValueError with a sentence for the user. Further problems are recorded at `at`."""
         return raw if isinstance(raw, str) else refuse(raw, "text")
 
     def find(self, field: Field, at: Place) -> Any:
-        """The value where the table at this place does not give it; None: the default.  Raises: ValueError if it is required."""
+        """The value if the table at this place has none; None: the default.  Raises: ValueError if it is required."""
         if field.is_required:
             raise BadValueError("missing", self.description)
         return None
 
     def write(self, value: Any) -> Any:
-        """The value as TOML and JSON know it."""
+        """The value in the form of TOML and JSON."""
         return value
 
     def entries(self, key: str, value: Any) -> dict[str, Any]:
@@ -62,11 +62,11 @@ class Kind(msgspec.Struct, frozen=True):
         return {key: self.write(value)}
 
     def sample(self, key: str) -> Any:
-        """What the example shows where there is no default."""
+        """The value that the example shows if there is no default."""
         return self.example
 
     def name(self) -> str:
-        """What the reference calls it, with its bounds."""
+        """Its name in the reference, with its bounds."""
         return f"{self.word}{self.bounds()}"
 
     def bounds(self) -> str:
@@ -95,7 +95,7 @@ class Field(NamedTuple):
 
 @cache
 def fields_of(table: type[msgspec.Struct]) -> tuple[Field, ...]:
-    """The fields of a table that have a kind, in the order of the model; what has none is no key."""
+    """The fields of a table that have a kind, in the order of the model. A field without a kind is not a key."""
     return tuple(
         Field(
             info.name,
@@ -140,7 +140,7 @@ class Glob(Text, frozen=True):
 
 
 class Choice(Kind, frozen=True):
-    """One of a few words, those of the field's Literal."""
+    """One of the words of the field's Literal."""
 
     def read(self, raw: object, at: Place) -> object:
         choices = get_args(self.type)
@@ -178,7 +178,7 @@ class Amount(Kind, frozen=True):
     le: float = math.inf
 
     def outside(self, value: float) -> BadValueError:
-        """What is wrong with a value beyond the bounds."""
+        """The error for a value outside the bounds."""
         if value < self.ge:
             return BadValueError(f"{self._shown(value)} is too small", f"at least {self._shown(self.ge)}")
         return BadValueError(f"{self._shown(value)} is too large", f"at most {self._shown(self.le)}")
@@ -195,7 +195,7 @@ class Amount(Kind, frozen=True):
 
 
 class Number(Amount, frozen=True):
-    """A number, whole where the field's type is int."""
+    """A number; a whole number if the field's type is int."""
 
     word: str = "number"
 
@@ -208,7 +208,7 @@ class Number(Amount, frozen=True):
         is_whole = isinstance(raw, int) and not isinstance(raw, bool)
         if not is_whole and not (isinstance(raw, float) and self.type is float and math.isfinite(raw)):
             raise BadValueError(f"{show(raw)} is not a {'whole number' if self.type is int else 'number'}")
-        if not self.ge <= raw <= self.le:  # before float(): beyond 10**308 an integer has none
+        if not self.ge <= raw <= self.le:  # before float(), which fails beyond 10**308
             raise self.outside(raw)
         return int(raw) if self.type is int else float(raw)
 
@@ -271,7 +271,7 @@ class Size(Amount, frozen=True):
 
 
 class Items(Kind, frozen=True, kw_only=True):
-    """A list; `check` accepts each of its values. `shape` is their schema, else text."""
+    """A list. `check` returns each of its values, or raises ValueError. `shape` is the schema of a value; None: text."""
 
     check: Callable[[object], Any]
     shape: dict[str, Any] | None = None
@@ -302,7 +302,7 @@ class Items(Kind, frozen=True, kw_only=True):
 
 
 class Pairs(Kind, frozen=True, kw_only=True):
-    """A table of text; `check` accepts each name and value. `is_hidden`: values are not shown, and some may be secrets."""
+    """A table of text. `check` raises ValueError for a bad name or value. `is_hidden`: values may be secret and are not shown."""
 
     check: Callable[[str, object], Any]
     is_hidden: bool = False
@@ -325,7 +325,7 @@ class Pairs(Kind, frozen=True, kw_only=True):
         return dict.fromkeys(value, MASK) if self.is_hidden else value
 
 
-# A kind of text, list or pairs is its check, and its word in the reference.
+# These kinds differ only in their check and their word in the reference.
 Url = partial(Text, check=checks.check_url, word="url")
 StateUrl = partial(Text, check=check_state_url, word="url")
 ArchiveUrl = partial(Text, check=checks.check_archive, word="s3:// or file:// URL")
@@ -350,17 +350,17 @@ Headers = partial(Pairs, check=checks.check_header, is_hidden=True)
 Parameters = partial(Pairs, check=checks.check_parameter, is_hidden=True)
 
 
-# What a raw value is
+# Raw values
 
 
 def table_of(raw: object) -> dict[str, object]:
-    """The value, if it is a table, or JSON of one in a variable."""
+    """The value, if it is a table, or a variable that holds a table as JSON."""
     value = decode_json(raw) if isinstance(raw, EnvText) else raw
     return value if isinstance(value, dict) else refuse(value, "a table")
 
 
 def list_of(raw: object) -> list[object]:
-    """The value, if it is a list, or JSON of one in a variable."""
+    """The value, if it is a list, or a variable that holds a list as JSON."""
     value = decode_json(raw) if isinstance(raw, EnvText) else raw
     return value if isinstance(value, list) else refuse(value, "a list")
 
@@ -378,13 +378,13 @@ def refuse(raw: object, wanted: str) -> Never:
     """Say what the value should be.  Raises: BadValueError."""
     names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a table"}
     name = "text" if isinstance(raw, str) else names.get(type(raw), "a date or time")
-    # Never the value: it may be a secret at the wrong place.
+    # The message never holds the value: it may be a misplaced secret.
     hints = {("text", "a number"): "put it in quotes", ("a list", "text"): 'put it in brackets: ["..."]'}
     raise BadValueError(f"must be {wanted}, not {name}", hints.get((wanted, name), ""))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word the user may have meant, or all of them where they are few."""
+    """A hint that names the known word that the user may have meant, or all known words if they are few."""
     from difflib import get_close_matches
 
     words = list(known)

@@ -1,8 +1,7 @@
 """Finds and reads the configuration, and raises all its problems at once.
 
-Command line > environment > file > default. The only reader of the environment and of the file. A missing
-token is no problem here: commands that need none must work without, and `Account.credentials()` says what to
-set.
+Precedence: command line, environment, file, default. No other module reads the environment or the file. A missing token
+is not a problem here, because some commands need none: `Account.credentials()` says what to set.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ _MAX_FILE_BYTES = 1024 * 1024
 
 
 def find_config(path_option: Path | str | None, environ: Mapping[str, str]) -> Path | None:
-    """The file to load: the option, else $IONOS_POLLER_CONFIG, ./ionos-poller.toml, the system's; else None.
+    """The file to load: the first of the option, $IONOS_POLLER_CONFIG, ./ionos-poller.toml and the system's, or None.
 
-    A file that was named is returned even if it does not exist: `load` says so.
+    A file that the user named is returned even if it does not exist: `load` reports that.
     """
     if named := path_option or environ.get("IONOS_POLLER_CONFIG"):
         return Path(named)
     candidates = (LOCAL_CONFIG, SYSTEM_CONFIG)
-    # Not Path.is_file: that raises where a directory above is closed to us.
+    # Not Path.is_file: it raises if we may not enter a directory above.
     return next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def load(
     path: Path | None, environ: Mapping[str, str], *, state_dir: Path | None = None, check_files: bool = True
 ) -> Config:
-    """The configuration of this file (None: of the environment alone).
+    """The configuration from this file and the environment (None: from the environment only).
 
-    `check_files=False` is for commands that use no secret: key and certificate files are then not looked at.
+    `check_files=False` is for commands that use no secret: key and certificate files are then not checked.
     Raises: ConfigError with all problems.
     """
     problems: list[Problem] = []
@@ -81,7 +80,7 @@ def load(
     if problems or not isinstance(config, Config):
         raise ConfigError(_placed(problems, path, text))
     if state_dir is None and "state_dir" not in tree:
-        # Under systemd it may hold several, separated by colons.
+        # systemd may put several directories into it, separated by colons.
         state_dir = Path(environ.get("STATE_DIRECTORY", "").partition(":")[0] or "state")
     api = config.api
     own = Account(name="default", url=api.url, token=api.token, username=api.username, password=api.password)
@@ -96,7 +95,7 @@ def load(
 
 
 def _placed(problems: Sequence[Problem], file: Path | None, text: str) -> list[Problem]:
-    """The problems in the order of the file, those of its keys with their line. Those of variables come last."""
+    """The problems in the order of the file. Problems of keys get their line; problems of variables come last."""
     from poller.config.places import line_of, places
 
     found = places(text)
@@ -106,7 +105,7 @@ def _placed(problems: Sequence[Problem], file: Path | None, text: str) -> list[P
 
 
 def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], bool, str]:
-    """The file's tables, whether none but its owner can read it, and its text."""
+    """The file's tables, whether only its owner can read it, and its text."""
     import tomllib
 
     try:
@@ -129,7 +128,7 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
         line = content.count(b"\n", 0, error.start) + 1
         problems.append(Problem(f"{path}:{line}", f"is not UTF-8 (line {line})", "save it as UTF-8"))
     except (ValueError, RecursionError) as error:
-        # A number of thousands of digits, or thousands of brackets, fail without a position.
+        # The error for a number of thousands of digits, or for thousands of brackets, has no position.
         message = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long or too deep"
         at = re.search(r" \(at line ([0-9]+), ", message)
         where = f"{path}:{at[1]}" if at else str(path)
@@ -138,7 +137,7 @@ def _read_file(path: Path, problems: list[Problem]) -> tuple[dict[str, Any], boo
 
 
 def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
-    """Set one value deep in the tree; lists are counted from 0. Returns its path."""
+    """Set one value in the tree. `parts` is its path; list elements are counted from 0. Returns the path as text."""
     if "" in parts:
         raise BadValueError("names no key", "`__` stands between table and key, as in IONOS_POLLER_POLL__INTERVAL")
     node: Any = tree
@@ -174,9 +173,9 @@ def _place(tree: dict[str, Any], parts: list[str], value: EnvText) -> str:
 def _resolve_accounts(
     accounts: tuple[Account, ...], own: Account, environ: Mapping[str, str], file: Path | None, text: str
 ) -> tuple[Account, ...]:
-    """At least one account, each with its URL and, where there is any, the source of its secret.
+    """At least one account, each with its URL and, if it has one, the source of its secret.
 
-    One without credentials is no problem yet, so it keeps where it stands for when they are needed.
+    An account without credentials is not a problem yet. It keeps its place in the file for a later message.
     """
     accounts = accounts or (Account(name="default"),)
     if len(accounts) == 1 and accounts[0].token is None:
@@ -194,7 +193,7 @@ def _resolve_accounts(
 
 
 def _with_fallback(account: Account, own: Account, environ: Mapping[str, str]) -> Account:
-    """The only account, which has no token, with what `[api]`, IONOS_* variables or systemd's credentials add."""
+    """The only account, which has no token, with the credentials from `[api]`, IONOS_* variables or systemd."""
     if not account.username:
         account = msgspec.structs.replace(
             account, token=own.token, username=own.username, password=account.password or own.password

@@ -1,11 +1,11 @@
-"""The configuration as the program sees it: frozen, complete, checked.
+"""The configuration in memory: frozen, complete, checked.
 
-`load.py` makes it, `describe.py` documents it. Durations are seconds and sizes are bytes here; their TOML
-keys are the field names without `_seconds`. Descriptions are data: reference and JSON Schema are generated
+`load.py` makes it, `describe.py` documents it. Durations are in seconds, sizes in bytes; their TOML keys are
+the field names without `_seconds`. Descriptions are data: the reference and the JSON Schema are generated
 from them.
 """
 
-# Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
+# No `from __future__ import annotations`: the loader and the docs read the annotations at run time.
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ from poller.core.windows import Limits
 
 API_URL = "https://api.ionos.com"
 API_PATH = "/activitylog/v1"
-"""What is appended to the URL of the API."""
+"""Appended to the URL of the API."""
 YEAR_SECONDS = 366 * 86_400
 
 WHAT_TO_SET = (
@@ -123,7 +123,7 @@ class Api(Table, frozen=True, kw_only=True):
     )
 
     def limits(self, windows: int = 1) -> Limits:
-        """How much to ask for at once, where so many windows share the memory for them."""
+        """The limits of one request and one window, if this many windows share `window_bytes`."""
         return Limits(self.page_size, self.result_window, max(MIB, self.window_bytes // windows))
 
     problems = _access_problems
@@ -193,9 +193,9 @@ class Account(Table, frozen=True, kw_only=True):
     place: str = ""  # file and line, if it has no credentials
 
     def credentials(self) -> Credentials:
-        """What to authenticate with, read anew from its source.
+        """The credentials, read again from their source each time.
 
-        Raises: ConfigError when there is none, or its source cannot be read.
+        Raises: ConfigError if there are none or they cannot be read; TransientError if they cannot be read now.
         """
         if self.token is not None:
             return Credentials.read(self.token)
@@ -330,7 +330,7 @@ class Http(Table, frozen=True, kw_only=True):
 
     @property
     def address(self) -> tuple[str, int] | Path | None:
-        """Host and port, or the path of a socket, or None when it is turned off."""
+        """Host and port, or the path of a socket, or None if the endpoint is turned off."""
         if not self.listen:
             return None
         if self.listen.startswith("unix:"):
@@ -358,12 +358,12 @@ class Config(Table, frozen=True, kw_only=True):
     evidence: Annotated[Evidence, Nested()] = Evidence()
     http: Annotated[Http, Nested()] = Http()
     source: Path | None = None
-    """The file it was read from."""
+    """The file that it was read from."""
     network: NetworkEnvironment = NetworkEnvironment({})
     """Proxies and CA bundle of the environment."""
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong between the tables, and in any sink. None stands for a table whose values are bad."""
+        """Problems between the tables, and of all types of sinks. A table with bad values is None."""
         read_accounts: Sequence[Account | None] = self.accounts
         read_sinks: Sequence[AnySink | None] = self.sinks
         accounts = {f"accounts[{index}]": account for index, account in enumerate(read_accounts) if account is not None}
@@ -391,7 +391,7 @@ class Config(Table, frozen=True, kw_only=True):
             yield Problem("api", "holds credentials, but there are several accounts", "move them to their account")
 
     def proxies_for(self, url: str) -> dict[str, str]:
-        """The proxies `requests` is to use for this URL; empty for none. Not for logs."""
+        """The proxies that `requests` uses for this URL; empty for none. Do not log them."""
         return self.network.proxies_for(url)
 
     @property

@@ -1,7 +1,7 @@
-"""On which line of a TOML file a key stands. Pure: text in, numbers out.
+"""The line of each key in a TOML file. Pure: text in, numbers out.
 
-`tomllib` gives values without their places. This reads no values: it only follows tables and keys, over strings, comments and
-brackets, of a text that is valid TOML.
+`tomllib` gives values without their lines. This module reads no values: it follows tables and keys, and skips strings,
+comments and brackets. The text must be valid TOML.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 _PIECE = re.compile(
-    r'"""(?:\\.|[^\\])*?"""+'  # a text over several lines may end in quotes of its own
+    r'"""(?:\\.|[^\\])*?"""+'  # a multi-line string may end in quotes of its own
     r"|'''.*?'''+"
     r'|"(?:\\.|[^"\\\n])*"'
     r"|'[^'\n]*'"
@@ -23,12 +23,10 @@ _PIECE = re.compile(
 
 
 def places(text: str) -> dict[str, int]:
-    """The line of each table, key and element of a list by its path, such as `poll.interval` and `sinks[0].labels.x`."""
+    """The line of each table, key and list element by its path, such as `poll.interval` and `sinks[0].labels.x`."""
     found: dict[str, int] = {}
     counts: Counter[str] = Counter()
-    inside: list[
-        tuple[str, int | None]
-    ] = []  # the lists and inline tables that are open: path, and number of the element
+    inside: list[tuple[str, int | None]] = []  # open lists and inline tables: path, and number of the element in a list
     line, table, key, here, is_key = 1, "", "", "", True  # `is_key`: before the `=`
     for match in _PIECE.finditer(text):
         piece = match[0]
@@ -65,7 +63,7 @@ def places(text: str) -> dict[str, int]:
 
 
 def _table(header: str, counts: Counter[str]) -> str:
-    """The path of a table by its header; each of a list of tables is counted, also as a part of a longer path."""
+    """The path of a table, from its header. Tables of a list are numbered, also inside a longer path."""
     is_list = header.startswith("[[")
     path = ""
     *above, last = header.strip("[]").split(".")
@@ -79,7 +77,7 @@ def _table(header: str, counts: Counter[str]) -> str:
 
 
 def line_of(path: str, found: Mapping[str, int]) -> int | None:
-    """The line of a path, or of the nearest key or table around it; None where there is none."""
+    """The line of a path, or of the nearest key or table around it; None if there is none."""
     while path not in found:
         shorter = re.sub(r"(\.[^.\[\]]*|\[[^\[\]]*\])$", "", path)
         if shorter == path:

@@ -1,7 +1,7 @@
-"""One load of the configuration: where a value stands, what it may look at, and the problems found so far.
+"""One load of the configuration: its inputs, the places of values, and the problems found so far.
 
-A kind gets a `Place` beside its value. A bad value becomes a problem at that place and never stops the rest. A problem of a
-value that the environment gave names the variable.
+A kind gets a `Place` with each value. A bad value becomes a problem at that place, and the load goes on. If the value came
+from the environment, the problem names the variable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from poller.core.errors import ConfigError, Problem
 class Reading(msgspec.Struct):
     """One load. `origins` maps paths such as `poll.interval` to the variables that set them.
 
-    `base` is where relative paths of the file start. `is_private`: no other user can read the file.
+    `base`: the directory where relative paths of the file start. `is_private`: no other user can read the file.
     """
 
     environ: Mapping[str, str]
@@ -33,7 +33,7 @@ class Reading(msgspec.Struct):
 
 
 class Place(NamedTuple):
-    """Where a value stands, such as `sinks[0].url`. `credential` begins the names of the table's files in
+    """The place of a value, such as `sinks[0].url`. `credential` is the prefix of the table's files in
     $CREDENTIALS_DIRECTORY; empty: it has none.
     """
 
@@ -42,21 +42,21 @@ class Place(NamedTuple):
     credential: str = ""
 
     def key(self, key: str) -> Place:
-        """One key further. A key that is not bare is quoted, so that it cannot pass for something else."""
+        """The place of a key of the table here. A key that is not bare is quoted, so that it does not look like a path."""
         key = key if is_name(key) and "." not in key else show(key)
         return self._replace(path=f"{self.path}.{key}" if self.path else key)
 
     def below(self, path: str) -> Place:
-        """What stands at a path from here, such as `sinks[0].url`; empty: here."""
+        """The place at a path below this one, such as `sinks[0].url`; empty: this place."""
         return self._replace(path=f"{self.path}.{path}" if self.path and path else self.path or path)
 
     def item(self, index: int) -> Place:
-        """An element of the list that stands here."""
+        """The place of an element of the list at this place."""
         return self._replace(path=f"{self.path}[{index}]")
 
     @property
     def variable(self) -> str:
-        """What the user wrote, where an environment variable set this path or one above it; else empty."""
+        """The environment variable that set this path or one above it, with the rest of the path; "" if none did."""
         ends = [match.start() for match in re.finditer(r"[.\[]|$", self.path)]
         for end in reversed(ends):
             if name := self.reading.origins.get(self.path[:end]):
@@ -65,31 +65,31 @@ class Place(NamedTuple):
 
     @property
     def may_hold_secrets(self) -> bool:
-        """Whether nobody else can read what stands here."""
+        """Whether no other user can read the value at this place."""
         return self.reading.is_private or bool(self.variable)
 
     def file(self, text: str) -> Path:
-        """The file of that name: `~/` is the home directory, and a relative path starts at the configuration file."""
+        """The path of this file name. `~/` is the home directory; a relative path in the file starts at the file's directory."""
         if text.startswith("~/") and (home := self.reading.environ.get("HOME")):
             text = f"{home}{text[1:]}"
         return Path(text) if self.variable else self.reading.base / text
 
     def add(self, message: str, hint: str = "", kind: type[Problem] = Problem) -> None:
-        """Note a problem, at the variable where there is one."""
-        # A variable that goes deeper than the key, as POLL__INTERVAL__X does, is what is wrong with the key.
+        """Record a problem. It names the variable if one set the value."""
+        # If a variable goes deeper than the key, such as POLL__INTERVAL__X, that variable is the problem.
         is_key = self.path == "state_dir" or ("." in self.path and not self.path.startswith(("sinks", "accounts")))
         deeper = (f"{self.path}.", f"{self.path}[")
         below = [name for path, name in self.reading.origins.items() if is_key and path.startswith(deeper)]
         self.reading.problems.append(kind(self.variable or (below or [self.path])[0], message, hint))
 
     def add_exposed(self, what: str) -> None:
-        """Note that a secret stands where others can read it."""
+        """Record that a secret is in a file that others can read."""
         self.add(
             f"{what} stands in a file that others can read", "chmod 600 the file, or keep the secret in its own file"
         )
 
     def note(self, error: ValueError | ConfigError) -> None:
-        """Turn what is wrong with the value here into a problem."""
+        """Record an error of the value at this place as a problem."""
         if isinstance(error, ConfigError):
             self.reading.problems.extend(error.problems)
         elif isinstance(error, BadValueError):

@@ -1,8 +1,7 @@
-"""Secrets: a type that cannot be printed by accident, and where one comes from.
+"""Secrets: a type that cannot be printed by accident, and the sources of secrets.
 
-A secret's value is only ever in the hands of code that builds a header or a digest: `secret.reveal()`. A
-source is read anew for each use, so a key replaced on disk takes effect without a restart. No message names
-a value.
+Only code that needs the value itself, such as for a header or a digest, calls `secret.reveal()`. A source is
+read again for each use, so a key replaced on disk takes effect without a restart. No message holds a value.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from poller.core.errors import ConfigError, FileProblem, Problem, TransientError
 MASK = "********"
 _MAX_SECRET_BYTES = 64 * 1024
 _NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
-# What keeps a file from being read and has nothing to do with the file.
+# Errors of reading a file that have nothing to do with the file and may pass.
 _PASSING = (*_NO_MORE_FILES, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 Origin = Literal["file", "env", "credential", "inline", "missing"]
 
 
 class Secret:
-    """A value that shows as `********` however it is printed, and refuses to be pickled or serialised."""
+    """A value that is always printed as `********`, and cannot be pickled or serialised."""
 
     __slots__ = ("_value",)
 
@@ -34,7 +33,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The value itself, for the one place that sends it."""
+        """The value itself, for the code that sends it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -58,8 +57,8 @@ class Secret:
 class SecretSource:
     """Where a secret comes from: `origin` and `place` (a file, a variable's name) are safe to print.
 
-    `path` is its key in the configuration, for messages. `is_text` tells a password or key, which may hold
-    spaces, from a token, which becomes a header as it is.
+    `path` is its key in the configuration, for messages. `is_text`: it is a password or key,
+    which may hold spaces; otherwise it is a token, which becomes a header unchanged.
     """
 
     __slots__ = ("_environ", "_inline", "hint", "is_text", "origin", "path", "place")
@@ -85,7 +84,7 @@ class SecretSource:
 
     @property
     def remedy(self) -> str:
-        """What a person does who has a new one, so that a running service uses it."""
+        """What to do so that a running service uses a new secret."""
         match self.origin:
             case "credential":
                 return "replace the file that LoadCredential= names, then restart: the service has a copy"
@@ -97,16 +96,16 @@ class SecretSource:
                 return f"replace {self.place}: it is read again each time"
 
     def read(self) -> Secret:
-        """The secret as it is now; files are read again each time.
+        """The current secret; files are read again each time.
 
-        Raises: ConfigError when it is missing, unreadable, empty, or holds what no header may hold; TransientError when it
-        cannot be read now for a reason that passes.
+        Raises: ConfigError if it is missing, unreadable, empty, or holds characters that a header must not hold;
+        TransientError if it cannot be read now for a reason that may pass.
         """
         if self.origin in ("file", "credential"):
             value = self._read_file()
         elif self.origin == "env":
             value = self._environ.get(self.place, "")
-            value = value.removeprefix("\ufeff").rstrip("\r\n")  # as a file's; Kubernetes brings them along
+            value = value.removeprefix("\ufeff").rstrip("\r\n")  # as in a file; Kubernetes keeps them
             if not value:
                 raise self._error(f"the environment variable {self.place} is not set", f"set {self.place}")
         elif self._inline is not None:
@@ -129,7 +128,7 @@ class SecretSource:
 
     def _read_file(self) -> str:
         path = Path(self.place)
-        if path.is_fifo():  # and to open it may take for ever
+        if path.is_fifo():  # opening it could block
             raise self._error(f"key file {path} is a pipe", "use a file: a secret is read again when it is refused")
         try:
             content, _, refusal = read_trusted(path, _MAX_SECRET_BYTES + 1, is_secret=True)
@@ -150,7 +149,7 @@ class SecretSource:
             hint = "save it as UTF-8: in PowerShell, Out-File -Encoding ascii -NoNewline"
             raise self._error(f"key file {self.place} is UTF-16 text", hint)
         try:
-            text = content.decode("utf-8-sig")  # Windows puts a mark in front
+            text = content.decode("utf-8-sig")  # Windows may add a byte order mark
         except UnicodeDecodeError:
             # `from None`: the cause would carry the bytes of the secret.
             raise self._error(f"key file {self.place} is not UTF-8 text") from None
@@ -189,9 +188,9 @@ class SecretSource:
 
 
 class Credentials(NamedTuple):
-    """What proves who we are: a bearer `token`, or `username` and `password`. `origin` is safe to print.
+    """The login for a server: a bearer `token`, or `username` and `password`. `origin` is safe to print.
 
-    `remedy`: what a person does who has a new one.
+    `remedy`: what to do so that a running service uses new ones.
     """
 
     origin: str
@@ -202,7 +201,7 @@ class Credentials(NamedTuple):
 
     @classmethod
     def read(cls, source: SecretSource, username: str = "") -> Credentials:
-        """From this source: the password of the user who is named, else a token.  Raises: as `SecretSource.read`."""
+        """Read this source: the password of `username` if it is given, otherwise a token.  Raises: as `SecretSource.read`."""
         secret = source.read()
         if username:
             return cls(str(source), username=username, password=secret, remedy=source.remedy)

@@ -1,6 +1,6 @@
-"""What several types of sinks have in common: their shared keys, and the tables that they begin with."""
+"""The keys that several types of sinks share, and the base classes of their tables."""
 
-# Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
+# No `from __future__ import annotations`: the loader and the docs read the annotations at run time.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -165,15 +165,15 @@ class Sink(Table, frozen=True, kw_only=True, tag_field="type"):
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies on the disk or output of the machine that writes it."""
+        """Whether it writes to the disk or output of its own machine."""
         return False
 
     def is_here(self, host: str) -> bool:
-        """Whether the machine of that name writes it."""
+        """Whether the machine of this name sends to it."""
         return True
 
     def problems_with_machines(self) -> Iterator[Problem]:
-        """What is wrong where several machines share a state: who writes what is on one machine's disk?"""
+        """Problems if several machines share a state: it must be clear which machine writes to its own disk."""
         return iter(())
 
 
@@ -191,11 +191,11 @@ class HttpSink(Sink, frozen=True, kw_only=True):
     """What every sink over HTTP takes."""
 
     OWN_PATH: ClassVar[str] = ""
-    """What is appended to the URL; `{tag}` stands for what that key says."""
+    """Appended to the URL. `{tag}` is replaced by the value of that key."""
     PATHS_BELOW: ClassVar[tuple[str, ...]] = ()
-    """What is appended to that in some requests."""
+    """Appended after `OWN_PATH` in some requests."""
     OWN_HEADERS: ClassVar[Mapping[str, tuple[str, ...]]] = {"content-type": ()}
-    """The headers that the program sets, in lower case: each with the keys that give its value; none: always."""
+    """The headers that the program sets, in lower case, each with the keys that give its value; no keys: it is always set."""
 
     url: BaseUrl
     compression: CompressionChoice = "gzip"
@@ -234,7 +234,7 @@ class HttpSink(Sink, frozen=True, kw_only=True):
 
 
 class FormatHttpSink(HttpSink, frozen=True, kw_only=True):
-    """The same over HTTP; a struct can have one base only."""
+    """The keys of `FormatSink` for sinks over HTTP: a struct can have only one base."""
 
     format: FormatChoice = "raw"
     action_name: ActionName = "event.type"
@@ -244,7 +244,7 @@ class FormatHttpSink(HttpSink, frozen=True, kw_only=True):
 
 
 class LocalSink(FormatSink, frozen=True, kw_only=True):
-    """What sinks take that write to a machine's own disk or output."""
+    """The keys of sinks that write to a machine's own disk or output."""
 
     host: Annotated[
         str | None,
@@ -260,7 +260,7 @@ class LocalSink(FormatSink, frozen=True, kw_only=True):
 
     @property
     def is_whole(self) -> bool:
-        """Whether one replica writes all of it, also of the contracts that others hold."""
+        """Whether one replica writes all of it, also for contracts that other replicas hold."""
         return self.host is not None
 
     @property
@@ -277,7 +277,7 @@ class LocalSink(FormatSink, frozen=True, kw_only=True):
 
 
 def path_problems(url: str, own_path: str) -> Iterator[Problem]:
-    """A path that the program appends, at the end of the URL already."""
+    """A problem if the URL already ends in the path that the program appends."""
     if own_path and url.endswith(own_path):
         yield Problem("url", f"ends in {own_path}, which the program appends", "leave that out")
 
@@ -285,7 +285,7 @@ def path_problems(url: str, own_path: str) -> Iterator[Problem]:
 def header_problems(
     headers: Iterable[str], own: Mapping[str, tuple[str, ...]], given: Collection[str]
 ) -> Iterator[Problem]:
-    """A header that the program would replace: `own` are those that it sets, each with its keys, `given` the keys there are."""
+    """Problems of headers that the program would replace. `own`: its headers, each with its keys; `given`: the given keys."""
     for name in headers:
         keys = own.get(name.lower())
         if keys == ():
@@ -298,7 +298,7 @@ def header_problems(
 def login_problems(
     username: str | None, password: SecretSource | None, others: Iterable[str] = ()
 ) -> Iterator[Problem]:
-    """What is wrong with a user name and a password. `others`: the keys of secrets beside them."""
+    """Problems of a user name and a password. `others`: the keys of other secrets."""
     if username or password is not None:
         yield from (
             Problem(key, "is given in addition to a user name and password", "keep one of the two") for key in others
@@ -308,6 +308,6 @@ def login_problems(
 
 
 def clear_text(path: str, what: str) -> Problem:
-    """A secret would be sent unencrypted."""
+    """The problem of a secret that would be sent unencrypted."""
     hint = "use https://, or set allow_plain_http = true if the network is yours"
     return Problem(path, f"would send {what} in clear text", hint)

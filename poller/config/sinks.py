@@ -1,6 +1,6 @@
 """The tables of the sinks: one frozen struct per `type`, with every key, its default, its bounds and its rules."""
 
-# Annotations are live on purpose (no `from __future__`): the loader and the docs read them at run time.
+# No `from __future__ import annotations`: the loader and the docs read the annotations at run time.
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +62,7 @@ from poller.config.sink_base import (
 )
 from poller.core.errors import Problem
 
-_COLD_CLASSES = ("GLACIER", "DEEP_ARCHIVE")  # of S3: an object is restored, for hours, before it can be read
+_COLD_CLASSES = ("GLACIER", "DEEP_ARCHIVE")  # of S3: an object must be restored, for hours, before it can be read
 
 ObjectLock = Literal["compliance", "governance", "none"]
 Encryption = Literal["none", "AES256", "aws:kms"]
@@ -227,7 +227,7 @@ class KafkaSink(FormatSink, frozen=True, kw_only=True, tag="kafka"):
 
     @property
     def is_tls(self) -> bool:
-        """Whether the brokers are spoken to over TLS."""
+        """Whether the connection to the brokers uses TLS."""
         is_secret = self.ca_file is not None or self.cert_file is not None or self.username is not None
         return self.security == "tls" or (self.security == "auto" and is_secret)
 
@@ -264,7 +264,7 @@ class AnyHttpSink(FormatHttpSink, frozen=True, kw_only=True, tag="http"):
     """Any other receiver over HTTP. You choose method, URL, headers and body."""
 
     EXAMPLES: ClassVar = {"url": "https://intake.example.com/v2/events"}
-    OWN_HEADERS: ClassVar = {"authorization": ("username", "bearer_token")}  # the type of its content may be given
+    OWN_HEADERS: ClassVar = {"authorization": ("username", "bearer_token")}  # the user may set the content type
 
     url: Annotated[str, Url("URL of the receiver, http or https, without credentials or query.", check=check_whole_url)]
     method: Annotated[Literal["POST", "PUT", "PATCH"], Choice("Method of the requests.")] = "POST"
@@ -348,7 +348,7 @@ class ArchiveSink(LocalSink, frozen=True, kw_only=True, tag="archive"):
 
     @property
     def is_whole(self) -> bool:
-        """Always: there is one chain, so one replica writes it."""
+        """Always True: an archive has one chain, so one replica writes it."""
         return True
 
     @property
@@ -379,7 +379,7 @@ class StdoutSink(LocalSink, frozen=True, kw_only=True, tag="stdout"):
 
 
 ActionSink = MoesifSink | FormatSink | FormatHttpSink
-"""Those that can send Moesif actions."""
+"""The sinks that can send Moesif actions."""
 
 AnySink = (
     LoggingServiceSink

@@ -1,6 +1,6 @@
-"""The URL of a PostgreSQL database: what it may hold, whether it is this machine, and how its password leaves it.
+"""The URL of a PostgreSQL database: its checks, its parts, and the removal of its password.
 
-Nothing here repeats a URL in a message: it may hold a password.
+No message repeats a URL, because it may hold a password.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _URL = (
 _SERVER = r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[^:]*))?"
 _LABEL = r"[A-Za-z0-9_-]{1,63}"
 _SUCH_AS = "such as postgresql://user@host:5432/database"
-# What libpq may be told beside host, user and database. `options` is missing on purpose: a pooler refuses it.
+# The parameters of libpq that a URL may have. `options` is left out on purpose: a pooler refuses it.
 _PARAMETERS = ("host", "port", "sslmode", "sslrootcert", "sslcert", "sslkey", "target_session_attrs", "gssencmode")
 _VALUES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "target_session_attrs": ("any", "read-write", "primary"),  # libpq knows more, for servers that take no writes
+    "target_session_attrs": ("any", "read-write", "primary"),  # libpq has more values, for read-only servers
     "gssencmode": ("disable", "prefer", "require"),
 }
 _VERIFYING = "verify-full"
 
 
 class StateUrl(NamedTuple):
-    """The parts of a database's URL. `hosts` with their ports, several with commas; a path is the directory of a socket."""
+    """The parts of a database's URL. Each host has one of `ports`; a host that is a path is the directory of a socket."""
 
     user: str
     password: str
@@ -46,7 +46,7 @@ class StateUrl(NamedTuple):
 
     @property
     def ssl_mode(self) -> str:
-        """Libpq's `sslmode`: the URL's own, else `verify-full` but on this machine, where the server decides."""
+        """Libpq's `sslmode`: from the URL, otherwise `verify-full`, or on this machine `prefer`: the server decides."""
         return self.parameters.get("sslmode") or ("prefer" if self.is_local else _VERIFYING)
 
     @property
@@ -57,7 +57,7 @@ class StateUrl(NamedTuple):
 
 
 def check_state_url(text: str) -> str:
-    """A URL that libpq and we understand.  Raises: BadValueError."""
+    """A URL that libpq and this program accept, or "".  Raises: BadValueError."""
     if text:
         parse_state_url(text)
     return text
@@ -81,7 +81,7 @@ def parse_state_url(text: str) -> StateUrl:
 
 
 def _servers(text: str, parameters: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Hosts and ports, as many of the one as of the other: from the URL itself, else from its parameters."""
+    """Hosts and ports, the same number of each: from the URL itself, otherwise from its parameters."""
     found = []
     for item in text.split(",") if text else ():
         match = re.fullmatch(_SERVER, item)
@@ -114,7 +114,7 @@ def _checked_port(port: str) -> str:
 
 
 def _decoded(text: str) -> str:
-    """Percent-encoding resolved.  Raises: BadValueError for what no name of a host, user or database can hold."""
+    """The text with percent-encoding resolved.  Raises: BadValueError if it holds a control character."""
     decoded = unquote(text)
     if not decoded.isprintable():
         raise BadValueError("holds a control character")
@@ -138,7 +138,7 @@ def _parameters(query: str) -> dict[str, str]:
 
 
 def is_unverified(text: str) -> bool:
-    """Whether a host that is not this machine could be another than it says, or hear us in clear text."""
+    """Whether the connection to another machine may be unencrypted, or its certificate is not verified."""
     url = parse_state_url(text)
     return not url.is_local and url.ssl_mode != _VERIFYING
 
@@ -146,7 +146,7 @@ def is_unverified(text: str) -> bool:
 def take_password(state: dict[str, Any], origins: dict[str, str]) -> None:
     """Move a password from the URL of `[state]` to its own key, so that no URL that is shown or logged has one.
 
-    `origins` as in `Reading`: where a variable gave the URL, it gave the password, too.
+    `origins` as in `Reading`: if a variable set the URL, it also set the password.
     """
     url = state.get("url")
     match = re.match(r"(postgres(?:ql)?://[^:@/?#]*):([^@/?#]*)@", url) if isinstance(url, str) else None

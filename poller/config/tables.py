@@ -1,6 +1,6 @@
-"""Tables: what each table of the configuration is, and the kinds of values that are tables.
+"""Tables: the base class of all tables of the configuration, and the kinds of values that are tables.
 
-A table with a problem is not made, so that no rule speaks about what is not there; the tables beside it are read all the same.
+A table with a bad value is not created, so that no rule checks a missing value. The other tables are still read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from poller.core.errors import ConfigError, Problem
 
 
 def toml_key(name: str) -> str:
-    """The TOML key of a field: its name without the unit, which TOML values carry themselves."""
+    """The TOML key of a field: its name without the unit, because TOML values have their own."""
     return name.removesuffix("_seconds")
 
 
@@ -26,22 +26,22 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A table of the configuration."""
 
     EXAMPLES: ClassVar[Mapping[str, str]] = {}
-    """Values for the example, where the kind's own do not fit this table."""
+    """Values for the example, if the kinds' own values do not fit this table."""
 
     @classmethod
     def type_name(cls) -> str:
-        """What its `type` says, where a list has tables of several structs; else empty."""
+        """The value of its key `type`, if a list has tables of several structs; otherwise ""."""
         return str(cls.__struct_config__.tag or "")
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong between its fields; the paths are keys of this table, empty for the table itself."""
+        """Problems between its fields. The paths are keys of this table; empty: the table itself."""
         return iter(())
 
 
 class Nested(Kind, frozen=True):
-    """A table. Without a description it has that of its struct.
+    """A table. Without a description, the docstring of its struct is used.
 
-    `credential` begins the names of its files in $CREDENTIALS_DIRECTORY. `is_partial`: it is made of what is good in it.
+    `credential` is the prefix of its files in $CREDENTIALS_DIRECTORY. `is_partial`: bad values are left out of it.
     """
 
     word: str = "table"
@@ -84,7 +84,7 @@ class Nested(Kind, frozen=True):
 
 
 class NestedList(Kind, frozen=True):
-    """A list of tables. None stands where one has problems, so that each keeps its number."""
+    """A list of tables. A table with problems becomes None, so that the others keep their numbers."""
 
     word: str = "list of tables"
 
@@ -116,7 +116,7 @@ class NestedList(Kind, frozen=True):
         return tuple(made)
 
     def structs(self) -> tuple[type[Table], ...]:
-        """What a table of the list may be. Where there are several, `type` says which, by its tag."""
+        """The structs that a table of the list may have. If there are several, the key `type` names one by its tag."""
         item = get_args(self.type)[0]
         return get_args(item) or (item,)
 
@@ -129,7 +129,7 @@ class NestedList(Kind, frozen=True):
 
 
 def doc(table: type[Table]) -> str:
-    """What the table is, in a sentence or two."""
+    """The description of a table: its docstring on one line."""
     return " ".join((table.__doc__ or "").split())
 
 
@@ -146,14 +146,14 @@ def table_schema(table: type[Table]) -> dict[str, Any]:
         if has_default and not isinstance(field.kind, Nested | NestedList):
             shape["default"] = field.kind.write(field.default)
         properties |= dict.fromkeys(field.keys, shape)
-        # A required secret may lie in $CREDENTIALS_DIRECTORY, so that the file need not name it.
+        # A required secret may be in $CREDENTIALS_DIRECTORY, so the file need not name it.
         required += [field.key] if field.is_required and len(field.keys) == 1 else []
     found = {"type": "object", "description": doc(table), "additionalProperties": False, "properties": properties}
     return found | {"required": required} if required else found
 
 
 def write_table(table: Table) -> dict[str, Any]:
-    """The table as TOML and JSON know it, without what is unset."""
+    """The table in the form of TOML and JSON, without unset fields."""
     tree: dict[str, Any] = {}
     for field in fields_of(type(table)):
         value = getattr(table, field.name)

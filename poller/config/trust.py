@@ -1,8 +1,8 @@
-"""Whether a file may speak for us: who owns it, and who else can change, replace or read it.
+"""Whether a file may be used: who owns it, and who else can change, replace or read it.
 
-A configuration says where the token goes, so one that another user wrote is a way to steal it. A file counts only where it
-belongs to root or to this user and nobody else can write it or put another one in its place. A secret must also be unreadable
-for others. `distrust` decides; `read_trusted` does what touches the disk.
+A configuration says where the token is sent, so another user who can write it can steal the token. A file is used only if it
+belongs to root or to this user, and nobody else can write or replace it. A secret must also be unreadable for others.
+`distrust` decides; `read_trusted` reads the disk.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ROOT = 0
 
 
 class Refusal(NamedTuple):
-    """Why a file does not count, and what to do about it."""
+    """Why a file is not used, and what to do about it."""
 
     message: str
     hint: str
 
 
 class Rights(NamedTuple):
-    """Who owns a file or directory, and what its mode lets others do. `path` is for messages."""
+    """Owner, group and mode of a file or directory. `path` is for messages."""
 
     path: str
     owner: int
@@ -39,12 +39,12 @@ class Rights(NamedTuple):
 
     @property
     def is_device(self) -> bool:
-        """Whether it is a device such as /dev/null: it keeps nothing of what is written to it."""
+        """Whether it is a device such as /dev/null, which stores nothing."""
         return stat.S_ISCHR(self.mode)
 
 
 class Reader(NamedTuple):
-    """The user we are, and the group that is this user's alone: what it may write, nobody else can. None: there is none."""
+    """The user of this process, and the group whose only member is this user: nobody else can write through it. None: no such."""
 
     user: int
     own_group: int | None = None
@@ -59,7 +59,7 @@ class Reader(NamedTuple):
 
 
 def distrust(file: Rights, directories: Sequence[Rights], reader: Reader) -> Refusal | None:
-    """Why this file must not be used; None where nobody else could have written it."""
+    """Why this file must not be used; None if nobody else could have written it."""
     path = file.path
     if not reader.is_owned(file):
         return Refusal(
@@ -75,7 +75,7 @@ def distrust(file: Rights, directories: Sequence[Rights], reader: Reader) -> Ref
                 f"{path} can be replaced by the owner of its directory {where} (uid {directory.owner})",
                 "move it to a directory of your own",
             )
-        # With the sticky bit, only its owner can replace a file.
+        # In a directory with the sticky bit, only the owner of a file can replace it.
         if reader.is_open(directory) and not directory.mode & stat.S_ISVTX:
             return Refusal(
                 f"other users can replace {path}: they can write its directory {where}",
@@ -85,7 +85,7 @@ def distrust(file: Rights, directories: Sequence[Rights], reader: Reader) -> Ref
 
 
 def distrust_link(name: Rights, reader: Reader) -> Refusal | None:
-    """Why this name must not be followed: another user's link says which of our files counts, also in a sticky directory."""
+    """Why this name must not be followed; None if it may. Another user's link could choose which of our files is used."""
     if not stat.S_ISLNK(name.mode) or reader.is_owned(name):
         return None
     return Refusal(
@@ -94,7 +94,7 @@ def distrust_link(name: Rights, reader: Reader) -> Refusal | None:
 
 
 def exposure(file: Rights, reader: Reader) -> Refusal | None:
-    """Why a secret in this file is none; None where only its owner and group can read it."""
+    """Why this file must not hold a secret; None if only its owner and group can read it."""
     if not file.mode & 0o007 or file.is_device:
         return None
     mode = "600" if file.owner == reader.user else "640"
@@ -106,8 +106,8 @@ def read_trusted(
 ) -> tuple[bytes, Rights, Refusal | None]:
     """The first `max_bytes` of a file, its rights, and why it must not be used. `is_secret`: others must not be able to read it.
 
-    A file that was named and lies on a read-only mount counts regardless of its owner: nobody here can change it. So a container
-    may be given files of its host, and secrets as Kubernetes and Docker Swarm mount them (0644 and 0444).  Raises: OSError.
+    A file that the user named on a read-only mount is used regardless of owner and mode, because nobody here can change it. So
+    a container can use files of its host, and secrets as Kubernetes and Docker Swarm mount them (0644, 0444).  Raises: OSError.
     """
     with open(path, "rb", opener=_open_at_once) as file:
         rights = Rights.of(str(path), os.fstat(file.fileno()))
@@ -121,7 +121,7 @@ def read_trusted(
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open a pipe without waiting for a writer, who may be another user and never come."""
+    """Open a file; a pipe without waiting for a writer, which may never come."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     return descriptor
@@ -144,13 +144,13 @@ def this_reader() -> Reader:
     try:
         entry = pwd.getpwuid(user)
         group = grp.getgrgid(entry.pw_gid)
-    except KeyError:  # a container's user has no name
+    except KeyError:  # a container's user may have no name
         return Reader(user)
     is_alone = group.gr_name == entry.pw_name and set(group.gr_mem) <= {entry.pw_name}
     return Reader(user, entry.pw_gid if is_alone else None)
 
 
 def _directories(path: Path) -> list[Rights]:
-    """The directory of the file's name, and that of what a link leads to: who can write them can replace the file."""
+    """The directory of the file's name, and of a link's target: a user who can write them can replace the file."""
     names = dict.fromkeys([os.path.dirname(os.path.abspath(path)), os.path.dirname(os.path.realpath(path))])  # noqa: PTH100, PTH120 - the link's own place
     return [Rights.of(name, os.stat(name)) for name in names]  # noqa: PTH116 - text in

@@ -1,6 +1,6 @@
-"""The small languages of the configuration: durations, sizes and points in time. Pure: `now` is an argument.
+"""The text formats of the configuration: durations, sizes and points in time. Pure: `now` is an argument.
 
-Every function takes any text at all, and returns a value or raises `ValueError` with a sentence for the user.
+Every parser accepts any text, and returns a value or raises `ValueError` with a sentence for the user.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def show(value: object) -> str:
         return "a number this large"
     try:
         text = repr(value[:41] if isinstance(value, str) else value)
-    except RecursionError:  # a key of a thousand dots is a table a thousand deep
+    except RecursionError:  # a key with a thousand dots is a table nested a thousand deep
         return "a value nested this deep"
     return text if len(text) <= 42 else f"{text[:40]}..."
 
@@ -64,7 +64,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `512KiB`, `1GiB`, `10MB`, `1000`: powers of 1024 with an `i`, else of 1000; case ignored."""
+    """Bytes of `512KiB`, `1GiB`, `10MB`, `1000`: powers of 1024 with an `i`, otherwise of 1000. Case is ignored."""
     match = re.fullmatch(_SIZE, text, re.IGNORECASE | re.ASCII)
     if not match or (match[2] and text[-1] not in "bB"):
         raise ValueError(f"{show(text)} is not a size such as 512KiB, 1GiB, 10MB or 1000")
