@@ -1,7 +1,7 @@
-"""The preflight: what could keep the program from working, tried rather than guessed, each with its remedy.
+"""The preflight: tries each thing that could stop the program from working, and gives a remedy for each problem.
 
-Every check is a small function from values to findings, or tries one thing at an edge and says what came of it. Nothing here
-prints, writes to the state, or collects an entry: a check may run beside the daemon at any time.
+Every check is a small function from values to findings, or tries one thing outside the program and reports the result. Nothing
+here prints, writes to the state, or collects an entry, so a check may run beside the daemon at any time.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from poller.core.errors import EXIT_AUTH, EXIT_CONFIG, EXIT_INCOMPLETE, EXIT_OK,
 
 Level = Literal["ok", "warn", "fail"]
 
-# What to mend first: nothing works without a configuration, and little without a token.
+# The order in which to solve problems: nothing works without a configuration, and little without a token.
 _WORST_FIRST = (EXIT_CONFIG, EXIT_AUTH, EXIT_STATE, EXIT_INCOMPLETE)
 
 
 class Finding(NamedTuple):
-    """What one check found: `name` says where, `hint` is the remedy. `exit_code` is the command's, if it is the worst."""
+    """The result of one check. `name`: what was checked; `hint`: the remedy; `exit_code`: the command's, if this is the worst."""
 
     level: Level
     name: str
@@ -28,22 +28,22 @@ class Finding(NamedTuple):
 
 
 def ok(name: str, message: str) -> Finding:
-    """All is well."""
+    """A finding without a problem."""
     return Finding("ok", name, message)
 
 
 def warn(name: str, message: str, hint: str) -> Finding:
-    """It works, but not for long, or not as meant."""
+    """A finding for something that works, but not for long, or not as intended."""
     return Finding("warn", name, message, hint)
 
 
 def fail(name: str, message: str, hint: str, exit_code: int = EXIT_INCOMPLETE) -> Finding:
-    """It does not work."""
+    """A finding for something that does not work."""
     return Finding("fail", name, message, hint, exit_code)
 
 
 def from_error(name: str, error: PollerError) -> list[Finding]:
-    """An error of ours as findings; one each for the problems of a configuration."""
+    """An error of this program as findings: one for each problem of a configuration."""
     if isinstance(error, ConfigError):
         return [
             fail(

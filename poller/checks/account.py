@@ -1,4 +1,4 @@
-"""Checks of an IONOS account: is the API there, does it take the token and until when, do the clocks agree, what may be read."""
+"""Checks of an IONOS account: whether the API answers, the token and its expiry, the clocks, the contracts that it may read."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _DAY_SECONDS = 86_400
 
 
 class AccountCheck:
-    """The checks of one account. Once `run` has been through, `contracts` is what it may see, None if it was refused.
+    """The checks of one account. After `run`, `contracts` are the contracts that it lists; None if there is no list.
 
-    `may_read`: its credentials were not refused. `read` and `denied` are findings of contracts: what it may read, and what it is
-    denied though it lists it, which `run` does not give where there are other accounts.
+    `may_read`: its credentials were not refused. `read` are the findings of contracts that it may read. `denied` are those of
+    contracts that it lists but may not read; `run` does not yield them if there are other accounts.
     """
 
     def __init__(self, account: Account, client: ActivityLog, poll: Poll, page_size: int, *, is_only: bool) -> None:
@@ -49,7 +49,7 @@ class AccountCheck:
         self._suffix = "" if is_only else f" {account.name}"
 
     def run(self) -> Iterator[Finding]:
-        """Ask the API, which must not be offline."""
+        """Ask the API, and yield the findings. Needs the network."""
         name = f"api{self._suffix}"
         started = time.monotonic()
         failure: AuthError | None = None
@@ -82,14 +82,14 @@ class AccountCheck:
             yield from self._check_contracts(self.contracts)
 
     def _list_refused(self, error: PollerError) -> Finding:
-        """The list of contracts is refused. Where contracts are named, they are still polled."""
+        """The finding for a refused list of contracts. Contracts that the configuration names are still polled."""
         if not self._poll.contracts:
             return fail(f"api{self._suffix}", f"{self._account.url}: {error.message}", error.hint)
         hint = "the contracts of poll.contracts are still polled"
         return warn(f"contracts{self._suffix}", f"the list of contracts cannot be read: {error.message}", hint)
 
     def _unasked_token(self) -> Iterator[Finding]:
-        """What the token says of itself, where the API cannot be asked."""
+        """The problem that the token itself shows, if the API cannot be asked."""
         finding = check_token(self._account.credentials(), time.time(), f"token{self._suffix}", is_asked=False)
         if finding.level != "ok":
             yield finding
@@ -120,7 +120,7 @@ class AccountCheck:
 
 
 def check_local_token(account: Account, name: str, now: float) -> Finding:
-    """Is there a token, and what does it say of itself? Asks nobody."""
+    """Whether there is a token, and when it expires by its own date. Sends no request."""
     try:
         return check_token(account.credentials(), now, name, is_asked=False)
     except ConfigError as error:
@@ -130,7 +130,7 @@ def check_local_token(account: Account, name: str, now: float) -> Finding:
 def check_token(
     credentials: Credentials, now: float, name: str, *, refusal: AuthError | None = None, is_asked: bool = True
 ) -> Finding:
-    """What the API made of the token, and how long it is valid. `now` in unix seconds."""
+    """Whether the API accepted the token, and how long it is valid. `now` in unix seconds."""
     expires_at = token_expiry(credentials.token.reveal()) if credentials.token is not None else None
     what = "token" if credentials.token is not None else "user name and password"
     renew = f"make a new one in the DCD (Token Manager) and put it where it comes from: {credentials.origin}"
@@ -160,7 +160,7 @@ def _date(at: float | None) -> str:
 
 
 def check_clock(skew_seconds: float | None, name: str = "clock") -> Finding:
-    """Our clock minus the API's; None where the API's answers have no `Date`."""
+    """`skew_seconds`: our clock minus the API's; None if the API's answers have no `Date`."""
     if skew_seconds is None:
         hint = "a proxy on the way may take `Date` out of them; keep this machine's clock right (`timedatectl set-ntp true`)"
         return warn(name, "the API's answers do not say what time it is", hint)
@@ -179,7 +179,7 @@ def _span(seconds: float) -> str:
 
 
 def check_denied(checks: Sequence[AccountCheck]) -> Iterator[Finding]:
-    """What an account is denied though it lists it: collected through another one that may read it, else a failure."""
+    """Contracts that an account lists but may not read: a warning if another account may read them, otherwise a failure."""
     read = {finding.name for check in checks for finding in check.read}
     told: set[str] = set()
     for finding in (finding for check in checks for finding in check.denied):
@@ -192,19 +192,19 @@ def check_denied(checks: Sequence[AccountCheck]) -> Iterator[Finding]:
 
 
 def check_contract(client: ActivityLog, number: str, now: float, page_size: int = 1) -> Finding:
-    """May its log be read, and how many entries are of today (UTC, by the API's clock)?"""
+    """Whether its log can be read, and how many entries it has today (UTC, by the API's clock)."""
     return asked_contract(client, number, now, page_size)[0]
 
 
 def asked_contract(client: ActivityLog, number: str, now: float, page_size: int) -> tuple[Finding, bool]:
-    """As `check_contract`, and whether it failed for a reason that another account may not have."""
+    """As `check_contract`, and whether it failed because this account is refused: another account may not be."""
     name = f"contract {number}"
     end = int(now - believed_skew(client.clock_skew_seconds, now)) + 1
     today = Window(end - 1 - (end - 1) % _DAY_SECONDS, end)
     try:
         page = client.page(number, today, 0, page_size)
     except BodyTooLargeError as error:
-        if page_size > 1:  # as when it is collected
+        if page_size > 1:  # as in collecting
             return asked_contract(client, number, now, max(1, page_size // 8))
         return fail(name, error.message, "raise api.max_page_bytes"), False
     except PollerError as error:
@@ -219,7 +219,7 @@ def asked_contract(client: ActivityLog, number: str, now: float, page_size: int)
 def check_unlisted_contracts(
     wanted: Sequence[str], seen: Sequence[str], clients: Sequence[ActivityLog], page_size: int
 ) -> Iterator[Finding]:
-    """Those of `poll.contracts` that no account lists, which are still polled: may one of the accounts read them?"""
+    """Check whether an account may read the contracts of `poll.contracts` that no account lists. They are still polled."""
     for number in wanted:
         if number in seen:
             continue

@@ -1,4 +1,4 @@
-"""Checks of a Fluent Bit configuration around `ionos-poller fetch`: what would make it lose entries, or not start.
+"""Checks of a Fluent Bit configuration around `ionos-poller fetch`: settings that make it lose entries or keep it from starting.
 
 Source: docs/facts.md, "Fluent Bit" and "IONOS Logging Service".
 """
@@ -28,7 +28,7 @@ _FOREVER = ("no_limits", "false", "off")
 
 
 def check_fluent_bit(path: Path, config: Config | None) -> list[Finding]:
-    """All that is wrong with the file. `config` is ours, whose sink says which tag the pipeline knows, where there is one."""
+    """All problems of the file. `config` is our configuration, if there is one: its sink has the tag of the pipeline."""
     try:
         sections = read_sections(path)
     except ConfigError as error:
@@ -65,7 +65,7 @@ def _no_fetch(commands: Sequence[Section]) -> Finding:
 
 
 def _words_of_fetch(section: Section) -> list[str] | None:
-    """The words of the command from our program on; None where it is another."""
+    """The words of the command from our program on; None if it runs another program."""
     try:
         words = shlex.split(section.get("command"))
     except ValueError:
@@ -78,7 +78,7 @@ def _words_of_fetch(section: Section) -> list[str] | None:
 
 
 def _option(words: Sequence[str], name: str) -> str:
-    """The value of an option, empty where it is not given."""
+    """The value of an option, empty if it is not given."""
     for at, word in enumerate(words):
         if word == name:
             return words[at + 1] if at + 1 < len(words) else ""
@@ -100,8 +100,8 @@ def _check_exec(section: Section, sections: Sequence[Section]) -> Iterator[Findi
 
 
 def _check_program(section: Section, words: Sequence[str]) -> Iterator[Finding]:
-    """Is it there, and does it start with the configuration it is given? It is not asked to fetch: what it printed here
-    would be missing there.
+    """Check that the program exists and starts with the given configuration. It does not fetch, because entries that it
+    printed here would be missing in Fluent Bit.
     """
     program = shutil.which(words[0])
     if program is None:
@@ -112,7 +112,7 @@ def _check_program(section: Section, words: Sequence[str]) -> Iterator[Finding]:
     options = [part for name in _CONFIG_OPTIONS if (value := _option(words, name)) for part in (name, value)]
     arguments = [*module, *options, "config", "show"]
     try:
-        # The command that Fluent Bit runs, named by the person who runs this.
+        # The user named this file, whose command Fluent Bit runs as well.
         answer = ask([program, *arguments])
         said = answer.said.strip().partition("\n")[0][:_MAX_SAID_CHARS]
         ending = "" if answer.code == 0 else f"ends with {answer.code}: {said}"
@@ -143,7 +143,7 @@ def _check_parser(section: Section, sections: Sequence[Section], time_key: str) 
         return
     parser = next((found for found in sections if found.kind == "parser" and found.get("name") == name), None)
     if parser is None:
-        return  # told by `_check_places`
+        return  # reported by `_check_places`
     if parser.get("format").lower() != "json":
         yield _bad(parser, "Format is not json", "set Format json: fetch prints JSON lines")
     wanted = parser.get("time_key")
@@ -152,7 +152,7 @@ def _check_parser(section: Section, sections: Sequence[Section], time_key: str) 
         yield warn(NAME, f"{parser.title}: Time_Key {wanted} finds nothing in an entry", hint)
 
 
-# What lies between
+# Between input and output
 
 
 def _check_service(section: Section) -> Iterator[Finding]:
@@ -165,7 +165,7 @@ def _check_service(section: Section) -> Iterator[Finding]:
 
 
 def _check_places(sections: Sequence[Section], path: Path) -> Iterator[Finding]:
-    """What one section needs of another, or of the file that it is in."""
+    """Check what one section needs from another, or from its file."""
     services = [found for found in sections if found.kind == "service"]
     parsers = {found.get("name") for found in sections if found.kind == "parser"}
     has_path = any(service.get("storage.path") for service in services)
@@ -187,7 +187,7 @@ def _check_places(sections: Sequence[Section], path: Path) -> Iterator[Finding]:
 
 
 def _storage(section: Section, services: Sequence[Section]) -> str:
-    """Where an input keeps what waits."""
+    """The storage type of an input for waiting entries."""
     inherited = next((service.get("storage.type") for service in services if service.is_on("storage.inherit")), "")
     return section.get("storage.type", inherited).lower()
 
@@ -204,7 +204,7 @@ def _check_storage(section: Section, sections: Sequence[Section]) -> Iterator[Fi
 def _check_outputs(
     section: Section, sections: Sequence[Section], config: Config | None, path: Path
 ) -> Iterator[Finding]:
-    # Without a Tag of its own, the http input takes the path it is sent to for one: any output may be meant.
+    # Without a Tag, the http input uses the path of the request as the tag, so any output may match.
     is_open = _is("http", section) and not section.get("tag")
     tag = section.get("tag") or section.get("alias") or f"{section.get('name')}.0"
     outputs = [found for found in sections if found.kind == "output" and (is_open or _matches(found, tag))]
@@ -220,7 +220,7 @@ def _matches(output: Section, tag: str) -> bool:
     if pattern := output.get("match_regex"):
         try:
             return re.search(pattern, tag) is not None
-        except re.error:  # Fluent Bit's patterns are not Python's in every point
+        except re.error:  # Fluent Bit's patterns differ from Python's in some points
             return True
     return fnmatchcase(tag, output.get("match"))
 
@@ -234,7 +234,7 @@ def _check_retries(output: Section) -> Iterator[Finding]:
 
 
 def _check_http(output: Section, section: Section, config: Config | None, path: Path) -> Iterator[Finding]:
-    """`section` is the input whose lines it sends."""
+    """Check an http output. `section` is the input whose lines it sends."""
     if output.get("format").lower() not in ("json", "json_lines", "json_stream"):
         yield _bad(output, "sends msgpack, which the receiver does not take", "set Format json")
     if output.get("port") == "443" and not output.is_on("tls"):
@@ -247,13 +247,13 @@ def _check_http(output: Section, section: Section, config: Config | None, path: 
 
 
 def _headers(output: Section) -> dict[str, str]:
-    """The request headers it sets, by their names in lower case."""
+    """The request headers that it sets, by their names in lower case."""
     pairs = (value.partition(" ") for value in output.keys.get("header", []))
     return {name.lower(): value.strip() for name, _, value in pairs}
 
 
 def _check_moesif(output: Section, words: Sequence[str] | None) -> Iterator[Finding]:
-    """Source: docs/facts.md, "Moesif Actions API". `words` of the command, where there is one."""
+    """Source: docs/facts.md, "Moesif Actions API". `words` of the command, if there is one."""
     if words is not None and _option(words, "--format") != "moesif-action":
         hint = "add --format moesif-action to Command"
         yield _bad(output, "Moesif takes actions, and the command prints entries", hint)
@@ -276,7 +276,7 @@ def _check_key(output: Section, path: Path) -> Iterator[Finding]:
 
 
 def _check_uri(output: Section, config: Config | None) -> Iterator[Finding]:
-    """The path is the tag of a log source; which one, our own sink knows, where it sends to the same pipeline."""
+    """Check that the path is the tag of a log source: our own sink's tag, if it sends to the same pipeline."""
     uri, host = output.get("uri", "/"), output.get("host")
     tags = {
         sink.tag

@@ -1,4 +1,4 @@
-"""Reads a Fluent Bit configuration, classic or YAML, into sections. Knows the syntax and no rule about what is good.
+"""Reads a Fluent Bit configuration, classic or YAML, into sections. Checks the syntax, not the values.
 
 Source: docs/facts.md, "Fluent Bit", and its manual's pages on both formats.
 """
@@ -17,24 +17,24 @@ from poller.core.errors import ConfigError
 
 _MAX_DEPTH = 8
 _MAX_BYTES = 1024 * 1024
-_MAX_NESTING = 50  # of lists and tables in YAML; Fluent Bit itself has use for some eight
+_MAX_NESTING = 50  # of lists and tables in YAML; Fluent Bit itself needs about eight
 _PARTS = ("inputs", "filters", "outputs")
 _TOP = (
     *("service", "pipeline", "parsers", "multiline_parsers", "includes", "env", "customs", "plugins"),
     *("stream_processor", "upstream_servers"),
 )
 _VARIABLE = re.compile(r"\$\{([^}]+)\}")
-# Fluent Bit's units are of 1000.
+# Fluent Bit's units are powers of 1000.
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class Section(NamedTuple):
-    """`[INPUT]` and its like: `kind` in lower case, keys in lower case, each with its values as text, in order."""
+    """A section such as `[INPUT]`: `kind` in lower case, keys in lower case, each with its values as text, in order."""
 
     kind: str
     keys: Mapping[str, list[str]]
     names: Mapping[str, str] = {}
-    """The keys as they are written."""
+    """The keys as they are spelled in the file."""
     path: Path = Path()
 
     def get(self, key: str, default: str = "") -> str:
@@ -42,7 +42,7 @@ class Section(NamedTuple):
         return (self.keys.get(key.lower()) or [default])[-1]
 
     def is_on(self, key: str) -> bool:
-        """As Fluent Bit reads it: `1` is not on."""
+        """Whether Fluent Bit reads the value as on; `1` is not on."""
         return self.get(key).lower() in ("on", "true", "yes")
 
     def spelled(self, key: str) -> str:
@@ -50,14 +50,14 @@ class Section(NamedTuple):
 
     @property
     def title(self) -> str:
-        """How a person finds it."""
+        """The section's name for messages."""
         return f"[{self.kind.upper()}] {self.get('name')}".strip()
 
 
 def read_sections(path: Path) -> list[Section]:
-    """All sections of a configuration with its includes, and of the parser files that it names; its own variables filled in.
+    """All sections of a configuration, its includes, and the parser files that it names, with its own variables filled in.
 
-    Raises: ConfigError when a file is missing, or cannot be read as what its name says: then Fluent Bit does not start either.
+    Raises: ConfigError if a file is missing, or not in the format of its name: then Fluent Bit does not start either.
     """
     variables: dict[str, str] = {}
     sections = _read(path, path.parent, 0, variables)
@@ -69,7 +69,7 @@ def read_sections(path: Path) -> list[Section]:
 
 
 def _filled(section: Section, variables: Mapping[str, str]) -> Section:
-    """With the variables that the configuration sets itself; those of the environment stay as they are."""
+    """The section with the configuration's own variables filled in. Environment variables stay as they are."""
     if not variables:
         return section
     keys = {
@@ -80,7 +80,7 @@ def _filled(section: Section, variables: Mapping[str, str]) -> Section:
 
 
 def size_bytes(text: str) -> int | None:
-    """Bytes of `32K`, `2M`, `1.5M`, `4096`; None for what is no size; -1 for `false`: no limit, where there is one."""
+    """Bytes of `32K`, `2M`, `1.5M`, `4096`; None if it is not a size; -1 for `false`, which turns a limit off."""
     if text.lower() == "false":
         return -1
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([kmg]?)b?", text.strip().lower())
@@ -113,7 +113,7 @@ def _read(path: Path, base: Path, depth: int, variables: dict[str, str], what: s
 
 
 def _read_classic(path: Path, text: str, base: Path, depth: int, variables: dict[str, str]) -> Iterator[Section]:
-    """As strict as Fluent Bit: all keys of a file begin in the column of its first key, and a space ends them."""
+    """Read as strictly as Fluent Bit: all keys of a file begin in the column of its first key, and a space ends a key."""
     section: Section | None = None
     indent = ""
     lines = ((f"{path}:{number}", line.removesuffix("\r")) for number, line in enumerate(text.split("\n"), 1))
@@ -142,7 +142,7 @@ def _directive(line: str, base: Path, depth: int, variables: dict[str, str]) -> 
 
 
 def _head(line: str, where: str) -> str:
-    """The kind of a section; the plural, which YAML has, is known here, too."""
+    """The kind of a section. The plural, as in YAML, is accepted, too."""
     name, bracket, _ = line[1:].partition("]")
     if not bracket:
         raise ConfigError.of(where, "a section has no `]`", "write it as [OUTPUT]")
@@ -159,7 +159,7 @@ def _indent(line: str, where: str) -> str:
 
 
 def _inner(line: str, indent: str, where: str) -> str:
-    """What stands behind the indentation; of a group, which has it twice, too."""
+    """The line without its indentation. Lines of a group are indented twice."""
     rest = line.removeprefix(indent)
     deeper = len(rest) - len(rest.lstrip(" \t"))
     if not line.startswith(indent) or (deeper and deeper != len(indent)):
@@ -188,7 +188,7 @@ def _add(section: Section | None, text: str, where: str) -> None:
 
 
 def _included(base: Path, pattern: str) -> list[Path]:
-    """The files of an include, which may be a pattern; a plain name is given back even if it is missing."""
+    """The files of an include, which may be a pattern. A plain name is returned even if the file is missing."""
     if "\0" in pattern:
         raise ConfigError.of(str(base), "includes a file with NUL in its name", "correct it")
     found = sorted(glob.glob(str(base / pattern)))  # noqa: PTH207 - the pattern may be absolute
@@ -203,7 +203,7 @@ def _load_yaml(path: Path, text: str) -> dict[Any, Any]:
         import yaml
     try:
         depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # reading events does not recurse, as loading does
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # unlike loading, this does not recurse
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MAX_NESTING:
                 raise ValueError(f"nested more than {_MAX_NESTING} deep")
@@ -244,7 +244,7 @@ def _read_yaml(path: Path, text: str, base: Path, depth: int, variables: dict[st
 
 
 def _check_names(table: Mapping[Any, Any], known: Sequence[str], path: Path) -> None:
-    """Raises: ConfigError for a name that is nearly one of these: Fluent Bit does not start with it."""
+    """Raises: ConfigError if a name is almost a known one: Fluent Bit does not start with it."""
     for name in table:
         if isinstance(name, str) and name not in known and (near := get_close_matches(name, known, 1, 0.8)):
             raise ConfigError.of(str(path), f"Fluent Bit does not know {name}", f"write {near[0]}")
@@ -255,7 +255,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _service(item: Any, path: Path) -> Section:
-    """Raises: ConfigError for a table in it, as of `storage: {path: ...}`: Fluent Bit does not start with one."""
+    """Raises: ConfigError if it holds a table, such as `storage: {path: ...}`: Fluent Bit does not start with one."""
     for key, value in item.items() if isinstance(item, dict) else ():
         if isinstance(value, dict) and key != "telemetry":
             hint = f"write each key of it as {str(key)[:40]}.KEY"
@@ -272,14 +272,14 @@ def _section(kind: str, item: Any, path: Path) -> Section:
 
 
 def _snake(key: str) -> str:
-    """`bufSize` is `buf_size`, in YAML alone."""
+    """The key in snake case: `bufSize` is `buf_size`, only in YAML."""
     if not key[:1].islower() or "_" in key:
         return key.lower()
     return re.sub(r"[A-Z]", lambda found: f"_{found[0].lower()}", key)
 
 
 def _text(value: Any) -> str:
-    """A plain value as text. Of a table or list nothing: it is none that we look at, and aliases may make it without end."""
+    """A plain value as text; "" for a table or list: no check uses it, and with aliases it may be endless."""
     if isinstance(value, dict | list):
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)

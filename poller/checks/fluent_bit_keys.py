@@ -1,9 +1,9 @@
-"""The words that Fluent Bit knows: its plugins, and the keys of those that stand around ours. Data, and no rule.
+"""The names that Fluent Bit accepts: its plugins, and the keys of plugins that are often used with ours. Data, without rules.
 
-Each key may have a kind behind a colon: what its value must be. `a|b`: one of these. A `*` says that the key may be there more
-than once in a section, and `...` that names begin with it. All in lower case, as Fluent Bit does not tell the cases apart.
+The kind of a key's value follows after a colon. `a|b`: one of these words. `*`: the key may occur more than once in a section.
+`...`: any key that begins with this. All names are in lower case, because Fluent Bit ignores case.
 
-Source: Fluent Bit 5.1.1, its configuration maps; what it does with other values was tried with it (docs/facts.md, "Fluent Bit").
+Source: the configuration maps of Fluent Bit 5.1.1. How it treats other values was tested (docs/facts.md, "Fluent Bit").
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NET = """
 """
 _EVERY = f"name* alias* {_LOG_LEVEL} log_suppress_interval:time active* condition* processors* {_TLS} {_NET}"
 
-# What every plugin of a kind has.
+# The keys of every plugin of a kind.
 COMMON = {
     "input": f"""
         {_EVERY} tag* routable:bool mem_buf_limit:size listen* host* port:port ipv6:bool threaded:bool
@@ -61,7 +61,7 @@ COMMON = {
     "filter": f"name* alias* {_LOG_LEVEL} log_suppress_interval:time match* match_regex* active* condition*",
 }
 
-# Plugins whose keys are known; of all others, only what COMMON has.
+# The own keys of some plugins. Of all other plugins, only the keys of COMMON are known.
 KEYS = {
     ("input", "exec"): """
         buf_size:size command exit_after_oneshot:bool interval_nsec:int interval_sec:int oneshot:bool parser

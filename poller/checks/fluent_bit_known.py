@@ -1,7 +1,7 @@
-"""What Fluent Bit refuses or ignores in a configuration: names that it does not know, and values that it cannot read.
+"""What Fluent Bit refuses or ignores in a configuration: unknown names, and values that it cannot read.
 
-Two ways to know: where a `fluent-bit` is installed, it is asked (`--dry-run`); else, and for what that does not look at,
-there are the tables of `fluent_bit_keys`. A plugin that is not in them is no mistake: it may be newer, or loaded from a file.
+If a `fluent-bit` is installed, it checks the file (`--dry-run`). The tables of `fluent_bit_keys` serve without one, and for what
+`--dry-run` does not check. A plugin that is not in them is not an error: it may be newer, or loaded from a file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Key(NamedTuple):
 
 
 def refused(section: Section, message: str, hint: str) -> Finding:
-    """Fluent Bit does not start with it, or not as meant."""
+    """A failure: Fluent Bit does not start with this, or does not work as intended."""
     return fail(NAME, f"{section.title}: {message}", hint, EXIT_CONFIG)
 
 
@@ -45,16 +45,16 @@ def refused(section: Section, message: str, hint: str) -> Finding:
 
 
 class Verdict(NamedTuple):
-    """What an installed Fluent Bit said: whether it takes the file, or that it could not be asked (None)."""
+    """The answer of an installed Fluent Bit: whether it accepts the file; None if it could not be asked."""
 
     is_accepted: bool | None
     findings: Sequence[Finding] = ()
 
 
 def ask_fluent_bit(path: Path, sections: Sequence[Section]) -> Verdict:
-    """Have it read the file. It starts nothing for that, and connects to nobody."""
+    """Let an installed Fluent Bit check the file. This starts no plugin and opens no connection."""
     program = shutil.which(_PROGRAM) or shutil.which(_PROGRAM, path=_ITS_PACKAGES)
-    # With a log file it would write into that, and as a daemon it would go on without us.
+    # With a log file it would write into that file, and as a daemon it would keep running.
     if program is None or any(found.get("log_file") or found.is_on("daemon") for found in _of(sections, "service")):
         return Verdict(None)
     try:
@@ -64,7 +64,7 @@ def ask_fluent_bit(path: Path, sections: Sequence[Section]) -> Verdict:
     if answer.code == 0:
         return Verdict(True)
     lines = [line.partition("[error]")[2].strip() for line in answer.said.splitlines() if "[error]" in line]
-    if not lines:  # an old one, which does not know the option
+    if not lines:  # an old version without this option
         return Verdict(None)
     said = next((line for line in lines if not line.startswith("[reload]")), lines[0])
     said = said.partition(" The following properties")[0][:_MAX_SAID_CHARS].removeprefix("[config]").strip()
@@ -78,7 +78,7 @@ def ask_fluent_bit(path: Path, sections: Sequence[Section]) -> Verdict:
 
 
 def check_known(sections: Sequence[Section], *, is_accepted: bool) -> Iterator[Finding]:
-    """Names and values. `is_accepted`: an installed Fluent Bit knows the names, and only values are looked at."""
+    """Check names and values. `is_accepted`: Fluent Bit itself accepts the file, so only values of its plugins are checked."""
     services = _of(sections, "service")
     has_more = any(found.kind == "plugins" for found in sections) or any(
         found.get("plugins_file") for found in services
@@ -114,7 +114,7 @@ def _table(text: str) -> Mapping[str, _Key]:
 
 
 def _keys_of(section: Section) -> tuple[Mapping[str, _Key], bool]:
-    """The keys it may have, and whether these are all."""
+    """The keys that a section may have, and whether the list is complete."""
     own = KEYS.get((section.kind, _plugin(section)))
     common = _table(COMMON[section.kind])
     return (common, False) if own is None else ({**common, **_table(own)}, True)
@@ -177,7 +177,7 @@ def _check_values(section: Section, keys: Mapping[str, _Key]) -> Iterator[Findin
 
 
 def _misread(kind: str, value: str) -> tuple[str, str] | None:
-    """What is wrong with a value, and what to do; None where nothing is, or only Fluent Bit's environment can tell."""
+    """What is wrong with a value, and what to do; None if nothing is, or if it depends on Fluent Bit's environment."""
     if "${" in value:
         return None
     match kind:

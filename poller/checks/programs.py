@@ -1,4 +1,4 @@
-"""Asking another program: bounded in time and in what it may say, and with all that it started ended with it."""
+"""Runs another program, with limits for its time and its output. All processes that it started end with it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MAX_SAID_BYTES = 64 * 1024
 
 
 class Answer(NamedTuple):
-    """How a program ended, and what it said on both of its streams, cut off where it said too much."""
+    """The exit code of a program, and its output on stdout and stderr, cut if it is too long."""
 
     code: int
     said: str
 
 
 def ask(command: Sequence[str], *, directory: Path | None = None) -> Answer:
-    """Run it to its end.  Raises: OSError where it cannot be run; TimeoutError."""
+    """Run a program to its end.  Raises: OSError if it cannot be run; TimeoutError."""
     with subprocess.Popen(  # noqa: S603 - named by the user who runs the check
         command,
         cwd=directory,

@@ -1,4 +1,4 @@
-"""Checks of the sinks: each does what comes closest to sending an event."""
+"""Checks of the sinks: each check does what is closest to sending an event."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from poller.core.evidence.batches import Head
 from poller.sinks.build import build_sink
 from poller.sinks.redaction import build_redact
 
-# Type -> what it imports, and the extra that brings it.
+# Type -> the module that it imports, and the extra that installs it.
 EXTRAS = {"firehose": ("boto3", "firehose"), "kafka": ("confluent_kafka", "kafka")}
 # Source: the vendor's SDK ionoscloud-logging 2.0.0, PipelineNoAddrLogsInner.
 PIPELINE_TAG = r"[A-Za-z0-9]{3,20}"
@@ -51,9 +51,9 @@ _LOGIN_HINTS = {
 
 
 def check_sink(settings: AnySink, config: Config, stop: threading.Event, head: Head | None = None) -> Iterator[Finding]:
-    """Build the sink and let it probe. What is not HTTP, AWS or Kafka touches no network.
+    """Build the sink and let it probe. Only HTTP, AWS and Kafka sinks and archives in buckets use the network.
 
-    `head`: how far it is, where it is an archive and the state knows.
+    `head`: the newest digest of an archive, if the state has one.
     """
     name = f"sink {settings.name}"
     if isinstance(settings, LocalSink) and not settings.is_here(os.uname().nodename):
@@ -78,7 +78,7 @@ def check_sink(settings: AnySink, config: Config, stop: threading.Event, head: H
 
 
 def check_archive(settings: ArchiveSink, config: Config, name: str, head: Head | None = None) -> Iterator[Finding]:
-    """Are objects written, read, and locked as configured; are digests signed; is it there as far as the state says?"""
+    """Check that objects are written, read and locked as configured, that digests are signed, and that the archive is there."""
     key = config.evidence.signing_key_file
     try:
         place = open_place(settings, config)
@@ -104,7 +104,7 @@ def check_archive(settings: ArchiveSink, config: Config, name: str, head: Head |
 
 
 def check_extra(type_name: str) -> Finding | None:
-    """Is the library installed that a type of sink needs? None where it is, or where it needs none."""
+    """A failure if the library that a type of sink needs is not installed; None if it is, or if none is needed."""
     module, extra = EXTRAS.get(type_name, ("", ""))
     try:
         if module:
@@ -116,7 +116,7 @@ def check_extra(type_name: str) -> Finding | None:
 
 
 def check_tag(settings: LoggingServiceSink, name: str) -> Iterator[Finding]:
-    """Could a pipeline of IONOS have a log source of this tag?"""
+    """Warn if no pipeline of IONOS can have a log source of this tag."""
     host = urlsplit(settings.url).hostname or ""
     if host.endswith(".ionos.com") and not re.fullmatch(PIPELINE_TAG, settings.tag):
         hint = "give the tag of the pipeline's log source, such as activityLog"
@@ -124,7 +124,7 @@ def check_tag(settings: LoggingServiceSink, name: str) -> Iterator[Finding]:
 
 
 def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
-    """What a probe's outcome means to a person."""
+    """The finding for a probe's outcome."""
     prefix = f"{settings.url}: " if isinstance(settings, HttpSink) else ""
     if isinstance(settings, KafkaSink):
         prefix = f"topic {settings.topic} at {settings.brokers[0]}: "
@@ -134,7 +134,7 @@ def judge(settings: AnySink, outcome: Outcome, name: str) -> Finding:
         case Refused() if isinstance(settings, LoggingServiceSink | MoesifSink | OtlpSink | AnyHttpSink):
             hint = "the address and the login work; this may be no mistake: watch the first batch with `ionos-poller status`"
             return warn(name, f"{prefix}refuses what it was tried with, which has no events: {outcome.reason}", hint)
-        case CredentialsRefused(status=None) if isinstance(settings, HttpSink):  # not sent: there is nothing to send
+        case CredentialsRefused(status=None) if isinstance(settings, HttpSink):  # not sent: the secret cannot be read
             reason, hint = _split(outcome.reason)
             return fail(name, reason, hint or "correct where it comes from", EXIT_CONFIG)
         case CredentialsRefused():

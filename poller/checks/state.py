@@ -1,4 +1,4 @@
-"""Checks of the state: what its backend finds, and what the books of each use say."""
+"""Checks of the state: the findings of its backend, and the clock, the replicas and the gaps of each use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from poller.store.protocols import Stores
 
 
 def check_state(stores: Stores, max_bytes: int) -> Iterator[Finding]:
-    """Everything about the state. `max_bytes` is the outbox's limit."""
+    """Check the whole state. `max_bytes` is the outbox's limit."""
     for found in stores.diagnose(max_bytes):
         yield Finding(found.level, found.name, found.message, found.hint, found.exit_code)
         if found.use:
@@ -20,7 +20,7 @@ def check_state(stores: Stores, max_bytes: int) -> Iterator[Finding]:
 
 
 def check_use(stores: Stores, use: str) -> Iterator[Finding]:
-    """Was the clock right? Could everything be read that was asked for, or was it accepted that it could not?"""
+    """Warn of problems of one use: a wrong clock, replicas that differ, gaps that are not accepted."""
     try:
         overview = stores.snapshot(use)
     except StateError as error:

@@ -1,4 +1,4 @@
-"""Checks of what surrounds the program: the port of its endpoint, systemd's unit and its credentials."""
+"""Checks of the program's surroundings: the port of its endpoint, systemd's unit and its credentials."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNIT_DIRECTORIES = tuple(
     )
 )
 _RUNNING_CREDENTIALS = Path("/run/credentials") / UNIT
-# What the program reads of its environment, so that a shell's is none of the service's.
+# The variables that the program reads. Those of a shell are not the service's.
 _OWN_SETTINGS = re.compile(
     r"IONOS_(?!POLLER_LOG_).*|(https?|all|no)_proxy|(requests|curl)_ca_bundle|state_directory", re.IGNORECASE
 )
@@ -39,7 +39,7 @@ _DEFAULT_CONFIG = "/etc/ionos-poller/config.toml"
 
 
 def check_listen(address: Address | None, daemon_pid: int | None) -> Finding:
-    """Can `http.listen` be listened on, or does our own daemon? `daemon_pid` is the process that holds `run`'s state."""
+    """Check that `http.listen` is free, or used by our own daemon. `daemon_pid` is the process that holds `run`'s state."""
     name = "http.listen"
     if address is None:
         return ok(name, "turned off")
@@ -54,7 +54,7 @@ def check_listen(address: Address | None, daemon_pid: int | None) -> Finding:
 
 
 def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Finding]:
-    """What systemd left in $CREDENTIALS_DIRECTORY: can it be read, and is each of it used?"""
+    """Check that systemd's $CREDENTIALS_DIRECTORY can be read, and that each credential in it is used."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return
@@ -66,13 +66,13 @@ def check_credentials(environ: Mapping[str, str], config: Config) -> Iterator[Fi
         return
     sources = list(secret_sources(config))
     used = {Path(source.place).name for source in sources if source.origin == "credential"}
-    # Of a file that the service may not read, it takes the copy of that name. Who asks may read it, such as root.
+    # If the service may not read a file, it uses the credential of that name. The user of `check`, such as root, may read it.
     files = {Path(source.place).name for source in sources if source.origin == "file"}
     files |= {file.name for file in private_files(config)}
     if Path(directory) != _RUNNING_CREDENTIALS and "config.toml" in names:
-        return  # not systemd's: where its files lie, beside others
+        return  # not systemd's directory, but the one of the files themselves, which has others, too
     for name in names:
-        # A unit may set an empty one in place of a file that need not be there.
+        # A unit may set an empty credential in place of an optional file.
         if name not in used | files and not _is_blank(Path(directory) / name):
             hint = (
                 "name it token, or after its sink, such as logging.key; check whether it is also given in another way"
@@ -90,7 +90,7 @@ def _is_blank(path: Path) -> bool:
 
 
 def secret_sources(config: Config) -> Iterator[SecretSource]:
-    """Where each secret of the configuration comes from."""
+    """The source of each secret of the configuration."""
     for table in (*config.accounts, *config.sinks, config.redact, config.state):
         for name in table.__struct_fields__:
             value = getattr(table, name)
@@ -99,7 +99,7 @@ def secret_sources(config: Config) -> Iterator[SecretSource]:
 
 
 def private_files(config: Config) -> Iterator[Path]:
-    """The private keys that are named as files, and read as such: of evidence, and of certificates."""
+    """The files of private keys: for evidence, and for certificates."""
     for table in (config.api, config.evidence, *config.sinks):
         for field in fields_of(type(table)):
             if isinstance(field.kind, File) and field.kind.is_private and (file := getattr(table, field.name)):
@@ -109,9 +109,9 @@ def private_files(config: Config) -> Iterator[Path]:
 def service_environment(
     environ: Mapping[str, str], directories: Sequence[Path] = UNIT_DIRECTORIES, running: Path = _RUNNING_CREDENTIALS
 ) -> dict[str, str] | None:
-    """The environment as the installed unit gives it to its service; None where there is no unit.
+    """The environment that the installed unit gives to its service; None if there is no unit.
 
-    Of ours it has what says nothing to the program. Credentials are the copies that the running service has, else their files.
+    Our variables are kept unless `_OWN_SETTINGS` matches. Credentials are the running service's copies, otherwise their files.
     """
     path = _unit_path(directories)
     if path is None:
@@ -147,7 +147,7 @@ def _unit_path(directories: Sequence[Path]) -> Path | None:
 
 
 def check_unit(directories: Sequence[Path] = UNIT_DIRECTORIES) -> Iterator[Finding]:
-    """The installed unit, if there is one: are its program, its configuration and its credentials there for its user?"""
+    """Check the installed unit, if there is one: its user needs its program, its configuration and its credentials."""
     path = _unit_path(directories)
     if path is None:
         return
@@ -159,7 +159,7 @@ def check_unit(directories: Sequence[Path] = UNIT_DIRECTORIES) -> Iterator[Findi
 
 
 def _unit_keys(path: Path, directories: Sequence[Path]) -> dict[str, list[str]]:
-    """The settings of the unit and its drop-ins; an empty value takes back those before it, as systemd has it."""
+    """The settings of the unit and its drop-ins; as in systemd, an empty value removes those before it."""
     drop_ins = sorted(
         {
             found.name: found
@@ -171,7 +171,7 @@ def _unit_keys(path: Path, directories: Sequence[Path]) -> dict[str, list[str]]:
     for file in (path, *(found for _, found in drop_ins)):
         try:
             text = file.read_text(encoding="utf-8", errors="replace")
-        except OSError:  # a person may see that it is there, and no more
+        except OSError:  # this user may list the file, but not read it
             continue
         for line in text.replace("\\\n", " ").splitlines():
             key, is_setting, value = line.strip().partition("=")
@@ -209,7 +209,7 @@ def _check_loaded(keys: Mapping[str, list[str]]) -> Iterator[Finding]:
 
 
 def _check_config_mode(keys: Mapping[str, list[str]]) -> Iterator[Finding]:
-    """A unit of another user than root needs a configuration that this user can read."""
+    """Warn if the unit's user is not root and cannot read the configuration."""
     is_dynamic = keys.get("DynamicUser", ["no"])[-1].lower() in ("yes", "true", "on", "1")
     is_root = not is_dynamic and keys.get("User", ["root"])[-1] in ("root", "0")
     for command in keys.get("ExecStart", []):
@@ -223,7 +223,7 @@ def _check_config_mode(keys: Mapping[str, list[str]]) -> Iterator[Finding]:
 
 
 def _mode(path: str) -> int | None:
-    """The mode of a file, 0 where there is none, None where we may not know."""
+    """The mode of a file; 0 if it does not exist; None if we may not see it."""
     try:
         return Path(path).stat().st_mode
     except FileNotFoundError:
