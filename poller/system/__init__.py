@@ -1,1 +1,1 @@
-"""The machine below us: files that others may have put a trap into, listening sockets, log output, and whether threads move."""
+"""What the program uses of its machine: files, opened safely; listening sockets; log output; the liveness of threads."""

@@ -1,6 +1,6 @@
-"""What stands for stdout where it was closed before we began. A command that prints fails with the reason; every other one works.
+"""Replaces stdout if it was closed before the start: a command that prints fails with the reason; every other one works.
 
-Python has `None` there, which prints nothing and does not say so.
+Without this, `sys.stdout` is None, and printing does nothing and reports no error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _ClosedOutput(io.RawIOBase):
-    """Accepts nothing. Its descriptor is -1: by now, 1 may be the number of any file."""
+    """Accepts nothing. Its descriptor is -1, because any other file may have got the number 1."""
 
     def writable(self) -> bool:
         return True
@@ -36,5 +36,5 @@ def closed_output() -> TextIO:
 
 
 def no_output() -> OutputError:
-    """The error that stops what prints there."""
+    """The error for a command that prints to a closed stdout."""
     return OutputError("there is no output: stdout is closed", hint="send it to a file or a pipe")

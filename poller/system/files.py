@@ -1,7 +1,7 @@
-"""Files that are written whole, that are durable, and that are ours.
+"""Files: they are written completely and durably, and opened only if they are ours.
 
-Root may write into directories of lesser users, who can put a link or a file of their own where ours is expected. `open_own`
-follows no link of theirs and takes no file of theirs, whatever they do meanwhile.
+Root may write into directories of other users, who can put a link or a file of their own in place of ours. `open_own` does not
+follow their links and does not open their files, even if they change these meanwhile.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _SOME_FILES = 4
 
 
 def write_whole(descriptor: int, data: bytes) -> None:
-    """Write on until nothing is left.  Raises: OSError."""
+    """Write all data.  Raises: OSError."""
     _, error = write_most(descriptor, data)
     if error is not None:
         raise error
 
 
 def write_most(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
-    """Write on until nothing is left, or until it fails. How many bytes were written, and why no more.
+    """Write all data, or until it fails. Returns how many bytes were written, and the error.
 
-    Python's streams do not, where they are told not to buffer; and a signal, a disk that fills up or a pipe that was made not
-    to block end a write in the middle of a line.
+    One `os.write` may end in the middle of a line: after a signal, on a disk that fills up, or on a non-blocking pipe.
+    Python's unbuffered streams do not write the rest.
     """
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # the pipe was made so that nobody waits in a write
+        except BlockingIOError:  # a non-blocking pipe is full
             room = select.poll()
             room.register(descriptor, select.POLLOUT)
             room.poll()
@@ -51,11 +51,11 @@ def write_most(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
 
 
 def open_own(path: Path, flags: int, *, owners: Collection[int] = ()) -> int:
-    """Open a file of ours to write to it, or with O_CREAT create it with mode 0600. Returns its descriptor.
+    """Open a file of ours for writing, or with O_CREAT create it with mode 0600. Returns its descriptor.
 
-    Its last name is not followed if it is a link, and a link on the way only if it is root's or ours. An existing file must be
-    root's, ours or of one of `owners`; nobody else may be able to write it, and it may have no other name: behind that one there
-    could be a file that is not meant. What is no regular file is the caller's to judge.  Raises: OSError that says so.
+    The last name must not be a link. A link before it is followed only if root or we own it. An existing file must belong to
+    root, to us or to one of `owners`. Other users (mode o+w) must not be able to write it, and it must not have a second name,
+    because that could be another file's. The caller checks files that are not regular.  Raises: OSError with the reason.
     """
     directory = _open_directory(path.absolute().parent)
     try:
@@ -98,9 +98,9 @@ def _trusted_owners() -> set[int]:
 
 
 def _open_directory(path: Path) -> int:
-    """A descriptor of the directory, name by name from the root: nobody can change a step that we have taken.
+    """A descriptor of the directory. It is opened name by name from the root, so that nobody can change a step already taken.
 
-    A link is followed only if it is root's or ours.  Raises: OSError.
+    A link is followed only if root or we own it.  Raises: OSError.
     """
     if not hasattr(os, "O_PATH"):  # not Linux
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -129,14 +129,14 @@ def _open_directory(path: Path) -> int:
                 os.close(current)
                 current = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             names += reversed(target.parts[target.is_absolute() :])
-    except BaseException:  # the same
+    except BaseException:  # as in `open_own`
         os.close(current)
         raise
     return current
 
 
 def make_directory(directory: Path) -> None:
-    """Create a directory and those above it, not readable by others, so that they last.  Raises: OSError."""
+    """Create a directory and those above it, durably and not readable by others.  Raises: OSError."""
     if os.path.isdir(directory):  # noqa: PTH112 - never raises
         return
     make_directory(directory.parent)
@@ -145,26 +145,26 @@ def make_directory(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a new name in a directory last.  Raises: OSError."""
+    """Make a new name in a directory durable.  Raises: OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot, and need not
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync, and need not
             raise
     finally:
         os.close(descriptor)
 
 
 class NewFile:
-    """A file in the making, beside the place it will have; a context manager that leaves nothing behind if not committed.
+    """A new file, written beside its final place. As a context manager, it leaves nothing behind if it is not committed.
 
-    It is opened, and room for its name is found, before its content is known: what is shown only once must find a place.
+    It is created before its content exists: a key that is shown only once must not be lost because the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises: ConfigError when nothing can be written there."""
-        self.path = Path(os.path.realpath(path))  # in place of what a link leads to, not of the link
+        """Raises: ConfigError if nothing can be written there."""
+        self.path = Path(os.path.realpath(path))  # it replaces the target of a link, not the link
         self._draft: Path | None = None
         try:
             if path.is_symlink() and path.lstat().st_uid not in _trusted_owners():
@@ -172,7 +172,7 @@ class NewFile:
             if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
                 raise OSError(errno.EPERM, "is a device, a pipe or a socket, which is not replaced")
             os.close(_open_directory(path.absolute().parent))
-            # 0600 from its first byte on.
+            # mkstemp creates it with mode 0600.
             self._descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -180,12 +180,12 @@ class NewFile:
 
     @property
     def draft(self) -> Path:
-        """Where the content is until `commit`."""
+        """The path of the content until `commit`."""
         assert self._draft is not None  # noqa: S101 - committed only once
         return self._draft
 
     def write(self, content: bytes) -> None:
-        """Write all of it, and have it on the disk.  Raises: ConfigError."""
+        """Write all content, and sync it to the disk.  Raises: ConfigError."""
         try:
             write_whole(self._descriptor, content)
             os.fsync(self._descriptor)
@@ -193,9 +193,9 @@ class NewFile:
             raise _unwritable(self.path, error) from error
 
     def commit(self, mode: int = 0o600, *, for_owner_of: Path | None = None) -> None:
-        """Give it its name, in place of a file that may have it, and have that on the disk, too.  Raises: ConfigError.
+        """Give it its final name, replacing an existing file, and sync that to the disk.  Raises: ConfigError.
 
-        What root makes is for the owner of that directory, if one is named.
+        `for_owner_of`: if we are root, the file belongs to the owner of this directory.
         """
         try:
             if for_owner_of is not None and os.geteuid() == 0:
@@ -203,7 +203,7 @@ class NewFile:
                 os.fchown(self._descriptor, owner.st_uid, owner.st_gid)
             with contextlib.suppress(FileNotFoundError, PermissionError):
                 before = self.path.stat()
-                if before.st_uid in _trusted_owners():  # not to who put a file of his own there
+                if before.st_uid in _trusted_owners():  # not to another user who put a file there
                     os.fchown(self._descriptor, before.st_uid, before.st_gid)
             os.fchmod(self._descriptor, mode)
             self.draft.rename(self.path)
@@ -229,7 +229,7 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
 
 
 def can_open_files() -> bool:
-    """Whether this process may open some files more: libraries say in other words that it may not."""
+    """Whether this process may open more files. Libraries report this limit in various other words."""
     opened: list[int] = []
     try:
         opened.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(_SOME_FILES))

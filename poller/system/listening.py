@@ -1,6 +1,6 @@
 """The address of `http.listen`: the daemon and `check` listen there with the same code.
 
-Owns what an address is, which errors of it pass by themselves, and the file of a Unix socket.
+Defines what an address is and which of its errors pass by themselves, and manages the file of a Unix socket.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from poller.core.errors import ConfigError, PollerError, Problem, TransientError
 
 Address = tuple[str, int] | Path
 
-# Enough for those who connect at the same moment; 5, the default of the library, are soon full.
+# Enough for clients that connect at the same moment. The library's default of 5 is soon full.
 _BACKLOG = 64
 _MAX_ANSWER_BYTES = 64 * 1024
-# The address, its network or its directory may come, and another program may leave it.
+# The address, its network or its directory may appear later, and another program may release it.
 _PASSING = {
     errno.EADDRINUSE,
     errno.EADDRNOTAVAIL,
@@ -31,7 +31,7 @@ _PASSING = {
 
 
 def show(address: Address) -> str:
-    """The address as it stands in the configuration."""
+    """The address as the configuration writes it."""
     if isinstance(address, Path):
         return f"unix:{address}"
     host, port = address
@@ -39,7 +39,7 @@ def show(address: Address) -> str:
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that listens there. `::` takes IPv4, too. A file takes the place of one that a killed process left.
+    """A socket that listens there. `::` also accepts IPv4. A socket file that a killed process left is replaced.
 
     Raises: OSError.
     """
@@ -53,7 +53,7 @@ def listen(address: Address) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(where)
         if isinstance(address, Path):
-            address.chmod(0o666)  # who may ask is up to its directory, as with a port it is up to the network
+            address.chmod(0o666)  # its directory limits who may connect, as the network does for a port
         listener.listen(_BACKLOG)
     except BaseException:  # an interrupt, too, must leave no socket open
         listener.close()
@@ -62,7 +62,7 @@ def listen(address: Address) -> socket.socket:
 
 
 def _resolve(address: Address) -> tuple[int, Any]:
-    """Family and socket address; of a name with several, the IPv4 one."""
+    """Family and socket address. If a name has several addresses, IPv4 is preferred."""
     if isinstance(address, Path):
         return socket.AF_UNIX, str(address)
     host, port = address
@@ -80,7 +80,7 @@ def _is_answered(path: Path) -> bool:
 
 
 def stop_listening(address: Address, listener: socket.socket) -> None:
-    """Close the socket, and remove its file where it has one."""
+    """Close the socket, and remove its file if it has one."""
     listener.close()
     if isinstance(address, Path):
         with suppress(OSError):
@@ -88,13 +88,13 @@ def stop_listening(address: Address, listener: socket.socket) -> None:
 
 
 def problem(address: Address, error: OSError) -> Problem:
-    """What an error of `listen` means to a person."""
+    """The problem that a person sees for an error of `listen`."""
     words = "taken by another program" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
     return Problem("http.listen", f"{show(address)}: {words}", 'choose another http.listen, or "" for none')
 
 
 def failure(address: Address, error: OSError) -> PollerError:
-    """Our error for one of `listen`: transient where it passes by itself, else one of the configuration."""
+    """Our error for an error of `listen`: TransientError if it may pass by itself, otherwise ConfigError."""
     found = problem(address, error)
     if isinstance(error, socket.gaierror) or error.errno in _PASSING:
         return TransientError(f"{found.path}: {found.message}", hint=found.hint)
@@ -102,7 +102,7 @@ def failure(address: Address, error: OSError) -> PollerError:
 
 
 def is_ours(address: Address) -> bool:
-    """Whether what listens there answers as the daemon does."""
+    """Whether the process that listens there answers like the daemon."""
     try:
         with _connect(address) as channel:
             channel.settimeout(2.0)
@@ -126,5 +126,5 @@ def _connect(address: Address) -> socket.socket:
             raise
         return channel
     host, port = address
-    # Where all addresses are listened on, one of them can be asked.
+    # A process that listens on all addresses also listens on loopback.
     return socket.create_connection(({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port), timeout=1.0)  # noqa: S104 - nothing listens here

@@ -1,8 +1,8 @@
-"""Whether the workers of the daemon move: what each one does, and how long its next step may take.
+"""Whether the workers of the daemon make progress: what each one does, and how long its next step may take.
 
-A worker that is `busy` calls `moves` after every request, batch, commit and job. Before a wait that is meant, it says how long
-that takes; while it waits for helpers, the helpers are looked at. So a worker that is called stuck waits for something that no
-time-out ends. Uses the monotonic clock only. One-off commands have no workers; there, all of this does nothing.
+A worker that is `busy` calls `moves` after every request, batch, commit and job. Before an intended wait, it says how long the
+wait takes. While it waits for helpers, the helpers are checked. So a worker that is reported as stuck waits for something that
+no timeout ends. Uses only the monotonic clock. One-off commands have no workers: there, all of this does nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-# What no time-out of ours bounds may take this long: a slow disk, another program that locks the state, a name server.
+# How long a step without a timeout may take: a slow disk, another program that locks the state, a name server.
 GRACE_SECONDS = 60.0
 
 _P = ParamSpec("_P")
@@ -33,7 +33,7 @@ class Worker:
         self.move(0.0)
 
     def move(self, within_seconds: float | None) -> None:
-        """Its next sign comes within this, and the grace; None: within what was said last."""
+        """It made progress. Its next progress is due within this time plus the grace; None: within the last given time."""
         if within_seconds is not None:
             self._within_seconds = within_seconds
         self._moved_at = time.monotonic()
@@ -44,7 +44,7 @@ class Worker:
 
 
 class Workers:
-    """Those who work for one schedule."""
+    """The workers of one schedule."""
 
     def __init__(self) -> None:
         self._busy: set[Worker] = set()
@@ -53,7 +53,7 @@ class Workers:
 
     @contextmanager
     def busy(self, name: str) -> Iterator[None]:
-        """The calling thread works at this, named as a person is to read it, until the block ends."""
+        """The calling thread does this work until the block ends. `name` is shown to people."""
         before, worker = getattr(_of_thread, "worker", None), Worker(name, self)
         with self._lock:
             self._busy.add(worker)
@@ -64,14 +64,14 @@ class Workers:
             _of_thread.worker = before
             with self._lock:
                 self._busy.discard(worker)
-            moves()  # the work that this was a part of
+            moves()  # also for the outer work that this was a part of
 
     def stuck(self) -> dict[str, float]:
-        """The workers that have not moved for longer than they may, and for how many seconds."""
+        """The workers without progress for longer than allowed, and for how many seconds."""
         now = time.monotonic()
         with self._lock:
             busy = list(self._busy)
-            # Whose helpers work may wait: each of those is looked at by itself.
+            # A worker that waits may wait as long as any helper works: each helper is checked by itself.
             helped_until = self._helped_until = max([self._helped_until, *(worker.until for worker in busy)])
         return {
             worker.name: worker.silent_seconds(now)
@@ -81,7 +81,7 @@ class Workers:
 
 
 def moves(within_seconds: float | None = 0.0) -> None:
-    """The calling thread moves; its next sign comes within this, and the grace. None: within what it said last."""
+    """The calling thread made progress. The next is due within this time plus the grace; None: within the last given time."""
     worker: Worker | None = getattr(_of_thread, "worker", None)
     if worker is not None:
         worker.move(within_seconds)
@@ -89,7 +89,7 @@ def moves(within_seconds: float | None = 0.0) -> None:
 
 @contextmanager
 def waiting_for_others() -> Iterator[None]:
-    """The calling thread waits for what `helping` threads do for it."""
+    """The calling thread waits for its `helping` threads until the block ends."""
     worker: Worker | None = getattr(_of_thread, "worker", None)
     if worker is None:
         yield
@@ -103,7 +103,7 @@ def waiting_for_others() -> Iterator[None]:
 
 
 def helping(work: Callable[_P, _T]) -> Callable[_P, _T]:
-    """The same work, for another thread: a worker of its own there, in the name of what the calling thread is busy with."""
+    """The same work for another thread, where it is a worker of its own, named after the work of the calling thread."""
     asking: Worker | None = getattr(_of_thread, "worker", None)
     if asking is None:
         return work
@@ -116,7 +116,7 @@ def helping(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 class StopSignal(threading.Event):
-    """The event that ends every wait. Who waits for it is not stuck, for as long as the wait was meant to take."""
+    """The event that ends every wait. A worker that waits for it is not stuck until the timeout of the wait is over."""
 
     def wait(self, timeout: float | None = None) -> bool:
         moves(float("inf") if timeout is None else timeout)

@@ -1,8 +1,8 @@
-"""stderr that never blocks: what is written is queued, and one thread writes it out.
+"""stderr that never blocks: text is queued, and one thread writes it out.
 
 A reader that hangs (a full pipe, a stopped terminal) would otherwise block the next thread that logs, and every thread that waits
-for it. The queue is bounded. What does not fit is dropped and counted; a line in its place says how many, as soon as lines flow
-again. Order is kept.
+for it. The queue is bounded. Lines that do not fit are dropped and counted; as soon as lines are written
+again, one line in their place says how many. Order is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _MAX_BYTES = 256 * 1024
-# At the end: as long as the reader takes something, but not for ever.
+# At the end: wait as long as the reader reads something, but at most FLUSH_SECONDS.
 IDLE_SECONDS = 1.0
 _MOMENT_SECONDS = 0.1
 FLUSH_SECONDS = 5.0
@@ -29,9 +29,9 @@ class LogStream(io.TextIOBase):
         super().__init__()
         self._descriptor = descriptor
         self._max_bytes = max_bytes
-        self._waiting: deque[tuple[bytes, int]] = deque()  # each with how many dropped lines it tells of
+        self._waiting: deque[tuple[bytes, int]] = deque()  # each with the number of dropped lines that it reports
         self._waiting_bytes = 0
-        self._written = 0  # so far, to see that the reader takes something
+        self._written = 0  # so far, to see whether the reader reads
         self._is_dropping = False
         self._untold = 0
         self._changed = threading.Condition()
@@ -41,9 +41,9 @@ class LogStream(io.TextIOBase):
         self.notice: Callable[[int], str] = lambda lines: (
             f"{lines} log lines were dropped: they were not read in time\n"
         )
-        """The line that tells how many were dropped."""
+        """Makes the line that says how many were dropped."""
 
-    # What a text stream has. A property of the base class cannot be assigned.
+    # Attributes of a text stream. They are properties because the base class does not allow assignment.
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -63,12 +63,12 @@ class LogStream(io.TextIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, text: str) -> int:
-        """Queue the text, or drop it where too much waits already. Never waits, never fails."""
+        """Queue the text, or drop it if the queue is full. Never waits, never fails."""
         data = text.encode(self.encoding, self.errors)
         if not data:
             return 0
         with self._changed:
-            # Once it was full, half of it has to be free. Otherwise a slow reader gets lines and counts of dropped ones in turn.
+            # Once full, half of the queue must get free. Otherwise a slow reader gets lines and counts of dropped ones in turn.
             limit = self._max_bytes // 2 if self._is_dropping else self._max_bytes
             self._is_dropping = self._waiting_bytes + len(data) > limit
             if self._is_dropping:
@@ -81,12 +81,12 @@ class LogStream(io.TextIOBase):
         return len(text)
 
     def settle(self) -> None:
-        """Give what is queued a moment to go out, so that a terminal shows it before what is printed elsewhere next."""
+        """Wait a moment until the queue is written, so that a terminal shows it before the next output of another stream."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, _MOMENT_SECONDS)
 
     def finish(self) -> None:
-        """Wait until all is written, for a reader that takes what there is; not for one that hangs."""
+        """Wait until all is written, as long as the reader reads; do not wait for a reader that hangs."""
         deadline = time.monotonic() + FLUSH_SECONDS
         with self._changed:
             written = -1
@@ -111,7 +111,7 @@ class LogStream(io.TextIOBase):
     def _start(self) -> None:
         if self._writer is None:
             writer = threading.Thread(target=self._write_out, name="log", daemon=True)
-            with suppress(RuntimeError):  # no more threads to be had: the next line tries again
+            with suppress(RuntimeError):  # no more threads can start: the next line tries again
                 writer.start()
                 self._writer = writer
 
@@ -119,13 +119,13 @@ class LogStream(io.TextIOBase):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
-                data, told = self._waiting[0]  # it stays there until it is out: `finish` waits for it
+                data, told = self._waiting[0]  # it stays there until it is written, because `finish` waits for it
             is_out = self._is_out(data)
             with self._changed:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(data)
                 if not is_out and told:
-                    self._untold += told  # still to be told; the notice itself is no line of the log
+                    self._untold += told  # not reported yet; the notice itself is not counted
                 elif not is_out:
                     self._drop(data)
                 elif not self._waiting:
@@ -133,7 +133,7 @@ class LogStream(io.TextIOBase):
                 self._changed.notify_all()
 
     def _is_out(self, data: bytes) -> bool:
-        """Write all of it, however long that takes; False where it cannot be: nobody reads it, or its disk is full."""
+        """Write all data, without a time limit; False if it fails: the reader is gone, or the disk is full."""
         rest = memoryview(data)
         try:
             while rest:

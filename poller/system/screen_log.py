@@ -1,7 +1,7 @@
-"""The log as a terminal shows it: one line per event that fits, in colours, and an outage once.
+"""The log on a terminal: one line per event, which fits the width, in colours; an outage is shown once.
 
-Whatever is cut or left out here is whole with `--log-format text` and `json`. Pure but for the width of the terminal and the
-clock, which are given.
+Text that is cut or left out here is complete with `--log-format text` and `json`. Pure: the width of the terminal and the
+clock are arguments.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import re
 from collections.abc import Callable, Mapping
 
 MAX_COLUMNS = 100
-_OUTAGE_SECONDS = 180.0  # repeats that are further apart are told again
+_OUTAGE_SECONDS = 180.0  # repeats that are further apart are shown again
 _SUBJECTS = ("sink", "contract", "account", "action", "subject")
-_COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "35", "ERROR": "1;31", "CRITICAL": "1;31"}  # none is lost on white
+_COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "35", "ERROR": "1;31", "CRITICAL": "1;31"}  # readable on white
 
 
 class OncePerOutage(logging.Filter):
-    """Lets a failure pass once, and again when its reason changes, when it worked in between, or after minutes without it.
+    """Shows a failure once, and again if its reason changes, after a success, or after minutes without it.
 
-    The same reason for several contracts is one failure: it is the API's.
+    The same reason for several contracts is one failure, because it is a failure of the API.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -43,7 +43,7 @@ class OncePerOutage(logging.Filter):
         return not is_known
 
     def _forget(self, sink: str, contract: str) -> None:
-        """It works again."""
+        """Forget the failures of a sink or contract that works again."""
         for key, contracts in list(self._failing.items()):
             if key[0] == sink:
                 contracts.discard(contract)
@@ -52,9 +52,9 @@ class OncePerOutage(logging.Filter):
 
 
 def fitted(event: Mapping[str, object], text: Callable[[object], str], width: int, *, is_coloured: bool) -> str:
-    """An event in one line of at most `width` columns: when, how grave, what, whom it concerns, why, and what else has room.
+    """An event in one line of at most `width` columns: time, level, message, subjects, reason, and other fields that fit.
 
-    `text` gives a value as the log writes it.
+    `text` writes a value as in the log.
     """
     fields = dict(event)
     time = str(fields.pop("time"))[:19].replace("T", " ")
@@ -69,7 +69,7 @@ def fitted(event: Mapping[str, object], text: Callable[[object], str], width: in
     if len(" ".join([words, *rest])) <= room:
         words = " ".join([words, *rest])
     elif not words.endswith("…"):
-        for field in rest:  # a long one makes room for those behind it
+        for field in rest:  # a field that is too long is left out, and shorter ones after it may fit
             words += f" {field}" if len(words) + len(field) + 3 <= room else ""
         words += " …" if len(words) + 2 <= room else ""
     if not is_coloured:
@@ -87,7 +87,7 @@ def printable(text: str) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    """Cut to the columns, between words where there is a word to keep."""
+    """The text, cut to the width; between words if at least one word remains."""
     if len(text) <= width:
         return text
     kept = text[: width - 1]

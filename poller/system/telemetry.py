@@ -1,9 +1,9 @@
 """Logging: one line per event on stderr, as text for people or as JSON for machines.
 
 A message is a constant such as `window.collected`; all that varies is a field, given as `extra={...}`.
-Whatever a field holds, its line stays one line: control characters are escaped, secrets are masked. Other
-libraries are heard from WARNING on only, without the queries of their URLs. Logging never fails the program, nor holds it up (see
-`log_stream`), nor prints a traceback: an exception becomes the field `error`, and at DEBUG also `traceback`.
+An event is always one line: control characters in fields are escaped. Secrets are masked. Other libraries
+log only from WARNING on, without the queries of their URLs. Logging never makes the program fail or wait (see
+`log_stream`), and prints no traceback: an exception becomes the field `error`, and at DEBUG also `traceback`.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ LogFormat = Literal["text", "json"]
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-# They log addresses, bodies or credentials below WARNING, whatever level is asked of us.
+# Below WARNING, these libraries log addresses, bodies or credentials, so their level is fixed.
 _TAMED = dict.fromkeys(("urllib3", "requests", "botocore", "boto3", "s3transfer"), logging.WARNING)
-# It warns of each run that it skips, in words that only its authors know: the schedule says so itself.
+# It warns of each run that it skips, in unclear words. The schedule logs that itself.
 _TAMED["apscheduler"] = logging.ERROR
 _NO_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _MAX_DEPTH = 6
 
 
 def setup_logging(level: str, format: LogFormat | None = None, stream: TextIO | None = None) -> None:  # noqa: A002 - reads best at the call
-    """Send the log of this process to `stream` (stderr). No format: text that fits on a terminal, else JSON.
+    """Send the log of this process to `stream` (stderr). Without a format: short text on a terminal, otherwise JSON.
 
-    Raises: ValueError for a level that is not in LEVELS.
+    Raises: ValueError if the level is not in LEVELS.
     """
     if level.lower() not in LEVELS:
         raise ValueError(f"{level!r} is not a log level: {', '.join(LEVELS)}")
-    # stderr may be closed, or was never there (a service manager, a GUI).
+    # stderr may be closed or missing (a service manager, a GUI).
     target = stream or sys.stderr
     handler: logging.Handler = logging.StreamHandler(target) if target is not None else logging.NullHandler()
     is_screen = format is None and target is not None and target.isatty()
@@ -87,7 +87,7 @@ class _TextFormatter(logging.Formatter):
 
 
 class _ScreenFormatter(logging.Formatter):
-    """The same in one line that the terminal has room for, without what does not fit."""
+    """The same in one line that fits the terminal. The rest is left out."""
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
@@ -107,14 +107,14 @@ class _ScreenFormatter(logging.Formatter):
 
 
 def _json_formatter() -> logging.Formatter:
-    # Text mode, and with it every interactive use, does without this import.
+    # Imported here, because text mode and interactive use do not need it.
     from pythonjsonlogger.json import JsonFormatter
 
     class EventFormatter(JsonFormatter):
         def format(self, record: logging.LogRecord) -> str:
             return self.jsonify_log_record(_event(record))
 
-    # ASCII only: JSON's escapes then cover every control character there is, and lone surrogates.
+    # ASCII only: JSON then escapes every control character, and lone surrogates.
     return EventFormatter(json_ensure_ascii=True)
 
 
@@ -142,7 +142,7 @@ def _message(record: logging.LogRecord) -> str:
     try:
         message = record.getMessage()
     except (TypeError, ValueError):
-        # Arguments that do not fit the message: say what there is.
+        # The arguments do not fit the message: log the message without them.
         message = str(record.msg)
     return message if record.name.partition(".")[0] == "poller" else _without_queries(message)
 
@@ -152,7 +152,7 @@ def _without_queries(text: str) -> str:
 
 
 def _plain(value: object, depth: int = 0) -> object:
-    """The value as JSON knows it, with secrets masked at any depth."""
+    """The value in JSON's types, with secrets masked at any depth."""
     if isinstance(value, Secret):
         return MASK
     if value is None or isinstance(value, bool | int | str):
@@ -172,7 +172,7 @@ def _plain(value: object, depth: int = 0) -> object:
 
 
 def _text(value: object) -> str:
-    """One value of a text line: bare where that is clear, else quoted as JSON does."""
+    """One value of a text line: bare if that is unambiguous, otherwise quoted as in JSON."""
     if isinstance(value, str):
         if value and value.isprintable() and not re.search(r"[\s\"'=\\]", value):
             return value

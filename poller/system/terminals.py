@@ -1,4 +1,4 @@
-"""What the terminal of a person can show."""
+"""What a terminal can show."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import TextIO
 
 from poller.config import process_environment
 
-# Source: terminfo(5): the names of terminals that cannot move the cursor; what Emacs, CI systems and serial lines say they are.
+# Source: terminfo(5). Terminals that cannot move the cursor. Emacs, CI systems and serial lines use these names.
 _DUMB = ("dumb", "unknown")
 
 
 def is_capable(stream: TextIO | None) -> bool:
-    """Whether it is a terminal on which text can be shown in another place, and over other text."""
+    """Whether it is a terminal that can move the cursor and overwrite text."""
     return stream is not None and stream.isatty() and not _is_dumb()
 
 
 def allows_colours() -> bool:
-    """Whether a terminal may be sent colours: it knows them, and NO_COLOR does not say otherwise."""
+    """Whether colours may be sent to a terminal: it supports them, and NO_COLOR is not set."""
     return not process_environment().get("NO_COLOR") and not _is_dumb()
 
 
